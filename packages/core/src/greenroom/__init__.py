@@ -1,0 +1,46 @@
+"""Agents write code; Greenroom runs it: isolated, stateful sessions on a laptop or on Azure."""
+
+from greenroom.connect import connect
+from greenroom.errors import (
+    EngineUnavailable,
+    ExecutionCancelled,
+    ExecutionFailed,
+    ExecutionTimedOut,
+    FileMissing,
+    FileRefused,
+    GreenroomError,
+    ImageMissing,
+    InvalidRequest,
+    PoolClosed,
+    PoolFull,
+    SandboxLost,
+)
+from greenroom.models import Event, Execution, ExecutionError, Image, Output, RemoteFile, StreamText
+from greenroom.session import Session, SessionPool
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EngineUnavailable",
+    "Event",
+    "Execution",
+    "ExecutionCancelled",
+    "ExecutionError",
+    "ExecutionFailed",
+    "ExecutionTimedOut",
+    "FileMissing",
+    "FileRefused",
+    "GreenroomError",
+    "Image",
+    "ImageMissing",
+    "InvalidRequest",
+    "Output",
+    "PoolClosed",
+    "PoolFull",
+    "RemoteFile",
+    "SandboxLost",
+    "Session",
+    "SessionPool",
+    "StreamText",
+    "connect",
+]

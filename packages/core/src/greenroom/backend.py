@@ -1,0 +1,43 @@
+"""The seam between what callers hold and what does the work: a local pool, or a pool in Azure."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol, TypeAlias
+
+from greenroom.models import Event, Execution, RemoteFile
+
+OnEvent: TypeAlias = Callable[[Event], None]
+"""Called on the pool's event loop as the code runs; it must return at once and not raise."""
+
+
+class Backend(Protocol):
+    """A pool's asynchronous core. All of it runs on one event loop; every method may be called at once.
+
+    An `identifier` has been checked; its session comes to life with its first use. Each method but `close`
+    raises the errors of `greenroom.errors`. Cancelling a method ends its work in the sandbox, too.
+    """
+
+    async def execute(
+        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution: ...
+
+    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile: ...
+
+    def download(self, identifier: str, path: str) -> AsyncIterator[bytes]: ...
+
+    async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]: ...
+
+    async def file(self, identifier: str, path: str) -> RemoteFile: ...
+
+    async def delete_file(self, identifier: str, path: str) -> None: ...
+
+    async def delete(self, identifier: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def configure(self, identifier: str, overrides: Mapping[str, Any]) -> None:
+        """Settings of one session that differ from the pool's, before its first use."""
+        ...
+
+    def __repr__(self) -> str: ...

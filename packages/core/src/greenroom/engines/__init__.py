@@ -1,0 +1,1 @@
+"""Engines make sandboxes: bubblewrap and Docker; in tests, one in memory."""

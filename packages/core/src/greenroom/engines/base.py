@@ -1,0 +1,88 @@
+"""The seam between pools and what isolates: an engine makes sandboxes, a sandbox is two streams of bytes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one sandbox may use, all of it together."""
+
+    memory: int = 2 << 30
+    """Bytes of memory, files in `/mnt/data` and `/tmp` included."""
+    cpus: float = 1.0
+    """Processors' worth of time."""
+    pids: int = 256
+    """Processes and threads."""
+    disk: int = 1 << 30
+    """Bytes in `/mnt/data`."""
+    network: bool = False
+    """Whether the network is reachable."""
+
+
+class Sandbox(ABC):
+    """One isolated process tree whose first process is the runner's supervisor.
+
+    It ends when the host process does, however that ends: its standard input closes.
+    """
+
+    id: str
+    """Names it in messages, such as a container's id."""
+
+    @abstractmethod
+    async def send(self, data: bytes) -> None:
+        """Write to the supervisor's standard input; returns when more may be sent.
+
+        Raises:
+            OSError: it has ended.
+        """
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """The next bytes of the supervisor's standard output; empty at its end, and then always."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """End every process of it and free all it held. Idempotent, bounded in time, never raises OSError."""
+
+    @abstractmethod
+    async def diagnosis(self) -> str:
+        """After its end: what the engine knows of the cause, such as "out of memory"; empty if nothing.
+
+        Also after a failed start, with what the first process wrote to its standard error.
+        """
+
+
+class Engine(ABC):
+    """Makes sandboxes. One object serves one event loop."""
+
+    name: str
+
+    @abstractmethod
+    async def check(self) -> None:
+        """Find out whether sandboxes can be made here.
+
+        Raises:
+            EngineUnavailable: they cannot; the message says what to do.
+        """
+
+    @abstractmethod
+    async def start(self, limits: Limits) -> Sandbox:
+        """Start a sandbox; it may not have said anything yet.
+
+        Cancelling leaves nothing behind.
+
+        Raises:
+            EngineUnavailable: the engine does not answer or refuses.
+            InvalidRequest: a limit cannot be kept by this engine.
+        """
+
+    @abstractmethod
+    async def sweep(self) -> int:
+        """Remove what dead owners have left behind; returns how many sandboxes that were."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Free the engine's own resources; its sandboxes have been killed before."""

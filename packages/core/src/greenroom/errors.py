@@ -1,0 +1,95 @@
+"""What Greenroom raises.
+
+An error of the user's code is data (an `Execution` with a status and an error); these are ours::
+
+    GreenroomError
+    ├── InvalidRequest          a value breaks a rule; also a ValueError
+    ├── FileMissing             no such file in the session; also a FileNotFoundError
+    ├── FileRefused             the session's file system said no: full, a directory, too large; also an OSError
+    ├── EngineUnavailable       nothing on this machine can make a sandbox
+    │   └── ImageMissing        Docker answers, but the image is not there
+    ├── PoolFull                every session of the pool is taken
+    ├── PoolClosed              the pool was closed
+    ├── SandboxLost             the sandbox ended or stopped answering; its session is gone
+    └── ExecutionFailed         only from `Execution.raise_for_error()`
+        ├── ExecutionTimedOut
+        └── ExecutionCancelled
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from greenroom.models import Execution
+
+
+class GreenroomError(Exception):
+    """The base of everything Greenroom raises."""
+
+
+class InvalidRequest(GreenroomError, ValueError):
+    """A value breaks a rule; the message names both, and nothing was done."""
+
+
+class FileMissing(GreenroomError, FileNotFoundError):
+    """The session has no such file."""
+
+
+class FileRefused(GreenroomError, OSError):
+    """The session's file system refused: it is full, the path is a directory, the file is over the limit."""
+
+
+class EngineUnavailable(GreenroomError):
+    """No sandbox can be made here; the message says what was tried and what to install."""
+
+
+class ImageMissing(EngineUnavailable):
+    """Docker answers but the image is missing or was built for another version of Greenroom."""
+
+
+class PoolFull(GreenroomError):
+    """Every session of the pool is taken, and none came free in time.
+
+    Attributes:
+        sessions: how many sessions the pool holds.
+        retry_after: seconds until the first of them cools down, if that is known.
+    """
+
+    def __init__(self, message: str, *, sessions: int, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.sessions = sessions
+        self.retry_after = retry_after
+
+
+class PoolClosed(GreenroomError):
+    """The pool was closed; it serves no more."""
+
+
+class SandboxLost(GreenroomError):
+    """The sandbox ended or stopped answering: its session, variables and files are gone.
+
+    The same identifier works again, with a new and empty session. Whether the code ran to its end is
+    unknown, so it is never run again for you.
+    """
+
+
+class ExecutionFailed(GreenroomError):
+    """The user's code failed, and the caller asked for an exception.
+
+    Attributes:
+        execution: the execution, with everything it printed before it failed.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        error = execution.error
+        super().__init__(f"{error.name}: {error.value}" if error else execution.status)
+        self.execution = execution
+
+
+class ExecutionTimedOut(ExecutionFailed):
+    """The user's code ran into its deadline."""
+
+
+class ExecutionCancelled(ExecutionFailed):
+    """The execution was cancelled."""

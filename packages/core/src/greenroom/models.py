@@ -1,0 +1,180 @@
+"""What comes back from a session: values without behaviour of their own, all frozen."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from greenroom.errors import ExecutionCancelled, ExecutionFailed, ExecutionTimedOut
+
+Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
+
+DATA_DIR = "/mnt/data"
+"""Where a session keeps its files, as in Azure."""
+
+_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp", "image/svg+xml": "svg"}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture that an execution showed."""
+
+    name: str
+    """`figure-1.png`, numbered in display order within its execution."""
+    mime: str
+    data: bytes = field(repr=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture to a local file; returns its path."""
+        path = Path(path)
+        path.write_bytes(self.data)
+        return path
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        if self.mime == "image/svg+xml":
+            return {self.mime: self.data.decode("utf-8", "replace")}
+        return {self.mime: base64.b64encode(self.data).decode("ascii")}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamText:
+    """A piece of text as it was written; only in streams, an `Execution` has it joined."""
+
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One rich output: the mime bundle of a `display(...)`, a figure, or a cell's last expression."""
+
+    data: Mapping[str, Any]
+    """By mime type, as in Jupyter: text as `str`, binary as base64 `str`, JSON types as they are."""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    is_result: bool = False
+    """Whether it is the value of the last expression."""
+
+    @property
+    def text(self) -> str:
+        """The plain text form, or an empty string."""
+        return str(self.data.get("text/plain", ""))
+
+    def image(self, name: str = "figure") -> Image | None:
+        """The picture in this output, if there is one, in its first form of png, jpeg, gif, webp and svg."""
+        for mime, extension in _EXTENSIONS.items():
+            content = self.data.get(mime)
+            if not isinstance(content, str):
+                continue
+            if mime == "image/svg+xml":
+                return Image(f"{name}.{extension}", mime, content.encode())
+            try:
+                return Image(f"{name}.{extension}", mime, base64.b64decode(content))
+            except binascii.Error:  # hostile input: not a picture
+                continue
+        return None
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        return dict(self.data), dict(self.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionError:
+    """Why an execution did not succeed."""
+
+    name: str
+    """The exception's class, such as `NameError`; `TimeoutError`, `CancelledError`, `MemoryError` and
+    `WorkerCrashed` stand for what ended the code from outside."""
+    value: str
+    traceback: str = ""
+    """As IPython prints it, without terminal colours; it begins at the user's own frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file or directory of a session."""
+
+    path: str
+    """Absolute, such as `/mnt/data/sales.csv`."""
+    size: int
+    """In bytes."""
+    modified: datetime
+    """With the time zone UTC."""
+    is_directory: bool = False
+
+    @property
+    def name(self) -> str:
+        """The path below `/mnt/data`."""
+        return self.path.removeprefix(DATA_DIR).lstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One run of code and all that came of it."""
+
+    id: str
+    status: Status
+    stdout: str = ""
+    stderr: str = ""
+    result: str | None = None
+    """The last expression's value as IPython prints it; `None` if there was none."""
+    outputs: tuple[Output, ...] = ()
+    """Rich outputs in display order, the result among them."""
+    error: ExecutionError | None = None
+    """Set for each status but `succeeded`."""
+    duration: float = 0.0
+    """Seconds in the sandbox."""
+    files: tuple[RemoteFile, ...] = ()
+    """Files below `/mnt/data` that are new or changed since the code began (engines on this machine only)."""
+    state_lost: bool = False
+    """Whether the variables of the session are gone, because its worker had to be replaced; files stay."""
+    truncated: int = 0
+    """Bytes of output that were left out, because they were over the pool's limit."""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == "succeeded"
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The pictures among the outputs, in display order."""
+        found: list[Image] = []
+        for output in self.outputs:
+            if (image := output.image(f"figure-{len(found) + 1}")) is not None:
+                found.append(image)
+        return tuple(found)
+
+    def raise_for_error(self) -> Execution:
+        """Return this execution if it succeeded.
+
+        Raises:
+            ExecutionFailed: it failed; `ExecutionTimedOut` and `ExecutionCancelled` say so more exactly.
+        """
+        match self.status:
+            case "succeeded":
+                return self
+            case "timed_out":
+                raise ExecutionTimedOut(self)
+            case "cancelled":
+                raise ExecutionCancelled(self)
+            case "failed":
+                raise ExecutionFailed(self)
+
+    def text_for_model(self, budget: int = 8_000) -> str:
+        """What a language model should read of this execution: at most `budget` characters of plain text.
+
+        The status comes first when it failed; then stdout, stderr, the result, the error with the user's own
+        frames, new files, and figures by name. Long parts are cut in the middle, with the number of characters
+        left out. It never holds base64.
+        """
+        from greenroom.modeltext import describe  # noqa: PLC0415  a view of the models, which stand alone
+
+        return describe(self, budget)
+
+
+Event: TypeAlias = StreamText | Output | Execution
+"""What a stream yields: text and rich outputs as they come, and last the whole execution."""

@@ -1,0 +1,105 @@
+"""An event loop in a thread of its own, and the way into it from anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from greenroom.errors import PoolClosed
+
+T = TypeVar("T")
+
+
+class Portal:
+    """Runs coroutines on one event loop for blocking code, for any thread and for any other event loop.
+
+    The loop's thread starts with the first call. It is a daemon: what must not outlive the process ends by
+    itself when the process does, whatever this thread is doing.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._pid = os.getpid()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Schedule a coroutine; cancelling the future cancels it.
+
+        Raises:
+            PoolClosed: the portal was closed, or this is a fork of the process that made it.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+        except BaseException:
+            coroutine.close()
+            raise
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Block until the coroutine is done; an interrupt of this thread (Ctrl-C) cancels it."""
+        future = self.submit(coroutine)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Wait for the coroutine without blocking the caller's loop; cancelling the caller cancels it."""
+        return await asyncio.wrap_future(self.submit(coroutine))
+
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Run one last coroutine, then stop the loop and its thread. Idempotent.
+
+        It blocks until that is done, but on the loop's own thread, where a garbage collection may bring it.
+        """
+        with self._lock:
+            loop, thread, self._loop, self._closed = self._loop, self._thread, None, True
+        if loop is None or thread is None or os.getpid() != self._pid:
+            return
+
+        async def finish() -> None:
+            try:
+                if last is not None:
+                    await last()
+            finally:
+                loop.stop()
+
+        future = asyncio.run_coroutine_threadsafe(finish(), loop)
+        if threading.current_thread() is not thread:
+            try:
+                future.result()
+            finally:
+                thread.join(timeout=5)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("This pool was closed. Make a new one with greenroom.connect().")
+            if os.getpid() != self._pid:
+                raise PoolClosed("A pool does not survive a fork. Call greenroom.connect() in the child process.")
+            if self._loop is None:
+                loop = self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=4))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

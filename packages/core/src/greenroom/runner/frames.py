@@ -1,0 +1,71 @@
+"""Frames between the host and a sandbox's runner: a JSON header and a body of raw bytes.
+
+On the wire: the header's length and the body's length (two 32-bit unsigned integers, big-endian), the header
+(a JSON object in UTF-8), the body. Both sides use this module; the host treats what it decodes as hostile.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+VERSION = 1
+"""Of the conversation; the runner says it in its first frame."""
+
+MAX_HEADER = 1 << 20
+MAX_BODY = 64 << 20
+
+_LENGTHS = struct.Struct(">II")
+
+
+class FrameError(Exception):
+    """The bytes are not frames of this conversation."""
+
+
+def encode(header: dict[str, Any], body: bytes = b"") -> bytes:
+    """The bytes of one frame.
+
+    Raises:
+        FrameError: the frame is over a limit.
+    """
+    text = json.dumps(header, separators=(",", ":")).encode()
+    if len(text) > MAX_HEADER or len(body) > MAX_BODY:
+        raise FrameError(f"a frame of {len(text)} + {len(body)} bytes is over the limit")
+    return _LENGTHS.pack(len(text), len(body)) + text + body
+
+
+class Decoder:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self, *, max_body: int = MAX_BODY) -> None:
+        self._buffer = bytearray()
+        self._max_body = max_body
+
+    def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]]:
+        """The frames that are complete with these bytes.
+
+        Raises:
+            FrameError: the stream is broken, for good.
+        """
+        self._buffer += data
+        frames: list[tuple[dict[str, Any], bytes]] = []
+        position = 0
+        while len(self._buffer) - position >= _LENGTHS.size:
+            header_size, body_size = _LENGTHS.unpack_from(self._buffer, position)
+            if header_size > MAX_HEADER or body_size > self._max_body:
+                raise FrameError(f"a frame of {header_size} + {body_size} bytes is over the limit")
+            start = position + _LENGTHS.size
+            end = start + header_size + body_size
+            if len(self._buffer) < end:
+                break
+            try:
+                header = json.loads(self._buffer[start : start + header_size])
+            except (ValueError, RecursionError) as error:
+                raise FrameError("a frame's header is not JSON") from error
+            if not isinstance(header, dict):
+                raise FrameError("a frame's header is not an object")
+            frames.append((header, bytes(self._buffer[start + header_size : end])))
+            position = end
+        del self._buffer[:position]
+        return frames

@@ -1,0 +1,392 @@
+"""What callers hold: a pool of sessions, and a session. Each method has a blocking and an `a…` spelling."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import re
+import tempfile
+import uuid
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from concurrent.futures import Future
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeAlias, TypeVar, overload
+
+from greenroom.backend import Backend, OnEvent
+from greenroom.errors import InvalidRequest
+from greenroom.models import DATA_DIR, Event, Execution, RemoteFile
+from greenroom.portal import Portal
+
+T = TypeVar("T")
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
+"""What can be uploaded: a local path, the content itself, or an open binary file."""
+
+_CHUNK = 256 * 1024
+
+# Azure's data-plane specification allows these in an identifier.
+_IDENTIFIER = re.compile(r"""[a-zA-Z0-9_|}{\[\]:";'<>?/.,@#$%^&*()\-+=!~`]{4,128}""")
+
+
+def check_identifier(identifier: str) -> str:
+    """Return the identifier if it keeps Azure's rule.
+
+    Raises:
+        InvalidRequest: it does not.
+    """
+    if not isinstance(identifier, str) or not _IDENTIFIER.fullmatch(identifier):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(
+            f"The session identifier {identifier!r:.200} is not valid: it takes 4 to 128 characters, letters, "
+            "digits and _|{}[]:\";'<>?/.,@#$%^&*()-+=!~` (no spaces)."
+        )
+    return identifier
+
+
+def check_path(path: str) -> str:
+    """Return the absolute form of a path in a session: relative paths count from `/mnt/data`.
+
+    Raises:
+        InvalidRequest: it leads out of `/mnt/data`, or is no path.
+    """
+    if not isinstance(path, str) or "\0" in path or len(os.fsencode(path)) > 4096:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The path {path!r:.200} is not valid: it takes at most 4,096 bytes and no NUL.")
+    absolute = PurePosixPath(DATA_DIR) / path
+    if ".." in absolute.parts or not absolute.is_relative_to(DATA_DIR):
+        raise InvalidRequest(f"The path {path!r} is not valid: a session's files are below {DATA_DIR}.")
+    return str(absolute)
+
+
+def _check_code(code: str) -> str:
+    if not isinstance(code, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The code is not valid: it must be str, not {type(code).__name__}.")
+    if not code.strip():
+        raise InvalidRequest(f"The code {code!r:.50} is not valid: it is empty.")
+    try:
+        code.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"The code is not valid: it cannot be encoded as UTF-8 ({error}).") from None
+    return code
+
+
+def _check_timeout(timeout: float | None) -> float | None:
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise InvalidRequest(f"The timeout {timeout!r} is not valid: it takes a positive number of seconds.")
+    return timeout
+
+
+class Session:
+    """Variables and files that persist under one identifier, until it is deleted or cools down.
+
+    Made by `SessionPool.session`; making it costs nothing, its first use allocates a sandbox. Any number of
+    `Session` objects may share an identifier: they are the same session. As a context manager it deletes the
+    session at the end.
+
+    Every method raises `PoolFull`, `SandboxLost`, `PoolClosed` or `EngineUnavailable` where it needs a sandbox
+    and none can be had, and `InvalidRequest` for arguments that break a rule.
+    """
+
+    def __init__(self, pool: SessionPool, identifier: str) -> None:
+        self._pool = pool  # a pool that nobody holds any more closes itself
+        self._identifier = identifier
+        self._backend = pool._backend  # noqa: SLF001  the two halves of one face
+        self._portal = pool._portal  # noqa: SLF001
+
+    @property
+    def identifier(self) -> str:
+        """The identifier it was made with."""
+        return self._identifier
+
+    def __repr__(self) -> str:
+        return f"<Session {self._identifier!r} of {self._backend!r}>"
+
+    # Execution
+
+    def execute(self, code: str, *, timeout: float | None = None) -> Execution:
+        """Run Python code, as a notebook cell, and wait for its end.
+
+        Executions of one session run one after the other. The code's own errors come back in the `Execution`.
+
+        Args:
+            code: what to run; magics, `!commands` and top-level `await` work.
+            timeout: seconds until the code is interrupted; by default the pool's `timeout`.
+        """
+        return self._portal.run(self._execute(code, timeout, None))
+
+    async def aexecute(self, code: str, *, timeout: float | None = None) -> Execution:
+        """As `execute`. Cancelling it interrupts the code in the sandbox."""
+        return await self._portal.arun(self._execute(code, timeout, None))
+
+    def stream(self, code: str, *, timeout: float | None = None) -> Generator[Event, None, None]:
+        """Run code and yield what it writes and shows as it happens; the whole `Execution` comes last.
+
+        Leaving the loop early interrupts the code.
+        """
+        events: queue.SimpleQueue[Event | Future[Execution]] = queue.SimpleQueue()
+        future = self._portal.submit(self._execute(code, timeout, events.put))
+        future.add_done_callback(events.put)
+        try:
+            while not isinstance(event := events.get(), Future):
+                yield event
+            yield event.result()
+        finally:
+            future.cancel()
+
+    async def astream(self, code: str, *, timeout: float | None = None) -> AsyncGenerator[Event, None]:
+        """As `stream`."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event | Future[Execution]] = asyncio.Queue()
+
+        def put(event: Event | Future[Execution]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        future = self._portal.submit(self._execute(code, timeout, put))
+        future.add_done_callback(put)
+        try:
+            while not isinstance(event := await events.get(), Future):
+                yield event
+            yield event.result()
+        finally:
+            future.cancel()
+
+    # Files
+
+    def upload(self, source: Source, path: str | None = None) -> RemoteFile:
+        """Put a file into the session; it appears whole or not at all, and replaces one of the same name.
+
+        Args:
+            source: a local path, the content as bytes, or an open binary file.
+            path: where to put it, below `/mnt/data`; by default the source's own file name.
+
+        Raises:
+            FileRefused: it is over the size limit, the session's disk is full, or a directory is in the way.
+        """
+        return self._portal.run(self._upload(source, path))
+
+    async def aupload(self, source: Source, path: str | None = None) -> RemoteFile:
+        """As `upload`."""
+        return await self._portal.arun(self._upload(source, path))
+
+    @overload
+    def download(self, path: str) -> bytes: ...
+    @overload
+    def download(self, path: str, to: str | os.PathLike[str]) -> Path: ...
+    def download(self, path: str, to: str | os.PathLike[str] | None = None) -> bytes | Path:
+        """A file's content, or with `to` a local file that is written in pieces and appears when complete.
+
+        Raises:
+            FileMissing: there is no such file.
+            FileRefused: it is a directory, or not a regular file.
+        """
+        return self._portal.run(self._download(path, to))
+
+    @overload
+    async def adownload(self, path: str) -> bytes: ...
+    @overload
+    async def adownload(self, path: str, to: str | os.PathLike[str]) -> Path: ...
+    async def adownload(self, path: str, to: str | os.PathLike[str] | None = None) -> bytes | Path:
+        """As `download`."""
+        return await self._portal.arun(self._download(path, to))
+
+    def files(self, path: str = DATA_DIR, *, recursive: bool = False) -> list[RemoteFile]:
+        """The files and directories in a directory of the session, by name.
+
+        Raises:
+            FileMissing: there is no such directory.
+        """
+        return self._portal.run(self._files(path, recursive))
+
+    async def afiles(self, path: str = DATA_DIR, *, recursive: bool = False) -> list[RemoteFile]:
+        """As `files`."""
+        return await self._portal.arun(self._files(path, recursive))
+
+    def file(self, path: str) -> RemoteFile:
+        """One file's metadata.
+
+        Raises:
+            FileMissing: there is no such file.
+        """
+        return self._portal.run(self._file(path))
+
+    async def afile(self, path: str) -> RemoteFile:
+        """As `file`."""
+        return await self._portal.arun(self._file(path))
+
+    def delete_file(self, path: str) -> None:
+        """Delete a file.
+
+        Raises:
+            FileMissing: there is no such file.
+            FileRefused: it is a directory that is not empty.
+        """
+        self._portal.run(self._delete_file(path))
+
+    async def adelete_file(self, path: str) -> None:
+        """As `delete_file`."""
+        await self._portal.arun(self._delete_file(path))
+
+    # End
+
+    def delete(self) -> None:
+        """End the session: its sandbox, variables and files. Idempotent; the next use begins a new one."""
+        self._portal.run(self._backend.delete(self._identifier))
+
+    async def adelete(self) -> None:
+        """As `delete`."""
+        await self._portal.arun(self._backend.delete(self._identifier))
+
+    close = delete
+    aclose = adelete
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.delete()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.adelete()
+
+    # The one implementation of both spellings; all of it runs on the pool's loop.
+
+    async def _execute(self, code: str, timeout: float | None, on_event: OnEvent | None) -> Execution:
+        return await self._backend.execute(
+            self._identifier, _check_code(code), timeout=_check_timeout(timeout), on_event=on_event
+        )
+
+    async def _upload(self, source: Source, path: str | None) -> RemoteFile:
+        if isinstance(source, bytes | bytearray | memoryview):
+            if path is None:
+                raise InvalidRequest("An upload of bytes needs a path, such as session.upload(b'…', 'data.csv').")
+            return await self._backend.upload(self._identifier, _check_file_path(path), _bytes_chunks(bytes(source)))
+        if isinstance(source, str | os.PathLike):
+            local = Path(source)
+            remote = _check_file_path(local.name if path is None else path)
+            try:
+                file = local.open("rb")  # noqa: ASYNC230  opening a local file; reading happens in a thread
+            except OSError as error:
+                raise InvalidRequest(f"The local file {str(local)!r} cannot be read: {error.strerror}.") from error
+            with file:
+                return await self._backend.upload(self._identifier, remote, _file_chunks(file))
+        remote = path if path is not None else PurePosixPath(str(getattr(source, "name", ""))).name
+        return await self._backend.upload(self._identifier, _check_file_path(remote), _file_chunks(source))
+
+    async def _download(self, path: str, to: str | os.PathLike[str] | None) -> bytes | Path:
+        chunks = self._backend.download(self._identifier, _check_file_path(path))
+        if to is None:
+            return b"".join([chunk async for chunk in chunks])
+        target = Path(to)
+        descriptor, partial = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
+        try:
+            with open(descriptor, "wb") as file:  # noqa: ASYNC230, PTH123  writes of one chunk at a time
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
+            Path(partial).chmod(0o666 & ~_umask())
+            return Path(partial).replace(target)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+
+    async def _files(self, path: str, recursive: bool) -> list[RemoteFile]:
+        return await self._backend.files(self._identifier, check_path(path), recursive=recursive)
+
+    async def _file(self, path: str) -> RemoteFile:
+        return await self._backend.file(self._identifier, _check_file_path(path))
+
+    async def _delete_file(self, path: str) -> None:
+        await self._backend.delete_file(self._identifier, _check_file_path(path))
+
+
+def _check_file_path(path: str) -> str:
+    absolute = check_path(path)
+    if absolute == DATA_DIR:
+        raise InvalidRequest(f"The path {path!r} is not valid: it names no file below {DATA_DIR}.")
+    return absolute
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+async def _bytes_chunks(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _CHUNK):
+        yield content[start : start + _CHUNK]
+
+
+async def _file_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, _CHUNK):
+        yield chunk
+
+
+class SessionPool:
+    """Hands out sessions by identifier. Made by `greenroom.connect`.
+
+    One pool serves blocking code, threads and any number of event loops at once. As a context manager it ends
+    every session of this process at the end.
+    """
+
+    def __init__(self, make_backend: Callable[[], Coroutine[Any, Any, Backend]], description: str) -> None:
+        """`make_backend` runs on the pool's own event loop, which every later call uses too."""
+        self._portal = Portal(f"greenroom {description}")
+        try:
+            self._backend = self._portal.run(make_backend())
+        except BaseException:
+            self._portal.close()
+            raise
+        # Also at the exit of the interpreter, and when the last reference goes.
+        self._finalizer = weakref.finalize(self, _shut, self._backend, self._portal)
+
+    def session(self, identifier: str | None = None, **overrides: Any) -> Session:
+        """The session of that name, or with none a new one with a random name.
+
+        Args:
+            identifier: 4 to 128 characters, by Azure's rule.
+            overrides: settings of this session that differ from the pool's, where the engine can: `timeout`
+                (seconds), `memory` (`"512Mi"`).
+
+        Raises:
+            InvalidRequest: the identifier or an override breaks a rule.
+        """
+        identifier = uuid.uuid4().hex if identifier is None else check_identifier(identifier)
+        if overrides:
+            self._backend.configure(identifier, overrides)
+        return Session(self, identifier)
+
+    def close(self) -> None:
+        """End every session and sandbox of this pool. Idempotent; bounded in time."""
+        self._finalizer()
+
+    async def aclose(self) -> None:
+        """As `close`."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<SessionPool {self._backend!r}>"
+
+
+def _shut(backend: Backend, portal: Portal) -> None:
+    portal.close(backend.close)
