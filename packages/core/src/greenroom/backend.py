@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Protocol, TypeAlias
 
 from greenroom.models import Event, Execution, RemoteFile
 
@@ -24,7 +24,7 @@ class Backend(Protocol):
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile: ...
 
-    def download(self, identifier: str, path: str) -> AsyncIterator[bytes]: ...
+    def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]: ...
 
     async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]: ...
 
@@ -35,9 +35,5 @@ class Backend(Protocol):
     async def delete(self, identifier: str) -> None: ...
 
     async def close(self) -> None: ...
-
-    def configure(self, identifier: str, overrides: Mapping[str, Any]) -> None:
-        """Settings of one session that differ from the pool's, before its first use."""
-        ...
 
     def __repr__(self) -> str: ...

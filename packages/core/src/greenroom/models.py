@@ -17,7 +17,13 @@ Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
 DATA_DIR = "/mnt/data"
 """Where a session keeps its files, as in Azure."""
 
-_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp", "image/svg+xml": "svg"}
+_EXTENSIONS = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+    "image/svg+xml": "svg",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,9 @@ class ExecutionError:
     `WorkerCrashed` stand for what ended the code from outside."""
     value: str
     traceback: str = ""
-    """As IPython prints it, without terminal colours; it begins at the user's own frames."""
+    """As IPython prints it, without terminal colours."""
+    summary: str = ""
+    """A short traceback: the frames of the user's own code, and the exception (engines on this machine only)."""
 
 
 @dataclass(frozen=True, slots=True)

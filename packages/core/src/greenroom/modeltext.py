@@ -9,12 +9,19 @@ from greenroom.models import Execution
 
 _HEADLINES = {
     "failed": "The code failed.",
-    "timed_out": "The code ran out of time and was stopped.",
     "cancelled": "The code was cancelled.",
 }
 _MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
 _NETWORK_ERRORS = frozenset(
-    ("ConnectionError", "ConnectionRefusedError", "ConnectError", "ConnectTimeout", "gaierror", "NameResolutionError", "URLError")
+    (
+        "ConnectionError",
+        "ConnectionRefusedError",
+        "ConnectError",
+        "ConnectTimeout",
+        "gaierror",
+        "NameResolutionError",
+        "URLError",
+    )
 )
 
 
@@ -48,8 +55,8 @@ def describe(execution: Execution, budget: int) -> str:
 
 def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
     """Pairs of a title, unique, and a body."""
-    if headline := _HEADLINES.get(execution.status):
-        yield "", headline + _loss(execution)
+    if not execution.succeeded:
+        yield "", _headline(execution)
     yield "stdout:", execution.stdout
     yield "stderr:", execution.stderr
     if execution.result is not None:
@@ -58,7 +65,7 @@ def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
         if not output.is_result and not output.image():
             yield f"display {number}:", output.text
     if (error := execution.error) is not None:
-        yield "error:", error.traceback or f"{error.name}: {error.value}"
+        yield "error:", error.summary or error.traceback or f"{error.name}: {error.value}"
         yield "hint:", _hint(execution)
     if images := execution.images:
         yield "figures:", ", ".join(image.name for image in images)
@@ -68,8 +75,12 @@ def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
         yield "note:", f"{execution.truncated} bytes of output were over the limit and are lost; print less."
 
 
-def _loss(execution: Execution) -> str:
-    return " All variables are lost; files in /mnt/data are kept." if execution.state_lost else ""
+def _headline(execution: Execution) -> str:
+    if execution.status == "timed_out" and execution.error is not None:
+        headline = execution.error.value
+    else:
+        headline = _HEADLINES.get(execution.status, "")
+    return headline + (" All variables are lost; files in /mnt/data are kept." if execution.state_lost else "")
 
 
 def _hint(execution: Execution) -> str:

@@ -11,6 +11,7 @@ import uuid
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import Future
+from contextlib import aclosing
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias, TypeVar, overload
@@ -88,11 +89,12 @@ class Session:
     and none can be had, and `InvalidRequest` for arguments that break a rule.
     """
 
-    def __init__(self, pool: SessionPool, identifier: str) -> None:
+    def __init__(self, pool: SessionPool, identifier: str, timeout: float | None) -> None:
         self._pool = pool  # a pool that nobody holds any more closes itself
         self._identifier = identifier
-        self._backend = pool._backend  # noqa: SLF001  the two halves of one face
-        self._portal = pool._portal  # noqa: SLF001
+        self._timeout = timeout
+        self._backend = pool._backend  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  two halves of one face
+        self._portal = pool._portal  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     @property
     def identifier(self) -> str:
@@ -244,7 +246,9 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.delete()
 
     async def __aenter__(self) -> Self:
@@ -259,7 +263,10 @@ class Session:
 
     async def _execute(self, code: str, timeout: float | None, on_event: OnEvent | None) -> Execution:
         return await self._backend.execute(
-            self._identifier, _check_code(code), timeout=_check_timeout(timeout), on_event=on_event
+            self._identifier,
+            _check_code(code),
+            timeout=_check_timeout(timeout) or self._timeout,
+            on_event=on_event,
         )
 
     async def _upload(self, source: Source, path: str | None) -> RemoteFile:
@@ -280,20 +287,8 @@ class Session:
         return await self._backend.upload(self._identifier, _check_file_path(remote), _file_chunks(source))
 
     async def _download(self, path: str, to: str | os.PathLike[str] | None) -> bytes | Path:
-        chunks = self._backend.download(self._identifier, _check_file_path(path))
-        if to is None:
-            return b"".join([chunk async for chunk in chunks])
-        target = Path(to)
-        descriptor, partial = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
-        try:
-            with open(descriptor, "wb") as file:  # noqa: ASYNC230, PTH123  writes of one chunk at a time
-                async for chunk in chunks:
-                    await asyncio.to_thread(file.write, chunk)
-            Path(partial).chmod(0o666 & ~_umask())
-            return Path(partial).replace(target)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        async with aclosing(self._backend.download(self._identifier, _check_file_path(path))) as chunks:
+            return await _keep(chunks, to)
 
     async def _files(self, path: str, recursive: bool) -> list[RemoteFile]:
         return await self._backend.files(self._identifier, check_path(path), recursive=recursive)
@@ -303,6 +298,22 @@ class Session:
 
     async def _delete_file(self, path: str) -> None:
         await self._backend.delete_file(self._identifier, _check_file_path(path))
+
+
+async def _keep(chunks: AsyncIterator[bytes], to: str | os.PathLike[str] | None) -> bytes | Path:
+    if to is None:
+        return b"".join([chunk async for chunk in chunks])
+    target = Path(to)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: ASYNC230, PTH123  writes of one chunk at a time
+            async for chunk in chunks:
+                await asyncio.to_thread(file.write, chunk)
+        Path(partial).chmod(0o666 & ~_umask())
+        return Path(partial).replace(target)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
 
 
 def _check_file_path(path: str) -> str:
@@ -346,21 +357,18 @@ class SessionPool:
         # Also at the exit of the interpreter, and when the last reference goes.
         self._finalizer = weakref.finalize(self, _shut, self._backend, self._portal)
 
-    def session(self, identifier: str | None = None, **overrides: Any) -> Session:
+    def session(self, identifier: str | None = None, *, timeout: float | None = None) -> Session:
         """The session of that name, or with none a new one with a random name.
 
         Args:
             identifier: 4 to 128 characters, by Azure's rule.
-            overrides: settings of this session that differ from the pool's, where the engine can: `timeout`
-                (seconds), `memory` (`"512Mi"`).
+            timeout: seconds that an execution of this session may take; by default the pool's `timeout`.
 
         Raises:
-            InvalidRequest: the identifier or an override breaks a rule.
+            InvalidRequest: the identifier or the timeout breaks a rule.
         """
         identifier = uuid.uuid4().hex if identifier is None else check_identifier(identifier)
-        if overrides:
-            self._backend.configure(identifier, overrides)
-        return Session(self, identifier)
+        return Session(self, identifier, _check_timeout(timeout))
 
     def close(self) -> None:
         """End every session and sandbox of this pool. Idempotent; bounded in time."""
@@ -373,7 +381,9 @@ class SessionPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:

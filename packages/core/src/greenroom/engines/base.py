@@ -4,6 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
+
+from greenroom import runner
+
+RUNNER_SOURCE = Path(runner.__file__).parent
+"""The runner's modules, to be shown to sandboxes as `RUNNER_HOME/greenroom_runner`, read-only."""
+
+RUNNER_HOME = "/opt/greenroom"
+
+
+def runner_command(python: str, *arguments: str) -> list[str]:
+    """What the first process of a sandbox executes, with the sandbox's own Python."""
+    start = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.supervisor import main; main()"
+    return [python, "-I", "-c", start, *arguments]
+
+
+RUNNER_ENVIRONMENT = {
+    "HOME": "/tmp/home",  # noqa: S108  a path in the sandbox
+    "LANG": "C.UTF-8",
+    "MPLCONFIGDIR": "/tmp/home/matplotlib",  # noqa: S108
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "TERM": "dumb",
+}
+"""The whole environment of a sandbox, but for PATH where its Python is elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any
+from typing import Any, cast
 
 VERSION = 1
 """Of the conversation; the runner says it in its first frame."""
@@ -60,12 +60,12 @@ class Decoder:
             if len(self._buffer) < end:
                 break
             try:
-                header = json.loads(self._buffer[start : start + header_size])
+                header: Any = json.loads(self._buffer[start : start + header_size])
             except (ValueError, RecursionError) as error:
                 raise FrameError("a frame's header is not JSON") from error
             if not isinstance(header, dict):
                 raise FrameError("a frame's header is not an object")
-            frames.append((header, bytes(self._buffer[start + header_size : end])))
+            frames.append((cast("dict[str, Any]", header), bytes(self._buffer[start + header_size : end])))
             position = end
         del self._buffer[:position]
         return frames

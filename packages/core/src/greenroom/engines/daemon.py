@@ -1,0 +1,98 @@
+"""The way to a Docker engine, and what its silence or its refusal means."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from greenroom.errors import EngineUnavailable, InvalidRequest
+
+try:
+    import aiodocker
+    import aiohttp
+except ModuleNotFoundError as error:
+    raise EngineUnavailable(
+        "The Docker engine needs the package aiodocker. Install it with: pip install 'greenroom[docker]'."
+    ) from error
+
+FAILURES = (aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError)
+"""What a call of aiodocker raises when the engine does not answer, or refuses."""
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+
+_URL = re.compile(r"(unix|npipe|tcp|http|https|ssh)://.+")
+_UNREACHABLE = 900  # aiodocker's status for "no connection"
+
+
+class Daemon:
+    """A client of one Docker engine; it belongs to the running event loop.
+
+    Args:
+        host: the engine's URL, such as `unix:///var/run/docker.sock` or `ssh://user@host`. By default the
+            environment variable `DOCKER_HOST`, else Docker's current context, else the usual socket.
+
+    Raises:
+        InvalidRequest: the URL has no known scheme.
+        EngineUnavailable: Docker's own configuration cannot be used.
+    """
+
+    def __init__(self, host: str | None = None) -> None:
+        host = host or os.environ.get("DOCKER_HOST") or None
+        context = None if host else _current_context()
+        if host is None and context is None:
+            host = _default_host()
+        if host is not None and not _URL.fullmatch(host):
+            raise InvalidRequest(
+                f"The Docker host {host!r} is not valid: "
+                "it begins with unix://, npipe://, tcp://, http://, https:// or ssh://."
+            )
+        self.address = host or f"Docker's context {context!r}"
+        try:
+            self.client = aiodocker.Docker(host, context=context)
+        except (aiodocker.DockerError, ValueError, OSError) as error:
+            raise EngineUnavailable(f"Docker cannot be used at {self.address}: {error}.") from error
+        # Each attached sandbox holds a connection, and the connector would stop at 100 without a word.
+        self.client.connector._limit = 0  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    async def close(self) -> None:
+        await self.client.close()
+
+    def unavailable(self, error: BaseException, doing: str = "") -> EngineUnavailable:
+        """The error to raise for a failed call; `doing` says what for, as in `"start a sandbox"`."""
+        if isinstance(error, TimeoutError):
+            return EngineUnavailable(f"The Docker engine at {self.address} did not answer in time. Restart Docker.")
+        if isinstance(error, aiodocker.DockerError) and error.status != _UNREACHABLE:
+            return EngineUnavailable(f"The Docker engine at {self.address} refused to {doing}: {error.message}")
+        cause = error.__context__
+        refused = isinstance(cause, aiohttp.ClientConnectorError) and isinstance(cause.os_error, PermissionError)
+        if refused:
+            return EngineUnavailable(
+                f"This user may not use the Docker engine at {self.address}. Add the user to the group that owns "
+                'the socket (sudo usermod -aG docker "$USER", then log in again), '
+                'or use greenroom.connect("bubblewrap:").'
+            )
+        return EngineUnavailable(
+            f'No Docker engine answers at {self.address}. Start Docker, or use greenroom.connect("bubblewrap:").'
+        )
+
+
+def _current_context() -> str | None:
+    name = os.environ.get("DOCKER_CONTEXT")
+    if not name:
+        try:
+            name = json.loads((Path.home() / ".docker/config.json").read_bytes()).get("currentContext")
+        except (OSError, ValueError, AttributeError):
+            return None
+    return None if name == "default" else name
+
+
+def _default_host() -> str:
+    if os.name == "nt":
+        return "npipe:////./pipe/docker_engine"
+    rootless = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent"), "docker.sock")
+    for path in (Path("/var/run/docker.sock"), rootless, Path.home() / ".docker/run/docker.sock"):
+        if path.is_socket():
+            return f"unix://{path}"
+    return DEFAULT_HOST

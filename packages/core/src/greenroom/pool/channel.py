@@ -1,0 +1,501 @@
+"""The host's end of the conversation with a sandbox's runner.
+
+Whatever arrives may come from hostile code: every field is checked for its type, every amount is bounded, and
+what breaks the rules costs the sandbox its life and nobody else anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import errno
+import itertools
+import json
+import os
+import re
+import signal
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+from greenroom.backend import OnEvent
+from greenroom.engines.base import Sandbox
+from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
+from greenroom.models import DATA_DIR, Execution, ExecutionError, Output, RemoteFile, Status, StreamText
+from greenroom.runner.frames import VERSION, Decoder, FrameError, encode
+
+_CHUNK = 256 * 1024
+_MAX_BODY = 33 << 20
+_MAX_OUTPUTS = 10_000
+_REPLY_TIMEOUT = 60.0  # of one file operation, which the runner does at once
+_STOP_MARGIN = 10.0  # beyond the grace period, until a runner counts as dead
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+_REASONS = {
+    errno.ENOSPC: "the session's disk is full",
+    errno.EDQUOT: "the session's disk is full",
+    errno.EISDIR: "it is a directory",
+    errno.ENOTEMPTY: "the directory is not empty",
+    errno.ELOOP: "a symbolic link is in its way",
+    errno.EINVAL: "it is not a regular file",
+    errno.ENXIO: "it is not a regular file",
+    errno.ENOTDIR: "a file or a symbolic link is in its way",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionLimits:
+    """What one execution may take: seconds, and bytes of text and of rich outputs."""
+
+    timeout: float
+    grace: float
+    text: int
+    display: int
+
+
+@dataclass(slots=True)
+class _Text:
+    """One stream as it comes in: pieces of UTF-8 that may break anywhere."""
+
+    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+    pieces: list[str] = field(default_factory=list[str])
+
+    def add(self, data: bytes) -> str:
+        text = self.decoder.decode(data)
+        self.pieces.append(text)
+        return text
+
+    def __str__(self) -> str:
+        return "".join(self.pieces) + self.decoder.decode(b"", final=True)
+
+
+class _Running:
+    """An execution under way."""
+
+    def __init__(self, limits: ExecutionLimits, on_event: OnEvent | None) -> None:
+        self.id = uuid.uuid4().hex
+        self.limits = limits
+        self.on_event = on_event
+        self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.texts = {"stdout": _Text(), "stderr": _Text()}
+        self.outputs: list[tuple[str | None, Output]] = []
+        self.text_left = limits.text
+        self.display_left = limits.display
+        self.clear_pending = False
+
+    def add_text(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        self._clear_if_pending()
+        if len(data) > self.text_left:
+            raise FrameError("more text than was allowed")
+        self.text_left -= len(data)
+        if (text := self.texts[stream].add(data)) and self.on_event:
+            self.on_event(StreamText(stream, text))
+
+    def add_output(self, output: Output, size: int, display_id: str | None, *, update: bool) -> None:
+        self._clear_if_pending()
+        if size > self.display_left or len(self.outputs) >= _MAX_OUTPUTS:
+            raise FrameError("more output than was allowed")
+        self.display_left -= size
+        if update:
+            if display_id not in [known for known, _ in self.outputs]:
+                return  # a display of an earlier execution, which is told already
+            self.outputs = [(known, output if known == display_id else old) for known, old in self.outputs]
+        else:
+            self.outputs.append((display_id, output))
+        if self.on_event:
+            self.on_event(output)
+
+    def clear(self, *, wait: bool) -> None:
+        """Forget what was shown, now or with the next output, as `clear_output` asks for."""
+        self.clear_pending = True
+        if not wait:
+            self._clear_if_pending()
+
+    def _clear_if_pending(self) -> None:
+        if self.clear_pending:
+            self.clear_pending = False
+            self.outputs.clear()
+            for text in self.texts.values():
+                text.pieces.clear()
+
+    def finish(self, header: dict[str, Any], *, timed_out: bool) -> Execution:
+        error = _ending(header, self.limits.timeout) if timed_out else _error(header)
+        status: Status = "timed_out" if timed_out else "succeeded" if error is None else "failed"
+        outputs = tuple(output for _, output in self.outputs)
+        result = next((output.text for output in reversed(outputs) if output.is_result), None)
+        execution = Execution(
+            id=self.id,
+            status=status,
+            stdout=str(self.texts["stdout"]),
+            stderr=str(self.texts["stderr"]),
+            result=result,
+            outputs=outputs,
+            error=error,
+            duration=_number(header, "duration"),
+            files=tuple(_files(header.get("files", []))),
+            state_lost="crash" in header,
+            truncated=int(_number(header, "truncated")),
+        )
+        if self.on_event:
+            self.on_event(execution)
+        return execution
+
+
+class Channel:
+    """One sandbox's runner, spoken to.
+
+    `on_lost` is called once, when the sandbox has ended or broken the rules; from then on every call raises
+    `SandboxLost`.
+    """
+
+    def __init__(self, sandbox: Sandbox, on_lost: Callable[[], None]) -> None:
+        self._sandbox = sandbox
+        self._on_lost = on_lost
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._replies: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
+        self._numbers = itertools.count(1)
+        self._running: tuple[int, _Running] | None = None
+        self._turn = asyncio.Lock()
+        self._lost: SandboxLost | None = None
+        self._stops: set[asyncio.Task[Any]] = set()
+        self._reader = asyncio.create_task(self._read())
+
+    @property
+    def lost(self) -> bool:
+        return self._lost is not None
+
+    async def ready(self) -> None:
+        """Wait until the runner takes code.
+
+        Raises:
+            SandboxLost: it ended first; the message has what it said.
+        """
+        await asyncio.shield(self._ready)
+
+    async def preload(self, modules: tuple[str, ...]) -> None:
+        """Have modules imported, those that are there; code may be given meanwhile."""
+        await self._send({"op": "preload", "modules": modules})
+        await asyncio.shield(self._preloaded)
+
+    async def close(self, reason: str) -> None:
+        """End the sandbox; who still waits for it is told the reason."""
+        self._fail(reason)
+        for task in (self._reader, *self._stops):
+            task.cancel()
+        await self._sandbox.kill()
+        await asyncio.gather(self._reader, *self._stops, return_exceptions=True)
+
+    # Execution
+
+    async def execute(self, code: str, limits: ExecutionLimits, on_event: OnEvent | None) -> Execution:
+        """Run code when those before it are done.
+
+        Cancelling interrupts it; the next one waits until it has ended.
+        """
+        await self._turn.acquire()
+        running = _Running(limits, on_event)
+        number = next(self._numbers)
+        try:
+            self._running = (number, running)
+            order = {"op": "execute", "id": number, "text_limit": limits.text, "output_limit": limits.display}
+            await self._send(order, code.encode())
+            timed_out = not await _within(running.done, limits.timeout)
+            if timed_out:
+                await asyncio.shield(self._in_background(self._stop(number, running)))
+            try:
+                execution = running.finish(running.done.result(), timed_out=timed_out)
+            except FrameError as error:
+                raise self._fail(str(error)) from error
+        except asyncio.CancelledError:
+            if self._lost is None:
+                self._in_background(self._stop(number, running)).add_done_callback(lambda _: self._turn.release())
+                raise
+            self._turn.release()
+            raise
+        except BaseException:
+            self._turn.release()
+            raise
+        self._running = None
+        self._turn.release()
+        return execution
+
+    async def _stop(self, number: int, running: _Running) -> None:
+        """Interrupt an execution and see it end, one way or the other."""
+        with contextlib.suppress(SandboxLost):
+            if not running.done.done():
+                await self._send({"op": "interrupt", "id": number, "grace": running.limits.grace})
+                if not await _within(running.done, running.limits.grace + _STOP_MARGIN):
+                    self._fail("it did not stop its code when it was told to")
+        if running.done.done() and running.done.exception() is not None:
+            return
+        self._running = None
+
+    def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(coroutine)
+        self._stops.add(task)
+        task.add_done_callback(self._stops.discard)
+        return task
+
+    # Files
+
+    async def upload(self, path: str, chunks: AsyncIterator[bytes], limit: int) -> RemoteFile:
+        header, _ = await self._request(path, {"op": "open", "path": path, "mode": "w"})
+        file = header.get("file")
+        size = 0
+        try:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > limit:
+                    raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+                for start in range(0, len(chunk), _CHUNK):
+                    await self._request(path, {"op": "write", "file": file}, chunk[start : start + _CHUNK])
+            header, _ = await self._request(path, {"op": "finish", "file": file})
+        except BaseException:
+            self._in_background(self._forget(file))
+            raise
+        return self._entry(header)
+
+    async def download(self, path: str, limit: int) -> AsyncGenerator[bytes, None]:
+        header, _ = await self._request(path, {"op": "open", "path": path, "mode": "r"})
+        file = header.get("file")
+        size = 0
+        try:
+            if self._entry(header).size > limit:
+                raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+            while True:
+                _, data = await self._request(path, {"op": "read", "file": file, "size": _CHUNK})
+                if not data:
+                    break
+                size += len(data)
+                if size > limit:  # it grows as it is read
+                    raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+                yield data
+        finally:
+            self._in_background(self._forget(file))
+
+    async def files(self, path: str, *, recursive: bool) -> list[RemoteFile]:
+        _, body = await self._request(path, {"op": "list", "path": path, "recursive": recursive})
+        try:
+            return _files(json.loads(body))
+        except (ValueError, RecursionError, FrameError) as error:
+            raise self._fail("it sent a broken list of files") from error
+
+    async def file(self, path: str) -> RemoteFile:
+        header, _ = await self._request(path, {"op": "stat", "path": path})
+        return self._entry(header)
+
+    async def delete_file(self, path: str) -> None:
+        await self._request(path, {"op": "delete", "path": path})
+
+    def _entry(self, header: dict[str, Any]) -> RemoteFile:
+        try:
+            return _file(header.get("entry"))
+        except FrameError as error:
+            raise self._fail(str(error)) from error
+
+    async def _forget(self, file: object) -> None:
+        with contextlib.suppress(GreenroomError, OSError):
+            await self._request("", {"op": "close", "file": file})
+
+    # Frames
+
+    async def _request(self, path: str, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        number = next(self._numbers)
+        future: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
+        self._replies[number] = future
+        try:
+            await self._send({**header, "id": number}, body)
+            async with asyncio.timeout(_REPLY_TIMEOUT):
+                reply, content = await future
+        except TimeoutError:
+            raise self._fail("it did not answer") from None
+        finally:
+            del self._replies[number]
+        code = reply.get("errno")
+        if code is not None:
+            raise _file_error(code, path)
+        return reply, content
+
+    async def _send(self, header: dict[str, Any], body: bytes = b"") -> None:
+        if self._lost is not None:
+            raise self._lost
+        try:
+            await self._sandbox.send(encode(header, body))
+        except OSError:
+            raise self._fail("it has ended") from None
+
+    async def _read(self) -> None:
+        decoder = Decoder(max_body=_MAX_BODY)
+        try:
+            while data := await self._sandbox.receive():
+                for header, body in decoder.feed(data):
+                    self._hear(header, body)
+            diagnosis = await self._sandbox.diagnosis()
+            self._fail(diagnosis or "it has ended")
+        except FrameError as error:
+            self._fail(f"it broke the rules of the conversation: {error}")
+        except OSError as error:
+            self._fail(f"the engine lost it: {error}")
+
+    def _hear(self, header: dict[str, Any], body: bytes) -> None:
+        event, number = header.get("ev"), header.get("id")
+        if event == "reply":
+            reply = self._replies.get(number) if isinstance(number, int) else None
+            if reply is not None and not reply.done():
+                reply.set_result((header, body))
+        elif event == "ready":
+            if header.get("version") != VERSION:
+                raise FrameError(f"the runner speaks version {header.get('version')!r:.20}, not {VERSION}")
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif event == "preloaded":
+            if not self._preloaded.done():
+                self._preloaded.set_result(None)
+        elif self._running is not None and self._running[0] == number:
+            self._hear_execution(self._running[1], header, body)
+
+    def _hear_execution(self, running: _Running, header: dict[str, Any], body: bytes) -> None:
+        match header.get("ev"):
+            case "text":
+                stream = header.get("stream")
+                if stream not in {"stdout", "stderr"}:
+                    raise FrameError("text of no stream")
+                running.add_text(stream, body)
+            case "output":
+                display_id = header.get("display_id")
+                running.add_output(
+                    _output(header, body),
+                    len(body),
+                    display_id if isinstance(display_id, str) else None,
+                    update=header.get("update") is True,
+                )
+            case "clear":
+                running.clear(wait=header.get("wait") is True)
+            case "done":
+                if not running.done.done():
+                    running.done.set_result(header)
+            case _:
+                pass
+
+    def _fail(self, reason: str) -> SandboxLost:
+        """From here on, the sandbox is lost; returns the error that says so."""
+        if self._lost is None:
+            self._lost = SandboxLost(
+                f"The sandbox {self._sandbox.id} is lost: {reason}. Its session's variables and files are gone; "
+                "the next use of the identifier begins a new session."
+            )
+            waiting: list[asyncio.Future[Any]] = [self._ready, self._preloaded, *self._replies.values()]
+            if self._running is not None:
+                waiting.append(self._running[1].done)
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(self._lost)
+                    future.exception()  # not every one is awaited
+            self._on_lost()
+        return self._lost
+
+
+async def _within(future: asyncio.Future[Any], seconds: float) -> bool:
+    """Whether the future was done in time; raises what it holds."""
+    done, _ = await asyncio.wait([future], timeout=seconds)
+    if done:
+        future.result()
+    return bool(done)
+
+
+def _text(value: object, limit: int) -> str:
+    return value[:limit].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FrameError("not an object where one belongs")
+    return cast("dict[str, Any]", value)  # JSON has no other keys
+
+
+def _number(mapping: dict[str, Any], key: str) -> float:
+    value = mapping.get(key)
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e20 else 0.0
+
+
+def _output(header: dict[str, Any], body: bytes) -> Output:
+    try:
+        content: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise FrameError("an output is not JSON") from error
+    fields = _mapping(content)
+    data, metadata = _mapping(fields.get("data")), _mapping(fields.get("metadata"))
+    return Output(data, metadata, is_result=header.get("result") is True)
+
+
+def _error(header: dict[str, Any]) -> ExecutionError | None:
+    """The error of code that ended by itself."""
+    if "crash" in header:
+        crash = _mapping(header["crash"])
+        code = crash.get("code")
+        code = code if isinstance(code, int) else 0
+        if crash.get("oom") is True:
+            return ExecutionError("MemoryError", "The code used more memory than the session may, and was killed.")
+        how = f"was killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exited with code {code}"
+        return ExecutionError("WorkerCrashed", f"The Python process that ran the code {how}.")
+    if header.get("error") is None:
+        return None
+    fields = _mapping(header["error"])
+    return ExecutionError(
+        name=_text(fields.get("name"), 200) or "Exception",
+        value=_ANSI.sub("", _text(fields.get("value"), 20_000)),
+        traceback=_ANSI.sub("", _text(fields.get("traceback"), 200_000)),
+        summary=_ANSI.sub("", _text(fields.get("summary"), 20_000)),
+    )
+
+
+def _ending(header: dict[str, Any], timeout: float) -> ExecutionError:
+    """The error of code that was stopped at its deadline."""
+    how = "killed, as it did not react" if "crash" in header else "interrupted"
+    error = None if "crash" in header else _error(header)
+    return ExecutionError(
+        "TimeoutError",
+        f"The code ran for longer than {timeout:g} seconds and was {how}.",
+        traceback=error.traceback if error else "",
+        summary=error.summary if error else "",
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def _file(entry: object) -> RemoteFile:
+    fields = _mapping(entry)
+    path = _text(fields.get("path"), 8192)
+    if not path.startswith(f"{DATA_DIR}/") or ".." in path.split("/"):
+        raise FrameError("a file's entry has no path of a session")
+    seconds = min(_number(fields, "modified") / 1e9, 253402300799)
+    return RemoteFile(
+        path=path,
+        size=int(_number(fields, "size")),
+        modified=datetime.fromtimestamp(seconds, UTC),
+        is_directory=fields.get("directory") is True,
+    )
+
+
+def _files(entries: object) -> list[RemoteFile]:
+    if not isinstance(entries, list):
+        raise FrameError("a list of files is not a list")
+    return [_file(entry) for entry in cast("list[object]", entries)]
+
+
+def _file_error(code: object, path: str) -> GreenroomError:
+    number = code if isinstance(code, int) else errno.EIO
+    if number == errno.ENOENT:
+        return FileMissing(number, "The session has no such file", path)
+    reason = _REASONS.get(number) or os.strerror(number).lower()
+    return FileRefused(number, f"The session's file system refuses: {reason}", path)

@@ -1,0 +1,122 @@
+"""What a pool is told: named as in Azure where Azure has a name for it, checked when it is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from greenroom.engines.base import Limits
+from greenroom.errors import InvalidRequest
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def _size(value: object) -> object:
+    """Bytes from `512Mi`, `1Gi`, `128MB` or a plain number."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("a size is a number of bytes or one with a unit, such as 512Mi or 1Gi")
+    number, unit, binary = match.groups()
+    base = 1024 if binary else 1000
+    return int(float(number) * base ** " kmgt".index(unit.lower() or " "))
+
+
+def _words(value: object) -> object:
+    """A list from `numpy,pandas`, as URLs and environment variables have it."""
+    if isinstance(value, str):
+        return tuple(word for word in re.split(r"[,\s]+", value) if word)
+    return value
+
+
+def _egress(value: object) -> object:
+    """Azure's own words, and a plain yes or no."""
+    words = {"EgressEnabled": "enabled", "EgressDisabled": "disabled", "true": "enabled", "false": "disabled"}
+    if isinstance(value, bool):
+        return "enabled" if value else "disabled"
+    return words.get(value, value) if isinstance(value, str) else value
+
+
+_MIB = 1 << 20
+Size = Annotated[int, BeforeValidator(_size)]
+
+
+class PoolSettings(BaseModel):
+    """The settings of a local pool. Times are in seconds, sizes in bytes or as `512Mi`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_concurrent_sessions: int = Field(100, ge=1, le=1000)
+    """How many sandboxes there may be at once, warm ones included."""
+    ready_session_instances: int = Field(1, ge=0, le=1000)
+    """How many warm sandboxes are kept ready for new sessions."""
+    lifecycle: Literal["timed", "on_container_exit"] = "timed"
+    """`timed`: a session ends when it has not been used for `cooldown_period`; `on_container_exit`: when its
+    sandbox ends, or after `max_alive_period`."""
+    cooldown_period: float = Field(300, gt=0)
+    max_alive_period: float = Field(3600, gt=0)
+    acquire_timeout: float = Field(30, ge=0)
+    """How long a call waits for a sandbox when the pool is full."""
+    timeout: float = Field(60, gt=0, le=1800)
+    """How long an execution may run if its caller does not say."""
+    grace: float = Field(2, ge=0, le=60)
+    """How long interrupted code may take to end before it is killed."""
+    network: Annotated[Literal["enabled", "disabled"], BeforeValidator(_egress)] = "disabled"
+    cpu: float = Field(1.0, gt=0, le=64)
+    memory: Size = Field(2048 * _MIB, ge=64 * _MIB)
+    disk: Size = Field(1024 * _MIB, ge=_MIB)
+    pids: int = Field(256, ge=16, le=32768)
+    output_limit: Size = Field(_MIB, ge=1024, le=64 * _MIB)
+    """Bytes of text that one execution may print."""
+    display_limit: Size = Field(16 * _MIB, ge=1024, le=32 * _MIB)
+    """Bytes of rich outputs that one execution may show."""
+    file_limit: Size = Field(128 * _MIB, ge=1)
+    """Bytes of one uploaded or downloaded file; Azure's limit by default."""
+    preload: Annotated[tuple[str, ...], BeforeValidator(_words)] = ("numpy", "pandas", "matplotlib.pyplot")
+    """Modules that warm sandboxes import while they wait."""
+
+    @model_validator(mode="after")
+    def _ready_within_maximum(self) -> Self:
+        if self.ready_session_instances > self.max_concurrent_sessions:
+            raise ValueError(
+                f"ready_session_instances ({self.ready_session_instances}) is at most "
+                f"max_concurrent_sessions ({self.max_concurrent_sessions})"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any], *, also_known: Sequence[str] = ()) -> Self:
+        """Settings from options of any origin; `also_known` are options of the engine, for the message.
+
+        Raises:
+            InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
+        """
+        try:
+            return cls.model_validate(dict(options))
+        except ValidationError as error:
+            raise InvalidRequest("; ".join(_complaint(item, also_known) for item in error.errors())) from None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            memory=self.memory,
+            cpus=self.cpu,
+            pids=self.pids,
+            disk=self.disk,
+            network=self.network == "enabled",
+        )
+
+
+def _complaint(error: Any, also_known: Sequence[str]) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "settings"
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(sorted([*PoolSettings.model_fields, *also_known]))
+        return f"The option {name!r} is unknown. Those of this pool are: {known}."
+    message = error["msg"].removeprefix("Value error, ")
+    if name == "settings":
+        return f"The options do not fit together: {message}."
+    return f"The option {name}={error['input']!r} is not valid: {message[:1].lower()}{message[1:]}."

@@ -1,0 +1,211 @@
+"""The files of a session: reading and writing below one directory, and nowhere else.
+
+Paths are followed component by component without following symbolic links, so no link, `..` or race made by
+the session's own code leads out. Only regular files are opened, so no device or FIFO can block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+DATA_DIR = "/mnt/data"
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PARTIAL = ".greenroom-upload-"
+_MAX_ENTRIES = 20_000
+
+
+class Upload:
+    """A file that appears under its name when it is complete."""
+
+    def __init__(self, tree: FileTree, path: str) -> None:
+        self._path = path
+        self._tree = tree
+        self._parent, self._name = tree.open_parent(path, create=True)
+        self._partial = f"{_PARTIAL}{secrets.token_hex(8)}"
+        try:
+            if tree.is_directory(self._parent, self._name):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            self._file = os.open(
+                self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=self._parent
+            )
+        except BaseException:
+            os.close(self._parent)
+            raise
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+    def finish(self) -> dict[str, Any]:
+        """Put the file in its place; returns its entry."""
+        os.rename(self._partial, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+        entry = _entry(self._path, os.fstat(self._file))
+        self.close()
+        return entry
+
+    def close(self) -> None:
+        """Drop what is not finished. Idempotent."""
+        if self._file < 0:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(self._partial, dir_fd=self._parent)  # gone already when it is finished
+        os.close(self._file)
+        os.close(self._parent)
+        self._file = -1
+
+
+class Download:
+    """An open file; what is read of it does not change when its name is taken by another."""
+
+    def __init__(self, tree: FileTree, path: str) -> None:
+        parent, name = tree.open_parent(path)
+        try:
+            self._file = os.open(name, _FILE, dir_fd=parent)
+        finally:
+            os.close(parent)
+        status = os.fstat(self._file)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+            raise OSError(code, os.strerror(code), path)
+        self.entry = _entry(path, status)
+
+    def read(self, size: int) -> bytes:
+        return os.read(self._file, size)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class FileTree:
+    """The files below a directory. Every path is absolute and begins with that directory's."""
+
+    def __init__(self, root: str = DATA_DIR) -> None:
+        self._root = root
+        self._descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def entries(self, path: str, *, recursive: bool) -> list[dict[str, Any]]:
+        """The entries of a directory, sorted by path.
+
+        Raises:
+            OSError: E2BIG when there are more than 20,000.
+        """
+        directory = self._open_directory(self._parts(path))
+        try:
+            found: list[dict[str, Any]] = []
+            for entry in _walk(directory, path, recursive=recursive):
+                found.append(entry)
+                if len(found) > _MAX_ENTRIES:
+                    raise OSError(errno.E2BIG, f"more than {_MAX_ENTRIES} files", path)
+        finally:
+            os.close(directory)
+        return sorted(found, key=lambda entry: entry["path"])
+
+    def entry(self, path: str) -> dict[str, Any]:
+        parent, name = self.open_parent(path)
+        try:
+            return _entry(path, os.stat(name, dir_fd=parent, follow_symlinks=False))
+        finally:
+            os.close(parent)
+
+    def delete(self, path: str) -> None:
+        """Delete a file, a link, or an empty directory."""
+        parent, name = self.open_parent(path)
+        try:
+            if self.is_directory(parent, name):
+                os.rmdir(name, dir_fd=parent)
+            else:
+                os.unlink(name, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    def snapshot(self, limit: int) -> dict[str, tuple[int, int]] | None:
+        """Size and time of change of every file; `None` when there are more than `limit` entries."""
+        found: dict[str, tuple[int, int]] = {}
+        with contextlib.suppress(OSError):  # it changes while we look
+            for count, entry in enumerate(_walk(self._descriptor, self._root, recursive=True)):
+                if count >= limit:
+                    return None
+                if not entry["directory"]:
+                    found[entry["path"]] = (entry["size"], entry["modified"])
+        return found
+
+    def open_parent(self, path: str, *, create: bool = False) -> tuple[int, str]:
+        """A descriptor of the directory that `path` is in, and its name there."""
+        parts = self._parts(path)
+        if not parts:
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return self._open_directory(parts[:-1], create=create), parts[-1]
+
+    def is_directory(self, parent: int, name: str) -> bool:
+        try:
+            return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def _parts(self, path: str) -> list[str]:
+        if path != self._root and not path.startswith(self._root + "/"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        parts = [part for part in path[len(self._root) :].split("/") if part not in {"", "."}]
+        if ".." in parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return parts
+
+    def _open_directory(self, parts: list[str], *, create: bool = False) -> int:
+        descriptor = os.open(".", _DIRECTORY, dir_fd=self._descriptor)
+        for part in parts:
+            try:
+                if create:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=descriptor)
+                deeper = os.open(part, _DIRECTORY, dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+            descriptor = deeper
+        return descriptor
+
+
+def _walk(directory: int, path: str, *, recursive: bool) -> Iterator[dict[str, Any]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PARTIAL):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # deleted while we look
+                continue
+            child = f"{path}/{entry.name}"
+            yield _entry(child, status)
+            if recursive and stat.S_ISDIR(status.st_mode):
+                try:
+                    deeper = os.open(entry.name, _DIRECTORY, dir_fd=directory)
+                except OSError:
+                    continue
+                try:
+                    yield from _walk(deeper, child, recursive=True)
+                finally:
+                    os.close(deeper)
+
+
+def _entry(path: str, status: os.stat_result) -> dict[str, Any]:
+    return {
+        "path": path.encode("utf-8", "replace").decode(),
+        "size": status.st_size,
+        "modified": status.st_mtime_ns,
+        "directory": stat.S_ISDIR(status.st_mode),
+    }

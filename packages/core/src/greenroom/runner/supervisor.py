@@ -1,0 +1,515 @@
+"""The first process of a sandbox: talks to the host, keeps the files, and keeps a worker that runs the code.
+
+It is one loop over file descriptors and needs the standard library alone. The host decides when an execution
+has had its time and says `interrupt`; what follows (the grace period, the kill, a new worker) happens here.
+When standard input ends, the host is gone, and the sandbox ends with it.
+
+Frames from the host, each with an `op`:
+
+    execute     id, text_limit, output_limit; body: the code. Answered by text, output and clear, then done
+    interrupt   id, grace
+    preload     modules. Answered by preloaded
+    open        id, path, mode "r" or "w";  read id, file, size;  write id, file, body;
+    finish      id, file;  close id, file;  list id, path, recursive;  stat id, path;  delete id, path
+                Each is answered by one reply with the same id, with an `errno` where it failed.
+
+Frames to the host, each with an `ev`: ready, preloaded, text, output, clear, done, reply.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import resource
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+from .files import DATA_DIR, Download, FileTree, Upload
+from .frames import VERSION, Decoder, encode
+
+_CHUNK = 1 << 16
+_MAX_OPEN = 64
+_SNAPSHOT_LIMIT = 2_000
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_CAPABILITY_VERSION_3 = 0x20080522
+_CACHE = "/opt/greenroom/cache"
+
+
+class Pipe:
+    """A worker's standard output or error, with a limit on what is passed on."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        os.set_blocking(descriptor, False)
+
+
+class WorkerProcess:
+    """One life of the worker."""
+
+    def __init__(self) -> None:
+        mine, theirs = socket.socketpair()
+        acks_read, self.acks = os.pipe()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        null = os.open(os.devnull, os.O_RDONLY)
+        command = (
+            "import sys; sys.path.insert(0, sys.argv.pop()); from greenroom_runner.worker import main; "
+            "sys.path.pop(0); main(3, 4)"
+        )
+        home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        self.pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-u", "-c", command, home],
+            {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, out_write, 1),
+                (os.POSIX_SPAWN_DUP2, err_write, 2),
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 10),
+                (os.POSIX_SPAWN_DUP2, acks_read, 11),
+                (os.POSIX_SPAWN_DUP2, 10, 3),
+                (os.POSIX_SPAWN_DUP2, 11, 4),
+                (os.POSIX_SPAWN_CLOSE, 10),
+                (os.POSIX_SPAWN_CLOSE, 11),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE],
+        )
+        theirs.close()
+        for descriptor in (acks_read, out_write, err_write, null):
+            os.close(descriptor)
+        mine.setblocking(False)
+        self.socket = mine
+        self.decoder = Decoder()
+        self.pipes = [Pipe("stdout", out_read), Pipe("stderr", err_read)]
+        self.ready = False
+
+    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+        """Give an order; a worker that takes none has ended, which its exit tells better."""
+        self.socket.setblocking(True)
+        try:
+            with contextlib.suppress(OSError):
+                self.socket.sendall(encode(header, body))
+        finally:
+            self.socket.setblocking(False)
+
+    def acknowledge(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self.acks, b"\0")
+
+    def close(self) -> None:
+        self.socket.close()
+        os.close(self.acks)
+        for pipe in self.pipes:
+            os.close(pipe.descriptor)
+
+
+class Execution:
+    """The execution under way, and what it may still say."""
+
+    def __init__(self, header: dict[str, Any], before: dict[str, tuple[int, int]] | None) -> None:
+        self.id = int(header["id"])
+        self.text_left = int(header["text_limit"])
+        self.output_left = int(header["output_limit"])
+        self.truncated = 0
+        self.before = before
+        self.began_at = time.perf_counter()
+        self.running = False  # the worker has the code and can be interrupted
+        self.kill_at: float | None = None  # set once it has been told to stop
+
+
+class Supervisor:
+    """The loop. `serve` returns when the host has gone."""
+
+    def __init__(self, stdin: int, stdout: int, tree: FileTree, rlimits: dict[str, int]) -> None:
+        self._rlimits = rlimits  # of the worker, by name without RLIMIT_
+        self._stdin = stdin
+        self._stdout = stdout
+        self._tree = tree
+        self._decoder = Decoder()
+        self._selector = selectors.DefaultSelector()
+        self._execution: Execution | None = None
+        self._waiting: list[tuple[dict[str, Any], bytes]] = []  # orders for a worker that is not ready yet
+        self._idle_text: list[tuple[str, bytes]] = []  # written while no code ran: belongs to the next
+        self._idle_size = 0
+        self._files: dict[int, Upload | Download] = {}
+        self._next_file = 1
+        self._killed = False
+        self._first_ready = True
+        self._oom_kills = _oom_kills()
+        wake_read, wake_write = os.pipe()
+        for descriptor in (wake_read, wake_write):
+            os.set_blocking(descriptor, False)
+        signal.signal(signal.SIGCHLD, _do_nothing)  # without a handler it would not wake us
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._wake = wake_read
+        self._selector.register(stdin, selectors.EVENT_READ, self._on_host)
+        self._selector.register(wake_read, selectors.EVENT_READ, self._on_child)
+        self._worker = self._start_worker()
+
+    def serve(self) -> None:
+        while True:
+            execution = self._execution
+            timeout = None
+            if execution is not None and execution.kill_at is not None:
+                timeout = max(execution.kill_at - time.monotonic(), 0)
+            ready = self._selector.select(timeout)
+            if execution is not None and execution.kill_at is not None and time.monotonic() >= execution.kill_at:
+                execution.kill_at = None
+                self._kill_worker()
+            for key, _ in ready:
+                callback: Callable[[], bool | None] = key.data
+                if callback() is False:
+                    return
+                if key.fileobj == self._wake:
+                    break  # a new worker may have taken the other descriptors' numbers
+
+    # The host
+
+    def _tell(self, header: dict[str, Any], body: bytes = b"") -> None:
+        data = memoryview(encode(header, body))
+        while data:
+            data = data[os.write(self._stdout, data) :]
+
+    def _on_host(self) -> bool:
+        data = os.read(self._stdin, _CHUNK)
+        if not data:
+            return False
+        for header, body in self._decoder.feed(data):
+            self._obey(header, body)
+        return True
+
+    def _obey(self, header: dict[str, Any], body: bytes) -> None:
+        match header["op"]:
+            case "execute" | "preload":
+                if self._worker.ready:
+                    self._order(header, body)
+                else:
+                    self._waiting.append((header, body))
+            case "interrupt":
+                self._interrupt(int(header["id"]), float(header["grace"]))
+            case operation:
+                try:
+                    reply, content = self._file_operation(operation, header, body)
+                except OSError as error:
+                    reply, content = (
+                        {"errno": error.errno or errno.EIO, "message": error.strerror or str(error)},
+                        b"",
+                    )
+                self._tell({"ev": "reply", "id": header["id"], **reply}, content)
+
+    def _order(self, header: dict[str, Any], body: bytes) -> None:
+        if header["op"] == "execute":
+            self._execution = Execution(header, self._tree.snapshot(_SNAPSHOT_LIMIT))
+            held = self._idle_text
+            self._forget_idle_text()
+            for stream, data in held:
+                self._pass_text(stream, data)
+            self._worker.send({"op": "execute"}, body)
+        else:
+            self._worker.send(header)
+
+    def _interrupt(self, identifier: int, grace: float) -> None:
+        for index, (header, _) in enumerate(self._waiting):
+            if header.get("id") == identifier and header["op"] == "execute":  # it has not begun
+                del self._waiting[index]
+                self._tell(
+                    {
+                        "ev": "done",
+                        "id": identifier,
+                        "duration": 0.0,
+                        "error": None,
+                        "files": [],
+                        "truncated": 0,
+                    }
+                )
+                return
+        execution = self._execution
+        if execution is None or execution.id != identifier or execution.kill_at is not None:
+            return
+        execution.kill_at = time.monotonic() + grace
+        if execution.running:
+            self._signal_worker(signal.SIGINT)
+
+    # The worker
+
+    def _start_worker(self) -> WorkerProcess:
+        worker = WorkerProcess()
+        for name, limit in self._rlimits.items():
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(worker.pid, getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+        self._selector.register(worker.socket, selectors.EVENT_READ, self._on_worker)
+        for pipe in worker.pipes:
+            self._selector.register(pipe.descriptor, selectors.EVENT_READ, self._on_text)
+        return worker
+
+    def _on_worker(self) -> None:
+        # What was written before a frame is in the pipes already, and goes first.
+        try:
+            data = self._worker.socket.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._selector.unregister(self._worker.socket)  # it ends; its exit is what counts
+            return
+        for header, body in self._worker.decoder.feed(data):
+            self._drain()
+            self._hear(header, body)
+
+    def _hear(self, header: dict[str, Any], body: bytes) -> None:
+        execution = self._execution
+        match header.get("ev"):
+            case "ready":
+                self._worker.ready = True
+                self._forget_idle_text()
+                if self._first_ready:
+                    self._first_ready = False
+                    self._tell({"ev": "ready", "version": VERSION, "python": sys.version.split()[0]})
+                waiting, self._waiting = self._waiting, []
+                for order, content in waiting:
+                    self._order(order, content)
+            case "preloaded":
+                self._forget_idle_text()
+                self._tell({"ev": "preloaded"})
+            case "began":
+                if execution is not None:
+                    execution.running = True
+                    if execution.kill_at is not None:
+                        self._signal_worker(signal.SIGINT)
+            case "output" | "clear" as event:
+                if execution is not None:
+                    if event == "output" and len(body) > execution.output_left:
+                        execution.truncated += len(body)
+                    else:
+                        execution.output_left -= len(body)
+                        self._tell({**header, "id": execution.id}, body)
+                self._worker.acknowledge()
+            case "done":
+                self._finish({"duration": header["duration"], "error": header["error"]})
+            case _:
+                pass
+
+    def _on_text(self) -> None:
+        self._drain(once=True)
+
+    def _drain(self, *, once: bool = False) -> None:
+        """Pass on what the worker's pipes hold: all of it, or one piece of each."""
+        for pipe in self._worker.pipes:
+            while True:
+                try:
+                    data = os.read(pipe.descriptor, _CHUNK)
+                except BlockingIOError:
+                    break
+                if not data:
+                    with contextlib.suppress(KeyError):
+                        self._selector.unregister(pipe.descriptor)
+                    break
+                self._pass_text(pipe.name, data)
+                if once:
+                    break
+
+    def _pass_text(self, stream: str, data: bytes) -> None:
+        execution = self._execution
+        if execution is None:
+            if self._idle_size < _CHUNK:
+                self._idle_text.append((stream, data))
+                self._idle_size += len(data)
+            return
+        kept = data[: execution.text_left]
+        execution.text_left -= len(kept)
+        execution.truncated += len(data) - len(kept)
+        if kept:
+            self._tell({"ev": "text", "id": execution.id, "stream": stream}, kept)
+
+    def _forget_idle_text(self) -> None:
+        self._idle_text, self._idle_size = [], 0
+
+    def _finish(self, outcome: dict[str, Any]) -> None:
+        execution = self._execution
+        if execution is None:
+            return
+        self._execution = None
+        files: list[dict[str, Any]] = []
+        after = self._tree.snapshot(_SNAPSHOT_LIMIT)
+        if after is not None and execution.before is not None:
+            changed = sorted(path for path, mark in after.items() if execution.before.get(path) != mark)
+            files = [
+                {"path": path, "size": after[path][0], "modified": after[path][1], "directory": False}
+                for path in changed[:100]
+            ]
+        self._tell({"ev": "done", "id": execution.id, "truncated": execution.truncated, "files": files, **outcome})
+
+    def _kill_worker(self) -> None:
+        self._killed = True
+        self._signal_worker(signal.SIGKILL)
+
+    def _signal_worker(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._worker.pid, number)
+
+    def _on_child(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake, 4096):
+                pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._worker.pid:
+                self._replace_worker(os.waitstatus_to_exitcode(status))
+
+    def _replace_worker(self, code: int) -> None:
+        """The worker has ended: end all it left, say so, and start another."""
+        oom_kills = _oom_kills()
+        out_of_memory = not self._killed and oom_kills > self._oom_kills
+        self._oom_kills = oom_kills
+        _kill_all_others()
+        with contextlib.suppress(OSError):
+            while data := self._worker.socket.recv(_CHUNK):
+                for header, body in self._worker.decoder.feed(data):
+                    self._drain()
+                    if header.get("ev") == "output":
+                        self._hear(header, body)
+        self._drain()
+        if not self._worker.ready:  # it could not even start, and a second one would fare no better
+            for _, text in self._idle_text:
+                os.write(2, text)
+            os._exit(1)
+        for descriptor in (self._worker.socket, *(pipe.descriptor for pipe in self._worker.pipes)):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(descriptor)
+        self._worker.close()
+        killed, self._killed = self._killed, False
+        execution = self._execution
+        if execution is not None:
+            crash = {"code": code, "killed": killed, "oom": out_of_memory}
+            self._finish({"duration": time.perf_counter() - execution.began_at, "error": None, "crash": crash})
+        self._worker = self._start_worker()
+
+    # Files
+
+    def _file_operation(self, operation: str, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        match operation:
+            case "open":
+                if len(self._files) >= _MAX_OPEN:
+                    raise OSError(errno.EMFILE, "too many transfers at once")
+                number = self._next_file
+                self._next_file += 1
+                if header["mode"] == "w":
+                    self._files[number] = Upload(self._tree, header["path"])
+                    return {"file": number}, b""
+                download = Download(self._tree, header["path"])
+                self._files[number] = download
+                return {"file": number, "entry": download.entry}, b""
+            case "read":
+                return {}, self._open_file(header, Download).read(min(int(header["size"]), 1 << 20))
+            case "write":
+                self._open_file(header, Upload).write(body)
+                return {}, b""
+            case "finish":
+                entry = self._open_file(header, Upload).finish()
+                del self._files[header["file"]]
+                return {"entry": entry}, b""
+            case "close":
+                file = self._files.pop(header["file"], None)
+                if file is not None:
+                    file.close()
+                return {}, b""
+            case "list":
+                entries = self._tree.entries(header["path"], recursive=bool(header["recursive"]))
+                return {}, json.dumps(entries).encode()
+            case "stat":
+                return {"entry": self._tree.entry(header["path"])}, b""
+            case "delete":
+                self._tree.delete(header["path"])
+                return {}, b""
+            case _:
+                raise OSError(errno.ENOSYS, f"unknown operation {operation!r}")
+
+    def _open_file(self, header: dict[str, Any], kind: type[Any]) -> Any:
+        file = self._files.get(header["file"])
+        if not isinstance(file, kind):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return file
+
+
+def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
+    pass
+
+
+def _kill_all_others() -> None:
+    """End every process in the sandbox but this one (and the first, which the kernel spares)."""
+    if os.getpid() > 2:  # not in a process namespace of our own: this is no sandbox
+        return
+    with contextlib.suppress(OSError):
+        os.kill(-1, signal.SIGKILL)
+
+
+def _oom_kills() -> int:
+    """How often the kernel has killed here for want of memory, as far as the sandbox can see its own limits."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+            for line in file:
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+    return 0
+
+
+def _enter(settings: dict[str, Any]) -> None:
+    """Give up what this process was born with, and make the sandbox a place to work in.
+
+    `settings` are the engine's: `uid`, where the engine starts this as root and has it step down by itself.
+    """
+    libc = ctypes.CDLL(None)
+    if (uid := settings.get("uid")) is not None:
+        for capability in range(64):  # those that the kernel does not know are an error to ignore
+            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24))  # the inheritable ones, too
+    # Without this, code of the same user could stop this process with ptrace, and with it the sandbox's end.
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    os.chdir(DATA_DIR)
+    os.makedirs(os.environ["HOME"], exist_ok=True)
+    if os.path.isdir(_CACHE):
+        shutil.copytree(_CACHE, os.environ["HOME"], dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def main() -> NoReturn:
+    """Be the supervisor on standard input and output."""
+    settings: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    _enter(settings)
+    # Anything printed here by mistake must not stand among the frames.
+    stdin, stdout = os.dup(0), os.dup(1)
+    os.dup2(2, 1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    try:
+        Supervisor(stdin, stdout, FileTree(), settings.get("rlimits", {})).serve()
+    except BrokenPipeError:
+        pass
+    finally:
+        _kill_all_others()
+    os._exit(0)
