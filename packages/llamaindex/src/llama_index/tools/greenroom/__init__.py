@@ -1,0 +1,14 @@
+"""Greenroom for LlamaIndex: a tool spec that runs Python in isolated, stateful sessions."""
+
+from llama_index.tools.greenroom.base import GreenroomToolSpec
+from llama_index.tools.greenroom.results import CodeOutput, Download, ModelBlocks, execution_of
+from llama_index.tools.greenroom.sessions import CONVERSATION_KEY
+
+__all__ = [
+    "CONVERSATION_KEY",
+    "CodeOutput",
+    "Download",
+    "GreenroomToolSpec",
+    "ModelBlocks",
+    "execution_of",
+]

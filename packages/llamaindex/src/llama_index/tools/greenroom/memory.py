@@ -1,0 +1,29 @@
+"""A chat memory that keeps figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.memory import ChatMemoryBuffer
+
+if TYPE_CHECKING:
+    from llama_index.core.workflow import Context
+
+
+class FigureMemory(ChatMemoryBuffer):
+    """The memory that agents have by default, but one that can be serialized with images in it.
+
+    The original cannot (llama-index-core 0.14.25), and a workflow leaves out of its serialized state what
+    cannot be serialized. As each run begins with the serialized state of the one before, a single figure
+    would make an agent forget the whole conversation.
+    """
+
+    def to_dict(self, **_: Any) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+async def keep_figures(ctx: Context[Any]) -> None:
+    """Let the memory of a workflow's agents keep images; any but the default one is left as it is."""
+    memory = await ctx.store.get("memory", default=None)
+    if type(memory) is ChatMemoryBuffer:
+        await ctx.store.set("memory", FigureMemory(**dict(memory)))  # with the same messages

@@ -1,0 +1,196 @@
+"""What a model and an application get from the tools."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from greenroom import (
+    EngineUnavailable,
+    Execution,
+    ExecutionError,
+    InvalidRequest,
+    Output,
+    SessionPool,
+)
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
+from llama_index.core.tools.calling import acall_tool  # pyright: ignore[reportUnknownVariableType]
+from llama_index.tools.greenroom import GreenroomToolSpec, ModelBlocks, execution_of
+
+if TYPE_CHECKING:
+    from conftest import ScriptedBackend
+
+PNG = b"\x89PNG\r\n\x1a\n and the rest of a picture"
+SVG = b"<svg/>"
+FAILURE = Execution(
+    "1",
+    "failed",
+    stdout="before\n",
+    outputs=(Output({"image/png": base64.b64encode(PNG).decode()}),),
+    error=ExecutionError("NameError", "name 'x' is not defined", "NameError: name 'x' is not defined"),
+)
+
+
+def chart(**data: str) -> Execution:
+    return Execution("1", "succeeded", outputs=(Output(data), Output({"text/plain": "no picture"})))
+
+
+@pytest.fixture
+def spec(pool: SessionPool) -> GreenroomToolSpec:
+    return GreenroomToolSpec(session=pool.session("one-for-all"))
+
+
+@pytest.fixture
+def run_python(spec: GreenroomToolSpec) -> FunctionTool:
+    return spec.to_tool_list()[0]
+
+
+def test_the_tool_introduces_itself_to_models_and_is_short_enough_for_every_provider(
+    run_python: FunctionTool,
+) -> None:
+    described = run_python.metadata.to_openai_tool()["function"]
+    assert described["name"] == "run_python"
+    assert described["description"].startswith("Run Python code in an isolated sandbox")
+    assert described["description"].endswith("are kept from call to call.")
+    assert described["parameters"]["properties"]["code"]["description"]
+
+
+def test_the_model_reads_one_text_and_sees_the_figures(run_python: FunctionTool, backend: ScriptedBackend) -> None:
+    backend.outcomes["plot()"] = chart(**{"image/png": base64.b64encode(PNG).decode()})
+    text, image = run_python.call(code="plot()").blocks
+    assert isinstance(text, TextBlock)
+    assert "figure-1.png" in text.text
+    assert isinstance(image, ImageBlock)
+    assert image.image_mimetype == "image/png"
+    assert image.resolve_image().read() == PNG
+
+
+def test_the_model_sees_no_figure_in_a_format_that_makes_providers_refuse_the_conversation(
+    run_python: FunctionTool, backend: ScriptedBackend
+) -> None:
+    backend.outcomes["plot()"] = chart(**{"image/svg+xml": SVG.decode()})
+    output = run_python.call(code="plot()")
+    assert [type(block) for block in output.blocks] == [TextBlock]
+    execution = execution_of(output)
+    assert execution is not None
+    assert [(image.mime, image.data) for image in execution.images] == [("image/svg+xml", SVG)]
+
+
+def test_figures_can_be_kept_from_the_model_and_still_reach_the_application(
+    pool: SessionPool, backend: ScriptedBackend
+) -> None:
+    backend.outcomes["plot()"] = chart(**{"image/png": base64.b64encode(PNG).decode()})
+    output = GreenroomToolSpec(session=pool.session(), images=False).to_tool_list()[0].call(code="plot()")
+    assert [type(block) for block in output.blocks] == [TextBlock]
+    assert "figure-1.png" in output.content
+    execution = execution_of(output)
+    assert execution is not None
+    assert [(image.mime, image.data) for image in execution.images] == [("image/png", PNG)]
+
+
+def test_the_text_keeps_to_its_budget(pool: SessionPool, backend: ScriptedBackend) -> None:
+    backend.outcomes["print(…)"] = Execution("1", "succeeded", stdout="x" * 100_000)
+    output = GreenroomToolSpec(session=pool.session(), budget=600).to_tool_list()[0].call(code="print(…)")
+    assert len(output.content) <= 600
+    assert "characters left out" in output.content
+
+
+def test_a_failure_keeps_what_the_code_printed_and_drew_before_it(
+    run_python: FunctionTool, backend: ScriptedBackend
+) -> None:
+    backend.outcomes["x"] = FAILURE
+    output = run_python.call(code="x")
+    assert output.is_error
+    assert "before" in output.content
+    assert [type(block) for block in output.blocks] == [TextBlock, ImageBlock]
+    assert execution_of(output) == FAILURE
+
+
+@pytest.mark.parametrize("code", ["", " \n", "```python\n```", "\ud800"])
+async def test_code_that_is_none_is_a_result_that_the_model_can_mend(
+    run_python: FunctionTool, backend: ScriptedBackend, code: str
+) -> None:
+    for output in (run_python.call(code=code), await run_python.acall(code=code)):
+        assert output.is_error
+        assert "code" in output.content
+        assert isinstance(output.exception, InvalidRequest)
+    assert not backend.runs
+
+
+async def test_what_no_code_can_mend_is_raised(run_python: FunctionTool, backend: ScriptedBackend) -> None:
+    backend.outcomes["1"] = EngineUnavailable("Start Docker.")
+    with pytest.raises(EngineUnavailable):
+        run_python.call(code="1")
+    with pytest.raises(EngineUnavailable):
+        await run_python.acall(code="1")
+
+
+async def test_both_spellings_give_the_same(spec: GreenroomToolSpec, backend: ScriptedBackend) -> None:
+    backend.outcomes["x"] = FAILURE
+    blocks = spec.run_python("x")
+    assert blocks == await spec.arun_python("x")
+    assert blocks.artifact == FAILURE
+
+
+async def test_a_model_that_calls_the_parameter_otherwise_is_understood(
+    run_python: FunctionTool, backend: ScriptedBackend
+) -> None:
+    output = await acall_tool(run_python, {"python_code": "1 + 1"})
+    assert not output.is_error
+    assert [code for _, code, _ in backend.runs] == ["1 + 1"]
+
+
+def test_an_application_can_describe_a_tool_in_its_own_words(spec: GreenroomToolSpec) -> None:
+    own = ToolMetadata("Runs R. Just kidding.", name="calculator")
+    (tool,) = spec.to_tool_list(["run_python"], {"run_python": own})
+    assert tool.metadata is own
+
+
+def test_an_application_can_add_tools_of_its_own(pool: SessionPool) -> None:
+    class Extended(GreenroomToolSpec):
+        def today(self) -> str:
+            """Say which day it is."""
+            return "Monday"
+
+    (tool,) = Extended(pool).to_tool_list(["today"])
+    assert tool.metadata.description == "Say which day it is."
+    assert tool.call().content == "Monday"
+
+
+def test_an_output_survives_the_serialization_of_a_workflow(run_python: FunctionTool, backend: ScriptedBackend) -> None:
+    backend.outcomes["x"] = FAILURE
+    output = run_python.call(code="x")
+    again = ToolOutput(**json.loads(output.model_dump_json()))
+    assert again.blocks == output.blocks
+    assert again.is_error
+
+
+def test_a_result_outside_of_an_execution_has_none(spec: GreenroomToolSpec) -> None:
+    list_files = next(tool for tool in spec.to_tool_list() if tool.metadata.name == "list_files")
+    assert execution_of(list_files.call()) is None
+    assert execution_of(ToolOutput("other", "text", raw_input={}, raw_output={"artifact": 1})) is None
+
+
+def test_a_call_of_the_function_itself_returns_the_blocks_of_a_message(spec: GreenroomToolSpec) -> None:
+    blocks = spec.run_python("1")
+    assert isinstance(blocks, ModelBlocks)
+    assert ChatMessage(role="tool", blocks=blocks).content == "stdout:\nran"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pool": ..., "session": ...},
+        {"session": ..., "session_per_call": True},
+        {"pool": ..., "session_per_call": True, "uploads": "."},
+        {"pool": ..., "uploads": "no-such-directory"},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(pool: SessionPool, options: dict[str, Any]) -> None:
+    real: dict[str, Any] = {"pool": pool, "session": pool.session()}
+    with pytest.raises(InvalidRequest):
+        GreenroomToolSpec(**{name: real.get(name, value) for name, value in options.items()})

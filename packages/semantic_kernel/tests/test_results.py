@@ -1,0 +1,225 @@
+"""What a model, a filter and the application get from a call."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (the arguments and filters of a kernel are partly untyped)
+
+import asyncio
+import base64
+import copy
+import pickle
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import pytest
+from greenroom import (
+    EngineUnavailable,
+    Execution,
+    ExecutionError,
+    InvalidRequest,
+    Output,
+    PoolClosed,
+    PoolFull,
+    SandboxLost,
+    SessionPool,
+    StreamText,
+)
+from greenroom_semantic_kernel import ExecutionText, GreenroomPlugin, executions, image_contents
+from semantic_kernel import Kernel
+from semantic_kernel.contents import FunctionCallContent, FunctionResultContent
+from semantic_kernel.exceptions import KernelInvokeException
+from semantic_kernel.filters import FilterTypes, FunctionInvocationContext
+from semantic_kernel.functions import FunctionResult, KernelArguments, KernelPlugin
+
+from .doubles import Stage
+
+Next: TypeAlias = Callable[[FunctionInvocationContext], Awaitable[None]]
+
+PIXEL = b"\x89PNG pixel"
+SVG = "<svg/>"
+FIGURES = Execution(
+    id="1",
+    status="succeeded",
+    stdout="drawn\n",
+    outputs=(
+        Output({"image/png": base64.b64encode(PIXEL).decode(), "text/plain": "<Figure>"}),
+        Output({"image/svg+xml": SVG, "text/plain": "<Drawing>"}),
+    ),
+)
+FAILED = Execution(id="1", status="failed", error=ExecutionError("NameError", "name 'x' is not defined"))
+
+
+@pytest.fixture
+def plugin(pool: SessionPool) -> GreenroomPlugin:
+    return GreenroomPlugin(session=pool.session())
+
+
+@pytest.fixture
+def kernel(plugin: GreenroomPlugin) -> Kernel:
+    kernel = Kernel()
+    kernel.add_plugin(plugin)
+    return kernel
+
+
+async def run(kernel: Kernel, code: str) -> FunctionResult:
+    result = await kernel.invoke(plugin_name="greenroom", function_name="run_python", code=code)
+    assert result is not None
+    return result
+
+
+async def test_the_model_reads_the_text_made_for_models(kernel: Kernel, stage: Stage) -> None:
+    stage.answer = FIGURES
+    assert str(await run(kernel, "draw()")) == FIGURES.text_for_model()
+
+
+async def test_a_result_keeps_the_budget(pool: SessionPool, stage: Stage) -> None:
+    stage.answer = Execution(id="1", status="succeeded", stdout="long " * 1000)
+    plugin = GreenroomPlugin(session=pool.session(), budget=300)
+    assert len(await plugin.run_python("show()")) <= 300
+
+
+async def test_a_result_brings_the_whole_execution(kernel: Kernel, stage: Stage) -> None:
+    stage.answer = FIGURES
+    text = (await run(kernel, "draw()")).value
+    assert isinstance(text, ExecutionText)
+    assert [(image.mime, image.data) for image in text.execution.images] == [
+        ("image/png", PIXEL),
+        ("image/svg+xml", SVG.encode()),
+    ]
+
+
+def test_a_result_outlives_copying_and_pickling() -> None:
+    text = ExecutionText.of(FIGURES, 1000)
+    for duplicate in (copy.copy(text), copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
+        assert (duplicate, duplicate.execution) == (text, FIGURES)
+
+
+async def test_a_failed_execution_is_a_result(kernel: Kernel, stage: Stage) -> None:
+    stage.answer = FAILED
+    result = await run(kernel, "x")
+    assert str(result).startswith("The code failed")
+    assert result.value.execution.status == "failed"
+
+
+async def test_empty_code_is_answered_with_the_rule(kernel: Kernel) -> None:
+    assert "it is empty" in str(await run(kernel, "  \n"))
+
+
+async def test_a_lost_sandbox_is_a_result_as_the_next_call_gets_a_new_one(kernel: Kernel, stage: Stage) -> None:
+    stage.answer = SandboxLost("The sandbox ended; its variables and files are gone.")
+    assert "are gone" in str(await run(kernel, "1"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PoolFull("All 2 sessions are taken.", sessions=2, retry_after=9),
+        EngineUnavailable("Install bubblewrap."),
+        PoolClosed("Closed."),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_no_model_can_mend_is_raised(kernel: Kernel, stage: Stage, error: Exception) -> None:
+    stage.answer = error
+    with pytest.raises(KernelInvokeException) as raised:
+        await run(kernel, "1")
+    assert raised.value.__cause__ is error
+
+
+async def test_filters_see_arguments_and_results(kernel: Kernel, stage: Stage) -> None:
+    stage.answer = FIGURES
+    seen: list[tuple[str, Execution]] = []
+
+    async def watch(context: FunctionInvocationContext, next: Next) -> None:  # noqa: A002  the kernel's name
+        await next(context)
+        assert context.result is not None
+        seen.append((context.arguments["code"], context.result.value.execution))
+
+    kernel.add_filter(FilterTypes.FUNCTION_INVOCATION, watch)
+    await run(kernel, "draw()")
+    assert seen == [("draw()", FIGURES)]
+
+
+async def test_filters_can_change_the_code(kernel: Kernel, stage: Stage) -> None:
+    async def replace(context: FunctionInvocationContext, next: Next) -> None:  # noqa: A002  as above
+        context.arguments["code"] = "print(2)"
+        await next(context)
+
+    kernel.add_filter(FilterTypes.FUNCTION_INVOCATION, replace)
+    await run(kernel, "print(1)")
+    assert stage.codes == ["print(2)"]
+
+
+def test_figures_become_image_content_where_the_application_asks() -> None:
+    contents = image_contents(FIGURES)
+    assert [(content.mime_type, content.data) for content in contents] == [("image/png", PIXEL)]
+    assert str(contents[0]) == "data:image/png;base64," + base64.b64encode(PIXEL).decode()
+
+
+def test_executions_are_found_in_messages() -> None:
+    request = FunctionCallContent(id="1", name="greenroom-run_python", arguments="{}")
+    results = [
+        FunctionResultContent.from_function_call_content_and_result(request, value)
+        for value in (
+            ExecutionText.of(FAILED, 1000),
+            "the text of another function",
+            ExecutionText.of(FIGURES, 1000),
+        )
+    ]
+    assert executions(*(result.to_chat_message_content() for result in results)) == [FAILED, FIGURES]
+
+
+async def test_output_is_told_while_code_runs_with_the_arguments_of_its_invocation(
+    pool: SessionPool, stage: Stage
+) -> None:
+    stage.says = ("one\n", "two\n")
+    stage.answer = Execution(id="1", status="succeeded", stdout="one\ntwo\n")
+    told: list[tuple[object, str]] = []
+
+    async def tell(output: StreamText | Output, arguments: KernelArguments) -> None:
+        assert isinstance(output, StreamText)
+        told.append((arguments["request"], output.text))
+
+    kernel = Kernel()
+    kernel.add_plugin(GreenroomPlugin(session=pool.session(), on_output=tell))
+    result = await kernel.invoke(plugin_name="greenroom", function_name="run_python", code="go()", request=7)
+    assert told == [(7, "one\n"), (7, "two\n")]
+    assert str(result) == stage.answer.text_for_model()
+
+
+async def test_an_error_of_whoever_is_told_ends_the_code(pool: SessionPool, stage: Stage) -> None:
+    stage.says, stage.endless = ("one\n",), True
+
+    async def tell(output: StreamText | Output, arguments: KernelArguments) -> None:
+        raise ConnectionResetError("The browser is gone.")
+
+    plugin = GreenroomPlugin(session=pool.session(), on_output=tell)
+    with pytest.raises(ConnectionResetError):
+        await plugin.run_python("while True: print('one')")
+    assert await asyncio.to_thread(stage.interrupted.wait, 5)
+
+
+def test_the_model_is_told_whether_state_is_kept(pool: SessionPool) -> None:
+    def description(plugin: GreenroomPlugin) -> str:
+        return Kernel().add_plugin(plugin)["run_python"].description or ""
+
+    assert "are kept from call to call" in description(GreenroomPlugin(pool=pool))
+    assert "starts afresh" in description(GreenroomPlugin(pool=pool, session_per_call=True))
+
+
+async def test_the_plugin_works_under_another_name(plugin: GreenroomPlugin) -> None:
+    kernel = Kernel()
+    kernel.add_plugin(KernelPlugin.from_object("python", plugin))
+    result = await kernel.invoke(plugin_name="python", function_name="run_python", code="1")
+    assert result is not None
+    assert result.value.execution.succeeded
+
+
+async def test_the_application_can_call_the_functions_itself(plugin: GreenroomPlugin, stage: Stage) -> None:
+    stage.answer = FIGURES
+    assert (await plugin.run_python("draw()")).execution is FIGURES
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_is_a_positive_number_of_seconds(pool: SessionPool, timeout: float) -> None:
+    with pytest.raises(InvalidRequest, match="positive number of seconds"):
+        GreenroomPlugin(pool=pool, timeout=timeout)
