@@ -34,10 +34,10 @@ def connect(url: str | None = None, **options: Any) -> SessionPool:
     if url is None:
         return _best(options)
     parts = urlsplit(url)
-    if parts.scheme not in _ENGINES:
+    if parts.scheme not in ENGINES:
         raise InvalidRequest(
             f"The pool {url!r:.200} is not valid: its scheme is {parts.scheme!r}, and the known ones are "
-            f"{', '.join(f'{scheme}:' for scheme in _ENGINES)}."
+            f"{', '.join(f'{scheme}:' for scheme in ENGINES)}."
         )
     if parts.netloc or parts.path or parts.fragment:
         raise InvalidRequest(f'The pool {url!r:.200} is not valid: it is written "{parts.scheme}:?option=value".')
@@ -64,7 +64,7 @@ def _docker(options: Mapping[str, Any]) -> Engine:
     return DockerEngine(**options)
 
 
-_ENGINES: dict[str, tuple[Callable[[Mapping[str, Any]], Engine], tuple[str, ...]]] = {
+ENGINES: dict[str, tuple[Callable[[Mapping[str, Any]], Engine], tuple[str, ...]]] = {
     "bubblewrap": (_bubblewrap, ("python",)),
     "docker": (_docker, ("image", "runtime", "host")),
 }
@@ -72,7 +72,7 @@ _ENGINES: dict[str, tuple[Callable[[Mapping[str, Any]], Engine], tuple[str, ...]
 
 
 def _open(scheme: str, options: Mapping[str, Any]) -> SessionPool:
-    make, names = _ENGINES[scheme]
+    make, names = ENGINES[scheme]
     settings = PoolSettings.parse(
         {name: value for name, value in options.items() if name not in names}, also_known=names
     )
@@ -86,7 +86,7 @@ def _open(scheme: str, options: Mapping[str, Any]) -> SessionPool:
 
 def _best(options: Mapping[str, Any]) -> SessionPool:
     tried: list[str] = []
-    for scheme in _ENGINES:
+    for scheme in ENGINES:
         try:
             return _open(scheme, options)
         except EngineUnavailable as error:

@@ -14,12 +14,14 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
-from greenroom.engines import cgroups, seccomp
+from greenroom.engines import cgroups, fontcache, seccomp
 from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
@@ -79,11 +81,12 @@ class BubblewrapSandbox(Sandbox):
         return text or (f"it ended with exit code {code}" if code is not None else "")
 
     async def _kill(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()  # bubblewrap's children end with it
-        if self._group is not None:
-            self._group.kill()
+        # The first process inside takes all others with it, and is out of bubblewrap's own reach when it has
+        # changed its user.
+        for pid in [*self._children(), self._process.pid]:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _KILL_PATIENCE)
         self._error_reader.cancel()
@@ -92,6 +95,12 @@ class BubblewrapSandbox(Sandbox):
             self._process.stdin.close()
         if self._group is not None:
             await asyncio.to_thread(self._group.remove)
+
+    def _children(self) -> list[int]:
+        pid = self._process.pid
+        with contextlib.suppress(OSError):
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
 
     async def _read_errors(self) -> None:
         assert self._process.stderr is not None  # noqa: S101
@@ -114,6 +123,8 @@ class BubblewrapEngine(Engine):
         self._hierarchy: cgroups.Hierarchy | None = None
         self._executable = ""
         self._checked = False
+        self._font_cache = Path()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def check(self) -> None:
         if self._checked:
@@ -129,6 +140,9 @@ class BubblewrapEngine(Engine):
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
         self._checked = True
+        self._font_cache = fontcache.place(self._python)
+        if not self._font_cache.exists():  # until it is there, sandboxes do without
+            self._in_background(self._make_font_cache())
 
     async def start(self, limits: Limits) -> Sandbox:
         await self.check()
@@ -141,14 +155,14 @@ class BubblewrapEngine(Engine):
             # A user of its own in the eyes of the kernel, unlike any other sandbox's; the runner becomes it.
             settings["uid"] = user = 0x60000000 + secrets.randbelow(0x10000000)
         command = runner_command(self._python, json.dumps(settings))
+        mounts: tuple[str, ...] = ()
+        if self._font_cache.exists():
+            mounts = ("--ro-bind", str(self._font_cache), f"{RUNNER_HOME}/cache/matplotlib")
+        spawn = asyncio.create_task(self._spawn(command, user, limits, group, mounts))
         try:
-            # Cancelling must not lose a process that is about to exist.
-            process = await asyncio.shield(spawn := asyncio.create_task(self._spawn(command, user, limits, group)))
+            process = await asyncio.shield(spawn)
         except BaseException:
-            if not spawn.done():
-                spawn.add_done_callback(_kill_late)
-            if group is not None:
-                await asyncio.to_thread(group.remove)
+            self._in_background(_abandon(spawn, group))
             raise
         return BubblewrapSandbox(process, group)
 
@@ -156,7 +170,32 @@ class BubblewrapEngine(Engine):
         return self._hierarchy.sweep() if self._hierarchy is not None else 0
 
     async def close(self) -> None:
-        pass
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_KILL_PATIENCE)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_KILL_PATIENCE)
+
+    def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._tasks.add(task := asyncio.create_task(coroutine))
+        task.add_done_callback(self._tasks.discard)
+
+    async def _make_font_cache(self) -> None:
+        command = [self._python, "-I", "-c", fontcache.MAKE]
+
+        async def run(directory: Path) -> int:
+            writable = ("--bind", str(directory), RUNNER_ENVIRONMENT["MPLCONFIGDIR"])
+            process = await self._spawn(command, _INSIDE_USER, Limits(), None, writable)
+            try:
+                await process.communicate()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+            return process.returncode or 0
+
+        with contextlib.suppress(OSError):  # a full disk, a home that cannot be written to
+            await fontcache.make(self._font_cache, run)
 
     async def _try(self, command: list[str]) -> tuple[int, str]:
         process = await self._spawn(command, _INSIDE_USER, Limits(), None)
@@ -178,7 +217,12 @@ class BubblewrapEngine(Engine):
         return f"bubblewrap does not work here: {errors or 'it said nothing'}."
 
     async def _spawn(
-        self, command: list[str], user: int, limits: Limits, group: cgroups.Group | None
+        self,
+        command: list[str],
+        user: int,
+        limits: Limits,
+        group: cgroups.Group | None,
+        mounts: tuple[str, ...] = (),
     ) -> asyncio.subprocess.Process:
         with contextlib.ExitStack() as stack:
             passed: list[int] = []
@@ -205,7 +249,7 @@ class BubblewrapEngine(Engine):
                 arguments += ["--seccomp", content(filter_program)]
             if group is not None and (events := group.memory_events) is not None:
                 arguments += ["--ro-bind", str(events[0]), events[1]]
-            arguments += ["--remount-ro", "/", "--", *command]
+            arguments += [*mounts, "--remount-ro", "/", "--", *command]
             if group is not None:
                 arguments = ["/bin/sh", "-c", _JOIN, "sh", *map(str, group.members), "--", *arguments]
             return await asyncio.create_subprocess_exec(
@@ -235,7 +279,7 @@ def _find_executable() -> str:
 
 
 def _isolation(limits: Limits) -> Iterator[str]:
-    yield from ("--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try")
+    yield from ("--unshare-ipc", "--unshare-pid", "--as-pid-1", "--unshare-uts", "--unshare-cgroup-try")
     if not limits.network:
         yield "--unshare-net"
     yield from (
@@ -259,7 +303,7 @@ def _file_system(python: Path, limits: Limits) -> Iterator[str]:
     # bubblewrap makes missing parents private, and the sandbox's user is not the one who made them.
     targets = [
         *_interpreter(python),
-        Path(RUNNER_HOME, "x"),
+        Path(RUNNER_HOME, "cache/x"),
         Path("/etc/ssl/x"),
         Path(f"{cgroups.MOUNT}/memory/x"),
     ]
@@ -296,7 +340,12 @@ def _interpreter(python: Path) -> list[Path]:
     return [path for path in dict.fromkeys(found) if path != Path("/usr") and Path("/usr") not in path.parents]
 
 
-def _kill_late(spawn: asyncio.Task[asyncio.subprocess.Process]) -> None:
-    if not spawn.cancelled() and spawn.exception() is None:
-        with contextlib.suppress(ProcessLookupError):
-            spawn.result().kill()
+async def _abandon(spawn: asyncio.Task[asyncio.subprocess.Process], group: cgroups.Group | None) -> None:
+    """See a start ended that nobody waits for any more: the process may yet come to be."""
+    try:
+        process = await spawn
+    except (OSError, asyncio.CancelledError):
+        if group is not None:
+            await asyncio.to_thread(group.remove)
+    else:
+        await BubblewrapSandbox(process, group).kill()

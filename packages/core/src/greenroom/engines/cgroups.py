@@ -41,12 +41,6 @@ class Group:
                     return directory / name, f"{MOUNT}/{place}{name}"
         return None
 
-    def kill(self) -> None:
-        """End every process in it, with the kernel's help where it is new enough."""
-        for directory in self.directories:
-            with contextlib.suppress(OSError):
-                (directory / "cgroup.kill").write_text("1")
-
     def remove(self, *, patience: float = 2.0) -> None:
         """Remove the group once its last process is gone; what stays is for the sweep of the next engine."""
         deadline = time.monotonic() + patience

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from greenroom.errors import EngineUnavailable, InvalidRequest
 
@@ -19,8 +21,6 @@ except ModuleNotFoundError as error:
 
 FAILURES = (aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError)
 """What a call of aiodocker raises when the engine does not answer, or refuses."""
-
-DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 _URL = re.compile(r"(unix|npipe|tcp|http|https|ssh)://.+")
 _UNREACHABLE = 900  # aiodocker's status for "no connection"
@@ -56,18 +56,28 @@ class Daemon:
         # Each attached sandbox holds a connection, and the connector would stop at 100 without a word.
         self.client.connector._limit = 0  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
+    async def request(self, method: str, path: str, **options: Any) -> aiohttp.ClientResponse:
+        """A call that aiodocker does not make, or not with all its options, which are aiohttp's here.
+
+        Raises:
+            any of `FAILURES`.
+        """
+        response = await self.client.session.request(method, f"{self.client.docker_host}/{path}", **options)
+        if response.status >= 400:
+            raise await refusal(response)
+        return response
+
     async def close(self) -> None:
         await self.client.close()
 
-    def unavailable(self, error: BaseException, doing: str = "") -> EngineUnavailable:
-        """The error to raise for a failed call; `doing` says what for, as in `"start a sandbox"`."""
+    def unavailable(self, error: BaseException, doing: str) -> EngineUnavailable:
+        """The error to raise for a failed call; `doing` says what it was for, as in `"start a sandbox"`."""
         if isinstance(error, TimeoutError):
             return EngineUnavailable(f"The Docker engine at {self.address} did not answer in time. Restart Docker.")
         if isinstance(error, aiodocker.DockerError) and error.status != _UNREACHABLE:
-            return EngineUnavailable(f"The Docker engine at {self.address} refused to {doing}: {error.message}")
-        cause = error.__context__
-        refused = isinstance(cause, aiohttp.ClientConnectorError) and isinstance(cause.os_error, PermissionError)
-        if refused:
+            return EngineUnavailable(f"The Docker engine at {self.address} could not {doing}: {error.message}")
+        cause = error.__context__ if isinstance(error, aiodocker.DockerError) else error
+        if isinstance(cause, aiohttp.ClientConnectorError) and isinstance(cause.os_error, PermissionError):
             return EngineUnavailable(
                 f"This user may not use the Docker engine at {self.address}. Add the user to the group that owns "
                 'the socket (sudo usermod -aG docker "$USER", then log in again), '
@@ -76,6 +86,20 @@ class Daemon:
         return EngineUnavailable(
             f'No Docker engine answers at {self.address}. Start Docker, or use greenroom.connect("bubblewrap:").'
         )
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of an engine's refusal; None if it did not answer."""
+    return error.status if isinstance(error, aiodocker.DockerError) and error.status != _UNREACHABLE else None
+
+
+async def refusal(response: aiohttp.ClientResponse) -> aiodocker.DockerError:
+    """The error to raise for a response with a status that was not asked for; it is read to its end."""
+    async with response:
+        text = await response.text()
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        text = json.loads(text)["message"]
+    return aiodocker.DockerError(response.status, text)
 
 
 def _current_context() -> str | None:
@@ -92,7 +116,6 @@ def _default_host() -> str:
     if os.name == "nt":
         return "npipe:////./pipe/docker_engine"
     rootless = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent"), "docker.sock")
-    for path in (Path("/var/run/docker.sock"), rootless, Path.home() / ".docker/run/docker.sock"):
-        if path.is_socket():
-            return f"unix://{path}"
-    return DEFAULT_HOST
+    usual = Path("/var/run/docker.sock")
+    candidates = (usual, rootless, Path.home() / ".docker/run/docker.sock")
+    return f"unix://{next(filter(Path.is_socket, candidates), usual)}"

@@ -1,62 +1,75 @@
 """Sandboxes by Docker: one container each, with its frames over the attached standard input and output.
 
 A container has no network, no capability, no way to gain one, a read-only root, an unprivileged user and Docker's
-own filter on system calls. All that it can write is in memory and within its limits. It ends when its input does,
-which Docker closes when the attached connection goes, whatever became of its owner, and Docker then removes it.
+own filter on system calls; all that it can write is memory, within its limits. Docker closes its standard input
+when the attached connection goes, whatever became of the owner; the supervisor then ends, and Docker removes the
+container.
 """
+
+# aiodocker passes further parameters on as **kwargs without a type.
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import uuid
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
-from greenroom.engines import image, owner
+from greenroom.engines import owner
+from greenroom.engines.attachment import STDERR, Attachment
 from greenroom.engines.base import RUNNER_ENVIRONMENT, Engine, Limits, Sandbox, runner_command
-from greenroom.engines.daemon import FAILURES, Daemon, aiodocker
-from greenroom.errors import EngineUnavailable, ImageMissing, InvalidRequest
+from greenroom.engines.daemon import FAILURES, Daemon, status_of
+from greenroom.engines.image import BASE_IMAGE, BASE_LABEL, RUNNER_LABEL, build_command, default_image, runner_digest
+from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
+
+if TYPE_CHECKING:
+    from aiodocker.containers import DockerContainer
 
 _CHECK_PATIENCE = 5.0
 _START_PATIENCE = 60.0
 _KILL_PATIENCE = 10.0
 _EVENTS_PATIENCE = 1.0
-_STDERR = 2
 _STDERR_KEPT = 8192
+_KILLED = "137"  # 128 + SIGKILL
+
+# By their name in what Docker says of itself.
+_LIMITS = {"MemoryLimit": "the memory", "CpuCfsQuota": "the processors", "PidsLimit": "the processes"}
 
 _log = logging.getLogger(__name__)
 
 
 class DockerSandbox(Sandbox):
-    """A running container, attached."""
+    """A container and the connection attached to it."""
 
-    def __init__(self, container: aiodocker.containers.DockerContainer, stream: aiodocker.stream.Stream) -> None:
-        self.id = container.id
+    def __init__(self, daemon: Daemon, container: DockerContainer, attachment: Attachment, name: str) -> None:
+        self.id = name
+        self._daemon = daemon
         self._container = container
-        self._stream = stream
-        self._sending = asyncio.Lock()
-        self._ended = False
+        self._attachment = attachment
         self._errors = bytearray()
+        self._ended = False
         self._end: asyncio.Task[None] | None = None
 
     async def send(self, data: bytes) -> None:
-        # A cancelled wait inside aiohttp would cancel the wait of whoever sends next.
-        await asyncio.shield(asyncio.ensure_future(self._send(data)))
+        await self._attachment.write(data)
 
     async def receive(self) -> bytes:
         while not self._ended:
-            try:
-                message = await self._stream.read_out()
-            except FAILURES:
-                message = None
-            if message is None:
+            piece = await self._attachment.read()
+            if piece is None:
                 self._ended = True
-            elif message.stream == _STDERR:
-                self._errors += message.data
+                self._attachment.close()
+                break
+            stream, data = piece
+            if stream == STDERR:
+                self._errors += data
                 del self._errors[:-_STDERR_KEPT]
-            elif message.data:
-                return message.data
+            elif data:
+                return data
         return b""
 
     async def kill(self) -> None:
@@ -65,31 +78,225 @@ class DockerSandbox(Sandbox):
         await asyncio.shield(self._end)
 
     async def diagnosis(self) -> str:
-        text = self._errors.decode("utf-8", "replace").strip()
-        if self._end is not None and not self._ended:
-            return text  # it ended because it was told to
-        events = await self._last_events()
-        if any(event["Action"] == "oom" for event in events):
-            return "out of memory"
-        code = next((event["Actor"]["Attributes"].get("exitCode") for event in events if event["Action"] == "die"), None)
-        return text or (f"it ended with exit code {code}" if code is not None else "")
-
-    async def _send(self, data: bytes) -> None:
-        async with self._sending:
-            if self._ended or self._end is not None:
-                raise ConnectionResetError(f"The sandbox {self.id} has ended.")
-            try:
-                await self._stream.write_in(data)
-            except (AssertionError, RuntimeError) as error:  # how aiodocker finds that the connection has gone
-                raise ConnectionResetError(f"The sandbox {self.id} has ended.") from error
+        said = self._errors.decode("utf-8", "replace").strip()
+        if self._end is not None:
+            return said
+        code = None
+        async for event in self._last_events():
+            if event["Action"] == "oom":
+                return "it ran out of memory"
+            code = event["Actor"]["Attributes"].get("exitCode")
+        if code == _KILLED:
+            return said or "it was killed, most likely for want of memory"
+        return said or (f"it ended with exit code {code}" if code is not None else "")
 
     async def _kill(self) -> None:
-        await _remove(self._container)
-        await self._stream.close()
+        try:
+            await _remove(self._container, self.id)
+        finally:
+            self._attachment.close()
 
-    async def _last_events(self) -> list[dict[str, Any]]:
-        """What Docker remembers of the container's end: the container itself is removed by then."""
-        filters = {"container": [self.id], "event": ["oom", "die"]}
-        events: list[dict[str, Any]] = []
-        ...
-        return events
+    async def _last_events(self) -> AsyncIterator[dict[str, Any]]:
+        """What Docker remembers of the container's end, as the container itself is removed."""
+        parameters = {"since": "1", "filters": json.dumps({"container": [self.id], "event": ["oom", "die"]})}
+        with contextlib.suppress(*FAILURES):
+            async with (
+                asyncio.timeout(_EVENTS_PATIENCE),
+                await self._daemon.request("GET", "events", params=parameters) as response,
+            ):
+                async for line in response.content:
+                    event = json.loads(line)
+                    yield event
+                    if event["Action"] == "die":
+                        return
+
+
+class DockerEngine(Engine):
+    """Makes sandboxes with a Docker engine, on this machine or elsewhere.
+
+    Args:
+        image: the image of the sandboxes; by default that of this version, `greenroom-python:<version>`.
+        runtime: the OCI runtime, such as `runsc` for gVisor; by default Docker's own.
+        host: the URL of the Docker engine; by default that of Docker's own command line.
+    """
+
+    name = "docker"
+
+    def __init__(self, *, image: str | None = None, runtime: str | None = None, host: str | None = None) -> None:
+        self._image = image or default_image()
+        self._runtime = runtime
+        self._host = host
+        self._opened: Daemon | None = None
+        self._undoings: set[asyncio.Task[None]] = set()
+
+    async def check(self) -> None:
+        try:
+            await self._check(self._daemon())
+        except BaseException:
+            await self.close()  # nobody closes what they could not use
+            raise
+
+    async def start(self, limits: Limits) -> Sandbox:
+        daemon = self._daemon()
+        name = f"greenroom-{uuid.uuid4().hex[:12]}"
+        container = daemon.client.containers.container(name)
+        create = asyncio.ensure_future(daemon.client.containers.create(self._config(limits), name=name))
+        attachment: Attachment | None = None
+        try:
+            async with asyncio.timeout(_START_PATIENCE):
+                await asyncio.shield(create)  # what Docker has been asked for cannot be taken back
+                attachment = await Attachment.open(daemon, name)
+                await container.start()
+        except BaseException as error:
+            if attachment is not None:
+                attachment.close()
+            await self._see_through(_undo(create, container, name))
+            if isinstance(error, FAILURES):
+                raise self._refusal(daemon, error, "start a sandbox") from error
+            raise
+        return DockerSandbox(daemon, container, attachment, name)
+
+    async def sweep(self) -> int:
+        daemon = self._daemon()
+        try:
+            async with asyncio.timeout(_CHECK_PATIENCE):
+                found = await daemon.client.containers.list(
+                    all=True, filters=json.dumps({"label": [f"{owner.MACHINE}={owner.machine()}"]})
+                )
+        except FAILURES as error:
+            raise self._refusal(daemon, error, "list containers") from error
+        orphans = [container for container in found if owner.is_gone(container["Labels"])]
+        await asyncio.gather(*(_remove(orphan, orphan.id) for orphan in orphans))
+        return len(orphans)
+
+    async def close(self) -> None:
+        if self._undoings:
+            await asyncio.wait(self._undoings)
+        daemon, self._opened = self._opened, None
+        if daemon is not None:
+            await daemon.close()
+
+    def _daemon(self) -> Daemon:
+        if self._opened is None:
+            self._opened = Daemon(self._host)
+        return self._opened
+
+    def _config(self, limits: Limits) -> dict[str, Any]:
+        """What Docker is asked for. Deny by default: whatever a sandbox does not need is off."""
+        scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
+        return {
+            "Image": self._image,
+            "Entrypoint": runner_command("python3"),
+            "Cmd": [],
+            # The image knows where its Python is.
+            "Env": [f"{name}={value}" for name, value in RUNNER_ENVIRONMENT.items() if name != "PATH"],
+            "User": "1000:1000",
+            "Hostname": "greenroom",
+            "Labels": owner.labels(),
+            "Healthcheck": {"Test": ["NONE"]},
+            "Tty": False,
+            "OpenStdin": True,
+            "StdinOnce": True,  # with AutoRemove: no container outlives its owner
+            "AttachStdin": True,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "HostConfig": {
+                "AutoRemove": True,
+                "Runtime": self._runtime or "",
+                "NetworkMode": "bridge" if limits.network else "none",
+                "ReadonlyRootfs": True,
+                "CapDrop": ["ALL"],
+                "SecurityOpt": ["no-new-privileges"],
+                "Memory": limits.memory,
+                "MemorySwap": limits.memory,  # both together: no swap
+                "OomKillDisable": False,
+                "OomScoreAdj": 500,  # when the whole machine runs out, sandboxes go first
+                "NanoCpus": int(limits.cpus * 1e9),
+                "PidsLimit": limits.pids,
+                "Ulimits": [
+                    {"Name": "core", "Soft": 0, "Hard": 0},
+                    {"Name": "nofile", "Soft": 4096, "Hard": 4096},
+                ],
+                "Tmpfs": {"/mnt/data": scratch, "/tmp": scratch},  # noqa: S108  in the sandbox
+                "ShmSize": limits.memory // 4,
+                "LogConfig": {"Type": "none"},  # a loop that prints must not fill the disk
+                "Init": False,
+            },
+        }
+
+    async def _check(self, daemon: Daemon) -> None:
+        try:
+            async with asyncio.timeout(_CHECK_PATIENCE):
+                info = cast("Mapping[str, Any]", await daemon.client.system.info())
+                self._check_abilities(daemon, info)
+                found = await daemon.client.images.inspect(self._image)
+        except FAILURES as error:
+            raise self._refusal(daemon, error, "answer") from error
+        labels: dict[str, str] = found["Config"].get("Labels") or {}
+        if labels.get(RUNNER_LABEL) != runner_digest():
+            raise ImageMissing(
+                f"The image {self._image!r} was not made for this version of Greenroom. "
+                f"Make it again: {build_command(self._image, labels.get(BASE_LABEL, BASE_IMAGE))}"
+            )
+
+    def _check_abilities(self, daemon: Daemon, info: Mapping[str, Any]) -> None:
+        if info["OSType"] != "linux":
+            raise EngineUnavailable(
+                f"The Docker engine at {daemon.address} runs {info['OSType']} containers. "
+                "Switch it to Linux containers."
+            )
+        lacking = [what for key, what in _LIMITS.items() if not info.get(key)]
+        if lacking:
+            raise EngineUnavailable(
+                f"The Docker engine at {daemon.address} cannot limit {' and '.join(lacking)} of a container. "
+                "Let it use control groups (a rootless engine needs version 2 of them, delegated to its user)."
+            )
+        if self._runtime and self._runtime not in info["Runtimes"] and not self._runtime.startswith("io.containerd."):
+            raise self._runtime_missing(daemon, sorted(info["Runtimes"]))
+
+    def _runtime_missing(self, daemon: Daemon, known: list[str]) -> EngineUnavailable:
+        entry = json.dumps({"runtimes": {self._runtime: {"path": f"/usr/bin/{self._runtime}"}}})
+        return EngineUnavailable(
+            f"The Docker engine at {daemon.address} has no runtime {self._runtime!r}; it has {', '.join(known)}. "
+            f"Install it there, register it in /etc/docker/daemon.json ({entry}) and restart Docker."
+        )
+
+    def _refusal(self, daemon: Daemon, error: BaseException, doing: str) -> GreenroomError:
+        status = status_of(error)
+        if status == 404 and "image" in str(error):
+            return ImageMissing(f"Docker has no image {self._image!r}. Make it: {build_command(self._image)}")
+        if status == 400:
+            return InvalidRequest(f"Docker cannot make a sandbox with these settings: {error}.")
+        return daemon.unavailable(error, doing)
+
+    async def _see_through(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it to its end even if the caller is cancelled again."""
+        task = asyncio.create_task(coroutine)
+        self._undoings.add(task)
+        task.add_done_callback(self._undoings.discard)
+        await asyncio.shield(task)
+
+
+async def _undo(create: asyncio.Future[Any], container: DockerContainer, name: str) -> None:
+    """Remove what a start has left, at whichever step it stopped."""
+    # Docker may be about to make it: there is nothing to remove before.
+    await asyncio.wait([create], timeout=_KILL_PATIENCE)
+    create.cancel()
+    with contextlib.suppress(asyncio.CancelledError, *FAILURES):
+        await create
+    await _remove(container, name)
+
+
+async def _remove(container: DockerContainer, name: str) -> None:
+    """End a container and see it gone, within a bounded time."""
+    try:
+        async with asyncio.timeout(_KILL_PATIENCE):
+            try:
+                await container.delete(force=True, v=True)
+            except FAILURES as error:
+                if status_of(error) != 409:
+                    raise
+                await container.wait(condition="removed")  # AutoRemove was first, and is at it
+    except FAILURES as error:
+        if status_of(error) != 404:
+            _log.warning("The container %s could not be removed: %s", name, error or "Docker did not answer in time")

@@ -1,22 +1,34 @@
-"""The image of Docker's sandboxes: its name, whether it fits this version of the runner, and what it is built from."""
+"""The image of Docker's sandboxes: its name, whether it has this version's runner, and how it is built."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
+import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
+from greenroom.engines import pipsettings
 from greenroom.engines.base import RUNNER_SOURCE
+from greenroom.engines.daemon import FAILURES, Daemon
+from greenroom.errors import EngineUnavailable
 
 RUNNER_LABEL = "greenroom.runner"
 """The image's label with the digest of the runner that is in it."""
 
+BASE_LABEL = "greenroom.base"
+"""The image's label with the name of the image it was made from."""
+
 BASE_IMAGE = "python:3.12-slim"
+
+_PACKAGES_INSIDE = "/build"  # where the Dockerfile has the context's `packages`
+_STEP = re.compile(r"Step (\d+)/(\d+) : (.+)")
 
 
 def default_image() -> str:
@@ -24,9 +36,14 @@ def default_image() -> str:
     return f"greenroom-python:{version('greenroom')}"
 
 
-def build_command(image: str) -> str:
+def build_command(image: str, base: str = BASE_IMAGE) -> str:
     """What a person types to have that image."""
-    return "greenroom image build" if image == default_image() else f"greenroom image build --tag {image}"
+    words = ["greenroom image build"]
+    if image != default_image():
+        words += ["--tag", image]
+    if base != BASE_IMAGE:
+        words += ["--base", base]
+    return " ".join(words)
 
 
 @cache
@@ -39,19 +56,64 @@ def runner_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def write_context(
-    file: IO[bytes],
-    *,
-    packages: Sequence[str] = (),
-    wheels: Sequence[Path] = (),
-    pip_files: Mapping[str, bytes] | None = None,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An instruction of the Dockerfile begins."""
+
+    number: int
+    total: int
+    title: str
+    """What it does, where that is worth telling."""
+
+
+async def build(
+    daemon: Daemon, context: IO[bytes], *, base: str, tag: str, network: str, cache: bool
+) -> AsyncGenerator[Step | str, None]:
+    """Build the image; yields the steps and the lines of their output as they come.
+
+    It uses Docker's first builder, which every engine has.
+
+    Args:
+        context: what `write_context` wrote.
+        network: which network the build uses, in Docker's words; `host` is that of the engine's machine.
+        cache: whether steps that were done before with the same files may be taken from there.
+
+    Raises:
+        EngineUnavailable: Docker does not answer, the base image cannot be had, or a step failed.
+    """
+    parameters = {
+        "t": tag,
+        "buildargs": json.dumps({"BASE": base, **pipsettings.proxies()}),
+        "labels": json.dumps({RUNNER_LABEL: runner_digest(), BASE_LABEL: base}),
+        "networkmode": network,
+        "nocache": str(int(not cache)),
+        "forcerm": "1",
+    }
+    titles = _titles()
+    instruction = ""
+    try:
+        headers = {"Content-Type": "application/x-tar"}
+        async with await daemon.request("POST", "build", params=parameters, data=context, headers=headers) as response:
+            async for line in response.content:
+                message = json.loads(line)
+                if failure := message.get("error"):
+                    raise _build_error(failure.strip(), base, instruction)
+                for text in _lines(message):
+                    if (match := _STEP.fullmatch(text)) is not None:
+                        instruction = match[3]
+                        yield Step(int(match[1]), int(match[2]), titles.get(int(match[1]), ""))
+                    else:
+                        yield text
+    except FAILURES as error:
+        raise daemon.unavailable(error, "build the image") from error
+
+
+def write_context(file: IO[bytes], *, packages: Sequence[str] = (), wheels: Sequence[Path] = ()) -> None:
     """Write what Docker builds the image from, a tar archive.
 
     Args:
         packages: requirements beyond the image's own, as pip reads them.
         wheels: wheels of this machine that pip may use in the build.
-        pip_files: what pip needs to know of this network, by name; it does not become part of the image.
     """
     source = _source()
     requirements = (source / "requirements.txt").read_text(encoding="utf-8")
@@ -60,10 +122,13 @@ def write_context(
         _add(archive, "Dockerfile", (source / "Dockerfile").read_bytes())
         _add(archive, "packages/requirements.txt", requirements.encode())
         _add(archive, "packages/constraints.txt", (source / "constraints.txt").read_bytes())
-        for name, content in (pip_files or {}).items():
+        for name, content in pipsettings.pip_files(_PACKAGES_INSIDE, wheels=bool(wheels)).items():
             _add(archive, f"packages/{name}", content)
         for wheel in wheels:
-            archive.add(wheel, f"packages/wheels/{wheel.name}", filter=_anonymous)
+            with wheel.open("rb") as content:
+                entry = tarfile.TarInfo(f"packages/wheels/{wheel.name}")
+                entry.size = wheel.stat().st_size
+                archive.addfile(entry, content)
         for path in _runner_files():
             _add(archive, f"runner/{path.relative_to(RUNNER_SOURCE).as_posix()}", path.read_bytes())
 
@@ -83,6 +148,18 @@ def _source() -> Path:
     raise FileNotFoundError("This installation of greenroom has no Dockerfile.")
 
 
+def _titles() -> dict[int, str]:
+    """What the Dockerfile's instructions do, by their number: from the comments that begin with `#:`."""
+    titles: dict[int, str] = {}
+    number = 1
+    for line in (_source() / "Dockerfile").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#: "):
+            titles[number] = line[3:]
+        elif line and line[0] not in "# ":  # continued lines are indented
+            number += 1
+    return titles
+
+
 def _runner_files() -> list[Path]:
     return sorted(RUNNER_SOURCE.rglob("*.py"))
 
@@ -93,8 +170,16 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(entry, io.BytesIO(content))
 
 
-def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = 0
-    entry.uname = entry.gname = ""
-    entry.mode = 0o644
-    return entry
+def _lines(message: dict[str, str]) -> list[str]:
+    text = message.get("stream") or " ".join(filter(None, (message.get("status"), message.get("id"))))
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _build_error(message: str, base: str, instruction: str) -> EngineUnavailable:
+    if not instruction.startswith("FROM"):
+        return EngineUnavailable(f"The image could not be built: {message}")
+    return EngineUnavailable(
+        f"The base image {base!r} is not there and cannot be pulled: {message}\n"
+        "Where no registry can be reached, name an image that Docker has, with Python 3.11 or 3.12: "
+        "greenroom image build --base IMAGE"
+    )

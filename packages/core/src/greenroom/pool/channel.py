@@ -255,9 +255,8 @@ class Channel:
                 for start in range(0, len(chunk), _CHUNK):
                     await self._request(path, {"op": "write", "file": file}, chunk[start : start + _CHUNK])
             header, _ = await self._request(path, {"op": "finish", "file": file})
-        except BaseException:
+        finally:
             self._in_background(self._forget(file))
-            raise
         return self._entry(header)
 
     async def download(self, path: str, limit: int) -> AsyncGenerator[bytes, None]:

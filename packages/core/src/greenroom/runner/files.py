@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 DATA_DIR = "/mnt/data"
 
@@ -20,6 +21,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PARTIAL = ".greenroom-upload-"
 _MAX_ENTRIES = 20_000
+_MAX_DEPTH = 50
+_MAX_OPEN = 64
+_MAX_READ = 1 << 20
+
+T = TypeVar("T")
 
 
 class Upload:
@@ -90,11 +96,11 @@ class Download:
 
 
 class FileTree:
-    """The files below a directory. Every path is absolute and begins with that directory's."""
+    """The files below a directory. Every path is absolute and begins with `/mnt/data`, wherever that is."""
 
-    def __init__(self, root: str = DATA_DIR) -> None:
-        self._root = root
-        self._descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def __init__(self, directory: str = DATA_DIR) -> None:
+        self._root = DATA_DIR
+        self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -108,7 +114,7 @@ class FileTree:
         directory = self._open_directory(self._parts(path))
         try:
             found: list[dict[str, Any]] = []
-            for entry in _walk(directory, path, recursive=recursive):
+            for entry in _walk(directory, path, depth=_MAX_DEPTH if recursive else 1):
                 found.append(entry)
                 if len(found) > _MAX_ENTRIES:
                     raise OSError(errno.E2BIG, f"more than {_MAX_ENTRIES} files", path)
@@ -138,7 +144,7 @@ class FileTree:
         """Size and time of change of every file; `None` when there are more than `limit` entries."""
         found: dict[str, tuple[int, int]] = {}
         with contextlib.suppress(OSError):  # it changes while we look
-            for count, entry in enumerate(_walk(self._descriptor, self._root, recursive=True)):
+            for count, entry in enumerate(_walk(self._descriptor, self._root, depth=_MAX_DEPTH)):
                 if count >= limit:
                     return None
                 if not entry["directory"]:
@@ -180,7 +186,64 @@ class FileTree:
         return descriptor
 
 
-def _walk(directory: int, path: str, *, recursive: bool) -> Iterator[dict[str, Any]]:
+class Transfers:
+    """Answers what the host asks about files; see the frames in `supervisor`."""
+
+    def __init__(self, tree: FileTree) -> None:
+        self._tree = tree
+        self._open: dict[int, Upload | Download] = {}
+        self._next = 1
+
+    def answer(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        """The reply to one request: header and body."""
+        try:
+            reply, content = self._carry_out(header, body)
+        except OSError as error:
+            reply, content = {"errno": error.errno or errno.EIO}, b""
+        return {"ev": "reply", "id": header["id"], **reply}, content
+
+    def _carry_out(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        match header["op"]:
+            case "open":
+                if len(self._open) >= _MAX_OPEN:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                number, self._next = self._next, self._next + 1
+                if header["mode"] == "w":
+                    self._open[number] = Upload(self._tree, header["path"])
+                    return {"file": number}, b""
+                download = self._open[number] = Download(self._tree, header["path"])
+                return {"file": number, "entry": download.entry}, b""
+            case "read":
+                return {}, self._transfer(header, Download).read(min(int(header["size"]), _MAX_READ))
+            case "write":
+                self._transfer(header, Upload).write(body)
+                return {}, b""
+            case "finish":
+                return {"entry": self._transfer(header, Upload).finish()}, b""
+            case "close":
+                if (transfer := self._open.pop(header["file"], None)) is not None:
+                    transfer.close()
+                return {}, b""
+            case "list":
+                entries = self._tree.entries(header["path"], recursive=bool(header["recursive"]))
+                return {}, json.dumps(entries).encode()
+            case "stat":
+                return {"entry": self._tree.entry(header["path"])}, b""
+            case "delete":
+                self._tree.delete(header["path"])
+                return {}, b""
+            case _:
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    def _transfer(self, header: dict[str, Any], kind: type[T]) -> T:
+        transfer = self._open.get(header["file"])
+        if not isinstance(transfer, kind):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return transfer
+
+
+def _walk(directory: int, path: str, *, depth: int) -> Iterator[dict[str, Any]]:
+    """The entries of a directory, and of those below it down to a depth."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(_PARTIAL):
@@ -191,13 +254,13 @@ def _walk(directory: int, path: str, *, recursive: bool) -> Iterator[dict[str, A
                 continue
             child = f"{path}/{entry.name}"
             yield _entry(child, status)
-            if recursive and stat.S_ISDIR(status.st_mode):
+            if depth > 1 and stat.S_ISDIR(status.st_mode):
                 try:
                     deeper = os.open(entry.name, _DIRECTORY, dir_fd=directory)
                 except OSError:
                     continue
                 try:
-                    yield from _walk(deeper, child, recursive=True)
+                    yield from _walk(deeper, child, depth=depth - 1)
                 finally:
                     os.close(deeper)
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import json
 import os
 import resource
@@ -35,11 +34,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from .files import DATA_DIR, Download, FileTree, Upload
+from .files import DATA_DIR, FileTree, Transfers
 from .frames import VERSION, Decoder, encode
 
 _CHUNK = 1 << 16
-_MAX_OPEN = 64
 _SNAPSHOT_LIMIT = 2_000
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
@@ -62,6 +60,7 @@ class WorkerProcess:
     def __init__(self) -> None:
         mine, theirs = socket.socketpair()
         acks_read, self.acks = os.pipe()
+        os.set_blocking(self.acks, False)
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         null = os.open(os.devnull, os.O_RDONLY)
@@ -95,17 +94,23 @@ class WorkerProcess:
         mine.setblocking(False)
         self.socket = mine
         self.decoder = Decoder()
+        self.outbox = bytearray()
         self.pipes = [Pipe("stdout", out_read), Pipe("stderr", err_read)]
         self.ready = False
 
-    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        """Give an order; a worker that takes none has ended, which its exit tells better."""
-        self.socket.setblocking(True)
+    def flush(self) -> bool:
+        """Write what the worker will take of its orders; whether that was all.
+
+        It never blocks: a worker that takes no orders must not keep this process from hearing the host.
+        """
         try:
-            with contextlib.suppress(OSError):
-                self.socket.sendall(encode(header, body))
-        finally:
-            self.socket.setblocking(False)
+            while self.outbox:
+                del self.outbox[: self.socket.send(self.outbox)]
+        except BlockingIOError:
+            return False
+        except OSError:  # it has ended, which its exit tells better
+            self.outbox.clear()
+        return True
 
     def acknowledge(self) -> None:
         with contextlib.suppress(OSError):
@@ -146,8 +151,7 @@ class Supervisor:
         self._waiting: list[tuple[dict[str, Any], bytes]] = []  # orders for a worker that is not ready yet
         self._idle_text: list[tuple[str, bytes]] = []  # written while no code ran: belongs to the next
         self._idle_size = 0
-        self._files: dict[int, Upload | Download] = {}
-        self._next_file = 1
+        self._files = Transfers(tree)
         self._killed = False
         self._first_ready = True
         self._oom_kills = _oom_kills()
@@ -202,15 +206,8 @@ class Supervisor:
                     self._waiting.append((header, body))
             case "interrupt":
                 self._interrupt(int(header["id"]), float(header["grace"]))
-            case operation:
-                try:
-                    reply, content = self._file_operation(operation, header, body)
-                except OSError as error:
-                    reply, content = (
-                        {"errno": error.errno or errno.EIO, "message": error.strerror or str(error)},
-                        b"",
-                    )
-                self._tell({"ev": "reply", "id": header["id"], **reply}, content)
+            case _:
+                self._tell(*self._files.answer(header, body))
 
     def _order(self, header: dict[str, Any], body: bytes) -> None:
         if header["op"] == "execute":
@@ -219,9 +216,14 @@ class Supervisor:
             self._forget_idle_text()
             for stream, data in held:
                 self._pass_text(stream, data)
-            self._worker.send({"op": "execute"}, body)
-        else:
-            self._worker.send(header)
+            header = {"op": "execute"}
+        self._worker.outbox += encode(header, body)
+        self._on_worker_writable()
+
+    def _on_worker_writable(self) -> None:
+        events = selectors.EVENT_READ if self._worker.flush() else selectors.EVENT_READ | selectors.EVENT_WRITE
+        with contextlib.suppress(KeyError):  # it has closed its end
+            self._selector.modify(self._worker.socket, events, self._on_worker)
 
     def _interrupt(self, identifier: int, grace: float) -> None:
         for index, (header, _) in enumerate(self._waiting):
@@ -258,6 +260,8 @@ class Supervisor:
         return worker
 
     def _on_worker(self) -> None:
+        if self._worker.outbox:
+            self._on_worker_writable()
         # What was written before a frame is in the pipes already, and goes first.
         try:
             data = self._worker.socket.recv(_CHUNK)
@@ -405,60 +409,14 @@ class Supervisor:
             self._finish({"duration": time.perf_counter() - execution.began_at, "error": None, "crash": crash})
         self._worker = self._start_worker()
 
-    # Files
-
-    def _file_operation(self, operation: str, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        match operation:
-            case "open":
-                if len(self._files) >= _MAX_OPEN:
-                    raise OSError(errno.EMFILE, "too many transfers at once")
-                number = self._next_file
-                self._next_file += 1
-                if header["mode"] == "w":
-                    self._files[number] = Upload(self._tree, header["path"])
-                    return {"file": number}, b""
-                download = Download(self._tree, header["path"])
-                self._files[number] = download
-                return {"file": number, "entry": download.entry}, b""
-            case "read":
-                return {}, self._open_file(header, Download).read(min(int(header["size"]), 1 << 20))
-            case "write":
-                self._open_file(header, Upload).write(body)
-                return {}, b""
-            case "finish":
-                entry = self._open_file(header, Upload).finish()
-                del self._files[header["file"]]
-                return {"entry": entry}, b""
-            case "close":
-                file = self._files.pop(header["file"], None)
-                if file is not None:
-                    file.close()
-                return {}, b""
-            case "list":
-                entries = self._tree.entries(header["path"], recursive=bool(header["recursive"]))
-                return {}, json.dumps(entries).encode()
-            case "stat":
-                return {"entry": self._tree.entry(header["path"])}, b""
-            case "delete":
-                self._tree.delete(header["path"])
-                return {}, b""
-            case _:
-                raise OSError(errno.ENOSYS, f"unknown operation {operation!r}")
-
-    def _open_file(self, header: dict[str, Any], kind: type[Any]) -> Any:
-        file = self._files.get(header["file"])
-        if not isinstance(file, kind):
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return file
-
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
     pass
 
 
 def _kill_all_others() -> None:
-    """End every process in the sandbox but this one (and the first, which the kernel spares)."""
-    if os.getpid() > 2:  # not in a process namespace of our own: this is no sandbox
+    """End every process in the sandbox but this one."""
+    if os.getpid() != 1:  # not in a process namespace of our own: this is no sandbox
         return
     with contextlib.suppress(OSError):
         os.kill(-1, signal.SIGKILL)
@@ -478,7 +436,8 @@ def _oom_kills() -> int:
 def _enter(settings: dict[str, Any]) -> None:
     """Give up what this process was born with, and make the sandbox a place to work in.
 
-    `settings` are the engine's: `uid`, where the engine starts this as root and has it step down by itself.
+    `settings` are the engine's: `uid`, where the engine starts this as root and has it step down by itself;
+    `rlimits`, of the worker.
     """
     libc = ctypes.CDLL(None)
     if (uid := settings.get("uid")) is not None:

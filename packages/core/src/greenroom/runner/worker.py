@@ -3,6 +3,9 @@
 It takes orders from the supervisor over a socket and answers on it. What the code writes goes straight to the
 process's own standard output and error, which are pipes to the supervisor: so subprocesses, threads and C
 code are heard in the order in which they write.
+
+The code shares this process, so nothing here may rely on what it leaves behind. Where it has broken what the
+worker stands on, the worker ends, and the supervisor starts another.
 """
 
 from __future__ import annotations
@@ -12,21 +15,30 @@ import builtins
 import contextlib
 import getpass
 import importlib
+import io
 import json
+import math
+import numbers
 import os
 import re
-import signal
 import socket
 import sys
-import time
+import threading
 import traceback
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator, Mapping
+from signal import SIG_IGN, SIGINT, signal
+from time import perf_counter
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from .frames import MAX_BODY, Decoder, encode
 
+_CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+# In characters. As JSON a character takes up to 12 bytes, and all of them must fit into a frame's header.
+_TRACEBACK_LIMIT = 50_000
+_MESSAGE_LIMIT = 10_000
 
 
 class Channel:
@@ -37,8 +49,8 @@ class Channel:
         self._acks = acks
         self._decoder = Decoder()
         self._pending: list[tuple[dict[str, Any], bytes]] = []
-        self._owner = os.getpid()
-        self._busy = 0
+        self._lock = threading.Lock()
+        self._showing = False  # the main thread is at it
         self._interrupted = False
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
@@ -50,7 +62,9 @@ class Channel:
         return self._pending.pop(0)
 
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        self._socket.sendall(encode(header, body))
+        frame = encode(header, body)
+        with self._lock:
+            self._socket.sendall(frame)
 
     def show(self, header: dict[str, Any], body: bytes) -> None:
         """Send a rich output and wait until the supervisor has it.
@@ -58,50 +72,31 @@ class Channel:
         Waiting keeps it in order with the text around it, which takes another way. An interrupt waits, too,
         as half a frame would spoil the conversation.
         """
-        if os.getpid() != self._owner:
-            return  # a fork of the worker has no conversation of its own
-        self._busy += 1
+        frame = encode(header, body)
+        if threading.current_thread() is not threading.main_thread():
+            self._exchange(frame)  # interrupts are for the main thread
+            return
+        self._showing = True
         try:
-            self.send(header, body)
-            os.read(self._acks, 1)
+            self._exchange(frame)
         finally:
-            self._busy -= 1
-        if self._interrupted and not self._busy:
+            self._showing = False
+        if self._interrupted:
             self._interrupted = False
             raise KeyboardInterrupt
+
+    def _exchange(self, frame: bytes) -> None:
+        with self._lock:
+            self._socket.sendall(frame)
+            os.read(self._acks, 1)
 
     def interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         """Handle SIGINT while code runs."""
         __tracebackhide__ = True  # IPython's sign: this frame is not the user's concern
-        if self._busy:
+        if self._showing:
             self._interrupted = True
         else:
             raise KeyboardInterrupt
-
-
-def _refuse_input(_prompt: object = "", *_: object, **__: object) -> NoReturn:
-    raise EOFError("input() cannot be answered: no person is at this session. Put the value into the code.")
-
-
-def _json_safe(value: Any) -> Any:
-    """A form of a mime bundle's content that JSON can carry: bytes as base64, as in Jupyter's messages."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, dict):
-        return {str(key): _json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_safe(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return str(value)
-
-
-def _bundle(data: object, metadata: object) -> bytes:
-    body = json.dumps({"data": _json_safe(data), "metadata": _json_safe(metadata)}).encode("utf-8", "replace")
-    if len(body) > MAX_BODY:
-        note = f"<an output of {len(body)} bytes, too large to show>"
-        body = json.dumps({"data": {"text/plain": note}, "metadata": {}}).encode()
-    return body
 
 
 class Worker:
@@ -109,14 +104,17 @@ class Worker:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._process = os.getpid()
         self._error: dict[str, str] | None = None
+        self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
         self._shell = self._make_shell()
+        builtins.input = getpass.getpass = _refuse_input
 
     def serve(self) -> NoReturn:
         """Carry out orders, one after the other, for ever."""
         self._channel.send({"ev": "ready"})
         while True:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal(SIGINT, SIG_IGN)
             header, body = self._channel.receive()
             match header["op"]:
                 case "execute":
@@ -129,14 +127,15 @@ class Worker:
 
     def _execute(self, code: str) -> dict[str, Any]:
         self._error = None
-        began = time.perf_counter()
+        self._mend()
+        began = perf_counter()
         try:
-            signal.signal(signal.SIGINT, self._channel.interrupt)
+            signal(SIGINT, self._channel.interrupt)
             self._channel.send({"ev": "began"})
             result = self._shell.run_cell(code, store_history=True)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal(SIGINT, SIG_IGN)
         except KeyboardInterrupt:  # between the code's end and here
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal(SIGINT, SIG_IGN)
         else:
             if not result.success and self._error is None:
                 error = result.error_before_exec or result.error_in_exec
@@ -144,12 +143,47 @@ class Worker:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # the code may have replaced or closed it
                 stream.flush()
-        return {"ev": "done", "duration": time.perf_counter() - began, "error": self._error}
+        if os.getpid() != self._process:
+            os._exit(0)  # a fork that has come to the end of the code; only the original answers
+        return {"ev": "done", "duration": perf_counter() - began, "error": self._error}
+
+    def _mend(self) -> None:
+        """Give the code working streams and an event loop, whatever the code before it did to them.
+
+        A `sys.stdout` that was replaced and still works stays, as all of the session's state does.
+        """
+        for name, number, original in self._streams:
+            with contextlib.suppress(OSError):
+                os.dup2(original, number)
+            stream = getattr(sys, name, None)
+            if stream is None or getattr(stream, "closed", False):
+                raw = io.FileIO(number, "w", closefd=False)
+                setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True))
+        if (asyncio := sys.modules.get("asyncio")) is not None:
+            asyncio.set_event_loop(self._event_loop())
+
+    def _event_loop(self) -> Any:
+        from IPython.core.async_helpers import get_asyncio_loop
+
+        return get_asyncio_loop()
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a cell that awaits. An interrupt cancels it; left alone, it would go on in a later execution."""
+        loop = self._event_loop()
+        task = loop.create_task(coroutine)
+        while True:
+            try:
+                return loop.run_until_complete(task)
+            except KeyboardInterrupt:
+                if task.done():
+                    raise
+                task.cancel()
 
     def _preload(self, modules: list[str]) -> None:
-        for module in modules:
-            with contextlib.suppress(Exception):  # not installed here: then code that wants it says so
-                importlib.import_module(module)
+        with self._shell.builtin_trap:  # with `get_ipython`, as code would import them
+            for module in modules:
+                with contextlib.suppress(Exception):  # not installed here: then code that wants it says so
+                    importlib.import_module(module)
 
     def _make_shell(self) -> Any:
         with _without_jedi():
@@ -159,7 +193,6 @@ class Worker:
         from traitlets.config import Config
 
         worker = self
-        channel = self._channel
 
         class Hook(DisplayHook):
             """Sends the value of a cell's last expression."""
@@ -168,10 +201,10 @@ class Worker:
                 pass
 
             def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
-                channel.show({"ev": "output", "result": True}, _bundle(format_dict, md_dict or {}))
+                worker._show({"ev": "output", "result": True}, format_dict, md_dict)
 
             def finish_displayhook(self) -> None:
-                pass
+                self._is_active = False
 
         class Publisher(DisplayPublisher):
             """Sends what `display(...)` shows."""
@@ -190,20 +223,23 @@ class Worker:
                 display_id = (transient or {}).get("display_id")
                 if display_id is not None:
                     header |= {"display_id": str(display_id)[:200], "update": update}
-                channel.show(header, _bundle(data, metadata or {}))
+                worker._show(header, data, metadata)
 
             def clear_output(self, wait: bool = False) -> None:
-                channel.show({"ev": "clear", "wait": bool(wait)}, b"")
+                worker._show({"ev": "clear", "wait": bool(wait)})
 
         class Shell(InteractiveShell):
             """IPython's shell, without a terminal."""
 
             displayhook_class: Any = Hook
             display_pub_class: Any = Publisher
-            system: Any = InteractiveShell.system_piped
+            kernel: Any = None  # by this pandas knows a notebook, and fits no table to a terminal's width
 
             def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
                 worker._record(etype, evalue, sys.exc_info()[2], stb)
+
+            def ask_exit(self) -> None:
+                raise SystemExit  # exit() ends the code, as sys.exit() does
 
             def init_virtualenv(self) -> None:
                 pass  # the interpreter that runs this is the one meant
@@ -211,64 +247,102 @@ class Worker:
             def enable_gui(self, gui: str | None = None) -> None:
                 pass
 
+            # For %notebook IPython would keep a second copy of all that is printed, and of every traceback.
+
+            def _tee(self, channel: str) -> Any:
+                return contextlib.nullcontext()
+
+            def _format_exception_for_storage(self, *_: Any, **__: Any) -> dict[str, Any]:
+                return {}
+
         config = Config()
         config.HistoryManager.enabled = False
         config.InteractiveShell.colors = "nocolor"
         config.InteractiveShell.autocall = 0
         config.InteractiveShell.banner1 = ""
-        shell = Shell.instance(config=config)
-        self._extend_namespace(shell)
+        shell: Any = Shell.instance(config=config)
+        shell.loop_runner = self._await
         return shell
 
-    def _extend_namespace(self, shell: Any) -> None:
-        display: Any = importlib.import_module("IPython.display").display
-        shell.user_ns["display"] = display
-        shell.user_ns_hidden["display"] = display
-        builtins.input = _refuse_input
-        getpass.getpass = _refuse_input
+    def _show(
+        self, header: dict[str, Any], data: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        if os.getpid() == self._process:  # a fork of the worker has no conversation of its own
+            self._channel.show(header, b"" if data is None else _bundle(data, metadata or {}))
 
     def _record(self, kind: Any, error: Any, trace: TracebackType | None, lines: list[str]) -> None:
-        """Keep an error of the user's code for the end of the execution."""
-        try:
-            value = str(error)
-        except Exception:  # noqa: BLE001  a hostile __str__
-            value = "<unprintable>"
+        """Keep an error of the user's code for the end of the execution.
+
+        Code may show one and go on, as `%run` of a broken script does; the last one counts, and those before it
+        are text.
+        """
+        if self._error is not None:
+            with contextlib.suppress(Exception):
+                print(self._error["traceback"], file=sys.stderr)
         if error is not None and trace is None:
             trace = error.__traceback__
+        try:
+            value, summary = str(error), _summary(kind, error, trace)
+        except BaseException:  # noqa: BLE001  a hostile __str__
+            value, summary = "<unprintable>", ""
         self._error = {
             "name": _plain(getattr(kind, "__name__", "Exception"), 200),
-            "value": _plain(value, 20_000),
-            "traceback": _plain("\n".join(lines), 200_000),
-            "summary": _plain(self._summary(kind, error, trace), 20_000),
+            "value": _plain(value, _MESSAGE_LIMIT),
+            "traceback": _plain("\n".join(lines), _TRACEBACK_LIMIT),
+            "summary": _plain(summary, _MESSAGE_LIMIT),
         }
 
-    def _summary(self, kind: Any, error: Any, trace: TracebackType | None) -> str:
-        """The traceback with the user's own frames alone."""
-        try:
-            frames = [
-                f"{self._where(frame)}, in {frame.name}\n    {frame.line}"
-                for frame in traceback.extract_tb(trace)
-                if self._is_users(frame.filename)
-            ]
-            if len(frames) > 12:  # a recursion
-                frames[4:-4] = [f"… {len(frames) - 8} more frames …"]
-            return "\n".join([*frames, "".join(traceback.format_exception_only(kind, error)).strip()])
-        except Exception:  # noqa: BLE001  a hostile exception
-            return ""
 
-    def _cell_number(self, filename: str) -> int | None:
-        return self._shell.compile._filename_map.get(filename)
+def _summary(kind: Any, error: Any, trace: TracebackType | None) -> str:
+    """The traceback with the user's own frames alone."""
+    frames = [
+        _CELL.sub(r"Cell \1", f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}")
+        for frame in traceback.extract_tb(trace)
+        if frame.filename.startswith("/mnt/data/") or _CELL.match(frame.filename)
+    ]
+    if len(frames) > 12:  # a recursion
+        frames[4:-4] = [f"… {len(frames) - 8} more frames …"]
+    return "\n".join([*frames, "".join(traceback.format_exception_only(kind, error)).strip()])
 
-    def _is_users(self, filename: str) -> bool:
-        return self._cell_number(filename) is not None or filename.startswith("/mnt/data/")
 
-    def _where(self, frame: traceback.FrameSummary) -> str:
-        cell = self._cell_number(frame.filename)
-        return f"{frame.filename if cell is None else f'Cell {cell}'}, line {frame.lineno}"
+def _refuse_input(_prompt: object = "", *_: object, **__: object) -> NoReturn:
+    __tracebackhide__ = True
+    raise EOFError("input() cannot be answered: no person is at this session. Put the value into the code.")
+
+
+def _json_safe(value: Any) -> Any:
+    """A form of a mime bundle's content that JSON can carry, as in Jupyter's messages: bytes as base64."""
+    match value:
+        case None | bool() | str():
+            return value
+        case numbers.Integral():
+            return int(value)
+        case numbers.Real():
+            number = float(value)
+            return number if math.isfinite(number) else str(number)
+        case bytes() | bytearray() | memoryview():
+            return base64.b64encode(cast("bytes", value)).decode("ascii")
+        case dict():
+            return {str(key): _json_safe(item) for key, item in cast("dict[Any, Any]", value).items()}
+        case list() | tuple():
+            return [_json_safe(item) for item in cast("list[Any]", value)]
+        case _:
+            return str(value)
+
+
+def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
+    size = sum(len(content) for content in data.values() if isinstance(content, str | bytes))
+    if size <= MAX_BODY:  # or it might not even fit into memory a second time
+        content = {"data": _json_safe(data), "metadata": _json_safe(metadata)}
+        body = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        if (size := len(body)) <= MAX_BODY:
+            return body
+    note = f"<an output of {size} bytes, too large to show>"
+    return json.dumps({"data": {"text/plain": note}, "metadata": {}}).encode()
 
 
 def _plain(text: str, limit: int) -> str:
-    return _ANSI.sub("", text).encode("utf-8", "replace").decode()[:limit]
+    return _ANSI.sub("", text[: 2 * limit]).encode("utf-8", "replace").decode()[:limit]
 
 
 @contextlib.contextmanager
@@ -284,12 +358,17 @@ def _without_jedi() -> Generator[None, None, None]:
 
 def main(orders: int, acks: int) -> NoReturn:
     """Serve the supervisor on these two descriptors."""
-    with contextlib.suppress(OSError):
-        # When memory runs out, this process goes, not the supervisor.
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
+    # When memory runs out, this process goes, not the supervisor.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype")  # as in Jupyter, without 4 MB of JavaScript
     os.set_inheritable(orders, False)
     os.set_inheritable(acks, False)
-    worker = Worker(Channel(socket.socket(fileno=orders), acks))
-    sys.path.insert(0, "")  # after our own imports, as a file of the session may bear any name
-    worker.serve()
+    try:
+        worker = Worker(Channel(socket.socket(fileno=orders), acks))
+        sys.path.insert(0, "")  # after our own imports, as a file of the session may bear any name
+        worker.serve()
+    except BaseException:  # noqa: BLE001  the code has broken what the worker stands on
+        traceback.print_exc()
+    finally:
+        os._exit(1)  # at once: no thread of the code may hold up the end

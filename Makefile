@@ -1,0 +1,42 @@
+# Every target does its own set-up: it needs Python 3.11 or later with venv, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := packages/core packages/langchain packages/llamaindex packages/semantic_kernel
+READY := .venv/.ready
+
+.PHONY: demo test check bench lock clean
+
+# Three agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
+demo: $(READY)
+	@$(BIN)/python examples/demo.py
+
+# Everything that this machine can run; GREENROOM_REQUIRE_ENGINES makes a missing engine a failure.
+test: check
+	@$(BIN)/pytest -q
+
+# Lint, types, architecture, and the tests that need no engine: seconds.
+check: $(READY)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports --no-logo
+	@$(BIN)/pyright
+	@$(BIN)/pytest -q tests/core tests/engines/test_memory.py
+
+bench: $(READY)
+	@$(BIN)/python benchmarks/sessions.py
+
+# The versions that everything here is developed and tested with, for every platform, without an index's address.
+lock:
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package greenroom \
+		--all-extras --group test --group frameworks --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
+
+$(READY): requirements.lock pyproject.toml $(PACKAGES:=/pyproject.toml)
+	@echo "Setting up .venv with the locked dependencies (about 1 GB, mostly the three frameworks) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(PACKAGES:%=--editable %)
+	@touch $(READY)
+
+clean:
+	rm -rf .venv demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,107 @@
+"""The commands, and how they end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from greenroom.cli import image
+from greenroom.connect import ENGINES, connect
+from greenroom.errors import GreenroomError
+from greenroom.models import Output, StreamText
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Agents write code; Greenroom runs it, in isolated sessions."
+)
+app.add_typer(image.app, name="image")
+
+_Pool = Annotated[
+    str | None, typer.Option("--pool", help='Where to run, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")
+]
+
+
+def main() -> None:
+    """Run the command line; what went wrong is one line on standard error and the exit code 2."""
+    try:
+        app()
+    except GreenroomError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(help="A Python file, or - for standard input.")] = "-",
+    *,
+    code: Annotated[str | None, typer.Option("--code", "-c", help="The code itself, instead of a file.")] = None,
+    upload: Annotated[
+        list[Path] | None, typer.Option("--upload", "-u", help="A file to put into /mnt/data first. Repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where figures and new files go.", metavar="DIRECTORY")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that the code may take.")] = None,
+    pool: _Pool = None,
+) -> None:
+    """Run Python in a new sandbox: its output here, its exit code 1 if the code failed."""
+    if code is None:
+        code = sys.stdin.read() if source == "-" else _read(source)
+    with connect(pool, ready_session_instances=0) as opened, opened.session() as session:
+        for path in upload or []:
+            session.upload(path)
+        for event in session.stream(code, timeout=timeout):
+            match event:
+                case StreamText("stdout", text):
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
+                case StreamText(_, text):
+                    sys.stderr.write(text)
+                case Output():
+                    if event.text:
+                        print(event.text)
+                case execution:
+                    if execution.error is not None:
+                        error = execution.error
+                        print(error.traceback or f"{error.name}: {error.value}", file=sys.stderr)
+                    if output is not None:
+                        output.mkdir(parents=True, exist_ok=True)
+                        for image_ in execution.images:
+                            _say(f"saved {image_.save(output / image_.name)}")
+                        for file in execution.files:
+                            target = output / file.name
+                            target.parent.mkdir(parents=True, exist_ok=True)
+                            _say(f"saved {session.download(file.path, target)}")
+                    if not execution.succeeded:
+                        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Try every engine on this machine with a real sandbox, and say what is missing."""
+    works = False
+    for scheme in ENGINES:
+        try:
+            with connect(f"{scheme}:", ready_session_instances=0) as opened, opened.session() as session:
+                result = session.execute("import platform; platform.python_version()").raise_for_error().result
+        except GreenroomError as error:
+            _say(f"✗ {scheme}: {error}")
+        else:
+            works = True
+            _say(f"✓ {scheme}: works, with Python {(result or '').strip(chr(39))}")
+    if not works:
+        raise typer.Exit(1)
+
+
+def _read(source: str) -> str:
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{source}: {error}") from None
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,78 @@
+"""The connection attached to a container: its standard input one way, its output and errors the other."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import TYPE_CHECKING, Self
+
+from greenroom.engines.daemon import Daemon, refusal
+
+if TYPE_CHECKING:
+    import aiohttp
+
+STDOUT, STDERR = 1, 2
+
+_HEADER = struct.Struct(">BxxxI")
+_READ_AHEAD = 1 << 18
+
+
+class Attachment:
+    """Standard streams of a container, attached before it starts so that nothing of them is missed.
+
+    The engine answers the request by making the HTTP connection one of raw bytes. From there on asyncio's streams
+    have it, for their flow control and for an end that waits for nothing.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, transport: asyncio.Transport) -> None:
+        self._response = response  # closes the connection when it is forgotten
+        self._reader = asyncio.StreamReader(limit=_READ_AHEAD)
+        protocol = asyncio.StreamReaderProtocol(self._reader)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        self._writer = asyncio.StreamWriter(transport, protocol, self._reader, asyncio.get_running_loop())
+
+    @classmethod
+    async def open(cls, daemon: Daemon, container: str) -> Self:
+        """Attach to a container by its name or id.
+
+        Raises:
+            any of `daemon.FAILURES`.
+        """
+        response = await daemon.request(
+            "POST",
+            f"containers/{container}/attach",
+            params={"stream": "1", "stdin": "1", "stdout": "1", "stderr": "1"},
+            headers={"Connection": "Upgrade", "Upgrade": "tcp"},
+        )
+        connection = response.connection
+        transport = None if connection is None else connection.transport
+        if response.status != 101 or transport is None:
+            raise await refusal(response)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return cls(response, transport)
+
+    async def write(self, data: bytes) -> None:
+        """Write to standard input; returns when more may be written.
+
+        Raises:
+            OSError: the connection has ended.
+        """
+        if self._writer.is_closing():
+            raise ConnectionResetError("The connection to the container has ended.")
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def read(self) -> tuple[int, bytes] | None:
+        """The next piece of `STDOUT` or `STDERR`; None at the end of the connection."""
+        try:
+            stream, size = _HEADER.unpack(await self._reader.readexactly(_HEADER.size))
+            return stream, await self._reader.readexactly(size)
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+
+    def close(self) -> None:
+        """End the connection at once. Idempotent."""
+        self._writer.transport.abort()
+        self._response.close()

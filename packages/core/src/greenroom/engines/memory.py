@@ -1,0 +1,204 @@
+"""An engine for tests of what stands above engines: a runner in this process, quick to make and without isolation.
+
+No URL leads here, as it runs code unsandboxed; `greenroom.testing` alone makes pools of it. It speaks the
+runner's frames over queues and keeps real files in a temporary directory. The code runs in a thread with
+builtins of its own: `print`, `open` and `time.sleep` know of the sandbox, the rest of Python does not.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import builtins
+import ctypes
+import itertools
+import json
+import linecache
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any
+
+from greenroom.engines.base import Engine, Limits, Sandbox
+from greenroom.runner.files import DATA_DIR, FileTree, Transfers
+from greenroom.runner.frames import VERSION, Decoder, encode
+
+
+class MemorySandbox(Sandbox):
+    """A thread that runs code, and a directory."""
+
+    def __init__(self, number: int) -> None:
+        self.id = f"memory-{number}"
+        self._directory = tempfile.mkdtemp(prefix="greenroom-memory-")
+        self._tree = FileTree(self._directory)
+        self._transfers = Transfers(self._tree)
+        self._loop = asyncio.get_running_loop()
+        self._decoder = Decoder()
+        self._output: asyncio.Queue[bytes] = asyncio.Queue()
+        self._namespace: dict[str, Any] = {"__name__": "__main__", "__builtins__": self._builtins()}
+        self._count = itertools.count(1)
+        self._real_open: Callable[..., Any] = builtins.open
+        self._thread: threading.Thread | None = None
+        self._current = 0
+        self._ended = False
+        self._tell({"ev": "ready", "version": VERSION, "python": platform.python_version()})
+
+    async def send(self, data: bytes) -> None:
+        if self._ended:
+            raise BrokenPipeError
+        for header, body in self._decoder.feed(data):
+            match header["op"]:
+                case "execute":
+                    self._thread = threading.Thread(target=self._execute, args=(header, body.decode()), daemon=True)
+                    self._thread.start()
+                case "interrupt":
+                    self._interrupt()
+                case "preload":
+                    self._tell({"ev": "preloaded"})
+                case _:
+                    self._tell(*self._transfers.answer(header, body))
+
+    async def receive(self) -> bytes:
+        return b"" if self._ended and self._output.empty() else await self._output.get()
+
+    async def kill(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._interrupt()
+            self._output.put_nowait(b"")
+            self._tree.close()
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def diagnosis(self) -> str:
+        return ""
+
+    def _tell(self, header: dict[str, Any], body: bytes = b"") -> None:
+        frame = encode(header, body)
+        if threading.current_thread() is self._thread:
+            self._loop.call_soon_threadsafe(self._output.put_nowait, frame)
+        else:
+            self._output.put_nowait(frame)
+
+    def _interrupt(self) -> None:
+        if self._thread is not None and self._thread.is_alive() and self._thread.ident is not None:
+            identifier, kind = ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(identifier, kind)
+
+    def _execute(self, header: dict[str, Any], code: str) -> None:
+        self._current = header["id"]
+        before = self._tree.snapshot(1000) or {}
+        began = time.perf_counter()
+        error: dict[str, str] | None = None
+        cell = f"<{self.id} cell {next(self._count)}>"
+        try:
+            self._run(code, cell)
+        except BaseException as caught:  # noqa: BLE001  whatever the code raises is its result
+            error = _describe(caught, cell)
+        after = self._tree.snapshot(1000) or {}
+        changed = [
+            {"path": path, "size": mark[0], "modified": mark[1], "directory": False}
+            for path, mark in sorted(after.items())
+            if before.get(path) != mark
+        ]
+        duration = time.perf_counter() - began
+        done = {"ev": "done", "id": header["id"], "truncated": 0, "files": changed, "duration": duration}
+        self._tell({**done, "error": error})
+
+    def _run(self, code: str, cell: str) -> None:
+        linecache.cache[cell] = (len(code), None, code.splitlines(keepends=True), cell)  # for tracebacks
+        tree = ast.parse(code, cell)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, cell, "exec"), self._namespace)  # noqa: S102
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), cell, "eval"), self._namespace)  # noqa: S307
+            if value is not None:
+                self._namespace["_"] = value
+                self._show(value, result=True)
+
+    def _show(self, value: object, *, result: bool) -> None:
+        bundle = getattr(value, "_repr_mimebundle_", None)
+        data: dict[str, Any] = bundle() if bundle else {"text/plain": repr(value)}
+        content = json.dumps({"data": data, "metadata": {}}).encode()
+        self._tell({"ev": "output", "id": self._current, "result": result}, content)
+
+    def _builtins(self) -> dict[str, Any]:
+        def display(*values: object) -> None:
+            for value in values:
+                self._show(value, result=False)
+
+        def refuse_input(_prompt: object = "") -> str:
+            raise EOFError("input() cannot be answered: no person is at this session. Put the value into the code.")
+
+        def show_print(*values: object, sep: str = " ", end: str = "\n", file: Any = None, flush: bool = False) -> None:
+            del flush
+            stream = "stderr" if file is sys.stderr else "stdout"
+            text = (sep or " ").join(map(str, values)) + ("\n" if end is None else end)  # pyright: ignore[reportUnnecessaryComparison]
+            self._tell({"ev": "text", "id": self._current, "stream": stream}, text.encode())
+
+        own: dict[str, Callable[..., Any]] = {
+            "open": self._open,
+            "print": show_print,
+            "input": refuse_input,
+            "display": display,
+            "__import__": _import,
+        }
+        return {**vars(builtins), **own}
+
+    def _open(self, file: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(file, str):
+            absolute = os.path.normpath(os.path.join(DATA_DIR, file))  # noqa: PTH118
+            if absolute.startswith(f"{DATA_DIR}/"):
+                file = self._directory + absolute.removeprefix(DATA_DIR)
+        return self._real_open(file, *arguments, **options)
+
+
+def _import(name: str, *arguments: Any, **options: Any) -> Any:
+    module = __import__(name, *arguments, **options)
+    if name == "time":
+        return types.SimpleNamespace(**{**vars(module), "sleep": _sleep})
+    return module
+
+
+def _sleep(seconds: float) -> None:
+    """Sleep in pieces, as an exception from another thread waits for the next instruction of Python."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.01))
+
+
+def _describe(error: BaseException, cell: str) -> dict[str, str]:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == cell]
+    text = "\n".join(
+        [f"{cell}, line {frame.lineno}, in {frame.name}\n    {frame.line}" for frame in frames]
+        + ["".join(traceback.format_exception_only(error)).strip()]
+    )
+    return {"name": type(error).__name__, "value": str(error), "traceback": text, "summary": text}
+
+
+class MemoryEngine(Engine):
+    """Makes sandboxes that are none: for tests."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    async def check(self) -> None:
+        pass
+
+    async def start(self, limits: Limits) -> Sandbox:
+        del limits
+        return MemorySandbox(next(self._numbers))
+
+    async def sweep(self) -> int:
+        return 0
+
+    async def close(self) -> None:
+        pass

@@ -1,0 +1,28 @@
+"""Pools for tests that need a real engine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from greenroom.connect import connect
+from greenroom.errors import EngineUnavailable
+from greenroom.session import SessionPool
+
+
+def engine_pool(url: str, **options: Any) -> SessionPool:
+    """A pool of an engine. Without the engine the test is skipped, and where it is required it fails.
+
+    Args:
+        url: as for `greenroom.connect`. The engine is required if its scheme is in the environment variable
+            `GREENROOM_REQUIRE_ENGINES`, a list such as `bubblewrap,docker`.
+        options: as for `greenroom.connect`.
+    """
+    try:
+        return connect(url, **options)
+    except EngineUnavailable as error:
+        if url.partition(":")[0] in os.environ.get("GREENROOM_REQUIRE_ENGINES", "").split(","):
+            raise
+        pytest.skip(str(error))

@@ -1,0 +1,177 @@
+"""What every session does with files."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from greenroom.errors import FileMissing, FileRefused, InvalidRequest
+from greenroom.session import Session
+from greenroom.testing.suite import Suite
+
+
+class FileSuite(Suite):
+    """Files: up, down, lists, and what is refused."""
+
+    def test_an_upload_is_there_for_the_code(self, session: Session) -> None:
+        uploaded = session.upload(b"a,b\n1,2\n", "table.csv")
+        assert (uploaded.path, uploaded.size) == ("/mnt/data/table.csv", 8)
+        read = session.execute("with open('/mnt/data/table.csv') as f:\n    content = f.read()\ncontent")
+        assert read.result == r"'a,b\n1,2\n'"
+
+    def test_a_local_file_keeps_its_name(self, session: Session, tmp_path: Path) -> None:
+        local = tmp_path / "sales 2024.csv"
+        local.write_bytes(b"x")
+        assert session.upload(local).path == "/mnt/data/sales 2024.csv"
+        assert session.upload(str(local), "renamed.csv").path == "/mnt/data/renamed.csv"
+        with local.open("rb") as file:
+            assert session.upload(file).path == "/mnt/data/sales 2024.csv"
+
+    def test_what_the_code_writes_can_be_downloaded(self, session: Session) -> None:
+        session.execute("with open('/mnt/data/out.bin', 'wb') as f:\n    _ = f.write(bytes(range(256)))")
+        assert session.download("out.bin") == bytes(range(256))
+
+    def test_a_download_can_go_to_a_local_file(self, session: Session, tmp_path: Path) -> None:
+        session.upload(b"content", "a.txt")
+        target = session.download("a.txt", tmp_path / "local.txt")
+        assert target.read_bytes() == b"content"
+        assert list(tmp_path.iterdir()) == [target]
+
+    def test_a_download_that_fails_leaves_no_local_file(self, session: Session, tmp_path: Path) -> None:
+        with pytest.raises(FileMissing):
+            session.download("missing.txt", tmp_path / "local.txt")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_large_file_comes_back_as_it_was(self, session: Session) -> None:
+        content = bytes(range(256)) * (12 << 12)
+        session.upload(io.BytesIO(content), "large.bin")
+        assert session.download("large.bin") == content
+
+    def test_an_upload_replaces_a_file_of_the_same_name(self, session: Session) -> None:
+        session.upload(b"one and more", "a.txt")
+        session.upload(b"two", "a.txt")
+        assert session.download("a.txt") == b"two"
+
+    def test_names_may_be_unicode_and_have_spaces(self, session: Session) -> None:
+        name = "Größe & 売上 (1).csv"
+        session.upload(b"x", name)
+        assert [file.name for file in session.files()] == [name]
+        assert session.download(name) == b"x"
+
+    def test_uploads_make_the_directories_they_need(self, session: Session) -> None:
+        session.upload(b"x", "a/b/c.txt")
+        assert session.download("/mnt/data/a/b/c.txt") == b"x"
+
+    def test_a_list_has_names_sizes_and_times(self, session: Session) -> None:
+        session.upload(b"12345", "five.txt")
+        session.upload(b"1", "directory/one.txt")
+        directory, five = session.files()
+        assert (directory.name, directory.is_directory) == ("directory", True)
+        assert (five.name, five.size, five.is_directory) == ("five.txt", 5, False)
+        assert abs(datetime.now(UTC) - five.modified) < timedelta(minutes=5)
+
+    def test_a_recursive_list_has_what_is_below(self, session: Session) -> None:
+        session.upload(b"1", "directory/one.txt")
+        assert [file.name for file in session.files(recursive=True)] == ["directory", "directory/one.txt"]
+        assert [file.name for file in session.files("directory")] == ["directory/one.txt"]
+
+    def test_metadata_of_one_file(self, session: Session) -> None:
+        session.upload(b"123", "a.txt")
+        assert session.file("a.txt").size == 3
+        with pytest.raises(FileMissing, match=r"b\.txt"):
+            session.file("b.txt")
+
+    def test_a_file_can_be_deleted(self, session: Session) -> None:
+        session.upload(b"x", "a.txt")
+        session.delete_file("a.txt")
+        assert session.files() == []
+        with pytest.raises(FileMissing):
+            session.delete_file("a.txt")
+
+    def test_an_execution_tells_which_files_it_wrote(self, session: Session) -> None:
+        session.upload(b"x", "old.txt")
+        execution = session.execute("f = open('/mnt/data/new.txt', 'w')\n_ = f.write('abc')\nf.close()")
+        assert [(file.name, file.size) for file in execution.files] == [("new.txt", 3)]
+        assert session.execute("1").files == ()
+
+    async def test_files_have_asynchronous_spellings(self, session: Session, tmp_path: Path) -> None:
+        await session.aupload(b"x", "a.txt")
+        assert await session.adownload("a.txt") == b"x"
+        assert (await session.adownload("a.txt", tmp_path / "a")).read_bytes() == b"x"
+        assert [file.name for file in await session.afiles()] == ["a.txt"]
+        assert (await session.afile("a.txt")).size == 1
+        await session.adelete_file("a.txt")
+        assert await session.afiles() == []
+
+    def test_files_work_while_code_runs(self, session: Session) -> None:
+        events = session.stream("import time\nprint('begun')\ntime.sleep(30)")
+        next(events)
+        session.upload(b"x", "a.txt")
+        assert session.download("a.txt") == b"x"
+        events.close()
+
+    # Refusals
+
+    @pytest.mark.parametrize(
+        "path", ["../etc/passwd", "/etc/passwd", "a/../../x", "/mnt/database", "", "/mnt/data", "a\0b"]
+    )
+    def test_a_path_outside_is_refused_by_name(self, session: Session, path: str) -> None:
+        with pytest.raises(InvalidRequest, match="path"):
+            session.download(path)
+        with pytest.raises(InvalidRequest, match="path"):
+            session.upload(b"x", path)
+        with pytest.raises(InvalidRequest, match="path"):
+            session.delete_file(path)
+
+    def test_a_missing_file_is_named(self, session: Session) -> None:
+        with pytest.raises(FileMissing, match=r"/mnt/data/missing\.txt"):
+            session.download("missing.txt")
+        with pytest.raises(FileMissing):
+            session.files("no/such/directory")
+
+    def test_a_directory_is_no_file(self, session: Session) -> None:
+        session.upload(b"x", "directory/a.txt")
+        with pytest.raises(FileRefused, match="directory"):
+            session.download("directory")
+        with pytest.raises(FileRefused, match="directory"):
+            session.upload(b"x", "directory")
+        with pytest.raises(FileRefused, match="not empty"):
+            session.delete_file("directory")
+
+    def test_a_local_file_that_cannot_be_read_is_named(self, session: Session, tmp_path: Path) -> None:
+        with pytest.raises(InvalidRequest, match=r"absent\.csv"):
+            session.upload(tmp_path / "absent.csv")
+
+    def test_an_upload_that_breaks_off_leaves_nothing(self, session: Session) -> None:
+        class Broken(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                if self.tell() > 300_000:
+                    raise ConnectionError("gone")
+                return super().read(size)
+
+        session.upload(b"old", "a.bin")
+        with pytest.raises(ConnectionError):
+            session.upload(Broken(bytes(2_000_000)), "a.bin")
+        assert session.download("a.bin") == b"old"
+        assert [file.name for file in session.files()] == ["a.bin"]
+
+    def test_symbolic_links_lead_nowhere(self, session: Session) -> None:
+        session.execute("import os\nos.symlink('/etc', '/mnt/data/out')\nos.symlink('/etc/passwd', '/mnt/data/file')")
+        with pytest.raises(FileRefused):
+            session.download("file")
+        with pytest.raises(FileRefused):
+            session.download("out/passwd")
+        with pytest.raises(FileRefused):
+            session.upload(b"x", "out/new")
+        session.upload(b"mine", "file")  # takes the place of the link
+        assert session.download("file") == b"mine"
+
+    def test_devices_and_pipes_do_not_block(self, session: Session) -> None:
+        session.execute("import os\nos.mkfifo('/mnt/data/pipe')\nos.symlink('/dev/zero', '/mnt/data/zero')")
+        with pytest.raises(FileRefused):
+            session.download("pipe")
+        with pytest.raises(FileRefused):
+            session.download("zero")

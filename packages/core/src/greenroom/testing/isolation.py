@@ -1,0 +1,130 @@
+"""What the code in a sandbox cannot do. Each test tries to."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from greenroom.session import Session, SessionPool
+from greenroom.testing.suite import Suite
+
+
+def _ask(session: Session, code: str) -> Any:
+    """The value that the code prints as JSON."""
+    execution = session.execute(f"import json, os\n{code}")
+    assert execution.succeeded, execution.text_for_model()
+    return json.loads(execution.stdout)
+
+
+def _attempt(session: Session, code: str) -> str:
+    """How an attempt ends: the exception's name, or `done`."""
+    error = session.execute(code).error
+    return "done" if error is None else error.name
+
+
+class IsolationSuite(Suite):
+    """Isolation: no network, no privilege, nothing of the host, nothing of the neighbour."""
+
+    def test_there_is_no_network(self, session: Session) -> None:
+        attempt = "import socket\nsocket.create_connection(('1.1.1.1', 53), timeout=3)"
+        assert _attempt(session, attempt) in {"OSError", "ConnectionRefusedError", "TimeoutError"}
+        devices = (
+            "print(json.dumps(sorted(line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line)))"
+        )
+        assert set(_ask(session, devices)) <= {"lo", "tunl0", "sit0", "ip6tnl0", "gre0"}
+
+    def test_the_code_is_not_root_and_has_no_capability(self, session: Session) -> None:
+        code = (
+            "status = dict(line.split(':', 1) for line in open('/proc/self/status').read().splitlines())\n"
+            "capabilities = {name: int(value, 16) for name, value in status.items() if name.startswith('Cap')}\n"
+            "print(json.dumps({'uid': os.getuid(), **capabilities}))"
+        )
+        asked = _ask(session, code)
+        assert asked.pop("uid") != 0
+        assert asked
+        assert set(asked.values()) == {0}
+
+    def test_privileges_cannot_be_gained(self, session: Session) -> None:
+        code = "print(json.dumps('NoNewPrivs:\\t1' in open('/proc/self/status').read()))"
+        assert _ask(session, code) is True
+        assert _attempt(session, "import os\nos.setuid(0)") == "PermissionError"
+
+    @pytest.mark.parametrize(
+        "directory", ["/", "/usr", "/usr/bin", "/etc", "/opt/greenroom", "/dev", "/sys", "/var", "/root", "/home"]
+    )
+    def test_the_system_is_read_only(self, session: Session, directory: str) -> None:
+        attempt = f"open('{directory}/greenroom-was-here', 'w')"
+        assert _attempt(session, attempt) in {"OSError", "PermissionError", "FileNotFoundError"}
+
+    def test_the_interpreter_is_read_only(self, session: Session) -> None:
+        attempt = "import json, pathlib\npathlib.Path(json.__file__).open('a')"
+        assert _attempt(session, attempt) in {"OSError", "PermissionError"}
+
+    def test_the_environment_tells_nothing_of_the_host(
+        self, pool: SessionPool, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("GREENROOM_TEST_SECRET", "secret")
+        for subject in (session, pool.session()):
+            assert "GREENROOM_TEST_SECRET" not in str(_ask(subject, "print(json.dumps(dict(os.environ)))"))
+            names = _ask(subject, "print(json.dumps(sorted(os.environ)))")
+            allowed = {
+                "HOME",
+                "LANG",
+                "PATH",
+                "TERM",
+                "PWD",
+                "HOSTNAME",
+                "MPLCONFIGDIR",
+                "MPLBACKEND",
+                "PLOTLY_RENDERER",
+            }
+            assert set(names) <= allowed | {
+                "LC_CTYPE",
+                "PAGER",
+                "GIT_PAGER",
+                "CLICOLOR",
+                "SHLVL",
+                "_",
+            }
+
+    def test_only_its_own_processes_are_seen(self, session: Session) -> None:
+        seen = _ask(session, "print(json.dumps(len([p for p in os.listdir('/proc') if p.isdigit()])))")
+        assert seen <= 8
+
+    def test_neighbours_share_no_file(self, pool: SessionPool) -> None:
+        with pool.session() as one, pool.session() as other:
+            for directory in ("/mnt/data", "/tmp", "/dev/shm", "/var/tmp"):
+                one.execute(f"open('{directory}/note', 'w').write('from one')")
+                assert other.execute(f"import os\nos.path.exists('{directory}/note')").result == "False"
+
+    def test_neighbours_hear_no_signal(self, pool: SessionPool) -> None:
+        with pool.session() as one, pool.session() as other:
+            other.execute("x = 1")
+            one.execute("import os, signal\ntry:\n    os.kill(-1, signal.SIGKILL)\nexcept OSError:\n    pass")
+            assert other.execute("x").result == "1"
+
+    def test_the_supervisor_cannot_be_traced_or_written_to(self, session: Session) -> None:
+        code = (
+            "parent = os.getppid()\ntrouble = []\n"
+            "for name in ('mem', 'fd/1', 'fd/0', 'environ'):\n"
+            "    try:\n        open(f'/proc/{parent}/{name}', 'rb' if name == 'environ' else 'wb').close()\n"
+            "        trouble.append(name)\n"
+            "    except OSError:\n        pass\n"
+            "print(json.dumps(trouble))"
+        )
+        assert _ask(session, code) == []
+
+    def test_new_namespaces_and_mounts_are_refused(self, session: Session) -> None:
+        code = (
+            "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+            "print(json.dumps([libc.unshare(0x10000000), libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)]))"
+        )
+        assert _ask(session, code) == [-1, -1]
+
+    def test_no_socket_reaches_the_machine_below(self, session: Session) -> None:
+        assert _attempt(session, "import socket\nsocket.socket(40, socket.SOCK_STREAM)") in {
+            "OSError",
+            "PermissionError",
+        }

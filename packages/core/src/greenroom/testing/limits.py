@@ -1,0 +1,104 @@
+"""What the limits of a sandbox do: they hold, they say so, and the session lives on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+from greenroom.errors import FileRefused
+from greenroom.session import Session, SessionPool
+from greenroom.testing.suite import Suite
+
+MIB = 1 << 20
+
+
+class LimitSuite(Suite):
+    """Limits on memory, disk, processes, output and files.
+
+    The pool has `LimitSuite.options`.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {
+        "memory": "512Mi",
+        "disk": "32Mi",
+        "pids": 64,
+        "output_limit": 100_000,
+        "display_limit": MIB,
+        "file_limit": 2 * MIB,
+        "max_concurrent_sessions": 4,
+        "ready_session_instances": 0,
+    }
+
+    @pytest.fixture(autouse=True)
+    def works_afterwards(self, session: Session) -> Iterator[None]:
+        """Whatever the test did, its session answers."""
+        yield
+        assert session.execute("6 * 7", timeout=30).result == "42"
+
+    def test_memory_that_runs_out_ends_the_code_and_says_so(self, session: Session) -> None:
+        session.upload(b"kept", "kept.txt")
+        execution = session.execute("x = bytearray(4 << 30)\nx[::4096] = b'x' * len(x[::4096])")
+        assert execution.status == "failed"
+        assert execution.error is not None
+        assert execution.error.name == "MemoryError"
+        assert session.download("kept.txt") == b"kept"
+
+    def test_memory_of_many_processes_counts_together(self, session: Session) -> None:
+        code = (
+            "import multiprocessing, time\n"
+            "def take(_):\n    x = b'x' * (100 << 20)\n    time.sleep(1)\n    return len(x)\n"
+            "with multiprocessing.get_context('fork').Pool(12) as pool:\n"
+            "    print(sum(pool.map(take, range(12), chunksize=1)))"
+        )
+        execution = session.execute(code, timeout=5)
+        assert execution.status != "succeeded"
+
+    def test_a_fork_bomb_ends_at_the_limit_of_processes(self, session: Session) -> None:
+        code = (
+            "import os, time\nchildren = []\ntry:\n    while True:\n        pid = os.fork()\n"
+            "        if pid == 0:\n            time.sleep(600)\n        children.append(pid)\n"
+            "except OSError as error:\n    print(type(error).__name__, len(children) < 100)\n"
+            "for pid in children:\n    os.kill(pid, 9)\n    os.waitpid(pid, 0)"
+        )
+        assert session.execute(code).stdout == "BlockingIOError True\n"
+
+    def test_a_full_disk_is_an_error_of_the_code(self, session: Session) -> None:
+        code = "f = open('/mnt/data/big', 'wb')\nfor _ in range(64):\n    f.write(bytes(1 << 20))"
+        execution = session.execute(code)
+        assert execution.error is not None
+        assert "No space left" in execution.error.value
+        session.execute("import os\ntry:\n    f.close()\nexcept OSError: pass\nos.remove('/mnt/data/big')")
+
+    def test_an_upload_to_a_full_disk_is_refused_whole(self, session: Session) -> None:
+        session.execute("open('/mnt/data/big', 'wb').write(bytes(31 << 20))")
+        with pytest.raises(FileRefused, match="full"):
+            session.upload(bytes(2 * MIB), "more.bin")
+        assert [file.name for file in session.files()] == ["big"]
+
+    def test_output_over_the_limit_is_cut_and_the_code_goes_on(self, session: Session) -> None:
+        execution = session.execute("for n in range(100_000):\n    print('0123456789')\nx = 'at the end'")
+        assert execution.succeeded
+        assert len(execution.stdout) == 100_000
+        assert execution.truncated == 100_000 * 11 - 100_000
+        assert "over the limit" in execution.text_for_model()
+        assert session.execute("x").result == "'at the end'"
+
+    def test_rich_output_over_the_limit_is_left_out(self, session: Session) -> None:
+        execution = session.execute("from IPython.display import HTML\ndisplay(HTML('x' * (2 << 20)))\n1")
+        assert execution.succeeded
+        assert [output.text for output in execution.outputs] == ["1"]
+        assert execution.truncated > 2 * MIB
+
+    def test_a_file_over_the_limit_is_refused_whole(self, session: Session) -> None:
+        with pytest.raises(FileRefused, match="over the limit of 2097152 bytes"):
+            session.upload(bytes(2 * MIB + 1), "big.bin")
+        assert session.files() == []
+        session.upload(bytes(2 * MIB), "fits.bin")
+        session.execute("open('/mnt/data/big.bin', 'wb').write(bytes(3 << 20))")
+        with pytest.raises(FileRefused, match="over the limit"):
+            session.download("big.bin")
+
+    def test_the_full_pool_says_how_many_sessions_it_has(self, pool: SessionPool) -> None:
+        assert "of 4 sessions" in repr(pool)

@@ -1,0 +1,25 @@
+"""A pool in this process, for tests of applications and adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenroom.engines.memory import MemoryEngine
+from greenroom.pool import LocalPool, PoolSettings
+from greenroom.session import SessionPool
+
+
+def memory_pool(**options: Any) -> SessionPool:
+    """A pool whose sessions are made at once and run code in this process, without isolation.
+
+    It is for tests whose code you wrote yourself. It knows plain Python: no magics, no figures, no crashes.
+
+    Args:
+        options: the settings of any local pool, as for `greenroom.connect`.
+    """
+    settings = PoolSettings.parse({"preload": (), **options})
+
+    async def backend() -> LocalPool:
+        return await LocalPool.open(MemoryEngine(), settings)
+
+    return SessionPool(backend, "memory")

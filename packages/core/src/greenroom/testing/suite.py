@@ -1,0 +1,58 @@
+"""What conformance suites have in common."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+from greenroom.session import Session, SessionPool
+
+
+class Suite:
+    """A set of tests that a subclass runs on its own subject, given by fixtures.
+
+    A subclass cannot replace a test: where its subject differs, `known_differences` says so with the reason,
+    and the test is expected to fail, strictly: it has to be taken off the list when it passes.
+    """
+
+    known_differences: ClassVar[Mapping[str, str]] = {}
+    """By the test's name: why it fails for this subject."""
+
+    not_run: ClassVar[Mapping[str, str]] = {}
+    """By the test's name: why it would do harm here, or never end."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls) -> Iterator[SessionPool]:
+        """The subject: subclasses yield an open pool."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def session(self, pool: SessionPool) -> Iterator[Session]:
+        """A new session, deleted afterwards."""
+        with pool.session() as session:
+            yield session
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in vars(cls):
+            if name.startswith("test_") and any(hasattr(base, name) for base in cls.__mro__[1:]):
+                raise TypeError(f"{cls.__name__}.{name} would replace a test of the suite; use known_differences")
+        for differences, run in ((cls.known_differences, True), (cls.not_run, False)):
+            for name, reason in differences.items():
+                mark = pytest.mark.xfail(reason=reason, strict=True, run=run)
+                setattr(cls, name, mark(_copy(getattr(cls, name))))
+
+
+def _copy(function: types.FunctionType) -> types.FunctionType:
+    """A function of its own, so that a mark does not reach the other subclasses."""
+    copied = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    copied.__dict__.update(function.__dict__)
+    copied.pytestmark = list(getattr(function, "pytestmark", []))  # pyright: ignore[reportFunctionMemberAccess]
+    return copied

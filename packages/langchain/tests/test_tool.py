@@ -1,0 +1,419 @@
+"""What a model, an application and another user get from the tool."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from greenroom import (
+    EngineUnavailable,
+    Execution,
+    ExecutionError,
+    InvalidRequest,
+    Output,
+    PoolFull,
+    SandboxLost,
+    SessionPool,
+)
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import ToolMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_greenroom import OUTPUT_EVENT, GreenroomTool, execution_of
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import ScriptedBackend
+    from langchain_core.runnables import RunnableConfig
+
+PNG = b"\x89PNG\r\n\x1a\n, and so on"
+FAILURE = Execution(
+    "1",
+    "failed",
+    stdout="before\n",
+    error=ExecutionError("NameError", "name 'x' is not defined", "NameError: name 'x' is not defined"),
+)
+
+
+def figure(mime: str = "image/png", data: bytes = PNG) -> Output:
+    return Output({mime: data.decode() if mime == "image/svg+xml" else base64.b64encode(data).decode()})
+
+
+def of(thread_id: object, *callbacks: BaseCallbackHandler) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id}, "callbacks": [*callbacks]}
+
+
+def call(code: str, name: str = "python") -> dict[str, Any]:
+    return {"type": "tool_call", "id": "call-1", "name": name, "args": {"code": code}}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens on the pool's own event loop."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  an asyncio.Event belongs to one loop
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def tool(pool: SessionPool) -> GreenroomTool:
+    return GreenroomTool(pool=pool)
+
+
+# What the model sees
+
+
+def test_the_schema_has_the_code_and_nothing_else(tool: GreenroomTool) -> None:
+    assert convert_to_openai_tool(tool) == {
+        "type": "function",
+        "function": {
+            "name": "python",
+            "description": "Run Python code in an isolated sandbox, as a cell of a notebook. "
+            "Variables, imports and files are kept from call to call. "
+            "You get back what the code prints, the value of its last expression, its figures, and the error "
+            "if it fails. Files are in /mnt/data. There may be no network.",
+            "parameters": {
+                "type": "object",
+                "properties": {"code": {"type": "string", "description": "The Python code to run."}},
+                "required": ["code"],
+            },
+        },
+    }
+
+
+def test_the_description_of_a_session_per_call_promises_no_state(pool: SessionPool) -> None:
+    tool = GreenroomTool(pool=pool, session_per_call=True)
+    assert "Each call starts afresh" in tool.description
+    assert "are kept" not in tool.description
+
+
+def test_a_description_of_the_applications_own_stays(pool: SessionPool) -> None:
+    assert GreenroomTool(pool=pool, session_per_call=True, description="Mine.").description == "Mine."
+
+
+def test_the_text_is_what_the_core_has_for_models(tool: GreenroomTool) -> None:
+    message = tool.invoke(call("print(1)"), of("a"))
+    assert message.content == message.artifact.text_for_model()
+    assert message.status == "success"
+
+
+def test_long_output_keeps_to_the_budget(pool: SessionPool, backend: ScriptedBackend) -> None:
+    backend.answers["talk"] = Execution("1", "succeeded", stdout="word " * 10_000)
+    message = GreenroomTool(pool=pool, budget=500).invoke(call("talk"), of("a"))
+    assert len(message.content) <= 500
+    assert len(message.artifact.stdout) == 50_000
+
+
+def test_figures_follow_the_text_as_standard_image_blocks(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    backend.answers["plot"] = Execution("1", "succeeded", stdout="done\n", outputs=(figure(), figure("image/jpeg")))
+    message = tool.invoke(call("plot"), of("a"))
+    encoded = base64.b64encode(PNG).decode()
+    assert message.content == [
+        {"type": "text", "text": "stdout:\ndone\n\nfigures:\nfigure-1.png, figure-2.jpg"},
+        {"type": "image", "base64": encoded, "mime_type": "image/png"},
+        {"type": "image", "base64": encoded, "mime_type": "image/jpeg"},
+    ]
+    assert message.content_blocks == message.content
+    assert [image.data for image in message.artifact.images] == [PNG, PNG]
+
+
+def test_a_picture_that_models_cannot_see_is_only_named(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    backend.answers["plot"] = Execution("1", "succeeded", outputs=(figure("image/svg+xml", b"<svg/>"),))
+    message = tool.invoke(call("plot"), of("a"))
+    assert message.content == "figures:\nfigure-1.svg"
+    assert message.artifact.images[0].data == b"<svg/>"
+
+
+def test_images_can_be_kept_from_the_model(pool: SessionPool, backend: ScriptedBackend) -> None:
+    backend.answers["plot"] = Execution("1", "succeeded", outputs=(figure(),))
+    message = GreenroomTool(pool=pool, images=False).invoke(call("plot"), of("a"))
+    assert message.content == "figures:\nfigure-1.png"
+    assert message.artifact.images[0].data == PNG
+
+
+# What fails
+
+
+def test_a_failed_execution_has_the_status_error_and_its_artifact(
+    tool: GreenroomTool, backend: ScriptedBackend
+) -> None:
+    backend.answers["x"] = FAILURE
+    message = tool.invoke(call("x"), of("a"))
+    assert message.status == "error"
+    assert message.artifact is FAILURE
+    assert message.tool_call_id == "call-1"
+    assert message.name == "python"
+    assert message.content.startswith("The code failed.")
+    assert "before" in message.content
+    assert "NameError" in message.content
+
+
+async def test_a_failed_execution_has_the_status_error_for_an_async_caller_too(
+    tool: GreenroomTool, backend: ScriptedBackend
+) -> None:
+    backend.answers["x"] = FAILURE
+    message = await tool.ainvoke(call("x"), of("a"))
+    assert (message.status, message.artifact) == ("error", FAILURE)
+
+
+def test_callbacks_learn_of_the_failure(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    backend.answers["x"] = FAILURE
+    seen: list[ToolMessage] = []
+
+    class Watch(BaseCallbackHandler):
+        def on_tool_end(self, output: Any, **_: Any) -> None:
+            seen.append(output)
+
+    tool.invoke(call("x"), of("a", Watch()))
+    assert [(message.status, message.artifact) for message in seen] == [("error", FAILURE)]
+
+
+def test_figures_of_a_failed_execution_are_seen_too(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    backend.answers["x"] = Execution("1", "timed_out", outputs=(figure(),), error=ExecutionError("TimeoutError", ""))
+    message = tool.invoke(call("x"), of("a"))
+    assert message.status == "error"
+    assert [block["type"] for block in message.content] == ["text", "image"]
+
+
+def test_a_failed_execution_outside_of_a_tool_call_is_its_text(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    backend.answers["x"] = FAILURE
+    assert tool.invoke({"code": "x"}, of("a")) == FAILURE.text_for_model()
+    assert tool.invoke("x", of("a")) == FAILURE.text_for_model()
+
+
+@pytest.mark.parametrize("code", ["", "```python\n```", "\ud800"])
+async def test_code_that_cannot_run_is_the_models_to_mend(tool: GreenroomTool, code: str) -> None:
+    for message in (tool.invoke(call(code), of("a")), await tool.ainvoke(call(code), of("a"))):
+        assert message.status == "error"
+        assert "is not valid" in message.content
+        assert message.artifact is None
+
+
+@pytest.mark.parametrize(
+    "error", [PoolFull("full", sessions=1), EngineUnavailable("no engine"), SandboxLost("it is gone")]
+)
+async def test_what_no_model_can_mend_is_raised(
+    tool: GreenroomTool, backend: ScriptedBackend, error: Exception
+) -> None:
+    backend.answers["x"] = error
+    with pytest.raises(type(error)):
+        tool.invoke(call("x"), of("a"))
+    with pytest.raises(type(error)):
+        await tool.ainvoke(call("x"), of("a"))
+
+
+# The faults of other tools, by name
+
+
+@pytest.mark.parametrize("code", ["python_version = 3", "py = 1", "`python`", "print('```')"])
+def test_code_is_never_cut_by_a_clean_up(tool: GreenroomTool, backend: ScriptedBackend, code: str) -> None:
+    tool.invoke({"code": code}, of("a"))
+    assert backend.executed == [("langchain.a", code)]
+
+
+@pytest.mark.parametrize("fence", ["```py", "```python", "```"])
+def test_a_complete_fence_is_taken_off(tool: GreenroomTool, backend: ScriptedBackend, fence: str) -> None:
+    tool.invoke({"code": f"{fence}\nx = 1\n```"}, of("a"))
+    assert backend.executed == [("langchain.a", "x = 1")]
+
+
+def test_the_tool_adds_no_time_limit_of_its_own(pool: SessionPool, backend: ScriptedBackend) -> None:
+    GreenroomTool(pool=pool).invoke("x", of("a"))
+    GreenroomTool(pool=pool, timeout=100).invoke("x", of("a"))
+    assert backend.timeouts == [None, 100]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_that_is_none_is_refused_at_once(pool: SessionPool, timeout: float) -> None:
+    with pytest.raises(ValidationError):
+        GreenroomTool(pool=pool, timeout=timeout)
+
+
+def test_a_failure_is_no_success_with_something_in_stderr(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    backend.answers["warn"] = Execution("1", "succeeded", stderr="careful\n")
+    assert tool.invoke(call("warn"), of("a")).status == "success"
+
+
+def test_internal_parameters_of_the_model_are_ignored(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    smuggled: dict[str, Any] = {
+        "session_id": "b",
+        "config": of("b"),
+        "tool_call_id": "b",
+        "timeout": 1,
+        "kwargs": {},
+    }
+    tool.invoke({**call("x"), "args": {"code": "x", **smuggled}}, of("a"))
+    assert backend.executed == [("langchain.a", "x")]
+    assert backend.timeouts == [None]
+
+
+def test_no_base64_is_in_any_text(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    encoded = base64.b64encode(PNG).decode()
+    backend.answers["plot"] = Execution(
+        "1",
+        "succeeded",
+        outputs=(figure(), Output({"image/png": encoded, "text/plain": "<Figure>"}, is_result=True)),
+    )
+    message = tool.invoke(call("plot"), of("a"))
+    assert encoded not in message.text
+
+
+async def test_cancelling_an_async_call_stops_the_code(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    running = asyncio.create_task(tool.ainvoke(call("sleep"), of("a")))
+    await until(lambda: bool(backend.executed))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until(lambda: backend.cancelled == ["langchain.a"])
+
+
+async def test_an_async_call_leaves_the_loop_free(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    running = [asyncio.create_task(tool.ainvoke("sleep", of(str(n)))) for n in range(50)]
+    await until(lambda: len(backend.executed) == 50)  # more than a default executor has threads
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+def test_the_program_is_not_logged(tool: GreenroomTool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    tool.invoke(call("secret = 42"), of("a"))
+    assert "secret" not in caplog.text
+
+
+# One conversation, one session
+
+
+async def test_two_users_of_one_tool_never_meet(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    tool.invoke("1", of("ann"))
+    await tool.ainvoke("2", of("bob"))
+    tool.invoke("3", of("ann"))
+    assert backend.executed == [("langchain.ann", "1"), ("langchain.bob", "2"), ("langchain.ann", "3")]
+
+
+def test_without_a_conversation_the_call_is_refused_instead_of_shared(
+    tool: GreenroomTool, backend: ScriptedBackend
+) -> None:
+    configs: list[RunnableConfig | None] = [None, {}, of(None), of("")]
+    for config in configs:
+        with pytest.raises(InvalidRequest, match="thread_id"):
+            tool.invoke(call("x"), config)
+    assert backend.executed == []
+
+
+@pytest.mark.parametrize("thread_id", ["a&x=1", "../a", "a b", "Grüße", "x" * 1000, "\n"])
+def test_any_thread_id_makes_a_valid_identifier(tool: GreenroomTool, backend: ScriptedBackend, thread_id: str) -> None:
+    tool.invoke("x", of(thread_id))
+    identifier, _ = backend.executed[0]
+    assert set(identifier) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-~")
+    assert len(identifier) <= 128
+
+
+def test_a_thread_id_need_not_be_text(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    tool.invoke("x", of(UUID(int=7)))
+    tool.invoke("x", of(7))
+    assert [identifier for identifier, _ in backend.executed] == [
+        "langchain.00000000-0000-0000-0000-000000000007",
+        "langchain.7",
+    ]
+
+
+def test_a_fixed_session_serves_every_call(pool: SessionPool, backend: ScriptedBackend) -> None:
+    tool = GreenroomTool(session=pool.session("ours"))
+    tool.invoke("1")
+    tool.invoke("2", of("ann"))
+    assert backend.executed == [("ours", "1"), ("ours", "2")]
+
+
+async def test_a_session_per_call_is_deleted_after_it(pool: SessionPool, backend: ScriptedBackend) -> None:
+    tool = GreenroomTool(pool=pool, session_per_call=True)
+    tool.invoke("1")
+    await tool.ainvoke("2", of("ann"))
+    backend.answers["3"] = PoolFull("full", sessions=1)
+    with pytest.raises(PoolFull):
+        tool.invoke("3")
+    used = [identifier for identifier, _ in backend.executed]
+    assert len(set(used)) == 3
+    assert backend.deleted == used
+
+
+async def test_a_cancelled_session_per_call_is_deleted_too(pool: SessionPool, backend: ScriptedBackend) -> None:
+    running = asyncio.create_task(GreenroomTool(pool=pool, session_per_call=True).ainvoke("sleep"))
+    await until(lambda: bool(backend.executed))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert backend.deleted == [backend.executed[0][0]]
+
+
+async def test_a_conversation_and_its_session_end_together(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    with tool.conversation() as config:
+        tool.invoke("x", config)
+    async with tool.aconversation("ann") as config:
+        await tool.ainvoke("y", config)
+    used = [identifier for identifier, _ in backend.executed]
+    assert used[1] == "langchain.ann"
+    assert backend.deleted == used
+
+
+def test_two_new_conversations_are_two(tool: GreenroomTool) -> None:
+    with tool.conversation() as one, tool.conversation() as other:
+        assert one != other
+
+
+async def test_deleting_a_session_is_one_call(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    tool.delete_session("ann")
+    await tool.adelete_session(of("bob"))
+    assert backend.deleted == ["langchain.ann", "langchain.bob"]
+
+
+def test_a_tool_takes_a_pool_or_a_session(pool: SessionPool) -> None:
+    combinations: list[dict[str, Any]] = [{}, {"pool": pool, "session": pool.session()}]
+    for arguments in combinations:
+        with pytest.raises(ValidationError, match="Pass either"):
+            GreenroomTool(**arguments)
+    with pytest.raises(ValidationError, match="from a pool"):
+        GreenroomTool(session=pool.session(), session_per_call=True)
+
+
+# Events and checkpoints
+
+
+async def test_output_is_streamed_to_callbacks_as_custom_events(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    backend.answers["count"] = Execution("1", "succeeded", stdout="1\n2\n")
+    expected = [{"stream": "stdout", "text": "1\n"}, {"stream": "stdout", "text": "2\n"}]
+    streamed = [
+        event["data"]
+        async for event in tool.astream_events(call("count"), of("a"), version="v2")
+        if event["event"] == "on_custom_event" and event["name"] == OUTPUT_EVENT
+    ]
+    assert streamed == expected
+
+    seen: list[Any] = []
+
+    class Watch(BaseCallbackHandler):
+        def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
+            seen.append(data)
+
+    tool.invoke(call("count"), of("a", Watch()))
+    assert seen == expected
+
+
+def test_an_execution_is_the_same_after_a_checkpoint(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+    backend.answers["plot"] = Execution("1", "succeeded", outputs=(figure(),))
+    message = tool.invoke(call("plot"), of("a"))
+    serde = JsonPlusSerializer()
+    restored = serde.loads_typed(serde.dumps_typed(message))
+    assert execution_of(message) == message.artifact
+    assert execution_of(restored) == message.artifact
+    assert execution_of(ToolMessage.model_validate(json.loads(message.model_dump_json()))) == message.artifact
+
+
+def test_the_message_of_another_tool_has_no_execution() -> None:
+    for artifact in (None, {"type": "file"}, [1]):
+        assert execution_of(ToolMessage("x", tool_call_id="1", artifact=artifact)) is None

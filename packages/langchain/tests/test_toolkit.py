@@ -1,0 +1,192 @@
+"""The tools for files: what they give, and what they keep out of reach."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from greenroom import FileRefused, PoolFull, SessionPool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_greenroom import GreenroomToolkit
+from langchain_greenroom.files import DownloadFileTool, ReadFileTool
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import ScriptedBackend
+    from langchain_core.messages import ToolMessage
+    from langchain_core.tools import BaseTool
+
+CONFIG: Any = {"configurable": {"thread_id": "ann"}}
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Path:
+    directory = tmp_path / "uploads"
+    directory.mkdir()
+    (directory / "sales.csv").write_text("month,sales\n1,10\n")
+    (tmp_path / "secret.txt").write_text("secret")
+    return directory
+
+
+@pytest.fixture
+def toolkit(pool: SessionPool, uploads: Path) -> GreenroomToolkit:
+    return GreenroomToolkit(pool=pool, uploads=uploads)
+
+
+@pytest.fixture(params=["sync", "async"])
+def use(request: pytest.FixtureRequest, toolkit: GreenroomToolkit) -> Any:
+    tools = {tool.name: tool for tool in toolkit.get_tools()}
+
+    async def use(name: str, /, **arguments: str) -> ToolMessage:
+        call = {"type": "tool_call", "id": "1", "name": name, "args": arguments}
+        return await tools[name].ainvoke(call, CONFIG) if request.param == "async" else tools[name].invoke(call, CONFIG)
+
+    return use
+
+
+def by_name(toolkit: GreenroomToolkit) -> dict[str, BaseTool]:
+    return {tool.name: tool for tool in toolkit.get_tools()}
+
+
+def test_the_schemas_hold_only_what_a_model_may_choose(toolkit: GreenroomToolkit) -> None:
+    schemas = [convert_to_openai_tool(tool)["function"] for tool in toolkit.get_tools()]
+    assert {schema["name"]: list(schema["parameters"]["properties"]) for schema in schemas} == {
+        "python": ["code"],
+        "list_files": ["directory"],
+        "read_file": ["path"],
+        "download_file": ["path"],
+        "upload_file": ["name"],
+    }
+
+
+def test_without_a_directory_there_is_no_tool_to_upload(pool: SessionPool) -> None:
+    assert "upload_file" not in by_name(GreenroomToolkit(pool=pool))
+
+
+def test_the_directory_has_to_exist(pool: SessionPool, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        GreenroomToolkit(pool=pool, uploads=tmp_path / "nowhere")
+
+
+def test_the_settings_reach_the_tool_that_runs_python(pool: SessionPool) -> None:
+    tool: Any = by_name(GreenroomToolkit(pool=pool, timeout=5, budget=600, images=False))["python"]
+    assert (tool.timeout, tool.budget, tool.images) == (5, 600, False)
+
+
+async def test_all_tools_of_a_conversation_share_its_session(
+    use: Any, toolkit: GreenroomToolkit, backend: ScriptedBackend
+) -> None:
+    await use("upload_file", name="sales.csv")
+    await use("python", code="x")
+    assert backend.executed == [("langchain.ann", "x")]
+    assert list(backend.contents) == ["langchain.ann"]
+    with toolkit.conversation("ann"):
+        toolkit.session_for("ann").upload(b"from the application", "notes.txt")
+        assert (await use("read_file", path="notes.txt")).content == "from the application"
+    assert backend.contents == {}
+
+
+async def test_listing_names_files_with_their_sizes(use: Any) -> None:
+    assert (await use("list_files")).content == "There are no files."
+    await use("upload_file", name="sales.csv")
+    message = await use("list_files")
+    assert message.content == "/mnt/data/sales.csv (17 bytes)"
+    assert [file.size for file in message.artifact] == [17]
+
+
+async def test_an_upload_says_where_the_file_is(use: Any, backend: ScriptedBackend) -> None:
+    message = await use("upload_file", name="sales.csv")
+    assert message.content == "The file is at /mnt/data/sales.csv (17 bytes)."
+    assert backend.contents["langchain.ann"]["/mnt/data/sales.csv"].startswith(b"month,sales")
+
+
+async def test_local_files_are_not_readable_through_the_upload_tool(
+    use: Any, uploads: Path, backend: ScriptedBackend
+) -> None:
+    (uploads / "link.txt").symlink_to(uploads.parent / "secret.txt")
+    (uploads / "directory").mkdir()
+    for name in (
+        "../secret.txt",
+        str(uploads.parent / "secret.txt"),
+        "link.txt",
+        "directory",
+        ".",
+        "",
+        "a\0b",
+    ):
+        message = await use("upload_file", name=name)
+        assert message.status == "error"
+        assert message.content.endswith("Available: sales.csv.")
+    assert backend.contents == {}
+
+
+async def test_a_download_reaches_the_application_as_a_standard_file_block(use: Any) -> None:
+    await use("upload_file", name="sales.csv")
+    message = await use("download_file", path="sales.csv")
+    assert message.content == "The user now has /mnt/data/sales.csv (17 bytes)."
+    assert message.artifact == {
+        "type": "file",
+        "base64": base64.b64encode(b"month,sales\n1,10\n").decode(),
+        "mime_type": "text/csv",
+        "extras": {"filename": "sales.csv"},
+    }
+
+
+async def test_a_missing_file_is_the_models_to_mend(use: Any) -> None:
+    for name in ("read_file", "download_file"):
+        message = await use(name, path="nothing.csv")
+        assert message.status == "error"
+        assert "nothing.csv" in message.content
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret", ""])
+async def test_a_path_outside_of_the_session_is_refused(use: Any, path: str) -> None:
+    for name in ("read_file", "download_file"):
+        message = await use(name, path=path)
+        assert message.status == "error"
+        assert "is not valid" in message.content
+    assert (await use("list_files", directory="/etc")).status == "error"
+
+
+async def test_a_binary_file_is_not_read_as_text(use: Any, uploads: Path) -> None:
+    (uploads / "x.png").write_bytes(b"\x89PNG")
+    await use("upload_file", name="x.png")
+    message = await use("read_file", path="x.png")
+    assert message.status == "error"
+    assert "not a text file" in message.content
+
+
+async def test_a_long_file_keeps_to_the_budget(use: Any, uploads: Path) -> None:
+    (uploads / "long.txt").write_text("word " * 10_000)
+    await use("upload_file", name="long.txt")
+    message = await use("read_file", path="long.txt")
+    assert len(message.content) <= 8_000
+    assert "characters left out" in message.content
+
+
+@pytest.mark.parametrize("tool", [ReadFileTool, DownloadFileTool])
+async def test_a_file_over_the_limit_is_not_fetched(pool: SessionPool, tool: type[BaseTool]) -> None:
+    session = pool.session("ours")
+    session.upload(b"12345", "a.txt")
+    small = tool(session=session, limit=4)
+    assert "takes 4 at most" in small.invoke({"path": "a.txt"})
+    assert "takes 4 at most" in await small.ainvoke({"path": "a.txt"})
+    assert "takes 4 at most" not in tool(session=session, limit=5).invoke({"path": "a.txt"})
+
+
+async def test_a_full_disk_is_the_models_to_mend_and_a_full_pool_is_not(
+    use: Any, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(backend, "upload", refuse)
+    error: Exception = FileRefused("The disk is full.")
+    message = await use("upload_file", name="sales.csv")
+    assert (message.status, message.content) == ("error", "The disk is full.")
+    error = PoolFull("full", sessions=1)
+    with pytest.raises(PoolFull):
+        await use("upload_file", name="sales.csv")

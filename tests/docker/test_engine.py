@@ -1,0 +1,277 @@
+"""The engine's two streams, its ends, and what it leaves behind, on a real Docker."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import aiodocker
+import pytest
+
+from greenroom.engines import owner
+from greenroom.engines.base import Limits, Sandbox
+from greenroom.engines.docker import DockerEngine
+from greenroom.errors import EngineUnavailable, ImageMissing, InvalidRequest
+
+from .conftest import Program, containers_of
+
+ECHO = "import os\nwhile data := os.read(0, 65536):\n    while data:\n        data = data[os.write(1, data):]"
+MIB = 1 << 20
+
+
+@pytest.fixture
+async def echo(engine: DockerEngine, supervisor: Program) -> AsyncIterator[Sandbox]:
+    """A sandbox that says what it is told."""
+    supervisor(ECHO)
+    sandbox = await engine.start(Limits())
+    yield sandbox
+    await sandbox.kill()
+
+
+async def read(sandbox: Sandbox, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size and (piece := await sandbox.receive()):
+        data += piece
+    return bytes(data)
+
+
+async def read_all(sandbox: Sandbox) -> bytes:
+    return await read(sandbox, sys.maxsize)
+
+
+class TestStreams:
+    async def test_every_byte_passes_unchanged(self, echo: Sandbox) -> None:
+        every_byte = bytes(range(256)) * 4
+        await echo.send(every_byte)
+        assert await read(echo, len(every_byte)) == every_byte
+
+    async def test_megabytes_pass_both_ways_at_once(self, echo: Sandbox) -> None:
+        data = random.Random(0).randbytes(8 * MIB)
+        answer, _ = await asyncio.gather(read(echo, len(data)), echo.send(data))
+        assert answer == data
+
+    async def test_the_first_bytes_are_not_missed(self, engine: DockerEngine, supervisor: Program) -> None:
+        supervisor("import os\nos.write(1, b'first')")
+        sandbox = await engine.start(Limits())
+        assert await read_all(sandbox) == b"first"
+        await sandbox.kill()
+
+    async def test_sending_waits_for_a_sandbox_that_does_not_read(
+        self, plain_engine: DockerEngine, supervisor: Program
+    ) -> None:
+        supervisor("import time\ntime.sleep(600)")
+        sandbox = await plain_engine.start(Limits())
+        send = asyncio.create_task(sandbox.send(bytes(64 * MIB)))
+        await asyncio.sleep(1)
+        assert not send.done()
+        await sandbox.kill()
+        with pytest.raises(OSError):
+            await send
+            await sandbox.send(b"more")
+
+    async def test_a_cancelled_send_does_not_cancel_the_next(
+        self, plain_engine: DockerEngine, supervisor: Program
+    ) -> None:
+        supervisor(f"import time\ntime.sleep(1)\n{ECHO}")
+        sandbox = await plain_engine.start(Limits())
+        first = asyncio.create_task(sandbox.send(bytes(4 * MIB)))
+        await asyncio.sleep(0.2)
+        second = asyncio.create_task(sandbox.send(b"end"))
+        first.cancel()
+        answer = await read(sandbox, 4 * MIB + 3)
+        await second
+        assert answer.endswith(b"end")
+        await sandbox.kill()
+
+    async def test_its_end_ends_the_stream_for_good(self, engine: DockerEngine, supervisor: Program) -> None:
+        supervisor("print('bye')")
+        sandbox = await engine.start(Limits())
+        assert await read_all(sandbox) == b"bye\n"
+        assert await sandbox.receive() == b""
+        with pytest.raises(OSError):
+            for _ in range(100):
+                await sandbox.send(b"anybody there?")
+        await sandbox.kill()
+
+    async def test_a_kill_ends_a_wait_for_bytes(self, echo: Sandbox) -> None:
+        receive = asyncio.create_task(echo.receive())
+        await asyncio.sleep(0.05)
+        await echo.kill()
+        assert await receive == b""
+
+
+class TestEnds:
+    async def test_a_killed_sandbox_is_gone_when_kill_returns(self, echo: Sandbox) -> None:
+        await echo.kill()
+        assert await containers_of() == []
+        await echo.kill()
+
+    async def test_two_kills_at_once_and_a_cancelled_one_are_one(self, echo: Sandbox) -> None:
+        cancelled = asyncio.create_task(echo.kill())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.gather(echo.kill(), echo.kill())
+        assert await containers_of() == []
+
+    async def test_what_it_said_last_is_the_diagnosis(self, engine: DockerEngine, supervisor: Program) -> None:
+        supervisor("import sys\nsys.exit('there is no IPython here')")
+        sandbox = await engine.start(Limits())
+        assert await read_all(sandbox) == b""
+        assert await sandbox.diagnosis() == "there is no IPython here"
+        await sandbox.kill()
+
+    async def test_a_silent_end_is_told_by_its_exit_code(self, engine: DockerEngine, supervisor: Program) -> None:
+        supervisor("import os\nos._exit(7)")
+        sandbox = await engine.start(Limits())
+        assert await read_all(sandbox) == b""
+        assert await sandbox.diagnosis() == "it ended with exit code 7"
+        await sandbox.kill()
+
+    async def test_running_out_of_memory_is_told(self, engine: DockerEngine, supervisor: Program) -> None:
+        supervisor("x = b'x' * (1 << 30)")
+        sandbox = await engine.start(Limits(memory=128 * MIB))
+        assert await read_all(sandbox) == b""
+        assert "memory" in await sandbox.diagnosis()
+        await sandbox.kill()
+
+    async def test_much_on_standard_error_keeps_its_end(self, plain_engine: DockerEngine, supervisor: Program) -> None:
+        supervisor("import sys\nsys.stderr.write('x' * (1 << 22) + 'the end')")
+        sandbox = await plain_engine.start(Limits())
+        assert await read_all(sandbox) == b""
+        diagnosis = await sandbox.diagnosis()
+        assert diagnosis.endswith("the end")
+        assert len(diagnosis) <= 8192
+        await sandbox.kill()
+
+
+class TestNothingIsLeft:
+    @pytest.mark.parametrize("attempt", range(12))
+    async def test_a_cancelled_start_leaves_no_container(
+        self, plain_engine: DockerEngine, supervisor: Program, attempt: int
+    ) -> None:
+        supervisor(ECHO)
+        start = asyncio.create_task(plain_engine.start(Limits()))
+        await asyncio.sleep(attempt * 0.02 + random.random() * 0.02)
+        start.cancel()
+        try:
+            sandbox = await start
+        except asyncio.CancelledError:
+            pass
+        else:
+            await sandbox.kill()
+        assert await containers_of() == []
+
+    async def test_a_start_that_is_cancelled_twice_leaves_no_container(
+        self, plain_engine: DockerEngine, supervisor: Program
+    ) -> None:
+        supervisor(ECHO)
+        start = asyncio.create_task(plain_engine.start(Limits()))
+        for _ in range(2):
+            await asyncio.sleep(0.05)
+            start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        await plain_engine.close()  # waits for what is still being undone
+        assert await containers_of() == []
+
+    async def test_the_end_of_the_owner_is_the_end_of_its_sandboxes(
+        self, engine: DockerEngine, runtime: str | None
+    ) -> None:
+        program = f"""
+import asyncio
+from greenroom.engines.base import Limits
+from greenroom.engines.docker import DockerEngine
+async def main():
+    engine = DockerEngine(runtime={runtime!r})
+    sandboxes = [await engine.start(Limits()) for _ in range(5)]
+    print("started", flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == b"started\n"
+            assert len(await containers_of(process.pid)) == 5
+            process.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while left := await containers_of(process.pid):
+            assert time.monotonic() < deadline, f"{len(left)} containers are left"
+            await asyncio.sleep(0.1)
+
+    async def test_a_sweep_removes_what_dead_owners_left_and_nothing_else(self, plain_engine: DockerEngine) -> None:
+        dead = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import json; from greenroom.engines import owner; print(json.dumps(owner.labels()))",
+            ],
+            capture_output=True,
+            check=True,
+        )
+        labels_of_dead: dict[str, str] = json.loads(dead.stdout)
+        owners = {
+            "dead": labels_of_dead,
+            "alive": owner.labels(),
+            "elsewhere": {**labels_of_dead, owner.MACHINE: "another machine"},
+        }
+        image = _image()
+        async with aiodocker.Docker() as client:
+            made = {
+                name: await client.containers.create({"Image": image, "Cmd": ["true"], "Labels": labels})
+                for name, labels in owners.items()
+            }
+            try:
+                assert await plain_engine.sweep() == 1
+                left = {container.id for container in await client.containers.list(all=True)}
+                assert {name for name, container in made.items() if container.id in left} == {"alive", "elsewhere"}
+            finally:
+                for name in ("alive", "elsewhere"):
+                    await made[name].delete(force=True)
+
+
+class TestRefusals:
+    async def test_a_missing_image_is_told_with_the_command_that_makes_it(self, plain_engine: DockerEngine) -> None:
+        engine = DockerEngine(image="greenroom-nothing:0")
+        for attempt in (engine.check, lambda: engine.start(Limits())):
+            with pytest.raises(ImageMissing, match="greenroom image build --tag greenroom-nothing:0"):
+                await attempt()
+        await engine.close()
+
+    async def test_an_image_with_another_runner_is_refused(self, plain_engine: DockerEngine) -> None:
+        async with aiodocker.Docker() as client:
+            config = {"Image": _image(), "Cmd": ["true"], "Labels": {"greenroom.runner": "of another version"}}
+            container = await client.containers.create(config)
+            await container.commit(repository="greenroom-test-other", tag="latest")
+            await container.delete()
+            engine = DockerEngine(image="greenroom-test-other")
+            try:
+                with pytest.raises(ImageMissing, match="not made for this version .*greenroom image build"):
+                    await engine.check()
+            finally:
+                await engine.close()
+                await client.images.delete("greenroom-test-other")
+
+    async def test_an_unknown_runtime_is_told_with_how_to_register_it(self, plain_engine: DockerEngine) -> None:
+        engine = DockerEngine(runtime="nothing")
+        with pytest.raises(EngineUnavailable, match="no runtime 'nothing'; it has .*runc.*daemon.json"):
+            await engine.check()
+        await engine.close()
+
+    async def test_limits_that_docker_cannot_keep_are_refused(self, plain_engine: DockerEngine) -> None:
+        with pytest.raises(InvalidRequest, match="CPUs"):
+            await plain_engine.start(Limits(cpus=10_000))
+        assert await containers_of() == []
+
+
+def _image() -> str:
+    from greenroom.engines.image import default_image
+
+    return default_image()

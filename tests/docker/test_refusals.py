@@ -1,0 +1,190 @@
+"""What the engine makes of a Docker that does not answer, refuses, or breaks off: no Docker is needed here."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from greenroom.engines import docker
+from greenroom.engines.base import Limits
+from greenroom.engines.daemon import Daemon
+from greenroom.engines.docker import DockerEngine
+from greenroom.errors import EngineUnavailable, InvalidRequest
+
+from .fake import ABILITIES, Answer, FakeDocker, fake_docker
+
+
+@pytest.fixture
+async def fake(tmp_path: Path) -> AsyncIterator[FakeDocker]:
+    async with fake_docker(tmp_path / "docker.sock") as fake:
+        yield fake
+
+
+@pytest.fixture
+async def engine(fake: FakeDocker) -> AsyncIterator[DockerEngine]:
+    engine = DockerEngine(host=fake.url)
+    yield engine
+    await engine.close()
+
+
+async def never() -> NoReturn:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+class TestCheck:
+    async def test_no_engine_at_the_address_says_what_to_do(self, tmp_path: Path) -> None:
+        engine = DockerEngine(host=f"unix://{tmp_path}/nothing.sock")
+        message = f"No Docker engine answers at unix://{tmp_path}/nothing.sock. Start Docker, or use greenroom.connect"
+        with pytest.raises(EngineUnavailable, match=re.escape(message)):
+            await engine.check()
+
+    async def test_the_environment_names_the_engine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/from-environment.sock")
+        with pytest.raises(EngineUnavailable, match="from-environment.sock"):
+            await DockerEngine().check()
+
+    async def test_dockers_current_context_names_the_engine(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("DOCKER_HOST", raising=False)
+        monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        with pytest.raises(EngineUnavailable, match="context 'elsewhere'"):
+            await DockerEngine().check()
+
+    async def test_an_address_without_a_scheme_is_refused(self) -> None:
+        with pytest.raises(InvalidRequest, match=r"'localhost:2375' is not valid: it begins with unix://"):
+            await DockerEngine(host="localhost:2375").check()
+
+    async def test_a_socket_of_another_group_says_how_to_join_it(
+        self, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def denied(*_: Any, **__: Any) -> NoReturn:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", denied)
+        with pytest.raises(EngineUnavailable, match=r"This user may not use .*usermod -aG docker"):
+            await engine.check()
+
+    async def test_a_silent_engine_is_not_waited_for(
+        self, fake: FakeDocker, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(docker, "_CHECK_PATIENCE", 0.1)
+        fake.answers["GET /info"] = never
+        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+            await engine.check()
+
+    @pytest.mark.parametrize(
+        ("ability", "message"),
+        [
+            ({"OSType": "windows"}, "windows containers. Switch it to Linux containers"),
+            ({"MemoryLimit": False, "PidsLimit": False}, "cannot limit the memory and the processes"),
+        ],
+    )
+    async def test_an_engine_that_cannot_keep_limits_is_refused(
+        self, fake: FakeDocker, engine: DockerEngine, ability: dict[str, Any], message: str
+    ) -> None:
+        fake.answers["GET /info"] = lambda: (200, ABILITIES | ability)
+        with pytest.raises(EngineUnavailable, match=message):
+            await engine.check()
+
+
+class TestStart:
+    @pytest.mark.parametrize("call", ["POST /containers/create", "POST /containers/start"])
+    async def test_a_failure_is_told_in_dockers_words_and_leaves_nothing(
+        self, fake: FakeDocker, engine: DockerEngine, call: str
+    ) -> None:
+        fake.answers[call] = lambda: (500, {"message": "no space left on device"})
+        with pytest.raises(EngineUnavailable, match="could not start a sandbox: no space left on device"):
+            await engine.start(Limits())
+        assert fake.calls[-1] == "DELETE /containers"
+
+    async def test_cancelling_waits_for_a_container_that_is_being_made_and_removes_it(
+        self, fake: FakeDocker, engine: DockerEngine
+    ) -> None:
+        asked, made = asyncio.Event(), asyncio.Event()
+
+        async def late() -> Answer:
+            asked.set()
+            await made.wait()
+            return 201, {"Id": "0123"}
+
+        fake.answers["POST /containers/create"] = late
+        start = asyncio.create_task(engine.start(Limits()))
+        await asked.wait()
+        start.cancel()
+        await asyncio.sleep(0.05)
+        assert "DELETE /containers" not in fake.calls
+        made.set()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        assert fake.calls[-1] == "DELETE /containers"
+        assert "POST /containers/start" not in fake.calls
+
+    async def test_a_silent_engine_is_not_waited_for(
+        self, fake: FakeDocker, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(docker, "_START_PATIENCE", 0.1)
+        fake.answers["POST /containers/start"] = never
+        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+            await engine.start(Limits())
+        assert fake.calls[-1] == "DELETE /containers"
+
+    async def test_hundreds_of_sandboxes_are_attached_at_once(self, fake: FakeDocker, engine: DockerEngine) -> None:
+        async with asyncio.timeout(30):
+            sandboxes = await asyncio.gather(*(engine.start(Limits()) for _ in range(300)))
+        assert len(fake.attached) == 300
+        await asyncio.gather(*(sandbox.kill() for sandbox in sandboxes))
+
+
+class TestAttached:
+    async def test_a_connection_that_breaks_is_the_end_of_the_bytes(
+        self, fake: FakeDocker, engine: DockerEngine
+    ) -> None:
+        sandbox = await engine.start(Limits())
+        _, writer = fake.attached[0]
+        writer.write(b"\x01\0\0\0\0\0\0\x05hello\x01\0\0\0\0\0\0\x09half of ")
+        writer.close()
+        assert await sandbox.receive() == b"hello"
+        assert await sandbox.receive() == b""
+        assert await sandbox.receive() == b""
+        with pytest.raises(OSError):
+            await sandbox.send(b"anybody there?")
+        await sandbox.kill()
+
+    async def test_pieces_without_bytes_are_not_the_end(self, fake: FakeDocker, engine: DockerEngine) -> None:
+        sandbox = await engine.start(Limits())
+        fake.attached[0][1].write(b"\x01\0\0\0\0\0\0\0" + b"\x02\0\0\0\0\0\0\x03why" + b"\x01\0\0\0\0\0\0\x04more")
+        assert await sandbox.receive() == b"more"
+        await sandbox.kill()
+
+    async def test_a_kill_is_bounded_when_docker_does_not_answer(
+        self, fake: FakeDocker, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(docker, "_KILL_PATIENCE", 0.1)
+        sandbox = await engine.start(Limits())
+        fake.answers["DELETE /containers"] = never
+        await sandbox.kill()
+        reader, _ = fake.attached[0]
+        assert await reader.read() == b""  # the connection is closed, which ends the container
+
+    async def test_the_client_is_reachable_again_after_a_failed_check(
+        self, fake: FakeDocker, engine: DockerEngine
+    ) -> None:
+        fake.answers["GET /info"] = lambda: (500, {"message": "starting"})
+        with pytest.raises(EngineUnavailable, match="starting"):
+            await engine.check()
+        fake.answers["GET /info"] = lambda: (200, ABILITIES)
+        await engine.check()
+
+
+async def test_one_client_holds_any_number_of_connections(fake: FakeDocker) -> None:
+    daemon = Daemon(fake.url)
+    assert daemon.client.connector.limit == 0
+    await daemon.close()

@@ -1,0 +1,50 @@
+"""The conformance suites over the engine in memory: everything above the seam, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from greenroom import SessionPool
+from greenroom.testing import ExecutionSuite, FileSuite, memory_pool
+
+_NO_IPYTHON = "it runs plain Python"
+_NO_PROCESS = "its code shares this process"
+
+
+@pytest.fixture(scope="class")
+def memory() -> Iterator[SessionPool]:
+    with memory_pool() as pool:
+        yield pool
+
+
+class TestExecution(ExecutionSuite):
+    known_differences = {
+        "test_a_figure_is_an_image_without_show": _NO_IPYTHON,
+        "test_figures_and_text_keep_their_order": _NO_IPYTHON,
+        "test_a_data_frame_has_html": _NO_IPYTHON,
+        "test_magics_shell_commands_and_await_work": _NO_IPYTHON,
+        "test_output_of_subprocesses_and_threads_is_heard_in_order": _NO_PROCESS,
+    }
+    not_run = {
+        "test_code_that_catches_everything_is_killed": _NO_PROCESS,
+        "test_an_exit_of_the_process_fails_and_the_next_execution_works": _NO_PROCESS,
+        "test_a_segmentation_fault_fails_and_the_next_execution_works": _NO_PROCESS,
+    }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls, memory: SessionPool) -> SessionPool:
+        return memory
+
+
+class TestFiles(FileSuite):
+    known_differences = {
+        "test_symbolic_links_lead_nowhere": "only open() knows of /mnt/data",
+        "test_devices_and_pipes_do_not_block": "only open() knows of /mnt/data",
+    }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls, memory: SessionPool) -> SessionPool:
+        return memory
