@@ -48,12 +48,11 @@ def run(
     pool: _Pool = None,
 ) -> None:
     """Run Python in a new sandbox: its output here, its exit code 1 if the code failed."""
-    if code is None:
-        code = sys.stdin.read() if source == "-" else _read(source)
+    program = code if code is not None else sys.stdin.read() if source == "-" else _read(source)
     with connect(pool, ready_session_instances=0) as opened, opened.session() as session:
         for path in upload or []:
             session.upload(path)
-        for event in session.stream(code, timeout=timeout):
+        for event in session.stream(program, timeout=timeout):
             match event:
                 case StreamText("stdout", text):
                     sys.stdout.write(text)

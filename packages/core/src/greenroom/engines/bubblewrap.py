@@ -119,7 +119,7 @@ class BubblewrapEngine(Engine):
     name = "bubblewrap"
 
     def __init__(self, *, python: str | None = None) -> None:
-        self._python = python or sys.executable
+        self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
         self._hierarchy: cgroups.Hierarchy | None = None
         self._executable = ""
         self._checked = False
@@ -300,6 +300,8 @@ def _isolation(limits: Limits) -> Iterator[str]:
 
 
 def _file_system(python: Path, limits: Limits) -> Iterator[str]:
+    for path, size in (("/tmp", limits.disk), ("/mnt/data", limits.disk)):  # noqa: S108
+        yield from ("--perms", "1777", "--size", str(size), "--tmpfs", path)
     # bubblewrap makes missing parents private, and the sandbox's user is not the one who made them.
     targets = [
         *_interpreter(python),
@@ -322,8 +324,7 @@ def _file_system(python: Path, limits: Limits) -> Iterator[str]:
         yield from ("--ro-bind", str(path), str(path))
     yield from ("--ro-bind", str(RUNNER_SOURCE), f"{RUNNER_HOME}/greenroom_runner")
     yield from ("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
-    for path, size in (("/tmp", limits.disk), ("/dev/shm", limits.memory // 4), ("/mnt/data", limits.disk)):  # noqa: S108
-        yield from ("--perms", "1777", "--size", str(size), "--tmpfs", path)
+    yield from ("--perms", "1777", "--size", str(limits.memory // 4), "--tmpfs", "/dev/shm")  # noqa: S108
     search = os.pathsep.join([str(python.parent), RUNNER_ENVIRONMENT["PATH"]])
     for name, value in {**RUNNER_ENVIRONMENT, "PATH": search}.items():
         yield from ("--setenv", name, value)
@@ -337,7 +338,16 @@ def _interpreter(python: Path) -> list[Path]:
         found.append(environment)
     # A virtual environment's interpreter is a chain of links to the real one.
     found.append(python.resolve().parent.parent)
-    return [path for path in dict.fromkeys(found) if path != Path("/usr") and Path("/usr") not in path.parents]
+    home = Path.home()
+    shown: list[Path] = []
+    for path in dict.fromkeys(found):
+        if path.is_relative_to("/usr"):
+            continue
+        if home.is_relative_to(path):  # an interpreter in ~/bin is no reason to show the home directory
+            shown += [part for part in (path / "bin", path / "lib") if part.is_dir()]
+        else:
+            shown.append(path)
+    return shown
 
 
 async def _abandon(spawn: asyncio.Task[asyncio.subprocess.Process], group: cgroups.Group | None) -> None:
