@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ Answer = tuple[int, Any]
 """A status and what becomes JSON."""
 Handler = Callable[[], Answer | Awaitable[Answer]]
 
-ABILITIES = {
+ABILITIES: dict[str, Any] = {
     "OSType": "linux",
     "MemoryLimit": True,
     "CpuCfsQuota": True,
@@ -37,6 +37,7 @@ class FakeDocker:
 
     def __init__(self, path: Path) -> None:
         self.url = f"unix://{path}"
+        self._tasks: set[asyncio.Task[None]] = set()
         self.calls: list[str] = []
         self.attached: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.answers: dict[str, Handler] = {
@@ -50,7 +51,18 @@ class FakeDocker:
             "DELETE /containers": lambda: (204, None),
         }
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _, writer in self.attached:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 method, path = head.decode().split(" ")[:2]
@@ -69,21 +81,21 @@ class FakeDocker:
                 writer.write(b"HTTP/1.1 %d -\r\n%sContent-Length: %d\r\n\r\n%s" % (status, kind, len(body), body))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        writer.close()
+            writer.close()
+        except BaseException:
+            writer.close()
+            raise
 
 
 @asynccontextmanager
-async def fake_docker(path: Path) -> AsyncIterator[FakeDocker]:
+async def fake_docker(path: Path) -> AsyncGenerator[FakeDocker]:
     docker = FakeDocker(path)
-    server = await asyncio.start_unix_server(docker.serve, path)
+    server = await asyncio.start_unix_server(docker.accept, path, backlog=512)
     try:
         yield docker
     finally:
         server.close()
-        for _, writer in docker.attached:
-            writer.close()
-        await asyncio.sleep(0)
+        await docker.close()
 
 
 def _without_names(path: str) -> str:

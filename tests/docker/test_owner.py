@@ -16,8 +16,7 @@ PID, STARTED = "greenroom.owner.pid", "greenroom.owner.started"
 def dead() -> dict[str, str]:
     """The labels of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        labels = {**owner.labels(), PID: str(process.pid)}
-    return labels
+        return {**owner.labels(), PID: str(process.pid)}
 
 
 def test_this_process_is_alive() -> None:

@@ -15,8 +15,18 @@ from greenroom.errors import (
     PoolFull,
     SandboxLost,
 )
-from greenroom.models import Event, Execution, ExecutionError, Image, Output, RemoteFile, StreamText
-from greenroom.session import Session, SessionPool
+from greenroom.models import (
+    Event,
+    Execution,
+    ExecutionError,
+    Image,
+    Output,
+    PoolStatus,
+    RemoteFile,
+    SessionInfo,
+    StreamText,
+)
+from greenroom.session import ExecutionHandle, Session, SessionPool
 
 __version__ = "0.1.0"
 
@@ -27,6 +37,7 @@ __all__ = [
     "ExecutionCancelled",
     "ExecutionError",
     "ExecutionFailed",
+    "ExecutionHandle",
     "ExecutionTimedOut",
     "FileMissing",
     "FileRefused",
@@ -37,9 +48,11 @@ __all__ = [
     "Output",
     "PoolClosed",
     "PoolFull",
+    "PoolStatus",
     "RemoteFile",
     "SandboxLost",
     "Session",
+    "SessionInfo",
     "SessionPool",
     "StreamText",
     "connect",

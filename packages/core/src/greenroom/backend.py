@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from greenroom.models import Event, Execution, RemoteFile
+from greenroom.models import Event, Execution, PoolStatus, RemoteFile, SessionInfo
 
 OnEvent: TypeAlias = Callable[[Event], None]
 """Called on the pool's event loop as the code runs; it must return at once and not raise."""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Overrides:
+    """What one session may have otherwise than its pool."""
+
+    memory: int | None = None
+    """Bytes."""
 
 
 class Backend(Protocol):
@@ -20,7 +29,9 @@ class Backend(Protocol):
 
     async def execute(
         self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
-    ) -> Execution: ...
+    ) -> Execution:
+        """`timeout` is in seconds; `None` stands for the pool's own, infinity for none at all."""
+        ...
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile: ...
 
@@ -33,6 +44,20 @@ class Backend(Protocol):
     async def delete_file(self, identifier: str, path: str) -> None: ...
 
     async def delete(self, identifier: str) -> None: ...
+
+    async def sessions(self) -> list[SessionInfo]:
+        """The sessions that hold a sandbox, by identifier."""
+        ...
+
+    async def status(self) -> PoolStatus: ...
+
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        """Remember what a session wants otherwise than the pool, for as long as somebody holds `overrides`.
+
+        Raises:
+            InvalidRequest: the pool cannot do that for one session.
+        """
+        ...
 
     async def close(self) -> None: ...
 

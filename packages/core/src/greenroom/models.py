@@ -184,5 +184,53 @@ class Execution:
         return describe(self, budget)
 
 
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session that holds a sandbox. Times have the time zone UTC."""
+
+    identifier: str
+    created: datetime
+    last_used: datetime
+    expires: datetime | None = None
+    """When it ends if it is not used again; `None` while code runs, or where its life has no such end."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """A pool at one moment, and what it has done so far. Times are in seconds."""
+
+    limit: int
+    """Sandboxes at once, at most."""
+    ready: int
+    """Warm sandboxes that wait for a session."""
+    starting: int
+    executing: int
+    """Sessions with a call under way."""
+    idle: int
+    """Sessions without one."""
+    waiting: int
+    """Identifiers in the queue for a sandbox."""
+    allocations_warm: int
+    """Sessions that found a warm sandbox."""
+    allocations_cold: int
+    """Sessions that had to wait for one."""
+    wait_median: float
+    """Of the last 1,000 allocations."""
+    wait_max: float
+    start_median: float
+    """From the order for a sandbox until it takes code; of the last 1,000 starts."""
+    start_max: float
+    evictions: Mapping[str, int]
+    """Sandboxes that have ended, by cause."""
+
+    def __repr__(self) -> str:
+        sessions = self.executing + self.idle
+        return (
+            f"<PoolStatus {sessions} of {self.limit} sessions ({self.executing} executing), {self.ready} ready, "
+            f"{self.starting} starting, {self.waiting} waiting; allocated {self.allocations_warm} warm and "
+            f"{self.allocations_cold} cold, median wait {self.wait_median * 1000:.1f} ms>"
+        )
+
+
 Event: TypeAlias = StreamText | Output | Execution
 """What a stream yields: text and rich outputs as they come, and last the whole execution."""

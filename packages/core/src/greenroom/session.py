@@ -7,6 +7,7 @@ import os
 import queue
 import re
 import tempfile
+import time
 import uuid
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
@@ -14,11 +15,23 @@ from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeAlias, TypeVar, overload
+from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypeVar, overload
 
-from greenroom.backend import Backend, OnEvent
+from greenroom.backend import Backend, OnEvent, Overrides
 from greenroom.errors import InvalidRequest
-from greenroom.models import DATA_DIR, Event, Execution, RemoteFile
+from greenroom.models import (
+    DATA_DIR,
+    Event,
+    Execution,
+    ExecutionError,
+    Output,
+    PoolStatus,
+    RemoteFile,
+    SessionInfo,
+    Status,
+    StreamText,
+)
+from greenroom.pool.settings import MAX_TIMEOUT, PoolSettings
 from greenroom.portal import Portal
 
 T = TypeVar("T")
@@ -72,9 +85,13 @@ def _check_code(code: str) -> str:
     return code
 
 
-def _check_timeout(timeout: float | None) -> float | None:
+def _check_timeout(timeout: float | None, *, most: float | None = None) -> float | None:
     if timeout is not None and not 0 < timeout < float("inf"):
         raise InvalidRequest(f"The timeout {timeout!r} is not valid: it takes a positive number of seconds.")
+    if timeout is not None and most is not None and timeout > most:
+        raise InvalidRequest(
+            f"The timeout {timeout!r} is not valid: it is at most {most} seconds. Session.submit() has no such limit."
+        )
     return timeout
 
 
@@ -89,10 +106,13 @@ class Session:
     and none can be had, and `InvalidRequest` for arguments that break a rule.
     """
 
-    def __init__(self, pool: SessionPool, identifier: str, timeout: float | None) -> None:
+    def __init__(
+        self, pool: SessionPool, identifier: str, timeout: float | None, overrides: Overrides | None = None
+    ) -> None:
         self._pool = pool  # a pool that nobody holds any more closes itself
         self._identifier = identifier
         self._timeout = timeout
+        self._overrides = overrides  # the pool knows them for as long as they are held
         self._backend = pool._backend  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  two halves of one face
         self._portal = pool._portal  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
@@ -153,6 +173,17 @@ class Session:
             yield event.result()
         finally:
             future.cancel()
+
+    def submit(self, code: str, *, timeout: float | None = None) -> ExecutionHandle:
+        """Run code in the background, after what this session runs already, and return at once.
+
+        Args:
+            code: as for `execute`.
+            timeout: seconds until the code is interrupted; by default there is no limit, as in Azure.
+        """
+        return ExecutionHandle(
+            self._portal, self._backend, self._identifier, _check_code(code), _check_timeout(timeout)
+        )
 
     # Files
 
@@ -265,7 +296,7 @@ class Session:
         return await self._backend.execute(
             self._identifier,
             _check_code(code),
-            timeout=_check_timeout(timeout) or self._timeout,
+            timeout=_check_timeout(timeout, most=MAX_TIMEOUT) or self._timeout,
             on_event=on_event,
         )
 
@@ -316,6 +347,77 @@ async def _keep(chunks: AsyncIterator[bytes], to: str | os.PathLike[str] | None)
         raise
 
 
+class ExecutionHandle:
+    """An execution in the background. Made by `Session.submit`; it goes on when the handle is dropped."""
+
+    def __init__(self, portal: Portal, backend: Backend, identifier: str, code: str, timeout: float | None) -> None:
+        self.id = uuid.uuid4().hex
+        """Names the execution."""
+        self._portal = portal
+        self._events: list[Event] = []
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+        self._future = portal.submit(self._run(backend, identifier, code, timeout))
+
+    @property
+    def status(self) -> Literal["running"] | Status:
+        """`running`, also while it waits for its turn, or how it ended.
+
+        Raises:
+            GreenroomError: it could not run, as `result` does.
+        """
+        return self._future.result().status if self._future.done() else "running"
+
+    def result(self, timeout: float | None = None) -> Execution:
+        """Wait for its end.
+
+        Raises:
+            TimeoutError: it has not ended within `timeout` seconds; it goes on.
+            GreenroomError: it could not run.
+        """
+        return self._future.result(timeout)
+
+    async def aresult(self) -> Execution:
+        """As `result`. Cancelling the wait does not cancel the execution."""
+        return await asyncio.shield(asyncio.wrap_future(self._future))
+
+    def cancel(self) -> None:
+        """Interrupt it, or take it out of the queue; its result then has the status `cancelled`. Idempotent."""
+        self._portal.run(self._cancel())
+
+    async def acancel(self) -> None:
+        """As `cancel`."""
+        await self._portal.arun(self._cancel())
+
+    async def _run(self, backend: Backend, identifier: str, code: str, timeout: float | None) -> Execution:
+        self._task = asyncio.current_task()
+        began = time.monotonic()
+        limit = float("inf") if timeout is None else timeout
+        try:
+            execution = await backend.execute(identifier, code, timeout=limit, on_event=self._events.append)
+        except asyncio.CancelledError:
+            if not self._cancelled:
+                raise
+            texts = [event for event in self._events if isinstance(event, StreamText)]
+            execution = Execution(
+                id=self.id,
+                status="cancelled",
+                stdout="".join(piece.text for piece in texts if piece.stream == "stdout"),
+                stderr="".join(piece.text for piece in texts if piece.stream == "stderr"),
+                outputs=tuple(event for event in self._events if isinstance(event, Output)),
+                error=ExecutionError("CancelledError", "The execution was cancelled."),
+                duration=time.monotonic() - began,
+            )
+        self._events.clear()
+        return execution
+
+    async def _cancel(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._cancelled = True
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
 def _check_file_path(path: str) -> str:
     absolute = check_path(path)
     if absolute == DATA_DIR:
@@ -357,18 +459,42 @@ class SessionPool:
         # Also at the exit of the interpreter, and when the last reference goes.
         self._finalizer = weakref.finalize(self, _shut, self._backend, self._portal)
 
-    def session(self, identifier: str | None = None, *, timeout: float | None = None) -> Session:
+    def session(
+        self, identifier: str | None = None, *, timeout: float | None = None, memory: int | str | None = None
+    ) -> Session:
         """The session of that name, or with none a new one with a random name.
 
         Args:
             identifier: 4 to 128 characters, by Azure's rule.
             timeout: seconds that an execution of this session may take; by default the pool's `timeout`.
+            memory: bytes that this session may use, or `"512Mi"`; by default the pool's `memory`. It holds from
+                the next use on, also for a session that has begun.
 
         Raises:
-            InvalidRequest: the identifier or the timeout breaks a rule.
+            InvalidRequest: a value breaks a rule, or the pool cannot give one session its own memory.
         """
         identifier = uuid.uuid4().hex if identifier is None else check_identifier(identifier)
-        return Session(self, identifier, _check_timeout(timeout))
+        overrides = None
+        if memory is not None:
+            overrides = Overrides(memory=PoolSettings.parse({"memory": memory}).memory)
+            self._backend.configure(identifier, overrides)
+        return Session(self, identifier, _check_timeout(timeout, most=MAX_TIMEOUT), overrides)
+
+    def sessions(self) -> list[SessionInfo]:
+        """The sessions that hold a sandbox, by identifier."""
+        return self._portal.run(self._backend.sessions())
+
+    async def asessions(self) -> list[SessionInfo]:
+        """As `sessions`."""
+        return await self._portal.arun(self._backend.sessions())
+
+    def status(self) -> PoolStatus:
+        """How the pool is doing: what it holds, and what it has done so far."""
+        return self._portal.run(self._backend.status())
+
+    async def astatus(self) -> PoolStatus:
+        """As `status`."""
+        return await self._portal.arun(self._backend.status())
 
     def close(self) -> None:
         """End every session and sandbox of this pool. Idempotent; bounded in time."""

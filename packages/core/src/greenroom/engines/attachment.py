@@ -59,10 +59,11 @@ class Attachment:
         Raises:
             OSError: the connection has ended.
         """
-        if self._writer.is_closing():
+        if not self._writer.is_closing():
+            self._writer.write(data)
+            await self._writer.drain()
+        if self._writer.is_closing():  # perhaps while it waited, which drain does not tell
             raise ConnectionResetError("The connection to the container has ended.")
-        self._writer.write(data)
-        await self._writer.drain()
 
     async def read(self) -> tuple[int, bytes] | None:
         """The next piece of `STDOUT` or `STDERR`; None at the end of the connection."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greenroom import runner
+from greenroom.errors import InvalidRequest
 
 RUNNER_SOURCE = Path(runner.__file__).parent
 """The runner's modules, to be shown to sandboxes as `RUNNER_HOME/greenroom_runner`, read-only."""
@@ -70,6 +71,14 @@ class Sandbox(ABC):
     @abstractmethod
     async def kill(self) -> None:
         """End every process of it and free all it held. Idempotent, bounded in time, never raises OSError."""
+
+    async def limit_memory(self, memory: int) -> None:
+        """From now on, let it use so many bytes, files included.
+
+        Raises:
+            InvalidRequest: this engine cannot change that for one sandbox.
+        """
+        raise InvalidRequest(f"The memory of one session cannot differ here: {memory} bytes were asked for.")
 
     @abstractmethod
     async def diagnosis(self) -> str:

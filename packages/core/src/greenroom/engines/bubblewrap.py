@@ -31,7 +31,7 @@ from greenroom.engines.base import (
     Sandbox,
     runner_command,
 )
-from greenroom.errors import EngineUnavailable
+from greenroom.errors import EngineUnavailable, InvalidRequest
 
 _INSIDE_USER = 1000
 _READ = 1 << 18
@@ -72,6 +72,15 @@ class BubblewrapSandbox(Sandbox):
         if self._end is None:
             self._end = asyncio.create_task(self._kill())
         await asyncio.shield(self._end)
+
+    async def limit_memory(self, memory: int) -> None:
+        if self._group is None:
+            await super().limit_memory(memory)
+            return
+        try:
+            self._group.limit_memory(memory)
+        except OSError as error:
+            raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {error.strerror}.") from error
 
     async def diagnosis(self) -> str:
         with contextlib.suppress(TimeoutError):

@@ -41,6 +41,24 @@ class Group:
                     return directory / name, f"{MOUNT}/{place}{name}"
         return None
 
+    def limit_memory(self, memory: int) -> None:
+        """Change the limit on memory.
+
+        Raises:
+            OSError: more is in use already, or the kernel refuses otherwise.
+        """
+        for directory in self.directories:
+            if (directory / "memory.max").exists():
+                (directory / "memory.max").write_text(str(memory))
+            elif (directory / "memory.limit_in_bytes").exists():
+                # Version 1 wants memory below memory and swap together at each moment.
+                both = directory / "memory.memsw.limit_in_bytes"
+                order = [directory / "memory.limit_in_bytes", both]
+                if both.exists() and int(both.read_text()) < memory:
+                    order.reverse()
+                for file in order:
+                    _write_if_there(file, str(memory))
+
     def remove(self, *, patience: float = 2.0) -> None:
         """Remove the group once its last process is gone; what stays is for the sweep of the next engine."""
         deadline = time.monotonic() + patience

@@ -47,6 +47,8 @@ class MemorySandbox(Sandbox):
         self._real_open: Callable[..., Any] = builtins.open
         self._thread: threading.Thread | None = None
         self._current = 0
+        self._running = False
+        self._interrupting = threading.Lock()
         self._ended = False
         self._tell({"ev": "ready", "version": VERSION, "python": platform.python_version()})
 
@@ -87,9 +89,10 @@ class MemorySandbox(Sandbox):
             self._output.put_nowait(frame)
 
     def _interrupt(self) -> None:
-        if self._thread is not None and self._thread.is_alive() and self._thread.ident is not None:
-            identifier, kind = ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(identifier, kind)
+        with self._interrupting:
+            if self._running and self._thread is not None and self._thread.ident is not None:
+                identifier, kind = ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(identifier, kind)
 
     def _execute(self, header: dict[str, Any], code: str) -> None:
         self._current = header["id"]
@@ -98,9 +101,16 @@ class MemorySandbox(Sandbox):
         error: dict[str, str] | None = None
         cell = f"<{self.id} cell {next(self._count)}>"
         try:
-            self._run(code, cell)
-        except BaseException as caught:  # noqa: BLE001  whatever the code raises is its result
-            error = _describe(caught, cell)
+            try:
+                self._running = True
+                self._run(code, cell)
+            except BaseException as caught:  # noqa: BLE001  whatever the code raises is its result
+                error = _describe(caught, cell)
+            finally:
+                with self._interrupting:  # after this, no interrupt comes any more
+                    self._running = False
+        except KeyboardInterrupt:  # which came at the last moment
+            self._running = False
         after = self._tree.snapshot(1000) or {}
         changed = [
             {"path": path, "size": mark[0], "modified": mark[1], "directory": False}

@@ -25,11 +25,10 @@ from greenroom.backend import OnEvent
 from greenroom.engines.base import Sandbox
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
 from greenroom.models import DATA_DIR, Execution, ExecutionError, Output, RemoteFile, Status, StreamText
-from greenroom.runner.frames import VERSION, Decoder, FrameError, encode
+from greenroom.runner.frames import MAX_OUTPUTS, VERSION, Decoder, FrameError, encode
 
 _CHUNK = 256 * 1024
 _MAX_BODY = 33 << 20
-_MAX_OUTPUTS = 10_000
 _REPLY_TIMEOUT = 60.0  # of one file operation, which the runner does at once
 _STOP_MARGIN = 10.0  # beyond the grace period, until a runner counts as dead
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -96,8 +95,9 @@ class _Running:
             self.on_event(StreamText(stream, text))
 
     def add_output(self, output: Output, size: int, display_id: str | None, *, update: bool) -> None:
-        self._clear_if_pending()
-        if size > self.display_left or len(self.outputs) >= _MAX_OUTPUTS:
+        if not update:  # which shows nothing new
+            self._clear_if_pending()
+        if size > self.display_left or len(self.outputs) >= MAX_OUTPUTS:
             raise FrameError("more output than was allowed")
         self.display_left -= size
         if update:
@@ -137,7 +137,7 @@ class _Running:
             error=error,
             duration=_number(header, "duration"),
             files=tuple(_files(header.get("files", []))),
-            state_lost="crash" in header,
+            state_lost="crash" in header or header.get("state_lost") is True,
             truncated=int(_number(header, "truncated")),
         )
         if self.on_event:
@@ -181,6 +181,9 @@ class Channel:
         """Have modules imported, those that are there; code may be given meanwhile."""
         await self._send({"op": "preload", "modules": modules})
         await asyncio.shield(self._preloaded)
+
+    async def limit_memory(self, memory: int) -> None:
+        await self._sandbox.limit_memory(memory)
 
     async def close(self, reason: str) -> None:
         """End the sandbox; who still waits for it is told the reason."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
-from greenroom.backend import OnEvent
+from greenroom.backend import OnEvent, Overrides
 from greenroom.engines.base import Engine
 from greenroom.errors import (
     EngineUnavailable,
@@ -20,12 +23,11 @@ from greenroom.errors import (
     PoolFull,
     SandboxLost,
 )
-from greenroom.models import Execution, RemoteFile
+from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
 from greenroom.pool.channel import Channel, ExecutionLimits
 from greenroom.pool.plan import Action, End, Lease, Refuse, Rules, Slot, Start, State, Waiter, next_due, plan
 from greenroom.pool.settings import PoolSettings
-
-MAX_TIMEOUT = 1800
+from greenroom.pool.statistics import Statistics
 
 _CLOSE_PATIENCE = 15.0
 _START_PATIENCE = 60.0
@@ -35,8 +37,9 @@ _HOLD_AFTER_FAILURE = 5.0
 class _Arrival:
     """What the callers of one identifier in the queue wait for."""
 
-    def __init__(self, place: asyncio.Future[Slot]) -> None:
+    def __init__(self, place: asyncio.Future[Slot], since: float) -> None:
         self.place = place
+        self.since = since
         self.callers = 0
 
 
@@ -53,13 +56,15 @@ class LocalPool:
         self._clock = clock
         self._rules = Rules(
             maximum=settings.max_concurrent_sessions,
-            ready=settings.ready_session_instances,
+            ready=None if settings.ready_session_instances == "auto" else settings.ready_session_instances,
             cooldown=settings.cooldown_period if settings.lifecycle == "timed" else None,
             maximum_age=settings.max_alive_period if settings.lifecycle == "on_container_exit" else None,
             acquire_timeout=settings.acquire_timeout,
             starts_at_once=max(2, os.cpu_count() or 2),
         )
         self._state = State()
+        self._statistics = Statistics()
+        self._overrides: WeakValueDictionary[str, Overrides] = WeakValueDictionary()
         self._numbers = itertools.count(1)
         self._channels: dict[int, Channel] = {}
         self._slots: dict[str, Slot] = {}
@@ -97,8 +102,6 @@ class LocalPool:
         self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
         settings = self._settings
-        if timeout is not None and timeout > MAX_TIMEOUT:
-            raise InvalidRequest(f"The timeout {timeout:g} is not valid: it is at most {MAX_TIMEOUT} seconds.")
         limits = ExecutionLimits(
             timeout=timeout or settings.timeout,
             grace=settings.grace,
@@ -135,6 +138,30 @@ class LocalPool:
         if slot is not None:
             await asyncio.shield(self._retire(slot, "its session was deleted"))
 
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        self._overrides[identifier] = overrides
+
+    async def sessions(self) -> list[SessionInfo]:
+        return [self._info(self._slots[identifier]) for identifier in sorted(self._slots)]
+
+    def _info(self, slot: Slot) -> SessionInfo:
+        wall = datetime.now(UTC)
+        now = self._clock()
+        lasts = self._rules.cooldown
+        if lasts is not None:
+            expires = None if slot.users else slot.last_used + lasts
+        else:
+            expires = slot.since + (self._rules.maximum_age or math.inf)
+        return SessionInfo(
+            identifier=slot.identifier or "",
+            created=wall + timedelta(seconds=slot.since - now),
+            last_used=wall + timedelta(seconds=slot.last_used - now),
+            expires=None if expires is None else wall + timedelta(seconds=expires - now),
+        )
+
+    async def status(self) -> PoolStatus:
+        return self._statistics.status(self._state, self._rules.maximum)
+
     async def close(self) -> None:
         self._state.closing = True
         for identifier, arrival in list(self._arrivals.items()):
@@ -156,7 +183,12 @@ class LocalPool:
             slot = await self._acquire(identifier)
         slot.users += 1
         try:
-            yield self._channels[slot.number]
+            channel = self._channels[slot.number]
+            overrides = self._overrides.get(identifier)
+            if overrides is not None and overrides.memory is not None and overrides.memory != slot.memory:
+                await channel.limit_memory(overrides.memory)
+                slot.memory = overrides.memory
+            yield channel
         finally:
             slot.users -= 1
             slot.last_used = self._clock()
@@ -169,9 +201,10 @@ class LocalPool:
             return slot
         arrival = self._arrivals.get(identifier)
         if arrival is None:
-            arrival = self._arrivals[identifier] = _Arrival(asyncio.get_running_loop().create_future())
-            self._state.waiters.append(Waiter(identifier, self._clock()))
-            self._advance()
+            now = self._clock()
+            arrival = self._arrivals[identifier] = _Arrival(asyncio.get_running_loop().create_future(), now)
+            self._state.waiters.append(Waiter(identifier, now))
+            self._advance(now)
         arrival.callers += 1
         try:
             return await asyncio.shield(arrival.place)
@@ -187,9 +220,9 @@ class LocalPool:
 
     # The books
 
-    def _advance(self) -> None:
+    def _advance(self, now: float | None = None) -> None:
         """Enter into the books what is due, and set about doing it."""
-        now = self._clock()
+        now = self._clock() if now is None else now
         for action in plan(self._state, self._rules, now):
             self._enter(action, now)
         if self._timer is not None:
@@ -209,7 +242,10 @@ class LocalPool:
                 slot = self._state.slots[number]
                 slot.phase, slot.since, slot.identifier, slot.last_used = "leased", now, identifier, now
                 self._slots[identifier] = slot
-                self._leave_queue(identifier).place.set_result(slot)
+                arrival = self._leave_queue(identifier)
+                self._statistics.allocated(now - arrival.since, warm=arrival.since == now)
+                self._state.arrivals.append(now)
+                arrival.place.set_result(slot)
             case End(number, cause):
                 self._retire(self._state.slots[number], cause)
             case Refuse(identifier):
@@ -245,7 +281,10 @@ class LocalPool:
         except (GreenroomError, TimeoutError) as error:
             self._failed(slot, error)
             return
-        slot.phase, slot.since = "ready", self._clock()
+        now = self._clock()
+        self._statistics.started(now - slot.since)
+        self._state.start_time = self._statistics.start_time
+        slot.phase, slot.since = "ready", now
         self._advance()
         if slot.phase == "ready" and self._settings.preload:
             with contextlib.suppress(SandboxLost):
@@ -274,6 +313,7 @@ class LocalPool:
             if slot.identifier is not None:
                 del self._slots[slot.identifier]
             slot.phase, slot.since = "ending", self._clock()
+            self._statistics.ended(reason)
             self._ends[slot.number] = self._spawn(self._dispose(slot, reason))
         return self._ends[slot.number]
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Cause: TypeAlias = Literal["cooled down", "reached its maximum age", "was one too many", "pool closed"]
+
+
+SURPLUS_PATIENCE = 30.0
+"""How long a ready sandbox that is one too many is kept, as it may be wanted yet; in seconds."""
+
+_RATE_WINDOWS = (5.0, 60.0)  # seconds: what comes in bursts, and what comes steadily
 
 
 @dataclass(slots=True)
@@ -22,6 +30,8 @@ class Slot:
     last_used: float = 0.0
     users: int = 0
     """Calls under way."""
+    memory: int | None = None
+    """Bytes, where they are not those of the pool."""
 
 
 @dataclass(slots=True)
@@ -39,6 +49,10 @@ class State:
     slots: dict[int, Slot] = field(default_factory=dict[int, Slot])
     waiters: list[Waiter] = field(default_factory=list[Waiter])
     closing: bool = False
+    arrivals: deque[float] = field(default_factory=lambda: deque[float](maxlen=1000))
+    """When sessions were allocated, lately."""
+    start_time: float = 0.0
+    """How long a sandbox takes to start, as measured; in seconds."""
     hold_starts_until: float = 0.0
     """After a failed start nobody waited for: when the next may be tried."""
 
@@ -51,7 +65,8 @@ class Rules:
     """The settings that a plan follows; times in seconds."""
 
     maximum: int
-    ready: int
+    ready: int | None
+    """How many sandboxes wait for sessions; `None`: as many as the rate of allocations asks for."""
     cooldown: float | None
     """From the last use; `None` where a session ends with its sandbox."""
     maximum_age: float | None
@@ -102,31 +117,47 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
     served = min(len(ready), len(state.waiters))
     actions += [Lease(slot.number, waiter.identifier) for slot, waiter in zip(ready, state.waiters, strict=False)]
 
-    starting = state.count("starting")
+    starting, room = state.count("starting"), _room(state, rules)
     waiting = state.waiters[served:]
-    refused = [waiter for waiter in waiting[starting:] if now >= waiter.since + rules.acquire_timeout]
+    refused = [waiter for waiter in waiting[starting + room :] if now >= waiter.since + rules.acquire_timeout]
     actions += [Refuse(waiter.identifier) for waiter in refused]
 
-    # A sandbox counts until it is gone, so one that is ending holds its place.
-    room = rules.maximum - len(state.slots)
     wanted = len(waiting) - len(refused)
     spare = len(ready) - served
-    missing = wanted + rules.ready - starting - spare
+    missing = wanted + ready_target(state, rules, now) - starting - spare
     if now < state.hold_starts_until:
         missing = min(missing, wanted - starting)
     actions += [Start()] * max(0, min(missing, room, rules.starts_at_once - starting))
     surplus = 0 if waiting else max(0, min(-missing, spare))
-    actions += [End(slot.number, "was one too many") for slot in ready[served:][:surplus]]
+    patient = [slot for slot in ready[served:] if now >= slot.since + SURPLUS_PATIENCE]
+    actions += [End(slot.number, "was one too many") for slot in patient[:surplus]]
     return actions
+
+
+def ready_target(state: State, rules: Rules, now: float) -> int:
+    """How many sandboxes should be ready: as set, or twice what is allocated while one starts, and one more."""
+    if rules.ready is not None:
+        return rules.ready
+    rates = (sum(now - window < time <= now for time in state.arrivals) / window for window in _RATE_WINDOWS)
+    return min(1 + math.ceil(2 * max(rates) * state.start_time), rules.maximum)
 
 
 def next_due(state: State, rules: Rules, now: float) -> float | None:
     """When `plan`, which has just been followed, will have something to do if nothing happens before."""
     times = [due for slot in state.slots.values() if (due := _due(slot, rules)) is not None]
-    # Those at the head of the queue get what is starting, however long that takes.
-    times += [waiter.since + rules.acquire_timeout for waiter in state.waiters[state.count("starting") :]]
+    # Those at the head of the queue get what is starting or has room to, however long that takes.
+    sure = state.count("starting") + _room(state, rules)
+    times += [waiter.since + rules.acquire_timeout for waiter in state.waiters[sure:]]
     times.append(state.hold_starts_until)
+    ready = [slot.since for slot in state.slots.values() if slot.phase == "ready"]
+    if len(ready) > ready_target(state, rules, now):
+        times.append(max(now + 1, min(ready) + SURPLUS_PATIENCE))
     return min((due for due in times if due > now), default=None)
+
+
+def _room(state: State, rules: Rules) -> int:
+    # A sandbox counts until it is gone, so one that is ending holds its place.
+    return rules.maximum - len(state.slots)
 
 
 def _alive(state: State) -> Iterable[Slot]:

@@ -11,6 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from greenroom.engines.base import Limits
 from greenroom.errors import InvalidRequest
 
+MAX_TIMEOUT = 1800
+"""The longest that a synchronous execution may take, in seconds."""
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
@@ -52,8 +55,8 @@ class PoolSettings(BaseModel):
 
     max_concurrent_sessions: int = Field(100, ge=1, le=1000)
     """How many sandboxes there may be at once, warm ones included."""
-    ready_session_instances: int = Field(1, ge=0, le=1000)
-    """How many warm sandboxes are kept ready for new sessions."""
+    ready_session_instances: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = 1
+    """How many warm sandboxes are kept ready for new sessions; `"auto"` follows the rate of allocations."""
     lifecycle: Literal["timed", "on_container_exit"] = "timed"
     """`timed`: a session ends when it has not been used for `cooldown_period`; `on_container_exit`: when its
     sandbox ends, or after `max_alive_period`."""
@@ -61,7 +64,7 @@ class PoolSettings(BaseModel):
     max_alive_period: float = Field(3600, gt=0)
     acquire_timeout: float = Field(30, ge=0)
     """How long a call waits for a sandbox when the pool is full."""
-    timeout: float = Field(60, gt=0, le=1800)
+    timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
     """How long an execution may run if its caller does not say."""
     grace: float = Field(2, ge=0, le=60)
     """How long interrupted code may take to end before it is killed."""
@@ -81,10 +84,10 @@ class PoolSettings(BaseModel):
 
     @model_validator(mode="after")
     def _ready_within_maximum(self) -> Self:
-        if self.ready_session_instances > self.max_concurrent_sessions:
+        ready = self.ready_session_instances
+        if ready != "auto" and ready > self.max_concurrent_sessions:
             raise ValueError(
-                f"ready_session_instances ({self.ready_session_instances}) is at most "
-                f"max_concurrent_sessions ({self.max_concurrent_sessions})"
+                f"ready_session_instances ({ready}) is at most max_concurrent_sessions ({self.max_concurrent_sessions})"
             )
         return self
 

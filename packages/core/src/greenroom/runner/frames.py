@@ -6,8 +6,8 @@ On the wire: the header's length and the body's length (two 32-bit unsigned inte
 
 from __future__ import annotations
 
-import json
 import struct
+from json import dumps, loads  # by name: code in a worker may replace them in their module
 from typing import Any, cast
 
 VERSION = 1
@@ -15,6 +15,8 @@ VERSION = 1
 
 MAX_HEADER = 1 << 20
 MAX_BODY = 64 << 20
+MAX_OUTPUTS = 10_000
+"""Rich outputs of one execution; the runner leaves out what is beyond."""
 
 _LENGTHS = struct.Struct(">II")
 
@@ -29,7 +31,7 @@ def encode(header: dict[str, Any], body: bytes = b"") -> bytes:
     Raises:
         FrameError: the frame is over a limit.
     """
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = dumps(header, separators=(",", ":")).encode()
     if len(text) > MAX_HEADER or len(body) > MAX_BODY:
         raise FrameError(f"a frame of {len(text)} + {len(body)} bytes is over the limit")
     return _LENGTHS.pack(len(text), len(body)) + text + body
@@ -60,7 +62,7 @@ class Decoder:
             if len(self._buffer) < end:
                 break
             try:
-                header: Any = json.loads(self._buffer[start : start + header_size])
+                header: Any = loads(self._buffer[start : start + header_size])
             except (ValueError, RecursionError) as error:
                 raise FrameError("a frame's header is not JSON") from error
             if not isinstance(header, dict):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -29,13 +30,14 @@ import signal
 import socket
 import struct
 import sys
+import termios
 import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
 from .files import DATA_DIR, FileTree, Transfers
-from .frames import VERSION, Decoder, encode
+from .frames import MAX_OUTPUTS, VERSION, Decoder, FrameError, encode
 
 _CHUNK = 1 << 16
 _SNAPSHOT_LIMIT = 2_000
@@ -43,6 +45,12 @@ _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _CAPABILITY_VERSION_3 = 0x20080522
 _CACHE = "/opt/greenroom/cache"
+
+# Where libraries look to find out that they draw for a notebook; plotly does not know ours by itself.
+_NOTEBOOK = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PLOTLY_RENDERER": "plotly_mimetype",
+}
 
 
 class Pipe:
@@ -52,6 +60,10 @@ class Pipe:
         self.name = name
         self.descriptor = descriptor
         os.set_blocking(descriptor, False)
+
+    def held(self) -> int:
+        """How many bytes can be read now."""
+        return struct.unpack("i", fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(4)))[0]
 
 
 class WorkerProcess:
@@ -72,7 +84,7 @@ class WorkerProcess:
         self.pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-u", "-c", command, home],
-            {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+            {**_NOTEBOOK, **os.environ},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, null, 0),
                 (os.POSIX_SPAWN_DUP2, out_write, 1),
@@ -97,6 +109,7 @@ class WorkerProcess:
         self.outbox = bytearray()
         self.pipes = [Pipe("stdout", out_read), Pipe("stderr", err_read)]
         self.ready = False
+        self.used = False  # code of the session has run in it
 
     def flush(self) -> bool:
         """Write what the worker will take of its orders; whether that was all.
@@ -130,11 +143,23 @@ class Execution:
         self.id = int(header["id"])
         self.text_left = int(header["text_limit"])
         self.output_left = int(header["output_limit"])
+        self.outputs_left = MAX_OUTPUTS
         self.truncated = 0
         self.before = before
         self.began_at = time.perf_counter()
         self.running = False  # the worker has the code and can be interrupted
         self.kill_at: float | None = None  # set once it has been told to stop
+
+    def may_show(self, header: dict[str, Any], size: int) -> bool:
+        """Whether a rich output may be passed on; if so, it counts."""
+        if header["ev"] == "clear":
+            self.outputs_left = MAX_OUTPUTS
+        elif size > self.output_left or not self.outputs_left:
+            return False
+        elif header.get("update") is not True:
+            self.outputs_left -= 1
+        self.output_left -= size
+        return True
 
 
 class Supervisor:
@@ -153,6 +178,7 @@ class Supervisor:
         self._idle_size = 0
         self._files = Transfers(tree)
         self._killed = False
+        self._state_lost = False  # while no code ran: the next execution says so
         self._first_ready = True
         self._oom_kills = _oom_kills()
         wake_read, wake_write = os.pipe()
@@ -211,6 +237,7 @@ class Supervisor:
 
     def _order(self, header: dict[str, Any], body: bytes) -> None:
         if header["op"] == "execute":
+            self._worker.used = True
             self._execution = Execution(header, self._tree.snapshot(_SNAPSHOT_LIMIT))
             held = self._idle_text
             self._forget_idle_text()
@@ -272,9 +299,12 @@ class Supervisor:
         if not data:
             self._selector.unregister(self._worker.socket)  # it ends; its exit is what counts
             return
-        for header, body in self._worker.decoder.feed(data):
-            self._drain()
-            self._hear(header, body)
+        try:
+            for header, body in self._worker.decoder.feed(data):
+                self._drain()
+                self._hear(header, body)
+        except (FrameError, KeyError, TypeError, ValueError):  # the code has written on the worker's socket
+            self._signal_worker(signal.SIGKILL)
 
     def _hear(self, header: dict[str, Any], body: bytes) -> None:
         execution = self._execution
@@ -296,13 +326,12 @@ class Supervisor:
                     execution.running = True
                     if execution.kill_at is not None:
                         self._signal_worker(signal.SIGINT)
-            case "output" | "clear" as event:
+            case "output" | "clear":
                 if execution is not None:
-                    if event == "output" and len(body) > execution.output_left:
-                        execution.truncated += len(body)
-                    else:
-                        execution.output_left -= len(body)
+                    if execution.may_show(header, len(body)):
                         self._tell({**header, "id": execution.id}, body)
+                    else:
+                        execution.truncated += len(body)
                 self._worker.acknowledge()
             case "done":
                 self._finish({"duration": header["duration"], "error": header["error"]})
@@ -315,7 +344,8 @@ class Supervisor:
     def _drain(self, *, once: bool = False) -> None:
         """Pass on what the worker's pipes hold: all of it, or one piece of each."""
         for pipe in self._worker.pipes:
-            while True:
+            held = _CHUNK if once else pipe.held()  # a process that never stops writing must not keep us here
+            while held > 0:
                 try:
                     data = os.read(pipe.descriptor, _CHUNK)
                 except BlockingIOError:
@@ -324,6 +354,7 @@ class Supervisor:
                     with contextlib.suppress(KeyError):
                         self._selector.unregister(pipe.descriptor)
                     break
+                held -= len(data)
                 self._pass_text(pipe.name, data)
                 if once:
                     break
@@ -357,7 +388,9 @@ class Supervisor:
                 {"path": path, "size": after[path][0], "modified": after[path][1], "directory": False}
                 for path in changed[:100]
             ]
-        self._tell({"ev": "done", "id": execution.id, "truncated": execution.truncated, "files": files, **outcome})
+        outcome |= {"truncated": execution.truncated, "files": files, "state_lost": self._state_lost}
+        self._state_lost = False
+        self._tell({"ev": "done", "id": execution.id, **outcome})
 
     def _kill_worker(self) -> None:
         self._killed = True
@@ -387,7 +420,7 @@ class Supervisor:
         out_of_memory = not self._killed and oom_kills > self._oom_kills
         self._oom_kills = oom_kills
         _kill_all_others()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, FrameError):
             while data := self._worker.socket.recv(_CHUNK):
                 for header, body in self._worker.decoder.feed(data):
                     self._drain()
@@ -407,6 +440,8 @@ class Supervisor:
         if execution is not None:
             crash = {"code": code, "killed": killed, "oom": out_of_memory}
             self._finish({"duration": time.perf_counter() - execution.began_at, "error": None, "crash": crash})
+        elif self._worker.used:
+            self._state_lost = True
         self._worker = self._start_worker()
 
 

@@ -16,7 +16,6 @@ import contextlib
 import getpass
 import importlib
 import io
-import json
 import math
 import numbers
 import os
@@ -25,10 +24,11 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Coroutine, Generator, Mapping
-from signal import SIG_IGN, SIGINT, signal
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from json import dumps
+from signal import SIG_IGN, SIGINT, default_int_handler, raise_signal, signal
 from time import perf_counter
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NoReturn, cast
 
 from .frames import MAX_BODY, Decoder, encode
@@ -50,7 +50,6 @@ class Channel:
         self._decoder = Decoder()
         self._pending: list[tuple[dict[str, Any], bytes]] = []
         self._lock = threading.Lock()
-        self._showing = False  # the main thread is at it
         self._interrupted = False
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
@@ -69,34 +68,30 @@ class Channel:
     def show(self, header: dict[str, Any], body: bytes) -> None:
         """Send a rich output and wait until the supervisor has it.
 
-        Waiting keeps it in order with the text around it, which takes another way. An interrupt waits, too,
-        as half a frame would spoil the conversation.
+        Waiting keeps it in order with the text around it, which takes another way.
         """
         frame = encode(header, body)
-        if threading.current_thread() is not threading.main_thread():
-            self._exchange(frame)  # interrupts are for the main thread
-            return
-        self._showing = True
-        try:
-            self._exchange(frame)
-        finally:
-            self._showing = False
-        if self._interrupted:
-            self._interrupted = False
-            raise KeyboardInterrupt
-
-    def _exchange(self, frame: bytes) -> None:
-        with self._lock:
+        with self._uninterrupted(), self._lock:
             self._socket.sendall(frame)
             os.read(self._acks, 1)
 
-    def interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handle SIGINT while code runs."""
-        __tracebackhide__ = True  # IPython's sign: this frame is not the user's concern
-        if self._showing:
-            self._interrupted = True
-        else:
-            raise KeyboardInterrupt
+    @contextlib.contextmanager
+    def _uninterrupted(self) -> Generator[None, None, None]:
+        """Let an interrupt wait until the end, as half a frame would spoil the conversation."""
+        if threading.current_thread() is not threading.main_thread():  # no other is interrupted
+            yield
+            return
+        self._interrupted = False
+        handler = signal(SIGINT, self._remember)
+        try:
+            yield
+        finally:
+            signal(SIGINT, default_int_handler if handler is None else handler)
+        if self._interrupted:
+            raise_signal(SIGINT)
+
+    def _remember(self, _signal: int, _frame: FrameType | None) -> None:
+        self._interrupted = True
 
 
 class Worker:
@@ -109,6 +104,7 @@ class Worker:
         self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
         self._shell = self._make_shell()
         builtins.input = getpass.getpass = _refuse_input
+        self._ground = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
 
     def serve(self) -> NoReturn:
         """Carry out orders, one after the other, for ever."""
@@ -130,16 +126,14 @@ class Worker:
         self._mend()
         began = perf_counter()
         try:
-            signal(SIGINT, self._channel.interrupt)
+            signal(SIGINT, default_int_handler)
             self._channel.send({"ev": "began"})
             result = self._shell.run_cell(code, store_history=True)
             signal(SIGINT, SIG_IGN)
         except KeyboardInterrupt:  # between the code's end and here
             signal(SIGINT, SIG_IGN)
         else:
-            if not result.success and self._error is None:
-                error = result.error_before_exec or result.error_in_exec
-                self._record(type(error), error, error.__traceback__ if error else None, [])
+            self._conclude(result)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # the code may have replaced or closed it
                 stream.flush()
@@ -147,16 +141,33 @@ class Worker:
             os._exit(0)  # a fork that has come to the end of the code; only the original answers
         return {"ev": "done", "duration": perf_counter() - began, "error": self._error}
 
+    def _conclude(self, result: Any) -> None:
+        """See that an error is recorded where there was one, and that the shell still takes code.
+
+        Raises:
+            Exception: it does not; without a shell, this process is of no use.
+        """
+        error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
+        if error is not None and self._error is None:  # it was told as text, as IPython's usage errors are
+            self._record(type(error), error, [])
+        intact = all(before.items() <= now.items() for now, before in self._ground)
+        if not intact:
+            for now, before in self._ground:
+                now.update({name: value for name, value in before.items() if now.get(name) is None})
+        if error is not None or not intact:
+            self._shell.compile.cache(self._shell.transform_cell("0"), 0)
+            self._shell.ex("__import__('sys')")
+
     def _mend(self) -> None:
         """Give the code working streams and an event loop, whatever the code before it did to them.
 
-        A `sys.stdout` that was replaced and still works stays, as all of the session's state does.
+        A `sys.stdout` that was replaced and can be written to stays, as all of the session's state does.
         """
         for name, number, original in self._streams:
             with contextlib.suppress(OSError):
                 os.dup2(original, number)
             stream = getattr(sys, name, None)
-            if stream is None or getattr(stream, "closed", False):
+            if getattr(stream, "closed", False) or not hasattr(stream, "write"):
                 raw = io.FileIO(number, "w", closefd=False)
                 setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True))
         if (asyncio := sys.modules.get("asyncio")) is not None:
@@ -236,7 +247,7 @@ class Worker:
             kernel: Any = None  # by this pandas knows a notebook, and fits no table to a terminal's width
 
             def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
-                worker._record(etype, evalue, sys.exc_info()[2], stb)
+                worker._record(etype, evalue, stb)
 
             def ask_exit(self) -> None:
                 raise SystemExit  # exit() ends the code, as sys.exit() does
@@ -270,7 +281,7 @@ class Worker:
         if os.getpid() == self._process:  # a fork of the worker has no conversation of its own
             self._channel.show(header, b"" if data is None else _bundle(data, metadata or {}))
 
-    def _record(self, kind: Any, error: Any, trace: TracebackType | None, lines: list[str]) -> None:
+    def _record(self, kind: Any, error: Any, lines: list[str]) -> None:
         """Keep an error of the user's code for the end of the execution.
 
         Code may show one and go on, as `%run` of a broken script does; the last one counts, and those before it
@@ -279,34 +290,28 @@ class Worker:
         if self._error is not None:
             with contextlib.suppress(Exception):
                 print(self._error["traceback"], file=sys.stderr)
-        if error is not None and trace is None:
-            trace = error.__traceback__
-        try:
-            value, summary = str(error), _summary(kind, error, trace)
-        except BaseException:  # noqa: BLE001  a hostile __str__
-            value, summary = "<unprintable>", ""
         self._error = {
-            "name": _plain(getattr(kind, "__name__", "Exception"), 200),
-            "value": _plain(value, _MESSAGE_LIMIT),
+            "name": _plain(_ask(lambda: str(kind.__name__), "Exception"), 200),
+            "value": _plain(_ask(lambda: str(error), "<unprintable>"), _MESSAGE_LIMIT),
             "traceback": _plain("\n".join(lines), _TRACEBACK_LIMIT),
-            "summary": _plain(summary, _MESSAGE_LIMIT),
+            "summary": _plain(_ask(lambda: _summary(kind, error), ""), _MESSAGE_LIMIT),
         }
 
 
-def _summary(kind: Any, error: Any, trace: TracebackType | None) -> str:
+def _summary(kind: Any, error: Any) -> str:
     """The traceback with the user's own frames alone."""
     frames = [
-        _CELL.sub(r"Cell \1", f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}")
-        for frame in traceback.extract_tb(trace)
+        f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}"
+        for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename.startswith("/mnt/data/") or _CELL.match(frame.filename)
     ]
     if len(frames) > 12:  # a recursion
         frames[4:-4] = [f"… {len(frames) - 8} more frames …"]
-    return "\n".join([*frames, "".join(traceback.format_exception_only(kind, error)).strip()])
+    lines = [*frames, "".join(traceback.format_exception_only(kind, error)).strip()]
+    return _CELL.sub(r"Cell \1", "\n".join(lines))
 
 
 def _refuse_input(_prompt: object = "", *_: object, **__: object) -> NoReturn:
-    __tracebackhide__ = True
     raise EOFError("input() cannot be answered: no person is at this session. Put the value into the code.")
 
 
@@ -334,11 +339,19 @@ def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
     size = sum(len(content) for content in data.values() if isinstance(content, str | bytes))
     if size <= MAX_BODY:  # or it might not even fit into memory a second time
         content = {"data": _json_safe(data), "metadata": _json_safe(metadata)}
-        body = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        body = dumps(content, ensure_ascii=False).encode("utf-8", "replace")
         if (size := len(body)) <= MAX_BODY:
             return body
     note = f"<an output of {size} bytes, too large to show>"
-    return json.dumps({"data": {"text/plain": note}, "metadata": {}}).encode()
+    return dumps({"data": {"text/plain": note}, "metadata": {}}).encode()
+
+
+def _ask(question: Callable[[], str], otherwise: str) -> str:
+    """What an object of the user's says of itself, if it can."""
+    try:
+        return question()
+    except BaseException:  # noqa: BLE001  it may raise anything
+        return otherwise
 
 
 def _plain(text: str, limit: int) -> str:
@@ -361,7 +374,6 @@ def main(orders: int, acks: int) -> NoReturn:
     # When memory runs out, this process goes, not the supervisor.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
-    os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype")  # as in Jupyter, without 4 MB of JavaScript
     os.set_inheritable(orders, False)
     os.set_inheritable(acks, False)
     try:

@@ -1,0 +1,61 @@
+"""What a pool has done so far, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from statistics import median
+
+from greenroom.models import PoolStatus
+from greenroom.pool.plan import State
+
+_KEPT = 1000
+
+
+class Statistics:
+    """Counts and recent times; in seconds."""
+
+    def __init__(self) -> None:
+        self._warm = 0
+        self._cold = 0
+        self._waits: deque[float] = deque(maxlen=_KEPT)
+        self._starts: deque[float] = deque(maxlen=_KEPT)
+        self._evictions: Counter[str] = Counter()
+
+    def allocated(self, wait: float, *, warm: bool) -> None:
+        """A session got its sandbox; `warm` if it did not have to wait for one."""
+        self._warm += warm
+        self._cold += not warm
+        self._waits.append(wait)
+
+    def started(self, time: float) -> None:
+        """A sandbox takes code."""
+        self._starts.append(time)
+
+    def ended(self, cause: str) -> None:
+        """A sandbox is taken out of service."""
+        self._evictions[cause] += 1
+
+    @property
+    def start_time(self) -> float:
+        """The median of the recent starts, 0 before the first."""
+        return median(self._starts) if self._starts else 0.0
+
+    def status(self, state: State, limit: int) -> PoolStatus:
+        """Together with the books, the whole picture."""
+        leased = [slot for slot in state.slots.values() if slot.phase == "leased"]
+        executing = sum(slot.users > 0 for slot in leased)
+        return PoolStatus(
+            limit=limit,
+            ready=state.count("ready"),
+            starting=state.count("starting"),
+            executing=executing,
+            idle=len(leased) - executing,
+            waiting=len(state.waiters),
+            allocations_warm=self._warm,
+            allocations_cold=self._cold,
+            wait_median=median(self._waits) if self._waits else 0.0,
+            wait_max=max(self._waits, default=0.0),
+            start_median=self.start_time,
+            start_max=max(self._starts, default=0.0),
+            evictions=dict(self._evictions),
+        )

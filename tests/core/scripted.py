@@ -1,0 +1,104 @@
+"""A sandbox without anything in it, whose runner says what a test wants it to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from greenroom.engines.base import Sandbox
+from greenroom.runner.frames import VERSION, Decoder, encode
+
+Answer = Callable[[dict[str, Any], bytes], Iterable[bytes]]
+"""What the runner says to one frame from the host; each item arrives by itself."""
+
+READY = encode({"ev": "ready", "version": VERSION})
+
+
+def done(number: int, **fields: Any) -> bytes:
+    """The frame that ends an execution."""
+    return encode({"ev": "done", "id": number, "error": None, "duration": 0.5, "truncated": 0, "files": [], **fields})
+
+
+def text(number: int, content: bytes, stream: str = "stdout") -> bytes:
+    return encode({"ev": "text", "id": number, "stream": stream}, content)
+
+
+def output(number: int, data: dict[str, Any], **fields: Any) -> bytes:
+    """The frame of a rich output."""
+    content = json.dumps({"data": data, "metadata": {}}).encode()
+    return encode({"ev": "output", "id": number, "result": False, **fields}, content)
+
+
+def reply(number: int, body: bytes = b"", **fields: Any) -> bytes:
+    return encode({"ev": "reply", "id": number, **fields}, body)
+
+
+def obey(header: dict[str, Any], _body: bytes) -> Iterable[bytes]:
+    """Do as an honest runner with an empty `/mnt/data` would, and run any code to its end at once."""
+    match header["op"]:
+        case "execute":
+            yield done(header["id"])
+        case "preload":
+            yield encode({"ev": "preloaded"})
+        case "list":
+            yield reply(header["id"], b"[]")
+        case _:
+            yield reply(header["id"])
+
+
+class ScriptedSandbox(Sandbox):
+    """A `Sandbox` by script.
+
+    Attributes:
+        answer: what its runner says to each frame.
+        heard: the frames that it was sent.
+        kills: how often it was killed.
+        kill_takes: seconds that this takes.
+    """
+
+    def __init__(self, answer: Answer = obey, *, name: str = "scripted-1") -> None:
+        self.id = name
+        self.answer = answer
+        self.heard: list[tuple[dict[str, Any], bytes]] = []
+        self.kills = 0
+        self.kill_takes = 0.0
+        self._decoder = Decoder()
+        self._said: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._ended = False
+        self._diagnosis = ""
+
+    def say(self, data: bytes) -> None:
+        """Have the runner say something without being asked."""
+        if data:
+            self._said.put_nowait(data)
+
+    def end(self, diagnosis: str = "") -> None:
+        """Have it end by itself, when what it has said is heard."""
+        self._ended = True
+        self._diagnosis = diagnosis
+        self._said.put_nowait(None)
+
+    async def send(self, data: bytes) -> None:
+        if self._ended:
+            raise BrokenPipeError
+        for header, body in self._decoder.feed(data):
+            self.heard.append((header, body))
+            for said in self.answer(header, body):
+                self.say(said)
+
+    async def receive(self) -> bytes:
+        data = await self._said.get()
+        if data is None:
+            self._said.put_nowait(None)
+            return b""
+        return data
+
+    async def kill(self) -> None:
+        self.kills += 1
+        self.end()
+        await asyncio.sleep(self.kill_takes)
+
+    async def diagnosis(self) -> str:
+        return self._diagnosis

@@ -1,0 +1,409 @@
+"""What a pool decides, at every turn that its life may take."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from greenroom.pool.plan import Action, End, Lease, Refuse, Rules, Slot, Start, State, Waiter, next_due, plan
+
+NOW = 1000.0
+
+
+def rules_of(
+    *,
+    maximum: int = 3,
+    ready: int = 0,
+    cooldown: float | None = 300,
+    maximum_age: float | None = None,
+    acquire_timeout: float = 30,
+    starts_at_once: int = 2,
+) -> Rules:
+    return Rules(maximum, ready, cooldown, maximum_age, acquire_timeout, starts_at_once)
+
+
+def state_of(*slots: Slot, waiting: str = "", hold_starts_until: float = 0.0) -> State:
+    """Books with these slots, and a waiter that came now for every letter."""
+    return State(
+        {slot.number: slot for slot in slots},
+        [Waiter(letter, NOW) for letter in waiting],
+        hold_starts_until=hold_starts_until,
+    )
+
+
+def starting(number: int) -> Slot:
+    return Slot(number, "starting", NOW)
+
+
+def ready(number: int, since: float = NOW) -> Slot:
+    return Slot(number, "ready", since)
+
+
+def leased(number: int, *, idle_for: float = 0, users: int = 0, age: float = 0) -> Slot:
+    return Slot(number, "leased", NOW - age, identifier=f"session-{number}", last_used=NOW - idle_for, users=users)
+
+
+def ending(number: int) -> Slot:
+    return Slot(number, "ending", NOW)
+
+
+# Examples
+
+
+def test_an_empty_pool_fills_up_to_its_ready_instances() -> None:
+    assert plan(state_of(), rules_of(ready=2), NOW) == [Start(), Start()]
+
+
+def test_no_more_start_at_once_than_the_machine_can_take() -> None:
+    assert plan(state_of(starting(1)), rules_of(maximum=9, ready=9, starts_at_once=3), NOW) == [Start(), Start()]
+
+
+def test_a_ready_sandbox_goes_to_the_first_in_the_queue_and_is_replaced() -> None:
+    assert plan(state_of(ready(1), waiting="ab"), rules_of(ready=1), NOW) == [Lease(1, "a"), Start(), Start()]
+
+
+def test_the_sandbox_that_waited_longest_goes_first() -> None:
+    state = state_of(ready(1, since=NOW - 1), ready(2, since=NOW - 9), waiting="ab")
+    assert plan(state, rules_of(), NOW) == [Lease(2, "a"), Lease(1, "b")]
+
+
+def test_one_that_comes_to_an_empty_pool_gets_a_sandbox_of_its_own() -> None:
+    assert plan(state_of(waiting="a"), rules_of(ready=0), NOW) == [Start()]
+
+
+def test_one_that_would_not_wait_for_a_place_still_gets_a_free_one() -> None:
+    assert plan(state_of(waiting="a"), rules_of(acquire_timeout=0), NOW) == [Start()]
+
+
+def test_one_that_would_not_wait_for_a_place_is_refused_by_a_full_pool() -> None:
+    assert plan(state_of(leased(1), waiting="a"), rules_of(maximum=1, acquire_timeout=0), NOW) == [Refuse("a")]
+
+
+def test_a_full_pool_lets_one_wait_and_then_refuses() -> None:
+    state, rules = state_of(leased(1, users=1), waiting="a"), rules_of(maximum=1, acquire_timeout=30)
+    assert plan(state, rules, NOW + 29.9) == []
+    assert next_due(state, rules, NOW) == NOW + 30
+    assert plan(state, rules, NOW + 30) == [Refuse("a")]
+
+
+def test_nobody_is_refused_whose_sandbox_is_starting() -> None:
+    state, rules = state_of(starting(1), leased(2, users=1), waiting="ab"), rules_of(maximum=2)
+    assert plan(state, rules, NOW + 99) == [Refuse("b")]
+
+
+def test_nobody_is_refused_while_there_is_room_and_starts_have_to_queue() -> None:
+    state, rules = state_of(starting(1), waiting="abc"), rules_of(maximum=9, starts_at_once=1)
+    assert plan(state, rules, NOW + 99) == []
+
+
+def test_a_session_cools_down_after_its_last_use() -> None:
+    state, rules = state_of(leased(1, idle_for=299)), rules_of(cooldown=300)
+    assert plan(state, rules, NOW) == []
+    assert next_due(state, rules, NOW) == NOW + 1
+    assert plan(state, rules, NOW + 1) == [End(1, "cooled down")]
+
+
+def test_a_session_in_use_does_not_cool_down() -> None:
+    state, rules = state_of(leased(1, idle_for=9999, users=1)), rules_of(cooldown=300)
+    assert plan(state, rules, NOW) == []
+    assert next_due(state, rules, NOW) is None
+
+
+def test_a_session_that_ends_with_its_sandbox_reaches_its_maximum_age_even_in_use() -> None:
+    state, rules = state_of(leased(1, age=3599, users=1)), rules_of(cooldown=None, maximum_age=3600)
+    assert plan(state, rules, NOW) == []
+    assert plan(state, rules, NOW + 1) == [End(1, "reached its maximum age")]
+
+
+def test_a_sandbox_holds_its_place_until_it_is_gone() -> None:
+    assert plan(state_of(ending(1), waiting="a"), rules_of(maximum=1), NOW) == []
+
+
+def test_a_sandbox_that_nobody_waits_for_any_more_is_one_too_many() -> None:
+    assert plan(state_of(ready(1), ready(2)), rules_of(ready=1), NOW) == [End(1, "was one too many")]
+
+
+def test_after_a_failed_start_warm_ones_are_held_back_but_those_who_wait_are_not() -> None:
+    rules = rules_of(ready=1)
+    held = state_of(hold_starts_until=NOW + 5)
+    assert plan(held, rules, NOW) == []
+    assert next_due(held, rules, NOW) == NOW + 5
+    assert plan(held, rules, NOW + 5) == [Start()]
+    assert plan(state_of(waiting="a", hold_starts_until=NOW + 5), rules, NOW) == [Start()]
+
+
+def test_a_pool_that_closes_ends_everything_and_starts_nothing() -> None:
+    state = state_of(starting(1), ready(2), leased(3, users=1), ending(4), waiting="a")
+    state.closing = True
+    assert plan(state, rules_of(ready=3), NOW) == [End(number, "pool closed") for number in (1, 2, 3)]
+
+
+# Every turn
+
+
+times = st.floats(0.0, 40.0)
+
+
+class Pool(RuleBasedStateMachine):
+    """A pool's books, kept as `LocalPool` keeps them, by a world that does what it likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = State()
+        self.rules = rules_of()
+        self.now = NOW
+        self.count = 0
+
+    @initialize(
+        maximum=st.integers(1, 5),
+        ready=st.integers(0, 5),
+        cooldown=st.none() | st.floats(0.1, 60),
+        acquire_timeout=st.floats(0, 30),
+        starts_at_once=st.integers(1, 4),
+    )
+    def open(
+        self, maximum: int, ready: int, cooldown: float | None, acquire_timeout: float, starts_at_once: int
+    ) -> None:
+        self.rules = Rules(
+            maximum=maximum,
+            ready=min(ready, maximum),
+            cooldown=cooldown,
+            maximum_age=None if cooldown is not None else 50,
+            acquire_timeout=acquire_timeout,
+            starts_at_once=starts_at_once,
+        )
+        self.advance()
+
+    # What may happen
+
+    @precondition(lambda self: not self.state.closing)
+    @rule()
+    def someone_comes(self) -> None:
+        self.count += 1
+        self.state.waiters.append(Waiter(f"session-{self.count}", self.now))
+        self.advance()
+
+    @precondition(lambda self: self.state.waiters)
+    @rule(data=st.data())
+    def someone_gives_up(self, data: st.DataObject) -> None:
+        self.state.waiters.remove(data.draw(st.sampled_from(self.state.waiters)))
+        self.advance()
+
+    @precondition(lambda self: self.slots("starting"))
+    @rule(data=st.data())
+    def one_becomes_ready(self, data: st.DataObject) -> None:
+        self.becomes_ready(self.draw(data, "starting"))
+
+    @precondition(lambda self: self.slots("starting"))
+    @rule(data=st.data())
+    def one_fails_to_start(self, data: st.DataObject) -> None:
+        self.retire(self.draw(data, "starting"))
+        if self.state.waiters:
+            del self.state.waiters[0]
+        else:
+            self.state.hold_starts_until = self.now + 5
+        self.advance()
+
+    @precondition(lambda self: self.slots("ready", "leased"))
+    @rule(data=st.data())
+    def one_is_lost(self, data: st.DataObject) -> None:
+        self.retire(self.draw(data, "ready", "leased"))
+        self.advance()
+
+    @precondition(lambda self: self.slots("leased"))
+    @rule(data=st.data())
+    def a_use_begins(self, data: st.DataObject) -> None:
+        self.draw(data, "leased").users += 1
+
+    @precondition(lambda self: any(slot.users for slot in self.slots("leased")))
+    @rule(data=st.data())
+    def a_use_ends(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from([slot for slot in self.slots("leased") if slot.users]))
+        slot.users -= 1
+        slot.last_used = self.now
+        self.advance()
+
+    @precondition(lambda self: self.slots("leased"))
+    @rule(data=st.data())
+    def one_is_deleted(self, data: st.DataObject) -> None:
+        self.retire(self.draw(data, "leased"))
+
+    @precondition(lambda self: self.slots("ending"))
+    @rule(data=st.data())
+    def one_is_gone(self, data: st.DataObject) -> None:
+        del self.state.slots[self.draw(data, "ending").number]
+        self.advance()
+
+    @rule(seconds=times, part=st.floats(0, 1, exclude_max=True))
+    def time_passes(self, seconds: float, part: float) -> None:
+        """As the pool's timer sees it: every moment at which something is due, and none between."""
+        end = self.now + seconds
+        while (due := next_due(self.state, self.rules, self.now)) is not None and due <= end and not self.state.closing:
+            between = self.now + part * (due - self.now)
+            assert between == due or plan(self.state, self.rules, between) == [], "the timer would have come too late"
+            self.now = due
+            self.advance()
+        self.now = end
+        assert plan(self.state, self.rules, self.now) == [], "the timer would not have come"
+
+    @rule(seconds=times)
+    def time_passes_unnoticed(self, seconds: float) -> None:
+        """The loop was busy, and the timer comes late."""
+        self.now += seconds
+        self.advance()
+
+    @precondition(lambda self: not self.state.closing and self.count > 3)
+    @rule()
+    def the_pool_closes(self) -> None:
+        self.state.closing = True
+        self.state.waiters.clear()
+        self.advance()
+
+    # What has to hold
+
+    def advance(self) -> None:
+        before = copy.deepcopy(self.state)
+        actions = plan(self.state, self.rules, self.now)
+        assert self.state == before, "a plan changes nothing"
+        self.check(actions)
+        for action in actions:
+            self.enter(action)
+        assert plan(self.state, self.rules, self.now) == [], "a plan that was followed leaves nothing to do"
+        due = next_due(self.state, self.rules, self.now)
+        assert due is None or due > self.now
+
+    def check(self, actions: list[Action]) -> None:
+        state, rules = self.state, self.rules
+        waiting = [waiter.identifier for waiter in state.waiters]
+        leases = [action for action in actions if isinstance(action, Lease)]
+        ends = [action for action in actions if isinstance(action, End)]
+        refused = [action.identifier for action in actions if isinstance(action, Refuse)]
+
+        touched = [action.slot for action in (*leases, *ends)]
+        assert len(touched) == len(set(touched)), "nothing is planned twice for one sandbox"
+        assert [lease.identifier for lease in leases] == waiting[: len(leases)], "first come, first served"
+        assert all(state.slots[lease.slot].phase == "ready" for lease in leases)
+
+        room = rules.maximum - len(state.slots)
+        safe = len(leases) + state.count("starting") + room
+        assert not set(refused) & set(waiting[:safe]), "nobody is refused whose sandbox is starting, or could"
+        for waiter in state.waiters:
+            assert waiter.identifier not in refused or self.now >= waiter.since + rules.acquire_timeout
+
+        for end in ends:
+            slot = state.slots[end.slot]
+            match end.cause:
+                case "cooled down":
+                    assert rules.cooldown is not None
+                    assert slot.phase == "leased"
+                    assert slot.users == 0, "a session in use never cools down"
+                    assert self.now >= slot.last_used + rules.cooldown
+                case "reached its maximum age":
+                    assert rules.maximum_age is not None
+                    assert slot.phase == "leased"
+                    assert self.now >= slot.since + rules.maximum_age
+                case "was one too many":
+                    assert slot.phase == "ready"
+                    assert not waiting or len(leases) == len(waiting)
+                case "pool closed":
+                    assert state.closing
+
+    def enter(self, action: Action) -> None:
+        match action:
+            case Start():
+                self.count += 1
+                self.state.slots[self.count] = Slot(self.count, "starting", self.now)
+            case Lease(number, identifier):
+                slot = self.state.slots[number]
+                slot.phase, slot.since, slot.identifier, slot.last_used = "leased", self.now, identifier, self.now
+                self.leave(identifier)
+            case End(number):
+                self.retire(self.state.slots[number])
+            case Refuse(identifier):
+                self.leave(identifier)
+
+    @invariant()
+    def the_limits_are_kept(self) -> None:
+        assert len(self.state.slots) <= self.rules.maximum
+        assert self.state.count("starting") <= self.rules.starts_at_once
+
+    @invariant()
+    def nobody_waits_beside_a_ready_sandbox(self) -> None:
+        assert not (self.state.waiters and self.slots("ready"))
+
+    @invariant()
+    def nothing_waits_that_could_start(self) -> None:
+        state, rules = self.state, self.rules
+        may_start = len(state.slots) < rules.maximum and state.count("starting") < rules.starts_at_once
+        if not may_start or state.closing:
+            return
+        assert len(state.waiters) <= state.count("starting"), "everybody in the queue has a sandbox on its way"
+        if self.now >= state.hold_starts_until:
+            assert state.count("starting", "ready") >= rules.ready
+
+    @invariant()
+    def no_more_are_ready_than_the_pool_should_keep(self) -> None:
+        assert len(self.slots("ready")) <= self.rules.ready
+
+    @invariant()
+    def nothing_lives_past_its_time(self) -> None:
+        for slot in self.slots("leased"):
+            if self.rules.cooldown is not None:
+                assert slot.users or self.now < slot.last_used + self.rules.cooldown
+            elif self.rules.maximum_age is not None:
+                assert self.now < slot.since + self.rules.maximum_age
+
+    def teardown(self) -> None:
+        """From here on every start succeeds and nobody comes or leaves: the pool settles."""
+        for _ in self.steps_to_peace():
+            self.the_limits_are_kept()
+        state, rules = self.state, self.rules
+        assert not state.waiters, "everybody was served or refused"
+        if state.closing:
+            assert not state.slots
+        else:
+            room = rules.maximum - state.count("leased")
+            assert len(self.slots("ready")) == min(rules.ready, room), "as many are ready as there should be"
+
+    def steps_to_peace(self) -> Iterator[None]:
+        for _ in range(200):
+            due = None if self.state.closing else next_due(self.state, self.rules, self.now)
+            if waits_for_world := self.slots("ending"):
+                del self.state.slots[waits_for_world[0].number]
+                self.advance()
+            elif waits_for_world := self.slots("starting"):
+                self.becomes_ready(waits_for_world[0])
+            elif due is not None:
+                self.now = due
+                self.advance()
+            else:
+                return
+            yield
+        raise AssertionError("the pool does not settle")
+
+    # The world's hands
+
+    def slots(self, *phases: str) -> list[Slot]:
+        return [slot for slot in self.state.slots.values() if slot.phase in phases]
+
+    def draw(self, data: st.DataObject, *phases: str) -> Slot:
+        return data.draw(st.sampled_from(self.slots(*phases)), label="sandbox")
+
+    def becomes_ready(self, slot: Slot) -> None:
+        slot.phase, slot.since = "ready", self.now
+        self.advance()
+
+    def retire(self, slot: Slot) -> None:
+        slot.phase, slot.since = "ending", self.now
+
+    def leave(self, identifier: str) -> None:
+        self.state.waiters = [waiter for waiter in self.state.waiters if waiter.identifier != identifier]
+
+
+TestPool = pytest.mark.timeout(60)(Pool.TestCase)
+TestPool.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
