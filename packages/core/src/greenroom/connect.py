@@ -1,4 +1,4 @@
-"""A URL, or an environment variable, becomes a pool."""
+"""A URL, a configuration file or the environment becomes a pool."""
 
 from __future__ import annotations
 
@@ -7,32 +7,49 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from greenroom import configuration
+from greenroom.backend import Backend
 from greenroom.engines.base import Engine
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.pool import LocalPool, PoolSettings
 from greenroom.session import SessionPool
 
-_VARIABLE = "GREENROOM_POOL"
 
-
-def connect(url: str | None = None, **options: Any) -> SessionPool:
+def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Any) -> SessionPool:
     """Open a pool of sessions.
+
+    An option is taken from the arguments, else from the URL, else from the configuration file, else from the
+    environment (`GREENROOM_MEMORY=1Gi`).
 
     Args:
         url: `"bubblewrap:"` or `"docker:"`; options may follow, as in `"docker:?runtime=runsc&memory=1Gi"`. By
-            default the environment variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap,
-            which needs neither a daemon nor an image, then Docker.
-        options: the same options as keywords; they go before those of the URL. Those of every local pool are
-            the fields of `greenroom.pool.PoolSettings`; bubblewrap's is `python`, Docker's are `image`,
-            `runtime` and `host`.
+            default the file's `url`, else the environment variable `GREENROOM_POOL`, else the best engine on
+            this machine: bubblewrap, which needs neither a daemon nor an image, then Docker.
+        config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
+        options: those of every local pool are the fields of `greenroom.pool.PoolSettings`; bubblewrap's is
+            `python`, Docker's are `image`, `runtime` and `host`.
 
     Raises:
         InvalidRequest: the scheme or an option is unknown, or a value breaks a rule.
         EngineUnavailable: no sandbox can be made here; the message says what was tried and what to install.
     """
-    url = url or os.environ.get(_VARIABLE) or None
+    return SessionPool(lambda: open_backend(url, config=config, **options), "pool")
+
+
+async def open_backend(
+    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Any
+) -> Backend:
+    """As `connect`, for callers that live on one event loop: the pool's asynchronous core, on the running loop."""
+    from_file = configuration.from_file(config)
+    url = url or from_file.pop("url", None) or os.environ.get(f"{configuration.PREFIX}POOL") or None
     if url is None:
-        return _best(options)
+        return await _best({**from_file, **options})
+    scheme, from_url = _parse(url)
+    return await _open(scheme, {**from_file, **from_url, **options})
+
+
+def _parse(url: str) -> tuple[str, dict[str, str]]:
+    """The scheme of a pool's URL, and its options."""
     parts = urlsplit(url)
     if parts.scheme not in ENGINES:
         raise InvalidRequest(
@@ -41,11 +58,11 @@ def connect(url: str | None = None, **options: Any) -> SessionPool:
         )
     if parts.netloc or parts.path or parts.fragment:
         raise InvalidRequest(f'The pool {url!r:.200} is not valid: it is written "{parts.scheme}:?option=value".')
-    from_url = parse_qsl(parts.query, keep_blank_values=True)
-    repeated = {name for name, _ in from_url if [known for known, _ in from_url].count(name) > 1}
-    if repeated:
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    names = [name for name, _ in options]
+    if repeated := {name for name in names if names.count(name) > 1}:
         raise InvalidRequest(f"The pool {url!r:.200} is not valid: it says {', '.join(sorted(repeated))} twice.")
-    return _open(parts.scheme, {**dict(from_url), **options})
+    return parts.scheme, dict(options)
 
 
 def _bubblewrap(options: Mapping[str, Any]) -> Engine:
@@ -71,24 +88,19 @@ ENGINES: dict[str, tuple[Callable[[Mapping[str, Any]], Engine], tuple[str, ...]]
 """By scheme: what makes the engine, and its options."""
 
 
-def _open(scheme: str, options: Mapping[str, Any]) -> SessionPool:
+async def _open(scheme: str, options: Mapping[str, Any]) -> Backend:
     make, names = ENGINES[scheme]
-    settings = PoolSettings.parse(
-        {name: value for name, value in options.items() if name not in names}, also_known=names
-    )
+    options = {**configuration.from_environment([*PoolSettings.model_fields, *names]), **options}
     engine_options = {name: value for name, value in options.items() if name in names}
-
-    async def backend() -> LocalPool:
-        return await LocalPool.open(make(engine_options), settings)
-
-    return SessionPool(backend, scheme)
+    rest = {name: value for name, value in options.items() if name not in names}
+    return await LocalPool.open(make(engine_options), PoolSettings.parse(rest, also_known=names))
 
 
-def _best(options: Mapping[str, Any]) -> SessionPool:
+async def _best(options: Mapping[str, Any]) -> Backend:
     tried: list[str] = []
     for scheme in ENGINES:
         try:
-            return _open(scheme, options)
+            return await _open(scheme, options)
         except EngineUnavailable as error:
             tried.append(f"- {scheme}: {error}")
     raise EngineUnavailable("No engine can make sandboxes here.\n" + "\n".join(tried))

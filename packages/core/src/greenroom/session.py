@@ -31,7 +31,7 @@ from greenroom.models import (
     Status,
     StreamText,
 )
-from greenroom.pool.settings import MAX_TIMEOUT, PoolSettings
+from greenroom.pool.settings import MAX_TIMEOUT, parse_size
 from greenroom.portal import Portal
 
 T = TypeVar("T")
@@ -476,7 +476,7 @@ class SessionPool:
         identifier = uuid.uuid4().hex if identifier is None else check_identifier(identifier)
         overrides = None
         if memory is not None:
-            overrides = Overrides(memory=PoolSettings.parse({"memory": memory}).memory)
+            overrides = Overrides(memory=parse_size(memory, "memory"))
             self._backend.configure(identifier, overrides)
         return Session(self, identifier, _check_timeout(timeout, most=MAX_TIMEOUT), overrides)
 

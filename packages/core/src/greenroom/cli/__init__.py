@@ -1,4 +1,4 @@
-"""The command line: `greenroom run | doctor | image`."""
+"""The command line: `greenroom run | doctor | sweep | image`."""
 
 from greenroom.cli.app import main
 

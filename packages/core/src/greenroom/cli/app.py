@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from greenroom.cli import image
 from greenroom.connect import ENGINES, connect
-from greenroom.errors import GreenroomError
+from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.models import Output, StreamText
 
 app = typer.Typer(
@@ -93,6 +95,26 @@ def doctor() -> None:
             _say(f"✓ {scheme}: works, with Python {(result or '').strip(chr(39))}")
     if not works:
         raise typer.Exit(1)
+
+
+@app.command()
+def sweep() -> None:
+    """Remove what processes that are gone have left behind, on every engine that works here."""
+    removed = asyncio.run(_sweep())
+    _say(f"Removed {removed} leftover{'' if removed == 1 else 's'}.")
+
+
+async def _sweep() -> int:
+    removed = 0
+    for make, _ in ENGINES.values():
+        with contextlib.suppress(EngineUnavailable):
+            engine = make({})
+            try:
+                await engine.check()
+                removed += await engine.sweep()
+            finally:
+                await engine.close()
+    return removed
 
 
 def _read(source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,33 @@ def _size(value: object) -> object:
     return int(float(number) * base ** " kmgt".index(unit.lower() or " "))
 
 
+def _count_or_auto(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        count = int(str(value))
+    except ValueError:
+        count = -1
+    if not 0 <= count <= 1000:
+        raise ValueError('it takes a whole number from 0 to 1,000, or "auto"')
+    return count
+
+
+def parse_size(value: int | str, name: str) -> int:
+    """Bytes from a number of them or from `512Mi`.
+
+    Raises:
+        InvalidRequest: it is neither; the message calls it `name`.
+    """
+    try:
+        size = _size(value)
+    except ValueError as error:
+        raise InvalidRequest(f"The option {name}={value!r} is not valid: {error}.") from None
+    if not isinstance(size, int) or size < 1:
+        raise InvalidRequest(f"The option {name}={value!r} is not valid: it takes a positive number of bytes.")
+    return size
+
+
 def _words(value: object) -> object:
     """A list from `numpy,pandas`, as URLs and environment variables have it."""
     if isinstance(value, str):
@@ -44,7 +72,18 @@ def _egress(value: object) -> object:
     return words.get(value, value) if isinstance(value, str) else value
 
 
+class AzureRangeWarning(UserWarning):
+    """A setting works on this machine and would be refused in Azure."""
+
+
 _MIB = 1 << 20
+_AZURE_RANGES = {
+    "max_concurrent_sessions": (1, 600),
+    "cooldown_period": (300, 3600),
+    "timeout": (1, 220),
+    "cpu": (0.25, 2),
+    "memory": (512 * _MIB, 4096 * _MIB),
+}
 Size = Annotated[int, BeforeValidator(_size)]
 
 
@@ -55,7 +94,7 @@ class PoolSettings(BaseModel):
 
     max_concurrent_sessions: int = Field(100, ge=1, le=1000)
     """How many sandboxes there may be at once, warm ones included."""
-    ready_session_instances: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = 1
+    ready_session_instances: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = 1
     """How many warm sandboxes are kept ready for new sessions; `"auto"` follows the rate of allocations."""
     lifecycle: Literal["timed", "on_container_exit"] = "timed"
     """`timed`: a session ends when it has not been used for `cooldown_period`; `on_container_exit`: when its
@@ -99,9 +138,15 @@ class PoolSettings(BaseModel):
             InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
         """
         try:
-            return cls.model_validate(dict(options))
+            settings = cls.model_validate(dict(options))
         except ValidationError as error:
             raise InvalidRequest("; ".join(_complaint(item, also_known) for item in error.errors())) from None
+        for name in settings.model_fields_set & _AZURE_RANGES.keys():
+            least, most = _AZURE_RANGES[name]
+            if not least <= getattr(settings, name) <= most:
+                message = f"{name}={options[name]!r} works here, but Azure takes {least:,} to {most:,}."
+                warnings.warn(message, AzureRangeWarning, stacklevel=2)
+        return settings
 
     @property
     def limits(self) -> Limits:
