@@ -1,0 +1,42 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from greenroom.testing import engine_pool
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine_pool("bubblewrap:", ready_session_instances=0).close()
+    (tmp_path / "examples/data").mkdir(parents=True)
+    shutil.copy(ROOT / "examples/data/gapminder.csv", tmp_path / "examples/data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GREENROOM_POOL", "bubblewrap:")
+    shown = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    code, expected = shown.groups()
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(code, {})  # the README's own code
+    assert output.getvalue() == expected
+    assert (tmp_path / "life.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_local_link_of_the_documents_leads_somewhere() -> None:
+    documents = [path for path in ROOT.rglob("*.md") if ".venv" not in path.parts and "node_modules" not in path.parts]
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert not broken
