@@ -34,7 +34,7 @@ $(READY): requirements.lock pyproject.toml $(PACKAGES:=/pyproject.toml)
 	@echo "Setting up .venv with the locked dependencies (about 1 GB, mostly the three frameworks) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
-	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(PACKAGES:%=--editable %)
 	@touch $(READY)
 

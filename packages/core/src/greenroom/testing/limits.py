@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from greenroom.errors import FileRefused
+from greenroom.errors import FileRefused, PoolFull
 from greenroom.session import Session, SessionPool
 from greenroom.testing.suite import Suite
 
@@ -29,6 +29,7 @@ class LimitSuite(Suite):
         "file_limit": 2 * MIB,
         "max_concurrent_sessions": 4,
         "ready_session_instances": 0,
+        "acquire_timeout": 1,
     }
 
     @pytest.fixture(autouse=True)
@@ -100,5 +101,27 @@ class LimitSuite(Suite):
         with pytest.raises(FileRefused, match="over the limit"):
             session.download("big.bin")
 
-    def test_the_full_pool_says_how_many_sessions_it_has(self, pool: SessionPool) -> None:
-        assert "of 4 sessions" in repr(pool)
+    def test_a_full_pool_says_how_many_sessions_it_has(self, pool: SessionPool, session: Session) -> None:
+        session.execute("1")
+        others = [pool.session() for _ in range(3)]
+        try:
+            for other in others:
+                other.execute("1")
+            with pytest.raises(PoolFull, match="4 of 4 sessions") as caught:
+                pool.session().execute("1")
+            assert caught.value.sessions == 4
+            assert caught.value.retry_after is not None
+            assert caught.value.retry_after > 0
+            others[0].delete()
+            assert pool.session(others[0].identifier).execute("2").result == "2"
+        finally:
+            for other in others:
+                other.delete()
+
+    def test_a_session_may_have_a_memory_of_its_own(self, pool: SessionPool) -> None:
+        with pool.session("small", memory="256Mi") as small, pool.session("large", memory="1Gi") as large:
+            take = "x = b'x' * (400 << 20)\nlen(x) >> 20"
+            assert large.execute(take).result == "400"
+            execution = small.execute(take, timeout=20)
+            assert execution.error is not None
+            assert execution.error.name in {"MemoryError", "TimeoutError"}
