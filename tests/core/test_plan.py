@@ -6,11 +6,24 @@ import copy
 from collections.abc import Iterator
 
 import pytest
+from greenroom.pool.plan import (
+    SURPLUS_PATIENCE,
+    Action,
+    End,
+    Lease,
+    Refuse,
+    Rules,
+    Slot,
+    Start,
+    State,
+    Waiter,
+    next_due,
+    plan,
+    ready_target,
+)
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
-from greenroom.pool.plan import Action, End, Lease, Refuse, Rules, Slot, Start, State, Waiter, next_due, plan
 
 NOW = 1000.0
 
@@ -18,7 +31,7 @@ NOW = 1000.0
 def rules_of(
     *,
     maximum: int = 3,
-    ready: int = 0,
+    ready: int | None = 0,
     cooldown: float | None = 300,
     maximum_age: float | None = None,
     acquire_timeout: float = 30,
@@ -124,8 +137,23 @@ def test_a_sandbox_holds_its_place_until_it_is_gone() -> None:
     assert plan(state_of(ending(1), waiting="a"), rules_of(maximum=1), NOW) == []
 
 
-def test_a_sandbox_that_nobody_waits_for_any_more_is_one_too_many() -> None:
-    assert plan(state_of(ready(1), ready(2)), rules_of(ready=1), NOW) == [End(1, "was one too many")]
+def test_a_sandbox_that_nobody_waits_for_any_more_is_one_too_many_after_a_while() -> None:
+    state, rules = state_of(ready(1), ready(2)), rules_of(ready=1)
+    assert plan(state, rules, NOW) == []
+    assert next_due(state, rules, NOW) == NOW + SURPLUS_PATIENCE
+    assert plan(state, rules, NOW + SURPLUS_PATIENCE) == [End(1, "was one too many")]
+
+
+def test_automatic_readiness_keeps_twice_what_is_allocated_while_one_starts() -> None:
+    rules = rules_of(maximum=100, ready=None)
+    quiet = state_of()
+    assert ready_target(quiet, rules, NOW) == 1
+    busy = state_of()
+    busy.start_time = 0.5
+    busy.arrivals.extend(NOW - 5 + number / 10 for number in range(1, 51))  # ten a second
+    assert ready_target(busy, rules, NOW) == 11
+    assert ready_target(busy, rules, NOW + 120) == 1
+    assert ready_target(busy, rules_of(maximum=4, ready=None), NOW) == 4
 
 
 def test_after_a_failed_start_warm_ones_are_held_back_but_those_who_wait_are_not() -> None:
@@ -155,7 +183,7 @@ class Pool(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.state = State()
-        self.rules = rules_of()
+        self.limits = rules_of()
         self.now = NOW
         self.count = 0
 
@@ -169,7 +197,7 @@ class Pool(RuleBasedStateMachine):
     def open(
         self, maximum: int, ready: int, cooldown: float | None, acquire_timeout: float, starts_at_once: int
     ) -> None:
-        self.rules = Rules(
+        self.limits = Rules(
             maximum=maximum,
             ready=min(ready, maximum),
             cooldown=cooldown,
@@ -243,13 +271,13 @@ class Pool(RuleBasedStateMachine):
     def time_passes(self, seconds: float, part: float) -> None:
         """As the pool's timer sees it: every moment at which something is due, and none between."""
         end = self.now + seconds
-        while (due := next_due(self.state, self.rules, self.now)) is not None and due <= end and not self.state.closing:
+        while not self.state.closing and (due := next_due(self.state, self.limits, self.now)) and due <= end:
             between = self.now + part * (due - self.now)
-            assert between == due or plan(self.state, self.rules, between) == [], "the timer would have come too late"
+            assert between == due or plan(self.state, self.limits, between) == [], "the timer would have come too late"
             self.now = due
             self.advance()
         self.now = end
-        assert plan(self.state, self.rules, self.now) == [], "the timer would not have come"
+        assert plan(self.state, self.limits, self.now) == [], "the timer would not have come"
 
     @rule(seconds=times)
     def time_passes_unnoticed(self, seconds: float) -> None:
@@ -268,17 +296,17 @@ class Pool(RuleBasedStateMachine):
 
     def advance(self) -> None:
         before = copy.deepcopy(self.state)
-        actions = plan(self.state, self.rules, self.now)
+        actions = plan(self.state, self.limits, self.now)
         assert self.state == before, "a plan changes nothing"
         self.check(actions)
         for action in actions:
             self.enter(action)
-        assert plan(self.state, self.rules, self.now) == [], "a plan that was followed leaves nothing to do"
-        due = next_due(self.state, self.rules, self.now)
+        assert plan(self.state, self.limits, self.now) == [], "a plan that was followed leaves nothing to do"
+        due = next_due(self.state, self.limits, self.now)
         assert due is None or due > self.now
 
     def check(self, actions: list[Action]) -> None:
-        state, rules = self.state, self.rules
+        state, rules = self.state, self.limits
         waiting = [waiter.identifier for waiter in state.waiters]
         leases = [action for action in actions if isinstance(action, Lease)]
         ends = [action for action in actions if isinstance(action, End)]
@@ -329,8 +357,8 @@ class Pool(RuleBasedStateMachine):
 
     @invariant()
     def the_limits_are_kept(self) -> None:
-        assert len(self.state.slots) <= self.rules.maximum
-        assert self.state.count("starting") <= self.rules.starts_at_once
+        assert len(self.state.slots) <= self.limits.maximum
+        assert self.state.count("starting") <= self.limits.starts_at_once
 
     @invariant()
     def nobody_waits_beside_a_ready_sandbox(self) -> None:
@@ -338,41 +366,42 @@ class Pool(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_that_could_start(self) -> None:
-        state, rules = self.state, self.rules
+        state, rules = self.state, self.limits
         may_start = len(state.slots) < rules.maximum and state.count("starting") < rules.starts_at_once
         if not may_start or state.closing:
             return
         assert len(state.waiters) <= state.count("starting"), "everybody in the queue has a sandbox on its way"
         if self.now >= state.hold_starts_until:
-            assert state.count("starting", "ready") >= rules.ready
+            assert state.count("starting", "ready") >= (rules.ready or 0)
 
     @invariant()
-    def no_more_are_ready_than_the_pool_should_keep(self) -> None:
-        assert len(self.slots("ready")) <= self.rules.ready
+    def no_more_stay_ready_than_the_pool_should_keep(self) -> None:
+        for_long = [slot for slot in self.slots("ready") if self.now >= slot.since + SURPLUS_PATIENCE]
+        assert len(for_long) <= (self.limits.ready or 0)
 
     @invariant()
     def nothing_lives_past_its_time(self) -> None:
         for slot in self.slots("leased"):
-            if self.rules.cooldown is not None:
-                assert slot.users or self.now < slot.last_used + self.rules.cooldown
-            elif self.rules.maximum_age is not None:
-                assert self.now < slot.since + self.rules.maximum_age
+            if self.limits.cooldown is not None:
+                assert slot.users or self.now < slot.last_used + self.limits.cooldown
+            elif self.limits.maximum_age is not None:
+                assert self.now < slot.since + self.limits.maximum_age
 
     def teardown(self) -> None:
         """From here on every start succeeds and nobody comes or leaves: the pool settles."""
         for _ in self.steps_to_peace():
             self.the_limits_are_kept()
-        state, rules = self.state, self.rules
+        state, rules = self.state, self.limits
         assert not state.waiters, "everybody was served or refused"
         if state.closing:
             assert not state.slots
         else:
             room = rules.maximum - state.count("leased")
-            assert len(self.slots("ready")) == min(rules.ready, room), "as many are ready as there should be"
+            assert len(self.slots("ready")) == min(rules.ready or 0, room), "as many are ready as there should be"
 
     def steps_to_peace(self) -> Iterator[None]:
         for _ in range(200):
-            due = None if self.state.closing else next_due(self.state, self.rules, self.now)
+            due = None if self.state.closing else next_due(self.state, self.limits, self.now)
             if waits_for_world := self.slots("ending"):
                 del self.state.slots[waits_for_world[0].number]
                 self.advance()

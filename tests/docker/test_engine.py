@@ -22,7 +22,7 @@ from greenroom.engines.docker import DockerEngine
 from greenroom.engines.image import default_image
 from greenroom.errors import EngineUnavailable, ImageMissing, InvalidRequest
 
-from .conftest import Program, containers_of
+from .conftest import Program, containers_of, usable
 
 ECHO = "import os\nwhile data := os.read(0, 65536):\n    while data:\n        data = data[os.write(1, data):]"
 MIB = 1 << 20
@@ -198,6 +198,28 @@ class TestConfiguration:
     async def test_nothing_of_the_host_is_in_its_environment(self, config: dict[str, Any]) -> None:
         names = {variable.partition("=")[0] for variable in config["Config"]["Env"]}
         assert names <= {"HOME", "LANG", "MPLCONFIGDIR", "PATH", "TERM", "GPG_KEY", "PYTHON_VERSION", "PYTHON_SHA256"}
+
+
+class TestMemory:
+    async def test_its_limit_can_be_changed_while_it_runs(self, plain_engine: DockerEngine, supervisor: Program) -> None:
+        supervisor(ECHO)
+        sandbox = await plain_engine.start(Limits(memory=256 * MIB))
+        await sandbox.limit_memory(512 * MIB)
+        async with aiodocker.Docker() as client:
+            config = await (await client.containers.get(sandbox.id)).show()
+        assert config["HostConfig"]["Memory"] == config["HostConfig"]["MemorySwap"] == 512 * MIB
+        with pytest.raises(InvalidRequest, match="cannot become 1 bytes"):
+            await sandbox.limit_memory(1)
+        await sandbox.kill()
+
+    async def test_a_runtime_that_cannot_change_it_says_so(self, supervisor: Program) -> None:
+        engine = await usable(DockerEngine(runtime="runsc"))
+        supervisor(ECHO)
+        sandbox = await engine.start(Limits())
+        with pytest.raises(InvalidRequest, match="memory cannot become"):
+            await sandbox.limit_memory(512 * MIB)
+        await sandbox.kill()
+        await engine.close()
 
 
 class TestNothingIsLeft:

@@ -1,114 +1,222 @@
-"""One cell in two places: the original (nbclient and ipykernel) and a session, told in the same words."""
+"""The same cells in Jupyter (nbclient and ipykernel) and in a session, told in the same words and compared."""
 
 from __future__ import annotations
 
 import base64
+import os
 import re
 import struct
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import greenroom
 import nbformat
 import pytest
 from greenroom import Execution, Output, Session, StreamText
+from greenroom.testing import engine_pool
 from nbclient import NotebookClient
 
-PNG = "image/png"
+# ipykernel names a cell like a file that does not exist. For such, IPython 9 has only a plain traceback, with the
+# line that a frame is at instead of the one that raised; so the original names its cells as IPython does.
+_NAME_CELLS = (
+    "type(get_ipython().compile).get_code_name = "
+    "__import__('IPython.core.compilerop').core.compilerop.CachingCompiler.get_code_name"
+)
+_WARM_UP = "import altair, matplotlib.pyplot, pandas, plotly.express"
 
-
-@dataclass
-class Passage:
-    """What was written up to a rich output, or to the end."""
-
-    stdout: str = ""
-    stderr: str = ""
-    shown: dict[str, Any] | None = None
-    """The mime bundle; with its metadata under `metadata`."""
+# What may differ, and what stands for it in both.
+_NORMAL = [
+    (re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]"), ""),  # colours: Jupyter has a terminal's, we have none
+    (re.compile(r"(?<![\w/])~/"), f"{Path.home()}/"),  # the home directory, which the sandbox does not have
+    (re.compile(r"\b0x[0-9a-f]+"), "0x…"),
+    (re.compile(r"\d+(\.\d+)?(e\+\d+)? (ns|μs|ms|s)\b"), "… s"),  # what %time measures
+    (re.compile(r"\bThread-\d+"), "Thread-…"),
+    (re.compile(r"\(\d+ times\)"), "(… times)"),  # how deep a recursion came
+    (re.compile(r"\b(altair-viz-|display_id=)[0-9a-f]{32}"), r"\1…"),
+    (re.compile(r"<dc:date>.*?</dc:date>"), "<dc:date>…</dc:date>"),  # in matplotlib's SVG
+]
+_BLANK_LINES = re.compile(r"\n(\s*\n)+")  # without colours, IPython's tracebacks have fewer of them
 
 
 @dataclass
 class Story:
-    """What came of a cell, in order. Between two rich outputs, stdout and stderr have no order in either place."""
+    """What came of a cell."""
 
-    passages: list[Passage] = field(default_factory=lambda: [Passage()])
-    result: str | None = None
+    parts: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    """In order: text as stdout or stderr, rich outputs as display or result."""
     error: tuple[str, str, str] | None = None
     """Name, value, traceback."""
 
-    def write(self, stream: str, text: str) -> None:
-        passage = self.passages[-1]
-        setattr(passage, stream, getattr(passage, stream) + text)
+    def of(self, *kinds: str) -> list[Any]:
+        return [content for kind, content in self.parts if kind in kinds]
 
-    def show(self, data: dict[str, Any], metadata: dict[str, Any]) -> None:
-        self.passages[-1].shown = {**data, "metadata": metadata}
-        self.passages.append(Passage())
+    def in_all(self) -> dict[str, Any]:
+        """What is there in the end."""
+        story: dict[str, Any] = {
+            "stdout": "".join(self.of("stdout")),
+            "stderr": "".join(self.of("stderr")),
+            "outputs": self.of("display", "result"),
+            "result": [data["data"].get("text/plain") for data in self.of("result")],
+        }
+        if self.error is not None:
+            name, value, traceback = self.error
+            story["error"] = (name, value, _BLANK_LINES.sub("\n", traceback))
+        return _normal(story)
+
+    def in_order(self) -> list[Any]:
+        """How it came: the text between rich outputs. Between two of these, stdout and stderr have no order."""
+        told: list[Any] = [{"stdout": "", "stderr": ""}]
+        for kind, content in self.parts:
+            if kind in {"stdout", "stderr"}:
+                told[-1][kind] += content
+            else:
+                told += [(kind, content), {"stdout": "", "stderr": ""}]
+        return _normal(told)
 
 
 class Jupyter:
-    """The original."""
+    """The original: a kernel with a directory of its own."""
 
     def __init__(self, directory: Path) -> None:
-        self._client = NotebookClient(
+        self._client: Any = NotebookClient(
             nbformat.v4.new_notebook(),
             allow_errors=True,
-            timeout=60,
+            timeout=100,
             resources={"metadata": {"path": str(directory)}},
             on_cell_executed=self._keep_reply,
         )
-        self._kernel = self._client.setup_kernel()
+        self._kernel = self._client.setup_kernel(
+            # With this variable, ipykernel does not hear what comes from C code and subprocesses.
+            env={name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+            # Its process repeats on its own terminal all that it hears.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         self._reply: dict[str, Any] = {}
 
     def __enter__(self) -> Jupyter:
         self._kernel.__enter__()
-        self._run(
-            "type(get_ipython().compile).get_code_name"
-            " = __import__('IPython.core.compilerop').core.compilerop.CachingCompiler.get_code_name", False)
+        self._execute(_NAME_CELLS, store_history=False)
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._kernel.__exit__(*error)
 
-    def _run(self, code, store_history=True):
-        cells = self._client.nb.cells
-        cells.append(nbformat.v4.new_code_cell(code))
-        self._client.execute_cell(cells[-1], len(cells) - 1, store_history=store_history)
-        return cells
     def run(self, code: str) -> Story:
-        cells = self._run(code)
         story = Story()
-        for output in cells[-1].outputs:
+        for output in self._execute(code, store_history=True):
             match output.output_type:
                 case "stream":
-                    story.write(output.name, output.text)
+                    story.parts.append((output.name, output.text))
                 case "error":
-                    if story.error: story.write("stderr", story.error[2]+"\n")
+                    # A cell may show an error and go on; the last one counts, those before it are text.
+                    if story.error is not None:
+                        story.parts.append(("stderr", story.error[2] + "\n"))
                     story.error = (output.ename, output.evalue, "\n".join(output.traceback))
-                case _:
-                    story.show(output.data, output.metadata)
-                    if output.output_type == "execute_result":
-                        story.result = output.data.get("text/plain", "")
-        if self._reply["status"] == "error" and story.error is None:
+                case kind:
+                    content = {"data": output.data, "metadata": output.metadata}
+                    story.parts.append(("result" if kind == "execute_result" else "display", content))
+        if story.error is None and self._reply["status"] == "error":  # IPython tells usage errors as text
             story.error = (self._reply["ename"], self._reply["evalue"], "\n".join(self._reply["traceback"]))
         return story
+
+    def _execute(self, code: str, *, store_history: bool) -> list[Any]:
+        cells: Any = self._client.nb.cells
+        cells.append(nbformat.v4.new_code_cell(code))
+        self._client.execute_cell(cells[-1], len(cells) - 1, store_history=store_history)
+        return cells[-1].outputs
 
     def _keep_reply(self, *, execute_reply: dict[str, Any], **_: object) -> None:
         self._reply = execute_reply["content"]
 
 
-def run_here(session: Session, code: str):
-    story = Story()
-    for event in session.stream(code):
+class Same(Protocol):
+    def __call__(self, *cells: str) -> None:
+        """Check that cells, one after the other, give in a session what they give in Jupyter."""
+        ...
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
+    directory = tmp_path_factory.mktemp("jupyter")
+    _NORMAL.append((re.compile(re.escape(str(directory))), greenroom.models.DATA_DIR))
+    with Jupyter(directory) as jupyter:
+        jupyter.run(_WARM_UP)
+        yield jupyter
+    _NORMAL.pop()
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    with engine_pool("bubblewrap:") as pool:
+        session = pool.session()
+        session.execute(_WARM_UP).raise_for_error()
+        yield session
+
+
+@pytest.fixture
+def same_as_in_jupyter(jupyter: Jupyter, session: Session) -> Same:
+    def check(*cells: str) -> None:
+        for code in cells:
+            original = jupyter.run(code)
+            streamed, whole = _run(session, code)
+            assert whole.in_all() == original.in_all()
+            if streamed.in_all() == whole.in_all():  # else something was taken back, which a stream cannot do
+                assert streamed.in_order() == original.in_order()
+
+    return check
+
+
+def _run(session: Session, code: str) -> tuple[Story, Story]:
+    """A cell's story as it was streamed, and as it is told in the end."""
+    events = list(session.stream(code))
+    execution = events[-1]
+    assert isinstance(execution, Execution)
+    end: list[Any] = [
+        StreamText("stdout", execution.stdout),
+        StreamText("stderr", execution.stderr),
+        *execution.outputs,
+    ]
+    error = execution.error and (execution.error.name, execution.error.value, execution.error.traceback)
+    whole = Story(list(_parts(end)), error)
+    assert whole.of("result")[-1:] == [] or whole.of("result")[-1]["data"].get("text/plain", "") == execution.result
+    return Story(list(_parts(events)), error), whole
+
+
+def _parts(events: Iterable[object]) -> Iterator[tuple[str, Any]]:
+    for event in events:
         match event:
             case StreamText(stream, text):
-                story.write(stream, text)
-            case Output(data, metadata):
-                story.show(dict(data), dict(metadata))
-            case Execution():
-                execution = event
-    story.result = execution.result
-    if e := execution.error:
-        story.error = (e.name, e.value, e.traceback)
-    return story, execution
+                yield stream, text
+            case Output(data, metadata, is_result):
+                yield "result" if is_result else "display", {"data": data, "metadata": metadata}
+            case _:
+                pass
+
+
+def _normal(value: Any) -> Any:
+    """The value with what may differ put aside."""
+    match value:
+        case str():
+            for pattern, replacement in _NORMAL:
+                value = pattern.sub(replacement, value)
+            return value
+        case {"image/png": str(content), **others}:
+            return {"image/png": _png(content), **_normal(others)}
+        case dict():
+            return {key: _normal(item) for key, item in cast("dict[str, Any]", value).items()}
+        case list() | tuple():
+            return [_normal(item) for item in cast("list[Any]", value)]
+        case _:
+            return value
+
+
+def _png(content: str) -> str:
+    """A picture by its size; its bytes may depend on the machine."""
+    data = base64.b64decode(content, validate=True)
+    assert data.startswith(b"\x89PNG\r\n\x1a\n"), data[:20]
+    assert data.endswith(b"IEND\xaeB`\x82"), data[-20:]
+    return "a PNG of {} x {}".format(*struct.unpack(">II", data[16:24]))

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import textwrap
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -76,6 +77,17 @@ class DockerSandbox(Sandbox):
         if self._end is None:
             self._end = asyncio.create_task(self._kill())
         await asyncio.shield(self._end)
+
+    async def limit_memory(self, memory: int) -> None:
+        body = {"Memory": memory, "MemorySwap": memory}
+        try:
+            response = await self._daemon.request("POST", f"containers/{self.id}/update", json=body)
+        except FAILURES as error:
+            if status_of(error) is None:
+                raise self._daemon.unavailable(error, "limit the memory of a sandbox") from error
+            reason = textwrap.shorten(str(error), 200, placeholder=" …")
+            raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {reason}") from error
+        response.release()
 
     async def diagnosis(self) -> str:
         said = self._errors.decode("utf-8", "replace").strip()

@@ -29,6 +29,7 @@ from greenroom.runner.frames import MAX_OUTPUTS, VERSION, Decoder, FrameError, e
 
 _CHUNK = 256 * 1024
 _MAX_BODY = 33 << 20
+_MAX_FILES = 20_000  # more than that the runner does not list
 _REPLY_TIMEOUT = 60.0  # of one file operation, which the runner does at once
 _STOP_MARGIN = 10.0  # beyond the grace period, until a runner counts as dead
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -64,12 +65,19 @@ class _Text:
     pieces: list[str] = field(default_factory=list[str])
 
     def add(self, data: bytes) -> str:
-        text = self.decoder.decode(data)
-        self.pieces.append(text)
+        if text := self.decoder.decode(data):
+            self.pieces.append(text)
         return text
 
     def __str__(self) -> str:
         return "".join(self.pieces) + self.decoder.decode(b"", final=True)
+
+
+@dataclass(slots=True)
+class _Shown:
+    """A place for a rich output, whose content an update may replace."""
+
+    output: Output
 
 
 class _Running:
@@ -81,7 +89,8 @@ class _Running:
         self.on_event = on_event
         self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.texts = {"stdout": _Text(), "stderr": _Text()}
-        self.outputs: list[tuple[str | None, Output]] = []
+        self.outputs: list[_Shown] = []
+        self.displays: dict[str, _Shown] = {}
         self.text_left = limits.text
         self.display_left = limits.display
         self.clear_pending = False
@@ -94,18 +103,26 @@ class _Running:
         if (text := self.texts[stream].add(data)) and self.on_event:
             self.on_event(StreamText(stream, text))
 
-    def add_output(self, output: Output, size: int, display_id: str | None, *, update: bool) -> None:
+    def add_output(self, header: dict[str, Any], body: bytes) -> None:
+        display_id, update = header.get("display_id"), header.get("update") is True
         if not update:  # which shows nothing new
             self._clear_if_pending()
-        if size > self.display_left or len(self.outputs) >= MAX_OUTPUTS:
+        # Before it is parsed, as it may grow by that.
+        if len(body) > self.display_left or (not update and len(self.outputs) >= MAX_OUTPUTS):
             raise FrameError("more output than was allowed")
-        self.display_left -= size
-        if update:
-            if display_id not in [known for known, _ in self.outputs]:
-                return  # a display of an earlier execution, which is told already
-            self.outputs = [(known, output if known == display_id else old) for known, old in self.outputs]
+        self.display_left -= len(body)
+        output = _output(header, body)
+        shown = self.displays.get(display_id) if isinstance(display_id, str) else None
+        if shown is not None:  # every display of that name shows it now
+            shown.output = output
+        elif update:
+            return  # a display of an earlier execution, which is told already
         else:
-            self.outputs.append((display_id, output))
+            shown = _Shown(output)
+            if isinstance(display_id, str):
+                self.displays[display_id] = shown
+        if not update:
+            self.outputs.append(shown)
         if self.on_event:
             self.on_event(output)
 
@@ -119,13 +136,14 @@ class _Running:
         if self.clear_pending:
             self.clear_pending = False
             self.outputs.clear()
+            self.displays.clear()
             for text in self.texts.values():
                 text.pieces.clear()
 
     def finish(self, header: dict[str, Any], *, timed_out: bool) -> Execution:
         error = _ending(header, self.limits.timeout) if timed_out else _error(header)
         status: Status = "timed_out" if timed_out else "succeeded" if error is None else "failed"
-        outputs = tuple(output for _, output in self.outputs)
+        outputs = tuple(shown.output for shown in self.outputs)
         result = next((output.text for output in reversed(outputs) if output.is_result), None)
         execution = Execution(
             id=self.id,
@@ -176,6 +194,8 @@ class Channel:
             SandboxLost: it ended first; the message has what it said.
         """
         await asyncio.shield(self._ready)
+        if self._lost is not None:  # since then
+            raise self._lost
 
     async def preload(self, modules: tuple[str, ...]) -> None:
         """Have modules imported, those that are there; code may be given meanwhile."""
@@ -209,7 +229,7 @@ class Channel:
             await self._send(order, code.encode())
             timed_out = not await _within(running.done, limits.timeout)
             if timed_out:
-                await asyncio.shield(self._in_background(self._stop(number, running)))
+                await asyncio.wait([self._in_background(self._stop(number, running))])
             try:
                 execution = running.finish(running.done.result(), timed_out=timed_out)
             except FrameError as error:
@@ -248,7 +268,7 @@ class Channel:
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], limit: int) -> RemoteFile:
         header, _ = await self._request(path, {"op": "open", "path": path, "mode": "w"})
-        file = header.get("file")
+        file = self._handle(header)
         size = 0
         try:
             async for chunk in chunks:
@@ -264,7 +284,7 @@ class Channel:
 
     async def download(self, path: str, limit: int) -> AsyncGenerator[bytes, None]:
         header, _ = await self._request(path, {"op": "open", "path": path, "mode": "r"})
-        file = header.get("file")
+        file = self._handle(header)
         size = 0
         try:
             if self._entry(header).size > limit:
@@ -283,8 +303,8 @@ class Channel:
     async def files(self, path: str, *, recursive: bool) -> list[RemoteFile]:
         _, body = await self._request(path, {"op": "list", "path": path, "recursive": recursive})
         try:
-            return _files(json.loads(body))
-        except (ValueError, RecursionError, FrameError) as error:
+            return _files(_parse(body))
+        except FrameError as error:
             raise self._fail("it sent a broken list of files") from error
 
     async def file(self, path: str) -> RemoteFile:
@@ -300,8 +320,14 @@ class Channel:
         except FrameError as error:
             raise self._fail(str(error)) from error
 
-    async def _forget(self, file: object) -> None:
-        with contextlib.suppress(GreenroomError, OSError):
+    def _handle(self, header: dict[str, Any]) -> int:
+        file = header.get("file")
+        if not isinstance(file, int):
+            raise self._fail("it opened a file and gave no number for it")
+        return file
+
+    async def _forget(self, file: int) -> None:
+        with contextlib.suppress(GreenroomError):
             await self._request("", {"op": "close", "file": file})
 
     # Frames
@@ -365,17 +391,11 @@ class Channel:
         match header.get("ev"):
             case "text":
                 stream = header.get("stream")
-                if stream not in {"stdout", "stderr"}:
+                if stream not in ("stdout", "stderr"):  # no set: it may be of a type that no set takes
                     raise FrameError("text of no stream")
                 running.add_text(stream, body)
             case "output":
-                display_id = header.get("display_id")
-                running.add_output(
-                    _output(header, body),
-                    len(body),
-                    display_id if isinstance(display_id, str) else None,
-                    update=header.get("update") is True,
-                )
+                running.add_output(header, body)
             case "clear":
                 running.clear(wait=header.get("wait") is True)
             case "done":
@@ -414,6 +434,18 @@ def _text(value: object, limit: int) -> str:
     return value[:limit].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
+def _parse(body: bytes) -> object:
+    """JSON, without halves of surrogate pairs, which no text can be encoded with."""
+    text = body.decode("utf-8", "replace")
+    try:
+        content = json.loads(text)
+        if "\\ud" in text.lower():
+            content = json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        raise FrameError("a frame's body is not JSON") from error
+    return content
+
+
 def _mapping(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FrameError("not an object where one belongs")
@@ -426,11 +458,7 @@ def _number(mapping: dict[str, Any], key: str) -> float:
 
 
 def _output(header: dict[str, Any], body: bytes) -> Output:
-    try:
-        content: object = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise FrameError("an output is not JSON") from error
-    fields = _mapping(content)
+    fields = _mapping(_parse(body))
     data, metadata = _mapping(fields.get("data")), _mapping(fields.get("metadata"))
     return Output(data, metadata, is_result=header.get("result") is True)
 
@@ -492,11 +520,13 @@ def _file(entry: object) -> RemoteFile:
 def _files(entries: object) -> list[RemoteFile]:
     if not isinstance(entries, list):
         raise FrameError("a list of files is not a list")
+    if len(cast("list[object]", entries)) > _MAX_FILES:
+        raise FrameError("a list of files is longer than it may be")
     return [_file(entry) for entry in cast("list[object]", entries)]
 
 
 def _file_error(code: object, path: str) -> GreenroomError:
-    number = code if isinstance(code, int) else errno.EIO
+    number = code if isinstance(code, int) and 0 < code < 4096 else errno.EIO
     if number == errno.ENOENT:
         return FileMissing(number, "The session has no such file", path)
     reason = _REASONS.get(number) or os.strerror(number).lower()

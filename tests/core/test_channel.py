@@ -1,0 +1,656 @@
+"""What the host makes of a runner: an honest one, a broken one, and one that is an enemy's."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import struct
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing
+from typing import Any, Self
+
+import pytest
+from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
+from greenroom.models import Execution, Output, RemoteFile, StreamText
+from greenroom.pool.channel import Channel, ExecutionLimits
+from greenroom.runner.frames import MAX_HEADER, encode
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from .scripted import READY, Answer, ScriptedSandbox, done, obey, output, reply, text
+from .virtual_time import in_virtual_time
+
+LIMITS = ExecutionLimits(timeout=5, grace=1, text=1000, display=10_000)
+FILE_LIMIT = 1 << 20
+
+
+class Listener:
+    """A channel with its sandbox, and how often it was told that this is lost."""
+
+    def __init__(self, answer: Answer = obey) -> None:
+        self.sandbox = ScriptedSandbox(answer)
+        self.losses = 0
+        self.events: list[object] = []
+        self.channel = Channel(self.sandbox, self._count)
+
+    async def execute(self, code: str = "x", limits: ExecutionLimits = LIMITS) -> Execution:
+        return await self.channel.execute(code, limits, self.events.append)
+
+    async def __aenter__(self) -> Self:
+        self.sandbox.say(READY)
+        await self.channel.ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close("the test has ended")
+        assert self.losses == 1, "a channel is lost once, at the latest when it is closed"
+
+    def _count(self) -> None:
+        self.losses += 1
+
+
+def saying(*frames: Callable[[int], bytes]) -> Answer:
+    """A runner that answers code with these frames, made for the number of the execution."""
+
+    def answer(header: dict[str, Any], body: bytes) -> Iterator[bytes]:
+        if header["op"] == "execute":
+            yield b"".join(frame(header["id"]) for frame in frames)
+        else:
+            yield from obey(header, body)
+
+    return answer
+
+
+def silent(*operations: str) -> Answer:
+    """A runner that does not answer these operations."""
+    return lambda header, body: () if header["op"] in operations else obey(header, body)
+
+
+# An honest runner
+
+
+@in_virtual_time
+async def test_what_the_code_wrote_and_showed_becomes_an_execution() -> None:
+    answer = saying(
+        lambda number: text(number, b"one\n"),
+        lambda number: text(number, b"oh\n", "stderr"),
+        lambda number: output(number, {"text/plain": "shown"}),
+        lambda number: text(number, b"two\n"),
+        lambda number: output(number, {"text/plain": "42"}, result=True),
+        lambda number: done(
+            number,
+            files=[{"path": "/mnt/data/a.csv", "size": 3, "modified": 1_700_000_000 * 10**9, "directory": False}],
+        ),
+    )
+    async with Listener(answer) as listener:
+        execution = await listener.execute()
+    assert execution.status == "succeeded"
+    assert (execution.stdout, execution.stderr, execution.result) == ("one\ntwo\n", "oh\n", "42")
+    assert [shown.text for shown in execution.outputs] == ["shown", "42"]
+    assert [(file.path, file.size, file.modified.year) for file in execution.files] == [("/mnt/data/a.csv", 3, 2023)]
+    assert execution.duration == 0.5
+    kinds = [type(event) for event in listener.events]
+    assert kinds == [StreamText, StreamText, Output, StreamText, Output, Execution]
+    assert listener.events[-1] is execution
+
+
+@in_virtual_time
+async def test_a_character_that_arrives_in_pieces_is_whole() -> None:
+    letters = "äΩ漢🦊"
+
+    def piece(byte: int) -> Callable[[int], bytes]:
+        return lambda number: text(number, bytes([byte]))
+
+    answer = saying(*[piece(byte) for byte in letters.encode()], done)
+    async with Listener(answer) as listener:
+        assert (await listener.execute()).stdout == letters
+    assert "".join(event.text for event in listener.events if isinstance(event, StreamText)) == letters
+
+
+@in_virtual_time
+async def test_executions_take_turns() -> None:
+    async with Listener(silent("execute")) as listener:
+        first, second = (asyncio.create_task(listener.execute(code)) for code in ("first", "second"))
+        await asyncio.sleep(1)
+        assert [body for _, body in listener.sandbox.heard] == [b"first"]
+        listener.sandbox.say(done(listener.sandbox.heard[0][0]["id"]))
+        await first
+        await asyncio.sleep(1)
+        assert [body for _, body in listener.sandbox.heard] == [b"first", b"second"]
+        listener.sandbox.say(done(listener.sandbox.heard[1][0]["id"]))
+        await second
+
+
+@in_virtual_time
+async def test_code_is_interrupted_at_its_deadline() -> None:
+    def answer(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
+        if header["op"] == "interrupt":
+            assert header["grace"] == LIMITS.grace
+            return [done(header["id"], error={"name": "KeyboardInterrupt", "value": "", "traceback": "deep inside"})]
+        return silent("execute")(header, body)
+
+    async with Listener(answer) as listener:
+        execution = await listener.execute()
+        assert execution.status == "timed_out"
+        assert execution.error is not None
+        assert execution.error.name == "TimeoutError"
+        assert execution.error.value == "The code ran for longer than 5 seconds and was interrupted."
+        assert execution.error.traceback == "deep inside"
+        assert not execution.state_lost
+        assert [header["op"] for header, _ in listener.sandbox.heard] == ["execute", "interrupt"]
+
+
+@in_virtual_time
+async def test_a_runner_that_does_not_stop_its_code_is_lost() -> None:
+    async with Listener(silent("execute", "interrupt")) as listener:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(SandboxLost, match="did not stop"):
+            await listener.execute()
+        assert asyncio.get_running_loop().time() - began < 60
+        with pytest.raises(SandboxLost):
+            await listener.execute()
+
+
+@in_virtual_time
+async def test_cancelling_interrupts_the_code_and_the_next_waits_for_its_end() -> None:
+    async with Listener(silent("execute", "interrupt")) as listener:
+        first = asyncio.create_task(listener.execute("first"))
+        await asyncio.sleep(1)
+        first.cancel()
+        second = asyncio.create_task(listener.execute("second"))
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await asyncio.sleep(1)
+        assert [header["op"] for header, _ in listener.sandbox.heard] == ["execute", "interrupt"]
+        listener.sandbox.answer = obey
+        listener.sandbox.say(done(listener.sandbox.heard[0][0]["id"]))
+        assert (await second).succeeded
+
+
+@in_virtual_time
+async def test_cancelling_one_that_waits_for_its_turn_sends_nothing() -> None:
+    async with Listener(silent("execute")) as listener:
+        first, second = (asyncio.create_task(listener.execute(code)) for code in ("first", "second"))
+        await asyncio.sleep(1)
+        second.cancel()
+        listener.sandbox.say(done(listener.sandbox.heard[0][0]["id"]))
+        assert (await first).succeeded
+        assert [body for _, body in listener.sandbox.heard] == [b"first"]
+
+
+@pytest.mark.parametrize(
+    ("crash", "name", "value"),
+    [
+        ({"code": 3}, "WorkerCrashed", "exited with code 3"),
+        ({"code": -11}, "WorkerCrashed", "killed by signal 11 (SIGSEGV)"),
+        ({"code": -9, "oom": True}, "MemoryError", "more memory than the session may"),
+        ({"code": -1000}, "WorkerCrashed", "killed by signal 1000 (unknown)"),
+    ],
+)
+def test_the_end_of_the_worker_is_the_codes_failure(crash: dict[str, Any], name: str, value: str) -> None:
+    @in_virtual_time
+    async def converse() -> Execution:
+        async with Listener(saying(lambda number: done(number, crash=crash))) as listener:
+            return await listener.execute()
+
+    execution = converse()
+    assert execution.status == "failed"
+    assert execution.state_lost
+    assert execution.error is not None
+    assert execution.error.name == name
+    assert value in execution.error.value
+
+
+@in_virtual_time
+async def test_what_the_user_reads_has_no_terminal_colours() -> None:
+    error = {"name": "ValueError", "value": "\x1b[31mbad\x1b[0m", "traceback": "\x1b[1;32mline\x1b[0m 1"}
+    async with Listener(saying(lambda number: done(number, error=error))) as listener:
+        execution = await listener.execute()
+    assert execution.error is not None
+    assert (execution.error.value, execution.error.traceback) == ("bad", "line 1")
+
+
+@in_virtual_time
+async def test_a_display_can_be_updated_and_cleared() -> None:
+    answer = saying(
+        lambda number: output(number, {"text/plain": "gone"}),
+        lambda number: text(number, b"gone"),
+        lambda number: encode({"ev": "clear", "id": number, "wait": False}),
+        lambda number: output(number, {"text/plain": "10 %"}, display_id="bar"),
+        lambda number: output(number, {"text/plain": "other"}, display_id="other"),
+        lambda number: output(number, {"text/plain": "100 %"}, display_id="bar", update=True),
+        lambda number: output(number, {"text/plain": "of yesterday"}, display_id="unknown", update=True),
+        done,
+    )
+    async with Listener(answer) as listener:
+        execution = await listener.execute()
+    assert [shown.text for shown in execution.outputs] == ["100 %", "other"]
+    assert execution.stdout == ""
+
+
+@in_virtual_time
+async def test_a_clear_that_waits_is_done_by_the_next_output() -> None:
+    def clear(number: int) -> bytes:
+        return encode({"ev": "clear", "id": number, "wait": True})
+
+    answer = saying(lambda number: text(number, b"first"), clear, lambda number: text(number, b"last"), clear, done)
+    async with Listener(answer) as listener:
+        assert (await listener.execute()).stdout == "last"
+
+
+@in_virtual_time
+async def test_a_runner_of_another_version_is_not_spoken_to() -> None:
+    listener = Listener()
+    listener.sandbox.say(encode({"ev": "ready", "version": 99}))
+    with pytest.raises(SandboxLost, match="version 99"):
+        await listener.channel.ready()
+    await listener.channel.close("over")
+
+
+@in_virtual_time
+async def test_a_runner_that_ends_before_it_is_ready_leaves_its_last_words() -> None:
+    listener = Listener()
+    listener.sandbox.end("no module named IPython")
+    with pytest.raises(SandboxLost, match="no module named IPython"):
+        await listener.channel.ready()
+    await listener.channel.close("over")
+
+
+@in_virtual_time
+async def test_a_runner_that_is_ready_and_gone_at_once_is_lost() -> None:
+    listener = Listener()
+    listener.sandbox.say(READY)
+    listener.sandbox.end("killed")
+    with pytest.raises(SandboxLost, match="killed"):
+        await listener.channel.ready()
+    await listener.channel.close("over")
+
+
+@in_virtual_time
+async def test_everybody_who_waits_hears_of_the_loss() -> None:
+    async with Listener(silent("execute", "list")) as listener:
+        waiting: list[asyncio.Task[Any]] = [
+            asyncio.create_task(listener.execute()),
+            asyncio.create_task(listener.execute()),
+            asyncio.create_task(listener.channel.files("/mnt/data", recursive=False)),
+        ]
+        await asyncio.sleep(1)
+        listener.sandbox.end("out of memory")
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, SandboxLost)
+            assert "scripted-1 is lost: out of memory" in str(result)
+        assert listener.losses == 1
+
+
+@in_virtual_time
+async def test_closing_tells_who_waits_the_reason_and_kills() -> None:
+    async with Listener(silent("execute")) as listener:
+        waiting = asyncio.create_task(listener.execute())
+        await asyncio.sleep(1)
+        await listener.channel.close("its session was deleted")
+        with pytest.raises(SandboxLost, match="its session was deleted"):
+            await waiting
+        assert listener.sandbox.kills == 1
+
+
+@in_virtual_time
+async def test_closing_while_code_is_being_stopped_is_a_loss_and_no_cancellation() -> None:
+    async with Listener(silent("execute", "interrupt")) as listener:
+        waiting = asyncio.create_task(listener.execute())
+        await asyncio.sleep(LIMITS.timeout + 0.5)
+        await listener.channel.close("its session was deleted")
+        with pytest.raises(SandboxLost, match="its session was deleted"):
+            await waiting
+
+
+# A hostile runner: whatever it says, the host gets an execution or a GreenroomError
+
+wild = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["stdout", "stderr", "/mnt/data/a", "/mnt/data/../x", "\ud800", "x" * 300]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+
+names = st.sampled_from(
+    [
+        "ev",
+        "id",
+        "stream",
+        "version",
+        "wait",
+        "display_id",
+        "update",
+        "result",
+        "error",
+        "crash",
+        "files",
+        "truncated",
+        "duration",
+        "errno",
+        "file",
+        "entry",
+        "state_lost",
+        "path",
+        "size",
+        "modified",
+        "directory",
+        "name",
+        "value",
+        "traceback",
+        "summary",
+        "code",
+        "oom",
+    ]
+)
+events = st.sampled_from(["text", "output", "clear", "done", "reply", "ready", "preloaded", "nonsense"])
+bundles = st.fixed_dictionaries({}, optional={"data": wild, "metadata": wild})
+images = st.fixed_dictionaries(
+    {}, optional={"image/png": st.text("aQ=+ \n", max_size=9), "image/svg+xml": st.text(max_size=9), "text/plain": wild}
+).map(lambda data: {"data": data, "metadata": {}})
+bodies = st.binary(max_size=60) | (wild | bundles | images).map(lambda value: json.dumps(value).encode())
+
+
+@st.composite
+def hostile_frames(draw: st.DrawFn, number: int) -> bytes:
+    """A frame that is nearly one of the conversation: known words with values of any kind."""
+    header: dict[str, Any] = {"ev": draw(events), "id": number, "stream": "stdout"}
+    header |= draw(st.dictionaries(names, wild, max_size=4))
+    return encode(header, draw(bodies))
+
+
+@st.composite
+def honest_frames(draw: st.DrawFn, number: int) -> bytes:
+    return draw(
+        st.one_of(
+            st.binary(max_size=30).map(lambda data: text(number, data)),
+            st.binary(max_size=30).map(lambda data: text(number, data, "stderr")),
+            st.text(max_size=10).map(lambda shown: output(number, {"text/plain": shown})),
+            st.text(max_size=10).map(lambda shown: output(number, {"text/plain": shown}, display_id="a")),
+            st.text(max_size=10).map(lambda shown: output(number, {"text/plain": shown}, display_id="a", update=True)),
+            st.booleans().map(lambda wait: encode({"ev": "clear", "id": number, "wait": wait})),
+            st.just(done(number)),
+        )
+    )
+
+
+@st.composite
+def conversations(draw: st.DrawFn, number: int = 1) -> list[bytes]:
+    """What a runner sends while one piece of code runs: frames, some of them hostile, spoilt and cut at random."""
+    frames = draw(st.lists(honest_frames(number) | hostile_frames(number) | st.binary(max_size=40), max_size=6))
+    stream = bytearray(b"".join(frames))
+    for place, byte in draw(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=2)):
+        if place < len(stream):
+            stream[place] = byte
+    cuts = sorted(draw(st.lists(st.integers(0, len(stream)), max_size=3)))
+    return [bytes(stream[start:end]) for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+
+
+def sound(execution: Execution) -> None:
+    """Every part of an execution can be used, and none is over its limit."""
+    assert isinstance(execution.succeeded, bool)
+    assert len(execution.stdout) + len(execution.stderr) <= LIMITS.text
+    assert len(execution.text_for_model(500)) <= 500
+    assert all(isinstance(image.data, bytes) for image in execution.images)
+    assert all(file.path.startswith("/mnt/data/") and file.size >= 0 for file in execution.files)
+    assert execution.duration >= 0
+    assert execution.truncated >= 0
+    for words in (execution.stdout, execution.stderr, execution.text_for_model()):
+        words.encode()
+    repr(execution)
+
+
+async def survive(call: Awaitable[object]) -> object:
+    """The result or the GreenroomError; anything else fails, and so does a wait without end."""
+    try:
+        return await asyncio.wait_for(call, 3600)
+    except GreenroomError as error:
+        return error
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(conversations(), min_size=1, max_size=1), st.booleans())
+@example([[encode({"ev": "text", "id": 1, "stream": []})]], False)
+@example([[output(1, {"image/svg+xml": "\ud800"}), done(1)]], False)
+@example([[output(1, {"text/plain": "\ud800"}), done(1)]], False)
+@in_virtual_time
+async def test_an_execution_survives_whatever_the_runner_says(conversation: list[list[bytes]], ends: bool) -> None:
+    def answer(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
+        if header["op"] == "execute" and conversation:
+            return conversation.pop()
+        return () if header["op"] == "interrupt" else obey(header, body)
+
+    async with Listener(answer) as listener:
+        if ends:
+            asyncio.get_running_loop().call_later(1, listener.sandbox.end)
+        result = await survive(listener.execute())
+        if isinstance(result, Execution):
+            sound(result)
+            following = await survive(listener.execute())
+            assert isinstance(following, SandboxLost) or not listener.channel.lost
+        else:
+            assert isinstance(result, SandboxLost)
+            assert listener.channel.lost
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=200) | hostile_frames(1), max_size=5))
+@in_virtual_time
+async def test_before_it_is_ready_a_runner_may_say_what_it_likes(said: list[bytes]) -> None:
+    listener = Listener()
+    for data in said:
+        listener.sandbox.say(data)
+    listener.sandbox.end()
+    assert await survive(listener.channel.ready()) is None or listener.channel.lost
+    await listener.channel.close("over")
+
+
+entries = st.fixed_dictionaries(
+    {}, optional={"path": wild | st.just("/mnt/data/a"), "size": wild, "modified": wild, "directory": wild}
+)
+replies = st.fixed_dictionaries({}, optional={"file": wild | st.just(7), "entry": entries | wild, "errno": wild})
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(["upload", "download", "files", "file", "delete"]),
+    st.lists(
+        st.tuples(
+            replies,
+            st.binary(max_size=20) | st.lists(entries, max_size=3).map(lambda found: json.dumps(found).encode()),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+)
+@example("file", [({"errno": 2**70}, b"")])
+@example("upload", [({"file": "x" * (MAX_HEADER - 50)}, b"")])
+@example("upload", [({"file": 1, "entry": {"path": "/mnt/data/a", "size": 10**30, "modified": 1e300}}, b"")])
+@example("files", [({}, b"[" * 100_000)])
+@example("files", [({}, b'{"a": 1}')])
+@in_virtual_time
+async def test_files_survive_whatever_the_runner_replies(call: str, lies: list[tuple[dict[str, Any], bytes]]) -> None:
+    said = iter(lies)
+
+    def answer(header: dict[str, Any], _body: bytes) -> Iterable[bytes]:
+        fields, body = next(said, (None, b""))
+        if fields is not None:
+            yield reply(header["id"], body, **fields)
+
+    async with Listener(answer) as listener:
+        result = await survive(use(listener.channel, call))
+        if isinstance(result, RemoteFile):
+            assert result.path.startswith("/mnt/data/")
+            assert ".." not in result.path.split("/")
+            assert result.size >= 0
+
+
+async def use(channel: Channel, call: str) -> object:
+    match call:
+        case "upload":
+            return await channel.upload("/mnt/data/a", pieces(b"some", b"bytes"), FILE_LIMIT)
+        case "download":
+            return await download(channel)
+        case "files":
+            return await channel.files("/mnt/data", recursive=True)
+        case "file":
+            return await channel.file("/mnt/data/a")
+        case _:
+            return await channel.delete_file("/mnt/data/a")
+
+
+async def download(channel: Channel, limit: int = FILE_LIMIT) -> bytes:
+    async with aclosing(channel.download("/mnt/data/a", limit)) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def pieces(*content: bytes) -> AsyncIterator[bytes]:
+    for piece in content:
+        yield piece
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        struct.pack(">II", MAX_HEADER + 1, 0),
+        struct.pack(">II", 2, 0xFFFFFFFF),
+        encode({"ev": "text", "id": 1, "stream": "stdin"}, b"x"),
+        text(1, b"x" * (LIMITS.text + 1)),
+        output(1, {"text/plain": "x" * LIMITS.display}),
+        encode({"ev": "output", "id": 1}, b"not JSON"),
+        encode({"ev": "output", "id": 1}, b"[" * 9000),
+        done(1, files="none"),
+        done(1, files=[{"path": "/etc/passwd"}]),
+        done(1, files=[{"path": "/mnt/data/../../etc/passwd"}]),
+        done(1, error=3),
+        done(1, crash=[]),
+    ],
+    ids=repr,
+)
+def test_what_breaks_the_rules_costs_the_sandbox_its_life(said: bytes) -> None:
+    @in_virtual_time
+    async def converse() -> None:
+        async with Listener(saying(lambda _: said)) as listener:
+            with pytest.raises(SandboxLost):
+                await listener.execute()
+            assert listener.losses == 1
+
+    converse()
+
+
+@in_virtual_time
+async def test_done_counts_once() -> None:
+    answer = saying(done, lambda number: done(number, error={"name": "Late"}), lambda number: text(number, b"late"))
+    async with Listener(answer) as listener:
+        assert (await listener.execute()).succeeded
+        assert (await listener.execute()).succeeded
+
+
+@in_virtual_time
+async def test_what_is_said_to_nobody_is_not_heard() -> None:
+    async with Listener() as listener:
+        for number in (0, -1, 10**9):
+            listener.sandbox.say(text(number, b"forged"))
+            listener.sandbox.say(done(number))
+            listener.sandbox.say(reply(number))
+        execution = await listener.execute()
+        assert (execution.stdout, execution.succeeded) == ("", True)
+
+
+@in_virtual_time
+async def test_a_runner_that_never_answers_about_files_is_lost() -> None:
+    async with Listener(silent("stat")) as listener:
+        with pytest.raises(SandboxLost, match="did not answer"):
+            await listener.channel.file("/mnt/data/a")
+
+
+@in_virtual_time
+async def test_a_file_error_says_what_is_wrong() -> None:
+    numbers = iter([errno.ENOENT, errno.ENOSPC, errno.EISDIR, errno.EACCES])
+    async with Listener(lambda header, _: [reply(header["id"], errno=next(numbers))]) as listener:
+        with pytest.raises(FileMissing, match=r"no such file: '/mnt/data/a'"):
+            await listener.channel.file("/mnt/data/a")
+        for reason in ("the session's disk is full", "it is a directory", "permission denied"):
+            with pytest.raises(FileRefused, match=reason):
+                await listener.channel.file("/mnt/data/a")
+
+
+@in_virtual_time
+async def test_a_download_without_end_is_refused_at_the_limit() -> None:
+    def answer(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
+        if header["op"] == "open":
+            return [reply(header["id"], file=1, entry={"path": "/mnt/data/a", "size": 5})]
+        if header["op"] == "read":
+            return [reply(header["id"], bytes(header["size"]))]
+        return obey(header, body)
+
+    async with Listener(answer) as listener:
+        with pytest.raises(FileRefused, match=f"over the limit of {FILE_LIMIT} bytes"):
+            await download(listener.channel)
+        reads = sum(header["op"] == "read" for header, _ in listener.sandbox.heard)
+        assert reads <= FILE_LIMIT // (256 * 1024) + 1
+        await asyncio.sleep(1)
+        assert listener.sandbox.heard[-1][0]["op"] == "close", "the runner may close the file"
+
+
+@in_virtual_time
+async def test_an_upload_over_the_limit_is_dropped() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(100_000)
+
+    def answer(header: dict[str, Any], _body: bytes) -> Iterable[bytes]:
+        return [reply(header["id"], file=1)]
+
+    async with Listener(answer) as listener:
+        with pytest.raises(FileRefused, match="over the limit"):
+            await listener.channel.upload("/mnt/data/a", endless(), FILE_LIMIT)
+        await asyncio.sleep(1)
+        assert [header["op"] for header, _ in listener.sandbox.heard].count("finish") == 0
+        assert listener.sandbox.heard[-1][0]["op"] == "close"
+
+
+@in_virtual_time
+async def test_a_flood_of_updates_costs_no_more_than_its_bytes() -> None:
+    """Thousands of displays, each of them updated: the work must not grow with the product."""
+    count = 5_000
+    shown = b"".join(output(1, {}, display_id=str(place)) for place in range(count))
+    updates = b"".join(output(1, {}, display_id=str(place), update=True) for place in range(count))
+    limits = ExecutionLimits(timeout=5, grace=1, text=0, display=1 << 20)
+    async with Listener(saying(lambda _: shown + updates, done)) as listener:
+        import time
+
+        began = time.process_time()
+        execution = await listener.execute(limits=limits)
+        assert time.process_time() - began < 2
+        assert len(execution.outputs) == count
+
+
+@in_virtual_time
+async def test_nothing_that_a_runner_repeats_piles_up() -> None:
+    """Frames that carry nothing are free for the runner, so they must be free for the host, too."""
+    nothing = text(1, b"") + encode({"ev": "clear", "id": 1}) + encode({"ev": "ready", "version": 1}) + reply(99)
+    async with Listener(silent("execute")) as listener:
+        waiting = asyncio.create_task(listener.execute())
+        await asyncio.sleep(0)
+        tracemalloc.start()
+        try:
+            for _ in range(50):
+                listener.sandbox.say(nothing * 100)
+                await asyncio.sleep(0.001)
+            before, _ = tracemalloc.get_traced_memory()
+            for _ in range(50):
+                listener.sandbox.say(nothing * 100)
+                await asyncio.sleep(0.001)
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after - before < 10_000
+        listener.sandbox.say(done(1))
+        await waiting
