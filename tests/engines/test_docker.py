@@ -12,13 +12,18 @@ from greenroom.testing import ExecutionSuite, FileSuite, IsolationSuite, LimitSu
 
 
 class _Docker:
+    url = "docker:"
     options: ClassVar[Mapping[str, Any]] = {"preload": ()}
 
     @pytest.fixture(scope="class")
     @classmethod
     def pool(cls) -> Iterator[SessionPool]:
-        with engine_pool("docker:", **cls.options) as pool:
+        with engine_pool(cls.url, **cls.options) as pool:
             yield pool
+
+
+class _GVisor(_Docker):
+    url = "docker:?runtime=runsc"
 
 
 class TestExecution(_Docker, ExecutionSuite):
@@ -35,3 +40,32 @@ class TestLimits(_Docker, LimitSuite):
 
 class TestIsolation(_Docker, IsolationSuite):
     pass
+
+
+class TestExecutionUnderGVisor(_GVisor, ExecutionSuite):
+    pass
+
+
+class TestFilesUnderGVisor(_GVisor, FileSuite):
+    pass
+
+
+_ONE_VICTIM = "the limit ends gVisor's kernel, and with it the sandbox: SandboxLost, and the next use begins anew"
+
+
+class TestLimitsUnderGVisor(_GVisor, LimitSuite):
+    options: ClassVar[Mapping[str, Any]] = {**LimitSuite.options, "preload": ()}
+    known_differences: ClassVar[Mapping[str, str]] = {
+        "test_memory_that_runs_out_ends_the_code_and_says_so": _ONE_VICTIM,
+        "test_memory_of_many_processes_counts_together": _ONE_VICTIM,
+        "test_a_fork_bomb_ends_at_the_limit_of_processes": _ONE_VICTIM,
+        "test_a_session_may_have_a_memory_of_its_own": "Debian 12's runsc cannot change the limits of a container",
+    }
+
+
+class TestIsolationUnderGVisor(_GVisor, IsolationSuite):
+    known_differences: ClassVar[Mapping[str, str]] = {
+        "test_the_supervisor_cannot_be_traced_or_written_to": (
+            "Debian 12's runsc opens the descriptors of other processes: code can spoil its own session"
+        ),
+    }

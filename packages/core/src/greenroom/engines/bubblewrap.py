@@ -2,7 +2,7 @@
 
 A sandbox sees `/usr`, the interpreter with its packages, an empty `/tmp`, and `/mnt/data`. It has namespaces of
 its own (processes, network, IPC, host name, users), no capability, no way to gain one, and a filter on system
-calls (`seccomp`). Limits on memory, processors and processes hold for the whole sandbox where control groups can
+calls (the runner's). Limits on memory, processors and processes hold for the whole sandbox where control groups can
 be used (`cgroups`), else for each process.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from greenroom.engines import cgroups, fontcache, seccomp
+from greenroom.engines import cgroups, fontcache
 from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
@@ -254,8 +254,6 @@ class BubblewrapEngine(Engine):
                 content(f"user:x:{user}:{user}::/tmp/home:/bin/sh\n".encode()),
                 "/etc/passwd",
             ]
-            if (filter_program := seccomp.program()) is not None:
-                arguments += ["--seccomp", content(filter_program)]
             if group is not None and (events := group.memory_events) is not None:
                 arguments += ["--ro-bind", str(events[0]), events[1]]
             arguments += [*mounts, "--remount-ro", "/", "--", *command]

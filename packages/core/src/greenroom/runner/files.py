@@ -179,7 +179,7 @@ class FileTree:
                 if create:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(part, dir_fd=descriptor)
-                deeper = os.open(part, _DIRECTORY, dir_fd=descriptor)
+                deeper = _open_directory(part, descriptor)
             finally:
                 os.close(descriptor)
             descriptor = deeper
@@ -242,6 +242,17 @@ class Transfers:
         return transfer
 
 
+def _open_directory(name: str, parent: int) -> int:
+    """Open a directory that is itself in `parent`, and no link to one."""
+    descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    # Linux has refused a link by now; gVisor may have followed it.
+    opened, named = os.fstat(descriptor), os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if (opened.st_dev, opened.st_ino) != (named.st_dev, named.st_ino):
+        os.close(descriptor)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+    return descriptor
+
+
 def _walk(directory: int, path: str, *, depth: int) -> Iterator[dict[str, Any]]:
     """The entries of a directory, and of those below it down to a depth."""
     with os.scandir(directory) as entries:
@@ -256,7 +267,7 @@ def _walk(directory: int, path: str, *, depth: int) -> Iterator[dict[str, Any]]:
             yield _entry(child, status)
             if depth > 1 and stat.S_ISDIR(status.st_mode):
                 try:
-                    deeper = os.open(entry.name, _DIRECTORY, dir_fd=directory)
+                    deeper = _open_directory(entry.name, directory)
                 except OSError:
                     continue
                 try:

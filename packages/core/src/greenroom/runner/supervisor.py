@@ -36,6 +36,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
+from . import seccomp
 from .files import DATA_DIR, FileTree, Transfers
 from .frames import MAX_OUTPUTS, VERSION, Decoder, FrameError, encode
 
@@ -474,7 +475,7 @@ def _enter(settings: dict[str, Any]) -> None:
     `settings` are the engine's: `uid`, where the engine starts this as root and has it step down by itself;
     `rlimits`, of the worker.
     """
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None, use_errno=True)
     if (uid := settings.get("uid")) is not None:
         for capability in range(64):  # those that the kernel does not know are an error to ignore
             libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -484,6 +485,7 @@ def _enter(settings: dict[str, Any]) -> None:
         libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24))  # the inheritable ones, too
     # Without this, code of the same user could stop this process with ptrace, and with it the sandbox's end.
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    seccomp.install(libc)
     os.chdir(DATA_DIR)
     os.makedirs(os.environ["HOME"], exist_ok=True)
     if os.path.isdir(_CACHE):

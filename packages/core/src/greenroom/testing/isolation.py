@@ -47,8 +47,8 @@ class IsolationSuite(Suite):
         assert set(asked.values()) == {0}
 
     def test_privileges_cannot_be_gained(self, session: Session) -> None:
-        code = "print(json.dumps('NoNewPrivs:\\t1' in open('/proc/self/status').read()))"
-        assert _ask(session, code) is True
+        code = "import ctypes\nprint(json.dumps(ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)))"  # PR_GET_NO_NEW_PRIVS
+        assert _ask(session, code) == 1
         assert _attempt(session, "import os\nos.setuid(0)") == "PermissionError"
 
     @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
-"""The system calls that a bubblewrap sandbox may not make: a filter for the kernel, as a BPF program.
+"""The system calls that code in a sandbox may not make: a filter for the kernel, as a BPF program.
 
-Docker brings a filter of its own. This one denies what code in a session never needs and what has been the way
+It is the same on every engine, and stands beside what the engine has of its own. It denies what code in a session never needs and what has been the way
 out of sandboxes: new namespaces, mounts, kernel keyrings, BPF, io_uring, tracing of other processes, and every
 kind of socket but Unix, IP and netlink (virtual machines' sockets, for one, know no network namespace).
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import os
 import platform
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 # Numbers as in the kernel's tables: x86_64, then the generic one (aarch64). None: not there.
 _DENIED: dict[str, tuple[int, int | None]] = {
@@ -120,3 +123,29 @@ def program() -> bytes | None:
     """The filter for this machine, for bubblewrap's `--seccomp`; `None` on a processor that it does not know."""
     known = _ARCHITECTURES.get(platform.machine())
     return None if known is None else b"".join(_program(*known))
+
+
+_PR_SET_SECCOMP, _MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
+
+
+class _Filter(ctypes.Structure):
+    """The kernel's `sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def install(libc: Any) -> None:
+    """Put this process, and all that it will start, under the filter, for good.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    instructions = program()
+    if instructions is None:
+        return
+    filter_program = _Filter(len(instructions) // 8, instructions)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
+        _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(filter_program), 0, 0
+    ):
+        number = ctypes.get_errno()
+        raise OSError(number, f"no filter of system calls can be set: {os.strerror(number)}")
