@@ -72,12 +72,8 @@ def _bubblewrap(options: Mapping[str, Any]) -> Engine:
 
 
 def _docker(options: Mapping[str, Any]) -> Engine:
-    try:
-        from greenroom.engines.docker import DockerEngine  # noqa: PLC0415  an extra
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"The Docker engine needs aiodocker ({error}). Install it: pip install 'greenroom[docker]'."
-        ) from error
+    from greenroom.engines.docker import DockerEngine  # noqa: PLC0415
+
     return DockerEngine(**options)
 
 

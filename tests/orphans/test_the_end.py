@@ -1,0 +1,150 @@
+"""However the owner of a pool ends, its sandboxes end with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from greenroom import SessionPool
+from greenroom.testing import engine_pool
+
+ENGINES = ["bubblewrap:", "docker:", "docker:?runtime=runsc"]
+LIMIT = 5.0  # seconds, after which nothing may be left
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """By process: its parent, and when it started."""
+    found: dict[int, tuple[int, str]] = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != "Z":
+                found[int(process.name)] = (int(fields[1]), fields[19])
+    return found
+
+
+def below(owner: int) -> set[tuple[int, str]]:
+    """The processes below one, each with its start, so that no number is mistaken for an older one."""
+    everything = processes()
+    found: set[tuple[int, str]] = set()
+    waiting = [owner]
+    while waiting:
+        parent = waiting.pop()
+        children = [pid for pid, (its_parent, _) in everything.items() if its_parent == parent]
+        found |= {(pid, everything[pid][1]) for pid in children}
+        waiting += children
+    return found
+
+
+def alive(group: set[tuple[int, str]]) -> set[int]:
+    everything = processes()
+    return {pid for pid, started in group if pid in everything and everything[pid][1] == started}
+
+
+def containers(owner: int) -> list[str]:
+    command = ["docker", "ps", "-aq", "--filter", f"label=greenroom.owner.pid={owner}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def start_owner(url: str, how: str) -> subprocess.Popen[str]:
+    engine_pool(url, ready_session_instances=0).close()  # skips, or fails, where there is no such engine
+    command = [sys.executable, str(Path(__file__).with_name("owner.py")), url, how]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(owner: subprocess.Popen[str], word: str) -> None:
+    assert owner.stdout is not None
+    line = owner.stdout.readline()
+    assert line == f"{word}\n", f"{line!r}, {owner.communicate()[1]}"
+
+
+@pytest.mark.parametrize("url", ENGINES)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_owner_leaves_no_process_and_no_container(url: str, number: signal.Signals) -> None:
+    owner = start_owner(url, "wait")
+    wait_for(owner, "ready")
+    group = below(owner.pid)
+    assert group if url == "bubblewrap:" else containers(owner.pid)
+    owner.send_signal(number)
+    owner.communicate(timeout=10)
+    assert within(LIMIT, lambda: not alive(group) and not containers(owner.pid)), (alive(group), containers(owner.pid))
+
+
+@pytest.mark.parametrize("url", ENGINES[:2])
+@pytest.mark.parametrize("how", ["return", "raise", "exit"])
+def test_an_owner_that_ends_by_itself_leaves_nothing(url: str, how: str) -> None:
+    owner = start_owner(url, how)
+    wait_for(owner, "ready")
+    group = below(owner.pid)
+    owner.communicate(timeout=30)
+    assert within(LIMIT, lambda: not alive(group) and not containers(owner.pid)), (alive(group), containers(owner.pid))
+
+
+@pytest.mark.parametrize("url", ENGINES[:2])
+def test_closing_a_pool_ends_what_runs_in_it(url: str) -> None:
+    owner = start_owner(url, "close")
+    wait_for(owner, "ready")
+    wait_for(owner, "closed")
+    assert within(1, lambda: not below(owner.pid) and not containers(owner.pid))
+    owner.kill()
+    owner.communicate()
+
+
+@pytest.mark.parametrize("url", ENGINES[:2])
+def test_ctrl_c_in_the_terminal_leaves_the_sandboxes_alone(url: str) -> None:
+    """It goes to the whole group of processes; the pool may live on."""
+    owner = start_owner(url, "wait")
+    wait_for(owner, "ready")
+    group = {pid for pid, _ in below(owner.pid)}
+    assert all(os.getpgid(pid) != os.getpgid(owner.pid) for pid in group)
+    owner.kill()
+    owner.communicate()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("url", ENGINES[:2])
+def test_pools_that_come_and_go_leave_no_descriptor_thread_or_process(url: str) -> None:
+    def come_and_go() -> None:
+        with engine_pool(url, ready_session_instances=1, preload=()) as pool:
+            for session in [pool.session() for _ in range(2)]:
+                session.execute("1").raise_for_error()
+
+    come_and_go()
+    before = descriptors(), threading.active_count()
+    for _ in range(5):
+        come_and_go()
+    assert (descriptors(), threading.active_count()) == before
+    assert within(2, lambda: not below(os.getpid()))
+
+
+@pytest.mark.parametrize("url", ENGINES[:2])
+def test_a_start_that_is_given_up_at_any_moment_leaves_nothing(url: str) -> None:
+    for delay in (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3):
+        pool: SessionPool = engine_pool(url, ready_session_instances=2, preload=())
+        time.sleep(delay)
+        pool.close()
+        assert within(2, lambda: not below(os.getpid()) and not containers(os.getpid())), delay
