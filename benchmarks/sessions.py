@@ -19,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-import greenroom
-from greenroom import SessionPool
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+import greenroom
+from greenroom import SessionPool
 
 PANDAS = "import pandas as pd\npd.DataFrame({'a': [1, 2, 3]}).a.sum()"
 

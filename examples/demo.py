@@ -13,13 +13,14 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import greenroom
-from greenroom import EngineUnavailable, GreenroomError, Session, SessionPool
 from models.setting import VARIABLE, ModelUnavailableError, configured_model
 from question import DATA, QUESTION
 from rich.console import Console
 from rich.text import Text
 from transcript import OUTPUT, Transcript, open_console
+
+import greenroom
+from greenroom import EngineUnavailable, GreenroomError, Session, SessionPool
 
 AGENTS = {
     "LangChain": "langchain_agent",

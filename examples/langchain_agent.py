@@ -5,14 +5,15 @@
 
 import asyncio
 
-import greenroom
-from greenroom import Session
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_greenroom import GreenroomTool, execution_of
 from models.for_langchain import chat_model
 from question import DATA, INSTRUCTIONS, QUESTION
 from transcript import Transcript
+
+import greenroom
+from greenroom import Session
+from langchain_greenroom import GreenroomTool, execution_of
 
 
 async def ask(question: str, session: Session, transcript: Transcript) -> str:

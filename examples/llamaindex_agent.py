@@ -5,13 +5,14 @@
 
 import asyncio
 
-import greenroom
-from greenroom import Session
 from llama_index.core.agent.workflow import AgentOutput, ReActAgent, ToolCallResult
-from llama_index.tools.greenroom import GreenroomToolSpec, execution_of
 from models.for_llamaindex import chat_model
 from question import DATA, INSTRUCTIONS, QUESTION
 from transcript import Transcript
+
+import greenroom
+from greenroom import Session
+from llama_index.tools.greenroom import GreenroomToolSpec, execution_of
 
 
 async def ask(question: str, session: Session, transcript: Transcript) -> str:

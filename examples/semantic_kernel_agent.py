@@ -6,15 +6,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import greenroom
-from greenroom import Session
-from greenroom_semantic_kernel import ExecutionText, GreenroomPlugin
 from models.for_semantic_kernel import chat_model
 from question import DATA, INSTRUCTIONS, QUESTION
 from semantic_kernel.agents import ChatCompletionAgent
 from semantic_kernel.filters import AutoFunctionInvocationContext as Call
 from semantic_kernel.filters import FilterTypes
 from transcript import Transcript
+
+import greenroom
+from greenroom import Session
+from greenroom_semantic_kernel import ExecutionText, GreenroomPlugin
 
 
 async def ask(question: str, session: Session, transcript: Transcript) -> str:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from greenroom import Image
 from models.setting import configured_model
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
+
+from greenroom import Image
 
 OUTPUT = Path("demo-output")
 

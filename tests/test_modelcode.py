@@ -3,9 +3,10 @@
 import time
 
 import pytest
-from greenroom.modelcode import strip_fence
 from hypothesis import given
 from hypothesis import strategies as st
+
+from greenroom.modelcode import strip_fence
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from contextlib import aclosing
 from typing import Any, Self
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
 from greenroom.models import Execution, Output, RemoteFile, StreamText
 from greenroom.pool.channel import Channel, ExecutionLimits
 from greenroom.runner.frames import MAX_HEADER, encode
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from .scripted import READY, Answer, ScriptedSandbox, done, obey, output, reply, text
 from .virtual_time import in_virtual_time

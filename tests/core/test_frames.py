@@ -8,9 +8,10 @@ import struct
 from typing import Any
 
 import pytest
-from greenroom.runner.frames import MAX_BODY, MAX_HEADER, Decoder, FrameError, encode
 from hypothesis import given
 from hypothesis import strategies as st
+
+from greenroom.runner.frames import MAX_BODY, MAX_HEADER, Decoder, FrameError, encode
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -6,6 +6,10 @@ import copy
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from greenroom.pool.plan import (
     SURPLUS_PATIENCE,
     Action,
@@ -21,9 +25,6 @@ from greenroom.pool.plan import (
     plan,
     ready_target,
 )
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 NOW = 1000.0
 

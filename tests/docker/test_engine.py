@@ -201,7 +201,9 @@ class TestConfiguration:
 
 
 class TestMemory:
-    async def test_its_limit_can_be_changed_while_it_runs(self, plain_engine: DockerEngine, supervisor: Program) -> None:
+    async def test_its_limit_can_be_changed_while_it_runs(
+        self, plain_engine: DockerEngine, supervisor: Program
+    ) -> None:
         supervisor(ECHO)
         sandbox = await plain_engine.start(Limits(memory=256 * MIB))
         await sandbox.limit_memory(512 * MIB)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import pytest
+
 from greenroom import SessionPool
 from greenroom.testing import ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, engine_pool
 

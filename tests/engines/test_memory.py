@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from greenroom import SessionPool
 from greenroom.testing import ExecutionSuite, FileSuite, memory_pool
 

@@ -10,14 +10,17 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
-import greenroom
 import nbformat
 import pytest
-from greenroom import Execution, Output, Session, StreamText
-from greenroom.testing import engine_pool
 from nbclient import NotebookClient
+
+from greenroom import Execution, Output, Session, StreamText
+from greenroom.models import DATA_DIR
+from greenroom.testing import engine_pool
+
+_nbformat: Any = nbformat.v4  # its types are unknown in part
 
 # ipykernel names a cell like a file that does not exist. For such, IPython 9 has only a plain traceback, with the
 # line that a frame is at instead of the one that raised; so the original names its cells as IPython does.
@@ -82,7 +85,7 @@ class Jupyter:
 
     def __init__(self, directory: Path) -> None:
         self._client: Any = NotebookClient(
-            nbformat.v4.new_notebook(),
+            _nbformat.new_notebook(),
             allow_errors=True,
             timeout=100,
             resources={"metadata": {"path": str(directory)}},
@@ -97,7 +100,7 @@ class Jupyter:
         )
         self._reply: dict[str, Any] = {}
 
-    def __enter__(self) -> Jupyter:
+    def __enter__(self) -> Self:
         self._kernel.__enter__()
         self._execute(_NAME_CELLS, store_history=False)
         return self
@@ -125,7 +128,7 @@ class Jupyter:
 
     def _execute(self, code: str, *, store_history: bool) -> list[Any]:
         cells: Any = self._client.nb.cells
-        cells.append(nbformat.v4.new_code_cell(code))
+        cells.append(_nbformat.new_code_cell(code))
         self._client.execute_cell(cells[-1], len(cells) - 1, store_history=store_history)
         return cells[-1].outputs
 
@@ -142,7 +145,7 @@ class Same(Protocol):
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
     directory = tmp_path_factory.mktemp("jupyter")
-    _NORMAL.append((re.compile(re.escape(str(directory))), greenroom.models.DATA_DIR))
+    _NORMAL.append((re.compile(re.escape(str(directory))), DATA_DIR))
     with Jupyter(directory) as jupyter:
         jupyter.run(_WARM_UP)
         yield jupyter

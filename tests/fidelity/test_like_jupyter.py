@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client", "ignore::DeprecationWarning:zmq")
@@ -252,5 +254,5 @@ CASES = [
 
 
 @pytest.mark.parametrize("cells", CASES)
-def test_a_cell_gives_what_it_gives_in_jupyter(same_as_in_jupyter: Same, cells: tuple[str, ...]) -> None:
+def test_a_cell_gives_what_it_gives_in_jupyter(same_as_in_jupyter: Callable[..., None], cells: tuple[str, ...]) -> None:
     same_as_in_jupyter(*cells)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from greenroom import SessionPool
 from greenroom.testing import engine_pool
 

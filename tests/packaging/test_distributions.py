@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from greenroom.testing import engine_pool
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from greenroom.testing import engine_pool
 
 ROOT = Path(__file__).parent.parent.parent
 UV = Path(sys.executable).with_name("uv")

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from greenroom import Session
 from greenroom.testing import engine_pool
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pytest
+
 from greenroom import Event, Execution, FileMissing, RemoteFile, SessionPool, StreamText
-from greenroom.testing import engine_pool
+from greenroom.testing import BareBackend, engine_pool
 
 
 @dataclass
-class ScriptedBackend:
+class ScriptedBackend(BareBackend):
     """Answers code with what a test has laid down for it, and remembers what was done to which session."""
 
     answers: dict[str, Execution | Exception] = field(default_factory=dict[str, Execution | Exception])
@@ -64,8 +65,6 @@ class ScriptedBackend:
     async def delete(self, identifier: str) -> None:
         self.contents.pop(identifier, None)
         self.deleted.append(identifier)
-
-    async def close(self) -> None: ...
 
 
 @pytest.fixture

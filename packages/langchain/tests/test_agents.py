@@ -11,9 +11,10 @@ import pytest
 from langchain import agents
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_greenroom import OUTPUT_EVENT, GreenroomTool, GreenroomToolkit, execution_of
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import Field
+
+from langchain_greenroom import OUTPUT_EVENT, GreenroomTool, GreenroomToolkit, execution_of
 
 if TYPE_CHECKING:
     from pathlib import Path

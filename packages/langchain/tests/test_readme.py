@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage
 
 if TYPE_CHECKING:
     import pytest
+
     from greenroom import SessionPool
 
 README = Path(__file__).parents[1] / "README.md"

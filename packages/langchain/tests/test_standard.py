@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from greenroom import SessionPool
 from langchain_core.tools import BaseTool
-from langchain_greenroom import GreenroomTool
 from langchain_tests.integration_tests import ToolsIntegrationTests
 from langchain_tests.unit_tests import ToolsUnitTests
+
+from greenroom import SessionPool
+from langchain_greenroom import GreenroomTool
 
 
 class Standard:

@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import ToolMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from pydantic import ValidationError
+
 from greenroom import (
     EngineUnavailable,
     Execution,
@@ -19,12 +25,7 @@ from greenroom import (
     SandboxLost,
     SessionPool,
 )
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import ToolMessage
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_greenroom import OUTPUT_EVENT, GreenroomTool, execution_of
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

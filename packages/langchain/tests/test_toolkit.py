@@ -6,11 +6,12 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from greenroom import FileRefused, PoolFull, SessionPool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import ValidationError
+
+from greenroom import FileRefused, PoolFull, SessionPool
 from langchain_greenroom import GreenroomToolkit
 from langchain_greenroom.files import DownloadFileTool, ReadFileTool
-from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from pathlib import Path

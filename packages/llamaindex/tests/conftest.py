@@ -7,15 +7,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-import greenroom
 import pytest
-from greenroom import Execution, FileMissing, RemoteFile, SessionPool, StreamText
-from greenroom.backend import OnEvent
 from llama_index.core.base.llms.types import ChatMessage, TextBlock, ToolCallBlock
 from llama_index.core.llms import MockFunctionCallingLLM
 
+import greenroom
+from greenroom import Execution, FileMissing, RemoteFile, SessionPool, StreamText
+from greenroom.backend import OnEvent
+from greenroom.testing import BareBackend
 
-class ScriptedBackend:
+
+class ScriptedBackend(BareBackend):
     """Runs no code: says what a test wants said, and keeps a record of what it was asked."""
 
     def __init__(self) -> None:
@@ -32,7 +34,7 @@ class ScriptedBackend:
         """The content of each session's files."""
 
     @property
-    def sessions(self) -> list[str]:
+    def identifiers(self) -> list[str]:
         """The session of each execution."""
         return [identifier for identifier, _, _ in self.runs]
 
@@ -76,8 +78,6 @@ class ScriptedBackend:
     async def delete(self, identifier: str) -> None:
         self.deleted.append(identifier)
         self.stored.pop(identifier, None)
-
-    async def close(self) -> None: ...
 
 
 @pytest.fixture

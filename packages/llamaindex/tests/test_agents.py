@@ -19,12 +19,14 @@ from llama_index.core.agent.workflow import (
 )
 from llama_index.core.base.llms.types import ImageBlock, ToolCallBlock
 from llama_index.core.workflow import Context
+
 from llama_index.tools.greenroom import CodeOutput, Download, GreenroomToolSpec, execution_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import ScriptedModel
+
     from greenroom import SessionPool
 
 pytestmark = [

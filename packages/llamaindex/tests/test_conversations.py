@@ -11,7 +11,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from greenroom import Execution, GreenroomError, Output, SessionPool
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
 from llama_index.core.base.llms.types import ImageBlock, ToolCallBlock
 from llama_index.core.memory import ChatMemoryBuffer
@@ -22,8 +21,10 @@ from llama_index.core.workflow import (
     Workflow,
     step,  # pyright: ignore[reportUnknownVariableType]
 )
-from llama_index.tools.greenroom import CONVERSATION_KEY, GreenroomToolSpec
 from pydantic import BaseModel
+
+from greenroom import Execution, GreenroomError, Output, SessionPool
+from llama_index.tools.greenroom import CONVERSATION_KEY, GreenroomToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +56,8 @@ async def test_the_runs_of_a_context_share_a_session(agent: FunctionAgent, backe
     ctx = Context(agent)
     await agent.run(user_msg="first", ctx=ctx)
     await agent.run(user_msg="second", ctx=ctx)
-    assert len(backend.sessions) == 2
-    assert len(set(backend.sessions)) == 1
+    assert len(backend.identifiers) == 2
+    assert len(set(backend.identifiers)) == 1
 
 
 async def test_runs_without_a_context_are_conversations_of_their_own(
@@ -65,8 +66,8 @@ async def test_runs_without_a_context_are_conversations_of_their_own(
     handler = agent.run(user_msg="first")
     await handler
     await agent.run(user_msg="second")
-    assert len(set(backend.sessions)) == 2
-    assert (await spec.asession_for(handler.ctx)).identifier == backend.sessions[0]
+    assert len(set(backend.identifiers)) == 2
+    assert (await spec.asession_for(handler.ctx)).identifier == backend.identifiers[0]
 
 
 async def test_the_session_outlives_the_process_with_the_serialized_context(
@@ -76,8 +77,8 @@ async def test_the_session_outlives_the_process_with_the_serialized_context(
     await agent.run(user_msg="first", ctx=ctx)
     stored = json.dumps(ctx.to_dict())
     await agent.run(user_msg="second", ctx=Context.from_dict(agent, json.loads(stored)))
-    assert len(backend.sessions) == 2
-    assert len(set(backend.sessions)) == 1
+    assert len(backend.identifiers) == 2
+    assert len(set(backend.identifiers)) == 1
 
 
 async def test_a_figure_does_not_make_an_agent_forget_the_conversation(
@@ -121,7 +122,7 @@ async def test_the_application_reaches_the_session_before_during_and_after_a_run
     during = await spec.asession_for(handler.ctx)
     await handler
     after = await spec.asession_for(ctx)
-    assert {before.identifier, during.identifier, after.identifier} == set(backend.sessions)
+    assert {before.identifier, during.identifier, after.identifier} == set(backend.identifiers)
 
 
 async def test_blocking_code_reaches_the_same_session(agent: FunctionAgent, spec: GreenroomToolSpec) -> None:
@@ -136,8 +137,8 @@ async def test_the_first_calls_of_a_conversation_share_a_session_even_at_once(
 ) -> None:
     llm = scripted([runs(f"{number}") for number in range(4)], "Done.")
     await FunctionAgent(llm=llm, tools=spec.to_tool_list()).run(user_msg="go")
-    assert len(backend.sessions) == 4
-    assert len(set(backend.sessions)) == 1
+    assert len(backend.identifiers) == 4
+    assert len(set(backend.identifiers)) == 1
 
 
 async def test_agents_that_hand_over_to_each_other_share_the_session(
@@ -156,8 +157,8 @@ async def test_agents_that_hand_over_to_each_other_share_the_session(
         for name, turns in [("reader", ([runs("1")], [handover])), ("plotter", ([runs("2")], "Done."))]
     )
     await AgentWorkflow(agents=[reader, plotter], root_agent="reader").run(user_msg="go")
-    assert len(backend.sessions) == 2
-    assert len(set(backend.sessions)) == 1
+    assert len(backend.identifiers) == 2
+    assert len(set(backend.identifiers)) == 1
 
 
 async def test_the_application_can_name_the_conversation(agent: FunctionAgent, backend: ScriptedBackend) -> None:
@@ -165,7 +166,7 @@ async def test_the_application_can_name_the_conversation(agent: FunctionAgent, b
         ctx = Context(agent)
         await ctx.store.set(CONVERSATION_KEY, "user-42")
         await agent.run(user_msg="go", ctx=ctx)
-    assert len(set(backend.sessions)) == 1
+    assert len(set(backend.identifiers)) == 1
 
 
 async def test_the_memory_that_the_application_holds_stays_that_of_the_workflow(agent: FunctionAgent) -> None:
@@ -197,8 +198,8 @@ async def test_a_workflow_with_a_typed_state_and_a_field_for_it_has_a_session(
     ctx: Context[Any] = Context(workflow)
     await workflow.run(ctx=ctx)
     await workflow.run(ctx=ctx)
-    assert len(backend.sessions) == 2
-    assert len(set(backend.sessions)) == 1
+    assert len(backend.identifiers) == 2
+    assert len(set(backend.identifiers)) == 1
 
 
 async def test_without_a_conversation_the_tools_of_a_pool_refuse_to_guess(
@@ -222,7 +223,7 @@ async def test_a_fixed_session_serves_every_conversation_and_calls_outside_of_on
     await agent.run(user_msg="one user")
     await agent.run(user_msg="another")
     spec.run_python("3")
-    assert backend.sessions == ["for-everybody"] * 3
+    assert backend.identifiers == ["for-everybody"] * 3
     assert spec.session_for().identifier == "for-everybody"
 
 
@@ -231,8 +232,8 @@ async def test_a_session_per_call_lasts_for_its_call(pool: SessionPool, backend:
     (tool,) = spec.to_tool_list()
     tool.call(code="1")
     await tool.acall(code="2")
-    assert len(set(backend.sessions)) == 2
-    assert backend.deleted == backend.sessions
+    assert len(set(backend.identifiers)) == 2
+    assert backend.deleted == backend.identifiers
     assert tool.metadata.description.endswith("kept for the next.")
     with pytest.raises(GreenroomError):
         spec.session_for()
@@ -244,5 +245,5 @@ async def test_a_session_per_call_is_deleted_when_its_call_is_cancelled(
     (tool,) = GreenroomToolSpec(pool, session_per_call=True).to_tool_list()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(tool.acall(code=backend.endless), 0.2)
-    assert backend.deleted == backend.sessions
+    assert backend.deleted == backend.identifiers
     assert len(backend.deleted) == 1

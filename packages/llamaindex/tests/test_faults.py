@@ -12,12 +12,13 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from greenroom import Execution, ExecutionError, Output, PoolFull, SessionPool
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ImageBlock, ToolCallBlock
 from llama_index.core.workflow import Context
-from llama_index.tools.greenroom import CONVERSATION_KEY, GreenroomToolSpec, execution_of
 from workflows.errors import WorkflowCancelledByUser
+
+from greenroom import Execution, ExecutionError, Output, PoolFull, SessionPool
+from llama_index.tools.greenroom import CONVERSATION_KEY, GreenroomToolSpec, execution_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +154,7 @@ async def test_a_cancelled_run_whose_code_runs_on(
     await handler.cancel_run()
     with pytest.raises(WorkflowCancelledByUser):
         await handler
-    await until(lambda: backend.interrupted == backend.sessions)
+    await until(lambda: backend.interrupted == backend.identifiers)
 
 
 async def test_sessions_that_nobody_deletes(
@@ -165,12 +166,12 @@ async def test_sessions_that_nobody_deletes(
     async with await spec.asession_for(ctx):
         await agent.run(user_msg="go", ctx=ctx)
         assert backend.deleted == []
-    assert backend.deleted == backend.sessions
+    assert backend.deleted == backend.identifiers
 
     handler = agent.run(user_msg="go")
     await handler
     spec.session_for(handler.ctx).delete()
-    assert backend.deleted == backend.sessions
+    assert backend.deleted == backend.identifiers
 
 
 async def test_one_session_that_all_users_of_a_tool_share(
@@ -184,7 +185,7 @@ async def test_one_session_that_all_users_of_a_tool_share(
         await asyncio.gather(*(agent.run(user_msg="go", ctx=ctx) for agent, ctx in conversations))
     assert len(backend.runs) == 6
     assert len({(session, code) for session, code, _ in backend.runs}) == 3
-    assert len(set(backend.sessions)) == 3
+    assert len(set(backend.identifiers)) == 3
 
 
 async def test_identifiers_that_are_not_encoded(pool: SessionPool, scripted: Callable[..., ScriptedModel]) -> None:

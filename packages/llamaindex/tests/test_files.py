@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+
 from greenroom import FileMissing, FileRefused, SessionPool
 from llama_index.tools.greenroom import Download, GreenroomToolSpec
 

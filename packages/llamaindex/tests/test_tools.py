@@ -7,6 +7,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
+from llama_index.core.tools.calling import acall_tool  # pyright: ignore[reportUnknownVariableType]
+
 from greenroom import (
     EngineUnavailable,
     Execution,
@@ -15,9 +19,6 @@ from greenroom import (
     Output,
     SessionPool,
 )
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
-from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
-from llama_index.core.tools.calling import acall_tool  # pyright: ignore[reportUnknownVariableType]
 from llama_index.tools.greenroom import GreenroomToolSpec, ModelBlocks, execution_of
 
 if TYPE_CHECKING:

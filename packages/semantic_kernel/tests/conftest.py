@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable, Iterator
 
-import greenroom
 import pytest
-from greenroom import SessionPool
 from semantic_kernel.agents import ChatCompletionAgent
+
+import greenroom
+from greenroom import SessionPool
 
 from .doubles import ScriptedModel, Stage, run_what_the_user_says
 

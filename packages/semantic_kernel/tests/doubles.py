@@ -7,8 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeAlias
 
-from greenroom import Execution, FileMissing, RemoteFile, StreamText
-from greenroom.backend import OnEvent
 from semantic_kernel.connectors.ai import PromptExecutionSettings
 from semantic_kernel.connectors.ai.chat_completion_client_base import ChatCompletionClientBase
 from semantic_kernel.contents import (
@@ -21,6 +19,10 @@ from semantic_kernel.contents import (
     StreamingTextContent,
     TextContent,
 )
+
+from greenroom import Execution, FileMissing, RemoteFile, StreamText
+from greenroom.backend import OnEvent
+from greenroom.testing import BareBackend
 
 Turn: TypeAlias = str | list[FunctionCallContent]
 """What a model says: an answer, or calls of functions."""
@@ -66,7 +68,7 @@ class ScriptedModel(ChatCompletionClientBase):
         yield [StreamingChatMessageContent(AuthorRole.ASSISTANT, choice_index=0, items=[*items])]
 
 
-class Stage:
+class Stage(BareBackend):
     """Plays a pool: keeps files, notes what it is asked to run, and answers what the test has set."""
 
     def __init__(self) -> None:
@@ -129,5 +131,3 @@ class Stage:
 
     async def delete(self, identifier: str) -> None:
         self.deleted.append(identifier)
-
-    async def close(self) -> None: ...

@@ -5,8 +5,6 @@ import json
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from greenroom import Execution, SessionPool
-from greenroom_semantic_kernel import ExecutionText, GreenroomPlugin, executions, image_contents
 from semantic_kernel import Kernel
 from semantic_kernel.agents import ChatCompletionAgent, ChatHistoryAgentThread
 from semantic_kernel.contents import (
@@ -17,6 +15,9 @@ from semantic_kernel.contents import (
     TextContent,
 )
 from semantic_kernel.functions import KernelArguments
+
+from greenroom import Execution, SessionPool
+from greenroom_semantic_kernel import ExecutionText, GreenroomPlugin, executions, image_contents
 
 from .doubles import ScriptedModel, call, play
 

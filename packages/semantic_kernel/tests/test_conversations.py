@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from greenroom import InvalidRequest, SessionPool
-from greenroom_semantic_kernel import GreenroomPlugin
 from semantic_kernel import Kernel
 from semantic_kernel.agents import ChatCompletionAgent, ChatHistoryAgentThread
 from semantic_kernel.exceptions import KernelInvokeException
 from semantic_kernel.functions import KernelArguments
+
+from greenroom import InvalidRequest, SessionPool
+from greenroom_semantic_kernel import GreenroomPlugin
 
 from .doubles import ScriptedModel, Stage, call, play
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from greenroom import Execution, ExecutionError, Output, PoolFull, SessionPool
-from greenroom_semantic_kernel import GreenroomPlugin
 from semantic_kernel import Kernel
 from semantic_kernel.agents import ChatCompletionAgent, ChatHistoryAgentThread
 from semantic_kernel.connectors.ai.function_calling_utils import (
@@ -20,6 +18,9 @@ from semantic_kernel.connectors.ai.function_calling_utils import (
 )
 from semantic_kernel.exceptions import KernelInvokeException
 from semantic_kernel.functions import KernelArguments
+
+from greenroom import Execution, ExecutionError, Output, PoolFull, SessionPool
+from greenroom_semantic_kernel import GreenroomPlugin
 
 from .doubles import Stage
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from semantic_kernel import Kernel
+
 from greenroom import InvalidRequest, Session, SessionPool
 from greenroom_semantic_kernel import DownloadText, GreenroomPlugin
-from semantic_kernel import Kernel
 
 
 @pytest.fixture

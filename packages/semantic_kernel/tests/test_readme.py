@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import greenroom
 import pytest
+
+import greenroom
 from greenroom import SessionPool
 
 from .doubles import ScriptedModel, run_what_the_user_says

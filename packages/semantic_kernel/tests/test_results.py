@@ -11,6 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import pytest
+from semantic_kernel import Kernel
+from semantic_kernel.contents import FunctionCallContent, FunctionResultContent
+from semantic_kernel.exceptions import KernelInvokeException
+from semantic_kernel.filters import FilterTypes, FunctionInvocationContext
+from semantic_kernel.functions import FunctionResult, KernelArguments, KernelPlugin
+
 from greenroom import (
     EngineUnavailable,
     Execution,
@@ -24,11 +30,6 @@ from greenroom import (
     StreamText,
 )
 from greenroom_semantic_kernel import ExecutionText, GreenroomPlugin, executions, image_contents
-from semantic_kernel import Kernel
-from semantic_kernel.contents import FunctionCallContent, FunctionResultContent
-from semantic_kernel.exceptions import KernelInvokeException
-from semantic_kernel.filters import FilterTypes, FunctionInvocationContext
-from semantic_kernel.functions import FunctionResult, KernelArguments, KernelPlugin
 
 from .doubles import Stage
 

@@ -4,12 +4,12 @@ import base64
 import mimetypes
 from typing import Any, BinaryIO
 
-from greenroom import RemoteFile
-from greenroom.modeltext import shorten
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ArgsSchema, ToolException
 from pydantic import BaseModel, DirectoryPath, Field
 
+from greenroom import RemoteFile
+from greenroom.modeltext import shorten
 from langchain_greenroom.sessions import SessionTool, errors_for_the_model
 
 _HOME = "/mnt/data"

@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from greenroom import FileMissing, FileRefused, InvalidRequest, Session, SessionPool
-from greenroom.conversation import conversation_identifier
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from greenroom import FileMissing, FileRefused, InvalidRequest, Session, SessionPool
+from greenroom.conversation import conversation_identifier
 
 
 class SessionSource(BaseModel):

@@ -5,14 +5,14 @@ from contextlib import aclosing, closing
 from dataclasses import asdict
 from typing import Any, Self
 
-from greenroom import Execution, Session, StreamText
-from greenroom.modelcode import strip_fence
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ArgsSchema
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from greenroom import Execution, Session, StreamText
+from greenroom.modelcode import strip_fence
 from langchain_greenroom.sessions import SessionTool, errors_for_the_model
 
 OUTPUT_EVENT = "greenroom_output"

@@ -10,6 +10,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
+from semantic_kernel.functions import KernelArguments, kernel_function
+
 from greenroom import (
     Event,
     Execution,
@@ -26,8 +28,6 @@ from greenroom import (
 from greenroom.conversation import conversation_identifier
 from greenroom.modelcode import strip_fence
 from greenroom.modeltext import shorten
-from semantic_kernel.functions import KernelArguments, kernel_function
-
 from greenroom_semantic_kernel.results import DownloadText, ExecutionText
 
 if TYPE_CHECKING:

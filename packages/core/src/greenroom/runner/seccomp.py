@@ -1,8 +1,9 @@
 """The system calls that code in a sandbox may not make: a filter for the kernel, as a BPF program.
 
-It is the same on every engine, and stands beside what the engine has of its own. It denies what code in a session never needs and what has been the way
-out of sandboxes: new namespaces, mounts, kernel keyrings, BPF, io_uring, tracing of other processes, and every
-kind of socket but Unix, IP and netlink (virtual machines' sockets, for one, know no network namespace).
+It is the same on every engine, and stands beside what the engine has of its own. It denies what code in a session
+never needs and what has been the way out of sandboxes: new namespaces, mounts, kernel keyrings, BPF, io_uring, tracing
+of other processes, and every kind of socket but Unix, IP and netlink (virtual machines' sockets, for one, know no
+network namespace).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ A subject is a few lines that inherit them::
 Needs pytest (`pip install 'greenroom[testing]'`).
 """
 
+from greenroom.testing.backend import BareBackend
 from greenroom.testing.engines import engine_pool
 from greenroom.testing.execution import ExecutionSuite
 from greenroom.testing.files import FileSuite
@@ -20,4 +21,13 @@ from greenroom.testing.limits import LimitSuite
 from greenroom.testing.memory import memory_pool
 from greenroom.testing.suite import Suite
 
-__all__ = ["ExecutionSuite", "FileSuite", "IsolationSuite", "LimitSuite", "Suite", "engine_pool", "memory_pool"]
+__all__ = [
+    "BareBackend",
+    "ExecutionSuite",
+    "FileSuite",
+    "IsolationSuite",
+    "LimitSuite",
+    "Suite",
+    "engine_pool",
+    "memory_pool",
+]

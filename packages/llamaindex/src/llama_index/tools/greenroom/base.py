@@ -14,15 +14,6 @@ from typing import Annotated, Any, cast
 from llama_index.core.tools import FunctionTool, ToolMetadata
 from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSpec
 from llama_index.core.workflow import Context
-from llama_index.tools.greenroom.memory import keep_figures
-from llama_index.tools.greenroom.results import (
-    CodeOutput,
-    Download,
-    GreenroomTool,
-    ModelBlocks,
-    image_blocks,
-)
-from llama_index.tools.greenroom.sessions import SessionSource
 from workflows.errors import ContextStateError
 
 from greenroom import (
@@ -37,6 +28,15 @@ from greenroom import (
 )
 from greenroom.modelcode import strip_fence
 from greenroom.modeltext import shorten
+from llama_index.tools.greenroom.memory import keep_figures
+from llama_index.tools.greenroom.results import (
+    CodeOutput,
+    Download,
+    GreenroomTool,
+    ModelBlocks,
+    image_blocks,
+)
+from llama_index.tools.greenroom.sessions import SessionSource
 
 _READ_LIMIT = 1 << 20
 _DOWNLOAD_LIMIT = 20 << 20  # it stays in memory with the workflow's events

@@ -1,0 +1,40 @@
+"""The part of a backend that doubles in tests have in common."""
+
+from __future__ import annotations
+
+from greenroom.backend import Overrides
+from greenroom.errors import InvalidRequest
+from greenroom.models import PoolStatus, SessionInfo
+
+
+class BareBackend:
+    """A backend that holds nothing: the base of doubles, which add what they are about."""
+
+    async def sessions(self) -> list[SessionInfo]:
+        """None."""
+        return []
+
+    async def status(self) -> PoolStatus:
+        """Of an empty pool."""
+        return PoolStatus(
+            limit=0,
+            ready=0,
+            starting=0,
+            executing=0,
+            idle=0,
+            waiting=0,
+            allocations_warm=0,
+            allocations_cold=0,
+            wait_median=0.0,
+            wait_max=0.0,
+            start_median=0.0,
+            start_max=0.0,
+            evictions={},
+        )
+
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        """Refuse, as there is nothing to configure."""
+        raise InvalidRequest(f"The session {identifier!r} cannot differ from its pool: {overrides}.")
+
+    async def close(self) -> None:
+        """Do nothing."""
