@@ -138,7 +138,7 @@ def test_pools_that_come_and_go_leave_no_descriptor_thread_or_process(url: str) 
     before = descriptors(), threading.active_count()
     for _ in range(5):
         come_and_go()
-    assert (descriptors(), threading.active_count()) == before
+    assert within(2, lambda: (descriptors(), threading.active_count()) == before), (threading.enumerate(), before)
     assert within(2, lambda: not below(os.getpid()))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from greenroom.errors import PoolClosed
@@ -93,6 +93,8 @@ class Portal:
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
+    threads = ThreadPoolExecutor(8, thread_name_prefix="greenroom-io")
+    loop.set_default_executor(threads)
     try:
         loop.run_forever()
         tasks = asyncio.all_tasks(loop)
@@ -102,4 +104,5 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
             loop.run_until_complete(asyncio.wait(tasks, timeout=4))
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # one may be stuck in a caller's file
         loop.close()
