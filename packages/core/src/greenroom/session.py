@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypeVar, overload
 
 from greenroom.backend import Backend, OnEvent, Overrides
-from greenroom.errors import InvalidRequest
+from greenroom.errors import FileRefused, InvalidRequest
 from greenroom.models import (
     DATA_DIR,
     Event,
@@ -85,7 +85,12 @@ def _check_code(code: str) -> str:
     return code
 
 
-def _check_timeout(timeout: float | None, *, most: float | None = None) -> float | None:
+def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT) -> float | None:
+    """Return the seconds that code may run; `None` stands for somebody else's limit.
+
+    Raises:
+        InvalidRequest: they are not positive, or more than `most`.
+    """
     if timeout is not None and not 0 < timeout < float("inf"):
         raise InvalidRequest(f"The timeout {timeout!r} is not valid: it takes a positive number of seconds.")
     if timeout is not None and most is not None and timeout > most:
@@ -182,7 +187,11 @@ class Session:
             timeout: seconds until the code is interrupted; by default there is no limit, as in Azure.
         """
         return ExecutionHandle(
-            self._portal, self._backend, self._identifier, _check_code(code), _check_timeout(timeout)
+            self._portal,
+            self._backend,
+            self._identifier,
+            _check_code(code),
+            check_timeout(timeout, most=None),
         )
 
     # Files
@@ -204,25 +213,34 @@ class Session:
         return await self._portal.arun(self._upload(source, path))
 
     @overload
-    def download(self, path: str) -> bytes: ...
+    def download(self, path: str, *, limit: int | None = None) -> bytes: ...
     @overload
-    def download(self, path: str, to: str | os.PathLike[str]) -> Path: ...
-    def download(self, path: str, to: str | os.PathLike[str] | None = None) -> bytes | Path:
+    def download(self, path: str, to: str | os.PathLike[str], *, limit: int | None = None) -> Path: ...
+    def download(
+        self, path: str, to: str | os.PathLike[str] | None = None, *, limit: int | None = None
+    ) -> bytes | Path:
         """A file's content, or with `to` a local file that is written in pieces and appears when complete.
+
+        Args:
+            path: the file, below `/mnt/data`.
+            to: the local file.
+            limit: the most bytes to take, whatever the file's size was said to be; by default there is no limit.
 
         Raises:
             FileMissing: there is no such file.
-            FileRefused: it is a directory, or not a regular file.
+            FileRefused: it is a directory, not a regular file, or over the limit.
         """
-        return self._portal.run(self._download(path, to))
+        return self._portal.run(self._download(path, to, limit))
 
     @overload
-    async def adownload(self, path: str) -> bytes: ...
+    async def adownload(self, path: str, *, limit: int | None = None) -> bytes: ...
     @overload
-    async def adownload(self, path: str, to: str | os.PathLike[str]) -> Path: ...
-    async def adownload(self, path: str, to: str | os.PathLike[str] | None = None) -> bytes | Path:
+    async def adownload(self, path: str, to: str | os.PathLike[str], *, limit: int | None = None) -> Path: ...
+    async def adownload(
+        self, path: str, to: str | os.PathLike[str] | None = None, *, limit: int | None = None
+    ) -> bytes | Path:
         """As `download`."""
-        return await self._portal.arun(self._download(path, to))
+        return await self._portal.arun(self._download(path, to, limit))
 
     def files(self, path: str = DATA_DIR, *, recursive: bool = False) -> list[RemoteFile]:
         """The files and directories in a directory of the session, by name.
@@ -296,7 +314,7 @@ class Session:
         return await self._backend.execute(
             self._identifier,
             _check_code(code),
-            timeout=_check_timeout(timeout, most=MAX_TIMEOUT) or self._timeout,
+            timeout=check_timeout(timeout) or self._timeout,
             on_event=on_event,
         )
 
@@ -317,9 +335,10 @@ class Session:
         remote = path if path is not None else PurePosixPath(str(getattr(source, "name", ""))).name
         return await self._backend.upload(self._identifier, _check_file_path(remote), _file_chunks(source))
 
-    async def _download(self, path: str, to: str | os.PathLike[str] | None) -> bytes | Path:
-        async with aclosing(self._backend.download(self._identifier, _check_file_path(path))) as chunks:
-            return await _keep(chunks, to)
+    async def _download(self, path: str, to: str | os.PathLike[str] | None, limit: int | None) -> bytes | Path:
+        path = _check_file_path(path)
+        async with aclosing(self._backend.download(self._identifier, path)) as chunks:
+            return await _keep(chunks if limit is None else _at_most(limit, chunks, path), to)
 
     async def _files(self, path: str, recursive: bool) -> list[RemoteFile]:
         return await self._backend.files(self._identifier, check_path(path), recursive=recursive)
@@ -329,6 +348,15 @@ class Session:
 
     async def _delete_file(self, path: str) -> None:
         await self._backend.delete_file(self._identifier, _check_file_path(path))
+
+
+async def _at_most(limit: int, chunks: AsyncIterator[bytes], path: str) -> AsyncIterator[bytes]:
+    received = 0
+    async for chunk in chunks:
+        received += len(chunk)
+        if received > limit:
+            raise FileRefused(f"The file {path!r} is over the limit of {limit} bytes.")
+        yield chunk
 
 
 async def _keep(chunks: AsyncIterator[bytes], to: str | os.PathLike[str] | None) -> bytes | Path:
@@ -478,7 +506,7 @@ class SessionPool:
         if memory is not None:
             overrides = Overrides(memory=parse_size(memory, "memory"))
             self._backend.configure(identifier, overrides)
-        return Session(self, identifier, _check_timeout(timeout, most=MAX_TIMEOUT), overrides)
+        return Session(self, identifier, check_timeout(timeout), overrides)
 
     def sessions(self) -> list[SessionInfo]:
         """The sessions that hold a sandbox, by identifier."""

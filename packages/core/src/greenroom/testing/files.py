@@ -45,6 +45,19 @@ class FileSuite(Suite):
             session.download("missing.txt", tmp_path / "local.txt")
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize("size", [5, 3 << 20])
+    def test_a_download_over_the_callers_limit_is_refused_whole(
+        self, session: Session, tmp_path: Path, size: int
+    ) -> None:
+        session.upload(bytes(size), "a.bin")
+        assert session.download("a.bin", limit=size) == bytes(size)
+        with pytest.raises(FileRefused, match=rf"a\.bin.* over the limit of {size - 1} bytes"):
+            session.download("a.bin", limit=size - 1)
+        with pytest.raises(FileRefused, match="over the limit"):
+            session.download("a.bin", tmp_path / "local.bin", limit=size - 1)
+        assert list(tmp_path.iterdir()) == []
+        assert session.download("a.bin", tmp_path / "local.bin", limit=size).stat().st_size == size
+
     def test_a_large_file_comes_back_as_it_was(self, session: Session) -> None:
         content = bytes(range(256)) * (12 << 12)
         session.upload(io.BytesIO(content), "large.bin")
@@ -101,6 +114,8 @@ class FileSuite(Suite):
         await session.aupload(b"x", "a.txt")
         assert await session.adownload("a.txt") == b"x"
         assert (await session.adownload("a.txt", tmp_path / "a")).read_bytes() == b"x"
+        with pytest.raises(FileRefused):
+            await session.adownload("a.txt", limit=0)
         assert [file.name for file in await session.afiles()] == ["a.txt"]
         assert (await session.afile("a.txt")).size == 1
         await session.adelete_file("a.txt")
