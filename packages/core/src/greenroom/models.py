@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import re
+import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,13 +23,6 @@ _EXTENSIONS = {
     "image/gif": "gif",
     "image/webp": "webp",
     "image/svg+xml": "svg",
-}
-# How the content begins. Whoever is sent a picture that is none may refuse all that came with it.
-_SIGNATURES = {
-    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
-    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
-    "image/gif": re.compile(rb"GIF8[79]a"),
-    "image/webp": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
 }
 
 
@@ -78,10 +71,7 @@ class Output:
         return str(self.data.get("text/plain", ""))
 
     def image(self, name: str = "figure") -> Image | None:
-        """The picture in this output, if there is one, in its first form of png, jpeg, gif, webp and svg.
-
-        What says that it is a picture and does not begin like one is none.
-        """
+        """The picture in this output, if there is one, in its first form of png, jpeg, gif, webp and svg."""
         for mime, extension in _EXTENSIONS.items():
             content = self.data.get(mime)
             if not isinstance(content, str):
@@ -89,11 +79,9 @@ class Output:
             if mime == "image/svg+xml":
                 return Image(f"{name}.{extension}", mime, content.encode())
             try:
-                data = base64.b64decode(content)
-            except ValueError:  # hostile input, here and below
+                return Image(f"{name}.{extension}", mime, base64.b64decode(content))
+            except binascii.Error:  # hostile input: not a picture
                 continue
-            if _SIGNATURES[mime].match(data):
-                return Image(f"{name}.{extension}", mime, data)
         return None
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -191,7 +179,7 @@ class Execution:
         frames, new files, and figures by name. Long parts are cut in the middle, with the number of characters
         left out. It never holds base64.
         """
-        from greenroom.adapters.text import describe  # noqa: PLC0415  a view of the models, which stand alone
+        from greenroom.modeltext import describe  # noqa: PLC0415  a view of the models, which stand alone
 
         return describe(self, budget)
 
