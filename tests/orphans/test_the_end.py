@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,8 @@ def alive(group: set[tuple[int, str]]) -> set[int]:
 
 
 def containers(owner: int) -> list[str]:
+    if shutil.which("docker") is None:
+        return []
     command = ["docker", "ps", "-aq", "--filter", f"label=greenroom.owner.pid={owner}"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
 

@@ -120,6 +120,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def neighbour(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    engine_pool(request.param, ready_session_instances=0).close()
     process = subprocess.Popen(
         [sys.executable, "-c", _NEIGHBOUR, request.param], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -41,7 +41,8 @@ async def open_backend(
 ) -> Backend:
     """As `connect`, for callers that live on one event loop: the pool's asynchronous core, on the running loop."""
     from_file = configuration.from_file(config)
-    url = url or from_file.pop("url", None) or os.environ.get(f"{configuration.PREFIX}POOL") or None
+    url_of_file = from_file.pop("url", None)
+    url = url or url_of_file or os.environ.get(f"{configuration.PREFIX}POOL") or None
     if url is None:
         return await _best({**from_file, **options})
     scheme, from_url = _parse(url)

@@ -82,6 +82,8 @@ class MemorySandbox(Sandbox):
         return ""
 
     def _tell(self, header: dict[str, Any], body: bytes = b"") -> None:
+        if self._ended:  # code that is slow to stop has nobody to tell
+            return
         frame = encode(header, body)
         if threading.current_thread() is self._thread:
             self._loop.call_soon_threadsafe(self._output.put_nowait, frame)

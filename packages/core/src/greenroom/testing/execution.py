@@ -184,6 +184,32 @@ class ExecutionSuite(Suite):
         await running
         assert (await session.aexecute("ran")).result == "[1]"
 
+    # In the background
+
+    def test_a_submitted_execution_runs_in_the_background(self, session: Session) -> None:
+        handle = session.submit("import time\nprint('begun')\ntime.sleep(0.3)\n6 * 7")
+        assert handle.status == "running"
+        execution = handle.result(30)
+        assert (execution.result, execution.stdout, handle.status) == ("42", "begun\n", "succeeded")
+
+    def test_a_submitted_execution_can_be_cancelled(self, session: Session) -> None:
+        session.execute("x = 9")
+        handle = session.submit(f"print('begun')\n{_ENDLESS}")
+        queued = session.submit("x = 0")
+        time.sleep(0.5)
+        queued.cancel()
+        handle.cancel()
+        handle.cancel()
+        execution = handle.result(10)
+        assert (execution.status, execution.stdout) == ("cancelled", "begun\n")
+        assert queued.status == "cancelled"
+        assert session.execute("x", timeout=20).result == "9"
+
+    async def test_a_submitted_execution_can_be_awaited(self, session: Session) -> None:
+        handle = session.submit("1/0")
+        assert (await handle.aresult()).status == "failed"
+        assert handle.result(0).error is not None
+
     # Crashes
 
     def test_an_exit_of_the_process_fails_and_the_next_execution_works(self, session: Session) -> None:

@@ -1,0 +1,112 @@
+"""Where options come from, which goes first, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import greenroom
+from greenroom.engines.memory import MemoryEngine
+from greenroom.pool import AzureRangeWarning, PoolSettings
+
+connect_module: Any = sys.modules["greenroom.connect"]  # the package has a function of that name
+
+
+def _in_memory(_options: object) -> MemoryEngine:
+    return MemoryEngine()
+
+
+@pytest.fixture(autouse=True)
+def _only_an_engine_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect_module, "ENGINES", {"memory": (_in_memory, ("image",))})
+    for name in ("GREENROOM_POOL", "GREENROOM_CONFIG", "GREENROOM_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def settings_of(*arguments: Any, **options: Any) -> PoolSettings:
+    with greenroom.connect(*arguments, preload=(), **options) as pool:
+        subject: Any = pool
+        return subject._backend._settings
+
+
+def test_arguments_go_before_the_url_before_the_file_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "greenroom.toml"
+    file.write_text('[pool]\nurl = "memory:"\ntimeout = 30\nmax_concurrent_sessions = 30\n')
+    monkeypatch.setenv("GREENROOM_TIMEOUT", "40")
+    assert settings_of("memory:").timeout == 40
+    assert settings_of("memory:", config=file).timeout == 30
+    assert settings_of("memory:?timeout=20", config=file).timeout == 20
+    assert settings_of("memory:?timeout=20", config=file, timeout=10).timeout == 10
+    monkeypatch.setenv("GREENROOM_CONFIG", str(file))
+    assert settings_of().max_concurrent_sessions == 30
+
+
+def test_the_pool_is_named_by_the_file_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENROOM_POOL", "memory:?memory=1Gi")
+    assert settings_of().memory == 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("podman:", "its scheme is 'podman', and the known ones are memory:"),
+        ("memory", "its scheme is ''"),
+        ("memory://host", "it is written"),
+        ("memory:?timeout=1&timeout=2", "it says timeout twice"),
+        ("memory:?colour=red", "The option 'colour' is unknown. Those of this pool are: .*image.*timeout"),
+        ("memory:?timeout=0", "The option timeout='0' is not valid: input should be greater than 0"),
+        ("memory:?timeout=1801", "less than or equal to 1800"),
+        ("memory:?memory=lots", "The option memory='lots' is not valid: a size is a number of bytes"),
+        ("memory:?ready_session_instances=few", 'a whole number from 0 to 1,000, or "auto"'),
+        ("memory:?max_concurrent_sessions=1&ready_session_instances=2", "do not fit together"),
+        ("memory:?network=maybe", "network='maybe'"),
+    ],
+)
+def test_a_bad_pool_is_refused_with_the_rule_it_breaks(url: str, message: str) -> None:
+    with pytest.raises(greenroom.InvalidRequest, match=message):
+        greenroom.connect(url)
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[pool")
+    for path in (tmp_path / "absent.toml", broken):
+        with pytest.raises(greenroom.InvalidRequest, match=path.name):
+            greenroom.connect(config=path)
+
+
+@pytest.mark.parametrize(
+    "option", [{"cooldown_period": 5}, {"max_concurrent_sessions": 601}, {"timeout": 221}, {"memory": "8Gi"}]
+)
+def test_what_azure_would_refuse_works_and_warns(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.warns(AzureRangeWarning, match=rf"{name}=.* works here, but Azure takes"):
+        settings_of("memory:", **option)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512Mi", 512 << 20), ("1Gi", 1 << 30), ("1GB", 10**9), ("200000000", 200000000)]
+)
+def test_sizes_are_read_as_kubernetes_and_azure_write_them(text: str, size: int) -> None:
+    assert settings_of("memory:", disk=text).disk == size
+
+
+@pytest.mark.parametrize(
+    ("value", "enabled"), [("EgressEnabled", True), ("enabled", True), (False, False), ("EgressDisabled", False)]
+)
+def test_egress_is_told_in_azures_words_or_ours(value: object, enabled: bool) -> None:
+    assert settings_of("memory:", network=value).limits.network is enabled
+
+
+def test_without_any_engine_it_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_options: object) -> MemoryEngine:
+        raise greenroom.EngineUnavailable("It is not installed. Install it.")
+
+    monkeypatch.setattr(connect_module, "ENGINES", {"one": (missing, ()), "other": (missing, ())})
+    with pytest.raises(greenroom.EngineUnavailable, match=r"No engine .*\n- one: It is not .*\n- other: It is not"):
+        greenroom.connect()

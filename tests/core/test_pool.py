@@ -1,0 +1,179 @@
+"""The pool as its callers see it, over the engine in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import greenroom
+from greenroom import SessionPool
+from greenroom.engines.base import Limits, Sandbox
+from greenroom.engines.memory import MemoryEngine
+from greenroom.pool import AzureRangeWarning, LocalPool, PoolSettings
+from greenroom.testing import memory_pool
+
+
+class SlowEngine(MemoryEngine):
+    """Starts take a while, and can be made to fail."""
+
+    delay = 0.1
+    broken = False
+
+    async def start(self, limits: Limits) -> Sandbox:
+        await asyncio.sleep(self.delay)
+        if self.broken:
+            raise greenroom.EngineUnavailable("The engine is broken.")
+        return await super().start(limits)
+
+
+def pool_over(engine: MemoryEngine, **options: Any) -> SessionPool:
+    settings = PoolSettings.parse({"preload": (), "ready_session_instances": 0, **options})
+
+    async def backend() -> LocalPool:
+        return await LocalPool.open(engine, settings)
+
+    return SessionPool(backend, "test")
+
+
+def wait_for(pool: SessionPool, ready: int) -> None:
+    deadline = time.monotonic() + 10
+    while pool.status().ready < ready:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_status_tells_warm_from_cold_and_counts_the_ends() -> None:
+    with pool_over(SlowEngine(), ready_session_instances=1) as pool:
+        wait_for(pool, 1)
+        warm, cold = pool.session("warm"), pool.session("cold")
+        warm.execute("1")
+        cold.execute("1")
+        wait_for(pool, 1)
+        status = pool.status()
+        assert (status.allocations_warm, status.allocations_cold) == (1, 1)
+        assert (status.idle, status.executing, status.limit) == (2, 0, 100)
+        assert status.start_median >= 0.1
+        assert status.wait_max > 0
+        warm.delete()
+        assert pool.status().evictions == {"its session was deleted": 1}
+        assert "2 of 100" not in repr(pool.status())
+        assert [info.identifier for info in pool.sessions()] == ["cold"]
+
+
+def test_an_unused_session_cools_down_and_the_next_use_begins_anew() -> None:
+    with pytest.warns(AzureRangeWarning):
+        pool = memory_pool(cooldown_period=0.3, ready_session_instances=0)
+    with pool:
+        session = pool.session("idle")
+        session.execute("x = 1")
+        for _ in range(5):  # each use starts the time again
+            time.sleep(0.1)
+            assert session.execute("x").result == "1"
+        time.sleep(0.6)
+        assert pool.sessions() == []
+        assert session.execute("'x' in globals()").result == "False"
+        assert pool.status().evictions["cooled down"] >= 1
+
+
+def test_those_who_wait_are_served_in_the_order_of_arrival() -> None:
+    with pool_over(SlowEngine(), max_concurrent_sessions=1) as pool:
+        first = pool.session("first")
+        first.execute("1")
+        served: list[int] = []
+
+        def use(number: int) -> None:
+            with pool.session(f"user-{number}") as session:
+                session.execute("1")
+                served.append(number)
+
+        threads = [threading.Thread(target=use, args=(number,)) for number in range(5)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.05)
+        first.delete()
+        for thread in threads:
+            thread.join(20)
+        assert served == [0, 1, 2, 3, 4]
+
+
+async def test_a_waiting_caller_that_gives_up_leaves_no_trace() -> None:
+    with pool_over(SlowEngine(), max_concurrent_sessions=1) as pool:
+        holder = pool.session("holder")
+        await holder.aexecute("1")
+        waiting = asyncio.create_task(pool.session("waiting").aexecute("1"))
+        await asyncio.sleep(0.1)
+        assert (await pool.astatus()).waiting == 1
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await asyncio.sleep(0.05)
+        status = await pool.astatus()
+        assert (status.waiting, status.idle) == (0, 1)
+        await holder.adelete()
+        assert (await pool.session("next").aexecute("1")).result == "1"
+        assert [info.identifier for info in await pool.asessions()] == ["next"]
+
+
+def test_a_failed_start_reaches_who_waits_and_the_pool_goes_on() -> None:
+    engine = SlowEngine()
+    with pool_over(engine) as pool:
+        engine.broken = True
+        with pytest.raises(greenroom.EngineUnavailable, match="broken"):
+            pool.session("user").execute("1")
+        engine.broken = False
+        assert pool.session("user").execute("1").result == "1"
+
+
+def test_a_full_pool_refuses_after_the_time_that_was_set() -> None:
+    with pool_over(SlowEngine(), max_concurrent_sessions=2, acquire_timeout=0.2) as pool:
+        for number in range(2):
+            pool.session(f"user-{number}").execute("1")
+        began = time.monotonic()
+        with pytest.raises(greenroom.PoolFull, match=r"2 of 2 sessions .* within 0.2 seconds") as caught:
+            pool.session("late").execute("1")
+        assert time.monotonic() - began >= 0.2
+        assert caught.value.sessions == 2
+        assert caught.value.retry_after is not None
+        assert 0 < caught.value.retry_after <= 300
+
+
+def test_a_closed_pool_refuses_and_says_what_to_do() -> None:
+    pool = memory_pool()
+    session = pool.session()
+    session.execute("1")
+    pool.close()
+    pool.close()
+    with pytest.raises(greenroom.PoolClosed, match=r"greenroom\.connect"):
+        session.execute("1")
+
+
+def test_closing_tells_who_runs_and_who_waits() -> None:
+    pool = pool_over(SlowEngine(), max_concurrent_sessions=1)
+    errors: list[BaseException] = []
+
+    def use(code: str) -> None:
+        try:
+            pool.session().execute(code)
+        except greenroom.GreenroomError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=use, args=("import time\ntime.sleep(60)",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    pool.close()
+    for thread in threads:
+        thread.join(10)
+    assert {type(error) for error in errors} == {greenroom.SandboxLost, greenroom.PoolClosed}
+
+
+def test_a_pool_that_nobody_holds_closes_itself() -> None:
+    memory_pool().session()
+    deadline = time.monotonic() + 5
+    while [thread for thread in threading.enumerate() if thread.name == "greenroom memory"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
