@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import threading
 import time
@@ -169,6 +170,18 @@ def test_closing_tells_who_runs_and_who_waits() -> None:
     for thread in threads:
         thread.join(10)
     assert {type(error) for error in errors} == {greenroom.SandboxLost, greenroom.PoolClosed}
+
+
+def test_ctrl_c_interrupts_the_code_and_frees_the_session() -> None:
+    with memory_pool() as pool:
+        session = pool.session()
+        session.execute("x = 5")
+        timer = threading.Timer(0.3, _thread.interrupt_main)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            session.execute("import time\ntime.sleep(60)")
+        timer.join()
+        assert session.execute("x", timeout=10).result == "5"
 
 
 def test_a_pool_that_nobody_holds_closes_itself() -> None:

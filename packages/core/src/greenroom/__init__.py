@@ -1,4 +1,4 @@
-"""Agents write code; Greenroom runs it: isolated, stateful sessions on a laptop or on Azure."""
+"""Agents write code; Greenroom runs it: isolated, stateful sessions on your own machine."""
 
 from greenroom.connect import connect
 from greenroom.errors import (

@@ -154,11 +154,18 @@ class ExecutionSuite(Suite):
             execution.raise_for_error()
         assert session.execute("x").result == "7"
 
-    def test_code_that_catches_everything_is_killed(self, session: Session) -> None:
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "import time\nwhile True:\n    try:\n        time.sleep(1)\n    except BaseException:\n        pass",
+            "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\ntime.sleep(60)",
+            "sum(range(10**14))",
+        ],
+        ids=["catches everything", "blocks every signal", "loops in C"],
+    )
+    def test_code_that_does_not_react_is_killed(self, session: Session, code: str) -> None:
         session.upload(b"kept", "kept.txt")
-        code = (
-            "import time\nx = 1\nwhile True:\n    try:\n        time.sleep(1)\n    except BaseException:\n        pass"
-        )
+        session.execute("x = 1")
         execution = session.execute(code, timeout=0.5)
         assert execution.status == "timed_out"
         assert execution.state_lost
