@@ -1,7 +1,7 @@
 # Every target does its own set-up: it needs Python 3.11 or later with venv, and make.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := packages/core packages/langchain packages/llamaindex packages/semantic_kernel
+PACKAGES := packages/core packages/langchain packages/llamaindex packages/semantic_kernel packages/agent_framework
 READY := .venv/.ready
 
 .PHONY: demo test check bench lock clean

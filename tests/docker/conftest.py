@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import aiodocker
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from greenroom.engines import docker, owner
 from greenroom.engines.docker import DockerEngine
 from greenroom.errors import EngineUnavailable
+
+from .fake import FakeDocker
 
 Program = Callable[[str], None]
 
@@ -48,6 +51,13 @@ async def plain_engine() -> AsyncIterator[DockerEngine]:
     engine = await usable(DockerEngine())
     yield engine
     await engine.close()
+
+
+@pytest.fixture
+async def fake(tmp_path: Path) -> AsyncIterator[FakeDocker]:
+    """A Docker engine of the test's own making."""
+    async with FakeDocker.serving(tmp_path / "docker.sock") as fake:
+        yield fake
 
 
 @pytest.fixture

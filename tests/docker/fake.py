@@ -8,12 +8,12 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from greenroom.engines.image import RUNNER_LABEL, runner_digest
 
 Answer = tuple[int, Any]
-"""A status and what becomes JSON."""
+"""A status and what becomes JSON; bytes are sent as they are."""
 Handler = Callable[[], Answer | Awaitable[Answer]]
 
 ABILITIES: dict[str, Any] = {
@@ -51,11 +51,22 @@ class FakeDocker:
             "DELETE /containers": lambda: (204, None),
         }
 
-    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
 
-    async def close(self) -> None:
+    @classmethod
+    @asynccontextmanager
+    async def serving(cls, path: Path) -> AsyncGenerator[Self]:
+        docker = cls(path)
+        server = await asyncio.start_unix_server(docker._accept, path, limit=1 << 24, backlog=512)
+        try:
+            yield docker
+        finally:
+            server.close()
+            await docker._close()
+
+    async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -68,6 +79,8 @@ class FakeDocker:
                 method, path = head.decode().split(" ")[:2]
                 if (size := re.search(rb"content-length: (\d+)", head, re.IGNORECASE)) is not None:
                     await reader.readexactly(int(size[1]))
+                elif b"transfer-encoding: chunked" in head.lower():
+                    await reader.readuntil(b"\r\n0\r\n\r\n")
                 call = f"{method} {_without_names(path)}"
                 self.calls.append(call)
                 if call == "POST /containers/attach":
@@ -76,26 +89,16 @@ class FakeDocker:
                     return
                 answer = self.answers[call]()
                 status, content = await answer if isinstance(answer, Awaitable) else answer
-                body = b"" if content is None else json.dumps(content).encode() + b"\n"
-                kind = b"Content-Type: application/json\r\n" if body else b""
-                writer.write(b"HTTP/1.1 %d -\r\n%sContent-Length: %d\r\n\r\n%s" % (status, kind, len(body), body))
+                if not isinstance(content, bytes):
+                    content = b"" if content is None else json.dumps(content).encode() + b"\n"
+                kind = b"Content-Type: application/json\r\n" if content else b""
+                writer.write(b"HTTP/1.1 %d -\r\n%sContent-Length: %d\r\n\r\n%s" % (status, kind, len(content), content))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
         except BaseException:
             writer.close()
             raise
-
-
-@asynccontextmanager
-async def fake_docker(path: Path) -> AsyncGenerator[FakeDocker]:
-    docker = FakeDocker(path)
-    server = await asyncio.start_unix_server(docker.accept, path, backlog=512)
-    try:
-        yield docker
-    finally:
-        server.close()
-        await docker.close()
 
 
 def _without_names(path: str) -> str:

@@ -16,13 +16,7 @@ from greenroom.engines.daemon import Daemon
 from greenroom.engines.docker import DockerEngine
 from greenroom.errors import EngineUnavailable, InvalidRequest
 
-from .fake import ABILITIES, Answer, FakeDocker, fake_docker
-
-
-@pytest.fixture
-async def fake(tmp_path: Path) -> AsyncIterator[FakeDocker]:
-    async with fake_docker(tmp_path / "docker.sock") as fake:
-        yield fake
+from .fake import ABILITIES, Answer, FakeDocker
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def make_agent(scripted: ScriptedModel, tools: list[Any], **options: Any) -> Any
 
 def calls(*codes: str) -> AIMessage:
     """A turn that runs each of the codes."""
-    return uses(*(("python", {"code": code}) for code in codes))
+    return uses(*(("run_python", {"code": code}) for code in codes))
 
 
 def uses(*tools: tuple[str, dict[str, str]]) -> AIMessage:
@@ -69,7 +69,7 @@ def results(state: dict[str, Any]) -> list[ToolMessage]:
 
 def test_an_agent_analyses_a_csv_and_sees_its_chart(sandboxes: SessionPool, tmp_path: Path) -> None:
     (tmp_path / "sales.csv").write_text(CSV)
-    toolkit = GreenroomToolkit(pool=sandboxes, uploads=tmp_path)
+    toolkit = GreenroomToolkit(pool=sandboxes, uploads=tmp_path, images=True)
     scripted = model(
         uses(("upload_file", {"name": "sales.csv"})),
         calls("import pandas as pd\ndf = pd.read_csv('/mnt/data/sales.csv')\ndf.sales.sum()"),
@@ -104,7 +104,7 @@ async def test_an_agent_mends_its_code(sandboxes: SessionPool) -> None:
 
 def test_a_call_with_wrong_arguments_is_the_models_to_mend(sandboxes: SessionPool) -> None:
     tool = GreenroomTool(pool=sandboxes)
-    agent = make_agent(model(uses(("python", {"source": "1"})), "Sorry."), [tool])
+    agent = make_agent(model(uses(("run_python", {"source": "1"})), "Sorry."), [tool])
     with tool.conversation() as config:
         (result,) = results(agent.invoke(ask(), config))
     assert result.status == "error"

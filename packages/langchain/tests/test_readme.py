@@ -26,7 +26,7 @@ class ScriptedModel(GenericFakeChatModel):
 def test_the_example_runs(
     sandboxes: SessionPool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call = AIMessage("", tool_calls=[{"name": "python", "args": {"code": CODE}, "id": "1"}])
+    call = AIMessage("", tool_calls=[{"name": "run_python", "args": {"code": CODE}, "id": "1"}])
 
     def scripted_model(_: str) -> ScriptedModel:
         return ScriptedModel(messages=iter([call, "Their sum is 40."]))

@@ -25,15 +25,14 @@ from greenroom import (
     SandboxLost,
     SessionPool,
 )
+from greenroom.testing import ENDLESS, ScriptedBackend, until
 from langchain_greenroom import OUTPUT_EVENT, GreenroomTool, execution_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from conftest import ScriptedBackend
     from langchain_core.runnables import RunnableConfig
 
 PNG = b"\x89PNG\r\n\x1a\n, and so on"
+JPEG = b"\xff\xd8\xff, and so on"
 FAILURE = Execution(
     "1",
     "failed",
@@ -50,15 +49,8 @@ def of(thread_id: object, *callbacks: BaseCallbackHandler) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_id}, "callbacks": [*callbacks]}
 
 
-def call(code: str, name: str = "python") -> dict[str, Any]:
+def call(code: str, name: str = "run_python") -> dict[str, Any]:
     return {"type": "tool_call", "id": "call-1", "name": name, "args": {"code": code}}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens on the pool's own event loop."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  an asyncio.Event belongs to one loop
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -73,11 +65,11 @@ def test_the_schema_has_the_code_and_nothing_else(tool: GreenroomTool) -> None:
     assert convert_to_openai_tool(tool) == {
         "type": "function",
         "function": {
-            "name": "python",
+            "name": "run_python",
             "description": "Run Python code in an isolated sandbox, as a cell of a notebook. "
             "Variables, imports and files are kept from call to call. "
-            "You get back what the code prints, the value of its last expression, its figures, and the error "
-            "if it fails. Files are in /mnt/data. There may be no network.",
+            "You get back what the code prints, the value of its last expression, the names of its figures, and "
+            "its error if it fails. Keep files in /mnt/data. There may be no network.",
             "parameters": {
                 "type": "object",
                 "properties": {"code": {"type": "string", "description": "The Python code to run."}},
@@ -91,6 +83,10 @@ def test_the_description_of_a_session_per_call_promises_no_state(pool: SessionPo
     tool = GreenroomTool(pool=pool, session_per_call=True)
     assert "Each call starts afresh" in tool.description
     assert "are kept" not in tool.description
+
+
+def test_the_description_promises_figures_only_where_the_model_gets_them(pool: SessionPool) -> None:
+    assert "its figures" in GreenroomTool(pool=pool, images=True).description
 
 
 def test_a_description_of_the_applications_own_stays(pool: SessionPool) -> None:
@@ -110,29 +106,34 @@ def test_long_output_keeps_to_the_budget(pool: SessionPool, backend: ScriptedBac
     assert len(message.artifact.stdout) == 50_000
 
 
-def test_figures_follow_the_text_as_standard_image_blocks(tool: GreenroomTool, backend: ScriptedBackend) -> None:
-    backend.answers["plot"] = Execution("1", "succeeded", stdout="done\n", outputs=(figure(), figure("image/jpeg")))
-    message = tool.invoke(call("plot"), of("a"))
-    encoded = base64.b64encode(PNG).decode()
+def test_figures_follow_the_text_as_standard_image_blocks_if_asked_for(
+    pool: SessionPool, backend: ScriptedBackend
+) -> None:
+    backend.answers["plot"] = Execution(
+        "1", "succeeded", stdout="done\n", outputs=(figure(), figure("image/jpeg", JPEG))
+    )
+    message = GreenroomTool(pool=pool, images=True).invoke(call("plot"), of("a"))
     assert message.content == [
         {"type": "text", "text": "stdout:\ndone\n\nfigures:\nfigure-1.png, figure-2.jpg"},
-        {"type": "image", "base64": encoded, "mime_type": "image/png"},
-        {"type": "image", "base64": encoded, "mime_type": "image/jpeg"},
+        {"type": "image", "base64": base64.b64encode(PNG).decode(), "mime_type": "image/png"},
+        {"type": "image", "base64": base64.b64encode(JPEG).decode(), "mime_type": "image/jpeg"},
     ]
     assert message.content_blocks == message.content
-    assert [image.data for image in message.artifact.images] == [PNG, PNG]
+    assert [image.data for image in message.artifact.images] == [PNG, JPEG]
 
 
-def test_a_picture_that_models_cannot_see_is_only_named(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+def test_a_picture_that_models_cannot_see_is_only_named(pool: SessionPool, backend: ScriptedBackend) -> None:
     backend.answers["plot"] = Execution("1", "succeeded", outputs=(figure("image/svg+xml", b"<svg/>"),))
-    message = tool.invoke(call("plot"), of("a"))
+    message = GreenroomTool(pool=pool, images=True).invoke(call("plot"), of("a"))
     assert message.content == "figures:\nfigure-1.svg"
     assert message.artifact.images[0].data == b"<svg/>"
 
 
-def test_images_can_be_kept_from_the_model(pool: SessionPool, backend: ScriptedBackend) -> None:
+def test_no_image_reaches_a_model_that_may_refuse_it_unless_asked_for(
+    tool: GreenroomTool, backend: ScriptedBackend
+) -> None:
     backend.answers["plot"] = Execution("1", "succeeded", outputs=(figure(),))
-    message = GreenroomTool(pool=pool, images=False).invoke(call("plot"), of("a"))
+    message = tool.invoke(call("plot"), of("a"))
     assert message.content == "figures:\nfigure-1.png"
     assert message.artifact.images[0].data == PNG
 
@@ -148,7 +149,7 @@ def test_a_failed_execution_has_the_status_error_and_its_artifact(
     assert message.status == "error"
     assert message.artifact is FAILURE
     assert message.tool_call_id == "call-1"
-    assert message.name == "python"
+    assert message.name == "run_python"
     assert message.content.startswith("The code failed.")
     assert "before" in message.content
     assert "NameError" in message.content
@@ -174,9 +175,9 @@ def test_callbacks_learn_of_the_failure(tool: GreenroomTool, backend: ScriptedBa
     assert [(message.status, message.artifact) for message in seen] == [("error", FAILURE)]
 
 
-def test_figures_of_a_failed_execution_are_seen_too(tool: GreenroomTool, backend: ScriptedBackend) -> None:
+def test_figures_of_a_failed_execution_are_seen_too(pool: SessionPool, backend: ScriptedBackend) -> None:
     backend.answers["x"] = Execution("1", "timed_out", outputs=(figure(),), error=ExecutionError("TimeoutError", ""))
-    message = tool.invoke(call("x"), of("a"))
+    message = GreenroomTool(pool=pool, images=True).invoke(call("x"), of("a"))
     assert message.status == "error"
     assert [block["type"] for block in message.content] == ["text", "image"]
 
@@ -195,9 +196,15 @@ async def test_code_that_cannot_run_is_the_models_to_mend(tool: GreenroomTool, c
         assert message.artifact is None
 
 
-@pytest.mark.parametrize(
-    "error", [PoolFull("full", sessions=1), EngineUnavailable("no engine"), SandboxLost("it is gone")]
-)
+async def test_a_lost_sandbox_is_the_models_to_mend_as_the_next_call_gets_a_new_one(
+    tool: GreenroomTool, backend: ScriptedBackend
+) -> None:
+    backend.answers["x"] = SandboxLost("The sandbox is lost; the next use begins a new session.")
+    for message in (tool.invoke(call("x"), of("a")), await tool.ainvoke(call("x"), of("a"))):
+        assert (message.status, message.content) == ("error", str(backend.answers["x"]))
+
+
+@pytest.mark.parametrize("error", [PoolFull("full", sessions=1), EngineUnavailable("no engine")])
 async def test_what_no_model_can_mend_is_raised(
     tool: GreenroomTool, backend: ScriptedBackend, error: Exception
 ) -> None:
@@ -214,13 +221,13 @@ async def test_what_no_model_can_mend_is_raised(
 @pytest.mark.parametrize("code", ["python_version = 3", "py = 1", "`python`", "print('```')"])
 def test_code_is_never_cut_by_a_clean_up(tool: GreenroomTool, backend: ScriptedBackend, code: str) -> None:
     tool.invoke({"code": code}, of("a"))
-    assert backend.executed == [("langchain.a", code)]
+    assert backend.runs == [("langchain.a", code, None)]
 
 
 @pytest.mark.parametrize("fence", ["```py", "```python", "```"])
 def test_a_complete_fence_is_taken_off(tool: GreenroomTool, backend: ScriptedBackend, fence: str) -> None:
     tool.invoke({"code": f"{fence}\nx = 1\n```"}, of("a"))
-    assert backend.executed == [("langchain.a", "x = 1")]
+    assert backend.codes == ["x = 1"]
 
 
 def test_the_tool_adds_no_time_limit_of_its_own(pool: SessionPool, backend: ScriptedBackend) -> None:
@@ -249,8 +256,7 @@ def test_internal_parameters_of_the_model_are_ignored(tool: GreenroomTool, backe
         "kwargs": {},
     }
     tool.invoke({**call("x"), "args": {"code": "x", **smuggled}}, of("a"))
-    assert backend.executed == [("langchain.a", "x")]
-    assert backend.timeouts == [None]
+    assert backend.runs == [("langchain.a", "x", None)]
 
 
 def test_no_base64_is_in_any_text(tool: GreenroomTool, backend: ScriptedBackend) -> None:
@@ -265,17 +271,17 @@ def test_no_base64_is_in_any_text(tool: GreenroomTool, backend: ScriptedBackend)
 
 
 async def test_cancelling_an_async_call_stops_the_code(tool: GreenroomTool, backend: ScriptedBackend) -> None:
-    running = asyncio.create_task(tool.ainvoke(call("sleep"), of("a")))
-    await until(lambda: bool(backend.executed))
+    running = asyncio.create_task(tool.ainvoke(call(ENDLESS), of("a")))
+    await until(lambda: bool(backend.runs))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await until(lambda: backend.cancelled == ["langchain.a"])
+    await until(lambda: backend.interrupted == ["langchain.a"])
 
 
 async def test_an_async_call_leaves_the_loop_free(tool: GreenroomTool, backend: ScriptedBackend) -> None:
-    running = [asyncio.create_task(tool.ainvoke("sleep", of(str(n)))) for n in range(50)]
-    await until(lambda: len(backend.executed) == 50)  # more than a default executor has threads
+    running = [asyncio.create_task(tool.ainvoke(ENDLESS, of(str(n)))) for n in range(50)]
+    await until(lambda: len(backend.runs) == 50)  # more than a default executor has threads
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -294,7 +300,7 @@ async def test_two_users_of_one_tool_never_meet(tool: GreenroomTool, backend: Sc
     tool.invoke("1", of("ann"))
     await tool.ainvoke("2", of("bob"))
     tool.invoke("3", of("ann"))
-    assert backend.executed == [("langchain.ann", "1"), ("langchain.bob", "2"), ("langchain.ann", "3")]
+    assert backend.identifiers == ["langchain.ann", "langchain.bob", "langchain.ann"]
 
 
 def test_without_a_conversation_the_call_is_refused_instead_of_shared(
@@ -304,13 +310,13 @@ def test_without_a_conversation_the_call_is_refused_instead_of_shared(
     for config in configs:
         with pytest.raises(InvalidRequest, match="thread_id"):
             tool.invoke(call("x"), config)
-    assert backend.executed == []
+    assert backend.runs == []
 
 
 @pytest.mark.parametrize("thread_id", ["a&x=1", "../a", "a b", "Grüße", "x" * 1000, "\n"])
 def test_any_thread_id_makes_a_valid_identifier(tool: GreenroomTool, backend: ScriptedBackend, thread_id: str) -> None:
     tool.invoke("x", of(thread_id))
-    identifier, _ = backend.executed[0]
+    (identifier,) = backend.identifiers
     assert set(identifier) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-~")
     assert len(identifier) <= 128
 
@@ -318,7 +324,7 @@ def test_any_thread_id_makes_a_valid_identifier(tool: GreenroomTool, backend: Sc
 def test_a_thread_id_need_not_be_text(tool: GreenroomTool, backend: ScriptedBackend) -> None:
     tool.invoke("x", of(UUID(int=7)))
     tool.invoke("x", of(7))
-    assert [identifier for identifier, _ in backend.executed] == [
+    assert backend.identifiers == [
         "langchain.00000000-0000-0000-0000-000000000007",
         "langchain.7",
     ]
@@ -328,7 +334,7 @@ def test_a_fixed_session_serves_every_call(pool: SessionPool, backend: ScriptedB
     tool = GreenroomTool(session=pool.session("ours"))
     tool.invoke("1")
     tool.invoke("2", of("ann"))
-    assert backend.executed == [("ours", "1"), ("ours", "2")]
+    assert backend.identifiers == ["ours", "ours"]
 
 
 async def test_a_session_per_call_is_deleted_after_it(pool: SessionPool, backend: ScriptedBackend) -> None:
@@ -338,18 +344,18 @@ async def test_a_session_per_call_is_deleted_after_it(pool: SessionPool, backend
     backend.answers["3"] = PoolFull("full", sessions=1)
     with pytest.raises(PoolFull):
         tool.invoke("3")
-    used = [identifier for identifier, _ in backend.executed]
+    used = backend.identifiers
     assert len(set(used)) == 3
     assert backend.deleted == used
 
 
 async def test_a_cancelled_session_per_call_is_deleted_too(pool: SessionPool, backend: ScriptedBackend) -> None:
-    running = asyncio.create_task(GreenroomTool(pool=pool, session_per_call=True).ainvoke("sleep"))
-    await until(lambda: bool(backend.executed))
+    running = asyncio.create_task(GreenroomTool(pool=pool, session_per_call=True).ainvoke(ENDLESS))
+    await until(lambda: bool(backend.runs))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert backend.deleted == [backend.executed[0][0]]
+    assert backend.deleted == backend.identifiers
 
 
 async def test_a_conversation_and_its_session_end_together(tool: GreenroomTool, backend: ScriptedBackend) -> None:
@@ -357,7 +363,7 @@ async def test_a_conversation_and_its_session_end_together(tool: GreenroomTool, 
         tool.invoke("x", config)
     async with tool.aconversation("ann") as config:
         await tool.ainvoke("y", config)
-    used = [identifier for identifier, _ in backend.executed]
+    used = backend.identifiers
     assert used[1] == "langchain.ann"
     assert backend.deleted == used
 

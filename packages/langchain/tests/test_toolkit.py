@@ -16,9 +16,10 @@ from langchain_greenroom.files import DownloadFileTool, ReadFileTool
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import ScriptedBackend
     from langchain_core.messages import ToolMessage
     from langchain_core.tools import BaseTool
+
+    from greenroom.testing import ScriptedBackend
 
 CONFIG: Any = {"configurable": {"thread_id": "ann"}}
 
@@ -55,7 +56,7 @@ def by_name(toolkit: GreenroomToolkit) -> dict[str, BaseTool]:
 def test_the_schemas_hold_only_what_a_model_may_choose(toolkit: GreenroomToolkit) -> None:
     schemas = [convert_to_openai_tool(tool)["function"] for tool in toolkit.get_tools()]
     assert {schema["name"]: list(schema["parameters"]["properties"]) for schema in schemas} == {
-        "python": ["code"],
+        "run_python": ["code"],
         "list_files": ["directory"],
         "read_file": ["path"],
         "download_file": ["path"],
@@ -73,16 +74,16 @@ def test_the_directory_has_to_exist(pool: SessionPool, tmp_path: Path) -> None:
 
 
 def test_the_settings_reach_the_tool_that_runs_python(pool: SessionPool) -> None:
-    tool: Any = by_name(GreenroomToolkit(pool=pool, timeout=5, budget=600, images=False))["python"]
-    assert (tool.timeout, tool.budget, tool.images) == (5, 600, False)
+    tool: Any = by_name(GreenroomToolkit(pool=pool, timeout=5, budget=600, images=True))["run_python"]
+    assert (tool.timeout, tool.budget, tool.images) == (5, 600, True)
 
 
 async def test_all_tools_of_a_conversation_share_its_session(
     use: Any, toolkit: GreenroomToolkit, backend: ScriptedBackend
 ) -> None:
     await use("upload_file", name="sales.csv")
-    await use("python", code="x")
-    assert backend.executed == [("langchain.ann", "x")]
+    await use("run_python", code="x")
+    assert backend.runs == [("langchain.ann", "x", None)]
     assert list(backend.contents) == ["langchain.ann"]
     with toolkit.conversation("ann"):
         toolkit.session_for("ann").upload(b"from the application", "notes.txt")
@@ -120,14 +121,14 @@ async def test_local_files_are_not_readable_through_the_upload_tool(
     ):
         message = await use("upload_file", name=name)
         assert message.status == "error"
-        assert message.content.endswith("Available: sales.csv.")
+        assert message.content.endswith("There are: sales.csv.")
     assert backend.contents == {}
 
 
 async def test_a_download_reaches_the_application_as_a_standard_file_block(use: Any) -> None:
     await use("upload_file", name="sales.csv")
     message = await use("download_file", path="sales.csv")
-    assert message.content == "The user now has /mnt/data/sales.csv (17 bytes)."
+    assert message.content == "The user has /mnt/data/sales.csv (17 bytes)."
     assert message.artifact == {
         "type": "file",
         "base64": base64.b64encode(b"month,sales\n1,10\n").decode(),
@@ -173,9 +174,9 @@ async def test_a_file_over_the_limit_is_not_fetched(pool: SessionPool, tool: typ
     session = pool.session("ours")
     session.upload(b"12345", "a.txt")
     small = tool(session=session, limit=4)
-    assert "takes 4 at most" in small.invoke({"path": "a.txt"})
-    assert "takes 4 at most" in await small.ainvoke({"path": "a.txt"})
-    assert "takes 4 at most" not in tool(session=session, limit=5).invoke({"path": "a.txt"})
+    assert "over the limit of 4 bytes" in small.invoke({"path": "a.txt"})
+    assert "over the limit of 4 bytes" in await small.ainvoke({"path": "a.txt"})
+    assert "over the limit of 4 bytes" not in tool(session=session, limit=5).invoke({"path": "a.txt"})
 
 
 async def test_a_full_disk_is_the_models_to_mend_and_a_full_pool_is_not(

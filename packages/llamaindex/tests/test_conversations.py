@@ -24,12 +24,15 @@ from llama_index.core.workflow import (
 from pydantic import BaseModel
 
 from greenroom import Execution, GreenroomError, Output, SessionPool
+from greenroom.testing import ENDLESS
 from llama_index.tools.greenroom import CONVERSATION_KEY, GreenroomToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import ScriptedBackend, ScriptedModel
+    from conftest import ScriptedModel
+
+    from greenroom.testing import ScriptedBackend
 
 
 # LlamaIndex's agents look for their steps among all their attributes, deprecated ones of pydantic included.
@@ -85,7 +88,7 @@ async def test_a_figure_does_not_make_an_agent_forget_the_conversation(
     spec: GreenroomToolSpec, scripted: Callable[..., ScriptedModel], backend: ScriptedBackend
 ) -> None:
     figure = Output({"image/png": base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()})
-    backend.outcomes["plot()"] = Execution("1", "succeeded", outputs=(figure,))
+    backend.answers["plot()"] = Execution("1", "succeeded", outputs=(figure,))
     llm = scripted([runs("plot()")], "Here.", "It rises.", "Thank you.")
     agent = FunctionAgent(llm=llm, tools=spec.to_tool_list())
     ctx = Context(agent)
@@ -105,7 +108,7 @@ async def test_a_memory_of_the_applications_choice_is_left_alone(
     class OwnMemory(ChatMemoryBuffer): ...
 
     figure = Output({"image/png": base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()})
-    backend.outcomes["plot()"] = Execution("1", "succeeded", outputs=(figure,))
+    backend.answers["plot()"] = Execution("1", "succeeded", outputs=(figure,))
     agent = FunctionAgent(llm=scripted([runs("plot()")], "Here."), tools=spec.to_tool_list())
     own = OwnMemory(token_limit=10_000)
     handler = agent.run(user_msg="Plot it.", memory=own)
@@ -234,7 +237,7 @@ async def test_a_session_per_call_lasts_for_its_call(pool: SessionPool, backend:
     await tool.acall(code="2")
     assert len(set(backend.identifiers)) == 2
     assert backend.deleted == backend.identifiers
-    assert tool.metadata.description.endswith("kept for the next.")
+    assert "Each call starts afresh" in tool.metadata.description
     with pytest.raises(GreenroomError):
         spec.session_for()
 
@@ -244,6 +247,6 @@ async def test_a_session_per_call_is_deleted_when_its_call_is_cancelled(
 ) -> None:
     (tool,) = GreenroomToolSpec(pool, session_per_call=True).to_tool_list()
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(tool.acall(code=backend.endless), 0.2)
+        await asyncio.wait_for(tool.acall(code=ENDLESS), 0.2)
     assert backend.deleted == backend.identifiers
     assert len(backend.deleted) == 1

@@ -18,14 +18,17 @@ from llama_index.core.workflow import Context
 from workflows.errors import WorkflowCancelledByUser
 
 from greenroom import Execution, ExecutionError, Output, PoolFull, SessionPool
+from greenroom.testing import ENDLESS, until
 from llama_index.tools.greenroom import CONVERSATION_KEY, GreenroomToolSpec, execution_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import ScriptedBackend, ScriptedModel
+    from conftest import ScriptedModel
     from llama_index.core.tools import FunctionTool
+
+    from greenroom.testing import ScriptedBackend
 
 # LlamaIndex's agents look for their steps among all their attributes, deprecated ones of pydantic included.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning")
@@ -35,12 +38,6 @@ PNG = b"\x89PNG\r\n\x1a\n and the rest of a picture"
 
 def runs(code: str) -> ToolCallBlock:
     return ToolCallBlock(tool_call_id=code, tool_name="run_python", tool_kwargs={"code": code})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  it comes true on the pool's event loop
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -63,21 +60,21 @@ async def test_a_clean_up_that_mangles_code(
 ) -> None:
     run_python.call(code=written)
     await run_python.acall(code=written)
-    assert [code for _, code, _ in backend.runs] == [run, run]
+    assert backend.codes == [run, run]
 
 
 async def test_no_timeout_or_one_that_is_not_the_sandboxes(pool: SessionPool, backend: ScriptedBackend) -> None:
     spec = GreenroomToolSpec(session=pool.session(), timeout=100)
     spec.run_python("1")
     await spec.arun_python("1")
-    assert [timeout for _, _, timeout in backend.runs] == [100, 100]
+    assert backend.timeouts == [100, 100]
 
 
 async def test_an_error_that_is_dropped(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
     full = PoolFull("All 2 sessions are taken. Delete one.", sessions=2, retry_after=30)
-    backend.outcomes["1"] = full
+    backend.answers["1"] = full
     agent = FunctionAgent(llm=scripted([runs("1")], "Later."), tools=GreenroomToolSpec(pool).to_tool_list())
     handler = agent.run(user_msg="go")
     outputs = [event.tool_output async for event in handler.stream_events() if "tool_output" in event.model_fields_set]
@@ -93,7 +90,7 @@ async def test_a_failed_execution_that_looks_like_a_success(
     status: Literal["failed", "timed_out", "cancelled"],
 ) -> None:
     error = ExecutionError("Error", "it broke")
-    backend.outcomes["x"] = Execution("1", status, stdout="fine so far\n", error=error)
+    backend.answers["x"] = Execution("1", status, stdout="fine so far\n", error=error)
     for output in (run_python.call(code="x"), await run_python.acall(code="x")):
         assert output.is_error
         assert not output.content.startswith("stdout")
@@ -106,7 +103,7 @@ def test_a_schema_that_leaks_internal_parameters(pool: SessionPool, tmp_path: Pa
     shown = {each["name"]: list(each["parameters"]["properties"]) for each in described}
     assert shown == {
         "run_python": ["code"],
-        "list_files": [],
+        "list_files": ["directory"],
         "read_file": ["path"],
         "download_file": ["path"],
         "upload_file": ["name"],
@@ -116,7 +113,7 @@ def test_a_schema_that_leaks_internal_parameters(pool: SessionPool, tmp_path: Pa
 
 def test_images_that_are_stripped_or_shown_as_base64(run_python: FunctionTool, backend: ScriptedBackend) -> None:
     encoded = base64.b64encode(PNG).decode()
-    backend.outcomes["plot()"] = Execution("1", "succeeded", outputs=(Output({"image/png": encoded}, is_result=True),))
+    backend.answers["plot()"] = Execution("1", "succeeded", outputs=(Output({"image/png": encoded}, is_result=True),))
     output = run_python.call(code="plot()")
     assert any(isinstance(block, ImageBlock) for block in output.blocks)
     assert encoded[:16] not in output.content
@@ -128,7 +125,7 @@ def test_images_that_are_stripped_or_shown_as_base64(run_python: FunctionTool, b
 async def test_async_that_is_a_thread_or_blocks_the_loop(run_python: FunctionTool, backend: ScriptedBackend) -> None:
     await run_python.acall(code="1")  # the pool's own thread
     before = threading.active_count()
-    calls = [asyncio.create_task(run_python.acall(code=backend.endless)) for _ in range(50)]
+    calls = [asyncio.create_task(run_python.acall(code=ENDLESS)) for _ in range(50)]
     await until(lambda: len(backend.runs) == 51)
     assert threading.active_count() == before
     for call in calls:
@@ -137,7 +134,7 @@ async def test_async_that_is_a_thread_or_blocks_the_loop(run_python: FunctionToo
 
 
 async def test_async_that_cannot_be_cancelled(run_python: FunctionTool, backend: ScriptedBackend) -> None:
-    call = asyncio.create_task(run_python.acall(code=backend.endless))
+    call = asyncio.create_task(run_python.acall(code=ENDLESS))
     await until(lambda: bool(backend.runs))
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -148,7 +145,7 @@ async def test_async_that_cannot_be_cancelled(run_python: FunctionTool, backend:
 async def test_a_cancelled_run_whose_code_runs_on(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
-    llm = scripted([runs(backend.endless)])
+    llm = scripted([runs(ENDLESS)])
     handler = FunctionAgent(llm=llm, tools=GreenroomToolSpec(pool).to_tool_list()).run(user_msg="go")
     await until(lambda: bool(backend.runs))
     await handler.cancel_run()
@@ -225,4 +222,4 @@ async def test_local_files_that_the_model_reads_through_the_upload(
         for output in (upload_file.call(name=name), await upload_file.acall(name=name)):
             assert output.is_error
             assert "secret" not in output.content.replace(repr(name), "")
-    assert not backend.stored["uploads"]
+    assert not backend.contents["uploads"]

@@ -13,8 +13,9 @@ from llama_index.tools.greenroom import Download, GreenroomToolSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import ScriptedBackend
     from llama_index.core.tools import ToolOutput
+
+    from greenroom.testing import ScriptedBackend
 
 CONTENT = b"region,total\nnorth,1\n"
 
@@ -46,7 +47,7 @@ def call(pool: SessionPool, uploads: Path, request: pytest.FixtureRequest) -> Ca
 
 async def test_the_model_lists_the_files_of_its_session(call: Call, backend: ScriptedBackend) -> None:
     assert (await call("list_files")).content == "There are no files."
-    backend.stored["files"] = {"/mnt/data/a.csv": b"12345", "/mnt/data/charts/b.png": b""}
+    backend.contents["files"] = {"/mnt/data/a.csv": b"12345", "/mnt/data/charts/b.png": b""}
     output = await call("list_files")
     assert output.content == "/mnt/data/a.csv (5 bytes)\n/mnt/data/charts/b.png (0 bytes)"
     assert output.raw_output.artifact == [
@@ -55,7 +56,7 @@ async def test_the_model_lists_the_files_of_its_session(call: Call, backend: Scr
 
 
 async def test_the_model_reads_a_text_and_of_a_long_one_its_ends(call: Call, backend: ScriptedBackend) -> None:
-    backend.stored["files"] = {"/mnt/data/short": "größer".encode(), "/mnt/data/long": b"x" * 9_000}
+    backend.contents["files"] = {"/mnt/data/short": "größer".encode(), "/mnt/data/long": b"x" * 9_000}
     assert (await call("read_file", path="short")).content == "größer"
     text = (await call("read_file", path="/mnt/data/long")).content
     assert len(text) <= 500
@@ -74,14 +75,14 @@ async def test_the_model_reads_a_text_and_of_a_long_one_its_ends(call: Call, bac
 async def test_a_file_that_cannot_be_read_is_a_result_that_says_why(
     call: Call, backend: ScriptedBackend, path: str, reason: str
 ) -> None:
-    backend.stored["files"] = {"/mnt/data/picture.png": b"\x89PNG", "/mnt/data/huge.log": bytes(2 << 20)}
+    backend.contents["files"] = {"/mnt/data/picture.png": b"\x89PNG", "/mnt/data/huge.log": bytes(2 << 20)}
     output = await call("read_file", path=path)
     assert output.is_error
     assert reason in output.content
 
 
 async def test_the_model_hands_a_file_over_as_bytes_with_a_mime_type(call: Call, backend: ScriptedBackend) -> None:
-    backend.stored["files"] = {"/mnt/data/report.csv": CONTENT}
+    backend.contents["files"] = {"/mnt/data/report.csv": CONTENT}
     output = await call("download_file", path="report.csv")
     assert "region" not in output.content
     download = output.raw_output.artifact
@@ -92,7 +93,7 @@ async def test_the_model_hands_a_file_over_as_bytes_with_a_mime_type(call: Call,
 async def test_a_file_that_is_too_large_to_hand_over_is_refused_before_it_is_fetched(
     call: Call, backend: ScriptedBackend
 ) -> None:
-    backend.stored["files"] = {"/mnt/data/all.zip": bytes((20 << 20) + 1)}
+    backend.contents["files"] = {"/mnt/data/all.zip": bytes((20 << 20) + 1)}
     output = await call("download_file", path="all.zip")
     assert isinstance(output.exception, FileRefused)
 
@@ -100,7 +101,7 @@ async def test_a_file_that_is_too_large_to_hand_over_is_refused_before_it_is_fet
 async def test_the_model_puts_a_provided_file_into_its_session(call: Call, backend: ScriptedBackend) -> None:
     output = await call("upload_file", name="sales.csv")
     assert output.content == f"The file is at /mnt/data/sales.csv ({len(CONTENT)} bytes)."
-    assert backend.stored["files"] == {"/mnt/data/sales.csv": CONTENT}
+    assert backend.contents["files"] == {"/mnt/data/sales.csv": CONTENT}
 
 
 async def test_a_wrong_name_gets_the_names_that_there_are(call: Call) -> None:

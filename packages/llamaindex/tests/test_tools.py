@@ -22,7 +22,7 @@ from greenroom import (
 from llama_index.tools.greenroom import GreenroomToolSpec, ModelBlocks, execution_of
 
 if TYPE_CHECKING:
-    from conftest import ScriptedBackend
+    from greenroom.testing import ScriptedBackend
 
 PNG = b"\x89PNG\r\n\x1a\n and the rest of a picture"
 SVG = b"<svg/>"
@@ -55,12 +55,12 @@ def test_the_tool_introduces_itself_to_models_and_is_short_enough_for_every_prov
     described = run_python.metadata.to_openai_tool()["function"]
     assert described["name"] == "run_python"
     assert described["description"].startswith("Run Python code in an isolated sandbox")
-    assert described["description"].endswith("are kept from call to call.")
+    assert "are kept from call to call. You get back" in described["description"]
     assert described["parameters"]["properties"]["code"]["description"]
 
 
 def test_the_model_reads_one_text_and_sees_the_figures(run_python: FunctionTool, backend: ScriptedBackend) -> None:
-    backend.outcomes["plot()"] = chart(**{"image/png": base64.b64encode(PNG).decode()})
+    backend.answers["plot()"] = chart(**{"image/png": base64.b64encode(PNG).decode()})
     text, image = run_python.call(code="plot()").blocks
     assert isinstance(text, TextBlock)
     assert "figure-1.png" in text.text
@@ -72,7 +72,7 @@ def test_the_model_reads_one_text_and_sees_the_figures(run_python: FunctionTool,
 def test_the_model_sees_no_figure_in_a_format_that_makes_providers_refuse_the_conversation(
     run_python: FunctionTool, backend: ScriptedBackend
 ) -> None:
-    backend.outcomes["plot()"] = chart(**{"image/svg+xml": SVG.decode()})
+    backend.answers["plot()"] = chart(**{"image/svg+xml": SVG.decode()})
     output = run_python.call(code="plot()")
     assert [type(block) for block in output.blocks] == [TextBlock]
     execution = execution_of(output)
@@ -83,7 +83,7 @@ def test_the_model_sees_no_figure_in_a_format_that_makes_providers_refuse_the_co
 def test_figures_can_be_kept_from_the_model_and_still_reach_the_application(
     pool: SessionPool, backend: ScriptedBackend
 ) -> None:
-    backend.outcomes["plot()"] = chart(**{"image/png": base64.b64encode(PNG).decode()})
+    backend.answers["plot()"] = chart(**{"image/png": base64.b64encode(PNG).decode()})
     output = GreenroomToolSpec(session=pool.session(), images=False).to_tool_list()[0].call(code="plot()")
     assert [type(block) for block in output.blocks] == [TextBlock]
     assert "figure-1.png" in output.content
@@ -93,7 +93,7 @@ def test_figures_can_be_kept_from_the_model_and_still_reach_the_application(
 
 
 def test_the_text_keeps_to_its_budget(pool: SessionPool, backend: ScriptedBackend) -> None:
-    backend.outcomes["print(…)"] = Execution("1", "succeeded", stdout="x" * 100_000)
+    backend.answers["print(…)"] = Execution("1", "succeeded", stdout="x" * 100_000)
     output = GreenroomToolSpec(session=pool.session(), budget=600).to_tool_list()[0].call(code="print(…)")
     assert len(output.content) <= 600
     assert "characters left out" in output.content
@@ -102,7 +102,7 @@ def test_the_text_keeps_to_its_budget(pool: SessionPool, backend: ScriptedBacken
 def test_a_failure_keeps_what_the_code_printed_and_drew_before_it(
     run_python: FunctionTool, backend: ScriptedBackend
 ) -> None:
-    backend.outcomes["x"] = FAILURE
+    backend.answers["x"] = FAILURE
     output = run_python.call(code="x")
     assert output.is_error
     assert "before" in output.content
@@ -122,7 +122,7 @@ async def test_code_that_is_none_is_a_result_that_the_model_can_mend(
 
 
 async def test_what_no_code_can_mend_is_raised(run_python: FunctionTool, backend: ScriptedBackend) -> None:
-    backend.outcomes["1"] = EngineUnavailable("Start Docker.")
+    backend.answers["1"] = EngineUnavailable("Start Docker.")
     with pytest.raises(EngineUnavailable):
         run_python.call(code="1")
     with pytest.raises(EngineUnavailable):
@@ -130,7 +130,7 @@ async def test_what_no_code_can_mend_is_raised(run_python: FunctionTool, backend
 
 
 async def test_both_spellings_give_the_same(spec: GreenroomToolSpec, backend: ScriptedBackend) -> None:
-    backend.outcomes["x"] = FAILURE
+    backend.answers["x"] = FAILURE
     blocks = spec.run_python("x")
     assert blocks == await spec.arun_python("x")
     assert blocks.artifact == FAILURE
@@ -141,7 +141,7 @@ async def test_a_model_that_calls_the_parameter_otherwise_is_understood(
 ) -> None:
     output = await acall_tool(run_python, {"python_code": "1 + 1"})
     assert not output.is_error
-    assert [code for _, code, _ in backend.runs] == ["1 + 1"]
+    assert backend.codes == ["1 + 1"]
 
 
 def test_an_application_can_describe_a_tool_in_its_own_words(spec: GreenroomToolSpec) -> None:
@@ -162,7 +162,7 @@ def test_an_application_can_add_tools_of_its_own(pool: SessionPool) -> None:
 
 
 def test_an_output_survives_the_serialization_of_a_workflow(run_python: FunctionTool, backend: ScriptedBackend) -> None:
-    backend.outcomes["x"] = FAILURE
+    backend.answers["x"] = FAILURE
     output = run_python.call(code="x")
     again = ToolOutput(**json.loads(output.model_dump_json()))
     assert again.blocks == output.blocks

@@ -1,10 +1,7 @@
-"""A model that does as it is told, and a pool without sandboxes."""
+"""A model that does as it is told."""
 
-import asyncio
 import json
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, ClassVar, TypeAlias
 
 from semantic_kernel.connectors.ai import PromptExecutionSettings
@@ -19,10 +16,6 @@ from semantic_kernel.contents import (
     StreamingTextContent,
     TextContent,
 )
-
-from greenroom import Execution, FileMissing, RemoteFile, StreamText
-from greenroom.backend import OnEvent
-from greenroom.testing import BareBackend
 
 Turn: TypeAlias = str | list[FunctionCallContent]
 """What a model says: an answer, or calls of functions."""
@@ -66,68 +59,3 @@ class ScriptedModel(ChatCompletionClientBase):
         turn = self.script(chat_history)
         items = [StreamingTextContent(choice_index=0, text=turn)] if isinstance(turn, str) else turn
         yield [StreamingChatMessageContent(AuthorRole.ASSISTANT, choice_index=0, items=[*items])]
-
-
-class Stage(BareBackend):
-    """Plays a pool: keeps files, notes what it is asked to run, and answers what the test has set."""
-
-    def __init__(self) -> None:
-        self.answer: Execution | Exception = Execution(id="1", status="succeeded")
-        self.says: tuple[str, ...] = ()
-        self.endless = False
-        self.executed: list[tuple[str, str]] = []
-        self.started = threading.Event()
-        self.interrupted = threading.Event()
-        self.timeouts: list[float | None] = []
-        self.deleted: list[str] = []
-        self.contents: dict[str, dict[str, bytes]] = {}
-
-    @property
-    def codes(self) -> list[str]:
-        return [code for _, code in self.executed]
-
-    @property
-    def identifiers(self) -> list[str]:
-        return [identifier for identifier, _ in self.executed]
-
-    async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
-    ) -> Execution:
-        self.executed.append((identifier, code))
-        self.timeouts.append(timeout)
-        self.started.set()
-        if on_event is not None:
-            for text in self.says:
-                on_event(StreamText("stdout", text))
-        try:
-            if self.endless:
-                await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.interrupted.set()
-            raise
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
-        content = b"".join([chunk async for chunk in chunks])
-        self.contents.setdefault(identifier, {})[path] = content
-        return await self.file(identifier, path)
-
-    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
-        await self.file(identifier, path)
-        yield self.contents[identifier][path]
-
-    async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
-        return [await self.file(identifier, name) for name in self.contents.get(identifier, {})]
-
-    async def file(self, identifier: str, path: str) -> RemoteFile:
-        if path not in (files := self.contents.get(identifier, {})):
-            raise FileMissing(f"There is no file {path!r} in the session.")
-        return RemoteFile(path, len(files[path]), datetime.now(UTC))
-
-    async def delete_file(self, identifier: str, path: str) -> None:
-        del self.contents[identifier][path]
-
-    async def delete(self, identifier: str) -> None:
-        self.deleted.append(identifier)

@@ -108,7 +108,7 @@ async def test_calls_of_one_turn_share_the_session(
     plugin: GreenroomPlugin, thread: ChatHistoryAgentThread, agent_with: MakeAgent
 ) -> None:
     write = call("run_python", code="open('/mnt/data/a.txt', 'w').write('x' * 9);")
-    turns = [write], [call("list_files"), call("read_text_file", path="a.txt")], "Done."
+    turns = [write], [call("list_files"), call("read_file", path="a.txt")], "Done."
     agent = agent_with(plugin, ScriptedModel(ai_model_id="scripted", script=play(*turns)))
     await agent.get_response("Write.", thread=thread, arguments=arguments(thread))
     assert sorted((await results(thread))[1:]) == ["/mnt/data/a.txt (9 bytes)", "xxxxxxxxx"]

@@ -10,9 +10,10 @@ from semantic_kernel.exceptions import KernelInvokeException
 from semantic_kernel.functions import KernelArguments
 
 from greenroom import InvalidRequest, SessionPool
+from greenroom.testing import ENDLESS, ScriptedBackend, until
 from greenroom_semantic_kernel import GreenroomPlugin
 
-from .doubles import ScriptedModel, Stage, call, play
+from .doubles import ScriptedModel, call, play
 
 MakeAgent = Callable[..., ChatCompletionAgent]
 
@@ -22,36 +23,40 @@ async def ask(agent: ChatCompletionAgent, question: str, thread: ChatHistoryAgen
     return str(response)
 
 
-async def test_two_users_of_one_agent_never_meet(pool: SessionPool, stage: Stage, agent_with: MakeAgent) -> None:
+async def test_two_users_of_one_agent_never_meet(
+    pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
+) -> None:
     agent = agent_with(GreenroomPlugin(pool=pool))
     alice, bob = ChatHistoryAgentThread(), ChatHistoryAgentThread()
     await asyncio.gather(ask(agent, "a = 1", alice), ask(agent, "b = 2", bob))
     await ask(agent, "a", alice)
     sessions: dict[str, set[str]] = {}
-    for identifier, code in stage.executed:
+    for identifier, code, _ in backend.runs:
         sessions.setdefault(identifier, set()).add(code)
     assert sorted(map(sorted, sessions.values())) == [["a", "a = 1"], ["b = 2"]]
 
 
-async def test_a_session_is_found_again_by_a_new_plugin(pool: SessionPool, stage: Stage) -> None:
+async def test_a_session_is_found_again_by_a_new_plugin(pool: SessionPool, backend: ScriptedBackend) -> None:
     for _ in range(2):
         await GreenroomPlugin(pool=pool).run_python("1", KernelArguments(thread_id="user 7, chat 1"))
-    assert len(set(stage.identifiers)) == 1
+    assert len(set(backend.identifiers)) == 1
 
 
 async def test_the_application_uses_the_session_of_a_thread(
-    pool: SessionPool, stage: Stage, agent_with: MakeAgent
+    pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
 ) -> None:
     plugin, thread = GreenroomPlugin(pool=pool), ChatHistoryAgentThread()
     session = plugin.session(thread)
     await session.aupload(b"1,2", "data.csv")
     await ask(agent_with(plugin), "read()", thread)
-    assert stage.identifiers == [session.identifier]
+    assert backend.identifiers == [session.identifier]
     assert session.identifier == plugin.session(thread.id).identifier
 
 
 @pytest.mark.parametrize("thread_id", [None, "", 7])
-async def test_without_a_conversation_no_code_runs(pool: SessionPool, stage: Stage, thread_id: object) -> None:
+async def test_without_a_conversation_no_code_runs(
+    pool: SessionPool, backend: ScriptedBackend, thread_id: object
+) -> None:
     kernel = Kernel()
     kernel.add_plugin(GreenroomPlugin(pool=pool))
     arguments = KernelArguments(code="1", thread_id=thread_id)
@@ -59,55 +64,56 @@ async def test_without_a_conversation_no_code_runs(pool: SessionPool, stage: Sta
         await kernel.invoke(plugin_name="greenroom", function_name="run_python", arguments=arguments)
     assert isinstance(raised.value.__cause__, InvalidRequest)
     assert "KernelArguments(thread_id=thread.id)" in str(raised.value.__cause__)
-    assert stage.executed == []
+    assert backend.runs == []
 
 
 async def test_an_agent_without_a_conversation_runs_no_code(
-    pool: SessionPool, stage: Stage, agent_with: MakeAgent
+    pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
 ) -> None:
     response = await agent_with(GreenroomPlugin(pool=pool)).get_response("1")
     assert "names no conversation" in str(response)
-    assert stage.executed == []
+    assert backend.runs == []
 
 
 @pytest.mark.parametrize("stolen", [{"thread_id": "alice"}, {"arguments": {"thread_id": "alice"}}])
 async def test_a_model_cannot_choose_the_conversation(
-    pool: SessionPool, stage: Stage, agent_with: MakeAgent, stolen: dict[str, object]
+    pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent, stolen: dict[str, object]
 ) -> None:
     script = play([call("run_python", code="print(secret)", **stolen)], "done")
     plugin = GreenroomPlugin(pool=pool)
     agent = agent_with(plugin, ScriptedModel(ai_model_id="thief", script=script))
     await agent.get_response("Go.", arguments=KernelArguments(thread_id="bob"))
-    assert plugin.session("alice").identifier not in stage.identifiers
+    assert plugin.session("alice").identifier not in backend.identifiers
 
 
-async def test_a_fixed_session_serves_every_conversation(pool: SessionPool, stage: Stage) -> None:
+async def test_a_fixed_session_serves_every_conversation(pool: SessionPool, backend: ScriptedBackend) -> None:
     session = pool.session("team-analysis")
     plugin = GreenroomPlugin(session=session)
     await plugin.run_python("1")
     await plugin.run_python("2", KernelArguments(thread_id="another"))
-    assert stage.identifiers == ["team-analysis", "team-analysis"]
+    assert backend.identifiers == ["team-analysis", "team-analysis"]
     assert plugin.session(ChatHistoryAgentThread()) is session
 
 
 async def test_with_a_session_per_call_each_is_new_and_deleted_after_it(
-    pool: SessionPool, stage: Stage, agent_with: MakeAgent
+    pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
 ) -> None:
     agent = agent_with(GreenroomPlugin(pool=pool, session_per_call=True))
     await agent.get_response("1")
     await agent.get_response("2")
-    assert len(set(stage.identifiers)) == 2
-    assert stage.deleted == stage.identifiers
+    assert len(set(backend.identifiers)) == 2
+    assert backend.deleted == backend.identifiers
 
 
-async def test_a_session_per_call_is_deleted_when_the_call_is_cancelled(pool: SessionPool, stage: Stage) -> None:
-    stage.endless = True
-    task = asyncio.create_task(GreenroomPlugin(pool=pool, session_per_call=True).run_python("while True: pass"))
-    assert await asyncio.to_thread(stage.started.wait, 5)
+async def test_a_session_per_call_is_deleted_when_the_call_is_cancelled(
+    pool: SessionPool, backend: ScriptedBackend
+) -> None:
+    task = asyncio.create_task(GreenroomPlugin(pool=pool, session_per_call=True).run_python(ENDLESS))
+    await until(lambda: bool(backend.runs))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert stage.deleted == stage.identifiers
+    assert backend.deleted == backend.identifiers
 
 
 def test_with_a_session_per_call_there_is_none_for_the_application(pool: SessionPool) -> None:

@@ -20,9 +20,10 @@ from semantic_kernel.exceptions import KernelInvokeException
 from semantic_kernel.functions import KernelArguments
 
 from greenroom import Execution, ExecutionError, Output, PoolFull, SessionPool
+from greenroom.testing import ENDLESS, ScriptedBackend, until
 from greenroom_semantic_kernel import GreenroomPlugin
 
-from .doubles import Stage
+PNG = b"\x89PNG\r\n\x1a\n" + b"picture" * 100
 
 MakeAgent = Callable[..., ChatCompletionAgent]
 
@@ -33,19 +34,21 @@ def plugin(pool: SessionPool) -> GreenroomPlugin:
 
 
 @pytest.mark.parametrize("code", ["python_version = 3", "py = 1\npy", "  x = `1`", "s = '''\n```py\n1\n```\n'''"])
-async def test_a_clean_up_that_changes_code(plugin: GreenroomPlugin, stage: Stage, code: str) -> None:
+async def test_a_clean_up_that_changes_code(plugin: GreenroomPlugin, backend: ScriptedBackend, code: str) -> None:
     await plugin.run_python(code)
-    assert stage.codes == [code]
+    assert backend.codes == [code]
 
 
 @pytest.mark.parametrize("fence", ["```", "```py", "```python"])
-async def test_a_fence_whose_language_becomes_code(plugin: GreenroomPlugin, stage: Stage, fence: str) -> None:
+async def test_a_fence_whose_language_becomes_code(
+    plugin: GreenroomPlugin, backend: ScriptedBackend, fence: str
+) -> None:
     await plugin.run_python(f"{fence}\nprint(1)\n```")
-    assert stage.codes == ["print(1)"]
+    assert backend.codes == ["print(1)"]
 
 
-async def test_a_full_pool_whose_advice_is_dropped(plugin: GreenroomPlugin, stage: Stage) -> None:
-    stage.answer = PoolFull("All 5 sessions are taken.", sessions=5, retry_after=30)
+async def test_a_full_pool_whose_advice_is_dropped(plugin: GreenroomPlugin, backend: ScriptedBackend) -> None:
+    backend.answer = PoolFull("All 5 sessions are taken.", sessions=5, retry_after=30)
     kernel = Kernel()
     kernel.add_plugin(plugin)
     with pytest.raises(KernelInvokeException) as raised:
@@ -61,15 +64,15 @@ async def test_code_that_runs_without_end(sandboxes: SessionPool) -> None:
     assert text == text.execution.text_for_model()
 
 
-async def test_a_limit_on_time_that_is_not_the_callers(pool: SessionPool, stage: Stage) -> None:
+async def test_a_limit_on_time_that_is_not_the_callers(pool: SessionPool, backend: ScriptedBackend) -> None:
     session = pool.session(timeout=100)
     await GreenroomPlugin(session=session).run_python("1")
     await GreenroomPlugin(session=session, timeout=7).run_python("1")
-    assert stage.timeouts == [100, 7]
+    assert backend.timeouts == [100, 7]
 
 
-async def test_a_failure_that_looks_like_a_success(plugin: GreenroomPlugin, stage: Stage) -> None:
-    stage.answer = Execution("1", "failed", stdout="fine so far", error=ExecutionError("KeyError", "'year'"))
+async def test_a_failure_that_looks_like_a_success(plugin: GreenroomPlugin, backend: ScriptedBackend) -> None:
+    backend.answer = Execution("1", "failed", stdout="fine so far", error=ExecutionError("KeyError", "'year'"))
     assert (await plugin.run_python("table['year']")).startswith("The code failed")
 
 
@@ -82,52 +85,58 @@ def test_a_schema_that_leaks_internal_parameters(pool: SessionPool, options: dic
     code = parameters["greenroom-run_python"]
     assert code["required"] == list(code["properties"]) == ["code"]
     assert code["properties"]["code"]["type"] == "string"
-    assert {name for each in parameters.values() for name in each["properties"]} <= {"code", "path", "name"}
+    assert {name for each in parameters.values() for name in each["properties"]} <= {
+        "code",
+        "directory",
+        "path",
+        "name",
+    }
 
 
 async def test_images_that_are_stripped_or_that_the_model_is_never_told_of(
-    plugin: GreenroomPlugin, stage: Stage
+    plugin: GreenroomPlugin, backend: ScriptedBackend
 ) -> None:
-    encoded = base64.b64encode(b"\x89PNG" * 100).decode()
-    stage.answer = Execution("1", "succeeded", outputs=(Output({"image/png": encoded}, is_result=True),))
+    encoded = base64.b64encode(PNG).decode()
+    backend.answer = Execution("1", "succeeded", outputs=(Output({"image/png": encoded}, is_result=True),))
     text = await plugin.run_python("figure")
     assert "figure-1.png" in text
     assert encoded[:20] not in text
-    assert text.execution.images[0].data == b"\x89PNG" * 100
+    assert text.execution.images[0].data == PNG
 
 
-async def test_a_call_that_blocks_the_loop_and_cannot_be_cancelled(plugin: GreenroomPlugin, stage: Stage) -> None:
-    stage.endless = True
-    task = asyncio.create_task(plugin.run_python("forever()"))
-    assert await asyncio.to_thread(stage.started.wait, 5)  # this loop turns while the code runs
+async def test_a_call_that_blocks_the_loop_and_cannot_be_cancelled(
+    plugin: GreenroomPlugin, backend: ScriptedBackend
+) -> None:
+    task = asyncio.create_task(plugin.run_python(ENDLESS))
+    await until(lambda: bool(backend.runs))  # this loop turns while the code runs
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(stage.interrupted.wait, 5)
+    await until(lambda: backend.interrupted == backend.identifiers)
 
 
-async def test_sessions_that_nobody_deletes(pool: SessionPool, stage: Stage) -> None:
+async def test_sessions_that_nobody_deletes(pool: SessionPool, backend: ScriptedBackend) -> None:
     plugin, thread = GreenroomPlugin(pool=pool), ChatHistoryAgentThread()
     async with plugin.session(thread) as session:
         await plugin.run_python("1", KernelArguments(thread_id=thread.id))
-    assert stage.deleted == stage.identifiers == [session.identifier]
+    assert backend.deleted == backend.identifiers == [session.identifier]
     await plugin.session("another").adelete()
-    assert stage.deleted[1:] == [plugin.session("another").identifier]
+    assert backend.deleted[1:] == [plugin.session("another").identifier]
 
 
-async def test_one_session_shared_by_all_users_of_a_plugin(pool: SessionPool, stage: Stage) -> None:
+async def test_one_session_shared_by_all_users_of_a_plugin(pool: SessionPool, backend: ScriptedBackend) -> None:
     plugin = GreenroomPlugin(pool=pool)
     for user in ("alice", "bob"):
         await plugin.run_python("1", KernelArguments(thread_id=user))
-    assert len(set(stage.identifiers)) == 2
+    assert len(set(backend.identifiers)) == 2
 
 
-async def test_identifiers_that_inject_a_parameter(pool: SessionPool, stage: Stage) -> None:
+async def test_identifiers_that_inject_a_parameter(pool: SessionPool, backend: ScriptedBackend) -> None:
     plugin = GreenroomPlugin(pool=pool)
     for thread_id in ("a", "a&x=1", "a/../b", "Ä ü", "A"):
         await plugin.run_python("1", KernelArguments(thread_id=thread_id))
-    assert len(set(stage.identifiers)) == 5
-    assert not set("".join(stage.identifiers)) & set("&=/?#% ")
+    assert len(set(backend.identifiers)) == 5
+    assert not set("".join(backend.identifiers)) & set("&=/?#% ")
 
 
 async def test_whole_programs_in_the_log(
@@ -140,7 +149,9 @@ async def test_whole_programs_in_the_log(
     assert not [record for record in ours if "hunter2" in record.getMessage()]
 
 
-async def test_local_files_within_reach_of_the_model(pool: SessionPool, stage: Stage, tmp_path: Path) -> None:
+async def test_local_files_within_reach_of_the_model(
+    pool: SessionPool, backend: ScriptedBackend, tmp_path: Path
+) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("hunter2")
     uploads = tmp_path / "uploads"
@@ -159,4 +170,4 @@ async def test_local_files_within_reach_of_the_model(pool: SessionPool, stage: S
     ):
         answer = await plugin.upload_file(name)
         assert answer.endswith("There are: none.")
-    assert stage.contents == {}
+    assert backend.contents == {}

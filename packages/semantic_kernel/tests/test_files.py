@@ -31,12 +31,12 @@ async def test_an_empty_session_says_that_there_are_no_files(plugin: GreenroomPl
 
 async def test_a_text_file_is_read(plugin: GreenroomPlugin, session: Session) -> None:
     await session.aupload("Größe: 7".encode(), "notes.txt")
-    assert await plugin.read_text_file("notes.txt") == "Größe: 7"
+    assert await plugin.read_file("notes.txt") == "Größe: 7"
 
 
 async def test_of_a_long_text_file_the_middle_is_left_out(session: Session) -> None:
     await session.aupload(b"begin" + b"." * 10_000 + b"end", "long.txt")
-    text = await GreenroomPlugin(session=session, budget=500).read_text_file("long.txt")
+    text = await GreenroomPlugin(session=session, budget=500).read_file("long.txt")
     assert text.startswith("begin")
     assert text.endswith("end")
     assert len(text) <= 500
@@ -51,13 +51,13 @@ async def test_a_file_that_cannot_be_read_is_answered(
     plugin: GreenroomPlugin, session: Session, content: bytes, answer: str
 ) -> None:
     await session.aupload(content, "odd.bin")
-    assert answer in await plugin.read_text_file("odd.bin")
+    assert answer in await plugin.read_file("odd.bin")
 
 
 @pytest.mark.parametrize("path", ["no.txt", "../etc/passwd", "/etc/passwd", "", "a\0b"])
 async def test_a_path_without_a_file_is_answered(plugin: GreenroomPlugin, path: str) -> None:
-    for answer in (await plugin.read_text_file(path), await plugin.download_file(path)):
-        assert answer.startswith(("There is no file", "The path"))
+    for answer in (await plugin.read_file(path), await plugin.download_file(path)):
+        assert answer.startswith(("The session has no file", "The path"))
 
 
 async def test_a_download_brings_the_application_the_bytes_and_the_model_a_note(
@@ -67,7 +67,11 @@ async def test_a_download_brings_the_application_the_bytes_and_the_model_a_note(
     text = await plugin.download_file("charts/trend.png")
     assert isinstance(text, DownloadText)
     assert text == "The user has /mnt/data/charts/trend.png (4 bytes)."
-    assert (text.file.name, text.mime, text.data) == ("charts/trend.png", "image/png", b"\x89PNG")
+    assert (text.download.file.name, text.download.mime, text.download.data) == (
+        "charts/trend.png",
+        "image/png",
+        b"\x89PNG",
+    )
 
 
 async def test_a_download_over_the_limit_is_answered(plugin: GreenroomPlugin, session: Session) -> None:
@@ -88,7 +92,7 @@ def test_what_cannot_be_done_is_not_offered(session: Session, pool: SessionPool,
     def offered(plugin: object) -> set[str]:
         return set(Kernel().add_plugin(plugin).functions)
 
-    always = {"run_python", "list_files", "read_text_file", "download_file"}
+    always = {"run_python", "list_files", "read_file", "download_file"}
     assert offered(GreenroomPlugin(session=session)) == always
     assert offered(GreenroomPlugin(session=session, uploads=tmp_path)) == always | {"upload_file"}
     assert offered(GreenroomPlugin(pool=pool, session_per_call=True)) == {"run_python"}

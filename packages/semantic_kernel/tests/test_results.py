@@ -3,7 +3,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # (the arguments and filters of a kernel are partly untyped)
 
-import asyncio
 import base64
 import copy
 import pickle
@@ -29,13 +28,13 @@ from greenroom import (
     SessionPool,
     StreamText,
 )
+from greenroom.adapters import Answer
+from greenroom.testing import ENDLESS, ScriptedBackend, until
 from greenroom_semantic_kernel import ExecutionText, GreenroomPlugin, executions, image_contents
-
-from .doubles import Stage
 
 Next: TypeAlias = Callable[[FunctionInvocationContext], Awaitable[None]]
 
-PIXEL = b"\x89PNG pixel"
+PIXEL = b"\x89PNG\r\n\x1a\n pixel"
 SVG = "<svg/>"
 FIGURES = Execution(
     id="1",
@@ -47,6 +46,10 @@ FIGURES = Execution(
     ),
 )
 FAILED = Execution(id="1", status="failed", error=ExecutionError("NameError", "name 'x' is not defined"))
+
+
+def text_of(execution: Execution) -> ExecutionText:
+    return ExecutionText.of(Answer(execution.text_for_model(), execution))
 
 
 @pytest.fixture
@@ -67,19 +70,19 @@ async def run(kernel: Kernel, code: str) -> FunctionResult:
     return result
 
 
-async def test_the_model_reads_the_text_made_for_models(kernel: Kernel, stage: Stage) -> None:
-    stage.answer = FIGURES
+async def test_the_model_reads_the_text_made_for_models(kernel: Kernel, backend: ScriptedBackend) -> None:
+    backend.answer = FIGURES
     assert str(await run(kernel, "draw()")) == FIGURES.text_for_model()
 
 
-async def test_a_result_keeps_the_budget(pool: SessionPool, stage: Stage) -> None:
-    stage.answer = Execution(id="1", status="succeeded", stdout="long " * 1000)
+async def test_a_result_keeps_the_budget(pool: SessionPool, backend: ScriptedBackend) -> None:
+    backend.answer = Execution(id="1", status="succeeded", stdout="long " * 1000)
     plugin = GreenroomPlugin(session=pool.session(), budget=300)
     assert len(await plugin.run_python("show()")) <= 300
 
 
-async def test_a_result_brings_the_whole_execution(kernel: Kernel, stage: Stage) -> None:
-    stage.answer = FIGURES
+async def test_a_result_brings_the_whole_execution(kernel: Kernel, backend: ScriptedBackend) -> None:
+    backend.answer = FIGURES
     text = (await run(kernel, "draw()")).value
     assert isinstance(text, ExecutionText)
     assert [(image.mime, image.data) for image in text.execution.images] == [
@@ -89,13 +92,13 @@ async def test_a_result_brings_the_whole_execution(kernel: Kernel, stage: Stage)
 
 
 def test_a_result_outlives_copying_and_pickling() -> None:
-    text = ExecutionText.of(FIGURES, 1000)
+    text = text_of(FIGURES)
     for duplicate in (copy.copy(text), copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
         assert (duplicate, duplicate.execution) == (text, FIGURES)
 
 
-async def test_a_failed_execution_is_a_result(kernel: Kernel, stage: Stage) -> None:
-    stage.answer = FAILED
+async def test_a_failed_execution_is_a_result(kernel: Kernel, backend: ScriptedBackend) -> None:
+    backend.answer = FAILED
     result = await run(kernel, "x")
     assert str(result).startswith("The code failed")
     assert result.value.execution.status == "failed"
@@ -105,8 +108,10 @@ async def test_empty_code_is_answered_with_the_rule(kernel: Kernel) -> None:
     assert "it is empty" in str(await run(kernel, "  \n"))
 
 
-async def test_a_lost_sandbox_is_a_result_as_the_next_call_gets_a_new_one(kernel: Kernel, stage: Stage) -> None:
-    stage.answer = SandboxLost("The sandbox ended; its variables and files are gone.")
+async def test_a_lost_sandbox_is_a_result_as_the_next_call_gets_a_new_one(
+    kernel: Kernel, backend: ScriptedBackend
+) -> None:
+    backend.answer = SandboxLost("The sandbox ended; its variables and files are gone.")
     assert "are gone" in str(await run(kernel, "1"))
 
 
@@ -119,15 +124,15 @@ async def test_a_lost_sandbox_is_a_result_as_the_next_call_gets_a_new_one(kernel
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_no_model_can_mend_is_raised(kernel: Kernel, stage: Stage, error: Exception) -> None:
-    stage.answer = error
+async def test_what_no_model_can_mend_is_raised(kernel: Kernel, backend: ScriptedBackend, error: Exception) -> None:
+    backend.answer = error
     with pytest.raises(KernelInvokeException) as raised:
         await run(kernel, "1")
     assert raised.value.__cause__ is error
 
 
-async def test_filters_see_arguments_and_results(kernel: Kernel, stage: Stage) -> None:
-    stage.answer = FIGURES
+async def test_filters_see_arguments_and_results(kernel: Kernel, backend: ScriptedBackend) -> None:
+    backend.answer = FIGURES
     seen: list[tuple[str, Execution]] = []
 
     async def watch(context: FunctionInvocationContext, next: Next) -> None:  # noqa: A002  the kernel's name
@@ -140,14 +145,14 @@ async def test_filters_see_arguments_and_results(kernel: Kernel, stage: Stage) -
     assert seen == [("draw()", FIGURES)]
 
 
-async def test_filters_can_change_the_code(kernel: Kernel, stage: Stage) -> None:
+async def test_filters_can_change_the_code(kernel: Kernel, backend: ScriptedBackend) -> None:
     async def replace(context: FunctionInvocationContext, next: Next) -> None:  # noqa: A002  as above
         context.arguments["code"] = "print(2)"
         await next(context)
 
     kernel.add_filter(FilterTypes.FUNCTION_INVOCATION, replace)
     await run(kernel, "print(1)")
-    assert stage.codes == ["print(2)"]
+    assert backend.codes == ["print(2)"]
 
 
 def test_figures_become_image_content_where_the_application_asks() -> None:
@@ -161,19 +166,18 @@ def test_executions_are_found_in_messages() -> None:
     results = [
         FunctionResultContent.from_function_call_content_and_result(request, value)
         for value in (
-            ExecutionText.of(FAILED, 1000),
+            text_of(FAILED),
             "the text of another function",
-            ExecutionText.of(FIGURES, 1000),
+            text_of(FIGURES),
         )
     ]
     assert executions(*(result.to_chat_message_content() for result in results)) == [FAILED, FIGURES]
 
 
 async def test_output_is_told_while_code_runs_with_the_arguments_of_its_invocation(
-    pool: SessionPool, stage: Stage
+    pool: SessionPool, backend: ScriptedBackend
 ) -> None:
-    stage.says = ("one\n", "two\n")
-    stage.answer = Execution(id="1", status="succeeded", stdout="one\ntwo\n")
+    backend.answer = Execution(id="1", status="succeeded", stdout="one\ntwo\n")
     told: list[tuple[object, str]] = []
 
     async def tell(output: StreamText | Output, arguments: KernelArguments) -> None:
@@ -184,19 +188,19 @@ async def test_output_is_told_while_code_runs_with_the_arguments_of_its_invocati
     kernel.add_plugin(GreenroomPlugin(session=pool.session(), on_output=tell))
     result = await kernel.invoke(plugin_name="greenroom", function_name="run_python", code="go()", request=7)
     assert told == [(7, "one\n"), (7, "two\n")]
-    assert str(result) == stage.answer.text_for_model()
+    assert str(result) == backend.answer.text_for_model()
 
 
-async def test_an_error_of_whoever_is_told_ends_the_code(pool: SessionPool, stage: Stage) -> None:
-    stage.says, stage.endless = ("one\n",), True
+async def test_an_error_of_whoever_is_told_ends_the_code(pool: SessionPool, backend: ScriptedBackend) -> None:
+    backend.answer = Execution(id="1", status="succeeded", stdout="one\n")
 
     async def tell(output: StreamText | Output, arguments: KernelArguments) -> None:
         raise ConnectionResetError("The browser is gone.")
 
     plugin = GreenroomPlugin(session=pool.session(), on_output=tell)
     with pytest.raises(ConnectionResetError):
-        await plugin.run_python("while True: print('one')")
-    assert await asyncio.to_thread(stage.interrupted.wait, 5)
+        await plugin.run_python(ENDLESS)
+    await until(lambda: backend.interrupted == backend.identifiers)
 
 
 def test_the_model_is_told_whether_state_is_kept(pool: SessionPool) -> None:
@@ -215,8 +219,8 @@ async def test_the_plugin_works_under_another_name(plugin: GreenroomPlugin) -> N
     assert result.value.execution.succeeded
 
 
-async def test_the_application_can_call_the_functions_itself(plugin: GreenroomPlugin, stage: Stage) -> None:
-    stage.answer = FIGURES
+async def test_the_application_can_call_the_functions_itself(plugin: GreenroomPlugin, backend: ScriptedBackend) -> None:
+    backend.answer = FIGURES
     assert (await plugin.run_python("draw()")).execution is FIGURES
 
 

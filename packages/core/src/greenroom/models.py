@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,12 +17,14 @@ Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
 DATA_DIR = "/mnt/data"
 """Where a session keeps its files, as in Azure."""
 
-_EXTENSIONS = {
-    "image/png": "png",
-    "image/jpeg": "jpg",
-    "image/gif": "gif",
-    "image/webp": "webp",
-    "image/svg+xml": "svg",
+# By mime type: the extension, and how the content begins. Whoever is sent a picture that is none may refuse all
+# that comes with it.
+_PICTURES = {
+    "image/png": ("png", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    "image/jpeg": ("jpg", re.compile(rb"\xff\xd8\xff")),
+    "image/gif": ("gif", re.compile(rb"GIF8[79]a")),
+    "image/webp": ("webp", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)),
+    "image/svg+xml": ("svg", re.compile(rb"")),
 }
 
 
@@ -71,17 +73,20 @@ class Output:
         return str(self.data.get("text/plain", ""))
 
     def image(self, name: str = "figure") -> Image | None:
-        """The picture in this output, if there is one, in its first form of png, jpeg, gif, webp and svg."""
-        for mime, extension in _EXTENSIONS.items():
+        """The picture in this output, if there is one, in its first form of png, jpeg, gif, webp and svg.
+
+        What says that it is a picture and does not begin like one is none.
+        """
+        for mime, (extension, beginning) in _PICTURES.items():
             content = self.data.get(mime)
             if not isinstance(content, str):
                 continue
-            if mime == "image/svg+xml":
-                return Image(f"{name}.{extension}", mime, content.encode())
             try:
-                return Image(f"{name}.{extension}", mime, base64.b64decode(content))
-            except binascii.Error:  # hostile input: not a picture
+                data = content.encode() if mime == "image/svg+xml" else base64.b64decode(content)
+            except ValueError:  # hostile input: not a picture
                 continue
+            if beginning.match(data):
+                return Image(f"{name}.{extension}", mime, data)
         return None
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -179,7 +184,7 @@ class Execution:
         frames, new files, and figures by name. Long parts are cut in the middle, with the number of characters
         left out. It never holds base64.
         """
-        from greenroom.modeltext import describe  # noqa: PLC0415  a view of the models, which stand alone
+        from greenroom.adapters.text import describe  # noqa: PLC0415  a view of the models, which stand alone
 
         return describe(self, budget)
 

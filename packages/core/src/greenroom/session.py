@@ -73,7 +73,12 @@ def check_path(path: str) -> str:
     return str(absolute)
 
 
-def _check_code(code: str) -> str:
+def check_code(code: str) -> str:
+    """Return the code if it can be run at all.
+
+    Raises:
+        InvalidRequest: it is empty, or has what UTF-8 cannot hold.
+    """
     if not isinstance(code, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The code is not valid: it must be str, not {type(code).__name__}.")
     if not code.strip():
@@ -190,7 +195,7 @@ class Session:
             self._portal,
             self._backend,
             self._identifier,
-            _check_code(code),
+            check_code(code),
             check_timeout(timeout, most=None),
         )
 
@@ -313,7 +318,7 @@ class Session:
     async def _execute(self, code: str, timeout: float | None, on_event: OnEvent | None) -> Execution:
         return await self._backend.execute(
             self._identifier,
-            _check_code(code),
+            check_code(code),
             timeout=check_timeout(timeout) or self._timeout,
             on_event=on_event,
         )

@@ -1,16 +1,23 @@
 """Which session a call works in, and which of its errors go to the model."""
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Literal, Self
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from greenroom import FileMissing, FileRefused, InvalidRequest, Session, SessionPool
-from greenroom.conversation import conversation_identifier
+from greenroom import Session, SessionPool, adapters
+from greenroom.adapters import MENDABLE, Sessions
+
+Timeout: TypeAlias = Annotated[float | None, AfterValidator(adapters.check_timeout)]
+Budget: TypeAlias = Annotated[int, AfterValidator(adapters.check_budget)]
+
+_ADVICE = (
+    'Invoke with config={"configurable": {"thread_id": "…"}}, which the context manager conversation() makes for you.'
+)
 
 
 class SessionSource(BaseModel):
@@ -24,11 +31,16 @@ class SessionSource(BaseModel):
 
     pool: SessionPool | None = Field(default=None, exclude=True, repr=False)
     session: Session | None = Field(default=None, exclude=True, repr=False)
+    session_per_call: bool = False
+    """Whether each call gets a new session of the pool, deleted after it; then no `thread_id` is needed."""
+
+    _sessions: Sessions = PrivateAttr()
 
     @model_validator(mode="after")
-    def _takes_a_pool_or_a_session(self) -> Self:
-        if (self.pool is None) == (self.session is None):
-            raise ValueError("Pass either pool=, for a session of its own to each conversation, or session=.")
+    def _take_a_pool_or_a_session(self) -> Self:
+        self._sessions = Sessions(
+            "langchain", _ADVICE, pool=self.pool, session=self.session, per_call=self.session_per_call
+        )
         return self
 
     def session_for(self, conversation: RunnableConfig | str) -> Session:
@@ -40,27 +52,17 @@ class SessionSource(BaseModel):
         Raises:
             InvalidRequest: the config names no conversation, so the session could be anybody's.
         """
-        if self.session is not None:
-            return self.session
-        assert self.pool is not None  # noqa: S101  by the validator
-        if not isinstance(conversation, str):
-            thread_id = conversation.get("configurable", {}).get("thread_id")
-            conversation = "" if thread_id is None else str(thread_id)
-        if not conversation:
-            raise InvalidRequest(
-                "The config names no conversation, and each conversation has a session of its own. Invoke "
-                'with config={"configurable": {"thread_id": "…"}}, which `conversation()` makes for you, or '
-                "give the tool one session for all its calls: session=pool.session()."
-            )
-        return self.pool.session(conversation_identifier("langchain", conversation))
+        return self._sessions.of(_thread_id(conversation))
 
     def delete_session(self, conversation: RunnableConfig | str) -> None:
         """End a conversation's session: its variables and files. Idempotent."""
-        self.session_for(conversation).delete()
+        if not self.session_per_call:
+            self.session_for(conversation).delete()
 
     async def adelete_session(self, conversation: RunnableConfig | str) -> None:
         """As `delete_session`."""
-        await self.session_for(conversation).adelete()
+        if not self.session_per_call:
+            await self.session_for(conversation).adelete()
 
     @contextmanager
     def conversation(self, thread_id: str | None = None) -> Generator[RunnableConfig]:
@@ -87,14 +89,30 @@ class SessionTool(SessionSource, BaseTool):
     handle_tool_error: Any = True
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
 
+    def _session_for_call(self, config: RunnableConfig) -> Session | nullcontext[Session]:
+        return self._sessions.for_call(_thread_id(config))
+
+    @contextmanager
+    def _working_in(self, config: RunnableConfig) -> Generator[Session]:
+        session = self.session_for(config)
+        with errors_for_the_model():
+            yield session
+
 
 @contextmanager
 def errors_for_the_model() -> Generator[None]:
     """Turn the errors that a model can mend into its tool's result; the others stay exceptions."""
     try:
         yield
-    except (InvalidRequest, FileMissing, FileRefused) as error:
+    except MENDABLE as error:
         raise ToolException(str(error)) from error
+
+
+def _thread_id(conversation: RunnableConfig | str) -> str:
+    if isinstance(conversation, str):
+        return conversation
+    thread_id = conversation.get("configurable", {}).get("thread_id")
+    return "" if thread_id is None else str(thread_id)
 
 
 def _config(thread_id: str | None) -> RunnableConfig:

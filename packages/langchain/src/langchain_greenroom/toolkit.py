@@ -1,12 +1,13 @@
 """All the tools of a session."""
 
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.tools import BaseTool, BaseToolkit
-from pydantic import DirectoryPath
+from pydantic import DirectoryPath, PrivateAttr, model_validator
 
+from greenroom import adapters
 from langchain_greenroom.files import DownloadFileTool, ListFilesTool, ReadFileTool, UploadFileTool
-from langchain_greenroom.sessions import SessionSource
+from langchain_greenroom.sessions import Budget, SessionSource, Timeout
 from langchain_greenroom.tool import GreenroomTool
 
 
@@ -15,14 +16,24 @@ class GreenroomToolkit(SessionSource, BaseToolkit):
 
     uploads: DirectoryPath | None = None
     """A directory whose files the model may put into its session; with none there is no tool for it."""
-    timeout: float | None = None
+    timeout: Timeout = None
     """As in `GreenroomTool`, and so are the next two."""
-    budget: int = 8_000
-    images: bool = True
+    budget: Budget = 8_000
+    images: bool = False
+
+    _offered: tuple[str, ...] = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _offer_what_can_work(self) -> Self:
+        self._offered = adapters.offered_tools(session_per_call=self.session_per_call, uploads=self.uploads is not None)
+        return self
 
     def get_tools(self) -> list[BaseTool]:
-        """`python`, `list_files`, `read_file`, `download_file`, and with `uploads` `upload_file` too."""
-        source: dict[str, Any] = {"pool": self.pool, "session": self.session}
+        """`run_python`, `list_files`, `read_file`, `download_file`, and with `uploads` `upload_file` too.
+
+        With `session_per_call` there is only `run_python`, as no file stays.
+        """
+        source: dict[str, Any] = {"pool": self.pool, "session": self.session, "session_per_call": self.session_per_call}
         tools: list[BaseTool] = [
             GreenroomTool(**source, timeout=self.timeout, budget=self.budget, images=self.images),
             ListFilesTool(**source, budget=self.budget),
@@ -30,5 +41,5 @@ class GreenroomToolkit(SessionSource, BaseToolkit):
             DownloadFileTool(**source),
         ]
         if self.uploads is not None:
-            tools.append(UploadFileTool(**source, uploads=self.uploads))
-        return tools
+            tools.append(UploadFileTool(**source, uploads=self.uploads, budget=self.budget))
+        return [tool for tool in tools if tool.name in self._offered]

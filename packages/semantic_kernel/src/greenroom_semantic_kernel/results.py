@@ -6,16 +6,12 @@ Filters find it in `FunctionResult.value`; an agent's `on_intermediate_message` 
 
 from __future__ import annotations
 
-import mimetypes
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 from semantic_kernel.contents import ChatMessageContent, FunctionResultContent, ImageContent
 
-if TYPE_CHECKING:
-    from greenroom import Execution, RemoteFile
-
-# A vector image is for the application: vision models take these.
-_SEEN_BY_MODELS = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp"))
+from greenroom import Execution
+from greenroom.adapters import Answer, Download, figures_for_models
 
 
 class ExecutionText(str):
@@ -27,34 +23,38 @@ class ExecutionText(str):
     """The whole execution, with its figures as bytes."""
 
     @classmethod
-    def of(cls, execution: Execution, budget: int) -> Self:
-        """The text of an execution, of at most `budget` characters."""
-        text = cls(execution.text_for_model(budget))
-        text.execution = execution
+    def of(cls, answer: Answer[Execution]) -> Self:
+        """The text of an answer that brings its execution."""
+        text = cls(answer.text)
+        text.execution = answer.artifact
         return text
 
 
 class DownloadText(str):
     """What the model reads of a file that it has handed to the user."""
 
-    __slots__ = ("data", "file")
+    __slots__ = ("download",)
 
-    data: bytes
-    """The file's content."""
-    file: RemoteFile
-    """Where it was in the session."""
+    download: Download
+    """The file: its `data`, its `mime` type, and where it was in the session."""
 
     @classmethod
-    def of(cls, file: RemoteFile, data: bytes) -> Self:
-        """The text of a file and its content."""
-        text = cls(f"The user has {file.path} ({len(data)} bytes).")
-        text.file, text.data = file, data
+    def of(cls, answer: Answer[Download]) -> Self:
+        """The text of an answer that brings its file."""
+        text = cls(answer.text)
+        text.download = answer.artifact
         return text
 
-    @property
-    def mime(self) -> str:
-        """The type that the file's name suggests; its content may be anything."""
-        return mimetypes.guess_type(self.file.name)[0] or "application/octet-stream"
+
+def text_of(answer: Answer[Any]) -> str:
+    """The text of an answer, with what it brings the application."""
+    match answer.artifact:
+        case Execution():
+            return ExecutionText.of(answer)
+        case Download():
+            return DownloadText.of(answer)
+        case _:
+            return answer.text
 
 
 def executions(*messages: ChatMessageContent) -> list[Execution]:
@@ -71,6 +71,5 @@ def image_contents(execution: Execution) -> list[ImageContent]:
     """
     return [
         ImageContent(data=image.data, data_format="base64", mime_type=image.mime)
-        for image in execution.images
-        if image.mime in _SEEN_BY_MODELS
+        for image in figures_for_models(execution)
     ]

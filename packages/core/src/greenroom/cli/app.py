@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from greenroom.cli import image
+from greenroom.cli import image, serve
 from greenroom.connect import ENGINES, connect
 from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.models import Output, StreamText
@@ -20,6 +20,8 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Agents write code; Greenroom runs it, in isolated sessions."
 )
 app.add_typer(image.app, name="image")
+app.command()(serve.serve)
+app.command()(serve.api_key)
 
 _Pool = Annotated[
     str | None, typer.Option("--pool", help='Where to run, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import tarfile
+import textwrap
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +29,7 @@ BASE_LABEL = "greenroom.base"
 BASE_IMAGE = "python:3.12-slim"
 
 _PACKAGES_INSIDE = "/build"  # where the Dockerfile has the context's `packages`
+_COLOUR = re.compile(r"\x1b\[\d*m")
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.+)")
 
 
@@ -172,12 +174,12 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def _lines(message: dict[str, str]) -> list[str]:
     text = message.get("stream") or " ".join(filter(None, (message.get("status"), message.get("id"))))
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in _COLOUR.sub("", text).splitlines() if line.strip()]
 
 
 def _build_error(message: str, base: str, instruction: str) -> EngineUnavailable:
     if not instruction.startswith("FROM"):
-        return EngineUnavailable(f"The image could not be built: {message}")
+        return EngineUnavailable(f"The image could not be built: {textwrap.shorten(message, 200, placeholder=' …')}")
     return EngineUnavailable(
         f"The base image {base!r} is not there and cannot be pulled: {message}\n"
         "Where no registry can be reached, name an image that Docker has, with Python 3.11 or 3.12: "

@@ -7,8 +7,7 @@ import contextlib
 import itertools
 import math
 import os
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from weakref import WeakValueDictionary
@@ -50,10 +49,10 @@ class LocalPool:
     afterwards, so that nobody waits for anybody else's sandbox.
     """
 
-    def __init__(self, engine: Engine, settings: PoolSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, engine: Engine, settings: PoolSettings) -> None:
         self._engine = engine
         self._settings = settings
-        self._clock = clock
+        self._clock = asyncio.get_running_loop().time  # which the timers go by, too
         self._rules = Rules(
             maximum=settings.max_concurrent_sessions,
             ready=None if settings.ready_session_instances == "auto" else settings.ready_session_instances,

@@ -261,7 +261,7 @@ def _walk(directory: int, path: str, *, depth: int) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:  # deleted while we look
+            except OSError:  # deleted while we look, or in a directory that may be listed and not entered
                 continue
             child = f"{path}/{entry.name}"
             yield _entry(child, status)

@@ -1,4 +1,4 @@
-"""For tests: a pool in memory, and the conformance suites that every engine and every pool runs.
+"""For tests: pools in memory, and the conformance suites that every engine, pool and adapter runs.
 
 A subject is a few lines that inherit them::
 
@@ -12,6 +12,7 @@ A subject is a few lines that inherit them::
 Needs pytest (`pip install 'greenroom[testing]'`).
 """
 
+from greenroom.testing.adapters import AdapterDriver, AdapterSuite, ToolDescription, ToolResult
 from greenroom.testing.backend import BareBackend
 from greenroom.testing.engines import engine_pool
 from greenroom.testing.execution import ExecutionSuite
@@ -19,15 +20,25 @@ from greenroom.testing.files import FileSuite
 from greenroom.testing.isolation import IsolationSuite
 from greenroom.testing.limits import LimitSuite
 from greenroom.testing.memory import memory_pool
+from greenroom.testing.scripted import ENDLESS, Run, ScriptedBackend, scripted_pool, until
 from greenroom.testing.suite import Suite
 
 __all__ = [
+    "ENDLESS",
+    "AdapterDriver",
+    "AdapterSuite",
     "BareBackend",
     "ExecutionSuite",
     "FileSuite",
     "IsolationSuite",
     "LimitSuite",
+    "Run",
+    "ScriptedBackend",
     "Suite",
+    "ToolDescription",
+    "ToolResult",
     "engine_pool",
     "memory_pool",
+    "scripted_pool",
+    "until",
 ]

@@ -1,7 +1,8 @@
 """Greenroom for LlamaIndex: a tool spec that runs Python in isolated, stateful sessions."""
 
+from greenroom.adapters import Download
 from llama_index.tools.greenroom.base import GreenroomToolSpec
-from llama_index.tools.greenroom.results import CodeOutput, Download, ModelBlocks, execution_of
+from llama_index.tools.greenroom.results import CodeOutput, ModelBlocks, execution_of
 from llama_index.tools.greenroom.sessions import CONVERSATION_KEY
 
 __all__ = [

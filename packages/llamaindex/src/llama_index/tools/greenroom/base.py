@@ -3,12 +3,10 @@
 # Without `from __future__ import annotations`: LlamaIndex knows the parameter for its context, which it hides
 # from models, by the value of the annotation.
 
-import asyncio
 import inspect
 import os
-from collections.abc import Callable, Coroutine
-from contextlib import aclosing, suppress
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Annotated, Any, cast
 
 from llama_index.core.tools import FunctionTool, ToolMetadata
@@ -16,34 +14,16 @@ from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSp
 from llama_index.core.workflow import Context
 from workflows.errors import ContextStateError
 
-from greenroom import (
-    Execution,
-    FileMissing,
-    FileRefused,
-    InvalidRequest,
-    RemoteFile,
-    Session,
-    SessionPool,
-    StreamText,
-)
-from greenroom.modelcode import strip_fence
-from greenroom.modeltext import shorten
+from greenroom import Execution, Output, Session, SessionPool, StreamText, adapters
+from greenroom.adapters import MENDABLE, Answer
 from llama_index.tools.greenroom.memory import keep_figures
-from llama_index.tools.greenroom.results import (
-    CodeOutput,
-    Download,
-    GreenroomTool,
-    ModelBlocks,
-    image_blocks,
-)
+from llama_index.tools.greenroom.results import Artifact, CodeOutput, GreenroomTool, ModelBlocks
 from llama_index.tools.greenroom.sessions import SessionSource
 
-_READ_LIMIT = 1 << 20
-_DOWNLOAD_LIMIT = 20 << 20  # it stays in memory with the workflow's events
-
-_Code = Annotated[str, "Python code, as written in a cell of a notebook."]
-_FilePath = Annotated[str, "A file in /mnt/data, such as report.csv."]
-_LocalName = Annotated[str, "The file's name, such as sales.csv."]
+_Code = Annotated[str, adapters.CODE]
+_Directory = Annotated[str, adapters.DIRECTORY]
+_FilePath = Annotated[str, adapters.PATH]
+_Name = Annotated[str, adapters.NAME]
 _Ctx = Context[Any]
 _NO_CTX = cast("Context[Any]", None)  # LlamaIndex does not know `Context | None`
 
@@ -89,23 +69,17 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             timeout: seconds that code may run; by default the pool's own limit.
 
         Raises:
-            InvalidRequest: the options do not go together, or `uploads` is no directory.
+            InvalidRequest: the options do not go together, or one of them breaks a rule.
         """
         super().__init__(pool, session, session_per_call)
-        if session_per_call and uploads is not None:
-            raise InvalidRequest("session_per_call=True goes without uploads: no file would stay.")
-        if uploads is not None and not Path(uploads).is_dir():
-            raise InvalidRequest(f"The uploads {os.fspath(uploads)!r} are not valid: they are no directory.")
-        self._uploads = None if uploads is None else Path(uploads)
-        self._images = images
-        self._budget = budget
-        self._timeout = timeout
-        names = ["run_python"]
-        if not session_per_call:
-            names += ["list_files", "read_file", "download_file"]
-        if uploads is not None:
-            names += ["upload_file"]
+        names = adapters.offered_tools(session_per_call=session_per_call, uploads=uploads is not None)
         self.spec_functions = [(name, f"a{name}") for name in names]
+        description = adapters.describe_run_python(state_kept=not session_per_call, figures_seen=images)
+        self._descriptions = {**adapters.TOOLS, "run_python": description}
+        self._uploads = adapters.check_uploads(uploads)
+        self._images = images
+        self._budget = adapters.check_budget(budget)
+        self._timeout = adapters.check_timeout(timeout)
 
     # For the application
 
@@ -123,7 +97,7 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             GreenroomTool.from_defaults(
                 getattr(self, name),
                 async_fn=getattr(self, async_name, None),
-                description=self._description(name),
+                description=self._descriptions.get(name) or inspect.getdoc(getattr(self, name)),
                 tool_metadata=given.get(name) or given.get(async_name),
             )
             for name, async_name in (
@@ -132,145 +106,94 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             )
         ]
 
-    def _description(self, name: str) -> str:
-        description = inspect.getdoc(getattr(self, name)) or ""
-        if name != "run_python":
-            return description
-        if self._pool_per_call is None:
-            return f"{description} Variables, imports and files are kept from call to call."
-        return f"{description} Each call starts afresh: no variable, import or file is kept for the next."
-
     def to_code_execute_fn(self) -> Callable[..., Coroutine[Any, Any, ModelBlocks]]:
         """The function for `CodeActAgent(code_execute_fn=…)`."""
         return self.arun_python
 
-    # For models: the docstrings of the blocking spellings are what they read
+    # For models
 
     def run_python(self, code: _Code, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
-        """Run Python code in an isolated sandbox, as a cell of a notebook.
-
-        You get back what the code prints, the value of its last expression, its figures, and its error if it
-        fails. Keep files in /mnt/data. There may be no network.
-        """
-        if self._pool_per_call is None:
-            return self._run(self.session_for(ctx), code)
-        with self._pool_per_call.session() as session:
-            return self._run(session, code)
+        """Run Python code in the session."""
+        return self._work(
+            ctx, lambda session: adapters.run_python(session, code, budget=self._budget, timeout=self._timeout)
+        )
 
     async def arun_python(self, code: _Code, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
         """As `run_python`, with a `CodeOutput` on the workflow's event stream for each piece of output.
 
         Cancelling it interrupts the code in the sandbox.
         """
-        if self._pool_per_call is None:
-            return await self._arun(await self.asession_for(ctx), code, ctx)
-        async with self._pool_per_call.session() as session:
-            return await self._arun(session, code, ctx)
+        blocks = await self._awork(
+            ctx,
+            lambda session: adapters.arun_python(
+                session, code, budget=self._budget, timeout=self._timeout, on_output=_event_stream(ctx)
+            ),
+        )
+        if len(blocks) > 1:
+            await keep_figures(ctx)
+        return blocks
 
-    def list_files(self, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
-        """List the files in /mnt/data, with their sizes."""
-        return self._list(self.session_for(ctx).files(recursive=True))
+    def list_files(self, directory: _Directory = adapters.DATA_DIR, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """List the files of the session."""
+        return self._work(ctx, lambda session: adapters.list_files(session, directory, budget=self._budget))
 
-    async def alist_files(self, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+    async def alist_files(self, directory: _Directory = adapters.DATA_DIR, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
         """As `list_files`."""
-        return self._list(await (await self.asession_for(ctx)).afiles(recursive=True))
+        return await self._awork(ctx, lambda session: adapters.alist_files(session, directory, budget=self._budget))
 
     def read_file(self, path: _FilePath, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
-        """Read a text file. Of a long one the middle is left out: use Python for that."""
-        session = self.session_for(ctx)
-        file = _within(_READ_LIMIT, session.file(path))
-        return self._text(file, session.download(path))
+        """Read a text file of the session, of at most 1 MiB."""
+        return self._work(ctx, lambda session: adapters.read_file(session, path, budget=self._budget))
 
     async def aread_file(self, path: _FilePath, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
         """As `read_file`."""
-        session = await self.asession_for(ctx)
-        file = _within(_READ_LIMIT, await session.afile(path))
-        return self._text(file, await session.adownload(path))
+        return await self._awork(ctx, lambda session: adapters.aread_file(session, path, budget=self._budget))
 
     def download_file(self, path: _FilePath, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
-        """Hand a file to the user, such as a report or a chart that you have saved."""
-        session = self.session_for(ctx)
-        file = _within(_DOWNLOAD_LIMIT, session.file(path))
-        return _handed_over(Download(file, session.download(path)))
+        """Bring the application a file of the session, of at most 20 MiB, as a `Download`."""
+        return self._work(ctx, lambda session: adapters.download_file(session, path))
 
     async def adownload_file(self, path: _FilePath, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
         """As `download_file`."""
-        session = await self.asession_for(ctx)
-        file = _within(_DOWNLOAD_LIMIT, await session.afile(path))
-        return _handed_over(Download(file, await session.adownload(path)))
+        return await self._awork(ctx, lambda session: adapters.adownload_file(session, path))
 
-    def upload_file(self, name: _LocalName, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
-        """Put a file that the user provided into /mnt/data."""
-        return _put(self.session_for(ctx).upload(self._provided(name), name))
+    def upload_file(self, name: _Name, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """Copy a file of the directory `uploads` into the session."""
+        return self._work(ctx, lambda session: adapters.upload_file(session, self._uploads, name, budget=self._budget))
 
-    async def aupload_file(self, name: _LocalName, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+    async def aupload_file(self, name: _Name, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
         """As `upload_file`."""
-        session = await self.asession_for(ctx)
-        local = await asyncio.to_thread(self._provided, name)
-        return _put(await session.aupload(local, name))
+        return await self._awork(
+            ctx, lambda session: adapters.aupload_file(session, self._uploads, name, budget=self._budget)
+        )
 
-    # What both spellings have in common
+    def _work(self, ctx: _Ctx, work: Callable[[Session], Answer[Any]]) -> ModelBlocks:
+        with self._sessions.for_call(self._conversation(ctx)) as session:
+            try:
+                return self._blocks(work(session))
+            except MENDABLE as error:
+                return ModelBlocks(str(error), error)
 
-    def _run(self, session: Session, code: str) -> ModelBlocks:
-        return self._blocks(session.execute(strip_fence(code), timeout=self._timeout))
+    async def _awork(self, ctx: _Ctx, work: Callable[[Session], Awaitable[Answer[Any]]]) -> ModelBlocks:
+        async with self._sessions.for_call(await self._aconversation(ctx)) as session:
+            try:
+                return self._blocks(await work(session))
+            except MENDABLE as error:
+                return ModelBlocks(str(error), error)
 
-    async def _arun(self, session: Session, code: str, ctx: _Ctx | None) -> ModelBlocks:
-        async with aclosing(session.astream(strip_fence(code), timeout=self._timeout)) as events:
-            async for event in events:
-                if isinstance(event, Execution):
-                    blocks = self._blocks(event)
-                    if ctx is not None and len(blocks) > 1:
-                        await keep_figures(ctx)
-                    return blocks
-                if isinstance(event, StreamText) and ctx is not None:
-                    with suppress(ContextStateError):  # outside of a run there is no stream of events
-                        ctx.write_event_to_stream(CodeOutput(stream=event.stream, text=event.text))
-        raise AssertionError("a stream ends with its execution")
-
-    def _blocks(self, execution: Execution) -> ModelBlocks:
-        images = image_blocks(execution) if self._images else ()
-        return ModelBlocks(execution.text_for_model(self._budget), execution, images)
-
-    def _list(self, found: list[RemoteFile]) -> ModelBlocks:
-        files = [file for file in found if not file.is_directory]
-        text = "\n".join(map(_line, files)) or "There are no files."
-        return ModelBlocks(shorten(text, self._budget), files)
-
-    def _text(self, file: RemoteFile, content: bytes) -> ModelBlocks:
-        try:
-            text = content.decode() or "The file is empty."
-        except UnicodeDecodeError:
-            raise FileRefused(f"{_line(file)} is not a text file in UTF-8. Read it with Python.") from None
-        return ModelBlocks(shorten(text, self._budget), file)
-
-    def _provided(self, name: str) -> Path:
-        # A model's name is looked up here and never becomes a path, so none leads out of the directory.
-        files = {file.name: file for file in _files(self._uploads)}
-        if name not in files:
-            names = ", ".join(sorted(files)) or "none"
-            message = f"The user has provided no file {name!r:.200}. There are: {names}."
-            raise FileMissing(shorten(message, self._budget))
-        return files[name]
+    def _blocks(self, answer: Answer[Artifact]) -> ModelBlocks:
+        text, artifact = answer
+        figures = adapters.figures_for_models(artifact) if self._images and isinstance(artifact, Execution) else ()
+        return ModelBlocks(text, artifact, figures)
 
 
-def _files(directory: Path | None) -> list[Path]:
-    paths = [] if directory is None else list(directory.iterdir())
-    return [path for path in paths if path.is_file() and not path.is_symlink()]
+def _event_stream(ctx: _Ctx | None) -> Callable[[StreamText | Output], Awaitable[None]] | None:
+    if ctx is None:
+        return None
 
+    async def write(output: StreamText | Output) -> None:
+        if isinstance(output, StreamText):
+            with suppress(ContextStateError):  # outside of a run there is no stream of events
+                ctx.write_event_to_stream(CodeOutput(stream=output.stream, text=output.text))
 
-def _within(limit: int, file: RemoteFile) -> RemoteFile:
-    if file.size > limit:
-        raise FileRefused(f"{_line(file)} is over the limit of {limit} bytes. Use a part of it, with Python.")
-    return file
-
-
-def _handed_over(download: Download) -> ModelBlocks:
-    return ModelBlocks(f"The user has {_line(download.file)}.", download)
-
-
-def _put(file: RemoteFile) -> ModelBlocks:
-    return ModelBlocks(f"The file is at {_line(file)}.", file)
-
-
-def _line(file: RemoteFile) -> str:
-    return f"{file.path} ({file.size} bytes)"
+    return write

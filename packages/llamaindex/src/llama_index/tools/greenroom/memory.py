@@ -22,8 +22,10 @@ class FigureMemory(ChatMemoryBuffer):
         return self.model_dump(mode="json")
 
 
-async def keep_figures(ctx: Context[Any]) -> None:
+async def keep_figures(ctx: Context[Any] | None) -> None:
     """Let the memory of a workflow's agents keep images; any but the default one is left as it is."""
+    if ctx is None:
+        return
     memory = await ctx.store.get("memory", default=None)
     if type(memory) is ChatMemoryBuffer:
         await ctx.store.set("memory", FigureMemory(**dict(memory)))  # with the same messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from greenroom.errors import InvalidRequest
 from greenroom.models import Execution
 
 _HEADLINES = {
@@ -23,6 +24,20 @@ _NETWORK_ERRORS = frozenset(
         "URLError",
     )
 )
+
+
+_LEAST_BUDGET = 200
+
+
+def check_budget(budget: int) -> int:
+    """Return the most characters that a model is to read of one result.
+
+    Raises:
+        InvalidRequest: they are too few to say what happened.
+    """
+    if budget < _LEAST_BUDGET:
+        raise InvalidRequest(f"The budget {budget!r} is not valid: it takes {_LEAST_BUDGET} characters or more.")
+    return budget
 
 
 def shorten(text: str, limit: int) -> str:

@@ -1,0 +1,1 @@
+"""Greenroom for Microsoft Agent Framework."""

@@ -1,0 +1,64 @@
+"""The tools, and what a model reads about them before it has called one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from greenroom.errors import InvalidRequest
+
+# The parameters
+
+CODE = "The Python code to run."
+DIRECTORY = "A directory in /mnt/data."
+PATH = "A file in /mnt/data, such as report.csv."
+NAME = "The file's name, such as sales.csv."
+
+
+def describe_run_python(*, state_kept: bool = True, figures_seen: bool = True) -> str:
+    """The description of `run_python`.
+
+    Args:
+        state_kept: whether a call finds what the one before it has left.
+        figures_seen: whether the model gets the pictures themselves.
+    """
+    state = (
+        "Variables, imports and files are kept from call to call."
+        if state_kept
+        else "Each call starts afresh: no variable, import or file is kept for the next."
+    )
+    figures = "its figures" if figures_seen else "the names of its figures"
+    return (
+        f"Run Python code in an isolated sandbox, as a cell of a notebook. {state} You get back what the code prints, "
+        f"the value of its last expression, {figures}, and its error if it fails. Keep files in /mnt/data. There may "
+        "be no network."
+    )
+
+
+TOOLS: Mapping[str, str] = MappingProxyType(
+    {
+        "run_python": describe_run_python(),
+        "list_files": "List the files in /mnt/data and the directories below it, with their sizes.",
+        "read_file": "Read a text file. Of a long one the middle is left out: read that with Python.",
+        "download_file": "Hand a file to the user, such as a report or a chart that you have saved.",
+        "upload_file": "Put a file that the user has provided into /mnt/data.",
+    }
+)
+"""The description of each tool, by name."""
+
+
+def offered_tools(*, session_per_call: bool = False, uploads: bool = False) -> tuple[str, ...]:
+    """The names of the tools that can work; a model need not know of others.
+
+    Args:
+        session_per_call: whether a session ends with its call, so that no file stays.
+        uploads: whether the application gives a directory to upload from.
+
+    Raises:
+        InvalidRequest: both.
+    """
+    if session_per_call and uploads:
+        raise InvalidRequest("session_per_call=True goes without uploads=: no file would stay.")
+    if session_per_call:
+        return ("run_python",)
+    return tuple(name for name in TOOLS if uploads or name != "upload_file")

@@ -1,0 +1,71 @@
+"""What the tool `run_python` does."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, closing
+
+from greenroom.adapters.answers import Answer
+from greenroom.adapters.code import strip_fence
+from greenroom.models import Execution, Image, Output, StreamText
+from greenroom.session import Session
+
+MODEL_FORMATS = frozenset(("image/gif", "image/jpeg", "image/png", "image/webp"))
+"""The pictures that models take. For any other a provider refuses the message, and so the whole conversation."""
+
+
+def run_python(
+    session: Session,
+    code: str,
+    *,
+    budget: int,
+    timeout: float | None = None,
+    on_output: Callable[[StreamText | Output], None] | None = None,
+) -> Answer[Execution]:
+    """Run a model's code, without the Markdown fence around it.
+
+    Args:
+        session: where to run it.
+        code: what the model wrote.
+        budget: the most characters that the model reads of it.
+        timeout: seconds that it may run; by default what the session or the pool says.
+        on_output: is told what the code writes and shows, as it comes. An exception of it ends the code.
+    """
+    code = strip_fence(code)
+    if on_output is None:
+        return _answer(session.execute(code, timeout=timeout), budget)
+    with closing(session.stream(code, timeout=timeout)) as events:
+        for event in events:
+            if isinstance(event, Execution):
+                return _answer(event, budget)
+            on_output(event)
+    raise AssertionError("a stream ends with its execution")
+
+
+async def arun_python(
+    session: Session,
+    code: str,
+    *,
+    budget: int,
+    timeout: float | None = None,
+    on_output: Callable[[StreamText | Output], Awaitable[None]] | None = None,
+) -> Answer[Execution]:
+    """As `run_python`. Cancelling it interrupts the code."""
+    code = strip_fence(code)
+    if on_output is None:
+        return _answer(await session.aexecute(code, timeout=timeout), budget)
+    async with aclosing(session.astream(code, timeout=timeout)) as events:
+        async for event in events:
+            if isinstance(event, Execution):
+                return _answer(event, budget)
+            await on_output(event)
+    raise AssertionError("a stream ends with its execution")
+
+
+def _answer(execution: Execution, budget: int) -> Answer[Execution]:
+    return Answer(execution.text_for_model(budget), execution)
+
+
+def figures_for_models(execution: Execution) -> tuple[Image, ...]:
+    """The pictures of an execution that a model can be sent; `execution.images` has them all."""
+    return tuple(image for image in execution.images if image.mime in MODEL_FORMATS)

@@ -1,0 +1,145 @@
+"""What the tools for a session's files do. Each raises the errors of `Session`; those in `MENDABLE` are results."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from greenroom.adapters.answers import Answer
+from greenroom.adapters.text import shorten
+from greenroom.errors import FileMissing, FileRefused, InvalidRequest
+from greenroom.models import DATA_DIR, RemoteFile
+from greenroom.session import Session
+
+READ_LIMIT = 1 << 20
+"""Bytes that a file may have that a model reads."""
+
+DOWNLOAD_LIMIT = 20 << 20
+"""Bytes that a file may have that a model hands over: it stays in memory with the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that a model has handed to the user."""
+
+    file: RemoteFile
+    data: bytes = field(repr=False)
+
+    @property
+    def mime(self) -> str:
+        """The type that its name suggests; the content may be anything."""
+        return mimetypes.guess_type(self.file.name)[0] or "application/octet-stream"
+
+
+def list_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> Answer[list[RemoteFile]]:
+    """The files in a directory and below it, in a text of at most `budget` characters."""
+    return _listed(session.files(directory, recursive=True), budget)
+
+
+async def alist_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> Answer[list[RemoteFile]]:
+    """As `list_files`."""
+    return _listed(await session.afiles(directory, recursive=True), budget)
+
+
+def read_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> Answer[RemoteFile]:
+    """A text file's content, cut to `budget` characters.
+
+    Raises:
+        FileRefused: it has more than `limit` bytes, or is no text.
+    """
+    file = _within(limit, session.file(path))
+    return _as_text(file, session.download(path, limit=limit), budget)
+
+
+async def aread_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> Answer[RemoteFile]:
+    """As `read_file`."""
+    file = _within(limit, await session.afile(path))
+    return _as_text(file, await session.adownload(path, limit=limit), budget)
+
+
+def download_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> Answer[Download]:
+    """A file's content for the application, and a note for the model.
+
+    Raises:
+        FileRefused: it has more than `limit` bytes.
+    """
+    file = _within(limit, session.file(path))
+    return _handed_over(file, session.download(path, limit=limit))
+
+
+async def adownload_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> Answer[Download]:
+    """As `download_file`."""
+    file = _within(limit, await session.afile(path))
+    return _handed_over(file, await session.adownload(path, limit=limit))
+
+
+def upload_file(session: Session, uploads: Path | None, name: str, *, budget: int) -> Answer[RemoteFile]:
+    """Put a file of the application's directory `uploads`, if there is one, into the session.
+
+    Raises:
+        FileMissing: no regular file of that name is directly in the directory; the message says which are.
+    """
+    return _put(session.upload(_provided(uploads, name, budget), name))
+
+
+async def aupload_file(session: Session, uploads: Path | None, name: str, *, budget: int) -> Answer[RemoteFile]:
+    """As `upload_file`."""
+    return _put(await session.aupload(await asyncio.to_thread(_provided, uploads, name, budget), name))
+
+
+def check_uploads(directory: str | os.PathLike[str] | None) -> Path | None:
+    """Return the directory that an application lets models upload from, if it does.
+
+    Raises:
+        InvalidRequest: it is no directory.
+    """
+    if directory is None:
+        return None
+    if not os.fspath(directory) or not Path(directory).is_dir():  # an empty path would be the working directory
+        raise InvalidRequest(f"The uploads {os.fspath(directory)!r} are not valid: they are no directory.")
+    return Path(directory)
+
+
+def _listed(found: Iterable[RemoteFile], budget: int) -> Answer[list[RemoteFile]]:
+    files = [file for file in found if not file.is_directory]
+    return Answer(shorten("\n".join(map(_line, files)), budget) or "There are no files.", files)
+
+
+def _within(limit: int, file: RemoteFile) -> RemoteFile:
+    # A file may grow after this, so the download keeps the limit too.
+    if file.size > limit:
+        raise FileRefused(f"{_line(file)} is over the limit of {limit} bytes. Use a part of it, with Python.")
+    return file
+
+
+def _as_text(file: RemoteFile, content: bytes, budget: int) -> Answer[RemoteFile]:
+    try:
+        return Answer(shorten(content.decode(), budget) or "The file is empty.", file)
+    except UnicodeDecodeError:
+        raise FileRefused(f"{_line(file)} is not a text file in UTF-8. Read it with Python.") from None
+
+
+def _handed_over(file: RemoteFile, data: bytes) -> Answer[Download]:
+    return Answer(f"The user has {file.path} ({len(data)} bytes).", Download(file, data))
+
+
+def _provided(uploads: Path | None, name: str, budget: int) -> Path:
+    # A model's name is looked up here and never becomes a path, so none leads out of the directory.
+    found: Iterable[Path] = () if uploads is None else uploads.iterdir()
+    files = {path.name: path for path in found if path.is_file() and not path.is_symlink()}
+    if name not in files:
+        names = ", ".join(sorted(files)) or "none"
+        raise FileMissing(shorten(f"The user has provided no file {name!r:.100}. There are: {names}.", budget))
+    return files[name]
+
+
+def _put(file: RemoteFile) -> Answer[RemoteFile]:
+    return Answer(f"The file is at {_line(file)}.", file)
+
+
+def _line(file: RemoteFile) -> str:
+    return f"{file.path} ({file.size} bytes)"

@@ -1,0 +1,373 @@
+"""The contract of 2024-10-02-preview and later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from urllib.parse import urlencode
+
+from greenroom.azure.problems import PROPERTIES_MISSING, BadRequest
+from greenroom.azure.requests import decode_fields
+from greenroom.azure.results import decode_result, encode_result
+from greenroom.azure.wire import (
+    DEFAULT_OUTPUT_LIMIT,
+    LATEST,
+    Call,
+    ExecuteRequest,
+    Json,
+    Malformed,
+    Pending,
+    content_type,
+    decode_time,
+    encode_time,
+    mapping,
+    number,
+    quote_segment,
+    sequence,
+    session_path,
+    split_path,
+    text,
+)
+from greenroom.errors import InvalidRequest
+from greenroom.models import DATA_DIR, Execution, RemoteFile, SessionInfo, Status
+
+EXECUTED: Mapping[str, int] = {
+    "2024-10-02-preview": 202,  # recorded
+    "2025-02-02-preview": 200,
+    "2025-10-02-preview": 200,
+}
+"""By version: the HTTP status that answers an execution."""
+
+_STATUS: Mapping[Status, str] = {
+    "succeeded": "Succeeded",
+    "failed": "Failed",
+    "timed_out": "Failed",
+    "cancelled": "Canceled",
+}
+_NUMBERED = "2024-10-02-preview"  # this version's bodies have .NET's `$id`; recorded
+
+# Executions
+
+
+def encode_execute_request(request: ExecuteRequest, version: str) -> Call:
+    """`POST executions`. What the version does not know is left out."""
+    if request.shell:
+        body: dict[str, Json] = {"shellCommand": request.code}
+    else:
+        body = {"codeInputType": "Inline", "executionType": request.execution_type, "code": request.code}
+    if request.timeout is not None:
+        body["timeoutInSeconds"] = int(request.timeout)
+    if version == LATEST and request.output_limit is not None:
+        body["outputStreamsMaxLength"] = request.output_limit
+    if version == LATEST and request.jupyter_format:
+        body["returnJupyterFormatExecutionResult"] = True
+    return Call("POST", "executions", body=body)
+
+
+def decode_execute_request(body: Json) -> ExecuteRequest:
+    """What the body asks for.
+
+    Raises:
+        BadRequest: it is not of this contract's form.
+    """
+    if not isinstance(body, dict):
+        raise BadRequest("The request's body is no JSON object.")
+    fields = mapping(body)
+    if "properties" in fields:
+        raise BadRequest(
+            "The request has 'properties', which this API version does not know.",
+            code=PROPERTIES_MISSING,
+            target="properties",
+        )
+    return decode_fields(fields)
+
+
+def get_execution(id: str) -> Call:  # noqa: A002  the model's own word
+    """`GET executions/{id}`."""
+    return Call("GET", f"executions/{quote_segment(id)}")
+
+
+def operation_location(id: str, identifier: str, version: str) -> str:  # noqa: A002
+    """The header `Operation-Location`: where to ask for an execution, below the pool's endpoint."""
+    return f"/executions/{quote_segment(id)}?{urlencode({'api-version': version, 'identifier': identifier})}"
+
+
+def encode_execution(execution: Execution, identifier: str, request: ExecuteRequest, version: str) -> Json:
+    """The body of the answer."""
+    body = _resource(execution.id, identifier, request, version, _STATUS[execution.status])
+    result = encode_result(execution, request, value_name="executionResult")
+    return {**body, "result": {"$id": "2", **result} if version == _NUMBERED else result}
+
+
+def encode_pending(pending: Pending, identifier: str, request: ExecuteRequest, version: str) -> Json:
+    """The body of the answer while the code runs or waits."""
+    return _resource(pending.id, identifier, request, version, "Running" if pending.running else "NotStarted")
+
+
+def _resource(id: str, identifier: str, request: ExecuteRequest, version: str, status: str) -> dict[str, Json]:  # noqa: A002
+    fields: dict[str, Json] = {"$id": "1"} if version == _NUMBERED else {}
+    return {
+        **fields,
+        "id": id,
+        "identifier": identifier,
+        "executionType": request.execution_type,
+        "status": status,
+    }
+
+
+def decode_execution(body: Json, *, timeout: float | None) -> Execution | Pending:
+    """The execution, or that it has not ended; `timeout` is what was asked for.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    fields = mapping(body)
+    return decode_result(
+        text(fields.get("id")),
+        fields.get("status"),
+        fields.get("result"),
+        value_name="executionResult",
+        timeout=timeout,
+        error=fields.get("error"),
+    )
+
+
+def encode_shell_execution(execution: Execution, identifier: str, exit_code: int) -> Json:
+    """The body of the answer to a shell command.
+
+    The status is the exit code as text; each stream is cut at 4,096 bytes without a word.
+    """
+
+    def cut(stream: str) -> str:
+        return stream.encode()[:DEFAULT_OUTPUT_LIMIT].decode("utf-8", "ignore")
+
+    return {
+        "identifier": identifier,
+        "status": str(exit_code),
+        "result": {
+            "stdout": cut(execution.stdout),
+            "stderr": cut(execution.stderr),
+            "executionTimeInMilliseconds": int(execution.duration * 1000),
+        },
+    }
+
+
+# Files
+
+
+def list_files(directory: str, *, recursive: bool = False) -> Call:
+    """`GET files`; `directory` is absolute. `recursive` is for 2025-10-02-preview."""
+    query = _in(_relative(directory))
+    return Call("GET", "files", {**query, "recursive": "true"} if recursive else query)
+
+
+def upload_file(path: str) -> tuple[Call, str]:
+    """`POST files`, and the file name of the part."""
+    directory, name = split_path(path)
+    return Call("POST", "files", _in(directory)), name
+
+
+def get_file(path: str) -> Call:
+    """`GET files/{name}`."""
+    return _file_call("GET", path)
+
+
+def download_file(path: str) -> Call:
+    """`GET files/{name}/content`."""
+    return _file_call("GET", path, "/content")
+
+
+def delete_file(path: str) -> Call:
+    """`DELETE files/{name}`."""
+    return _file_call("DELETE", path)
+
+
+def _file_call(method: str, path: str, action: str = "") -> Call:
+    directory, name = split_path(path)
+    return Call(method, f"files/{quote_segment(name)}{action}", _in(directory))
+
+
+def _in(directory: str) -> dict[str, str]:
+    return {"path": directory} if directory else {}
+
+
+def encode_files(files: Sequence[RemoteFile], directory: str, version: str) -> Json:
+    """The body of a list; a file's own directory counts from the one that is listed."""
+    body: dict[str, Json] = {"$id": "1"} if version == _NUMBERED else {}
+    entries = [_encode_entry(file, version, directory) for file in files]
+    if version == _NUMBERED:
+        entries = [{"$id": str(number), **entry} for number, entry in enumerate(entries, 2)]
+    return {**body, "value": entries}
+
+
+def decode_files(body: Json, directory: str) -> list[RemoteFile]:
+    """The files in the order they came.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    # The container image that Microsoft publishes answers with the array alone.
+    entries = body if isinstance(body, list) else mapping(body).get("value")
+    return [_decode_entry(entry, directory) for entry in sequence(entries)]
+
+
+def next_link(body: Json) -> str | None:
+    """Where a list goes on, if it does."""
+    link = mapping(body).get("nextLink") if isinstance(body, dict) else None
+    return link if isinstance(link, str) and link else None
+
+
+def encode_uploaded(file: RemoteFile, version: str) -> Json:
+    """The body after an upload."""
+    body = encode_file(file, version)
+    return {**body, "type": "", "contentType": ""} if version == _NUMBERED else body
+
+
+def decode_uploaded(body: Json, path: str) -> RemoteFile:
+    """The file that was uploaded to the path.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    return decode_file(sequence(body)[0] if isinstance(body, list) and body else body, path)
+
+
+def encode_file(file: RemoteFile, version: str) -> Json:
+    """The body for one file."""
+    directory = session_path(split_path(file.path)[0])
+    fields = {"$id": "1"} if version == _NUMBERED else {}
+    return {**fields, **_encode_entry(file, version, directory)}
+
+
+def decode_file(body: Json, path: str) -> RemoteFile:
+    """The file of that path.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    entry = {**mapping(body), "directory": None}
+    return _decode_entry(entry, session_path(split_path(path)[0]))
+
+
+def _encode_entry(file: RemoteFile, version: str, listed: str) -> dict[str, Json]:
+    directory, name = split_path(file.path)
+    entry: dict[str, Json] = {
+        "name": name,
+        "type": "directory" if file.is_directory else "file",
+        "contentType": content_type(name, is_directory=file.is_directory),
+        "sizeInBytes": file.size,
+        "lastModifiedAt": encode_time(file.modified),
+    }
+    if version == LATEST:
+        entry["directory"] = session_path(directory).removeprefix(listed).strip("/")
+    return entry
+
+
+def _decode_entry(entry: Json, listed: str) -> RemoteFile:
+    fields = mapping(entry)
+    name = text(fields.get("name"))
+    if not name or "/" in name:
+        raise Malformed(f"{name!r:.100} is no name of a file")
+    try:
+        path = session_path(f"{_relative(listed)}/{text(fields.get('directory'))}", name)
+    except InvalidRequest as error:
+        raise Malformed(str(error)) from None
+    return RemoteFile(
+        path=path,
+        size=int(number(fields.get("sizeInBytes"))),
+        modified=decode_time(fields.get("lastModifiedAt")),
+        is_directory=text(fields.get("type")).lower() == "directory",
+    )
+
+
+def _relative(path: str) -> str:
+    return path.removeprefix(DATA_DIR).strip("/")
+
+
+# Sessions and the pool
+
+
+def get_session() -> Call:
+    """`GET session`."""
+    return Call("GET", "session")
+
+
+def delete_session() -> Call:
+    """`DELETE session`."""
+    return Call("DELETE", "session")
+
+
+def list_sessions(skip: int = 0) -> Call:
+    """`GET listSessions`, which takes no identifier."""
+    return Call("GET", "listSessions", {"skip": str(skip)} if skip else {})
+
+
+def encode_session(session: SessionInfo, etag: str) -> Json:
+    """The body for one session."""
+    return {
+        "identifier": session.identifier,
+        "expireAt": encode_time(session.expires) if session.expires else None,
+        "createdAt": encode_time(session.created),
+        "lastAccessedAt": encode_time(session.last_used),
+        "etag": etag,
+    }
+
+
+def decode_session(body: Json) -> SessionInfo:
+    """The session.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    fields = mapping(body)
+    expires = fields.get("expireAt")
+    return SessionInfo(
+        identifier=text(fields.get("identifier")),
+        created=decode_time(fields.get("createdAt")),
+        last_used=decode_time(fields.get("lastAccessedAt")),
+        expires=None if expires is None else decode_time(expires),
+    )
+
+
+def encode_sessions(sessions: Sequence[Json], link: str | None = None) -> Json:
+    """The body of a page of sessions, each as `encode_session` made it."""
+    return {"sessions": list(sessions), "nextLink": link}
+
+
+def decode_sessions(body: Json) -> list[SessionInfo]:
+    """The sessions of one page; `next_link` has the way to the next.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    return [decode_session(session) for session in sequence(mapping(body).get("sessions"))]
+
+
+def get_metadata() -> Call:
+    """`GET metadata`, which takes no identifier."""
+    return Call("GET", "metadata")
+
+
+def encode_metadata(
+    *,
+    runtimes: Mapping[str, str],
+    packages: Mapping[str, str],
+    created: datetime,
+    updated: datetime,
+    kernel: Mapping[str, str],
+) -> Json:
+    """The body that describes a pool: versions by the names of runtimes and of packages.
+
+    `kernel` has `name`, `version`, `projectUrl` and `description`.
+    """
+
+    def named(versions: Mapping[str, str]) -> list[Json]:
+        return [{"name": name, "version": version} for name, version in versions.items()]
+
+    return {
+        "runtimes": named(runtimes),
+        "preInstalledPackages": named(packages),
+        "createdAt": encode_time(created),
+        "lastUpdatedAt": encode_time(updated),
+        "jupyterKernel": dict(kernel),
+    }

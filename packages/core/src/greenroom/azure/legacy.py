@@ -1,0 +1,187 @@
+"""The contract of 2024-02-02-preview and 2024-08-02-preview.
+
+It has one directory, `/mnt/data`. `$id` numbers the objects of a body, as .NET's serializer does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from greenroom.azure.problems import PROPERTIES_MISSING, BadRequest
+from greenroom.azure.requests import decode_fields
+from greenroom.azure.results import decode_result, encode_result
+from greenroom.azure.wire import (
+    Call,
+    ExecuteRequest,
+    Json,
+    Malformed,
+    Pending,
+    decode_time,
+    encode_time,
+    mapping,
+    number,
+    quote_segment,
+    sequence,
+    session_path,
+    split_path,
+    text,
+)
+from greenroom.errors import InvalidRequest
+from greenroom.models import Execution, RemoteFile
+
+# Executions
+
+
+def encode_execute_request(request: ExecuteRequest, version: str) -> Call:
+    """`POST code/execute`."""
+    del version  # no difference is documented
+    properties: dict[str, Json] = {
+        "codeInputType": "inline",
+        "executionType": request.execution_type.lower(),
+        "code": request.code,
+    }
+    if request.timeout is not None:
+        properties["timeoutInSeconds"] = int(request.timeout)
+    return Call("POST", "code/execute", body={"properties": properties})
+
+
+def decode_execute_request(body: Json) -> ExecuteRequest:
+    """What the body asks for.
+
+    Raises:
+        BadRequest: it is not of this contract's form.
+    """
+    properties = body.get("properties") if isinstance(body, dict) else None
+    if not isinstance(properties, dict):
+        raise BadRequest("The request has no 'properties'.", code=PROPERTIES_MISSING, target="properties")
+    return decode_fields(mapping(properties))
+
+
+def encode_execution(execution: Execution, identifier: str, request: ExecuteRequest, version: str) -> Json:
+    """The body of the answer."""
+    del identifier, version
+    status = "Success" if execution.succeeded else "Failure"
+    return {
+        "$id": "1",
+        "properties": {"$id": "2", "status": status, **encode_result(execution, request, value_name="result")},
+    }
+
+
+def decode_execution(body: Json, *, timeout: float | None) -> Execution | Pending:
+    """The execution; `timeout` is what was asked for.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    properties = mapping(mapping(body).get("properties"))
+    # The container image that Microsoft publishes names the value as the later contract does.
+    name = "result" if "result" in properties else "executionResult"
+    return decode_result("", properties.get("status"), properties, value_name=name, timeout=timeout)
+
+
+# Files
+
+
+def list_files(directory: str, *, recursive: bool = False) -> Call:
+    """`GET files`; `directory` is `/mnt/data`."""
+    del recursive  # there is nothing below
+    _check_flat(directory)
+    return Call("GET", "files")
+
+
+def upload_file(path: str) -> tuple[Call, str]:
+    """`POST files/upload`, and the file name of the part."""
+    return Call("POST", "files/upload"), _name(path)
+
+
+def get_file(path: str) -> Call:
+    """`GET files`, as this contract documents nothing for one file."""
+    _name(path)
+    return Call("GET", "files")
+
+
+def download_file(path: str) -> Call:
+    """`GET files/content/{name}`."""
+    return Call("GET", f"files/content/{quote_segment(_name(path))}")
+
+
+def delete_file(path: str) -> Call:
+    """`DELETE files/{name}`."""
+    return Call("DELETE", f"files/{quote_segment(_name(path))}")
+
+
+def encode_files(files: Sequence[RemoteFile], directory: str, version: str) -> Json:
+    """The body of a list: files alone."""
+    del directory, version
+    entries: list[Json] = []
+    for file in (file for file in files if not file.is_directory):
+        number = 2 * len(entries) + 2
+        properties = {
+            "$id": str(number + 1),
+            "filename": split_path(file.path)[1],
+            "size": file.size,
+            "lastModifiedTime": encode_time(file.modified),
+        }
+        entries.append({"$id": str(number), "properties": properties})
+    return {"$id": "1", "value": entries}
+
+
+def decode_files(body: Json, directory: str) -> list[RemoteFile]:
+    """The files in the order they came.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    del directory
+    return [_decode_entry(entry) for entry in sequence(mapping(body).get("value"))]
+
+
+def encode_uploaded(file: RemoteFile, version: str) -> Json:
+    """The body after an upload: a list of one."""
+    return encode_files([file], "", version)
+
+
+def decode_uploaded(body: Json, path: str) -> RemoteFile:
+    """The file that was uploaded to the path.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    return decode_file(body, path) or _decode_entry(sequence(mapping(body).get("value"))[0])
+
+
+def encode_file(file: RemoteFile, version: str) -> Json:
+    """The body for one file."""
+    return encode_uploaded(file, version)["value"][0]
+
+
+def decode_file(body: Json, path: str) -> RemoteFile | None:
+    """The file of that path in a list, if it is there.
+
+    Raises:
+        Malformed: the body is not of this contract's form.
+    """
+    return next((file for file in decode_files(body, "") if file.path == path), None)
+
+
+def _decode_entry(entry: Json) -> RemoteFile:
+    fields = mapping(mapping(entry).get("properties"))
+    try:
+        path = session_path("", text(fields.get("filename")))
+    except InvalidRequest as error:
+        raise Malformed(str(error)) from None
+    return RemoteFile(path, int(number(fields.get("size"))), decode_time(fields.get("lastModifiedTime")))
+
+
+def _name(path: str) -> str:
+    directory, name = split_path(path)
+    _check_flat(directory)
+    return name
+
+
+def _check_flat(directory: str) -> None:
+    if session_path(directory) != session_path():
+        raise InvalidRequest(
+            f"The path {directory!r:.200} is not valid: this API version has no directories below /mnt/data. "
+            "Use api_version 2024-10-02-preview or later."
+        )

@@ -1,0 +1,124 @@
+"""`greenroom serve` and `greenroom api-key`: Azure's HTTP API on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from greenroom.errors import EngineUnavailable, InvalidRequest
+
+if TYPE_CHECKING:
+    from greenroom.server.run import Announcement
+
+
+def serve(
+    *,
+    pool: Annotated[
+        str | None, typer.Option(help='Where code runs, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file with [server] and, for several pools, [pools.NAME].")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen at.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes any that is free.", show_default="8080")] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help="Refuse what Azure's specification refuses.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Digests of keys that let callers in; see greenroom api-key.")
+    ] = None,
+    entra_tenant: Annotated[
+        str | None, typer.Option(help="Let in tokens of this Microsoft Entra ID tenant.", metavar="GUID")
+    ] = None,
+    entra_object_id: Annotated[
+        list[str] | None, typer.Option(help="Who of the tenant may call; by default all. Repeatable.", metavar="GUID")
+    ] = None,
+    entra_audience: Annotated[
+        list[str] | None, typer.Option(help="What tokens are for. Repeatable.", metavar="URL")
+    ] = None,
+    certfile: Annotated[Path | None, typer.Option(help="A TLS certificate, in PEM.")] = None,
+    keyfile: Annotated[Path | None, typer.Option(help="Its key.")] = None,
+    tls_self_signed: Annotated[
+        bool | None, typer.Option("--tls-self-signed", help="Make a certificate for development.")
+    ] = None,
+    tls_directory: Annotated[
+        Path | None, typer.Option(help="Where that is kept.", show_default="~/.config/greenroom/tls")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A further name of a server without authentication. Repeatable.")
+    ] = None,
+    shutdown_grace: Annotated[
+        float | None, typer.Option(help="Seconds that executions may take to end at shutdown.", show_default="30")
+    ] = None,
+) -> None:
+    """Serve Azure's dynamic sessions API from sandboxes on this machine.
+
+    Options here go before those of the configuration file. The access log goes to standard output, a line of JSON
+    for each request.
+    """
+    run, settings = _load()
+    from_file, pools = settings.read_file(config) if config is not None else ({}, {})
+    if pool is not None and pools:
+        raise InvalidRequest("The pools are in the configuration file, so --pool cannot be given beside it.")
+    entra = {"tenant": entra_tenant, "object_ids": entra_object_id, "audiences": entra_audience}
+    entra = {**from_file.pop("entra", {}), **{name: value for name, value in entra.items() if value}}
+    given: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "strict": strict,
+        "api_key_file": api_key_file,
+        "entra": entra or None,
+        "certfile": certfile,
+        "keyfile": keyfile,
+        "tls_self_signed": tls_self_signed,
+        "tls_directory": tls_directory,
+        "allowed_hosts": allowed_host,
+        "shutdown_grace": shutdown_grace,
+    }
+    options = {**from_file, **{name: value for name, value in given.items() if value is not None}}
+    _log_to_standard_output()
+    asyncio.run(run.serve(settings.ServerSettings.parse(options), pools or {"default": {"url": pool}}, _announce))
+
+
+def api_key(
+    file: Annotated[Path, typer.Argument(help="The file of keys, made if it is not there.")],
+    *,
+    name: Annotated[str, typer.Option(help="Whose key it is, for the access log.")],
+) -> None:
+    """Make a key for `greenroom serve`: its digest goes into the file, the key itself to standard output, once."""
+    _load()
+    from greenroom.server.auth import new_key  # noqa: PLC0415  an extra
+
+    print(new_key(file, name))
+
+
+def _load() -> Any:
+    try:
+        from greenroom.server import run, settings  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"The server needs {error.name}. Install it: pip install 'greenroom[server]'."
+        ) from error
+    return run, settings
+
+
+def _announce(server: Announcement) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"Serving Azure's dynamic sessions API at {server.url}")
+    if not server.guarded:
+        console.print("Without authentication: every program on this machine may use it.")
+    if server.authority is not None:
+        console.print(f"Clients trust its certificate with SSL_CERT_FILE={server.authority}")
+
+
+def _log_to_standard_output() -> None:
+    access = logging.getLogger("greenroom.server.access")
+    access.setLevel(logging.INFO)
+    access.propagate = False
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access.addHandler(handler)

@@ -1,0 +1,286 @@
+"""Jupyter notebooks: executed cell by cell in a session, and returned with their outputs.
+
+Only the sources of the code cells reach the sandbox. Needs nbformat (`pip install 'greenroom[notebook]'`), which
+reads older formats and checks that a notebook is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from greenroom.errors import InvalidRequest
+from greenroom.models import Execution, ExecutionError, Output, StreamText
+from greenroom.portal import Portal
+from greenroom.session import Session
+
+try:
+    import nbformat
+except ImportError as error:
+    raise ImportError("greenroom.notebook needs nbformat. Install it: pip install 'greenroom[notebook]'") from error
+
+_nbformat: Any = nbformat  # its types are unknown in part
+
+NotebookSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
+"""A local path, or the notebook itself: a `dict` as JSON has it, or a node of nbformat."""
+
+_JSON_MIME = re.compile(r"application/(.*\+)?json")
+
+
+@dataclass(frozen=True, slots=True)
+class CellRun:
+    """A cell that has run, for the progress of a notebook."""
+
+    number: int
+    """Counts from 1 to `total`."""
+    total: int
+    """How many cells there are to run."""
+    cell: Mapping[str, Any]
+    """As it is in the notebook, with its outputs."""
+    execution: Execution
+
+
+def run_notebook(
+    source: NotebookSource,
+    session: Session,
+    *,
+    timeout: float | None = None,
+    idle_timeout: float | None = None,
+    stop_on_error: bool = True,
+    on_cell: Callable[[CellRun], None] | None = None,
+) -> dict[str, Any]:
+    """Run a notebook's code cells in a session, and return the notebook with their outputs.
+
+    What the cells raise is data, as everywhere: an output of the kind `error`. The tags `raises-exception` (go on
+    after an exception of this cell) and `skip-execution` (leave this cell as it is) mean what they mean to
+    nbclient. A cell that was not reached has no outputs.
+
+    Args:
+        source: the notebook; it is not changed.
+        session: runs the cells; variables and files from before are there, and what they leave stays.
+        timeout: seconds that each cell may take; by default the session's.
+        idle_timeout: seconds that a cell may go without writing or showing anything; by default there is no limit
+            but `timeout`. A notebook that has fallen silent ends there, whatever `stop_on_error` says. Where the
+            pool does not stream, a cell is silent until its end.
+        stop_on_error: whether the first cell that does not succeed is the last one.
+        on_cell: called after each cell that ran, in a thread of its own; what it raises ends the run.
+
+    Returns:
+        The notebook as `dict`, valid by nbformat 4.
+
+    Raises:
+        InvalidRequest: the source is no notebook, cannot be read, or is not in Python; nothing was run.
+        GreenroomError: the session cannot run the next cell, as `Session.execute` says.
+    """
+    portal = Portal("greenroom notebook")
+    try:
+        return portal.run(
+            arun_notebook(
+                source,
+                session,
+                timeout=timeout,
+                idle_timeout=idle_timeout,
+                stop_on_error=stop_on_error,
+                on_cell=on_cell,
+            )
+        )
+    finally:
+        portal.close()
+
+
+async def arun_notebook(
+    source: NotebookSource,
+    session: Session,
+    *,
+    timeout: float | None = None,
+    idle_timeout: float | None = None,
+    stop_on_error: bool = True,
+    on_cell: Callable[[CellRun], None] | None = None,
+) -> dict[str, Any]:
+    """As `run_notebook`; `on_cell` is called on the running loop. Cancelling it interrupts the cell under way."""
+    if idle_timeout is not None and not idle_timeout > 0:
+        raise InvalidRequest(f"The idle timeout {idle_timeout!r} is not valid: it takes a positive number of seconds.")
+    notebook = await asyncio.to_thread(_read, source)
+    cells = [cell for cell in notebook["cells"] if _is_to_run(cell)]
+    for cell in cells:
+        cell["execution_count"], cell["outputs"] = None, []
+    count = 0
+    for number, cell in enumerate(cells, 1):
+        events, execution = await _run(cell["source"], session, timeout, idle_timeout)
+        fell_silent = execution is None
+        if execution is None:
+            execution = _silence(events, idle_timeout)
+        count += 1
+        cell["execution_count"] = count
+        cell["outputs"] = list(_outputs(events, execution, count))
+        if execution.state_lost:
+            count = 0  # Python begins anew
+        if on_cell is not None:
+            on_cell(CellRun(number, len(cells), cell, execution))
+        if fell_silent or (stop_on_error and not _may_go_on(cell, execution)):
+            break
+    return notebook
+
+
+def _read(source: NotebookSource) -> dict[str, Any]:
+    """A copy of the notebook in nbformat 4, with each cell's source in one piece."""
+    name = "The notebook" if isinstance(source, Mapping) else f"The notebook {os.fspath(source)!r}"
+    try:
+        text = json.dumps(source) if isinstance(source, Mapping) else Path(source).read_bytes()
+        node = _nbformat.convert(_nbformat.reader.reads(text), 4)
+        _identify(node)
+        # A copy without nbformat's types, and without what no file could hold, such as halves of surrogate pairs.
+        notebook: dict[str, Any] = json.loads(json.dumps(node, ensure_ascii=False).encode())
+        _nbformat.validate(notebook)
+    except OSError as error:
+        raise InvalidRequest(f"{name} cannot be read: {error.strerror}.") from error
+    except (AttributeError, TypeError, ValueError, RecursionError, _nbformat.ValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidRequest(f"{name} is not valid: {reason:.300}") from error
+    metadata = notebook["metadata"]
+    language = metadata.get("language_info", {}).get("name") or metadata.get("kernelspec", {}).get("language")
+    if language not in (None, "python"):
+        raise InvalidRequest(f"{name} is not valid: it is written in {language!r:.100}, and sessions run Python.")
+    return notebook
+
+
+def _identify(node: Any) -> None:
+    """Give each cell an identifier of its own, which programs that write notebooks tend to forget."""
+    if node.nbformat_minor < 5:  # which had none
+        return
+    seen: set[str] = set()
+    for number, cell in enumerate(node.cells, 1):
+        if cell.setdefault("id", f"cell-{number}") in seen:
+            cell["id"] = f"cell-{number}"
+        seen.add(cell["id"])
+
+
+def _is_to_run(cell: Mapping[str, Any]) -> bool:
+    return cell["cell_type"] == "code" and bool(cell["source"].strip()) and "skip-execution" not in _tags(cell)
+
+
+def _may_go_on(cell: Mapping[str, Any], execution: Execution) -> bool:
+    """Whether the next cell has what it may count on: an exception was announced, but no timeout or crash."""
+    foreseen = execution.status == "failed" and not execution.state_lost and "raises-exception" in _tags(cell)
+    return execution.succeeded or foreseen
+
+
+def _tags(cell: Mapping[str, Any]) -> Sequence[str]:
+    return cell["metadata"].get("tags", [])
+
+
+async def _run(
+    code: str, session: Session, timeout: float | None, idle_timeout: float | None
+) -> tuple[list[StreamText | Output], Execution | None]:
+    """What a cell wrote and showed, in order, and its execution; `None` if it fell silent and was interrupted."""
+    events: list[StreamText | Output] = []
+    execution: Execution | None = None
+    async with aclosing(session.astream(code, timeout=timeout)) as stream:
+        while True:
+            patience = asyncio.timeout(idle_timeout)
+            try:
+                async with patience:
+                    event = await anext(stream, None)
+            except TimeoutError:
+                if patience.expired():
+                    return events, None
+                raise
+            match event:
+                case None:
+                    return events, execution
+                case Execution():
+                    execution = event
+                case _:
+                    events.append(event)
+
+
+def _silence(events: Sequence[StreamText | Output], idle_timeout: float | None) -> Execution:
+    """The execution of a cell that fell silent, as far as it was heard."""
+    return Execution(
+        id=uuid.uuid4().hex,
+        status="timed_out",
+        stdout=_text(events, "stdout"),
+        stderr=_text(events, "stderr"),
+        outputs=tuple(event for event in events if isinstance(event, Output)),
+        error=ExecutionError("TimeoutError", f"The cell showed nothing for {idle_timeout} seconds."),
+    )
+
+
+def _outputs(events: Sequence[StreamText | Output], execution: Execution, count: int) -> Iterator[dict[str, Any]]:
+    """A cell's outputs as a notebook has them.
+
+    Between two rich outputs, standard output and error come in one piece each: their order is not certain, and a
+    notebook that gives the same should be the same.
+    """
+    texts = {"stdout": "", "stderr": ""}
+
+    def streams() -> Iterator[dict[str, Any]]:
+        for name, text in texts.items():
+            if text:
+                yield {"output_type": "stream", "name": name, "text": text}
+            texts[name] = ""
+
+    for part in _as_it_stands(events, execution):
+        if isinstance(part, StreamText):
+            texts[part.stream] += part.text
+            continue
+        yield from streams()
+        content = {"data": _bundle(part.data), "metadata": dict(part.metadata)}
+        if part.is_result:
+            yield {"output_type": "execute_result", "execution_count": count, **content}
+        else:
+            yield {"output_type": "display_data", **content}
+    yield from streams()
+    if (error := execution.error) is not None:
+        traceback = error.traceback or f"{error.name}: {error.value}"
+        yield {
+            "output_type": "error",
+            "ename": error.name,
+            "evalue": error.value,
+            "traceback": traceback.split("\n"),
+        }
+
+
+def _as_it_stands(events: Sequence[StreamText | Output], execution: Execution) -> Iterator[StreamText | Output]:
+    """The events, but as the execution has them in the end.
+
+    It alone knows what `clear_output` took back, which came first, and which displays were replaced: these stand
+    where their last content came. A pool that does not stream has all in the execution.
+    """
+    final = {"stdout": execution.stdout, "stderr": execution.stderr}
+    cleared = {name: len(_text(events, name)) - len(text) for name, text in final.items()}
+    outputs = list(execution.outputs)
+    for event in events:
+        if isinstance(event, StreamText):
+            if cleared[event.stream] > 0:
+                cleared[event.stream] -= len(event.text)
+            else:
+                final[event.stream] = final[event.stream][len(event.text) :]
+                yield event
+        else:
+            place = next((place for place, output in enumerate(outputs) if output is event), -1)
+            yield from outputs[: place + 1]
+            del outputs[: place + 1]
+    yield StreamText("stdout", final["stdout"])
+    yield StreamText("stderr", final["stderr"])
+    yield from outputs
+
+
+def _text(events: Sequence[StreamText | Output], stream: str) -> str:
+    return "".join(event.text for event in events if isinstance(event, StreamText) and event.stream == stream)
+
+
+def _bundle(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A mime bundle as nbformat allows it, whatever the sandbox made of it."""
+    return {
+        mime: content if isinstance(content, str) or _JSON_MIME.fullmatch(mime) else json.dumps(content)
+        for mime, content in data.items()
+    }

@@ -1,0 +1,194 @@
+"""The server as an ASGI application: what every request goes through before and after its own work."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from greenroom.azure.problems import INTERNAL, NOT_SUPPORTED, UNAVAILABLE, Problem, problem_of
+from greenroom.backend import Backend
+from greenroom.errors import GreenroomError
+from greenroom.server import executing, files, sessions
+from greenroom.server.accesslog import Entry
+from greenroom.server.auth import Guard
+from greenroom.server.browsers import refuse_browsers
+from greenroom.server.pace import TooSlow, paced
+from greenroom.server.replies import COMMON_HEADERS, Refused, json_response, problem_response
+from greenroom.server.routing import Contract, ServedPool, Target, find_target
+from greenroom.server.settings import ServerSettings
+
+Operation: TypeAlias = Callable[[Request, Target], Awaitable[Response]]
+
+logger = logging.getLogger("greenroom.server")
+
+_HEALTH = {"/healthz", "/readyz"}
+_POOL_PATH = "/subscriptions/{subscription}/resourceGroups/{group}/sessionPools/{pool}"
+_CLIENT_CLOSED_REQUEST = 499  # in the log alone: nobody is there to be told
+
+
+class Application:
+    """Azure's data plane over local pools."""
+
+    def __init__(self, pools: Mapping[str, Backend], settings: ServerSettings, guard: Guard | None) -> None:
+        """
+        Args:
+            pools: open ones, by name; the first serves paths without a pool's name.
+            settings: the server's.
+            guard: `None` lets everybody in who is a program on this machine.
+        """
+        self._pools = {name: ServedPool(name, backend) for name, backend in pools.items()}
+        self._settings = settings
+        self._guard = guard
+        self._under_way = 0
+        self._draining = False
+        self._router = Router(self._routes(), redirect_slashes=False)
+
+    async def drain(self, timeout: float) -> None:
+        """Take no more work, and wait for the executions under way; at most `timeout` seconds, then end them."""
+        self._draining = True
+        for pool in self._pools.values():
+            await pool.executions.drain(timeout)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        if path in _HEALTH:
+            response = await self._health(ready=path == "/readyz")
+            await response(scope, receive, send)
+            return
+        await self._serve(scope, *paced(receive, send, patience=self._settings.patience))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = str(uuid.uuid4())
+        common = {**COMMON_HEADERS, "x-ms-request-id": request_id}
+        entry = Entry(scope["method"], scope["path"], str((scope.get("client") or ["unknown"])[0]))
+        entry.note(request_id=request_id, user_agent=Headers(scope=scope).get("user-agent"))
+        scope["app"], scope["greenroom.entry"] = self, entry
+        started = False
+
+        async def observed_send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                entry.note(status=message["status"])
+                headers = MutableHeaders(scope=message)
+                for name, value in common.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        self._under_way += 1
+        try:
+            await self._admit(scope, entry)
+            await self._router(scope, receive, observed_send)
+        except ClientDisconnect:
+            entry.note(status=_CLIENT_CLOSED_REQUEST)
+        except Exception as error:  # noqa: BLE001  whatever it is, the client gets an answer in the contract's form
+            problem, headers = _problem(error)
+            entry.note(error=problem.code)
+            if problem.status == 500:
+                logger.error("request %s failed", request_id, exc_info=error)
+            if not started:
+                problem = replace(problem, trace_id=request_id)
+                await problem_response(problem, headers)(scope, receive, observed_send)
+            elif not isinstance(error, TooSlow):
+                raise  # the connection ends, so that what was sent is not taken for the whole
+        finally:
+            self._under_way -= 1
+            entry.write()
+
+    async def _admit(self, scope: Scope, entry: Entry) -> None:
+        """Let the request in.
+
+        Raises:
+            Refused: it may not come in, or not now.
+        """
+        headers = Headers(scope=scope)
+        if self._guard is None:
+            refuse_browsers(headers, self._settings.allowed_hosts)
+        else:
+            entry.note(caller=await self._guard.admit(headers.get("authorization")))
+        if self._draining and not (scope["method"] == "GET" and "/executions/" in scope["path"]):
+            raise Refused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
+        if self._under_way > self._settings.max_requests:
+            raise Refused(429, "TooManyRequests", "Too many requests are under way.", retry_after=1)
+        if not self._settings.strict and scope["path"] != "/":
+            scope["path"] = scope["path"].rstrip("/")
+
+    async def _health(self, *, ready: bool) -> Response:
+        if not ready:
+            return json_response({"status": "alive"})
+        if self._draining:
+            return json_response({"status": "shutting down"}, 503)
+        try:
+            for pool in self._pools.values():
+                await pool.backend.status()
+        except GreenroomError:
+            return json_response({"status": "a pool does not answer"}, 503)
+        return json_response({"status": "ready"})
+
+    def _routes(self) -> Sequence[BaseRoute]:
+        operations = self._operations()
+        return [
+            Mount(f"{_POOL_PATH}/identifier/{{identifier}}", routes=operations),
+            Mount(_POOL_PATH, routes=operations),
+            Mount("/identifier/{identifier}", routes=operations),
+            *operations,
+        ]
+
+    def _operations(self) -> Sequence[BaseRoute]:
+        """In the order of matching: a path that both contracts have goes to the operation of its version."""
+        return [
+            self._route("POST", "/code/execute", executing.execute, "legacy"),
+            self._route("POST", "/execute", executing.execute, None),
+            self._route("POST", "/executions", executing.execute, "flat"),
+            self._route("GET", "/executions/{id:path}", executing.get_execution, "flat"),
+            self._route("POST", "/files/upload", files.upload_files, "legacy"),
+            self._route("POST", "/files", files.upload_files, None),
+            self._route("GET", "/files", files.list_files, None),
+            self._route("GET", "/files/content/{name:path}", files.download_file, "legacy"),
+            self._route("GET", "/files/{name:path}/content", files.download_file, "flat"),
+            self._route("GET", "/files/{name:path}", files.get_file, None),
+            self._route("DELETE", "/files/{name:path}", files.delete_file, None),
+            self._route("GET", "/session", sessions.get_session, "flat"),
+            self._route("DELETE", "/session", sessions.delete_session, "flat"),
+            self._route("GET", "/listSessions", sessions.list_sessions, "flat"),
+            self._route("GET", "/metadata", sessions.get_metadata, "flat"),
+            self._route("POST", "/.management/stopSession", sessions.stop_session, "flat"),
+        ]
+
+    def _route(self, method: str, path: str, operation: Operation, contract: Contract | None) -> Route:
+        async def endpoint(request: Request) -> Response:
+            target = find_target(request, self._pools, self._settings, contract)
+            entry: Entry = request.scope["greenroom.entry"]
+            entry.note(pool=target.pool.name, identifier=target.session, api_version=target.version)
+            return await operation(request, target)
+
+        return Route(path, endpoint, methods=[method])
+
+
+def _problem(error: Exception) -> tuple[Problem, Mapping[str, str]]:
+    match error:
+        case Refused():
+            return error.problem, error.headers
+        case GreenroomError():
+            problem = problem_of(error)
+            return problem, {"Connection": "close"} if problem.status == 413 else {}
+        case TooSlow():
+            message = "The request's body did not arrive in time."
+            return Problem(408, "RequestTimeout", message), {"Connection": "close"}
+        case HTTPException():  # Starlette's, where no route fits
+            message = "There is no such operation: its path or its method is unknown."
+            return Problem(400, NOT_SUPPORTED, message), {}
+        case _:
+            return Problem(500, INTERNAL, "The server failed. Its log says more."), {}

@@ -1,0 +1,57 @@
+"""Keeps web pages out of a server that asks nobody for credentials.
+
+A page in a browser on this machine can send requests to the loopback address, by itself or under a name of its
+own that it lets point there (DNS rebinding). Programs are told from pages by what browsers always send.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from greenroom.server.replies import Refused
+
+
+def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
+    """Check the headers of a request that needs no credentials.
+
+    Args:
+        headers: the request's.
+        allowed_hosts: names, besides those of this machine, under which the server may be reached.
+
+    Raises:
+        Refused: with status 403; a web page sends it, or it is sent to a name that is not this machine's.
+    """
+    host = host_name(headers.get("host", ""))
+    if host not in allowed_hosts and not is_loopback(host):
+        raise Refused(
+            403,
+            "HostNotAllowed",
+            f"The host {host!r:.200} is not allowed: without authentication this server answers to names of this "
+            "machine alone. Allow it with --allowed-host, or require credentials.",
+        )
+    if "origin" in headers or headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        raise Refused(
+            403, "OriginNotAllowed", "Requests of web pages are not allowed: this server has no authentication."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address cannot be anything but this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_name(host: str) -> str:
+    """The name in a `Host` header, without its port, in lower case; empty if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

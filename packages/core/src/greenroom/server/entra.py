@@ -1,0 +1,135 @@
+"""Tokens of Microsoft Entra ID: checked against the tenant's own keys, which are fetched and kept for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import jwt
+
+from greenroom.server.auth import bearer
+from greenroom.server.replies import Refused, unauthorized
+
+_LEEWAY = 60.0  # seconds that clocks may differ
+_KEYS_LIFETIME = 3600.0
+_KEYS_LIFETIME_OFFLINE = 24 * 3600.0
+_KEYS_PAUSE = 30.0  # between fetches, whatever key identifiers strangers make up
+_FETCH_TIMEOUT = 10.0
+_MAX_DOCUMENT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EntraSettings:
+    """Whose tokens are accepted."""
+
+    tenant: str
+    """The directory's identifier, a GUID."""
+    audiences: Sequence[str] = ("https://dynamicsessions.io", "https://acasessions.io")
+    """What a token may be for: Azure's own resource, and the one that Semantic Kernel's tool asks for."""
+    object_ids: Sequence[str] = ()
+    """The users, groups' members or service principals that may call (claim `oid`); all of the tenant by default."""
+    authority: str = "https://login.microsoftonline.com"
+    issuers: Sequence[str] = ()
+    """By default the two that the tenant has."""
+
+    @property
+    def known_issuers(self) -> Sequence[str]:
+        return self.issuers or (
+            f"https://sts.windows.net/{self.tenant}/",
+            f"{self.authority.rstrip('/')}/{self.tenant}/v2.0",
+        )
+
+    @property
+    def keys_url(self) -> str:
+        return f"{self.authority.rstrip('/')}/{self.tenant}/discovery/v2.0/keys"
+
+
+class EntraTokens:
+    """Lets in who has a valid token of one tenant, and an object id that is allowed."""
+
+    def __init__(self, settings: EntraSettings, keys: KeySet) -> None:
+        self._settings = settings
+        self._keys = keys
+
+    async def admit(self, authorization: str | None) -> str:
+        token = bearer(authorization)
+        try:
+            header = jwt.get_unverified_header(token)
+            key = await self._keys.key(str(header.get("kid")))
+            if key is None:
+                raise unauthorized("The token is not valid: it is signed by no key of this tenant.")
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=["RS256"],
+                audience=self._settings.audiences,
+                issuer=self._settings.known_issuers,
+                leeway=_LEEWAY,
+                options={"require": ["exp", "iat", "aud", "iss", "tid", "oid"]},
+            )
+        except jwt.InvalidTokenError as error:
+            raise unauthorized(f"The token is not valid: {error}.") from None
+        if claims["tid"] != self._settings.tenant:
+            raise unauthorized("The token is not valid: it is of another tenant.")
+        caller = str(claims["oid"])
+        if self._settings.object_ids and caller not in self._settings.object_ids:
+            raise Refused(403, "Forbidden", f"The object id {caller} may not use this server.")
+        return caller
+
+
+class KeySet:
+    """The public keys at a URL, kept for an hour, and fetched again for a key that is new."""
+
+    def __init__(self, url: str, client: httpx.AsyncClient, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url = url
+        self._client = client
+        self._clock = clock
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched = self._tried = -math.inf
+        self._lock = asyncio.Lock()
+
+    async def key(self, identifier: str) -> jwt.PyJWK | None:
+        """The key of that name, or `None` if there is none.
+
+        Raises:
+            Refused: with status 503; the keys cannot be fetched, and those that are known are too old.
+        """
+        if not self._knows(identifier):
+            async with self._lock:
+                if not self._knows(identifier):
+                    await self._refresh()
+        return self._keys.get(identifier)
+
+    def _knows(self, identifier: str) -> bool:
+        return identifier in self._keys and self._clock() - self._fetched < _KEYS_LIFETIME
+
+    async def _refresh(self) -> None:
+        reason = "they could not be fetched a moment ago"
+        if self._clock() - self._tried >= _KEYS_PAUSE:
+            self._tried = self._clock()
+            try:
+                self._keys = await self._fetch()
+                self._fetched = self._tried
+            except (httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
+                reason = f"{type(error).__name__}: {error}"
+        if self._clock() - self._fetched >= _KEYS_LIFETIME_OFFLINE:
+            raise Refused(503, "ServiceUnavailable", f"The keys of Microsoft Entra ID are not known: {reason}.")
+
+    async def _fetch(self) -> dict[str, jwt.PyJWK]:
+        async with self._client.stream("GET", self._url, timeout=_FETCH_TIMEOUT) as response:
+            response.raise_for_status()
+            content = b""
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > _MAX_DOCUMENT:
+                    raise ValueError("the document is too long")
+        document: object = httpx.Response(200, content=content).json()
+        if not isinstance(document, dict):
+            raise ValueError("the document is not a set of keys")
+        keys = jwt.PyJWKSet.from_dict(document)
+        return {key.key_id: key for key in keys.keys if key.key_id and key.key_type == "RSA"}

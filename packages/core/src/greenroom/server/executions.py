@@ -1,0 +1,155 @@
+"""Executions under way, and those that have ended, for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from greenroom.azure.problems import problem_of
+from greenroom.azure.wire import ExecuteRequest
+from greenroom.errors import GreenroomError
+from greenroom.models import Execution, ExecutionError
+from greenroom.server.replies import Refused
+
+_RETENTION = 3600.0
+_MAX_KEPT = 1000
+_MAX_KEPT_BYTES = 64 << 20
+_MAX_UNDER_WAY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an execution."""
+
+    execution: Execution
+    exit_code: int | None = None
+    """Of a shell command."""
+
+
+@dataclass(eq=False, slots=True)
+class Record:
+    """One execution, from its beginning until it is forgotten."""
+
+    id: str
+    identifier: str
+    request: ExecuteRequest
+    task: asyncio.Task[Outcome]
+    ended: float | None = None
+    size: int = 0
+
+    def outcome(self) -> Outcome | None:
+        """What has come of it so far; an error of ours is a failed execution to those who ask later."""
+        if not self.task.done():
+            return None
+        if self.task.cancelled():
+            return self._failure("cancelled", "CancelledError", "The execution was cancelled.")
+        error = self.task.exception()
+        if error is None:
+            return self.task.result()
+        if isinstance(error, GreenroomError):
+            return self._failure("failed", problem_of(error).code, str(error))
+        return self._failure("failed", "InternalServerError", "The server failed.")
+
+    def _failure(self, status: Any, name: str, value: str) -> Outcome:
+        execution = Execution(self.id, status, error=ExecutionError(name, value))
+        return Outcome(execution, -1 if self.request.shell else None)
+
+
+class Executions:
+    """The executions of one pool, by id.
+
+    Those that have ended are kept for an hour, or until there are too many of them, or their session is deleted.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._records: dict[str, Record] = {}
+
+    @property
+    def under_way(self) -> list[Record]:
+        return [record for record in self._records.values() if not record.task.done()]
+
+    def begin(
+        self,
+        identifier: str,
+        request: ExecuteRequest,
+        work: Callable[[], Awaitable[Outcome]],
+        operation_id: str | None = None,
+    ) -> Record:
+        """Start an execution.
+
+        Args:
+            identifier: of its session.
+            request: what was asked for.
+            work: does it.
+            operation_id: the id that the client wants for it; by default a random one.
+
+        Raises:
+            Refused: the id is taken, so this is a request that was carried out before; or there are too many.
+        """
+        if operation_id is not None and operation_id in self._records:
+            raise Refused(409, "ExecutionAlreadyExists", "There is an execution with this operation id already.")
+        if len(self.under_way) >= _MAX_UNDER_WAY:
+            raise Refused(429, "TooManyExecutions", "Too many executions are under way.", retry_after=1)
+        record_id = operation_id or str(uuid.uuid4())
+        record = Record(record_id, identifier, request, asyncio.create_task(_named(record_id, work)))
+        self._records[record_id] = record
+        record.task.add_done_callback(lambda _: self._end(record))
+        return record
+
+    def find(self, identifier: str, id: str) -> Record | None:  # noqa: A002  the model's own word
+        self._forget_old()
+        record = self._records.get(id)
+        return record if record is not None and record.identifier == identifier else None
+
+    def forget(self, record: Record) -> None:
+        self._records.pop(record.id, None)
+
+    def cancel(self, identifier: str) -> None:
+        """Cancel a session's executions, and forget them."""
+        for record in [record for record in self._records.values() if record.identifier == identifier]:
+            record.task.cancel()
+            self.forget(record)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until all have ended, and cancel those that take longer than `timeout` seconds."""
+        tasks = [record.task for record in self.under_way]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=timeout)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _end(self, record: Record) -> None:
+        outcome = record.outcome()
+        record.ended = self._clock()
+        record.size = _size(outcome.execution) if outcome is not None else 0
+        if record.id in self._records:  # it was not forgotten meanwhile
+            self._records[record.id] = self._records.pop(record.id)  # in the order of their ends
+            self._forget_old()
+
+    def _forget_old(self) -> None:
+        oldest = self._clock() - _RETENTION
+        ended = [record for record in self._records.values() if record.ended is not None]
+        kept_bytes = sum(record.size for record in ended)
+        for number, record in enumerate(ended):
+            if len(ended) - number <= _MAX_KEPT and kept_bytes <= _MAX_KEPT_BYTES and (record.ended or 0) >= oldest:
+                break
+            kept_bytes -= record.size
+            self.forget(record)
+
+
+async def _named(id: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:  # noqa: A002
+    outcome = await work()
+    return replace(outcome, execution=replace(outcome.execution, id=id))
+
+
+def _size(execution: Execution) -> int:
+    """About how many bytes of memory it holds."""
+    shown = sum(len(data) for output in execution.outputs for data in output.data.values() if isinstance(data, str))
+    error = execution.error
+    return len(execution.stdout) + len(execution.stderr) + shown + (len(error.traceback) if error else 0) + 1000

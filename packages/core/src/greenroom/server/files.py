@@ -1,0 +1,148 @@
+"""The files of a session."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from greenroom.azure.problems import PATH_INVALID, BadRequest
+from greenroom.azure.wire import LATEST, session_path, upload_path
+from greenroom.errors import FileRefused, InvalidRequest
+from greenroom.models import RemoteFile
+from greenroom.server.multipart import file_parts
+from greenroom.server.replies import json_response, too_large
+from greenroom.server.routing import Target
+
+_FRAME = 1 << 20  # what an upload may have around its file
+
+
+async def list_files(request: Request, target: Target) -> Response:
+    """`GET files`."""
+    del request
+    directory = _directory(target)
+    recursive = target.query.get("recursive", "").lower() == "true" and not target.legacy
+    if recursive:
+        target.require(since=LATEST)
+    files = await target.pool.backend.files(target.identifier, directory, recursive=recursive)
+    return json_response(target.codec.encode_files(files, directory, target.version))
+
+
+async def upload_files(request: Request, target: Target) -> Response:
+    """`POST files/upload` and `POST files`: each part `file` of a multipart body, as it arrives."""
+    identifier, directory, limit = target.identifier, _directory(target), target.settings.max_upload
+    uploaded: list[RemoteFile] = []
+    body = _body(request, limit + _FRAME)
+    async with contextlib.aclosing(
+        file_parts(request.headers.get("content-type"), body, strict=target.strict)
+    ) as parts:
+        async for part in parts:
+            with _path_errors():
+                path = upload_path(part.filename, directory)
+            uploaded.append(await target.pool.backend.upload(identifier, path, _limited(part.content, path, limit)))
+    if target.legacy:
+        return json_response(target.codec.encode_files(uploaded, "", target.version))
+    if len(uploaded) > 1:
+        return json_response(target.codec.encode_files(uploaded, directory, target.version))
+    return json_response(target.codec.encode_uploaded(uploaded[0], target.version))
+
+
+async def get_file(request: Request, target: Target) -> Response:
+    """`GET files/{name}`."""
+    file = await target.pool.backend.file(target.identifier, _path(request, target))
+    return json_response(target.codec.encode_file(file, target.version))
+
+
+async def delete_file(request: Request, target: Target) -> Response:
+    """`DELETE files/{name}`."""
+    await target.pool.backend.delete_file(target.identifier, _path(request, target))
+    return Response(status_code=204)
+
+
+async def download_file(request: Request, target: Target) -> Response:
+    """`GET files/content/{name}` and `GET files/{name}/content`."""
+    chunks = target.pool.backend.download(target.identifier, _path(request, target))
+    try:
+        first = await anext(chunks, b"")
+        second = await anext(chunks, None)
+    except BaseException:
+        await chunks.aclose()
+        raise
+    if second is None:
+        return Response(first, media_type="application/octet-stream")
+    return _Download(_joined(first, second, chunks))
+
+
+class _Download(StreamingResponse):
+    """A file too large to hold, sent as it is read, and no longer than somebody takes it."""
+
+    def __init__(self, content: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(content, media_type="application/octet-stream")
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self._content):
+            await super().__call__(scope, receive, send)
+
+
+async def _joined(first: bytes, second: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with contextlib.aclosing(rest):
+        yield first
+        yield second
+        async for chunk in rest:
+            yield chunk
+
+
+def _directory(target: Target) -> str:
+    """The query's `path`; the legacy contract has no directories."""
+    path = "" if target.legacy else target.query.get("path", "")
+    if target.strict and "." in path:
+        raise BadRequest(
+            f"The file path {path!r:.200} is invalid because 'path cannot contain any reserved file path characters'.",
+            code=PATH_INVALID,
+            target="path",
+        )
+    with _path_errors():
+        return session_path(path)
+
+
+def _path(request: Request, target: Target) -> str:
+    with _path_errors():
+        return upload_path(request.path_params["name"], _directory(target))
+
+
+@contextlib.contextmanager
+def _path_errors() -> Generator[None, None, None]:
+    try:
+        yield
+    except BadRequest:
+        raise
+    except InvalidRequest as error:
+        raise BadRequest(str(error), code=PATH_INVALID, target="path") from None
+
+
+async def _body(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The request's body, of which no more than `limit` bytes are read."""
+    told = request.headers.get("content-length", "0")
+    size = int(told) if told.isdecimal() else 0
+    if size > limit:
+        raise too_large(f"The upload is over the limit of {limit - _FRAME} bytes.")
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise too_large(f"The upload is over the limit of {limit - _FRAME} bytes.")
+        yield chunk
+
+
+async def _limited(content: AsyncIterator[bytes], path: str, limit: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in content:
+        size += len(chunk)
+        if size > limit:
+            raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+        yield chunk

@@ -1,0 +1,50 @@
+"""Answers, and the exception that stands for one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from starlette.responses import Response
+
+from greenroom.azure.problems import Problem, encode_problem
+from greenroom.azure.wire import API_VERSIONS, Json
+
+COMMON_HEADERS: Mapping[str, str] = {"api-supported-versions": ", ".join(API_VERSIONS), "cache-control": "no-store"}
+
+
+class Refused(Exception):
+    """A request is not carried out, for a reason that is no `GreenroomError`."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        target: str | None = None,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.problem = Problem(status, code, message, target, retry_after=retry_after)
+        self.headers = dict(headers or {})
+
+
+def unauthorized(message: str) -> Refused:
+    return Refused(401, "Unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def too_large(message: str) -> Refused:
+    # What is left of the body is not read, so the connection is of no more use.
+    return Refused(413, "RequestTooLarge", message, headers={"Connection": "close"})
+
+
+def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    content = json.dumps(body, ensure_ascii=True, separators=(",", ":"))
+    return Response(content, status, headers, "application/json; charset=utf-8")
+
+
+def problem_response(problem: Problem, headers: Mapping[str, str]) -> Response:
+    problem_headers, body = encode_problem(problem)
+    return json_response(body, problem.status, {**headers, **problem_headers})

@@ -1,0 +1,154 @@
+"""What a request is about: the pool, the session, the version, and so the contract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+
+from greenroom.azure import flat, legacy
+from greenroom.azure.problems import IDENTIFIER_LENGTH, NOT_SUPPORTED, BadRequest
+from greenroom.azure.wire import API_VERSIONS, FLAT_VERSIONS, LATEST, LEGACY_VERSIONS, Json, is_legacy
+from greenroom.backend import Backend
+from greenroom.server.executions import Executions
+from greenroom.server.replies import Refused
+from greenroom.server.settings import ServerSettings
+from greenroom.session import check_identifier
+
+Contract = Literal["legacy", "flat"]
+
+_MAX_FIELDS = 50
+
+
+@dataclass(slots=True)
+class ServedPool:
+    """A pool under a name, and what the server remembers of it."""
+
+    name: str
+    backend: Backend
+    executions: Executions = field(default_factory=Executions)
+    metadata: Json = None
+    """Of its sandboxes, once somebody has asked."""
+    metadata_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request is about."""
+
+    pool: ServedPool
+    version: str
+    query: Mapping[str, str]
+    settings: ServerSettings
+    session: str | None
+
+    @property
+    def identifier(self) -> str:
+        """The session's.
+
+        Raises:
+            BadRequest: there is none, or it breaks the rule.
+        """
+        if self.session is None:
+            raise BadRequest("The request has no 'identifier'.", target="identifier")
+        if not 4 <= len(self.session) <= 128:
+            raise BadRequest(
+                f"The session identifier has {len(self.session)} characters; it takes 4 to 128.",
+                code=IDENTIFIER_LENGTH,
+                target="identifier",
+            )
+        return check_identifier(self.session)
+
+    @property
+    def legacy(self) -> bool:
+        return is_legacy(self.version)
+
+    @property
+    def codec(self) -> ModuleType:
+        """The contract's own functions: `legacy` and `flat` have the same."""
+        return legacy if self.legacy else flat
+
+    @property
+    def strict(self) -> bool:
+        return self.settings.strict
+
+    def require(self, since: str) -> None:
+        """Refuse versions in which an operation was not there yet.
+
+        Raises:
+            BadRequest: it is one of them, and the server is strict.
+        """
+        if self.strict and API_VERSIONS.index(self.version) < API_VERSIONS.index(since):
+            raise BadRequest(f"API version {self.version} does not know this operation.", code=NOT_SUPPORTED)
+
+
+def find_target(
+    request: Request, pools: Mapping[str, ServedPool], settings: ServerSettings, contract: Contract | None
+) -> Target:
+    """What the request is about.
+
+    Args:
+        request: with the path parameters of its route.
+        pools: by name; the first one is the default.
+        settings: the server's.
+        contract: the one that the path belongs to, or `None` where both have it.
+
+    Raises:
+        BadRequest: the query is not valid, or its version is unknown.
+        Refused: there is no such pool.
+    """
+    query = _parse_query(request)
+    # '+' is a character of identifiers, and clients that do not encode them send it as it is.
+    identifier = request.path_params.get("identifier") or query.get("identifier", "").replace(" ", "+")
+    return Target(
+        pool=_pool(request.path_params.get("pool"), pools),
+        version=_version(query.get("api-version"), contract, strict=settings.strict),
+        query=query,
+        settings=settings,
+        session=identifier or None,
+    )
+
+
+def _parse_query(request: Request) -> dict[str, str]:
+    try:
+        fields = parse_qsl(
+            request.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS
+        )
+    except ValueError as error:
+        raise BadRequest(f"The query is not valid: {error}.") from None
+    names = [name for name, _ in fields]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        name = sorted(repeated)[0]
+        raise BadRequest(f"The query says {name!r:.100} more than once.", target=f"{name:.100}")
+    return dict(fields)
+
+
+def _pool(name: str | None, pools: Mapping[str, ServedPool]) -> ServedPool:
+    """One pool serves every name, so that a client's URL needs another host and nothing else."""
+    first = next(iter(pools.values()))
+    if name is None or len(pools) == 1:
+        return first
+    if name not in pools:
+        raise Refused(404, "SessionPoolNotFound", f"There is no session pool {name!r:.200} on this server.")
+    return pools[name]
+
+
+def _version(version: str | None, contract: Contract | None, *, strict: bool) -> str:
+    if version is None:
+        if strict:
+            raise BadRequest("The request has no 'api-version'.", target="api-version")
+        return LEGACY_VERSIONS[-1] if contract == "legacy" else LATEST
+    if version not in API_VERSIONS:
+        known = ", ".join(API_VERSIONS)
+        raise BadRequest(f"The api-version {version!r:.100} is unknown. Known are: {known}.", target="api-version")
+    versions = {"legacy": LEGACY_VERSIONS, "flat": FLAT_VERSIONS, None: API_VERSIONS}[contract]
+    if version in versions:
+        return version
+    if strict:
+        raise BadRequest(f"API version {version} does not know this path.", code=NOT_SUPPORTED, target="api-version")
+    return versions[-1]

@@ -1,0 +1,233 @@
+"""A server from its settings: pools opened, requests served, work ended, pools closed, all on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from greenroom.backend import Backend
+from greenroom.connect import open_backend
+from greenroom.errors import InvalidRequest
+from greenroom.server.app import Application
+from greenroom.server.auth import ApiKeys, EitherOf, Guard, check_key, digest, read_keys
+from greenroom.server.entra import EntraTokens, KeySet
+from greenroom.server.settings import ServerSettings
+from greenroom.server.tls import Certificate, self_signed
+
+KEY_VARIABLE = "GREENROOM_API_KEY"
+
+_RESPONSES_GRACE = 5
+"""Seconds that answers may take to be sent when all executions have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What there is to say when a server has started."""
+
+    url: str
+    guarded: bool
+    """Whether callers need credentials."""
+    authority: Path | None
+    """What clients have to trust, where the certificate is one of ours."""
+
+
+async def serve(
+    settings: ServerSettings, pools: Mapping[str, Mapping[str, Any]], announce: Callable[[Announcement], None]
+) -> None:
+    """Serve until a signal says to stop.
+
+    Args:
+        settings: the server's.
+        pools: by name, what `greenroom.connect` takes: `url`, and options.
+        announce: called once it answers.
+
+    Raises:
+        InvalidRequest: the settings do not go together, such as an address that others reach without
+            authentication.
+        EngineUnavailable: a pool cannot make sandboxes.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        guard = await stack.enter_async_context(_guard(settings))
+        certificate = _certificate(settings)
+        opened: dict[str, Backend] = {}
+        for name, options in pools.items():
+            opened[name] = await open_backend(**options)
+            stack.push_async_callback(opened[name].close)
+        server = Server(Application(opened, settings, guard), settings, certificate)
+        server.on_start = lambda: announce(
+            Announcement(server.url, guard is not None, certificate.authority if certificate else None)
+        )
+        await server.serve()
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with limits for slow clients, and an end that lets executions finish."""
+
+    def __init__(
+        self,
+        application: Application,
+        settings: ServerSettings,
+        certificate: Certificate | None = None,
+    ) -> None:
+        head_patience = settings.patience
+
+        class Protocol(PacedProtocol):
+            patience = head_patience
+
+        super().__init__(
+            uvicorn.Config(
+                application,
+                host=settings.host,
+                port=settings.port,
+                http=Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="critical",  # the application has its own logs; uvicorn's would hold whole queries
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                h11_max_incomplete_event_size=settings.max_headers,
+                limit_concurrency=settings.max_connections,
+                timeout_graceful_shutdown=_RESPONSES_GRACE,
+                ssl_certfile=certificate.certificate if certificate else None,
+                ssl_keyfile=certificate.key if certificate else None,
+            )
+        )
+        self._application = application
+        self._settings = settings
+        self._certificate = certificate
+        self.on_start: Callable[[], None] = lambda: None
+        """Called once it answers."""
+
+    @property
+    def url(self) -> str:
+        """Where it answers, once it has started."""
+        scheme = "https" if self._certificate else "http"
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"{scheme}://{host}:{self.servers[0].sockets[0].getsockname()[1]}"
+
+    async def startup(self, sockets: Any = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # uvicorn's way to say that it cannot listen
+            where = f"{self._settings.host}:{self._settings.port}"
+            raise InvalidRequest(f"The address {where} cannot be listened at: is another server there?") from None
+        self.on_start()
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Let executions end while their clients can still ask for them, then close."""
+        drain = asyncio.create_task(self._application.drain(self._settings.shutdown_grace))
+        while not drain.done() and not self.force_exit:
+            await asyncio.wait([drain], timeout=0.1)
+        drain.cancel()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn's, but it does not raise the signal again: the pools are still to be closed."""
+        loop = asyncio.get_running_loop()
+        handled = (signal.SIGINT, signal.SIGTERM)
+        try:
+            for number in handled:
+                loop.add_signal_handler(number, self._stop)
+        except (ValueError, NotImplementedError):  # not the main thread, or not a Unix
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        """The first signal asks for an orderly end, the second for one at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+class PacedProtocol(H11Protocol):
+    """A connection whose client must come to the point: the head of a request, and what is left of a body that
+    was answered already, have to arrive within a time."""
+
+    patience = 20.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._set_timer()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._set_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._clear_timer()
+
+    def _set_timer(self) -> None:
+        cycle: Any = self.cycle  # there is none before the first request, whatever its type says
+        if cycle is not None and not cycle.response_complete:
+            self._clear_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.patience, self._end)
+
+    def _clear_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        self.transport.close()
+
+
+@contextlib.asynccontextmanager
+async def _guard(settings: ServerSettings) -> AsyncGenerator[Guard | None, None]:
+    """Who may call, by the settings and the environment.
+
+    Raises:
+        InvalidRequest: everybody, at an address that others reach.
+    """
+    async with httpx.AsyncClient() as client:
+        guards: list[Guard] = []
+        digests = read_keys(settings.api_key_file.expanduser()) if settings.api_key_file else {}
+        if key := os.environ.pop(KEY_VARIABLE, None):
+            digests["environment"] = digest(check_key(key))
+        if digests:
+            guards.append(ApiKeys(digests))
+        if settings.entra is not None:
+            guards.append(EntraTokens(settings.entra, KeySet(settings.entra.keys_url, client)))
+        if not guards and not settings.is_local:
+            raise InvalidRequest(
+                f"A server at {settings.host} can be reached by others, so it needs credentials: give it "
+                f"--api-key-file, {KEY_VARIABLE} or --entra-tenant, or let it listen at 127.0.0.1."
+            )
+        yield EitherOf(guards) if guards else None
+
+
+def _certificate(settings: ServerSettings) -> Certificate | None:
+    if settings.tls_self_signed:
+        hosts = dict.fromkeys(["localhost", "127.0.0.1", "::1", settings.host, *sorted(settings.allowed_hosts)])
+        return self_signed(settings.tls_directory.expanduser(), [host for host in hosts if host != "0.0.0.0"])  # noqa: S104
+    if settings.certfile is None or settings.keyfile is None:
+        return None
+    for path in (settings.certfile, settings.keyfile):
+        _check_readable(path)
+    return Certificate(settings.certfile, settings.keyfile)
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InvalidRequest(f"The file {str(path)!r} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,46 @@
+"""A function of `inside`, run in a session: there as code like any other, here as a call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from greenroom.models import Execution
+
+_MIME = "application/vnd.greenroom.answer+json"
+
+# In a namespace of its own, so that it neither sees nor changes the session's variables.
+_PROGRAM = """
+(lambda scope: exec({source!r}, scope))({{"__name__": "greenroom"}})
+"""
+_SOURCE = """
+from __future__ import annotations
+from typing import Any
+
+{function}
+
+class Answer:
+    def _repr_mimebundle_(self, **_):
+        return {{"{mime}": answer}}
+
+answer = {name}(*{arguments!r})
+display(Answer())
+"""
+
+
+def program(function: Callable[..., dict[str, Any]], *arguments: str | float) -> str:
+    """Code that calls the function and shows what it returns."""
+    source = _SOURCE.format(
+        function=inspect.getsource(function), name=function.__name__, arguments=arguments, mime=_MIME
+    )
+    return _PROGRAM.format(source=source)
+
+
+def answer_of(execution: Execution) -> dict[str, Any] | None:
+    """What the function returned; `None` if it did not come to that. Nothing is known of its fields' types."""
+    for output in reversed(execution.outputs):
+        answer = output.data.get(_MIME)
+        if isinstance(answer, dict):
+            return answer
+    return None

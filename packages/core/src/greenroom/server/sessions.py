@@ -1,0 +1,115 @@
+"""Sessions and the pool itself."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import cast
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from greenroom.azure import flat
+from greenroom.azure.problems import SESSION_NOT_FOUND, BadRequest
+from greenroom.azure.wire import Json, text
+from greenroom.errors import EngineUnavailable
+from greenroom.models import SessionInfo
+from greenroom.server import inside
+from greenroom.server.replies import Refused, json_response
+from greenroom.server.routing import Target
+from greenroom.server.sandboxcode import answer_of, program
+
+_PAGE = 100
+_SINCE = "2025-02-02-preview"
+_INVENTORY_TIMEOUT = 60.0
+_KERNEL = {
+    "name": "IPython",
+    "projectUrl": "https://ipython.org",
+    "description": "IPython's InteractiveShell, without a Jupyter kernel around it",
+}
+
+
+async def get_session(request: Request, target: Target) -> Response:
+    """`GET session`: it does not make one."""
+    del request
+    target.require(since=_SINCE)
+    identifier = target.identifier
+    for session in await target.pool.backend.sessions():
+        if session.identifier == identifier:
+            return json_response(_encode(session))
+    raise Refused(404, SESSION_NOT_FOUND, "There is no session with this identifier.")
+
+
+async def delete_session(request: Request, target: Target) -> Response:
+    """`DELETE session`: also of one that is not there."""
+    del request
+    target.require(since=_SINCE)
+    await _delete(target)
+    return Response(status_code=204)
+
+
+async def stop_session(request: Request, target: Target) -> Response:
+    """`POST .management/stopSession`."""
+    del request
+    target.require(since=_SINCE)
+    await _delete(target)
+    return PlainTextResponse(f"Session {target.identifier} in session pool {target.pool.name} stopped.")
+
+
+async def list_sessions(request: Request, target: Target) -> Response:
+    """`GET listSessions`, in pages."""
+    target.require(since=_SINCE)
+    skip = target.query.get("skip", "0")
+    if not (skip.isascii() and skip.isdecimal() and len(skip) < 10):
+        raise BadRequest("'skip' takes a whole number.", target="skip")
+    sessions = await target.pool.backend.sessions()
+    end = int(skip) + _PAGE
+    link = str(request.url.include_query_params(skip=end)) if end < len(sessions) else None
+    return json_response(flat.encode_sessions([_encode(session) for session in sessions[int(skip) : end]], link))
+
+
+async def get_metadata(request: Request, target: Target) -> Response:
+    """`GET metadata`: asked of a sandbox once, in a session of its own."""
+    del request
+    target.require(since=_SINCE)
+    pool = target.pool
+    async with pool.metadata_lock:
+        if pool.metadata is None:
+            pool.metadata = await _take_inventory(target)
+    return json_response(pool.metadata)
+
+
+async def _delete(target: Target) -> None:
+    identifier = target.identifier
+    target.pool.executions.cancel(identifier)
+    await target.pool.backend.delete(identifier)
+
+
+async def _take_inventory(target: Target) -> Json:
+    backend = target.pool.backend
+    identifier = f"greenroom-metadata-{uuid.uuid4()}"
+    try:
+        execution = await backend.execute(
+            identifier, program(inside.take_inventory), timeout=_INVENTORY_TIMEOUT, on_event=None
+        )
+    finally:
+        await backend.delete(identifier)
+    answer = answer_of(execution)
+    if answer is None:
+        raise EngineUnavailable("A sandbox could not tell which packages it has.")
+    packages = answer.get("packages")
+    versions = cast("Mapping[object, object]", packages) if isinstance(packages, dict) else {}
+    now = datetime.now(UTC)
+    return flat.encode_metadata(
+        runtimes={"python": text(answer.get("python"))},
+        packages={str(name): str(version) for name, version in versions.items()},
+        created=now,
+        updated=now,
+        kernel={**_KERNEL, "version": text(answer.get("ipython"))},
+    )
+
+
+def _encode(session: SessionInfo) -> Json:
+    changed = f"{session.identifier} {session.last_used:%Y-%m-%dT%H:%M:%S}"
+    return flat.encode_session(session, str(uuid.uuid5(uuid.NAMESPACE_URL, changed)))

@@ -1,0 +1,120 @@
+"""What a server is told: by the command line, and by a TOML file with the tables `[server]` and `[pools.NAME]`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from greenroom.errors import InvalidRequest
+from greenroom.pool.settings import parse_size
+from greenroom.server.browsers import is_loopback
+from greenroom.server.entra import EntraSettings
+
+_MIB = 1 << 20
+
+
+def _size(value: object) -> object:
+    return parse_size(value, "size") if isinstance(value, str) else value
+
+
+_Size = Annotated[int, BeforeValidator(_size)]
+
+
+class ServerSettings(BaseModel):
+    """The settings of a server. Times are in seconds, sizes in bytes or as `4Mi`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """The address to listen at. Any but this machine's own needs credentials."""
+    port: int = Field(8080, ge=0, le=65535)
+    """0 takes any that is free."""
+    strict: bool = False
+    """Whether to refuse what Azure's specification does not allow, though clients send it."""
+    api_key_file: Path | None = None
+    """Digests of the keys that let callers in; see `greenroom.server.auth.read_keys`."""
+    entra: EntraSettings | None = None
+    """Whose tokens let callers in."""
+    certfile: Path | None = None
+    keyfile: Path | None = None
+    tls_self_signed: bool = False
+    """Whether to make a certificate for development."""
+    tls_directory: Path = Path("~/.config/greenroom/tls")
+    """Where that is kept."""
+    allowed_hosts: frozenset[str] = frozenset()
+    """Further names under which a server without authentication may be reached."""
+    max_body: _Size = Field(8 * _MIB, ge=1024)
+    """Bytes of one request that is no upload."""
+    max_upload: _Size = Field(128 * _MIB, ge=1024)
+    """Bytes of the file in an upload; the pool's `file_limit` holds too."""
+    max_headers: _Size = Field(32 * 1024, ge=4096, le=_MIB)
+    max_requests: int = Field(256, ge=1)
+    """Requests at once."""
+    max_connections: int = Field(2000, ge=1)
+    patience: float = Field(20, gt=0)
+    """How long a client may leave the server waiting, beyond the time that its bytes take at 4 KiB a second."""
+    shutdown_grace: float = Field(30, ge=0)
+    """How long executions under way may take to end when the server is told to."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.certfile is None) != (self.keyfile is None):
+            raise ValueError("certfile and keyfile go together")
+        if self.certfile is not None and self.tls_self_signed:
+            raise ValueError("there is either a certificate (certfile) or a self-signed one (tls_self_signed)")
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return is_loopback(self.host)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """Settings from options of any origin.
+
+        Raises:
+            InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
+        """
+        try:
+            return cls.model_validate(dict(options))
+        except ValidationError as error:
+            raise InvalidRequest("; ".join(_complaint(item) for item in error.errors())) from None
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The options of the server, and those of the pools by their names.
+
+    Raises:
+        InvalidRequest: the file cannot be read, or has other tables.
+    """
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidRequest(f"The configuration {str(path)!r} cannot be read: {error}.") from error
+    if unknown := content.keys() - {"server", "pools"}:
+        raise InvalidRequest(
+            f"The configuration {str(path)!r} has {', '.join(sorted(unknown))}, which is unknown: "
+            "it takes [server] and [pools.NAME]."
+        )
+    server, pools = content.get("server", {}), content.get("pools", {})
+    if not isinstance(server, dict) or not isinstance(pools, dict):
+        raise InvalidRequest(f"The configuration {str(path)!r} is not valid: server and pools are tables.")
+    for name, pool in cast("dict[str, Any]", pools).items():
+        if not isinstance(pool, dict):
+            raise InvalidRequest(f"The configuration {str(path)!r} is not valid: [pools.{name}] is a table.")
+    return cast("dict[str, Any]", server), cast("dict[str, dict[str, Any]]", pools)
+
+
+def _complaint(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return f"The server's option {name!r} is unknown. Known are: {', '.join(sorted(ServerSettings.model_fields))}."
+    message = error["msg"].removeprefix("Value error, ")
+    if not name:
+        return f"The server's options do not fit together: {message}."
+    return f"The server's option {name}={error['input']!r} is not valid: {message[:1].lower()}{message[1:]}."

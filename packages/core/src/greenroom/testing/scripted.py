@@ -1,0 +1,131 @@
+"""A pool without sandboxes that says what a test has laid down, for tests of what stands on a pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from greenroom.backend import OnEvent
+from greenroom.errors import FileMissing
+from greenroom.models import Execution, RemoteFile, StreamText
+from greenroom.session import SessionPool
+from greenroom.testing.backend import BareBackend
+
+ENDLESS = "while True: pass"
+"""Code that a scripted backend ends only when it is cancelled."""
+
+
+class Run(NamedTuple):
+    """What was asked of a scripted backend."""
+
+    identifier: str
+    code: str
+    timeout: float | None
+
+
+class ScriptedBackend(BareBackend):
+    """Runs no code: answers it as a test wants, keeps files, and remembers what was asked of which session.
+
+    ::
+
+        backend = ScriptedBackend()
+        backend.answers["plot()"] = Execution("1", "succeeded", outputs=(figure,))
+        with scripted_pool(backend) as pool: ...
+        assert backend.runs == [("analysis", "plot()", None)]
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Execution | Exception] = {}
+        """What comes of a piece of code: an execution, whose stdout is streamed line by line, or what is raised."""
+        self.answer: Execution | Exception = Execution("1", "succeeded", stdout="ran\n")
+        """What comes of any other code."""
+        self.runs: list[Run] = []
+        """Each execution, as it begins."""
+        self.interrupted: list[str] = []
+        """The sessions of executions that were cancelled."""
+        self.deleted: list[str] = []
+        """The sessions that were deleted, also those that had never begun."""
+        self.contents: dict[str, dict[str, bytes]] = defaultdict(dict)
+        """By session and path: the files."""
+
+    @property
+    def identifiers(self) -> list[str]:
+        """The session of each execution."""
+        return [run.identifier for run in self.runs]
+
+    @property
+    def codes(self) -> list[str]:
+        """The code of each execution."""
+        return [run.code for run in self.runs]
+
+    @property
+    def timeouts(self) -> list[float | None]:
+        """The limit of each execution, in seconds."""
+        return [run.timeout for run in self.runs]
+
+    async def execute(
+        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        self.runs.append(Run(identifier, code, timeout))
+        answer = self.answers.get(code, self.answer)
+        if isinstance(answer, Exception):
+            raise answer
+        for line in answer.stdout.splitlines(keepends=True):
+            if on_event is not None:
+                on_event(StreamText("stdout", line))
+        try:
+            if code == ENDLESS:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.interrupted.append(identifier)
+            raise
+        return answer
+
+    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+        self.contents[identifier][path] = b"".join([chunk async for chunk in chunks])
+        return await self.file(identifier, path)
+
+    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+        await self.file(identifier, path)
+        yield self.contents[identifier][path]
+
+    async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
+        del recursive  # there are no directories: a name may hold slashes
+        found = [name for name in sorted(self.contents[identifier]) if name.startswith(f"{path}/")]
+        return [await self.file(identifier, name) for name in found]
+
+    async def file(self, identifier: str, path: str) -> RemoteFile:
+        if path not in self.contents[identifier]:
+            raise FileMissing(f"The session has no file {path!r}.")
+        return RemoteFile(path, len(self.contents[identifier][path]), datetime(2026, 11, 1, tzinfo=UTC))
+
+    async def delete_file(self, identifier: str, path: str) -> None:
+        await self.file(identifier, path)
+        del self.contents[identifier][path]
+
+    async def delete(self, identifier: str) -> None:
+        self.deleted.append(identifier)
+        self.contents.pop(identifier, None)
+
+
+def scripted_pool(backend: ScriptedBackend) -> SessionPool:
+    """A pool over a scripted backend."""
+
+    async def make() -> ScriptedBackend:
+        return backend
+
+    return SessionPool(make, "scripted")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens on a pool's own event loop.
+
+    Raises:
+        TimeoutError: it has not come true within 10 seconds.
+    """
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  an asyncio.Event belongs to one loop
+            await asyncio.sleep(0.01)

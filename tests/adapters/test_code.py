@@ -1,0 +1,81 @@
+"""Only a complete fenced block is taken off a model's code."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenroom.adapters.code import strip_fence
+
+
+@pytest.mark.parametrize(
+    "fenced",
+    [
+        "```python\nx = 1\n```",
+        "```py\nx = 1\n```",
+        "```\nx = 1\n```",
+        "```Python\nx = 1\n```",
+        "```python3\nx = 1\n```",
+        "```ipython\nx = 1\n```",
+        "``` python \nx = 1\n```",
+        "````python\nx = 1\n````",
+        "\n\n```python\nx = 1\n```\n  \n",
+        "```python\r\nx = 1\r\n```\r\n",
+    ],
+)
+def test_a_complete_fenced_block_is_taken_off(fenced: str) -> None:
+    assert strip_fence(fenced) == "x = 1"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "python_version = 3",  # the clean-up of others made `_version = 3` of it
+        "py = 3",
+        "python",
+        "`x`",
+        "x = 1\n",
+        "  x = 1  ",
+        "",
+        "print('''\n```\nx\n```\n''')",
+        "```python\nx = 1",
+        "x = 1\n```",
+        "```bash\nls\n```",
+        "```python x = 1```",
+        "````python\nx = 1\n```",
+        "Here it is:\n```python\nx = 1\n```",
+        "```python\nx = 1\n```\nThat was it.",
+    ],
+)
+def test_anything_else_stays_as_it_is(code: str) -> None:
+    assert strip_fence(code) == code
+
+
+def test_the_code_keeps_its_lines_and_its_indentation() -> None:
+    assert strip_fence("```python\n\n    if x:\n        y\n\n\n```") == "\n    if x:\n        y\n\n"
+
+
+def test_fences_inside_of_the_code_are_the_codes_own() -> None:
+    code = 'readme = """\n```bash\npip install it\n```\n"""'
+    assert strip_fence(f"```python\n{code}\n```") == code
+
+
+@pytest.mark.parametrize("nothing", ["```python\n```", "```\n\n```"])
+def test_an_empty_block_holds_nothing(nothing: str) -> None:
+    assert strip_fence(nothing) == ""
+
+
+@given(st.text())
+def test_whatever_is_fenced_comes_back(code: str) -> None:
+    assert strip_fence(f"```python\n{code}\n```") == code.removesuffix("\r")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["```\n" * 100_000 + "x", "```\n" + " " * 400_000 + "x", "```\n" + "\n" * 400_000 + "x", "`" * 400_000],
+)
+def test_a_hostile_text_takes_no_longer_than_a_kind_one(hostile: str) -> None:
+    began = time.process_time()
+    assert strip_fence(hostile) == hostile
+    assert time.process_time() - began < 5

@@ -1,0 +1,625 @@
+"""A pool over an engine that does what a test wants, in a time of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from greenroom.engines.base import Engine, Limits, Sandbox
+from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull, SandboxLost
+from greenroom.models import Execution
+from greenroom.pool import LocalPool, PoolSettings
+
+from .scripted import READY, ScriptedSandbox, done, obey
+from .virtual_time import in_virtual_time
+
+
+class ScriptedEngine(Engine):
+    """An engine by script.
+
+    Attributes:
+        start_takes: seconds until a sandbox is there.
+        ready_takes: seconds from then until its runner takes code.
+        kill_takes: seconds that ending one takes.
+        failures: what the next starts raise, one each.
+        sandboxes: those that were started.
+    """
+
+    name = "scripted"
+
+    def __init__(self) -> None:
+        self.start_takes = 1.0
+        self.ready_takes = 0.0
+        self.kill_takes = 0.0
+        self.failures: list[Exception] = []
+        self.sandboxes: list[ScriptedSandbox] = []
+        self.under_way = 0
+        self.most_under_way = 0
+        self.closed = 0
+
+    @property
+    def alive(self) -> list[ScriptedSandbox]:
+        return [sandbox for sandbox in self.sandboxes if not sandbox.kills]
+
+    async def check(self) -> None:
+        pass
+
+    async def start(self, limits: Limits) -> Sandbox:
+        del limits
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await asyncio.sleep(self.start_takes)
+        finally:
+            self.under_way -= 1
+        if self.failures:
+            raise self.failures.pop()
+        sandbox = ScriptedSandbox(run, name=f"scripted-{len(self.sandboxes) + 1}")
+        sandbox.kill_takes = self.kill_takes
+        self.sandboxes.append(sandbox)
+        asyncio.get_running_loop().call_later(self.ready_takes, sandbox.say, READY)
+        return sandbox
+
+    async def sweep(self) -> int:
+        return 0
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def run(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
+    """Run code to its end at once, but for `wait`, which waits for an interrupt."""
+    if header["op"] == "interrupt":
+        return [done(header["id"], error={"name": "KeyboardInterrupt", "value": ""})]
+    if header["op"] == "execute" and body == b"wait":
+        return []
+    return obey(header, body)
+
+
+@asynccontextmanager
+async def pool_of(engine: ScriptedEngine, **options: Any) -> AsyncGenerator[LocalPool]:
+    settings = PoolSettings.parse({"ready_session_instances": 0, "preload": (), **options})
+    pool = await LocalPool.open(engine, settings)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+        assert all(sandbox.kills for sandbox in engine.sandboxes), "a closed pool leaves no sandbox"
+
+
+async def use(pool: LocalPool, identifier: str, code: str = "x") -> Execution:
+    return await pool.execute(identifier, code, timeout=None, on_event=None)
+
+
+def begin(pool: LocalPool, identifier: str, code: str = "x") -> asyncio.Task[Execution]:
+    return asyncio.create_task(use(pool, identifier, code), name=identifier)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def held(pool: LocalPool) -> list[str]:
+    return [info.identifier for info in await pool.sessions()]
+
+
+# Allocation
+
+
+@in_virtual_time
+async def test_the_first_use_of_a_session_starts_a_sandbox() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine) as pool:
+        began = now()
+        assert (await use(pool, "cold")).succeeded
+        assert now() - began == engine.start_takes
+        await use(pool, "cold")
+        assert len(engine.sandboxes) == 1
+        assert [header["op"] for header, _ in engine.sandboxes[0].heard] == ["execute", "execute"]
+
+
+@in_virtual_time
+async def test_a_warm_sandbox_is_there_at_once_and_is_replaced() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, ready_session_instances=2) as pool:
+        await asyncio.sleep(10)
+        assert len(engine.alive) == 2
+        began = now()
+        await use(pool, "warm")
+        assert now() == began
+        await asyncio.sleep(10)
+        status = await pool.status()
+        assert (status.ready, status.idle, len(engine.alive)) == (2, 1, 3)
+
+
+@in_virtual_time
+async def test_a_warm_sandbox_imports_while_it_waits() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, ready_session_instances=1, preload="numpy,pandas"):
+        await asyncio.sleep(10)
+        assert [header for header, _ in engine.sandboxes[0].heard] == [
+            {"op": "preload", "modules": ["numpy", "pandas"]}
+        ]
+
+
+@in_virtual_time
+async def test_two_sessions_never_share_a_sandbox() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, max_concurrent_sessions=5) as pool:
+        for _ in range(3):
+            await asyncio.gather(*[use(pool, f"user-{number}") for number in range(5)])
+        assert len(engine.sandboxes) == 5
+        await asyncio.gather(*[pool.delete(f"user-{number}") for number in range(5)])
+        await asyncio.gather(*[use(pool, f"user-{number}") for number in range(5)])
+        assert len(engine.sandboxes) == 10, "and none is used again"
+
+
+@in_virtual_time
+async def test_calls_of_one_new_session_share_its_sandbox() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine) as pool:
+        await asyncio.gather(*[use(pool, "same") for _ in range(10)])
+        assert len(engine.sandboxes) == 1
+
+
+@in_virtual_time
+async def test_fifty_in_the_queue_for_three_places_are_served_in_the_order_of_arrival() -> None:
+    engine = ScriptedEngine()
+    served: list[int] = []
+
+    async def visit(number: int) -> None:
+        identifier = f"visitor-{number}"
+        await use(pool, identifier)
+        served.append(number)
+        assert len(await held(pool)) <= 3
+        await asyncio.sleep(0.5)
+        await pool.delete(identifier)
+
+    async with pool_of(engine, max_concurrent_sessions=3, acquire_timeout=1000) as pool:
+        await asyncio.gather(*[visit(number) for number in range(50)])
+        assert served == list(range(50))
+        assert len(engine.sandboxes) == 50
+        assert (await pool.status()).waiting == 0
+
+
+@in_virtual_time
+async def test_starts_do_not_crowd_the_machine() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, max_concurrent_sessions=100, ready_session_instances=20) as pool:
+        await asyncio.gather(*[use(pool, f"user-{number}") for number in range(20)])
+        await asyncio.sleep(100)
+        assert (await pool.status()).ready == 20
+        import os
+
+        assert engine.most_under_way == max(2, os.cpu_count() or 2)
+
+
+@in_virtual_time
+async def test_a_slow_start_is_no_full_pool() -> None:
+    engine = ScriptedEngine()
+    engine.start_takes = 20
+    async with pool_of(engine, max_concurrent_sessions=100, acquire_timeout=0) as pool:
+        executions = await asyncio.gather(*[use(pool, f"user-{number}") for number in range(10)])
+        assert all(execution.succeeded for execution in executions)
+
+
+@in_virtual_time
+async def test_a_full_pool_says_so_and_when_a_place_may_come_free() -> None:
+    async with pool_of(ScriptedEngine(), max_concurrent_sessions=2, cooldown_period=300, acquire_timeout=10) as pool:
+        await use(pool, "first")
+        await asyncio.sleep(100)
+        await use(pool, "second")
+        with pytest.raises(PoolFull) as caught:
+            await use(pool, "third")
+        assert str(caught.value) == (
+            "The pool is full: 2 of 2 sessions are taken, and none came free within 10 seconds. One may come free in "
+            "189 seconds. Delete sessions that are done, shorten cooldown_period, or raise max_concurrent_sessions."
+        )
+        assert caught.value.sessions == 2
+        assert caught.value.retry_after == pytest.approx(189)
+
+
+@in_virtual_time
+async def test_a_pool_full_of_busy_sessions_does_not_know_when() -> None:
+    async with pool_of(ScriptedEngine(), max_concurrent_sessions=1, acquire_timeout=10) as pool:
+        busy = begin(pool, "busy", "wait")
+        with pytest.raises(PoolFull) as caught:
+            await use(pool, "late")
+        assert caught.value.retry_after is None
+        assert "may come free" not in str(caught.value)
+        assert (await busy).status == "timed_out"
+
+
+@in_virtual_time
+async def test_a_place_that_comes_free_goes_to_who_waits() -> None:
+    async with pool_of(ScriptedEngine(), max_concurrent_sessions=1, acquire_timeout=100) as pool:
+        await use(pool, "first")
+        second, third = begin(pool, "second"), begin(pool, "third")
+        await asyncio.sleep(1)
+        await pool.delete("first")
+        assert (await second).succeeded
+        assert not third.done()
+        await pool.delete("second")
+        assert (await third).succeeded
+
+
+@in_virtual_time
+async def test_a_waiting_caller_that_gives_up_leaves_no_trace() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, max_concurrent_sessions=1, acquire_timeout=100) as pool:
+        await use(pool, "first")
+        gone, patient = begin(pool, "gone"), begin(pool, "patient")
+        await asyncio.sleep(1)
+        gone.cancel()
+        await asyncio.wait([gone])
+        assert (await pool.status()).waiting == 1
+        await pool.delete("first")
+        await patient
+        assert await held(pool) == ["patient"]
+        assert len(engine.sandboxes) == 2, "none was started for who is gone"
+
+
+@in_virtual_time
+async def test_one_of_two_callers_of_a_session_may_give_up() -> None:
+    async with pool_of(ScriptedEngine()) as pool:
+        one, other = begin(pool, "same"), begin(pool, "same")
+        await asyncio.sleep(0.5)
+        one.cancel()
+        assert (await other).succeeded
+
+
+@in_virtual_time
+async def test_one_that_gives_up_at_the_moment_of_its_refusal_leaves_no_trace() -> None:
+    async with pool_of(ScriptedEngine(), max_concurrent_sessions=1, acquire_timeout=10) as pool:
+        await use(pool, "first")
+        late = begin(pool, "late")
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(10, late.cancel)  # at the same turn of the loop, and before
+        await asyncio.sleep(20)
+        assert late.done()
+
+
+@in_virtual_time
+async def test_a_sandbox_that_nobody_waits_for_any_more_is_kept_for_a_while() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine) as pool:
+        gone = begin(pool, "gone")
+        await asyncio.sleep(0.5)
+        gone.cancel()
+        await asyncio.sleep(10)
+        assert (await pool.status()).ready == 1
+        await asyncio.sleep(60)
+        assert engine.alive == []
+
+
+# Starts that fail
+
+
+@in_virtual_time
+async def test_a_failed_start_reaches_the_first_in_the_queue_alone() -> None:
+    engine = ScriptedEngine()
+    engine.failures = [EngineUnavailable("The disk is full.")]
+    async with pool_of(engine) as pool:
+        first, second = begin(pool, "first"), begin(pool, "second")
+        with pytest.raises(EngineUnavailable, match="The disk is full"):
+            await first
+        assert (await second).succeeded
+        assert (await use(pool, "first")).succeeded, "the next one is tried again"
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "message"),
+    [
+        (InvalidRequest("The memory is too small."), InvalidRequest, "The memory is too small."),
+        (SandboxLost("gone"), EngineUnavailable, "A sandbox of scripted did not start: gone"),
+        (OSError(28, "No space left"), EngineUnavailable, r"did not start: \[Errno 28\] No space left"),
+    ],
+)
+def test_a_failed_start_says_why(failure: Exception, kind: type[Exception], message: str) -> None:
+    @in_virtual_time
+    async def fail() -> None:
+        engine = ScriptedEngine()
+        engine.failures = [failure]
+        async with pool_of(engine) as pool:
+            with pytest.raises(kind, match=message):
+                await use(pool, "user")
+            assert (await use(pool, "user")).succeeded
+
+    fail()
+
+
+@in_virtual_time
+async def test_warm_starts_that_fail_are_not_tried_again_at_once() -> None:
+    engine = ScriptedEngine()
+    engine.failures = [EngineUnavailable("Not now.") for _ in range(100)]
+    async with pool_of(engine, ready_session_instances=2) as pool:
+        await asyncio.sleep(60)
+        assert len(engine.failures) > 60, "a few were tried, and no storm"
+        engine.failures.clear()
+        await asyncio.sleep(60)
+        assert (await pool.status()).ready == 2
+
+
+@pytest.mark.parametrize("what", ["start_takes", "ready_takes"])
+def test_a_sandbox_that_never_becomes_ready_is_given_up(what: str) -> None:
+    @in_virtual_time
+    async def wait() -> None:
+        engine = ScriptedEngine()
+        setattr(engine, what, 1e6)
+        async with pool_of(engine) as pool:
+            began = now()
+            with pytest.raises(EngineUnavailable, match="not ready after 60 seconds"):
+                await use(pool, "user")
+            assert now() - began < 100
+            assert engine.alive == []
+            assert engine.under_way == 0
+
+    wait()
+
+
+@in_virtual_time
+async def test_a_sandbox_that_ends_at_once_is_a_failed_start_with_its_last_words() -> None:
+    class Stillborn(ScriptedEngine):
+        async def start(self, limits: Limits) -> Sandbox:
+            sandbox = await super().start(limits)
+            self.sandboxes[-1].end("no module named IPython")
+            return sandbox
+
+    async with pool_of(Stillborn()) as pool:
+        with pytest.raises(EngineUnavailable, match="no module named IPython"):
+            await use(pool, "user")
+
+
+@in_virtual_time
+async def test_a_sandbox_that_ends_as_it_becomes_ready_serves_nobody() -> None:
+    class Faint(ScriptedEngine):
+        async def start(self, limits: Limits) -> Sandbox:
+            sandbox = await super().start(limits)
+            if len(self.sandboxes) == 1:
+                self.sandboxes[-1].say(READY)
+                self.sandboxes[-1].end("killed")
+            return sandbox
+
+    async with pool_of(Faint()) as pool:
+        with pytest.raises(EngineUnavailable, match="killed"):
+            await use(pool, "user")
+        assert (await use(pool, "user")).succeeded
+
+
+# Sandboxes that are lost
+
+
+@in_virtual_time
+async def test_a_loss_while_code_runs_is_told_and_the_next_use_begins_anew() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine) as pool:
+        running = begin(pool, "user", "wait")
+        await asyncio.sleep(5)
+        engine.sandboxes[0].end("out of memory")
+        with pytest.raises(SandboxLost, match="out of memory"):
+            await running
+        assert await held(pool) == []
+        assert (await use(pool, "user")).succeeded
+        assert len(engine.sandboxes) == 2
+        assert engine.sandboxes[0].kills == 1
+
+
+@in_virtual_time
+async def test_a_loss_between_two_uses_begins_the_session_anew() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine) as pool:
+        await use(pool, "user")
+        engine.sandboxes[0].end()
+        await asyncio.sleep(1)
+        assert await held(pool) == []
+        assert (await use(pool, "user")).succeeded
+
+
+@in_virtual_time
+async def test_a_warm_sandbox_that_is_lost_is_replaced() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, ready_session_instances=1) as pool:
+        await asyncio.sleep(5)
+        engine.sandboxes[0].end()
+        await asyncio.sleep(5)
+        assert (await pool.status()).ready == 1
+        assert engine.alive == engine.sandboxes[1:]
+        assert (await use(pool, "user")).succeeded
+
+
+@in_virtual_time
+async def test_a_sandbox_lost_while_it_imports_is_replaced() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, ready_session_instances=1, preload="numpy") as pool:
+        await asyncio.sleep(0.5)
+
+        def die(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
+            if header["op"] == "preload":
+                engine.sandboxes[0].end("killed")
+                return []
+            return obey(header, body)
+
+        while not engine.sandboxes:
+            await asyncio.sleep(0)
+        engine.sandboxes[0].answer = die
+        await asyncio.sleep(10)
+        assert (await pool.status()).ready == 1
+        assert len(engine.sandboxes) == 2
+
+
+# The end of sessions
+
+
+@in_virtual_time
+async def test_a_session_cools_down_after_its_last_use_and_not_before() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, cooldown_period=300) as pool:
+        await use(pool, "user")
+        await asyncio.sleep(200)
+        await use(pool, "user")
+        await asyncio.sleep(299)
+        assert await held(pool) == ["user"]
+        await asyncio.sleep(2)
+        assert await held(pool) == []
+        assert engine.alive == []
+        assert (await pool.status()).evictions == {"cooled down": 1}
+
+
+@in_virtual_time
+async def test_a_session_in_use_does_not_cool_down() -> None:
+    async with pool_of(ScriptedEngine(), cooldown_period=300, timeout=220) as pool:
+        await use(pool, "user")
+        await asyncio.sleep(290)
+        running = begin(pool, "user", "wait")
+        await asyncio.sleep(100)
+        assert await held(pool) == ["user"]
+        assert (await pool.sessions())[0].expires is None
+        assert (await running).status == "timed_out"
+        await asyncio.sleep(299)
+        assert await held(pool) == ["user"]
+        await asyncio.sleep(2)
+        assert await held(pool) == []
+
+
+@in_virtual_time
+async def test_without_cool_down_a_session_ends_at_its_maximum_age() -> None:
+    async with pool_of(ScriptedEngine(), lifecycle="on_container_exit", max_alive_period=3600) as pool:
+        await use(pool, "user")
+        await asyncio.sleep(3590)
+        await use(pool, "user")
+        assert await held(pool) == ["user"]
+        await asyncio.sleep(20)
+        assert await held(pool) == []
+
+
+@in_virtual_time
+async def test_deleting_a_session_ends_what_it_runs() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine) as pool:
+        running, queued = begin(pool, "user", "wait"), begin(pool, "user")
+        await asyncio.sleep(5)
+        await pool.delete("user")
+        assert engine.alive == []
+        for ended in (running, queued):
+            with pytest.raises(SandboxLost, match="its session was deleted"):
+                await ended
+        await pool.delete("user")
+        assert (await use(pool, "user")).succeeded
+
+
+@in_virtual_time
+async def test_a_session_deleted_while_its_code_is_stopped_is_told() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, timeout=60) as pool:
+        running = begin(pool, "user", "wait")
+        await asyncio.sleep(5)
+        engine.sandboxes[0].answer = lambda _header, _body: []
+        await asyncio.sleep(58)
+        await pool.delete("user")
+        with pytest.raises(SandboxLost, match="its session was deleted"):
+            await running
+
+
+@in_virtual_time
+async def test_deleting_waits_for_the_end_of_the_sandbox_and_so_does_its_place() -> None:
+    engine = ScriptedEngine()
+    engine.kill_takes = 3
+    async with pool_of(engine, max_concurrent_sessions=1, acquire_timeout=100) as pool:
+        await use(pool, "first")
+        began = now()
+        second = begin(pool, "second")
+        await pool.delete("first")
+        assert now() - began == 3
+        await second
+        assert now() - began == 3 + engine.start_takes
+
+
+# The end of the pool
+
+
+@in_virtual_time
+async def test_a_closed_pool_has_ended_everything_and_serves_no_more() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, ready_session_instances=2) as pool:
+        await use(pool, "user")
+        await pool.close()
+        assert engine.alive == []
+        assert engine.closed == 1
+        for call in (lambda: use(pool, "user"), lambda: use(pool, "other")):
+            with pytest.raises(PoolClosed):
+                await call()
+        await pool.close()
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.5, 1.0, 1.5])
+def test_closing_during_a_start_ends_it(moment: float) -> None:
+    @in_virtual_time
+    async def close() -> None:
+        engine = ScriptedEngine()
+        engine.ready_takes = 1
+        async with pool_of(engine, ready_session_instances=2) as pool:
+            waiting = begin(pool, "user")
+            await asyncio.sleep(moment)
+            await pool.close()
+            with pytest.raises(PoolClosed):
+                await waiting
+            assert engine.under_way == 0
+            assert engine.alive == []
+
+    close()
+
+
+@in_virtual_time
+async def test_closing_ends_what_runs_and_refuses_what_waits() -> None:
+    async with pool_of(ScriptedEngine(), max_concurrent_sessions=1) as pool:
+        running, waiting = begin(pool, "one", "wait"), begin(pool, "other")
+        await asyncio.sleep(5)
+        await asyncio.gather(pool.close(), pool.close())
+        with pytest.raises(SandboxLost, match="pool closed"):
+            await running
+        with pytest.raises(PoolClosed):
+            await waiting
+
+
+@in_virtual_time
+async def test_closing_is_bounded_when_a_sandbox_cannot_be_killed() -> None:
+    engine = ScriptedEngine()
+    engine.kill_takes = 1e6
+    async with pool_of(engine) as pool:
+        await use(pool, "user")
+        deletion = asyncio.create_task(pool.delete("user"))
+        await use(pool, "other")
+        began = now()
+        await pool.close()
+        assert now() - began < 20
+        assert engine.closed == 1
+        await asyncio.wait_for(deletion, 1)
+
+
+@in_virtual_time
+async def test_what_gives_up_while_the_pool_closes_harms_nobody() -> None:
+    async with pool_of(ScriptedEngine(), max_concurrent_sessions=1) as pool:
+        running, waiting = begin(pool, "one", "wait"), begin(pool, "other")
+        await asyncio.sleep(5)
+        running.cancel()
+        waiting.cancel()
+        await pool.close()
+        results = await asyncio.gather(running, waiting, return_exceptions=True)
+        assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+@in_virtual_time
+async def test_an_idle_pool_wakes_for_nothing() -> None:
+    """The timer is for what is due: no polling, and none left when all sessions are gone."""
+    steps: list[Callable[[], None]] = []
+    async with pool_of(ScriptedEngine(), ready_session_instances=1) as pool:
+        await use(pool, "user")
+        await pool.delete("user")
+        await asyncio.sleep(100)
+        loop: Any = asyncio.get_running_loop()
+        steps.extend(handle for handle in loop._scheduled if not handle.cancelled())
+        assert steps == []

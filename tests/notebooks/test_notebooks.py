@@ -1,0 +1,139 @@
+"""The notebooks run, and what is committed of them is what they give."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+from PIL import Image
+
+from greenroom import InvalidRequest, SessionPool
+from greenroom.testing import engine_pool
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+AGENTS = [name for name in NAMES if name.endswith("_agent")]
+WITH_CHARTS = [*AGENTS, "quick_start", "run_a_notebook"]
+
+_nbformat: Any = nbformat  # its types are unknown in part
+
+
+def committed(name: str) -> Any:
+    return _nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def outputs(notebook: Any) -> Iterator[Any]:
+    for cell in notebook.cells:
+        yield from cell.get("outputs", [])
+
+
+def shown_text(notebook: Any) -> str:
+    return "\n".join(output.get("text") or output.data.get("text/plain", "") for output in outputs(notebook))
+
+
+def picture(output: Any) -> Image.Image | None:
+    content = output.get("data", {}).get("image/png")
+    return Image.open(io.BytesIO(base64.b64decode(content))) if content else None
+
+
+@pytest.fixture(scope="module")
+def build() -> Any:
+    """The script that executes notebooks and writes them."""
+    spec = importlib.util.spec_from_file_location("notebooks_build", FOLDER / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def bubblewrap() -> Iterator[SessionPool]:
+    with engine_pool("bubblewrap:", ready_session_instances=0) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_gives_what_is_committed_of_it(build: Any, bubblewrap: SessionPool, name: str) -> None:
+    if name == "untrusted_code":
+        try:
+            bubblewrap.session(memory="512Mi").execute("1")
+        except InvalidRequest as error:  # no control groups
+            pytest.skip(str(error))
+    executed = build.execute(FOLDER / f"{name}.ipynb", GREENROOM_POOL="bubblewrap:")
+    before = committed(name)
+    assert executed.metadata == before.metadata
+    for cell, expected in zip(executed.cells, before.cells, strict=True):
+        assert _comparable(cell) == _comparable(expected), cell.source
+
+
+@pytest.mark.usefixtures("bubblewrap")
+def test_an_agent_asks_the_model_that_the_environment_names(build: Any) -> None:
+    with pytest.raises(CellExecutionError, match="closedai:gpt"):
+        build.execute(FOLDER / "langchain_agent.ipynb", GREENROOM_DEMO_MODEL="closedai:gpt")
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_says_that_its_model_is_scripted(name: str) -> None:
+    first = next(cell for cell in committed(name).cells if cell.cell_type == "code")
+    assert "a scripted model" in first.outputs[0].text
+    assert "GREENROOM_DEMO_MODEL" in first.outputs[0].text
+
+
+@pytest.mark.parametrize("name", WITH_CHARTS)
+def test_a_chart_is_in_the_notebook_and_something_is_on_it(name: str) -> None:
+    (chart,) = filter(None, map(picture, outputs(committed(name))))
+    assert chart.format == "PNG"
+    assert chart.width >= 500
+    colours = chart.convert("RGB").getcolors(maxcolors=1 << 24)
+    assert colours is not None
+    assert len(colours) > 100, "lines, their labels and their smooth edges"
+
+
+def test_no_answer_to_one_user_holds_the_secret_of_another() -> None:
+    notebook = committed("untrusted_code")
+    answers = [line for line in shown_text(notebook).splitlines() if "swordfish" in line]
+    assert answers == ["""(200, {'stdout': '', 'result': "'swordfish'", 'images': []})"""], "hers alone"
+    asked = next(cell.source for cell in notebook.cells if "swordfish" in str(cell.get("outputs", "")))
+    assert asked.splitlines()[-2] == 'print(run("user-alice", "secret"))'
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_valid_and_holds_nothing_of_the_run_but_its_outputs(name: str) -> None:
+    notebook = committed(name)
+    _nbformat.validate(notebook)
+    assert notebook.metadata.keys() == {"kernelspec", "language_info"}
+    assert not any(cell.metadata for cell in notebook.cells)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "run from top to bottom"
+    text = shown_text(notebook)
+    assert not re.search(r"/(home|root|work|Users)/|\b0x[0-9a-f]{6}|\b[0-9a-f]{32}\b", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_shows_no_error_and_no_warning(name: str) -> None:
+    assert [output for output in outputs(committed(name)) if "stderr" in output.values()] == []
+    assert [output for output in outputs(committed(name)) if output.output_type == "error"] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_links_of_a_notebook_lead_somewhere(name: str) -> None:
+    texts = "\n".join(cell.source for cell in committed(name).cells if cell.cell_type == "markdown")
+    targets = re.findall(r"\]\(([^)#]+)", texts)
+    assert [target for target in targets if "://" not in target and not (FOLDER / target).exists()] == []
+
+
+def _comparable(cell: Any) -> Any:
+    """A cell with its pictures by size, as their bytes may depend on the machine."""
+    for output in cell.get("outputs", []):
+        if (image := picture(output)) is not None:
+            output.data["image/png"] = (image.format, image.size)
+    return cell
