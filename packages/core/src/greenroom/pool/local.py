@@ -140,6 +140,9 @@ class LocalPool:
     def configure(self, identifier: str, overrides: Overrides) -> None:
         self._overrides[identifier] = overrides
 
+    def adopt(self, identifier: str) -> None:
+        """Nothing to note: every session of a local pool ends with it."""
+
     async def sessions(self) -> list[SessionInfo]:
         return [self._info(self._slots[identifier]) for identifier in sorted(self._slots)]
 

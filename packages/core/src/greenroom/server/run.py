@@ -141,7 +141,7 @@ class Server(uvicorn.Server):
         try:
             for number in handled:
                 loop.add_signal_handler(number, self._stop)
-        except (ValueError, NotImplementedError):  # not the main thread, or not a Unix
+        except (ValueError, RuntimeError):  # not the main thread, or not a Unix
             yield
             return
         try:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from greenroom.errors import InvalidRequest
-from greenroom.pool.settings import parse_size
+from greenroom.options import parse_size
 from greenroom.server.browsers import is_loopback
 from greenroom.server.entra import EntraSettings
 
