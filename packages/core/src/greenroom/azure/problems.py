@@ -188,7 +188,11 @@ def error_of(problem: Problem, *, path: str | None = None) -> GreenroomError:
 def _error_of(problem: Problem, path: str | None) -> GreenroomError:
     message = _told(problem)
     if problem.code == POOL_FULL or problem.status == 429:
-        return PoolFull(f"The pool is full. {message}", sessions=problem.sessions or 0, retry_after=problem.retry_after)
+        return PoolFull(
+            f"The pool is full{_how_full(problem)}. {message}",
+            sessions=problem.sessions or 0,
+            retry_after=problem.retry_after,
+        )
     match problem.status, problem.code:
         case 401, _:
             return AccessDenied(f"{_NOT_ACCEPTED} {message}")
