@@ -149,7 +149,8 @@ async def _gone(request: Request) -> None:
 
 def _decode(body: Json, target: Target) -> ExecuteRequest:
     asked = _decode_either(body, target)
-    check_code(asked.code)
+    if asked.code.strip():  # AutoGen's executor begins with an empty cell when it has been restarted
+        check_code(asked.code)
     if asked.shell and target.legacy:
         raise BadRequest("This API version has no 'shellCommand'.", code=NOT_SUPPORTED, target="shellCommand")
     if asked.shell:
