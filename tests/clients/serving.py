@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import ssl
@@ -18,6 +19,8 @@ import pytest
 
 GREENROOM = Path(__file__).parents[2] / ".venv/bin/greenroom"
 POOL_PATH = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/group/sessionPools/pool"
+_VERSION = "2025-10-02-preview"
+
 POOLS = {
     # Its sandboxes show the interpreter of the clients, which has what their code imports.
     "bubblewrap": f"bubblewrap:?python={sys.executable}&preload=matplotlib.pyplot",
@@ -38,13 +41,19 @@ class Server:
 
     def delete(self, identifier: str) -> None:
         """End a session, so that the machine is not full of those of other tests."""
-        request = urllib.request.Request(
-            f"{self.endpoint}/session?identifier={quote(identifier)}&api-version=2025-10-02-preview",
-            method="DELETE",
-            headers={"Authorization": f"Bearer {self.key}"},
-        )
+        self._call("DELETE", f"session?identifier={quote(identifier)}&api-version={_VERSION}")
+
+    def sessions(self) -> set[str]:
+        """The identifiers of the sessions that there are."""
+        answer = json.loads(self._call("GET", f"listSessions?api-version={_VERSION}"))
+        return {session["identifier"] for session in answer["sessions"]}
+
+    def _call(self, method: str, path: str) -> bytes:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        request = urllib.request.Request(f"{self.endpoint}/{path}", method=method, headers=headers)
         context = ssl.create_default_context(cafile=self.authority) if self.authority else None
-        urllib.request.urlopen(request, context=context, timeout=30).close()
+        with urllib.request.urlopen(request, context=context, timeout=30) as response:
+            return response.read()
 
 
 @contextmanager
