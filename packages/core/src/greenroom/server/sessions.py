@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from greenroom.azure import flat
 from greenroom.azure.problems import SESSION_NOT_FOUND, BadRequest
-from greenroom.azure.wire import Json, mapping, text
+from greenroom.azure.wire import Json, Malformed, mapping, text
 from greenroom.backend import Backend
 from greenroom.errors import EngineUnavailable
 from greenroom.models import SessionInfo
@@ -94,14 +94,15 @@ async def _take_inventory(backend: Backend) -> Json:
         )
     finally:
         await backend.delete(identifier)
-    answer = answer_of(execution)
-    if answer is None:
-        raise EngineUnavailable("A sandbox could not tell which packages it has.")
-    packages: Json = answer.get("packages")
+    try:
+        answer = mapping(answer_of(execution))
+        packages = mapping(answer.get("packages"))
+    except Malformed:
+        raise EngineUnavailable("A sandbox could not tell which packages it has.") from None
     now = datetime.now(UTC)
     return flat.encode_metadata(
         runtimes={"python": text(answer.get("python"))},
-        packages={name: str(version) for name, version in mapping(packages or {}).items()},
+        packages={name: str(version) for name, version in packages.items()},
         created=now,
         updated=now,
         kernel={**_KERNEL, "version": text(answer.get("ipython"))},
