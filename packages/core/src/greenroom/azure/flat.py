@@ -140,7 +140,7 @@ def encode_shell_execution(execution: Execution, identifier: str, exit_code: int
     """
 
     def cut(stream: str) -> str:
-        return stream.encode()[:DEFAULT_OUTPUT_LIMIT].decode("utf-8", "ignore")
+        return stream.encode("utf-8", "replace")[:DEFAULT_OUTPUT_LIMIT].decode("utf-8", "ignore")
 
     return {
         "identifier": identifier,

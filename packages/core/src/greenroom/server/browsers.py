@@ -33,7 +33,7 @@ def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
             f"The host {host!r:.200} is not allowed: without authentication this server answers to names of this "
             "machine alone. Allow it with --allowed-host, or require credentials.",
         )
-    if "origin" in headers or headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+    if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
         raise Refused(
             403, "OriginNotAllowed", "Requests of web pages are not allowed: this server has no authentication."
         )

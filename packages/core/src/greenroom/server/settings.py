@@ -104,6 +104,8 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     server, pools = content.get("server", {}), content.get("pools", {})
     if not isinstance(server, dict) or not isinstance(pools, dict):
         raise InvalidRequest(f"The configuration {str(path)!r} is not valid: server and pools are tables.")
+    if not isinstance(cast("dict[str, Any]", server).get("entra", {}), dict):
+        raise InvalidRequest(f"The configuration {str(path)!r} is not valid: [server.entra] is a table.")
     for name, pool in cast("dict[str, Any]", pools).items():
         if not isinstance(pool, dict):
             raise InvalidRequest(f"The configuration {str(path)!r} is not valid: [pools.{name}] is a table.")
