@@ -85,7 +85,7 @@ def test_no_answer_to_one_user_holds_the_secret_of_another() -> None:
     answers = [line for line in shown_text(notebook).splitlines() if "swordfish" in line]
     assert answers == ["""(200, {'stdout': '', 'result': "'swordfish'", 'images': []})"""], "hers alone"
     asked = next(cell.source for cell in notebook.cells if "swordfish" in str(cell.get("outputs", "")))
-    assert asked.splitlines()[-2] == 'print(run("user-alice", "secret"))'
+    assert asked.splitlines()[-2] == 'print(await run("user-alice", "secret"))'
 
 
 @pytest.mark.parametrize("name", NAMES)
