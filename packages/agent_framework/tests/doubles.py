@@ -54,11 +54,14 @@ class ScriptedClient(FunctionInvocationLayer[Any], ChatMiddlewareLayer[Any], Bas
         self._script = script
         self.seen: list[Message] = []
         """The conversation of the latest turn, as the model gets it."""
+        self.tools: list[Any] = []
+        """The tools of the latest turn."""
 
     def _inner_get_response(
         self, *, messages: Sequence[Message], stream: bool, options: Mapping[str, Any], **_: Any
     ) -> Awaitable[ChatResponse[Any]] | ResponseStream[ChatResponseUpdate, ChatResponse[Any]]:
         self.seen = [*messages]
+        self.tools = [*options.get("tools", ())]
         turn = self._script(messages)
         contents = [Content.from_text(turn)] if isinstance(turn, str) else turn
 
@@ -71,6 +74,12 @@ class ScriptedClient(FunctionInvocationLayer[Any], ChatMiddlewareLayer[Any], Bas
         return self._build_response_stream(update()) if stream else respond()
 
 
-def agent_with(tools: object, script: Script = run_what_the_user_says, **options: Any) -> Agent[Any]:
+def agent_with(
+    tools: object,
+    script: Script = run_what_the_user_says,
+    *,
+    client: ScriptedClient | None = None,
+    **options: Any,
+) -> Agent[Any]:
     """An agent with these tools; unless told otherwise its scripted model runs what the user says."""
-    return Agent(ScriptedClient(script), name="Analyst", tools=tools, **options)
+    return Agent(client or ScriptedClient(script), name="Analyst", tools=tools, **options)
