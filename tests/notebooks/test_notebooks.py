@@ -12,7 +12,6 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 from greenroom import InvalidRequest, SessionPool
@@ -55,12 +54,6 @@ def test_a_notebook_gives_what_is_committed_of_it(build: Any, bubblewrap: Sessio
     assert executed.metadata == before.metadata
     for cell, expected in zip(executed.cells, before.cells, strict=True):
         assert _comparable(cell) == _comparable(expected), cell.source
-
-
-@pytest.mark.usefixtures("bubblewrap")
-def test_an_agent_asks_the_model_that_the_environment_names(build: Any) -> None:
-    with pytest.raises(CellExecutionError, match="closedai:gpt"):
-        build.execute(FOLDER / "langchain_agent.ipynb", GREENROOM_DEMO_MODEL="closedai:gpt")
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -23,7 +23,7 @@ def test_each_recipe_prints_what_stands_below_it(tmp_path: Path, monkeypatch: py
     shutil.copy(ROOT / "examples" / "data" / "gapminder.csv", tmp_path)
     shutil.copy(ROOT / "notebooks" / "input" / "life_expectancy.ipynb", tmp_path / "report.ipynb")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GREENROOM_POOL", "bubblewrap:")
+    monkeypatch.setenv("GREENROOM_POOL", "bubblewrap:?ready_session_instances=0")
     recipes = re.findall(r"```python\n(.*?)```\n(?:\n```\n(.*?)```)?", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(recipes) == PAGE.read_text(encoding="utf-8").count("```python")
     state: dict[str, Any] = {}
