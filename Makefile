@@ -39,7 +39,7 @@ lock:
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
 
 $(READY): requirements.lock pyproject.toml $(PACKAGES:=/pyproject.toml)
-	@echo "Setting up .venv with the locked dependencies (about 1 GB, mostly the three frameworks) …"
+	@echo "Setting up .venv with the locked dependencies (about 1 GB, mostly the four frameworks) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
 	@$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock

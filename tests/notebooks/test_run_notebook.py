@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -263,6 +265,15 @@ async def test_cancelling_interrupts_the_cell_and_runs_no_other(session: Session
         await task
     execution = await session.aexecute("'third' in globals()", timeout=20)
     assert execution.result == "False"
+
+
+def test_ctrl_c_interrupts_the_cell_and_runs_no_other(session: Session) -> None:
+    def press(_: CellRun) -> None:
+        threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_notebook(notebook("'began'", "import time\ntime.sleep(60)", "third = 3"), session, on_cell=press)
+    assert session.execute("'third' in globals()", timeout=20).result == "False"
 
 
 # What is refused

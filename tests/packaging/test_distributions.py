@@ -18,7 +18,7 @@ from greenroom.testing import engine_pool
 
 ROOT = Path(__file__).parent.parent.parent
 UV = Path(sys.executable).with_name("uv")
-FOLDERS = ["core", "langchain", "llamaindex", "semantic_kernel"]
+FOLDERS = ["core", "langchain", "llamaindex", "semantic_kernel", "agent_framework"]
 
 WORKS = {
     "langchain": """
@@ -33,6 +33,12 @@ WORKS = {
         import asyncio
         from greenroom_semantic_kernel import GreenroomPlugin
         print(asyncio.run(GreenroomPlugin(session=session).run_python("6 * 7")))
+    """,
+    "agent_framework": """
+        import asyncio
+        from greenroom_agent_framework import GreenroomTools
+        (text,) = asyncio.run(GreenroomTools(session=session).run_python.invoke(arguments={"code": "6 * 7"}))
+        print(text.text)
     """,
 }
 

@@ -1,1 +1,6 @@
-"""Greenroom for Microsoft Agent Framework."""
+"""Greenroom for Microsoft Agent Framework: tools that run a model's Python in isolated, stateful sessions."""
+
+from greenroom_agent_framework.results import downloads, executions
+from greenroom_agent_framework.tools import GreenroomTools
+
+__all__ = ["GreenroomTools", "downloads", "executions"]

@@ -1,0 +1,55 @@
+"""What the tools return: contents for the model, and behind them what they are about, for the application.
+
+The application finds it in the messages of a response or of a session's history, for as long as they are in memory:
+a serialized message keeps its texts and pictures alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from agent_framework import Content
+
+from greenroom import Execution
+from greenroom.adapters import Answer, Download, figures_for_models
+
+
+class HasContents(Protocol):
+    """A message, or an update of a streamed response."""
+
+    @property
+    def contents(self) -> Sequence[Content]:
+        """What it consists of."""
+        ...
+
+
+def contents_of(answer: Answer[Any], *, images: bool) -> list[Content]:
+    """The contents of a function's result.
+
+    Args:
+        answer: what came of the call.
+        images: whether the figures of an execution follow its text.
+    """
+    # The framework serializes and sends no raw representation.
+    text = Content.from_text(answer.text, raw_representation=answer.artifact)
+    if not images or not isinstance(answer.artifact, Execution):
+        return [text]
+    figures = figures_for_models(answer.artifact)
+    return [text, *(Content.from_data(figure.data, figure.mime, name=figure.name) for figure in figures)]
+
+
+def executions(messages: Iterable[HasContents]) -> list[Execution]:
+    """The executions whose results are in these messages or updates, in order."""
+    return [artifact for artifact in _artifacts(messages) if isinstance(artifact, Execution)]
+
+
+def downloads(messages: Iterable[HasContents]) -> list[Download]:
+    """The files that the model has handed to the user in these messages or updates, in order."""
+    return [artifact for artifact in _artifacts(messages) if isinstance(artifact, Download)]
+
+
+def _artifacts(messages: Iterable[HasContents]) -> Iterator[object]:
+    for content in (content for message in messages for content in message.contents):
+        for item in (content.items or ()) if content.type == "function_result" else ():
+            yield item.raw_representation
