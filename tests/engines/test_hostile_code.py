@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from greenroom import Execution, Session, SessionPool
+from greenroom import Execution, SandboxLost, Session, SessionPool
 from greenroom.testing import engine_pool
 
 
@@ -207,7 +207,7 @@ CASES: dict[str, dict[str, Case]] = {
         "socket": Case("import socket\nsocket.socket.send = socket.socket.sendall = None", _CRASHED, lost=True),
         "no modules": Case("import sys\nsys.modules.clear()"),
         "modules that are none": Case(
-            "import sys\nfor name in list(sys.modules): sys.modules[name] = None", _CRASHED, lost=True
+            "import sys\nfor name in list(sys.modules): sys.modules[name] = None", "(WorkerCrashed|None)", lost=None
         ),
         "sys.displayhook": Case("import sys\nsys.displayhook = None\n1", "TypeError: "),
         "sys.settrace": Case("import sys\nsys.settrace(lambda *_: 1/0)", "ZeroDivisionError: ", lost=None),
@@ -249,7 +249,13 @@ CASES: dict[str, dict[str, Case]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["bubblewrap:", "docker:", "docker:?runtime=runsc"])
+GVISOR = "docker:?runtime=runsc"
+UNLIKE_LINUX = {
+    "ends - a kill of what runs it": "gVisor lets code kill the first process, and so its own session",
+}
+
+
+@pytest.fixture(scope="module", params=["bubblewrap:", "docker:", GVISOR])
 def pool(request: pytest.FixtureRequest) -> Iterator[SessionPool]:
     with engine_pool(request.param, preload=(), grace=0.5, memory="1Gi", ready_session_instances=2) as pool:
         yield pool
@@ -265,7 +271,10 @@ def session(pool: SessionPool) -> Iterator[Session]:
     "case",
     [pytest.param(case, id=f"{topic} - {name}") for topic, cases in CASES.items() for name, case in cases.items()],
 )
-def test_the_code_is_told_and_the_session_goes_on(session: Session, case: Case) -> None:
+def test_the_code_is_told_and_the_session_goes_on(request: pytest.FixtureRequest, session: Session, case: Case) -> None:
+    engine, _, name = request.node.callspec.id.partition("-")
+    if engine == GVISOR and name in UNLIKE_LINUX:
+        request.applymarker(pytest.mark.xfail(reason=UNLIKE_LINUX[name], raises=SandboxLost, strict=True))
     session.execute("before = 1").raise_for_error()
     execution = session.execute(case.code, timeout=case.timeout)
     assert re.match(case.error or "None", told(execution), re.DOTALL)
@@ -368,7 +377,7 @@ def test_a_huge_traceback_is_cut(session: Session) -> None:
         "        fail(depth - 1) if depth else 1/0\n"
         "    except Exception as error:\n"
         "        raise ValueError(depth) from error\n"
-        "fail(100)"
+        "fail(200)"
     )
     assert execution.error is not None
     assert len(execution.error.traceback) == 50_000
