@@ -19,7 +19,8 @@ import pandas as pd
 sales = pd.read_csv("sales.csv")
 sales.assign(sales=2 * sales.sales).to_csv("double.csv", index=False)
 """
-COUNT = "import time\nprint(1, flush=True)\ntime.sleep(0.5)\nprint(2)"
+# Not print, which writes a line and its end in two pieces.
+COUNT = "import sys, time\nn = sys.stdout.write('1\\n')\ntime.sleep(1)\nn = sys.stdout.write('2\\n')"
 
 
 class ScriptedModel(GenericFakeChatModel):
