@@ -169,6 +169,24 @@ async def test_cancelling_an_agent_stops_its_code_and_keeps_the_session(sandboxe
         assert time.monotonic() - stopped < 20
 
 
+async def test_a_graph_streams_output_while_the_code_runs(sandboxes: SessionPool) -> None:
+    tool = GreenroomTool(pool=sandboxes)
+    code = "import os, time\nprint('waiting', flush=True)\nwhile not os.path.exists('go'): time.sleep(0.02)"
+    expected = {OUTPUT_EVENT: {"stream": "stdout", "text": "waiting\n"}}
+
+    agent = make_agent(model(calls(code), "Done."), [tool])
+    with tool.conversation() as config:
+        for piece in agent.stream(ask(), config, stream_mode="custom"):
+            assert piece == expected
+            tool.session_for(config).upload(b"", "go")  # the code waits for it
+
+    agent = make_agent(model(calls(code), "Done."), [tool])
+    async with tool.aconversation() as config:
+        async for piece in agent.astream(ask(), config, stream_mode="custom"):
+            assert piece == expected
+            await tool.session_for(config).aupload(b"", "go")
+
+
 def test_without_a_conversation_an_agent_says_what_to_do(sandboxes: SessionPool) -> None:
     agent = make_agent(model(calls("1"), "x"), [GreenroomTool(pool=sandboxes)])
     with pytest.raises(ValueError, match="thread_id"):

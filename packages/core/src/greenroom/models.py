@@ -182,7 +182,10 @@ class Execution:
 
         The status comes first when it failed; then stdout, stderr, the result, the error with the user's own
         frames, new files, and figures by name. Long parts are cut in the middle, with the number of characters
-        left out. It never holds base64.
+        left out. It never holds a picture's base64.
+
+        Raises:
+            InvalidRequest: the budget is below 200 characters.
         """
         from greenroom.adapters.text import describe  # noqa: PLC0415  a view of the models, which stand alone
 

@@ -1,6 +1,8 @@
 """The tool that runs a model's code."""
 
 import base64
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -15,7 +17,10 @@ from greenroom.adapters import Answer
 from langchain_greenroom.sessions import Budget, SessionTool, Timeout, errors_for_the_model
 
 OUTPUT_EVENT = "greenroom_output"
-"""The custom event for each piece of output while code runs: `{"stream": "stdout" | "stderr", "text": …}`."""
+"""The custom event for each piece of output while code runs: `{"stream": "stdout" | "stderr", "text": …}`.
+
+LangGraph's `stream_mode="custom"` yields the same under this key.
+"""
 
 _EXECUTION = TypeAdapter(Execution)
 
@@ -97,11 +102,22 @@ class GreenroomTool(SessionTool):
 def _tell(output: StreamText | Output) -> None:
     if isinstance(output, StreamText):
         dispatch_custom_event(OUTPUT_EVENT, asdict(output))
+        _stream_writer()({OUTPUT_EVENT: asdict(output)})
 
 
 async def _atell(output: StreamText | Output) -> None:
     if isinstance(output, StreamText):
         await adispatch_custom_event(OUTPUT_EVENT, asdict(output))
+        _stream_writer()({OUTPUT_EVENT: asdict(output)})
+
+
+def _stream_writer() -> Callable[[Any], object]:
+    """What `stream_mode="custom"` reads of, if a graph calls the tool: LangGraph has been imported then."""
+    langgraph = sys.modules.get("langgraph.config")
+    try:
+        return langgraph.get_stream_writer() if langgraph else bool
+    except (RuntimeError, KeyError):  # this call is not of a graph
+        return bool
 
 
 def execution_of(message: ToolMessage) -> Execution | None:

@@ -8,11 +8,24 @@ from collections.abc import Iterator
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution
 
-_HEADLINES = {
-    "failed": "The code failed.",
-    "cancelled": "The code was cancelled.",
-}
-_MISSING_MODULE = re.compile(r"No module named '([\w.]+)'")
+_LEAST_BUDGET = 200
+_HEADLINE = 130
+"""Characters of a headline, at most."""
+_LEAST_PART = 45
+"""Characters in which the note about what is left out, and a bit more, finds room."""
+
+# What goes first where a budget is too small for all. The headline and the error stay.
+_FIRST_TO_GO = ("note:", "displayed:", "stderr:", "files written:", "figures:", "hint:", "stdout:", "result:")
+
+_MISSING_PACKAGE = re.compile(
+    r"""
+    ^ModuleNotFoundError:[ ]No[ ]module[ ]named[ ]'(?P<module>[\w.]+)'
+    | ^ImportError:[ ].*?Missing[ ]optional[ ]dependency[ ]'(?P<optional>[\w.-]+)'
+    | `Import[ ](?P<import>[\w.]+)`[ ]failed
+    | ^ERROR:[ ]No[ ]matching[ ]distribution[ ]found[ ]for[ ](?P<distribution>[\w.-]+)
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
 _NETWORK_ERRORS = frozenset(
     (
         "ConnectionError",
@@ -24,9 +37,13 @@ _NETWORK_ERRORS = frozenset(
         "URLError",
     )
 )
+_NO_NETWORK = re.compile(
+    r"Temporary failure in name resolution|Name or service not known|Could not resolve host|Network is unreachable"
+)
 
-
-_LEAST_BUDGET = 200
+_TERMINAL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
+_DATA_URI = re.compile(r"(data:[\w.+-]+/[\w.+-]+;base64,)[A-Za-z0-9+/=]{80,}")
+_FOREIGN_FRAME = re.compile(r"File (?:<frozen |\S*(?:/site-packages/|/lib/python3))")
 
 
 def check_budget(budget: int) -> int:
@@ -54,54 +71,91 @@ def shorten(text: str, limit: int) -> str:
 
 def describe(execution: Execution, budget: int) -> str:
     """See `Execution.text_for_model`."""
-    sections = [section for section in _sections(execution) if section[1].strip()]
-    if not sections:
+    check_budget(budget)
+    headline = "" if execution.succeeded else shorten(_headline(execution), _HEADLINE) + "\n\n"
+    budget -= len(headline)
+    sections = {title: body for title, body in _sections(execution) if body}
+    if not headline and not sections:
         return "The code ran without output."
+    for title in _FIRST_TO_GO:
+        if _size(sections, _LEAST_PART) <= budget:
+            break
+        sections.pop(title, None)
     # A short part is kept whole and gives what it did not need to the longer ones.
-    room = budget - sum(len(title) + 2 for title, _ in sections)
-    texts: dict[str, str] = {}
-    for left, (title, body) in zip(
-        range(len(sections), 0, -1), sorted(sections, key=lambda section: len(section[1])), strict=True
-    ):
-        texts[title] = shorten(body.strip("\n"), max(room // left, 0))
-        room -= len(texts[title])
-    return "\n\n".join(f"{title}\n{texts[title]}".strip() for title, _ in sections)[:budget]
+    room = budget - _size(sections, 0)
+    by_length = sorted(sections, key=lambda title: len(sections[title]))
+    for left, title in zip(range(len(sections), 0, -1), by_length, strict=True):
+        sections[title] = shorten(sections[title], room // left)
+        room -= len(sections[title])
+    return (headline + "\n\n".join(f"{title}\n{body}" for title, body in sections.items())).strip()
+
+
+def _size(sections: dict[str, str], most: int) -> int:
+    """Characters of all sections, if of each body there are `most` at most."""
+    return sum(len(title) + 3 + min(len(body), most) for title, body in sections.items())
 
 
 def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
-    """Pairs of a title, unique, and a body."""
-    if not execution.succeeded:
-        yield "", _headline(execution)
-    yield "stdout:", execution.stdout
-    yield "stderr:", execution.stderr
-    if execution.result is not None:
-        yield "result:", execution.result
-    for number, output in enumerate(execution.outputs, 1):
-        if not output.is_result and not output.image():
-            yield f"display {number}:", output.text
-    if (error := execution.error) is not None:
-        yield "error:", error.summary or error.traceback or f"{error.name}: {error.value}"
-        yield "hint:", _hint(execution)
-    if images := execution.images:
-        yield "figures:", ", ".join(image.name for image in images)
-    if execution.files:
-        yield "files written:", "\n".join(f"{file.path} ({file.size} bytes)" for file in execution.files)
+    """Pairs of a title, unique, and a body, in the order of reading."""
+    yield "stdout:", _plain(execution.stdout)
+    yield "stderr:", _plain(execution.stderr)
+    yield "result:", _plain(execution.result or "")
+    shown = (output for output in execution.outputs if not output.is_result and not output.image())
+    yield "displayed:", "\n\n".join(filter(None, (_plain(output.text) for output in shown)))
+    yield "error:", _plain(_error(execution))
+    yield "hint:", " ".join(_hints(execution))
+    yield "figures:", ", ".join(image.name for image in execution.images)
+    yield "files written:", "\n".join(f"{file.path} ({file.size} bytes)" for file in execution.files)
     if execution.truncated:
         yield "note:", f"{execution.truncated} bytes of output were over the limit and are lost; print less."
 
 
 def _headline(execution: Execution) -> str:
-    if execution.status == "timed_out" and execution.error is not None:
-        headline = execution.error.value
-    else:
-        headline = _HEADLINES.get(execution.status, "")
+    match execution.status:
+        case "timed_out" if execution.error is not None and execution.error.value:
+            headline = execution.error.value
+        case "timed_out":
+            headline = "The code ran longer than it may."
+        case "cancelled":
+            headline = "The code was cancelled."
+        case _:
+            headline = "The code failed."
     return headline + (" All variables are lost; files in /mnt/data are kept." if execution.state_lost else "")
 
 
-def _hint(execution: Execution) -> str:
-    assert execution.error is not None  # noqa: S101
-    if missing := _MISSING_MODULE.search(execution.error.value):
-        return f"The package {missing[1]!r} is not installed here. Use another one."
-    if execution.error.name in _NETWORK_ERRORS:
-        return "This sandbox may have no network. Work with the files in /mnt/data."
-    return ""
+def _error(execution: Execution) -> str:
+    error = execution.error
+    if error is None:
+        return ""
+    if error.summary or error.traceback:
+        return error.summary or _own_frames(error.traceback)
+    if execution.status in {"timed_out", "cancelled"}:
+        return ""  # the headline says it
+    return f"{error.name}: {error.value}"
+
+
+def _own_frames(traceback: str) -> str:
+    """IPython's traceback without the frames of libraries, for engines that send no summary."""
+    _, _, frames = traceback.partition("(most recent call last)\n")
+    parts = (frames or traceback).split("\n\n")
+    return "\n\n".join(part for part in parts if not _FOREIGN_FRAME.match(part))
+
+
+def _hints(execution: Execution) -> Iterator[str]:
+    error = execution.error
+    # A command says it in its output, and the code around it succeeds.
+    said = (f"{error.name}: {error.value}" if error else "", execution.stderr, execution.stdout)
+    for missing in filter(None, map(_MISSING_PACKAGE.search, said)):
+        yield f"The package {missing[missing.lastgroup or 0]!r} is not installed here. Use another one."
+        break
+    if (error and error.name in _NETWORK_ERRORS) or any(map(_NO_NETWORK.search, said)):
+        yield "This sandbox may have no network. Work with the files in /mnt/data."
+
+
+def _plain(text: str) -> str:
+    """As a person would see it in a terminal: the last state of a progress bar, no colours; no base64 either."""
+    text = _TERMINAL_SEQUENCE.sub("", text)
+    if "\r" in text:
+        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    text = _DATA_URI.sub(lambda uri: f"{uri[1]}… [{len(uri[0]) - len(uri[1])} characters left out]", text)
+    return text.strip("\n") if text.strip() else ""

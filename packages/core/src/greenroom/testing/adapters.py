@@ -238,7 +238,7 @@ class AdapterSuite(Suite):
         assert "NameError" in (await adapter.run(ann, "x")).text
         assert (await adapter.run(bob, "x")).text == "result:\n2"
 
-    async def test_a_conversation_and_its_session_end_together(
+    async def test_no_session_outlives_its_conversation(
         self, adapter: AdapterDriver, pool: SessionPool, ann: str
     ) -> None:
         async with adapter.session(ann) as session:
@@ -383,7 +383,7 @@ class AdapterSuite(Suite):
         assert result.execution.status == "timed_out"
         assert (await adapter.run(ann, "x")).text == "result:\n5"
 
-    async def test_there_is_no_limit_on_time_but_the_callers(self, backend: ScriptedBackend) -> None:
+    async def test_no_limit_on_time_but_the_callers(self, backend: ScriptedBackend) -> None:
         with scripted_pool(backend) as pool:
             await self.driver(session=pool.session()).run(None, "1")
             await self.driver(session=pool.session(timeout=100)).run(None, "1")
@@ -549,7 +549,7 @@ class AdapterSuite(Suite):
 
     # What no model can mend
 
-    async def test_a_full_pool_is_raised_with_its_advice(self, ann: str, bob: str) -> None:
+    async def test_no_advice_of_a_full_pool_is_dropped(self, ann: str, bob: str) -> None:
         with memory_pool(max_concurrent_sessions=1, ready_session_instances=0, acquire_timeout=0.1) as pool:
             adapter = self.driver(pool=pool)
             await adapter.run(ann, "1")

@@ -1,0 +1,142 @@
+"""A backend for Deep Agents: shell commands and files in a session. Needs the extra `deepagents`."""
+
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from shlex import quote
+from typing import TypeVar
+from uuid import uuid4
+
+from deepagents.backends.protocol import ExecuteResponse, FileDownloadResponse, FileUploadResponse
+from deepagents.backends.sandbox import BaseSandbox
+from langchain_core.runnables.config import ensure_config
+
+from greenroom import Execution, FileMissing, FileRefused, InvalidRequest, Session, SessionPool
+from greenroom.adapters import MENDABLE
+from langchain_greenroom.sessions import SessionSource
+
+T = TypeVar("T")
+
+_HOME = PurePosixPath("/mnt/data")
+_TIMED_OUT = 124  # as of timeout(1)
+_NOT_RUN = 126  # as of a shell
+_EXIT_CODE = re.compile(r"-?[0-9]{1,9}")
+
+# A session's own way of transfer ends at /mnt/data; these take a file on from there, or bring it.
+_PUT = "[ -d {path} ] && exit 45; mkdir -p {parent} && mv {staged} {path} || exit 46"
+_GET = "[ -e {path} ] || exit 44; [ -d {path} ] && exit 45; cp {path} {staged} || exit 46"
+_ERRORS = {44: "file_not_found", 45: "is_directory", 46: "permission_denied"}
+
+
+class GreenroomSandbox(BaseSandbox):
+    """Runs a deep agent's shell commands, and keeps its files, in the session of the conversation.
+
+    With a `pool`, the `thread_id` of the agent's config names the session; with a `session`, that one serves
+    every call. `sessions` is where an application gets at a conversation's session, or ends it.
+    """
+
+    def __init__(self, *, pool: SessionPool | None = None, session: Session | None = None) -> None:
+        """Take either a pool or a session."""
+        self.sessions = SessionSource(pool=pool, session=session)
+
+    @property
+    def id(self) -> str:
+        """The session's identifier."""
+        return self._session.identifier
+
+    @property
+    def _session(self) -> Session:
+        return self.sessions.session_for(ensure_config())  # the config of the agent that is running
+
+    def execute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
+        """Run a shell command; its output is stdout and stderr, in the order of writing.
+
+        Args:
+            command: for `sh`, in `/mnt/data`.
+            timeout: seconds until it is stopped; by default, and with 0, the pool's limit.
+
+        Raises:
+            GreenroomError: what no other command could mend, such as `PoolFull`.
+        """
+        session = self._session
+        try:
+            return _response(session.execute(_python(command), timeout=timeout or None))
+        except MENDABLE as error:
+            return ExecuteResponse(str(error), _NOT_RUN)
+
+    async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
+        """As `execute`. Cancelling it stops the command."""
+        session = self._session
+        try:
+            return _response(await session.aexecute(_python(command), timeout=timeout or None))
+        except MENDABLE as error:
+            return ExecuteResponse(str(error), _NOT_RUN)
+
+    def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
+        """Put files anywhere into the sandbox; missing directories are made."""
+        return [FileUploadResponse(path, _outcome(self._upload, path, content)[1]) for path, content in files]
+
+    def download_files(self, paths: list[str]) -> list[FileDownloadResponse]:
+        """Take files out of the sandbox."""
+        return [FileDownloadResponse(path, *_outcome(self._download, path)) for path in paths]
+
+    def _upload(self, path: str, content: bytes) -> None:
+        session = self._session
+        if PurePosixPath(path).is_relative_to(_HOME):
+            session.upload(content, path)
+            return
+        staged = session.upload(content, f".{uuid4().hex}").path
+        try:
+            self._move(_PUT, path, staged)
+        except BaseException:
+            session.delete_file(staged)
+            raise
+
+    def _download(self, path: str) -> bytes:
+        session = self._session
+        if PurePosixPath(path).is_relative_to(_HOME):
+            try:
+                return session.download(path)
+            except FileRefused as error:
+                raise FileRefused("is_directory" if session.file(path).is_directory else str(error)) from error
+        staged = str(_HOME / f".{uuid4().hex}")
+        self._move(_GET, path, staged)
+        try:
+            return session.download(staged)
+        finally:
+            session.delete_file(staged)
+
+    def _move(self, script: str, path: str, staged: str) -> None:
+        parent = str(PurePosixPath(path).parent)
+        response = self.execute(script.format(path=quote(path), parent=quote(parent), staged=quote(staged)))
+        if response.exit_code:
+            raise FileRefused(_ERRORS.get(response.exit_code, response.output))
+
+
+def _python(command: str) -> str:
+    # One expression, which leaves no name behind in the session; its value is the exit code.
+    run = f"run(['sh', '-c', {command!r}], cwd={str(_HOME)!r}, stdin=-3, stderr=-2).returncode"  # DEVNULL, STDOUT
+    return f"__import__('subprocess').{run}"
+
+
+def _response(execution: Execution) -> ExecuteResponse:
+    truncated = execution.truncated > 0
+    # Other code of the session may have put something else in the place of what runs commands.
+    if execution.succeeded and _EXIT_CODE.fullmatch(execution.result or ""):
+        return ExecuteResponse(execution.stdout, int(execution.result or ""), truncated)
+    exit_code = _TIMED_OUT if execution.status == "timed_out" else _NOT_RUN
+    return ExecuteResponse(execution.text_for_model(), exit_code, truncated)
+
+
+def _outcome(transfer: Callable[..., T], path: str, *content: bytes) -> tuple[T | None, str | None]:
+    """What a transfer returned, and Deep Agents' word for why it failed."""
+    if not path.startswith("/"):
+        return None, "invalid_path"
+    try:
+        return transfer(path, *content), None
+    except InvalidRequest:
+        return None, "invalid_path"
+    except FileMissing:
+        return None, "file_not_found"
+    except FileRefused as error:
+        return None, str(error)

@@ -1,0 +1,309 @@
+"""What a model reads of an execution, to the letter: agents are tuned to it, so a change is a decision."""
+
+from __future__ import annotations
+
+import base64
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenroom import Execution, ExecutionError, InvalidRequest, Output, RemoteFile
+from greenroom.adapters import shorten
+from greenroom.testing import memory_pool
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n and the rest of a picture").decode()
+FIGURE = Output({"image/png": PNG, "text/plain": "<Figure size 640x480>"})
+
+
+def ran(**fields: Any) -> Execution:
+    return Execution("1", "succeeded", **fields)
+
+
+def failed(name: str, value: str, summary: str = "", **fields: Any) -> Execution:
+    return Execution("1", "failed", error=ExecutionError(name, value, summary=summary), **fields)
+
+
+def file(name: str, size: int) -> RemoteFile:
+    return RemoteFile(f"/mnt/data/{name}", size, datetime(2026, 11, 1, tzinfo=UTC))
+
+
+SNAPSHOTS: dict[str, tuple[Execution, str]] = {
+    "nothing": (ran(), "The code ran without output."),
+    "blank output": (ran(stdout="\n \n"), "The code ran without output."),
+    "output": (ran(stdout="one\ntwo\n"), "stdout:\none\ntwo"),
+    "all that a success can have": (
+        ran(
+            stdout="read\n",
+            stderr="careful\n",
+            result="42",
+            outputs=(Output({"text/plain": "<a table>"}), FIGURE, Output({"text/plain": "42"}, is_result=True)),
+            files=(file("report.csv", 12), file("charts/trend.png", 2048)),
+            truncated=77,
+        ),
+        """\
+stdout:
+read
+
+stderr:
+careful
+
+result:
+42
+
+displayed:
+<a table>
+
+figures:
+figure-1.png
+
+files written:
+/mnt/data/report.csv (12 bytes)
+/mnt/data/charts/trend.png (2048 bytes)
+
+note:
+77 bytes of output were over the limit and are lost; print less.""",
+    ),
+    "the user's own frames": (
+        failed(
+            "ZeroDivisionError",
+            "division by zero",
+            "Cell 2, line 1, in <module>\n    ratio(1)\nCell 1, line 2, in ratio\n    return a / 0\n"
+            "ZeroDivisionError: division by zero",
+            stdout="so far\n",
+        ),
+        """\
+The code failed.
+
+stdout:
+so far
+
+error:
+Cell 2, line 1, in <module>
+    ratio(1)
+Cell 1, line 2, in ratio
+    return a / 0
+ZeroDivisionError: division by zero""",
+    ),
+    "only a traceback": (
+        Execution(
+            "1",
+            "failed",
+            error=ExecutionError(
+                "KeyError",
+                "'year'",
+                "-" * 75
+                + "\nKeyError                                  Traceback (most recent call last)\n"
+                + "Cell In[1], line 2\n      1 import pandas as pd\n----> 2 pd.DataFrame()['year']\n\n"
+                + "File /usr/lib/python3.11/site-packages/pandas/core/frame.py:3761, in __getitem__(self, key)\n"
+                + "-> 3761     indexer = self.columns.get_loc(key)\n\n"
+                + "File <frozen importlib._bootstrap>:1, in _find(name)\n\nKeyError: 'year'",
+            ),
+        ),
+        """\
+The code failed.
+
+error:
+Cell In[1], line 2
+      1 import pandas as pd
+----> 2 pd.DataFrame()['year']
+
+KeyError: 'year'""",
+    ),
+    "a timeout": (
+        Execution("1", "timed_out", stdout="1\n", error=ExecutionError("TimeoutError", "The code took over 5 s.")),
+        "The code took over 5 s.\n\nstdout:\n1",
+    ),
+    "a timeout that took the variables": (
+        Execution("1", "timed_out", error=ExecutionError("TimeoutError", "The code took over 5 s."), state_lost=True),
+        "The code took over 5 s. All variables are lost; files in /mnt/data are kept.",
+    ),
+    "a cancellation": (
+        Execution("1", "cancelled", error=ExecutionError("CancelledError", "The execution was cancelled.")),
+        "The code was cancelled.",
+    ),
+    "a crash": (
+        failed("WorkerCrashed", "The Python process that ran the code exited with code 3.", state_lost=True),
+        (
+            "The code failed. All variables are lost; files in /mnt/data are kept.\n\n"
+            "error:\nWorkerCrashed: The Python process that ran the code exited with code 3."
+        ),
+    ),
+    "a missing package": (
+        failed("ModuleNotFoundError", "No module named 'polars'"),
+        (
+            "The code failed.\n\nerror:\nModuleNotFoundError: No module named 'polars'\n\n"
+            "hint:\nThe package 'polars' is not installed here. Use another one."
+        ),
+    ),
+    "a package that another one misses": (
+        failed("ImportError", "`Import openpyxl` failed. Use pip or conda to install the openpyxl package."),
+        (
+            "The code failed.\n\nerror:\nImportError: `Import openpyxl` failed. "
+            "Use pip or conda to install the openpyxl package.\n\n"
+            "hint:\nThe package 'openpyxl' is not installed here. Use another one."
+        ),
+    ),
+    "an installation without a network": (
+        ran(
+            stdout="WARNING: Retrying after … [Errno -3] Temporary failure in name resolution\r\n"
+            "ERROR: No matching distribution found for polars\r\n"
+        ),
+        (
+            "stdout:\nWARNING: Retrying after … [Errno -3] Temporary failure in name resolution\n"
+            "ERROR: No matching distribution found for polars\n\n"
+            "hint:\nThe package 'polars' is not installed here. Use another one. "
+            "This sandbox may have no network. Work with the files in /mnt/data."
+        ),
+    ),
+    "no network": (
+        failed("OSError", "[Errno 101] Network is unreachable"),
+        (
+            "The code failed.\n\nerror:\nOSError: [Errno 101] Network is unreachable\n\n"
+            "hint:\nThis sandbox may have no network. Work with the files in /mnt/data."
+        ),
+    ),
+    "a progress bar": (
+        ran(stderr="\r  0%|   | 0/100\r100%|███| 100/100\n"),
+        "stderr:\n100%|███| 100/100",
+    ),
+    "colours and links": (
+        ran(stdout="\x1b[1;31mred\x1b[0m \x1b]8;;http://a.b\x1b\\link\x1b]8;;\x07"),
+        "stdout:\nred link",
+    ),
+    "a picture as text": (
+        ran(stdout=f'<img src="data:image/png;base64,{"iVBO" * 100}"/>'),
+        'stdout:\n<img src="data:image/png;base64,… [400 characters left out]"/>',
+    ),
+    "empty text": (ran(result="''"), "result:\n''"),
+}
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_the_text_is_this(name: str) -> None:
+    execution, text = SNAPSHOTS[name]
+    assert execution.text_for_model() == text
+
+
+def test_of_a_long_part_the_middle_is_left_out() -> None:
+    text = ran(stdout="<" + "x" * 998 + ">", result="42").text_for_model(300)
+    assert 290 < len(text) <= 300
+    assert text.startswith("stdout:\n<xxx")
+    assert text.endswith("xxx>\n\nresult:\n42")
+    left_out = 1000 - text.count("x", 0, text.index("\n\nresult")) - 2
+    assert f"\n… [{left_out} characters left out] …\n" in text
+
+
+def test_what_a_short_part_does_not_need_goes_to_the_long_ones() -> None:
+    text = ran(stdout="o" * 5_000, stderr="e" * 5_000, result="short").text_for_model(2_000)
+    assert "result:\nshort" in text
+    assert abs(text.count("o") - text.count("e")) < 30
+    assert 1_990 <= len(text) <= 2_000
+
+
+def test_no_number_of_outputs_hides_the_error() -> None:
+    shown = tuple(Output({"text/plain": f"table {number}"}) for number in range(1_000))
+    text = failed("KeyError", "'year'", outputs=shown + (FIGURE,) * 300).text_for_model(500)
+    assert text.startswith("The code failed.")
+    assert "error:\nKeyError: 'year'" in text
+    assert len(text) <= 500
+
+
+def repeated(text: str, times: int) -> str:
+    return text * times
+
+
+bodies = st.builds(repeated, st.text(), st.integers(1, 300))
+
+
+@given(
+    budget=st.integers(200, 2_000),
+    status=st.sampled_from(["succeeded", "failed", "timed_out"]),
+    stdout=bodies,
+    stderr=bodies,
+    result=bodies | st.none(),
+    shown=st.lists(bodies, max_size=3),
+    summary=bodies,
+    figures=st.integers(0, 100),
+    files=st.integers(0, 100),
+    lost=st.booleans(),
+)
+def test_every_text_keeps_to_its_budget_and_says_first_how_it_went(
+    *,
+    budget: int,
+    status: Any,
+    stdout: str,
+    stderr: str,
+    result: str | None,
+    shown: list[str],
+    summary: str,
+    figures: int,
+    files: int,
+    lost: bool,
+) -> None:
+    execution = Execution(
+        "1",
+        status,
+        stdout,
+        stderr,
+        result,
+        (*(Output({"text/plain": text}) for text in shown), *[FIGURE] * figures),
+        None if status == "succeeded" else ExecutionError("TimeoutError", "It took too long.", summary=summary),
+        files=(file("a.csv", 1),) * files,
+        state_lost=lost,
+    )
+    text = execution.text_for_model(budget)
+    assert 0 < len(text) <= budget
+    if status != "succeeded":
+        assert text.startswith("The code failed." if status == "failed" else "It took too long.")
+    if len(execution.text_for_model(10**9)) <= budget - 20:
+        assert text == execution.text_for_model(10**9)
+
+
+@given(text=st.text(), times=st.integers(1, 500), limit=st.integers(60, 1_000))
+def test_shortening_counts_what_it_leaves_out(text: str, times: int, limit: int) -> None:
+    text *= times
+    short = shorten(text, limit)
+    assert len(short) <= limit
+    if short != text:
+        head, _, rest = short.partition("\n… [")
+        number, _, tail = rest.partition(" characters left out] …\n")
+        assert len(head) + int(number) + len(tail) == len(text)
+        assert text.startswith(head)
+        assert text.endswith(tail)
+
+
+def test_a_budget_that_says_nothing_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="200 characters or more"):
+        ran(stdout="x").text_for_model(199)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "\x1b[" * 500_000,
+        "\x1b]" * 500_000,
+        "\r" * 1_000_000,
+        "x\r" * 500_000,
+        "data:" * 200_000,
+        "data:a/b;base64," + "A" * 1_000_000,
+        "ImportError: " * 80_000,
+        "ImportError: \n" * 80_000,
+        "`Import " * 100_000,
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_a_hostile_text_takes_no_longer_than_a_kind_one(hostile: str) -> None:
+    began = time.process_time()
+    failed("Error", hostile, hostile, stdout=hostile, stderr=hostile).text_for_model()
+    assert time.process_time() - began < 2
+
+
+def test_a_session_gives_the_same_text() -> None:
+    with memory_pool() as pool, pool.session() as session:
+        text = session.execute("print('so far')\nx = undefined").text_for_model()
+    assert text.startswith("The code failed.\n\nstdout:\nso far\n\nerror:\n")
+    assert text.endswith("NameError: name 'undefined' is not defined")
