@@ -61,7 +61,7 @@ def validate(settings: type[SettingsT], options: Mapping[str, Any], *, also_know
 
 def _complaint(error: Any, known: Sequence[str]) -> str:
     name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
+    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         return f"The option {name!r} is unknown. Known are: {', '.join(known)}."
     message = error["msg"].removeprefix("Value error, ")
     if not name:

@@ -27,7 +27,7 @@ def serving(url: str | None = None, *, strict: bool = False, **options: Any) -> 
     Raises:
         EngineUnavailable: no sandbox can be made here.
     """
-    settings = ServerSettings(port=0, strict=strict, shutdown_grace=0)
+    settings = ServerSettings.parse({"port": 0, "strict": strict, "shutdown_grace": 0})
     started: Future[tuple[str, Server, asyncio.AbstractEventLoop]] = Future()
 
     async def serve() -> None:
@@ -53,5 +53,5 @@ def serving(url: str | None = None, *, strict: bool = False, **options: Any) -> 
     try:
         yield address
     finally:
-        loop.call_soon_threadsafe(setattr, server, "should_exit", True)  # noqa: FBT003
+        loop.call_soon_threadsafe(setattr, server, "should_exit", True)
         thread.join()
