@@ -129,6 +129,9 @@ class Application:
             BadRequest: its host is none.
         """
         headers = Headers(scope=scope)
+        size = sum(len(name) + len(value) for name, value in headers.raw) + len(scope["query_string"])
+        if size > self._settings.max_headers:  # uvicorn's own limit is for heads that are still to end
+            raise Refused(431, "RequestHeadersTooLarge", "The request's headers and query are too large.")
         if "host" in headers and not host_name(headers["host"]):
             raise BadRequest("The header 'Host' names no host.")
         if self._guard is None:

@@ -52,6 +52,7 @@ class ServerSettings(BaseModel):
     max_upload: _Size = Field(128 * _MIB, ge=1024)
     """Bytes of the file in an upload; the pool's `file_limit` holds too."""
     max_headers: _Size = Field(32 * 1024, ge=4096, le=_MIB)
+    """Bytes of a request's headers and its query."""
     max_requests: int = Field(256, ge=1)
     """Requests at once."""
     max_connections: int = Field(2000, ge=1)
