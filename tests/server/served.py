@@ -16,6 +16,7 @@ from greenroom.server.app import Application
 from greenroom.server.auth import Guard
 from greenroom.server.run import Server
 from greenroom.server.settings import ServerSettings
+from greenroom.server.tls import Certificate
 
 LEGACY = ("2024-02-02-preview", "2024-08-02-preview")
 FLAT = ("2024-10-02-preview", "2025-02-02-preview", "2025-10-02-preview")
@@ -59,12 +60,12 @@ async def served(
 
 @contextlib.asynccontextmanager
 async def listening(
-    backend: Backend | None = None, *, guard: Guard | None = None, **options: Any
+    backend: Backend | None = None, certificate: Certificate | None = None, **options: Any
 ) -> AsyncGenerator[Server, None]:
     """A server at a port of its own; it is told to stop at the end."""
     settings = ServerSettings.parse({"port": 0, "shutdown_grace": 0.2, **options})
-    async with application(backend, guard=guard, **options) as app:
-        server, started = Server(app, settings), asyncio.Event()
+    async with application(backend, **options) as app:
+        server, started = Server(app, settings, certificate), asyncio.Event()
         server.on_start = started.set
         task = asyncio.create_task(server.serve())
         try:

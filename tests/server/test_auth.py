@@ -17,6 +17,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 
 from greenroom.errors import InvalidRequest
 from greenroom.server import entra
@@ -34,8 +35,8 @@ AUDIENCE = "https://dynamicsessions.io"
 ISSUER = f"https://sts.windows.net/{TENANT}/"
 
 
-def bearer(token: str) -> dict[str, bytes]:
-    return {"Authorization": f"Bearer {token}".encode()}
+def bearer(token: str) -> dict[bytes, bytes]:
+    return {b"Authorization": f"Bearer {token}".encode()}
 
 
 async def status(client: httpx.AsyncClient, token: str) -> int:
@@ -126,7 +127,7 @@ async def test_without_credentials_programs_may_call_and_web_pages_may_not(
 
 async def test_with_credentials_any_name_will_do() -> None:
     async with served(ScriptedBackend(), guard=ApiKeys({"mine": digest("the key")})) as client:
-        headers = {**bearer("the key"), "host": b"sessions.example", "origin": b"https://app.example"}
+        headers = {**bearer("the key"), b"host": b"sessions.example", b"origin": b"https://app.example"}
         response = await client.get("/files", params=query(LATEST), headers=headers)
         assert response.status_code == 200
         assert "access-control-allow-origin" not in response.headers
@@ -147,7 +148,7 @@ class Signer:
 
     @property
     def jwk(self) -> dict[str, Any]:
-        jwk = jwt.algorithms.RSAAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
+        jwk = RSAAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
         return {**jwk, "kid": self.name, "use": "sig", "alg": "RS256"}
 
     def sign(self, *, without: str = "", header: dict[str, Any] | None = None, **claims: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ async def test_a_request_whose_body_comes_late_begins_nothing_when_the_server_st
     backend = ScriptedBackend()
     arrived = asyncio.Event()
 
-    async def body() -> Any:
+    async def body() -> AsyncIterator[bytes]:
         yield b'{"code": '
         await arrived.wait()
         yield b'"1"}'

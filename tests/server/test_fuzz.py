@@ -39,16 +39,27 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS) | texts, inner, max_size=5),
     max_leaves=10,
 )
+
+
+def body_of(code: str, fields: dict[str, Any]) -> bytes:
+    return json.dumps({**flat(code), **fields}).encode()
+
+
+def legacy_body_of(code: str) -> bytes:
+    return json.dumps(inline(code)).encode()
+
+
+def upload_of(content: bytes) -> bytes:
+    return b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + content + b"\r\n--b--"
+
+
 bodies = (
     json_values.map(lambda value: json.dumps(value).encode())
     | st.binary(max_size=100)
-    | st.builds(lambda code, fields: json.dumps({**flat(code), **fields}).encode(), texts,
-                st.dictionaries(st.sampled_from(FIELDS), scalars, max_size=3))
-    | st.builds(lambda code: json.dumps(inline(code)).encode(), texts)
-    | st.binary(max_size=50).map(
-        lambda content: b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + content + b"\r\n--b--"
-    )
-)  # fmt: skip
+    | st.builds(body_of, texts, st.dictionaries(st.sampled_from(FIELDS), scalars, max_size=3))
+    | st.builds(legacy_body_of, texts)
+    | st.builds(upload_of, st.binary(max_size=50))
+)
 paths = (
     st.sampled_from(OPERATIONS)
     | st.sampled_from(OPERATIONS).map(lambda path: POOL + path)
@@ -108,7 +119,7 @@ async def send(app: Any, scope: Any, body: bytes) -> int:
     async with asyncio.timeout(10):
         await app(scope, receive, collect)
     status = sent[0]["status"]
-    found = {name: value for name, value in sent[0]["headers"]}
+    found = dict(sent[0]["headers"])
     if status >= 400:
         error = json.loads(b"".join(message["body"] for message in sent[1:]))
         assert found[b"x-ms-error-code"].decode() == error.get("error", error)["code"]
@@ -141,7 +152,7 @@ known_bodies = st.sampled_from(
         json.dumps(flat("import time; time.sleep(5)", timeoutInSeconds=0.1)).encode(),
         json.dumps(flat("import time; time.sleep(0.1)", executionType="Asynchronous")).encode(),
         json.dumps({"shellCommand": "true"}).encode(),
-        b'--b\r\nContent-Disposition: form-data; name="file"; filename="data.csv"\r\n\r\nx\r\n--b--',
+        upload_of(b"x"),
     ]
 )
 

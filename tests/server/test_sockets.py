@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import time
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from greenroom.models import Execution
 from greenroom.server.run import Server
+from greenroom.server.tls import self_signed
 from greenroom.testing import ENDLESS, ScriptedBackend
 
 from .served import LATEST, eventually, flat, listening, memory_backend, query
@@ -113,16 +116,31 @@ async def test_a_client_may_be_as_slow_as_its_code() -> None:
             assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_a_client_that_takes_nothing_of_an_answer_loses_its_connection() -> None:
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_client_that_takes_nothing_of_an_answer_loses_its_connection(tls: bool, tmp_path: Path) -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (20 << 20))
-    async with listening(backend, patience=0.3) as server:
-        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.sendall(execute("1"))
-            await eventually(lambda: len(backend.runs) == 1)
-            assert server.server_state.connections
-            await eventually(lambda: not server.server_state.connections)
+    certificate = self_signed(tmp_path, ["127.0.0.1"]) if tls else None
+    async with listening(backend, certificate, patience=0.3) as server:
+        context = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else None
+        port = int(server.url.rpartition(":")[2])
+        # A stream that nobody reads takes a few hundred kilobytes.
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, limit=4096)
+        writer.write(execute("1"))
+        await eventually(lambda: len(backend.runs) == 1)
+        assert server.server_state.connections
+        await eventually(lambda: not server.server_state.connections)
+        writer.transport.abort()
+
+
+async def test_an_answer_over_tls_arrives_at_once(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path, ["127.0.0.1"])
+    context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    async with listening(ScriptedBackend(), certificate) as server:
+        async with httpx.AsyncClient(base_url=server.url, verify=context, timeout=5) as client:
+            for _ in range(3):
+                response = await client.post("/executions", params=query(LATEST), json=flat("1"))
+                assert response.status_code == 200
 
 
 async def test_a_client_that_takes_nothing_of_a_large_file_ends_the_reading_of_it() -> None:
@@ -157,13 +175,13 @@ async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it() -> None:
 
 
 async def test_a_head_has_a_limit() -> None:
-    async with listening(ScriptedBackend(), max_headers=4096) as server:
-        async with httpx.AsyncClient(base_url=server.url) as client:
-            for size, status in ((2000, 200), (8000, 431), (300_000, 400)):
-                response = await client.get("/files", params=query(LATEST), headers={"X": "x" * size})
-                assert response.status_code == status
-            response = await client.get("/files", params=query(LATEST, path="x" * 8000))
-            assert response.status_code == 431
+    small = listening(ScriptedBackend(), max_headers=4096)
+    async with small as server, httpx.AsyncClient(base_url=server.url) as client:
+        for size, status in ((2000, 200), (8000, 431), (300_000, 400)):
+            response = await client.get("/files", params=query(LATEST), headers={"X": "x" * size})
+            assert response.status_code == status
+        response = await client.get("/files", params=query(LATEST, path="x" * 8000))
+        assert response.status_code == 431
 
 
 @pytest.mark.parametrize("length", [str(10 << 30), "-1", "1e3", "18446744073709551617"])
@@ -194,7 +212,10 @@ async def test_a_chunked_body_has_the_same_limit() -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
         b"GET / HTTP/1.1\r\n\r\n",  # no host
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
         b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET http://evil.example/files HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
@@ -220,13 +241,13 @@ async def test_more_connections_than_there_may_be_are_refused() -> None:
 
 
 async def test_an_answer_outlives_the_order_to_stop() -> None:
-    async with listening(await memory_backend(), shutdown_grace=10) as server:
-        async with httpx.AsyncClient(base_url=server.url) as client:
-            code = flat("import time; time.sleep(0.5); print('done')")
-            running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=code))
-            await asyncio.sleep(0.2)
-            server.should_exit = True
-            assert (await running).json()["result"]["stdout"] == "done\n"
+    backend = await memory_backend()
+    async with listening(backend, shutdown_grace=10) as server, httpx.AsyncClient(base_url=server.url) as client:
+        code = flat("import time; time.sleep(0.5); print('done')")
+        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=code))
+        await asyncio.sleep(0.2)
+        server.should_exit = True
+        assert (await running).json()["result"]["stdout"] == "done\n"
 
 
 async def test_an_execution_that_outlasts_the_grace_is_cancelled_and_told() -> None:

@@ -99,7 +99,7 @@ async def test_any_other_upload_is_refused(body: bytes) -> None:
 )
 async def test_a_boundary_that_is_none_is_refused(form: str) -> None:
     async with served(ScriptedBackend(), strict=True) as client:
-        headers = {"Content-Type": form.encode("latin-1")}
+        headers = {b"Content-Type": form.encode("latin-1")}
         response = await client.post("/files", params=query(LATEST), content=part(b"x") + END, headers=headers)
         assert response.status_code == 400
 
@@ -199,8 +199,10 @@ async def test_however_a_body_is_cut_its_file_is_the_same(content: bytes, sizes:
     assert await parts_of(pieces(part(content) + END, sizes), form) == [("data.csv", content)]
 
 
-GRAMMAR = [b"--b", b"--", b"\r\n", b"\n", b"\r", b"Content-Disposition", b": ", b"form-data", b';name="file"', b";filename*0*=utf-8''x",
-           b';filename="x"', b"\0", b"\xff", b"x" * 300, b'"', b"=", b";", b"b"]  # fmt: skip
+GRAMMAR = [
+    b"--b", b"--", b"\r\n", b"\n", b"\r", b"Content-Disposition", b": ", b"form-data", b';name="file"',
+    b";filename*0*=utf-8''x", b';filename="x"', b"\0", b"\xff", b"x" * 300, b'"', b"=", b";", b"b",
+]  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)

@@ -116,6 +116,10 @@ def _announce(server: Announcement) -> None:
     console.print(f"Serving Azure's dynamic sessions API at {server.url}")
     if not server.guarded:
         console.print("Without authentication: every program on this machine may use it.")
+    if server.exposed:
+        console.print(
+            "Without TLS: keys, tokens and code travel in the clear unless something before it encrypts them."
+        )
     if server.authority is not None:
         console.print(f"Clients trust its certificate with SSL_CERT_FILE={server.authority}")
 

@@ -57,7 +57,8 @@ class PacedProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        transport.set_write_buffer_limits(0)  # writing pauses as soon as there is anything that the client has to take
+        # Writing pauses as soon as there is anything that the client has to take. (0 over TLS pauses with nothing, too.)
+        transport.set_write_buffer_limits(high=1, low=0)
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:

@@ -38,6 +38,8 @@ class Announcement:
     url: str
     guarded: bool
     """Whether callers need credentials."""
+    exposed: bool
+    """Whether credentials travel over a network as they are."""
     authority: Path | None
     """What clients have to trust, where the certificate is one of ours."""
 
@@ -66,7 +68,12 @@ async def serve(
             stack.push_async_callback(opened[name].close)
         server = Server(Application(opened, settings, guard), settings, certificate)
         server.on_start = lambda: announce(
-            Announcement(server.url, guard is not None, certificate.authority if certificate else None)
+            Announcement(
+                url=server.url,
+                guarded=guard is not None,
+                exposed=certificate is None and not settings.is_local,
+                authority=certificate.authority if certificate else None,
+            )
         )
         await server.serve()
 
