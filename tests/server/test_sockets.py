@@ -136,11 +136,13 @@ async def test_a_client_that_takes_nothing_of_an_answer_loses_its_connection(tls
 async def test_an_answer_over_tls_arrives_at_once(tmp_path: Path) -> None:
     certificate = self_signed(tmp_path, ["127.0.0.1"])
     context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
-    async with listening(ScriptedBackend(), certificate) as server:
-        async with httpx.AsyncClient(base_url=server.url, verify=context, timeout=5) as client:
-            for _ in range(3):
-                response = await client.post("/executions", params=query(LATEST), json=flat("1"))
-                assert response.status_code == 200
+    async with (
+        listening(ScriptedBackend(), certificate) as server,
+        httpx.AsyncClient(base_url=server.url, verify=context, timeout=5) as client,
+    ):
+        for _ in range(3):
+            response = await client.post("/executions", params=query(LATEST), json=flat("1"))
+            assert response.status_code == 200
 
 
 async def test_a_client_that_takes_nothing_of_a_large_file_ends_the_reading_of_it() -> None:
@@ -160,18 +162,24 @@ async def test_a_client_that_takes_nothing_of_a_large_file_ends_the_reading_of_i
             assert response.content == content
 
 
-async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it() -> None:
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(tls: bool, tmp_path: Path) -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (8 << 20))
-    async with listening(backend, patience=0.3) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]), limit=4096)
+    certificate = self_signed(tmp_path, ["127.0.0.1"]) if tls else None
+    async with listening(backend, certificate, patience=0.5) as server:
+        context = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else None
+        port = int(server.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, limit=4096)
         writer.write(execute("1"))
         received = 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while received < 8 << 20:
-                received += len(await reader.read(1 << 19))
-                await asyncio.sleep(0.04)
-        writer.close()
+                piece = await reader.read(1 << 19)
+                assert piece
+                received += len(piece)
+                await asyncio.sleep(0.1 * len(piece) / (1 << 19))
+        writer.transport.abort()
 
 
 async def test_a_head_has_a_limit() -> None:

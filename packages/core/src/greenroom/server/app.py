@@ -24,7 +24,7 @@ from greenroom.server import executing, files, sessions
 from greenroom.server.accesslog import Entry
 from greenroom.server.auth import Guard
 from greenroom.server.browsers import host_name, refuse_browsers
-from greenroom.server.pace import TooSlow, paced
+from greenroom.server.pace import TooSlow, in_pieces, paced
 from greenroom.server.replies import COMMON_HEADERS, Refused, json_response, problem_response
 from greenroom.server.routing import Contract, ServedPool, Target, find_target
 from greenroom.server.settings import ServerSettings
@@ -68,7 +68,7 @@ class Application:
             response = await self._health(ready=path == "/readyz")
             await response(scope, receive, send)
             return
-        await self._serve(scope, paced(receive, self._settings.patience), send)
+        await self._serve(scope, paced(receive, self._settings.patience), in_pieces(send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
