@@ -6,7 +6,7 @@ READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
 CLIENTS := .venv-clients
 
-.PHONY: demo test check clients bench lock clean
+.PHONY: demo test check clients parity bench lock clean
 
 # Three agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
 demo: $(READY)
@@ -28,6 +28,10 @@ check: $(READY)
 clients: $(READY) $(CLIENTS)/.ready
 	@$(BIN)/pyright --project tests/clients
 	@$(CLIENTS)/bin/pytest -q tests/clients
+
+# docs/azure-parity.md, from the cases of tests/parity.
+parity: $(READY)
+	@$(BIN)/python -m tests.parity.page
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/sessions.py

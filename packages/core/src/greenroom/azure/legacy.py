@@ -115,16 +115,8 @@ def delete_file(path: str) -> Call:
 def encode_files(files: Sequence[RemoteFile], directory: str, version: str) -> Json:
     """The body of a list: files alone."""
     del directory, version
-    entries: list[Json] = []
-    for file in (file for file in files if not file.is_directory):
-        number = 2 * len(entries) + 2
-        properties = {
-            "$id": str(number + 1),
-            "filename": split_path(file.path)[1],
-            "size": file.size,
-            "lastModifiedTime": encode_time(file.modified),
-        }
-        entries.append({"$id": str(number), "properties": properties})
+    plain = [file for file in files if not file.is_directory]
+    entries = [_encode_entry(file, 2 * index + 2) for index, file in enumerate(plain)]
     return {"$id": "1", "value": entries}
 
 
@@ -154,7 +146,8 @@ def decode_uploaded(body: Json, path: str) -> RemoteFile:
 
 def encode_file(file: RemoteFile, version: str) -> Json:
     """The body for one file."""
-    return encode_uploaded(file, version)["value"][0]
+    del version
+    return _encode_entry(file, 1)
 
 
 def decode_file(body: Json, path: str) -> RemoteFile | None:
@@ -164,6 +157,16 @@ def decode_file(body: Json, path: str) -> RemoteFile | None:
         Malformed: the body is not of this contract's form.
     """
     return next((file for file in decode_files(body, "") if file.path == path), None)
+
+
+def _encode_entry(file: RemoteFile, serial: int) -> Json:
+    properties = {
+        "$id": str(serial + 1),
+        "filename": split_path(file.path)[1],
+        "size": file.size,
+        "lastModifiedTime": encode_time(file.modified),
+    }
+    return {"$id": str(serial), "properties": properties}
 
 
 def _decode_entry(entry: Json) -> RemoteFile:

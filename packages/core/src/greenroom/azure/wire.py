@@ -172,7 +172,7 @@ def timings(*, duration: float, overall: float, allocation: float = 0.0, session
         "x-ms-execution-read-response-time": "0",
         "x-ms-execution-request-time": f"{code:.0f}",
         "x-ms-overall-execution-time": f"{total:.10g}",
-        "x-ms-preparation-time": f"{max(total - code - waited, 0.0):.10g}",
+        "x-ms-preparation-time": f"{round(max(total - code - waited, 0.0), 4):.10g}",
         "x-ms-session-guid": session_guid,
         "x-ms-total-execution-service-time": f"{total:.10g}",
     }

@@ -1,0 +1,41 @@
+"""Writes docs/azure-parity.md: page.md with the cases that are tested. Run it with `make parity`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from greenroom.azure.wire import API_VERSIONS
+
+from .azure import Case
+from .cases import CASES
+
+PATH = Path(__file__).parents[2] / "docs/azure-parity.md"
+
+_ABSENT = "\N{EN DASH}"
+
+
+def text() -> str:
+    """The whole page."""
+    return Path(__file__).with_suffix(".md").read_text().replace("<!-- cases -->\n", "\n".join(_sections()))
+
+
+def _sections() -> Iterator[str]:
+    versions = " | ".join(version.removesuffix("-preview") for version in API_VERSIONS)
+    for section, cases in groupby(CASES, key=lambda case: case.section):
+        yield f"## {section}\n"
+        yield f"| request | what Azure does | {versions} | state |"
+        yield "|---|---|" + "---|" * len(API_VERSIONS) + "---|"
+        yield from map(_row, cases)
+        yield ""
+
+
+def _row(case: Case) -> str:
+    evidence = " | ".join(case.evidence.get(version, _ABSENT) for version in API_VERSIONS)
+    state = f"expected difference: {case.state}" if case.differs else case.state
+    return f"| {case.request} | {case.text} | {evidence} | {state} |"
+
+
+if __name__ == "__main__":
+    PATH.write_text(text())
