@@ -150,6 +150,7 @@ class Execution:
 
     @property
     def succeeded(self) -> bool:
+        """Whether the code came to its end without an error."""
         return self.status == "succeeded"
 
     @property

@@ -1,0 +1,33 @@
+"""What `greenroom doctor` finds out from a sandbox."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from greenroom.cli.app import app
+from greenroom.testing import engine_pool
+
+
+def doctor() -> str:
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_an_environment_without_bytecode_is_noticed_and_mended(
+    bare_python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine_pool("bubblewrap:", ready_session_instances=0).close()  # skips, or fails, where there is no such engine
+    monkeypatch.setenv("GREENROOM_PYTHON", str(bare_python))
+    said = doctor()
+    assert "✓ bubblewrap: works, with Python 3." in said
+    command = re.search(r"no bytecode: .* starts slowly\. Mend that with: (.+?) \(uv ", said)
+    assert command is not None, said
+    subprocess.run(shlex.split(command[1]), check=False)  # it may find a file for another version of Python
+    assert "no bytecode" not in doctor()
