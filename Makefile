@@ -3,15 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := packages/core packages/langchain packages/llamaindex packages/semantic_kernel packages/agent_framework
 READY := .venv/.ready
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
+CLIENTS := .venv-clients
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check clients bench lock clean
 
 # Three agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
 # Everything that this machine can run; GREENROOM_REQUIRE_ENGINES makes a missing engine a failure.
-test: check
+test: check clients
 	@$(BIN)/pytest -q
 
 # Lint, types, architecture, and the tests that need no engine: seconds.
@@ -22,13 +24,19 @@ check: $(READY)
 	@$(BIN)/pyright
 	@$(BIN)/pytest -q tests/core tests/engines/test_memory.py
 
+# Azure's released clients against the server, each engine of this machine behind it.
+clients: $(READY) $(CLIENTS)/.ready
+	@$(BIN)/pyright --project tests/clients
+	@$(CLIENTS)/bin/pytest -q tests/clients
+
 bench: $(READY)
 	@$(BIN)/python benchmarks/sessions.py
 
 # The versions that everything here is developed and tested with, for every platform, without an index's address.
 lock:
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package greenroom \
+	@$(COMPILE) --no-emit-package greenroom \
 		--all-extras --group test --group frameworks --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
+	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
 
 $(READY): requirements.lock pyproject.toml $(PACKAGES:=/pyproject.toml)
 	@echo "Setting up .venv with the locked dependencies (about 1 GB, mostly the four frameworks) …"
@@ -38,5 +46,12 @@ $(READY): requirements.lock pyproject.toml $(PACKAGES:=/pyproject.toml)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(PACKAGES:%=--editable %)
 	@touch $(READY)
 
+$(CLIENTS)/.ready: tests/clients/requirements.lock $(READY)
+	@echo "Setting up $(CLIENTS) with Azure's clients (about 800 MB) …"
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv --without-pip $(CLIENTS)
+	@$(BIN)/uv pip install --python $(CLIENTS)/bin/python --compile-bytecode --require-hashes \
+		-r tests/clients/requirements.lock
+	@touch $(CLIENTS)/.ready
+
 clean:
-	rm -rf .venv demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache

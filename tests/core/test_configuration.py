@@ -58,7 +58,7 @@ def test_the_pool_is_named_by_the_file_or_the_environment(monkeypatch: pytest.Mo
         ("memory", "its scheme is ''"),
         ("memory://host", "it is written"),
         ("memory:?timeout=1&timeout=2", "it says timeout twice"),
-        ("memory:?colour=red", "The option 'colour' is unknown. Those of this pool are: .*image.*timeout"),
+        ("memory:?colour=red", "The option 'colour' is unknown. Known are: .*image.*timeout"),
         ("memory:?timeout=0", "The option timeout='0' is not valid: input should be greater than 0"),
         ("memory:?timeout=1801", "less than or equal to 1800"),
         ("memory:?memory=lots", "The option memory='lots' is not valid: a size is a number of bytes"),

@@ -36,7 +36,7 @@ def contents_of(answer: Answer[Any], *, images: bool) -> list[Content]:
     if not images or not isinstance(answer.artifact, Execution):
         return [text]
     figures = figures_for_models(answer.artifact)
-    return [text, *(Content.from_data(figure.data, figure.mime, name=figure.name) for figure in figures)]
+    return [text, *(Content.from_data(figure.data, figure.mime) for figure in figures)]
 
 
 def executions(messages: Iterable[HasContents]) -> list[Execution]:

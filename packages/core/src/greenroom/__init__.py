@@ -1,7 +1,9 @@
-"""Agents write code; Greenroom runs it: isolated, stateful sessions on your own machine."""
+"""Agents write code; Greenroom runs it: isolated, stateful sessions on a laptop or on Azure."""
 
 from greenroom.connect import connect
 from greenroom.errors import (
+    AccessDenied,
+    AzureDetails,
     EngineUnavailable,
     ExecutionCancelled,
     ExecutionFailed,
@@ -14,6 +16,7 @@ from greenroom.errors import (
     PoolClosed,
     PoolFull,
     SandboxLost,
+    ServiceFailed,
 )
 from greenroom.models import (
     Event,
@@ -31,6 +34,8 @@ from greenroom.session import ExecutionHandle, Session, SessionPool
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessDenied",
+    "AzureDetails",
     "EngineUnavailable",
     "Event",
     "Execution",
@@ -51,6 +56,7 @@ __all__ = [
     "PoolStatus",
     "RemoteFile",
     "SandboxLost",
+    "ServiceFailed",
     "Session",
     "SessionInfo",
     "SessionPool",

@@ -22,12 +22,15 @@ def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = N
     environment (`GREENROOM_MEMORY=1Gi`).
 
     Args:
-        url: `"bubblewrap:"` or `"docker:"`; options may follow, as in `"docker:?runtime=runsc&memory=1Gi"`. By
-            default the file's `url`, else the environment variable `GREENROOM_POOL`, else the best engine on
-            this machine: bubblewrap, which needs neither a daemon nor an image, then Docker.
+        url: `"bubblewrap:"`, `"docker:"`, or the management endpoint of a pool in Azure
+            (`"https://eastasia.dynamicsessions.io/subscriptions/…/sessionPools/my-pool"`); options may follow, as
+            in `"docker:?runtime=runsc&memory=1Gi"`. By default the file's `url`, else the environment variable
+            `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs neither a daemon nor
+            an image, then Docker.
         config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
         options: those of every local pool are the fields of `greenroom.pool.PoolSettings`; bubblewrap's is
-            `python`, Docker's are `image`, `runtime` and `host`.
+            `python`, Docker's are `image`, `runtime` and `host`. Those of a pool in Azure are the fields of
+            `greenroom.azure.AzureSettings`, such as `credential`.
 
     Raises:
         InvalidRequest: the scheme or an option is unknown, or a value breaks a rule.
@@ -45,25 +48,44 @@ async def open_backend(
     url = url or url_of_file or os.environ.get(f"{configuration.PREFIX}POOL") or None
     if url is None:
         return await _best({**from_file, **options})
-    scheme, from_url = _parse(url)
+    scheme, endpoint, from_url = _parse(url)
+    if endpoint:
+        return _azure(endpoint, {**from_file, **from_url, **options})
     return await _open(scheme, {**from_file, **from_url, **options})
 
 
-def _parse(url: str) -> tuple[str, dict[str, str]]:
-    """The scheme of a pool's URL, and its options."""
-    parts = urlsplit(url)
-    if parts.scheme not in ENGINES:
+def _parse(url: str) -> tuple[str, str, dict[str, str]]:
+    """The scheme of a pool's URL, the endpoint if it is one of Azure's API, and the options."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidRequest(f"The pool {url!r:.200} is not valid: {error}.") from None
+    remote = parts.scheme in {"https", "http"}
+    if parts.scheme not in ENGINES and not remote:
         raise InvalidRequest(
             f"The pool {url!r:.200} is not valid: its scheme is {parts.scheme!r}, and the known ones are "
-            f"{', '.join(f'{scheme}:' for scheme in ENGINES)}."
+            f"{', '.join(f'{scheme}:' for scheme in ENGINES)} and https: for the endpoint of a pool in Azure."
         )
-    if parts.netloc or parts.path or parts.fragment:
+    if not remote and (parts.netloc or parts.path or parts.fragment):
         raise InvalidRequest(f'The pool {url!r:.200} is not valid: it is written "{parts.scheme}:?option=value".')
     options = parse_qsl(parts.query, keep_blank_values=True)
     names = [name for name, _ in options]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise InvalidRequest(f"The pool {url!r:.200} is not valid: it says {', '.join(sorted(repeated))} twice.")
-    return parts.scheme, dict(options)
+    return parts.scheme, parts._replace(query="").geturl() if remote else "", dict(options)
+
+
+def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
+    try:
+        from greenroom.azure.client import AzurePool  # noqa: PLC0415
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"A pool in Azure needs {error.name}. Install it: pip install 'greenroom[azure]'."
+        ) from error
+    from greenroom.azure.settings import AzureSettings  # noqa: PLC0415
+
+    names = [name for name in AzureSettings.model_fields if name not in {"credential", "transport"}]
+    return AzurePool(endpoint, AzureSettings.parse({**configuration.from_environment(names), **options}))
 
 
 def _bubblewrap(options: Mapping[str, Any]) -> Engine:

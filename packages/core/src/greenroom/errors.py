@@ -11,6 +11,8 @@ An error of the user's code is data (an `Execution` with a status and an error);
     ├── PoolFull                every session of the pool is taken
     ├── PoolClosed              the pool was closed
     ├── SandboxLost             the sandbox ended or stopped answering; its session is gone
+    ├── AccessDenied            Azure, or a server that speaks its API, does not accept the credentials
+    ├── ServiceFailed           it failed, could not be reached, or answered what nobody can read
     └── ExecutionFailed         only from `Execution.raise_for_error()`
         ├── ExecutionTimedOut
         └── ExecutionCancelled
@@ -18,14 +20,33 @@ An error of the user's code is data (an `Execution` with a status and an error);
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from greenroom.models import Execution
 
 
+@dataclass(frozen=True, slots=True)
+class AzureDetails:
+    """What Azure said about an error, in its own words, for its support and its logs."""
+
+    status: int
+    """Of HTTP."""
+    code: str
+    message: str
+    trace_id: str | None = None
+    request_id: str | None = None
+
+
 class GreenroomError(Exception):
-    """The base of everything Greenroom raises."""
+    """The base of everything Greenroom raises.
+
+    Attributes:
+        azure: what Azure said, where the error comes from there.
+    """
+
+    azure: AzureDetails | None = None
 
 
 class InvalidRequest(GreenroomError, ValueError):
@@ -71,6 +92,17 @@ class SandboxLost(GreenroomError):
 
     The same identifier works again, with a new and empty session. Whether the code ran to its end is
     unknown, so it is never run again for you.
+    """
+
+
+class AccessDenied(GreenroomError):
+    """Azure, or a server that speaks its API, does not accept the credentials; the message says what to do."""
+
+
+class ServiceFailed(GreenroomError):
+    """Azure, or a server that speaks its API, failed, could not be reached, or gave an answer nobody can read.
+
+    The message says if code may have run nevertheless; it is never run again for you.
     """
 
 

@@ -207,8 +207,8 @@ class SessionInfo:
 class PoolStatus:
     """A pool at one moment, and what it has done so far. Times are in seconds."""
 
-    limit: int
-    """Sandboxes at once, at most."""
+    limit: int | None
+    """Sandboxes at once, at most; `None` where the pool does not tell, as in Azure."""
     ready: int
     """Warm sandboxes that wait for a session."""
     starting: int
@@ -234,7 +234,7 @@ class PoolStatus:
     def __repr__(self) -> str:
         sessions = self.executing + self.idle
         return (
-            f"<PoolStatus {sessions} of {self.limit} sessions ({self.executing} executing), {self.ready} ready, "
+            f"<PoolStatus {sessions} of {self.limit or '?'} sessions ({self.executing} executing), {self.ready} ready, "
             f"{self.starting} starting, {self.waiting} waiting; allocated {self.allocations_warm} warm and "
             f"{self.allocations_cold} cold, median wait {self.wait_median * 1000:.1f} ms>"
         )

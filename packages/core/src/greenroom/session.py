@@ -31,7 +31,8 @@ from greenroom.models import (
     Status,
     StreamText,
 )
-from greenroom.pool.settings import MAX_TIMEOUT, parse_size
+from greenroom.options import parse_size
+from greenroom.pool.settings import MAX_TIMEOUT
 from greenroom.portal import Portal
 
 T = TypeVar("T")
@@ -477,8 +478,9 @@ async def _file_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
 class SessionPool:
     """Hands out sessions by identifier. Made by `greenroom.connect`.
 
-    One pool serves blocking code, threads and any number of event loops at once. As a context manager it ends
-    every session of this process at the end.
+    One pool serves blocking code, threads and any number of event loops at once. As a context manager it closes
+    itself at the end, and its sessions end; in Azure those with an identifier of the caller's choice cool down
+    instead, as other processes may use them.
     """
 
     def __init__(self, make_backend: Callable[[], Coroutine[Any, Any, Backend]], description: str) -> None:
@@ -506,7 +508,11 @@ class SessionPool:
         Raises:
             InvalidRequest: a value breaks a rule, or the pool cannot give one session its own memory.
         """
-        identifier = uuid.uuid4().hex if identifier is None else check_identifier(identifier)
+        if identifier is None:
+            identifier = uuid.uuid4().hex
+            self._backend.adopt(identifier)
+        else:
+            check_identifier(identifier)
         overrides = None
         if memory is not None:
             overrides = Overrides(memory=parse_size(memory, "memory"))
@@ -530,7 +536,7 @@ class SessionPool:
         return await self._portal.arun(self._backend.status())
 
     def close(self) -> None:
-        """End every session and sandbox of this pool. Idempotent; bounded in time."""
+        """End the pool: its sandboxes, or what it holds in Azure. Idempotent; bounded in time."""
         self._finalizer()
 
     async def aclose(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import urlencode
@@ -56,7 +57,7 @@ def encode_execute_request(request: ExecuteRequest, version: str) -> Call:
     else:
         body = {"codeInputType": "Inline", "executionType": request.execution_type, "code": request.code}
     if request.timeout is not None:
-        body["timeoutInSeconds"] = int(request.timeout)
+        body["timeoutInSeconds"] = math.ceil(request.timeout)
     if version == LATEST and request.output_limit is not None:
         body["outputStreamsMaxLength"] = request.output_limit
     if version == LATEST and request.jupyter_format:
@@ -139,7 +140,7 @@ def encode_shell_execution(execution: Execution, identifier: str, exit_code: int
     """
 
     def cut(stream: str) -> str:
-        return stream.encode()[:DEFAULT_OUTPUT_LIMIT].decode("utf-8", "ignore")
+        return stream.encode("utf-8", "replace")[:DEFAULT_OUTPUT_LIMIT].decode("utf-8", "ignore")
 
     return {
         "identifier": identifier,
@@ -207,8 +208,8 @@ def decode_files(body: Json, directory: str) -> list[RemoteFile]:
         Malformed: the body is not of this contract's form.
     """
     # The container image that Microsoft publishes answers with the array alone.
-    entries = body if isinstance(body, list) else mapping(body).get("value")
-    return [_decode_entry(entry, directory) for entry in sequence(entries)]
+    entries = sequence(body if isinstance(body, list) else mapping(body).get("value"))
+    return [_decode_entry(entry, directory) for entry in entries]
 
 
 def next_link(body: Json) -> str | None:

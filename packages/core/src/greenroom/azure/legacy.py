@@ -5,6 +5,7 @@ It has one directory, `/mnt/data`. `$id` numbers the objects of a body, as .NET'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from greenroom.azure.problems import PROPERTIES_MISSING, BadRequest
@@ -18,6 +19,7 @@ from greenroom.azure.wire import (
     Pending,
     decode_time,
     encode_time,
+    fields_of,
     mapping,
     number,
     quote_segment,
@@ -41,7 +43,7 @@ def encode_execute_request(request: ExecuteRequest, version: str) -> Call:
         "code": request.code,
     }
     if request.timeout is not None:
-        properties["timeoutInSeconds"] = int(request.timeout)
+        properties["timeoutInSeconds"] = math.ceil(request.timeout)
     return Call("POST", "code/execute", body={"properties": properties})
 
 
@@ -51,7 +53,7 @@ def decode_execute_request(body: Json) -> ExecuteRequest:
     Raises:
         BadRequest: it is not of this contract's form.
     """
-    properties = body.get("properties") if isinstance(body, dict) else None
+    properties = fields_of(body).get("properties")
     if not isinstance(properties, dict):
         raise BadRequest("The request has no 'properties'.", code=PROPERTIES_MISSING, target="properties")
     return decode_fields(mapping(properties))

@@ -8,8 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from greenroom.azure.wire import Json
+from greenroom.azure.wire import Json, fields_of, text
 from greenroom.errors import (
+    AccessDenied,
+    AzureDetails,
     EngineUnavailable,
     FileMissing,
     FileRefused,
@@ -18,6 +20,7 @@ from greenroom.errors import (
     PoolClosed,
     PoolFull,
     SandboxLost,
+    ServiceFailed,
 )
 
 # Codes that were seen or are documented.
@@ -28,6 +31,7 @@ IDENTIFIER_LENGTH = "InvalidLengthOfSessionIdentifier"
 PATH_INVALID = "FilePathInvalid"
 FILE_NOT_FOUND = "FileNotFound"
 SESSION_NOT_FOUND = "NoSessionFoundError"
+NO_SESSION = frozenset({SESSION_NOT_FOUND, "SessionWithIdentifierNotFound"})
 EXECUTION_NOT_FOUND = "ExecutionNotFound"
 POOL_FULL = "SessionsCountExceedsLimit"
 # Greenroom's own, where nothing is known of Azure's.
@@ -41,7 +45,7 @@ INTERNAL = "InternalServerError"
 
 _MAX_MESSAGE = 4000
 _REQUEST_IDS = ("x-ms-request-id", "mise-correlation-id", "x-ms-client-request-id", "request-id")
-_ACTIVE = re.compile(r"'(\d+)' active sessions")
+_COUNTS = re.compile(r"'(\d+)' active sessions and the maximum active sessions count is '(\d+)'")
 
 
 class BadRequest(InvalidRequest):
@@ -74,7 +78,7 @@ class Problem:
     @property
     def sessions(self) -> int | None:
         """Of a full pool: how many sessions it says it has."""
-        match = _ACTIVE.search(self.message)
+        match = _COUNTS.search(self.message)
         return int(match[1]) if match else None
 
 
@@ -104,15 +108,12 @@ def decode_problem(status: int, headers: Mapping[str, str], content: bytes) -> P
         body: Json = json.loads(content)
     except (ValueError, RecursionError):
         body = None
-    fields: Json = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(fields, str):
-        fields = {"message": fields}
-    if not isinstance(fields, dict):
-        fields = {}
+    inner: Json = fields_of(body).get("error", body)
+    fields = {"message": inner} if isinstance(inner, str) else fields_of(inner)
 
     def field(*names: str) -> str | None:
-        found = [fields[name] for name in names if isinstance(fields.get(name), str) and fields[name]]
-        return found[0][:_MAX_MESSAGE] if found else None
+        found = [text(fields.get(name)) for name in names]
+        return next((value[:_MAX_MESSAGE] for value in found if value), None)
 
     return Problem(
         status=status,
@@ -159,3 +160,70 @@ def problem_of(error: GreenroomError) -> Problem:
             return Problem(503, UNAVAILABLE, message, retry_after=5)
         case _:
             return Problem(500, INTERNAL, message)
+
+
+_NOT_ALLOWED = (
+    "The identity has no right to run sessions in this pool: it needs the role Azure ContainerApps Session Executor. "
+    "Assign it with: az role assignment create --role 'Azure ContainerApps Session Executor' --assignee <object id> "
+    "--scope <resource id of the pool>. It takes some minutes to be known everywhere."
+)
+_NOT_ACCEPTED = (
+    "The credentials are not accepted: the token is expired, of another tenant, or not for https://dynamicsessions.io. "
+    "Log in with 'az login', or give connect() a credential; a server of 'greenroom serve' takes api_key."
+)
+
+
+def error_of(problem: Problem, *, path: str | None = None) -> GreenroomError:
+    """What a client raises for an answer that is an error; the other direction of `problem_of`.
+
+    Args:
+        problem: the answer.
+        path: the file that the request was about, if it was about one.
+    """
+    error = _error_of(problem, path)
+    error.azure = AzureDetails(problem.status, problem.code, problem.message, problem.trace_id, problem.request_id)
+    return error
+
+
+def _error_of(problem: Problem, path: str | None) -> GreenroomError:
+    message = _told(problem)
+    if problem.code == POOL_FULL or problem.status == 429:
+        return PoolFull(
+            f"The pool is full{_how_full(problem)}. {message}",
+            sessions=problem.sessions or 0,
+            retry_after=problem.retry_after,
+        )
+    match problem.status, problem.code:
+        case 401, _:
+            return AccessDenied(f"{_NOT_ACCEPTED} {message}")
+        case 403, _:
+            return AccessDenied(f"{_NOT_ALLOWED} {message}")
+        case 404, code if code in {"", FILE_NOT_FOUND, *NO_SESSION} and path is not None:
+            return FileMissing(errno.ENOENT, message, path)
+        case 410, code if code == SESSION_LOST:
+            return SandboxLost(message)
+        case 413, _ if path is not None:
+            return FileRefused(errno.EFBIG, message, path)
+        case 400, code if code == FILE_REFUSED:
+            return FileRefused(errno.EPERM, message, path)
+        case ((400 | 413 | 422), _):
+            return InvalidRequest(message)
+        case _:
+            return ServiceFailed(f"The service failed. {message}")
+
+
+def _how_full(problem: Problem) -> str:
+    match = _COUNTS.search(problem.message)
+    return f": {match[1]} of {match[2]} sessions are taken" if match else ""
+
+
+def _told(problem: Problem) -> str:
+    """The answer in words, with the ids that its support asks for."""
+    ids = [
+        f"HTTP {problem.status}",
+        problem.code,
+        problem.request_id and f"request {problem.request_id}",
+        problem.trace_id and f"trace {problem.trace_id}",
+    ]
+    said = problem.message or "It says no more."
+    return f"{said} ({', '.join(filter(None, ids))})"

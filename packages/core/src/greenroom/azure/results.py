@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-from greenroom.azure.wire import ExecuteRequest, Json, Malformed, Pending, mapping, number, text
+from greenroom.azure.wire import ExecuteRequest, Json, Malformed, Pending, fields_of, mapping, number, text
 from greenroom.models import Execution, ExecutionError, Output, Status
 
 TIMED_OUT = "Request timed out waiting for code execution to complete"
@@ -149,9 +149,9 @@ def _primitive(result: str) -> Json:
 def _decode_value(value: Json) -> tuple[str | None, tuple[Output, ...]]:
     if value is None or value == "":
         return None, ()
-    if isinstance(value, dict) and (image := _decode_image(mapping(value))) is not None:
+    if (image := _decode_image(fields_of(value))) is not None:
         return None, (image,)
-    result = value if isinstance(value, str) else repr(value)
+    result = value if isinstance(value, str) else str(value)
     return result, (Output({"text/plain": result}, is_result=True),)
 
 
@@ -195,8 +195,8 @@ def _decode_failure(
         before = stderr.rstrip(" .\n").removesuffix(ABORTED)
         return final, before, ExecutionError("MemoryError", message), True
     if not stderr.strip():
-        details = error.get("error", error) if isinstance(error, dict) else None  # ErrorResponse wraps it once more
-        fields = mapping(details) if isinstance(details, dict) else {}
+        outer = fields_of(error)
+        fields = fields_of(outer.get("error", outer))  # ErrorResponse wraps it once more
         name = "CancelledError" if final == "cancelled" else "ExecutionFailed"
         message = text(fields.get("message")) or "The execution did not succeed, and Azure did not say why."
         return final, "", ExecutionError(text(fields.get("code")) or name, message), False

@@ -47,6 +47,7 @@ class Call:
     """Not encoded yet."""
     body: Json = None
     """Sent as JSON, if there is one."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,11 @@ def mapping(value: Json) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise Malformed(f"an object is missing; {type(value).__name__} is in its place")
     return cast("dict[str, Json]", value)
+
+
+def fields_of(value: Json) -> dict[str, Json]:
+    """The value, or an empty object in place of what is none."""
+    return cast("dict[str, Json]", value) if isinstance(value, dict) else {}
 
 
 def sequence(value: Json) -> Sequence[Json]:

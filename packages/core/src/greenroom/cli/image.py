@@ -66,11 +66,7 @@ def build(
     wheels = sorted(find_links.glob("*.whl")) if find_links else []
     if find_links and not wheels:
         raise typer.BadParameter(f"{find_links} has no wheels.", param_hint="--find-links")
-    try:
-        asyncio.run(_build(base, tag, package or [], wheels, network=network, cache=cache, host=host))
-    except GreenroomError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+    asyncio.run(_build(base, tag, package or [], wheels, network=network, cache=cache, host=host))
 
 
 async def _build(
@@ -149,7 +145,3 @@ class _BuildDisplay:
             self._progress.update(self._packages, visible=True, advance=1, description=f"{name} {version}, {size}")
         elif line.startswith("Installing collected packages"):
             self._progress.update(self._packages, description="Unpacking", completed=0)
-
-
-if __name__ == "__main__":
-    app()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,18 +62,20 @@ def serve(
     Options here go before those of the configuration file. The access log goes to standard output, a line of JSON
     for each request.
     """
-    run, settings = _load()
-    from_file, pools = settings.read_file(config) if config is not None else ({}, {})
+    with _extra():
+        from greenroom.server import run  # noqa: PLC0415
+        from greenroom.server.settings import ServerSettings, read_file  # noqa: PLC0415
+    from_file, pools = read_file(config) if config is not None else ({}, {})
     if pool is not None and pools:
         raise InvalidRequest("The pools are in the configuration file, so --pool cannot be given beside it.")
     entra = {"tenant": entra_tenant, "object_ids": entra_object_id, "audiences": entra_audience}
-    entra = {**from_file.pop("entra", {}), **{name: value for name, value in entra.items() if value}}
+    if given_entra := {name: value for name, value in entra.items() if value}:
+        from_file["entra"] = {**from_file.get("entra", {}), **given_entra}
     given: dict[str, Any] = {
         "host": host,
         "port": port,
         "strict": strict,
         "api_key_file": api_key_file,
-        "entra": entra or None,
         "certfile": certfile,
         "keyfile": keyfile,
         "tls_self_signed": tls_self_signed,
@@ -81,7 +85,7 @@ def serve(
     }
     options = {**from_file, **{name: value for name, value in given.items() if value is not None}}
     _log_to_standard_output()
-    asyncio.run(run.serve(settings.ServerSettings.parse(options), pools or {"default": {"url": pool}}, _announce))
+    asyncio.run(run.serve(ServerSettings.parse(options), pools or {"default": {"url": pool}}, _announce))
 
 
 def api_key(
@@ -90,20 +94,21 @@ def api_key(
     name: Annotated[str, typer.Option(help="Whose key it is, for the access log.")],
 ) -> None:
     """Make a key for `greenroom serve`: its digest goes into the file, the key itself to standard output, once."""
-    _load()
-    from greenroom.server.auth import new_key  # noqa: PLC0415  an extra
+    with _extra():
+        from greenroom.server.auth import new_key  # noqa: PLC0415
 
     print(new_key(file, name))
 
 
-def _load() -> Any:
+@contextlib.contextmanager
+def _extra() -> Generator[None, None, None]:
+    """Around imports that need the extra."""
     try:
-        from greenroom.server import run, settings  # noqa: PLC0415  an extra
+        yield
     except ImportError as error:
         raise EngineUnavailable(
             f"The server needs {error.name}. Install it: pip install 'greenroom[server]'."
         ) from error
-    return run, settings
 
 
 def _announce(server: Announcement) -> None:

@@ -16,7 +16,6 @@ from greenroom.backend import OnEvent, Overrides
 from greenroom.engines.base import Engine
 from greenroom.errors import (
     EngineUnavailable,
-    GreenroomError,
     InvalidRequest,
     PoolClosed,
     PoolFull,
@@ -135,10 +134,13 @@ class LocalPool:
     async def delete(self, identifier: str) -> None:
         slot = self._slots.get(identifier)
         if slot is not None:
-            await asyncio.shield(self._retire(slot, "its session was deleted"))
+            await asyncio.wait([self._retire(slot, "its session was deleted")])
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         self._overrides[identifier] = overrides
+
+    def adopt(self, identifier: str) -> None:
+        """Nothing to note: every session of a local pool ends with it."""
 
     async def sessions(self) -> list[SessionInfo]:
         return [self._info(self._slots[identifier]) for identifier in sorted(self._slots)]
@@ -273,11 +275,11 @@ class LocalPool:
 
     async def _start(self, slot: Slot) -> None:
         try:
-            sandbox = await self._engine.start(self._settings.limits)
-            channel = self._channels[slot.number] = Channel(sandbox, lambda: self._lost(slot))
             async with asyncio.timeout(_START_PATIENCE):
+                sandbox = await self._engine.start(self._settings.limits)
+                channel = self._channels[slot.number] = Channel(sandbox, lambda: self._lost(slot))
                 await channel.ready()
-        except (GreenroomError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  whatever it is: the place must come free, and who waits be told
             self._failed(slot, error)
             return
         now = self._clock()
@@ -289,10 +291,12 @@ class LocalPool:
             with contextlib.suppress(SandboxLost):
                 await channel.preload(self._settings.preload)
 
-    def _failed(self, slot: Slot, error: GreenroomError | TimeoutError) -> None:
+    def _failed(self, slot: Slot, error: Exception) -> None:
         if not isinstance(error, EngineUnavailable | InvalidRequest):
-            reason = str(error) or f"it was not ready after {_START_PATIENCE:g} seconds"
-            error = EngineUnavailable(f"A sandbox of {self._engine.name} did not start: {reason}")
+            late = isinstance(error, TimeoutError)
+            reason = f"it was not ready after {_START_PATIENCE:g} seconds" if late else str(error) or repr(error)
+            cause, error = error, EngineUnavailable(f"A sandbox of {self._engine.name} did not start: {reason}")
+            error.__cause__ = cause
         self._retire(slot, "it did not start")
         if self._state.waiters:
             self._leave_queue(self._state.waiters[0].identifier).place.set_exception(error)

@@ -7,27 +7,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from greenroom.engines.base import Limits
-from greenroom.errors import InvalidRequest
+from greenroom.options import Size, validate
 
 MAX_TIMEOUT = 1800
 """The longest that a synchronous execution may take, in seconds."""
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-
-
-def _size(value: object) -> object:
-    """Bytes from `512Mi`, `1Gi`, `128MB` or a plain number."""
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        raise ValueError("a size is a number of bytes or one with a unit, such as 512Mi or 1Gi")
-    number, unit, binary = match.groups()
-    base = 1024 if binary else 1000
-    return int(float(number) * base ** " kmgt".index(unit.lower() or " "))
 
 
 def _count_or_auto(value: object) -> object:
@@ -40,21 +26,6 @@ def _count_or_auto(value: object) -> object:
     if not 0 <= count <= 1000:
         raise ValueError('it takes a whole number from 0 to 1,000, or "auto"')
     return count
-
-
-def parse_size(value: int | str, name: str) -> int:
-    """Bytes from a number of them or from `512Mi`.
-
-    Raises:
-        InvalidRequest: it is neither; the message calls it `name`.
-    """
-    try:
-        size = _size(value)
-    except ValueError as error:
-        raise InvalidRequest(f"The option {name}={value!r} is not valid: {error}.") from None
-    if not isinstance(size, int) or size < 1:
-        raise InvalidRequest(f"The option {name}={value!r} is not valid: it takes a positive number of bytes.")
-    return size
 
 
 def _words(value: object) -> object:
@@ -84,7 +55,6 @@ _AZURE_RANGES = {
     "cpu": (0.25, 2),
     "memory": (512 * _MIB, 4096 * _MIB),
 }
-Size = Annotated[int, BeforeValidator(_size)]
 
 
 class PoolSettings(BaseModel):
@@ -137,10 +107,7 @@ class PoolSettings(BaseModel):
         Raises:
             InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
         """
-        try:
-            settings = cls.model_validate(dict(options))
-        except ValidationError as error:
-            raise InvalidRequest("; ".join(_complaint(item, also_known) for item in error.errors())) from None
+        settings = validate(cls, options, also_known=also_known)
         for name in settings.model_fields_set & _AZURE_RANGES.keys():
             least, most = _AZURE_RANGES[name]
             if not least <= getattr(settings, name) <= most:
@@ -157,14 +124,3 @@ class PoolSettings(BaseModel):
             disk=self.disk,
             network=self.network == "enabled",
         )
-
-
-def _complaint(error: Any, also_known: Sequence[str]) -> str:
-    name = ".".join(str(part) for part in error["loc"]) or "settings"
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(sorted([*PoolSettings.model_fields, *also_known]))
-        return f"The option {name!r} is unknown. Those of this pool are: {known}."
-    message = error["msg"].removeprefix("Value error, ")
-    if name == "settings":
-        return f"The options do not fit together: {message}."
-    return f"The option {name}={error['input']!r} is not valid: {message[:1].lower()}{message[1:]}."

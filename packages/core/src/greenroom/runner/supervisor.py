@@ -41,6 +41,7 @@ from .files import DATA_DIR, FileTree, Transfers
 from .frames import MAX_OUTPUTS, VERSION, Decoder, FrameError, encode
 
 _CHUNK = 1 << 16
+_MERGE_SECONDS = 0.001  # how long a piece of text waits for the next: print() writes its text and its newline apart
 _SNAPSHOT_LIMIT = 2_000
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
@@ -150,6 +151,15 @@ class Execution:
         self.began_at = time.perf_counter()
         self.running = False  # the worker has the code and can be interrupted
         self.kill_at: float | None = None  # set once it has been told to stop
+        self.text: list[tuple[str, bytearray]] = []  # what waits to be passed on
+        self.text_due = 0.0
+
+    def due(self) -> float | None:
+        """When there is something to do even if nothing happens before."""
+        times = [self.text_due] if self.text else []
+        if self.kill_at is not None:
+            times.append(self.kill_at)
+        return min(times, default=None)
 
     def may_show(self, header: dict[str, Any], size: int) -> bool:
         """Whether a rich output may be passed on; if so, it counts."""
@@ -194,20 +204,27 @@ class Supervisor:
 
     def serve(self) -> None:
         while True:
-            execution = self._execution
-            timeout = None
-            if execution is not None and execution.kill_at is not None:
-                timeout = max(execution.kill_at - time.monotonic(), 0)
-            ready = self._selector.select(timeout)
-            if execution is not None and execution.kill_at is not None and time.monotonic() >= execution.kill_at:
-                execution.kill_at = None
-                self._kill_worker()
+            due = None if self._execution is None else self._execution.due()
+            ready = self._selector.select(None if due is None else max(due - time.monotonic(), 0))
+            if due is not None and time.monotonic() >= due:
+                self._on_due()
             for key, _ in ready:
                 callback: Callable[[], bool | None] = key.data
                 if callback() is False:
                     return
                 if key.fileobj == self._wake:
                     break  # a new worker may have taken the other descriptors' numbers
+
+    def _on_due(self) -> None:
+        execution = self._execution
+        if execution is None:
+            return
+        now = time.monotonic()
+        if execution.text and now >= execution.text_due:
+            self._tell_text(execution)
+        if execution.kill_at is not None and now >= execution.kill_at:
+            execution.kill_at = None
+            self._kill_worker()
 
     # The host
 
@@ -330,6 +347,7 @@ class Supervisor:
             case "output" | "clear":
                 if execution is not None:
                     if execution.may_show(header, len(body)):
+                        self._tell_text(execution)
                         self._tell({**header, "id": execution.id}, body)
                     else:
                         execution.truncated += len(body)
@@ -370,8 +388,22 @@ class Supervisor:
         kept = data[: execution.text_left]
         execution.text_left -= len(kept)
         execution.truncated += len(data) - len(kept)
-        if kept:
-            self._tell({"ev": "text", "id": execution.id, "stream": stream}, kept)
+        if not kept:
+            return
+        if not execution.text:
+            execution.text_due = time.monotonic() + _MERGE_SECONDS
+        if execution.text and execution.text[-1][0] == stream:
+            execution.text[-1][1].extend(kept)
+        else:
+            execution.text.append((stream, bytearray(kept)))
+        if len(execution.text[-1][1]) >= _CHUNK:
+            self._tell_text(execution)
+
+    def _tell_text(self, execution: Execution) -> None:
+        """Pass on what waits, before anything that comes after it."""
+        for stream, data in execution.text:
+            self._tell({"ev": "text", "id": execution.id, "stream": stream}, bytes(data))
+        execution.text.clear()
 
     def _forget_idle_text(self) -> None:
         self._idle_text, self._idle_size = [], 0
@@ -381,6 +413,7 @@ class Supervisor:
         if execution is None:
             return
         self._execution = None
+        self._tell_text(execution)
         files: list[dict[str, Any]] = []
         after = self._tree.snapshot(_SNAPSHOT_LIMIT)
         if after is not None and execution.before is not None:

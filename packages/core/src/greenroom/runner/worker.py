@@ -22,11 +22,12 @@ import os
 import re
 import socket
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from json import dumps
+from os import getpid, read  # by name, as others here: code may replace them in their modules
 from signal import SIG_IGN, SIGINT, default_int_handler, raise_signal, signal
+from threading import Lock, current_thread, main_thread
 from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -49,7 +50,7 @@ class Channel:
         self._acks = acks
         self._decoder = Decoder()
         self._pending: list[tuple[dict[str, Any], bytes]] = []
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._interrupted = False
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
@@ -73,12 +74,12 @@ class Channel:
         frame = encode(header, body)
         with self._uninterrupted(), self._lock:
             self._socket.sendall(frame)
-            os.read(self._acks, 1)
+            read(self._acks, 1)
 
     @contextlib.contextmanager
     def _uninterrupted(self) -> Generator[None, None, None]:
         """Let an interrupt wait until the end, as half a frame would spoil the conversation."""
-        if threading.current_thread() is not threading.main_thread():  # no other is interrupted
+        if current_thread() is not main_thread():  # no other is interrupted
             yield
             return
         self._interrupted = False
@@ -99,8 +100,9 @@ class Worker:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._process = os.getpid()
+        self._process = getpid()
         self._error: dict[str, str] | None = None
+        self._reached = False  # the shell has come as far as the code
         self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
         self._shell = self._make_shell()
         builtins.input = getpass.getpass = _refuse_input
@@ -123,6 +125,7 @@ class Worker:
 
     def _execute(self, code: str) -> dict[str, Any]:
         self._error = None
+        self._reached = False
         self._mend()
         began = perf_counter()
         try:
@@ -137,7 +140,7 @@ class Worker:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # the code may have replaced or closed it
                 stream.flush()
-        if os.getpid() != self._process:
+        if getpid() != self._process:
             os._exit(0)  # a fork that has come to the end of the code; only the original answers
         return {"ev": "done", "duration": perf_counter() - began, "error": self._error}
 
@@ -148,6 +151,9 @@ class Worker:
             Exception: it does not; without a shell, this process is of no use.
         """
         error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
+        on_the_way = not self._reached and result.error_in_exec is not None
+        if on_the_way and not isinstance(error, KeyboardInterrupt):  # which may come at any moment
+            raise error  # of what code before has put into the shell: so would all after it fail
         if error is not None and self._error is None:  # it was told as text, as IPython's usage errors are
             self._record(type(error), error, [])
         intact = all(before.items() <= now.items() for now, before in self._ground)
@@ -246,6 +252,11 @@ class Worker:
             display_pub_class: Any = Publisher
             kernel: Any = None  # by this pandas knows a notebook, and fits no table to a terminal's width
 
+            async def run_code(self, *args: Any, **options: Any) -> bool:
+                worker._reached = True
+                inherited: Any = super()
+                return await inherited.run_code(*args, **options)
+
             def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
                 worker._record(etype, evalue, stb)
 
@@ -278,7 +289,7 @@ class Worker:
     def _show(
         self, header: dict[str, Any], data: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        if os.getpid() == self._process:  # a fork of the worker has no conversation of its own
+        if getpid() == self._process:  # a fork of the worker has no conversation of its own
             self._channel.show(header, b"" if data is None else _bundle(data, metadata or {}))
 
     def _record(self, kind: Any, error: Any, lines: list[str]) -> None:

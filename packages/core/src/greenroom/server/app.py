@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -15,13 +17,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from greenroom.azure.problems import INTERNAL, NOT_SUPPORTED, UNAVAILABLE, Problem, problem_of
+from greenroom.azure.problems import INTERNAL, NOT_SUPPORTED, UNAVAILABLE, BadRequest, Problem, problem_of
 from greenroom.backend import Backend
 from greenroom.errors import GreenroomError
 from greenroom.server import executing, files, sessions
 from greenroom.server.accesslog import Entry
 from greenroom.server.auth import Guard
-from greenroom.server.browsers import refuse_browsers
+from greenroom.server.browsers import host_name, refuse_browsers
 from greenroom.server.pace import TooSlow, paced
 from greenroom.server.replies import COMMON_HEADERS, Refused, json_response, problem_response
 from greenroom.server.routing import Contract, ServedPool, Target, find_target
@@ -56,8 +58,7 @@ class Application:
     async def drain(self, timeout: float) -> None:
         """Take no more work, and wait for the executions under way; at most `timeout` seconds, then end them."""
         self._draining = True
-        for pool in self._pools.values():
-            await pool.executions.drain(timeout)
+        await asyncio.gather(*(pool.executions.drain(timeout) for pool in self._pools.values()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,7 +68,7 @@ class Application:
             response = await self._health(ready=path == "/readyz")
             await response(scope, receive, send)
             return
-        await self._serve(scope, *paced(receive, send, patience=self._settings.patience))
+        await self._serve(scope, paced(receive, self._settings.patience), send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
@@ -87,41 +88,58 @@ class Application:
                     headers.setdefault(name, value)
             await send(message)
 
-        self._under_way += 1
         try:
             await self._admit(scope, entry)
-            await self._router(scope, receive, observed_send)
+            with self._counted():
+                await self._router(scope, receive, observed_send)
         except ClientDisconnect:
             entry.note(status=_CLIENT_CLOSED_REQUEST)
-        except Exception as error:  # noqa: BLE001  whatever it is, the client gets an answer in the contract's form
+        except Exception as error:
             problem, headers = _problem(error)
             entry.note(error=problem.code)
             if problem.status == 500:
                 logger.error("request %s failed", request_id, exc_info=error)
-            if not started:
-                problem = replace(problem, trace_id=request_id)
-                await problem_response(problem, headers)(scope, receive, observed_send)
-            elif not isinstance(error, TooSlow):
+            if started:
                 raise  # the connection ends, so that what was sent is not taken for the whole
+            problem = replace(problem, trace_id=request_id)
+            await problem_response(problem, headers)(scope, receive, observed_send)
+        finally:
+            entry.write()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Generator[None, None, None]:
+        """One of the requests at once; those that were not let in do not count.
+
+        Raises:
+            Refused: there are too many.
+        """
+        if self._under_way >= self._settings.max_requests:
+            raise Refused(429, "TooManyRequests", "Too many requests are under way.", retry_after=1)
+        self._under_way += 1
+        try:
+            yield
         finally:
             self._under_way -= 1
-            entry.write()
 
     async def _admit(self, scope: Scope, entry: Entry) -> None:
         """Let the request in.
 
         Raises:
             Refused: it may not come in, or not now.
+            BadRequest: its host is none.
         """
         headers = Headers(scope=scope)
+        size = sum(len(name) + len(value) for name, value in headers.raw) + len(scope["query_string"])
+        if size > self._settings.max_headers:  # uvicorn's own limit is for heads that are still to end
+            raise Refused(431, "RequestHeadersTooLarge", "The request's headers and query are too large.")
+        if "host" in headers and not host_name(headers["host"]):
+            raise BadRequest("The header 'Host' names no host.")
         if self._guard is None:
             refuse_browsers(headers, self._settings.allowed_hosts)
         else:
             entry.note(caller=await self._guard.admit(headers.get("authorization")))
         if self._draining and not (scope["method"] == "GET" and "/executions/" in scope["path"]):
             raise Refused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
-        if self._under_way > self._settings.max_requests:
-            raise Refused(429, "TooManyRequests", "Too many requests are under way.", retry_after=1)
         if not self._settings.strict and scope["path"] != "/":
             scope["path"] = scope["path"].rstrip("/")
 

@@ -33,14 +33,6 @@ class Guard(Protocol):
         ...
 
 
-class Anyone:
-    """Lets everybody in: for servers that only this machine reaches."""
-
-    async def admit(self, authorization: str | None) -> str:
-        del authorization
-        return "anyone"
-
-
 class EitherOf:
     """Lets in whom one of several guards lets in; the last one's reason is given to the others."""
 

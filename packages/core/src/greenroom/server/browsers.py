@@ -6,12 +6,12 @@ own that it lets point there (DNS rebinding). Programs are told from pages by wh
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
+from greenroom.azure.settings import is_loopback
 from greenroom.server.replies import Refused
 
 
@@ -33,20 +33,10 @@ def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
             f"The host {host!r:.200} is not allowed: without authentication this server answers to names of this "
             "machine alone. Allow it with --allowed-host, or require credentials.",
         )
-    if "origin" in headers or headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+    if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
         raise Refused(
             403, "OriginNotAllowed", "Requests of web pages are not allowed: this server has no authentication."
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address cannot be anything but this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def host_name(host: str) -> str:

@@ -7,10 +7,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeAlias, cast
 
 import httpx
 import jwt
+from pydantic import StringConstraints
 
 from greenroom.server.auth import bearer
 from greenroom.server.replies import Refused, unauthorized
@@ -23,15 +24,20 @@ _FETCH_TIMEOUT = 10.0
 _MAX_DOCUMENT = 1 << 20
 
 
+Guid: TypeAlias = Annotated[
+    str, StringConstraints(to_lower=True, pattern=r"(?i)^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+]
+
+
 @dataclass(frozen=True, slots=True)
 class EntraSettings:
     """Whose tokens are accepted."""
 
-    tenant: str
-    """The directory's identifier, a GUID."""
+    tenant: Guid
+    """The directory's identifier."""
     audiences: Sequence[str] = ("https://dynamicsessions.io", "https://acasessions.io")
     """What a token may be for: Azure's own resource, and the one that Semantic Kernel's tool asks for."""
-    object_ids: Sequence[str] = ()
+    object_ids: Sequence[Guid] = ()
     """The users, groups' members or service principals that may call (claim `oid`); all of the tenant by default."""
     authority: str = "https://login.microsoftonline.com"
     issuers: Sequence[str] = ()
@@ -72,11 +78,11 @@ class EntraTokens:
                 leeway=_LEEWAY,
                 options={"require": ["exp", "iat", "aud", "iss", "tid", "oid"]},
             )
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, RecursionError) as error:  # a header may be an array of arrays of arrays …
             raise unauthorized(f"The token is not valid: {error}.") from None
-        if claims["tid"] != self._settings.tenant:
+        if str(claims["tid"]).lower() != self._settings.tenant:
             raise unauthorized("The token is not valid: it is of another tenant.")
-        caller = str(claims["oid"])
+        caller = str(claims["oid"]).lower()
         if self._settings.object_ids and caller not in self._settings.object_ids:
             raise Refused(403, "Forbidden", f"The object id {caller} may not use this server.")
         return caller
@@ -115,7 +121,7 @@ class KeySet:
             try:
                 self._keys = await self._fetch()
                 self._fetched = self._tried
-            except (httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
+            except (httpx.HTTPError, ValueError, RecursionError, jwt.PyJWTError) as error:
                 reason = f"{type(error).__name__}: {error}"
         if self._clock() - self._fetched >= _KEYS_LIFETIME_OFFLINE:
             raise Refused(503, "ServiceUnavailable", f"The keys of Microsoft Entra ID are not known: {reason}.")
@@ -131,5 +137,5 @@ class KeySet:
         document: object = httpx.Response(200, content=content).json()
         if not isinstance(document, dict):
             raise ValueError("the document is not a set of keys")
-        keys = jwt.PyJWKSet.from_dict(document)
+        keys = jwt.PyJWKSet.from_dict(cast("dict[str, Any]", document))
         return {key.key_id: key for key in keys.keys if key.key_id and key.key_type == "RSA"}

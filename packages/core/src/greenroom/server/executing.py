@@ -23,6 +23,7 @@ from greenroom.azure.wire import (
     ExecuteRequest,
     Json,
     Pending,
+    mapping,
     number,
     text,
     timings,
@@ -41,6 +42,7 @@ _OPERATION_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
 _SHELL_TIMEOUT = float(MAX_SYNCHRONOUS)
 _FOREVER = 1e9
 _SHELL_MARGIN = 10.0
+_MAX_EXIT_CODE = 255
 
 
 async def execute(request: Request, target: Target) -> Response:
@@ -58,7 +60,7 @@ async def execute(request: Request, target: Target) -> Response:
     if _in_background(asked, target):
         return json_response(_encode(record, target), 202, headers)
     try:
-        outcome = await _while_connected(request, record.task)
+        outcome = await _while_connected(request, record)
     except BaseException:
         target.pool.executions.forget(record)  # who asked knows what came of it, or has gone
         raise
@@ -119,21 +121,25 @@ async def _run_shell(target: Target, identifier: str, command: str, timeout: flo
             stderr=text(answer.get("stderr")),
             duration=number(answer.get("duration")),
         ),
-        exit_code if isinstance(exit_code, int) else -1,
+        exit_code if isinstance(exit_code, int) and -_MAX_EXIT_CODE <= exit_code <= _MAX_EXIT_CODE else -1,
     )
 
 
-async def _while_connected(request: Request, task: asyncio.Task[Outcome]) -> Outcome:
-    """Wait for the task; when the client goes away before it is done, cancel it.
+async def _while_connected(request: Request, record: Record) -> Outcome:
+    """Wait for an execution; when the client goes away before it is done, cancel it.
 
     Raises:
         ClientDisconnect: it has gone.
+        GreenroomError: the execution's.
     """
+    task = record.task
     gone = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
+        if task.cancelled() and (cancelled := record.outcome()) is not None:  # its session was deleted meanwhile
+            return cancelled
         return task.result()
     finally:
         for each in (task, gone):
@@ -149,7 +155,8 @@ async def _gone(request: Request) -> None:
 
 def _decode(body: Json, target: Target) -> ExecuteRequest:
     asked = _decode_either(body, target)
-    check_code(asked.code)
+    if asked.code.strip():  # AutoGen's executor begins with an empty cell when it has been restarted
+        check_code(asked.code)
     if asked.shell and target.legacy:
         raise BadRequest("This API version has no 'shellCommand'.", code=NOT_SUPPORTED, target="shellCommand")
     if asked.shell:
@@ -170,7 +177,7 @@ def _decode_either(body: Json, target: Target) -> ExecuteRequest:
     """The request in the contract's form, or leniently in that of the other one."""
     codec = target.codec
     if not target.strict and isinstance(body, dict):
-        codec = legacy if isinstance(body.get("properties"), dict) else flat
+        codec = legacy if isinstance(mapping(body).get("properties"), dict) else flat
     return codec.decode_execute_request(body)
 
 

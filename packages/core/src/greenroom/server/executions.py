@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from greenroom.azure.problems import problem_of
+from greenroom.azure.problems import UNAVAILABLE, problem_of
 from greenroom.azure.wire import ExecuteRequest
 from greenroom.errors import GreenroomError
-from greenroom.models import Execution, ExecutionError
+from greenroom.models import Execution, ExecutionError, Output
 from greenroom.server.replies import Refused
 
 _RETENTION = 3600.0
@@ -37,9 +37,14 @@ class Record:
     id: str
     identifier: str
     request: ExecuteRequest
+    """Without its code."""
     task: asyncio.Task[Outcome]
     ended: float | None = None
     size: int = 0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.identifier, self.id
 
     def outcome(self) -> Outcome | None:
         """What has come of it so far; an error of ours is a failed execution to those who ask later."""
@@ -67,7 +72,8 @@ class Executions:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._records: dict[str, Record] = {}
+        self._records: dict[tuple[str, str], Record] = {}
+        self._draining = False
 
     @property
     def under_way(self) -> list[Record]:
@@ -89,25 +95,29 @@ class Executions:
             operation_id: the id that the client wants for it; by default a random one.
 
         Raises:
-            Refused: the id is taken, so this is a request that was carried out before; or there are too many.
+            Refused: the session has an execution of this id, so this is a request that was carried out before; or
+                there are too many; or the server is shutting down.
         """
-        if operation_id is not None and operation_id in self._records:
+        if self._draining:
+            raise Refused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
+        record_id = operation_id or str(uuid.uuid4())
+        if (identifier, record_id) in self._records:
             raise Refused(409, "ExecutionAlreadyExists", "There is an execution with this operation id already.")
         if len(self.under_way) >= _MAX_UNDER_WAY:
             raise Refused(429, "TooManyExecutions", "Too many executions are under way.", retry_after=1)
-        record_id = operation_id or str(uuid.uuid4())
-        record = Record(record_id, identifier, request, asyncio.create_task(_named(record_id, work)))
-        self._records[record_id] = record
+        task = asyncio.create_task(_run(record_id, work))
+        record = Record(record_id, identifier, replace(request, code=""), task)
+        self._records[identifier, record_id] = record
         record.task.add_done_callback(lambda _: self._end(record))
         return record
 
     def find(self, identifier: str, id: str) -> Record | None:  # noqa: A002  the model's own word
         self._forget_old()
-        record = self._records.get(id)
-        return record if record is not None and record.identifier == identifier else None
+        return self._records.get((identifier, id))
 
     def forget(self, record: Record) -> None:
-        self._records.pop(record.id, None)
+        if self._records.get(record.key) is record:
+            del self._records[record.key]
 
     def cancel(self, identifier: str) -> None:
         """Cancel a session's executions, and forget them."""
@@ -116,7 +126,8 @@ class Executions:
             self.forget(record)
 
     async def drain(self, timeout: float) -> None:
-        """Wait until all have ended, and cancel those that take longer than `timeout` seconds."""
+        """Begin no more, wait until all have ended, and cancel those that take longer than `timeout` seconds."""
+        self._draining = True
         tasks = [record.task for record in self.under_way]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout)
@@ -128,8 +139,8 @@ class Executions:
         outcome = record.outcome()
         record.ended = self._clock()
         record.size = _size(outcome.execution) if outcome is not None else 0
-        if record.id in self._records:  # it was not forgotten meanwhile
-            self._records[record.id] = self._records.pop(record.id)  # in the order of their ends
+        if self._records.get(record.key) is record:  # it was not forgotten meanwhile
+            self._records[record.key] = self._records.pop(record.key)  # in the order of their ends
             self._forget_old()
 
     def _forget_old(self) -> None:
@@ -143,13 +154,21 @@ class Executions:
             self.forget(record)
 
 
-async def _named(id: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:  # noqa: A002
+async def _run(id: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:  # noqa: A002
+    """What comes of the work, without what no answer shows: that would be kept for nothing."""
     outcome = await work()
-    return replace(outcome, execution=replace(outcome.execution, id=id))
+    pictures = (
+        {mime: data for mime, data in output.data.items() if mime.startswith("image/") and isinstance(data, str)}
+        for output in outcome.execution.outputs
+    )
+    outputs = tuple(Output(picture) for picture in pictures if picture)
+    return replace(outcome, execution=replace(outcome.execution, id=id, outputs=outputs, files=()))
 
 
 def _size(execution: Execution) -> int:
     """About how many bytes of memory it holds."""
-    shown = sum(len(data) for output in execution.outputs for data in output.data.values() if isinstance(data, str))
-    error = execution.error
-    return len(execution.stdout) + len(execution.stderr) + shown + (len(error.traceback) if error else 0) + 1000
+    texts = [execution.stdout, execution.stderr, execution.result or ""]
+    texts += [data for output in execution.outputs for data in output.data.values()]
+    if (error := execution.error) is not None:
+        texts += [error.name, error.value, error.traceback, error.summary]
+    return sum(map(len, texts)) + 1000

@@ -39,8 +39,9 @@ def run_shell_command(command: str, timeout: float, limit: int) -> dict[str, Any
     kept = {"stdout": b"", "stderr": b""}
 
     def read(name: str, pipe: Any) -> None:
-        while data := pipe.read1(65536):
-            kept[name] += data[: limit - len(kept[name])]
+        with pipe:
+            while data := pipe.read1(65536):
+                kept[name] += data[: limit - len(kept[name])]
 
     readers = [
         threading.Thread(target=read, args=(name, pipe), daemon=True)

@@ -14,6 +14,7 @@ from python_multipart.multipart import parse_options_header
 from greenroom.errors import InvalidRequest
 
 _LONGEST_DELIMITER = 260
+_MAX_PARTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class _Head:
     """The beginning of a part."""
 
     name: str | None
-    filename: str | None
+    filename: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class _Reader:
         self._events: deque[_Head | bytes | _End] = deque()
         self._field = self._value = b""
         self._disposition = b""
+        self._parts = 0
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -111,6 +113,9 @@ class _Reader:
 
     def _begin(self) -> None:
         self._disposition = b""
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise InvalidRequest(f"The upload is not valid: it has more than {_MAX_PARTS} parts.")
 
     def _add_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
@@ -128,7 +133,9 @@ class _Reader:
         message = Message()
         message["content-disposition"] = self._disposition.decode("utf-8", "replace")
         name = message.get_param("name", header="content-disposition")
-        self._events.append(_Head(name if isinstance(name, str) else None, message.get_filename()))
+        # Its charset may be one that makes half characters.
+        filename = (message.get_filename() or "").encode("utf-8", "replace").decode()
+        self._events.append(_Head(name if isinstance(name, str) else None, filename))
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         self._events.append(data[start:end])

@@ -4,58 +4,97 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive
 from uvicorn.protocols.http.h11_impl import H11Protocol
-
-T = TypeVar("T")
 
 _BYTES_A_SECOND = 4096
 
 
 class TooSlow(Exception):
-    """A client sends or takes less than it must."""
+    """A client sends its body more slowly than it must."""
 
 
-def paced(receive: Receive, send: Send, *, patience: float) -> tuple[Receive, Send]:
-    """An ASGI application's two ends, with a client that must send its body, and take what it is sent.
+def paced(receive: Receive, patience: float) -> Receive:
+    """An ASGI application's `receive` from a client that must send its body.
 
-    In each direction it may leave the server waiting for `patience` seconds in all, and longer for each 4 KiB
-    that have come through. Time in which it owes nothing, such as that of an execution, does not count. What
-    `receive` and `send` raise then is `TooSlow`.
+    The client may leave the server waiting for `patience` seconds in all, and longer for each 4 KiB that have come.
+    Time in which it owes nothing, such as that of an execution, does not count. What `receive` raises then is
+    `TooSlow`.
     """
-    upward, downward = _Account(patience), _Account(patience)
+    left = patience
     complete = False
 
     async def paced_receive() -> Message:
-        nonlocal complete
+        nonlocal complete, left
         if complete:
             return await receive()  # it waits for the end of the connection
-        message = await upward.wait(receive(), lambda message: len(message.get("body", b"")))
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                message = await receive()
+        except TimeoutError:
+            raise TooSlow from None
+        left += len(message.get("body", b"")) / _BYTES_A_SECOND - (time.monotonic() - began)
         complete = not message.get("more_body", False)
         return message
 
-    async def paced_send(message: Message) -> None:
-        size = len(message.get("body", b""))
-        await downward.wait(send(message), lambda _: size)
-
-    return paced_receive, paced_send
+    return paced_receive
 
 
-class _Account:
-    """The time that a client has left in one direction."""
+class PacedProtocol(H11Protocol):
+    """A connection whose client must come to the point.
 
-    def __init__(self, patience: float) -> None:
-        self._left = patience
+    Within `patience` seconds the head of a request has to arrive, and what is left of a body that was answered
+    already; and of an answer it has to take 4 KiB a second.
+    """
 
-    async def wait(self, awaitable: Awaitable[T], size: Callable[[T], int]) -> T:
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(self._left):
-                result = await awaitable
-        except TimeoutError:
-            raise TooSlow from None
-        self._left += size(result) / _BYTES_A_SECOND - (time.monotonic() - began)
-        return result
+    patience = 20.0
+    _head_timer: asyncio.TimerHandle | None = None
+    _answer_timer: asyncio.TimerHandle | None = None
+    _untaken = 0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # writing pauses as soon as there is anything that the client has to take
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._head_timer = _cancelled(self._head_timer)
+        self._answer_timer = _cancelled(self._answer_timer)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_answer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._answer_timer = _cancelled(self._answer_timer)
+
+    def _watch_head(self) -> None:
+        cycle: Any = self.cycle  # there is none before the first request, whatever its type says
+        if cycle is not None and not cycle.response_complete:
+            self._head_timer = _cancelled(self._head_timer)
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.patience, self.transport.close)
+
+    def _watch_answer(self) -> None:
+        self._untaken = self.transport.get_write_buffer_size()
+        self._answer_timer = self.loop.call_later(self.patience, self._check_answer)
+
+    def _check_answer(self) -> None:
+        if self._untaken - self.transport.get_write_buffer_size() < _BYTES_A_SECOND * self.patience:
+            self.transport.abort()  # closing would wait for what is not taken
+        else:
+            self._watch_answer()
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

@@ -10,7 +10,11 @@ from starlette.responses import Response
 from greenroom.azure.problems import Problem, encode_problem
 from greenroom.azure.wire import API_VERSIONS, Json
 
-COMMON_HEADERS: Mapping[str, str] = {"api-supported-versions": ", ".join(API_VERSIONS), "cache-control": "no-store"}
+COMMON_HEADERS: Mapping[str, str] = {
+    "api-supported-versions": ", ".join(API_VERSIONS),
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",  # what a sandbox wrote is nothing for a browser to guess at
+}
 
 
 class Refused(Exception):

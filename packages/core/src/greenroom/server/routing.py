@@ -32,9 +32,13 @@ class ServedPool:
     name: str
     backend: Backend
     executions: Executions = field(default_factory=Executions)
-    metadata: Json = None
-    """Of its sandboxes, once somebody has asked."""
-    metadata_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    metadata: asyncio.Task[Json] | None = None
+    """Of its sandboxes: asked for once, on behalf of everybody who wants to know."""
+
+    def forget_failed_metadata(self, task: asyncio.Task[Json]) -> None:
+        """So that the next one asks again."""
+        if task.cancelled() or task.exception() is not None:
+            self.metadata = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +107,15 @@ def find_target(
         Refused: there is no such pool.
     """
     query = _parse_query(request)
-    # '+' is a character of identifiers, and clients that do not encode them send it as it is.
-    identifier = request.path_params.get("identifier") or query.get("identifier", "").replace(" ", "+")
+    identifier = request.path_params.get("identifier")
+    if identifier is not None and query.get("identifier", identifier) != identifier:
+        raise BadRequest("The query says another identifier than the path.", target="identifier")
     return Target(
         pool=_pool(request.path_params.get("pool"), pools),
         version=_version(query.get("api-version"), contract, strict=settings.strict),
         query=query,
         settings=settings,
-        session=identifier or None,
+        session=identifier or query.get("identifier") or None,
     )
 
 
@@ -123,7 +128,7 @@ def _parse_query(request: Request) -> dict[str, str]:
         raise BadRequest(f"The query is not valid: {error}.") from None
     names = [name for name, _ in fields]
     if repeated := {name for name in names if names.count(name) > 1}:
-        name = sorted(repeated)[0]
+        name = min(repeated)
         raise BadRequest(f"The query says {name!r:.100} more than once.", target=f"{name:.100}")
     return dict(fields)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import httpx
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from greenroom.backend import Backend
 from greenroom.connect import open_backend
@@ -21,6 +21,7 @@ from greenroom.errors import InvalidRequest
 from greenroom.server.app import Application
 from greenroom.server.auth import ApiKeys, EitherOf, Guard, check_key, digest, read_keys
 from greenroom.server.entra import EntraTokens, KeySet
+from greenroom.server.pace import PacedProtocol
 from greenroom.server.settings import ServerSettings
 from greenroom.server.tls import Certificate, self_signed
 
@@ -79,10 +80,8 @@ class Server(uvicorn.Server):
         settings: ServerSettings,
         certificate: Certificate | None = None,
     ) -> None:
-        head_patience = settings.patience
-
         class Protocol(PacedProtocol):
-            patience = head_patience
+            patience = settings.patience
 
         super().__init__(
             uvicorn.Config(
@@ -141,7 +140,7 @@ class Server(uvicorn.Server):
         try:
             for number in handled:
                 loop.add_signal_handler(number, self._stop)
-        except (ValueError, NotImplementedError):  # not the main thread, or not a Unix
+        except RuntimeError:  # not the main thread, or not a Unix (NotImplementedError is one, too)
             yield
             return
         try:
@@ -154,41 +153,6 @@ class Server(uvicorn.Server):
         """The first signal asks for an orderly end, the second for one at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-class PacedProtocol(H11Protocol):
-    """A connection whose client must come to the point: the head of a request, and what is left of a body that
-    was answered already, have to arrive within a time."""
-
-    patience = 20.0
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._set_timer()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._set_timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._clear_timer()
-
-    def _set_timer(self) -> None:
-        cycle: Any = self.cycle  # there is none before the first request, whatever its type says
-        if cycle is not None and not cycle.response_complete:
-            self._clear_timer()
-        elif self._timer is None:
-            self._timer = self.loop.call_later(self.patience, self._end)
-
-    def _clear_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _end(self) -> None:
-        self.transport.close()
 
 
 @contextlib.asynccontextmanager
@@ -221,13 +185,10 @@ def _certificate(settings: ServerSettings) -> Certificate | None:
         return self_signed(settings.tls_directory.expanduser(), [host for host in hosts if host != "0.0.0.0"])  # noqa: S104
     if settings.certfile is None or settings.keyfile is None:
         return None
-    for path in (settings.certfile, settings.keyfile):
-        _check_readable(path)
-    return Certificate(settings.certfile, settings.keyfile)
-
-
-def _check_readable(path: Path) -> None:
     try:
-        path.open("rb").close()
-    except OSError as error:
-        raise InvalidRequest(f"The file {str(path)!r} cannot be read: {error.strerror}.") from error
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certfile, settings.keyfile)
+    except OSError as error:  # an SSLError is one, too
+        raise InvalidRequest(
+            f"The certificate {str(settings.certfile)!r} and its key {str(settings.keyfile)!r} cannot be used: {error}."
+        ) from error
+    return Certificate(settings.certfile, settings.keyfile)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from greenroom.models import Execution
 
@@ -42,5 +42,5 @@ def answer_of(execution: Execution) -> dict[str, Any] | None:
     for output in reversed(execution.outputs):
         answer = output.data.get(_MIME)
         if isinstance(answer, dict):
-            return answer
+            return cast("dict[str, Any]", answer)
     return None

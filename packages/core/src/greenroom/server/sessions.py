@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import cast
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from greenroom.azure import flat
 from greenroom.azure.problems import SESSION_NOT_FOUND, BadRequest
-from greenroom.azure.wire import Json, text
+from greenroom.azure.wire import Json, Malformed, mapping, text
+from greenroom.backend import Backend
 from greenroom.errors import EngineUnavailable
 from greenroom.models import SessionInfo
 from greenroom.server import inside
@@ -74,10 +74,10 @@ async def get_metadata(request: Request, target: Target) -> Response:
     del request
     target.require(since=_SINCE)
     pool = target.pool
-    async with pool.metadata_lock:
-        if pool.metadata is None:
-            pool.metadata = await _take_inventory(target)
-    return json_response(pool.metadata)
+    if pool.metadata is None:
+        pool.metadata = asyncio.create_task(_take_inventory(pool.backend))
+        pool.metadata.add_done_callback(pool.forget_failed_metadata)
+    return json_response(await asyncio.shield(pool.metadata))
 
 
 async def _delete(target: Target) -> None:
@@ -86,8 +86,7 @@ async def _delete(target: Target) -> None:
     await target.pool.backend.delete(identifier)
 
 
-async def _take_inventory(target: Target) -> Json:
-    backend = target.pool.backend
+async def _take_inventory(backend: Backend) -> Json:
     identifier = f"greenroom-metadata-{uuid.uuid4()}"
     try:
         execution = await backend.execute(
@@ -95,15 +94,15 @@ async def _take_inventory(target: Target) -> Json:
         )
     finally:
         await backend.delete(identifier)
-    answer = answer_of(execution)
-    if answer is None:
-        raise EngineUnavailable("A sandbox could not tell which packages it has.")
-    packages = answer.get("packages")
-    versions = cast("Mapping[object, object]", packages) if isinstance(packages, dict) else {}
+    try:
+        answer = mapping(answer_of(execution))
+        packages = mapping(answer.get("packages"))
+    except Malformed:
+        raise EngineUnavailable("A sandbox could not tell which packages it has.") from None
     now = datetime.now(UTC)
     return flat.encode_metadata(
         runtimes={"python": text(answer.get("python"))},
-        packages={str(name): str(version) for name, version in versions.items()},
+        packages={name: str(version) for name, version in packages.items()},
         created=now,
         updated=now,
         kernel={**_KERNEL, "version": text(answer.get("ipython"))},

@@ -5,23 +5,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Any, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from greenroom.azure.settings import is_loopback
 from greenroom.errors import InvalidRequest
-from greenroom.pool.settings import parse_size
-from greenroom.server.browsers import is_loopback
+from greenroom.options import Size, validate
 from greenroom.server.entra import EntraSettings
 
 _MIB = 1 << 20
-
-
-def _size(value: object) -> object:
-    return parse_size(value, "size") if isinstance(value, str) else value
-
-
-_Size = Annotated[int, BeforeValidator(_size)]
 
 
 class ServerSettings(BaseModel):
@@ -47,11 +40,12 @@ class ServerSettings(BaseModel):
     """Where that is kept."""
     allowed_hosts: frozenset[str] = frozenset()
     """Further names under which a server without authentication may be reached."""
-    max_body: _Size = Field(8 * _MIB, ge=1024)
+    max_body: Size = Field(8 * _MIB, ge=1024)
     """Bytes of one request that is no upload."""
-    max_upload: _Size = Field(128 * _MIB, ge=1024)
+    max_upload: Size = Field(128 * _MIB, ge=1024)
     """Bytes of the file in an upload; the pool's `file_limit` holds too."""
-    max_headers: _Size = Field(32 * 1024, ge=4096, le=_MIB)
+    max_headers: Size = Field(32 * 1024, ge=4096, le=_MIB)
+    """Bytes of a request's headers and its query."""
     max_requests: int = Field(256, ge=1)
     """Requests at once."""
     max_connections: int = Field(2000, ge=1)
@@ -80,10 +74,7 @@ class ServerSettings(BaseModel):
         Raises:
             InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
         """
-        try:
-            return cls.model_validate(dict(options))
-        except ValidationError as error:
-            raise InvalidRequest("; ".join(_complaint(item) for item in error.errors())) from None
+        return validate(cls, options)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -104,17 +95,9 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     server, pools = content.get("server", {}), content.get("pools", {})
     if not isinstance(server, dict) or not isinstance(pools, dict):
         raise InvalidRequest(f"The configuration {str(path)!r} is not valid: server and pools are tables.")
+    if not isinstance(cast("dict[str, Any]", server).get("entra", {}), dict):
+        raise InvalidRequest(f"The configuration {str(path)!r} is not valid: [server.entra] is a table.")
     for name, pool in cast("dict[str, Any]", pools).items():
         if not isinstance(pool, dict):
             raise InvalidRequest(f"The configuration {str(path)!r} is not valid: [pools.{name}] is a table.")
     return cast("dict[str, Any]", server), cast("dict[str, dict[str, Any]]", pools)
-
-
-def _complaint(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"The server's option {name!r} is unknown. Known are: {', '.join(sorted(ServerSettings.model_fields))}."
-    message = error["msg"].removeprefix("Value error, ")
-    if not name:
-        return f"The server's options do not fit together: {message}."
-    return f"The server's option {name}={error['input']!r} is not valid: {message[:1].lower()}{message[1:]}."

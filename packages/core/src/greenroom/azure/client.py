@@ -1,0 +1,347 @@
+"""A pool in Azure, or of any server that speaks its API, as a `Backend`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from greenroom.azure import flat, legacy
+from greenroom.azure.credentials import CredentialTokens, FixedToken, Tokens, default_credential
+from greenroom.azure.http import MARGIN, Connection
+from greenroom.azure.problems import EXECUTION_NOT_FOUND, NO_SESSION
+from greenroom.azure.settings import AzureSettings, parse_endpoint
+from greenroom.azure.wire import (
+    LATEST,
+    MAX_SYNCHRONOUS,
+    Call,
+    ExecuteRequest,
+    Json,
+    Malformed,
+    Pending,
+    is_legacy,
+    multipart_frame,
+)
+from greenroom.backend import OnEvent, Overrides
+from greenroom.errors import FileMissing, FileRefused, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
+from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo, StreamText
+
+T = TypeVar("T")
+
+_TIMEOUT = 60.0
+_REPLAYABLE = 4 << 20
+"""Bytes up to which an upload is held, so that it can be sent again when the pool was full."""
+_FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
+_MAX_PAGES = 1000
+_MAX_DEPTH = 50
+_COOLED_DOWN = 3600.0
+"""Seconds after its last use from which a session has ended by itself, whatever its pool's cool-down is."""
+_MAX_OWN = 10_000
+_CLOSE_PATIENCE = 10.0
+_DELETIONS_AT_ONCE = 8
+
+
+class AzurePool:
+    """Sessions of a pool in Azure.
+
+    What is otherwise than in a local pool: the events of a stream come at the end of the execution; an execution has
+    one picture or one result, as the service gives no more; which files have changed is not told; a cancelled call
+    closes its connection, which the service may or may not take as a reason to interrupt the code.
+    """
+
+    def __init__(self, endpoint: str, settings: AzureSettings) -> None:
+        """
+        Raises:
+            InvalidRequest: the endpoint is none.
+        """
+        self._endpoint = parse_endpoint(endpoint)
+        self._settings = settings
+        self._version = settings.api_version
+        self._codec: ModuleType = legacy if is_legacy(self._version) else flat
+        self._http = Connection(
+            self._endpoint,
+            _tokens(self._endpoint, settings),
+            patience=settings.acquire_timeout,
+            transport=settings.transport,
+        )
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._own: dict[str, float] = {}
+        """Sessions that nobody else knows of, with the time of their last use."""
+
+    def __repr__(self) -> str:
+        return f"azure: {self._endpoint}, api-version {self._version}"
+
+    # Executions
+
+    async def execute(
+        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        seconds = self._settings.timeout if timeout is None else timeout
+        request = self._request(code, seconds)
+        # The service's order of calls that come at once is unknown, and an HTTP timeout should not count the wait.
+        async with self._turn(identifier):
+            outcome = await self._post(identifier, request, seconds)
+            while isinstance(outcome, Pending):
+                outcome = await self._poll(identifier, outcome.id, seconds)
+        if on_event is not None:
+            _tell(outcome, on_event)
+        return outcome
+
+    def _request(self, code: str, seconds: float) -> ExecuteRequest:
+        synchronous = seconds <= MAX_SYNCHRONOUS
+        if not synchronous and is_legacy(self._version):
+            if math.isfinite(seconds):
+                raise InvalidRequest(
+                    f"The timeout {seconds!r} is not valid: API version {self._version} takes at most "
+                    f"{MAX_SYNCHRONOUS} seconds. Use api_version 2024-10-02-preview or later."
+                )
+            seconds, synchronous = MAX_SYNCHRONOUS, True
+        return ExecuteRequest(
+            code,
+            timeout=seconds if math.isfinite(seconds) else None,
+            execution_type="Synchronous" if synchronous else "Asynchronous",
+            output_limit=self._settings.output_limit,
+            jupyter_format=True,
+        )
+
+    async def _post(self, identifier: str, request: ExecuteRequest, seconds: float) -> Execution | Pending:
+        call = self._codec.encode_execute_request(request, self._version)
+        wait = 0.0 if request.asynchronous else request.timeout or MAX_SYNCHRONOUS
+        body = await self._call(call, identifier, timeout=MARGIN + wait)
+        return _decoded(lambda: self._codec.decode_execution(body, timeout=seconds))
+
+    async def _poll(self, identifier: str, id: str, seconds: float) -> Execution:  # noqa: A002  the model's own word
+        """Ask for an execution until it has ended."""
+        delay = _FIRST_POLL
+        while True:
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.5, _LONGEST_POLL)
+            try:
+                body = await self._call(flat.get_execution(id), identifier)
+            except GreenroomError as error:
+                if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
+                    raise SandboxLost(f"The execution {id} is not known any more: its session has ended.") from error
+                raise
+            outcome = _decoded(lambda body=body: flat.decode_execution(body, timeout=seconds))
+            if isinstance(outcome, Execution):
+                return outcome
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, identifier: str) -> AsyncGenerator[None, None]:
+        lock = self._turns.get(identifier)
+        if lock is None:
+            lock = self._turns[identifier] = asyncio.Lock()
+        async with lock:
+            yield
+
+    # Files
+
+    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+        call, filename = self._codec.upload_file(path)
+        boundary = uuid.uuid4().hex
+        before, after = multipart_frame(filename, boundary)
+        content = await _replayable(_framed(before, self._limited(chunks, path), after))
+        call = replace(call, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"})
+        body = await self._call(call, identifier, path=path, content=content)
+        return _decoded(lambda: self._codec.decode_uploaded(body, path))
+
+    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+        call = replace(self._codec.download_file(path), headers={"Accept-Encoding": "identity"})
+        async with (
+            self._http.stream(self._addressed(call, identifier), timeout=_TIMEOUT, path=path) as response,
+            contextlib.aclosing(self._limited(response.aiter_bytes(), path)) as chunks,
+        ):
+            async for chunk in chunks:
+                yield chunk
+
+    async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
+        whole = recursive and self._version == LATEST
+        files = await self._list(identifier, path, recursive=whole)
+        if recursive and not whole and not is_legacy(self._version):
+            files = await self._below(identifier, files)
+        return sorted(files, key=lambda file: file.path)
+
+    async def _list(self, identifier: str, path: str, *, recursive: bool = False) -> list[RemoteFile]:
+        call = self._codec.list_files(path, recursive=recursive)
+        pages = self._pages(call, identifier, path=path)
+        return [
+            file async for body in pages for file in _decoded(lambda body=body: self._codec.decode_files(body, path))
+        ]
+
+    async def _below(self, identifier: str, files: list[RemoteFile]) -> list[RemoteFile]:
+        """The files, and all that is below them, for versions that list one directory at a time."""
+        found, level = list(files), files
+        for _ in range(_MAX_DEPTH):
+            level = [file for each in level if each.is_directory for file in await self._list(identifier, each.path)]
+            found += level
+        return found
+
+    async def file(self, identifier: str, path: str) -> RemoteFile:
+        body = await self._call(self._codec.get_file(path), identifier, path=path)
+        file: RemoteFile | None = _decoded(lambda: self._codec.decode_file(body, path))
+        if file is None:
+            raise FileMissing(errno.ENOENT, "The session has no such file", path)
+        return file
+
+    async def delete_file(self, identifier: str, path: str) -> None:
+        await self._call(self._codec.delete_file(path), identifier, path=path)
+
+    async def _limited(self, chunks: AsyncIterator[bytes], path: str) -> AsyncGenerator[bytes, None]:
+        size, limit = 0, self._settings.file_limit
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+            yield chunk
+
+    # Sessions and the pool. Only the later contract has them; the service takes it for sessions of both.
+
+    async def delete(self, identifier: str) -> None:
+        try:
+            await self._call(flat.delete_session(), identifier)
+        except GreenroomError as error:
+            if error.azure is None or error.azure.code not in NO_SESSION:
+                raise
+
+    async def sessions(self) -> list[SessionInfo]:
+        pages = self._pages(flat.list_sessions(), None)
+        found = [each async for body in pages for each in _decoded(lambda body=body: flat.decode_sessions(body))]
+        return sorted(found, key=lambda session: session.identifier)
+
+    async def status(self) -> PoolStatus:
+        """What the service tells of its pool: how many sessions there are."""
+        return PoolStatus(
+            limit=None,
+            ready=0,
+            starting=0,
+            executing=0,
+            idle=len(await self.sessions()),
+            waiting=0,
+            allocations_warm=0,
+            allocations_cold=0,
+            wait_median=0.0,
+            wait_max=0.0,
+            start_median=0.0,
+            start_max=0.0,
+            evictions={},
+        )
+
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        raise InvalidRequest(
+            f"The session {identifier!r} cannot have a memory of its own: in Azure it is that of the pool, set with "
+            "az containerapp sessionpool create --memory."
+        )
+
+    def adopt(self, identifier: str) -> None:
+        if len(self._own) >= _MAX_OWN:  # the oldest has cooled down long ago
+            del self._own[next(iter(self._own))]
+        self._own[identifier] = 0.0
+
+    async def close(self) -> None:
+        """Delete the sessions that nobody else knows of; those with a name cool down in Azure."""
+        since = time.monotonic() - _COOLED_DOWN
+        used = [identifier for identifier, last_used in self._own.items() if last_used and last_used > since]
+        places = asyncio.Semaphore(_DELETIONS_AT_ONCE)
+
+        async def end(identifier: str) -> None:
+            async with places:
+                with contextlib.suppress(GreenroomError):  # it cools down
+                    await self.delete(identifier)
+
+        try:
+            async with asyncio.timeout(_CLOSE_PATIENCE):
+                await asyncio.gather(*map(end, used))
+        except TimeoutError:
+            pass
+        finally:
+            await self._http.close()
+
+    # Requests
+
+    def _addressed(self, call: Call, identifier: str | None, version: str | None = None) -> Call:
+        query = {"api-version": version or self._version}
+        if identifier is not None:
+            query["identifier"] = identifier
+            if identifier in self._own:
+                self._own[identifier] = time.monotonic()
+        return replace(call, query={**query, **call.query})
+
+    async def _call(
+        self,
+        call: Call,
+        identifier: str,
+        *,
+        timeout: float = _TIMEOUT,
+        path: str | None = None,
+        content: bytes | AsyncIterator[bytes] | None = None,
+    ) -> Json:
+        addressed = self._addressed(call, identifier, self._version_of(call))
+        return await self._http.json(addressed, timeout=timeout, path=path, content=content)
+
+    async def _pages(
+        self, call: Call, identifier: str | None, *, path: str | None = None
+    ) -> AsyncGenerator[Json, None]:
+        call = self._addressed(call, identifier, self._version_of(call))
+        for _ in range(_MAX_PAGES):
+            body = await self._http.json(call, timeout=_TIMEOUT, path=path)
+            yield body
+            link = flat.next_link(body)
+            if link is None:
+                return
+            call = self._http.following(link, call)
+        raise ServiceFailed(f"The list of {call.path} has no end.")
+
+    def _version_of(self, call: Call) -> str:
+        of_sessions = call.path in {"session", "listSessions"}
+        return LATEST if of_sessions and is_legacy(self._version) else self._version
+
+
+def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
+    if settings.api_key is not None:
+        return FixedToken(settings.api_key.get_secret_value())
+    if settings.credential is not None:
+        return CredentialTokens(lambda: settings.credential, owned=False)
+    if endpoint.startswith("http:"):  # a server on this machine: no token of Azure is any of its business
+        return FixedToken(None)
+    return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)
+
+
+def _decoded(decode: Callable[[], T]) -> T:
+    try:
+        return decode()
+    except Malformed as error:
+        raise ServiceFailed(f"The service's answer cannot be read: {error}.") from error
+
+
+def _tell(execution: Execution, on_event: OnEvent) -> None:
+    if execution.stdout:
+        on_event(StreamText("stdout", execution.stdout))
+    if execution.stderr:
+        on_event(StreamText("stderr", execution.stderr))
+    for output in execution.outputs:
+        on_event(output)
+
+
+async def _framed(before: bytes, content: AsyncIterator[bytes], after: bytes) -> AsyncGenerator[bytes, None]:
+    yield before
+    async for chunk in content:
+        yield chunk
+    yield after
+
+
+async def _replayable(chunks: AsyncGenerator[bytes, None]) -> bytes | AsyncIterator[bytes]:
+    """The whole content if it is small, and else the iterator, which can be sent once."""
+    held = bytearray()
+    async for chunk in chunks:
+        held += chunk
+        if len(held) > _REPLAYABLE:
+            return _framed(bytes(held), chunks, b"")
+    return bytes(held)

@@ -1,0 +1,198 @@
+"""Requests to one pool: credentials, time limits, and another try where nothing was dispatched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+import httpx
+
+from greenroom.azure.credentials import Tokens
+from greenroom.azure.problems import Problem, decode_problem, error_of
+from greenroom.azure.wire import Call, Json, Malformed
+from greenroom.errors import GreenroomError, ServiceFailed
+
+MARGIN = 60.0
+"""Seconds that an answer may take beyond the execution's own time: a pool may wait for a free session."""
+
+_CONNECT_TIMEOUT = 10.0
+_CONNECT_ATTEMPTS = 3
+_FIRST_DELAY = 0.25
+_LONGEST_DELAY = 8.0
+_MAX_BODY = 64 << 20
+_MAX_PROBLEM = 64 << 10
+_USER_AGENT = "greenroom (Language=Python)"
+
+# With these, an answer tells of work in a session, so the request was dispatched whatever the status says.
+_OF_A_SESSION = ("operation-id", "operation-location", "x-ms-session-guid", "x-ms-container-execution-duration")
+
+
+class Connection:
+    """Requests to a pool's endpoint. Each method raises `AccessDenied`, `PoolFull`, `ServiceFailed` and so on."""
+
+    def __init__(self, endpoint: str, tokens: Tokens, *, patience: float, transport: Any = None) -> None:
+        """
+        Args:
+            endpoint: of the pool, without a slash at its end.
+            tokens: the credentials.
+            patience: seconds for which a request is tried again while the pool is full or too busy.
+            transport: an `httpx.AsyncBaseTransport` in place of httpx's own.
+        """
+        self.endpoint = endpoint
+        self._tokens = tokens
+        self._patience = patience
+        self._client = httpx.AsyncClient(
+            transport=transport,
+            follow_redirects=False,  # a token goes to the endpoint and nowhere else
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15),
+            headers={"User-Agent": _USER_AGENT},
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+        await self._tokens.close()
+
+    async def json(self, call: Call, *, timeout: float, path: str | None = None, content: Any = None) -> Json:
+        """The answer's JSON, or `None` where it has no body.
+
+        Args:
+            call: its `query` has everything but what is in the endpoint.
+            timeout: seconds of silence after which the answer is given up.
+            path: the file that it is about, for errors.
+            content: the body, unless `call` has one: bytes, or an iterator of them that can be sent once only.
+        """
+        async with self.stream(call, timeout=timeout, path=path, content=content) as response:
+            body = await _read(response, _MAX_BODY)
+        try:
+            return json.loads(body) if body else None
+        except (ValueError, RecursionError):
+            raise ServiceFailed(f"The answer of {self.endpoint} is no JSON: is it the endpoint of a pool?") from None
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, call: Call, *, timeout: float, path: str | None = None, content: Any = None
+    ) -> AsyncGenerator[httpx.Response, None]:
+        """The answer, a good one, while it arrives; arguments as for `json`."""
+        response = await self._send(call, timeout, path, content)
+        try:
+            yield response
+        except httpx.HTTPError as error:
+            raise self._broken(call, error) from error
+        except Malformed as error:
+            raise ServiceFailed(f"The answer of {self.endpoint} cannot be read: {error}.") from error
+        finally:
+            await response.aclose()
+
+    def following(self, link: str, call: Call) -> Call:
+        """The request for the next page of a list, at the address that came with the page before.
+
+        Raises:
+            ServiceFailed: the address is not one of this pool's, so it gets no token.
+        """
+        address = urlsplit(urljoin(f"{self.endpoint}/{call.path}", link))
+        endpoint = urlsplit(self.endpoint)
+        if (address.scheme, address.netloc) != (endpoint.scheme, endpoint.netloc):
+            raise ServiceFailed(f"The list goes on at {link!r:.200}, which is not a part of {self.endpoint}.")
+        query = dict(httpx.QueryParams(address.query))
+        if query.items() <= call.query.items():
+            raise ServiceFailed(f"The list goes on at {link!r:.200}, where it has been already.")
+        return replace(call, query={**call.query, **query})
+
+    async def _send(self, call: Call, timeout: float, path: str | None, content: Any) -> httpx.Response:
+        once = isinstance(content, AsyncIterator)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience
+        attempt, refusals = 0, 0
+        while True:
+            token = await self._tokens.get()
+            wait: float | None = None
+            error: GreenroomError
+            try:
+                response = await self._client.send(self._request(call, timeout, content, token), stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
+                error = self._unreachable(failure)
+                if attempt + 1 < _CONNECT_ATTEMPTS:
+                    wait = _delay(attempt)
+            except httpx.HTTPError as failure:
+                error = self._broken(call, failure)
+                if call.method == "GET" and attempt + 1 < _CONNECT_ATTEMPTS:  # reading dispatches nothing
+                    wait = _delay(attempt)
+            else:
+                if response.is_success:
+                    return response
+                problem = await _problem(response)
+                error = error_of(problem, path=path)
+                if problem.status == 401 and not refusals and not once and self._tokens.refused(token):
+                    refusals += 1
+                    continue
+                if not once and _was_not_dispatched(problem, response):
+                    wait = _delay(attempt) if problem.retry_after is None else problem.retry_after
+            if wait is None or loop.time() + wait > deadline:
+                raise error
+            attempt += 1
+            await asyncio.sleep(wait)
+
+    def _request(self, call: Call, timeout: float, content: Any, token: str | None) -> httpx.Request:
+        headers = {"x-ms-client-request-id": str(uuid.uuid4()), **call.headers}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        if call.body is not None:
+            content = json.dumps(call.body).encode()
+            headers["Content-Type"] = "application/json"
+        query = urlencode(call.query, quote_via=quote, safe="")
+        return self._client.build_request(
+            call.method,
+            f"{self.endpoint}/{call.path}?{query}",
+            content=content,
+            headers=headers,
+            timeout=httpx.Timeout(timeout, connect=_CONNECT_TIMEOUT, pool=None),
+        )
+
+    def _unreachable(self, error: httpx.HTTPError) -> ServiceFailed:
+        return ServiceFailed(f"{self.endpoint} cannot be reached: {_reason(error)}. Nothing was run.")
+
+    def _broken(self, call: Call, error: httpx.HTTPError) -> ServiceFailed:
+        unknown = " Whether it was carried out is unknown." if call.method != "GET" else ""
+        return ServiceFailed(f"The connection to {self.endpoint} broke: {_reason(error)}.{unknown}")
+
+
+def _was_not_dispatched(problem: Problem, response: httpx.Response) -> bool:
+    return problem.status in {429, 503} and not any(name in response.headers for name in _OF_A_SESSION)
+
+
+def _delay(attempt: int) -> float:
+    """Seconds before the next try, with jitter, so that many clients do not come back at once."""
+    return random.uniform(0.5, 1) * min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY)  # noqa: S311
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    return str(error) or type(error).__name__
+
+
+async def _problem(response: httpx.Response) -> Problem:
+    try:
+        content = await _read(response, _MAX_PROBLEM)
+    except (httpx.HTTPError, ServiceFailed):
+        content = b""
+    finally:
+        await response.aclose()
+    sent = response.request.headers.get("x-ms-client-request-id")
+    problem = decode_problem(response.status_code, response.headers, content)
+    return problem if problem.request_id else replace(problem, request_id=sent)
+
+
+async def _read(response: httpx.Response, limit: int) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > limit:
+            raise ServiceFailed(f"The answer is over the limit of {limit} bytes.")
+    return bytes(content)

@@ -1,0 +1,105 @@
+"""A server over a pool of this process: called directly, or through real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+
+import httpx
+
+from greenroom.backend import Backend
+from greenroom.engines.memory import MemoryEngine
+from greenroom.pool import LocalPool, PoolSettings
+from greenroom.server.app import Application
+from greenroom.server.auth import Guard
+from greenroom.server.run import Server
+from greenroom.server.settings import ServerSettings
+
+LEGACY = ("2024-02-02-preview", "2024-08-02-preview")
+FLAT = ("2024-10-02-preview", "2025-02-02-preview", "2025-10-02-preview")
+LATEST = FLAT[-1]
+POOL = "/subscriptions/s/resourceGroups/g/sessionPools/p"
+
+
+async def memory_backend(engine: MemoryEngine | None = None, **options: Any) -> LocalPool:
+    """A pool in memory, with no sandbox but those of its sessions."""
+    settings = PoolSettings.parse({"preload": (), "ready_session_instances": 0, **options})
+    return await LocalPool.open(engine or MemoryEngine(), settings)
+
+
+@contextlib.asynccontextmanager
+async def application(
+    backend: Backend | Mapping[str, Backend] | None = None, *, guard: Guard | None = None, **options: Any
+) -> AsyncGenerator[Application, None]:
+    """The application over one backend or several named ones, by default over a pool in memory."""
+    pools = {"p": await memory_backend()} if backend is None else backend
+    pools = pools if isinstance(pools, Mapping) else {"p": pools}
+    try:
+        yield Application(pools, ServerSettings.parse(options), guard)
+    finally:
+        for pool in pools.values():
+            await pool.close()
+
+
+def client_of(app: Application, **options: Any) -> httpx.AsyncClient:
+    """A client that calls an application without a socket."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", **options)
+
+
+@contextlib.asynccontextmanager
+async def served(
+    backend: Backend | Mapping[str, Backend] | None = None, **options: Any
+) -> AsyncGenerator[httpx.AsyncClient, None]:
+    """A client of an application; the options are those of the server's settings, and `guard`."""
+    async with application(backend, **options) as app, client_of(app) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    backend: Backend | None = None, *, guard: Guard | None = None, **options: Any
+) -> AsyncGenerator[Server, None]:
+    """A server at a port of its own; it is told to stop at the end."""
+    settings = ServerSettings.parse({"port": 0, "shutdown_grace": 0.2, **options})
+    async with application(backend, guard=guard, **options) as app:
+        server, started = Server(app, settings), asyncio.Event()
+        server.on_start = started.set
+        task = asyncio.create_task(server.serve())
+        try:
+            async with asyncio.timeout(10):
+                await started.wait()
+            yield server
+        finally:
+            server.should_exit = True
+            async with asyncio.timeout(10):
+                await task
+
+
+def query(version: str, identifier: str = "session", **more: str) -> dict[str, str]:
+    return {"api-version": version, "identifier": identifier, **more}
+
+
+def inline(code: str, **fields: Any) -> dict[str, Any]:
+    """The body of the legacy contract."""
+    return {"properties": {"codeInputType": "inline", "executionType": "synchronous", "code": code, **fields}}
+
+
+def flat(code: str, **fields: Any) -> dict[str, Any]:
+    """The body of the flat contract."""
+    return {"codeInputType": "Inline", "executionType": "Synchronous", "code": code, **fields}
+
+
+def code_of(response: httpx.Response) -> str:
+    """The code of an error, which is in the header, too."""
+    body = response.json()
+    code = body.get("error", body)["code"]
+    assert response.headers["x-ms-error-code"] == code
+    return code
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  it is about what happens elsewhere
+            await asyncio.sleep(0.01)

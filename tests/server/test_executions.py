@@ -1,0 +1,366 @@
+"""Executions among each other: their ends, their ids, and how long they are remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any
+
+import pytest
+
+from greenroom.azure.wire import ExecuteRequest
+from greenroom.engines.base import Limits, Sandbox
+from greenroom.engines.memory import MemoryEngine
+from greenroom.errors import SandboxLost
+from greenroom.models import Execution, ExecutionError, Output
+from greenroom.server.executions import Executions, Outcome
+from greenroom.server.replies import Refused
+from greenroom.testing import ENDLESS, ScriptedBackend
+
+from .served import (
+    FLAT,
+    LATEST,
+    LEGACY,
+    application,
+    client_of,
+    code_of,
+    eventually,
+    flat,
+    inline,
+    memory_backend,
+    query,
+    served,
+)
+
+ASKED = ExecuteRequest("the code")
+
+
+async def test_a_session_deleted_under_an_execution_cancels_it() -> None:
+    backend = ScriptedBackend()
+    async with served(backend) as client:
+        later = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS)))
+        legacy = asyncio.create_task(client.post("/code/execute", params=query(LEGACY[0]), json=inline(ENDLESS)))
+        body = flat(ENDLESS, executionType="Asynchronous")
+        location = (await client.post("/executions", params=query(LATEST), json=body)).headers["operation-location"]
+        await eventually(lambda: len(backend.runs) == 3)
+        assert (await client.delete("/session", params=query(LATEST))).status_code == 204
+        assert (await later).json()["status"] == "Canceled"
+        assert (await legacy).json()["properties"]["status"] == "Failure"
+        assert (await client.get(location)).status_code == 404  # nothing of it is left
+    assert backend.interrupted == ["session"] * 3
+
+
+async def test_executions_under_way_may_end_when_the_server_stops_and_no_more_begin() -> None:
+    async with application() as app, client_of(app) as client:
+        code = "import time; time.sleep(0.3); print('done')"
+        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(code)))
+        body = flat(code, executionType="Asynchronous")
+        begun = await client.post("/executions", params=query(LATEST, "another"), json=body)
+        await asyncio.sleep(0.05)
+        drain = asyncio.create_task(app.drain(10))
+        await asyncio.sleep(0.05)
+        refused = await client.post("/executions", params=query(LATEST), json=flat("1"))
+        assert (refused.status_code, code_of(refused)) == (503, "ServiceUnavailable")
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/healthz")).status_code == 200
+        await drain
+        assert (await running).json()["result"]["stdout"] == "done\n"
+        ended = await client.get(begun.headers["operation-location"])  # which may still be asked
+        assert ended.json()["result"]["stdout"] == "done\n"
+
+
+async def test_executions_that_take_too_long_are_cancelled_when_the_server_stops() -> None:
+    backend = ScriptedBackend()
+    async with application(backend) as app, client_of(app) as client:
+        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS)))
+        await eventually(lambda: len(backend.runs) == 1)
+        await app.drain(0.05)
+        assert (await running).json()["status"] == "Canceled"
+    assert backend.interrupted == ["session"]
+
+
+async def test_a_request_whose_body_comes_late_begins_nothing_when_the_server_stops() -> None:
+    backend = ScriptedBackend()
+    arrived = asyncio.Event()
+
+    async def body() -> Any:
+        yield b'{"code": '
+        await arrived.wait()
+        yield b'"1"}'
+
+    async with application(backend) as app, client_of(app) as client:
+        late = asyncio.create_task(client.post("/executions", params=query(LATEST), content=body()))
+        await asyncio.sleep(0.05)
+        await app.drain(1)
+        arrived.set()
+        # The transport reads the whole body first, so the request comes after the drain in either case.
+        assert (await late).status_code == 503
+    assert backend.runs == []
+
+
+async def test_an_operation_is_carried_out_once() -> None:
+    backend = ScriptedBackend()
+    async with served(backend) as client:
+        headers = {"operation-id": "mine-1"}
+        first = await client.post("/executions", params=query(LATEST), json=flat("1"), headers=headers)
+        assert first.headers["operation-id"] == first.json()["id"] == "mine-1"
+        again = await client.post("/executions", params=query(LATEST), json=flat("1"), headers=headers)
+        assert (again.status_code, code_of(again)) == (409, "ExecutionAlreadyExists")
+        elsewhere = await client.post("/executions", params=query(LATEST, "another"), json=flat("1"), headers=headers)
+        assert elsewhere.status_code == 200  # ids are a session's own
+        bad = await client.post("/executions", params=query(LATEST), json=flat("1"), headers={"operation-id": "a/b"})
+        assert bad.status_code == 400
+    assert backend.identifiers == ["session", "another"]
+
+
+async def test_what_goes_wrong_in_the_pool_is_an_answer_and_a_failure_for_those_who_ask_later() -> None:
+    backend = ScriptedBackend()
+    backend.answer = SandboxLost("The sandbox ended.")
+    async with served(backend) as client:
+        now = await client.post("/executions", params=query(LATEST), json=flat("1"))
+        assert (now.status_code, code_of(now)) == (410, "SessionLost")
+        begun = await client.post("/executions", params=query(LATEST), json=flat("1", executionType="Asynchronous"))
+        await asyncio.sleep(0.01)
+        later = await client.get(begun.headers["operation-location"])
+        assert later.json()["status"] == "Failed"
+        assert later.json()["result"]["stderr"] == "SessionLost: The sandbox ended."
+
+
+async def test_an_error_of_the_servers_own_tells_nothing_but_an_id(caplog: pytest.LogCaptureFixture) -> None:
+    backend = ScriptedBackend()
+    backend.answer = RuntimeError("a secret")
+    async with served(backend) as client:
+        response = await client.post("/executions", params=query(LATEST), json=flat("1"))
+    assert (response.status_code, code_of(response)) == (500, "InternalServerError")
+    assert "secret" not in response.text
+    assert response.json()["error"]["traceId"] in caplog.text
+
+
+async def test_two_executions_of_a_session_run_one_after_the_other_and_of_two_at_once() -> None:
+    async with served() as client:
+        code = flat("n = globals().get('n', 0)\nimport time; time.sleep(0.1)\nn += 1; n")
+        same = await asyncio.gather(*(client.post("/executions", params=query(LATEST), json=code) for _ in range(2)))
+        assert sorted(response.json()["result"]["executionResult"] for response in same) == [1, 2]
+        code = flat("import time; began = time.time(); time.sleep(0.3); (began, time.time())")
+        two = await asyncio.gather(
+            *(client.post("/executions", params=query(LATEST, name), json=code) for name in ("left", "right"))
+        )
+        (a, b), (c, d) = [eval(response.json()["result"]["executionResult"]) for response in two]
+        assert a < d
+        assert c < b
+
+
+async def test_a_hundred_sessions_at_once_each_have_their_own_variables() -> None:
+    async with served(await memory_backend(max_concurrent_sessions=100)) as client:
+
+        async def use(number: int) -> int:
+            for code in (f"x = {number}", "x"):
+                response = await client.post("/executions", params=query(LATEST, f"session-{number}"), json=flat(code))
+            return response.json()["result"]["executionResult"]  # pyright: ignore[reportPossiblyUnboundVariable]
+
+        assert await asyncio.gather(*map(use, range(100))) == list(range(100))
+
+
+async def test_more_requests_than_there_may_be_at_once_are_refused() -> None:
+    backend = ScriptedBackend()
+    async with served(backend, max_requests=2) as client:
+        posts = [
+            asyncio.create_task(client.post("/executions", params=query(LATEST, name), json=flat(ENDLESS)))
+            for name in ("left", "right")
+        ]
+        await eventually(lambda: len(backend.runs) == 2)
+        refused = await client.get("/files", params=query(LATEST))
+        assert (refused.status_code, code_of(refused), refused.headers["retry-after"]) == (429, "TooManyRequests", "1")
+        assert (await client.get("/healthz")).status_code == 200
+        for post in posts:
+            post.cancel()
+        await asyncio.gather(*posts, return_exceptions=True)
+        assert (await client.get("/files", params=query(LATEST))).status_code == 200
+
+
+async def outcome(execution: Execution) -> Outcome:
+    return Outcome(execution)
+
+
+async def test_old_executions_are_forgotten() -> None:
+    now = 0.0
+    executions = Executions(clock=lambda: now)
+    record = executions.begin("session", ASKED, lambda: outcome(Execution("", "succeeded")))
+    await record.task
+    now = 3599
+    assert executions.find("session", record.id) is record
+    now = 3601
+    assert executions.find("session", record.id) is None
+
+
+async def test_so_many_executions_are_kept_and_so_many_bytes() -> None:
+    executions = Executions()
+    large = Execution("", "succeeded", stdout="x" * (10 << 20))
+    records = [executions.begin("session", ASKED, lambda: outcome(large)) for _ in range(8)]
+    await asyncio.gather(*(record.task for record in records))
+    await asyncio.sleep(0)
+    assert [executions.find("session", record.id) is not None for record in records] == [False] * 2 + [True] * 6
+    records = [executions.begin("other", ASKED, lambda: outcome(Execution("", "succeeded"))) for _ in range(400)]
+    for _ in range(3):
+        await asyncio.gather(*(record.task for record in records))
+        records += [executions.begin("other", ASKED, lambda: outcome(Execution("", "succeeded"))) for _ in range(400)]
+    await asyncio.gather(*(record.task for record in records))
+    await asyncio.sleep(0)
+    assert sum(executions.find("other", record.id) is not None for record in records) == 1000
+
+
+async def test_of_an_execution_is_kept_what_an_answer_shows() -> None:
+    data = {"image/png": "iVBOR", "application/json": [1] * 1000, "text/html": "<b>", "text/plain": "x"}
+    execution = Execution("", "succeeded", outputs=(Output(data), Output({"application/json": [1]})))
+    executions = Executions()
+    record = executions.begin("session", ASKED, lambda: outcome(execution))
+    await record.task
+    kept = record.outcome()
+    assert kept is not None
+    assert kept.execution.outputs == (Output({"image/png": "iVBOR"}),)
+    assert record.request.code == ""
+
+
+async def test_so_many_executions_are_under_way() -> None:
+    executions = Executions()
+
+    async def forever() -> Outcome:
+        return await asyncio.Future()
+
+    for _ in range(500):
+        executions.begin("session", ASKED, forever)
+    with pytest.raises(Refused, match="Too many"):
+        executions.begin("session", ASKED, forever)
+    executions.cancel("session")
+    assert executions.under_way == []
+
+
+# Shell commands
+
+
+def shell(command: str, **fields: Any) -> dict[str, Any]:
+    return {"shellCommand": command, **fields}
+
+
+async def test_a_shell_command_answers_with_its_exit_code_as_the_status() -> None:
+    async with served() as client:  # whose sandboxes have this machine's own shell
+        response = await client.post("/executions", params=query(FLAT[1]), json=shell("echo out; echo err >&2; exit 3"))
+        assert response.status_code == 200
+        body = response.json()
+        assert isinstance(body["result"].pop("executionTimeInMilliseconds"), int)
+        assert body == {
+            "identifier": "session",
+            "status": "3",
+            "result": {"stdout": "out\n", "stderr": "err\n"},
+        }
+
+
+async def test_each_stream_of_a_shell_command_is_cut_and_its_time_is_limited() -> None:
+    async with served() as client:
+        long = await client.post("/executions", params=query(LATEST), json=shell("yes é | head -c 100000"))
+        assert len(long.json()["result"]["stdout"].encode()) in {4095, 4096}
+        late = await client.post(
+            "/executions", params=query(LATEST), json=shell("echo begun; sleep 60", timeoutInSeconds=3)
+        )
+        assert late.json()["status"] == "-1"
+        assert late.json()["result"]["stdout"] == "begun\n"
+
+
+async def test_the_legacy_contract_has_no_shell() -> None:
+    async with served() as client:
+        response = await client.post("/code/execute", params=query(LEGACY[0]), json={"properties": shell("ls")})
+        assert (response.status_code, code_of(response)) == (400, "SessionRequestNotSupported")
+
+
+# What hostile sandboxes say
+
+ANSWER = "application/vnd.greenroom.answer+json"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"exit_code": "zero", "stdout": 1, "stderr": None, "duration": "long"},
+        {"exit_code": 10**4000, "stdout": "\ud800", "stderr": "x" * 100_000, "duration": float("nan")},
+        {"exit_code": True, "duration": -1},
+        {},
+        [],
+        "text",
+    ],
+)
+async def test_whatever_a_sandbox_says_about_a_command_is_an_answer(data: Any) -> None:
+    backend = ScriptedBackend()
+    backend.answer = Execution("1", "succeeded", outputs=(Output({ANSWER: data}),))
+    async with served(backend) as client:
+        response = await client.post("/executions", params=query(LATEST), json=shell("ls"))
+    assert response.status_code == 200
+    assert isinstance(response.json()["status"], str)
+
+
+@pytest.mark.parametrize("data", [{}, {"packages": [1], "python": 3}, {"packages": {"a": {"b": 1}}}, {"packages": "x"}])
+async def test_whatever_a_sandbox_says_about_its_packages_is_an_answer(data: Any) -> None:
+    backend = ScriptedBackend()
+    backend.answer = Execution("1", "succeeded", outputs=(Output({ANSWER: data}),))
+    async with served(backend) as client:
+        response = await client.get("/metadata", params={"api-version": LATEST})
+        assert response.status_code in {200, 503}
+        assert backend.deleted  # its session
+
+
+async def test_metadata_that_could_not_be_had_are_asked_for_again() -> None:
+    backend = ScriptedBackend()
+    async with served(backend) as client:
+        failed = await client.get("/metadata", params={"api-version": LATEST})
+        assert (failed.status_code, code_of(failed)) == (503, "ServiceUnavailable")
+        backend.answer = Execution("1", "succeeded", outputs=(Output({ANSWER: {"python": "3.12", "packages": {}}}),))
+        assert (await client.get("/metadata", params={"api-version": LATEST})).status_code == 200
+
+
+HOSTILE = [
+    Execution("1", "succeeded", stdout="\ud800", stderr="\udfff\0", result="\ud800"),
+    Execution("1", "succeeded", result="'\\ud800'"),
+    Execution("1", "succeeded", result="9" * 5000),
+    Execution("1", "succeeded", result="1e999"),
+    Execution("1", "succeeded", result="'\\x'"),
+    Execution("1", "succeeded", result="(" * 10_000),
+    Execution("1", "succeeded", outputs=(Output({"image/png": 5}), Output({"image/png": {"a": []}}))),
+    Execution("1", "succeeded", outputs=(Output({"image/png": "no base64 \ud800"}),)),
+    Execution("1", "failed", error=ExecutionError("\ud800", "\0" * 100, "\x1b[31m")),
+]
+
+
+@pytest.mark.parametrize("execution", HOSTILE)
+async def test_whatever_a_sandbox_says_about_code_is_an_answer(execution: Execution) -> None:
+    backend = ScriptedBackend()
+    backend.answer = execution
+    async with served(backend) as client:
+        legacy = await client.post("/code/execute", params=query(LEGACY[0]), json=inline("1"))
+        later = await client.post("/executions", params=query(LATEST), json=flat("1"))
+    assert (legacy.status_code, later.status_code) == (200, 200)
+    assert legacy.json()["properties"]["stdout"] == execution.stdout
+    assert later.json()["result"]["stdout"] == execution.stdout
+
+
+class DyingEngine(MemoryEngine):
+    """Its sandboxes end while code runs."""
+
+    async def start(self, limits: Limits) -> Sandbox:
+        sandbox = await super().start(limits)
+        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(sandbox.kill()))
+        return sandbox
+
+
+async def test_a_sandbox_that_ends_under_its_code_is_told() -> None:
+    async with served(await memory_backend(DyingEngine())) as client:
+        body = flat("import time; time.sleep(5)")
+        response = await client.post("/executions", params=query(LATEST), json=body)
+    assert (response.status_code, code_of(response)) == (410, "SessionLost")
+
+
+async def test_pictures_of_sandboxes_are_passed_on_as_text() -> None:
+    picture = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+    code = f"class P:\n def _repr_mimebundle_(self): return {{'image/png': {picture!r}}}\nP()"
+    async with served() as client:
+        response = await client.post("/executions", params=query(LATEST), json=flat(code))
+    expected = {"type": "image", "format": "png", "base64_data": picture}
+    assert response.json()["result"]["executionResult"] == expected

@@ -1,0 +1,215 @@
+"""Uploads: what clients send and what nobody should."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from greenroom.errors import FileRefused, InvalidRequest
+from greenroom.models import RemoteFile
+from greenroom.server.multipart import file_parts
+from greenroom.testing import ScriptedBackend
+
+from .served import LATEST, LEGACY, POOL, code_of, memory_backend, query, served
+
+FORM = "multipart/form-data; boundary=b"
+
+
+def part(content: bytes, disposition: bytes = b'form-data; name="file"; filename="data.csv"') -> bytes:
+    return b"--b\r\nContent-Disposition: " + disposition + b"\r\n\r\n" + content + b"\r\n"
+
+
+END = b"--b--\r\n"
+
+
+async def upload(client: httpx.AsyncClient, body: bytes, form: str | None = FORM) -> httpx.Response:
+    headers = {} if form is None else {"Content-Type": form}
+    return await client.post("/files", params=query(LATEST), content=body, headers=headers)
+
+
+@pytest.mark.parametrize("form", ["application/json", "multipart/form-data", "text/plain", None])
+async def test_a_body_that_is_plainly_multipart_is_read_whatever_its_type_says(form: str | None) -> None:
+    backend = ScriptedBackend()
+    async with served(backend) as client:
+        assert (await upload(client, part(b"x") + END, form)).status_code == 200
+    assert backend.contents["session"] == {"/mnt/data/data.csv": b"x"}
+    async with served(ScriptedBackend(), strict=True) as client:
+        assert (await upload(client, part(b"x") + END)).status_code == 200
+        assert (await upload(client, part(b"x") + END, form)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("disposition", "path"),
+    [
+        (b'form-data; name="file"; filename="/mnt/data/a b.csv"', "a b.csv"),
+        (b'form-data; name="file"; filename="sub/dir/x"', "sub/dir/x"),
+        (b"form-data; filename=plain; name=file", "plain"),
+        ('form-data; name="file"; filename="größe.txt"'.encode(), "größe.txt"),
+        (b"form-data; name=\"file\"; filename*=utf-8''gr%C3%B6%C3%9Fe.txt", "größe.txt"),
+        (b"form-data; name=\"file\"; filename*=unicode_escape''%5Cud800", "?"),  # half a character
+        (b'FORM-DATA; NAME="file"; FILENAME="x;y\\"z"', 'x;y"z'),
+    ],
+)
+async def test_the_name_of_a_file_is_read_as_clients_write_it(disposition: bytes, path: str) -> None:
+    backend = ScriptedBackend()
+    async with served(backend) as client:
+        response = await upload(client, part(b"x", disposition) + END)
+        assert response.status_code == 200, response.text
+    assert backend.contents["session"] == {f"/mnt/data/{path}": b"x"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"x",
+        END,
+        part(b"x"),  # it ends early
+        part(b"x")[:30],
+        part(b"x", b'form-data; name="other"; filename="x"') + END,
+        part(b"x", b'form-data; name="file"') + END,
+        part(b"x", b'form-data; name="file"; filename=""') + END,
+        part(b"x", b'form-data; name="file"; filename=".."') + END,
+        part(b"x", b'form-data; name="file"; filename="../../etc/passwd"') + END,
+        part(b"x", b'form-data; name="file"; filename="/mnt/data/"') + END,
+        part(b"x", b'form-data; name="file"; filename="a\0b"') + END,
+        part(b"x", b'form-data; name="file"; filename*' + b"9" * 4180 + b"*=x") + END,
+        part(b"x", b'form-data; name="file"; filename="' + b"x" * 100_000 + b'"') + END,
+        b"--b\r\n" + b"X: y\r\n" * 1000 + b"\r\nx\r\n" + END,
+        part(b"x", b"form-data; name=other") * 101 + part(b"x") + END,
+        b"--b\r\n" + b"X" * 1_000_000,
+    ],
+)
+async def test_any_other_upload_is_refused(body: bytes) -> None:
+    backend = ScriptedBackend()
+    async with served(backend) as client:
+        response = await upload(client, body)
+        assert response.status_code == 400
+        assert code_of(response) in {"SessionRequestValidationFailed", "FilePathInvalid"}
+    assert backend.contents["session"] == {}
+
+
+@pytest.mark.parametrize(
+    "form", ["multipart/form-data; boundary=", f"multipart/form-data; boundary={'b' * 300}", "\xff;="]
+)
+async def test_a_boundary_that_is_none_is_refused(form: str) -> None:
+    async with served(ScriptedBackend(), strict=True) as client:
+        headers = {"Content-Type": form.encode("latin-1")}
+        response = await client.post("/files", params=query(LATEST), content=part(b"x") + END, headers=headers)
+        assert response.status_code == 400
+
+
+async def test_several_files_may_come_at_once() -> None:
+    backend = ScriptedBackend()
+    second = part(b"2", b'form-data; name="file"; filename="second"')
+    async with served(backend) as client:
+        response = await upload(client, part(b"1") + part(b"ignored", b"form-data; name=comment") + second + END)
+        assert [entry["name"] for entry in response.json()["value"]] == ["data.csv", "second"]
+    assert backend.contents["session"] == {"/mnt/data/data.csv": b"1", "/mnt/data/second": b"2"}
+
+
+async def test_an_upload_is_as_large_as_it_may_be() -> None:
+    async with served(await memory_backend(), max_upload="1Mi") as client:
+        assert (await upload(client, part(b"x" * (1 << 20)) + END)).status_code == 200
+        for size in ((1 << 20) + 1, 3 << 20):
+            refused = await upload(client, part(b"x" * size) + END)
+            assert refused.status_code == 413
+            assert refused.headers["connection"] == "close"  # the rest of it is not read
+        (entry,) = (await client.get("/files", params=query(LATEST))).json()["value"]
+        assert entry["sizeInBytes"] == 1 << 20  # the old one
+
+
+async def test_a_pool_may_take_smaller_files_than_the_server() -> None:
+    async with served(await memory_backend(file_limit=1000)) as client:
+        refused = await upload(client, part(b"x" * 1001) + END)
+        assert (refused.status_code, code_of(refused)) == (413, "FileTooLarge")
+
+
+async def test_a_length_that_is_told_is_refused_at_once() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"--b"
+
+    async with served(ScriptedBackend(), max_upload=1 << 20) as client:
+        headers = {"Content-Type": FORM, "Content-Length": str(10 << 30)}
+        refused = await client.post("/files", params=query(LATEST), content=body(), headers=headers)
+        assert refused.status_code == 413
+
+
+async def test_what_is_no_upload_has_a_limit_of_its_own() -> None:
+    async with served(ScriptedBackend(), max_body=2000) as client:
+        body = b'{"code": "' + b"x" * 2000 + b'"}'
+        refused = await client.post("/executions", params=query(LATEST), content=body)
+        assert (refused.status_code, code_of(refused)) == (413, "RequestTooLarge")
+
+
+async def test_what_the_sessions_file_system_refuses_is_told() -> None:
+    class Full(ScriptedBackend):
+        async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+            raise FileRefused(errno.ENOSPC, "The disk is full", path)
+
+    async with served(Full()) as client:
+        refused = await upload(client, part(b"x") + END)
+        assert (refused.status_code, code_of(refused)) == (400, "FileOperationRefused")
+
+
+async def test_a_large_file_comes_back_whole() -> None:
+    content = bytes(range(256)) * (20 << 12)
+    async with served() as client:
+        assert (await upload(client, part(content) + END)).status_code == 200
+        response = await client.get("/files/data.csv/content", params=query(LATEST))
+        assert response.content == content
+        assert response.headers["content-type"] == "application/octet-stream"
+
+
+async def test_an_empty_file_is_one() -> None:
+    async with served() as client:
+        assert (await upload(client, part(b"") + END)).status_code == 200
+        response = await client.get(f"{POOL}/files/content/data.csv", params=query(LEGACY[0]))
+        assert (response.status_code, response.content) == (200, b"")
+
+
+def pieces(content: bytes, sizes: list[int]) -> list[bytes]:
+    found: list[bytes] = []
+    for size in sizes:
+        found.append(content[:size])
+        content = content[size:]
+    return [*found, content]
+
+
+async def parts_of(chunks: list[bytes], form: str | None = FORM) -> list[tuple[str, bytes]]:
+    async def body() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+
+    return [
+        (found.filename, b"".join([chunk async for chunk in found.content]))
+        async for found in file_parts(form, body(), strict=False)
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=300), st.lists(st.integers(0, 40), max_size=10), st.sampled_from([FORM, None]))
+async def test_however_a_body_is_cut_its_file_is_the_same(content: bytes, sizes: list[int], form: str | None) -> None:
+    content = content.replace(b"\r\n--b", b"")
+    assert await parts_of(pieces(part(content) + END, sizes), form) == [("data.csv", content)]
+
+
+GRAMMAR = [b"--b", b"--", b"\r\n", b"\n", b"\r", b"Content-Disposition", b": ", b"form-data", b';name="file"', b";filename*0*=utf-8''x",
+           b';filename="x"', b"\0", b"\xff", b"x" * 300, b'"', b"=", b";", b"b"]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(GRAMMAR), max_size=30), st.sampled_from([FORM, None, "text/plain", "multipart/form-data"])
+)
+async def test_whatever_a_body_is_there_are_parts_or_a_refusal(tokens: list[bytes], form: str | None) -> None:
+    for body in (b"".join(tokens), b"--b\r\n" + b"".join(tokens) + b"\r\n--b--\r\n"):
+        try:
+            await parts_of([body], form)
+        except InvalidRequest:
+            continue
