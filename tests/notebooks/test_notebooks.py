@@ -19,7 +19,7 @@ from greenroom import InvalidRequest, SessionPool
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 AGENTS = [name for name in NAMES if name.endswith("_agent")]
-WITH_CHARTS = [*AGENTS, "quick_start", "run_a_notebook"]
+WITH_CHARTS = [*AGENTS, "laptop_to_azure", "quick_start", "run_a_notebook"]
 
 _nbformat: Any = nbformat  # its types are unknown in part
 
@@ -79,6 +79,16 @@ def test_no_answer_to_one_user_holds_the_secret_of_another() -> None:
     assert answers == ["""(200, {'stdout': '', 'result': "'swordfish'", 'images': []})"""], "hers alone"
     asked = next(cell.source for cell in notebook.cells if "swordfish" in str(cell.get("outputs", "")))
     assert asked.splitlines()[-2] == 'print(await run("user-alice", "secret"))'
+
+
+def test_an_analysis_prints_the_same_on_a_laptop_and_over_the_api_of_azure() -> None:
+    runs = [cell for cell in committed("laptop_to_azure").cells if "chart = analyse(pool)" in cell.source]
+    laptop, azure = [[output.text for output in cell.outputs if output.output_type == "stream"] for cell in runs]
+    assert laptop == azure
+    assert "Oceania" in laptop[0]
+    (first, *same), (changed, *rest) = [cell.source.splitlines() for cell in runs]
+    assert rest[: len(same)] == same
+    assert first.replace("connect()", "connect(endpoint)") == changed, "one line"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -287,7 +287,7 @@ def test_ctrl_c_interrupts_the_cell_and_runs_no_other(session: Session) -> None:
         pytest.param({**notebook("1"), "metadata": 3}, "is not valid", id="metadata of the wrong type"),
         pytest.param({**notebook("1"), "cells": [3]}, "is not valid", id="a cell of the wrong type"),
         pytest.param(notebook(code("1", outputs=3)), "is not valid", id="outputs of the wrong type"),
-        pytest.param(notebook("'\ud800'"), "surrogates not allowed", id="half of a surrogate pair"),
+        pytest.param(notebook("ran = 1", "'\ud800'"), "surrogates not allowed", id="half of a surrogate pair"),
         pytest.param(notebook("1", kernelspec={"name": "ir", "display_name": "R", "language": "R"}), "'R'", id="R"),
         pytest.param(notebook("1", language_info={"name": "julia"}), "'julia'", id="Julia"),
     ],
@@ -297,6 +297,7 @@ def test_what_is_no_python_notebook_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(InvalidRequest, match=rule):
         run_notebook(source, session)
+    assert session.execute("'ran' in globals()").result == "False"
 
 
 def test_a_file_that_is_no_notebook_is_refused_by_its_name(session: Session, tmp_path: Path) -> None:
