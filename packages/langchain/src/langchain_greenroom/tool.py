@@ -2,7 +2,6 @@
 
 import base64
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -102,22 +101,24 @@ class GreenroomTool(SessionTool):
 def _tell(output: StreamText | Output) -> None:
     if isinstance(output, StreamText):
         dispatch_custom_event(OUTPUT_EVENT, asdict(output))
-        _stream_writer()({OUTPUT_EVENT: asdict(output)})
+        _tell_the_graph(output)
 
 
 async def _atell(output: StreamText | Output) -> None:
     if isinstance(output, StreamText):
         await adispatch_custom_event(OUTPUT_EVENT, asdict(output))
-        _stream_writer()({OUTPUT_EVENT: asdict(output)})
+        _tell_the_graph(output)
 
 
-def _stream_writer() -> Callable[[Any], object]:
-    """What `stream_mode="custom"` reads of, if a graph calls the tool: LangGraph has been imported then."""
-    langgraph = sys.modules.get("langgraph.config")
+def _tell_the_graph(text: StreamText) -> None:
+    langgraph = sys.modules.get("langgraph.config")  # imported already, if a graph calls
+    if langgraph is None:
+        return
     try:
-        return langgraph.get_stream_writer() if langgraph else bool
-    except (RuntimeError, KeyError):  # this call is not of a graph
-        return bool
+        write = langgraph.get_stream_writer()
+    except (RuntimeError, KeyError):  # nobody's call, or a chain's
+        return
+    write({OUTPUT_EVENT: asdict(text)})
 
 
 def execution_of(message: BaseMessage) -> Execution | None:
