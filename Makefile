@@ -6,7 +6,7 @@ READY := .venv/.ready
 
 .PHONY: demo test check bench lock clean
 
-# Three agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
+# Four agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
