@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import ValidationError
@@ -424,3 +424,4 @@ def test_an_execution_is_the_same_after_a_checkpoint(tool: GreenroomTool, backen
 def test_the_message_of_another_tool_has_no_execution() -> None:
     for artifact in (None, {"type": "file"}, [1]):
         assert execution_of(ToolMessage("x", tool_call_id="1", artifact=artifact)) is None
+    assert execution_of(HumanMessage("x")) is None

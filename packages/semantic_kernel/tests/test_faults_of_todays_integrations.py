@@ -142,11 +142,12 @@ async def test_identifiers_that_inject_a_parameter(pool: SessionPool, backend: S
 async def test_whole_programs_in_the_log(
     plugin: GreenroomPlugin, agent_with: MakeAgent, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
+    # Semantic Kernel logs the arguments of each call itself. These are the loggers that the documentation names.
+    for name in ("semantic_kernel.kernel", "semantic_kernel.functions.kernel_function"):
+        caplog.set_level(logging.WARNING, name)
     await agent_with(plugin).get_response("password = 'hunter2'")
-    # Semantic Kernel logs the arguments of each call itself, which its own loggers can be told not to.
-    ours = [record for record in caplog.records if not record.name.startswith("semantic_kernel")]
-    assert not [record for record in ours if "hunter2" in record.getMessage()]
+    assert "hunter2" not in caplog.text
 
 
 async def test_local_files_within_reach_of_the_model(

@@ -41,7 +41,7 @@ def _with_figures(messages: list[AnyMessage]) -> list[AnyMessage]:
             shown.append(_from_the_user(figures))
             figures = []
         shown.append(message)
-        if isinstance(message, ToolMessage) and (execution := execution_of(message)) is not None:
+        if (execution := execution_of(message)) is not None:
             figures.extend(figures_for_models(execution))
     return [*shown, _from_the_user(figures)] if figures else shown
 

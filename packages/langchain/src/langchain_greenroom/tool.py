@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ArgsSchema
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
@@ -120,12 +120,12 @@ def _stream_writer() -> Callable[[Any], object]:
         return bool
 
 
-def execution_of(message: ToolMessage) -> Execution | None:
+def execution_of(message: BaseMessage) -> Execution | None:
     """The execution behind a tool's message, also where a checkpoint has made plain data of it.
 
-    `None` if there is none: the message is another tool's, or the code never ran.
+    `None` if there is none: the message is another tool's or no tool's, or the code never ran.
     """
     try:
-        return _EXECUTION.validate_python(message.artifact)
+        return _EXECUTION.validate_python(getattr(message, "artifact", None))
     except ValidationError:
         return None
