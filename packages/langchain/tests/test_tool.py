@@ -1,8 +1,7 @@
-"""What a model, an application and another user get from the tool."""
+"""What LangChain adds to what every adapter does: messages, callbacks, configs and checkpoints."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from typing import TYPE_CHECKING, Any
@@ -16,16 +15,13 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import ValidationError
 
 from greenroom import (
-    EngineUnavailable,
     Execution,
     ExecutionError,
     InvalidRequest,
     Output,
-    PoolFull,
-    SandboxLost,
     SessionPool,
 )
-from greenroom.testing import ENDLESS, ScriptedBackend, until
+from greenroom.testing import ScriptedBackend
 from langchain_greenroom import OUTPUT_EVENT, GreenroomTool, execution_of
 
 if TYPE_CHECKING:
@@ -91,19 +87,6 @@ def test_the_description_promises_figures_only_where_the_model_gets_them(pool: S
 
 def test_a_description_of_the_applications_own_stays(pool: SessionPool) -> None:
     assert GreenroomTool(pool=pool, session_per_call=True, description="Mine.").description == "Mine."
-
-
-def test_the_text_is_what_the_core_has_for_models(tool: GreenroomTool) -> None:
-    message = tool.invoke(call("print(1)"), of("a"))
-    assert message.content == message.artifact.text_for_model()
-    assert message.status == "success"
-
-
-def test_long_output_keeps_to_the_budget(pool: SessionPool, backend: ScriptedBackend) -> None:
-    backend.answers["talk"] = Execution("1", "succeeded", stdout="word " * 10_000)
-    message = GreenroomTool(pool=pool, budget=500).invoke(call("talk"), of("a"))
-    assert len(message.content) <= 500
-    assert len(message.artifact.stdout) == 50_000
 
 
 def test_figures_follow_the_text_as_standard_image_blocks_if_asked_for(
@@ -188,65 +171,6 @@ def test_a_failed_execution_outside_of_a_tool_call_is_its_text(tool: GreenroomTo
     assert tool.invoke("x", of("a")) == FAILURE.text_for_model()
 
 
-@pytest.mark.parametrize("code", ["", "```python\n```", "\ud800"])
-async def test_code_that_cannot_run_is_the_models_to_mend(tool: GreenroomTool, code: str) -> None:
-    for message in (tool.invoke(call(code), of("a")), await tool.ainvoke(call(code), of("a"))):
-        assert message.status == "error"
-        assert "is not valid" in message.content
-        assert message.artifact is None
-
-
-async def test_a_lost_sandbox_is_the_models_to_mend_as_the_next_call_gets_a_new_one(
-    tool: GreenroomTool, backend: ScriptedBackend
-) -> None:
-    backend.answers["x"] = SandboxLost("The sandbox is lost; the next use begins a new session.")
-    for message in (tool.invoke(call("x"), of("a")), await tool.ainvoke(call("x"), of("a"))):
-        assert (message.status, message.content) == ("error", str(backend.answers["x"]))
-
-
-@pytest.mark.parametrize("error", [PoolFull("full", sessions=1), EngineUnavailable("no engine")])
-async def test_what_no_model_can_mend_is_raised(
-    tool: GreenroomTool, backend: ScriptedBackend, error: Exception
-) -> None:
-    backend.answers["x"] = error
-    with pytest.raises(type(error)):
-        tool.invoke(call("x"), of("a"))
-    with pytest.raises(type(error)):
-        await tool.ainvoke(call("x"), of("a"))
-
-
-# The faults of other tools, by name
-
-
-@pytest.mark.parametrize("code", ["python_version = 3", "py = 1", "`python`", "print('```')"])
-def test_code_is_never_cut_by_a_clean_up(tool: GreenroomTool, backend: ScriptedBackend, code: str) -> None:
-    tool.invoke({"code": code}, of("a"))
-    assert backend.runs == [("langchain.a", code, None)]
-
-
-@pytest.mark.parametrize("fence", ["```py", "```python", "```"])
-def test_a_complete_fence_is_taken_off(tool: GreenroomTool, backend: ScriptedBackend, fence: str) -> None:
-    tool.invoke({"code": f"{fence}\nx = 1\n```"}, of("a"))
-    assert backend.codes == ["x = 1"]
-
-
-def test_the_tool_adds_no_time_limit_of_its_own(pool: SessionPool, backend: ScriptedBackend) -> None:
-    GreenroomTool(pool=pool).invoke("x", of("a"))
-    GreenroomTool(pool=pool, timeout=100).invoke("x", of("a"))
-    assert backend.timeouts == [None, 100]
-
-
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
-def test_a_timeout_that_is_none_is_refused_at_once(pool: SessionPool, timeout: float) -> None:
-    with pytest.raises(ValidationError):
-        GreenroomTool(pool=pool, timeout=timeout)
-
-
-def test_a_failure_is_no_success_with_something_in_stderr(tool: GreenroomTool, backend: ScriptedBackend) -> None:
-    backend.answers["warn"] = Execution("1", "succeeded", stderr="careful\n")
-    assert tool.invoke(call("warn"), of("a")).status == "success"
-
-
 def test_internal_parameters_of_the_model_are_ignored(tool: GreenroomTool, backend: ScriptedBackend) -> None:
     smuggled: dict[str, Any] = {
         "session_id": "b",
@@ -259,48 +183,7 @@ def test_internal_parameters_of_the_model_are_ignored(tool: GreenroomTool, backe
     assert backend.runs == [("langchain.a", "x", None)]
 
 
-def test_no_base64_is_in_any_text(tool: GreenroomTool, backend: ScriptedBackend) -> None:
-    encoded = base64.b64encode(PNG).decode()
-    backend.answers["plot"] = Execution(
-        "1",
-        "succeeded",
-        outputs=(figure(), Output({"image/png": encoded, "text/plain": "<Figure>"}, is_result=True)),
-    )
-    message = tool.invoke(call("plot"), of("a"))
-    assert encoded not in message.text
-
-
-async def test_cancelling_an_async_call_stops_the_code(tool: GreenroomTool, backend: ScriptedBackend) -> None:
-    running = asyncio.create_task(tool.ainvoke(call(ENDLESS), of("a")))
-    await until(lambda: bool(backend.runs))
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    await until(lambda: backend.interrupted == ["langchain.a"])
-
-
-async def test_an_async_call_leaves_the_loop_free(tool: GreenroomTool, backend: ScriptedBackend) -> None:
-    running = [asyncio.create_task(tool.ainvoke(ENDLESS, of(str(n)))) for n in range(50)]
-    await until(lambda: len(backend.runs) == 50)  # more than a default executor has threads
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
-
-
-def test_the_program_is_not_logged(tool: GreenroomTool, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG")
-    tool.invoke(call("secret = 42"), of("a"))
-    assert "secret" not in caplog.text
-
-
 # One conversation, one session
-
-
-async def test_two_users_of_one_tool_never_meet(tool: GreenroomTool, backend: ScriptedBackend) -> None:
-    tool.invoke("1", of("ann"))
-    await tool.ainvoke("2", of("bob"))
-    tool.invoke("3", of("ann"))
-    assert backend.identifiers == ["langchain.ann", "langchain.bob", "langchain.ann"]
 
 
 def test_without_a_conversation_the_call_is_refused_instead_of_shared(
@@ -313,14 +196,6 @@ def test_without_a_conversation_the_call_is_refused_instead_of_shared(
     assert backend.runs == []
 
 
-@pytest.mark.parametrize("thread_id", ["a&x=1", "../a", "a b", "Grüße", "x" * 1000, "\n"])
-def test_any_thread_id_makes_a_valid_identifier(tool: GreenroomTool, backend: ScriptedBackend, thread_id: str) -> None:
-    tool.invoke("x", of(thread_id))
-    (identifier,) = backend.identifiers
-    assert set(identifier) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-~")
-    assert len(identifier) <= 128
-
-
 def test_a_thread_id_need_not_be_text(tool: GreenroomTool, backend: ScriptedBackend) -> None:
     tool.invoke("x", of(UUID(int=7)))
     tool.invoke("x", of(7))
@@ -328,34 +203,6 @@ def test_a_thread_id_need_not_be_text(tool: GreenroomTool, backend: ScriptedBack
         "langchain.00000000-0000-0000-0000-000000000007",
         "langchain.7",
     ]
-
-
-def test_a_fixed_session_serves_every_call(pool: SessionPool, backend: ScriptedBackend) -> None:
-    tool = GreenroomTool(session=pool.session("ours"))
-    tool.invoke("1")
-    tool.invoke("2", of("ann"))
-    assert backend.identifiers == ["ours", "ours"]
-
-
-async def test_a_session_per_call_is_deleted_after_it(pool: SessionPool, backend: ScriptedBackend) -> None:
-    tool = GreenroomTool(pool=pool, session_per_call=True)
-    tool.invoke("1")
-    await tool.ainvoke("2", of("ann"))
-    backend.answers["3"] = PoolFull("full", sessions=1)
-    with pytest.raises(PoolFull):
-        tool.invoke("3")
-    used = backend.identifiers
-    assert len(set(used)) == 3
-    assert backend.deleted == used
-
-
-async def test_a_cancelled_session_per_call_is_deleted_too(pool: SessionPool, backend: ScriptedBackend) -> None:
-    running = asyncio.create_task(GreenroomTool(pool=pool, session_per_call=True).ainvoke(ENDLESS))
-    await until(lambda: bool(backend.runs))
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert backend.deleted == backend.identifiers
 
 
 async def test_a_conversation_and_its_session_end_together(tool: GreenroomTool, backend: ScriptedBackend) -> None:

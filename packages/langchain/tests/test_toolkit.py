@@ -6,7 +6,6 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ValidationError
 
 from greenroom import FileRefused, PoolFull, SessionPool
@@ -53,21 +52,6 @@ def by_name(toolkit: GreenroomToolkit) -> dict[str, BaseTool]:
     return {tool.name: tool for tool in toolkit.get_tools()}
 
 
-def test_the_schemas_hold_only_what_a_model_may_choose(toolkit: GreenroomToolkit) -> None:
-    schemas = [convert_to_openai_tool(tool)["function"] for tool in toolkit.get_tools()]
-    assert {schema["name"]: list(schema["parameters"]["properties"]) for schema in schemas} == {
-        "run_python": ["code"],
-        "list_files": ["directory"],
-        "read_file": ["path"],
-        "download_file": ["path"],
-        "upload_file": ["name"],
-    }
-
-
-def test_without_a_directory_there_is_no_tool_to_upload(pool: SessionPool) -> None:
-    assert "upload_file" not in by_name(GreenroomToolkit(pool=pool))
-
-
 def test_the_directory_has_to_exist(pool: SessionPool, tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         GreenroomToolkit(pool=pool, uploads=tmp_path / "nowhere")
@@ -99,32 +83,6 @@ async def test_listing_names_files_with_their_sizes(use: Any) -> None:
     assert [file.size for file in message.artifact] == [17]
 
 
-async def test_an_upload_says_where_the_file_is(use: Any, backend: ScriptedBackend) -> None:
-    message = await use("upload_file", name="sales.csv")
-    assert message.content == "The file is at /mnt/data/sales.csv (17 bytes)."
-    assert backend.contents["langchain.ann"]["/mnt/data/sales.csv"].startswith(b"month,sales")
-
-
-async def test_local_files_are_not_readable_through_the_upload_tool(
-    use: Any, uploads: Path, backend: ScriptedBackend
-) -> None:
-    (uploads / "link.txt").symlink_to(uploads.parent / "secret.txt")
-    (uploads / "directory").mkdir()
-    for name in (
-        "../secret.txt",
-        str(uploads.parent / "secret.txt"),
-        "link.txt",
-        "directory",
-        ".",
-        "",
-        "a\0b",
-    ):
-        message = await use("upload_file", name=name)
-        assert message.status == "error"
-        assert message.content.endswith("There are: sales.csv.")
-    assert backend.contents == {}
-
-
 async def test_a_download_reaches_the_application_as_a_standard_file_block(use: Any) -> None:
     await use("upload_file", name="sales.csv")
     message = await use("download_file", path="sales.csv")
@@ -135,38 +93,6 @@ async def test_a_download_reaches_the_application_as_a_standard_file_block(use: 
         "mime_type": "text/csv",
         "extras": {"filename": "sales.csv"},
     }
-
-
-async def test_a_missing_file_is_the_models_to_mend(use: Any) -> None:
-    for name in ("read_file", "download_file"):
-        message = await use(name, path="nothing.csv")
-        assert message.status == "error"
-        assert "nothing.csv" in message.content
-
-
-@pytest.mark.parametrize("path", ["/etc/passwd", "../secret", ""])
-async def test_a_path_outside_of_the_session_is_refused(use: Any, path: str) -> None:
-    for name in ("read_file", "download_file"):
-        message = await use(name, path=path)
-        assert message.status == "error"
-        assert "is not valid" in message.content
-    assert (await use("list_files", directory="/etc")).status == "error"
-
-
-async def test_a_binary_file_is_not_read_as_text(use: Any, uploads: Path) -> None:
-    (uploads / "x.png").write_bytes(b"\x89PNG")
-    await use("upload_file", name="x.png")
-    message = await use("read_file", path="x.png")
-    assert message.status == "error"
-    assert "not a text file" in message.content
-
-
-async def test_a_long_file_keeps_to_the_budget(use: Any, uploads: Path) -> None:
-    (uploads / "long.txt").write_text("word " * 10_000)
-    await use("upload_file", name="long.txt")
-    message = await use("read_file", path="long.txt")
-    assert len(message.content) <= 8_000
-    assert "characters left out" in message.content
 
 
 @pytest.mark.parametrize("tool", [ReadFileTool, DownloadFileTool])

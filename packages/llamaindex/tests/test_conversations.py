@@ -24,7 +24,6 @@ from llama_index.core.workflow import (
 from pydantic import BaseModel
 
 from greenroom import Execution, GreenroomError, Output, SessionPool
-from greenroom.testing import ENDLESS
 from llama_index.tools.greenroom import CONVERSATION_KEY, GreenroomToolSpec
 
 if TYPE_CHECKING:
@@ -228,25 +227,3 @@ async def test_a_fixed_session_serves_every_conversation_and_calls_outside_of_on
     spec.run_python("3")
     assert backend.identifiers == ["for-everybody"] * 3
     assert spec.session_for().identifier == "for-everybody"
-
-
-async def test_a_session_per_call_lasts_for_its_call(pool: SessionPool, backend: ScriptedBackend) -> None:
-    spec = GreenroomToolSpec(pool, session_per_call=True)
-    (tool,) = spec.to_tool_list()
-    tool.call(code="1")
-    await tool.acall(code="2")
-    assert len(set(backend.identifiers)) == 2
-    assert backend.deleted == backend.identifiers
-    assert "Each call starts afresh" in tool.metadata.description
-    with pytest.raises(GreenroomError):
-        spec.session_for()
-
-
-async def test_a_session_per_call_is_deleted_when_its_call_is_cancelled(
-    pool: SessionPool, backend: ScriptedBackend
-) -> None:
-    (tool,) = GreenroomToolSpec(pool, session_per_call=True).to_tool_list()
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(tool.acall(code=ENDLESS), 0.2)
-    assert backend.deleted == backend.identifiers
-    assert len(backend.deleted) == 1

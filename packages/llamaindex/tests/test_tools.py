@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
@@ -12,7 +12,6 @@ from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
 from llama_index.core.tools.calling import acall_tool  # pyright: ignore[reportUnknownVariableType]
 
 from greenroom import (
-    EngineUnavailable,
     Execution,
     ExecutionError,
     InvalidRequest,
@@ -49,16 +48,6 @@ def run_python(spec: GreenroomToolSpec) -> FunctionTool:
     return spec.to_tool_list()[0]
 
 
-def test_the_tool_introduces_itself_to_models_and_is_short_enough_for_every_provider(
-    run_python: FunctionTool,
-) -> None:
-    described = run_python.metadata.to_openai_tool()["function"]
-    assert described["name"] == "run_python"
-    assert described["description"].startswith("Run Python code in an isolated sandbox")
-    assert "are kept from call to call. You get back" in described["description"]
-    assert described["parameters"]["properties"]["code"]["description"]
-
-
 def test_the_model_reads_one_text_and_sees_the_figures(run_python: FunctionTool, backend: ScriptedBackend) -> None:
     backend.answers["plot()"] = chart(**{"image/png": base64.b64encode(PNG).decode()})
     text, image = run_python.call(code="plot()").blocks
@@ -92,13 +81,6 @@ def test_figures_can_be_kept_from_the_model_and_still_reach_the_application(
     assert [(image.mime, image.data) for image in execution.images] == [("image/png", PNG)]
 
 
-def test_the_text_keeps_to_its_budget(pool: SessionPool, backend: ScriptedBackend) -> None:
-    backend.answers["print(…)"] = Execution("1", "succeeded", stdout="x" * 100_000)
-    output = GreenroomToolSpec(session=pool.session(), budget=600).to_tool_list()[0].call(code="print(…)")
-    assert len(output.content) <= 600
-    assert "characters left out" in output.content
-
-
 def test_a_failure_keeps_what_the_code_printed_and_drew_before_it(
     run_python: FunctionTool, backend: ScriptedBackend
 ) -> None:
@@ -119,14 +101,6 @@ async def test_code_that_is_none_is_a_result_that_the_model_can_mend(
         assert "code" in output.content
         assert isinstance(output.exception, InvalidRequest)
     assert not backend.runs
-
-
-async def test_what_no_code_can_mend_is_raised(run_python: FunctionTool, backend: ScriptedBackend) -> None:
-    backend.answers["1"] = EngineUnavailable("Start Docker.")
-    with pytest.raises(EngineUnavailable):
-        run_python.call(code="1")
-    with pytest.raises(EngineUnavailable):
-        await run_python.acall(code="1")
 
 
 async def test_both_spellings_give_the_same(spec: GreenroomToolSpec, backend: ScriptedBackend) -> None:
@@ -179,19 +153,3 @@ def test_a_call_of_the_function_itself_returns_the_blocks_of_a_message(spec: Gre
     blocks = spec.run_python("1")
     assert isinstance(blocks, ModelBlocks)
     assert ChatMessage(role="tool", blocks=blocks).content == "stdout:\nran"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"pool": ..., "session": ...},
-        {"session": ..., "session_per_call": True},
-        {"pool": ..., "session_per_call": True, "uploads": "."},
-        {"pool": ..., "uploads": "no-such-directory"},
-    ],
-)
-def test_options_that_make_no_sense_are_refused(pool: SessionPool, options: dict[str, Any]) -> None:
-    real: dict[str, Any] = {"pool": pool, "session": pool.session()}
-    with pytest.raises(InvalidRequest):
-        GreenroomToolSpec(**{name: real.get(name, value) for name, value in options.items()})

@@ -10,7 +10,7 @@ from semantic_kernel.exceptions import KernelInvokeException
 from semantic_kernel.functions import KernelArguments
 
 from greenroom import InvalidRequest, SessionPool
-from greenroom.testing import ENDLESS, ScriptedBackend, until
+from greenroom.testing import ScriptedBackend
 from greenroom_semantic_kernel import GreenroomPlugin
 
 from .doubles import ScriptedModel, call, play
@@ -103,26 +103,3 @@ async def test_with_a_session_per_call_each_is_new_and_deleted_after_it(
     await agent.get_response("2")
     assert len(set(backend.identifiers)) == 2
     assert backend.deleted == backend.identifiers
-
-
-async def test_a_session_per_call_is_deleted_when_the_call_is_cancelled(
-    pool: SessionPool, backend: ScriptedBackend
-) -> None:
-    task = asyncio.create_task(GreenroomPlugin(pool=pool, session_per_call=True).run_python(ENDLESS))
-    await until(lambda: bool(backend.runs))
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert backend.deleted == backend.identifiers
-
-
-def test_with_a_session_per_call_there_is_none_for_the_application(pool: SessionPool) -> None:
-    with pytest.raises(InvalidRequest, match="ends with its call"):
-        GreenroomPlugin(pool=pool, session_per_call=True).session("alice")
-
-
-def test_a_plugin_takes_either_a_pool_or_a_session(pool: SessionPool) -> None:
-    with pytest.raises(InvalidRequest, match=r"either pool=.* or session="):
-        GreenroomPlugin()
-    with pytest.raises(InvalidRequest, match=r"either pool=.* or session="):
-        GreenroomPlugin(pool=pool, session=pool.session())

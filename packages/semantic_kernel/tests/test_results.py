@@ -20,17 +20,15 @@ from greenroom import (
     EngineUnavailable,
     Execution,
     ExecutionError,
-    InvalidRequest,
     Output,
     PoolClosed,
     PoolFull,
-    SandboxLost,
     SessionPool,
     StreamText,
 )
 from greenroom.adapters import Answer
 from greenroom.testing import ENDLESS, ScriptedBackend, until
-from greenroom_semantic_kernel import ExecutionText, GreenroomPlugin, executions, image_contents
+from greenroom_semantic_kernel import DownloadText, ExecutionText, GreenroomPlugin, executions, image_contents
 
 Next: TypeAlias = Callable[[FunctionInvocationContext], Awaitable[None]]
 
@@ -70,17 +68,6 @@ async def run(kernel: Kernel, code: str) -> FunctionResult:
     return result
 
 
-async def test_the_model_reads_the_text_made_for_models(kernel: Kernel, backend: ScriptedBackend) -> None:
-    backend.answer = FIGURES
-    assert str(await run(kernel, "draw()")) == FIGURES.text_for_model()
-
-
-async def test_a_result_keeps_the_budget(pool: SessionPool, backend: ScriptedBackend) -> None:
-    backend.answer = Execution(id="1", status="succeeded", stdout="long " * 1000)
-    plugin = GreenroomPlugin(session=pool.session(), budget=300)
-    assert len(await plugin.run_python("show()")) <= 300
-
-
 async def test_a_result_brings_the_whole_execution(kernel: Kernel, backend: ScriptedBackend) -> None:
     backend.answer = FIGURES
     text = (await run(kernel, "draw()")).value
@@ -95,24 +82,6 @@ def test_a_result_outlives_copying_and_pickling() -> None:
     text = text_of(FIGURES)
     for duplicate in (copy.copy(text), copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
         assert (duplicate, duplicate.execution) == (text, FIGURES)
-
-
-async def test_a_failed_execution_is_a_result(kernel: Kernel, backend: ScriptedBackend) -> None:
-    backend.answer = FAILED
-    result = await run(kernel, "x")
-    assert str(result).startswith("The code failed")
-    assert result.value.execution.status == "failed"
-
-
-async def test_empty_code_is_answered_with_the_rule(kernel: Kernel) -> None:
-    assert "it is empty" in str(await run(kernel, "  \n"))
-
-
-async def test_a_lost_sandbox_is_a_result_as_the_next_call_gets_a_new_one(
-    kernel: Kernel, backend: ScriptedBackend
-) -> None:
-    backend.answer = SandboxLost("The sandbox ended; its variables and files are gone.")
-    assert "are gone" in str(await run(kernel, "1"))
 
 
 @pytest.mark.parametrize(
@@ -203,14 +172,6 @@ async def test_an_error_of_whoever_is_told_ends_the_code(pool: SessionPool, back
     await until(lambda: backend.interrupted == backend.identifiers)
 
 
-def test_the_model_is_told_whether_state_is_kept(pool: SessionPool) -> None:
-    def description(plugin: GreenroomPlugin) -> str:
-        return Kernel().add_plugin(plugin)["run_python"].description or ""
-
-    assert "are kept from call to call" in description(GreenroomPlugin(pool=pool))
-    assert "starts afresh" in description(GreenroomPlugin(pool=pool, session_per_call=True))
-
-
 async def test_the_plugin_works_under_another_name(plugin: GreenroomPlugin) -> None:
     kernel = Kernel()
     kernel.add_plugin(KernelPlugin.from_object("python", plugin))
@@ -224,7 +185,11 @@ async def test_the_application_can_call_the_functions_itself(plugin: GreenroomPl
     assert (await plugin.run_python("draw()")).execution is FIGURES
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
-def test_a_timeout_is_a_positive_number_of_seconds(pool: SessionPool, timeout: float) -> None:
-    with pytest.raises(InvalidRequest, match="positive number of seconds"):
-        GreenroomPlugin(pool=pool, timeout=timeout)
+async def test_a_download_brings_the_application_the_bytes_and_the_model_a_note(pool: SessionPool) -> None:
+    session = pool.session()
+    await session.aupload(PIXEL, "charts/trend.png")
+    text = await GreenroomPlugin(session=session).download_file("charts/trend.png")
+    assert isinstance(text, DownloadText)
+    assert text == f"The user has /mnt/data/charts/trend.png ({len(PIXEL)} bytes)."
+    download = text.download
+    assert (download.file.name, download.mime, download.data) == ("charts/trend.png", "image/png", PIXEL)

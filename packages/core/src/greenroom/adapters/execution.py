@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, closing
+from itertools import islice
 
 from greenroom.adapters.answers import Answer
 from greenroom.adapters.code import strip_fence
@@ -12,6 +13,12 @@ from greenroom.session import Session
 
 MODEL_FORMATS = frozenset(("image/gif", "image/jpeg", "image/png", "image/webp"))
 """The pictures that models take. For any other a provider refuses the message, and so the whole conversation."""
+
+FIGURE_LIMIT = 3_750_000
+"""Bytes that a picture for a model may have: 5 MB in base64, as the strictest of the large providers has it."""
+
+MOST_FIGURES = 10
+"""Pictures of one execution that a model is sent, at most: all of a conversation travel with each of its messages."""
 
 
 def run_python(
@@ -68,4 +75,5 @@ def _answer(execution: Execution, budget: int) -> Answer[Execution]:
 
 def figures_for_models(execution: Execution) -> tuple[Image, ...]:
     """The pictures of an execution that a model can be sent; `execution.images` has them all."""
-    return tuple(image for image in execution.images if image.mime in MODEL_FORMATS)
+    fit = (image for image in execution.images if image.mime in MODEL_FORMATS and len(image.data) <= FIGURE_LIMIT)
+    return tuple(islice(fit, MOST_FIGURES))

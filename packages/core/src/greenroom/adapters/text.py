@@ -129,7 +129,7 @@ def _error(execution: Execution) -> str:
         return ""
     if error.summary or error.traceback:
         return error.summary or _own_frames(error.traceback)
-    if execution.status in {"timed_out", "cancelled"}:
+    if error.name == "CancelledError" or (execution.status == "timed_out" and error.value):
         return ""  # the headline says it
     return f"{error.name}: {error.value}"
 

@@ -15,7 +15,7 @@ import pytest
 
 from greenroom.adapters import TOOLS, describe_run_python
 from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull, SandboxLost
-from greenroom.models import Execution, ExecutionError
+from greenroom.models import Execution, ExecutionError, Output
 from greenroom.session import Session, SessionPool
 from greenroom.testing.memory import memory_pool
 from greenroom.testing.scripted import ENDLESS, ScriptedBackend, scripted_pool, until
@@ -449,6 +449,19 @@ class AdapterSuite(Suite):
         assert result.figures == ()
         assert result.execution is not None
         assert result.execution.images == ()
+
+    async def test_no_number_or_size_of_figures_makes_a_provider_refuse_the_conversation(
+        self, scripted: AdapterDriver, backend: ScriptedBackend
+    ) -> None:
+        pictures = [_PNG + bytes(4_000_000), *(_PNG + str(number).encode() for number in range(30))]
+        outputs = tuple(Output({"image/png": _encoded(picture)}) for picture in pictures)
+        backend.answer = Execution("1", "succeeded", outputs=outputs)
+        result = await scripted.run("ann", "plot()")
+        assert "figure-1.png, figure-2.png" in result.text
+        assert "figure-31.png" in result.text
+        assert [data for _, data in result.figures] == (pictures[1:11] if self.driver.shows_figures else [])
+        assert result.execution is not None
+        assert [image.data for image in result.execution.images] == pictures
 
     # Files
 
