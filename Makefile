@@ -8,7 +8,7 @@ CLIENTS := .venv-clients
 
 .PHONY: demo test check clients parity bench lock clean
 
-# Three agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
+# Four agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
 

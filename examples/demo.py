@@ -1,4 +1,4 @@
-"""Three agents answer one question about a CSV file, by writing pandas and running it in a sandbox.
+"""Four agents answer one question about a CSV file, by writing pandas and running it in a sandbox.
 
 The charts land in demo-output/. Set GREENROOM_DEMO_MODEL, such as openai:gpt-5-mini, to ask a model; with
 none, a scripted model plays the model's turns. GREENROOM_POOL names the pool of sandboxes.
@@ -26,6 +26,7 @@ AGENTS = {
     "LangChain": "langchain_agent",
     "LlamaIndex": "llamaindex_agent",
     "Semantic Kernel": "semantic_kernel_agent",
+    "Agent Framework": "agent_framework_agent",
 }
 
 Ask = Callable[[str, Session, Transcript], Coroutine[Any, Any, str]]

@@ -1,4 +1,4 @@
-"""The demo: three agents, one question, real sandboxes."""
+"""The demo: four agents, one question, real sandboxes."""
 
 import csv
 import importlib.util
@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-pytestmark = pytest.mark.timeout(300)  # a first test waits for a whole run: three frameworks, three sandboxes
+pytestmark = pytest.mark.timeout(300)  # a first test waits for a whole run: four frameworks, four sandboxes
 
-AGENTS = ["LangChain", "LlamaIndex", "Semantic Kernel"]
+AGENTS = ["LangChain", "LlamaIndex", "Semantic Kernel", "Agent Framework"]
 
 
 @dataclass(frozen=True)

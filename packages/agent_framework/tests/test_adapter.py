@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from agent_framework import AgentSession, Content, FunctionInvocationContext, Message, MiddlewareFailure
+from agent_framework import AgentSession, Content, FunctionInvocationContext, MiddlewareFailure
 
 from greenroom import Session, SessionPool
 from greenroom.testing import AdapterDriver, AdapterSuite, ToolDescription, ToolResult
@@ -36,13 +36,12 @@ class AgentFramework(AdapterDriver):
             contents = await self._tools[tool].invoke(arguments=arguments, context=context)
         except MiddlewareFailure as failure:
             raise (failure.__cause__ or failure) from None
-        message = Message("tool", [Content.from_function_result("1", result=contents)])
-        files = downloads([message])
+        files = downloads(contents)
         return ToolResult(
             text="".join(content.text or "" for content in contents if content.type == "text"),
             failed=None,
             figures=tuple(_decoded(content) for content in contents if content.type == "data"),
-            execution=next(iter(executions([message])), None),
+            execution=next(iter(executions(contents)), None),
             download=(files[0].mime, files[0].data) if files else None,
         )
 

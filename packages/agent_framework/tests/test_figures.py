@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 
 import pytest
-from agent_framework import AgentSession, Message
+from agent_framework import AgentSession, Content, Message
 
 from greenroom import Execution, Output, SessionPool
 from greenroom.testing import ScriptedBackend
@@ -51,6 +51,18 @@ async def test_the_conversation_keeps_its_figures_where_they_were(tools: Greenro
     await agent.run("And now?", session=session)
     first = [("user", 0), ("assistant", 0), ("tool", 0), ("user", 2)]
     assert shown(client.seen) == [*first, ("assistant", 0), ("tool", 0), ("assistant", 0), ("user", 0)]
+
+
+async def test_no_message_stands_between_the_results_of_one_turn(tools: GreenroomTools) -> None:
+    picture = Content.from_data(PICTURES[0], "image/png")
+    turn = [
+        Message("assistant", [call("run_python", code="draw()"), call("list_files")]),
+        Message("tool", [Content.from_function_result("call-run_python", result=[picture])]),
+        Message("tool", [Content.from_function_result("call-list_files", result="There are no files.")]),
+    ]
+    client = ScriptedClient(lambda _: "I see.")
+    await agent_with(tools, client=client, middleware=[show_figures]).run(turn)
+    assert shown(client.seen) == [("assistant", 0), ("tool", 0), ("tool", 0), ("user", 1)]
 
 
 async def test_without_figures_nothing_is_added(tools: GreenroomTools) -> None:

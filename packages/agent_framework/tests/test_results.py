@@ -105,8 +105,7 @@ async def test_a_middleware_sees_arguments_and_results_and_can_change_the_code(
         written = context.arguments["code"] if isinstance(context.arguments, dict) else None
         context.arguments = {"code": "print(2)"}
         await call_next()
-        result = Content.from_function_result("1", result=context.result)
-        seen.append((written, executions([Message("tool", [result])])))
+        seen.append((written, executions(context.result)))
 
     await agent_with(tools, middleware=[replace]).run("print(1)")
     assert backend.codes == ["print(2)"]

@@ -1,7 +1,7 @@
 """What the tools return: contents for the model, and behind them what they are about, for the application.
 
-The application finds it in the messages of a response or of a session's history, for as long as they are in memory:
-a serialized message keeps its texts and pictures alone.
+The application finds it in the messages of a response or of a session's history, and in what a middleware sees of a
+result, for as long as they are in memory: a serialized message keeps its texts and pictures alone.
 """
 
 from __future__ import annotations
@@ -39,17 +39,20 @@ def contents_of(answer: Answer[Any], *, images: bool) -> list[Content]:
     return [text, *(Content.from_data(figure.data, figure.mime) for figure in figures)]
 
 
-def executions(messages: Iterable[HasContents]) -> list[Execution]:
-    """The executions whose results are in these messages or updates, in order."""
-    return [artifact for artifact in _artifacts(messages) if isinstance(artifact, Execution)]
+def executions(found: Iterable[HasContents | Content]) -> list[Execution]:
+    """The executions whose results are in these messages, updates or contents, in order."""
+    return [artifact for artifact in _artifacts(found) if isinstance(artifact, Execution)]
 
 
-def downloads(messages: Iterable[HasContents]) -> list[Download]:
-    """The files that the model has handed to the user in these messages or updates, in order."""
-    return [artifact for artifact in _artifacts(messages) if isinstance(artifact, Download)]
+def downloads(found: Iterable[HasContents | Content]) -> list[Download]:
+    """The files that the model has handed to the user in these messages, updates or contents, in order."""
+    return [artifact for artifact in _artifacts(found) if isinstance(artifact, Download)]
 
 
-def _artifacts(messages: Iterable[HasContents]) -> Iterator[object]:
-    for content in (content for message in messages for content in message.contents):
-        for item in (content.items or ()) if content.type == "function_result" else ():
-            yield item.raw_representation
+def _artifacts(found: Iterable[HasContents | Content]) -> Iterator[object]:
+    for each in found:
+        if isinstance(each, Content):
+            yield each.raw_representation
+            yield from _artifacts(each.items or ())
+        else:
+            yield from _artifacts(each.contents)

@@ -83,12 +83,16 @@ class GreenroomTools:
             approval_mode=approval_mode,
         )
         """The tool that runs code, for agents that are not to have the others."""
-        functions = (self._list_files, self._read_file, self._download_file, self._upload_file)
-        named = {function.__name__.removeprefix("_"): function for function in functions}
+        for_files = {
+            "list_files": self._list_files,
+            "read_file": self._read_file,
+            "download_file": self._download_file,
+            "upload_file": self._upload_file,
+        }
         offered = adapters.offered_tools(session_per_call=session_per_call, uploads=uploads is not None)
         self._tools = [self.run_python] + [
             FunctionTool(name=name, description=adapters.TOOLS[name], func=function)
-            for name, function in named.items()
+            for name, function in for_files.items()
             if name in offered
         ]
 
