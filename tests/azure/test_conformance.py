@@ -63,7 +63,7 @@ class TestFiles(_Flat, FileSuite):
 
 
 class TestLimits(_Flat, LimitSuite):
-    options = {**LimitSuite.options, "preload": ()}
+    options: ClassVar[Mapping[str, Any]] = {**LimitSuite.options, "preload": ()}
     known_differences = _LIMITS
 
 
@@ -102,7 +102,7 @@ class TestFilesLegacy(_Legacy, FileSuite):
 
 
 class TestLimitsLegacy(_Legacy, LimitSuite):
-    options = {**LimitSuite.options, "preload": ()}
+    options: ClassVar[Mapping[str, Any]] = {**LimitSuite.options, "preload": ()}
     known_differences = _LIMITS
 
 
