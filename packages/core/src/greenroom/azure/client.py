@@ -31,7 +31,7 @@ from greenroom.azure.wire import (
     multipart_frame,
 )
 from greenroom.backend import OnEvent, Overrides
-from greenroom.errors import FileMissing, FileRefused, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
+from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo, StreamText
 
 T = TypeVar("T")
@@ -186,10 +186,7 @@ class AzurePool:
 
     async def file(self, identifier: str, path: str) -> RemoteFile:
         body = await self._call(self._codec.get_file(path), identifier, path=path)
-        file: RemoteFile | None = _decoded(lambda: self._codec.decode_file(body, path))
-        if file is None:
-            raise FileMissing(errno.ENOENT, "The session has no such file", path)
-        return file
+        return _decoded(lambda: self._codec.decode_file(body, path))
 
     async def delete_file(self, identifier: str, path: str) -> None:
         await self._call(self._codec.delete_file(path), identifier, path=path)

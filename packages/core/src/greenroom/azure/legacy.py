@@ -97,9 +97,8 @@ def upload_file(path: str) -> tuple[Call, str]:
 
 
 def get_file(path: str) -> Call:
-    """`GET files`, as this contract documents nothing for one file."""
-    _name(path)
-    return Call("GET", "files")
+    """`GET files/{name}`."""
+    return Call("GET", f"files/{quote_segment(_name(path))}")
 
 
 def download_file(path: str) -> Call:
@@ -141,7 +140,10 @@ def decode_uploaded(body: Json, path: str) -> RemoteFile:
     Raises:
         Malformed: the body is not of this contract's form.
     """
-    return decode_file(body, path) or _decode_entry(sequence(mapping(body).get("value"))[0])
+    files = decode_files(body, "")
+    if not files:
+        raise Malformed("the list of uploaded files is empty")
+    return next((file for file in files if file.path == path), files[0])
 
 
 def encode_file(file: RemoteFile, version: str) -> Json:
@@ -150,13 +152,14 @@ def encode_file(file: RemoteFile, version: str) -> Json:
     return _encode_entry(file, 1)
 
 
-def decode_file(body: Json, path: str) -> RemoteFile | None:
-    """The file of that path in a list, if it is there.
+def decode_file(body: Json, path: str) -> RemoteFile:
+    """The file of that path.
 
     Raises:
         Malformed: the body is not of this contract's form.
     """
-    return next((file for file in decode_files(body, "") if file.path == path), None)
+    del path
+    return _decode_entry(body)
 
 
 def _encode_entry(file: RemoteFile, serial: int) -> Json:

@@ -1,0 +1,509 @@
+"""A pool in Azure behind `greenroom.connect`: what it sends, and what it makes of each answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+import greenroom
+from greenroom import (
+    AccessDenied,
+    EngineUnavailable,
+    Execution,
+    FileMissing,
+    FileRefused,
+    InvalidRequest,
+    PoolFull,
+    SandboxLost,
+    ServiceFailed,
+    Session,
+    StreamText,
+)
+
+from .scripted import ENDPOINT, TOKEN, Azure, executed, full, pool_of, refused, running
+
+LOST = httpx.ReadError("connection reset")
+UNREACHABLE = httpx.ConnectError("no route to host")
+
+
+# The endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://example.com/sessionPools/p", "in the clear"),
+        ("https://eastasia.dynamicsessions.io", "ends with /subscriptions/"),
+        ("https://user:secret@example.com/sessionPools/p", "no user"),
+        ("https:///sessionPools/p", "has a host"),
+        ("https://example.com/#fragment", "no fragment"),
+        ("https://example.com:port/", "Port"),
+        (f"{ENDPOINT}?api_version=2020-01-01", "api_version='2020-01-01' is not valid: known are"),
+        (f"{ENDPOINT}?memory=1Gi", "The option 'memory' is unknown"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_right_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        greenroom.connect(url, api_key=TOKEN)
+
+
+def test_options_come_with_the_url_and_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENROOM_TIMEOUT", "33")
+    azure = Azure(executed())
+    url = f"{ENDPOINT}/?api_version=2025-02-02-preview"
+    with greenroom.connect(url, api_key=TOKEN, transport=httpx.MockTransport(azure)) as pool:
+        pool.session("abcd").execute("1")
+    (request,) = azure.requests
+    assert request.url.params["api-version"] == "2025-02-02-preview"
+    assert azure.bodies[0]["timeoutInSeconds"] == 33
+
+
+# What is sent
+
+
+def test_a_request_has_the_version_the_identifier_and_the_token() -> None:
+    azure = Azure(executed(stdout="hi\n"))
+    with pool_of(azure) as pool:
+        assert pool.session("user-1").execute("print('hi')").stdout == "hi\n"
+    (request,) = azure.requests
+    assert str(request.url) == f"{ENDPOINT}/executions?api-version=2025-10-02-preview&identifier=user-1"
+    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["User-Agent"].startswith("greenroom")
+    assert request.headers["x-ms-client-request-id"]
+    assert azure.bodies == [
+        {
+            "codeInputType": "Inline",
+            "executionType": "Synchronous",
+            "code": "print('hi')",
+            "timeoutInSeconds": 60,
+            "outputStreamsMaxLength": 1 << 20,
+            "returnJupyterFormatExecutionResult": True,
+        }
+    ]
+
+
+def test_no_identifier_or_name_injects_a_parameter() -> None:
+    azure = Azure(httpx.Response(200, content=b"x"))
+    with pool_of(azure) as pool:
+        pool.session("a&identifier=other#?").download("sub dir/a&b#?%2F.txt")
+    (request,) = azure.requests
+    assert dict(request.url.params.multi_items()) == {
+        "api-version": "2025-10-02-preview",
+        "identifier": "a&identifier=other#?",
+        "path": "sub dir",
+    }
+    assert request.url.raw_path.split(b"?")[0].endswith(b"/files/a%26b%23%3F%252F.txt/content")
+
+
+def test_the_time_for_an_answer_is_that_of_the_execution_and_a_margin() -> None:
+    azure = Azure(executed())
+    with pool_of(azure) as pool:
+        pool.session().execute("1", timeout=100)
+    assert azure.requests[0].extensions["timeout"]["read"] >= 100 + 30
+    assert azure.requests[0].extensions["timeout"]["connect"] <= 30
+
+
+def test_the_legacy_contract_is_one_option_away() -> None:
+    answer = {"properties": {"status": "Success", "stdout": "", "stderr": "", "result": 2}}
+    azure = Azure(httpx.Response(200, json=answer))
+    with pool_of(azure, api_version="2024-02-02-preview") as pool:
+        assert pool.session("abcd").execute("1 + 1").result == "2"
+    assert azure.calls == ["POST code/execute"]
+    assert azure.bodies[0]["properties"]["codeInputType"] == "inline"
+
+
+# Again, where nothing was dispatched
+
+
+@pytest.mark.parametrize(
+    "first",
+    [UNREACHABLE, httpx.ConnectTimeout("slow"), full("0"), full(), refused(503), refused(503, **{"Retry-After": "0"})],
+    ids=["connect error", "connect timeout", "429 at once", "429", "503", "503 at once"],
+)
+def test_a_call_that_was_not_dispatched_is_made_again(first: Any) -> None:
+    azure = Azure(first, executed(result="2"))
+    with pool_of(azure) as pool:
+        assert pool.session("abcd").execute("1 + 1").result == "2"
+    assert len(azure.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LOST,
+        httpx.ReadTimeout("slow"),
+        httpx.RemoteProtocolError("closed"),
+        refused(500),
+        refused(502),
+        refused(503, **{"x-ms-session-guid": "1"}),
+        refused(429, **{"Operation-Location": "/executions/1"}),
+    ],
+    ids=["reset", "no answer", "closed", "500", "502", "503 of a session", "429 of a session"],
+)
+def test_a_call_that_may_have_been_dispatched_is_made_once(answer: Any) -> None:
+    azure = Azure(answer, executed())
+    with pool_of(azure) as pool, pytest.raises((ServiceFailed, PoolFull)):
+        pool.session("abcd").execute("1")
+    assert len(azure.requests) == 1
+
+
+def test_it_says_that_nobody_knows_whether_the_code_ran() -> None:
+    with pool_of(Azure(LOST)) as pool, pytest.raises(ServiceFailed, match="Whether it was carried out is unknown"):
+        pool.session("abcd").execute("1")
+
+
+def test_it_says_that_nothing_was_run() -> None:
+    azure = Azure(UNREACHABLE)
+    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match=r"no route to host\. Nothing was run"):
+        pool.session("abcd").execute("1")
+    assert len(azure.requests) == 3
+
+
+def test_a_read_that_broke_is_made_again() -> None:
+    azure = Azure(LOST, httpx.Response(200, json={"value": []}))
+    with pool_of(azure) as pool:
+        assert pool.session("abcd").files() == []
+
+
+def test_a_full_pool_is_waited_for_until_the_callers_patience_ends() -> None:
+    began = time.monotonic()
+    azure = Azure(full())
+    with pool_of(azure, acquire_timeout=1) as pool, pytest.raises(PoolFull, match="5 of 5 sessions") as caught:
+        pool.session("abcd").execute("1")
+    assert caught.value.sessions == 5
+    assert len(azure.requests) > 1
+    assert time.monotonic() - began < 20
+
+
+def test_a_pool_that_is_full_for_long_is_not_waited_for() -> None:
+    azure = Azure(full("1000"))
+    with pool_of(azure) as pool, pytest.raises(PoolFull) as caught:
+        pool.session("abcd").execute("1")
+    assert caught.value.retry_after == 1000
+    assert len(azure.requests) == 1
+
+
+def test_a_small_upload_is_sent_again_whole() -> None:
+    uploaded = {"name": "a.txt", "sizeInBytes": 3, "lastModifiedAt": "2024-11-11T09:05:02Z"}
+    azure = Azure(full("0"), httpx.Response(200, json=uploaded))
+    with pool_of(azure) as pool:
+        assert pool.session("abcd").upload(b"abc", "a.txt").size == 3
+    assert len(azure.requests) == 2
+    assert all(b'filename="a.txt"' in request.content for request in azure.requests)
+    assert all(b"\r\n\r\nabc\r\n" in request.content for request in azure.requests)
+
+
+def test_a_large_upload_streams_and_is_sent_once() -> None:
+    azure = Azure(full("0"))
+    with pool_of(azure) as pool, pytest.raises(PoolFull):
+        pool.session("abcd").upload(bytes(6 << 20), "a.bin")
+    (request,) = azure.requests
+    assert "content-length" not in request.headers
+    assert len(request.content) > 6 << 20
+
+
+# Errors keep what Azure said
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (refused(400, "SessionRequestValidationFailed", "bad"), InvalidRequest, "bad"),
+        (refused(401, "Unauthorized", "who?"), AccessDenied, "az login"),
+        (refused(403, "Forbidden", "no"), AccessDenied, "Azure ContainerApps Session Executor.*az role assignment"),
+        (refused(404, "SessionPoolNotFound", "no pool"), ServiceFailed, "no pool"),
+        (refused(410, "SessionLost", "gone"), SandboxLost, "gone"),
+        (refused(500, "InternalServerError", "oops"), ServiceFailed, "oops"),
+        (httpx.Response(302, headers={"Location": "https://example.com"}), ServiceFailed, "HTTP 302"),
+        (httpx.Response(502, content=b"<html>bad gateway</html>"), ServiceFailed, "HTTP 502"),
+        (full("1000", status=500), PoolFull, "5 of 5"),
+    ],
+    ids=["400", "401", "403", "404", "410", "500", "redirect", "no JSON", "full with 500"],
+)
+def test_an_error_says_what_azure_said(answer: httpx.Response, kind: type[Exception], words: str) -> None:
+    azure = Azure(answer)
+    with pool_of(azure) as pool, pytest.raises(kind, match=words) as caught:
+        pool.session("abcd").execute("1")
+    assert isinstance(caught.value, greenroom.GreenroomError)
+    details = caught.value.azure
+    assert details is not None
+    assert details.status == answer.status_code
+    assert details.request_id is not None
+    if answer.content.startswith(b'{"error"'):
+        assert (details.request_id, details.trace_id) == ("request-1", "trace-1")
+        assert "request request-1" in str(caught.value)
+        assert "trace trace-1" in str(caught.value)
+    assert len(azure.requests) == 1
+
+
+def test_a_missing_file_is_named() -> None:
+    with pool_of(Azure(refused(404, "FileNotFound"))) as pool:
+        session = pool.session("abcd")
+        for call in (session.download, session.file, session.delete_file):
+            with pytest.raises(FileMissing, match=r"/mnt/data/sub/a\.txt"):
+                call("sub/a.txt")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, content=b"<html>log in</html>"),
+        httpx.Response(200, json=[]),
+        httpx.Response(200, json={"status": "Unheard-of"}),
+        httpx.Response(200, json={"status": "Succeeded", "result": 5}),
+        httpx.Response(200),
+        httpx.Response(200, content=b"[" * 100_000),
+    ],
+    ids=["HTML", "a list", "unknown status", "no result", "nothing", "deep"],
+)
+def test_an_answer_that_nobody_can_read_is_an_error_of_the_service(answer: httpx.Response) -> None:
+    with pool_of(Azure(answer)) as pool, pytest.raises(ServiceFailed):
+        pool.session("abcd").execute("1")
+
+
+def test_an_answer_without_end_is_given_up() -> None:
+    azure = Azure(httpx.Response(200, content=b" " * (65 << 20)))
+    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="over the limit"):
+        pool.session("abcd").execute("1")
+
+
+# Executions
+
+
+def test_a_failed_execution_is_data() -> None:
+    traceback = "Traceback (most recent call last):\n  File x\nNameError: name 'x' is not defined"
+    streams = {"stdout": "before\n", "stderr": traceback, "executionResult": "", "executionTimeInMilliseconds": 1}
+    azure = Azure(httpx.Response(200, json={"id": "e1", "status": "Failed", "result": streams}))
+    with pool_of(azure) as pool:
+        execution = pool.session("abcd").execute("x")
+    assert (execution.status, execution.stdout, execution.stderr) == ("failed", "before\n", "")
+    assert execution.error is not None
+    assert (execution.error.name, execution.error.value) == ("NameError", "name 'x' is not defined")
+
+
+def test_the_events_of_a_stream_come_at_the_end() -> None:
+    with pool_of(Azure(executed(stdout="hi\n", result="7"))) as pool:
+        text, output, execution = pool.session("abcd").stream("…")
+    assert text == StreamText("stdout", "hi\n")
+    assert isinstance(execution, Execution)
+    assert output == execution.outputs[0]
+
+
+def test_a_long_execution_is_asynchronous_and_asked_for() -> None:
+    azure = Azure(running(), running(), executed(result="7"))
+    with pool_of(azure) as pool:
+        assert pool.session("abcd").execute("…", timeout=300).result == "7"
+    assert azure.calls == ["POST executions", "GET executions/e1", "GET executions/e1"]
+    assert azure.bodies[0]["executionType"] == "Asynchronous"
+    assert azure.bodies[0]["timeoutInSeconds"] == 300
+
+
+def test_a_submitted_execution_has_no_limit() -> None:
+    azure = Azure(running(), executed(result="7"))
+    with pool_of(azure) as pool:
+        assert pool.session("abcd").submit("…").result(10).result == "7"
+    assert "timeoutInSeconds" not in azure.bodies[0]
+
+
+def test_a_synchronous_execution_that_is_not_done_is_asked_for() -> None:
+    """2024-10-02-preview answers with 202."""
+    azure = Azure(running(202), executed(result="7"))
+    with pool_of(azure) as pool:
+        assert pool.session("abcd").execute("…").result == "7"
+
+
+def test_an_execution_whose_session_was_deleted_is_lost() -> None:
+    azure = Azure(running(), refused(404, "ExecutionNotFound"))
+    with pool_of(azure) as pool, pytest.raises(SandboxLost, match="e1 is not known any more"):
+        pool.session("abcd").execute("…", timeout=300)
+
+
+def test_the_legacy_contract_has_no_long_executions() -> None:
+    answer = {"properties": {"status": "Success", "stdout": "", "stderr": "", "result": ""}}
+    azure = Azure(httpx.Response(200, json=answer))
+    with pool_of(azure, api_version="2024-02-02-preview") as pool:
+        with pytest.raises(InvalidRequest, match="at most 220 seconds"):
+            pool.session("abcd").execute("…", timeout=221)
+        assert pool.session("abcd").submit("…").result(10).succeeded
+    assert azure.bodies[0]["properties"]["timeoutInSeconds"] == 220
+
+
+async def test_executions_of_a_session_run_one_after_the_other_and_sessions_at_once() -> None:
+    under_way: dict[str, int] = {}
+    most: dict[str, int] = {"": 0}
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        identifier = request.url.params["identifier"]
+        under_way[identifier] = under_way.get(identifier, 0) + 1
+        most[identifier] = max(most.get(identifier, 0), under_way[identifier])
+        most[""] = max(most[""], sum(under_way.values()))
+        await asyncio.sleep(0.02)
+        under_way[identifier] -= 1
+        return executed()
+
+    with pool_of(Azure(answer)) as pool:
+        await asyncio.gather(*(pool.session(f"user-{n % 4}").aexecute("1") for n in range(20)))
+    assert most == {"": 4, "user-0": 1, "user-1": 1, "user-2": 1, "user-3": 1}
+
+
+async def test_cancelling_a_call_ends_its_request() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        loop.call_soon_threadsafe(begun.set)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+        return executed()
+
+    azure = Azure(answer, executed(result="7"))
+    with pool_of(azure) as pool:
+        call = asyncio.create_task(pool.session("abcd").aexecute("…"))
+        await asyncio.wait_for(begun.wait(), 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(ended.wait(), 10)
+        assert (await pool.session("abcd").aexecute("…")).result == "7"
+
+
+# Files
+
+
+def test_a_file_over_the_limit_is_refused_in_both_directions() -> None:
+    azure = Azure(httpx.Response(200, content=bytes(2000)))
+    with pool_of(azure, file_limit=1000) as pool:
+        with pytest.raises(FileRefused, match="over the limit of 1000 bytes"):
+            pool.session("abcd").upload(bytes(1001), "a.bin")
+        with pytest.raises(FileRefused, match="over the limit of 1000 bytes"):
+            pool.session("abcd").download("a.bin")
+    assert azure.calls == ["GET files/a.bin/content"]
+
+
+def entry(name: str, kind: str = "file") -> dict[str, Any]:
+    return {"name": name, "type": kind, "sizeInBytes": 1, "lastModifiedAt": "2024-11-11T09:05:02Z"}
+
+
+def test_versions_without_recursive_lists_are_asked_for_each_directory() -> None:
+    tree = {"": [entry("a.txt"), entry("sub", "directory")], "sub": [entry("b.txt")]}
+    azure = Azure(lambda request: httpx.Response(200, json={"value": tree[request.url.params.get("path", "")]}))
+    with pool_of(azure, api_version="2025-02-02-preview") as pool:
+        files = pool.session("abcd").files(recursive=True)
+    assert [file.path for file in files] == ["/mnt/data/a.txt", "/mnt/data/sub", "/mnt/data/sub/b.txt"]
+
+
+# Lists in pages
+
+
+def test_a_list_goes_on_where_it_says() -> None:
+    first = {"value": [entry("b.txt")], "nextLink": f"{ENDPOINT}/files?skip=1"}
+    azure = Azure(httpx.Response(200, json=first), httpx.Response(200, json={"value": [entry("a.txt")]}))
+    with pool_of(azure) as pool:
+        assert [file.name for file in pool.session("abcd").files()] == ["a.txt", "b.txt"]
+    assert azure.requests[1].url.params["skip"] == "1"
+    assert azure.requests[1].url.params["identifier"] == "abcd"
+
+
+@pytest.mark.parametrize(
+    "link", ["https://example.com/files?skip=1", "//example.com/files", "http://eastasia.dynamicsessions.io/?skip=1"]
+)
+def test_no_token_goes_where_a_list_says_it_goes_on(link: str) -> None:
+    azure = Azure(httpx.Response(200, json={"value": [], "nextLink": link}))
+    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="not a part of"):
+        pool.session("abcd").files()
+    assert len(azure.requests) == 1
+
+
+def test_a_list_without_end_ends() -> None:
+    azure = Azure(httpx.Response(200, json={"value": [], "nextLink": "?skip=1"}))
+    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="where it has been already"):
+        pool.session("abcd").files()
+
+
+# Sessions
+
+
+def test_sessions_are_listed() -> None:
+    moment = "2025-01-21T03:38:05.232Z"
+    names = ["user-2", "user-1"]
+    sessions = [{"identifier": name, "createdAt": moment, "lastAccessedAt": moment} for name in names]
+    azure = Azure(httpx.Response(200, json={"sessions": sessions}))
+    with pool_of(azure, api_version="2024-02-02-preview") as pool:
+        assert [session.identifier for session in pool.sessions()] == ["user-1", "user-2"]
+        assert "2 of ? sessions" in repr(pool.status())
+    assert azure.requests[0].url.params["api-version"] == "2025-10-02-preview"  # earlier ones have no list
+
+
+@pytest.mark.parametrize(
+    "answer", [httpx.Response(204), refused(404, "NoSessionFoundError"), refused(400, "SessionWithIdentifierNotFound")]
+)
+def test_deleting_a_session_is_idempotent(answer: httpx.Response) -> None:
+    azure = Azure(answer)
+    with pool_of(azure) as pool:
+        pool.session("abcd").delete()
+    assert azure.calls == ["DELETE session"]
+
+
+def test_closing_deletes_the_sessions_that_nobody_else_knows() -> None:
+    azure = Azure(lambda request: executed() if request.method == "POST" else refused(500))
+    with pool_of(azure) as pool:
+        own = pool.session()
+        own.execute("1")
+        pool.session("user-1").execute("1")
+        pool.session()
+    deleted = [each.url.params["identifier"] for each in azure.requests if each.method == "DELETE"]
+    assert deleted == [own.identifier]
+
+
+def test_a_session_has_the_memory_of_its_pool() -> None:
+    with pool_of(Azure()) as pool, pytest.raises(InvalidRequest, match="sessionpool create --memory"):
+        pool.session("abcd", memory="1Gi")
+
+
+# Nothing in the logs
+
+
+@pytest.mark.parametrize("answer", [executed(), refused(500, "InternalServerError", "oops")], ids=["good", "bad"])
+def test_no_log_has_a_token_code_or_content(answer: httpx.Response, caplog: pytest.LogCaptureFixture) -> None:
+    use: list[Callable[[Session], object]] = [
+        lambda session: session.execute("print('the-secret-code')"),
+        lambda session: session.upload(b"the-secret-content", "a.txt"),
+    ]
+    with caplog.at_level(logging.INFO), pool_of(Azure(answer)) as pool:
+        for call in use:
+            try:
+                call(pool.session("abcd"))
+            except ServiceFailed as error:
+                logging.getLogger("test").info("%r %s", error, json.dumps(str(pool)))
+    assert "the-secret" not in caplog.text
+
+
+def test_the_pools_representation_keeps_the_key() -> None:
+    with pool_of(Azure()) as pool:
+        assert TOKEN not in repr(pool)
+        assert ENDPOINT in repr(pool)
+
+
+def test_without_httpx_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(__import__("sys").modules, "greenroom.azure.client", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "httpx", None)
+    monkeypatch.delitem(__import__("sys").modules, "greenroom.azure.http", raising=False)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'greenroom\[azure\]'"):
+        greenroom.connect(ENDPOINT)
+
+
+def test_no_timeout_is_infinite_for_a_socket() -> None:
+    azure = Azure(running(), executed())
+    with pool_of(azure) as pool:
+        pool.session("abcd").submit("…").result(10)
+    assert all(math.isfinite(request.extensions["timeout"]["read"]) for request in azure.requests)

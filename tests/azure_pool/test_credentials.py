@@ -1,0 +1,184 @@
+"""Tokens of azure-core's credentials, up to the managed identity of a real `DefaultAzureCredential`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from azure.core.credentials import AccessToken
+
+import greenroom
+from greenroom import AccessDenied
+
+from .scripted import ENDPOINT, Azure, executed, pool_of, refused
+
+
+class Credential:
+    """Gives tokens with numbers that live for `lasts` seconds."""
+
+    def __init__(self, lasts: float = 3600) -> None:
+        self.lasts = lasts
+        self.scopes: list[str] = []
+        self.closed = False
+
+    def get_token(self, *scopes: str, **_: object) -> AccessToken:
+        time.sleep(0.01)
+        self.scopes += scopes
+        return AccessToken(f"token-{len(self.scopes)}", int(time.time() + self.lasts))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class AsyncCredential(Credential):
+    async def get_token(self, *scopes: str, **_: object) -> AccessToken:  # pyright: ignore[reportIncompatibleMethodOverride]
+        await asyncio.sleep(0.01)
+        return super().get_token(*scopes)
+
+
+def tokens_of(azure: Azure) -> list[str]:
+    return [request.headers["Authorization"].removeprefix("Bearer ") for request in azure.requests]
+
+
+@pytest.mark.parametrize("kind", [Credential, AsyncCredential])
+def test_a_token_is_fetched_once_for_all(kind: type[Credential]) -> None:
+    credential, azure = kind(), Azure(executed())
+    with pool_of(azure, credential=credential) as pool:
+        pool.session("abcd").execute("1")
+
+        async def many() -> None:
+            await asyncio.gather(*(pool.session(f"user-{n}").aexecute("1") for n in range(20)))
+
+        asyncio.run(many())
+    assert credential.scopes == ["https://dynamicsessions.io/.default"]
+    assert set(tokens_of(azure)) == {"token-1"}
+    assert not credential.closed  # it is the caller's
+
+
+def test_many_at_once_fetch_one_token() -> None:
+    credential, azure = Credential(), Azure(executed())
+    with pool_of(azure, credential=credential) as pool:
+
+        async def many() -> None:
+            await asyncio.gather(*(pool.session(f"user-{n}").aexecute("1") for n in range(20)))
+
+        asyncio.run(many())
+    assert len(credential.scopes) == 1
+
+
+def test_a_token_is_renewed_before_it_ends() -> None:
+    credential, azure = Credential(lasts=2), Azure(executed())
+    with pool_of(azure, credential=credential) as pool:
+        pool.session("abcd").execute("1")
+        pool.session("abcd").execute("1")
+        time.sleep(1.5)  # of 2 seconds
+        pool.session("abcd").execute("1")
+    assert tokens_of(azure) == ["token-1", "token-1", "token-2"]
+
+
+def test_a_token_that_is_refused_is_renewed_once() -> None:
+    credential, azure = Credential(), Azure(refused(401), executed(result="2"))
+    with pool_of(azure, credential=credential) as pool:
+        assert pool.session("abcd").execute("1 + 1").result == "2"
+    assert tokens_of(azure) == ["token-1", "token-2"]
+
+
+def test_a_second_refusal_is_the_last() -> None:
+    credential, azure = Credential(), Azure(refused(401, "Unauthorized", "wrong audience"))
+    with pool_of(azure, credential=credential) as pool, pytest.raises(AccessDenied, match="wrong audience"):
+        pool.session("abcd").execute("1")
+    assert tokens_of(azure) == ["token-1", "token-2"]
+
+
+def test_a_credential_that_fails_says_why() -> None:
+    class Failing(Credential):
+        def get_token(self, *scopes: str, **_: object) -> AccessToken:
+            raise RuntimeError(f"no luck with {scopes[0]}")
+
+    azure = Azure(executed())
+    with (
+        pool_of(azure, credential=Failing()) as pool,
+        pytest.raises(AccessDenied, match=r"no luck with https://dyn.*\nLog in with 'az login'"),
+    ):
+        pool.session("abcd").execute("1")
+    assert azure.requests == []
+
+
+# The managed identity of an app in Azure
+
+
+@contextmanager
+def identity_endpoint() -> Generator[tuple[str, list[dict[str, list[str]]]], None, None]:
+    """App Service's protocol on the loopback: a token for whoever has the secret; yields what was asked."""
+    asked: list[dict[str, list[str]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.headers["X-IDENTITY-HEADER"] == "secret"
+            query = parse_qs(urlsplit(self.path).query)
+            asked.append(query)
+            token = {"access_token": "of-the-identity", "expires_on": str(int(time.time()) + 3600)}
+            body = json.dumps({**token, "resource": query["resource"][0], "token_type": "Bearer"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/msi/token", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_a_managed_identity_is_taken_by_default(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    azure = Azure(executed(result="2"))
+    with identity_endpoint() as (url, asked):
+        monkeypatch.setenv("IDENTITY_ENDPOINT", url)
+        monkeypatch.setenv("IDENTITY_HEADER", "secret")
+        options = {"client_id": "client-7"} if way == "argument" else {}
+        if way == "environment":
+            monkeypatch.setenv("AZURE_CLIENT_ID", "client-7")
+        with pool_of(azure, credential=None, **options) as pool:
+            assert pool.session("abcd").execute("1 + 1").result == "2"
+            assert pool.session("abcd").execute("1 + 1").result == "2"
+    (query,) = asked
+    assert query["resource"] == ["https://dynamicsessions.io"]
+    assert query["client_id"] == ["client-7"]
+    assert set(tokens_of(azure)) == {"of-the-identity"}
+
+
+def test_azure_identity_is_imported_only_when_a_token_is_needed() -> None:
+    program = f"import sys, greenroom\npool = greenroom.connect({ENDPOINT!r})\nprint('azure.identity' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout == "False\n"
+
+
+def test_a_server_on_this_machine_gets_no_token_of_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unwanted(client_id: str | None) -> None:
+        pytest.fail(f"no credential is needed, and none for {client_id}")
+
+    monkeypatch.setattr("greenroom.azure.client.default_credential", unwanted)
+    azure = Azure(executed())
+    with greenroom.connect("http://127.0.0.1:8080", transport=httpx.MockTransport(azure)) as pool:
+        pool.session("abcd").execute("1")
+    assert "Authorization" not in azure.requests[0].headers
