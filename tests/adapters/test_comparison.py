@@ -9,7 +9,7 @@ import pytest
 from greenroom.testing import AdapterSuite
 
 ROOT = Path(__file__).parents[2]
-ADAPTERS = ("langchain", "llamaindex", "semantic_kernel")
+ADAPTERS = ("agent_framework", "langchain", "llamaindex", "semantic_kernel")
 
 
 def rows(table: str) -> dict[str, list[str]]:
@@ -49,6 +49,15 @@ def test_no_test_is_named_for_a_claim_that_is_not_made() -> None:
 
 def test_every_row_has_a_cell_for_each_integration() -> None:
     assert {len(cells) for cells in COMPARISON.values()} == {4}
+
+
+def test_the_table_of_the_readme_is_a_part_of_the_whole() -> None:
+    whole = (ROOT / "docs/comparison.md").read_text().splitlines()
+    readme = (ROOT / "README.md").read_text()
+    start = readme.index(whole[next(number for number, line in enumerate(whole) if line.startswith("|"))])
+    table = readme[start : readme.index("\n\n", start)].splitlines()
+    assert len(table) > 10
+    assert set(table) <= set(whole)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -30,7 +30,7 @@ def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = N
         config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
         options: those of every local pool are the fields of `greenroom.pool.PoolSettings`; bubblewrap's is
             `python`, Docker's are `image`, `runtime` and `host`. Those of a pool in Azure are the fields of
-            `greenroom.azure.AzureSettings`, such as `credential`.
+            `greenroom.azure.settings.AzureSettings`, such as `credential`.
 
     Raises:
         InvalidRequest: the scheme or an option is unknown, or a value breaks a rule.

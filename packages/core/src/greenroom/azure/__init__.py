@@ -26,5 +26,13 @@ Codecs, for client and server alike; none does I/O::
 `decode_session(s)`, `encode_metadata` and `EXECUTED`, the status of each version for an execution.
 
 A decoder of requests raises `problems.BadRequest`, an `InvalidRequest` that knows its code. A decoder of
-responses raises `wire.Malformed`. `problems.problem_of` has the status and code of any `GreenroomError`.
+responses raises `wire.Malformed`. `problems.problem_of` has the status and code of any `GreenroomError`, and
+`problems.error_of` has the error of any answer.
+
+The client does the I/O (it needs the extra `azure`)::
+
+    client       `AzurePool`, the pool as a `Backend`
+    http         requests to it: retries where nothing was dispatched, time limits, answers that are errors
+    credentials  tokens, fetched when needed and renewed before they end
+    settings     `AzureSettings`, its options; what an endpoint is
 """

@@ -9,6 +9,7 @@ import random
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
@@ -28,7 +29,7 @@ _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 8.0
 _MAX_BODY = 64 << 20
 _MAX_PROBLEM = 64 << 10
-_USER_AGENT = "greenroom (Language=Python)"
+_USER_AGENT = f"greenroom/{version('greenroom')} (Language=Python)"
 
 # With these, an answer tells of work in a session, so the request was dispatched whatever the status says.
 _OF_A_SESSION = ("operation-id", "operation-location", "x-ms-session-guid", "x-ms-container-execution-duration")
