@@ -255,7 +255,12 @@ UNLIKE_LINUX = {
 }
 
 
-@pytest.fixture(scope="module", params=["bubblewrap:", "docker:", GVISOR])
+ENGINES = ["bubblewrap:", "docker:", GVISOR]
+OF_THE_KERNEL = {"descriptors and streams", "ends"}
+"""What may be otherwise with another kernel under the code; the rest is told of the same worker everywhere."""
+
+
+@pytest.fixture(scope="module", params=ENGINES)
 def pool(request: pytest.FixtureRequest) -> Iterator[SessionPool]:
     with engine_pool(request.param, preload=(), grace=0.5, memory="1Gi", ready_session_instances=2) as pool:
         yield pool
@@ -268,8 +273,15 @@ def session(pool: SessionPool) -> Iterator[Session]:
 
 
 @pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, id=f"{topic} - {name}") for topic, cases in CASES.items() for name, case in cases.items()],
+    ("pool", "case"),
+    [
+        pytest.param(engine, case, id=f"{engine}-{topic} - {name}")
+        for engine in ENGINES
+        for topic, cases in CASES.items()
+        if engine == "bubblewrap:" or topic in OF_THE_KERNEL
+        for name, case in cases.items()
+    ],
+    indirect=["pool"],
 )
 def test_the_code_is_told_and_the_session_goes_on(request: pytest.FixtureRequest, session: Session, case: Case) -> None:
     engine, _, name = request.node.callspec.id.partition("-")

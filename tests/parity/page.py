@@ -1,4 +1,4 @@
-"""Writes docs/azure-parity.md: page.md with the cases that are tested. Run it with `make parity`."""
+"""Writes docs/azure-parity.md: page.md.template with the cases that are tested. Run it with `make parity`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ABSENT = "\N{EN DASH}"
 
 def text() -> str:
     """The whole page."""
-    return Path(__file__).with_suffix(".md").read_text().replace("<!-- cases -->\n", "\n".join(_sections()))
+    return Path(__file__).with_suffix(".md.template").read_text().replace("<!-- cases -->\n", "\n".join(_sections()))
 
 
 def _sections() -> Iterator[str]:
