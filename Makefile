@@ -18,8 +18,8 @@ test: lint clients
 
 # Lint, types, architecture, and the tests that need no engine: seconds.
 check: lint
-	@$(BIN)/pytest -q tests/core tests/engines/test_memory.py tests/adapters tests/azure_pool/test_c[lor]*.py \
-		tests/server/test_contract.py
+	@$(BIN)/pytest -q tests/core tests/engines/test_memory.py tests/adapters tests/server/test_contract.py \
+		tests/azure_pool/test_codecs.py tests/azure_pool/test_client.py tests/azure_pool/test_credentials.py
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
