@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -59,11 +60,23 @@ def warm_pandas(url: str, rounds: int) -> float:
     return median(times)
 
 
-def next_execution(url: str, rounds: int) -> float:
-    with greenroom.connect(url, ready_session_instances=0) as pool, pool.session() as session:
+def next_execution(url: str, rounds: int, **options: Any) -> float:
+    with greenroom.connect(url, **options) as pool, pool.session() as session:
         for _ in range(20):
             session.execute("1+1")
         return median(seconds(lambda: session.execute("1+1")) for _ in range(rounds * 10))
+
+
+def over_http(url: str, rounds: int) -> float:
+    """The next execution through `greenroom serve` in a process of its own, and the client of Azure's API."""
+    command = [sys.executable, "-m", "greenroom", "serve", "--pool", url, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            endpoint = server.stderr.readline().split()[-1]
+            return next_execution(endpoint, rounds)
+        finally:
+            server.terminate()
 
 
 def many_at_once(url: str, rounds: int) -> float:
@@ -205,7 +218,13 @@ def main() -> None:
             table.add_column(pool, justify="right")
             measure(pool, "warm: new session, first pandas result", "ms", lambda pool=pool: warm_pandas(pool, rounds))
             measure(pool, "cold: new session, first result", "ms", lambda pool=pool: cold_start(pool, rounds))
-            measure(pool, "next execution, 1+1", "ms", lambda pool=pool: next_execution(pool, rounds))
+            measure(
+                pool,
+                "next execution, 1+1",
+                "ms",
+                lambda pool=pool: next_execution(pool, rounds, ready_session_instances=0),
+            )
+            measure(pool, "the same over HTTP", "ms", lambda pool=pool: over_http(pool, rounds))
             measure(pool, "20 sessions, 10 executions each, a second", "", lambda pool=pool: many_at_once(pool, rounds))
             measure(pool, "idle session", "MB", lambda pool=pool: idle_memory(pool, preload=False))
             measure(pool, "idle session, pandas loaded", "MB", lambda pool=pool: idle_memory(pool, preload=True))

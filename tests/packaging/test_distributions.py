@@ -102,8 +102,9 @@ def test_all_distributions_have_one_version() -> None:
     assert {project(folder)["license"] for folder in FOLDERS} == {"MIT"}
 
 
-def test_the_lock_names_no_index_and_pins_everything_with_hashes() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("path", ["requirements.lock", "tests/clients/requirements.lock"])
+def test_the_lock_names_no_index_and_pins_everything_with_hashes(path: str) -> None:
+    lock = (ROOT / path).read_text()
     assert "://" not in lock
     pinned = re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?==(\S+)", lock, re.MULTILINE)
     blocks = re.split(r"^(?=[\w.-]+(?:\[[^\]]*\])?==)", lock, flags=re.MULTILINE)[1:]

@@ -49,7 +49,9 @@ class Backend(Protocol):
         """The sessions that hold a sandbox, by identifier."""
         ...
 
-    async def status(self) -> PoolStatus: ...
+    async def status(self) -> PoolStatus:
+        """What it holds and has done; raises where it serves no more."""
+        ...
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         """Remember what a session wants otherwise than the pool, for as long as somebody holds `overrides`.

@@ -10,6 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from greenroom.errors import InvalidRequest
 
+MAX_TIMEOUT = 1800
+"""The longest that a synchronous execution may take, in seconds."""
+
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)

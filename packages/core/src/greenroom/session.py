@@ -31,8 +31,7 @@ from greenroom.models import (
     Status,
     StreamText,
 )
-from greenroom.options import parse_size
-from greenroom.pool.settings import MAX_TIMEOUT
+from greenroom.options import MAX_TIMEOUT, parse_size
 from greenroom.portal import Portal
 
 T = TypeVar("T")

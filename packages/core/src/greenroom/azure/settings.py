@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from greenroom.azure.wire import API_VERSIONS, LATEST
 from greenroom.errors import InvalidRequest
-from greenroom.options import Size, validate
-from greenroom.pool.settings import MAX_TIMEOUT
+from greenroom.options import MAX_TIMEOUT, Size, validate
 
 _MIB = 1 << 20
 

@@ -161,6 +161,8 @@ class LocalPool:
         )
 
     async def status(self) -> PoolStatus:
+        if self._state.closing:
+            raise PoolClosed("The pool was closed.")
         return self._statistics.status(self._state, self._rules.maximum)
 
     async def close(self) -> None:

@@ -10,10 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from greenroom.engines.base import Limits
-from greenroom.options import Size, validate
-
-MAX_TIMEOUT = 1800
-"""The longest that a synchronous execution may take, in seconds."""
+from greenroom.options import MAX_TIMEOUT, Size, validate
 
 
 def _count_or_auto(value: object) -> object:

@@ -30,7 +30,7 @@ from greenroom.azure.wire import (
 )
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution
-from greenroom.pool.settings import MAX_TIMEOUT
+from greenroom.options import MAX_TIMEOUT
 from greenroom.server import inside
 from greenroom.server.executions import Outcome, Record
 from greenroom.server.replies import Refused, json_response, too_large
