@@ -556,7 +556,7 @@ async def test_a_closed_pool_has_ended_everything_and_serves_no_more() -> None:
         await pool.close()
         assert engine.alive == []
         assert engine.closed == 1
-        for call in (lambda: use(pool, "user"), lambda: use(pool, "other")):
+        for call in (lambda: use(pool, "user"), lambda: use(pool, "other"), pool.status):
             with pytest.raises(PoolClosed):
                 await call()
         await pool.close()

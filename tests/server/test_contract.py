@@ -442,3 +442,4 @@ async def test_health_needs_no_version_and_knows_the_pools() -> None:
         await backend.close()
         closed = await client.post("/executions", params=query(LATEST), json=flat("1"))
         assert (closed.status_code, code_of(closed)) == (503, "ServiceUnavailable")
+        assert (await client.get("/readyz")).status_code == 503

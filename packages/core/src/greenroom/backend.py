@@ -49,6 +49,10 @@ class Backend(Protocol):
         """The sessions that hold a sandbox, by identifier."""
         ...
 
+    async def session(self, identifier: str) -> SessionInfo | None:
+        """The session of that identifier, if it holds a sandbox."""
+        ...
+
     async def status(self) -> PoolStatus:
         """What it holds and has done; raises where it serves no more."""
         ...

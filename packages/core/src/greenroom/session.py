@@ -286,6 +286,14 @@ class Session:
 
     # End
 
+    def info(self) -> SessionInfo | None:
+        """When it began, was last used and will end; `None` if it has not begun, or has ended. It begins nothing."""
+        return self._portal.run(self._backend.session(self._identifier))
+
+    async def ainfo(self) -> SessionInfo | None:
+        """As `info`."""
+        return await self._portal.arun(self._backend.session(self._identifier))
+
     def delete(self) -> None:
         """End the session: its sandbox, variables and files. Idempotent; the next use begins a new one."""
         self._portal.run(self._backend.delete(self._identifier))

@@ -8,7 +8,7 @@ import errno
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import replace
 from types import ModuleType
 from typing import TypeVar
@@ -202,16 +202,19 @@ class AzurePool:
     # Sessions and the pool. Only the later contract has them; the service takes it for sessions of both.
 
     async def delete(self, identifier: str) -> None:
-        try:
+        with _no_session():
             await self._call(flat.delete_session(), identifier)
-        except GreenroomError as error:
-            if error.azure is None or error.azure.code not in NO_SESSION:
-                raise
 
     async def sessions(self) -> list[SessionInfo]:
         pages = self._pages(flat.list_sessions(), None)
         found = [each async for body in pages for each in _decoded(lambda body=body: flat.decode_sessions(body))]
         return sorted(found, key=lambda session: session.identifier)
+
+    async def session(self, identifier: str) -> SessionInfo | None:
+        with _no_session():
+            body = await self._call(flat.get_session(), identifier)
+            return _decoded(lambda: flat.decode_session(body))
+        return None
 
     async def status(self) -> PoolStatus:
         """What the service tells of its pool: how many sessions there are."""
@@ -309,6 +312,16 @@ def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
     if endpoint.startswith("http:"):  # a server on this machine: no token of Azure is any of its business
         return FixedToken(None)
     return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)
+
+
+@contextlib.contextmanager
+def _no_session() -> Generator[None, None, None]:
+    """Pass over the error that says that there is none."""
+    try:
+        yield
+    except GreenroomError as error:
+        if error.azure is None or error.azure.code not in NO_SESSION:
+            raise
 
 
 def _decoded(decode: Callable[[], T]) -> T:

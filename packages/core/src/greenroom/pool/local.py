@@ -145,6 +145,10 @@ class LocalPool:
     async def sessions(self) -> list[SessionInfo]:
         return [self._info(self._slots[identifier]) for identifier in sorted(self._slots)]
 
+    async def session(self, identifier: str) -> SessionInfo | None:
+        slot = self._slots.get(identifier)
+        return None if slot is None else self._info(slot)
+
     def _info(self, slot: Slot) -> SessionInfo:
         wall = datetime.now(UTC)
         now = self._clock()

@@ -34,11 +34,10 @@ async def get_session(request: Request, target: Target) -> Response:
     """`GET session`: it does not make one."""
     del request
     target.require(since=_SINCE)
-    identifier = target.identifier
-    for session in await target.pool.backend.sessions():
-        if session.identifier == identifier:
-            return json_response(_encode(session))
-    raise Refused(404, SESSION_NOT_FOUND, "There is no session with this identifier.")
+    session = await target.pool.backend.session(target.identifier)
+    if session is None:
+        raise Refused(404, SESSION_NOT_FOUND, "There is no session with this identifier.")
+    return json_response(_encode(session))
 
 
 async def delete_session(request: Request, target: Target) -> Response:

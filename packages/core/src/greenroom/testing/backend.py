@@ -14,6 +14,10 @@ class BareBackend:
         """None."""
         return []
 
+    async def session(self, identifier: str) -> SessionInfo | None:
+        """None, unless `sessions` has it."""
+        return next((each for each in await self.sessions() if each.identifier == identifier), None)
+
     async def status(self) -> PoolStatus:
         """Of an empty pool."""
         return PoolStatus(

@@ -295,6 +295,18 @@ class ExecutionSuite(Suite):
         assert session.execute("'x' in globals()").result == "False"
         assert session.files() == []
 
+    async def test_a_session_tells_its_times_and_asking_begins_none(self, pool: SessionPool, session: Session) -> None:
+        assert session.info() is None
+        session.execute("1")
+        info = await session.ainfo()
+        assert info is not None
+        assert info.identifier == session.identifier
+        assert info.created <= info.last_used
+        assert info.expires is None or info.expires > info.last_used
+        assert info.identifier in {each.identifier for each in pool.sessions()}
+        session.delete()
+        assert session.info() is None
+
     # Bad input
 
     @pytest.mark.parametrize("identifier", ["abc", "x" * 129, "with space", "", "ümlaut", "new\nline"])
