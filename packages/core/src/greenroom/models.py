@@ -210,26 +210,26 @@ class PoolStatus:
 
     limit: int | None
     """Sandboxes at once, at most; `None` where the pool does not tell, as in Azure."""
-    ready: int
+    ready: int = 0
     """Warm sandboxes that wait for a session."""
-    starting: int
-    executing: int
+    starting: int = 0
+    executing: int = 0
     """Sessions with a call under way."""
-    idle: int
+    idle: int = 0
     """Sessions without one."""
-    waiting: int
+    waiting: int = 0
     """Identifiers in the queue for a sandbox."""
-    allocations_warm: int
+    allocations_warm: int = 0
     """Sessions that found a warm sandbox."""
-    allocations_cold: int
+    allocations_cold: int = 0
     """Sessions that had to wait for one."""
-    wait_median: float
+    wait_median: float = 0.0
     """Of the last 1,000 allocations."""
-    wait_max: float
-    start_median: float
+    wait_max: float = 0.0
+    start_median: float = 0.0
     """From the order for a sandbox until it takes code; of the last 1,000 starts."""
-    start_max: float
-    evictions: Mapping[str, int]
+    start_max: float = 0.0
+    evictions: Mapping[str, int] = field(default_factory=dict[str, int])
     """Sandboxes that have ended, by cause."""
 
     def __repr__(self) -> str:

@@ -218,21 +218,7 @@ class AzurePool:
 
     async def status(self) -> PoolStatus:
         """What the service tells of its pool: how many sessions there are."""
-        return PoolStatus(
-            limit=None,
-            ready=0,
-            starting=0,
-            executing=0,
-            idle=len(await self.sessions()),
-            waiting=0,
-            allocations_warm=0,
-            allocations_cold=0,
-            wait_median=0.0,
-            wait_max=0.0,
-            start_median=0.0,
-            start_max=0.0,
-            evictions={},
-        )
+        return PoolStatus(limit=None, idle=len(await self.sessions()))
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         raise InvalidRequest(

@@ -20,21 +20,7 @@ class BareBackend:
 
     async def status(self) -> PoolStatus:
         """Of an empty pool."""
-        return PoolStatus(
-            limit=0,
-            ready=0,
-            starting=0,
-            executing=0,
-            idle=0,
-            waiting=0,
-            allocations_warm=0,
-            allocations_cold=0,
-            wait_median=0.0,
-            wait_max=0.0,
-            start_median=0.0,
-            start_max=0.0,
-            evictions={},
-        )
+        return PoolStatus(limit=0)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         """Refuse, as there is nothing to configure."""
