@@ -326,6 +326,12 @@ def test_an_execution_whose_session_was_deleted_is_lost() -> None:
         pool.session("abcd").execute("…", timeout=300)
 
 
+def test_an_execution_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.azure.client.MARGIN", 0.5)
+    with pool_of(Azure(running(202))) as pool, pytest.raises(ServiceFailed, match="e1 did not end"):
+        pool.session("abcd").execute("…", timeout=0.5)
+
+
 def test_the_legacy_contract_has_no_long_executions() -> None:
     answer = {"properties": {"status": "Success", "stdout": "", "stderr": "", "result": ""}}
     azure = Azure(httpx.Response(200, json=answer))

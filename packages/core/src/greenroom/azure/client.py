@@ -89,7 +89,7 @@ class AzurePool:
         # The service's order of calls that come at once is unknown, and an HTTP timeout should not count the wait.
         async with self._turn(identifier):
             outcome = await self._post(identifier, request, seconds)
-            while isinstance(outcome, Pending):
+            if isinstance(outcome, Pending):
                 outcome = await self._poll(identifier, outcome.id, seconds)
         if on_event is not None:
             _tell(outcome, on_event)
@@ -119,9 +119,10 @@ class AzurePool:
         return _decoded(lambda: self._codec.decode_execution(body, timeout=seconds))
 
     async def _poll(self, identifier: str, id: str, seconds: float) -> Execution:  # noqa: A002  the model's own word
-        """Ask for an execution until it has ended."""
+        """Ask for an execution until it has ended; the service keeps its limit of time, but not for ever."""
         delay = _FIRST_POLL
-        while True:
+        deadline = time.monotonic() + seconds + MARGIN
+        while time.monotonic() < deadline:
             await asyncio.sleep(delay)
             delay = min(delay * 1.5, _LONGEST_POLL)
             try:
@@ -133,6 +134,7 @@ class AzurePool:
             outcome = _decoded(lambda body=body: flat.decode_execution(body, timeout=seconds))
             if isinstance(outcome, Execution):
                 return outcome
+        raise ServiceFailed(f"The execution {id} did not end {MARGIN:g} seconds after its limit of {seconds:g}.")
 
     @contextlib.asynccontextmanager
     async def _turn(self, identifier: str) -> AsyncGenerator[None, None]:
