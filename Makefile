@@ -5,16 +5,24 @@ PACKAGES := packages/core packages/langchain packages/llamaindex packages/semant
 READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
 CLIENTS := .venv-clients
+ENGINES := tests/core tests/docker tests/engines tests/fidelity tests/orphans tests/soak
 
-.PHONY: demo test check lint clients parity bench lock clean
+.PHONY: demo test test-engines test-faces check lint clients parity bench lock clean
 
 # Four agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
 # Everything that this machine can run; GREENROOM_REQUIRE_ENGINES makes a missing engine a failure.
-test: lint clients
-	@$(BIN)/pytest -q
+# Most tests wait for a sandbox or a clock, so three runs at once take half the time of one.
+test: lint
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=line clients test-engines test-faces
+
+test-engines: $(READY)
+	@$(BIN)/pytest -q $(ENGINES)
+
+test-faces: $(READY)
+	@$(BIN)/pytest -q $(addprefix --ignore=,$(ENGINES))
 
 # Lint, types, architecture, and the tests that need no engine: seconds.
 check: lint
