@@ -33,9 +33,6 @@ def functions(file: Path) -> set[str]:
 def test_each_claim_of_ours_names_tests_that_exist(feature: str) -> None:
     ours = COMPARISON[feature][0]
     assert ours, "a feature that Greenroom says nothing about"
-    if ours.startswith("not yet"):
-        assert feature not in TESTS
-        return
     named = re.findall(r"`([^`]+)::(test_\w+)`", TESTS[feature][0])
     assert named
     for place, name in named:
@@ -52,10 +49,11 @@ def test_every_row_has_a_cell_for_each_integration() -> None:
 
 
 def test_the_table_of_the_readme_is_a_part_of_the_whole() -> None:
-    tables = re.findall(r"(?:^\|.*\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
-    (readme,) = (rows(table) for table in tables if "Greenroom's adapters" in table)
-    assert len(readme) > 8
-    assert readme.items() <= COMPARISON.items()
+    readme = (ROOT / "README.md").read_text()
+    start = readme.index("| | Greenroom's adapters |")
+    table = rows(readme[start : readme.index("\n\n", start)])
+    assert len(table) > 10
+    assert table.items() <= COMPARISON.items()
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

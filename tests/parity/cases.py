@@ -422,7 +422,7 @@ def the_code_is_missing(azure: Azure) -> None:
     check_error(azure, 400, "SessionRequestValidationFailed", "POST", path, json=body)
 
 
-@case(ERRORS, RUN, [D, D, D, D, D], server="strict", state=BY_DEFAULT + "86,400 seconds")
+@case(ERRORS, RUN, [D, D, D, D, D], server="strict", state=BY_DEFAULT + "1,800 seconds, none for asynchronous ones")
 def code_may_take_220_seconds(azure: Azure) -> None:
     """`timeoutInSeconds` over 220: 400, `SessionRequestValidationFailed`."""
     body: dict[str, Any] = {"code": "1", "timeoutInSeconds": 221}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from greenroom.cli.app import app
 from greenroom.errors import GreenroomError
@@ -93,6 +94,12 @@ async def serving(*options: str, **environment: str) -> AsyncGenerator[Serving, 
 @pytest.fixture(scope="module")
 def engine() -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
+
+
+def test_the_help_names_the_tables_of_the_configuration() -> None:
+    said = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).output
+    assert "[server]" in said
+    assert "[pools.NAME]" in said
 
 
 # What it refuses needs no engine.

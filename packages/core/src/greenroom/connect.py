@@ -39,19 +39,32 @@ def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = N
     return SessionPool(lambda: open_backend(url, config=config, **options), "pool")
 
 
+def is_local(url: str | None = None) -> bool:
+    """Whether `connect(url)` makes its sandboxes on this machine, and so has the options of `PoolSettings`.
+
+    Raises:
+        InvalidRequest: the URL is not valid.
+    """
+    url = _named(url, configuration.from_file(None).get("url"))
+    return url is None or not _parse(url)[1]
+
+
 async def open_backend(
     url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Any
 ) -> Backend:
     """As `connect`, for callers that live on one event loop: the pool's asynchronous core, on the running loop."""
     from_file = configuration.from_file(config)
-    url_of_file = from_file.pop("url", None)
-    url = url or url_of_file or os.environ.get(f"{configuration.PREFIX}POOL") or None
+    url = _named(url, from_file.pop("url", None))
     if url is None:
         return await _best({**from_file, **options})
     scheme, endpoint, from_url = _parse(url)
     if endpoint:
         return _azure(endpoint, {**from_file, **from_url, **options})
     return await _open(scheme, {**from_file, **from_url, **options})
+
+
+def _named(url: str | None, url_of_file: str | None) -> str | None:
+    return url or url_of_file or os.environ.get(f"{configuration.PREFIX}POOL") or None
 
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:

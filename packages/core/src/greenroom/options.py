@@ -59,7 +59,7 @@ def validate(settings: type[SettingsT], options: Mapping[str, Any], *, also_know
         return settings.model_validate(dict(options))
     except ValidationError as error:
         known = sorted([*settings.model_fields, *also_known])
-        raise InvalidRequest("; ".join(_complaint(item, known) for item in error.errors())) from None
+        raise InvalidRequest(" ".join(_complaint(item, known) for item in error.errors())) from None
 
 
 def _complaint(error: Any, known: Sequence[str]) -> str:

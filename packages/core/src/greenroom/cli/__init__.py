@@ -1,4 +1,4 @@
-"""The command line: `greenroom run | doctor | sweep | image`."""
+"""The command line: `greenroom run | doctor | sweep | serve | api-key | image`."""
 
 from greenroom.cli.app import main
 

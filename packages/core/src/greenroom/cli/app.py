@@ -8,13 +8,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from greenroom.cli import image, serve
-from greenroom.connect import ENGINES, connect
+from greenroom.connect import ENGINES, connect, is_local
 from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.models import Output, StreamText
 
@@ -22,8 +22,6 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Agents write code; Greenroom runs it, in isolated sessions."
 )
 app.add_typer(image.app, name="image")
-app.command()(serve.serve)
-app.command()(serve.api_key)
 
 _Pool = Annotated[
     str | None, typer.Option("--pool", help='Where to run, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")
@@ -55,7 +53,8 @@ def run(
 ) -> None:
     """Run Python in a new sandbox: its output here, its exit code 1 if the code failed."""
     program = code if code is not None else sys.stdin.read() if source == "-" else _read(source)
-    with connect(pool, ready_session_instances=0) as opened, opened.session() as session:
+    alone: dict[str, Any] = {"ready_session_instances": 0} if is_local(pool) else {}
+    with connect(pool, **alone) as opened, opened.session() as session:
         for path in upload or []:
             session.upload(path)
         for event in session.stream(program, timeout=timeout):
@@ -122,6 +121,10 @@ def sweep() -> None:
     """Remove what processes that are gone have left behind, on every engine that works here."""
     removed = asyncio.run(_sweep())
     _say(f"Removed {removed} leftover{'' if removed == 1 else 's'}.")
+
+
+app.command()(serve.serve)
+app.command()(serve.api_key)
 
 
 async def _sweep() -> int:

@@ -25,7 +25,7 @@ def serve(
         str | None, typer.Option(help='Where code runs, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A TOML file with [server] and, for several pools, [pools.NAME].")
+        Path | None, typer.Option(help=r"A TOML file with \[server] and, for several pools, \[pools.NAME].")
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen at.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="0 takes any that is free.", show_default="8080")] = None,
