@@ -21,12 +21,14 @@ from greenroom import (
     FileMissing,
     FileRefused,
     InvalidRequest,
+    PoolClosed,
     PoolFull,
     SandboxLost,
     ServiceFailed,
     Session,
     StreamText,
 )
+from greenroom.connect import open_backend
 
 from .scripted import ENDPOINT, TOKEN, Azure, executed, full, pool_of, refused, running
 
@@ -474,6 +476,27 @@ def test_closing_deletes_the_sessions_that_nobody_else_knows() -> None:
 def test_a_session_has_the_memory_of_its_pool() -> None:
     with pool_of(Azure()) as pool, pytest.raises(InvalidRequest, match="sessionpool create --memory"):
         pool.session("abcd", memory="1Gi")
+
+
+async def test_a_closed_pool_says_so_and_may_be_closed_again() -> None:
+    pool = await open_backend(ENDPOINT, api_key=TOKEN, transport=httpx.MockTransport(Azure()))
+    pool.adopt("abcd")
+    await pool.execute("abcd", "1", timeout=None, on_event=None)
+    await pool.close()
+    with pytest.raises(PoolClosed):
+        await pool.execute("abcd", "1", timeout=None, on_event=None)
+    await pool.close()
+
+
+async def test_closing_ends_the_wait_of_a_call_for_a_place() -> None:
+    azure = Azure(full())
+    pool = await open_backend(ENDPOINT, api_key=TOKEN, transport=httpx.MockTransport(azure))
+    call = asyncio.create_task(pool.execute("user-1", "1", timeout=None, on_event=None))
+    while not azure.requests:
+        await asyncio.sleep(0.01)
+    await pool.close()
+    with pytest.raises(PoolClosed):
+        await call
 
 
 # Nothing in the logs

@@ -18,7 +18,7 @@ import httpx
 from greenroom.azure.credentials import Tokens
 from greenroom.azure.problems import Problem, decode_problem, error_of
 from greenroom.azure.wire import Call, Json, Malformed
-from greenroom.errors import GreenroomError, ServiceFailed
+from greenroom.errors import GreenroomError, PoolClosed, ServiceFailed
 
 MARGIN = 60.0
 """Seconds that an answer may take beyond the execution's own time: a pool may wait for a free session."""
@@ -113,6 +113,8 @@ class Connection:
         deadline = loop.time() + self._patience
         attempt, refusals = 0, 0
         while True:
+            if self._client.is_closed:
+                raise PoolClosed("The pool was closed.")
             token = await self._tokens.get()
             wait: float | None = None
             error: GreenroomError
