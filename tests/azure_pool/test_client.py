@@ -193,6 +193,13 @@ def test_a_pool_that_is_full_for_long_is_not_waited_for() -> None:
     assert len(azure.requests) == 1
 
 
+def test_a_pool_that_is_full_and_says_to_come_back_at_once_is_not_stormed() -> None:
+    azure = Azure(full("0"))
+    with pool_of(azure, acquire_timeout=1) as pool, pytest.raises(PoolFull):
+        pool.session("abcd").execute("1")
+    assert 1 < len(azure.requests) < 10
+
+
 def test_a_small_upload_is_sent_again_whole() -> None:
     uploaded = {"name": "a.txt", "sizeInBytes": 3, "lastModifiedAt": "2024-11-11T09:05:02Z"}
     azure = Azure(full("0"), httpx.Response(200, json=uploaded))

@@ -137,7 +137,7 @@ class Connection:
                     refusals += 1
                     continue
                 if not once and _was_not_dispatched(problem, response):
-                    wait = _delay(attempt) if problem.retry_after is None else problem.retry_after
+                    wait = (problem.retry_after or 0.0) + _delay(attempt)
             if wait is None or loop.time() + wait > deadline:
                 raise error
             attempt += 1
