@@ -335,6 +335,21 @@ def test_an_execution_whose_session_was_deleted_is_lost() -> None:
         pool.session("abcd").execute("…", timeout=300)
 
 
+@pytest.mark.parametrize(
+    "answer", [UNREACHABLE, LOST, full("1000"), refused(500)], ids=["no way", "lost", "429", "500"]
+)
+def test_an_execution_that_cannot_be_asked_for_may_have_run(answer: Any) -> None:
+    azure = Azure(running(), answer)
+    with (
+        pool_of(azure) as pool,
+        pytest.raises(ServiceFailed, match="e1 was begun, and how it ends is unknown") as caught,
+    ):
+        pool.session("abcd").execute("…", timeout=300)
+    assert "Nothing was run" not in str(caught.value)
+    if isinstance(answer, httpx.Response):
+        assert caught.value.azure is not None
+
+
 def test_an_execution_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.azure.client.MARGIN", 0.5)
     with pool_of(Azure(running(202))) as pool, pytest.raises(ServiceFailed, match="e1 did not end"):

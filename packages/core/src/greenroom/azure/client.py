@@ -31,7 +31,7 @@ from greenroom.azure.wire import (
     multipart_frame,
 )
 from greenroom.backend import OnEvent, Overrides
-from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
+from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo, StreamText
 
 T = TypeVar("T")
@@ -130,7 +130,11 @@ class AzurePool:
             except GreenroomError as error:
                 if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
                     raise SandboxLost(f"The execution {id} is not known any more: its session has ended.") from error
-                raise
+                if not isinstance(error, ServiceFailed | PoolFull):  # neither may say that nothing was run
+                    raise
+                unknown = ServiceFailed(f"The execution {id} was begun, and how it ends is unknown. {error}")
+                unknown.azure = error.azure
+                raise unknown from error
             outcome = _decoded(lambda body=body: flat.decode_execution(body, timeout=seconds))
             if isinstance(outcome, Execution):
                 return outcome

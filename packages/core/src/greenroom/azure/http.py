@@ -121,7 +121,7 @@ class Connection:
             try:
                 response = await self._client.send(self._request(call, timeout, content, token), stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
-                error = self._unreachable(failure)
+                error = self._unreachable(call, failure)
                 if attempt + 1 < _CONNECT_ATTEMPTS:
                     wait = _delay(attempt)
             except httpx.HTTPError as failure:
@@ -159,8 +159,9 @@ class Connection:
             timeout=httpx.Timeout(timeout, connect=_CONNECT_TIMEOUT, pool=None),
         )
 
-    def _unreachable(self, error: httpx.HTTPError) -> ServiceFailed:
-        return ServiceFailed(f"{self.endpoint} cannot be reached: {_reason(error)}. Nothing was run.")
+    def _unreachable(self, call: Call, error: httpx.HTTPError) -> ServiceFailed:
+        nothing = " Nothing was run." if call.method != "GET" else ""
+        return ServiceFailed(f"{self.endpoint} cannot be reached: {_reason(error)}.{nothing}")
 
     def _broken(self, call: Call, error: httpx.HTTPError) -> ServiceFailed:
         unknown = " Whether it was carried out is unknown." if call.method != "GET" else ""
