@@ -463,12 +463,13 @@ def test_a_list_without_end_ends() -> None:
 # Sessions
 
 
-def test_sessions_are_listed() -> None:
+@pytest.mark.parametrize("version", ["2024-02-02-preview", "2024-08-02-preview", "2024-10-02-preview"])
+def test_sessions_are_listed(version: str) -> None:
     moment = "2025-01-21T03:38:05.232Z"
     names = ["user-2", "user-1"]
     sessions = [{"identifier": name, "createdAt": moment, "lastAccessedAt": moment} for name in names]
     azure = Azure(httpx.Response(200, json={"sessions": sessions}))
-    with pool_of(azure, api_version="2024-02-02-preview") as pool:
+    with pool_of(azure, api_version=version) as pool:
         assert [session.identifier for session in pool.sessions()] == ["user-1", "user-2"]
         assert "2 of ? sessions" in repr(pool.status())
     assert azure.requests[0].url.params["api-version"] == "2025-10-02-preview"  # earlier ones have no list

@@ -40,6 +40,7 @@ _TIMEOUT = 60.0
 _REPLAYABLE = 4 << 20
 """Bytes up to which an upload is held, so that it can be sent again when the pool was full."""
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
+_SESSIONS_SINCE = "2025-02-02-preview"
 _MAX_PAGES = 1000
 _MAX_DEPTH = 50
 _COOLED_DOWN = 3600.0
@@ -205,7 +206,7 @@ class AzurePool:
                 raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
             yield chunk
 
-    # Sessions and the pool. Only the later contract has them; the service takes it for sessions of both.
+    # Sessions and the pool. Only later versions have them; the service takes those for any session.
 
     async def delete(self, identifier: str) -> None:
         with _no_session():
@@ -293,7 +294,7 @@ class AzurePool:
 
     def _version_of(self, call: Call) -> str:
         of_sessions = call.path in {"session", "listSessions"}
-        return LATEST if of_sessions and is_legacy(self._version) else self._version
+        return LATEST if of_sessions and self._version < _SESSIONS_SINCE else self._version
 
 
 def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
