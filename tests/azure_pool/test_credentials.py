@@ -93,6 +93,15 @@ def test_a_token_that_is_refused_is_renewed_once() -> None:
     assert tokens_of(azure) == ["token-1", "token-2"]
 
 
+def test_a_large_upload_that_is_refused_leaves_a_new_token_to_the_next_call() -> None:
+    credential, azure = Credential(), Azure(refused(401), executed())
+    with pool_of(azure, credential=credential) as pool:
+        with pytest.raises(AccessDenied):  # it cannot be sent twice
+            pool.session("abcd").upload(bytes(6 << 20), "a.bin")
+        pool.session("abcd").execute("1")
+    assert tokens_of(azure) == ["token-1", "token-2"]
+
+
 def test_a_second_refusal_is_the_last() -> None:
     credential, azure = Credential(), Azure(refused(401, "Unauthorized", "wrong audience"))
     with pool_of(azure, credential=credential) as pool, pytest.raises(AccessDenied, match="wrong audience"):

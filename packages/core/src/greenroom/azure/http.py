@@ -133,7 +133,7 @@ class Connection:
                     return response
                 problem = await _problem(response)
                 error = error_of(problem, path=path)
-                if problem.status == 401 and not refusals and not once and self._tokens.refused(token):
+                if problem.status == 401 and self._tokens.refused(token) and not refusals and not once:
                     refusals += 1
                     continue
                 if not once and _was_not_dispatched(problem, response):
