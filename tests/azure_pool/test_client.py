@@ -496,6 +496,17 @@ def test_closing_deletes_the_sessions_that_nobody_else_knows() -> None:
     assert deleted == [own.identifier]
 
 
+def test_closing_does_not_delete_what_was_deleted() -> None:
+    azure = Azure(lambda request: executed() if request.method == "POST" else httpx.Response(204))
+    with pool_of(azure) as pool:
+        with pool.session() as session:
+            session.execute("1")
+        again = pool.session()
+        again.delete()
+        again.execute("1")
+    assert azure.calls == ["POST executions", "DELETE session", "DELETE session", "POST executions", "DELETE session"]
+
+
 def test_a_session_has_the_memory_of_its_pool() -> None:
     with pool_of(Azure()) as pool, pytest.raises(InvalidRequest, match="sessionpool create --memory"):
         pool.session("abcd", memory="1Gi")

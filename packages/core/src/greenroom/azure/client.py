@@ -75,7 +75,7 @@ class AzurePool:
         )
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._own: dict[str, float] = {}
-        """Sessions that nobody else knows of, with the time of their last use."""
+        """Sessions that nobody else knows of, with the time of their last use, 0 for none."""
 
     def __repr__(self) -> str:
         return f"azure: {self._endpoint}, api-version {self._version}"
@@ -211,6 +211,8 @@ class AzurePool:
     async def delete(self, identifier: str) -> None:
         with _no_session():
             await self._call(flat.delete_session(), identifier)
+        if identifier in self._own:
+            self._own[identifier] = 0.0
 
     async def sessions(self) -> list[SessionInfo]:
         pages = self._pages(flat.list_sessions(), None)
@@ -241,7 +243,8 @@ class AzurePool:
     async def close(self) -> None:
         """Delete the sessions that nobody else knows of; those with a name cool down in Azure."""
         since = time.monotonic() - _COOLED_DOWN
-        used = [identifier for identifier, last_used in self._own.items() if last_used and last_used > since]
+        own = list(self._own.items())  # at once: other threads adopt
+        used = [identifier for identifier, last_used in own if last_used and last_used > since]
         places = asyncio.Semaphore(_DELETIONS_AT_ONCE)
 
         async def end(identifier: str) -> None:
