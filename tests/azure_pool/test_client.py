@@ -523,11 +523,15 @@ async def test_a_closed_pool_says_so_and_may_be_closed_again() -> None:
 
 
 async def test_closing_ends_the_wait_of_a_call_for_a_place() -> None:
-    azure = Azure(full())
-    pool = await open_backend(ENDPOINT, api_key=TOKEN, transport=httpx.MockTransport(azure))
+    asked = asyncio.Event()
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        asked.set()
+        return full()
+
+    pool = await open_backend(ENDPOINT, api_key=TOKEN, transport=httpx.MockTransport(Azure(answer)))
     call = asyncio.create_task(pool.execute("user-1", "1", timeout=None, on_event=None))
-    while not azure.requests:
-        await asyncio.sleep(0.01)
+    await asked.wait()
     await pool.close()
     with pytest.raises(PoolClosed):
         await call
