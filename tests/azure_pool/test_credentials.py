@@ -18,7 +18,7 @@ import pytest
 from azure.core.credentials import AccessToken
 
 import greenroom
-from greenroom import AccessDenied
+from greenroom import AccessDenied, InvalidRequest
 
 from .scripted import ENDPOINT, Azure, executed, pool_of, refused
 
@@ -121,6 +121,13 @@ def test_a_credential_that_fails_says_why() -> None:
     ):
         pool.session("abcd").execute("1")
     assert azure.requests == []
+
+
+@pytest.mark.parametrize("key", ["the-key\n", " the-key", "clé"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(InvalidRequest, match="api_key is not valid") as caught:
+        greenroom.connect("http://127.0.0.1:8080", api_key=key)
+    assert key.strip() not in str(caught.value)
 
 
 # The managed identity of an app in Azure
