@@ -189,12 +189,13 @@ def test_azure_identity_is_imported_only_when_a_token_is_needed() -> None:
     assert ran.stdout == "False\n"
 
 
-def test_a_server_on_this_machine_gets_no_token_of_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080", "https://localhost:8443"])
+def test_a_server_on_this_machine_gets_no_token_of_azure(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def unwanted(client_id: str | None) -> None:
         pytest.fail(f"no credential is needed, and none for {client_id}")
 
     monkeypatch.setattr("greenroom.azure.client.default_credential", unwanted)
     azure = Azure(executed())
-    with greenroom.connect("http://127.0.0.1:8080", transport=httpx.MockTransport(azure)) as pool:
+    with greenroom.connect(url, transport=httpx.MockTransport(azure)) as pool:
         pool.session("abcd").execute("1")
     assert "Authorization" not in azure.requests[0].headers

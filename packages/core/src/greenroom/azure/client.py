@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import replace
 from types import ModuleType
 from typing import TypeVar
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from greenroom.azure import flat, legacy
 from greenroom.azure.credentials import CredentialTokens, FixedToken, Tokens, default_credential
 from greenroom.azure.http import MARGIN, Connection
 from greenroom.azure.problems import EXECUTION_NOT_FOUND, NO_SESSION
-from greenroom.azure.settings import AzureSettings, parse_endpoint
+from greenroom.azure.settings import AzureSettings, is_loopback, parse_endpoint
 from greenroom.azure.wire import (
     LATEST,
     MAX_SYNCHRONOUS,
@@ -305,7 +306,9 @@ def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
         return FixedToken(settings.api_key.get_secret_value())
     if settings.credential is not None:
         return CredentialTokens(lambda: settings.credential, owned=False)
-    if endpoint.startswith("http:"):  # a server on this machine: no token of Azure is any of its business
+    if is_loopback(
+        urlsplit(endpoint).hostname or ""
+    ):  # a server on this machine: no token of Azure is any of its business
         return FixedToken(None)
     return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)
 
