@@ -18,7 +18,7 @@ import pytest
 from azure.core.credentials import AccessToken
 
 import greenroom
-from greenroom import AccessDenied, InvalidRequest
+from greenroom import AccessDenied, InvalidRequest, ServiceFailed
 
 from .scripted import ENDPOINT, Azure, executed, pool_of, refused
 
@@ -187,6 +187,17 @@ def test_azure_identity_is_imported_only_when_a_token_is_needed() -> None:
     program = f"import sys, greenroom\npool = greenroom.connect({ENDPOINT!r})\nprint('azure.identity' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout == "False\n"
+
+
+def test_what_is_for_a_server_on_this_machine_goes_to_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with (
+        identity_endpoint() as (url, _),
+        greenroom.connect(url.partition("/msi")[0], api_key="the-key") as pool,
+        pytest.raises(ServiceFailed, match="HTTP 501"),  # what that server says to any POST
+    ):
+        pool.session("abcd").execute("1")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8080", "https://localhost:8443"])

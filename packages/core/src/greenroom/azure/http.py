@@ -51,6 +51,7 @@ class Connection:
         self._patience = patience
         self._client = httpx.AsyncClient(
             transport=transport,
+            trust_env=not endpoint.startswith("http:"),  # no proxy is on this machine's way to itself
             follow_redirects=False,  # a token goes to the endpoint and nowhere else
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15),
             headers={"User-Agent": _USER_AGENT},
