@@ -454,6 +454,14 @@ def test_no_token_goes_where_a_list_says_it_goes_on(link: str) -> None:
     assert len(azure.requests) == 1
 
 
+@pytest.mark.parametrize("link", ["http://[bad", "?skip=" + "1" * 100_000], ids=["no address", "endless"])
+def test_a_list_that_goes_on_at_no_address_is_an_error_of_the_service(link: str) -> None:
+    azure = Azure(httpx.Response(200, json={"value": [], "nextLink": link}))
+    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="The list goes on at"):
+        pool.session("abcd").files()
+    assert len(azure.requests) == 1
+
+
 def test_a_list_without_end_ends() -> None:
     azure = Azure(httpx.Response(200, json={"value": [], "nextLink": "?skip=1"}))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="where it has been already"):

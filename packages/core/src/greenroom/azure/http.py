@@ -29,6 +29,7 @@ _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 8.0
 _MAX_BODY = 64 << 20
 _MAX_PROBLEM = 64 << 10
+_MAX_LINK = 16 << 10
 _USER_AGENT = f"greenroom/{version('greenroom')} (Language=Python)"
 
 # With these, an answer tells of work in a session, so the request was dispatched whatever the status says.
@@ -99,9 +100,12 @@ class Connection:
         Raises:
             ServiceFailed: the address is not one of this pool's, so it gets no token.
         """
-        address = urlsplit(urljoin(f"{self.endpoint}/{call.path}", link))
+        try:
+            address = urlsplit(urljoin(f"{self.endpoint}/{call.path}", link))
+        except ValueError as error:
+            raise ServiceFailed(f"The list goes on at {link!r:.200}, which is no address: {error}.") from None
         endpoint = urlsplit(self.endpoint)
-        if (address.scheme, address.netloc) != (endpoint.scheme, endpoint.netloc):
+        if len(link) > _MAX_LINK or (address.scheme, address.netloc) != (endpoint.scheme, endpoint.netloc):
             raise ServiceFailed(f"The list goes on at {link!r:.200}, which is not a part of {self.endpoint}.")
         query = dict(httpx.QueryParams(address.query))
         if query.items() <= call.query.items():
