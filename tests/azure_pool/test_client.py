@@ -48,6 +48,8 @@ UNREACHABLE = httpx.ConnectError("no route to host")
         ("https:///sessionPools/p", "has a host"),
         ("https://example.com/#fragment", "no fragment"),
         ("https://example.com:port/", "Port"),
+        ("https://exa\x7fmple.com/", "non-printable"),
+        ("https://xn--.example/", "Malformed"),
         (f"{ENDPOINT}?api_version=2020-01-01", "api_version='2020-01-01' is not valid: known are"),
         (f"{ENDPOINT}?memory=1Gi", "The option 'memory' is unknown"),
     ],

@@ -18,7 +18,7 @@ import httpx
 from greenroom.azure.credentials import Tokens
 from greenroom.azure.problems import Problem, decode_problem, error_of
 from greenroom.azure.wire import Call, Json, Malformed
-from greenroom.errors import GreenroomError, PoolClosed, ServiceFailed
+from greenroom.errors import GreenroomError, InvalidRequest, PoolClosed, ServiceFailed
 
 MARGIN = 60.0
 """Seconds that an answer may take beyond the execution's own time: a pool may wait for a free session."""
@@ -46,7 +46,14 @@ class Connection:
             tokens: the credentials.
             patience: seconds for which a request is tried again while the pool is full or too busy.
             transport: an `httpx.AsyncBaseTransport` in place of httpx's own.
+
+        Raises:
+            InvalidRequest: the endpoint has what no address can have.
         """
+        try:
+            _ = httpx.URL(endpoint).host
+        except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: of a name's other alphabet
+            raise InvalidRequest(f"The pool {endpoint!r:.200} is not valid: {error}.") from None
         self.endpoint = endpoint
         self._tokens = tokens
         self._patience = patience
