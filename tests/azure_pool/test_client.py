@@ -107,6 +107,17 @@ def test_no_identifier_or_name_injects_a_parameter() -> None:
     assert request.url.raw_path.split(b"?")[0].endswith(b"/files/a%26b%23%3F%252F.txt/content")
 
 
+@pytest.mark.parametrize("path", ["a\udcff.txt", "d\udcff/a.txt"])
+def test_a_name_that_is_no_utf_8_is_refused(path: str) -> None:
+    azure = Azure()
+    with pool_of(azure) as pool:
+        session = pool.session("abcd")
+        for call in (session.file, session.download, session.delete_file, lambda path: session.upload(b"", path)):
+            with pytest.raises(InvalidRequest, match="UTF-8"):
+                call(path)
+    assert azure.requests == []
+
+
 def test_the_time_for_an_answer_is_that_of_the_execution_and_a_margin() -> None:
     azure = Azure(executed())
     with pool_of(azure) as pool:

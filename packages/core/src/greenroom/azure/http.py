@@ -11,13 +11,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 from greenroom.azure.credentials import Tokens
 from greenroom.azure.problems import Problem, decode_problem, error_of
-from greenroom.azure.wire import Call, Json, Malformed
+from greenroom.azure.wire import Call, Json, Malformed, quote_segment
 from greenroom.errors import GreenroomError, InvalidRequest, PoolClosed, ServiceFailed
 
 MARGIN = 60.0
@@ -162,7 +162,7 @@ class Connection:
         if call.body is not None:
             content = json.dumps(call.body).encode()
             headers["Content-Type"] = "application/json"
-        query = urlencode(call.query, quote_via=quote, safe="")
+        query = "&".join(f"{quote_segment(name)}={quote_segment(value)}" for name, value in call.query.items())
         return self._client.build_request(
             call.method,
             f"{self.endpoint}/{call.path}?{query}",
