@@ -445,6 +445,18 @@ def test_versions_without_recursive_lists_are_asked_for_each_directory() -> None
     assert [file.path for file in files] == ["/mnt/data/a.txt", "/mnt/data/sub", "/mnt/data/sub/b.txt"]
 
 
+def test_a_server_that_has_the_same_directories_everywhere_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.azure.client._MAX_DIRECTORIES", 20)
+    same = {"value": [entry("a", "directory"), entry("b", "directory")]}
+    azure = Azure(httpx.Response(200, json=same))
+    with (
+        pool_of(azure, api_version="2025-02-02-preview") as pool,
+        pytest.raises(ServiceFailed, match="more than 20 directories"),
+    ):
+        pool.session("abcd").files(recursive=True)
+    assert len(azure.requests) <= 21
+
+
 # Lists in pages
 
 

@@ -43,7 +43,7 @@ _REPLAYABLE = 4 << 20
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
 _SESSIONS_SINCE = "2025-02-02-preview"
 _MAX_PAGES = 1000
-_MAX_DEPTH = 50
+_MAX_DIRECTORIES = 2000
 _COOLED_DOWN = 3600.0
 """Seconds after its last use from which a session has ended by itself, whatever its pool's cool-down is."""
 _MAX_OWN = 10_000
@@ -186,10 +186,14 @@ class AzurePool:
 
     async def _below(self, identifier: str, files: list[RemoteFile]) -> list[RemoteFile]:
         """The files, and all that is below them, for versions that list one directory at a time."""
-        found, level = list(files), files
-        for _ in range(_MAX_DEPTH):
-            level = [file for each in level if each.is_directory for file in await self._list(identifier, each.path)]
-            found += level
+        found = list(files)
+        directories = 0
+        for each in found:  # it grows
+            if each.is_directory:
+                directories += 1
+                if directories > _MAX_DIRECTORIES:
+                    raise ServiceFailed(f"The session has more than {_MAX_DIRECTORIES} directories.")
+                found += await self._list(identifier, each.path)
         return found
 
     async def file(self, identifier: str, path: str) -> RemoteFile:
