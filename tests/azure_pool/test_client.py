@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -289,6 +289,20 @@ def test_a_missing_file_is_named() -> None:
 def test_an_answer_that_nobody_can_read_is_an_error_of_the_service(answer: httpx.Response) -> None:
     with pool_of(Azure(answer)) as pool, pytest.raises(ServiceFailed):
         pool.session("abcd").execute("1")
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_that_trickles_is_given_up(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.azure.client.MARGIN", 0.5)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=trickle()))
+    with greenroom.connect(ENDPOINT, api_key=TOKEN, transport=transport) as pool, pytest.raises(ServiceFailed):
+        pool.session("abcd").submit("1", timeout=0.5).result(10)
 
 
 def test_an_answer_without_end_is_given_up() -> None:

@@ -75,12 +75,12 @@ class Connection:
 
         Args:
             call: its `query` has everything but what is in the endpoint.
-            timeout: seconds of silence after which the answer is given up.
+            timeout: seconds of silence, or for an answer's body, after which it is given up.
             path: the file that it is about, for errors.
             content: the body, unless `call` has one: bytes, or an iterator of them that can be sent once only.
         """
         async with self.stream(call, timeout=timeout, path=path, content=content) as response:
-            body = await _read(response, _MAX_BODY)
+            body = await _read(response, _MAX_BODY, timeout)
         try:
             return json.loads(body) if body else None
         except (ValueError, RecursionError):
@@ -143,7 +143,7 @@ class Connection:
             else:
                 if response.is_success:
                     return response
-                problem = await _problem(response)
+                problem = await _problem(response, timeout)
                 error = error_of(problem, path=path)
                 if problem.status == 401 and self._tokens.refused(token) and not refusals and not once:
                     refusals += 1
@@ -193,9 +193,9 @@ def _reason(error: httpx.HTTPError) -> str:
     return str(error) or type(error).__name__
 
 
-async def _problem(response: httpx.Response) -> Problem:
+async def _problem(response: httpx.Response, timeout: float) -> Problem:
     try:
-        content = await _read(response, _MAX_PROBLEM)
+        content = await _read(response, _MAX_PROBLEM, timeout)
     except (httpx.HTTPError, ServiceFailed):
         content = b""
     finally:
@@ -205,10 +205,14 @@ async def _problem(response: httpx.Response) -> Problem:
     return problem if problem.request_id else replace(problem, request_id=sent)
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
+async def _read(response: httpx.Response, limit: int, timeout: float) -> bytes:
     content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > limit:
-            raise ServiceFailed(f"The answer is over the limit of {limit} bytes.")
+    try:
+        async with asyncio.timeout(timeout):  # httpx has a limit for each piece alone
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > limit:
+                    raise ServiceFailed(f"The answer is over the limit of {limit} bytes.")
+    except TimeoutError:
+        raise ServiceFailed(f"The answer did not end within {timeout:g} seconds.") from None
     return bytes(content)
