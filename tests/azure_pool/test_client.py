@@ -285,8 +285,9 @@ def test_a_missing_file_is_named() -> None:
         httpx.Response(200, json={"status": "Succeeded", "result": 5}),
         httpx.Response(200),
         httpx.Response(200, content=b"[" * 100_000),
+        httpx.Response(202, json={"status": "Running"}),
     ],
-    ids=["HTML", "a list", "unknown status", "no result", "nothing", "deep"],
+    ids=["HTML", "a list", "unknown status", "no result", "nothing", "deep", "under way without an id"],
 )
 def test_an_answer_that_nobody_can_read_is_an_error_of_the_service(answer: httpx.Response) -> None:
     with pool_of(Azure(answer)) as pool, pytest.raises(ServiceFailed):
