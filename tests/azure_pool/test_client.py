@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -21,12 +21,14 @@ from greenroom import (
     FileMissing,
     FileRefused,
     InvalidRequest,
+    PoolClosed,
     PoolFull,
     SandboxLost,
     ServiceFailed,
     Session,
     StreamText,
 )
+from greenroom.connect import open_backend
 
 from .scripted import ENDPOINT, TOKEN, Azure, executed, full, pool_of, refused, running
 
@@ -46,6 +48,8 @@ UNREACHABLE = httpx.ConnectError("no route to host")
         ("https:///sessionPools/p", "has a host"),
         ("https://example.com/#fragment", "no fragment"),
         ("https://example.com:port/", "Port"),
+        ("https://exa\x7fmple.com/", "non-printable"),
+        ("https://xn--.example/", "Malformed"),
         (f"{ENDPOINT}?api_version=2020-01-01", "api_version='2020-01-01' is not valid: known are"),
         (f"{ENDPOINT}?memory=1Gi", "The option 'memory' is unknown"),
     ],
@@ -101,6 +105,19 @@ def test_no_identifier_or_name_injects_a_parameter() -> None:
         "path": "sub dir",
     }
     assert request.url.raw_path.split(b"?")[0].endswith(b"/files/a%26b%23%3F%252F.txt/content")
+
+
+@pytest.mark.parametrize("path", ["a\udcff.txt", "d\udcff/a.txt"])
+def test_a_name_that_is_no_utf_8_is_refused(path: str) -> None:
+    azure = Azure()
+    with pool_of(azure) as pool:
+        session = pool.session("abcd")
+        for call in (session.file, session.download, session.delete_file):
+            with pytest.raises(InvalidRequest, match="UTF-8"):
+                call(path)
+        with pytest.raises(InvalidRequest, match="UTF-8"):
+            session.upload(b"", path)
+    assert azure.requests == []
 
 
 def test_the_time_for_an_answer_is_that_of_the_execution_and_a_margin() -> None:
@@ -191,6 +208,13 @@ def test_a_pool_that_is_full_for_long_is_not_waited_for() -> None:
     assert len(azure.requests) == 1
 
 
+def test_a_pool_that_is_full_and_says_to_come_back_at_once_is_not_stormed() -> None:
+    azure = Azure(full("0"))
+    with pool_of(azure, acquire_timeout=1) as pool, pytest.raises(PoolFull):
+        pool.session("abcd").execute("1")
+    assert 1 < len(azure.requests) < 10
+
+
 def test_a_small_upload_is_sent_again_whole() -> None:
     uploaded = {"name": "a.txt", "sizeInBytes": 3, "lastModifiedAt": "2024-11-11T09:05:02Z"}
     azure = Azure(full("0"), httpx.Response(200, json=uploaded))
@@ -261,12 +285,27 @@ def test_a_missing_file_is_named() -> None:
         httpx.Response(200, json={"status": "Succeeded", "result": 5}),
         httpx.Response(200),
         httpx.Response(200, content=b"[" * 100_000),
+        httpx.Response(202, json={"status": "Running"}),
     ],
-    ids=["HTML", "a list", "unknown status", "no result", "nothing", "deep"],
+    ids=["HTML", "a list", "unknown status", "no result", "nothing", "deep", "under way without an id"],
 )
 def test_an_answer_that_nobody_can_read_is_an_error_of_the_service(answer: httpx.Response) -> None:
     with pool_of(Azure(answer)) as pool, pytest.raises(ServiceFailed):
         pool.session("abcd").execute("1")
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_that_trickles_is_given_up(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.azure.client.MARGIN", 0.5)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=trickle()))
+    with greenroom.connect(ENDPOINT, api_key=TOKEN, transport=transport) as pool, pytest.raises(ServiceFailed):
+        pool.session("abcd").submit("1", timeout=0.5).result(10)
 
 
 def test_an_answer_without_end_is_given_up() -> None:
@@ -324,6 +363,21 @@ def test_an_execution_whose_session_was_deleted_is_lost() -> None:
     azure = Azure(running(), refused(404, "ExecutionNotFound"))
     with pool_of(azure) as pool, pytest.raises(SandboxLost, match="e1 is not known any more"):
         pool.session("abcd").execute("…", timeout=300)
+
+
+@pytest.mark.parametrize(
+    "answer", [UNREACHABLE, LOST, full("1000"), refused(500)], ids=["no way", "lost", "429", "500"]
+)
+def test_an_execution_that_cannot_be_asked_for_may_have_run(answer: Any) -> None:
+    azure = Azure(running(), answer)
+    with (
+        pool_of(azure) as pool,
+        pytest.raises(ServiceFailed, match="e1 was begun, and how it ends is unknown") as caught,
+    ):
+        pool.session("abcd").execute("…", timeout=300)
+    assert "Nothing was run" not in str(caught.value)
+    if isinstance(answer, httpx.Response):
+        assert caught.value.azure is not None
 
 
 def test_an_execution_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,6 +462,18 @@ def test_versions_without_recursive_lists_are_asked_for_each_directory() -> None
     assert [file.path for file in files] == ["/mnt/data/a.txt", "/mnt/data/sub", "/mnt/data/sub/b.txt"]
 
 
+def test_a_server_that_has_the_same_directories_everywhere_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.azure.client._MAX_DIRECTORIES", 20)
+    same = {"value": [entry("a", "directory"), entry("b", "directory")]}
+    azure = Azure(httpx.Response(200, json=same))
+    with (
+        pool_of(azure, api_version="2025-02-02-preview") as pool,
+        pytest.raises(ServiceFailed, match="more than 20 directories"),
+    ):
+        pool.session("abcd").files(recursive=True)
+    assert len(azure.requests) <= 21
+
+
 # Lists in pages
 
 
@@ -430,6 +496,14 @@ def test_no_token_goes_where_a_list_says_it_goes_on(link: str) -> None:
     assert len(azure.requests) == 1
 
 
+@pytest.mark.parametrize("link", ["http://[bad", "?skip=" + "1" * 100_000], ids=["no address", "endless"])
+def test_a_list_that_goes_on_at_no_address_is_an_error_of_the_service(link: str) -> None:
+    azure = Azure(httpx.Response(200, json={"value": [], "nextLink": link}))
+    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="The list goes on at"):
+        pool.session("abcd").files()
+    assert len(azure.requests) == 1
+
+
 def test_a_list_without_end_ends() -> None:
     azure = Azure(httpx.Response(200, json={"value": [], "nextLink": "?skip=1"}))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="where it has been already"):
@@ -439,12 +513,13 @@ def test_a_list_without_end_ends() -> None:
 # Sessions
 
 
-def test_sessions_are_listed() -> None:
+@pytest.mark.parametrize("version", ["2024-02-02-preview", "2024-08-02-preview", "2024-10-02-preview"])
+def test_sessions_are_listed(version: str) -> None:
     moment = "2025-01-21T03:38:05.232Z"
     names = ["user-2", "user-1"]
     sessions = [{"identifier": name, "createdAt": moment, "lastAccessedAt": moment} for name in names]
     azure = Azure(httpx.Response(200, json={"sessions": sessions}))
-    with pool_of(azure, api_version="2024-02-02-preview") as pool:
+    with pool_of(azure, api_version=version) as pool:
         assert [session.identifier for session in pool.sessions()] == ["user-1", "user-2"]
         assert "2 of ? sessions" in repr(pool.status())
     assert azure.requests[0].url.params["api-version"] == "2025-10-02-preview"  # earlier ones have no list
@@ -471,9 +546,45 @@ def test_closing_deletes_the_sessions_that_nobody_else_knows() -> None:
     assert deleted == [own.identifier]
 
 
+def test_closing_does_not_delete_what_was_deleted() -> None:
+    azure = Azure(lambda request: executed() if request.method == "POST" else httpx.Response(204))
+    with pool_of(azure) as pool:
+        with pool.session() as session:
+            session.execute("1")
+        again = pool.session()
+        again.delete()
+        again.execute("1")
+    assert azure.calls == ["POST executions", "DELETE session", "DELETE session", "POST executions", "DELETE session"]
+
+
 def test_a_session_has_the_memory_of_its_pool() -> None:
     with pool_of(Azure()) as pool, pytest.raises(InvalidRequest, match="sessionpool create --memory"):
         pool.session("abcd", memory="1Gi")
+
+
+async def test_a_closed_pool_says_so_and_may_be_closed_again() -> None:
+    pool = await open_backend(ENDPOINT, api_key=TOKEN, transport=httpx.MockTransport(Azure()))
+    pool.adopt("abcd")
+    await pool.execute("abcd", "1", timeout=None, on_event=None)
+    await pool.close()
+    with pytest.raises(PoolClosed):
+        await pool.execute("abcd", "1", timeout=None, on_event=None)
+    await pool.close()
+
+
+async def test_closing_ends_the_wait_of_a_call_for_a_place() -> None:
+    asked = asyncio.Event()
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        asked.set()
+        return full()
+
+    pool = await open_backend(ENDPOINT, api_key=TOKEN, transport=httpx.MockTransport(Azure(answer)))
+    call = asyncio.create_task(pool.execute("user-1", "1", timeout=None, on_event=None))
+    await asked.wait()
+    await pool.close()
+    with pytest.raises(PoolClosed):
+        await call
 
 
 # Nothing in the logs

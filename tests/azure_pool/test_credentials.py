@@ -18,7 +18,7 @@ import pytest
 from azure.core.credentials import AccessToken
 
 import greenroom
-from greenroom import AccessDenied
+from greenroom import AccessDenied, InvalidRequest, ServiceFailed
 
 from .scripted import ENDPOINT, Azure, executed, pool_of, refused
 
@@ -93,6 +93,15 @@ def test_a_token_that_is_refused_is_renewed_once() -> None:
     assert tokens_of(azure) == ["token-1", "token-2"]
 
 
+def test_a_large_upload_that_is_refused_leaves_a_new_token_to_the_next_call() -> None:
+    credential, azure = Credential(), Azure(refused(401), executed())
+    with pool_of(azure, credential=credential) as pool:
+        with pytest.raises(AccessDenied):  # it cannot be sent twice
+            pool.session("abcd").upload(bytes(6 << 20), "a.bin")
+        pool.session("abcd").execute("1")
+    assert tokens_of(azure) == ["token-1", "token-2"]
+
+
 def test_a_second_refusal_is_the_last() -> None:
     credential, azure = Credential(), Azure(refused(401, "Unauthorized", "wrong audience"))
     with pool_of(azure, credential=credential) as pool, pytest.raises(AccessDenied, match="wrong audience"):
@@ -112,6 +121,13 @@ def test_a_credential_that_fails_says_why() -> None:
     ):
         pool.session("abcd").execute("1")
     assert azure.requests == []
+
+
+@pytest.mark.parametrize("key", ["the-key\n", " the-key", "clé"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(InvalidRequest, match="api_key is not valid") as caught:
+        greenroom.connect("http://127.0.0.1:8080", api_key=key)
+    assert key.strip() not in str(caught.value)
 
 
 # The managed identity of an app in Azure
@@ -173,12 +189,24 @@ def test_azure_identity_is_imported_only_when_a_token_is_needed() -> None:
     assert ran.stdout == "False\n"
 
 
-def test_a_server_on_this_machine_gets_no_token_of_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_for_a_server_on_this_machine_goes_to_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with (
+        identity_endpoint() as (url, _),
+        greenroom.connect(url.partition("/msi")[0], api_key="the-key") as pool,
+        pytest.raises(ServiceFailed, match="HTTP 501"),  # what that server says to any POST
+    ):
+        pool.session("abcd").execute("1")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080", "https://localhost:8443"])
+def test_a_server_on_this_machine_gets_no_token_of_azure(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def unwanted(client_id: str | None) -> None:
         pytest.fail(f"no credential is needed, and none for {client_id}")
 
     monkeypatch.setattr("greenroom.azure.client.default_credential", unwanted)
     azure = Azure(executed())
-    with greenroom.connect("http://127.0.0.1:8080", transport=httpx.MockTransport(azure)) as pool:
+    with greenroom.connect(url, transport=httpx.MockTransport(azure)) as pool:
         pool.session("abcd").execute("1")
     assert "Authorization" not in azure.requests[0].headers

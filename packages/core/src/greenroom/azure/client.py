@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import replace
 from types import ModuleType
 from typing import TypeVar
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from greenroom.azure import flat, legacy
 from greenroom.azure.credentials import CredentialTokens, FixedToken, Tokens, default_credential
 from greenroom.azure.http import MARGIN, Connection
 from greenroom.azure.problems import EXECUTION_NOT_FOUND, NO_SESSION
-from greenroom.azure.settings import AzureSettings, parse_endpoint
+from greenroom.azure.settings import AzureSettings, is_loopback, parse_endpoint
 from greenroom.azure.wire import (
     LATEST,
     MAX_SYNCHRONOUS,
@@ -31,7 +32,7 @@ from greenroom.azure.wire import (
     multipart_frame,
 )
 from greenroom.backend import OnEvent, Overrides
-from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
+from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo, StreamText
 
 T = TypeVar("T")
@@ -40,8 +41,9 @@ _TIMEOUT = 60.0
 _REPLAYABLE = 4 << 20
 """Bytes up to which an upload is held, so that it can be sent again when the pool was full."""
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
+_SESSIONS_SINCE = "2025-02-02-preview"
 _MAX_PAGES = 1000
-_MAX_DEPTH = 50
+_MAX_DIRECTORIES = 2000
 _COOLED_DOWN = 3600.0
 """Seconds after its last use from which a session has ended by itself, whatever its pool's cool-down is."""
 _MAX_OWN = 10_000
@@ -74,7 +76,7 @@ class AzurePool:
         )
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._own: dict[str, float] = {}
-        """Sessions that nobody else knows of, with the time of their last use."""
+        """Sessions that nobody else knows of, with the time of their last use, 0 for none."""
 
     def __repr__(self) -> str:
         return f"azure: {self._endpoint}, api-version {self._version}"
@@ -130,7 +132,11 @@ class AzurePool:
             except GreenroomError as error:
                 if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
                     raise SandboxLost(f"The execution {id} is not known any more: its session has ended.") from error
-                raise
+                if not isinstance(error, ServiceFailed | PoolFull):  # neither may say that nothing was run
+                    raise
+                unknown = ServiceFailed(f"The execution {id} was begun, and how it ends is unknown. {error}")
+                unknown.azure = error.azure
+                raise unknown from error
             outcome = _decoded(lambda body=body: flat.decode_execution(body, timeout=seconds))
             if isinstance(outcome, Execution):
                 return outcome
@@ -180,10 +186,14 @@ class AzurePool:
 
     async def _below(self, identifier: str, files: list[RemoteFile]) -> list[RemoteFile]:
         """The files, and all that is below them, for versions that list one directory at a time."""
-        found, level = list(files), files
-        for _ in range(_MAX_DEPTH):
-            level = [file for each in level if each.is_directory for file in await self._list(identifier, each.path)]
-            found += level
+        found = list(files)
+        directories = 0
+        for each in found:  # it grows
+            if each.is_directory:
+                directories += 1
+                if directories > _MAX_DIRECTORIES:
+                    raise ServiceFailed(f"The session has more than {_MAX_DIRECTORIES} directories.")
+                found += await self._list(identifier, each.path)
         return found
 
     async def file(self, identifier: str, path: str) -> RemoteFile:
@@ -201,11 +211,13 @@ class AzurePool:
                 raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
             yield chunk
 
-    # Sessions and the pool. Only the later contract has them; the service takes it for sessions of both.
+    # Sessions and the pool. Only later versions have them; the service takes those for any session.
 
     async def delete(self, identifier: str) -> None:
         with _no_session():
             await self._call(flat.delete_session(), identifier)
+        if identifier in self._own:
+            self._own[identifier] = 0.0
 
     async def sessions(self) -> list[SessionInfo]:
         pages = self._pages(flat.list_sessions(), None)
@@ -236,7 +248,8 @@ class AzurePool:
     async def close(self) -> None:
         """Delete the sessions that nobody else knows of; those with a name cool down in Azure."""
         since = time.monotonic() - _COOLED_DOWN
-        used = [identifier for identifier, last_used in self._own.items() if last_used and last_used > since]
+        own = list(self._own.items())  # at once: other threads adopt
+        used = [identifier for identifier, last_used in own if last_used and last_used > since]
         places = asyncio.Semaphore(_DELETIONS_AT_ONCE)
 
         async def end(identifier: str) -> None:
@@ -289,7 +302,7 @@ class AzurePool:
 
     def _version_of(self, call: Call) -> str:
         of_sessions = call.path in {"session", "listSessions"}
-        return LATEST if of_sessions and is_legacy(self._version) else self._version
+        return LATEST if of_sessions and self._version < _SESSIONS_SINCE else self._version
 
 
 def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
@@ -297,7 +310,9 @@ def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
         return FixedToken(settings.api_key.get_secret_value())
     if settings.credential is not None:
         return CredentialTokens(lambda: settings.credential, owned=False)
-    if endpoint.startswith("http:"):  # a server on this machine: no token of Azure is any of its business
+    if is_loopback(
+        urlsplit(endpoint).hostname or ""
+    ):  # a server on this machine: no token of Azure is any of its business
         return FixedToken(None)
     return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from greenroom.azure.wire import SCOPE
-from greenroom.errors import AccessDenied, EngineUnavailable
+from greenroom.errors import AccessDenied, EngineUnavailable, InvalidRequest
 
 _RENEW_BEFORE = 300.0
 """Seconds before its end from which a token is renewed, as azure-core's own policy does."""
@@ -37,6 +37,12 @@ class FixedToken:
     """A key of `greenroom serve`, or none at all."""
 
     def __init__(self, token: str | None) -> None:
+        """
+        Raises:
+            InvalidRequest: no header can hold it; the message does not show it.
+        """
+        if token is not None and not (token.isascii() and token.isprintable() and token == token.strip()):
+            raise InvalidRequest("The option api_key is not valid: it takes ASCII, without spaces or a newline around.")
         self._token = token
 
     async def get(self) -> str | None:

@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 from greenroom.azure.credentials import Tokens
 from greenroom.azure.problems import Problem, decode_problem, error_of
-from greenroom.azure.wire import Call, Json, Malformed
-from greenroom.errors import GreenroomError, ServiceFailed
+from greenroom.azure.wire import Call, Json, Malformed, quote_segment
+from greenroom.errors import GreenroomError, InvalidRequest, PoolClosed, ServiceFailed
 
 MARGIN = 60.0
 """Seconds that an answer may take beyond the execution's own time: a pool may wait for a free session."""
@@ -29,6 +29,7 @@ _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 8.0
 _MAX_BODY = 64 << 20
 _MAX_PROBLEM = 64 << 10
+_MAX_LINK = 16 << 10
 _USER_AGENT = f"greenroom/{version('greenroom')} (Language=Python)"
 
 # With these, an answer tells of work in a session, so the request was dispatched whatever the status says.
@@ -45,12 +46,20 @@ class Connection:
             tokens: the credentials.
             patience: seconds for which a request is tried again while the pool is full or too busy.
             transport: an `httpx.AsyncBaseTransport` in place of httpx's own.
+
+        Raises:
+            InvalidRequest: the endpoint has what no address can have.
         """
+        try:
+            _ = httpx.URL(endpoint).host
+        except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: of a name's other alphabet
+            raise InvalidRequest(f"The pool {endpoint!r:.200} is not valid: {error}.") from None
         self.endpoint = endpoint
         self._tokens = tokens
         self._patience = patience
         self._client = httpx.AsyncClient(
             transport=transport,
+            trust_env=not endpoint.startswith("http:"),  # no proxy is on this machine's way to itself
             follow_redirects=False,  # a token goes to the endpoint and nowhere else
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15),
             headers={"User-Agent": _USER_AGENT},
@@ -66,12 +75,12 @@ class Connection:
 
         Args:
             call: its `query` has everything but what is in the endpoint.
-            timeout: seconds of silence after which the answer is given up.
+            timeout: seconds of silence, or for an answer's body, after which it is given up.
             path: the file that it is about, for errors.
             content: the body, unless `call` has one: bytes, or an iterator of them that can be sent once only.
         """
         async with self.stream(call, timeout=timeout, path=path, content=content) as response:
-            body = await _read(response, _MAX_BODY)
+            body = await _read(response, _MAX_BODY, timeout)
         try:
             return json.loads(body) if body else None
         except (ValueError, RecursionError):
@@ -98,9 +107,12 @@ class Connection:
         Raises:
             ServiceFailed: the address is not one of this pool's, so it gets no token.
         """
-        address = urlsplit(urljoin(f"{self.endpoint}/{call.path}", link))
+        try:
+            address = urlsplit(urljoin(f"{self.endpoint}/{call.path}", link))
+        except ValueError as error:
+            raise ServiceFailed(f"The list goes on at {link!r:.200}, which is no address: {error}.") from None
         endpoint = urlsplit(self.endpoint)
-        if (address.scheme, address.netloc) != (endpoint.scheme, endpoint.netloc):
+        if len(link) > _MAX_LINK or (address.scheme, address.netloc) != (endpoint.scheme, endpoint.netloc):
             raise ServiceFailed(f"The list goes on at {link!r:.200}, which is not a part of {self.endpoint}.")
         query = dict(httpx.QueryParams(address.query))
         if query.items() <= call.query.items():
@@ -113,13 +125,15 @@ class Connection:
         deadline = loop.time() + self._patience
         attempt, refusals = 0, 0
         while True:
+            if self._client.is_closed:
+                raise PoolClosed("The pool was closed.")
             token = await self._tokens.get()
             wait: float | None = None
             error: GreenroomError
             try:
                 response = await self._client.send(self._request(call, timeout, content, token), stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
-                error = self._unreachable(failure)
+                error = self._unreachable(call, failure)
                 if attempt + 1 < _CONNECT_ATTEMPTS:
                     wait = _delay(attempt)
             except httpx.HTTPError as failure:
@@ -129,13 +143,13 @@ class Connection:
             else:
                 if response.is_success:
                     return response
-                problem = await _problem(response)
+                problem = await _problem(response, timeout)
                 error = error_of(problem, path=path)
-                if problem.status == 401 and not refusals and not once and self._tokens.refused(token):
+                if problem.status == 401 and self._tokens.refused(token) and not refusals and not once:
                     refusals += 1
                     continue
                 if not once and _was_not_dispatched(problem, response):
-                    wait = _delay(attempt) if problem.retry_after is None else problem.retry_after
+                    wait = (problem.retry_after or 0.0) + _delay(attempt)
             if wait is None or loop.time() + wait > deadline:
                 raise error
             attempt += 1
@@ -148,7 +162,7 @@ class Connection:
         if call.body is not None:
             content = json.dumps(call.body).encode()
             headers["Content-Type"] = "application/json"
-        query = urlencode(call.query, quote_via=quote, safe="")
+        query = "&".join(f"{quote_segment(name)}={quote_segment(value)}" for name, value in call.query.items())
         return self._client.build_request(
             call.method,
             f"{self.endpoint}/{call.path}?{query}",
@@ -157,8 +171,9 @@ class Connection:
             timeout=httpx.Timeout(timeout, connect=_CONNECT_TIMEOUT, pool=None),
         )
 
-    def _unreachable(self, error: httpx.HTTPError) -> ServiceFailed:
-        return ServiceFailed(f"{self.endpoint} cannot be reached: {_reason(error)}. Nothing was run.")
+    def _unreachable(self, call: Call, error: httpx.HTTPError) -> ServiceFailed:
+        nothing = " Nothing was run." if call.method != "GET" else ""
+        return ServiceFailed(f"{self.endpoint} cannot be reached: {_reason(error)}.{nothing}")
 
     def _broken(self, call: Call, error: httpx.HTTPError) -> ServiceFailed:
         unknown = " Whether it was carried out is unknown." if call.method != "GET" else ""
@@ -178,9 +193,9 @@ def _reason(error: httpx.HTTPError) -> str:
     return str(error) or type(error).__name__
 
 
-async def _problem(response: httpx.Response) -> Problem:
+async def _problem(response: httpx.Response, timeout: float) -> Problem:
     try:
-        content = await _read(response, _MAX_PROBLEM)
+        content = await _read(response, _MAX_PROBLEM, timeout)
     except (httpx.HTTPError, ServiceFailed):
         content = b""
     finally:
@@ -190,10 +205,14 @@ async def _problem(response: httpx.Response) -> Problem:
     return problem if problem.request_id else replace(problem, request_id=sent)
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
+async def _read(response: httpx.Response, limit: int, timeout: float) -> bytes:
     content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > limit:
-            raise ServiceFailed(f"The answer is over the limit of {limit} bytes.")
+    try:
+        async with asyncio.timeout(timeout):  # httpx has a limit for each piece alone
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > limit:
+                    raise ServiceFailed(f"The answer is over the limit of {limit} bytes.")
+    except TimeoutError:
+        raise ServiceFailed(f"The answer did not end within {timeout:g} seconds.") from None
     return bytes(content)

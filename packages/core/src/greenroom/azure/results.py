@@ -74,7 +74,7 @@ def decode_result(
     """The execution, or that it has not ended.
 
     Args:
-        id: the execution's, or an empty string, in whose place comes a random one.
+        id: the execution's, or an empty string, in whose place comes a random one if it has ended.
         state: the status's word, of either contract.
         result: the object with the streams and the value.
         value_name: the contract's name for the value.
@@ -82,12 +82,14 @@ def decode_result(
         error: the contract's own object for it, of which nothing is known but its type.
 
     Raises:
-        Malformed: the status is unknown, or the result is no object.
+        Malformed: the status is unknown, the result is no object, or an execution under way has no id.
     """
     known = _STATES.get(text(state).lower())
     if known is None:
         raise Malformed(f"{state!r:.100} is no status of an execution")
     if known in {"pending", "running"}:
+        if not id:
+            raise Malformed("an execution is under way and has no id to ask for it")
         return Pending(id, running=known == "running")
     fields = mapping(result) if result is not None else {}
     stderr = text(fields.get("stderr"))

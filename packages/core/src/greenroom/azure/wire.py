@@ -89,8 +89,15 @@ def is_legacy(version: str) -> bool:
 
 
 def quote_segment(text: str) -> str:
-    """A text as one segment of a URL's path, or one value of its query."""
-    return quote(text, safe="")
+    """A text as one segment of a URL's path, or one value of its query.
+
+    Raises:
+        InvalidRequest: it has what UTF-8 cannot hold, such as the name of a local file may have.
+    """
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"The name {text!r:.200} is not valid: it cannot be encoded as UTF-8.") from None
 
 
 def split_path(path: str) -> tuple[str, str]:
@@ -144,7 +151,7 @@ def multipart_frame(filename: str, boundary: str) -> tuple[bytes, bytes]:
     """What stands before and after the content in the body of an upload with one part, `file`.
 
     Raises:
-        InvalidRequest: the name has control characters, which no header can hold.
+        InvalidRequest: the name has control characters, which no header can hold, or is no UTF-8.
     """
     if any(ord(character) < 32 or ord(character) == 127 for character in filename):
         raise InvalidRequest(f"The file name {filename!r:.200} is not valid: it has control characters.")
@@ -153,7 +160,11 @@ def multipart_frame(filename: str, boundary: str) -> tuple[bytes, bytes]:
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     )
-    return head.encode("utf-8", "surrogateescape"), f"\r\n--{boundary}--\r\n".encode()
+    try:
+        encoded = head.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"The file name {filename!r:.200} is not valid: it cannot be encoded as UTF-8.") from None
+    return encoded, f"\r\n--{boundary}--\r\n".encode()
 
 
 # Headers
