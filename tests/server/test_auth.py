@@ -82,6 +82,14 @@ def test_a_new_key_is_kept_as_its_digest_alone(tmp_path: Path) -> None:
         new_key(path, "a\nb")
 
 
+@pytest.mark.parametrize("content", ["", f"old sha256:{'0' * 64}", f"old sha256:{'0' * 64}\r\n"])
+def test_a_key_is_added_to_a_file_that_somebody_else_wrote(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(content)
+    new_key(path, "ci")
+    assert read_keys(path).keys() - {"old"} == {"ci"}
+
+
 @pytest.mark.parametrize("content", ["", "# nobody", "my-secret-key", "ci sha256:abc", "ci md5:" + "0" * 64])
 def test_a_file_of_other_things_than_digests_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "keys"
