@@ -111,6 +111,7 @@ def test_a_file_of_other_things_than_digests_is_refused(tmp_path: Path, content:
         ({"host": "127.0.0.1"}, 200),
         ({"host": "[::1]:8080"}, 200),
         ({"host": "box.internal"}, 200),
+        ({"host": "Box.INTERNAL:8080"}, 200),
         ({"host": "evil.example"}, 403),  # DNS rebinding
         ({"host": "127.0.0.1.evil.example"}, 403),
         ({"host": "localhost.evil.example:80"}, 403),
@@ -127,7 +128,7 @@ def test_a_file_of_other_things_than_digests_is_refused(tmp_path: Path, content:
 async def test_without_credentials_programs_may_call_and_web_pages_may_not(
     headers: dict[str, str], expected: int
 ) -> None:
-    async with served(ScriptedBackend(), allowed_hosts=["box.internal"]) as client:
+    async with served(ScriptedBackend(), allowed_hosts=["Box.internal"]) as client:
         response = await client.post("/executions", params=query(LATEST), json=flat("1"), headers=headers)
         assert response.status_code == expected
         assert (await client.get("/nothing", headers=headers)).status_code == (400 if expected == 200 else expected)

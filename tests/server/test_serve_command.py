@@ -152,6 +152,7 @@ def test_what_does_not_work_is_said(refusal: Callable[..., str], options: list[s
         ("[server]\nprot = 80\n", "prot"),
         ('[server]\nentra = "x"\n', "entra"),
         ("[pools]\none = 1\n", "pools.one"),
+        ("[pools.one]\nurl = 5\n", "url"),
         ('[pools.one]\nurl = "bubblewrap:"\nmemroy = 1\n', "memroy"),
     ],
 )
