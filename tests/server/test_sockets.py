@@ -248,6 +248,15 @@ async def test_more_connections_than_there_may_be_are_refused() -> None:
             assert (await client.get("/healthz")).status_code == 200
 
 
+async def test_a_connection_too_many_is_not_kept_until_it_asks_for_something() -> None:
+    async with listening(ScriptedBackend(), max_connections=3) as server:
+        async with connected(server), connected(server), connected(server), connected(server) as (reader, _):
+            assert (await all_of(reader)).startswith(b"HTTP/1.1 503 ")
+        await asyncio.sleep(0.1)
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            assert (await client.get("/healthz")).status_code == 200
+
+
 async def test_an_answer_outlives_the_order_to_stop() -> None:
     backend = await memory_backend()
     async with listening(backend, shutdown_grace=10) as server, httpx.AsyncClient(base_url=server.url) as client:
