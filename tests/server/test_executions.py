@@ -201,7 +201,7 @@ async def test_so_many_executions_are_kept_and_so_many_bytes() -> None:
     await asyncio.gather(*(record.task for record in records))
     await asyncio.sleep(0)
     assert [executions.find("session", record.id) is not None for record in records] == [False] * 2 + [True] * 6
-    records = []
+    records.clear()
     for _ in range(16):
         records += [executions.begin("other", ASKED, lambda: outcome(Execution("", "succeeded"))) for _ in range(100)]
         await asyncio.gather(*(record.task for record in records))
