@@ -133,6 +133,19 @@ async def test_a_client_that_takes_nothing_of_an_answer_loses_its_connection(tls
         writer.transport.abort()
 
 
+@pytest.mark.parametrize("name", ["server.pem", "server.key"])
+async def test_a_certificate_that_is_broken_is_made_anew(tmp_path: Path, name: str) -> None:
+    self_signed(tmp_path, ["127.0.0.1"])
+    (tmp_path / name).write_text("nonsense")
+    certificate = self_signed(tmp_path, ["127.0.0.1"])
+    context = ssl.create_default_context(cafile=certificate.authority)
+    async with (
+        listening(ScriptedBackend(), certificate) as server,
+        httpx.AsyncClient(verify=context, base_url=server.url) as client,
+    ):
+        assert (await client.get("/healthz")).status_code == 200
+
+
 async def test_an_answer_over_tls_arrives_at_once(tmp_path: Path) -> None:
     certificate = self_signed(tmp_path, ["127.0.0.1"])
     context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
