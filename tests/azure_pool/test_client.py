@@ -142,8 +142,8 @@ def test_the_legacy_contract_is_one_option_away() -> None:
 
 @pytest.mark.parametrize(
     "first",
-    [UNREACHABLE, httpx.ConnectTimeout("slow"), full("0"), full(), refused(503), refused(503, **{"Retry-After": "0"})],
-    ids=["connect error", "connect timeout", "429 at once", "429", "503", "503 at once"],
+    [UNREACHABLE, httpx.ConnectTimeout("slow"), full("0"), full(), full(status=500), refused(503), refused(503, **{"Retry-After": "0"})],
+    ids=["connect error", "connect timeout", "429 at once", "429", "full with 500", "503", "503 at once"],
 )
 def test_a_call_that_was_not_dispatched_is_made_again(first: Any) -> None:
     azure = Azure(first, executed(result="2"))

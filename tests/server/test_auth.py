@@ -82,6 +82,14 @@ def test_a_new_key_is_kept_as_its_digest_alone(tmp_path: Path) -> None:
         new_key(path, "a\nb")
 
 
+@pytest.mark.parametrize("content", ["", f"old sha256:{'0' * 64}", f"old sha256:{'0' * 64}\r\n"])
+def test_a_key_is_added_to_a_file_that_somebody_else_wrote(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(content)
+    new_key(path, "ci")
+    assert read_keys(path).keys() - {"old"} == {"ci"}
+
+
 @pytest.mark.parametrize("content", ["", "# nobody", "my-secret-key", "ci sha256:abc", "ci md5:" + "0" * 64])
 def test_a_file_of_other_things_than_digests_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "keys"
@@ -103,6 +111,7 @@ def test_a_file_of_other_things_than_digests_is_refused(tmp_path: Path, content:
         ({"host": "127.0.0.1"}, 200),
         ({"host": "[::1]:8080"}, 200),
         ({"host": "box.internal"}, 200),
+        ({"host": "Box.INTERNAL:8080"}, 200),
         ({"host": "evil.example"}, 403),  # DNS rebinding
         ({"host": "127.0.0.1.evil.example"}, 403),
         ({"host": "localhost.evil.example:80"}, 403),
@@ -119,7 +128,7 @@ def test_a_file_of_other_things_than_digests_is_refused(tmp_path: Path, content:
 async def test_without_credentials_programs_may_call_and_web_pages_may_not(
     headers: dict[str, str], expected: int
 ) -> None:
-    async with served(ScriptedBackend(), allowed_hosts=["box.internal"]) as client:
+    async with served(ScriptedBackend(), allowed_hosts=["Box.internal"]) as client:
         response = await client.post("/executions", params=query(LATEST), json=flat("1"), headers=headers)
         assert response.status_code == expected
         assert (await client.get("/nothing", headers=headers)).status_code == (400 if expected == 200 else expected)

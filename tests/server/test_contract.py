@@ -347,6 +347,24 @@ async def test_similar_identifiers_are_different_sessions(client: httpx.AsyncCli
         assert response.json()["result"]["executionResult"] == "(False, 1)"
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/identifier/victim%2Fcode/execute"),
+        ("GET", "/identifier/victim%2ffiles/files"),
+        ("DELETE", "/identifier/victim%2Ffiles/session"),
+        ("DELETE", f"{POOL}%2Fidentifier%2Fvictim/session"),
+    ],
+)
+async def test_an_identifier_with_a_slash_in_the_path_is_not_taken_for_a_shorter_one(
+    client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    await client.post("/executions", params=query(LATEST, "victim"), json=flat("secret = 42"))
+    response = await client.request(method, path, json=flat("secret"))
+    assert (response.status_code, response.json()["error"]["target"]) == (400, "identifier")
+    assert (await client.get("/session", params=query(LATEST, "victim"))).status_code == 200
+
+
 async def test_what_is_said_twice_is_refused(client: httpx.AsyncClient) -> None:
     twice = await client.get(f"/files?api-version={LATEST}&identifier=mine&identifier=theirs")
     both = await client.get("/identifier/mine/files", params=query(LATEST, "theirs"))

@@ -201,11 +201,10 @@ async def test_so_many_executions_are_kept_and_so_many_bytes() -> None:
     await asyncio.gather(*(record.task for record in records))
     await asyncio.sleep(0)
     assert [executions.find("session", record.id) is not None for record in records] == [False] * 2 + [True] * 6
-    records = [executions.begin("other", ASKED, lambda: outcome(Execution("", "succeeded"))) for _ in range(400)]
-    for _ in range(3):
+    records.clear()
+    for _ in range(16):
+        records += [executions.begin("other", ASKED, lambda: outcome(Execution("", "succeeded"))) for _ in range(100)]
         await asyncio.gather(*(record.task for record in records))
-        records += [executions.begin("other", ASKED, lambda: outcome(Execution("", "succeeded"))) for _ in range(400)]
-    await asyncio.gather(*(record.task for record in records))
     await asyncio.sleep(0)
     assert sum(executions.find("other", record.id) is not None for record in records) == 1000
 
@@ -228,12 +227,28 @@ async def test_so_many_executions_are_under_way() -> None:
     async def forever() -> Outcome:
         return await asyncio.Future()
 
-    for _ in range(500):
-        executions.begin("session", ASKED, forever)
+    for number in range(500):
+        executions.begin(f"session-{number % 5}", ASKED, forever)
     with pytest.raises(Refused, match="Too many"):
         executions.begin("session", ASKED, forever)
-    executions.cancel("session")
+    for number in range(5):
+        executions.cancel(f"session-{number}")
     assert executions.under_way == []
+
+
+async def test_one_session_does_not_take_the_places_of_all() -> None:
+    executions = Executions()
+
+    async def forever() -> Outcome:
+        return await asyncio.Future()
+
+    for _ in range(100):
+        executions.begin("greedy", ASKED, forever)
+    with pytest.raises(Refused, match="Too many"):
+        executions.begin("greedy", ASKED, forever)
+    executions.begin("session", ASKED, forever)
+    for identifier in ("greedy", "session"):
+        executions.cancel(identifier)
 
 
 # Shell commands

@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -159,6 +161,7 @@ def test_what_does_not_work_is_said(refusal: Callable[..., str], options: list[s
         ("[server]\nprot = 80\n", "prot"),
         ('[server]\nentra = "x"\n', "entra"),
         ("[pools]\none = 1\n", "pools.one"),
+        ("[pools.one]\nurl = 5\n", "url"),
         ('[pools.one]\nurl = "bubblewrap:"\nmemroy = 1\n', "memroy"),
     ],
 )
@@ -377,6 +380,24 @@ async def test_several_pools_come_from_a_configuration(engine: None, tmp_path: P
             assert response.status_code == status
         strictly = await client.post("/executions", params=query(LEGACY[0]), json=flat("1"))
         assert strictly.status_code == 400
+
+
+async def test_connections_that_wait_do_not_take_the_files_of_sandboxes(engine: None) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, limit[1]))  # what the server begins with
+    try:
+        starting = serving()
+        server = await starting.__aenter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_exit(starting)
+        port = int(server.url.rpartition(":")[2])
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            response = await client.post("/executions", params=query(LATEST), json=flat("6 * 7"))
+            assert response.json()["result"]["executionResult"] == 42
 
 
 async def test_an_address_that_is_taken_is_said_so(engine: None) -> None:

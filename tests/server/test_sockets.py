@@ -133,6 +133,19 @@ async def test_a_client_that_takes_nothing_of_an_answer_loses_its_connection(tls
         writer.transport.abort()
 
 
+@pytest.mark.parametrize("name", ["server.pem", "server.key"])
+async def test_a_certificate_that_is_broken_is_made_anew(tmp_path: Path, name: str) -> None:
+    self_signed(tmp_path, ["127.0.0.1"])
+    (tmp_path / name).write_text("nonsense")
+    certificate = self_signed(tmp_path, ["127.0.0.1"])
+    context = ssl.create_default_context(cafile=certificate.authority)
+    async with (
+        listening(ScriptedBackend(), certificate) as server,
+        httpx.AsyncClient(verify=context, base_url=server.url) as client,
+    ):
+        assert (await client.get("/healthz")).status_code == 200
+
+
 async def test_an_answer_over_tls_arrives_at_once(tmp_path: Path) -> None:
     certificate = self_signed(tmp_path, ["127.0.0.1"])
     context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
@@ -243,6 +256,15 @@ async def test_more_connections_than_there_may_be_are_refused() -> None:
             await asyncio.sleep(0.1)
             async with httpx.AsyncClient(base_url=server.url) as client:
                 assert (await client.get("/healthz")).status_code == 503
+        await asyncio.sleep(0.1)
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_connection_too_many_is_not_kept_until_it_asks_for_something() -> None:
+    async with listening(ScriptedBackend(), max_connections=3) as server:
+        async with connected(server), connected(server), connected(server), connected(server) as (reader, _):
+            assert (await all_of(reader)).startswith(b"HTTP/1.1 503 ")
         await asyncio.sleep(0.1)
         async with httpx.AsyncClient(base_url=server.url) as client:
             assert (await client.get("/healthz")).status_code == 200

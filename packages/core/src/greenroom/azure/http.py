@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from greenroom.azure.credentials import Tokens
-from greenroom.azure.problems import Problem, decode_problem, error_of
+from greenroom.azure.problems import POOL_FULL, Problem, decode_problem, error_of
 from greenroom.azure.wire import Call, Json, Malformed, quote_segment
 from greenroom.errors import GreenroomError, InvalidRequest, PoolClosed, ServiceFailed
 
@@ -181,7 +181,8 @@ class Connection:
 
 
 def _was_not_dispatched(problem: Problem, response: httpx.Response) -> bool:
-    return problem.status in {429, 503} and not any(name in response.headers for name in _OF_A_SESSION)
+    full = problem.code == POOL_FULL  # which was seen with 429 and with 500
+    return (full or problem.status in {429, 503}) and not any(name in response.headers for name in _OF_A_SESSION)
 
 
 def _delay(attempt: int) -> float:

@@ -119,12 +119,15 @@ def new_key(path: Path, name: str) -> str:
     entry = f"{name} sha256:{digest(key)}"
     if not _ENTRY.fullmatch(entry):
         raise InvalidRequest(f"The name {name!r:.80} is not valid: it takes letters, digits and . @ - _, at most 64.")
-    if path.exists() and name in read_keys(path):
+    is_new = not path.exists() or path.stat().st_size == 0  # mktemp makes an empty one
+    if not is_new and name in read_keys(path):
         raise InvalidRequest(f"The file of keys {str(path)!r} has a key named {name!r} already.")
     try:
         path.touch(mode=0o600)
+        # An editor may have left the last line without its end.
+        separator = "" if is_new or path.read_bytes().endswith(b"\n") else "\n"
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{entry}\n")
+            file.write(f"{separator}{entry}\n")
     except OSError as error:
         raise InvalidRequest(f"The file of keys {str(path)!r} cannot be written: {error}.") from error
     return key

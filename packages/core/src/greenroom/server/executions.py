@@ -19,6 +19,7 @@ _RETENTION = 3600.0
 _MAX_KEPT = 1000
 _MAX_KEPT_BYTES = 64 << 20
 _MAX_UNDER_WAY = 500
+_MAX_OF_SESSION = 100  # they run one after the other, and must not take the places of other sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,9 @@ class Executions:
         record_id = operation_id or str(uuid.uuid4())
         if (identifier, record_id) in self._records:
             raise Refused(409, "ExecutionAlreadyExists", "There is an execution with this operation id already.")
-        if len(self.under_way) >= _MAX_UNDER_WAY:
+        under_way = self.under_way
+        of_session = sum(record.identifier == identifier for record in under_way)
+        if len(under_way) >= _MAX_UNDER_WAY or of_session >= _MAX_OF_SESSION:
             raise Refused(429, "TooManyExecutions", "Too many executions are under way.", retry_after=1)
         task = asyncio.create_task(_run(record_id, work))
         record = Record(record_id, identifier, replace(request, code=""), task)

@@ -133,8 +133,11 @@ class _Reader:
         message = Message()
         message["content-disposition"] = self._disposition.decode("utf-8", "replace")
         name = message.get_param("name", header="content-disposition")
-        # Its charset may be one that makes half characters.
-        filename = (message.get_filename() or "").encode("utf-8", "replace").decode()
+        try:
+            # Its charset may be one that makes half characters.
+            filename = (message.get_filename() or "").encode("utf-8", "replace").decode()
+        except ValueError as error:  # some charsets of Python are none for this, and one name has a NUL in it
+            raise InvalidRequest(f"The upload is not valid: its filename cannot be read ({error}).") from None
         self._events.append(_Head(name if isinstance(name, str) else None, filename))
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:

@@ -11,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _BYTES_A_SECOND = 4096
 _PIECE = 64 * 1024
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class TooSlow(Exception):
@@ -76,6 +77,11 @@ class PacedProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
+            # uvicorn would wait for a request before it refuses, and the connections that wait have no limit.
+            transport.write(_FULL)
+            transport.close()
+            return
         # Writing pauses as soon as there is anything that the client has to take; with 0, over TLS, even if not.
         transport.set_write_buffer_limits(high=1, low=0)
         self._watch_head()

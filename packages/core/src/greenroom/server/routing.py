@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Literal
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import Request
 
@@ -110,6 +110,8 @@ def find_target(
     identifier = request.path_params.get("identifier")
     if identifier is not None and query.get("identifier", identifier) != identifier:
         raise BadRequest("The query says another identifier than the path.", target="identifier")
+    if identifier is not None and identifier not in _segments(request):
+        raise BadRequest("An identifier with a slash goes into the query, not into the path.", target="identifier")
     return Target(
         pool=_pool(request.path_params.get("pool"), pools),
         version=_version(query.get("api-version"), contract, strict=settings.strict),
@@ -117,6 +119,11 @@ def find_target(
         settings=settings,
         session=identifier or query.get("identifier") or None,
     )
+
+
+def _segments(request: Request) -> list[str]:
+    """Of the path as it was sent: where routes match, `a%2Fb` is two segments, and `a` would be another's session."""
+    return [unquote(segment) for segment in request.scope["raw_path"].decode("latin-1").split("/")]
 
 
 def _parse_query(request: Request) -> dict[str, str]:

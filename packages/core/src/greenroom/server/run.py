@@ -27,6 +27,9 @@ from greenroom.server.tls import Certificate, self_signed
 
 KEY_VARIABLE = "GREENROOM_API_KEY"
 
+_OTHER_FILES = 4096
+"""Files that may be open besides the connections: those of sandboxes, above all."""
+
 _RESPONSES_GRACE = 5
 """Seconds that answers may take to be sent when all executions have ended."""
 
@@ -59,6 +62,7 @@ async def serve(
             authentication.
         EngineUnavailable: a pool cannot make sandboxes.
     """
+    _allow_open_files(settings.max_connections + _OTHER_FILES)
     async with contextlib.AsyncExitStack() as stack:
         guard = await stack.enter_async_context(_guard(settings))
         certificate = _certificate(settings)
@@ -160,6 +164,19 @@ class Server(uvicorn.Server):
         """The first signal asks for an orderly end, the second for one at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+def _allow_open_files(number: int) -> None:
+    """Let this process have so many, or as many as it may: the usual 1,024 are fewer than the connections."""
+    try:
+        import resource  # noqa: PLC0415  Unix alone has it
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 @contextlib.asynccontextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Annotated, Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from greenroom.azure.settings import is_loopback
 from greenroom.errors import InvalidRequest
@@ -38,7 +38,7 @@ class ServerSettings(BaseModel):
     """Whether to make a certificate for development."""
     tls_directory: Path = Path("~/.config/greenroom/tls")
     """Where that is kept."""
-    allowed_hosts: frozenset[str] = frozenset()
+    allowed_hosts: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()
     """Further names under which a server without authentication may be reached."""
     max_body: Size = Field(8 * _MIB, ge=1024)
     """Bytes of one request that is no upload."""
@@ -100,4 +100,6 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     for name, pool in cast("dict[str, Any]", pools).items():
         if not isinstance(pool, dict):
             raise InvalidRequest(f"The configuration {str(path)!r} is not valid: [pools.{name}] is a table.")
+        if not isinstance(cast("dict[str, Any]", pool).get("url", ""), str):
+            raise InvalidRequest(f"The configuration {str(path)!r} is not valid: the url of [pools.{name}] is a text.")
     return cast("dict[str, Any]", server), cast("dict[str, dict[str, Any]]", pools)

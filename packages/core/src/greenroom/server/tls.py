@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,10 @@ def _is_good(files: Certificate, hosts: Sequence[str]) -> bool:
     if not (files.key.exists() and files.authority.exists() and files.certificate.exists()):
         return False
     try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)  # they fit
         certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+    except (ssl.SSLError, ValueError, x509.ExtensionNotFound):
         return False
     good_until = certificate.not_valid_after_utc - _RENEW_BEFORE
     return all(_name(host) in names for host in hosts) and datetime.datetime.now(datetime.UTC) < good_until
