@@ -142,7 +142,15 @@ def test_the_legacy_contract_is_one_option_away() -> None:
 
 @pytest.mark.parametrize(
     "first",
-    [UNREACHABLE, httpx.ConnectTimeout("slow"), full("0"), full(), full(status=500), refused(503), refused(503, **{"Retry-After": "0"})],
+    [
+        UNREACHABLE,
+        httpx.ConnectTimeout("slow"),
+        full("0"),
+        full(),
+        full(status=500),
+        refused(503),
+        refused(503, **{"Retry-After": "0"}),
+    ],
     ids=["connect error", "connect timeout", "429 at once", "429", "full with 500", "503", "503 at once"],
 )
 def test_a_call_that_was_not_dispatched_is_made_again(first: Any) -> None:
@@ -533,6 +541,15 @@ def test_deleting_a_session_is_idempotent(answer: httpx.Response) -> None:
     with pool_of(azure) as pool:
         pool.session("abcd").delete()
     assert azure.calls == ["DELETE session"]
+
+
+def test_a_session_that_cannot_be_deleted_hides_no_earlier_error() -> None:
+    azure = Azure(refused(500, "First", "the first"), refused(500, "Second", "the second"))
+    with pool_of(azure) as pool:
+        with pytest.raises(ServiceFailed, match="the first"), pool.session("abcd") as session:
+            session.execute("1")
+        with pytest.raises(ServiceFailed, match="the second"), pool.session("abcd"):
+            pass
 
 
 def test_closing_deletes_the_sessions_that_nobody_else_knows() -> None:

@@ -72,7 +72,9 @@ def test_what_callers_hold_explains_every_method() -> None:
             members = [member for member in vars(value) if not member.startswith("_")]
             fields = getattr(value, "__dataclass_fields__", {})
             unexplained += [
-                f"{name}.{member}" for member in members if member not in fields and not getattr(value, member).__doc__
+                f"{name}.{member}"
+                for member in members
+                if member not in fields and getattr(value, member) is not None and not getattr(value, member).__doc__
             ]
     assert unexplained == []
 

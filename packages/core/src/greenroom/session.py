@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypeVar, overload
 
 from greenroom.backend import Backend, OnEvent, Overrides
-from greenroom.errors import FileRefused, InvalidRequest
+from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
 from greenroom.models import (
     DATA_DIR,
     Event,
@@ -311,7 +311,11 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.delete()
+        try:
+            self.delete()
+        except GreenroomError:
+            if error is None:  # what went wrong first tells more
+                raise
 
     async def __aenter__(self) -> Self:
         return self
@@ -319,7 +323,11 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.adelete()
+        try:
+            await self.adelete()
+        except GreenroomError:
+            if error is None:
+                raise
 
     # The one implementation of both spellings; all of it runs on the pool's loop.
 
