@@ -16,7 +16,7 @@ demo: $(READY)
 # Everything that this machine can run; GREENROOM_REQUIRE_ENGINES makes a missing engine a failure.
 # Most tests wait for a sandbox or a clock, so three runs at once take half the time of one.
 test: lint
-	@$(MAKE) --no-print-directory --jobs 3 --output-sync=line clients test-engines test-faces
+	@$(MAKE) --no-print-directory --jobs 3 clients test-engines test-faces
 
 test-engines: $(READY)
 	@$(BIN)/pytest -q $(ENGINES)
