@@ -210,3 +210,19 @@ def test_a_server_on_this_machine_gets_no_token_of_azure(url: str, monkeypatch: 
     with greenroom.connect(url, transport=httpx.MockTransport(azure)) as pool:
         pool.session("abcd").execute("1")
     assert "Authorization" not in azure.requests[0].headers
+
+
+def test_a_host_that_is_not_azures_gets_no_token_by_itself() -> None:
+    url = "https://dynamicsessions.io.example.com/subscriptions/s/resourceGroups/g/sessionPools/p"
+    with pytest.raises(InvalidRequest, match="no token of Azure by itself"):
+        greenroom.connect(url)
+    credential, azure = Credential(), Azure(executed())
+    with greenroom.connect(url, credential=credential, transport=httpx.MockTransport(azure)) as pool:
+        pool.session("abcd").execute("1")
+    assert tokens_of(azure) == ["token-1"]
+
+
+def test_a_password_in_an_endpoint_is_not_repeated() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        greenroom.connect("https://user:secret@example.com/sessionPools/p")
+    assert "secret" not in str(caught.value)

@@ -37,6 +37,8 @@ from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo, Str
 
 T = TypeVar("T")
 
+_AZURE = (".dynamicsessions.io", ".azurecontainerapps.io")
+"""Domains whose hosts get a token by default."""
 _TIMEOUT = 60.0
 _REPLAYABLE = 4 << 20
 """Bytes up to which an upload is held, so that it can be sent again when the pool was full."""
@@ -310,10 +312,14 @@ def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
         return FixedToken(settings.api_key.get_secret_value())
     if settings.credential is not None:
         return CredentialTokens(lambda: settings.credential, owned=False)
-    if is_loopback(
-        urlsplit(endpoint).hostname or ""
-    ):  # a server on this machine: no token of Azure is any of its business
+    host = urlsplit(endpoint).hostname or ""
+    if is_loopback(host):  # a server on this machine: no token of Azure is any of its business
         return FixedToken(None)
+    if not host.endswith(_AZURE):
+        raise InvalidRequest(
+            f"The pool {endpoint!r:.200} is not at an address of Azure, so it gets no token of Azure by itself. Give "
+            "connect() the api_key of the server, or a credential."
+        )
     return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)
 
 

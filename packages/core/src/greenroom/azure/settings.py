@@ -72,8 +72,12 @@ def parse_endpoint(url: str) -> str:
         _ = parts.port
     except ValueError as error:
         raise InvalidRequest(f"The pool {url!r:.200} is not valid: {error}.") from None
-    if not parts.hostname or parts.username is not None or parts.fragment:
-        raise InvalidRequest(f"The pool {url!r:.200} is not valid: its endpoint has a host, no user and no fragment.")
+    if parts.username is not None:  # and maybe a password, which no message repeats
+        raise InvalidRequest(
+            "The pool's endpoint is not valid: it has no user. Give connect() an api_key or a credential."
+        )
+    if not parts.hostname or parts.fragment:
+        raise InvalidRequest(f"The pool {url!r:.200} is not valid: its endpoint has a host, and no fragment.")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise InvalidRequest(
             f"The pool {url!r:.200} is not valid: credentials and code would travel in the clear. Use https; only "
