@@ -93,3 +93,9 @@ def test_an_adapter_loads_its_own_framework_alone(adapter: str) -> None:
     loaded = look(adapter)["loaded"]
     others = [name for name in [*ADAPTERS.values(), *ADAPTERS] if name not in {adapter, ADAPTERS[adapter]}]
     assert loaded_of(loaded, others) == []
+
+
+def test_the_command_line_tells_its_version() -> None:
+    command = [sys.executable, "-m", "greenroom", "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout == f"{greenroom.__version__}\n"

@@ -7,6 +7,7 @@ import contextlib
 import json
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,7 @@ from greenroom.connect import ENGINES, connect, is_local
 from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.models import Output, StreamText
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Agents write code; Greenroom runs it, in isolated sessions."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(image.app, name="image")
 
 _Pool = Annotated[
@@ -35,6 +34,23 @@ def main() -> None:
     except GreenroomError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("greenroom"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Agents write code; Greenroom runs it, in isolated sessions."""
+    del version
 
 
 @app.command()
