@@ -16,9 +16,10 @@ Answer = Callable[[dict[str, Any], bytes], Iterable[bytes]]
 READY = encode({"ev": "ready", "version": VERSION})
 
 
-def done(number: int, **fields: Any) -> bytes:
+def done(number: int, *, error: object = None, files: object = (), **fields: Any) -> bytes:
     """The frame that ends an execution."""
-    return encode({"ev": "done", "id": number, "error": None, "duration": 0.5, "truncated": 0, "files": [], **fields})
+    ending = json.dumps({"error": error, "files": files}).encode()
+    return encode({"ev": "done", "id": number, "duration": 0.5, "truncated": 0, **fields}, ending)
 
 
 def text(number: int, content: bytes, stream: str = "stdout") -> bytes:
@@ -56,6 +57,7 @@ class ScriptedSandbox(Sandbox):
         heard: the frames that it was sent.
         kills: how often it was killed.
         kill_takes: seconds that this takes.
+        blocked: whether it takes nothing of what it is sent.
     """
 
     def __init__(self, answer: Answer = obey, *, name: str = "scripted-1") -> None:
@@ -64,6 +66,7 @@ class ScriptedSandbox(Sandbox):
         self.heard: list[tuple[dict[str, Any], bytes]] = []
         self.kills = 0
         self.kill_takes = 0.0
+        self.blocked = False
         self._decoder = Decoder()
         self._said: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._ended = False
@@ -81,6 +84,8 @@ class ScriptedSandbox(Sandbox):
         self._said.put_nowait(None)
 
     async def send(self, data: bytes) -> None:
+        if self.blocked:
+            await asyncio.Event().wait()
         if self._ended:
             raise BrokenPipeError
         for header, body in self._decoder.feed(data):

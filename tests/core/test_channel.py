@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
 from greenroom.models import Execution, Output, RemoteFile, StreamText
 from greenroom.pool.channel import Channel, ExecutionLimits
-from greenroom.runner.frames import MAX_HEADER, encode
+from greenroom.runner.frames import MAX_HEADER, MAX_NAME, VERSION, encode
 
 from .scripted import READY, Answer, ScriptedSandbox, done, obey, output, reply, text
 from .virtual_time import in_virtual_time
@@ -306,6 +306,51 @@ async def test_closing_while_code_is_being_stopped_is_a_loss_and_no_cancellation
             await waiting
 
 
+@pytest.mark.parametrize("call", ["execute", "upload", "delete_file"])
+def test_a_runner_that_takes_nothing_is_lost(call: str) -> None:
+    """A process 1 that was stopped or starved: the pipe to it fills up, and the call must end nevertheless."""
+
+    @in_virtual_time
+    async def converse() -> None:
+        async with Listener() as listener:
+            listener.sandbox.blocked = True
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(SandboxLost, match="does not take what it is sent"):
+                match call:
+                    case "execute":
+                        await listener.execute("x" * (2 << 20))
+                    case "upload":
+                        await listener.channel.upload("/mnt/data/a", pieces(b"x"), FILE_LIMIT)
+                    case _:
+                        await listener.channel.delete_file("/mnt/data/a")
+            assert asyncio.get_running_loop().time() - began <= 30
+            with pytest.raises(SandboxLost):
+                await listener.execute()
+
+    converse()
+
+
+@in_virtual_time
+async def test_a_cancelled_execution_is_told_as_far_as_it_came() -> None:
+    def partly(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
+        if header["op"] != "execute":
+            return [done(header["id"])] if header["op"] == "interrupt" else obey(header, body)
+        number = header["id"]
+        clear = encode({"ev": "clear", "id": number})
+        bar = [output(number, {"text/plain": f"{part} %"}, display_id="bar", update=part > 0) for part in (0, 50)]
+        return [text(number, b"gone"), clear, text(number, b"here"), *bar]
+
+    async with Listener(partly) as listener:
+        execution = asyncio.create_task(listener.execute())
+        await asyncio.sleep(1)
+        execution.cancel()
+        await asyncio.wait([execution])
+        told = listener.events[-1]
+        assert isinstance(told, Execution)
+        assert (told.status, told.stdout, [shown.text for shown in told.outputs]) == ("cancelled", "here", ["50 %"])
+        assert told.duration >= 0
+
+
 # A hostile runner: whatever it says, the host gets an execution or a GreenroomError
 
 wild = st.recursive(
@@ -522,6 +567,10 @@ async def pieces(*content: bytes) -> AsyncIterator[bytes]:
         struct.pack(">II", MAX_HEADER + 1, 0),
         struct.pack(">II", 2, 0xFFFFFFFF),
         encode({"ev": "text", "id": 1, "stream": "stdin"}, b"x"),
+        text(1, b""),
+        encode({"ev": "news", "id": 1}),
+        output(1, {}, display_id="x" * (MAX_NAME + 1)),
+        encode({"ev": "output", "id": 1}, b'{"data":{},"metadata":{"a":' + b"[" * 300 + b"]" * 300 + b"}}"),
         text(1, b"x" * (LIMITS.text + 1)),
         output(1, {"text/plain": "x" * LIMITS.display}),
         encode({"ev": "output", "id": 1}, b"not JSON"),
@@ -531,6 +580,7 @@ async def pieces(*content: bytes) -> AsyncIterator[bytes]:
         done(1, files=[{"path": "/mnt/data/../../etc/passwd"}]),
         done(1, error=3),
         done(1, crash=[]),
+        encode({"ev": "done", "id": 1}, b"[" * 1000),
     ],
     ids=repr,
 )
@@ -550,18 +600,39 @@ async def test_done_counts_once() -> None:
     answer = saying(done, lambda number: done(number, error={"name": "Late"}), lambda number: text(number, b"late"))
     async with Listener(answer) as listener:
         assert (await listener.execute()).succeeded
-        assert (await listener.execute()).succeeded
+        with pytest.raises(SandboxLost, match="after the end of its execution"):
+            await listener.execute()
+
+
+@pytest.mark.parametrize("kind", ["ready", "text", "done", "reply"])
+@pytest.mark.parametrize("number", [0, -1, 10**9, "1", None])
+def test_a_frame_that_nobody_asked_for_costs_the_sandbox_its_life(kind: str, number: Any) -> None:
+    """Ignored, a flood of them would keep the host's processor busy for nothing."""
+
+    @in_virtual_time
+    async def converse() -> None:
+        async with Listener() as listener:
+            listener.sandbox.say(encode({"ev": kind, "id": number, "stream": "stdout", "version": VERSION}, b"x"))
+            with pytest.raises(SandboxLost, match="not asked for|over the limit"):
+                await listener.execute()
+
+    converse()
 
 
 @in_virtual_time
-async def test_what_is_said_to_nobody_is_not_heard() -> None:
-    async with Listener() as listener:
-        for number in (0, -1, 10**9):
-            listener.sandbox.say(text(number, b"forged"))
-            listener.sandbox.say(done(number))
-            listener.sandbox.say(reply(number))
-        execution = await listener.execute()
-        assert (execution.stdout, execution.succeeded) == ("", True)
+async def test_the_reply_to_a_request_that_was_given_up_may_come_late() -> None:
+    async with Listener(silent("stat")) as listener:
+        for _ in range(3):
+            request = asyncio.create_task(listener.channel.file("/mnt/data/a"))
+            await asyncio.sleep(0.1)
+            request.cancel()
+            await asyncio.wait([request])
+        for header, _ in listener.sandbox.heard:
+            listener.sandbox.say(reply(header["id"]))
+        assert (await listener.execute()).succeeded
+        listener.sandbox.say(reply(listener.sandbox.heard[0][0]["id"]))
+        with pytest.raises(SandboxLost, match="not asked for"):
+            await listener.execute()
 
 
 @in_virtual_time
@@ -623,7 +694,7 @@ async def test_a_flood_of_updates_costs_no_more_than_its_bytes() -> None:
     count = 5_000
     shown = b"".join(output(1, {}, display_id=str(place)) for place in range(count))
     updates = b"".join(output(1, {}, display_id=str(place), update=True) for place in range(count))
-    limits = ExecutionLimits(timeout=5, grace=1, text=0, display=1 << 20)
+    limits = ExecutionLimits(timeout=5, grace=1, text=0, display=8 << 20)
     async with Listener(saying(lambda _: shown + updates, done)) as listener:
         import time
 
@@ -634,9 +705,42 @@ async def test_a_flood_of_updates_costs_no_more_than_its_bytes() -> None:
 
 
 @in_virtual_time
+async def test_text_in_small_pieces_takes_the_memory_of_its_bytes() -> None:
+    count = 100_000
+    limits = ExecutionLimits(timeout=5, grace=1, text=3 * count, display=0)
+    async with Listener(silent("execute")) as listener:
+        waiting = asyncio.create_task(listener.channel.execute("x", limits, None))
+        await asyncio.sleep(0)
+        pieces = text(1, "Ā".encode()) * 1000
+        tracemalloc.start()
+        try:
+            for _ in range(count // 1000):
+                listener.sandbox.say(pieces)
+                await asyncio.sleep(0.001)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken < 10 * count
+        listener.sandbox.say(done(1))
+        assert (await waiting).stdout == "Ā" * count
+
+
+async def test_a_flood_of_frames_lets_others_have_their_turn() -> None:
+    async with Listener(silent("execute")) as flooded, Listener() as other:
+        waiting = asyncio.create_task(flooded.execute())
+        await asyncio.sleep(0)
+        flooded.sandbox.say(encode({"ev": "clear", "id": 1}) * 100_000)
+        flooded.sandbox.say(done(1))
+        for _ in range(10):
+            assert (await other.execute()).succeeded
+        assert not waiting.done(), "the others came first"
+        await waiting
+
+
+@in_virtual_time
 async def test_nothing_that_a_runner_repeats_piles_up() -> None:
     """Frames that carry nothing are free for the runner, so they must be free for the host, too."""
-    nothing = text(1, b"") + encode({"ev": "clear", "id": 1}) + encode({"ev": "ready", "version": 1}) + reply(99)
+    nothing = encode({"ev": "clear", "id": 1}) * 4
     async with Listener(silent("execute")) as listener:
         waiting = asyncio.create_task(listener.execute())
         await asyncio.sleep(0)

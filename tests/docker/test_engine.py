@@ -165,7 +165,9 @@ class TestConfiguration:
 
     async def test_everything_that_is_not_needed_is_denied(self, config: dict[str, Any]) -> None:
         host = config["HostConfig"]
-        assert config["Config"]["User"] == "1000:1000"
+        user, _, group = config["Config"]["User"].partition(":")
+        assert 30_000 <= int(user) < 34_096
+        assert group == user
         assert host["NetworkMode"] == "none"
         assert host["ReadonlyRootfs"] is True
         assert host["Privileged"] is False

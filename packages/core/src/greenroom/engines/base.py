@@ -80,6 +80,12 @@ class Sandbox(ABC):
         """
         raise InvalidRequest(f"The memory of one session cannot differ here: {memory} bytes were asked for.")
 
+    async def take_full_share(self) -> None:
+        """From now on, get as much of busy processors as others; until then, a start may give way to what runs.
+
+        Never raises OSError.
+        """
+
     @abstractmethod
     async def diagnosis(self) -> str:
         """After its end: what the engine knows of the cause, such as "out of memory"; empty if nothing.
@@ -92,6 +98,11 @@ class Engine(ABC):
     """Makes sandboxes. One object serves one event loop."""
 
     name: str
+
+    @property
+    def starts_give_way(self) -> bool:
+        """Whether a sandbox that starts leaves busy processors to those that run code."""
+        return False
 
     @abstractmethod
     async def check(self) -> None:

@@ -82,6 +82,10 @@ class BubblewrapSandbox(Sandbox):
         except OSError as error:
             raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {error.strerror}.") from error
 
+    async def take_full_share(self) -> None:
+        if self._group is not None:
+            self._group.take_full_share()
+
     async def diagnosis(self) -> str:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._error_reader), 1)
@@ -90,6 +94,8 @@ class BubblewrapSandbox(Sandbox):
         return text or (f"it ended with exit code {code}" if code is not None else "")
 
     async def _kill(self) -> None:
+        if self._group is not None:
+            await asyncio.to_thread(self._group.kill)
         # The first process inside takes all others with it, and is out of bubblewrap's own reach when it has
         # changed its user.
         for pid in [*self._children(), self._process.pid]:
@@ -153,6 +159,10 @@ class BubblewrapEngine(Engine):
         if not self._font_cache.exists():  # until it is there, sandboxes do without
             self._in_background(self._make_font_cache())
 
+    @property
+    def starts_give_way(self) -> bool:
+        return self._hierarchy is not None
+
     async def start(self, limits: Limits) -> Sandbox:
         await self.check()
         group = self._hierarchy.create(limits) if self._hierarchy is not None else None
@@ -176,7 +186,7 @@ class BubblewrapEngine(Engine):
         return BubblewrapSandbox(process, group)
 
     async def sweep(self) -> int:
-        return self._hierarchy.sweep() if self._hierarchy is not None else 0
+        return await asyncio.to_thread(self._hierarchy.sweep) if self._hierarchy is not None else 0
 
     async def close(self) -> None:
         if self._tasks:

@@ -10,15 +10,21 @@ import contextlib
 import errno
 import os
 import secrets
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from greenroom.engines import owner
 from greenroom.engines.base import Limits
 
 MOUNT = Path("/sys/fs/cgroup")
 _PREFIX = "greenroom-"
 _PERIOD = 100_000  # microseconds, over which a share of the processors is counted
+_KILL_TIMEOUT = 5.0
+
+# What a group gets of busy processors, beside others: while its sandbox starts, and from its first use on.
+_SHARES = {"cpu.weight": (25, 100), "cpu.shares": (256, 1024)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,31 @@ class Group:
                 for file in order:
                     _write_if_there(file, str(memory))
 
+    def take_full_share(self) -> None:
+        """From now on, get as much of busy processors as every other group."""
+        for directory in self.directories:
+            for name, (_, full) in _SHARES.items():
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    _write_if_there(directory / name, str(full))
+
+    def kill(self) -> None:
+        """Kill every process in the group, whatever it does against that.
+
+        Process 1 of the sandbox takes the others with it, but only once it runs, which they may prevent.
+        """
+        deadline = time.monotonic() + _KILL_TIMEOUT
+        for directory in self.directories:
+            with contextlib.suppress(OSError):
+                _write_if_there(directory / "cgroup.kill", "1")  # version 2, from Linux 5.14 on
+            with contextlib.suppress(OSError):
+                _write_if_there(directory / "pids.max", "0")  # none is made while we count them
+        for directory in self.directories:
+            while (members := _processes(directory)) and time.monotonic() < deadline:
+                for pid in members:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(0.005)
+
     def remove(self, *, patience: float = 2.0) -> None:
         """Remove the group once its last process is gone; what stays is for the sweep of the next engine."""
         deadline = time.monotonic() + patience
@@ -79,8 +110,8 @@ class Hierarchy:
         Raises:
             OSError: the kernel refuses.
         """
-        name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
-        group = Group(tuple(dict.fromkeys(parent / name for parent in self.parents.values())))
+        name = f"{_PREFIX}{owner.mark()}-{secrets.token_hex(6)}"
+        group = self._group(name)
         try:
             for directory in group.directories:
                 directory.mkdir()
@@ -91,14 +122,21 @@ class Hierarchy:
         return group
 
     def sweep(self) -> int:
-        """Remove the empty groups of processes that are gone; returns how many."""
-        removed = 0
-        for parent in set(self.parents.values()):
-            for directory in parent.glob(f"{_PREFIX}*"):
-                owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
-                if not (owner.isdecimal() and Path(f"/proc/{owner}").exists()):
-                    removed += _remove(directory)
-        return removed
+        """Remove the groups of owners that are gone, and kill what is left in them; returns how many."""
+        names = {
+            directory.name
+            for parent in self.parents.values()
+            for directory in parent.glob(f"{_PREFIX}*")
+            if owner.is_gone_by_mark(directory.name.removeprefix(_PREFIX).rpartition("-")[0])
+        }
+        for name in names:
+            group = self._group(name)
+            group.kill()
+            group.remove()
+        return len(names)
+
+    def _group(self, name: str) -> Group:
+        return Group(tuple(dict.fromkeys(parent / name for parent in self.parents.values())))
 
     def _limit(self, name: str, limits: Limits) -> None:
         memory, pids, cpu = (self.parents[controller] / name for controller in ("memory", "pids", "cpu"))
@@ -110,8 +148,12 @@ class Hierarchy:
         else:
             (memory / "memory.limit_in_bytes").write_text(str(limits.memory))
             _write_if_there(memory / "memory.memsw.limit_in_bytes", str(limits.memory))
+            # Version 1 counts these buffers apart, and without a limit they are the machine's.
+            _write_if_there(memory / "memory.kmem.tcp.limit_in_bytes", str(limits.memory // 4))
             (cpu / "cpu.cfs_period_us").write_text(str(_PERIOD))
             (cpu / "cpu.cfs_quota_us").write_text(str(int(limits.cpus * _PERIOD)))
+        for file, (starting, _) in _SHARES.items():
+            _write_if_there(cpu / file, str(starting))
 
 
 def find() -> Hierarchy | None:
@@ -165,6 +207,13 @@ def _version_2() -> list[dict[str, Path] | None]:
 def _write_if_there(path: Path, value: str) -> None:
     if path.exists():  # without swap accounting it is not
         path.write_text(value)
+
+
+def _processes(directory: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
 
 
 def _remove(directory: Path) -> bool:

@@ -15,9 +15,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import secrets
 import textwrap
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from greenroom.engines import owner
@@ -34,8 +35,17 @@ _CHECK_PATIENCE = 5.0
 _START_PATIENCE = 60.0
 _KILL_PATIENCE = 10.0
 _EVENTS_PATIENCE = 1.0
+_UPDATE_TIMEOUT = 10.0
 _STDERR_KEPT = 8192
 _KILLED = "137"  # 128 + SIGKILL
+
+# A user of its own for each container, as the kernel shares out much by user (inotify, pipes, pending signals). The
+# image has a name for each; they are few enough for an engine that maps users (rootless, or with userns-remap).
+_FIRST_USER = 30_000
+_USERS = 4096
+
+# What a container gets of busy processors, beside others: while it starts, and from its first use on.
+_STARTING_SHARES, _FULL_SHARES = 256, 1024
 
 # By their name in what Docker says of itself.
 _LIMITS = {"MemoryLimit": "the memory", "CpuCfsQuota": "the processors", "PidsLimit": "the processes"}
@@ -46,8 +56,19 @@ _log = logging.getLogger(__name__)
 class DockerSandbox(Sandbox):
     """A container and the connection attached to it."""
 
-    def __init__(self, daemon: Daemon, container: DockerContainer, attachment: Attachment, name: str) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        container: DockerContainer,
+        attachment: Attachment,
+        name: str,
+        *,
+        gives_way: bool,
+        on_end: Callable[[], None],
+    ) -> None:
         self.id = name
+        self._gives_way = gives_way
+        self._on_end = on_end
         self._daemon = daemon
         self._container = container
         self._attachment = attachment
@@ -79,15 +100,25 @@ class DockerSandbox(Sandbox):
         await asyncio.shield(self._end)
 
     async def limit_memory(self, memory: int) -> None:
-        body = {"Memory": memory, "MemorySwap": memory}
         try:
-            response = await self._daemon.request("POST", f"containers/{self.id}/update", json=body)
+            await self._update({"Memory": memory, "MemorySwap": memory})
         except FAILURES as error:
             if status_of(error) is None:
                 raise self._daemon.unavailable(error, "limit the memory of a sandbox") from error
             reason = textwrap.shorten(str(error), 200, placeholder=" …")
             raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {reason}") from error
-        response.release()
+
+    async def take_full_share(self) -> None:
+        if self._gives_way:
+            try:
+                await self._update({"CpuShares": _FULL_SHARES})
+            except FAILURES as error:
+                _log.debug("The container %s keeps its share of the processors: %s", self.id, error)
+
+    async def _update(self, settings: Mapping[str, int]) -> None:
+        async with asyncio.timeout(_UPDATE_TIMEOUT):
+            response = await self._daemon.request("POST", f"containers/{self.id}/update", json=settings)
+            response.release()
 
     async def diagnosis(self) -> str:
         said = self._errors.decode("utf-8", "replace").strip()
@@ -107,6 +138,7 @@ class DockerSandbox(Sandbox):
             await _remove(self._container, self.id)
         finally:
             self._attachment.close()
+            self._on_end()
 
     async def _last_events(self) -> AsyncIterator[dict[str, Any]]:
         """What Docker remembers of the container's end, as the container itself is removed."""
@@ -140,6 +172,11 @@ class DockerEngine(Engine):
         self._host = host
         self._opened: Daemon | None = None
         self._undoings: set[asyncio.Task[None]] = set()
+        self._users: set[int] = set()
+
+    @property
+    def starts_give_way(self) -> bool:
+        return self._runtime in (None, "runc")  # Debian 12's runsc cannot change the limits of a container
 
     async def check(self) -> None:
         try:
@@ -152,7 +189,8 @@ class DockerEngine(Engine):
         daemon = self._daemon()
         name = f"greenroom-{uuid.uuid4().hex[:12]}"
         container = daemon.client.containers.container(name)
-        create = asyncio.ensure_future(daemon.client.containers.create(self._config(limits), name=name))
+        user = self._take_user()
+        create = asyncio.ensure_future(daemon.client.containers.create(self._config(limits, user), name=name))
         attachment: Attachment | None = None
         try:
             async with asyncio.timeout(_START_PATIENCE):
@@ -162,11 +200,19 @@ class DockerEngine(Engine):
         except BaseException as error:
             if attachment is not None:
                 attachment.close()
+            self._users.discard(user)
             await self._see_through(_undo(create, container, name))
             if isinstance(error, FAILURES):
                 raise self._refusal(daemon, error, "start a sandbox") from error
             raise
-        return DockerSandbox(daemon, container, attachment, name)
+        return DockerSandbox(
+            daemon,
+            container,
+            attachment,
+            name,
+            gives_way=self.starts_give_way,
+            on_end=lambda: self._users.discard(user),
+        )
 
     async def sweep(self) -> int:
         daemon = self._daemon()
@@ -193,7 +239,13 @@ class DockerEngine(Engine):
             self._opened = Daemon(self._host)
         return self._opened
 
-    def _config(self, limits: Limits) -> dict[str, Any]:
+    def _take_user(self) -> int:
+        while (user := _FIRST_USER + secrets.randbelow(_USERS)) in self._users:
+            pass
+        self._users.add(user)
+        return user
+
+    def _config(self, limits: Limits, user: int) -> dict[str, Any]:
         """What Docker is asked for. Deny by default: whatever a sandbox does not need is off."""
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
         return {
@@ -202,7 +254,7 @@ class DockerEngine(Engine):
             "Cmd": [],
             # The image knows where its Python is.
             "Env": [f"{name}={value}" for name, value in RUNNER_ENVIRONMENT.items() if name != "PATH"],
-            "User": "1000:1000",
+            "User": f"{user}:{user}",
             "Hostname": "greenroom",
             "Labels": owner.labels(),
             "Healthcheck": {"Test": ["NONE"]},
@@ -223,7 +275,9 @@ class DockerEngine(Engine):
                 "MemorySwap": limits.memory,  # both together: no swap
                 "OomKillDisable": False,
                 "OomScoreAdj": 500,  # when the whole machine runs out, sandboxes go first
+                "KernelMemoryTCP": limits.memory // 4,  # counted apart by version 1 of control groups alone
                 "NanoCpus": int(limits.cpus * 1e9),
+                "CpuShares": _STARTING_SHARES if self.starts_give_way else 0,
                 "PidsLimit": limits.pids,
                 "Ulimits": [
                     {"Name": "core", "Soft": 0, "Hard": 0},

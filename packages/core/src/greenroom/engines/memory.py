@@ -120,8 +120,8 @@ class MemorySandbox(Sandbox):
             if before.get(path) != mark
         ]
         duration = time.perf_counter() - began
-        done = {"ev": "done", "id": header["id"], "truncated": 0, "files": changed, "duration": duration}
-        self._tell({**done, "error": error})
+        ending = json.dumps({"error": error, "files": changed}).encode()
+        self._tell({"ev": "done", "id": header["id"], "truncated": 0, "duration": duration}, ending)
 
     def _run(self, code: str, cell: str) -> None:
         linecache.cache[cell] = (len(code), None, code.splitlines(keepends=True), cell)  # for tracebacks
@@ -152,7 +152,8 @@ class MemorySandbox(Sandbox):
             del flush
             stream = "stderr" if file is sys.stderr else "stdout"
             text = (sep or " ").join(map(str, values)) + ("\n" if end is None else end)  # pyright: ignore[reportUnnecessaryComparison]
-            self._tell({"ev": "text", "id": self._current, "stream": stream}, text.encode())
+            if text:
+                self._tell({"ev": "text", "id": self._current, "stream": stream}, text.encode())
 
         own: dict[str, Callable[..., Any]] = {
             "open": self._open,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -44,6 +45,22 @@ def is_gone(owner: Mapping[str, str]) -> bool:
     started = owner.get(_STARTED)
     # A number is used again, but not with the same start.
     return bool(started) and _start_time(pid) not in (None, started)
+
+
+def mark() -> str:
+    """The same in one word, for the name of what can have no labels."""
+    return f"{_machine_mark()}-{os.getpid()}-{_start_time(os.getpid()) or ''}"
+
+
+def is_gone_by_mark(word: str) -> bool:
+    """As `is_gone`, by what `mark` returned."""
+    of_machine, _, process = word.partition("-")
+    pid, _, started = process.partition("-")
+    return of_machine == _machine_mark() and is_gone({MACHINE: machine(), _PID: pid, _STARTED: started})
+
+
+def _machine_mark() -> str:
+    return hashlib.sha256(machine().encode()).hexdigest()[:8]
 
 
 @cache

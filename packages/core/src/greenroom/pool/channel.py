@@ -1,7 +1,8 @@
 """The host's end of the conversation with a sandbox's runner.
 
-Whatever arrives may come from hostile code: every field is checked for its type, every amount is bounded, and
-what breaks the rules costs the sandbox its life and nobody else anything.
+Whatever arrives may come from hostile code: every field is checked for its type, every amount is counted before it is
+kept, every wait has a bound, and what breaks the rules costs the sandbox its life and nobody else anything. An honest
+runner keeps the same limits by itself, and says how much it has left out.
 """
 
 from __future__ import annotations
@@ -15,22 +16,42 @@ import json
 import os
 import re
 import signal
+import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from greenroom.backend import OnEvent
 from greenroom.engines.base import Sandbox
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
 from greenroom.models import DATA_DIR, Execution, ExecutionError, Output, RemoteFile, Status, StreamText
-from greenroom.runner.frames import MAX_OUTPUTS, VERSION, Decoder, FrameError, encode
+from greenroom.runner.frames import (
+    ERROR_LIMITS,
+    MAX_ENDING,
+    MAX_LIST,
+    MAX_NAME,
+    MAX_OUTPUTS,
+    VERSION,
+    Decoder,
+    FrameError,
+    encode,
+    output_cost,
+)
+from greenroom.runner.json_weight import TooDeep, weigh_json
+
+T = TypeVar("T")
 
 _CHUNK = 256 * 1024
-_MAX_BODY = 33 << 20
 _MAX_FILES = 20_000  # more than that the runner does not list
-_REPLY_TIMEOUT = 60.0  # of one file operation, which the runner does at once
+_MAX_WEIGHT = 64 << 20  # of such a list, or of an execution's ending, in memory
+_PIECE = 16 * 1024  # of what has arrived, taken at one go
+_TURN = 0.002  # seconds after which other sessions have theirs
+_LARGE = 256 * 1024  # bytes of JSON that are worth another thread
+_SEND_TIMEOUT = 20.0  # until a runner takes what it is sent, which an honest one does whatever its code does
+_REPLY_TIMEOUT = 60.0  # of one file operation, which the runner does immediately
+_PRELOAD_TIMEOUT = 120.0
 _STOP_MARGIN = 10.0  # beyond the grace period, until a runner counts as dead
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
@@ -57,20 +78,27 @@ class ExecutionLimits:
     display: int
 
 
-@dataclass(slots=True)
 class _Text:
-    """One stream as it comes in: pieces of UTF-8 that may break anywhere."""
+    """One stream as it comes in: pieces of UTF-8 that may break anywhere.
 
-    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
-    pieces: list[str] = field(default_factory=list[str])
+    It is kept as bytes, since a `str` for each small piece would take fifty times their memory.
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, data: bytes) -> str:
-        if text := self.decoder.decode(data):
-            self.pieces.append(text)
-        return text
+        """The characters that are complete with these bytes."""
+        self._data += data
+        return self._decoder.decode(data)
+
+    def clear(self) -> None:
+        held, _ = self._decoder.getstate()  # the beginning of a character belongs to what follows
+        self._data[:] = held
 
     def __str__(self) -> str:
-        return "".join(self.pieces) + self.decoder.decode(b"", final=True)
+        return self._data.decode("utf-8", "replace")
 
 
 @dataclass(slots=True)
@@ -80,6 +108,19 @@ class _Shown:
     output: Output
 
 
+class _Frame(NamedTuple):
+    header: dict[str, Any]
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Request:
+    """What is asked of the runner, and the most bytes that its reply may have."""
+
+    reply: asyncio.Future[_Frame]
+    most: int
+
+
 class _Running:
     """An execution under way."""
 
@@ -87,7 +128,8 @@ class _Running:
         self.id = uuid.uuid4().hex
         self.limits = limits
         self.on_event = on_event
-        self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.began = time.monotonic()
+        self.done: asyncio.Future[_Frame] = asyncio.get_running_loop().create_future()
         self.texts = {"stdout": _Text(), "stderr": _Text()}
         self.outputs: list[_Shown] = []
         self.displays: dict[str, _Shown] = {}
@@ -97,21 +139,23 @@ class _Running:
 
     def add_text(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         self._clear_if_pending()
-        if len(data) > self.text_left:
-            raise FrameError("more text than was allowed")
+        if not 0 < len(data) <= self.text_left:
+            raise FrameError("more text than was allowed, or none")
         self.text_left -= len(data)
         if (text := self.texts[stream].add(data)) and self.on_event:
             self.on_event(StreamText(stream, text))
 
-    def add_output(self, header: dict[str, Any], body: bytes) -> None:
+    async def add_output(self, header: dict[str, Any], body: bytes) -> None:
         display_id, update = header.get("display_id"), header.get("update") is True
+        if isinstance(display_id, str) and len(display_id) > MAX_NAME:
+            raise FrameError("the name of a display is too long")
         if not update:  # which shows nothing new
             self._clear_if_pending()
-        # Before it is parsed, as it may grow by that.
-        if len(body) > self.display_left or (not update and len(self.outputs) >= MAX_OUTPUTS):
+        cost = await _aside(body, lambda: _cost(body, self.display_left))
+        if cost > self.display_left or (not update and len(self.outputs) >= MAX_OUTPUTS):
             raise FrameError("more output than was allowed")
-        self.display_left -= len(body)
-        output = _output(header, body)
+        self.display_left -= cost
+        output = await _aside(body, lambda: _output(header, body))
         shown = self.displays.get(display_id) if isinstance(display_id, str) else None
         if shown is not None:  # every display of that name shows it now
             shown.output = output
@@ -138,25 +182,41 @@ class _Running:
             self.outputs.clear()
             self.displays.clear()
             for text in self.texts.values():
-                text.pieces.clear()
+                text.clear()
 
-    def finish(self, header: dict[str, Any], *, timed_out: bool) -> Execution:
-        error = _ending(header, self.limits.timeout) if timed_out else _error(header)
-        status: Status = "timed_out" if timed_out else "succeeded" if error is None else "failed"
+    async def finish(self, *, timed_out: bool) -> Execution:
+        """The execution, which the runner says has ended.
+
+        Raises:
+            FrameError: it says so in a way that breaks the rules.
+        """
+        header, body = self.done.result()
+        fields = await _aside(body, lambda: _mapping(_parse(body, MAX_ENDING)))
+        error = _ending(header, fields, self.limits.timeout) if timed_out else _error(header, fields)
+        return self._told(
+            status="timed_out" if timed_out else "succeeded" if error is None else "failed",
+            error=error,
+            duration=_number(header, "duration"),
+            files=tuple(_files(fields.get("files"))),
+            state_lost="crash" in header or header.get("state_lost") is True,
+            truncated=int(_number(header, "truncated")),
+        )
+
+    def cancelled(self) -> Execution:
+        """The execution as far as it came until its caller cancelled it."""
+        error = ExecutionError("CancelledError", "The execution was cancelled.")
+        return self._told(status="cancelled", error=error, duration=time.monotonic() - self.began)
+
+    def _told(self, *, status: Status, **ending: Any) -> Execution:
         outputs = tuple(shown.output for shown in self.outputs)
-        result = next((output.text for output in reversed(outputs) if output.is_result), None)
         execution = Execution(
             id=self.id,
             status=status,
             stdout=str(self.texts["stdout"]),
             stderr=str(self.texts["stderr"]),
-            result=result,
+            result=next((output.text for output in reversed(outputs) if output.is_result), None),
             outputs=outputs,
-            error=error,
-            duration=_number(header, "duration"),
-            files=tuple(_files(header.get("files", []))),
-            state_lost="crash" in header or header.get("state_lost") is True,
-            truncated=int(_number(header, "truncated")),
+            **ending,
         )
         if self.on_event:
             self.on_event(execution)
@@ -175,7 +235,9 @@ class Channel:
         self._on_lost = on_lost
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._replies: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
+        self._requests: dict[int, _Request] = {}
+        self._given_up: set[int] = set()
+        """Requests that nobody waits for any more, and whose replies may yet come."""
         self._numbers = itertools.count(1)
         self._running: tuple[int, _Running] | None = None
         self._turn = asyncio.Lock()
@@ -199,11 +261,15 @@ class Channel:
 
     async def preload(self, modules: tuple[str, ...]) -> None:
         """Have modules imported, those that are there; code may be given meanwhile."""
-        await self._send({"op": "preload", "modules": modules})
-        await asyncio.shield(self._preloaded)
+        await self._send({"op": "preload"}, json.dumps(modules).encode())
+        async with asyncio.timeout(_PRELOAD_TIMEOUT):
+            await asyncio.shield(self._preloaded)
 
     async def limit_memory(self, memory: int) -> None:
         await self._sandbox.limit_memory(memory)
+
+    async def take_full_share(self) -> None:
+        await self._sandbox.take_full_share()
 
     async def close(self, reason: str) -> None:
         """End the sandbox; who still waits for it is told the reason."""
@@ -231,12 +297,13 @@ class Channel:
             if timed_out:
                 await asyncio.wait([self._in_background(self._stop(number, running))])
             try:
-                execution = running.finish(running.done.result(), timed_out=timed_out)
+                execution = await running.finish(timed_out=timed_out)
             except FrameError as error:
                 raise self._fail(str(error)) from error
         except asyncio.CancelledError:
             if self._lost is None:
                 self._in_background(self._stop(number, running)).add_done_callback(lambda _: self._turn.release())
+                running.cancelled()
                 raise
             self._turn.release()
             raise
@@ -290,7 +357,7 @@ class Channel:
             if self._entry(header).size > limit:
                 raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
             while True:
-                _, data = await self._request(path, {"op": "read", "file": file, "size": _CHUNK})
+                _, data = await self._request(path, {"op": "read", "file": file, "size": _CHUNK}, most=_CHUNK)
                 if not data:
                     break
                 size += len(data)
@@ -301,9 +368,9 @@ class Channel:
             self._in_background(self._forget(file))
 
     async def files(self, path: str, *, recursive: bool) -> list[RemoteFile]:
-        _, body = await self._request(path, {"op": "list", "path": path, "recursive": recursive})
+        _, body = await self._request(path, {"op": "list", "path": path, "recursive": recursive}, most=MAX_LIST)
         try:
-            return _files(_parse(body))
+            return await _aside(body, lambda: _files(_parse(body, MAX_LIST)))
         except FrameError as error:
             raise self._fail("it sent a broken list of files") from error
 
@@ -332,37 +399,51 @@ class Channel:
 
     # Frames
 
-    async def _request(self, path: str, header: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+    async def _request(self, path: str, header: dict[str, Any], body: bytes = b"", *, most: int = 0) -> _Frame:
+        """The runner's reply, with a body of `most` bytes at most."""
         number = next(self._numbers)
-        future: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
-        self._replies[number] = future
+        request = self._requests[number] = _Request(asyncio.get_running_loop().create_future(), most)
         try:
             await self._send({**header, "id": number}, body)
             async with asyncio.timeout(_REPLY_TIMEOUT):
-                reply, content = await future
+                reply, content = await request.reply
         except TimeoutError:
             raise self._fail("it did not answer") from None
+        except asyncio.CancelledError:
+            if request.reply.cancelled():
+                self._given_up.add(number)
+            raise
         finally:
-            del self._replies[number]
+            del self._requests[number]
         code = reply.get("errno")
         if code is not None:
             raise _file_error(code, path)
-        return reply, content
+        return _Frame(reply, content)
 
     async def _send(self, header: dict[str, Any], body: bytes = b"") -> None:
         if self._lost is not None:
             raise self._lost
         try:
-            await self._sandbox.send(encode(header, body))
+            async with asyncio.timeout(_SEND_TIMEOUT):
+                await self._sandbox.send(encode(header, body))
+        except TimeoutError:
+            raise self._fail("it does not take what it is sent") from None
         except OSError:
             raise self._fail("it has ended") from None
 
     async def _read(self) -> None:
-        decoder = Decoder(max_body=_MAX_BODY)
+        decoder = Decoder()
+        clock = time.monotonic
+        turn_ends = clock() + _TURN
         try:
             while data := await self._sandbox.receive():
-                for header, body in decoder.feed(data):
-                    self._hear(header, body)
+                for start in range(0, len(data), _PIECE):
+                    decoder.max_body = self._most()
+                    for header, body in decoder.feed(data[start : start + _PIECE]):
+                        await self._hear(header, body)
+                    if clock() >= turn_ends:  # a flood of frames must not keep other sessions waiting
+                        await asyncio.sleep(0)
+                        turn_ends = clock() + _TURN
             diagnosis = await self._sandbox.diagnosis()
             self._fail(diagnosis or "it has ended")
         except FrameError as error:
@@ -370,24 +451,39 @@ class Channel:
         except OSError as error:
             self._fail(f"the engine lost it: {error}")
 
-    def _hear(self, header: dict[str, Any], body: bytes) -> None:
+    def _most(self) -> int:
+        """Bytes that the body of a frame may have, by what the runner has been asked for."""
+        most = max((request.most for request in self._requests.values()), default=0)
+        if self._given_up:
+            most = max(most, MAX_LIST)
+        if self._running is not None:
+            _, running = self._running
+            most = max(most, running.text_left, running.display_left, MAX_ENDING)
+        return most
+
+    async def _hear(self, header: dict[str, Any], body: bytes) -> None:
         event, number = header.get("ev"), header.get("id")
-        if event == "reply":
-            reply = self._replies.get(number) if isinstance(number, int) else None
-            if reply is not None and not reply.done():
-                reply.set_result((header, body))
-        elif event == "ready":
+        if self._running is not None and self._running[0] == number and event != "reply":
+            await self._hear_execution(self._running[1], header, body)
+        elif event == "reply" and isinstance(number, int) and number in self._requests:
+            request = self._requests[number]
+            if request.reply.done() or len(body) > request.most:
+                raise FrameError("a second reply, or one that is too long")
+            request.reply.set_result(_Frame(header, body))
+        elif event == "reply" and isinstance(number, int) and number in self._given_up:
+            self._given_up.discard(number)
+        elif event == "ready" and not self._ready.done():
             if header.get("version") != VERSION:
                 raise FrameError(f"the runner speaks version {header.get('version')!r:.20}, not {VERSION}")
-            if not self._ready.done():
-                self._ready.set_result(None)
-        elif event == "preloaded":
-            if not self._preloaded.done():
-                self._preloaded.set_result(None)
-        elif self._running is not None and self._running[0] == number:
-            self._hear_execution(self._running[1], header, body)
+            self._ready.set_result(None)
+        elif event == "preloaded" and not self._preloaded.done():
+            self._preloaded.set_result(None)
+        else:
+            raise FrameError("a frame that was not asked for")
 
-    def _hear_execution(self, running: _Running, header: dict[str, Any], body: bytes) -> None:
+    async def _hear_execution(self, running: _Running, header: dict[str, Any], body: bytes) -> None:
+        if running.done.done():
+            raise FrameError("a frame after the end of its execution")
         match header.get("ev"):
             case "text":
                 stream = header.get("stream")
@@ -395,14 +491,13 @@ class Channel:
                     raise FrameError("text of no stream")
                 running.add_text(stream, body)
             case "output":
-                running.add_output(header, body)
+                await running.add_output(header, body)
             case "clear":
                 running.clear(wait=header.get("wait") is True)
             case "done":
-                if not running.done.done():
-                    running.done.set_result(header)
+                running.done.set_result(_Frame(header, body))
             case _:
-                pass
+                raise FrameError("a frame of no known kind")
 
     def _fail(self, reason: str) -> SandboxLost:
         """From here on, the sandbox is lost; returns the error that says so."""
@@ -411,7 +506,8 @@ class Channel:
                 f"The sandbox {self._sandbox.id} is lost: {reason}. Its session's variables and files are gone; "
                 "the next use of the identifier begins a new session."
             )
-            waiting: list[asyncio.Future[Any]] = [self._ready, self._preloaded, *self._replies.values()]
+            waiting: list[asyncio.Future[Any]] = [self._ready, self._preloaded]
+            waiting += [request.reply for request in self._requests.values()]
             if self._running is not None:
                 waiting.append(self._running[1].done)
             for future in waiting:
@@ -434,8 +530,29 @@ def _text(value: object, limit: int) -> str:
     return value[:limit].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
-def _parse(body: bytes) -> object:
-    """JSON, without halves of surrogate pairs, which no text can be encoded with."""
+async def _aside(body: bytes, work: Callable[[], T]) -> T:
+    """What work on a body comes to; in another thread where it takes long enough for others to wait."""
+    return work() if len(body) < _LARGE else await asyncio.to_thread(work)
+
+
+def _cost(body: bytes, left: int) -> int:
+    try:
+        return output_cost(body, left)
+    except TooDeep as error:
+        raise FrameError(str(error)) from error
+
+
+def _parse(body: bytes, most: int) -> object:
+    """JSON, without halves of surrogate pairs, which no text can be encoded with.
+
+    Raises:
+        FrameError: it is none, or has more than `most` bytes, or takes too much memory.
+    """
+    try:
+        if len(body) > most or weigh_json(body, _MAX_WEIGHT) > _MAX_WEIGHT:
+            raise FrameError("a frame's body is too large")
+    except TooDeep as error:
+        raise FrameError(str(error)) from error
     text = body.decode("utf-8", "replace")
     try:
         content = json.loads(text)
@@ -458,12 +575,12 @@ def _number(mapping: dict[str, Any], key: str) -> float:
 
 
 def _output(header: dict[str, Any], body: bytes) -> Output:
-    fields = _mapping(_parse(body))
+    fields = _mapping(_parse(body, len(body)))
     data, metadata = _mapping(fields.get("data")), _mapping(fields.get("metadata"))
     return Output(data, metadata, is_result=header.get("result") is True)
 
 
-def _error(header: dict[str, Any]) -> ExecutionError | None:
+def _error(header: dict[str, Any], fields: dict[str, Any]) -> ExecutionError | None:
     """The error of code that ended by itself."""
     if "crash" in header:
         crash = _mapping(header["crash"])
@@ -473,21 +590,17 @@ def _error(header: dict[str, Any]) -> ExecutionError | None:
             return ExecutionError("MemoryError", "The code used more memory than the session may, and was killed.")
         how = f"was killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exited with code {code}"
         return ExecutionError("WorkerCrashed", f"The Python process that ran the code {how}.")
-    if header.get("error") is None:
+    if fields.get("error") is None:
         return None
-    fields = _mapping(header["error"])
-    return ExecutionError(
-        name=_text(fields.get("name"), 200) or "Exception",
-        value=_ANSI.sub("", _text(fields.get("value"), 20_000)),
-        traceback=_ANSI.sub("", _text(fields.get("traceback"), 200_000)),
-        summary=_ANSI.sub("", _text(fields.get("summary"), 20_000)),
-    )
+    error = _mapping(fields["error"])
+    parts = {name: _ANSI.sub("", _text(error.get(name), limit)) for name, limit in ERROR_LIMITS.items()}
+    return ExecutionError(**{**parts, "name": parts["name"] or "Exception"})
 
 
-def _ending(header: dict[str, Any], timeout: float) -> ExecutionError:
+def _ending(header: dict[str, Any], fields: dict[str, Any], timeout: float) -> ExecutionError:
     """The error of code that was stopped at its deadline."""
     how = "killed, as it did not react" if "crash" in header else "interrupted"
-    error = None if "crash" in header else _error(header)
+    error = None if "crash" in header else _error(header, fields)
     return ExecutionError(
         "TimeoutError",
         f"The code ran for longer than {timeout:g} seconds and was {how}.",

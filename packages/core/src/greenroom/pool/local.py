@@ -59,6 +59,7 @@ class LocalPool:
             maximum_age=settings.max_alive_period if settings.lifecycle == "on_container_exit" else None,
             acquire_timeout=settings.acquire_timeout,
             starts_at_once=max(2, os.cpu_count() or 2),
+            starts_beside_work=None if engine.starts_give_way else 1,
         )
         self._state = State()
         self._statistics = Statistics()
@@ -253,6 +254,7 @@ class LocalPool:
                 self._statistics.allocated(now - arrival.since, warm=arrival.since == now)
                 self._state.arrivals.append(now)
                 arrival.place.set_result(slot)
+                self._spawn(self._channels[number].take_full_share())
             case End(number, cause):
                 self._retire(self._state.slots[number], cause)
             case Refuse(identifier):
@@ -294,7 +296,7 @@ class LocalPool:
         slot.phase, slot.since = "ready", now
         self._advance()
         if slot.phase == "ready" and self._settings.preload:
-            with contextlib.suppress(SandboxLost):
+            with contextlib.suppress(SandboxLost, TimeoutError):
                 await channel.preload(self._settings.preload)
 
     def _failed(self, slot: Slot, error: Exception) -> None:

@@ -72,6 +72,8 @@ class Rules:
     maximum_age: float | None
     acquire_timeout: float
     starts_at_once: int
+    starts_beside_work: int | None = None
+    """The same while code runs; `None`: as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,10 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
     missing = wanted + ready_target(state, rules, now) - starting - spare
     if now < state.hold_starts_until:
         missing = min(missing, wanted - starting)
-    actions += [Start()] * max(0, min(missing, room, rules.starts_at_once - starting))
+    at_once = rules.starts_at_once
+    if rules.starts_beside_work is not None and any(slot.users for slot in state.slots.values()):
+        at_once = min(at_once, rules.starts_beside_work)
+    actions += [Start()] * max(0, min(missing, room, at_once - starting))
     surplus = 0 if waiting else max(0, min(-missing, spare))
     patient = [slot for slot in ready[served:] if now >= slot.since + SURPLUS_PATIENCE]
     actions += [End(slot.number, "was one too many") for slot in patient[:surplus]]

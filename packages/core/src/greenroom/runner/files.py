@@ -15,6 +15,8 @@ import stat
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from .frames import MAX_LIST
+
 DATA_DIR = "/mnt/data"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -226,7 +228,10 @@ class Transfers:
                 return {}, b""
             case "list":
                 entries = self._tree.entries(header["path"], recursive=bool(header["recursive"]))
-                return {}, json.dumps(entries).encode()
+                content = json.dumps(entries).encode()
+                if len(content) > MAX_LIST:  # long names, or characters that JSON takes six bytes for
+                    raise OSError(errno.E2BIG, "the list of files is too long", header["path"])
+                return {}, content
             case "stat":
                 return {"entry": self._tree.entry(header["path"])}, b""
             case "delete":

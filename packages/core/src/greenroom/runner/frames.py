@@ -10,13 +10,31 @@ import struct
 from json import dumps, loads  # by name: code in a worker may replace them in their module
 from typing import Any, cast
 
-VERSION = 1
-"""Of the conversation; the runner says it in its first frame."""
+from .json_weight import weigh_json
 
-MAX_HEADER = 1 << 20
+VERSION = 2
+"""Of the protocol; the runner's first frame states it."""
+
+MAX_HEADER = 64 << 10
+"""Bytes. A header is parsed before anything is known of it, so what can be large goes into the body."""
+
 MAX_BODY = 64 << 20
+MAX_LIST = 16 << 20
+"""Bytes of a list of files."""
+
 MAX_OUTPUTS = 10_000
 """Rich outputs of one execution; the runner leaves out what is beyond."""
+
+MAX_NAME = 200
+"""Characters of a display's name."""
+
+MAX_ENDING = 4 << 20
+"""Bytes of what comes with the end of an execution: its error and its new files."""
+
+ERROR_LIMITS = {"name": 200, "value": 10_000, "traceback": 50_000, "summary": 10_000}
+"""Characters of each part of an error; as JSON, a character takes up to 12 bytes."""
+
+_OUTPUT = 500  # bytes of memory that an output takes beside its content
 
 _LENGTHS = struct.Struct(">II")
 
@@ -37,12 +55,22 @@ def encode(header: dict[str, Any], body: bytes = b"") -> bytes:
     return _LENGTHS.pack(len(text), len(body)) + text + body
 
 
+def output_cost(body: bytes, limit: int) -> int:
+    """What an output counts against the limit of its execution: the memory it takes where it is kept.
+
+    Raises:
+        TooDeep: its JSON is nested too deeply.
+    """
+    return _OUTPUT + weigh_json(body, limit - _OUTPUT)
+
+
 class Decoder:
     """Cuts a stream of bytes into frames."""
 
     def __init__(self, *, max_body: int = MAX_BODY) -> None:
         self._buffer = bytearray()
-        self._max_body = max_body
+        self.max_body = max_body
+        """Bytes that the body of a further frame may have."""
 
     def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]]:
         """The frames that are complete with these bytes.
@@ -55,7 +83,7 @@ class Decoder:
         position = 0
         while len(self._buffer) - position >= _LENGTHS.size:
             header_size, body_size = _LENGTHS.unpack_from(self._buffer, position)
-            if header_size > MAX_HEADER or body_size > self._max_body:
+            if header_size > MAX_HEADER or body_size > self.max_body:
                 raise FrameError(f"a frame of {header_size} + {body_size} bytes is over the limit")
             start = position + _LENGTHS.size
             end = start + header_size + body_size

@@ -2,8 +2,11 @@
 
 It is the same on every engine, and stands beside what the engine has of its own. It denies what code in a session
 never needs and what has been the way out of sandboxes: new namespaces, mounts, kernel keyrings, BPF, io_uring, tracing
-of other processes, and every kind of socket but Unix, IP and netlink (virtual machines' sockets, for one, know no
-network namespace).
+of other processes, asynchronous I/O (its contexts are few, and for the whole machine), and every kind of socket but
+Unix, IP and netlink (virtual machines' sockets, for one, know no network namespace).
+
+It also keeps code off process 1, the supervisor, which ends the sandbox when the host has gone: code of the same user
+could stop it (on gVisor) or starve it (everywhere), and the sandbox would outlive its owner.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ _DENIED: dict[str, tuple[int, int | None]] = {
     "fsopen": (430, 430),
     "fspick": (433, 433),
     "init_module": (175, 105),
+    "io_setup": (206, 0),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
@@ -68,6 +72,26 @@ _DENIED: dict[str, tuple[int, int | None]] = {
     "userfaultfd": (323, 282),
     "vhangup": (153, 58),
 }
+_EQUAL, _OTHER = True, False
+_GUARDED: dict[str, tuple[tuple[int, int], tuple[tuple[int, bool, int], ...]]] = {
+    # By call: its numbers, and when it is denied: if one of these arguments equals a value, or is another one.
+    "fcntl": ((72, 25), ((1, _EQUAL, 10),)),  # F_SETSIG: any signal to any owner of a descriptor
+    "ioprio_set": ((251, 30), ((0, _OTHER, 1), (1, _EQUAL, 1))),  # but IOPRIO_WHO_PROCESS
+    "kill": ((62, 129), ((0, _EQUAL, 1),)),
+    "pidfd_open": ((434, 434), ((0, _EQUAL, 1),)),
+    "prlimit64": ((302, 261), ((0, _EQUAL, 1),)),
+    "rt_sigqueueinfo": ((129, 138), ((0, _EQUAL, 1),)),
+    "rt_tgsigqueueinfo": ((297, 240), ((0, _EQUAL, 1), (1, _EQUAL, 1))),
+    "sched_setaffinity": ((203, 122), ((0, _EQUAL, 1),)),
+    "sched_setattr": ((314, 274), ((0, _EQUAL, 1),)),
+    "sched_setparam": ((142, 118), ((0, _EQUAL, 1),)),
+    "sched_setscheduler": ((144, 119), ((0, _EQUAL, 1),)),
+    "setpriority": ((141, 140), ((0, _OTHER, 0), (1, _EQUAL, 1))),  # but PRIO_PROCESS
+    "tgkill": ((234, 131), ((0, _EQUAL, 1), (1, _EQUAL, 1))),
+    "tkill": ((200, 130), ((0, _EQUAL, 1),)),
+}
+"""The kernel takes these arguments for 32-bit integers, so the filter looks at no more of them."""
+
 _CLONE = (56, 220)
 _CLONE3 = (435, 435)
 _SOCKET = (41, 198)
@@ -80,6 +104,7 @@ _FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_ARGUMENT = 8  # bytes of each, the lower half first
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 
 
@@ -103,6 +128,8 @@ def _program(architecture: int, column: int) -> Iterator[bytes]:
         if (number := numbers[column]) is not None:
             yield _instruction(_JUMP_EQUAL, number, if_false=1)
             yield _instruction(_RETURN, _refuse(errno.EPERM))
+    for numbers, conditions in _GUARDED.values():
+        yield from _guard(numbers[column], conditions)
     # Its flags lie in memory, out of a filter's sight; without it, the C library takes clone.
     yield _instruction(_JUMP_EQUAL, _CLONE3[column], if_false=1)
     yield _instruction(_RETURN, _refuse(errno.ENOSYS))
@@ -120,8 +147,20 @@ def _program(architecture: int, column: int) -> Iterator[bytes]:
     yield _instruction(_RETURN, _refuse(errno.EAFNOSUPPORT))
 
 
+def _guard(number: int, conditions: tuple[tuple[int, bool, int], ...]) -> Iterator[bytes]:
+    """Deny one call where a condition holds."""
+    length = 2 * len(conditions) + 2
+    yield _instruction(_JUMP_EQUAL, number, if_false=length)
+    for place, (argument, equal, value) in enumerate(conditions):
+        denial = length - 2 * place - 3  # instructions from the jump to the last one
+        yield _instruction(_LOAD, _FIRST_ARGUMENT + _ARGUMENT * argument)
+        yield _instruction(_JUMP_EQUAL, value, *((denial, 0) if equal else (0, denial)))
+    yield _instruction(_RETURN, _ALLOW)
+    yield _instruction(_RETURN, _refuse(errno.EPERM))
+
+
 def program() -> bytes | None:
-    """The filter for this machine, for bubblewrap's `--seccomp`; `None` on a processor that it does not know."""
+    """The filter for this machine; `None` on a processor that it does not know."""
     known = _ARCHITECTURES.get(platform.machine())
     return None if known is None else b"".join(_program(*known))
 
@@ -139,11 +178,11 @@ def install(libc: Any) -> None:
     """Put this process, and all that it will start, under the filter, for good.
 
     Raises:
-        OSError: the kernel refuses.
+        OSError: the kernel refuses, or the processor is not known.
     """
     instructions = program()
-    if instructions is None:
-        return
+    if instructions is None:  # what stands on the filter would then stand on nothing
+        raise OSError(errno.ENOSYS, f"there is no filter of system calls for the processor {platform.machine()}")
     filter_program = _Filter(len(instructions) // 8, instructions)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
         _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(filter_program), 0, 0

@@ -6,9 +6,10 @@ When standard input ends, the host is gone, and the sandbox ends with it.
 
 Frames from the host, each with an `op`:
 
-    execute     id, text_limit, output_limit; body: the code. Answered by text, output and clear, then done
+    execute     id, text_limit, output_limit; body: the code. Answered by text, output and clear, then done, whose
+                body has the error and the new files
     interrupt   id, grace
-    preload     modules. Answered by preloaded
+    preload     body: the modules' names. Answered by preloaded
     open        id, path, mode "r" or "w";  read id, file, size;  write id, file, body;
     finish      id, file;  close id, file;  list id, path, recursive;  stat id, path;  delete id, path
                 Each is answered by one reply with the same id, with an `errno` where it failed.
@@ -38,11 +39,14 @@ from typing import Any, NoReturn
 
 from . import seccomp
 from .files import DATA_DIR, FileTree, Transfers
-from .frames import MAX_OUTPUTS, VERSION, Decoder, FrameError, encode
+from .frames import ERROR_LIMITS, MAX_ENDING, MAX_NAME, MAX_OUTPUTS, VERSION, Decoder, FrameError, encode, output_cost
+from .json_weight import TooDeep
 
 _CHUNK = 1 << 16
 _MERGE_SECONDS = 0.001  # how long a piece of text waits for the next: print() writes its text and its newline apart
 _SNAPSHOT_LIMIT = 2_000
+_REAPED_AT_ONCE = 100
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -100,7 +104,7 @@ class WorkerProcess:
             ],
             setsid=True,
             setsigmask=[],
-            setsigdef=[signal.SIGPIPE],
+            setsigdef=[signal.SIGPIPE, signal.SIGINT],
         )
         theirs.close()
         for descriptor in (acks_read, out_write, err_write, null):
@@ -161,15 +165,17 @@ class Execution:
             times.append(self.kill_at)
         return min(times, default=None)
 
-    def may_show(self, header: dict[str, Any], size: int) -> bool:
+    def may_show(self, header: dict[str, Any], body: bytes) -> bool:
         """Whether a rich output may be passed on; if so, it counts."""
-        if header["ev"] == "clear":
-            self.outputs_left = MAX_OUTPUTS
-        elif size > self.output_left or not self.outputs_left:
+        try:
+            cost = output_cost(body, self.output_left)
+        except TooDeep:
             return False
-        elif header.get("update") is not True:
-            self.outputs_left -= 1
-        self.output_left -= size
+        new = not header["update"]
+        if cost > self.output_left or (new and not self.outputs_left):
+            return False
+        self.output_left -= cost
+        self.outputs_left -= new
         return True
 
 
@@ -197,7 +203,7 @@ class Supervisor:
             os.set_blocking(descriptor, False)
         signal.signal(signal.SIGCHLD, _do_nothing)  # without a handler it would not wake us
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        self._wake = wake_read
+        self._wake, self._waker = wake_read, wake_write
         self._selector.register(stdin, selectors.EVENT_READ, self._on_host)
         self._selector.register(wake_read, selectors.EVENT_READ, self._on_child)
         self._worker = self._start_worker()
@@ -208,12 +214,14 @@ class Supervisor:
             ready = self._selector.select(None if due is None else max(due - time.monotonic(), 0))
             if due is not None and time.monotonic() >= due:
                 self._on_due()
-            for key, _ in ready:
+            # The host first: what else there is may never end.
+            for key, _ in sorted(ready, key=lambda item: item[0].fileobj != self._stdin):
                 callback: Callable[[], bool | None] = key.data
+                worker = self._worker
                 if callback() is False:
                     return
-                if key.fileobj == self._wake:
-                    break  # a new worker may have taken the other descriptors' numbers
+                if self._worker is not worker:
+                    break  # a new one may have taken the other descriptors' numbers
 
     def _on_due(self) -> None:
         execution = self._execution
@@ -274,16 +282,7 @@ class Supervisor:
         for index, (header, _) in enumerate(self._waiting):
             if header.get("id") == identifier and header["op"] == "execute":  # it has not begun
                 del self._waiting[index]
-                self._tell(
-                    {
-                        "ev": "done",
-                        "id": identifier,
-                        "duration": 0.0,
-                        "error": None,
-                        "files": [],
-                        "truncated": 0,
-                    }
-                )
+                self._tell({"ev": "done", "id": identifier, "duration": 0.0, "truncated": 0}, _ending(None, []))
                 return
         execution = self._execution
         if execution is None or execution.id != identifier or execution.kill_at is not None:
@@ -321,7 +320,7 @@ class Supervisor:
             for header, body in self._worker.decoder.feed(data):
                 self._drain()
                 self._hear(header, body)
-        except (FrameError, KeyError, TypeError, ValueError):  # the code has written on the worker's socket
+        except (FrameError, RecursionError, KeyError, TypeError, ValueError):  # the code has written on the socket
             self._signal_worker(signal.SIGKILL)
 
     def _hear(self, header: dict[str, Any], body: bytes) -> None:
@@ -344,16 +343,23 @@ class Supervisor:
                     execution.running = True
                     if execution.kill_at is not None:
                         self._signal_worker(signal.SIGINT)
-            case "output" | "clear":
+            case "output":
                 if execution is not None:
-                    if execution.may_show(header, len(body)):
+                    shown = _output_header(header, execution.id)
+                    if execution.may_show(shown, body):
                         self._tell_text(execution)
-                        self._tell({**header, "id": execution.id}, body)
+                        self._tell(shown, body)
                     else:
                         execution.truncated += len(body)
                 self._worker.acknowledge()
+            case "clear":
+                if execution is not None:
+                    execution.outputs_left = MAX_OUTPUTS
+                    self._tell_text(execution)
+                    self._tell({"ev": "clear", "id": execution.id, "wait": header.get("wait") is True})
+                self._worker.acknowledge()
             case "done":
-                self._finish({"duration": header["duration"], "error": header["error"]})
+                self._finish({"duration": float(header["duration"])}, _error_of(body))
             case _:
                 pass
 
@@ -408,11 +414,10 @@ class Supervisor:
     def _forget_idle_text(self) -> None:
         self._idle_text, self._idle_size = [], 0
 
-    def _finish(self, outcome: dict[str, Any]) -> None:
+    def _finish(self, outcome: dict[str, Any], error: dict[str, str] | None) -> None:
         execution = self._execution
         if execution is None:
             return
-        self._execution = None
         self._tell_text(execution)
         files: list[dict[str, Any]] = []
         after = self._tree.snapshot(_SNAPSHOT_LIMIT)
@@ -422,9 +427,10 @@ class Supervisor:
                 {"path": path, "size": after[path][0], "modified": after[path][1], "directory": False}
                 for path in changed[:100]
             ]
-        outcome |= {"truncated": execution.truncated, "files": files, "state_lost": self._state_lost}
+        outcome |= {"truncated": execution.truncated, "state_lost": self._state_lost}
+        self._tell({"ev": "done", "id": execution.id, **outcome}, _ending(error, files))
+        self._execution = None
         self._state_lost = False
-        self._tell({"ev": "done", "id": execution.id, **outcome})
 
     def _kill_worker(self) -> None:
         self._killed = True
@@ -436,9 +442,8 @@ class Supervisor:
 
     def _on_child(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._wake, 4096):
-                pass
-        while True:
+            os.read(self._wake, 4096)
+        for _ in range(_REAPED_AT_ONCE):  # code that makes processes without end must not keep us here
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -447,6 +452,8 @@ class Supervisor:
                 return
             if pid == self._worker.pid:
                 self._replace_worker(os.waitstatus_to_exitcode(status))
+                break
+        os.write(self._waker, b"\0")  # there may be more
 
     def _replace_worker(self, code: int) -> None:
         """The worker has ended: end all it left, say so, and start another."""
@@ -473,10 +480,34 @@ class Supervisor:
         execution = self._execution
         if execution is not None:
             crash = {"code": code, "killed": killed, "oom": out_of_memory}
-            self._finish({"duration": time.perf_counter() - execution.began_at, "error": None, "crash": crash})
+            self._finish({"duration": time.perf_counter() - execution.began_at, "crash": crash}, None)
         elif self._worker.used:
             self._state_lost = True
         self._worker = self._start_worker()
+
+
+def _output_header(header: dict[str, Any], identifier: int) -> dict[str, Any]:
+    """What is passed on of an output's header: code may have written anything into it."""
+    passed: dict[str, Any] = {"ev": "output", "id": identifier, "result": header.get("result") is True, "update": False}
+    if isinstance(name := header.get("display_id"), str):
+        passed |= {"display_id": name[:MAX_NAME], "update": header.get("update") is True}
+    return passed
+
+
+def _error_of(body: bytes) -> dict[str, str] | None:
+    """The error that a worker reports with the end of its code.
+
+    Raises:
+        ValueError: the code has written it, and it is not one.
+    """
+    if len(body) > MAX_ENDING:
+        raise ValueError("the error is too long")
+    error: Any = json.loads(body)
+    return None if error is None else {name: str(error[name])[:limit] for name, limit in ERROR_LIMITS.items()}
+
+
+def _ending(error: dict[str, str] | None, files: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"error": error, "files": files}).encode()
 
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
@@ -516,6 +547,8 @@ def _enter(settings: dict[str, Any]) -> None:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
         libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24))  # the inheritable ones, too
+        # bubblewrap asked the kernel for this when it started us, and the change of user has undone it.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # Without this, code of the same user could stop this process with ptrace, and with it the sandbox's end.
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     seccomp.install(libc)
@@ -528,6 +561,7 @@ def _enter(settings: dict[str, Any]) -> None:
 def main() -> NoReturn:
     """Be the supervisor on standard input and output."""
     settings: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as all that has no handler: process 1 is immune to the rest
     _enter(settings)
     # Anything printed here by mistake must not stand among the frames.
     stdin, stdout = os.dup(0), os.dup(1)

@@ -24,7 +24,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from json import dumps
+from json import dumps, loads
 from os import getpid, read  # by name, as others here: code may replace them in their modules
 from signal import SIG_IGN, SIGINT, default_int_handler, raise_signal, signal
 from threading import Lock, current_thread, main_thread
@@ -32,14 +32,10 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn, cast
 
-from .frames import MAX_BODY, Decoder, encode
+from .frames import ERROR_LIMITS, MAX_BODY, MAX_NAME, Decoder, encode
 
 _CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-
-# In characters. As JSON a character takes up to 12 bytes, and all of them must fit into a frame's header.
-_TRACEBACK_LIMIT = 50_000
-_MESSAGE_LIMIT = 10_000
 
 
 class Channel:
@@ -116,14 +112,14 @@ class Worker:
             header, body = self._channel.receive()
             match header["op"]:
                 case "execute":
-                    self._channel.send(self._execute(body.decode()))
+                    self._channel.send(*self._execute(body.decode()))
                 case "preload":
-                    self._preload(header["modules"])
+                    self._preload(loads(body))
                     self._channel.send({"ev": "preloaded"})
                 case other:
                     raise ValueError(other)
 
-    def _execute(self, code: str) -> dict[str, Any]:
+    def _execute(self, code: str) -> tuple[dict[str, Any], bytes]:
         self._error = None
         self._reached = False
         self._mend()
@@ -142,7 +138,7 @@ class Worker:
                 stream.flush()
         if getpid() != self._process:
             os._exit(0)  # a fork that has come to the end of the code; only the original answers
-        return {"ev": "done", "duration": perf_counter() - began, "error": self._error}
+        return {"ev": "done", "duration": perf_counter() - began}, dumps(self._error).encode()
 
     def _conclude(self, result: Any) -> None:
         """See that an error is recorded where there was one, and that the shell still takes code.
@@ -239,7 +235,7 @@ class Worker:
                 header: dict[str, Any] = {"ev": "output", "result": False}
                 display_id = (transient or {}).get("display_id")
                 if display_id is not None:
-                    header |= {"display_id": str(display_id)[:200], "update": update}
+                    header |= {"display_id": str(display_id)[:MAX_NAME], "update": update}
                 worker._show(header, data, metadata)
 
             def clear_output(self, wait: bool = False) -> None:
@@ -301,12 +297,13 @@ class Worker:
         if self._error is not None:
             with contextlib.suppress(Exception):
                 print(self._error["traceback"], file=sys.stderr)
-        self._error = {
-            "name": _plain(_ask(lambda: str(kind.__name__), "Exception"), 200),
-            "value": _plain(_ask(lambda: str(error), "<unprintable>"), _MESSAGE_LIMIT),
-            "traceback": _plain("\n".join(lines), _TRACEBACK_LIMIT),
-            "summary": _plain(_ask(lambda: _summary(kind, error), ""), _MESSAGE_LIMIT),
+        parts = {
+            "name": _ask(lambda: str(kind.__name__), "Exception"),
+            "value": _ask(lambda: str(error), "<unprintable>"),
+            "traceback": "\n".join(lines),
+            "summary": _ask(lambda: _summary(kind, error), ""),
         }
+        self._error = {part: _plain(text, ERROR_LIMITS[part]) for part, text in parts.items()}
 
 
 def _summary(kind: Any, error: Any) -> str:
