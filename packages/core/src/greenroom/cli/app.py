@@ -7,6 +7,7 @@ import contextlib
 import json
 import shlex
 import sys
+from collections.abc import AsyncGenerator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,13 +15,26 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from greenroom import configuration
 from greenroom.cli import image, serve
 from greenroom.connect import ENGINES, connect, is_local
+from greenroom.engines.base import ControlGroups, Engine
 from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.models import Output, StreamText
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(image.app, name="image")
+
+_GROUP_NOTES = {
+    ControlGroups.VERSION_1: (
+        "Version 1 does not count the buffers of UDP sockets towards a sandbox's memory; version 2 does."
+    ),
+    ControlGroups.NONE: (
+        "Without them, the limits on memory and processes hold for each process and not for the whole sandbox. Run as "
+        "root, or in a delegated group: systemd-run --user --scope -p Delegate=yes …"
+    ),
+}
+"""What to know of each kind."""
 
 _Pool = Annotated[
     str | None, typer.Option("--pool", help='Where to run, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")
@@ -122,7 +136,10 @@ def doctor() -> None:
             _say(f"✗ {scheme}: {error}")
             continue
         works = True
-        _say(f"✓ {scheme}: works, with Python {version}")
+        groups = asyncio.run(_control_groups(scheme))
+        _say(f"✓ {scheme}: works, with Python {version}, limited by control groups: {groups}")
+        if note := _GROUP_NOTES.get(groups):
+            _say(f"  {note}")
         if slow and scheme == "bubblewrap":
             _say(
                 "  Its packages have no bytecode: each sandbox compiles them anew and starts slowly. Mend that with: "
@@ -145,15 +162,28 @@ app.command()(serve.api_key)
 
 async def _sweep() -> int:
     removed = 0
-    for make, _ in ENGINES.values():
+    for scheme in ENGINES:
         with contextlib.suppress(EngineUnavailable):
-            engine = make({})
-            try:
-                await engine.check()
+            async with _checked(scheme) as engine:
                 removed += await engine.sweep()
-            finally:
-                await engine.close()
     return removed
+
+
+async def _control_groups(scheme: str) -> ControlGroups:
+    async with _checked(scheme) as engine:
+        return engine.control_groups
+
+
+@contextlib.asynccontextmanager
+async def _checked(scheme: str) -> AsyncGenerator[Engine, None]:
+    """The engine of that name, with the options that the environment gives it."""
+    make, names = ENGINES[scheme]
+    engine = make(configuration.from_environment(names))
+    try:
+        await engine.check()
+        yield engine
+    finally:
+        await engine.close()
 
 
 def _read(source: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from greenroom import runner
@@ -29,6 +30,16 @@ RUNNER_ENVIRONMENT = {
     "TERM": "dumb",
 }
 """The whole environment of a sandbox, but for PATH where its Python is elsewhere."""
+
+
+class ControlGroups(StrEnum):
+    """What the kernel counts a sandbox's memory, processors and processes with."""
+
+    VERSION_1 = "version 1"
+    VERSION_2 = "version 2"
+    NONE = "none"
+    """The limits hold for each process by itself."""
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,7 @@ class Sandbox(ABC):
         """
         raise InvalidRequest(f"The memory of one session cannot differ here: {memory} bytes were asked for.")
 
-    async def take_full_share(self) -> None:
+    async def take_full_share(self) -> None:  # noqa: B027  nothing to do where starts do not give way
         """From now on, get as much of busy processors as others; until then, a start may give way to what runs.
 
         Never raises OSError.
@@ -98,6 +109,8 @@ class Engine(ABC):
     """Makes sandboxes. One object serves one event loop."""
 
     name: str
+    control_groups: ControlGroups = ControlGroups.UNKNOWN
+    """Which ones bound the sandboxes; known after `check`."""
 
     @property
     def starts_give_way(self) -> bool:

@@ -26,6 +26,7 @@ from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
     RUNNER_SOURCE,
+    ControlGroups,
     Engine,
     Limits,
     Sandbox,
@@ -37,6 +38,8 @@ _INSIDE_USER = 1000
 _READ = 1 << 18
 _STDERR_KEPT = 8192
 _KILL_PATIENCE = 5.0
+_TRY_TIMEOUT = 60.0
+_FONTS_TIMEOUT = 300.0
 
 # What programs of the system look up, without anything that tells of this machine.
 _ETC = ("alternatives", "fonts", "ld.so.cache", "localtime", "mime.types", "ssl/certs", "ssl/openssl.cnf")
@@ -148,6 +151,7 @@ class BubblewrapEngine(Engine):
             raise EngineUnavailable('bubblewrap runs on Linux alone. Use Docker: greenroom.connect("docker:").')
         self._executable = _find_executable()
         self._hierarchy = await asyncio.to_thread(cgroups.find)
+        self.control_groups = ControlGroups.NONE if self._hierarchy is None else self._hierarchy.version
         try:
             code, errors = await self._try([self._python, "-I", "-c", _HAS_IPYTHON])
         except OSError as error:
@@ -207,18 +211,26 @@ class BubblewrapEngine(Engine):
             writable = ("--bind", str(directory), RUNNER_ENVIRONMENT["MPLCONFIGDIR"])
             process = await self._spawn(command, _INSIDE_USER, Limits(), None, writable)
             try:
-                await process.communicate()
+                async with asyncio.timeout(_FONTS_TIMEOUT):
+                    await process.communicate()
             finally:
                 if process.returncode is None:
                     process.kill()
             return process.returncode or 0
 
-        with contextlib.suppress(OSError):  # a full disk, a home that cannot be written to
+        with contextlib.suppress(OSError, TimeoutError):  # a full disk, a home that cannot be written to
             await fontcache.make(self._font_cache, run)
 
     async def _try(self, command: list[str]) -> tuple[int, str]:
         process = await self._spawn(command, _INSIDE_USER, Limits(), None)
-        _, errors = await process.communicate()
+        try:
+            async with asyncio.timeout(_TRY_TIMEOUT):
+                _, errors = await process.communicate()
+        except TimeoutError:
+            return 1, f"it did not end within {_TRY_TIMEOUT:g} seconds"
+        finally:
+            if process.returncode is None:
+                process.kill()
         return process.returncode or 0, errors.decode("utf-8", "replace").strip()
 
     def _explain(self, errors: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greenroom.engines import owner
-from greenroom.engines.base import Limits
+from greenroom.engines.base import ControlGroups, Limits
 
 MOUNT = Path("/sys/fs/cgroup")
 _PREFIX = "greenroom-"
@@ -103,6 +103,11 @@ class Hierarchy:
     """Where groups can be made: a parent directory by controller; all the same one under version 2."""
 
     parents: dict[str, Path]
+
+    @property
+    def version(self) -> ControlGroups:
+        unified = (self.parents["memory"] / "cgroup.controllers").exists()
+        return ControlGroups.VERSION_2 if unified else ControlGroups.VERSION_1
 
     def create(self, limits: Limits) -> Group:
         """Make a group with these limits.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from greenroom.engines import owner
 from greenroom.engines.attachment import STDERR, Attachment
-from greenroom.engines.base import RUNNER_ENVIRONMENT, Engine, Limits, Sandbox, runner_command
+from greenroom.engines.base import RUNNER_ENVIRONMENT, ControlGroups, Engine, Limits, Sandbox, runner_command
 from greenroom.engines.daemon import FAILURES, Daemon, status_of
 from greenroom.engines.image import BASE_IMAGE, BASE_LABEL, RUNNER_LABEL, build_command, default_image, runner_digest
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
@@ -311,6 +311,8 @@ class DockerEngine(Engine):
                 f"The Docker engine at {daemon.address} runs {info['OSType']} containers. "
                 "Switch it to Linux containers."
             )
+        version = str(info.get("CgroupVersion") or "1")  # engines before 20.10 know no other and do not say
+        self.control_groups = ControlGroups.VERSION_2 if version == "2" else ControlGroups.VERSION_1
         lacking = [what for key, what in _LIMITS.items() if not info.get(key)]
         if lacking:
             raise EngineUnavailable(
