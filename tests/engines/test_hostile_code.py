@@ -51,6 +51,10 @@ CASES: dict[str, dict[str, Case]] = {
             r"WorkerCrashed: .*SIGKILL",
             lost=True,
         ),
+        "opens the standard ones by name": Case(
+            "for name in 'stdout', 'stderr':\n    with open(f'/dev/{name}', 'w') as file: print('x', file=file)",
+            stdout="x\n",
+        ),
         "has no sys.stdout": Case("import sys\nsys.stdout = sys.stderr = None"),
         "has a number for sys.stdout": Case("import sys\nsys.stdout = sys.stderr = 3"),
         "closes sys.stdout": Case("import sys\nsys.stdout.close(); sys.stderr.close()"),

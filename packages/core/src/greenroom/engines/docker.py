@@ -44,6 +44,9 @@ _KILLED = "137"  # 128 + SIGKILL
 _FIRST_USER = 30_000
 _USERS = 4096
 
+# What the supervisor needs as root of gVisor's kernel: to become the worker, to end it, and to keep its files.
+_GVISOR_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
+
 # What a container gets of busy processors, beside others: while it starts, and from its first use on.
 _STARTING_SHARES, _FULL_SHARES = 256, 1024
 
@@ -176,7 +179,7 @@ class DockerEngine(Engine):
 
     @property
     def starts_give_way(self) -> bool:
-        return self._runtime in (None, "runc")  # Debian 12's runsc cannot change the limits of a container
+        return not self._is_gvisor  # Debian 12's runsc cannot change the limits of a container
 
     async def check(self) -> None:
         try:
@@ -239,6 +242,10 @@ class DockerEngine(Engine):
             self._opened = Daemon(self._host)
         return self._opened
 
+    @property
+    def _is_gvisor(self) -> bool:
+        return (self._runtime or "").rpartition(".")[2].startswith("runsc")
+
     def _take_user(self) -> int:
         while (user := _FIRST_USER + secrets.randbelow(_USERS)) in self._users:
             pass
@@ -247,14 +254,17 @@ class DockerEngine(Engine):
 
     def _config(self, limits: Limits, user: int) -> dict[str, Any]:
         """What Docker is asked for. Deny by default: whatever a sandbox does not need is off."""
+        # gVisor lets code open what process 1 of the same user has open. It has its own users, none of them the
+        # host's, so there the supervisor is root and only the worker another.
+        settings = {"worker_uid": user} if self._is_gvisor else {}
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
         return {
             "Image": self._image,
-            "Entrypoint": runner_command("python3"),
+            "Entrypoint": runner_command("python3", json.dumps(settings)),
             "Cmd": [],
             # The image knows where its Python is.
             "Env": [f"{name}={value}" for name, value in RUNNER_ENVIRONMENT.items() if name != "PATH"],
-            "User": f"{user}:{user}",
+            "User": "0:0" if self._is_gvisor else f"{user}:{user}",
             "Hostname": "greenroom",
             "Labels": owner.labels(),
             "Healthcheck": {"Test": ["NONE"]},
@@ -270,6 +280,7 @@ class DockerEngine(Engine):
                 "NetworkMode": "bridge" if limits.network else "none",
                 "ReadonlyRootfs": True,
                 "CapDrop": ["ALL"],
+                "CapAdd": _GVISOR_CAPABILITIES if self._is_gvisor else [],
                 "SecurityOpt": ["no-new-privileges"],
                 "Memory": limits.memory,
                 "MemorySwap": limits.memory,  # both together: no swap

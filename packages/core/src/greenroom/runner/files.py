@@ -44,6 +44,7 @@ class Upload:
             self._file = os.open(
                 self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=self._parent
             )
+            tree.give_away(self._file)
         except BaseException:
             os.close(self._parent)
             raise
@@ -100,8 +101,14 @@ class Download:
 class FileTree:
     """The files below a directory. Every path is absolute and begins with `/mnt/data`, wherever that is."""
 
-    def __init__(self, directory: str = DATA_DIR) -> None:
+    def __init__(self, directory: str = DATA_DIR, *, owner: int | None = None) -> None:
+        """
+        Args:
+            directory: where the files are.
+            owner: the user to whom new files and directories are given, where that is not this process's own.
+        """
         self._root = DATA_DIR
+        self._owner = owner
         self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -166,6 +173,11 @@ class FileTree:
         except FileNotFoundError:
             return False
 
+    def give_away(self, descriptor: int) -> None:
+        """Make the session's user the owner of what was just made."""
+        if self._owner is not None:
+            os.fchown(descriptor, self._owner, self._owner)
+
     def _parts(self, path: str) -> list[str]:
         if path != self._root and not path.startswith(self._root + "/"):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
@@ -178,10 +190,10 @@ class FileTree:
         descriptor = os.open(".", _DIRECTORY, dir_fd=self._descriptor)
         for part in parts:
             try:
-                if create:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(part, dir_fd=descriptor)
+                made = create and _make_directory(part, descriptor)
                 deeper = _open_directory(part, descriptor)
+                if made:
+                    self.give_away(deeper)
             finally:
                 os.close(descriptor)
             descriptor = deeper
@@ -245,6 +257,15 @@ class Transfers:
         if not isinstance(transfer, kind):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return transfer
+
+
+def _make_directory(name: str, parent: int) -> bool:
+    """Make a directory unless there is something of that name; whether it was made."""
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _open_directory(name: str, parent: int) -> int:

@@ -52,6 +52,13 @@ _PR_CAPBSET_DROP = 24
 _CAPABILITY_VERSION_3 = 0x20080522
 _CACHE = "/opt/greenroom/cache"
 
+# What a worker does first where it has a user of its own. The change of user takes its capabilities, but not the
+# bounding set, which the supervisor needs until here: without it, its capabilities would not survive the exec.
+_BECOME = (
+    "import ctypes, os; prctl = ctypes.CDLL(None).prctl; [prctl(24, number, 0, 0, 0) for number in range(64)]; "
+    "os.setresgid({0}, {0}, {0}); os.setresuid({0}, {0}, {0}); del prctl; "
+)
+
 # Where libraries look to find out that they draw for a notebook; plotly does not know ours by itself.
 _NOTEBOOK = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -75,14 +82,19 @@ class Pipe:
 class WorkerProcess:
     """One life of the worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: int | None) -> None:
         mine, theirs = socket.socketpair()
         acks_read, self.acks = os.pipe()
         os.set_blocking(self.acks, False)
+        if user is not None:
+            os.seteuid(user)  # or it could not open /dev/stdout by that name
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
+        if user is not None:
+            os.seteuid(0)
         null = os.open(os.devnull, os.O_RDONLY)
-        command = (
+        become = "" if user is None else _BECOME.format(user)
+        command = become + (
             "import sys; sys.path.insert(0, sys.argv.pop()); from greenroom_runner.worker import main; "
             "sys.path.pop(0); main(3, 4)"
         )
@@ -182,8 +194,11 @@ class Execution:
 class Supervisor:
     """The loop. `serve` returns when the host has gone."""
 
-    def __init__(self, stdin: int, stdout: int, tree: FileTree, rlimits: dict[str, int]) -> None:
+    def __init__(
+        self, stdin: int, stdout: int, tree: FileTree, *, rlimits: dict[str, int], worker_uid: int | None
+    ) -> None:
         self._rlimits = rlimits  # of the worker, by name without RLIMIT_
+        self._worker_uid = worker_uid
         self._stdin = stdin
         self._stdout = stdout
         self._tree = tree
@@ -294,7 +309,7 @@ class Supervisor:
     # The worker
 
     def _start_worker(self) -> WorkerProcess:
-        worker = WorkerProcess()
+        worker = WorkerProcess(self._worker_uid)
         for name, limit in self._rlimits.items():
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(worker.pid, getattr(resource, f"RLIMIT_{name}"), (limit, limit))
@@ -537,13 +552,15 @@ def _enter(settings: dict[str, Any]) -> None:
     """Give up what this process was born with, and make the sandbox a place to work in.
 
     `settings` are the engine's: `uid`, where the engine starts this as root and has it step down by itself;
-    `rlimits`, of the worker.
+    `worker_uid`, where this stays root (of gVisor's kernel) and only the worker steps down; `rlimits`, of the worker.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if (uid := settings.get("uid")) is not None:
+    uid, worker_uid = settings.get("uid"), settings.get("worker_uid")
+    if uid is not None or worker_uid is not None:
+        os.setgroups([])
+    if uid is not None:
         for capability in range(64):  # those that the kernel does not know are an error to ignore
             libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-        os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
         libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24))  # the inheritable ones, too
@@ -553,9 +570,14 @@ def _enter(settings: dict[str, Any]) -> None:
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     seccomp.install(libc)
     os.chdir(DATA_DIR)
-    os.makedirs(os.environ["HOME"], exist_ok=True)
+    home = os.environ["HOME"]
+    os.makedirs(home, exist_ok=True)
     if os.path.isdir(_CACHE):
-        shutil.copytree(_CACHE, os.environ["HOME"], dirs_exist_ok=True, copy_function=shutil.copyfile)
+        shutil.copytree(_CACHE, home, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    if worker_uid is not None:
+        for directory, _, names in os.walk(home):
+            for path in (directory, *(os.path.join(directory, name) for name in names)):
+                os.chown(path, worker_uid, worker_uid)
 
 
 def main() -> NoReturn:
@@ -570,7 +592,9 @@ def main() -> NoReturn:
     os.dup2(null, 0)
     os.close(null)
     try:
-        Supervisor(stdin, stdout, FileTree(), settings.get("rlimits", {})).serve()
+        worker_uid = settings.get("worker_uid")
+        tree = FileTree(owner=worker_uid)
+        Supervisor(stdin, stdout, tree, rlimits=settings.get("rlimits", {}), worker_uid=worker_uid).serve()
     except BrokenPipeError:
         pass
     finally:

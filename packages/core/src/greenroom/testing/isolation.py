@@ -107,12 +107,23 @@ class IsolationSuite(Suite):
 
     def test_the_supervisor_cannot_be_traced_or_written_to(self, session: Session) -> None:
         code = (
-            "parent = os.getppid()\ntrouble = []\n"
-            "for name in ('mem', 'fd/1', 'fd/0', 'environ'):\n"
-            "    try:\n        open(f'/proc/{parent}/{name}', 'rb' if name == 'environ' else 'wb').close()\n"
-            "        trouble.append(name)\n"
-            "    except OSError:\n        pass\n"
+            "def place(status): return status.st_dev, status.st_ino\n"
+            "own = {place(os.stat(path)) for path in ('/dev/null', '/mnt/data', '/proc/self/fd/1', '/proc/self/fd/2')}\n"
+            "trouble = []\n"
+            "for name in ['mem', *(f'fd/{number}' for number in range(32))]:\n"
+            "    for mode in os.O_RDONLY, os.O_WRONLY:\n"
+            "        try:\n            opened = os.open(f'/proc/{os.getppid()}/{name}', mode | os.O_NONBLOCK)\n"
+            "        except OSError:\n            continue\n"
+            "        if place(os.fstat(opened)) not in own:\n            trouble.append((name, mode))\n"
             "print(json.dumps(trouble))"
+        )
+        assert _ask(session, code) == []
+
+    def test_the_supervisor_knows_nothing_that_the_code_does_not(self, session: Session) -> None:
+        code = (
+            "names = []\ntry:\n    names = open(f'/proc/{os.getppid()}/environ').read().split('\\0')\n"
+            "except OSError:\n    pass\n"
+            "print(json.dumps([name for name in names if name and os.environ.get(name.split('=')[0]) is None]))"
         )
         assert _ask(session, code) == []
 
