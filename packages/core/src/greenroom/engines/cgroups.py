@@ -2,6 +2,15 @@
 
 Root may, and so may the owner of a delegated group (version 2). Where nobody lets us, `find` returns `None`, and
 the bubblewrap engine falls back on limits of single processes.
+
+Under version 2 a group with limited children cannot hold processes itself, and a service manager takes controllers
+away from the children of its own groups when its units do not need them. So the sandboxes have a group of their own,
+whose children keep their limits, and in a delegated group all processes move aside into another:
+
+    delegated group, or the root's
+    ├── greenroom.host                      the processes that the delegated group had
+    └── greenroom.sandboxes
+        └── greenroom-<process>-<random>    one sandbox
 """
 
 from __future__ import annotations
@@ -12,6 +21,7 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +30,10 @@ from greenroom.engines.base import ControlGroups, Limits
 
 MOUNT = Path("/sys/fs/cgroup")
 _PREFIX = "greenroom-"
+_HOST = "greenroom.host"
+_SANDBOXES = "greenroom.sandboxes"
+_CONTROLLERS = ("memory", "pids", "cpu")
+_MOVES = 10  # processes fork while they are moved
 _PERIOD = 100_000  # microseconds, over which a share of the processors is counted
 _KILL_TIMEOUT = 5.0
 
@@ -55,7 +69,7 @@ class Group:
         """
         for directory in self.directories:
             if (directory / "memory.max").exists():
-                (directory / "memory.max").write_text(str(memory))
+                _limit_memory_2(directory, memory)
             elif (directory / "memory.limit_in_bytes").exists():
                 # Version 1 wants memory below memory and swap together at each moment.
                 both = directory / "memory.memsw.limit_in_bytes"
@@ -163,9 +177,7 @@ class Hierarchy:
 
 def find() -> Hierarchy | None:
     """Where this process may make groups, found by making one."""
-    for parents in (_version_1(), *_version_2()):
-        if parents is None:
-            continue
+    for parents in _places():
         hierarchy = Hierarchy(parents)
         try:
             hierarchy.create(Limits()).remove(patience=0.5)
@@ -186,10 +198,21 @@ def _own_groups() -> dict[str, str]:
     return groups
 
 
+def _places() -> Iterator[dict[str, Path]]:
+    """Each as `Hierarchy` has it, the best first."""
+    if (parents := _version_1()) is not None:
+        yield parents
+    own = MOUNT / _own_groups().get("", "/").lstrip("/")
+    for group in dict.fromkeys((own, own.parent, MOUNT)):  # our parent is the delegated one after a move
+        with contextlib.suppress(OSError):
+            if (delegated := _is_delegated(group)) or group == MOUNT:
+                yield dict.fromkeys(_CONTROLLERS, _group_of_sandboxes(group, move=delegated))
+
+
 def _version_1() -> dict[str, Path] | None:
     own = _own_groups()
     parents: dict[str, Path] = {}
-    for controller in ("memory", "pids", "cpu"):
+    for controller in _CONTROLLERS:
         candidates = [MOUNT / controller / own.get(controller, "/").lstrip("/"), MOUNT / controller]
         parent = next((path for path in candidates if (path / "cgroup.procs").exists()), None)
         if parent is None:
@@ -198,15 +221,57 @@ def _version_1() -> dict[str, Path] | None:
     return parents
 
 
-def _version_2() -> list[dict[str, Path] | None]:
-    """Our own group if it may have children with limits, else the root's."""
-    own = MOUNT / _own_groups().get("", "/").lstrip("/")
-    found: list[dict[str, Path] | None] = []
-    for parent in dict.fromkeys((own, MOUNT)):
-        with contextlib.suppress(OSError):
-            (parent / "cgroup.subtree_control").write_text("+memory +pids +cpu")
-            found.append(dict.fromkeys(("memory", "pids", "cpu"), parent))
-    return found
+def _is_delegated(group: Path) -> bool:
+    """Whether this group of version 2 was given to us, with all processes in it."""
+    with contextlib.suppress(OSError):
+        if os.getxattr(group, "user.delegate") == b"1":  # by systemd
+            return True
+    # What systemd runs for a user belongs to that user, and is systemd's to manage nevertheless.
+    by_systemd = any(part.startswith("user@") for part in group.parts)
+    return not by_systemd and 0 != group.stat().st_uid == os.geteuid()
+
+
+def _group_of_sandboxes(group: Path, *, move: bool) -> Path:
+    """The group in this one whose children are sandboxes.
+
+    Args:
+        group: of version 2.
+        move: whether the processes in it may be moved aside.
+
+    Raises:
+        OSError: children cannot have limits here.
+    """
+    for _ in range(_MOVES):
+        try:
+            _allow_limits_below(group)
+            break
+        except OSError as error:
+            if error.errno != errno.EBUSY or not move:
+                raise
+        host = group / _HOST
+        host.mkdir(exist_ok=True)
+        for process in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (host / "cgroup.procs").write_text(process)
+    sandboxes = group / _SANDBOXES
+    sandboxes.mkdir(exist_ok=True)
+    _allow_limits_below(sandboxes)
+    return sandboxes
+
+
+def _allow_limits_below(group: Path) -> None:
+    (group / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in _CONTROLLERS))
+
+
+def _limit_memory_2(group: Path, memory: int) -> None:
+    """Version 2 would end processes to come below a new maximum; `memory.high` only reclaims, as version 1 does."""
+    (group / "memory.high").write_text(str(memory))
+    try:
+        if int((group / "memory.current").read_text()) > memory:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        (group / "memory.max").write_text(str(memory))
+    finally:
+        (group / "memory.high").write_text("max")
 
 
 def _write_if_there(path: Path, value: str) -> None:
