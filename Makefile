@@ -5,9 +5,9 @@ PACKAGES := packages/core packages/langchain packages/llamaindex packages/semant
 READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
 CLIENTS := .venv-clients
-ENGINES := tests/core tests/docker tests/engines tests/fidelity tests/orphans tests/soak
+ENGINES := tests/cgroups2 tests/core tests/docker tests/engines tests/fidelity tests/orphans tests/soak
 
-.PHONY: demo test test-engines test-faces check lint clients parity bench lock clean
+.PHONY: demo test test-engines test-faces test-cgroups2 check lint clients parity bench lock clean
 
 # Four agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
 demo: $(READY)
@@ -23,6 +23,10 @@ test-engines: $(READY)
 
 test-faces: $(READY)
 	@$(BIN)/pytest -q $(addprefix --ignore=,$(ENGINES))
+
+# docs/cgroups-v2.md, from the tests of the engines in a virtual machine that has control groups version 2 alone.
+test-cgroups2: $(READY)
+	@$(BIN)/python -m tests.cgroups2.run
 
 # Lint, types, architecture, and the tests that need no engine: seconds.
 check: lint

@@ -1,0 +1,97 @@
+"""In the virtual machine: run each suite in each setting, and put what came of them onto a disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+GROUPS = Path("/sys/fs/cgroup")
+USER, USER_ID = "tester", 1000
+
+# Each name is a row of the page; what follows are pytest's arguments.
+SUITES = {
+    "conformance": ["tests/engines/test_bubblewrap.py"],
+    "hostile code": ["tests/engines/test_hostile_code.py"],
+    "the end of the owner": ["tests/orphans"],
+    "control groups": ["tests/cgroups2"],
+}
+
+# Each name is a column of the page; what follows is the command that starts the tests in that setting.
+_SERVICE = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--working-directory=/srv/greenroom"]
+_AS_USER = ["runuser", "-u", USER, "--", "env", f"XDG_RUNTIME_DIR=/run/user/{USER_ID}"]
+SETTINGS = {
+    "root": _SERVICE,
+    "root, delegated by systemd": [*_SERVICE, "--property=Delegate=yes"],
+    "user, delegated by systemd": [*_AS_USER, *_SERVICE, "--user", "--property=Delegate=yes"],
+    "user, group handed over": [
+        "sh",
+        "-ec",
+        f'echo 0 > {GROUPS}/handed/cgroup.procs; exec runuser -u {USER} -- "$@"',
+        "sh",
+    ],
+}
+
+
+def main(disk: str) -> None:
+    install()
+    hand_over_a_group()
+    with tempfile.TemporaryDirectory() as directory:
+        results = Path(directory)
+        results.chmod(0o777)
+        (results / "facts.json").write_text(json.dumps(facts()))
+        for number, setting in enumerate(SETTINGS):
+            for other, suite in enumerate(SUITES):
+                run(setting, suite, results / f"{number}-{other}.xml")
+        with tarfile.open(disk, "w") as archive:
+            archive.add(results, ".")
+    os.sync()
+
+
+def install() -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "./packages/core"], check=True)
+
+
+def hand_over_a_group() -> None:
+    """Give the user a group, as kernel documentation describes it: the directory and the files that delegate."""
+    group = GROUPS / "handed"
+    (GROUPS / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+    group.mkdir()
+    for path in (group, *(group / f"cgroup.{name}" for name in ("procs", "threads", "subtree_control"))):
+        shutil.chown(path, USER)
+
+
+def facts() -> dict[str, str]:
+    """What the page says of the machine."""
+
+    def first_line(*command: str) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.partition("\n")[0]
+
+    return {
+        "kernel": platform.release(),
+        "system": platform.freedesktop_os_release()["PRETTY_NAME"],
+        "systemd": first_line("systemctl", "--version"),
+        "bubblewrap": first_line("bwrap", "--version"),
+        "Python": platform.python_version(),
+        "controllers": (GROUPS / "cgroup.controllers").read_text().strip(),
+        "mounts": first_line("findmnt", "--noheadings", "--output", "FSTYPE", str(GROUPS)),
+    }
+
+
+def run(setting: str, suite: str, report: Path) -> None:
+    print(f"cgroups2: {setting}: {suite}", flush=True)
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *SUITES[suite]]
+    environment = ["env", "GREENROOM_REQUIRE_ENGINES=bubblewrap", f"GREENROOM_TEST_SETTING={setting}"]
+    done = subprocess.run([*SETTINGS[setting], *environment, *pytest, "-k", "not docker"], check=False)
+    print(f"cgroups2: {setting}: {suite}: pytest ended with {done.returncode}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
