@@ -45,6 +45,11 @@ _REPLAYABLE = 4 << 20
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
 _SESSIONS_SINCE = "2025-02-02-preview"
 _MAX_PAGES = 1000
+_MAX_ENTRIES = 20_000
+"""Of a list, over all of its pages; a local pool lists as many."""
+_LIST_TIMEOUT = 300.0
+"""Seconds for all pages of a list, beside the time for which a full pool is asked again."""
+_MAX_ID = 1000
 _MAX_DIRECTORIES = 2000
 _COOLED_DOWN = 3600.0
 """Seconds after its last use from which a session has ended by itself, whatever its pool's cool-down is."""
@@ -119,8 +124,16 @@ class AzurePool:
     async def _post(self, identifier: str, request: ExecuteRequest, seconds: float) -> Execution | Pending:
         call = self._codec.encode_execute_request(request, self._version)
         wait = 0.0 if request.asynchronous else request.timeout or MAX_SYNCHRONOUS
-        body = await self._call(call, identifier, timeout=MARGIN + wait)
-        return _decoded(lambda: self._codec.decode_execution(body, timeout=seconds))
+        return await self._call(call, identifier, self._execution(seconds), timeout=MARGIN + wait)
+
+    def _execution(self, seconds: float) -> Callable[[Json], Execution | Pending]:
+        def decode(body: Json) -> Execution | Pending:
+            outcome = self._codec.decode_execution(body, timeout=seconds)
+            if isinstance(outcome, Pending) and len(outcome.id) > _MAX_ID:
+                raise Malformed(f"the id of an execution must have at most {_MAX_ID} characters")
+            return outcome
+
+        return decode
 
     async def _poll(self, identifier: str, id: str, seconds: float) -> Execution:  # noqa: A002  the model's own word
         """Ask for an execution until it has ended; the service keeps its limit of time, but not for ever."""
@@ -130,7 +143,7 @@ class AzurePool:
             await asyncio.sleep(delay)
             delay = min(delay * 1.5, _LONGEST_POLL)
             try:
-                body = await self._call(flat.get_execution(id), identifier)
+                outcome = await self._call(flat.get_execution(id), identifier, self._execution(seconds))
             except GreenroomError as error:
                 if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
                     raise SandboxLost(f"The execution {id} is not known any more: its session has ended.") from error
@@ -139,7 +152,6 @@ class AzurePool:
                 unknown = ServiceFailed(f"The execution {id} was begun, and how it ends is unknown. {error}")
                 unknown.azure = error.azure
                 raise unknown from error
-            outcome = _decoded(lambda body=body: flat.decode_execution(body, timeout=seconds))
             if isinstance(outcome, Execution):
                 return outcome
         raise ServiceFailed(f"The execution {id} did not end {MARGIN:g} seconds after its limit of {seconds:g}.")
@@ -160,31 +172,33 @@ class AzurePool:
         before, after = multipart_frame(filename, boundary)
         content = await _replayable(_framed(before, self._limited(chunks, path), after))
         call = replace(call, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"})
-        body = await self._call(call, identifier, path=path, content=content)
-        return _decoded(lambda: self._codec.decode_uploaded(body, path))
+        return await self._call(
+            call, identifier, lambda body: self._codec.decode_uploaded(body, path), path=path, content=content
+        )
 
     async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
-        call = replace(self._codec.download_file(path), headers={"Accept-Encoding": "identity"})
+        call = self._addressed(self._codec.download_file(path), identifier)
         async with (
-            self._http.stream(self._addressed(call, identifier), timeout=_TIMEOUT, path=path) as response,
-            contextlib.aclosing(self._limited(response.aiter_bytes(), path)) as chunks,
+            self._http.stream(call, timeout=_TIMEOUT, path=path) as response,
+            contextlib.aclosing(
+                self._http.download(response, timeout=_TIMEOUT, limit=self._settings.file_limit)
+            ) as pieces,
+            contextlib.aclosing(self._limited(pieces, path)) as chunks,
         ):
             async for chunk in chunks:
                 yield chunk
 
     async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
         whole = recursive and self._version == LATEST
-        files = await self._list(identifier, path, recursive=whole)
-        if recursive and not whole and not is_legacy(self._version):
-            files = await self._below(identifier, files)
+        async with self._list_in_time():
+            files = await self._list(identifier, path, _MAX_ENTRIES, recursive=whole)
+            if recursive and not whole and not is_legacy(self._version):
+                files = await self._below(identifier, files)
         return sorted(files, key=lambda file: file.path)
 
-    async def _list(self, identifier: str, path: str, *, recursive: bool = False) -> list[RemoteFile]:
+    async def _list(self, identifier: str, path: str, most: int, *, recursive: bool = False) -> list[RemoteFile]:
         call = self._codec.list_files(path, recursive=recursive)
-        pages = self._pages(call, identifier, path=path)
-        return [
-            file async for body in pages for file in _decoded(lambda body=body: self._codec.decode_files(body, path))
-        ]
+        return await self._pages(call, identifier, lambda body: self._codec.decode_files(body, path), most, path=path)
 
     async def _below(self, identifier: str, files: list[RemoteFile]) -> list[RemoteFile]:
         """The files, and all that is below them, for versions that list one directory at a time."""
@@ -195,15 +209,16 @@ class AzurePool:
                 directories += 1
                 if directories > _MAX_DIRECTORIES:
                     raise ServiceFailed(f"The session has more than {_MAX_DIRECTORIES} directories.")
-                found += await self._list(identifier, each.path)
+                found += await self._list(identifier, each.path, _MAX_ENTRIES - len(found))
         return found
 
     async def file(self, identifier: str, path: str) -> RemoteFile:
-        body = await self._call(self._codec.get_file(path), identifier, path=path)
-        return _decoded(lambda: self._codec.decode_file(body, path))
+        return await self._call(
+            self._codec.get_file(path), identifier, lambda body: self._codec.decode_file(body, path), path=path
+        )
 
     async def delete_file(self, identifier: str, path: str) -> None:
-        await self._call(self._codec.delete_file(path), identifier, path=path)
+        await self._call(self._codec.delete_file(path), identifier, _nothing, path=path)
 
     async def _limited(self, chunks: AsyncIterator[bytes], path: str) -> AsyncGenerator[bytes, None]:
         size, limit = 0, self._settings.file_limit
@@ -217,19 +232,18 @@ class AzurePool:
 
     async def delete(self, identifier: str) -> None:
         with _no_session():
-            await self._call(flat.delete_session(), identifier)
+            await self._call(flat.delete_session(), identifier, _nothing)
         if identifier in self._own:
             self._own[identifier] = 0.0
 
     async def sessions(self) -> list[SessionInfo]:
-        pages = self._pages(flat.list_sessions(), None)
-        found = [each async for body in pages for each in _decoded(lambda body=body: flat.decode_sessions(body))]
+        async with self._list_in_time():
+            found = await self._pages(flat.list_sessions(), None, flat.decode_sessions, _MAX_ENTRIES)
         return sorted(found, key=lambda session: session.identifier)
 
     async def session(self, identifier: str) -> SessionInfo | None:
         with _no_session():
-            body = await self._call(flat.get_session(), identifier)
-            return _decoded(lambda: flat.decode_session(body))
+            return await self._call(flat.get_session(), identifier, flat.decode_session)
         return None
 
     async def status(self) -> PoolStatus:
@@ -281,26 +295,54 @@ class AzurePool:
         self,
         call: Call,
         identifier: str,
+        decode: Callable[[Json], T],
         *,
-        timeout: float = _TIMEOUT,
+        timeout: float | None = None,
         path: str | None = None,
         content: bytes | AsyncIterator[bytes] | None = None,
-    ) -> Json:
+    ) -> T:
         addressed = self._addressed(call, identifier, self._version_of(call))
-        return await self._http.json(addressed, timeout=timeout, path=path, content=content)
+        return await self._http.json(addressed, decode, timeout=timeout or _TIMEOUT, path=path, content=content)
 
     async def _pages(
-        self, call: Call, identifier: str | None, *, path: str | None = None
-    ) -> AsyncGenerator[Json, None]:
+        self,
+        call: Call,
+        identifier: str | None,
+        decode: Callable[[Json], list[T]],
+        most: int,
+        *,
+        path: str | None = None,
+    ) -> list[T]:
+        """The entries of all pages of a list.
+
+        Raises:
+            ServiceFailed: there are more than `most`, or more pages than any list has.
+        """
         call = self._addressed(call, identifier, self._version_of(call))
+        found: list[T] = []
         for _ in range(_MAX_PAGES):
-            body = await self._http.json(call, timeout=_TIMEOUT, path=path)
-            yield body
-            link = flat.next_link(body)
+            page, link = await self._http.json(
+                call, lambda body: (decode(body), flat.next_link(body)), timeout=_TIMEOUT, path=path
+            )
+            if len(found) + len(page) > most:
+                raise ServiceFailed(f"The list of {call.path} must have at most {_MAX_ENTRIES} entries.")
+            found += page
             if link is None:
-                return
+                return found
             call = self._http.following(link, call)
         raise ServiceFailed(f"The list of {call.path} has no end.")
+
+    @contextlib.asynccontextmanager
+    async def _list_in_time(self) -> AsyncGenerator[None, None]:
+        seconds = _LIST_TIMEOUT + self._settings.acquire_timeout
+        whole = asyncio.timeout(seconds)
+        try:
+            async with whole:
+                yield
+        except TimeoutError:
+            if whole.expired():
+                raise ServiceFailed(f"A list must be complete within {seconds:g} seconds.") from None
+            raise
 
     def _version_of(self, call: Call) -> str:
         of_sessions = call.path in {"session", "listSessions"}
@@ -333,11 +375,9 @@ def _no_session() -> Generator[None, None, None]:
             raise
 
 
-def _decoded(decode: Callable[[], T]) -> T:
-    try:
-        return decode()
-    except Malformed as error:
-        raise ServiceFailed(f"The service's answer cannot be read: {error}.") from error
+def _nothing(body: Json) -> None:
+    """What there is to make of a body that nobody reads."""
+    del body
 
 
 def _tell(execution: Execution, on_event: OnEvent) -> None:

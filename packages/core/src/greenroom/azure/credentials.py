@@ -41,7 +41,7 @@ class FixedToken:
         Raises:
             InvalidRequest: no header can hold it; the message does not show it.
         """
-        if token is not None and not (token.isascii() and token.isprintable() and token == token.strip()):
+        if token is not None and not _fits_a_header(token):
             raise InvalidRequest("The option api_key is not valid: it takes ASCII, without spaces or a newline around.")
         self._token = token
 
@@ -106,9 +106,15 @@ class CredentialTokens:
                 f"No token for Azure could be had: {error}\nLog in with 'az login', set AZURE_CLIENT_ID, "
                 "AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or give connect() a credential."
             ) from error
+        if not _fits_a_header(token.token):  # the errors of HTTP's libraries would show it
+            raise AccessDenied("The credential's token must be printable ASCII.")
         # A token that lives for less than twice the margin is kept for half its life.
         lasts = max(token.expires_on - self._clock(), 0.0)
         return token.token, token.expires_on - min(_RENEW_BEFORE, lasts / 2)
+
+
+def _fits_a_header(token: str) -> bool:
+    return token.isascii() and token.isprintable() and token == token.strip()
 
 
 def default_credential(client_id: str | None) -> Any:

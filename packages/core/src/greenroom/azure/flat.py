@@ -267,7 +267,7 @@ def _encode_entry(file: RemoteFile, version: str, listed: str) -> dict[str, Json
 def _decode_entry(entry: Json, listed: str) -> RemoteFile:
     fields = mapping(entry)
     name = text(fields.get("name"))
-    if not name or "/" in name:
+    if name in {"", ".", ".."} or "/" in name:
         raise Malformed(f"{name!r:.100} is no name of a file")
     try:
         path = session_path(f"{_relative(listed)}/{text(fields.get('directory'))}", name)

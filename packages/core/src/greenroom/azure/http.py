@@ -7,18 +7,23 @@ import contextlib
 import json
 import random
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
+from http.cookiejar import CookieJar
 from importlib.metadata import version
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
 
+from greenroom.azure.bodies import LEAST_PACE, TooSlow, received, sent
 from greenroom.azure.credentials import Tokens
 from greenroom.azure.problems import POOL_FULL, Problem, decode_problem, error_of
 from greenroom.azure.wire import Call, Json, Malformed, quote_segment
 from greenroom.errors import GreenroomError, InvalidRequest, PoolClosed, ServiceFailed
+from greenroom.runner.json_weight import TooDeep, weigh_json
+
+T = TypeVar("T")
 
 MARGIN = 60.0
 """Seconds that an answer may take beyond the execution's own time: a pool may wait for a free session."""
@@ -29,11 +34,26 @@ _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 8.0
 _MAX_BODY = 64 << 20
 _MAX_PROBLEM = 64 << 10
-_MAX_LINK = 16 << 10
+_MAX_VALUES = 400_000
+"""JSON values of one response: a list of 20,000 files, which is all that we take, has half of them."""
+_VALUE = 48  # bytes, as `weigh_json` counts them
+_LARGE = 256 << 10
+"""Bytes from which JSON is parsed in a thread."""
+_MAX_LINK = 4 << 10
 _USER_AGENT = f"greenroom/{version('greenroom')} (Language=Python)"
+
+_OURS = ("api-version", "identifier")
+"""Parameters of a list that its next page does not change."""
 
 # With these, an answer tells of work in a session, so the request was dispatched whatever the status says.
 _OF_A_SESSION = ("operation-id", "operation-location", "x-ms-session-guid", "x-ms-container-execution-duration")
+
+
+class _NoCookies(CookieJar):
+    """Keeps none: the API has none, and an endpoint could fill the memory with them."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        del response, request
 
 
 class Connection:
@@ -62,7 +82,8 @@ class Connection:
             trust_env=not endpoint.startswith("http:"),  # no proxy is on this machine's way to itself
             follow_redirects=False,  # a token goes to the endpoint and nowhere else
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15),
-            headers={"User-Agent": _USER_AGENT},
+            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},  # what is packed may grow
+            cookies=_NoCookies(),
         )
 
     async def close(self) -> None:
@@ -70,36 +91,55 @@ class Connection:
         await self._client.aclose()
         await self._tokens.close()
 
-    async def json(self, call: Call, *, timeout: float, path: str | None = None, content: Any = None) -> Json:
-        """The answer's JSON, or `None` where it has no body.
+    async def json(
+        self,
+        call: Call,
+        decode: Callable[[Json], T],
+        *,
+        timeout: float,
+        path: str | None = None,
+        content: Any = None,
+    ) -> T:
+        """What `decode` makes of the response's JSON, or of `None` where it has no body.
 
         Args:
             call: its `query` has everything but what is in the endpoint.
-            timeout: seconds of silence, or for an answer's body, after which it is given up.
+            decode: raises `Malformed` where it can make nothing of it; runs in a thread where there is much of it.
+            timeout: seconds that the endpoint has to accept the request and begin its response, and as many again to
+                end it; a request's body has more by its size.
             path: the file that it is about, for errors.
             content: the body, unless `call` has one: bytes, or an iterator of them that can be sent once only.
         """
         async with self.stream(call, timeout=timeout, path=path, content=content) as response:
             body = await _read(response, _MAX_BODY, timeout)
-        try:
-            return json.loads(body) if body else None
-        except (ValueError, RecursionError):
-            raise ServiceFailed(f"The answer of {self.endpoint} is no JSON: is it the endpoint of a pool?") from None
+            if len(body) > _LARGE:
+                return await asyncio.to_thread(_parse, body, decode)
+            return _parse(body, decode)
 
     @contextlib.asynccontextmanager
     async def stream(
         self, call: Call, *, timeout: float, path: str | None = None, content: Any = None
     ) -> AsyncGenerator[httpx.Response, None]:
-        """The answer, a good one, while it arrives; arguments as for `json`."""
+        """The response, a good one, while it arrives; arguments as for `json`."""
         response = await self._send(call, timeout, path, content)
         try:
             yield response
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.StreamError, TooSlow) as error:
             raise self._broken(call, error) from error
         except Malformed as error:
-            raise ServiceFailed(f"The answer of {self.endpoint} cannot be read: {error}.") from error
+            raise ServiceFailed(f"The response of {self.endpoint} cannot be read: {error}.") from error
         finally:
             await response.aclose()
+
+    def download(self, response: httpx.Response, *, timeout: float, limit: int) -> AsyncGenerator[bytes, None]:
+        """The content of a response of `stream`, read within its block.
+
+        Args:
+            response: the response.
+            timeout: seconds that we wait for it in all, and more for each byte that comes.
+            limit: bytes of the file; the caller counts them.
+        """
+        return received(response, timeout, limit)
 
     def following(self, link: str, call: Call) -> Call:
         """The request for the next page of a list, at the address that came with the page before.
@@ -107,17 +147,21 @@ class Connection:
         Raises:
             ServiceFailed: the address is not one of this pool's, so it gets no token.
         """
+        if len(link) > _MAX_LINK:
+            raise ServiceFailed(f"The list goes on at {link!r:.200}…, which must have at most {_MAX_LINK} characters.")
         try:
             address = urlsplit(urljoin(f"{self.endpoint}/{call.path}", link))
+            query = dict(parse_qsl(address.query, keep_blank_values=True))
         except ValueError as error:
             raise ServiceFailed(f"The list goes on at {link!r:.200}, which is no address: {error}.") from None
         endpoint = urlsplit(self.endpoint)
-        if len(link) > _MAX_LINK or (address.scheme, address.netloc) != (endpoint.scheme, endpoint.netloc):
+        if (address.scheme, address.netloc) != (endpoint.scheme, endpoint.netloc):
             raise ServiceFailed(f"The list goes on at {link!r:.200}, which is not a part of {self.endpoint}.")
-        query = dict(httpx.QueryParams(address.query))
-        if query.items() <= call.query.items():
+        ours = {name: value for name, value in call.query.items() if name in _OURS}
+        query = {**call.query, **query, **ours}
+        if query == call.query:
             raise ServiceFailed(f"The list goes on at {link!r:.200}, where it has been already.")
-        return replace(call, query={**call.query, **query})
+        return replace(call, query=query)
 
     async def _send(self, call: Call, timeout: float, path: str | None, content: Any) -> httpx.Response:
         once = isinstance(content, AsyncIterator)
@@ -131,12 +175,12 @@ class Connection:
             wait: float | None = None
             error: GreenroomError
             try:
-                response = await self._client.send(self._request(call, timeout, content, token), stream=True)
+                response = await self._response(call, timeout, content, token)
             except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
                 error = self._unreachable(call, failure)
                 if attempt + 1 < _CONNECT_ATTEMPTS:
                     wait = _delay(attempt)
-            except httpx.HTTPError as failure:
+            except (httpx.HTTPError, httpx.InvalidURL, TooSlow) as failure:
                 error = self._broken(call, failure)
                 if call.method == "GET" and attempt + 1 < _CONNECT_ATTEMPTS:  # reading dispatches nothing
                     wait = _delay(attempt)
@@ -155,6 +199,27 @@ class Connection:
             attempt += 1
             await asyncio.sleep(wait)
 
+    async def _response(self, call: Call, timeout: float, content: Any, token: str | None) -> httpx.Response:
+        """The head of the response, when it has come.
+
+        Raises:
+            TooSlow: the endpoint took too long to accept the request, or to answer. httpx has a limit for each piece
+                alone, and none for how many there are.
+        """
+        limit = asyncio.timeout(None)
+        if isinstance(content, AsyncIterator):
+            content = sent(content, timeout, limit)
+        request = self._request(call, timeout, content, token)
+        size = int(request.headers.get("content-length", "0"))
+        try:
+            async with limit:
+                limit.reschedule(asyncio.get_running_loop().time() + _CONNECT_TIMEOUT + timeout + size / LEAST_PACE)
+                return await self._client.send(request, stream=True)
+        except TimeoutError:
+            if limit.expired():
+                raise TooSlow("the request must be accepted and answered in time") from None
+            raise
+
     def _request(self, call: Call, timeout: float, content: Any, token: str | None) -> httpx.Request:
         headers = {"x-ms-client-request-id": str(uuid.uuid4()), **call.headers}
         if token is not None:
@@ -162,20 +227,21 @@ class Connection:
         if call.body is not None:
             content = json.dumps(call.body).encode()
             headers["Content-Type"] = "application/json"
+        size = len(content) if isinstance(content, bytes) else 0  # which is written at a stretch
         query = "&".join(f"{quote_segment(name)}={quote_segment(value)}" for name, value in call.query.items())
         return self._client.build_request(
             call.method,
             f"{self.endpoint}/{call.path}?{query}",
             content=content,
             headers=headers,
-            timeout=httpx.Timeout(timeout, connect=_CONNECT_TIMEOUT, pool=None),
+            timeout=httpx.Timeout(timeout, write=timeout + size / LEAST_PACE, connect=_CONNECT_TIMEOUT, pool=None),
         )
 
     def _unreachable(self, call: Call, error: httpx.HTTPError) -> ServiceFailed:
         nothing = " Nothing was run." if call.method != "GET" else ""
         return ServiceFailed(f"{self.endpoint} cannot be reached: {_reason(error)}.{nothing}")
 
-    def _broken(self, call: Call, error: httpx.HTTPError) -> ServiceFailed:
+    def _broken(self, call: Call, error: Exception) -> ServiceFailed:
         unknown = " Whether it was carried out is unknown." if call.method != "GET" else ""
         return ServiceFailed(f"The connection to {self.endpoint} broke: {_reason(error)}.{unknown}")
 
@@ -190,30 +256,61 @@ def _delay(attempt: int) -> float:
     return random.uniform(0.5, 1) * min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY)  # noqa: S311
 
 
-def _reason(error: httpx.HTTPError) -> str:
-    return str(error) or type(error).__name__
+def _reason(error: Exception) -> str:
+    return f"{error!s:.500}" or type(error).__name__
+
+
+def _parse(body: bytes, decode: Callable[[Json], T]) -> T:
+    """What `decode` makes of JSON, which is weighed before it is parsed.
+
+    Raises:
+        Malformed: it is not JSON, or too much of it, or what `decode` says.
+    """
+    if not body:
+        return decode(None)
+    most = len(body) + _VALUE * _MAX_VALUES
+    try:
+        if weigh_json(body, most) > most:
+            raise Malformed(f"it must have at most {_MAX_VALUES} values")
+        value = json.loads(body)
+    except TooDeep as error:
+        raise Malformed(f"{error}") from None
+    except Malformed:
+        raise
+    except (ValueError, RecursionError):
+        raise Malformed("it must be JSON; is it the endpoint of a pool?") from None
+    return decode(value)
 
 
 async def _problem(response: httpx.Response, timeout: float) -> Problem:
     try:
         content = await _read(response, _MAX_PROBLEM, timeout)
-    except (httpx.HTTPError, ServiceFailed):
+    except (httpx.HTTPError, httpx.StreamError, TooSlow, Malformed):
         content = b""
     finally:
         await response.aclose()
-    sent = response.request.headers.get("x-ms-client-request-id")
+    sent_id = response.request.headers.get("x-ms-client-request-id")
     problem = decode_problem(response.status_code, response.headers, content)
-    return problem if problem.request_id else replace(problem, request_id=sent)
+    return problem if problem.request_id else replace(problem, request_id=sent_id)
 
 
 async def _read(response: httpx.Response, limit: int, timeout: float) -> bytes:
+    """The whole body.
+
+    Raises:
+        Malformed: it is over the limit, or packed in a way that is not accepted.
+        TooSlow: it did not end in time.
+    """
     content = bytearray()
+    whole = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout):  # httpx has a limit for each piece alone
-            async for chunk in response.aiter_bytes():
-                content += chunk
+        async with whole, contextlib.aclosing(received(response, timeout, limit)) as pieces:
+            async for piece in pieces:
+                content += piece
                 if len(content) > limit:
-                    raise ServiceFailed(f"The answer is over the limit of {limit} bytes.")
+                    raise Malformed(f"its body must have at most {limit} bytes")
     except TimeoutError:
-        raise ServiceFailed(f"The answer did not end within {timeout:g} seconds.") from None
+        if whole.expired():
+            raise TooSlow(f"its body must end within {timeout:g} seconds") from None
+        raise
     return bytes(content)

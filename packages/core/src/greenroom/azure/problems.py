@@ -44,6 +44,7 @@ UNAVAILABLE = "ServiceUnavailable"
 INTERNAL = "InternalServerError"
 
 _MAX_MESSAGE = 4000
+_MAX_WORD = 200
 _REQUEST_IDS = ("x-ms-request-id", "mise-correlation-id", "x-ms-client-request-id", "request-id")
 _COUNTS = re.compile(r"'(\d+)' active sessions and the maximum active sessions count is '(\d+)'")
 
@@ -117,11 +118,11 @@ def decode_problem(status: int, headers: Mapping[str, str], content: bytes) -> P
 
     return Problem(
         status=status,
-        code=headers.get("x-ms-error-code") or field("code") or "",
+        code=(headers.get("x-ms-error-code") or field("code") or "")[:_MAX_WORD],
         message=field("message", "detail", "title") or "",
         target=field("target"),
-        trace_id=field("traceId"),
-        request_id=next((headers[name] for name in _REQUEST_IDS if name in headers), None),
+        trace_id=(field("traceId") or "")[:_MAX_WORD] or None,
+        request_id=next((headers[name][:_MAX_WORD] for name in _REQUEST_IDS if name in headers), None),
         retry_after=_seconds(headers.get("retry-after")),
     )
 
