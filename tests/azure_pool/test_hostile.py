@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gzip
+import io
 import json
 import time
 import zlib
@@ -167,20 +168,25 @@ def test_an_upload_that_nobody_takes_is_given_up() -> None:
     with endpoint(behave) as url, greenroom.connect(url, file_limit="1Gi") as pool:
         began = time.monotonic()
         with pytest.raises(ServiceFailed):
-            pool.session("abcd").upload(_Zeros(256 * _MIB), "a")
+            pool.session("abcd").upload(io.BufferedReader(_Zeros(256 * _MIB)), "a")
         assert time.monotonic() - began < SOON
 
 
-class _Zeros:
+class _Zeros(io.RawIOBase):
     """A file of zeros."""
 
     def __init__(self, size: int) -> None:
+        super().__init__()
         self._left = size
 
-    def read(self, size: int = -1) -> bytes:
-        size = min(size, self._left) if size >= 0 else self._left
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        size = min(len(buffer), self._left)
         self._left -= size
-        return bytes(size)
+        buffer[:size] = bytes(size)
+        return size
 
 
 @pytest.mark.usefixtures("impatient")

@@ -51,7 +51,6 @@ async def test_a_body_that_is_plainly_multipart_is_read_whatever_its_type_says(f
         (b"form-data; filename=plain; name=file", "plain"),
         ('form-data; name="file"; filename="größe.txt"'.encode(), "größe.txt"),
         (b"form-data; name=\"file\"; filename*=utf-8''gr%C3%B6%C3%9Fe.txt", "größe.txt"),
-        (b"form-data; name=\"file\"; filename*=unicode_escape''%5Cud800", "?"),  # half a character
         (b'FORM-DATA; NAME="file"; FILENAME="x;y\\"z"', 'x;y"z'),
     ],
 )

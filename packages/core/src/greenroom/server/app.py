@@ -13,19 +13,28 @@ from typing import TypeAlias
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from greenroom.azure.problems import INTERNAL, NOT_SUPPORTED, UNAVAILABLE, BadRequest, Problem, problem_of
+from greenroom.azure.problems import (
+    INTERNAL,
+    NOT_SUPPORTED,
+    UNAVAILABLE,
+    VALIDATION_FAILED,
+    BadRequest,
+    Problem,
+    problem_of,
+)
 from greenroom.backend import Backend
 from greenroom.errors import GreenroomError
 from greenroom.server import executing, files, sessions
 from greenroom.server.accesslog import Entry
 from greenroom.server.auth import Guard
 from greenroom.server.browsers import host_name, refuse_browsers
+from greenroom.server.budget import Budget, Share
 from greenroom.server.pace import TooSlow, in_pieces, paced
-from greenroom.server.replies import COMMON_HEADERS, Refused, json_response, problem_response
+from greenroom.server.replies import COMMON_HEADERS, Refused, json_response, no_room, problem_response
 from greenroom.server.routing import Contract, ServedPool, Target, find_target
 from greenroom.server.settings import ServerSettings
 
@@ -51,6 +60,7 @@ class Application:
         self._pools = {name: ServedPool(name, backend) for name, backend in pools.items()}
         self._settings = settings
         self._guard = guard
+        self.budget = Budget(settings.max_in_flight)
         self._under_way = 0
         self._draining = False
         self._router = Router(self._routes(), redirect_slashes=False)
@@ -64,7 +74,7 @@ class Application:
         if scope["type"] != "http":
             return
         path = scope["path"]
-        if path in _HEALTH:
+        if path in _HEALTH and not _is_ambiguous(scope):
             response = await self._health(ready=path == "/readyz")
             await response(scope, receive, send)
             return
@@ -90,7 +100,7 @@ class Application:
 
         try:
             await self._admit(scope, entry)
-            with self._counted():
+            with self._counted(), Share(self.budget) as scope["greenroom.held"]:
                 await self._router(scope, receive, observed_send)
         except ClientDisconnect:
             entry.note(status=_CLIENT_CLOSED_REQUEST)
@@ -126,14 +136,19 @@ class Application:
 
         Raises:
             Refused: it may not come in, or not now.
-            BadRequest: its host is none.
+            BadRequest: its host is none, or it has two credentials.
         """
+        if _is_ambiguous(scope):
+            message = "A request must have either Content-Length or Transfer-Encoding, and in HTTP/1.0 not the latter."
+            raise Refused(400, VALIDATION_FAILED, message, headers={"Connection": "close"})
         headers = Headers(scope=scope)
         size = sum(len(name) + len(value) for name, value in headers.raw) + len(scope["query_string"])
         if size > self._settings.max_headers:  # uvicorn's own limit is for heads that are still to end
             raise Refused(431, "RequestHeadersTooLarge", "The request's headers and query are too large.")
         if "host" in headers and not host_name(headers["host"]):
             raise BadRequest("The header 'Host' names no host.")
+        if len(headers.getlist("authorization")) > 1:  # a proxy may have looked at the other one
+            raise BadRequest("A request must have at most one header 'Authorization'.")
         if self._guard is None:
             refuse_browsers(headers, self._settings.allowed_hosts)
         else:
@@ -190,9 +205,18 @@ class Application:
             target = find_target(request, self._pools, self._settings, contract)
             entry: Entry = request.scope["greenroom.entry"]
             entry.note(pool=target.pool.name, identifier=target.session, api_version=target.version)
-            return await operation(request, target)
+            response = await operation(request, target)
+            if not isinstance(response, StreamingResponse) and not target.held.hold(len(response.body)):
+                raise no_room("The server holds too much for other requests to send this response. Try again.")
+            return response
 
         return Route(path, endpoint, methods=[method])
+
+
+def _is_ambiguous(scope: Scope) -> bool:
+    """Whether somebody on the way may have seen the request end elsewhere, so that what follows is no request."""
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers and ("content-length" in headers or scope.get("http_version") == "1.0")
 
 
 def _problem(error: Exception) -> tuple[Problem, Mapping[str, str]]:

@@ -6,13 +6,16 @@ own that it lets point there (DNS rebinding). Programs are told from pages by wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from greenroom.azure.settings import is_loopback
 from greenroom.server.replies import Refused
+
+# A parser of URLs would find a host in more, such as behind an @.
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
 
 
 def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
@@ -33,7 +36,7 @@ def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
             f"The host {host!r:.200} is not allowed: without authentication this server answers to names of this "
             "machine alone. Allow it with --allowed-host, or require credentials.",
         )
-    if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
+    if "origin" in headers or set(headers.getlist("sec-fetch-site")) - {"none"}:
         raise Refused(
             403, "OriginNotAllowed", "Requests of web pages are not allowed: this server has no authentication."
         )
@@ -41,7 +44,5 @@ def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
 
 def host_name(host: str) -> str:
     """The name in a `Host` header, without its port, in lower case; empty if it is none."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    match = _HOST.fullmatch(host)
+    return (match[1] or match[2]).lower() if match else ""

@@ -9,6 +9,7 @@ import math
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 
 from starlette.requests import ClientDisconnect, Request
@@ -31,9 +32,10 @@ from greenroom.azure.wire import (
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution
 from greenroom.options import MAX_TIMEOUT
+from greenroom.runner.json_weight import TooDeep, weigh_json
 from greenroom.server import inside
 from greenroom.server.executions import Outcome, Record
-from greenroom.server.replies import Refused, json_response, too_large
+from greenroom.server.replies import CLOSE, Refused, json_response, no_room, too_large
 from greenroom.server.routing import Target
 from greenroom.server.sandboxcode import answer_of, program
 from greenroom.session import check_code, check_timeout
@@ -43,16 +45,26 @@ _SHELL_TIMEOUT = float(MAX_SYNCHRONOUS)
 _FOREVER = 1e9
 _SHELL_MARGIN = 10.0
 _MAX_EXIT_CODE = 255
+_MAX_VALUES = 10_000
+_VALUE = 48  # bytes, as `weigh_json` counts them
+_LARGE = 256 << 10
+"""Bytes from which JSON is parsed and written in a thread."""
 
 
 async def execute(request: Request, target: Target) -> Response:
     """`POST code/execute` and `POST executions`."""
     began = time.perf_counter()
     identifier = target.identifier
-    asked = _decode(await _read_json(request, target.settings.max_body), target)
-    record = target.pool.executions.begin(
-        identifier, asked, lambda: _run(target, identifier, asked), _operation_id(request)
-    )
+    asked = _decode(await _read_json(request, target), target)
+    code = target.held.handed_over()  # it is held until the execution ends, which may be after the request
+    try:
+        record = target.pool.executions.begin(
+            identifier, asked, lambda: _run(target, identifier, asked), _operation_id(request)
+        )
+    except BaseException:
+        code.close()
+        raise
+    record.task.add_done_callback(lambda _: code.close())
     headers = {
         "operation-id": record.id,
         "Operation-Location": flat.operation_location(record.id, identifier, target.version),
@@ -73,11 +85,12 @@ async def execute(request: Request, target: Target) -> Response:
         allocation=max(overall - duration, 0.0),
         session_guid=str(session_guid),
     )
-    if target.legacy:
-        target.pool.executions.forget(record)  # this contract has no way to ask for it again
-        del headers["Operation-Location"]
-        return json_response(_encode(record, target), 200, headers)
-    return json_response(_encode(record, target), flat.EXECUTED[target.version], headers)
+    if not target.legacy:
+        return await _response(record, target, flat.EXECUTED[target.version], headers)
+    response = await _response(record, target, 200, headers)
+    target.pool.executions.forget(record)  # this contract has no way to ask for it again
+    del response.headers["Operation-Location"]
+    return response
 
 
 async def get_execution(request: Request, target: Target) -> Response:
@@ -85,7 +98,27 @@ async def get_execution(request: Request, target: Target) -> Response:
     record = target.pool.executions.find(target.identifier, request.path_params["id"])
     if record is None:
         raise Refused(404, EXECUTION_NOT_FOUND, "The session has no such execution, or it ended too long ago.")
-    return json_response(_encode(record, target), 200, {"operation-id": record.id})
+    return await _response(record, target, 200, {"operation-id": record.id})
+
+
+async def _response(record: Record, target: Target, status: int, headers: Mapping[str, str]) -> Response:
+    """An execution as a response.
+
+    Raises:
+        Refused: the server holds too much for others at the moment; the execution can be asked for later.
+    """
+
+    def encode() -> Response:
+        return json_response(_encode(record, target), status, headers)
+
+    if target.held.hold(record.size):
+        response = await asyncio.to_thread(encode) if record.size > _LARGE else encode()
+        if target.held.hold(len(response.body)):  # which may be more
+            return response
+    message = "The server holds too much for other requests to send what came of the execution."
+    if record.task.done():
+        message += f" It has run. Ask for it later with GET executions/{record.id}."
+    raise no_room(message, headers)
 
 
 def _encode(record: Record, target: Target) -> Json:
@@ -193,19 +226,39 @@ def _operation_id(request: Request) -> str | None:
     return operation_id
 
 
-async def _read_json(request: Request, limit: int) -> Json:
+async def _read_json(request: Request, target: Target) -> Json:
     """The body of a request.
 
     Raises:
-        Refused: it is larger than `limit` bytes.
-        BadRequest: it is no JSON.
+        Refused: it is larger than it may be, or than there is room for.
+        BadRequest: it is not JSON, or too much of it.
     """
+    limit = target.settings.max_body
     content = bytearray()
     async for chunk in request.stream():
-        content += chunk
-        if len(content) > limit:
+        if len(content) + len(chunk) > limit:
             raise too_large(f"The request's body is over the limit of {limit} bytes.")
+        if not target.held.add(len(chunk)):
+            raise no_room("The server holds too much for other requests to take this one's body. Try again.", CLOSE)
+        content += chunk
+    body = bytes(content)
+    return await asyncio.to_thread(_parse, body) if len(body) > _LARGE else _parse(body)
+
+
+def _parse(body: bytes) -> Json:
+    """JSON, weighed before it is parsed: a few bytes may become many values.
+
+    Raises:
+        BadRequest: it is not JSON, or has more values than any request needs.
+    """
+    most = len(body) + _VALUE * _MAX_VALUES
     try:
-        return json.loads(bytes(content))
+        if weigh_json(body, most) > most:
+            raise BadRequest(f"The request's body must have at most {_MAX_VALUES} values.")
+        return json.loads(body)
+    except TooDeep as error:
+        raise BadRequest(f"The request's body must not be nested so deep: {error}.") from None
+    except BadRequest:
+        raise
     except (ValueError, RecursionError):
         raise BadRequest("The request's body is no JSON.") from None

@@ -15,10 +15,11 @@ from greenroom.azure.wire import LATEST, session_path, upload_path
 from greenroom.errors import FileRefused, InvalidRequest
 from greenroom.models import RemoteFile
 from greenroom.server.multipart import file_parts
-from greenroom.server.replies import json_response, too_large
+from greenroom.server.replies import CLOSE, json_response, no_room, too_large
 from greenroom.server.routing import Target
 
 _FRAME = 1 << 20  # what an upload may have around its file
+_PIECES = 512 * 1024  # about what an upload has in memory
 
 
 async def list_files(request: Request, target: Target) -> Response:
@@ -35,6 +36,8 @@ async def list_files(request: Request, target: Target) -> Response:
 async def upload_files(request: Request, target: Target) -> Response:
     """`POST files/upload` and `POST files`: each part `file` of a multipart body, as it arrives."""
     identifier, directory, limit = target.identifier, _directory(target), target.settings.max_upload
+    if not target.held.hold(_PIECES):
+        raise no_room("The server holds too much for other requests to take this upload. Try again.", CLOSE)
     uploaded: list[RemoteFile] = []
     body = _body(request, limit + _FRAME)
     async with contextlib.aclosing(
@@ -69,12 +72,14 @@ async def download_file(request: Request, target: Target) -> Response:
     try:
         first = await anext(chunks, b"")
         second = await anext(chunks, None)
+        if second is not None and not target.held.hold(2 * max(len(first), len(second))):  # a piece, and what is sent
+            raise no_room("The server holds too much for other requests to send this file. Try again.")
     except BaseException:
         await chunks.aclose()
         raise
     if second is None:
         return Response(first, media_type="application/octet-stream")
-    return _Download(_joined(first, second, chunks))
+    return _Download(_joined([second, first], chunks))
 
 
 class _Download(StreamingResponse):
@@ -89,10 +94,11 @@ class _Download(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _joined(first: bytes, second: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _joined(begun: list[bytes], rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The pieces that have been read, last to first, and the others."""
     async with contextlib.aclosing(rest):
-        yield first
-        yield second
+        while begun:
+            yield begun.pop()  # it is not kept while others are sent
         async for chunk in rest:
             yield chunk
 

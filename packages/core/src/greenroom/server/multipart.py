@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from email.message import Message
+from urllib.parse import unquote_to_bytes
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
 
 from greenroom.errors import InvalidRequest
 
 _LONGEST_DELIMITER = 260
 _MAX_PARTS = 100
+_MAX_PART_HEADERS = 4096
+_MAX_HEADERS = 32 * 1024
+"""Bytes of the headers of all parts."""
+_HEADER = 4  # bytes that each header counts for beside its name and value, as empty ones are not for nothing
+
+# Possessive, so that each character is looked at once: the standard library's parser is quadratic.
+_PARAMETER = re.compile(
+    r"""[ \t]*+;[ \t]*+(?:([^\s=;"]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|([^;"]*+)))?+[ \t]*+""", re.DOTALL
+)
+_ESCAPED = re.compile(r'\\(["\\])')
+
+# Of file names. Python's codecs have more, and some of them take quadratic time, or are none for text.
+_CHARSETS = frozenset({
+    "utf-8", "us-ascii", "iso-8859-1", "iso-8859-2", "iso-8859-5", "iso-8859-7", "iso-8859-15", "windows-1250",
+    "windows-1251", "windows-1252", "koi8-r", "big5", "gbk", "gb2312", "gb18030", "euc-jp", "euc-kr", "iso-2022-jp",
+    "shift_jis",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,7 @@ class _Reader:
         self._field = self._value = b""
         self._disposition = b""
         self._parts = 0
+        self._size_of_part = self._size_of_headers = 0
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -113,32 +131,39 @@ class _Reader:
 
     def _begin(self) -> None:
         self._disposition = b""
+        self._size_of_part = 0
         self._parts += 1
         if self._parts > _MAX_PARTS:
             raise InvalidRequest(f"The upload is not valid: it has more than {_MAX_PARTS} parts.")
 
     def _add_field(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._field += data[start:end]
 
     def _add_value(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._value += data[start:end]
 
+    def _count(self, size: int) -> None:
+        """Count bytes of headers before they are kept."""
+        self._size_of_part += size
+        self._size_of_headers += size
+        if self._size_of_part > _MAX_PART_HEADERS or self._size_of_headers > _MAX_HEADERS:
+            raise InvalidRequest(
+                f"The headers of an upload's parts must have at most {_MAX_PART_HEADERS} bytes each, and "
+                f"{_MAX_HEADERS} together."
+            )
+
     def _end_header(self) -> None:
+        self._count(_HEADER)
         if self._field.lower() == b"content-disposition":
             self._disposition = self._value
         self._field = self._value = b""
 
     def _finish_headers(self) -> None:
-        # The standard library knows the spelling of other alphabets that older clients use (filename*=utf-8''…).
-        message = Message()
-        message["content-disposition"] = self._disposition.decode("utf-8", "replace")
-        name = message.get_param("name", header="content-disposition")
-        try:
-            # Its charset may be one that makes half characters.
-            filename = (message.get_filename() or "").encode("utf-8", "replace").decode()
-        except ValueError as error:  # some charsets of Python are none for this, and one name has a NUL in it
-            raise InvalidRequest(f"The upload is not valid: its filename cannot be read ({error}).") from None
-        self._events.append(_Head(name if isinstance(name, str) else None, filename))
+        _, parameters = parse_parameters(self._disposition.decode("utf-8", "replace"))
+        filename = _decoded(parameters["filename*"]) if "filename*" in parameters else parameters.get("filename", "")
+        self._events.append(_Head(parameters.get("name"), filename))
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         self._events.append(data[start:end])
@@ -147,9 +172,50 @@ class _Reader:
         self._events.append(_End())
 
 
+def parse_parameters(header: str) -> tuple[str, dict[str, str]]:
+    """The value of a header such as `form-data; name="file"`, and its parameters; their names are in lower case.
+
+    Raises:
+        InvalidRequest: what follows the value is not a list of parameters.
+    """
+    value, semicolon, rest = header.partition(";")
+    parameters: dict[str, str] = {}
+    text, position = semicolon + rest, 0
+    while position < len(text):
+        match = _PARAMETER.match(text, position)
+        if match is None:
+            raise InvalidRequest("The upload is not valid: the parameters of a header must have the form name=value.")
+        position = match.end()
+        name, quoted, plain = match.groups()
+        if name is not None:
+            parameters.setdefault(name.lower(), plain.strip() if quoted is None else _ESCAPED.sub(r"\1", quoted))
+    return value.strip().lower(), parameters
+
+
+def _decoded(extended: str) -> str:
+    """A value in the spelling of RFC 5987, that older clients use for other alphabets: `utf-8''gr%C3%B6%C3%9Fe`.
+
+    Raises:
+        InvalidRequest: it is not one.
+    """
+    charset, _, rest = extended.partition("'")
+    _, quote, encoded = rest.partition("'")
+    if not quote or charset.lower() not in _CHARSETS:
+        raise InvalidRequest(
+            f"The upload is not valid: filename* must begin with a charset such as utf-8'', not {extended!r:.50}."
+        )
+    try:
+        return unquote_to_bytes(encoded).decode(charset, "replace")
+    except ValueError as error:
+        raise InvalidRequest(f"The upload is not valid: its filename cannot be read ({error}).") from None
+
+
 def _boundary(content_type: str | None) -> bytes | None:
-    kind, options = parse_options_header(content_type)
-    return options.get(b"boundary") or None if kind == b"multipart/form-data" else None
+    try:
+        kind, parameters = parse_parameters(content_type or "")
+        return parameters.get("boundary", "").encode("latin-1") or None if kind == "multipart/form-data" else None
+    except (InvalidRequest, UnicodeEncodeError):
+        return None
 
 
 async def _sniff(body: AsyncIterator[bytes]) -> tuple[bytes | None, AsyncIterator[bytes]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from greenroom.azure.problems import Problem, encode_problem
+from greenroom.azure.problems import UNAVAILABLE, Problem, encode_problem
 from greenroom.azure.wire import API_VERSIONS, Json
 
 COMMON_HEADERS: Mapping[str, str] = {
@@ -15,6 +15,9 @@ COMMON_HEADERS: Mapping[str, str] = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",  # what a sandbox wrote is nothing for a browser to guess at
 }
+
+CLOSE: Mapping[str, str] = {"Connection": "close"}
+"""For responses to requests whose body was not read to its end."""
 
 
 class Refused(Exception):
@@ -40,8 +43,12 @@ def unauthorized(message: str) -> Refused:
 
 
 def too_large(message: str) -> Refused:
-    # What is left of the body is not read, so the connection is of no more use.
-    return Refused(413, "RequestTooLarge", message, headers={"Connection": "close"})
+    return Refused(413, "RequestTooLarge", message, headers=CLOSE)
+
+
+def no_room(message: str, headers: Mapping[str, str] | None = None) -> Refused:
+    """The response where the server holds too much for others at the moment."""
+    return Refused(503, UNAVAILABLE, message, retry_after=1, headers=headers)
 
 
 def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -15,6 +15,7 @@ from greenroom.azure import flat, legacy
 from greenroom.azure.problems import IDENTIFIER_LENGTH, NOT_SUPPORTED, BadRequest
 from greenroom.azure.wire import API_VERSIONS, FLAT_VERSIONS, LATEST, LEGACY_VERSIONS, Json, is_legacy
 from greenroom.backend import Backend
+from greenroom.server.budget import Share
 from greenroom.server.executions import Executions
 from greenroom.server.replies import Refused
 from greenroom.server.settings import ServerSettings
@@ -50,6 +51,8 @@ class Target:
     query: Mapping[str, str]
     settings: ServerSettings
     session: str | None
+    held: Share
+    """What the request may hold in memory."""
 
     @property
     def identifier(self) -> str:
@@ -118,6 +121,7 @@ def find_target(
         query=query,
         settings=settings,
         session=identifier or query.get("identifier") or None,
+        held=request.scope["greenroom.held"],
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import ssl
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +116,7 @@ class Server(uvicorn.Server):
                 ssl_keyfile=certificate.key if certificate else None,
             )
         )
-        self._application = application
+        self.application = application
         self._settings = settings
         self._certificate = certificate
         self.on_start: Callable[[], None] = lambda: None
@@ -137,7 +139,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Let executions end while their clients can still ask for them, then close."""
-        drain = asyncio.create_task(self._application.drain(self._settings.shutdown_grace))
+        drain = asyncio.create_task(self.application.drain(self._settings.shutdown_grace))
         while not drain.done() and not self.force_exit:
             await asyncio.wait([drain], timeout=0.1)
         drain.cancel()
@@ -189,7 +191,7 @@ async def _guard(settings: ServerSettings) -> AsyncGenerator[Guard | None, None]
     async with httpx.AsyncClient() as client:
         guards: list[Guard] = []
         digests = read_keys(settings.api_key_file.expanduser()) if settings.api_key_file else {}
-        if key := os.environ.pop(KEY_VARIABLE, None):
+        if key := _take_key():
             digests["environment"] = digest(check_key(key))
         if digests:
             guards.append(ApiKeys(digests))
@@ -201,6 +203,18 @@ async def _guard(settings: ServerSettings) -> AsyncGenerator[Guard | None, None]
                 f"--api-key-file, {KEY_VARIABLE} or --entra-tenant, or let it listen at 127.0.0.1."
             )
         yield EitherOf(guards) if guards else None
+
+
+def _take_key() -> str | None:
+    """The key in the environment, which is removed from it, and from what `/proc/PID/environ` shows."""
+    key = os.environ.get(KEY_VARIABLE)
+    if key is not None and sys.platform == "linux":
+        getenv = ctypes.CDLL(None).getenv
+        getenv.restype = ctypes.c_void_p
+        if address := getenv(KEY_VARIABLE.encode()):
+            ctypes.memset(address, 0, len(os.fsencode(key)))
+    os.environ.pop(KEY_VARIABLE, None)
+    return key
 
 
 def _certificate(settings: ServerSettings) -> Certificate | None:

@@ -46,6 +46,8 @@ class ServerSettings(BaseModel):
     """Bytes of the file in an upload; the pool's `file_limit` holds too."""
     max_headers: Size = Field(32 * 1024, ge=4096, le=_MIB)
     """Bytes of a request's headers and its query."""
+    max_in_flight: Size = Field(256 * _MIB, ge=1024 * 1024)
+    """Bytes of request bodies and responses that are held for all callers at the same time."""
     max_requests: int = Field(256, ge=1)
     """Requests at once."""
     max_connections: int = Field(2000, ge=1)
@@ -60,6 +62,12 @@ class ServerSettings(BaseModel):
             raise ValueError("certfile and keyfile go together")
         if self.certfile is not None and self.tls_self_signed:
             raise ValueError("there is either a certificate (certfile) or a self-signed one (tls_self_signed)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if self.max_in_flight < self.max_body:
+            raise ValueError(f"max_in_flight must be at least max_body ({self.max_body}), not {self.max_in_flight}")
         return self
 
     @property

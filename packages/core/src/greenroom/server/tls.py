@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import os
 import ssl
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,11 @@ def self_signed(directory: Path, hosts: Sequence[str]) -> Certificate:
     trusts nothing else.
 
     Raises:
-        InvalidRequest: the directory cannot be written.
+        InvalidRequest: the directory cannot be written, or others may write to it.
     """
     files = Certificate(directory / "server.pem", directory / "server.key", directory / "ca.pem")
     try:
+        _make_private(directory)
         if not _is_good(files, hosts):
             _make(files, hosts)
     except OSError as error:
@@ -49,10 +51,35 @@ def self_signed(directory: Path, hosts: Sequence[str]) -> Certificate:
     return files
 
 
+def _make_private(directory: Path) -> None:
+    """Make a directory that is nobody else's, with those above it where they are missing.
+
+    Raises:
+        InvalidRequest: it is there, and somebody else could put a key of theirs into it.
+    """
+    missing = [each for each in (directory, *directory.parents) if not os.path.lexists(each)]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    wrong = ""
+    if not stat.S_ISDIR(found.st_mode):
+        wrong = "a link or a file"
+    elif hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+        wrong = f"one of user {found.st_uid}"
+    elif found.st_mode & 0o022:
+        wrong = f"one that others may write to (mode {stat.S_IMODE(found.st_mode):o})"
+    if wrong:
+        raise InvalidRequest(
+            f"The TLS directory {str(directory)!r} must be a directory of this user alone, not {wrong}."
+        )
+
+
 def _is_good(files: Certificate, hosts: Sequence[str]) -> bool:
     assert files.authority is not None  # noqa: S101
     if not (files.key.exists() and files.authority.exists() and files.certificate.exists()):
         return False
+    if not stat.S_ISREG(files.key.lstat().st_mode) or files.key.lstat().st_mode & 0o077:
+        return False  # others may have read it
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)  # they fit
         certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
@@ -82,7 +109,6 @@ def _make(files: Certificate, hosts: Sequence[str]) -> None:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
-    files.key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -1,0 +1,57 @@
+"""What the server holds in memory for its callers at the same time: bodies of requests, and responses being sent."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+_SMALL = 64 * 1024
+"""Bytes of a share that are not counted, so that an error can always be sent; the number of requests bounds them."""
+
+
+class Budget:
+    """A number of bytes for all callers together."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Share:
+    """What one request, or one execution, has of the budget; closing it gives all of it back."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def hold(self, size: int) -> bool:
+        """Hold so many bytes from now on; returns whether they are there, and changes nothing if they are not."""
+        more = _counted(size) - _counted(self._size)
+        if more > 0 and self._budget.used + more > self._budget.limit:
+            return False
+        self._budget.used += more
+        self._size = size
+        return True
+
+    def add(self, size: int) -> bool:
+        """Hold so many bytes more; as `hold`."""
+        return self.hold(self._size + size)
+
+    def handed_over(self) -> Share:
+        """A share that has what this one had, which has nothing then."""
+        other = Share(self._budget)
+        other._size, self._size = self._size, 0
+        return other
+
+    def close(self) -> None:
+        self.hold(0)
+
+
+def _counted(size: int) -> int:
+    return size if size > _SMALL else 0
