@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from http.cookiejar import CookieJar
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
@@ -208,7 +208,7 @@ class Connection:
         """
         limit = asyncio.timeout(None)
         if isinstance(content, AsyncIterator):
-            content = sent(content, timeout, limit)
+            content = sent(cast("AsyncIterator[bytes]", content), timeout, limit)
         request = self._request(call, timeout, content, token)
         size = int(request.headers.get("content-length", "0"))
         try:

@@ -13,6 +13,7 @@ import httpx
 import jwt
 from pydantic import StringConstraints
 
+from greenroom.azure.bodies import TooSlow, received
 from greenroom.server.auth import bearer
 from greenroom.server.replies import Refused, unauthorized
 
@@ -121,16 +122,20 @@ class KeySet:
             try:
                 self._keys = await self._fetch()
                 self._fetched = self._tried
-            except (httpx.HTTPError, ValueError, RecursionError, jwt.PyJWTError) as error:
+            except (httpx.HTTPError, TooSlow, TimeoutError, ValueError, RecursionError, jwt.PyJWTError) as error:
                 reason = f"{type(error).__name__}: {error}"
         if self._clock() - self._fetched >= _KEYS_LIFETIME_OFFLINE:
             raise Refused(503, "ServiceUnavailable", f"The keys of Microsoft Entra ID are not known: {reason}.")
 
     async def _fetch(self) -> dict[str, jwt.PyJWK]:
-        async with self._client.stream("GET", self._url, timeout=_FETCH_TIMEOUT) as response:
+        headers = {"Accept-Encoding": "identity"}
+        async with (
+            asyncio.timeout(_FETCH_TIMEOUT),
+            self._client.stream("GET", self._url, timeout=_FETCH_TIMEOUT, headers=headers) as response,
+        ):
             response.raise_for_status()
             content = b""
-            async for chunk in response.aiter_bytes():
+            async for chunk in received(response, _FETCH_TIMEOUT, _MAX_DOCUMENT):
                 content += chunk
                 if len(content) > _MAX_DOCUMENT:
                     raise ValueError("the document is too long")
