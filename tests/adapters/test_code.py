@@ -1,5 +1,6 @@
 """Only a complete fenced block is taken off a model's code."""
 
+import re
 import time
 
 import pytest
@@ -69,6 +70,38 @@ def test_an_empty_block_holds_nothing(nothing: str) -> None:
 @given(st.text())
 def test_whatever_is_fenced_comes_back(code: str) -> None:
     assert strip_fence(f"```python\n{code}\n```") == code.removesuffix("\r")
+
+
+# As it was when it took a second for 5,000 blanks.
+SLOW = re.compile(
+    r"\s*(?P<fence>`{3,})[ \t]*(?:python3?|py3?|ipython3?)?[ \t]*\r?\n"
+    r"(?:(?P<code>.*?)\r?\n)?[ \t]*(?P=fence)`*\s*",
+    re.DOTALL | re.IGNORECASE,
+)
+PIECES = [
+    "`",
+    "```",
+    "````",
+    " ",
+    "\t",
+    "\n",
+    "\r\n",
+    "\r",
+    "\x0b",
+    "python",
+    "Py3",
+    "ipython3",
+    "bash",
+    "x",
+    "```python\n",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14))
+def test_a_fence_is_what_it_was_before_it_was_found_in_linear_time(pieces: list[str]) -> None:
+    code = "".join(pieces)
+    fenced = SLOW.fullmatch(code)
+    assert strip_fence(code) == ((fenced["code"] or "") if fenced else code)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 # The first and the last line are fences, and nothing else is on them but the name of the language. A backtick
-# is no Python outside of a string, so no valid program looks like this.
+# is not Python outside of a string, so no valid program looks like this. The blanks give nothing back (`*+`): two
+# runs of blanks side by side, as where no language is named, could share them in as many ways as there are blanks.
 _FENCED = re.compile(
     r"""
     \s*
-    (?P<fence>`{3,})[ \t]*
-    (?:python3?|py3?|ipython3?)?[ \t]*\r?\n
+    (?P<fence>`{3,})[ \t]*+
+    (?:python3?|py3?|ipython3?)?[ \t]*+\r?\n
     (?:(?P<code>.*?)\r?\n)?
     [ \t]*(?P=fence)`*
     \s*
