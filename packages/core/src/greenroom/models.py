@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from greenroom.errors import ExecutionCancelled, ExecutionFailed, ExecutionTimedOut
+from greenroom.local_files import check_target, local_path, writing
+from greenroom.strangers import brief
 
 Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
@@ -38,9 +40,15 @@ class Image:
     data: bytes = field(repr=False)
 
     def save(self, path: str | Path) -> Path:
-        """Write the picture to a local file; returns its path."""
-        path = Path(path)
-        path.write_bytes(self.data)
+        """Write the picture to a local file; returns its path.
+
+        Raises:
+            FileRefused: the local file cannot be written.
+        """
+        path = local_path(path)
+        check_target(path)
+        with writing(path):
+            path.write_bytes(self.data)
         return path
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
@@ -70,7 +78,8 @@ class Output:
     @property
     def text(self) -> str:
         """The plain text form, or an empty string."""
-        return str(self.data.get("text/plain", ""))
+        text = self.data.get("text/plain")
+        return text if isinstance(text, str) else ""
 
     def image(self, name: str = "figure") -> Image | None:
         """The picture in this output, if there is one, in its first form of png, jpeg, gif, webp and svg.
@@ -88,6 +97,11 @@ class Output:
             if beginning.match(data):
                 return Image(f"{name}.{extension}", mime, data)
         return None
+
+    def __repr__(self) -> str:
+        # Of values that code has made, and may have nested or repeated without measure.
+        data, metadata = brief(dict(self.data)), brief(dict(self.metadata))
+        return f"Output(data={data}, metadata={metadata}, is_result={self.is_result!r})"
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
         return dict(self.data), dict(self.metadata)

@@ -9,7 +9,7 @@ from itertools import islice
 from greenroom.adapters.answers import Answer
 from greenroom.adapters.code import strip_fence
 from greenroom.models import Execution, Image, Output, StreamText
-from greenroom.session import Session
+from greenroom.session import Session, check_code
 
 MODEL_FORMATS = frozenset(("image/gif", "image/jpeg", "image/png", "image/webp"))
 """The pictures that models take. For any other a provider refuses the message, and so the whole conversation."""
@@ -38,7 +38,7 @@ def run_python(
         timeout: seconds that it may run; by default what the session or the pool says.
         on_output: is told what the code writes and shows, as it comes. An exception of it ends the code.
     """
-    code = strip_fence(code)
+    code = strip_fence(check_code(code))
     if on_output is None:
         return _answer(session.execute(code, timeout=timeout), budget)
     with closing(session.stream(code, timeout=timeout)) as events:
@@ -58,7 +58,7 @@ async def arun_python(
     on_output: Callable[[StreamText | Output], Awaitable[None]] | None = None,
 ) -> Answer[Execution]:
     """As `run_python`. Cancelling it interrupts the code."""
-    code = strip_fence(code)
+    code = strip_fence(check_code(code))
     if on_output is None:
         return _answer(await session.aexecute(code, timeout=timeout), budget)
     async with aclosing(session.astream(code, timeout=timeout)) as events:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mimetypes
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from greenroom.adapters.answers import Answer
 from greenroom.adapters.text import shorten
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
 from greenroom.models import DATA_DIR, RemoteFile
 from greenroom.session import Session
+from greenroom.strangers import brief, printable
 
 READ_LIMIT = 1 << 20
 """Bytes that a file may have that a model reads."""
@@ -32,7 +34,8 @@ class Download:
     @property
     def mime(self) -> str:
         """The type that its name suggests; the content may be anything."""
-        return mimetypes.guess_type(self.file.name)[0] or "application/octet-stream"
+        # Of the last part alone: the whole could pass for a URL, `data:` with a type of its own choice.
+        return mimetypes.guess_type(PurePosixPath(self.file.name).name)[0] or "application/octet-stream"
 
 
 def list_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> Answer[list[RemoteFile]]:
@@ -124,16 +127,18 @@ def _as_text(file: RemoteFile, content: bytes, budget: int) -> Answer[RemoteFile
 
 
 def _handed_over(file: RemoteFile, data: bytes) -> Answer[Download]:
-    return Answer(f"The user has {file.path} ({len(data)} bytes).", Download(file, data))
+    return Answer(f"The user has {printable(file.path)} ({len(data)} bytes).", Download(file, data))
 
 
 def _provided(uploads: Path | None, name: str, budget: int) -> Path:
     # A model's name is looked up here and never becomes a path, so none leads out of the directory.
-    found: Iterable[Path] = () if uploads is None else uploads.iterdir()
-    files = {path.name: path for path in found if path.is_file() and not path.is_symlink()}
-    if name not in files:
-        names = ", ".join(sorted(files)) or "none"
-        raise FileMissing(shorten(f"The user has provided no file {name!r:.100}. There are: {names}.", budget))
+    files: dict[str, Path] = {}
+    with contextlib.suppress(OSError):  # the directory is gone, or shut
+        found: Iterable[Path] = () if uploads is None else uploads.iterdir()
+        files = {path.name: path for path in found if path.is_file() and not path.is_symlink()}
+    if not isinstance(name, str) or name not in files:  # pyright: ignore[reportUnnecessaryIsInstance]
+        names = ", ".join(map(printable, sorted(files))) or "none"
+        raise FileMissing(shorten(f"The user has provided no file {brief(name)}. There are: {names}.", budget))
     return files[name]
 
 
@@ -142,4 +147,4 @@ def _put(file: RemoteFile) -> Answer[RemoteFile]:
 
 
 def _line(file: RemoteFile) -> str:
-    return f"{file.path} ({file.size} bytes)"
+    return f"{printable(file.path)} ({file.size} bytes)"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator
 
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution
+from greenroom.strangers import brief, printable, without_controls
 
 _LEAST_BUDGET = 200
 _HEADLINE = 130
@@ -41,7 +43,6 @@ _NO_NETWORK = re.compile(
     r"Temporary failure in name resolution|Name or service not known|Could not resolve host|Network is unreachable"
 )
 
-_TERMINAL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
 _DATA_URI = re.compile(r"(data:[\w.+-]+/[\w.+-]+;base64,)[A-Za-z0-9+/=]{80,}")
 _FOREIGN_FRAME = re.compile(r"File (?:<frozen |\S*(?:/site-packages/|/lib/python3))")
 
@@ -50,10 +51,14 @@ def check_budget(budget: int) -> int:
     """Return the most characters that a model is to read of one result.
 
     Raises:
-        InvalidRequest: they are too few to say what happened.
+        InvalidRequest: they are too few to say what happened, or not a whole number.
     """
-    if budget < _LEAST_BUDGET:
-        raise InvalidRequest(f"The budget {budget!r} is not valid: it takes {_LEAST_BUDGET} characters or more.")
+    try:
+        enough = operator.index(budget) >= _LEAST_BUDGET
+    except TypeError:
+        enough = False
+    if not enough:
+        raise InvalidRequest(f"The budget {brief(budget)} is not valid: it takes {_LEAST_BUDGET} characters or more.")
     return budget
 
 
@@ -100,12 +105,18 @@ def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
     yield "stdout:", _plain(execution.stdout)
     yield "stderr:", _plain(execution.stderr)
     yield "result:", _plain(execution.result or "")
-    shown = (output for output in execution.outputs if not output.is_result and not output.image())
-    yield "displayed:", "\n\n".join(filter(None, (_plain(output.text) for output in shown)))
+    figures: list[str] = []
+    shown: list[str] = []
+    for output in execution.outputs:
+        if (image := output.image(f"figure-{len(figures) + 1}")) is not None:  # each is decoded once
+            figures.append(image.name)
+        elif not output.is_result and (text := _plain(output.text)):
+            shown.append(text)
+    yield "displayed:", "\n\n".join(shown)
     yield "error:", _plain(_error(execution))
     yield "hint:", " ".join(_hints(execution))
-    yield "figures:", ", ".join(image.name for image in execution.images)
-    yield "files written:", "\n".join(f"{file.path} ({file.size} bytes)" for file in execution.files)
+    yield "figures:", ", ".join(figures)
+    yield "files written:", "\n".join(f"{printable(file.path)} ({file.size} bytes)" for file in execution.files)
     if execution.truncated:
         yield "note:", f"{execution.truncated} bytes of output were over the limit and are lost; print less."
 
@@ -113,7 +124,7 @@ def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
 def _headline(execution: Execution) -> str:
     match execution.status:
         case "timed_out" if execution.error is not None and execution.error.value:
-            headline = execution.error.value
+            headline = " ".join(without_controls(execution.error.value).split())
         case "timed_out":
             headline = "The code ran longer than it may."
         case "cancelled":
@@ -154,7 +165,7 @@ def _hints(execution: Execution) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """As a person would see it in a terminal: the last state of a progress bar, no colours; no base64 either."""
-    text = _TERMINAL_SEQUENCE.sub("", text)
+    text = without_controls(text)
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
     text = _DATA_URI.sub(lambda uri: f"{uri[1]}… [{len(uri[0]) - len(uri[1])} characters left out]", text)

@@ -1,0 +1,94 @@
+"""Files on this machine that callers name: where to write, what to upload."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
+from greenroom.strangers import brief
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a local file.
+
+    Raises:
+        InvalidRequest: no file can have this name.
+        TypeError: it is not a path.
+    """
+    name = os.fsdecode(path)
+    try:
+        valid = bool(name) and b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        valid = False
+    if not valid:
+        raise InvalidRequest(f"The local path must be the name of a file, not {brief(name)}.")
+    return Path(name)
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a local file, which must be a regular one: reading any other may wait without an end.
+
+    Raises:
+        InvalidRequest: it cannot be read, or is not a regular file.
+    """
+    try:
+        # Opening a pipe that nobody writes to would wait as well.
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115  the caller closes it
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    raise InvalidRequest(
+        f"The local file {str(path)!r} must be a regular file, not a device or a pipe. Pass it as an open file."
+    )
+
+
+def _open_without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def unreadable(path: Path, error: OSError) -> InvalidRequest:
+    """The error for a local file that cannot be read."""
+    return InvalidRequest(f"The local file {str(path)!r} cannot be read: {error.strerror or error}.")
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None, None, None]:
+    """Around the making of a local file.
+
+    Raises:
+        FileRefused: the local file system refuses, with its error number.
+    """
+    try:
+        yield
+    except GreenroomError:  # of the session; some are an OSError too
+        raise
+    except OSError as error:
+        raise _refused(path, error.errno, error.strerror or str(error)) from error
+
+
+def check_target(path: Path) -> None:
+    """Check that a regular file can take this place, before there is anything to put there.
+
+    Raises:
+        FileRefused: something else is there already, or nothing of this name can be.
+    """
+    with writing(path):
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            return
+    if not stat.S_ISREG(mode):
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise _refused(path, number, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
+
+
+def _refused(path: Path, number: int | None, reason: str) -> FileRefused:
+    return FileRefused(number or errno.EIO, f"The local file cannot be written: {reason}", str(path))
