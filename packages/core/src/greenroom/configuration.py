@@ -25,7 +25,7 @@ def from_file(path: str | os.PathLike[str] | None) -> dict[str, Any]:
         return {}
     try:
         content: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no text, no TOML, nested without an end
         raise InvalidRequest(f"The configuration {os.fspath(path)!r} cannot be read: {error}.") from error
     table = content.get("pool")
     if not isinstance(table, dict):

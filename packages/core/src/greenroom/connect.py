@@ -14,6 +14,8 @@ from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.pool import LocalPool, PoolSettings
 from greenroom.session import SessionPool
 
+_MOST_OPTIONS = 100
+
 
 def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Any) -> SessionPool:
     """Open a pool of sessions.
@@ -69,8 +71,11 @@ def _named(url: str | None, url_of_file: str | None) -> str | None:
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:
     """The scheme of a pool's URL, the endpoint if it is one of Azure's API, and the options."""
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The pool must be a URL, not {type(url).__name__}.")
     try:
         parts = urlsplit(url)
+        options = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=_MOST_OPTIONS)
     except ValueError as error:
         raise InvalidRequest(f"The pool {url!r:.200} is not valid: {error}.") from None
     remote = parts.scheme in {"https", "http"}
@@ -81,10 +86,9 @@ def _parse(url: str) -> tuple[str, str, dict[str, str]]:
         )
     if not remote and (parts.netloc or parts.path or parts.fragment):
         raise InvalidRequest(f'The pool {url!r:.200} is not valid: it is written "{parts.scheme}:?option=value".')
-    options = parse_qsl(parts.query, keep_blank_values=True)
     names = [name for name, _ in options]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise InvalidRequest(f"The pool {url!r:.200} is not valid: it says {', '.join(sorted(repeated))} twice.")
+        raise InvalidRequest(f"The pool {url!r:.200} is not valid: it says {', '.join(sorted(repeated)):.200} twice.")
     return parts.scheme, parts._replace(query="").geturl() if remote else "", dict(options)
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution, ExecutionError, Output, StreamText
 from greenroom.portal import Portal
-from greenroom.session import Session
+from greenroom.runner.frames import MAX_OUTPUTS
+from greenroom.session import Session, check_timeout
 
 try:
     import nbformat
@@ -106,8 +107,7 @@ async def arun_notebook(
     on_cell: Callable[[CellRun], None] | None = None,
 ) -> dict[str, Any]:
     """As `run_notebook`; `on_cell` is called on the running loop. Cancelling it interrupts the cell under way."""
-    if idle_timeout is not None and not idle_timeout > 0:
-        raise InvalidRequest(f"The idle timeout {idle_timeout!r} is not valid: it takes a positive number of seconds.")
+    check_timeout(idle_timeout, most=None, name="idle timeout")
     notebook = await asyncio.to_thread(_read, source)
     cells = [cell for cell in notebook["cells"] if _is_to_run(cell)]
     for cell in cells:
@@ -142,7 +142,7 @@ def _read(source: NotebookSource) -> dict[str, Any]:
         _nbformat.validate(notebook)
     except OSError as error:
         raise InvalidRequest(f"{name} cannot be read: {error.strerror}.") from error
-    except (AttributeError, TypeError, ValueError, RecursionError, _nbformat.ValidationError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError, _nbformat.ValidationError) as error:
         reason = str(error).partition("\n")[0]
         raise InvalidRequest(f"{name} is not valid: {reason:.300}") from error
     metadata = notebook["metadata"]
@@ -182,6 +182,7 @@ async def _run(
 ) -> tuple[list[StreamText | Output], Execution | None]:
     """What a cell wrote and showed, in order, and its execution; `None` if it fell silent and was interrupted."""
     events: list[StreamText | Output] = []
+    shown = 0
     execution: Execution | None = None
     async with aclosing(session.astream(code, timeout=timeout)) as stream:
         while True:
@@ -198,8 +199,22 @@ async def _run(
                     return events, execution
                 case Execution():
                     execution = event
-                case _:
+                case StreamText():
                     events.append(event)
+                case Output():
+                    events.append(event)
+                    shown += 1
+                    if shown == 2 * MAX_OUTPUTS:  # most have been replaced or cleared
+                        events = list(_without_the_first_outputs(events, MAX_OUTPUTS))
+                        shown = MAX_OUTPUTS
+
+
+def _without_the_first_outputs(events: Iterable[StreamText | Output], number: int) -> Iterator[StreamText | Output]:
+    for event in events:
+        if isinstance(event, Output) and number > 0:
+            number -= 1
+        else:
+            yield event
 
 
 def _silence(events: Sequence[StreamText | Output], idle_timeout: float | None) -> Execution:
@@ -220,17 +235,17 @@ def _outputs(events: Sequence[StreamText | Output], execution: Execution, count:
     Between two rich outputs, standard output and error come in one piece each: their order is not certain, and a
     notebook that gives the same should be the same.
     """
-    texts = {"stdout": "", "stderr": ""}
+    texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
     def streams() -> Iterator[dict[str, Any]]:
-        for name, text in texts.items():
-            if text:
+        for name, pieces in texts.items():
+            if text := "".join(pieces):
                 yield {"output_type": "stream", "name": name, "text": text}
-            texts[name] = ""
+            pieces.clear()
 
     for part in _as_it_stands(events, execution):
         if isinstance(part, StreamText):
-            texts[part.stream] += part.text
+            texts[part.stream].append(part.text)
             continue
         yield from streams()
         content = {"data": _bundle(part.data), "metadata": dict(part.metadata)}
@@ -256,22 +271,24 @@ def _as_it_stands(events: Sequence[StreamText | Output], execution: Execution) -
     where their last content came. A pool that does not stream has all in the execution.
     """
     final = {"stdout": execution.stdout, "stderr": execution.stderr}
-    cleared = {name: len(_text(events, name)) - len(text) for name, text in final.items()}
-    outputs = list(execution.outputs)
+    cleared = {name: max(len(_text(events, name)) - len(text), 0) for name, text in final.items()}
+    told = dict.fromkeys(final, 0)
+    outputs = execution.outputs
+    places = {id(output): place for place, output in reversed(list(enumerate(outputs)))}
+    begun = 0
     for event in events:
         if isinstance(event, StreamText):
-            if cleared[event.stream] > 0:
-                cleared[event.stream] -= len(event.text)
-            else:
-                final[event.stream] = final[event.stream][len(event.text) :]
-                yield event
-        else:
-            place = next((place for place, output in enumerate(outputs) if output is event), -1)
-            yield from outputs[: place + 1]
-            del outputs[: place + 1]
-    yield StreamText("stdout", final["stdout"])
-    yield StreamText("stderr", final["stderr"])
-    yield from outputs
+            # A piece may hold text from before a `clear_output` and from after it.
+            gone = min(cleared[event.stream], len(event.text))
+            cleared[event.stream] -= gone
+            told[event.stream] += len(event.text) - gone
+            yield StreamText(event.stream, event.text[gone:])
+        elif (place := places.get(id(event), -1)) >= begun:
+            yield from outputs[begun : place + 1]
+            begun = place + 1
+    yield StreamText("stdout", final["stdout"][told["stdout"] :])
+    yield StreamText("stderr", final["stderr"][told["stderr"] :])
+    yield from outputs[begun:]
 
 
 def _text(events: Sequence[StreamText | Output], stream: str) -> str:

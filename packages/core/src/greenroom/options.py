@@ -9,25 +9,32 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from greenroom.errors import InvalidRequest
+from greenroom.strangers import brief
 
 MAX_TIMEOUT = 1800
 """The longest that a synchronous execution may take, in seconds."""
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
+_MOST = (1 << 63) - 1
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def _size(value: object) -> object:
     """Bytes from `512Mi`, `1Gi`, `128MB` or a plain number."""
+    if isinstance(value, int) and (isinstance(value, bool) or value > _MOST):
+        raise ValueError("a size is a number of bytes below 2**63")
     if not isinstance(value, str):
         return value
-    match = _SIZE.fullmatch(value.strip())
+    match = _SIZE.fullmatch(value.strip()) if len(value) < 100 else None
     if match is None:
         raise ValueError("a size is a number of bytes or one with a unit, such as 512Mi or 1Gi")
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000
-    return int(float(number) * base ** " kmgt".index(unit.lower() or " "))
+    size = float(number) * base ** " kmgt".index(unit.lower() or " ")
+    if size > _MOST:
+        raise ValueError("a size is a number of bytes below 2**63")
+    return int(size)
 
 
 Size = Annotated[int, BeforeValidator(_size)]
@@ -43,9 +50,9 @@ def parse_size(value: int | str, name: str) -> int:
     try:
         size = _size(value)
     except ValueError as error:
-        raise InvalidRequest(f"The option {name}={value!r} is not valid: {error}.") from None
+        raise InvalidRequest(f"The option {name}={brief(value)} is not valid: {error}.") from None
     if not isinstance(size, int) or size < 1:
-        raise InvalidRequest(f"The option {name}={value!r} is not valid: it takes a positive number of bytes.")
+        raise InvalidRequest(f"The option {name}={brief(value)} is not valid: it takes a positive number of bytes.")
     return size
 
 
@@ -69,4 +76,4 @@ def _complaint(error: Any, known: Sequence[str]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not name:
         return f"The options do not fit together: {message}."
-    return f"The option {name}={error['input']!r} is not valid: {message[:1].lower()}{message[1:]}."
+    return f"The option {name}={brief(error['input'])} is not valid: {message[:1].lower()}{message[1:]}."

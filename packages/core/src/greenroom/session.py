@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import math
+import numbers
+import operator
 import os
-import queue
 import re
-import tempfile
+import threading
 import time
 import uuid
 import weakref
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, TypeAlias, TypeVar, overload
+from typing import Any, BinaryIO, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast, overload
 
 from greenroom.backend import Backend, OnEvent, Overrides
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
+from greenroom.local_files import check_target, local_path, open_to_read, unreadable, writing
 from greenroom.models import (
     DATA_DIR,
     Event,
@@ -33,6 +39,7 @@ from greenroom.models import (
 )
 from greenroom.options import MAX_TIMEOUT, parse_size
 from greenroom.portal import Portal
+from greenroom.strangers import brief
 
 T = TypeVar("T")
 
@@ -40,9 +47,13 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
 """What can be uploaded: a local path, the content itself, or an open binary file."""
 
 _CHUNK = 256 * 1024
+_MAX_CODE = 16 << 20
 
 # Azure's data-plane specification allows these in an identifier.
 _IDENTIFIER = re.compile(r"""[a-zA-Z0-9_|}{\[\]:";'<>?/.,@#$%^&*()\-+=!~`]{4,128}""")
+
+
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def check_identifier(identifier: str) -> str:
@@ -53,7 +64,7 @@ def check_identifier(identifier: str) -> str:
     """
     if not isinstance(identifier, str) or not _IDENTIFIER.fullmatch(identifier):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(
-            f"The session identifier {identifier!r:.200} is not valid: it takes 4 to 128 characters, letters, "
+            f"The session identifier {brief(identifier)} is not valid: it takes 4 to 128 characters, letters, "
             "digits and _|{}[]:\";'<>?/.,@#$%^&*()-+=!~` (no spaces)."
         )
     return identifier
@@ -65,11 +76,14 @@ def check_path(path: str) -> str:
     Raises:
         InvalidRequest: it leads out of `/mnt/data`, or is no path.
     """
-    if not isinstance(path, str) or "\0" in path or len(os.fsencode(path)) > 4096:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidRequest(f"The path {path!r:.200} is not valid: it takes at most 4,096 bytes and no NUL.")
+    if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The path must be str, not {type(path).__name__}.")
+    # Half of a surrogate pair, as JSON can have it, is not in any UTF-8.
+    if "\0" in path or len(path) > 4096 or len(path.encode("utf-8", "replace")) > 4096 or _HALF_A_PAIR.search(path):
+        raise InvalidRequest(f"The path {brief(path)} is not valid: it takes at most 4,096 bytes of UTF-8 and no NUL.")
     absolute = PurePosixPath(DATA_DIR) / path
     if ".." in absolute.parts or not absolute.is_relative_to(DATA_DIR):
-        raise InvalidRequest(f"The path {path!r} is not valid: a session's files are below {DATA_DIR}.")
+        raise InvalidRequest(f"The path {brief(path)} is not valid: a session's files are below {DATA_DIR}.")
     return str(absolute)
 
 
@@ -77,32 +91,61 @@ def check_code(code: str) -> str:
     """Return the code if it can be run at all.
 
     Raises:
-        InvalidRequest: it is empty, or has what UTF-8 cannot hold.
+        InvalidRequest: it is empty, over 16 MiB, or has what UTF-8 cannot hold.
     """
     if not isinstance(code, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The code is not valid: it must be str, not {type(code).__name__}.")
-    if not code.strip():
-        raise InvalidRequest(f"The code {code!r:.50} is not valid: it is empty.")
     try:
-        code.encode()
+        size = max(len(code), len(code[: _MAX_CODE + 1].encode()))
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"The code is not valid: it cannot be encoded as UTF-8 ({error}).") from None
+    if size > _MAX_CODE:
+        raise InvalidRequest("The code must be at most 16 MiB of UTF-8. Upload what is longer, as a file.")
+    if not code.strip():
+        raise InvalidRequest(f"The code {code!r:.50} is not valid: it is empty.")
     return code
 
 
-def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT) -> float | None:
+def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT, name: str = "timeout") -> float | None:
     """Return the seconds that code may run; `None` stands for somebody else's limit.
 
     Raises:
         InvalidRequest: they are not positive, or more than `most`.
     """
-    if timeout is not None and not 0 < timeout < float("inf"):
-        raise InvalidRequest(f"The timeout {timeout!r} is not valid: it takes a positive number of seconds.")
-    if timeout is not None and most is not None and timeout > most:
+    if timeout is None:
+        return None
+    if not 0 < _seconds(timeout) < float("inf"):
+        raise InvalidRequest(f"The {name} {brief(timeout)} is not valid: it takes a positive number of seconds.")
+    if most is not None and timeout > most:
         raise InvalidRequest(
-            f"The timeout {timeout!r} is not valid: it is at most {most} seconds. Session.submit() has no such limit."
+            f"The {name} {brief(timeout)} is not valid: it is at most {most} seconds. "
+            "Session.submit() has no such limit."
         )
     return timeout
+
+
+def check_limit(limit: int | None) -> int | None:
+    """Return the most bytes to take; `None` stands for any number.
+
+    Raises:
+        InvalidRequest: it is not a whole number, or is negative.
+    """
+    try:
+        if limit is None or (not isinstance(limit, bool) and operator.index(limit) >= 0):
+            return limit
+    except TypeError:
+        pass
+    raise InvalidRequest(f"The limit must be a whole number of bytes, not {brief(limit)}.")
+
+
+def _seconds(value: float) -> float:
+    """A number as the event loop takes it; what is not one is NaN, which is not more or less than any other."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return float("nan")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 class Session:
@@ -142,7 +185,7 @@ class Session:
         Executions of one session run one after the other. The code's own errors come back in the `Execution`.
 
         Args:
-            code: what to run; magics, `!commands` and top-level `await` work.
+            code: what to run, at most 16 MiB; magics, `!commands` and top-level `await` work.
             timeout: seconds until the code is interrupted; by default the pool's `timeout`.
         """
         return self._portal.run(self._execute(code, timeout, None))
@@ -156,31 +199,33 @@ class Session:
 
         Leaving the loop early interrupts the code.
         """
-        events: queue.SimpleQueue[Event | Future[Execution]] = queue.SimpleQueue()
+        arrived = threading.Semaphore(0)
+        events = _Events(arrived.release)
         future = self._portal.submit(self._execute(code, timeout, events.put))
         future.add_done_callback(events.put)
         try:
-            while not isinstance(event := events.get(), Future):
+            while arrived.acquire() and not isinstance(event := events.take(), Future):
                 yield event
-            yield event.result()
+            yield future.result()
         finally:
             future.cancel()
 
     async def astream(self, code: str, *, timeout: float | None = None) -> AsyncGenerator[Event, None]:
         """As `stream`."""
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event | Future[Execution]] = asyncio.Queue()
+        arrived = asyncio.Semaphore(0)
 
-        def put(event: Event | Future[Execution]) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(events.put_nowait, event)
+        def release() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(arrived.release)
 
-        future = self._portal.submit(self._execute(code, timeout, put))
-        future.add_done_callback(put)
+        events = _Events(release)
+        future = self._portal.submit(self._execute(code, timeout, events.put))
+        future.add_done_callback(events.put)
         try:
-            while not isinstance(event := await events.get(), Future):
+            while await arrived.acquire() and not isinstance(event := events.take(), Future):
                 yield event
-            yield event.result()
+            yield future.result()
         finally:
             future.cancel()
 
@@ -205,10 +250,12 @@ class Session:
         """Put a file into the session; it appears whole or not at all, and replaces one of the same name.
 
         Args:
-            source: a local path, the content as bytes, or an open binary file.
+            source: the local path of a regular file, the content as bytes, or an open binary file. What its
+                `read` raises leaves this call.
             path: where to put it, below `/mnt/data`; by default the source's own file name.
 
         Raises:
+            InvalidRequest: the local file cannot be read.
             FileRefused: it is over the size limit, the session's disk is full, or a directory is in the way.
         """
         return self._portal.run(self._upload(source, path))
@@ -233,7 +280,8 @@ class Session:
 
         Raises:
             FileMissing: there is no such file.
-            FileRefused: it is a directory, not a regular file, or over the limit.
+            FileRefused: it is a directory, not a regular file, or over the limit; or the local file cannot be
+                written, as its directory is missing or the disk is full: it has that error's `errno`.
         """
         return self._portal.run(self._download(path, to, limit))
 
@@ -345,23 +393,34 @@ class Session:
                 raise InvalidRequest("An upload of bytes needs a path, such as session.upload(b'…', 'data.csv').")
             return await self._backend.upload(self._identifier, _check_file_path(path), _bytes_chunks(bytes(source)))
         if isinstance(source, str | os.PathLike):
-            local = Path(source)
+            local = local_path(source)
             remote = _check_file_path(local.name if path is None else path)
-            try:
-                file = local.open("rb")  # noqa: ASYNC230  opening a local file; reading happens in a thread
-            except OSError as error:
-                raise InvalidRequest(f"The local file {str(local)!r} cannot be read: {error.strerror}.") from error
-            with file:
-                return await self._backend.upload(self._identifier, remote, _file_chunks(file))
-        remote = path if path is not None else PurePosixPath(str(getattr(source, "name", ""))).name
-        return await self._backend.upload(self._identifier, _check_file_path(remote), _file_chunks(source))
+            with open_to_read(local) as file:
+
+                def read(size: int) -> bytes:
+                    try:
+                        return file.read(size)
+                    except OSError as error:
+                        raise unreadable(local, error) from error
+
+                return await self._backend.upload(self._identifier, remote, _chunks_of(read))
+        if not callable(getattr(source, "read", None)):
+            raise InvalidRequest(
+                f"The source must be a local path, bytes or an open binary file, not {type(source).__name__}."
+            )
+        if path is None:
+            name = getattr(source, "name", "")  # of a temporary file it is a number
+            path = PurePosixPath(name).name if isinstance(name, str) else ""
+        return await self._backend.upload(self._identifier, _check_file_path(path), _chunks_of(source.read))
 
     async def _download(self, path: str, to: str | os.PathLike[str] | None, limit: int | None) -> bytes | Path:
-        path = _check_file_path(path)
+        path, limit = _check_file_path(path), check_limit(limit)
         async with aclosing(self._backend.download(self._identifier, path)) as chunks:
             return await _keep(chunks if limit is None else _at_most(limit, chunks, path), to)
 
     async def _files(self, path: str, recursive: bool) -> list[RemoteFile]:
+        if not isinstance(recursive, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidRequest(f"The option recursive must be True or False, not {brief(recursive)}.")
         return await self._backend.files(self._identifier, check_path(path), recursive=recursive)
 
     async def _file(self, path: str) -> RemoteFile:
@@ -383,17 +442,59 @@ async def _at_most(limit: int, chunks: AsyncIterator[bytes], path: str) -> Async
 async def _keep(chunks: AsyncIterator[bytes], to: str | os.PathLike[str] | None) -> bytes | Path:
     if to is None:
         return b"".join([chunk async for chunk in chunks])
-    target = Path(to)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: ASYNC230, PTH123  writes of one chunk at a time
-            async for chunk in chunks:
-                await asyncio.to_thread(file.write, chunk)
-        Path(partial).chmod(0o666 & ~_umask())
-        return Path(partial).replace(target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    target = local_path(to)
+    check_target(target)
+    partial = target.with_name(f".greenroom-{uuid.uuid4().hex}")
+    with writing(target):
+        try:
+            with partial.open("xb") as file:  # writes of one chunk at a time
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
+            return partial.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+class _Text(NamedTuple):
+    """Text that waits, in pieces."""
+
+    stream: Literal["stdout", "stderr"]
+    content: io.StringIO
+
+
+class _Events:
+    """The events of an execution that wait for a slow consumer, adjacent pieces of text as one.
+
+    `on_arrival` is called for each event that `take` will return.
+    """
+
+    def __init__(self, on_arrival: Callable[[], None]) -> None:
+        self._on_arrival = on_arrival
+        self._lock = threading.Lock()
+        self._waiting: deque[Output | _Text | Future[Execution]] = deque()
+
+    def put(self, event: Event | Future[Execution]) -> None:
+        if isinstance(event, Execution):  # it is what the future holds
+            return
+        with self._lock:
+            last = self._waiting[-1] if self._waiting else None
+            if not isinstance(event, StreamText):
+                self._waiting.append(event)
+            elif isinstance(last, _Text) and last.stream == event.stream:
+                last.content.write(event.text)
+                return
+            else:
+                text = _Text(event.stream, io.StringIO(newline=""))
+                text.content.write(event.text)
+                self._waiting.append(text)
+        self._on_arrival()
+
+    def take(self) -> StreamText | Output | Future[Execution]:
+        with self._lock:
+            event = self._waiting.popleft()
+        return StreamText(event.stream, event.content.getvalue()) if isinstance(event, _Text) else event
 
 
 class ExecutionHandle:
@@ -403,7 +504,7 @@ class ExecutionHandle:
         self.id = uuid.uuid4().hex
         """Names the execution."""
         self._portal = portal
-        self._events: list[Event] = []
+        self._last: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
         self._future = portal.submit(self._run(backend, identifier, code, timeout))
@@ -424,7 +525,12 @@ class ExecutionHandle:
             TimeoutError: it has not ended within `timeout` seconds; it goes on.
             GreenroomError: it could not run.
         """
-        return self._future.result(timeout)
+        if timeout is None:
+            return self._future.result()
+        seconds = _seconds(timeout)
+        if math.isnan(seconds):
+            raise InvalidRequest(f"The timeout must be a number of seconds, not {brief(timeout)}.")
+        return self._future.result(min(max(seconds, 0), threading.TIMEOUT_MAX))
 
     async def aresult(self) -> Execution:
         """As `result`. Cancelling the wait does not cancel the execution."""
@@ -443,22 +549,22 @@ class ExecutionHandle:
         began = time.monotonic()
         limit = float("inf") if timeout is None else timeout
         try:
-            execution = await backend.execute(identifier, code, timeout=limit, on_event=self._events.append)
+            return await backend.execute(identifier, code, timeout=limit, on_event=self._note)
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise
-            texts = [event for event in self._events if isinstance(event, StreamText)]
-            execution = Execution(
+            # Not every backend tells what a cancelled execution has shown.
+            return self._last or Execution(
                 id=self.id,
                 status="cancelled",
-                stdout="".join(piece.text for piece in texts if piece.stream == "stdout"),
-                stderr="".join(piece.text for piece in texts if piece.stream == "stderr"),
-                outputs=tuple(event for event in self._events if isinstance(event, Output)),
                 error=ExecutionError("CancelledError", "The execution was cancelled."),
                 duration=time.monotonic() - began,
             )
-        self._events.clear()
-        return execution
+
+    def _note(self, event: Event) -> None:
+        """Keep the execution, which comes last; what it showed before is in it."""
+        if isinstance(event, Execution):
+            self._last = event
 
     async def _cancel(self) -> None:
         if self._task is not None and not self._task.done():
@@ -470,14 +576,8 @@ class ExecutionHandle:
 def _check_file_path(path: str) -> str:
     absolute = check_path(path)
     if absolute == DATA_DIR:
-        raise InvalidRequest(f"The path {path!r} is not valid: it names no file below {DATA_DIR}.")
+        raise InvalidRequest(f"The path {brief(path)} is not valid: it names no file below {DATA_DIR}.")
     return absolute
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 async def _bytes_chunks(content: bytes) -> AsyncIterator[bytes]:
@@ -485,9 +585,24 @@ async def _bytes_chunks(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + _CHUNK]
 
 
-async def _file_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, _CHUNK):
-        yield chunk
+async def _chunks_of(read: Callable[[int], object]) -> AsyncIterator[bytes]:
+    while True:
+        chunk = await asyncio.to_thread(_read_chunk, read)
+        if not isinstance(chunk, bytes | bytearray | memoryview):
+            raise InvalidRequest(f"The source's read() must return bytes, not {type(chunk).__name__}.")
+        if not chunk:
+            return
+        yield bytes(cast("bytes", chunk))
+
+
+def _read_chunk(read: Callable[[int], object]) -> object:
+    try:
+        return read(_CHUNK)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        # A future cannot hold StopIteration, and the others, such as SystemExit, would end the pool's event loop.
+        raise InvalidRequest(f"The source's read() must not raise {type(error).__name__}.") from error
 
 
 class SessionPool:
@@ -523,6 +638,7 @@ class SessionPool:
         Raises:
             InvalidRequest: a value breaks a rule, or the pool cannot give one session its own memory.
         """
+        timeout = check_timeout(timeout)
         if identifier is None:
             identifier = uuid.uuid4().hex
             self._backend.adopt(identifier)
@@ -532,7 +648,7 @@ class SessionPool:
         if memory is not None:
             overrides = Overrides(memory=parse_size(memory, "memory"))
             self._backend.configure(identifier, overrides)
-        return Session(self, identifier, check_timeout(timeout), overrides)
+        return Session(self, identifier, timeout, overrides)
 
     def sessions(self) -> list[SessionInfo]:
         """The sessions that hold a sandbox, by identifier."""

@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from greenroom.errors import GreenroomError
+from greenroom.strangers import without_controls
 
 if TYPE_CHECKING:
     from greenroom.engines.image import Step
 
 app = typer.Typer(no_args_is_help=True)
 
-_DOWNLOAD = re.compile(r"Downloading ([\w.]+?)-(\d[\w.]*).*\((\S+ [kMG]?B)\)")
+_DOWNLOAD = re.compile(r"Downloading ([\w.]++)-(\d[\w.]*+)[^(]*+\(([^\s()]++ [kMG]?B)\)")
 _SPOOLED = 16 << 20
 _LINES_AFTER_FAILURE = 15
 
@@ -139,6 +140,7 @@ class _BuildDisplay:
                 self._console.print(f"[{event.number}/{event.total}] {event.title}", markup=False, highlight=False)
 
     def _show_line(self, line: str) -> None:
+        line = without_controls(line)
         self._lines.append(line)
         if (match := _DOWNLOAD.match(line)) is not None:
             name, version, size = match.groups()
