@@ -128,7 +128,8 @@ def _changed(value: Any, path: list[int], by: Any) -> Any:
         return by
     old: Any = value  # pyright: ignore[reportUnknownVariableType]
     new = old.copy()
-    key = (list(old) if isinstance(old, dict) else range(len(old)))[path[0] % len(old)]  # pyright: ignore[reportUnknownArgumentType]
+    keys: Any = list(old) if isinstance(value, dict) else range(len(old))
+    key = keys[path[0] % len(old)]
     new[key] = _changed(old[key], path[1:], by)
     return new
 

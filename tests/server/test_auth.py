@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import hashlib
 import json
 import time
@@ -185,6 +186,7 @@ class Authority:
 
     def __init__(self) -> None:
         self.content = b""
+        self.headers = ""
         self.fetches = 0
         self.url = ""
         self.publish(FIRST)
@@ -198,7 +200,7 @@ class Authority:
         request = await reader.readuntil(b"\r\n\r\n")
         assert request.startswith(f"GET /{TENANT}/discovery/v2.0/keys ".encode())
         self.fetches += 1
-        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self.content)}\r\nConnection: close\r\n\r\n"
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self.content)}\r\nConnection: close\r\n{self.headers}\r\n"
         writer.write(head.encode() + self.content)
         await writer.drain()
         writer.close()
@@ -345,6 +347,16 @@ async def test_keys_are_used_for_a_day_while_nobody_publishes_them(authority: Au
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"keys": 5}', b'{"keys": []}', b"x" * (2 << 20), b"[" * 100_000])
 async def test_without_keys_nobody_can_tell(authority: Authority, clock: Clock, content: bytes) -> None:
     authority.content = content
+    async with guarded(authority, clock) as client:
+        assert await status(client, FIRST.sign()) == 503
+
+
+@pytest.mark.parametrize("coding", ["gzip", "gzip, gzip"])
+async def test_keys_that_are_packed_take_no_more_memory_than_others(
+    authority: Authority, clock: Clock, coding: str
+) -> None:
+    authority.content = gzip.compress(bytes(50 << 20))
+    authority.headers = f"Content-Encoding: {coding}\r\n"
     async with guarded(authority, clock) as client:
         assert await status(client, FIRST.sign()) == 503
 
