@@ -33,6 +33,7 @@ The client does the I/O (it needs the extra `azure`)::
 
     client       `AzurePool`, the pool as a `Backend`
     http         requests to it: retries where nothing was dispatched, time limits, answers that are errors
+    bodies       bodies in pieces, unpacked and timed, of requests and responses
     credentials  tokens, fetched when needed and renewed before they end
     settings     `AzureSettings`, its options; what an endpoint is
 """
