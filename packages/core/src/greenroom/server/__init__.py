@@ -9,7 +9,8 @@ The way of a request::
     executions  those under way and those that have ended, for whoever asks later
 
 Beside it: `settings`, `auth` and `entra` (who may call), `browsers` (web pages may not), `pace` (slow clients),
-`budget` (what is in memory for all callers), `multipart`, `tls`, `accesslog`, and `inside`, whose functions run in sandboxes (`sandboxcode`).
+`budget` (what is in memory for all callers), `multipart`, `tls`, `accesslog`, and `inside`, whose functions run in
+sandboxes (`sandboxcode`).
 
 Needs the extra `server` (`pip install 'greenroom[server]'`).
 """

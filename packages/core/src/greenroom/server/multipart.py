@@ -16,13 +16,14 @@ from greenroom.errors import InvalidRequest
 _LONGEST_DELIMITER = 260
 _MAX_PARTS = 100
 _MAX_PART_HEADERS = 4096
+_MAX_PARAMETERS = 20
 _MAX_HEADERS = 32 * 1024
 """Bytes of the headers of all parts."""
 _HEADER = 4  # bytes that each header counts for beside its name and value, as empty ones are not for nothing
 
 # Possessive, so that each character is looked at once: the standard library's parser is quadratic.
 _PARAMETER = re.compile(
-    r"""[ \t]*+;[ \t]*+(?:([^\s=;"]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|([^;"]*+)))?+[ \t]*+""", re.DOTALL
+    r"""[ \t]*+;[ \t;]*+(?:([^\s=;"]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|([^;"]*+)))?+[ \t]*+""", re.DOTALL
 )
 _ESCAPED = re.compile(r'\\(["\\])')
 
@@ -180,11 +181,15 @@ def parse_parameters(header: str) -> tuple[str, dict[str, str]]:
     """
     value, semicolon, rest = header.partition(";")
     parameters: dict[str, str] = {}
-    text, position = semicolon + rest, 0
+    text, position, count = semicolon + rest, 0, 0
     while position < len(text):
         match = _PARAMETER.match(text, position)
-        if match is None:
-            raise InvalidRequest("The upload is not valid: the parameters of a header must have the form name=value.")
+        count += 1
+        if match is None or count > _MAX_PARAMETERS:
+            raise InvalidRequest(
+                "The upload is not valid: the parameters of a header must have the form name=value, and be at most "
+                f"{_MAX_PARAMETERS}."
+            )
         position = match.end()
         name, quoted, plain = match.groups()
         if name is not None:
