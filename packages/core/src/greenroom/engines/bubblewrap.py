@@ -142,6 +142,7 @@ class BubblewrapEngine(Engine):
         self._executable = ""
         self._checked = False
         self._font_cache = Path()
+        self._binds_descriptors = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def check(self) -> None:
@@ -159,8 +160,11 @@ class BubblewrapEngine(Engine):
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
         self._checked = True
+        self._binds_descriptors = await self._knows("--ro-bind-fd")
         self._font_cache = fontcache.place(self._python)
-        if not self._font_cache.exists():  # until it is there, sandboxes do without
+        if (fonts := fontcache.descriptor(self._font_cache)) is not None:
+            os.close(fonts)
+        else:  # until it is there, sandboxes do without
             self._in_background(self._make_font_cache())
 
     @property
@@ -179,9 +183,14 @@ class BubblewrapEngine(Engine):
             settings["uid"] = user = 0x60000000 + secrets.randbelow(0x10000000)
         command = runner_command(self._python, json.dumps(settings))
         mounts: tuple[str, ...] = ()
-        if self._font_cache.exists():
-            mounts = ("--ro-bind", str(self._font_cache), f"{RUNNER_HOME}/cache/matplotlib")
-        spawn = asyncio.create_task(self._spawn(command, user, limits, group, mounts))
+        fonts = fontcache.descriptor(self._font_cache)
+        if fonts is not None:
+            # An older bubblewrap finds the directory by its name, a moment after it was checked.
+            source = ("--ro-bind-fd", str(fonts)) if self._binds_descriptors else ("--ro-bind", str(self._font_cache))
+            mounts = (*source, f"{RUNNER_HOME}/cache/matplotlib")
+        spawn = asyncio.create_task(self._spawn(command, user, limits, group, mounts, descriptor=fonts))
+        if fonts is not None:
+            spawn.add_done_callback(lambda _: os.close(fonts))
         try:
             process = await asyncio.shield(spawn)
         except BaseException:
@@ -221,6 +230,12 @@ class BubblewrapEngine(Engine):
         with contextlib.suppress(OSError, TimeoutError):  # a full disk, a home that cannot be written to
             await fontcache.make(self._font_cache, run)
 
+    async def _knows(self, option: str) -> bool:
+        """Whether this bubblewrap has an option."""
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(self._executable, "--help", stdout=pipe, stderr=pipe)
+        return option.encode() in b" ".join(await process.communicate())
+
     async def _try(self, command: list[str]) -> tuple[int, str]:
         process = await self._spawn(command, _INSIDE_USER, Limits(), None)
         try:
@@ -254,9 +269,11 @@ class BubblewrapEngine(Engine):
         limits: Limits,
         group: cgroups.Group | None,
         mounts: tuple[str, ...] = (),
+        *,
+        descriptor: int | None = None,
     ) -> asyncio.subprocess.Process:
         with contextlib.ExitStack() as stack:
-            passed: list[int] = []
+            passed: list[int] = [] if descriptor is None else [descriptor]
 
             def content(data: bytes) -> str:
                 """A descriptor that bubblewrap reads this from."""

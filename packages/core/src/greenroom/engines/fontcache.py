@@ -1,14 +1,18 @@
-"""Matplotlib's list of fonts, made once a machine instead of once a sandbox, where it takes seconds."""
+"""Matplotlib's list of fonts, made once per machine instead of once per sandbox, where it takes seconds."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FOREIGN = "another user can change the directory"
 _FONTS = Path("/usr/share/fonts")
 
 MAKE = "import contextlib\nwith contextlib.suppress(ImportError):\n    import matplotlib.font_manager"
@@ -18,21 +22,70 @@ MAKE = "import contextlib\nwith contextlib.suppress(ImportError):\n    import ma
 def place(python: str) -> Path:
     """Where the list for an interpreter is kept, whether it is there or not."""
     fonts = _FONTS.stat().st_mtime_ns if _FONTS.is_dir() else 0
-    key = hashlib.sha256(f"{python}\n{fonts}".encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = hashlib.sha256(f"{python}\n{fonts}".encode(errors="surrogateescape")).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():
+        cache = Path.home() / ".cache"
     return cache / "greenroom" / f"matplotlib-{key}"
+
+
+def descriptor(target: Path) -> int | None:
+    """Open the list to show it to sandboxes; `None` where it is missing, or another user has a say in it.
+
+    Another user could put a link to somebody's files in its place. So it is a directory of this user or of root, in
+    another such directory; neither is a link, and no other user can write to them.
+    """
+    try:
+        parent = _open_own(target.parent)
+    except OSError:
+        return None
+    try:
+        return _open_own(target.name, parent)
+    except OSError:
+        return None
+    finally:
+        os.close(parent)
 
 
 async def make(target: Path, run: Callable[[Path], Awaitable[int]]) -> None:
     """Have `run` write the list into a directory, and put that in its place if it was written.
 
-    Two processes may do so at once: one of them wins, and both lists are good.
+    Two processes may do so at the same time: one of them wins, and both lists are good.
+
+    Raises:
+        OSError: it cannot be kept there, or another user has a say in the directory.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_private(target.parent)
+    if os.path.lexists(target):
+        return
     directory = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         if await run(directory) == 0 and not target.exists():
-            directory.chmod(0o755)
+            directory.chmod(0o755)  # for the user that code in a sandbox has; others do not get through the parent
             directory.rename(target)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _make_private(directory: Path) -> None:
+    """Make a directory that is this user's alone, and take away what others could do with the one that is there."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+    opened = os.open(directory, _DIRECTORY)
+    try:
+        if os.fstat(opened).st_uid != os.geteuid():
+            raise PermissionError(_FOREIGN)
+        os.fchmod(opened, 0o700)  # whatever the umask, and whoever made it
+    finally:
+        os.close(opened)
+
+
+def _open_own(path: str | Path, parent: int | None = None) -> int:
+    opened = os.open(path, _DIRECTORY, dir_fd=parent)
+    status = os.fstat(opened)
+    if status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return opened
+    os.close(opened)
+    raise PermissionError(_FOREIGN)
