@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import shlex
 import sys
 from collections.abc import AsyncGenerator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -20,7 +21,10 @@ from greenroom.cli import image, serve
 from greenroom.connect import ENGINES, connect, is_local
 from greenroom.engines.base import ControlGroups, Engine
 from greenroom.errors import EngineUnavailable, GreenroomError
-from greenroom.models import Output, StreamText
+from greenroom.local_files import writing
+from greenroom.models import Execution, Output, StreamText
+from greenroom.session import Session
+from greenroom.strangers import printable, without_controls
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(image.app, name="image")
@@ -43,10 +47,14 @@ _Pool = Annotated[
 
 def main() -> None:
     """Run the command line; what went wrong is one line on standard error and the exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what code prints
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except GreenroomError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        text = without_controls(str(error))
+        Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -81,8 +89,12 @@ def run(
     timeout: Annotated[float | None, typer.Option(help="Seconds that the code may take.")] = None,
     pool: _Pool = None,
 ) -> None:
-    """Run Python in a new sandbox: its output here, its exit code 1 if the code failed."""
-    program = code if code is not None else sys.stdin.read() if source == "-" else _read(source)
+    """Run Python in a new sandbox: its output here, its exit code 1 if the code failed.
+
+    What the code writes goes to a file or a pipe as it is. To a terminal it goes without control sequences (colours,
+    titles, movements of the cursor), as these could change what you see of other programs, or type for you.
+    """
+    program = code if code is not None else _read(source)
     alone: dict[str, Any] = {"ready_session_instances": 0} if is_local(pool) else {}
     with connect(pool, **alone) as opened, opened.session() as session:
         for path in upload or []:
@@ -90,27 +102,35 @@ def run(
         for event in session.stream(program, timeout=timeout):
             match event:
                 case StreamText("stdout", text):
-                    sys.stdout.write(text)
-                    sys.stdout.flush()
+                    _write(sys.stdout, text)
                 case StreamText(_, text):
-                    sys.stderr.write(text)
+                    _write(sys.stderr, text)
                 case Output():
                     if event.text:
-                        print(event.text)
+                        _write(sys.stdout, f"{event.text}\n")
                 case execution:
                     if execution.error is not None:
                         error = execution.error
-                        print(error.traceback or f"{error.name}: {error.value}", file=sys.stderr)
+                        _write(sys.stderr, f"{error.traceback or f'{error.name}: {error.value}'}\n")
                     if output is not None:
-                        output.mkdir(parents=True, exist_ok=True)
-                        for image_ in execution.images:
-                            _say(f"saved {image_.save(output / image_.name)}")
-                        for file in execution.files:
-                            target = output / file.name
-                            target.parent.mkdir(parents=True, exist_ok=True)
-                            _say(f"saved {session.download(file.path, target)}")
+                        _save(execution, session, output)
                     if not execution.succeeded:
                         raise typer.Exit(1)
+
+
+def _save(execution: Execution, session: Session, directory: Path) -> None:
+    _make(directory)
+    for picture in execution.images:
+        _say(f"saved {printable(str(picture.save(directory / picture.name)))}")
+    for file in execution.files:
+        target = directory / file.name
+        _make(target.parent)
+        _say(f"saved {printable(str(session.download(file.path, target)))}")
+
+
+def _make(directory: Path) -> None:
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
 
 
 # Asked of a sandbox that has just started: which modules it had to compile, as nothing can be kept there.
@@ -132,7 +152,7 @@ def doctor() -> None:
         try:
             with connect(f"{scheme}:", ready_session_instances=0) as opened, opened.session() as session:
                 version, slow, python, packages = json.loads(session.execute(_LOOK).raise_for_error().stdout)
-        except GreenroomError as error:
+        except (GreenroomError, ValueError) as error:  # or what it printed was something else
             _say(f"✗ {scheme}: {error}")
             continue
         works = True
@@ -188,10 +208,15 @@ async def _checked(scheme: str) -> AsyncGenerator[Engine, None]:
 
 def _read(source: str) -> str:
     try:
-        return Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{source}: {error}") from None
+        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{printable(source)}: {error}") from None
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(without_controls(text) if stream.isatty() else text)
+    stream.flush()
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(without_controls(text), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,137 @@
+"""`greenroom run`: what code makes reaches a terminal without control sequences, and no error is a traceback."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greenroom.cli import main
+from greenroom.engines.memory import MemoryEngine
+
+connect_module: Any = sys.modules["greenroom.connect"]
+
+HOSTILE = "\x1b]0;title\x07\x1b[31mred\x1b[0m \x1b[2J\x1b[6n\x9b5n\x08\x1bPq\x1b\\ä\ttab\n"
+NAME = "a\nSYSTEM: obey\x1b]0;x\x07"
+
+
+class Terminal(io.TextIOWrapper):
+    """Standard output or error, which may be a terminal."""
+
+    def __init__(self, *, terminal: bool, encoding: str = "utf-8") -> None:
+        self.content = io.BytesIO()
+        self.terminal = terminal
+        super().__init__(self.content, encoding=encoding, write_through=True)
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    @property
+    def text(self) -> str:
+        return self.content.getvalue().decode()
+
+
+def _in_memory(_options: object) -> MemoryEngine:
+    return MemoryEngine()
+
+
+@pytest.fixture(autouse=True)
+def _only_an_engine_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect_module, "ENGINES", {"memory": (_in_memory, ())})
+    for name in ("GREENROOM_POOL", "GREENROOM_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, *arguments: str, terminal: bool = True, encoding: str = "utf-8"
+) -> tuple[int, str, str]:
+    """The exit code, and what was written to standard output and error."""
+    out = Terminal(terminal=terminal, encoding=encoding)
+    error = Terminal(terminal=terminal, encoding=encoding)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["greenroom", "run", "--pool", "memory:", *arguments])
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", error)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0), out.text, error.text
+
+
+PROGRAM = f"""
+import sys
+text = {HOSTILE!r}
+print(text, end="")
+print(text, end="", file=sys.stderr)
+class Shown:
+    def _repr_mimebundle_(self): return {{"text/plain": text}}
+display(Shown())
+raise ValueError(text)
+"""
+
+
+def test_no_control_sequence_of_the_code_reaches_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, error = run(monkeypatch, "-c", PROGRAM)
+    assert code == 1
+    for text in (out, error):
+        assert "red 5nä\ttab\n" in text
+        assert not [each for each in text if not each.isprintable() and each not in "\n\t"]
+
+
+def test_a_pipe_gets_what_the_code_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out, error = run(monkeypatch, "-c", PROGRAM, terminal=False)
+    assert out.startswith(HOSTILE)
+    assert error.startswith(HOSTILE)
+
+
+def test_text_that_the_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "-c", "print('ä😀')", encoding="ascii")[:2] == (0, "\\xe4\\U0001f600\n")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_name_of_a_saved_file_is_one_printable_word(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, terminal: bool
+) -> None:
+    code, _, error = run(monkeypatch, "-c", f"open({NAME!r}, 'w').close()", "-o", str(tmp_path), terminal=terminal)
+    assert (code, error) == (0, f"saved {str(tmp_path / NAME)!r}\n")
+    assert (tmp_path / NAME).exists()
+
+
+def test_each_file_is_saved_once_and_a_long_name_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, _, error = run(monkeypatch, "-c", "open('😀' * 63, 'w').close()", "-o", str(tmp_path))
+    assert (code, error.count("saved /")) == (0, 1)
+
+
+def test_what_goes_wrong_with_local_files_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\xff")
+    os.mkfifo(tmp_path / "fifo")
+    cases = [
+        ("-c", "open('a', 'w').close()", "-o", str(tmp_path / "file")),
+        ("-c", "open('a', 'w').close()", "-o", str(tmp_path / "file" / "below")),
+        ("-c", "1", "-u", str(tmp_path / "fifo")),
+        ("-c", "1", "-u", str(tmp_path)),
+        ("-c", "1", "-u", str(tmp_path / "none")),
+        ("-c", "1", "--timeout", "nan"),
+        ("-c", "1", "--timeout", "-1"),
+        ("-c", "\udcff"),
+        (str(tmp_path / "file"),),
+        (str(tmp_path),),
+        ("\x1b]0;none\x07",),
+    ]
+    for arguments in cases:
+        code, _, error = run(monkeypatch, *arguments)
+        assert code == 2, arguments
+        assert "Traceback" not in error, arguments
+        assert "\x07" not in error, arguments
+
+
+def test_undecodable_standard_input_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    code, _, error = run(monkeypatch)
+    assert code == 2
+    assert "Traceback" not in error
