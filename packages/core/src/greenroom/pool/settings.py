@@ -18,7 +18,7 @@ def _count_or_auto(value: object) -> object:
         return value
     try:
         count = int(str(value))
-    except ValueError:
+    except (ValueError, RecursionError):
         count = -1
     if not 0 <= count <= 1000:
         raise ValueError('it takes a whole number from 0 to 1,000, or "auto"')
@@ -44,6 +44,7 @@ class AzureRangeWarning(UserWarning):
     """A setting works on this machine and would be refused in Azure."""
 
 
+_30_YEARS = 1e9  # in seconds; calendars, which tell when a session ends, have an end
 _MIB = 1 << 20
 _AZURE_RANGES = {
     "max_concurrent_sessions": (1, 600),
@@ -66,8 +67,8 @@ class PoolSettings(BaseModel):
     lifecycle: Literal["timed", "on_container_exit"] = "timed"
     """`timed`: a session ends when it has not been used for `cooldown_period`; `on_container_exit`: when its
     sandbox ends, or after `max_alive_period`."""
-    cooldown_period: float = Field(300, gt=0)
-    max_alive_period: float = Field(3600, gt=0)
+    cooldown_period: float = Field(300, gt=0, le=_30_YEARS)
+    max_alive_period: float = Field(3600, gt=0, le=_30_YEARS)
     acquire_timeout: float = Field(30, ge=0)
     """How long a call waits for a sandbox when the pool is full."""
     timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
