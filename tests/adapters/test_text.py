@@ -329,12 +329,12 @@ def nested(levels: int) -> Any:
     return value
 
 
+WRONG: list[Any] = [None, 5, 1.5, True, [], {}, [None], {"a": {}}]
 HOSTILE_OUTPUTS: dict[str, tuple[Output, ...]] = {
     "many": (Output({"text/plain": "x" * 100}),) * 10_000,
     "large": (Output({"text/plain": "\x1b[" * 8_000_000}),),
     "of the wrong types": tuple(
-        Output({"text/plain": value, "image/png": value, "image/svg+xml": value})
-        for value in (None, 5, 1.5, True, [], {}, [None], {"a": {}})
+        Output({"text/plain": value, "image/png": value, "image/svg+xml": value}) for value in WRONG
     ),
     "deep": (Output({"text/plain": nested(200)}, {"isolated": nested(200)}),) * 100,
     "many pictures": (FIGURE,) * 10_000,

@@ -127,8 +127,8 @@ def notebook_of(
     events: Iterable[Event], execution: Execution, on_cell: Callable[[CellRun], None] | None = None
 ) -> list[dict[str, Any]]:
     """The outputs of a notebook's one cell."""
-    cell = {"cell_type": "code", "source": "1", "metadata": {}, "outputs": [], "execution_count": None}
-    source = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    cell: dict[str, Any] = {"cell_type": "code", "source": "1", "metadata": {}, "outputs": [], "execution_count": None}
+    source: dict[str, Any] = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
     with scripted_pool(Chatty(events, execution)) as pool:
         made = run_notebook(source, pool.session(), on_cell=on_cell)
     return cast("list[dict[str, Any]]", made["cells"][0]["outputs"])

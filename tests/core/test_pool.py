@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import gc
 import threading
 import time
 from typing import Any
@@ -15,7 +16,7 @@ from greenroom import SessionPool
 from greenroom.engines.base import Limits, Sandbox
 from greenroom.engines.memory import MemoryEngine
 from greenroom.pool import AzureRangeWarning, LocalPool, PoolSettings
-from greenroom.testing import memory_pool
+from greenroom.testing import ScriptedBackend, memory_pool, scripted_pool
 
 
 class SlowEngine(MemoryEngine):
@@ -190,3 +191,70 @@ def test_a_pool_that_nobody_holds_closes_itself() -> None:
     while [thread for thread in threading.enumerate() if thread.name == "greenroom memory"]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_stream_yields_the_execution_once() -> None:
+    with memory_pool() as pool:
+        events = list(pool.session().stream("print('a')\nprint('b')\n1"))
+    assert [type(event) for event in events].count(greenroom.Execution) == 1
+    assert isinstance(events[-1], greenroom.Execution)
+
+
+def test_text_that_waits_for_a_slow_consumer_is_joined() -> None:
+    text = "line\r\n" * 1_000
+    backend = ScriptedBackend()
+    backend.answer = greenroom.Execution("1", "succeeded", stdout=text)
+
+    async def consume() -> list[object]:
+        return [event async for event in pool.session().astream("code")]
+
+    with scripted_pool(backend) as pool:
+        stream = pool.session().stream("code")
+        first = next(stream)
+        time.sleep(0.5)
+        for events in ([first, *stream], asyncio.run(consume())):
+            pieces = [event.text for event in events if isinstance(event, greenroom.StreamText)]
+            assert "".join(pieces) == text
+            assert len(pieces) < 500
+            assert len(events) == len(pieces) + 1
+
+
+class Flood(ScriptedBackend):
+    """Shows one thing after the other until it is cancelled, and tells what stands then if it can."""
+
+    def __init__(self, last: greenroom.Execution | None) -> None:
+        super().__init__()
+        self.last = last
+        self.shown = 0
+
+    async def execute(self, *arguments: Any, **options: Any) -> greenroom.Execution:
+        on_event = options["on_event"]
+        try:
+            while True:
+                for _ in range(1_000):
+                    on_event(greenroom.Output({"text/plain": f"{self.shown}"}))
+                    on_event(greenroom.StreamText("stdout", "text"))
+                    self.shown += 1
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if self.last is not None:
+                on_event(self.last)
+            raise
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_submitted_execution_keeps_no_event_and_has_what_stood_when_it_was_cancelled(tells: bool) -> None:
+    told = greenroom.Execution("1", "cancelled", stdout="so far", outputs=(greenroom.Output({"text/plain": "last"}),))
+    backend = Flood(told if tells else None)
+    with scripted_pool(backend) as pool:
+        handle = pool.session().submit("code")
+        while backend.shown < 50_000:
+            time.sleep(0.01)
+        assert sum(isinstance(each, greenroom.Output) for each in gc.get_objects()) < 1_000
+        handle.cancel()
+        execution = handle.result(5)
+    if tells:
+        assert execution is told
+    else:
+        assert (execution.status, execution.stdout, execution.outputs) == ("cancelled", "", ())
+        assert execution.error == greenroom.ExecutionError("CancelledError", "The execution was cancelled.")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from greenroom.backend import OnEvent
 from greenroom.errors import FileMissing
-from greenroom.models import Execution, RemoteFile, StreamText
+from greenroom.models import Execution, ExecutionError, RemoteFile, StreamText
 from greenroom.session import SessionPool
 from greenroom.testing.backend import BareBackend
 
@@ -81,6 +82,9 @@ class ScriptedBackend(BareBackend):
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             self.interrupted.append(identifier)
+            if on_event is not None:  # as a local pool does: what there was so far
+                error = ExecutionError("CancelledError", "The execution was cancelled.")
+                on_event(replace(answer, status="cancelled", error=error))
             raise
         return answer
 
