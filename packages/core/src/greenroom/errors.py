@@ -58,7 +58,10 @@ class FileMissing(GreenroomError, FileNotFoundError):
 
 
 class FileRefused(GreenroomError, OSError):
-    """The session's file system refused: it is full, the path is a directory, the file is over the limit."""
+    """The session's file system refused: it is full, the path is a directory, the file is over the limit.
+
+    Also of the local file system, where a download or a picture is written to a file: it has that error's `errno`.
+    """
 
 
 class EngineUnavailable(GreenroomError):
