@@ -48,6 +48,7 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
 
 _CHUNK = 256 * 1024
 _MAX_CODE = 16 << 20
+_MANY = 100  # events that wait for their consumer
 
 # Azure's data-plane specification allows these in an identifier.
 _IDENTIFIER = re.compile(r"""[a-zA-Z0-9_|}{\[\]:";'<>?/.,@#$%^&*()\-+=!~`]{4,128}""")
@@ -465,7 +466,7 @@ class _Text(NamedTuple):
 
 
 class _Events:
-    """The events of an execution that wait for a slow consumer, adjacent pieces of text as one.
+    """The events of an execution that wait for their consumer; if they are many, adjacent pieces of text as one.
 
     `on_arrival` is called for each event that `take` will return.
     """
@@ -479,7 +480,7 @@ class _Events:
         if isinstance(event, Execution):  # it is what the future holds
             return
         with self._lock:
-            last = self._waiting[-1] if self._waiting else None
+            last = self._waiting[-1] if len(self._waiting) >= _MANY else None
             if not isinstance(event, StreamText):
                 self._waiting.append(event)
             elif isinstance(last, _Text) and last.stream == event.stream:
