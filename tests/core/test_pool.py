@@ -219,6 +219,27 @@ def test_text_that_waits_for_a_slow_consumer_is_joined() -> None:
             assert len(events) == len(pieces) + 1
 
 
+class ByTurns(ScriptedBackend):
+    """Writes to both streams by turns, a character at a time."""
+
+    async def execute(self, *arguments: Any, **options: Any) -> greenroom.Execution:
+        for _ in range(5_000):
+            options["on_event"](greenroom.StreamText("stdout", "o"))
+            options["on_event"](greenroom.StreamText("stderr", "e"))
+        return greenroom.Execution("1", "succeeded", stdout="o" * 5_000, stderr="e" * 5_000)
+
+
+def test_text_of_both_streams_by_turns_is_joined_where_much_of_it_waits() -> None:
+    with scripted_pool(ByTurns()) as pool:
+        stream = pool.session().stream("code")
+        first = next(stream)
+        time.sleep(0.5)
+        pieces = [event for event in (first, *stream) if isinstance(event, greenroom.StreamText)]
+    for name, text in (("stdout", "o" * 5_000), ("stderr", "e" * 5_000)):
+        assert "".join(piece.text for piece in pieces if piece.stream == name) == text
+    assert len(pieces) < 500
+
+
 class Flood(ScriptedBackend):
     """Shows one thing after the other until it is cancelled, and tells what stands then if it can."""
 

@@ -466,9 +466,10 @@ class _Text(NamedTuple):
 
 
 class _Events:
-    """The events of an execution that wait for their consumer; if they are many, adjacent pieces of text as one.
+    """The events of an execution that wait for their consumer.
 
-    `on_arrival` is called for each event that `take` will return.
+    If they are many, a piece of text joins the last one of its stream, so that millions of pieces take the memory of
+    their text. `on_arrival` is called for each event that `take` will return.
     """
 
     def __init__(self, on_arrival: Callable[[], None]) -> None:
@@ -480,10 +481,9 @@ class _Events:
         if isinstance(event, Execution):  # it is what the future holds
             return
         with self._lock:
-            last = self._waiting[-1] if len(self._waiting) >= _MANY else None
             if not isinstance(event, StreamText):
                 self._waiting.append(event)
-            elif isinstance(last, _Text) and last.stream == event.stream:
+            elif (last := self._last_text(event.stream)) is not None:
                 last.content.write(event.text)
                 return
             else:
@@ -491,6 +491,13 @@ class _Events:
                 text.content.write(event.text)
                 self._waiting.append(text)
         self._on_arrival()
+
+    def _last_text(self, stream: Literal["stdout", "stderr"]) -> _Text | None:
+        """The text that a further piece of this stream joins, if there is one."""
+        if len(self._waiting) < _MANY:
+            return None
+        recent = (self._waiting[-1], self._waiting[-2])  # two, as code may write to both streams by turns
+        return next((event for event in recent if isinstance(event, _Text) and event.stream == stream), None)
 
     def take(self) -> StreamText | Output | Future[Execution]:
         with self._lock:
