@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from greenroom import SessionPool
-from greenroom.testing import ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, engine_pool
+from greenroom.testing import AttackSuite, ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, engine_pool
 
 
 class _Docker:
@@ -65,3 +65,12 @@ class TestLimitsUnderGVisor(_GVisor, LimitSuite):
 
 class TestIsolationUnderGVisor(_GVisor, IsolationSuite):
     pass
+
+
+class TestAttacks(_Docker, AttackSuite):
+    options: ClassVar[Mapping[str, Any]] = AttackSuite.options
+
+
+class TestAttacksUnderGVisor(_GVisor, AttackSuite):
+    options: ClassVar[Mapping[str, Any]] = AttackSuite.options
+    known_differences: ClassVar[Mapping[str, str]] = {}

@@ -13,6 +13,7 @@ Needs pytest (`pip install 'greenroom[testing]'`).
 """
 
 from greenroom.testing.adapters import AdapterDriver, AdapterSuite, ToolDescription, ToolResult
+from greenroom.testing.attacks import AttackSuite
 from greenroom.testing.backend import BareBackend
 from greenroom.testing.engines import engine_pool
 from greenroom.testing.execution import ExecutionSuite
@@ -27,6 +28,7 @@ __all__ = [
     "ENDLESS",
     "AdapterDriver",
     "AdapterSuite",
+    "AttackSuite",
     "BareBackend",
     "ExecutionSuite",
     "FileSuite",

@@ -10,6 +10,8 @@ import pytest
 
 from greenroom.session import Session, SessionPool
 
+pytest.register_assert_rewrite("greenroom.testing.attacks")  # so that what fails there shows its values
+
 
 class Suite:
     """A set of tests that a subclass runs on its own subject, given by fixtures.
@@ -19,7 +21,7 @@ class Suite:
     """
 
     known_differences: ClassVar[Mapping[str, str]] = {}
-    """By the test's name: why it fails for this subject."""
+    """By the test's name, or that of one of its cases as `test_name[case]`: why it fails for this subject."""
 
     not_run: ClassVar[Mapping[str, str]] = {}
     """By the test's name: why it would do harm here, or never end."""
@@ -36,6 +38,12 @@ class Suite:
         with pool.session() as session:
             yield session
 
+    @pytest.fixture(autouse=True)
+    def _mark_known_case(self, request: pytest.FixtureRequest) -> None:
+        name: str = request.node.name
+        if "[" in name and (reason := self.known_differences.get(name)) is not None:
+            request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for name in vars(cls):
@@ -43,6 +51,10 @@ class Suite:
                 raise TypeError(f"{cls.__name__}.{name} would replace a test of the suite; use known_differences")
         for differences, run in ((cls.known_differences, True), (cls.not_run, False)):
             for name, reason in differences.items():
+                test, is_case, _ = name.partition("[")
+                if is_case and run:  # marked when it runs
+                    getattr(cls, test)
+                    continue
                 mark = pytest.mark.xfail(reason=reason, strict=True, run=run)
                 setattr(cls, name, mark(_copy(getattr(cls, name))))
 

@@ -1,0 +1,223 @@
+"""What the attacks have in common: how code is run, and how it is seen that nobody else is harmed."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+
+from greenroom.errors import SandboxLost
+from greenroom.models import Execution, StreamText
+from greenroom.session import Session, SessionPool
+from greenroom.testing.suite import Suite
+
+T = TypeVar("T")
+
+MIB = 1 << 20
+MEMORY = 256 * MIB
+DISK = 32 * MIB
+PIDS = 64
+GRACE = 0.5
+
+CALL_MARGIN = 30.0
+"""Seconds after which a call must have ended, beyond its time limit and the grace period."""
+
+NEIGHBOUR_MARGIN = 20.0
+"""Seconds in which a neighbour must answer, on a busy machine too."""
+
+PRELUDE = """
+import ctypes, errno, json, os, platform, signal, socket, struct, subprocess, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+column = {"x86_64": 0, "aarch64": 1}[platform.machine()]
+def call(number, *arguments):
+    "A system call: `done`, or the name of its error."
+    if number is None:
+        return "ENOSYS"
+    words = [ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments]
+    if libc.syscall(ctypes.c_long(number), *words) >= 0:
+        return "done"
+    return errno.errorcode.get(ctypes.get_errno(), str(ctypes.get_errno()))
+def attempt(function, *arguments, **options):
+    "How it ends: `done`, or the name of its error."
+    try:
+        function(*arguments, **options)
+    except OSError as error:
+        return errno.errorcode.get(error.errno, type(error).__name__)
+    except Exception as error:
+        return type(error).__name__
+    return "done"
+def tell(value):
+    print(json.dumps(value))
+"""
+
+
+def run(session: Session, code: str, timeout: float = 30) -> Execution:
+    """Run code after the prelude."""
+    return session.execute(PRELUDE + code, timeout=timeout)
+
+
+def ask(session: Session, code: str, timeout: float = 30) -> Any:
+    """The value that the code passes to `tell`."""
+    execution = run(session, code, timeout)
+    assert execution.succeeded, execution.text_for_model()
+    return json.loads(execution.stdout)
+
+
+def in_time(timeout: float, call: Callable[[], T]) -> T:
+    """Make a call that must return, or raise, within its time limit and what each call has beyond.
+
+    It runs in a thread, as a call that never ends must not hold up the tests.
+    """
+    ended: Future[T] = Future()
+
+    def make() -> None:
+        try:
+            ended.set_result(call())
+        except BaseException as error:  # noqa: BLE001  it is raised again below
+            ended.set_exception(error)
+
+    threading.Thread(target=make, daemon=True).start()
+    return ended.result(timeout + GRACE + CALL_MARGIN)
+
+
+def attack(session: Session, code: str, timeout: float = 5) -> Execution | SandboxLost:
+    """Run code that may do anything. Whatever it does, the call ends in time: as data, or with the sandbox."""
+    try:
+        return in_time(timeout, lambda: session.execute(PRELUDE + code, timeout=timeout))
+    except SandboxLost as lost:
+        return lost
+
+
+def answers(session: Session) -> None:
+    """The session works, or the one that begins after it."""
+    deadline = time.monotonic() + NEIGHBOUR_MARGIN + CALL_MARGIN
+    while True:
+        try:
+            execution = in_time(NEIGHBOUR_MARGIN, lambda: session.execute("6 * 7", timeout=NEIGHBOUR_MARGIN))
+        except SandboxLost:
+            execution = None  # it was about to end, and is told now
+        if execution is not None and execution.result == "42":
+            return
+        assert time.monotonic() < deadline, execution and execution.text_for_model()
+        time.sleep(0.2)  # what the code has left may have to be killed first
+
+
+def works(neighbour: Session) -> None:
+    """A neighbour answers as if nothing happened, and has kept its variables."""
+    execution = in_time(NEIGHBOUR_MARGIN, lambda: neighbour.execute("kept + 1", timeout=NEIGHBOUR_MARGIN))
+    assert execution.result == "42", execution.text_for_model()
+
+
+@contextmanager
+def while_it_holds(session: Session, code: str, timeout: float = 30) -> Generator[None, None, None]:
+    """Run code that takes all it can get of something, prints `held` and waits; the block runs meanwhile.
+
+    The block also runs if the code has ended before: then it did not get what it wanted.
+    """
+    stream = session.stream(PRELUDE + code + "\nprint('held', flush=True)\ntime.sleep(600)", timeout=timeout)
+    try:
+        for event in stream:
+            if isinstance(event, StreamText) and "held" in event.text:
+                break
+    except SandboxLost:
+        pass
+    try:
+        yield
+    finally:
+        stream.close()
+
+
+def resident() -> int:
+    """How many bytes of memory this process has now."""
+    return _status("VmRSS")
+
+
+@contextmanager
+def memory_stays_within(limit: int) -> Generator[None, None, None]:
+    """This process, which is the host, takes at no moment more than so many bytes more than before."""
+    before = resident()
+    Path("/proc/self/clear_refs").write_text("5")
+    yield
+    grown = _status("VmHWM") - before
+    assert grown <= limit, f"the host took {grown // MIB} MiB more, up to {limit // MIB} were expected"
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(name)
+
+
+@contextmanager
+def neighbour_works(neighbour: Session) -> Generator[None, None, None]:
+    """Ask a neighbour again and again while the block runs."""
+    ended = False
+
+    def ask_on() -> int:
+        asked = 0
+        while not ended or not asked:
+            works(neighbour)
+            asked += 1
+            time.sleep(0.1)
+        return asked
+
+    with ThreadPoolExecutor(1) as thread:
+        asking: Future[int] = thread.submit(ask_on)
+        try:
+            yield
+        finally:
+            ended = True
+        asking.result()
+
+
+class AttackBase(Suite):
+    """The pool's options, a cell for what does no harm, and a neighbour."""
+
+    pytestmark: ClassVar[list[pytest.MarkDecorator]] = [
+        # Azure has no sandboxes as small as these, which fill up sooner.
+        pytest.mark.filterwarnings("ignore::greenroom.pool.settings.AzureRangeWarning")
+    ]
+
+    options: ClassVar[Mapping[str, Any]] = {
+        "memory": MEMORY,
+        "disk": DISK,
+        "pids": PIDS,
+        "grace": GRACE,
+        "output_limit": 100_000,
+        "display_limit": 8 * MIB,
+        "file_limit": 8 * MIB,
+        "max_concurrent_sessions": 5,
+        "ready_session_instances": 1,
+        "preload": (),
+    }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cell(cls, pool: SessionPool) -> Iterator[Session]:
+        """A session for all tests that leave it as it was."""
+        with pool.session() as session:
+            yield session
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def victim(cls, pool: SessionPool) -> Iterator[Session]:
+        """A session for one attack after the other, which may end it: then it begins anew."""
+        with pool.session() as session:
+            yield session
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def neighbour(cls, pool: SessionPool) -> Iterator[Session]:
+        """A session of somebody else, with a variable `kept`."""
+        with pool.session() as session:
+            session.execute("kept = 41").raise_for_error()
+            yield session
