@@ -1,0 +1,7 @@
+"""The interpreter of an owner that is not the user who runs the tests."""
+
+from __future__ import annotations
+
+from tests.engines.conftest import bare_python
+
+__all__ = ["bare_python"]

@@ -1,0 +1,170 @@
+"""Code that keeps its sandbox's first process from ending does not outlive its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greenroom.testing import engine_pool
+
+ENGINES = ["bubblewrap:", "docker:", "docker:?runtime=runsc"]
+LIMIT = 10.0  # seconds, after which nothing may be left
+KILLS = 20  # per engine
+TOGETHER = 5
+NOBODY = 65534
+
+# Each owner has two sessions, so that every attack meets others.
+PAIRS = [
+    ("starve", "stop"),
+    ("stop", "write"),
+    ("end children", "starve"),
+    ("fill the memory", "stop"),
+    ("hold both ends", "starve"),
+    ("limit", "write"),
+    ("starve", "fill the memory"),
+    ("write", "end children"),
+    ("stop", "hold both ends"),
+    ("starve", "limit"),
+]
+
+
+def command(python: str | Path, url: str, attacks: tuple[str, str]) -> list[str]:
+    return [str(python), "-I", "-c", Path(__file__).with_name("attacker.py").read_text(), url, *attacks]
+
+
+def here(url: str, attacks: tuple[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("attacker.py")), url, *attacks],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def unprivileged(python: Path, attacks: tuple[str, str]) -> subprocess.Popen[str]:
+    nobody: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    return subprocess.Popen(
+        command(python, "bubblewrap:", attacks),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+        **nobody,
+    )
+
+
+def statuses() -> dict[int, tuple[int, str, int]]:
+    """By process: its parent, when it started, and its namespace of processes (0 where that is hidden)."""
+    found: dict[int, tuple[int, str, int]] = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                namespace = (process / "ns/pid").stat().st_ino
+            except PermissionError:
+                namespace = 0
+            except OSError:
+                continue
+            if fields[0] != "Z":
+                found[int(process.name)] = (int(fields[1]), fields[19], namespace)
+    return found
+
+
+def docker(*arguments: str) -> str:
+    if shutil.which("docker") is None:
+        return ""
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout
+
+
+def containers(owner: int) -> list[str]:
+    return docker("ps", "-aq", "--filter", f"label=greenroom.owner.pid={owner}").split()
+
+
+class Remains:
+    """What belongs to an owner: its processes, those of their namespaces, and its containers."""
+
+    def __init__(self, owner: int) -> None:
+        self._owner = owner
+        everything = statuses()
+        first = {owner}
+        if found := containers(owner):
+            first |= {int(each["State"]["Pid"]) for each in json.loads(docker("inspect", *found) or "[]")}
+        below = set(first)
+        waiting = list(first)
+        while waiting:
+            parent = waiting.pop()
+            children = [pid for pid, status in everything.items() if status[0] == parent and pid not in below]
+            below |= set(children)
+            waiting += children
+        self._processes = {(pid, everything[pid][1]) for pid in below - {owner} if pid in everything}
+        outside = {0, Path("/proc/self/ns/pid").stat().st_ino}
+        self._namespaces = {everything[pid][2] for pid in below if pid in everything} - outside
+
+    def __bool__(self) -> bool:
+        return bool(self._processes)
+
+    def left(self) -> list[str]:
+        everything = statuses()
+        known = {pid for pid, started in self._processes if pid in everything and everything[pid][1] == started}
+        new = {pid for pid, status in everything.items() if status[2] in self._namespaces}
+        return [*map(str, sorted(known | new)), *containers(self._owner)]
+
+
+def kill(owner: subprocess.Popen[str], *, stopped: bool) -> list[str]:
+    """End an owner, and return what is left of it after the limit; when it was stopped before, nobody reads for a while."""
+    assert owner.stdout is not None
+    line = owner.stdout.readline()
+    if not line.startswith("ready"):
+        raise RuntimeError(f"{line!r}: {owner.communicate()[1]}")
+    remains = Remains(owner.pid)
+    if stopped:
+        owner.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)
+    assert remains, "it has no sandboxes"
+    owner.kill()
+    owner.communicate(timeout=30)
+    deadline = time.monotonic() + LIMIT
+    while (left := remains.left()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def end(owner: subprocess.Popen[str]) -> None:
+    owner.kill()
+    owner.communicate()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("url", [*ENGINES, "bubblewrap: without privileges"])
+def test_sandboxes_that_starve_and_stop_their_first_process_end_with_their_owner(
+    request: pytest.FixtureRequest, url: str
+) -> None:
+    engine_pool(url.partition(" ")[0], ready_session_instances=0).close()  # skips, or fails, where there is none
+    python: Path | None = None
+    if " " in url:
+        python = request.getfixturevalue("bare_python")
+    left: dict[str, list[str]] = {}
+    for start in range(0, KILLS, TOGETHER):
+        attacks = [PAIRS[number % len(PAIRS)] for number in range(start, start + TOGETHER)]
+        owners = [here(url, pair) if python is None else unprivileged(python, pair) for pair in attacks]
+        try:
+            with ThreadPoolExecutor(TOGETHER) as threads:
+                ends = threads.map(lambda owner: kill(owner, stopped=start >= KILLS // 2), owners)
+                left |= {f"{start}: {' and '.join(pair)}": found for pair, found in zip(attacks, ends, strict=True) if found}
+        finally:
+            for owner in owners:
+                end(owner)
+    assert left == {}
