@@ -1,11 +1,9 @@
-"""A process with sessions that keep their first process from its end, for the tests to kill: `attacker.py URL ATTACK…`."""
+"""A process whose sessions keep their first process from its end, for the tests to kill: `attacker.py URL ATTACK…`."""
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
-import time
 from typing import Any
 
 import greenroom
@@ -17,22 +15,23 @@ def attempt(function, *arguments):
     try: return function(*arguments)
     except Exception: return None
 def children(number, function):
-    "Have so many children do it again and again, each in a session of its own."
+    "Have so many children do it again and again, each in a session of its own, from the moment when all are there."
+    read, write = os.pipe()
     for _ in range(number):
         pid = attempt(os.fork)
         if pid == 0:
+            os.close(write)
             attempt(os.setsid)
             for each in range(1, 65): attempt(signal.signal, each, signal.SIG_IGN)
+            os.read(read, 1)
             while True: attempt(function)
+    os.close(write)
 """
 ATTACKS = {
     "starve": (
         "attempt(os.sched_setaffinity, 1, {0})\n"
         "attempt(os.setpriority, os.PRIO_PROCESS, 1, 19)\n"
-        "attempt(os.setpriority, os.PRIO_USER, os.getuid(), 19)\n"
         "attempt(os.sched_setscheduler, 1, os.SCHED_IDLE, os.sched_param(0))\n"
-        "attempt(os.sched_setscheduler, 1, os.SCHED_BATCH, os.sched_param(0))\n"
-        "attempt(os.setpriority, os.PRIO_PROCESS, 0, 0)\n"
         "attempt(os.sched_setaffinity, 0, {0})\n"
         "children(240, lambda: sum(range(10**6)))\n"
     ),
@@ -72,12 +71,13 @@ ATTACKS = {
 def main(url: str, *names: str) -> None:
     options: dict[str, Any] = {"pids": 256, "memory": "512Mi", "preload": (), "ready_session_instances": 0}
     pool = greenroom.connect(url, **options)
-    for name in names:
-        session = pool.session(f"attacking-{name.replace(' ', '-')}")
+    sessions = {name: pool.session(f"attacking-{name.replace(' ', '-')}") for name in names}
+    for session in sessions.values():
         session.execute("1").raise_for_error()
+    print("ready", flush=True)
+    sys.stdin.readline()  # until all owners are, as attacks leave little for a start
+    for name, session in sessions.items():
         session.submit(f"{TOOLS}{ATTACKS[name]}while True: time.sleep(1)")
-    time.sleep(1)
-    print("ready", os.getpid(), flush=True)
     threading.Event().wait()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,8 @@ ENGINES = ["bubblewrap:", "docker:", "docker:?runtime=runsc"]
 LIMIT = 10.0  # seconds, after which nothing may be left
 KILLS = 20  # per engine
 TOGETHER = 5
+TOGETHER_UNPRIVILEGED = 2  # nothing limits their processors there
+START_LIMIT = 60.0
 NOBODY = 65534
 
 # Each owner has two sessions, so that every attack meets others.
@@ -45,7 +49,7 @@ def command(python: str | Path, url: str, attacks: tuple[str, str]) -> list[str]
 def here(url: str, attacks: tuple[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("attacker.py")), url, *attacks],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -56,7 +60,7 @@ def unprivileged(python: Path, attacks: tuple[str, str]) -> subprocess.Popen[str
     nobody: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
     return subprocess.Popen(
         command(python, "bubblewrap:", attacks),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -71,11 +75,11 @@ def statuses() -> dict[int, tuple[int, str, int]]:
     found: dict[int, tuple[int, str, int]] = {}
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
+            namespace = 0
             try:
                 fields = (process / "stat").read_text().rpartition(")")[2].split()
-                namespace = (process / "ns/pid").stat().st_ino
-            except PermissionError:
-                namespace = 0
+                with contextlib.suppress(PermissionError):
+                    namespace = (process / "ns/pid").stat().st_ino
             except OSError:
                 continue
             if fields[0] != "Z":
@@ -122,23 +126,40 @@ class Remains:
         new = {pid for pid, status in everything.items() if status[2] in self._namespaces}
         return [*map(str, sorted(known | new)), *containers(self._owner)]
 
+    def clear(self) -> None:
+        """Leave nothing to the tests after this one."""
+        for each in self.left():
+            if each.isdigit() and len(each) < 12:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(each), signal.SIGKILL)
+            else:
+                docker("rm", "-f", each)
 
-def kill(owner: subprocess.Popen[str], *, stopped: bool) -> list[str]:
-    """End an owner, and return what is left of it after the limit; when it was stopped before, nobody reads for a while."""
+
+def wait_for(owner: subprocess.Popen[str]) -> Remains:
+    """See that an owner has its sandboxes."""
     assert owner.stdout is not None
+    late = threading.Timer(START_LIMIT, owner.kill)
+    late.start()
     line = owner.stdout.readline()
-    if not line.startswith("ready"):
-        raise RuntimeError(f"{line!r}: {owner.communicate()[1]}")
+    late.cancel()
+    assert line == "ready\n", f"{line!r}: {owner.communicate()[1]}"
     remains = Remains(owner.pid)
+    assert remains, "it has no sandboxes"
+    return remains
+
+
+def kill(owner: subprocess.Popen[str], remains: Remains, stopped: bool) -> list[str]:
+    """End an owner, and return what is left after the limit. If it is stopped before, nobody reads for a while."""
     if stopped:
         owner.send_signal(signal.SIGSTOP)
         time.sleep(0.5)
-    assert remains, "it has no sandboxes"
     owner.kill()
-    owner.communicate(timeout=30)
+    owner.wait()
     deadline = time.monotonic() + LIMIT
     while (left := remains.left()) and time.monotonic() < deadline:
         time.sleep(0.2)
+    remains.clear()
     return left
 
 
@@ -153,17 +174,24 @@ def test_sandboxes_that_starve_and_stop_their_first_process_end_with_their_owner
     request: pytest.FixtureRequest, url: str
 ) -> None:
     engine_pool(url.partition(" ")[0], ready_session_instances=0).close()  # skips, or fails, where there is none
-    python: Path | None = None
-    if " " in url:
-        python = request.getfixturevalue("bare_python")
+    python: Path | None = request.getfixturevalue("bare_python") if " " in url else None
+    together = TOGETHER if python is None else TOGETHER_UNPRIVILEGED
     left: dict[str, list[str]] = {}
-    for start in range(0, KILLS, TOGETHER):
-        attacks = [PAIRS[number % len(PAIRS)] for number in range(start, start + TOGETHER)]
+    for start in range(0, KILLS, together):
+        attacks = [PAIRS[number % len(PAIRS)] for number in range(start, start + together)]
         owners = [here(url, pair) if python is None else unprivileged(python, pair) for pair in attacks]
         try:
-            with ThreadPoolExecutor(TOGETHER) as threads:
-                ends = threads.map(lambda owner: kill(owner, stopped=start >= KILLS // 2), owners)
-                left |= {f"{start}: {' and '.join(pair)}": found for pair, found in zip(attacks, ends, strict=True) if found}
+            remains = [wait_for(owner) for owner in owners]
+            for owner in owners:
+                assert owner.stdin is not None
+                owner.stdin.write("\n")
+                owner.stdin.flush()
+            time.sleep(1.5)
+            with ThreadPoolExecutor(together) as threads:
+                stopped = [start >= KILLS // 2] * together
+                ends = threads.map(kill, owners, remains, stopped)
+                named = (f"{number}: {' and '.join(pair)}" for number, pair in enumerate(attacks, start))
+                left |= {name: found for name, found in zip(named, ends, strict=True) if found}
         finally:
             for owner in owners:
                 end(owner)
