@@ -25,6 +25,7 @@ def children(number, function):
             for each in range(1, 65): attempt(signal.signal, each, signal.SIG_IGN)
             os.read(read, 1)
             while True: attempt(function)
+    os.write(1, b"begun\\n")
     os.close(write)
 """
 ATTACKS = {
@@ -68,6 +69,19 @@ ATTACKS = {
 }
 
 
+def attack(session: greenroom.Session, name: str) -> None:
+    """Return when the code has all its processes; it goes on."""
+    begun = threading.Event()
+
+    def follow() -> None:
+        for event in session.stream(f"{TOOLS}{ATTACKS[name]}while True: time.sleep(1)", timeout=600):
+            if isinstance(event, greenroom.StreamText) and "begun" in event.text:
+                begun.set()
+
+    threading.Thread(target=follow, daemon=True).start()
+    begun.wait(20)
+
+
 def main(url: str, *names: str) -> None:
     options: dict[str, Any] = {"pids": 256, "memory": "512Mi", "preload": (), "ready_session_instances": 0}
     pool = greenroom.connect(url, **options)
@@ -76,8 +90,12 @@ def main(url: str, *names: str) -> None:
         session.execute("1").raise_for_error()
     print("ready", flush=True)
     sys.stdin.readline()  # until all owners are, as attacks leave little for a start
-    for name, session in sessions.items():
-        session.submit(f"{TOOLS}{ATTACKS[name]}while True: time.sleep(1)")
+    begun = [threading.Thread(target=attack, args=(session, name)) for name, session in sessions.items()]
+    for thread in begun:
+        thread.start()
+    for thread in begun:
+        thread.join()
+    print("attacking", flush=True)
     threading.Event().wait()
 
 

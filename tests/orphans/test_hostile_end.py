@@ -136,17 +136,13 @@ class Remains:
                 docker("rm", "-f", each)
 
 
-def wait_for(owner: subprocess.Popen[str]) -> Remains:
-    """See that an owner has its sandboxes."""
+def wait_for(owner: subprocess.Popen[str], word: str) -> None:
     assert owner.stdout is not None
     late = threading.Timer(START_LIMIT, owner.kill)
     late.start()
     line = owner.stdout.readline()
     late.cancel()
-    assert line == "ready\n", f"{line!r}: {owner.communicate()[1]}"
-    remains = Remains(owner.pid)
-    assert remains, "it has no sandboxes"
-    return remains
+    assert line == f"{word}\n", f"{line!r}: {owner.communicate()[1]}"
 
 
 def kill(owner: subprocess.Popen[str], remains: Remains, stopped: bool) -> list[str]:
@@ -181,12 +177,17 @@ def test_sandboxes_that_starve_and_stop_their_first_process_end_with_their_owner
         attacks = [PAIRS[number % len(PAIRS)] for number in range(start, start + together)]
         owners = [here(url, pair) if python is None else unprivileged(python, pair) for pair in attacks]
         try:
-            remains = [wait_for(owner) for owner in owners]
+            for owner in owners:
+                wait_for(owner, "ready")
+            remains = [Remains(owner.pid) for owner in owners]
+            assert all(remains), "there are no sandboxes"
             for owner in owners:
                 assert owner.stdin is not None
                 owner.stdin.write("\n")
                 owner.stdin.flush()
-            time.sleep(1.5)
+            for owner in owners:
+                wait_for(owner, "attacking")
+            time.sleep(0.5)
             with ThreadPoolExecutor(together) as threads:
                 stopped = [start >= KILLS // 2] * together
                 ends = threads.map(kill, owners, remains, stopped)

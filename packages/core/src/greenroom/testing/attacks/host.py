@@ -224,19 +224,21 @@ class HostAttacks(AttackBase):
             "    descriptor = os.open(path, os.O_WRONLY)\n"
             "    try: os.write(descriptor, b'1')\n"
             "    finally: os.close(descriptor)\n"
-            "tell(attempt(write))"
+            "hidden = os.path.exists(path) and os.stat(path).st_rdev == os.stat('/dev/null').st_rdev\n"
+            "tell('ENOENT' if hidden else attempt(write))"
         )
         assert ask(cell, code) in {"ENOENT", "EACCES", "EPERM", "EROFS", "EISDIR", "ENOTDIR", "EINVAL", "EBADF", "EIO"}
 
     def test_nothing_in_proc_and_sys_is_writable_but_the_codes_own(self, cell: Session) -> None:
         code = (
             "found = []\n"
+            "null = os.stat('/dev/null').st_rdev\n"  # which some engines put over what is to be hidden
             "for top in ('/proc/sys', '/sys', '/proc'):\n"
             "    for directory, names, files in os.walk(top):\n"
             "        if directory == '/proc':\n"
             "            names[:] = [n for n in names if not n.isdigit() and 'self' not in n and n != 'sys']\n"
             "        found += [p for p in (f'{directory}/{f}' for f in files)\n"
-            "                  if os.access(p, os.W_OK) and not os.path.islink(p)]\n"
+            "                  if os.access(p, os.W_OK) and not os.path.islink(p) and os.stat(p).st_rdev != null]\n"
             "tell(found[:20])"
         )
         for_anyone = {"/proc/sys/kernel/ns_last_pid", *(f"/proc/pressure/{name}" for name in ("cpu", "io", "memory"))}
@@ -254,7 +256,7 @@ class HostAttacks(AttackBase):
 
     # Devices
 
-    def test_there_are_no_devices_but_the_ordinary(self, cell: Session) -> None:
+    def test_there_are_no_devices_but_the_ordinary(self, session: Session) -> None:
         code = (
             "import stat\nfound = []\n"
             "for directory, _, files in os.walk('/dev'):\n"
@@ -265,14 +267,14 @@ class HostAttacks(AttackBase):
             "        if stat.S_ISBLK(mode) or stat.S_ISCHR(mode): found.append(path.removeprefix('/dev/'))\n"
             "tell(found)"
         )
-        assert set(ask(cell, code)) <= _ORDINARY_DEVICES
+        assert set(ask(session, code)) <= _ORDINARY_DEVICES
 
     @pytest.mark.parametrize("name", _DEVICES)
     def test_a_device_cannot_be_opened(self, cell: Session, name: str) -> None:
         code = f"tell([attempt(os.open, '/dev/{name}', mode | os.O_NONBLOCK) for mode in (os.O_RDONLY, os.O_WRONLY)])"
         assert set(ask(cell, code)) <= {"ENOENT", "EACCES", "EPERM", "ENXIO", "ENODEV", "ENOTDIR"}
 
-    def test_no_terminal_of_the_host_is_reached(self, cell: Session) -> None:
+    def test_no_terminal_of_the_host_is_reached(self, session: Session) -> None:
         code = (
             "import fcntl, termios\n"
             "def push():\n"
@@ -282,7 +284,7 @@ class HostAttacks(AttackBase):
             "others = [name for name in os.listdir('/dev/pts') if name != 'ptmx'] if os.path.exists('/dev/pts') else []\n"
             "tell([attempt(push), *inherited, *others])"
         )
-        assert set(ask(cell, code)) <= {"ENXIO", "ENOENT", "EACCES", "ENOTTY", "EIO", "EPERM"}
+        assert set(ask(session, code)) <= {"ENXIO", "ENOENT", "EACCES", "ENOTTY", "EIO", "EPERM"}
 
     # Privileges
 
@@ -305,7 +307,7 @@ class HostAttacks(AttackBase):
             "    process.kill()\n"
             "    process.wait()\n"
             "    users = [line.split()[1] for line in said.splitlines() if line.startswith(('AT_EUID', 'AT_EGID'))]\n"
-            "    seen.append(users == [str(os.getuid()), str(os.getgid())])\n"
+            "    if users: seen.append(users == [str(os.getuid()), str(os.getgid())])\n"
             "tell(seen)"
         )
         assert set(ask(cell, code)) <= {True}
