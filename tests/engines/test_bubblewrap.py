@@ -45,4 +45,5 @@ class TestAttacks(_Bubblewrap, AttackSuite):
     known_differences: ClassVar[Mapping[str, str]] = {
         "test_a_lock_on_a_system_file_holds_in_its_own_sandbox_alone": _SHARED_SYSTEM,
         "test_the_use_of_system_files_by_a_neighbour_cannot_be_watched": _SHARED_SYSTEM,
+        **AttackSuite.shared_by_the_kernel,
     }

@@ -69,6 +69,7 @@ class TestIsolationUnderGVisor(_GVisor, IsolationSuite):
 
 class TestAttacks(_Docker, AttackSuite):
     options: ClassVar[Mapping[str, Any]] = AttackSuite.options
+    known_differences: ClassVar[Mapping[str, str]] = AttackSuite.shared_by_the_kernel
 
 
 class TestAttacksUnderGVisor(_GVisor, AttackSuite):

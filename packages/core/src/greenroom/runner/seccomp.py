@@ -54,7 +54,10 @@ _DENIED: dict[str, tuple[int, int | None]] = {
     "open_tree": (428, 428),
     "perf_event_open": (298, 241),
     "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424),
     "pivot_root": (155, 41),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "ptrace": (101, 117),
@@ -95,11 +98,14 @@ _GUARDED: dict[str, tuple[tuple[int, int], tuple[tuple[int, bool, int], ...]]] =
 _CLONE = (56, 220)
 _CLONE3 = (435, 435)
 _SOCKET = (41, 198)
+_SETSOCKOPT = (54, 208)
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _X32_BIT = 0x40000000
 
 _NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+_SOL_SOCKET = 1
+_ATTACHMENTS = (26, 50, 51, 52)  # SO_ATTACH_FILTER and its kin: programs in memory of which the machine has one pool
 _FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -137,6 +143,14 @@ def _program(architecture: int, column: int) -> Iterator[bytes]:
     yield _instruction(_LOAD, _FIRST_ARGUMENT)
     yield _instruction(_JUMP_ANY_BIT, _NAMESPACES, if_false=1)
     yield _instruction(_RETURN, _refuse(errno.EPERM))
+    yield _instruction(_RETURN, _ALLOW)
+    yield _instruction(_JUMP_EQUAL, _SETSOCKOPT[column], if_false=4 + 2 * len(_ATTACHMENTS))
+    yield _instruction(_LOAD, _FIRST_ARGUMENT + _ARGUMENT)
+    yield _instruction(_JUMP_EQUAL, _SOL_SOCKET, if_false=1 + 2 * len(_ATTACHMENTS))
+    yield _instruction(_LOAD, _FIRST_ARGUMENT + 2 * _ARGUMENT)
+    for option in _ATTACHMENTS:
+        yield _instruction(_JUMP_EQUAL, option, if_false=1)
+        yield _instruction(_RETURN, _refuse(errno.EPERM))
     yield _instruction(_RETURN, _ALLOW)
     yield _instruction(_JUMP_EQUAL, _SOCKET[column], if_true=1)
     yield _instruction(_RETURN, _ALLOW)

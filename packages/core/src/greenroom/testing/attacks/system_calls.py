@@ -224,15 +224,6 @@ class SystemCallAttacks(AttackBase):
         call = OF_PROCESS_1[name]
         assert ask(cell, f"tell({call.code})") in call.refused
 
-    def test_processes_cannot_be_scheduled_by_others(self, cell: Session) -> None:
-        names = ("sched_setaffinity", "sched_setscheduler", "setpriority", "ioprio_set", "prlimit64")
-        calls = ", ".join(
-            f"call({_OF_PROCESS_1[name][:2]}[column], {_OF_PROCESS_1[name][2].replace('1', 'child.pid', 1)})"
-            for name in names
-            if name not in {"setpriority", "ioprio_set"}
-        )
-        assert set(ask(cell, f"{_CHILD}tell([{calls}])\nchild.kill()\nchild.wait()")) <= _REFUSED
-
     def test_a_process_schedules_limits_and_signals_itself_and_its_children(self, cell: Session) -> None:
         code = (
             "import resource\n"
