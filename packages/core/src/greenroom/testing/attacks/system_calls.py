@@ -86,7 +86,7 @@ CALLS: Mapping[str, Call] = {
     "kcmp": Call(312, 272, "os.getpid(), 1, 0, 0, 0"),
     "move_pages": Call(279, 239, "1, 0, 0, 0, 0, 0"),
     "migrate_pages": Call(256, 238, "1, 8, buffer, buffer"),
-    "process_madvise": Call(440, 440, "os.pidfd_open(1), buffer, 1, 20, 0"),
+    "process_madvise": Call(440, 440, "os.pidfd_open(child.pid), buffer, 1, 20, 0"),
     # The kernel
     "bpf": Call(321, 280, "0, buffer, 72"),
     "perf_event_open": Call(298, 241, "buffer, 0, -1, -1, 0"),
