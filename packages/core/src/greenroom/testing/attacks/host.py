@@ -303,10 +303,12 @@ class HostAttacks(AttackBase):
             "        process = subprocess.Popen(\n"
             "            [path, '--help'], env={'LD_SHOW_AUXV': '1'}, stdin=-3, stdout=-1, stderr=-3)\n"
             "    except OSError: continue\n"
-            "    said = os.read(process.stdout.fileno(), 65536).decode(errors='replace')\n"
-            "    process.kill()\n"
-            "    process.wait()\n"
-            "    users = [line.split()[1] for line in said.splitlines() if line.startswith(('AT_EUID', 'AT_EGID'))]\n"
+            "    try: said = process.communicate(timeout=5)[0]\n"
+            "    except subprocess.TimeoutExpired:\n"
+            "        process.kill()\n"
+            "        said = process.communicate()[0]\n"
+            "    lines = said.decode(errors='replace').splitlines()\n"
+            "    users = [line.split()[1] for line in lines if line.startswith(('AT_EUID', 'AT_EGID'))]\n"
             "    if users: seen.append(users == [str(os.getuid()), str(os.getgid())])\n"
             "tell(seen)"
         )
@@ -377,8 +379,9 @@ class HostAttacks(AttackBase):
             "texts = [str(os.uname()), str(dict(os.environ)), socket.gethostname()]\n"
             "for path in ('/etc/passwd', '/etc/group', '/etc/hosts', '/etc/hostname', '/etc/mailname', '/etc/machine-id',\n"
             "             '/etc/resolv.conf', '/proc/sys/kernel/hostname', '/proc/sys/kernel/domainname'):\n"
-            "    try: texts.append(open(path).read())\n"
-            "    except OSError: pass\n"
+            "    try: lines = open(path).read().splitlines()\n"
+            "    except OSError: continue\n"
+            "    texts.append('\\n'.join(line for line in lines if not line.startswith('sandbox:')))\n"
             "tell(texts)"
         )
         told: list[str] = ask(cell, code)
