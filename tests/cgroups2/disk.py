@@ -22,7 +22,7 @@ PACKAGES = [
     "python3-venv",
     "bubblewrap",
 ]
-ENVIRONMENT = "/opt/greenroom"
+ENVIRONMENT = "/opt/environment"
 USER = "tester"
 PLATFORM = "x86_64-manylinux_2_36"
 
@@ -42,7 +42,7 @@ StandardError=tty
 TTYPath=/dev/ttyS0
 ExecStart=/bin/sh -ec 'mkdir /srv/greenroom; cd /srv/greenroom; \\
     tar -xf /dev/disk/by-id/virtio-source; \\
-    exec /opt/greenroom/bin/python tests/cgroups2/inside.py /dev/disk/by-id/virtio-results'
+    exec /opt/environment/bin/python tests/cgroups2/inside.py /dev/disk/by-id/virtio-results'
 
 [Install]
 WantedBy=default.target

@@ -17,10 +17,10 @@ USER, USER_ID = "tester", 1000
 
 # Each name is a row of the page; what follows are pytest's arguments.
 SUITES = {
+    "control groups": ["tests/cgroups2"],
     "conformance": ["tests/engines/test_bubblewrap.py"],
     "hostile code": ["tests/engines/test_hostile_code.py"],
     "the end of the owner": ["tests/orphans"],
-    "control groups": ["tests/cgroups2"],
 }
 
 # Each name is a column of the page; what follows is the command that starts the tests in that setting.
@@ -46,8 +46,8 @@ def main(disk: str) -> None:
         results = Path(directory)
         results.chmod(0o777)
         (results / "facts.json").write_text(json.dumps(facts()))
-        for number, setting in enumerate(SETTINGS):
-            for other, suite in enumerate(SUITES):
+        for other, suite in enumerate(SUITES):
+            for number, setting in enumerate(SETTINGS):
                 run(setting, suite, results / f"{number}-{other}.xml")
         with tarfile.open(disk, "w") as archive:
             archive.add(results, ".")
@@ -77,6 +77,7 @@ def facts() -> dict[str, str]:
     return {
         "kernel": platform.release(),
         "system": platform.freedesktop_os_release()["PRETTY_NAME"],
+        "virtualization": first_line("systemd-detect-virt"),
         "systemd": first_line("systemctl", "--version"),
         "bubblewrap": first_line("bwrap", "--version"),
         "Python": platform.python_version(),
@@ -87,9 +88,10 @@ def facts() -> dict[str, str]:
 
 def run(setting: str, suite: str, report: Path) -> None:
     print(f"cgroups2: {setting}: {suite}", flush=True)
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *SUITES[suite]]
-    environment = ["env", "GREENROOM_REQUIRE_ENGINES=bubblewrap", f"GREENROOM_TEST_SETTING={setting}"]
-    done = subprocess.run([*SETTINGS[setting], *environment, *pytest, "-k", "not docker"], check=False)
+    pytest = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", "-k", "not docker"]
+    xml = ["--override-ini=junit_family=xunit1", f"--junitxml={report}"]  # this family has properties
+    environment = ["env", "GREENROOM_REQUIRE_ENGINES=bubblewrap"]
+    done = subprocess.run([*SETTINGS[setting], *environment, *pytest, *xml, *SUITES[suite]], check=False)
     print(f"cgroups2: {setting}: {suite}: pytest ended with {done.returncode}", flush=True)
 
 

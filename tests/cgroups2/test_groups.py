@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from greenroom import InvalidRequest
-from greenroom.engines import cgroups
+from greenroom.engines import cgroups, owner
 from greenroom.testing import engine_pool
 
 MIB = 1 << 20
 MOUNT = Path("/sys/fs/cgroup")
-OPTIONS = {"memory": "256Mi", "cpu": 0.5, "pids": 77, "preload": (), "ready_session_instances": 0}
+OPTIONS = {"memory": "512Mi", "cpu": 0.5, "pids": 77, "preload": (), "ready_session_instances": 0}
 LIMITS = {
-    "memory.max": str(256 * MIB),
+    "memory.max": str(512 * MIB),
     "memory.high": "max",
     "memory.oom.group": "0",
     "cpu.max": "50000 100000",
@@ -37,7 +37,7 @@ def own() -> Path:
 
 def group_of_the_sandbox() -> Path:
     """The group of the only sandbox of this process."""
-    [found] = MOUNT.glob(f"**/greenroom-{os.getpid()}-*")
+    [found] = MOUNT.glob(f"**/greenroom-{owner.mark()}-*")
     return found
 
 
@@ -84,12 +84,12 @@ def test_the_process_is_not_among_the_sandboxes() -> None:
 
 def test_a_memory_below_what_is_in_use_is_refused_and_ends_nothing() -> None:
     with engine_pool("bubblewrap:", **OPTIONS) as pool:
-        pool.session("a").execute("x = b'x' * (150 << 20)").raise_for_error()
+        pool.session("same").execute("x = b'x' * (150 << 20)").raise_for_error()
         with pytest.raises(InvalidRequest, match="memory cannot become"):
-            pool.session("a", memory="128Mi").execute("1")
-        assert pool.session("a", memory="512Mi").execute("len(x) >> 20").result == "150"
+            pool.session("same", memory="128Mi").execute("1")
+        assert pool.session("same", memory="1Gi").execute("len(x) >> 20").result == "150"
         group = group_of_the_sandbox()
-        assert read(group, "memory.max", "memory.high") == {"memory.max": str(512 * MIB), "memory.high": "max"}
+        assert read(group, "memory.max", "memory.high") == {"memory.max": str(1024 * MIB), "memory.high": "max"}
 
 
 def test_running_out_of_memory_ends_the_code_and_not_what_runs_it() -> None:

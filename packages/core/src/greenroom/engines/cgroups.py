@@ -203,7 +203,7 @@ def _places() -> Iterator[dict[str, Path]]:
     if (parents := _version_1()) is not None:
         yield parents
     own = MOUNT / _own_groups().get("", "/").lstrip("/")
-    for group in dict.fromkeys((own, own.parent, MOUNT)):  # our parent is the delegated one after a move
+    for group in dict.fromkeys((own.parent if own.name == _HOST else own, MOUNT)):
         with contextlib.suppress(OSError):
             if (delegated := _is_delegated(group)) or group == MOUNT:
                 yield dict.fromkeys(_CONTROLLERS, _group_of_sandboxes(group, move=delegated))
@@ -224,11 +224,9 @@ def _version_1() -> dict[str, Path] | None:
 def _is_delegated(group: Path) -> bool:
     """Whether this group of version 2 was given to us, with all processes in it."""
     with contextlib.suppress(OSError):
-        if os.getxattr(group, "user.delegate") == b"1":  # by systemd
+        if os.getxattr(group, "user.delegate") == b"1":  # systemd's mark
             return True
-    # What systemd runs for a user belongs to that user, and is systemd's to manage nevertheless.
-    by_systemd = any(part.startswith("user@") for part in group.parts)
-    return not by_systemd and 0 != group.stat().st_uid == os.geteuid()
+    return 0 != group.stat().st_uid == os.geteuid()  # a user's own service manager leaves no mark
 
 
 def _group_of_sandboxes(group: Path, *, move: bool) -> Path:
