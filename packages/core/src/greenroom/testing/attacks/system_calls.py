@@ -216,7 +216,14 @@ class SystemCallAttacks(AttackBase):
     @pytest.mark.parametrize("name", CALLS)
     def test_a_system_call_is_refused(self, cell: Session, name: str) -> None:
         call = CALLS[name]
-        code = f"{_CHILD}open('/mnt/data/program', 'w').close()\ntell({call.code})\nchild.kill()\nchild.wait()"
+        # What a call would be made on may not be there, as in a kernel that knows no namespaces or pidfds.
+        code = (
+            f"{_CHILD}open('/mnt/data/program', 'w').close()\n"
+            f"try: answer = {call.code}\n"
+            "except FileNotFoundError: answer = 'ENOSYS'\n"
+            "except OSError as error: answer = errno.errorcode[error.errno]\n"
+            "child.kill()\nchild.wait()\ntell(answer)"
+        )
         assert ask(cell, code) in call.refused
 
     @pytest.mark.parametrize("name", OF_PROCESS_1)
