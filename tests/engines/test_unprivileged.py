@@ -13,9 +13,32 @@ import pytest
 NOBODY = 65534
 
 
+@pytest.mark.timeout(900)
+def test_the_suites_hold_without_privileges(bare_python: Path) -> None:
+    directory = bare_python.parents[1] / "tests"
+    directory.mkdir(exist_ok=True)
+    suites = directory / "test_suites.py"
+    suites.write_text(Path(__file__).with_name("unprivileged_suites.py").read_text())
+    run = subprocess.run(
+        [bare_python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-ra", suites],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=800,
+        cwd=directory,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+        **_nobody(),
+    )
+    print(run.stdout[-20_000:])
+    assert run.returncode == 0, run.stderr
+
+
+def _nobody() -> dict[str, Any]:
+    return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
 def test_bubblewrap_isolates_without_privileges(bare_python: Path) -> None:
     root = os.geteuid() == 0
-    nobody: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if root else {}
     program = Path(__file__).with_name("unprivileged.py").read_text()
     run = subprocess.run(
         [bare_python, "-I", "-c", program],
@@ -25,7 +48,7 @@ def test_bubblewrap_isolates_without_privileges(bare_python: Path) -> None:
         timeout=100,
         cwd="/",
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
-        **nobody,
+        **_nobody(),
     )
     assert run.returncode == 0, run.stderr
     answers = json.loads(run.stdout)

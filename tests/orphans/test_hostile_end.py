@@ -164,7 +164,7 @@ def end(owner: subprocess.Popen[str]) -> None:
     owner.communicate()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("url", [*ENGINES, "bubblewrap: without privileges"])
 def test_sandboxes_that_starve_and_stop_their_first_process_end_with_their_owner(
     request: pytest.FixtureRequest, url: str

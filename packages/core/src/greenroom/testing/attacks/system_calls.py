@@ -118,10 +118,10 @@ CALLS: Mapping[str, Call] = {
     "sethostname": Call(170, 161, "b'x', 1"),
     "setdomainname": Call(171, 162, "b'x', 1"),
     # Users and capabilities
-    "setuid": Call(105, 146, "0"),
-    "setgid": Call(106, 144, "0"),
-    "setresuid": Call(117, 147, "0, 0, 0"),
-    "setresgid": Call(119, 149, "0, 0, 0"),
+    "setuid": Call(105, 146, "0", _REFUSED | {"EINVAL"}),  # there may be no such user
+    "setgid": Call(106, 144, "0", _REFUSED | {"EINVAL"}),  # there may be no such user
+    "setresuid": Call(117, 147, "0, 0, 0", _REFUSED | {"EINVAL"}),  # there may be no such user
+    "setresgid": Call(119, 149, "0, 0, 0", _REFUSED | {"EINVAL"}),  # there may be no such user
     "setgroups": Call(116, 159, "1, struct.pack('I', 0)"),
     "capset": Call(126, 91, "struct.pack('Ii', 0x20080522, 0), struct.pack('6I', -1 & 0xffffffff, *[0xffffffff] * 5)"),
     "prctl raises an ambient capability": Call(157, 167, "47, 2, 21, 0, 0"),
