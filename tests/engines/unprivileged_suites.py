@@ -38,17 +38,6 @@ class TestAttacks(_Bubblewrap, AttackSuite):
             f"test_buffers_of_sockets_count_as_memory[{kind}]": _UNCOUNTED
             for kind in ("TCP", "UDP", "streams of Unix", "messages of Unix")
         },
-        **{
-            f"test_one_session_cannot_take_all[{what}]": _ONE_USER
-            for what in (
-                "inotify instances",
-                "inotify watches",
-                "pending signals",
-                "timers",
-                "pages of pipes",
-                "descriptors in flight",
-            )
-        },
         "test_neighbours_are_different_users": _ONE_USER,
         "test_a_lock_on_a_system_file_holds_in_its_own_sandbox_alone": _SHARED_SYSTEM,
         "test_the_use_of_system_files_by_a_neighbour_cannot_be_watched": _SHARED_SYSTEM,

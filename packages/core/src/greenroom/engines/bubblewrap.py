@@ -109,8 +109,9 @@ class BubblewrapSandbox(Sandbox):
             await asyncio.wait_for(self._process.wait(), _KILL_PATIENCE)
         self._error_reader.cancel()
         await asyncio.wait([self._error_reader])
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        # Also the pipes that nobody read to their end, as after a flood: asyncio keeps those open.
+        process: Any = self._process
+        process._transport.close()  # noqa: SLF001
         if self._group is not None:
             await asyncio.to_thread(self._group.remove)
 
