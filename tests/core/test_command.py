@@ -135,3 +135,14 @@ def test_undecodable_standard_input_is_a_line(monkeypatch: pytest.MonkeyPatch) -
     code, _, error = run(monkeypatch)
     assert code == 2
     assert "Traceback" not in error
+
+
+def test_files_of_the_code_replace_others_on_request_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("mine")
+    code = "with open('Makefile', 'w') as file: file.write('theirs')\nopen('new.txt', 'w').close()"
+    _, _, error = run(monkeypatch, "-c", code, "-o", str(tmp_path))
+    assert (tmp_path / "Makefile").read_text() == "mine"
+    assert (tmp_path / "new.txt").exists()
+    assert "left out" in error
+    run(monkeypatch, "-c", code, "-o", str(tmp_path), "--overwrite")
+    assert (tmp_path / "Makefile").read_text() == "theirs"

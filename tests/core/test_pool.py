@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import gc
+import signal
 import threading
 import time
 from typing import Any
@@ -177,7 +177,8 @@ def test_ctrl_c_interrupts_the_code_and_frees_the_session() -> None:
     with memory_pool() as pool:
         session = pool.session()
         session.execute("x = 5")
-        timer = threading.Timer(0.3, _thread.interrupt_main)
+        # To this thread, as a terminal does: `interrupt_main` would not wake it.
+        timer = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             session.execute("import time\ntime.sleep(60)")

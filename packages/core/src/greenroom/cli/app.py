@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import shlex
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -86,6 +87,7 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where figures and new files go.", metavar="DIRECTORY")
     ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Whether those may replace files that are there.")] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds that the code may take.")] = None,
     pool: _Pool = None,
 ) -> None:
@@ -113,19 +115,24 @@ def run(
                         error = execution.error
                         _write(sys.stderr, f"{error.traceback or f'{error.name}: {error.value}'}\n")
                     if output is not None:
-                        _save(execution, session, output)
+                        _save(execution, session, output, overwrite=overwrite)
                     if not execution.succeeded:
                         raise typer.Exit(1)
 
 
-def _save(execution: Execution, session: Session, directory: Path) -> None:
-    _make(directory)
-    for picture in execution.images:
-        _say(f"saved {printable(str(picture.save(directory / picture.name)))}")
-    for file in execution.files:
-        target = directory / file.name
+def _save(execution: Execution, session: Session, directory: Path, *, overwrite: bool) -> None:
+    def save(target: Path, write: Callable[[Path], Path]) -> None:
+        # The code chose the name: it could be that of a file which other programs trust.
+        if not overwrite and os.path.lexists(target):
+            _say(f"left out {printable(str(target))}: there is such a file (use --overwrite)")
+            return
         _make(target.parent)
-        _say(f"saved {printable(str(session.download(file.path, target)))}")
+        _say(f"saved {printable(str(write(target)))}")
+
+    for picture in execution.images:
+        save(directory / picture.name, picture.save)
+    for file in execution.files:
+        save(directory / file.name, lambda target, file=file: session.download(file.path, target))
 
 
 def _make(directory: Path) -> None:

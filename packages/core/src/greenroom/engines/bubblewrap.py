@@ -156,7 +156,7 @@ class BubblewrapEngine(Engine):
         self.control_groups = ControlGroups.NONE if self._hierarchy is None else self._hierarchy.version
         try:
             code, errors = await self._try([self._python, "-I", "-c", _HAS_IPYTHON])
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path of an interpreter
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
             raise EngineUnavailable(self._explain(errors))

@@ -40,6 +40,7 @@ from greenroom.runner.frames import (
     output_cost,
 )
 from greenroom.runner.json_weight import TooDeep, weigh_json
+from greenroom.strangers import without_controls
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ _REASONS = {
     errno.ENXIO: "it is not a regular file",
     errno.ENOTDIR: "a file or a symbolic link is in its way",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.E2BIG: "there are more files than a list can hold",
 }
 
 
@@ -502,6 +504,7 @@ class Channel:
     def _fail(self, reason: str) -> SandboxLost:
         """From here on, the sandbox is lost; returns the error that says so."""
         if self._lost is None:
+            reason = without_controls(reason)  # which may be what the sandbox wrote
             self._lost = SandboxLost(
                 f"The sandbox {self._sandbox.id} is lost: {reason}. Its session's variables and files are gone; "
                 "the next use of the identifier begins a new session."
