@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from .inside import SETTINGS, SUITES
+from .inside import SETTINGS, SUITES, pairs
 
 PATH = Path(__file__).parents[2] / "docs/cgroups-v2.md"
 
@@ -23,13 +23,9 @@ _OUTCOMES = {
 
 def write(results: Path) -> bool:
     """Write the page; returns whether everything ran and nothing failed or was skipped."""
-    reports = {
-        (setting, suite): results / f"{number}-{other}.xml"
-        for number, setting in enumerate(SETTINGS)
-        for other, suite in enumerate(SUITES)
-    }
+    reports = {(setting, suite): results / report for setting, suite, report in pairs()}
     counts = {key: _count(path) for key, path in reports.items()}
-    rows = [[suite, *(_tell(counts[setting, suite]) for setting in SETTINGS)] for suite in SUITES]
+    rows = [[suite, *(_tell(counts.get((setting, suite))) for setting in SETTINGS)] for suite in SUITES]
     text = Path(__file__).with_suffix(".md.template").read_text()
     for name, content in {
         "facts": _facts(json.loads((results / "facts.json").read_text())),
@@ -71,7 +67,9 @@ def _outcome(case: ET.Element) -> str:
     return "expected" if skipped.get("type") == "pytest.xfail" else "skipped"
 
 
-def _tell(count: Counter[str]) -> str:
+def _tell(count: Counter[str] | None) -> str:
+    if count is None:
+        return ""
     return ", ".join(f"{count[name]} {text}" for name, text in _OUTCOMES.items() if count[name])
 
 
