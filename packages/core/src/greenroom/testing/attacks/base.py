@@ -146,7 +146,9 @@ def memory_stays_within(limit: int) -> Generator[None, None, None]:
     before = resident()
     Path("/proc/self/clear_refs").write_text("5")
     yield
-    grown = _status("VmHWM") - before
+    most = _status("VmHWM")
+    grown = most - before
+    print(f"host memory: {before // MIB} MiB before, {most // MIB} at most, {resident() // MIB} after")  # pytest -rP
     assert grown <= limit, f"the host took {grown // MIB} MiB more, up to {limit // MIB} were expected"
 
 
