@@ -626,3 +626,31 @@ async def test_an_idle_pool_wakes_for_nothing() -> None:
         await asyncio.sleep(100)
         loop: Any = asyncio.get_running_loop()
         assert [handle for handle in loop._scheduled if not handle.cancelled()] == []
+
+
+@pytest.mark.filterwarnings("ignore::greenroom.pool.AzureRangeWarning")
+@in_virtual_time
+async def test_a_session_does_not_cool_down_before_its_first_use() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, cooldown_period=1e-9) as pool:
+        assert (await use(pool, "user-1")).succeeded
+        callers = [begin(pool, "user-2", code) for code in ("x", "y", "z")]
+        assert all([(await caller).succeeded for caller in callers])
+        await asyncio.sleep(1)
+        assert not engine.alive, "and it cools down after its last"
+
+
+@in_virtual_time
+async def test_callers_that_give_up_leave_no_session_in_use() -> None:
+    for moment in (0.0, 0.5, 1.0, 1.5):
+        engine = ScriptedEngine()
+        async with pool_of(engine, cooldown_period=300) as pool:
+            callers = [begin(pool, "user-1", "wait") for _ in range(2)]
+            await asyncio.sleep(moment)
+            for caller in callers:
+                caller.cancel()
+            await asyncio.wait(callers)
+            await asyncio.sleep(60)
+            assert (await pool.status()).executing == 0
+            await asyncio.sleep(600)
+            assert not engine.alive

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from greenroom.adapters.answers import Answer
-from greenroom.adapters.text import shorten
+from greenroom.adapters.text import check_budget, shorten
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
 from greenroom.models import DATA_DIR, RemoteFile
 from greenroom.session import Session
@@ -109,7 +109,7 @@ def check_uploads(directory: str | os.PathLike[str] | None) -> Path | None:
 
 def _listed(found: Iterable[RemoteFile], budget: int) -> Answer[list[RemoteFile]]:
     files = [file for file in found if not file.is_directory]
-    return Answer(shorten("\n".join(map(_line, files)), budget) or "There are no files.", files)
+    return Answer(shorten("\n".join(map(_line, files)), check_budget(budget)) or "There are no files.", files)
 
 
 def _within(limit: int, file: RemoteFile) -> RemoteFile:
@@ -121,7 +121,7 @@ def _within(limit: int, file: RemoteFile) -> RemoteFile:
 
 def _as_text(file: RemoteFile, content: bytes, budget: int) -> Answer[RemoteFile]:
     try:
-        return Answer(shorten(content.decode(), budget) or "The file is empty.", file)
+        return Answer(shorten(content.decode(), check_budget(budget)) or "The file is empty.", file)
     except UnicodeDecodeError:
         raise FileRefused(f"{_line(file)} is not a text file in UTF-8. Read it with Python.") from None
 
@@ -138,7 +138,9 @@ def _provided(uploads: Path | None, name: str, budget: int) -> Path:
         files = {path.name: path for path in found if path.is_file() and not path.is_symlink()}
     if not isinstance(name, str) or name not in files:  # pyright: ignore[reportUnnecessaryIsInstance]
         names = ", ".join(map(printable, sorted(files))) or "none"
-        raise FileMissing(shorten(f"The user has provided no file {brief(name)}. There are: {names}.", budget))
+        raise FileMissing(
+            shorten(f"The user has provided no file {brief(name)}. There are: {names}.", check_budget(budget))
+        )
     return files[name]
 
 

@@ -189,7 +189,6 @@ class LocalPool:
         slot = await self._acquire(identifier)
         while slot.phase != "leased":  # it was lost before we could use it
             slot = await self._acquire(identifier)
-        slot.users += 1
         try:
             channel = self._channels[slot.number]
             overrides = self._overrides.get(identifier)
@@ -198,29 +197,38 @@ class LocalPool:
                 slot.memory = overrides.memory
             yield channel
         finally:
-            slot.users -= 1
-            slot.last_used = self._clock()
-            self._advance()
+            self._release(slot)
 
     async def _acquire(self, identifier: str) -> Slot:
+        """The sandbox of a session, with one more user: it does not cool down before that one comes to use it."""
         if self._state.closing:
             raise PoolClosed("The pool was closed.")
         if (slot := self._slots.get(identifier)) is not None:
+            slot.users += 1
             return slot
+        now = self._clock()
         arrival = self._arrivals.get(identifier)
         if arrival is None:
-            now = self._clock()
             arrival = self._arrivals[identifier] = _Arrival(asyncio.get_running_loop().create_future(), now)
             self._state.waiters.append(Waiter(identifier, now))
-            self._advance(now)
         arrival.callers += 1
+        self._advance(now)
         try:
             return await asyncio.shield(arrival.place)
-        finally:
+        except asyncio.CancelledError:
             arrival.callers -= 1
-            if not arrival.callers and not arrival.place.done():  # all have given up
-                self._leave_queue(identifier)
-                self._advance()
+            if not arrival.place.done():
+                if not arrival.callers:  # all have given up
+                    self._leave_queue(identifier)
+                    self._advance()
+            elif arrival.place.exception() is None:  # it came too late
+                self._release(arrival.place.result())
+            raise
+
+    def _release(self, slot: Slot) -> None:
+        slot.users -= 1
+        slot.last_used = self._clock()
+        self._advance()
 
     def _leave_queue(self, identifier: str) -> _Arrival:
         self._state.waiters = [waiter for waiter in self._state.waiters if waiter.identifier != identifier]
@@ -251,6 +259,7 @@ class LocalPool:
                 slot.phase, slot.since, slot.identifier, slot.last_used = "leased", now, identifier, now
                 self._slots[identifier] = slot
                 arrival = self._leave_queue(identifier)
+                slot.users = arrival.callers
                 self._statistics.allocated(now - arrival.since, warm=arrival.since == now)
                 self._state.arrivals.append(now)
                 arrival.place.set_result(slot)
