@@ -202,10 +202,8 @@ class TestConfiguration:
         assert names <= {"HOME", "LANG", "MPLCONFIGDIR", "PATH", "TERM", "GPG_KEY", "PYTHON_VERSION", "PYTHON_SHA256"}
 
 
-class TestMemory:
-    async def test_its_limit_can_be_changed_while_it_runs(
-        self, plain_engine: DockerEngine, supervisor: Program
-    ) -> None:
+class TestChangesWhileItRuns:
+    async def test_its_limit_on_memory_can_be_changed(self, plain_engine: DockerEngine, supervisor: Program) -> None:
         supervisor(ECHO)
         sandbox = await plain_engine.start(Limits(memory=256 * MIB))
         await sandbox.limit_memory(512 * MIB)
@@ -216,7 +214,22 @@ class TestMemory:
             await sandbox.limit_memory(1)
         await sandbox.kill()
 
-    async def test_a_runtime_that_cannot_change_it_says_so(self, supervisor: Program) -> None:
+    async def test_its_share_of_the_processors_is_small_until_its_first_use(
+        self, plain_engine: DockerEngine, supervisor: Program
+    ) -> None:
+        async def shares() -> int:
+            async with aiodocker.Docker() as client:
+                config = await (await client.containers.get(sandbox.id)).show()
+            return config["HostConfig"]["CpuShares"]
+
+        supervisor(ECHO)
+        sandbox = await plain_engine.start(Limits())
+        starting = await shares()
+        await sandbox.take_full_share()
+        assert (starting, await shares()) == (256, 1024)
+        await sandbox.kill()
+
+    async def test_a_runtime_that_cannot_change_the_limit_on_memory_says_so(self, supervisor: Program) -> None:
         engine = await usable(DockerEngine(runtime="runsc"))
         supervisor(ECHO)
         sandbox = await engine.start(Limits())

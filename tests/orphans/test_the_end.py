@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from greenroom import SessionPool
 from greenroom.testing import engine_pool
 
 ENGINES = ["bubblewrap:", "docker:", "docker:?runtime=runsc"]
+StartOwner = Callable[[str, str], subprocess.Popen[str]]
 LIMIT = 5.0  # seconds, after which nothing may be left
 
 
@@ -69,12 +70,23 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
     return True
 
 
-def start_owner(url: str, how: str) -> subprocess.Popen[str]:
-    engine_pool(url, ready_session_instances=0).close()  # skips, or fails, where there is no such engine
-    command = [sys.executable, str(Path(__file__).with_name("owner.py")), url, how]
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def start_owner() -> Iterator[StartOwner]:
+    """Owners that do not outlive the test, as the next one would count them as left behind."""
+    owners: list[subprocess.Popen[str]] = []
+
+    def start(url: str, how: str) -> subprocess.Popen[str]:
+        engine_pool(url, ready_session_instances=0).close()  # skips, or fails, where there is no such engine
+        command = [sys.executable, str(Path(__file__).with_name("owner.py")), url, how]
+        pipe = subprocess.PIPE
+        owner = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+        owners.append(owner)
+        return owner
+
+    yield start
+    for owner in owners:
+        owner.kill()
+        owner.communicate(timeout=10)
 
 
 def wait_for(owner: subprocess.Popen[str], word: str) -> None:
@@ -85,7 +97,9 @@ def wait_for(owner: subprocess.Popen[str], word: str) -> None:
 
 @pytest.mark.parametrize("url", ENGINES)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_owner_leaves_no_process_and_no_container(url: str, number: signal.Signals) -> None:
+def test_a_killed_owner_leaves_no_process_and_no_container(
+    start_owner: StartOwner, url: str, number: signal.Signals
+) -> None:
     owner = start_owner(url, "wait")
     wait_for(owner, "ready")
     group = below(owner.pid)
@@ -97,33 +111,30 @@ def test_a_killed_owner_leaves_no_process_and_no_container(url: str, number: sig
 
 @pytest.mark.parametrize("url", ENGINES[:2])
 @pytest.mark.parametrize("how", ["return", "raise", "exit"])
-def test_an_owner_that_ends_by_itself_leaves_nothing(url: str, how: str) -> None:
+def test_an_owner_that_ends_by_itself_leaves_nothing(start_owner: StartOwner, url: str, how: str) -> None:
     owner = start_owner(url, how)
     wait_for(owner, "ready")
     group = below(owner.pid)
-    owner.communicate(timeout=30)
+    _, errors = owner.communicate(timeout=30)
+    assert errors.splitlines()[-1:] == (["RuntimeError: an end by exception"] if how == "raise" else [])
     assert within(LIMIT, lambda: not alive(group) and not containers(owner.pid)), (alive(group), containers(owner.pid))
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
-def test_closing_a_pool_ends_what_runs_in_it(url: str) -> None:
+def test_closing_a_pool_ends_what_runs_in_it(start_owner: StartOwner, url: str) -> None:
     owner = start_owner(url, "close")
     wait_for(owner, "ready")
     wait_for(owner, "closed")
     assert within(1, lambda: not below(owner.pid) and not containers(owner.pid))
-    owner.kill()
-    owner.communicate()
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
-def test_ctrl_c_in_the_terminal_leaves_the_sandboxes_alone(url: str) -> None:
+def test_ctrl_c_in_the_terminal_leaves_the_sandboxes_alone(start_owner: StartOwner, url: str) -> None:
     """It goes to the whole group of processes; the pool may live on."""
     owner = start_owner(url, "wait")
     wait_for(owner, "ready")
     group = {pid for pid, _ in below(owner.pid)}
     assert all(os.getpgid(pid) != os.getpgid(owner.pid) for pid in group)
-    owner.kill()
-    owner.communicate()
 
 
 def descriptors() -> int:

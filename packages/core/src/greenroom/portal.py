@@ -91,9 +91,24 @@ class Portal:
             return self._loop
 
 
+class _Threads(ThreadPoolExecutor):
+    """Does work itself once the interpreter ends and starts no threads for it: a pool may still have to close."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            future: Future[T] = Future()
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001  as a thread would
+                future.set_exception(error)
+            return future
+
+
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    threads = ThreadPoolExecutor(8, thread_name_prefix="greenroom-io")
+    threads = _Threads(8, thread_name_prefix="greenroom-io")
     loop.set_default_executor(threads)
     try:
         loop.run_forever()

@@ -1,0 +1,97 @@
+"""The control groups of bubblewrap's sandboxes: killed as a whole, swept, and small while a sandbox starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from greenroom.engines import cgroups
+from greenroom.engines.base import Limits
+from greenroom.testing import engine_pool
+
+# Its child joins the group, stays, and ignores what it can.
+_OWNER = """
+import os, signal, sys, time
+from greenroom.engines import cgroups
+from greenroom.engines.base import Limits
+group = cgroups.find().create(Limits())
+if os.fork() == 0:
+    for members in group.members:
+        members.write_text(str(os.getpid()))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print(os.getpid(), *group.directories, sep="\\n", flush=True)
+    os.close(1)
+    time.sleep(1000)
+os.close(1)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def hierarchy() -> cgroups.Hierarchy:
+    found = cgroups.find()
+    if found is None:
+        pytest.skip("This user may make no control groups here.")
+    return found
+
+
+@pytest.fixture
+def owner(hierarchy: cgroups.Hierarchy) -> Iterator[subprocess.Popen[str]]:
+    del hierarchy
+    with subprocess.Popen([sys.executable, "-c", _OWNER], stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_a_sweep_kills_what_dead_owners_left_and_nothing_of_living_ones(
+    hierarchy: cgroups.Hierarchy, owner: subprocess.Popen[str]
+) -> None:
+    assert owner.stdout is not None
+    child, *directories = owner.stdout.read().split()
+    hierarchy.sweep()
+    assert Path("/proc", child).exists(), "its owner lives"
+    owner.kill()
+    owner.wait()
+    assert hierarchy.sweep() == 1
+    assert within(5, lambda: not Path("/proc", child).exists())
+    assert not any(Path(directory).exists() for directory in directories)
+
+
+def test_a_sandbox_that_starts_gives_way_until_its_first_use(hierarchy: cgroups.Hierarchy) -> None:
+    group = hierarchy.create(Limits())
+
+    def share() -> int:
+        files = [directory / name for directory in group.directories for name in ("cpu.shares", "cpu.weight")]
+        return next(int(file.read_text()) for file in files if file.exists())
+
+    try:
+        starting = share()
+        group.take_full_share()
+        assert share() == 4 * starting
+    finally:
+        group.remove()
+
+
+def test_a_leased_sandbox_has_its_full_share(hierarchy: cgroups.Hierarchy) -> None:
+    def shares() -> list[int]:
+        names = ("cpu.shares", "cpu.weight")
+        found = {file for name in names for file in hierarchy.parents["cpu"].glob(f"greenroom-*/{name}")}
+        return sorted(int(file.read_text()) for file in found)
+
+    with engine_pool("bubblewrap:", ready_session_instances=1, preload=()) as pool, pool.session() as session:
+        session.execute("1").raise_for_error()
+        assert within(5, lambda: len(shares()) >= 2 and shares()[-1] == 4 * shares()[0])
