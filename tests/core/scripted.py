@@ -62,6 +62,7 @@ class ScriptedSandbox(Sandbox):
 
     def __init__(self, answer: Answer = obey, *, name: str = "scripted-1") -> None:
         self.id = name
+        self.has_full_share = False
         self.answer = answer
         self.heard: list[tuple[dict[str, Any], bytes]] = []
         self.kills = 0
@@ -104,6 +105,9 @@ class ScriptedSandbox(Sandbox):
         self.kills += 1
         self.end()
         await asyncio.sleep(self.kill_takes)
+
+    async def take_full_share(self) -> None:
+        self.has_full_share = True
 
     async def diagnosis(self) -> str:
         return self._diagnosis

@@ -162,6 +162,24 @@ async def test_two_sessions_never_share_a_sandbox() -> None:
 
 
 @in_virtual_time
+async def test_a_start_gives_way_unless_somebody_waits_for_it() -> None:
+    engine = ScriptedEngine()
+    engine.ready_takes = 2
+    async with pool_of(engine, ready_session_instances=1) as pool:
+        await asyncio.sleep(engine.start_takes + 1)
+        assert not engine.sandboxes[0].has_full_share, "it has started, and is not ready"
+        await use(pool, "user")
+        assert engine.sandboxes[0].has_full_share
+    engine = ScriptedEngine()
+    engine.ready_takes = 2
+    async with pool_of(engine) as pool:
+        execution = begin(pool, "user")
+        await asyncio.sleep(engine.start_takes + 1)
+        assert engine.sandboxes[0].has_full_share, "before it is ready"
+        await execution
+
+
+@in_virtual_time
 async def test_calls_of_one_new_session_share_its_sandbox() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine) as pool:

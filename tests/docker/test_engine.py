@@ -226,7 +226,7 @@ class TestChangesWhileItRuns:
         sandbox = await plain_engine.start(Limits())
         starting = await shares()
         await sandbox.take_full_share()
-        assert (starting, await shares()) == (256, 1024)
+        assert (starting, await shares()) == (64, 1024)
         await sandbox.kill()
 
     async def test_a_runtime_that_cannot_change_the_limit_on_memory_says_so(self, supervisor: Program) -> None:

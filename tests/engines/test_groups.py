@@ -81,7 +81,7 @@ def test_a_sandbox_that_starts_gives_way_until_its_first_use(hierarchy: cgroups.
     try:
         starting = share()
         group.take_full_share()
-        assert share() == 4 * starting
+        assert share() > 10 * starting
     finally:
         group.remove()
 
@@ -93,5 +93,6 @@ def test_a_leased_sandbox_has_its_full_share(hierarchy: cgroups.Hierarchy) -> No
         return sorted(int(file.read_text()) for file in found)
 
     with engine_pool("bubblewrap:", ready_session_instances=1, preload=()) as pool, pool.session() as session:
+        assert within(30, lambda: pool.status().ready == 1)
         session.execute("1").raise_for_error()
-        assert within(5, lambda: len(shares()) >= 2 and shares()[-1] == 4 * shares()[0])
+        assert within(5, lambda: len(shares()) >= 2 and shares()[-1] > 10 * shares()[0])

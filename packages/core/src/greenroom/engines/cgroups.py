@@ -37,8 +37,8 @@ _MOVES = 10  # processes fork while they are moved
 _PERIOD = 100_000  # microseconds, over which a share of the processors is counted
 _KILL_TIMEOUT = 5.0
 
-# What a group gets of busy processors, beside others: while its sandbox starts, and from its first use on.
-_SHARES = {"cpu.weight": (25, 100), "cpu.shares": (256, 1024)}
+# What a group gets of busy processors, beside others: while its sandbox starts unasked, and after that.
+_SHARES = {"cpu.weight": (6, 100), "cpu.shares": (64, 1024)}
 
 
 @dataclass(frozen=True, slots=True)

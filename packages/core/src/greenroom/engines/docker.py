@@ -47,8 +47,8 @@ _USERS = 4096
 # What the supervisor needs as root of gVisor's kernel: to become the worker, to end it, and to keep its files.
 _GVISOR_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
 
-# What a container gets of busy processors, beside others: while it starts, and from its first use on.
-_STARTING_SHARES, _FULL_SHARES = 256, 1024
+# What a container gets of busy processors, beside others: while it starts unasked, and after that.
+_STARTING_SHARES, _FULL_SHARES = 64, 1024
 
 # By their name in what Docker says of itself.
 _LIMITS = {"MemoryLimit": "the memory", "CpuCfsQuota": "the processors", "PidsLimit": "the processes"}
@@ -115,6 +115,7 @@ class DockerSandbox(Sandbox):
         if self._gives_way:
             try:
                 await self._update({"CpuShares": _FULL_SHARES})
+                self._gives_way = False
             except FAILURES as error:
                 _log.debug("The container %s keeps its share of the processors: %s", self.id, error)
 

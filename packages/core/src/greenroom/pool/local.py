@@ -295,6 +295,8 @@ class LocalPool:
             async with asyncio.timeout(_START_PATIENCE):
                 sandbox = await self._engine.start(self._settings.limits)
                 channel = self._channels[slot.number] = Channel(sandbox, lambda: self._lost(slot))
+                if self._state.waiters:  # somebody waits for this, so it gives way no longer
+                    await channel.take_full_share()
                 await channel.ready()
         except Exception as error:  # noqa: BLE001  whatever it is: the place must come free, and who waits be told
             self._failed(slot, error)
