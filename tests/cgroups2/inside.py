@@ -18,11 +18,12 @@ USER, USER_ID = "tester", 1000
 
 # Each name is a column of the page; what follows is the command that starts the tests in that setting.
 _SERVICE = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--working-directory=/srv/greenroom"]
+_FILES = "--property=LimitNOFILE=4096"  # with systemd's 1,024 there are fewer sockets than the attacks need
 _AS_USER = ["runuser", "-u", USER, "--", "env", f"XDG_RUNTIME_DIR=/run/user/{USER_ID}"]
 SETTINGS = {
-    "root": _SERVICE,
-    "root, delegated by systemd": [*_SERVICE, "--property=Delegate=yes"],
-    "user, delegated by systemd": [*_AS_USER, *_SERVICE, "--user", "--property=Delegate=yes"],
+    "root": [*_SERVICE, _FILES],
+    "root, delegated by systemd": [*_SERVICE, _FILES, "--property=Delegate=yes"],
+    "user, delegated by systemd": [*_AS_USER, *_SERVICE, _FILES, "--user", "--property=Delegate=yes"],
     "user, group handed over": [
         "sh",
         "-ec",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import pytest
 
-from greenroom.errors import FileRefused, PoolFull
+from greenroom.errors import FileRefused, PoolFull, SandboxLost
 from greenroom.session import Session, SessionPool
 from greenroom.testing.suite import Suite
 
@@ -53,8 +54,8 @@ class LimitSuite(Suite):
             "with multiprocessing.get_context('fork').Pool(12) as pool:\n"
             "    print(sum(pool.map(take, range(12), chunksize=1)))"
         )
-        execution = session.execute(code, timeout=5)
-        assert execution.status != "succeeded"
+        with contextlib.suppress(SandboxLost):  # on a slow machine, code at its limit may not hear of its timeout
+            assert session.execute(code, timeout=5).status != "succeeded"
 
     def test_a_fork_bomb_ends_at_the_limit_of_processes(self, session: Session) -> None:
         code = (
