@@ -18,6 +18,7 @@ _OUTCOMES = {
     "missing": "NOT RUN",
     "skipped": "skipped",
     "expected": "expected to fail",
+    "held": "passed against expectation",
 }
 
 
@@ -59,7 +60,10 @@ def _count(report: Path) -> Counter[str]:
 
 
 def _outcome(case: ET.Element) -> str:
-    if case.find("failure") is not None or case.find("error") is not None:
+    failure = case.find("failure")
+    if failure is not None and "[XPASS(strict)]" in (failure.get("message", "") + (failure.text or "")):
+        return "held"
+    if failure is not None or case.find("error") is not None:
         return "failed"
     skipped = case.find("skipped")
     if skipped is None:
