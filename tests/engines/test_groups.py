@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import within
 
 from greenroom.engines import cgroups
 from greenroom.engines.base import Limits
@@ -46,15 +46,6 @@ def owner(hierarchy: cgroups.Hierarchy) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen([sys.executable, "-c", _OWNER], stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_a_sweep_kills_what_dead_owners_left_and_nothing_of_living_ones(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import within
 
 from greenroom import SessionPool
 from greenroom.testing import engine_pool
@@ -59,15 +60,6 @@ def containers(owner: int) -> list[str]:
         return []
     command = ["docker", "ps", "-aq", "--filter", f"label=greenroom.owner.pid={owner}"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.fixture

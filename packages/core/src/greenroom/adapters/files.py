@@ -107,9 +107,13 @@ def check_uploads(directory: str | os.PathLike[str] | None) -> Path | None:
     return Path(directory)
 
 
+def _fit(text: str, budget: int) -> str:
+    return shorten(text, check_budget(budget))
+
+
 def _listed(found: Iterable[RemoteFile], budget: int) -> Answer[list[RemoteFile]]:
     files = [file for file in found if not file.is_directory]
-    return Answer(shorten("\n".join(map(_line, files)), check_budget(budget)) or "There are no files.", files)
+    return Answer(_fit("\n".join(map(_line, files)), budget) or "There are no files.", files)
 
 
 def _within(limit: int, file: RemoteFile) -> RemoteFile:
@@ -121,7 +125,7 @@ def _within(limit: int, file: RemoteFile) -> RemoteFile:
 
 def _as_text(file: RemoteFile, content: bytes, budget: int) -> Answer[RemoteFile]:
     try:
-        return Answer(shorten(content.decode(), check_budget(budget)) or "The file is empty.", file)
+        return Answer(_fit(content.decode(), budget) or "The file is empty.", file)
     except UnicodeDecodeError:
         raise FileRefused(f"{_line(file)} is not a text file in UTF-8. Read it with Python.") from None
 
@@ -138,9 +142,7 @@ def _provided(uploads: Path | None, name: str, budget: int) -> Path:
         files = {path.name: path for path in found if path.is_file() and not path.is_symlink()}
     if not isinstance(name, str) or name not in files:  # pyright: ignore[reportUnnecessaryIsInstance]
         names = ", ".join(map(printable, sorted(files))) or "none"
-        raise FileMissing(
-            shorten(f"The user has provided no file {brief(name)}. There are: {names}.", check_budget(budget))
-        )
+        raise FileMissing(_fit(f"The user has provided no file {brief(name)}. There are: {names}.", budget))
     return files[name]
 
 
