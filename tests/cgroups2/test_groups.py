@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from greenroom import InvalidRequest
-from greenroom.engines import cgroups, owner
+from greenroom.engines import owner
+from greenroom.engines.bubblewrap import cgroups
 from greenroom.testing import engine_pool
 
 MIB = 1 << 20

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from greenroom.cli import main
-from greenroom.engines.memory import MemoryEngine
+from greenroom.testing.memory_engine import MemoryEngine
 
 connect_module: Any = sys.modules["greenroom.connect"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import greenroom
-from greenroom.engines.memory import MemoryEngine
 from greenroom.pool import AzureRangeWarning, PoolSettings
+from greenroom.testing.memory_engine import MemoryEngine
 
 connect_module: Any = sys.modules["greenroom.connect"]  # the package has a function of that name
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 import greenroom
 from greenroom import Execution, GreenroomError, Image, Output, SessionPool
 from greenroom import adapters as tools
-from greenroom.engines.memory import MemoryEngine
 from greenroom.notebook import run_notebook
 from greenroom.pool import PoolSettings
 from greenroom.testing import memory_pool
+from greenroom.testing.memory_engine import MemoryEngine
 
 connect_module: Any = sys.modules["greenroom.connect"]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import aiodocker
 import pytest
 
-from greenroom.engines import docker, owner
-from greenroom.engines.docker import DockerEngine
+from greenroom.engines import owner
+from greenroom.engines.docker import engine as docker
+from greenroom.engines.docker.engine import DockerEngine
 from greenroom.errors import EngineUnavailable
 
 from .fake import FakeDocker
@@ -56,7 +57,7 @@ async def plain_engine() -> AsyncIterator[DockerEngine]:
 @pytest.fixture
 async def fake(tmp_path: Path) -> AsyncIterator[FakeDocker]:
     """A Docker engine of the test's own making."""
-    async with FakeDocker.serving(tmp_path / "docker.sock") as fake:
+    async with FakeDocker.serving(tmp_path / "engine.sock") as fake:
         yield fake
 
 

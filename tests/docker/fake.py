@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from greenroom.engines.image import RUNNER_LABEL, runner_digest
+from greenroom.engines.docker.image import RUNNER_LABEL, runner_digest
 
 Answer = tuple[int, Any]
 """A status and what becomes JSON; bytes are sent as they are."""

@@ -18,8 +18,8 @@ import pytest
 
 from greenroom.engines import owner
 from greenroom.engines.base import Limits, Sandbox
-from greenroom.engines.docker import DockerEngine
-from greenroom.engines.image import default_image
+from greenroom.engines.docker.engine import DockerEngine
+from greenroom.engines.docker.image import default_image
 from greenroom.errors import EngineUnavailable, ImageMissing, InvalidRequest
 
 from .conftest import Program, containers_of, usable
@@ -275,7 +275,7 @@ class TestNothingIsLeft:
         program = f"""
 import asyncio
 from greenroom.engines.base import Limits
-from greenroom.engines.docker import DockerEngine
+from greenroom.engines.docker.engine import DockerEngine
 async def main():
     engine = DockerEngine(runtime={runtime!r})
     sandboxes = [await engine.start(Limits()) for _ in range(5)]

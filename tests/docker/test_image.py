@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from greenroom.cli import image as command
-from greenroom.engines import image, pipsettings
 from greenroom.engines.base import RUNNER_SOURCE, Limits
-from greenroom.engines.docker import DockerEngine
+from greenroom.engines.docker import image, pip_config
+from greenroom.engines.docker.engine import DockerEngine
 from greenroom.errors import EngineUnavailable
 
 from .conftest import Program
@@ -33,7 +33,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     def listed() -> str:
         return "\n".join(f"{name}={value!r}" for name, value in settings.items())
 
-    monkeypatch.setattr(pipsettings, "_config_list", listed)
+    monkeypatch.setattr(pip_config, "_config_list", listed)
     return settings
 
 
@@ -69,18 +69,18 @@ class TestContext:
 class TestPipSettings:
     def test_addresses_and_proxies_are_taken_over(self, settings: dict[str, str]) -> None:
         settings |= {"global.index-url": "https://packages.example/simple", "global.proxy": "http://proxy.example:3128"}
-        configuration = pipsettings.pip_files("/build")["pip.conf"].decode().splitlines()
+        configuration = pip_config.pip_files("/build")["pip.conf"].decode().splitlines()
         assert "index-url = https://packages.example/simple" in configuration
         assert "proxy = http://proxy.example:3128" in configuration
 
     def test_the_environment_goes_before_the_files(self, settings: dict[str, str]) -> None:
         settings |= {":env:.timeout": "9", "global.timeout": "1", "install.timeout": "5"}
-        assert "timeout = 9" in pipsettings.pip_files("/build")["pip.conf"].decode().splitlines()
+        assert "timeout = 9" in pip_config.pip_files("/build")["pip.conf"].decode().splitlines()
 
     def test_directories_of_this_machine_are_left_out(self, settings: dict[str, str]) -> None:
         settings["global.extra-index-url"] = "file:///srv/simple https://packages.example/simple"
         settings["global.find-links"] = "/srv/wheels"
-        configuration = pipsettings.pip_files("/build")["pip.conf"].decode()
+        configuration = pip_config.pip_files("/build")["pip.conf"].decode()
         assert "extra-index-url = https://packages.example/simple\n" in configuration
         assert "srv" not in configuration
 
@@ -88,13 +88,13 @@ class TestPipSettings:
         bundle = tmp_path / "company.pem"
         bundle.write_bytes(b"certificate")
         settings["global.cert"] = str(bundle)
-        files = pipsettings.pip_files("/build")
+        files = pip_config.pip_files("/build")
         assert files["certificates.pem"] == b"certificate"
         assert "cert = /build/certificates.pem" in files["pip.conf"].decode().splitlines()
 
     def test_pip_itself_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PIP_RETRIES", "11")
-        assert "retries = 11" in pipsettings.pip_files("/build")["pip.conf"].decode().splitlines()
+        assert "retries = 11" in pip_config.pip_files("/build")["pip.conf"].decode().splitlines()
 
 
 LOG = """

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from greenroom.engines import docker
 from greenroom.engines.base import Limits
-from greenroom.engines.daemon import Daemon
-from greenroom.engines.docker import DockerEngine
+from greenroom.engines.docker import engine as docker
+from greenroom.engines.docker.client import Daemon
+from greenroom.engines.docker.engine import DockerEngine
 from greenroom.errors import EngineUnavailable, InvalidRequest
 
 from .fake import ABILITIES, Answer, FakeDocker

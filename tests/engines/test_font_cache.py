@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from greenroom.engines import fontcache
-from greenroom.engines.bubblewrap import BubblewrapEngine
+from greenroom.engines.bubblewrap.engine import BubblewrapEngine, font_cache
 from greenroom.testing import engine_pool
 
 _LOOK = """
@@ -36,7 +35,7 @@ def test_a_sandbox_sees_the_list_that_was_made_and_never_what_a_link_leads_to(
             return False
 
         monkeypatch.setattr(BubblewrapEngine, "_knows", knows)
-    real = fontcache.place
+    real = font_cache.place
 
     def place(python: str) -> Path:
         target = real(python)
@@ -50,7 +49,7 @@ def test_a_sandbox_sees_the_list_that_was_made_and_never_what_a_link_leads_to(
             target.symlink_to(tmp_path / "secret")
         return target
 
-    monkeypatch.setattr(fontcache, "place", place)
+    monkeypatch.setattr(font_cache, "place", place)
     with engine_pool("bubblewrap:", preload=(), ready_session_instances=0) as pool, pool.session() as session:
         seen = session.execute(_LOOK).stdout.splitlines()
     assert seen[0] == ("['fontlist-v1.json']" if made else "None")

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from tests.waiting import within
 
-from greenroom.engines import cgroups
 from greenroom.engines.base import Limits
+from greenroom.engines.bubblewrap import cgroups
 from greenroom.testing import engine_pool
 
 # Its child joins the group, stays, and ignores what it can.
 _OWNER = """
 import os, signal, sys, time
-from greenroom.engines import cgroups
+from greenroom.engines.bubblewrap import cgroups
 from greenroom.engines.base import Limits
 group = cgroups.find().create(Limits())
 if os.fork() == 0:

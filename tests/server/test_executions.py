@@ -11,12 +11,12 @@ import pytest
 
 from greenroom.azure.wire import ExecuteRequest
 from greenroom.engines.base import Limits, Sandbox
-from greenroom.engines.memory import MemoryEngine
 from greenroom.errors import SandboxLost
 from greenroom.models import Execution, ExecutionError, Output
 from greenroom.server.executions import Executions, Outcome
 from greenroom.server.replies import Refused
 from greenroom.testing import ENDLESS, ScriptedBackend
+from greenroom.testing.memory_engine import MemoryEngine
 
 from .served import (
     FLAT,

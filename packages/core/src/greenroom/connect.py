@@ -106,13 +106,13 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
 
 
 def _bubblewrap(options: Mapping[str, Any]) -> Engine:
-    from greenroom.engines.bubblewrap import BubblewrapEngine  # noqa: PLC0415  only what is used is loaded
+    from greenroom.engines.bubblewrap.engine import BubblewrapEngine  # noqa: PLC0415  only what is used is loaded
 
     return BubblewrapEngine(**options)
 
 
 def _docker(options: Mapping[str, Any]) -> Engine:
-    from greenroom.engines.docker import DockerEngine  # noqa: PLC0415
+    from greenroom.engines.docker.engine import DockerEngine  # noqa: PLC0415
 
     return DockerEngine(**options)
 

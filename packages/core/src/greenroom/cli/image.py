@@ -19,7 +19,7 @@ from greenroom.errors import GreenroomError
 from greenroom.strangers import without_controls
 
 if TYPE_CHECKING:
-    from greenroom.engines.image import Step
+    from greenroom.engines.docker.image import Step
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -74,8 +74,8 @@ async def _build(
     base: str, tag: str | None, packages: list[str], wheels: list[Path], *, network: str, cache: bool, host: str | None
 ) -> None:
     # With the extra that they need missing, the rest of the command line works.
-    from greenroom.engines import image  # noqa: PLC0415
-    from greenroom.engines.daemon import Daemon  # noqa: PLC0415
+    from greenroom.engines.docker import image  # noqa: PLC0415
+    from greenroom.engines.docker.client import Daemon  # noqa: PLC0415
 
     tag = tag or image.default_image()
     console = Console()

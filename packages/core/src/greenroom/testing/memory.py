@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from greenroom.engines.memory import MemoryEngine
 from greenroom.pool import LocalPool, PoolSettings
 from greenroom.session import SessionPool
+from greenroom.testing.memory_engine import MemoryEngine
 
 
 def memory_pool(**options: Any) -> SessionPool:

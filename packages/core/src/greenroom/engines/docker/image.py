@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
-from greenroom.engines import pipsettings
 from greenroom.engines.base import RUNNER_SOURCE
-from greenroom.engines.daemon import FAILURES, Daemon
+from greenroom.engines.docker import pip_config
+from greenroom.engines.docker.client import FAILURES, Daemon
 from greenroom.errors import EngineUnavailable
 
 RUNNER_LABEL = "greenroom.runner"
@@ -85,7 +85,7 @@ async def build(
     """
     parameters = {
         "t": tag,
-        "buildargs": json.dumps({"BASE": base, **pipsettings.proxies()}),
+        "buildargs": json.dumps({"BASE": base, **pip_config.proxies()}),
         "labels": json.dumps({RUNNER_LABEL: runner_digest(), BASE_LABEL: base}),
         "networkmode": network,
         "nocache": str(int(not cache)),
@@ -124,7 +124,7 @@ def write_context(file: IO[bytes], *, packages: Sequence[str] = (), wheels: Sequ
         _add(archive, "Dockerfile", (source / "Dockerfile").read_bytes())
         _add(archive, "packages/requirements.txt", requirements.encode())
         _add(archive, "packages/constraints.txt", (source / "constraints.txt").read_bytes())
-        for name, content in pipsettings.pip_files(_PACKAGES_INSIDE, wheels=bool(wheels)).items():
+        for name, content in pip_config.pip_files(_PACKAGES_INSIDE, wheels=bool(wheels)).items():
             _add(archive, f"packages/{name}", content)
         for wheel in wheels:
             with wheel.open("rb") as content:
@@ -143,7 +143,7 @@ def package_count() -> int:
 
 def _source() -> Path:
     """The directory of the Dockerfile: beside the package in a wheel, above it in a checkout."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     for directory in (package / "image", package.parents[1] / "image"):
         if (directory / "Dockerfile").is_file():
             return directory

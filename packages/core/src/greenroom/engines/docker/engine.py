@@ -22,10 +22,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from greenroom.engines import owner
-from greenroom.engines.attachment import STDERR, Attachment
 from greenroom.engines.base import RUNNER_ENVIRONMENT, ControlGroups, Engine, Limits, Sandbox, runner_command
-from greenroom.engines.daemon import FAILURES, Daemon, status_of
-from greenroom.engines.image import BASE_IMAGE, BASE_LABEL, RUNNER_LABEL, build_command, default_image, runner_digest
+from greenroom.engines.docker.attachment import STDERR, Attachment
+from greenroom.engines.docker.client import FAILURES, Daemon, status_of
+from greenroom.engines.docker.image import (
+    BASE_IMAGE,
+    BASE_LABEL,
+    RUNNER_LABEL,
+    build_command,
+    default_image,
+    runner_digest,
+)
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
 
 if TYPE_CHECKING:

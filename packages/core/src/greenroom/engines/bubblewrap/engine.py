@@ -21,7 +21,6 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from greenroom.engines import cgroups, fontcache
 from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
@@ -32,6 +31,7 @@ from greenroom.engines.base import (
     Sandbox,
     runner_command,
 )
+from greenroom.engines.bubblewrap import cgroups, font_cache
 from greenroom.errors import EngineUnavailable, InvalidRequest
 
 _INSIDE_USER = 1000
@@ -162,8 +162,8 @@ class BubblewrapEngine(Engine):
             raise EngineUnavailable(self._explain(errors))
         self._checked = True
         self._binds_descriptors = await self._knows("--ro-bind-fd")
-        self._font_cache = fontcache.place(self._python)
-        if (fonts := fontcache.descriptor(self._font_cache)) is not None:
+        self._font_cache = font_cache.place(self._python)
+        if (fonts := font_cache.descriptor(self._font_cache)) is not None:
             os.close(fonts)
         else:  # until it is there, sandboxes do without
             self._in_background(self._make_font_cache())
@@ -184,7 +184,7 @@ class BubblewrapEngine(Engine):
             settings["uid"] = user = 0x60000000 + secrets.randbelow(0x10000000)
         command = runner_command(self._python, json.dumps(settings))
         mounts: tuple[str, ...] = ()
-        fonts = fontcache.descriptor(self._font_cache)
+        fonts = font_cache.descriptor(self._font_cache)
         if fonts is not None:
             # An older bubblewrap finds the directory by its name, a moment after it was checked.
             source = ("--ro-bind-fd", str(fonts)) if self._binds_descriptors else ("--ro-bind", str(self._font_cache))
@@ -215,7 +215,7 @@ class BubblewrapEngine(Engine):
         task.add_done_callback(self._tasks.discard)
 
     async def _make_font_cache(self) -> None:
-        command = [self._python, "-I", "-c", fontcache.MAKE]
+        command = [self._python, "-I", "-c", font_cache.MAKE]
 
         async def run(directory: Path) -> int:
             writable = ("--bind", str(directory), RUNNER_ENVIRONMENT["MPLCONFIGDIR"])
@@ -229,7 +229,7 @@ class BubblewrapEngine(Engine):
             return process.returncode or 0
 
         with contextlib.suppress(OSError, TimeoutError):  # a full disk, a home that cannot be written to
-            await fontcache.make(self._font_cache, run)
+            await font_cache.make(self._font_cache, run)
 
     async def _knows(self, option: str) -> bool:
         """Whether this bubblewrap has an option."""

@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Self
 
-from greenroom.engines.daemon import Daemon, refusal
+from greenroom.engines.docker.client import Daemon, refusal
 
 if TYPE_CHECKING:
     import aiohttp

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from greenroom.engines import fontcache
+from greenroom.engines.bubblewrap import font_cache
 
 OTHER = 12_345
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
@@ -28,7 +28,7 @@ def umask(mask: int) -> Generator[None]:
 @pytest.fixture
 def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a" / "cache"))
-    return fontcache.place("/usr/bin/python3")
+    return font_cache.place("/usr/bin/python3")
 
 
 async def write(directory: Path) -> int:
@@ -38,7 +38,7 @@ async def write(directory: Path) -> int:
 
 def shown(target: Path) -> list[str] | None:
     """What sandboxes would see."""
-    opened = fontcache.descriptor(target)
+    opened = font_cache.descriptor(target)
     if opened is None:
         return None
     try:
@@ -50,7 +50,7 @@ def shown(target: Path) -> list[str] | None:
 @pytest.mark.parametrize("mask", [0, 0o022, 0o077])
 async def test_its_directories_are_private_whatever_the_umask(target: Path, mask: int) -> None:
     with umask(mask):
-        await fontcache.make(target, write)
+        await font_cache.make(target, write)
     assert shown(target) == ["fontlist.json"]
     for directory in list(target.parents)[:3]:
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -58,19 +58,19 @@ async def test_its_directories_are_private_whatever_the_umask(target: Path, mask
 
 
 async def test_what_is_there_stays_and_nothing_runs(target: Path) -> None:
-    await fontcache.make(target, write)
+    await font_cache.make(target, write)
 
     async def fail(_directory: Path) -> int:
         raise AssertionError("it is there already")
 
-    await fontcache.make(target, fail)
+    await font_cache.make(target, fail)
     assert shown(target) == ["fontlist.json"]
 
 
 async def test_a_directory_that_others_could_write_to_becomes_private(target: Path) -> None:
     target.parent.mkdir(parents=True)
     target.parent.chmod(0o777)
-    await fontcache.make(target, write)
+    await font_cache.make(target, write)
     assert stat.S_IMODE(target.parent.stat().st_mode) == 0o700
     assert shown(target) == ["fontlist.json"]
 
@@ -83,11 +83,11 @@ async def test_a_link_is_not_shown(target: Path, tmp_path: Path, level: str) -> 
     if level == "parent":
         target.parent.symlink_to(secret)
         with pytest.raises(OSError):  # noqa: PT011  ENOTDIR or ELOOP
-            await fontcache.make(target, write)
+            await font_cache.make(target, write)
     else:
         target.parent.mkdir()
         target.symlink_to(secret)
-        await fontcache.make(target, write)
+        await font_cache.make(target, write)
     assert shown(target) is None
     assert list((secret / target.name).iterdir()) == []
 
@@ -95,7 +95,7 @@ async def test_a_link_is_not_shown(target: Path, tmp_path: Path, level: str) -> 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
 @pytest.mark.parametrize("level", ["target", "parent"])
 async def test_what_others_can_write_to_is_not_shown(target: Path, level: str, mode: int) -> None:
-    await fontcache.make(target, write)
+    await font_cache.make(target, write)
     (target if level == "target" else target.parent).chmod(mode)
     assert shown(target) is None
 
@@ -103,7 +103,7 @@ async def test_what_others_can_write_to_is_not_shown(target: Path, level: str, m
 @as_root
 @pytest.mark.parametrize("level", ["target", "parent"])
 async def test_what_is_another_users_is_not_shown(target: Path, level: str) -> None:
-    await fontcache.make(target, write)
+    await font_cache.make(target, write)
     os.chown(target if level == "target" else target.parent, OTHER, OTHER)
     assert shown(target) is None
 
@@ -113,10 +113,10 @@ async def test_a_place_that_another_user_has_taken_is_left_alone(target: Path) -
     target.parent.mkdir(parents=True)
     os.chown(target.parent, OTHER, OTHER)
     with pytest.raises(PermissionError):
-        await fontcache.make(target, write)
+        await font_cache.make(target, write)
     assert list(target.parent.iterdir()) == []
 
 
 def test_a_relative_place_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
-    assert fontcache.place("/usr/bin/python3").is_relative_to(Path.home() / ".cache")
+    assert font_cache.place("/usr/bin/python3").is_relative_to(Path.home() / ".cache")

@@ -1,0 +1,1 @@
+"""Sandboxes as containers of a Docker engine, and the image they are made from."""
