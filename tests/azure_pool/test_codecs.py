@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenroom import Execution, ExecutionError, InvalidRequest, Output, RemoteFile
-from greenroom.azure import flat, legacy, wire
-from greenroom.azure.problems import BadRequest, decode_problem, error_of
-from greenroom.azure.wire import FLAT_VERSIONS, LATEST, ExecuteRequest, Malformed, Pending
+from greenroom.azure.codecs import current, legacy, shared
+from greenroom.azure.codecs.problems import BadRequest, decode_problem, error_of
+from greenroom.azure.codecs.shared import CURRENT_VERSIONS, LATEST, ExecuteRequest, Malformed, Pending
 
 GOLDEN = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "golden").glob("*.json"))}
 MOMENT = datetime(2024, 11, 11, 9, 5, 2, 486529, tzinfo=UTC)
@@ -40,14 +40,14 @@ def test_a_golden_body_says_where_it_comes_from(name: str) -> None:
     assert golden["provenance"] in {"recorded", "documented"}
     assert datetime.fromisoformat(golden["date"]).year >= 2024
     assert golden["source"]
-    assert golden["version"] in wire.API_VERSIONS
+    assert golden["version"] in shared.API_VERSIONS
 
 
 @pytest.mark.parametrize(
     ("name", "codec", "stdout"),
     [
-        ("flat-execute", flat, "Hello world\n"),
-        ("flat-execute-latest", flat, "63\n"),
+        ("flat-execute", current, "Hello world\n"),
+        ("flat-execute-latest", current, "63\n"),
         ("legacy-execute", legacy, "hello world\n"),
     ],
 )
@@ -58,7 +58,7 @@ def test_an_execution_is_read(name: str, codec: Any, stdout: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "codec"), [("flat-execute", flat), ("flat-execute-latest", flat), ("legacy-execute", legacy)]
+    ("name", "codec"), [("flat-execute", current), ("flat-execute-latest", current), ("legacy-execute", legacy)]
 )
 def test_an_execution_is_written_as_azure_writes_it(name: str, codec: Any) -> None:
     golden = GOLDEN[name]
@@ -71,7 +71,7 @@ def test_an_execution_is_written_as_azure_writes_it(name: str, codec: Any) -> No
 @pytest.mark.parametrize("name", ["flat-execute", "flat-execute-latest", "flat-execute-asynchronous", "legacy-execute"])
 def test_a_request_goes_both_ways(name: str) -> None:
     golden = GOLDEN[name]
-    codec = legacy if name.startswith("legacy") else flat
+    codec = legacy if name.startswith("legacy") else current
     request = codec.decode_execute_request(golden["request"]["body"])
     call = codec.encode_execute_request(request, golden["version"])
     assert (call.method, call.path) == (golden["request"]["method"], golden["request"]["path"])
@@ -79,19 +79,19 @@ def test_a_request_goes_both_ways(name: str) -> None:
 
 
 def test_an_asynchronous_execution_is_pending() -> None:
-    assert flat.decode_execution(body_of("flat-execute-asynchronous"), timeout=60) == Pending("testExecutionId")
+    assert current.decode_execution(body_of("flat-execute-asynchronous"), timeout=60) == Pending("testExecutionId")
 
 
 def test_a_shell_command_is_written_as_azure_writes_it() -> None:
     execution = Execution(id="1", status="succeeded", stdout="Hello world!\n", duration=0.001)
-    assert flat.encode_shell_execution(execution, "testSessionIdentifier", 0) == body_of("flat-shell")
+    assert current.encode_shell_execution(execution, "testSessionIdentifier", 0) == body_of("flat-shell")
 
 
 def test_files_are_read() -> None:
     file = RemoteFile("/mnt/data/cert.txt", 7, MOMENT)
-    assert flat.decode_files(body_of("flat-list"), "/mnt/data") == [file]
-    assert flat.decode_uploaded(body_of("flat-upload"), "/mnt/data/cert.txt") == file
-    assert [each.path for each in flat.decode_files(body_of("flat-list-latest"), "/mnt/data/sub")] == [
+    assert current.decode_files(body_of("flat-list"), "/mnt/data") == [file]
+    assert current.decode_uploaded(body_of("flat-upload"), "/mnt/data/cert.txt") == file
+    assert [each.path for each in current.decode_files(body_of("flat-list-latest"), "/mnt/data/sub")] == [
         "/mnt/data/sub/README2.md"
     ]
     (old,) = legacy.decode_files(body_of("legacy-list"), "/mnt/data")
@@ -102,16 +102,16 @@ def test_files_are_written_as_azure_writes_them() -> None:
     def rounded(body: Any) -> str:  # .NET has one more digit of the second
         return json.dumps(body).replace("02.4865293Z", "02.4865290Z").replace("07.9922617Z", "07.9922610Z")
 
-    (file,) = flat.decode_files(body_of("flat-list"), "/mnt/data")
-    written = flat.encode_files([file], "/mnt/data", "2024-10-02-preview")
+    (file,) = current.decode_files(body_of("flat-list"), "/mnt/data")
+    written = current.encode_files([file], "/mnt/data", "2024-10-02-preview")
     assert json.loads(rounded(body_of("flat-list"))) == written
-    assert json.loads(rounded(body_of("flat-upload"))) == flat.encode_uploaded(file, "2024-10-02-preview")
+    assert json.loads(rounded(body_of("flat-upload"))) == current.encode_uploaded(file, "2024-10-02-preview")
     files = legacy.decode_files(body_of("legacy-list"), "/mnt/data")
     assert json.loads(rounded(body_of("legacy-list"))) == legacy.encode_files(files, "/mnt/data", "2024-02-02-preview")
 
 
 def test_a_session_is_read() -> None:
-    session = flat.decode_session(body_of("flat-session"))
+    session = current.decode_session(body_of("flat-session"))
     assert (session.identifier, session.created.year) == ("testid1", 2025)
 
 
@@ -143,10 +143,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("version", wire.API_VERSIONS)
+@pytest.mark.parametrize("version", shared.API_VERSIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_an_outcome_survives_the_wire(case: str, version: str) -> None:
-    codec: Any = legacy if wire.is_legacy(version) else flat
+    codec: Any = legacy if shared.is_legacy(version) else current
     execution = CASES[case]
     body = json.loads(json.dumps(codec.encode_execution(execution, "abcd", ExecuteRequest("x"), version)))
     back = executed(codec, body)
@@ -154,9 +154,9 @@ def test_an_outcome_survives_the_wire(case: str, version: str) -> None:
     assert (back.error, back.state_lost, back.duration) == (execution.error, execution.state_lost, execution.duration)
 
 
-@pytest.mark.parametrize("version", wire.API_VERSIONS)
+@pytest.mark.parametrize("version", shared.API_VERSIONS)
 def test_a_picture_survives_the_wire(version: str) -> None:
-    codec: Any = legacy if wire.is_legacy(version) else flat
+    codec: Any = legacy if shared.is_legacy(version) else current
     execution = Execution(id="1", status="succeeded", outputs=(Output({"image/png": "iVBORw0KGgo="}),))
     body = codec.encode_execution(execution, "abcd", ExecuteRequest("x"), version)
     value = body["properties"]["result"] if codec is legacy else body["result"]["executionResult"]
@@ -181,27 +181,27 @@ def test_a_picture_survives_the_wire(version: str) -> None:
 def test_a_primitive_value_is_json(result: str | None, value: Any) -> None:
     """The examples of the specification, and LangChain's and AutoGen's tests."""
     execution = Execution(id="1", status="succeeded", result=result)
-    for version in FLAT_VERSIONS:
-        body = flat.encode_execution(execution, "abcd", ExecuteRequest("x"), version)
+    for version in CURRENT_VERSIONS:
+        body = current.encode_execution(execution, "abcd", ExecuteRequest("x"), version)
         assert body["result"]["executionResult"] == value
 
 
 def test_the_jupyter_format_keeps_quotes() -> None:
     request = ExecuteRequest("x", jupyter_format=True)
-    body = flat.encode_execution(Execution(id="1", status="succeeded", result="'nan'"), "abcd", request, LATEST)
+    body = current.encode_execution(Execution(id="1", status="succeeded", result="'nan'"), "abcd", request, LATEST)
     assert body["result"]["executionResult"] == "'nan'"
-    assert executed(flat, body).result == "'nan'"
+    assert executed(current, body).result == "'nan'"
 
 
 def test_streams_are_cut_where_the_request_says() -> None:
     execution = Execution(id="1", status="succeeded", stdout="x" * 100)
-    body = flat.encode_execution(execution, "abcd", ExecuteRequest("x", output_limit=10), LATEST)
+    body = current.encode_execution(execution, "abcd", ExecuteRequest("x", output_limit=10), LATEST)
     assert body["result"]["stdout"] == "x" * 10
 
 
 def test_a_part_of_a_second_is_a_whole_one() -> None:
     """The contract takes whole seconds, and none is no time at all."""
-    assert flat.encode_execute_request(ExecuteRequest("x", timeout=0.2), LATEST).body["timeoutInSeconds"] == 1
+    assert current.encode_execute_request(ExecuteRequest("x", timeout=0.2), LATEST).body["timeoutInSeconds"] == 1
     call = legacy.encode_execute_request(ExecuteRequest("x", timeout=1.5), "2024-02-02-preview")
     assert call.body["properties"]["timeoutInSeconds"] == 2
 
@@ -256,20 +256,20 @@ FIELDS = st.dictionaries(WORDS, JSON, max_size=12)
 
 @given(body=JSON | FIELDS | FIELDS.map(lambda fields: {"properties": fields}))
 def test_any_request_is_read_or_refused(body: Any) -> None:
-    for codec in (legacy, flat):
+    for codec in (legacy, current):
         with contextlib.suppress(BadRequest):
             assert isinstance(codec.decode_execute_request(body).code, str)
 
 
 @given(body=JSON | FIELDS | FIELDS.map(lambda fields: {"properties": fields}))
 def test_any_response_is_read_or_malformed(body: Any) -> None:
-    for codec in (legacy, flat):
+    for codec in (legacy, current):
         for decode in (
             lambda codec=codec: codec.decode_execution(body, timeout=1),
             lambda codec=codec: codec.decode_files(body, "/mnt/data"),
             lambda codec=codec: codec.decode_uploaded(body, "/mnt/data/a"),
             lambda codec=codec: codec.decode_file(body, "/mnt/data/a"),
-            lambda: flat.decode_sessions(body),
+            lambda: current.decode_sessions(body),
         ):
             with contextlib.suppress(Malformed):
                 decode()
@@ -286,7 +286,7 @@ def test_any_error_can_be_told(status: int, content: bytes) -> None:
 @given(directory=st.text(max_size=20), name=st.text(max_size=20))
 def test_no_path_leads_out(directory: str, name: str) -> None:
     try:
-        path = wire.session_path(directory, name)
+        path = shared.session_path(directory, name)
     except InvalidRequest:
         return
     assert path == "/mnt/data" or path.startswith("/mnt/data/")

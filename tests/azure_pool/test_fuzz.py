@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import greenroom
 from greenroom import GreenroomError, SessionPool
-from greenroom.azure.wire import API_VERSIONS
+from greenroom.azure.codecs.shared import API_VERSIONS
 
 from .hostile import Behaviour, Resident, always, closing, endless, endpoint, response
 from .scripted import ENDPOINT, TOKEN

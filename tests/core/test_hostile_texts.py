@@ -16,7 +16,7 @@ from rich.console import Console
 import greenroom
 from greenroom import Execution, ExecutionError, GreenroomError, Output, RemoteFile, StreamText, notebook
 from greenroom.adapters import Download, conversation_identifier, strip_fence
-from greenroom.azure import results
+from greenroom.azure.codecs import results
 from greenroom.cli import image
 from greenroom.models import Event
 from greenroom.notebook import CellRun, run_notebook

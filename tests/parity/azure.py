@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import httpx
 
-from greenroom.azure.wire import API_VERSIONS, LEGACY_VERSIONS
+from greenroom.azure.codecs.shared import API_VERSIONS, LEGACY_VERSIONS
 
 Evidence: TypeAlias = Literal["recorded", "documented", "client source", "measured by others", "inferred"]
 ServerKind: TypeAlias = Literal["lenient", "strict", "small"]

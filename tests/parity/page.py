@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from greenroom.azure.wire import API_VERSIONS
+from greenroom.azure.codecs.shared import API_VERSIONS
 
 from .azure import Case
 from .cases import CASES

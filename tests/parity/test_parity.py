@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from greenroom.azure.wire import API_VERSIONS
+from greenroom.azure.codecs.shared import API_VERSIONS
 
 from . import page
 from .azure import Azure, Case

@@ -11,11 +11,11 @@ import httpx
 
 from greenroom.backend import Backend
 from greenroom.pool import LocalPool, PoolSettings
+from greenroom.server.access.keys import Guard
 from greenroom.server.app import Application
-from greenroom.server.auth import Guard
 from greenroom.server.run import Server
 from greenroom.server.settings import ServerSettings
-from greenroom.server.tls import Certificate
+from greenroom.server.transport.tls import Certificate
 from greenroom.testing.memory_engine import MemoryEngine
 
 LEGACY = ("2024-02-02-preview", "2024-08-02-preview")

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from greenroom.errors import InvalidRequest
-from greenroom.server import entra
-from greenroom.server.auth import ApiKeys, EitherOf, digest, new_key, read_keys
-from greenroom.server.entra import EntraSettings, EntraTokens, KeySet
-from greenroom.server.replies import Refused
+from greenroom.server.access import entra
+from greenroom.server.access.entra import EntraSettings, EntraTokens, KeySet
+from greenroom.server.access.keys import ApiKeys, EitherOf, digest, new_key, read_keys
+from greenroom.server.responses import Refused
 from greenroom.server.settings import ServerSettings
 from greenroom.testing import ScriptedBackend
 

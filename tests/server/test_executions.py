@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from greenroom.azure.wire import ExecuteRequest
+from greenroom.azure.codecs.shared import ExecuteRequest
 from greenroom.engines.base import Limits, Sandbox
 from greenroom.errors import SandboxLost
 from greenroom.models import Execution, ExecutionError, Output
-from greenroom.server.executions import Executions, Outcome
-from greenroom.server.replies import Refused
+from greenroom.server.records import Executions, Outcome
+from greenroom.server.responses import Refused
 from greenroom.testing import ENDLESS, ScriptedBackend
 from greenroom.testing.memory_engine import MemoryEngine
 

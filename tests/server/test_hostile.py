@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution, Output
-from greenroom.server.browsers import host_name
+from greenroom.server.access.origins import host_name
 from greenroom.server.budget import Budget, Share
-from greenroom.server.multipart import parse_parameters
 from greenroom.server.run import Server
-from greenroom.server.tls import self_signed
+from greenroom.server.transport.multipart import parse_parameters
+from greenroom.server.transport.tls import self_signed
 from greenroom.testing import ENDLESS, ScriptedBackend
 
 from .served import (
@@ -89,7 +89,7 @@ async def test_the_headers_of_all_parts_have_a_limit() -> None:
 
 
 async def test_the_limits_hold_without_those_of_the_multipart_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greenroom.server.multipart.MultipartParser", _without_limits())
+    monkeypatch.setattr("greenroom.server.transport.multipart.MultipartParser", _without_limits())
     for part in (b"X: " + b"x" * 5000 + b"\r\n\r\nx", b"X:\r\n" * 2000 + b"\r\nx"):
         async with served(ScriptedBackend()) as client:
             response = await upload(client, part)

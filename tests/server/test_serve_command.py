@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from greenroom.cli.app import app
 from greenroom.errors import GreenroomError
-from greenroom.server.auth import digest
+from greenroom.server.access.keys import digest
 from greenroom.testing import engine_pool
 
 from .served import FLAT, LATEST, LEGACY, POOL, eventually, flat, inline, query

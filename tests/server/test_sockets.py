@@ -16,7 +16,7 @@ import pytest
 
 from greenroom.models import Execution
 from greenroom.server.run import Server
-from greenroom.server.tls import self_signed
+from greenroom.server.transport.tls import self_signed
 from greenroom.testing import ENDLESS, ScriptedBackend
 
 from .served import LATEST, eventually, flat, listening, memory_backend, query

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from greenroom.errors import FileRefused, InvalidRequest
 from greenroom.models import RemoteFile
-from greenroom.server.multipart import file_parts
+from greenroom.server.transport.multipart import file_parts
 from greenroom.testing import ScriptedBackend
 
 from .served import LATEST, LEGACY, POOL, code_of, memory_backend, query, served

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 
-from greenroom.azure.wire import Malformed
+from greenroom.azure.codecs.shared import Malformed
 
 LEAST_PACE = 16 * 1024
 """Bytes per second that an endpoint must send or accept once its time is used up."""

@@ -15,12 +15,9 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
-from greenroom.azure import flat, legacy
-from greenroom.azure.credentials import CredentialTokens, FixedToken, Tokens, default_credential
-from greenroom.azure.http import MARGIN, Connection
-from greenroom.azure.problems import EXECUTION_NOT_FOUND, NO_SESSION
-from greenroom.azure.settings import AzureSettings, is_loopback, parse_endpoint
-from greenroom.azure.wire import (
+from greenroom.azure.codecs import current, legacy
+from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, NO_SESSION
+from greenroom.azure.codecs.shared import (
     LATEST,
     MAX_SYNCHRONOUS,
     Call,
@@ -31,6 +28,9 @@ from greenroom.azure.wire import (
     is_legacy,
     multipart_frame,
 )
+from greenroom.azure.credentials import CredentialTokens, FixedToken, Tokens, default_credential
+from greenroom.azure.http import MARGIN, Connection
+from greenroom.azure.settings import AzureSettings, is_loopback, parse_endpoint
 from greenroom.backend import OnEvent, Overrides
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo, StreamText
@@ -74,7 +74,7 @@ class AzurePool:
         self._endpoint = parse_endpoint(endpoint)
         self._settings = settings
         self._version = settings.api_version
-        self._codec: ModuleType = legacy if is_legacy(self._version) else flat
+        self._codec: ModuleType = legacy if is_legacy(self._version) else current
         self._http = Connection(
             self._endpoint,
             _tokens(self._endpoint, settings),
@@ -143,7 +143,7 @@ class AzurePool:
             await asyncio.sleep(delay)
             delay = min(delay * 1.5, _LONGEST_POLL)
             try:
-                outcome = await self._call(flat.get_execution(id), identifier, self._execution(seconds))
+                outcome = await self._call(current.get_execution(id), identifier, self._execution(seconds))
             except GreenroomError as error:
                 if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
                     raise SandboxLost(f"The execution {id} is not known any more: its session has ended.") from error
@@ -232,18 +232,18 @@ class AzurePool:
 
     async def delete(self, identifier: str) -> None:
         with _no_session():
-            await self._call(flat.delete_session(), identifier, _nothing)
+            await self._call(current.delete_session(), identifier, _nothing)
         if identifier in self._own:
             self._own[identifier] = 0.0
 
     async def sessions(self) -> list[SessionInfo]:
         async with self._list_in_time():
-            found = await self._pages(flat.list_sessions(), None, flat.decode_sessions, _MAX_ENTRIES)
+            found = await self._pages(current.list_sessions(), None, current.decode_sessions, _MAX_ENTRIES)
         return sorted(found, key=lambda session: session.identifier)
 
     async def session(self, identifier: str) -> SessionInfo | None:
         with _no_session():
-            return await self._call(flat.get_session(), identifier, flat.decode_session)
+            return await self._call(current.get_session(), identifier, current.decode_session)
         return None
 
     async def status(self) -> PoolStatus:
@@ -322,7 +322,7 @@ class AzurePool:
         found: list[T] = []
         for _ in range(_MAX_PAGES):
             page, link = await self._http.json(
-                call, lambda body: (decode(body), flat.next_link(body)), timeout=_TIMEOUT, path=path
+                call, lambda body: (decode(body), current.next_link(body)), timeout=_TIMEOUT, path=path
             )
             if len(found) + len(page) > most:
                 raise ServiceFailed(f"The list of {call.path} must have at most {_MAX_ENTRIES} entries.")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from greenroom.azure.wire import SCOPE
+from greenroom.azure.codecs.shared import SCOPE
 from greenroom.errors import AccessDenied, EngineUnavailable, InvalidRequest
 
 _RENEW_BEFORE = 300.0

@@ -17,9 +17,9 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 import httpx
 
 from greenroom.azure.bodies import LEAST_PACE, TooSlow, received, sent
+from greenroom.azure.codecs.problems import POOL_FULL, Problem, decode_problem, error_of
+from greenroom.azure.codecs.shared import Call, Json, Malformed, quote_segment
 from greenroom.azure.credentials import Tokens
-from greenroom.azure.problems import POOL_FULL, Problem, decode_problem, error_of
-from greenroom.azure.wire import Call, Json, Malformed, quote_segment
 from greenroom.errors import GreenroomError, InvalidRequest, PoolClosed, ServiceFailed
 from greenroom.runner.json_weight import TooDeep, weigh_json
 

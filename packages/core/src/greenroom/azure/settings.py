@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from greenroom.azure.wire import API_VERSIONS, LATEST
+from greenroom.azure.codecs.shared import API_VERSIONS, LATEST
 from greenroom.errors import InvalidRequest
 from greenroom.options import MAX_TIMEOUT, Size, validate
 

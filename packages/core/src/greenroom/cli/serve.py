@@ -95,7 +95,7 @@ def api_key(
 ) -> None:
     """Make a key for `greenroom serve`: its digest goes into the file, the key itself to standard output, once."""
     with _extra():
-        from greenroom.server.auth import new_key  # noqa: PLC0415
+        from greenroom.server.access.keys import new_key  # noqa: PLC0415
 
     print(new_key(file, name))
 

@@ -1,16 +1,17 @@
 """Azure's HTTP API for dynamic sessions, over any local pool.
 
-The way of a request::
+How a request flows::
 
-    run         uvicorn with its limits; opens the pools, ends them, and drains in between
-    app         every request's beginning and end: who may, how many at once, errors, the access log
-    routing     paths, versions and identifiers become a `Target`
-    executing, files, sessions      what the routes do, with the codecs of `greenroom.azure`
-    executions  those under way and those that have ended, for whoever asks later
+    run         uvicorn with its limits; opens the pools, drains and closes them
+    transport/  the socket: TLS, clients that are too slow, forms in pieces, the access log
+    access/     who may call: API keys, Microsoft Entra ID tokens; web pages may not
+    app         the beginning and end of every request: access, concurrency, errors, the access log
+    routes/     `target` turns path, version and identifier into a `Target`; the others answer, with
+                `greenroom.azure.codecs`
+    records     executions that run or have ended, for whoever polls them
+    in_sandbox/ functions that the server runs in a session
 
-Beside it: `settings`, `auth` and `entra` (who may call), `browsers` (web pages may not), `pace` (slow clients),
-`budget` (what is in memory for all callers), `multipart`, `tls`, `accesslog`, and `inside`, whose functions run in
-sandboxes (`sandboxcode`).
+`budget` bounds the memory of all requests together, `responses` builds responses, `settings` has the options.
 
 Needs the extra `server` (`pip install 'greenroom[server]'`).
 """

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from greenroom.azure.problems import (
+from greenroom.azure.codecs.problems import (
     INTERNAL,
     NOT_SUPPORTED,
     UNAVAILABLE,
@@ -28,15 +28,15 @@ from greenroom.azure.problems import (
 )
 from greenroom.backend import Backend
 from greenroom.errors import GreenroomError
-from greenroom.server import executing, files, sessions
-from greenroom.server.accesslog import Entry
-from greenroom.server.auth import Guard
-from greenroom.server.browsers import host_name, refuse_browsers
+from greenroom.server.access.keys import Guard
+from greenroom.server.access.origins import host_name, refuse_browsers
 from greenroom.server.budget import Budget, Share
-from greenroom.server.pace import TooSlow, in_pieces, paced
-from greenroom.server.replies import COMMON_HEADERS, Refused, json_response, no_room, problem_response
-from greenroom.server.routing import Contract, ServedPool, Target, find_target
+from greenroom.server.responses import COMMON_HEADERS, Refused, json_response, no_room, problem_response
+from greenroom.server.routes import executions, files, sessions
+from greenroom.server.routes.target import Contract, ServedPool, Target, find_target
 from greenroom.server.settings import ServerSettings
+from greenroom.server.transport.access_log import Entry
+from greenroom.server.transport.slow_clients import TooSlow, in_pieces, paced
 
 Operation: TypeAlias = Callable[[Request, Target], Awaitable[Response]]
 
@@ -182,22 +182,22 @@ class Application:
     def _operations(self) -> Sequence[BaseRoute]:
         """In the order of matching: a path that both contracts have goes to the operation of its version."""
         return [
-            self._route("POST", "/code/execute", executing.execute, "legacy"),
-            self._route("POST", "/execute", executing.execute, None),
-            self._route("POST", "/executions", executing.execute, "flat"),
-            self._route("GET", "/executions/{id:path}", executing.get_execution, "flat"),
+            self._route("POST", "/code/execute", executions.execute, "legacy"),
+            self._route("POST", "/execute", executions.execute, None),
+            self._route("POST", "/executions", executions.execute, "current"),
+            self._route("GET", "/executions/{id:path}", executions.get_execution, "current"),
             self._route("POST", "/files/upload", files.upload_files, "legacy"),
             self._route("POST", "/files", files.upload_files, None),
             self._route("GET", "/files", files.list_files, None),
             self._route("GET", "/files/content/{name:path}", files.download_file, "legacy"),
-            self._route("GET", "/files/{name:path}/content", files.download_file, "flat"),
+            self._route("GET", "/files/{name:path}/content", files.download_file, "current"),
             self._route("GET", "/files/{name:path}", files.get_file, None),
             self._route("DELETE", "/files/{name:path}", files.delete_file, None),
-            self._route("GET", "/session", sessions.get_session, "flat"),
-            self._route("DELETE", "/session", sessions.delete_session, "flat"),
-            self._route("GET", "/listSessions", sessions.list_sessions, "flat"),
-            self._route("GET", "/metadata", sessions.get_metadata, "flat"),
-            self._route("POST", "/.management/stopSession", sessions.stop_session, "flat"),
+            self._route("GET", "/session", sessions.get_session, "current"),
+            self._route("DELETE", "/session", sessions.delete_session, "current"),
+            self._route("GET", "/listSessions", sessions.list_sessions, "current"),
+            self._route("GET", "/metadata", sessions.get_metadata, "current"),
+            self._route("POST", "/.management/stopSession", sessions.stop_session, "current"),
         ]
 
     def _route(self, method: str, path: str, operation: Operation, contract: Contract | None) -> Route:

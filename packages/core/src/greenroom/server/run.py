@@ -20,12 +20,12 @@ import uvicorn
 from greenroom.backend import Backend
 from greenroom.connect import open_backend
 from greenroom.errors import InvalidRequest
+from greenroom.server.access.entra import EntraTokens, KeySet
+from greenroom.server.access.keys import ApiKeys, EitherOf, Guard, check_key, digest, read_keys
 from greenroom.server.app import Application
-from greenroom.server.auth import ApiKeys, EitherOf, Guard, check_key, digest, read_keys
-from greenroom.server.entra import EntraTokens, KeySet
-from greenroom.server.pace import PacedProtocol
 from greenroom.server.settings import ServerSettings
-from greenroom.server.tls import Certificate, self_signed
+from greenroom.server.transport.slow_clients import PacedProtocol
+from greenroom.server.transport.tls import Certificate, self_signed
 
 KEY_VARIABLE = "GREENROOM_API_KEY"
 

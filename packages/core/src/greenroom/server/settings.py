@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from greenroom.azure.settings import is_loopback
 from greenroom.errors import InvalidRequest
 from greenroom.options import Size, validate
-from greenroom.server.entra import EntraSettings
+from greenroom.server.access.entra import EntraSettings
 
 _MIB = 1 << 20
 
@@ -29,7 +29,7 @@ class ServerSettings(BaseModel):
     strict: bool = False
     """Whether to refuse what Azure's specification does not allow, though clients send it."""
     api_key_file: Path | None = None
-    """Digests of the keys that let callers in; see `greenroom.server.auth.read_keys`."""
+    """Digests of the keys that let callers in; see `greenroom.server.access.keys.read_keys`."""
     entra: EntraSettings | None = None
     """Whose tokens let callers in."""
     certfile: Path | None = None

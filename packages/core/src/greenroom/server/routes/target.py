@@ -11,17 +11,17 @@ from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import Request
 
-from greenroom.azure import flat, legacy
-from greenroom.azure.problems import IDENTIFIER_LENGTH, NOT_SUPPORTED, BadRequest
-from greenroom.azure.wire import API_VERSIONS, FLAT_VERSIONS, LATEST, LEGACY_VERSIONS, Json, is_legacy
+from greenroom.azure.codecs import current, legacy
+from greenroom.azure.codecs.problems import IDENTIFIER_LENGTH, NOT_SUPPORTED, BadRequest
+from greenroom.azure.codecs.shared import API_VERSIONS, CURRENT_VERSIONS, LATEST, LEGACY_VERSIONS, Json, is_legacy
 from greenroom.backend import Backend
 from greenroom.server.budget import Share
-from greenroom.server.executions import Executions
-from greenroom.server.replies import Refused
+from greenroom.server.records import Executions
+from greenroom.server.responses import Refused
 from greenroom.server.settings import ServerSettings
 from greenroom.session import check_identifier
 
-Contract = Literal["legacy", "flat"]
+Contract = Literal["legacy", "current"]
 
 _MAX_FIELDS = 50
 
@@ -77,8 +77,8 @@ class Target:
 
     @property
     def codec(self) -> ModuleType:
-        """The contract's own functions: `legacy` and `flat` have the same."""
-        return legacy if self.legacy else flat
+        """The contract's own functions: `legacy` and `current` have the same."""
+        return legacy if self.legacy else current
 
     @property
     def strict(self) -> bool:
@@ -162,7 +162,7 @@ def _version(version: str | None, contract: Contract | None, *, strict: bool) ->
     if version not in API_VERSIONS:
         known = ", ".join(API_VERSIONS)
         raise BadRequest(f"The api-version {version!r:.100} is unknown. Known are: {known}.", target="api-version")
-    versions = {"legacy": LEGACY_VERSIONS, "flat": FLAT_VERSIONS, None: API_VERSIONS}[contract]
+    versions = {"legacy": LEGACY_VERSIONS, "current": CURRENT_VERSIONS, None: API_VERSIONS}[contract]
     if version in versions:
         return version
     if strict:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from greenroom.azure.problems import UNAVAILABLE, Problem, encode_problem
-from greenroom.azure.wire import API_VERSIONS, Json
+from greenroom.azure.codecs.problems import UNAVAILABLE, Problem, encode_problem
+from greenroom.azure.codecs.shared import API_VERSIONS, Json
 
 COMMON_HEADERS: Mapping[str, str] = {
     "api-supported-versions": ", ".join(API_VERSIONS),

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import urlencode
 
-from greenroom.azure.problems import PROPERTIES_MISSING, BadRequest
-from greenroom.azure.requests import decode_fields
-from greenroom.azure.results import decode_result, encode_result
-from greenroom.azure.wire import (
+from greenroom.azure.codecs.problems import PROPERTIES_MISSING, BadRequest
+from greenroom.azure.codecs.requests import decode_fields
+from greenroom.azure.codecs.results import decode_result, encode_result
+from greenroom.azure.codecs.shared import (
     DEFAULT_OUTPUT_LIMIT,
     LATEST,
     Call,

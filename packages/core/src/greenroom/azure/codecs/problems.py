@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from greenroom.azure.wire import Json, fields_of, text
+from greenroom.azure.codecs.shared import Json, fields_of, text
 from greenroom.errors import (
     AccessDenied,
     AzureDetails,

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from greenroom.azure import flat
-from greenroom.azure.problems import SESSION_NOT_FOUND, BadRequest
-from greenroom.azure.wire import Json, Malformed, mapping, text
+from greenroom.azure.codecs import current
+from greenroom.azure.codecs.problems import SESSION_NOT_FOUND, BadRequest
+from greenroom.azure.codecs.shared import Json, Malformed, mapping, text
 from greenroom.backend import Backend
 from greenroom.errors import EngineUnavailable
 from greenroom.models import SessionInfo
-from greenroom.server import inside
-from greenroom.server.replies import Refused, json_response
-from greenroom.server.routing import Target
-from greenroom.server.sandboxcode import answer_of, program
+from greenroom.server.in_sandbox import functions
+from greenroom.server.in_sandbox.call import answer_of, program
+from greenroom.server.responses import Refused, json_response
+from greenroom.server.routes.target import Target
 
 _PAGE = 100
 _SINCE = "2025-02-02-preview"
@@ -65,7 +65,7 @@ async def list_sessions(request: Request, target: Target) -> Response:
     sessions = await target.pool.backend.sessions()
     end = int(skip) + _PAGE
     link = str(request.url.include_query_params(skip=end)) if end < len(sessions) else None
-    return json_response(flat.encode_sessions([_encode(session) for session in sessions[int(skip) : end]], link))
+    return json_response(current.encode_sessions([_encode(session) for session in sessions[int(skip) : end]], link))
 
 
 async def get_metadata(request: Request, target: Target) -> Response:
@@ -89,7 +89,7 @@ async def _take_inventory(backend: Backend) -> Json:
     identifier = f"greenroom-metadata-{uuid.uuid4()}"
     try:
         execution = await backend.execute(
-            identifier, program(inside.take_inventory), timeout=_INVENTORY_TIMEOUT, on_event=None
+            identifier, program(functions.take_inventory), timeout=_INVENTORY_TIMEOUT, on_event=None
         )
     finally:
         await backend.delete(identifier)
@@ -99,7 +99,7 @@ async def _take_inventory(backend: Backend) -> Json:
     except Malformed:
         raise EngineUnavailable("A sandbox could not tell which packages it has.") from None
     now = datetime.now(UTC)
-    return flat.encode_metadata(
+    return current.encode_metadata(
         runtimes={"python": text(answer.get("python"))},
         packages={name: str(version) for name, version in packages.items()},
         created=now,
@@ -110,4 +110,4 @@ async def _take_inventory(backend: Backend) -> Json:
 
 def _encode(session: SessionInfo) -> Json:
     changed = f"{session.identifier} {session.last_used:%Y-%m-%dT%H:%M:%S}"
-    return flat.encode_session(session, str(uuid.uuid5(uuid.NAMESPACE_URL, changed)))
+    return current.encode_session(session, str(uuid.uuid5(uuid.NAMESPACE_URL, changed)))

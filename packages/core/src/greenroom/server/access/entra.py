@@ -14,8 +14,8 @@ import jwt
 from pydantic import StringConstraints
 
 from greenroom.azure.bodies import TooSlow, received
-from greenroom.server.auth import bearer
-from greenroom.server.replies import Refused, unauthorized
+from greenroom.server.access.keys import bearer
+from greenroom.server.responses import Refused, unauthorized
 
 _LEEWAY = 60.0  # seconds that clocks may differ
 _KEYS_LIFETIME = 3600.0

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-from greenroom.azure.wire import ExecuteRequest, Json, Malformed, Pending, fields_of, mapping, number, text
+from greenroom.azure.codecs.shared import ExecuteRequest, Json, Malformed, Pending, fields_of, mapping, number, text
 from greenroom.models import Execution, ExecutionError, Output, Status
 
 TIMED_OUT = "Request timed out waiting for code execution to complete"

@@ -7,8 +7,8 @@ import binascii
 import math
 from collections.abc import Mapping
 
-from greenroom.azure.problems import BadRequest
-from greenroom.azure.wire import ExecuteRequest, Json
+from greenroom.azure.codecs.problems import BadRequest
+from greenroom.azure.codecs.shared import ExecuteRequest, Json
 
 _INPUT_TYPES = {"inline", "inlinetext", "inlinebase64"}
 _EXECUTION_TYPES = {"synchronous", "asynchronous"}

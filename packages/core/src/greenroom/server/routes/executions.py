@@ -15,9 +15,9 @@ from dataclasses import replace
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from greenroom.azure import flat, legacy
-from greenroom.azure.problems import EXECUTION_NOT_FOUND, NOT_SUPPORTED, BadRequest
-from greenroom.azure.wire import (
+from greenroom.azure.codecs import current, legacy
+from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, NOT_SUPPORTED, BadRequest
+from greenroom.azure.codecs.shared import (
     DEFAULT_OUTPUT_LIMIT,
     LATEST,
     MAX_SYNCHRONOUS,
@@ -33,11 +33,11 @@ from greenroom.errors import InvalidRequest
 from greenroom.models import Execution
 from greenroom.options import MAX_TIMEOUT
 from greenroom.runner.json_weight import TooDeep, weigh_json
-from greenroom.server import inside
-from greenroom.server.executions import Outcome, Record
-from greenroom.server.replies import CLOSE, Refused, json_response, no_room, too_large
-from greenroom.server.routing import Target
-from greenroom.server.sandboxcode import answer_of, program
+from greenroom.server.in_sandbox import functions
+from greenroom.server.in_sandbox.call import answer_of, program
+from greenroom.server.records import Outcome, Record
+from greenroom.server.responses import CLOSE, Refused, json_response, no_room, too_large
+from greenroom.server.routes.target import Target
 from greenroom.session import check_code, check_timeout
 
 _OPERATION_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
@@ -67,7 +67,7 @@ async def execute(request: Request, target: Target) -> Response:
     record.task.add_done_callback(lambda _: code.close())
     headers = {
         "operation-id": record.id,
-        "Operation-Location": flat.operation_location(record.id, identifier, target.version),
+        "Operation-Location": current.operation_location(record.id, identifier, target.version),
     }
     if _in_background(asked, target):
         return json_response(_encode(record, target), 202, headers)
@@ -86,7 +86,7 @@ async def execute(request: Request, target: Target) -> Response:
         session_guid=str(session_guid),
     )
     if not target.legacy:
-        return await _response(record, target, flat.EXECUTED[target.version], headers)
+        return await _response(record, target, current.EXECUTED[target.version], headers)
     response = await _response(record, target, 200, headers)
     target.pool.executions.forget(record)  # this contract has no way to ask for it again
     del response.headers["Operation-Location"]
@@ -124,9 +124,9 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
 def _encode(record: Record, target: Target) -> Json:
     outcome = record.outcome()
     if outcome is None:
-        return flat.encode_pending(Pending(record.id), record.identifier, record.request, target.version)
+        return current.encode_pending(Pending(record.id), record.identifier, record.request, target.version)
     if outcome.exit_code is not None:
-        return flat.encode_shell_execution(outcome.execution, record.identifier, outcome.exit_code)
+        return current.encode_shell_execution(outcome.execution, record.identifier, outcome.exit_code)
     return target.codec.encode_execution(outcome.execution, record.identifier, record.request, target.version)
 
 
@@ -140,7 +140,7 @@ async def _run(target: Target, identifier: str, asked: ExecuteRequest) -> Outcom
 
 
 async def _run_shell(target: Target, identifier: str, command: str, timeout: float) -> Outcome:
-    code = program(inside.run_shell_command, command, timeout, DEFAULT_OUTPUT_LIMIT)
+    code = program(functions.run_shell_command, command, timeout, DEFAULT_OUTPUT_LIMIT)
     execution = await target.pool.backend.execute(identifier, code, timeout=timeout + _SHELL_MARGIN, on_event=None)
     answer = answer_of(execution)
     if answer is None:  # the Python process is in no state to run it, or was killed
@@ -210,7 +210,7 @@ def _decode_either(body: Json, target: Target) -> ExecuteRequest:
     """The request in the contract's form, or leniently in that of the other one."""
     codec = target.codec
     if not target.strict and isinstance(body, dict):
-        codec = legacy if isinstance(mapping(body).get("properties"), dict) else flat
+        codec = legacy if isinstance(mapping(body).get("properties"), dict) else current
     return codec.decode_execute_request(body)
 
 

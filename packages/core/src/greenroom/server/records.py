@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from greenroom.azure.problems import UNAVAILABLE, problem_of
-from greenroom.azure.wire import ExecuteRequest
+from greenroom.azure.codecs.problems import UNAVAILABLE, problem_of
+from greenroom.azure.codecs.shared import ExecuteRequest
 from greenroom.errors import GreenroomError
 from greenroom.models import Execution, ExecutionError, Output
-from greenroom.server.replies import Refused
+from greenroom.server.responses import Refused
 
 _RETENTION = 3600.0
 _MAX_KEPT = 1000

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 
 from greenroom.azure.settings import is_loopback
-from greenroom.server.replies import Refused
+from greenroom.server.responses import Refused
 
 # A parser of URLs would find a host in more, such as behind an @.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")

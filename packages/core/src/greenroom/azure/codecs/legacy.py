@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from greenroom.azure.problems import PROPERTIES_MISSING, BadRequest
-from greenroom.azure.requests import decode_fields
-from greenroom.azure.results import decode_result, encode_result
-from greenroom.azure.wire import (
+from greenroom.azure.codecs.problems import PROPERTIES_MISSING, BadRequest
+from greenroom.azure.codecs.requests import decode_fields
+from greenroom.azure.codecs.results import decode_result, encode_result
+from greenroom.azure.codecs.shared import (
     Call,
     ExecuteRequest,
     Json,

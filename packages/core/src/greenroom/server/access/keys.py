@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from greenroom.errors import InvalidRequest
-from greenroom.server.replies import Refused, unauthorized
+from greenroom.server.responses import Refused, unauthorized
 
 _MIN_LENGTH = 16
 _ENTRY = re.compile(r"(?P<name>[\w.@-]{1,64})\s+sha256:(?P<digest>[0-9a-f]{64})")

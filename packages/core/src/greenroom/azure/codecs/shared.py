@@ -13,9 +13,9 @@ from greenroom.errors import InvalidRequest
 from greenroom.models import DATA_DIR
 
 LEGACY_VERSIONS = ("2024-02-02-preview", "2024-08-02-preview")
-FLAT_VERSIONS = ("2024-10-02-preview", "2025-02-02-preview", "2025-10-02-preview")
-API_VERSIONS = LEGACY_VERSIONS + FLAT_VERSIONS
-LATEST = FLAT_VERSIONS[-1]
+CURRENT_VERSIONS = ("2024-10-02-preview", "2025-02-02-preview", "2025-10-02-preview")
+API_VERSIONS = LEGACY_VERSIONS + CURRENT_VERSIONS
+LATEST = CURRENT_VERSIONS[-1]
 
 AUDIENCE = "https://dynamicsessions.io"
 SCOPE = f"{AUDIENCE}/.default"

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from greenroom.azure.problems import PATH_INVALID, BadRequest
-from greenroom.azure.wire import LATEST, session_path, upload_path
+from greenroom.azure.codecs.problems import PATH_INVALID, BadRequest
+from greenroom.azure.codecs.shared import LATEST, session_path, upload_path
 from greenroom.errors import FileRefused, InvalidRequest
 from greenroom.models import RemoteFile
-from greenroom.server.multipart import file_parts
-from greenroom.server.replies import CLOSE, json_response, no_room, too_large
-from greenroom.server.routing import Target
+from greenroom.server.responses import CLOSE, json_response, no_room, too_large
+from greenroom.server.routes.target import Target
+from greenroom.server.transport.multipart import file_parts
 
 _FRAME = 1 << 20  # what an upload may have around its file
 _PIECES = 512 * 1024  # about what an upload has in memory

@@ -1,0 +1,1 @@
+"""Who may call: API keys, Microsoft Entra ID tokens, and no web pages."""

@@ -1,0 +1,1 @@
+"""What each route does, with the codecs of `greenroom.azure`; `target` says where a request goes."""

@@ -1,0 +1,1 @@
+"""Between the socket and the routes: TLS, slow clients, forms, the access log."""
