@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
+from greenroom.local.channel import Channel, ExecutionLimits
 from greenroom.models import Execution, Output, RemoteFile, StreamText
-from greenroom.pool.channel import Channel, ExecutionLimits
 from greenroom.runner.frames import MAX_HEADER, MAX_NAME, VERSION, encode
 
 from .scripted import READY, Answer, ScriptedSandbox, done, obey, output, reply, text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import greenroom
-from greenroom.pool import AzureRangeWarning, PoolSettings
+from greenroom.local import AzureRangeWarning, PoolSettings
 from greenroom.testing.memory_engine import MemoryEngine
 
 connect_module: Any = sys.modules["greenroom.connect"]  # the package has a function of that name

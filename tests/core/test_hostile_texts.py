@@ -18,13 +18,13 @@ from greenroom import Execution, ExecutionError, GreenroomError, Output, RemoteF
 from greenroom.adapters import Download, conversation_identifier, strip_fence
 from greenroom.azure.codecs import results
 from greenroom.cli import image
+from greenroom.config.values import parse_size
+from greenroom.local import PoolSettings
 from greenroom.models import Event
 from greenroom.notebook import CellRun, run_notebook
-from greenroom.options import parse_size
-from greenroom.pool import PoolSettings
 from greenroom.session import check_code, check_identifier, check_path
-from greenroom.strangers import brief, printable, without_controls
 from greenroom.testing import ScriptedBackend, scripted_pool
+from greenroom.untrusted import brief, printable, without_controls
 
 _notebook: Any = notebook
 _image: Any = image

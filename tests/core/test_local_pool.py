@@ -12,8 +12,8 @@ import pytest
 
 from greenroom.engines.base import Engine, Limits, Sandbox
 from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull, SandboxLost
+from greenroom.local import LocalPool, PoolSettings
 from greenroom.models import Execution
-from greenroom.pool import LocalPool, PoolSettings
 
 from .scripted import READY, ScriptedSandbox, done, obey
 from .virtual_time import in_virtual_time
@@ -646,7 +646,7 @@ async def test_an_idle_pool_wakes_for_nothing() -> None:
         assert [handle for handle in loop._scheduled if not handle.cancelled()] == []
 
 
-@pytest.mark.filterwarnings("ignore::greenroom.pool.AzureRangeWarning")
+@pytest.mark.filterwarnings("ignore::greenroom.local.AzureRangeWarning")
 @in_virtual_time
 async def test_a_session_does_not_cool_down_before_its_first_use() -> None:
     engine = ScriptedEngine()

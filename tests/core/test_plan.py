@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from greenroom.pool.plan import (
+from greenroom.local.plan import (
     SURPLUS_PATIENCE,
     Action,
     End,

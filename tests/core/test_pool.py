@@ -14,7 +14,7 @@ import pytest
 import greenroom
 from greenroom import SessionPool
 from greenroom.engines.base import Limits, Sandbox
-from greenroom.pool import AzureRangeWarning, LocalPool, PoolSettings
+from greenroom.local import AzureRangeWarning, LocalPool, PoolSettings
 from greenroom.testing import ScriptedBackend, memory_pool, scripted_pool
 from greenroom.testing.memory_engine import MemoryEngine
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import greenroom
 from greenroom import Execution, GreenroomError, Image, Output, SessionPool
 from greenroom import adapters as tools
+from greenroom.local import PoolSettings
 from greenroom.notebook import run_notebook
-from greenroom.pool import PoolSettings
 from greenroom.testing import memory_pool
 from greenroom.testing.memory_engine import MemoryEngine
 

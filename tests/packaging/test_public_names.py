@@ -11,7 +11,7 @@ import pytest
 
 import greenroom
 
-CORE = ["greenroom", "greenroom.adapters", "greenroom.cli", "greenroom.pool", "greenroom.testing"]
+CORE = ["greenroom", "greenroom.adapters", "greenroom.cli", "greenroom.local", "greenroom.testing"]
 ADAPTERS = {
     "langchain_greenroom": "langchain_core",
     "llama_index.tools.greenroom": "llama_index.core",

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from greenroom.backend import Backend
-from greenroom.pool import LocalPool, PoolSettings
+from greenroom.local import LocalPool, PoolSettings
 from greenroom.server.access.keys import Guard
 from greenroom.server.app import Application
 from greenroom.server.run import Server

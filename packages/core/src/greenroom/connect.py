@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from greenroom import configuration
 from greenroom.backend import Backend
+from greenroom.config import sources
 from greenroom.engines.base import Engine
 from greenroom.errors import EngineUnavailable, InvalidRequest
-from greenroom.pool import LocalPool, PoolSettings
+from greenroom.local import LocalPool, PoolSettings
 from greenroom.session import SessionPool
 
 _MOST_OPTIONS = 100
@@ -30,7 +30,7 @@ def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = N
             `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs neither a daemon nor
             an image, then Docker.
         config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
-        options: those of every local pool are the fields of `greenroom.pool.PoolSettings`; bubblewrap's is
+        options: those of every local pool are the fields of `greenroom.local.PoolSettings`; bubblewrap's is
             `python`, Docker's are `image`, `runtime` and `host`. Those of a pool in Azure are the fields of
             `greenroom.azure.settings.AzureSettings`, such as `credential`.
 
@@ -47,7 +47,7 @@ def is_local(url: str | None = None) -> bool:
     Raises:
         InvalidRequest: the URL is not valid.
     """
-    url = _named(url, configuration.from_file(None).get("url"))
+    url = _named(url, sources.from_file(None).get("url"))
     return url is None or not _parse(url)[1]
 
 
@@ -55,7 +55,7 @@ async def open_backend(
     url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Any
 ) -> Backend:
     """As `connect`, for callers that live on one event loop: the pool's asynchronous core, on the running loop."""
-    from_file = configuration.from_file(config)
+    from_file = sources.from_file(config)
     url = _named(url, from_file.pop("url", None))
     if url is None:
         return await _best({**from_file, **options})
@@ -66,7 +66,7 @@ async def open_backend(
 
 
 def _named(url: str | None, url_of_file: str | None) -> str | None:
-    return url or url_of_file or os.environ.get(f"{configuration.PREFIX}POOL") or None
+    return url or url_of_file or os.environ.get(f"{sources.PREFIX}POOL") or None
 
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:
@@ -102,7 +102,7 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
     from greenroom.azure.settings import AzureSettings  # noqa: PLC0415
 
     names = [name for name in AzureSettings.model_fields if name not in {"credential", "transport"}]
-    return AzurePool(endpoint, AzureSettings.parse({**configuration.from_environment(names), **options}))
+    return AzurePool(endpoint, AzureSettings.parse({**sources.from_environment(names), **options}))
 
 
 def _bubblewrap(options: Mapping[str, Any]) -> Engine:
@@ -126,7 +126,7 @@ ENGINES: dict[str, tuple[Callable[[Mapping[str, Any]], Engine], tuple[str, ...]]
 
 async def _open(scheme: str, options: Mapping[str, Any]) -> Backend:
     make, names = ENGINES[scheme]
-    options = {**configuration.from_environment([*PoolSettings.model_fields, *names]), **options}
+    options = {**sources.from_environment([*PoolSettings.model_fields, *names]), **options}
     engine_options = {name: value for name, value in options.items() if name in names}
     rest = {name: value for name, value in options.items() if name not in names}
     return await LocalPool.open(make(engine_options), PoolSettings.parse(rest, also_known=names))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
-from greenroom.strangers import brief
+from greenroom.untrusted import brief
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:

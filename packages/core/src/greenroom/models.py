@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from greenroom.errors import ExecutionCancelled, ExecutionFailed, ExecutionTimedOut
 from greenroom.local_files import check_target, local_path, writing
-from greenroom.strangers import brief
+from greenroom.untrusted import brief
 
 Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
@@ -202,7 +202,7 @@ class Execution:
         Raises:
             InvalidRequest: the budget is below 200 characters.
         """
-        from greenroom.adapters.text import describe  # noqa: PLC0415  a view of the models, which stand alone
+        from greenroom.text import describe  # noqa: PLC0415  a view of the models, which stand alone
 
         return describe(self, budget)
 

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast, overload
 
 from greenroom.backend import Backend, OnEvent, Overrides
+from greenroom.config.values import MAX_TIMEOUT, parse_size
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
 from greenroom.local_files import check_target, local_path, open_to_read, unreadable, writing
 from greenroom.models import (
@@ -37,9 +38,8 @@ from greenroom.models import (
     Status,
     StreamText,
 )
-from greenroom.options import MAX_TIMEOUT, parse_size
 from greenroom.portal import Portal
-from greenroom.strangers import brief
+from greenroom.untrusted import brief
 
 T = TypeVar("T")
 

@@ -10,7 +10,6 @@ into its framework's form. A way to another framework begins with these names::
     figures_for_models          the pictures that models take, for frameworks whose results can carry them
 """
 
-from greenroom.adapters.answers import MENDABLE, Answer
 from greenroom.adapters.code import strip_fence
 from greenroom.adapters.conversation import conversation_identifier
 from greenroom.adapters.descriptions import (
@@ -37,10 +36,11 @@ from greenroom.adapters.files import (
     read_file,
     upload_file,
 )
-from greenroom.adapters.sessions import Sessions
-from greenroom.adapters.text import check_budget, describe, shorten
+from greenroom.adapters.results import MENDABLE, Answer
+from greenroom.adapters.routing import Sessions
 from greenroom.models import DATA_DIR
 from greenroom.session import check_timeout
+from greenroom.text import check_budget, describe, shorten
 
 __all__ = [
     "CODE",

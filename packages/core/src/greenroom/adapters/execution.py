@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, closing
 from itertools import islice
 
-from greenroom.adapters.answers import Answer
 from greenroom.adapters.code import strip_fence
+from greenroom.adapters.results import Answer
 from greenroom.models import Execution, Image, Output, StreamText
 from greenroom.session import Session, check_code
 

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from greenroom.adapters.answers import Answer
-from greenroom.adapters.text import check_budget, shorten
+from greenroom.adapters.results import Answer
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
 from greenroom.models import DATA_DIR, RemoteFile
 from greenroom.session import Session
-from greenroom.strangers import brief, printable
+from greenroom.text import check_budget, shorten
+from greenroom.untrusted import brief, printable
 
 READ_LIMIT = 1 << 20
 """Bytes that a file may have that a model reads."""

@@ -10,8 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from greenroom.azure.codecs.shared import API_VERSIONS, LATEST
+from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.errors import InvalidRequest
-from greenroom.options import MAX_TIMEOUT, Size, validate
 
 _MIB = 1 << 20
 

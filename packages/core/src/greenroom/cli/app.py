@@ -17,15 +17,15 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 
-from greenroom import configuration
 from greenroom.cli import image, serve
+from greenroom.config import sources
 from greenroom.connect import ENGINES, connect, is_local
 from greenroom.engines.base import ControlGroups, Engine
 from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.local_files import writing
 from greenroom.models import Execution, Output, StreamText
 from greenroom.session import Session
-from greenroom.strangers import printable, without_controls
+from greenroom.untrusted import printable, without_controls
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.add_typer(image.app, name="image")
@@ -205,7 +205,7 @@ async def _control_groups(scheme: str) -> ControlGroups:
 async def _checked(scheme: str) -> AsyncGenerator[Engine, None]:
     """The engine of that name, with the options that the environment gives it."""
     make, names = ENGINES[scheme]
-    engine = make(configuration.from_environment(names))
+    engine = make(sources.from_environment(names))
     try:
         await engine.check()
         yield engine

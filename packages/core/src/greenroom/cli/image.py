@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from greenroom.errors import GreenroomError
-from greenroom.strangers import without_controls
+from greenroom.untrusted import without_controls
 
 if TYPE_CHECKING:
     from greenroom.engines.docker.image import Step

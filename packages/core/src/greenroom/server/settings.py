@@ -10,8 +10,8 @@ from typing import Annotated, Any, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from greenroom.azure.settings import is_loopback
+from greenroom.config.values import Size, validate
 from greenroom.errors import InvalidRequest
-from greenroom.options import Size, validate
 from greenroom.server.access.entra import EntraSettings
 
 _MIB = 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from greenroom.pool import LocalPool, PoolSettings
+from greenroom.local import LocalPool, PoolSettings
 from greenroom.session import SessionPool
 from greenroom.testing.memory_engine import MemoryEngine
 

@@ -29,9 +29,9 @@ from greenroom.azure.codecs.shared import (
     text,
     timings,
 )
+from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution
-from greenroom.options import MAX_TIMEOUT
 from greenroom.runner.json_weight import TooDeep, weigh_json
 from greenroom.server.in_sandbox import functions
 from greenroom.server.in_sandbox.call import answer_of, program

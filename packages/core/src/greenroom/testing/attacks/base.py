@@ -186,7 +186,7 @@ class AttackBase(Suite):
 
     pytestmark: ClassVar[list[pytest.MarkDecorator]] = [
         # Azure has no sandboxes as small as these, which fill up sooner.
-        pytest.mark.filterwarnings("ignore::greenroom.pool.settings.AzureRangeWarning")
+        pytest.mark.filterwarnings("ignore::greenroom.local.settings.AzureRangeWarning")
     ]
 
     options: ClassVar[Mapping[str, Any]] = {

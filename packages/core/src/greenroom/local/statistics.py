@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from statistics import median
 
+from greenroom.local.plan import State
 from greenroom.models import PoolStatus
-from greenroom.pool.plan import State
 
 _KEPT = 1000
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.engines.base import Limits
-from greenroom.options import MAX_TIMEOUT, Size, validate
 
 
 def _count_or_auto(value: object) -> object:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from greenroom.errors import InvalidRequest
-from greenroom.strangers import brief
+from greenroom.untrusted import brief
 
 MAX_TIMEOUT = 1800
 """The longest that a synchronous execution may take, in seconds."""

@@ -21,11 +21,11 @@ from greenroom.errors import (
     PoolFull,
     SandboxLost,
 )
+from greenroom.local.channel import Channel, ExecutionLimits
+from greenroom.local.plan import Action, End, Lease, Refuse, Rules, Slot, Start, State, Waiter, next_due, plan
+from greenroom.local.settings import PoolSettings
+from greenroom.local.statistics import Statistics
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
-from greenroom.pool.channel import Channel, ExecutionLimits
-from greenroom.pool.plan import Action, End, Lease, Refuse, Rules, Slot, Start, State, Waiter, next_due, plan
-from greenroom.pool.settings import PoolSettings
-from greenroom.pool.statistics import Statistics
 
 _CLOSE_PATIENCE = 15.0
 _START_PATIENCE = 60.0

@@ -40,7 +40,7 @@ from greenroom.runner.frames import (
     output_cost,
 )
 from greenroom.runner.json_weight import TooDeep, weigh_json
-from greenroom.strangers import without_controls
+from greenroom.untrusted import without_controls
 
 T = TypeVar("T")
 

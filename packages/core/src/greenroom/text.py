@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution
-from greenroom.strangers import brief, printable, without_controls
+from greenroom.untrusted import brief, printable, without_controls
 
 _LEAST_BUDGET = 200
 _HEADLINE = 130

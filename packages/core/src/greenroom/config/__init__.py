@@ -1,0 +1,1 @@
+"""Options: their values, and where they come from."""
