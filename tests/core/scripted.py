@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from greenroom.engines.base import Sandbox
-from greenroom.runner.frames import VERSION, Decoder, encode
+from greenroom.runner.protocol import VERSION, Decoder, encode
 
 Answer = Callable[[dict[str, Any], bytes], Iterable[bytes]]
 """What the runner says to one frame from the host; each item arrives by itself."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
 from greenroom.local.channel import Channel, ExecutionLimits
 from greenroom.models import Execution, Output, RemoteFile, StreamText
-from greenroom.runner.frames import MAX_HEADER, MAX_NAME, VERSION, encode
+from greenroom.runner.protocol import MAX_HEADER, MAX_NAME, VERSION, encode
 
 from .scripted import READY, Answer, ScriptedSandbox, done, obey, output, reply, text
 from .virtual_time import in_virtual_time

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenroom.runner.frames import MAX_BODY, MAX_HEADER, Decoder, FrameError, encode
+from greenroom.runner.protocol import MAX_BODY, MAX_HEADER, Decoder, FrameError, encode
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -20,7 +20,7 @@ import pytest
 from greenroom import GreenroomError, Session, SessionPool
 from greenroom.engines.base import Engine, Limits, Sandbox
 from greenroom.local import LocalPool, PoolSettings, channel
-from greenroom.runner.frames import encode
+from greenroom.runner.protocol import encode
 
 from .scripted import READY, Answer, ScriptedSandbox, obey
 

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution, ExecutionError, Output, StreamText
 from greenroom.portal import Portal
-from greenroom.runner.frames import MAX_OUTPUTS
+from greenroom.runner.protocol import MAX_OUTPUTS
 from greenroom.session import Session, check_timeout
 
 try:

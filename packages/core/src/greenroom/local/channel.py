@@ -27,7 +27,8 @@ from greenroom.backend import OnEvent
 from greenroom.engines.base import Sandbox
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
 from greenroom.models import DATA_DIR, Execution, ExecutionError, Output, RemoteFile, Status, StreamText
-from greenroom.runner.frames import (
+from greenroom.runner.json_weight import TooDeep, weigh_json
+from greenroom.runner.protocol import (
     ERROR_LIMITS,
     MAX_ENDING,
     MAX_LIST,
@@ -39,7 +40,6 @@ from greenroom.runner.frames import (
     encode,
     output_cost,
 )
-from greenroom.runner.json_weight import TooDeep, weigh_json
 from greenroom.untrusted import without_controls
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from .frames import MAX_LIST
+from .protocol import MAX_LIST
 
 DATA_DIR = "/mnt/data"
 

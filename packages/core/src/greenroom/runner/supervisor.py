@@ -39,8 +39,8 @@ from typing import Any, NoReturn
 
 from . import seccomp
 from .files import DATA_DIR, FileTree, Transfers
-from .frames import ERROR_LIMITS, MAX_ENDING, MAX_NAME, MAX_OUTPUTS, VERSION, Decoder, FrameError, encode, output_cost
 from .json_weight import TooDeep
+from .protocol import ERROR_LIMITS, MAX_ENDING, MAX_NAME, MAX_OUTPUTS, VERSION, Decoder, FrameError, encode, output_cost
 
 _CHUNK = 1 << 16
 _MERGE_SECONDS = 0.001  # how long a piece of text waits for the next: print() writes its text and its newline apart
@@ -95,7 +95,7 @@ class WorkerProcess:
         null = os.open(os.devnull, os.O_RDONLY)
         become = "" if user is None else _BECOME.format(user)
         command = become + (
-            "import sys; sys.path.insert(0, sys.argv.pop()); from greenroom_runner.worker import main; "
+            "import sys; sys.path.insert(0, sys.argv.pop()); from greenroom_runner.workers.python import main; "
             "sys.path.pop(0); main(3, 4)"
         )
         home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -28,7 +28,7 @@ from typing import Any
 
 from greenroom.engines.base import Engine, Limits, Sandbox
 from greenroom.runner.files import DATA_DIR, FileTree, Transfers
-from greenroom.runner.frames import VERSION, Decoder, encode
+from greenroom.runner.protocol import VERSION, Decoder, encode
 
 
 class MemorySandbox(Sandbox):

@@ -32,7 +32,7 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn, cast
 
-from .frames import ERROR_LIMITS, MAX_BODY, MAX_NAME, Decoder, encode
+from ..protocol import ERROR_LIMITS, MAX_BODY, MAX_NAME, Decoder, encode
 
 _CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")

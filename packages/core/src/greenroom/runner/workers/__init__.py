@@ -1,0 +1,1 @@
+"""What executes code inside a sandbox: one worker per language, below the supervisor."""
