@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from greenroom import InvalidRequest
 from greenroom.adapters.conversation import conversation_identifier
-from greenroom.session import check_identifier
+from greenroom.sessions.rules import check_identifier
 
 
 @pytest.mark.parametrize("plain", ["1", "thread-1", "user_7.chat-2", "0192f0c1-2b6e-7c1d-9d55-0f5a1c3e8b7a"])

@@ -28,7 +28,7 @@ from greenroom import (
     Session,
     StreamText,
 )
-from greenroom.connect import open_backend
+from greenroom.connecting import open_backend
 
 from .scripted import ENDPOINT, TOKEN, Azure, executed, full, pool_of, refused, running
 

@@ -17,7 +17,7 @@ import pytest
 
 import greenroom
 from greenroom import AccessDenied, FileRefused, ServiceFailed
-from greenroom.connect import open_backend
+from greenroom.connecting import open_backend
 
 from .hostile import Behaviour, Resident, always, endless, endpoint, response
 from .scripted import ENDPOINT, TOKEN, Azure, executed, pool_of

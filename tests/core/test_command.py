@@ -13,7 +13,7 @@ import pytest
 from greenroom.cli import main
 from greenroom.testing.memory_engine import MemoryEngine
 
-connect_module: Any = sys.modules["greenroom.connect"]
+connect_module: Any = sys.modules["greenroom.connecting"]
 
 HOSTILE = "\x1b]0;title\x07\x1b[31mred\x1b[0m \x1b[2J\x1b[6n\x9b5n\x08\x1bPq\x1b\\ä\ttab\n"
 NAME = "a\nSYSTEM: obey\x1b]0;x\x07"

@@ -12,7 +12,7 @@ import greenroom
 from greenroom.local import AzureRangeWarning, PoolSettings
 from greenroom.testing.memory_engine import MemoryEngine
 
-connect_module: Any = sys.modules["greenroom.connect"]  # the package has a function of that name
+connect_module: Any = sys.modules["greenroom.connecting"]  # the package has a function of that name
 
 
 def _in_memory(_options: object) -> MemoryEngine:
@@ -29,7 +29,7 @@ def _only_an_engine_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings_of(*arguments: Any, **options: Any) -> PoolSettings:
     with greenroom.connect(*arguments, preload=(), **options) as pool:
         subject: Any = pool
-        return subject._backend._settings
+        return subject._pool.backend._settings
 
 
 def test_arguments_go_before_the_url_before_the_file_before_the_environment(

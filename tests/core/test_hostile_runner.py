@@ -21,6 +21,7 @@ from greenroom import GreenroomError, Session, SessionPool
 from greenroom.engines.base import Engine, Limits, Sandbox
 from greenroom.local import LocalPool, PoolSettings, channel
 from greenroom.runner.protocol import encode
+from greenroom.sessions import OpenPool
 
 from .scripted import READY, Answer, ScriptedSandbox, obey
 
@@ -146,7 +147,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def hostile_pool(make: Callable[[], ScriptedSandbox]) -> Generator[SessionPool, None, None]:
     options = {"timeout": 0.1, "grace": 0.1, "preload": (), "ready_session_instances": 0, "max_concurrent_sessions": 50}
     settings = PoolSettings.model_validate(options)
-    with SessionPool(lambda: LocalPool.open(HostileEngine(make), settings), "hostile") as pool:
+    with SessionPool(OpenPool.open(lambda: LocalPool.open(HostileEngine(make), settings))) as pool:
         yield pool
 
 

@@ -22,7 +22,7 @@ from greenroom.config.values import parse_size
 from greenroom.local import PoolSettings
 from greenroom.models import Event
 from greenroom.notebook import CellRun, run_notebook
-from greenroom.session import check_code, check_identifier, check_path
+from greenroom.sessions.rules import check_code, check_identifier, check_path
 from greenroom.testing import ScriptedBackend, scripted_pool
 from greenroom.untrusted import brief, printable, without_controls
 

@@ -16,7 +16,7 @@ import pytest
 from greenroom import FileRefused, Image, InvalidRequest, Session, SessionPool
 from greenroom.testing import memory_pool
 
-session_module: Any = sys.modules["greenroom.session"]
+session_module: Any = sys.modules["greenroom.sessions.session"]
 
 EMOJI = "😀" * 63  # 252 bytes; a name has 255 at most
 

@@ -15,6 +15,7 @@ import greenroom
 from greenroom import SessionPool
 from greenroom.engines.base import Limits, Sandbox
 from greenroom.local import AzureRangeWarning, LocalPool, PoolSettings
+from greenroom.sessions import OpenPool
 from greenroom.testing import ScriptedBackend, memory_pool, scripted_pool
 from greenroom.testing.memory_engine import MemoryEngine
 
@@ -38,7 +39,7 @@ def pool_over(engine: MemoryEngine, **options: Any) -> SessionPool:
     async def backend() -> LocalPool:
         return await LocalPool.open(engine, settings)
 
-    return SessionPool(backend, "test")
+    return SessionPool(OpenPool.open(backend))
 
 
 def wait_for(pool: SessionPool, ready: int) -> None:

@@ -25,7 +25,7 @@ from greenroom.notebook import run_notebook
 from greenroom.testing import memory_pool
 from greenroom.testing.memory_engine import MemoryEngine
 
-connect_module: Any = sys.modules["greenroom.connect"]
+connect_module: Any = sys.modules["greenroom.connecting"]
 
 
 def nested(levels: int) -> list[Any]:

@@ -31,6 +31,7 @@ from greenroom import (
 )
 from greenroom.backend import Backend
 from greenroom.notebook import CellRun, arun_notebook, run_notebook
+from greenroom.sessions import OpenPool
 from greenroom.testing import BareBackend, memory_pool
 
 _nbformat: Any = nbformat  # its types are unknown in part
@@ -353,7 +354,7 @@ def scripted() -> Iterator[Callable[..., Session]]:
         async def make_backend() -> Backend:
             return cast("Backend", backend)
 
-        pools.append(SessionPool(make_backend, "scripted"))
+        pools.append(SessionPool(OpenPool.open(make_backend)))
         return pools[-1].session()
 
     yield make

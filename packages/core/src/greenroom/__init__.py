@@ -1,6 +1,6 @@
 """Agents write code; Greenroom runs it: isolated, stateful sessions on a laptop or on Azure."""
 
-from greenroom.connect import connect
+from greenroom.connecting import connect
 from greenroom.errors import (
     AccessDenied,
     AzureDetails,
@@ -29,7 +29,7 @@ from greenroom.models import (
     SessionInfo,
     StreamText,
 )
-from greenroom.session import ExecutionHandle, Session, SessionPool
+from greenroom.sessions import ExecutionHandle, Session, SessionPool
 
 __version__ = "0.1.0"
 

@@ -19,9 +19,10 @@ from typing import Any, TypeAlias
 
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution, ExecutionError, Output, StreamText
-from greenroom.portal import Portal
 from greenroom.runner.protocol import MAX_OUTPUTS
-from greenroom.session import Session, check_timeout
+from greenroom.sessions import Session
+from greenroom.sessions.background import BackgroundLoop
+from greenroom.sessions.rules import check_timeout
 
 try:
     import nbformat
@@ -81,7 +82,7 @@ def run_notebook(
         InvalidRequest: the source is no notebook, cannot be read, or is not in Python; nothing was run.
         GreenroomError: the session cannot run the next cell, as `Session.execute` says.
     """
-    portal = Portal("greenroom notebook")
+    portal = BackgroundLoop("greenroom notebook")
     try:
         return portal.run(
             arun_notebook(

@@ -39,7 +39,7 @@ from greenroom.adapters.files import (
 from greenroom.adapters.results import MENDABLE, Answer
 from greenroom.adapters.routing import Sessions
 from greenroom.models import DATA_DIR
-from greenroom.session import check_timeout
+from greenroom.sessions.rules import check_timeout
 from greenroom.text import check_budget, describe, shorten
 
 __all__ = [

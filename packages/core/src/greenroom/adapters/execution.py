@@ -9,7 +9,8 @@ from itertools import islice
 from greenroom.adapters.code import strip_fence
 from greenroom.adapters.results import Answer
 from greenroom.models import Execution, Image, Output, StreamText
-from greenroom.session import Session, check_code
+from greenroom.sessions import Session
+from greenroom.sessions.rules import check_code
 
 MODEL_FORMATS = frozenset(("image/gif", "image/jpeg", "image/png", "image/webp"))
 """The pictures that models take. For any other a provider refuses the message, and so the whole conversation."""

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from greenroom.adapters.results import Answer
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
 from greenroom.models import DATA_DIR, RemoteFile
-from greenroom.session import Session
+from greenroom.sessions import Session
 from greenroom.text import check_budget, shorten
 from greenroom.untrusted import brief, printable
 

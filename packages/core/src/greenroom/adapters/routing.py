@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from greenroom.adapters.conversation import conversation_identifier
 from greenroom.errors import InvalidRequest
-from greenroom.session import Session, SessionPool
+from greenroom.sessions import Session, SessionPool
 
 
 class Sessions:

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from greenroom.cli import image, serve
 from greenroom.config import sources
-from greenroom.connect import ENGINES, connect, is_local
+from greenroom.connecting import ENGINES, connect, is_local
 from greenroom.engines.base import ControlGroups, Engine
 from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.local_files import writing
 from greenroom.models import Execution, Output, StreamText
-from greenroom.session import Session
+from greenroom.sessions import Session
 from greenroom.untrusted import printable, without_controls
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)

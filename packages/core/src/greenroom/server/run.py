@@ -18,7 +18,7 @@ import httpx
 import uvicorn
 
 from greenroom.backend import Backend
-from greenroom.connect import open_backend
+from greenroom.connecting import open_backend
 from greenroom.errors import InvalidRequest
 from greenroom.server.access.entra import EntraTokens, KeySet
 from greenroom.server.access.keys import ApiKeys, EitherOf, Guard, check_key, digest, read_keys

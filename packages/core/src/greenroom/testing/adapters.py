@@ -16,7 +16,7 @@ import pytest
 from greenroom.adapters import TOOLS, describe_run_python
 from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull, SandboxLost
 from greenroom.models import Execution, ExecutionError, Output
-from greenroom.session import Session, SessionPool
+from greenroom.sessions import Session, SessionPool
 from greenroom.testing.memory import memory_pool
 from greenroom.testing.scripted import ENDLESS, ScriptedBackend, scripted_pool, until
 from greenroom.testing.suite import Suite

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from greenroom.connect import connect
+from greenroom.connecting import connect
 from greenroom.errors import EngineUnavailable
-from greenroom.session import SessionPool
+from greenroom.sessions import SessionPool
 
 
 def engine_pool(url: str, **options: Any) -> SessionPool:

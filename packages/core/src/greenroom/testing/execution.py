@@ -11,7 +11,7 @@ import pytest
 
 from greenroom.errors import ExecutionFailed, ExecutionTimedOut, InvalidRequest
 from greenroom.models import Execution, Output, StreamText
-from greenroom.session import Session, SessionPool
+from greenroom.sessions import Session, SessionPool
 from greenroom.testing.suite import Suite
 
 _ENDLESS = "import time\nwhile True:\n    time.sleep(0.01)"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
-from greenroom.session import Session
+from greenroom.sessions import Session
 from greenroom.testing.suite import Suite
 
 

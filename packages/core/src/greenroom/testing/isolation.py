@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from greenroom.session import Session, SessionPool
+from greenroom.sessions import Session, SessionPool
 from greenroom.testing.suite import Suite
 
 

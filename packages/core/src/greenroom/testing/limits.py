@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from greenroom.errors import FileRefused, PoolFull, SandboxLost
-from greenroom.session import Session, SessionPool
+from greenroom.sessions import Session, SessionPool
 from greenroom.testing.suite import Suite
 
 MIB = 1 << 20

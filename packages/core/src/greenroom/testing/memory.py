@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from greenroom.local import LocalPool, PoolSettings
-from greenroom.session import SessionPool
+from greenroom.sessions import OpenPool, SessionPool
 from greenroom.testing.memory_engine import MemoryEngine
 
 
@@ -22,4 +22,4 @@ def memory_pool(**options: Any) -> SessionPool:
     async def backend() -> LocalPool:
         return await LocalPool.open(MemoryEngine(), settings)
 
-    return SessionPool(backend, "memory")
+    return SessionPool(OpenPool.open(backend))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from greenroom.backend import OnEvent
 from greenroom.errors import FileMissing
 from greenroom.models import Execution, ExecutionError, RemoteFile, StreamText
-from greenroom.session import SessionPool
+from greenroom.sessions import OpenPool, SessionPool
 from greenroom.testing.backend import BareBackend
 
 ENDLESS = "while True: pass"
@@ -121,7 +121,7 @@ def scripted_pool(backend: ScriptedBackend) -> SessionPool:
     async def make() -> ScriptedBackend:
         return backend
 
-    return SessionPool(make, "scripted")
+    return SessionPool(OpenPool.open(make))
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from greenroom.connect import open_backend
+from greenroom.connecting import open_backend
 from greenroom.server.app import Application
 from greenroom.server.run import Server
 from greenroom.server.settings import ServerSettings

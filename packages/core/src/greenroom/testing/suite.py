@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from greenroom.session import Session, SessionPool
+from greenroom.sessions import Session, SessionPool
 
 pytest.register_assert_rewrite("greenroom.testing.attacks")  # so that what fails there shows its values
 

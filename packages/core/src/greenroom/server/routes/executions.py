@@ -38,7 +38,7 @@ from greenroom.server.in_sandbox.call import answer_of, program
 from greenroom.server.records import Outcome, Record
 from greenroom.server.responses import CLOSE, Refused, json_response, no_room, too_large
 from greenroom.server.routes.target import Target
-from greenroom.session import check_code, check_timeout
+from greenroom.sessions.rules import check_code, check_timeout
 
 _OPERATION_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
 _SHELL_TIMEOUT = float(MAX_SYNCHRONOUS)

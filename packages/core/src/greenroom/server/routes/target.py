@@ -19,7 +19,7 @@ from greenroom.server.budget import Share
 from greenroom.server.records import Executions
 from greenroom.server.responses import Refused
 from greenroom.server.settings import ServerSettings
-from greenroom.session import check_identifier
+from greenroom.sessions.rules import check_identifier
 
 Contract = Literal["legacy", "current"]
 

@@ -15,7 +15,7 @@ import pytest
 
 from greenroom.errors import SandboxLost
 from greenroom.models import Execution, StreamText
-from greenroom.session import Session, SessionPool
+from greenroom.sessions import Session, SessionPool
 from greenroom.testing.suite import Suite
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from greenroom.models import Execution
-from greenroom.session import Session
+from greenroom.sessions import Session
 from greenroom.testing.attacks.base import (
     MEMORY,
     AttackBase,

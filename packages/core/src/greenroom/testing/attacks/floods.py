@@ -10,7 +10,7 @@ import pytest
 
 from greenroom.errors import FileRefused, GreenroomError, SandboxLost
 from greenroom.models import Execution
-from greenroom.session import Session
+from greenroom.sessions import Session
 from greenroom.testing.attacks.base import (
     CALL_MARGIN,
     MIB,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from greenroom.session import Session
+from greenroom.sessions import Session
 from greenroom.testing.attacks.base import AttackBase, ask
 
 _OF_PROCESS_1 = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from greenroom.session import Session
+from greenroom.sessions import Session
 from greenroom.testing.attacks.base import AttackBase, answers, ask, attack, works
 
 # By what is shared where isolation fails: how one makes it known, and how another finds it.

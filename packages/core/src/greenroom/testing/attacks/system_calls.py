@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from greenroom.session import Session
+from greenroom.sessions import Session
 from greenroom.testing.attacks.base import AttackBase, answers, ask, attack, works
 
 _REFUSED = frozenset({"EPERM", "EACCES", "ENOSYS"})

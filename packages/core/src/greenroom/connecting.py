@@ -12,7 +12,7 @@ from greenroom.config import sources
 from greenroom.engines.base import Engine
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local import LocalPool, PoolSettings
-from greenroom.session import SessionPool
+from greenroom.sessions import OpenPool, SessionPool
 
 _MOST_OPTIONS = 100
 
@@ -38,7 +38,7 @@ def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = N
         InvalidRequest: the scheme or an option is unknown, or a value breaks a rule.
         EngineUnavailable: no sandbox can be made here; the message says what was tried and what to install.
     """
-    return SessionPool(lambda: open_backend(url, config=config, **options), "pool")
+    return SessionPool(OpenPool.open(lambda: open_backend(url, config=config, **options)))
 
 
 def is_local(url: str | None = None) -> bool:

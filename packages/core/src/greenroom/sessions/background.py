@@ -14,7 +14,7 @@ from greenroom.errors import PoolClosed
 T = TypeVar("T")
 
 
-class Portal:
+class BackgroundLoop:
     """Runs coroutines on one event loop for blocking code, for any thread and for any other event loop.
 
     The loop's thread starts with the first call. It is a daemon: what must not outlive the process ends by
@@ -33,7 +33,7 @@ class Portal:
         """Schedule a coroutine; cancelling the future cancels it.
 
         Raises:
-            PoolClosed: the portal was closed, or this is a fork of the process that made it.
+            PoolClosed: the loop was closed, or this is a fork of the process that made it.
         """
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())

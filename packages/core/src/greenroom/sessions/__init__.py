@@ -1,0 +1,9 @@
+"""What callers hold: a pool of sessions, a session, an execution in the background."""
+
+from greenroom.sessions.handle import ExecutionHandle
+from greenroom.sessions.open_pool import OpenPool
+from greenroom.sessions.pool import SessionPool
+from greenroom.sessions.session import Session
+from greenroom.sessions.transfers import Source
+
+__all__ = ["ExecutionHandle", "OpenPool", "Session", "SessionPool", "Source"]

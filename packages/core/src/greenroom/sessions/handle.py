@@ -1,0 +1,92 @@
+"""An execution in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+import uuid
+from typing import Any, Literal
+
+from greenroom.errors import InvalidRequest
+from greenroom.models import Event, Execution, ExecutionError, Status
+from greenroom.sessions.open_pool import OpenPool
+from greenroom.sessions.rules import seconds
+from greenroom.untrusted import brief
+
+
+class ExecutionHandle:
+    """An execution in the background. Made by `Session.submit`; it goes on when the handle is dropped."""
+
+    def __init__(self, pool: OpenPool, identifier: str, code: str, timeout: float | None) -> None:
+        self.id = uuid.uuid4().hex
+        """Names the execution."""
+        self._pool = pool
+        self._last: Execution | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+        self._future = pool.submit(self._run(identifier, code, timeout))
+
+    @property
+    def status(self) -> Literal["running"] | Status:
+        """`running`, also while it waits for its turn, or how it ended.
+
+        Raises:
+            GreenroomError: it could not run, as `result` does.
+        """
+        return self._future.result().status if self._future.done() else "running"
+
+    def result(self, timeout: float | None = None) -> Execution:
+        """Wait for its end.
+
+        Raises:
+            TimeoutError: it has not ended within `timeout` seconds; it goes on.
+            GreenroomError: it could not run.
+        """
+        if timeout is None:
+            return self._future.result()
+        limit = seconds(timeout)
+        if math.isnan(limit):
+            raise InvalidRequest(f"The timeout must be a number of seconds, not {brief(timeout)}.")
+        return self._future.result(min(max(limit, 0), threading.TIMEOUT_MAX))
+
+    async def aresult(self) -> Execution:
+        """As `result`. Cancelling the wait does not cancel the execution."""
+        return await asyncio.shield(asyncio.wrap_future(self._future))
+
+    def cancel(self) -> None:
+        """Interrupt it, or take it out of the queue; its result then has the status `cancelled`. Idempotent."""
+        self._pool.run(self._cancel())
+
+    async def acancel(self) -> None:
+        """As `cancel`."""
+        await self._pool.arun(self._cancel())
+
+    async def _run(self, identifier: str, code: str, timeout: float | None) -> Execution:
+        self._task = asyncio.current_task()
+        began = time.monotonic()
+        limit = float("inf") if timeout is None else timeout
+        try:
+            return await self._pool.backend.execute(identifier, code, timeout=limit, on_event=self._note)
+        except asyncio.CancelledError:
+            if not self._cancelled:
+                raise
+            # Not every backend tells what a cancelled execution has shown.
+            return self._last or Execution(
+                id=self.id,
+                status="cancelled",
+                error=ExecutionError("CancelledError", "The execution was cancelled."),
+                duration=time.monotonic() - began,
+            )
+
+    def _note(self, event: Event) -> None:
+        """Keep the execution, which comes last; what it showed before is in it."""
+        if isinstance(event, Execution):
+            self._last = event
+
+    async def _cancel(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._cancelled = True
+            self._task.cancel()
+            await asyncio.wait([self._task])

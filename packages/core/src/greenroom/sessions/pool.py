@@ -1,0 +1,96 @@
+"""What `greenroom.connect` returns."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from types import TracebackType
+from typing import Self
+
+from greenroom.backend import Overrides
+from greenroom.config.values import parse_size
+from greenroom.models import PoolStatus, SessionInfo
+from greenroom.sessions.open_pool import OpenPool
+from greenroom.sessions.rules import check_identifier, check_timeout
+from greenroom.sessions.session import Session
+
+
+class SessionPool:
+    """Hands out sessions by identifier. Made by `greenroom.connect`.
+
+    One pool serves blocking code, threads and any number of event loops at once. As a context manager it closes
+    itself at the end, and its sessions end; in Azure those with an identifier of the caller's choice cool down
+    instead, as other processes may use them.
+    """
+
+    def __init__(self, pool: OpenPool) -> None:
+        self._pool = pool
+
+    def session(
+        self, identifier: str | None = None, *, timeout: float | None = None, memory: int | str | None = None
+    ) -> Session:
+        """The session of that name, or with none a new one with a random name.
+
+        Args:
+            identifier: 4 to 128 characters, by Azure's rule.
+            timeout: seconds that an execution of this session may take; by default the pool's `timeout`.
+            memory: bytes that this session may use, or `"512Mi"`; by default the pool's `memory`. It holds from
+                the next use on, also for a session that has begun.
+
+        Raises:
+            InvalidRequest: a value breaks a rule, or the pool cannot give one session its own memory.
+        """
+        timeout = check_timeout(timeout)
+        if identifier is None:
+            identifier = uuid.uuid4().hex
+            self._pool.backend.adopt(identifier)
+        else:
+            check_identifier(identifier)
+        overrides = None
+        if memory is not None:
+            overrides = Overrides(memory=parse_size(memory, "memory"))
+            self._pool.backend.configure(identifier, overrides)
+        return Session(self._pool, identifier, timeout, overrides)
+
+    def sessions(self) -> list[SessionInfo]:
+        """The sessions that hold a sandbox, by identifier."""
+        return self._pool.run(self._pool.backend.sessions())
+
+    async def asessions(self) -> list[SessionInfo]:
+        """As `sessions`."""
+        return await self._pool.arun(self._pool.backend.sessions())
+
+    def status(self) -> PoolStatus:
+        """How the pool is doing: what it holds, and what it has done so far."""
+        return self._pool.run(self._pool.backend.status())
+
+    async def astatus(self) -> PoolStatus:
+        """As `status`."""
+        return await self._pool.arun(self._pool.backend.status())
+
+    def close(self) -> None:
+        """End the pool: its sandboxes, or what it holds in Azure. Idempotent; bounded in time."""
+        self._pool.close()
+
+    async def aclose(self) -> None:
+        """As `close`."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<SessionPool {self._pool.backend!r}>"

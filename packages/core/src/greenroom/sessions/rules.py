@@ -1,0 +1,119 @@
+"""The rules for what callers give: identifiers, paths, code, time limits. Shared by sessions, server and adapters."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+import re
+from pathlib import PurePosixPath
+
+from greenroom.config.values import MAX_TIMEOUT
+from greenroom.errors import InvalidRequest
+from greenroom.models import DATA_DIR
+from greenroom.untrusted import brief
+
+_MAX_CODE = 16 << 20
+
+# Azure's data-plane specification allows these in an identifier.
+_IDENTIFIER = re.compile(r"""[a-zA-Z0-9_|}{\[\]:";'<>?/.,@#$%^&*()\-+=!~`]{4,128}""")
+
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+
+
+def check_identifier(identifier: str) -> str:
+    """Return the identifier if it keeps Azure's rule.
+
+    Raises:
+        InvalidRequest: it does not.
+    """
+    if not isinstance(identifier, str) or not _IDENTIFIER.fullmatch(identifier):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(
+            f"The session identifier {brief(identifier)} is not valid: it takes 4 to 128 characters, letters, "
+            "digits and _|{}[]:\";'<>?/.,@#$%^&*()-+=!~` (no spaces)."
+        )
+    return identifier
+
+
+def check_path(path: str) -> str:
+    """Return the absolute form of a path in a session: relative paths count from `/mnt/data`.
+
+    Raises:
+        InvalidRequest: it leads out of `/mnt/data`, or is no path.
+    """
+    if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The path must be str, not {type(path).__name__}.")
+    # Half of a surrogate pair, as JSON can have it, is not in any UTF-8.
+    if "\0" in path or len(path) > 4096 or len(path.encode("utf-8", "replace")) > 4096 or _HALF_A_PAIR.search(path):
+        raise InvalidRequest(f"The path {brief(path)} is not valid: it takes at most 4,096 bytes of UTF-8 and no NUL.")
+    absolute = PurePosixPath(DATA_DIR) / path
+    if ".." in absolute.parts or not absolute.is_relative_to(DATA_DIR):
+        raise InvalidRequest(f"The path {brief(path)} is not valid: a session's files are below {DATA_DIR}.")
+    return str(absolute)
+
+
+def check_file_path(path: str) -> str:
+    absolute = check_path(path)
+    if absolute == DATA_DIR:
+        raise InvalidRequest(f"The path {brief(path)} is not valid: it names no file below {DATA_DIR}.")
+    return absolute
+
+
+def check_code(code: str) -> str:
+    """Return the code if it can be run at all.
+
+    Raises:
+        InvalidRequest: it is empty, over 16 MiB, or has what UTF-8 cannot hold.
+    """
+    if not isinstance(code, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The code is not valid: it must be str, not {type(code).__name__}.")
+    try:
+        size = max(len(code), len(code[: _MAX_CODE + 1].encode()))
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"The code is not valid: it cannot be encoded as UTF-8 ({error}).") from None
+    if size > _MAX_CODE:
+        raise InvalidRequest("The code must be at most 16 MiB of UTF-8. Upload what is longer, as a file.")
+    if not code.strip():
+        raise InvalidRequest(f"The code {code!r:.50} is not valid: it is empty.")
+    return code
+
+
+def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT, name: str = "timeout") -> float | None:
+    """Return the seconds that code may run; `None` stands for somebody else's limit.
+
+    Raises:
+        InvalidRequest: they are not positive, or more than `most`.
+    """
+    if timeout is None:
+        return None
+    if not 0 < seconds(timeout) < float("inf"):
+        raise InvalidRequest(f"The {name} {brief(timeout)} is not valid: it takes a positive number of seconds.")
+    if most is not None and timeout > most:
+        raise InvalidRequest(
+            f"The {name} {brief(timeout)} is not valid: it is at most {most} seconds. "
+            "Session.submit() has no such limit."
+        )
+    return timeout
+
+
+def check_limit(limit: int | None) -> int | None:
+    """Return the most bytes to take; `None` stands for any number.
+
+    Raises:
+        InvalidRequest: it is not a whole number, or is negative.
+    """
+    try:
+        if limit is None or (not isinstance(limit, bool) and operator.index(limit) >= 0):
+            return limit
+    except TypeError:
+        pass
+    raise InvalidRequest(f"The limit must be a whole number of bytes, not {brief(limit)}.")
+
+
+def seconds(value: float) -> float:
+    """A number as the event loop takes it; what is not one is NaN, which is not more or less than any other."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return float("nan")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")

@@ -1,0 +1,304 @@
+"""Variables and files under one identifier. Each method has a blocking and an `a…` spelling."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Future
+from contextlib import aclosing
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Self, overload
+
+from greenroom.backend import OnEvent, Overrides
+from greenroom.errors import GreenroomError, InvalidRequest
+from greenroom.local_files import local_path, open_to_read, unreadable
+from greenroom.models import DATA_DIR, Event, Execution, RemoteFile, SessionInfo
+from greenroom.sessions.events import Events
+from greenroom.sessions.handle import ExecutionHandle
+from greenroom.sessions.open_pool import OpenPool
+from greenroom.sessions.rules import check_code, check_file_path, check_limit, check_path, check_timeout
+from greenroom.sessions.transfers import Source, at_most, bytes_chunks, chunks_of, keep
+from greenroom.untrusted import brief
+
+
+class Session:
+    """Variables and files that persist under one identifier, until it is deleted or cools down.
+
+    Made by `SessionPool.session`; making it costs nothing, its first use allocates a sandbox. Any number of
+    `Session` objects may share an identifier: they are the same session. As a context manager it deletes the
+    session at the end.
+
+    Every method raises `PoolFull`, `SandboxLost`, `PoolClosed` or `EngineUnavailable` where it needs a sandbox
+    and none can be had, and `InvalidRequest` for arguments that break a rule.
+    """
+
+    def __init__(
+        self, pool: OpenPool, identifier: str, timeout: float | None, overrides: Overrides | None = None
+    ) -> None:
+        self._pool = pool  # it closes itself when nobody holds it any more
+        self._identifier = identifier
+        self._timeout = timeout
+        self._overrides = overrides  # the pool knows them for as long as they are held
+
+    @property
+    def identifier(self) -> str:
+        """The identifier it was made with."""
+        return self._identifier
+
+    def __repr__(self) -> str:
+        return f"<Session {self._identifier!r} of {self._pool.backend!r}>"
+
+    # Execution
+
+    def execute(self, code: str, *, timeout: float | None = None) -> Execution:
+        """Run Python code, as a notebook cell, and wait for its end.
+
+        Executions of one session run one after the other. The code's own errors come back in the `Execution`.
+
+        Args:
+            code: what to run, at most 16 MiB; magics, `!commands` and top-level `await` work.
+            timeout: seconds until the code is interrupted; by default the pool's `timeout`.
+        """
+        return self._pool.run(self._execute(code, timeout, None))
+
+    async def aexecute(self, code: str, *, timeout: float | None = None) -> Execution:
+        """As `execute`. Cancelling it interrupts the code in the sandbox."""
+        return await self._pool.arun(self._execute(code, timeout, None))
+
+    def stream(self, code: str, *, timeout: float | None = None) -> Generator[Event, None, None]:
+        """Run code and yield what it writes and shows as it happens; the whole `Execution` comes last.
+
+        Leaving the loop early interrupts the code.
+        """
+        arrived = threading.Semaphore(0)
+        events = Events(arrived.release)
+        future = self._pool.submit(self._execute(code, timeout, events.put))
+        future.add_done_callback(events.put)
+        try:
+            while arrived.acquire() and not isinstance(event := events.take(), Future):
+                yield event
+            yield future.result()
+        finally:
+            future.cancel()
+
+    async def astream(self, code: str, *, timeout: float | None = None) -> AsyncGenerator[Event, None]:
+        """As `stream`."""
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Semaphore(0)
+
+        def release() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(arrived.release)
+
+        events = Events(release)
+        future = self._pool.submit(self._execute(code, timeout, events.put))
+        future.add_done_callback(events.put)
+        try:
+            while await arrived.acquire() and not isinstance(event := events.take(), Future):
+                yield event
+            yield future.result()
+        finally:
+            future.cancel()
+
+    def submit(self, code: str, *, timeout: float | None = None) -> ExecutionHandle:
+        """Run code in the background, after what this session runs already, and return at once.
+
+        Args:
+            code: as for `execute`.
+            timeout: seconds until the code is interrupted; by default there is no limit, as in Azure.
+        """
+        return ExecutionHandle(
+            self._pool,
+            self._identifier,
+            check_code(code),
+            check_timeout(timeout, most=None),
+        )
+
+    # Files
+
+    def upload(self, source: Source, path: str | None = None) -> RemoteFile:
+        """Put a file into the session; it appears whole or not at all, and replaces one of the same name.
+
+        Args:
+            source: the local path of a regular file, the content as bytes, or an open binary file. What its
+                `read` raises leaves this call.
+            path: where to put it, below `/mnt/data`; by default the source's own file name.
+
+        Raises:
+            InvalidRequest: the local file cannot be read.
+            FileRefused: it is over the size limit, the session's disk is full, or a directory is in the way.
+        """
+        return self._pool.run(self._upload(source, path))
+
+    async def aupload(self, source: Source, path: str | None = None) -> RemoteFile:
+        """As `upload`."""
+        return await self._pool.arun(self._upload(source, path))
+
+    @overload
+    def download(self, path: str, *, limit: int | None = None) -> bytes: ...
+    @overload
+    def download(self, path: str, to: str | os.PathLike[str], *, limit: int | None = None) -> Path: ...
+    def download(
+        self, path: str, to: str | os.PathLike[str] | None = None, *, limit: int | None = None
+    ) -> bytes | Path:
+        """A file's content, or with `to` a local file that is written in pieces and appears when complete.
+
+        Args:
+            path: the file, below `/mnt/data`.
+            to: the local file.
+            limit: the most bytes to take, whatever the file's size was said to be; by default there is no limit.
+
+        Raises:
+            FileMissing: there is no such file.
+            FileRefused: it is a directory, not a regular file, or over the limit; or the local file cannot be
+                written, as its directory is missing or the disk is full: it has that error's `errno`.
+        """
+        return self._pool.run(self._download(path, to, limit))
+
+    @overload
+    async def adownload(self, path: str, *, limit: int | None = None) -> bytes: ...
+    @overload
+    async def adownload(self, path: str, to: str | os.PathLike[str], *, limit: int | None = None) -> Path: ...
+    async def adownload(
+        self, path: str, to: str | os.PathLike[str] | None = None, *, limit: int | None = None
+    ) -> bytes | Path:
+        """As `download`."""
+        return await self._pool.arun(self._download(path, to, limit))
+
+    def files(self, path: str = DATA_DIR, *, recursive: bool = False) -> list[RemoteFile]:
+        """The files and directories in a directory of the session, by name.
+
+        Raises:
+            FileMissing: there is no such directory.
+        """
+        return self._pool.run(self._files(path, recursive))
+
+    async def afiles(self, path: str = DATA_DIR, *, recursive: bool = False) -> list[RemoteFile]:
+        """As `files`."""
+        return await self._pool.arun(self._files(path, recursive))
+
+    def file(self, path: str) -> RemoteFile:
+        """One file's metadata.
+
+        Raises:
+            FileMissing: there is no such file.
+        """
+        return self._pool.run(self._file(path))
+
+    async def afile(self, path: str) -> RemoteFile:
+        """As `file`."""
+        return await self._pool.arun(self._file(path))
+
+    def delete_file(self, path: str) -> None:
+        """Delete a file.
+
+        Raises:
+            FileMissing: there is no such file.
+            FileRefused: it is a directory that is not empty.
+        """
+        self._pool.run(self._delete_file(path))
+
+    async def adelete_file(self, path: str) -> None:
+        """As `delete_file`."""
+        await self._pool.arun(self._delete_file(path))
+
+    # End
+
+    def info(self) -> SessionInfo | None:
+        """When it began, was last used and will end; `None` if it has not begun, or has ended. It begins nothing."""
+        return self._pool.run(self._pool.backend.session(self._identifier))
+
+    async def ainfo(self) -> SessionInfo | None:
+        """As `info`."""
+        return await self._pool.arun(self._pool.backend.session(self._identifier))
+
+    def delete(self) -> None:
+        """End the session: its sandbox, variables and files. Idempotent; the next use begins a new one."""
+        self._pool.run(self._pool.backend.delete(self._identifier))
+
+    async def adelete(self) -> None:
+        """As `delete`."""
+        await self._pool.arun(self._pool.backend.delete(self._identifier))
+
+    close = delete
+    aclose = adelete
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.delete()
+        except GreenroomError:
+            if error is None:  # what went wrong first tells more
+                raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.adelete()
+        except GreenroomError:
+            if error is None:
+                raise
+
+    # The one implementation of both spellings; all of it runs on the pool's loop.
+
+    async def _execute(self, code: str, timeout: float | None, on_event: OnEvent | None) -> Execution:
+        return await self._pool.backend.execute(
+            self._identifier,
+            check_code(code),
+            timeout=check_timeout(timeout) or self._timeout,
+            on_event=on_event,
+        )
+
+    async def _upload(self, source: Source, path: str | None) -> RemoteFile:
+        if isinstance(source, bytes | bytearray | memoryview):
+            if path is None:
+                raise InvalidRequest("An upload of bytes needs a path, such as session.upload(b'…', 'data.csv').")
+            return await self._pool.backend.upload(self._identifier, check_file_path(path), bytes_chunks(bytes(source)))
+        if isinstance(source, str | os.PathLike):
+            local = local_path(source)
+            remote = check_file_path(local.name if path is None else path)
+            with open_to_read(local) as file:
+
+                def read(size: int) -> bytes:
+                    try:
+                        return file.read(size)
+                    except OSError as error:
+                        raise unreadable(local, error) from error
+
+                return await self._pool.backend.upload(self._identifier, remote, chunks_of(read))
+        if not callable(getattr(source, "read", None)):
+            raise InvalidRequest(
+                f"The source must be a local path, bytes or an open binary file, not {type(source).__name__}."
+            )
+        if path is None:
+            name = getattr(source, "name", "")  # of a temporary file it is a number
+            path = PurePosixPath(name).name if isinstance(name, str) else ""
+        return await self._pool.backend.upload(self._identifier, check_file_path(path), chunks_of(source.read))
+
+    async def _download(self, path: str, to: str | os.PathLike[str] | None, limit: int | None) -> bytes | Path:
+        path, limit = check_file_path(path), check_limit(limit)
+        async with aclosing(self._pool.backend.download(self._identifier, path)) as chunks:
+            return await keep(chunks if limit is None else at_most(limit, chunks, path), to)
+
+    async def _files(self, path: str, recursive: bool) -> list[RemoteFile]:
+        if not isinstance(recursive, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidRequest(f"The option recursive must be True or False, not {brief(recursive)}.")
+        return await self._pool.backend.files(self._identifier, check_path(path), recursive=recursive)
+
+    async def _file(self, path: str) -> RemoteFile:
+        return await self._pool.backend.file(self._identifier, check_file_path(path))
+
+    async def _delete_file(self, path: str) -> None:
+        await self._pool.backend.delete_file(self._identifier, check_file_path(path))

@@ -1,0 +1,71 @@
+"""Content on its way into and out of a session: in chunks, never blocking the pool's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import BinaryIO, TypeAlias, cast
+
+from greenroom.errors import FileRefused, InvalidRequest
+from greenroom.local_files import check_target, local_path, writing
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
+"""What can be uploaded: a local path, the content itself, or an open binary file."""
+
+_CHUNK = 256 * 1024
+
+
+async def bytes_chunks(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _CHUNK):
+        yield content[start : start + _CHUNK]
+
+
+async def chunks_of(read: Callable[[int], object]) -> AsyncIterator[bytes]:
+    while True:
+        chunk = await asyncio.to_thread(_read_chunk, read)
+        if not isinstance(chunk, bytes | bytearray | memoryview):
+            raise InvalidRequest(f"The source's read() must return bytes, not {type(chunk).__name__}.")
+        if not chunk:
+            return
+        yield bytes(cast("bytes", chunk))
+
+
+def _read_chunk(read: Callable[[int], object]) -> object:
+    try:
+        return read(_CHUNK)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        # A future cannot hold StopIteration, and the others, such as SystemExit, would end the pool's event loop.
+        raise InvalidRequest(f"The source's read() must not raise {type(error).__name__}.") from error
+
+
+async def at_most(limit: int, chunks: AsyncIterator[bytes], path: str) -> AsyncIterator[bytes]:
+    received = 0
+    async for chunk in chunks:
+        received += len(chunk)
+        if received > limit:
+            raise FileRefused(f"The file {path!r} is over the limit of {limit} bytes.")
+        yield chunk
+
+
+async def keep(chunks: AsyncIterator[bytes], to: str | os.PathLike[str] | None) -> bytes | Path:
+    if to is None:
+        return b"".join([chunk async for chunk in chunks])
+    target = local_path(to)
+    check_target(target)
+    partial = target.with_name(f".greenroom-{uuid.uuid4().hex}")
+    with writing(target):
+        try:
+            with partial.open("xb") as file:  # writes of one chunk at a time
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
+            return partial.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
