@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
-from greenroom.local.channel import Channel, ExecutionLimits
+from greenroom.local.channel import Channel
+from greenroom.local.collecting import ExecutionLimits
 from greenroom.models import Execution, Output, RemoteFile, StreamText
 from greenroom.runner.protocol import MAX_HEADER, MAX_NAME, VERSION, encode
 

@@ -21,7 +21,8 @@ from greenroom.errors import (
     PoolFull,
     SandboxLost,
 )
-from greenroom.local.channel import Channel, ExecutionLimits
+from greenroom.local.channel import Channel
+from greenroom.local.collecting import ExecutionLimits
 from greenroom.local.plan import Action, End, Lease, Refuse, Rules, Slot, Start, State, Waiter, next_due, plan
 from greenroom.local.settings import PoolSettings
 from greenroom.local.statistics import Statistics

@@ -1,0 +1,172 @@
+"""What one execution has written and shown so far, and what it may still send."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from greenroom.backend import OnEvent
+from greenroom.local.decoding import (
+    decode_error,
+    decode_files,
+    decode_output,
+    decode_timeout,
+    mapping,
+    number,
+    off_loop,
+    output_weight,
+    parse_json,
+)
+from greenroom.models import Execution, ExecutionError, Output, Status, StreamText
+from greenroom.runner.protocol import MAX_ENDING, MAX_NAME, MAX_OUTPUTS, FrameError
+
+
+class Frame(NamedTuple):
+    header: dict[str, Any]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionLimits:
+    """What one execution may take: seconds, and bytes of text and of rich outputs."""
+
+    timeout: float
+    grace: float
+    text: int
+    display: int
+
+
+class _Text:
+    """One stream as it comes in: pieces of UTF-8 that may break anywhere.
+
+    It is kept as bytes, since a `str` for each small piece would take fifty times their memory.
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, data: bytes) -> str:
+        """The characters that are complete with these bytes."""
+        self._data += data
+        return self._decoder.decode(data)
+
+    def clear(self) -> None:
+        held, _ = self._decoder.getstate()  # the beginning of a character belongs to what follows
+        self._data[:] = held
+
+    def __str__(self) -> str:
+        return self._data.decode("utf-8", "replace")
+
+
+@dataclass(slots=True)
+class _Shown:
+    """A place for a rich output, whose content an update may replace."""
+
+    output: Output
+
+
+class Collector:
+    """An execution under way."""
+
+    def __init__(self, limits: ExecutionLimits, on_event: OnEvent | None) -> None:
+        self.id = uuid.uuid4().hex
+        self.limits = limits
+        self.on_event = on_event
+        self.began = time.monotonic()
+        self.done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        self.texts = {"stdout": _Text(), "stderr": _Text()}
+        self.outputs: list[_Shown] = []
+        self.displays: dict[str, _Shown] = {}
+        self.text_left = limits.text
+        self.display_left = limits.display
+        self.clear_pending = False
+
+    def add_text(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        self._clear_if_pending()
+        if not 0 < len(data) <= self.text_left:
+            raise FrameError("more text than was allowed, or none")
+        self.text_left -= len(data)
+        if (text := self.texts[stream].add(data)) and self.on_event:
+            self.on_event(StreamText(stream, text))
+
+    async def add_output(self, header: dict[str, Any], body: bytes) -> None:
+        display_id, update = header.get("display_id"), header.get("update") is True
+        if isinstance(display_id, str) and len(display_id) > MAX_NAME:
+            raise FrameError("the name of a display is too long")
+        if not update:  # which shows nothing new
+            self._clear_if_pending()
+        cost = await off_loop(body, lambda: output_weight(body, self.display_left))
+        if cost > self.display_left or (not update and len(self.outputs) >= MAX_OUTPUTS):
+            raise FrameError("more output than was allowed")
+        self.display_left -= cost
+        output = await off_loop(body, lambda: decode_output(header, body))
+        shown = self.displays.get(display_id) if isinstance(display_id, str) else None
+        if shown is not None:  # every display of that name shows it now
+            shown.output = output
+        elif update:
+            return  # a display of an earlier execution, which is told already
+        else:
+            shown = _Shown(output)
+            if isinstance(display_id, str):
+                self.displays[display_id] = shown
+        if not update:
+            self.outputs.append(shown)
+        if self.on_event:
+            self.on_event(output)
+
+    def clear(self, *, wait: bool) -> None:
+        """Forget what was shown, now or with the next output, as `clear_output` asks for."""
+        self.clear_pending = True
+        if not wait:
+            self._clear_if_pending()
+
+    def _clear_if_pending(self) -> None:
+        if self.clear_pending:
+            self.clear_pending = False
+            self.outputs.clear()
+            self.displays.clear()
+            for text in self.texts.values():
+                text.clear()
+
+    async def finish(self, *, timed_out: bool) -> Execution:
+        """The execution, which the runner says has ended.
+
+        Raises:
+            FrameError: it says so in a way that breaks the rules.
+        """
+        header, body = self.done.result()
+        fields = await off_loop(body, lambda: mapping(parse_json(body, MAX_ENDING)))
+        error = decode_timeout(header, fields, self.limits.timeout) if timed_out else decode_error(header, fields)
+        return self._told(
+            status="timed_out" if timed_out else "succeeded" if error is None else "failed",
+            error=error,
+            duration=number(header, "duration"),
+            files=tuple(decode_files(fields.get("files"))),
+            state_lost="crash" in header or header.get("state_lost") is True,
+            truncated=int(number(header, "truncated")),
+        )
+
+    def cancelled(self) -> Execution:
+        """The execution as far as it came until its caller cancelled it."""
+        error = ExecutionError("CancelledError", "The execution was cancelled.")
+        return self._told(status="cancelled", error=error, duration=time.monotonic() - self.began)
+
+    def _told(self, *, status: Status, **ending: Any) -> Execution:
+        outputs = tuple(shown.output for shown in self.outputs)
+        execution = Execution(
+            id=self.id,
+            status=status,
+            stdout=str(self.texts["stdout"]),
+            stderr=str(self.texts["stderr"]),
+            result=next((output.text for output in reversed(outputs) if output.is_result), None),
+            outputs=outputs,
+            **ending,
+        )
+        if self.on_event:
+            self.on_event(execution)
+        return execution
