@@ -581,7 +581,7 @@ def test_a_session_has_the_memory_of_its_pool() -> None:
 
 async def test_a_closed_pool_says_so_and_may_be_closed_again() -> None:
     pool = await open_backend(ENDPOINT, api_key=TOKEN, transport=httpx.MockTransport(Azure()))
-    pool.adopt("abcd")
+    pool.mark_owned("abcd")
     await pool.execute("abcd", "1", timeout=None, on_event=None)
     await pool.close()
     with pytest.raises(PoolClosed):

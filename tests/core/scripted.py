@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from greenroom.engines.base import Sandbox
+from greenroom.engines.base import StreamSandbox
 from greenroom.runner.protocol import VERSION, Decoder, encode
 
 Answer = Callable[[dict[str, Any], bytes], Iterable[bytes]]
@@ -49,8 +49,8 @@ def obey(header: dict[str, Any], _body: bytes) -> Iterable[bytes]:
             yield reply(header["id"])
 
 
-class ScriptedSandbox(Sandbox):
-    """A `Sandbox` by script.
+class ScriptedSandbox(StreamSandbox):
+    """A `StreamSandbox` by script.
 
     Attributes:
         answer: what its runner says to each frame.

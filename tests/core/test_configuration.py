@@ -100,7 +100,7 @@ def test_sizes_are_read_as_kubernetes_and_azure_write_them(text: str, size: int)
     ("value", "enabled"), [("EgressEnabled", True), ("enabled", True), (False, False), ("EgressDisabled", False)]
 )
 def test_egress_is_told_in_azures_words_or_ours(value: object, enabled: bool) -> None:
-    assert settings_of("memory:", network=value).limits.network is enabled
+    assert settings_of("memory:", network=value).spec.limits.network is enabled
 
 
 def test_without_any_engine_it_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:

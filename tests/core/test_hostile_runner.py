@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from greenroom import GreenroomError, Session, SessionPool
-from greenroom.engines.base import Engine, Limits, Sandbox
+from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.local import LocalPool, PoolSettings, channel
 from greenroom.runner.protocol import encode
 from greenroom.sessions import OpenPool
@@ -124,8 +124,8 @@ class HostileEngine(Engine):
     async def check(self) -> None:
         pass
 
-    async def start(self, limits: Limits) -> Sandbox:
-        del limits
+    async def start(self, spec: SandboxSpec) -> StreamSandbox:
+        del spec
         sandbox = self._make()
         sandbox.say(READY)
         return sandbox

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from greenroom.engines.base import Engine, Limits, Sandbox
+from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull, SandboxLost
 from greenroom.local import LocalPool, PoolSettings
 from greenroom.models import Execution
@@ -49,8 +49,8 @@ class ScriptedEngine(Engine):
     async def check(self) -> None:
         pass
 
-    async def start(self, limits: Limits) -> Sandbox:
-        del limits
+    async def start(self, spec: SandboxSpec) -> StreamSandbox:
+        del spec
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -235,7 +235,7 @@ async def test_a_full_pool_says_so_and_when_a_place_may_come_free() -> None:
         with pytest.raises(PoolFull) as caught:
             await use(pool, "third")
         assert str(caught.value) == (
-            "The pool is full: 2 of 2 sessions are taken, and none came free within 10 seconds. One may come free in "
+            "The pool is full: 2 of 2 sessions are taken, and none became free within 10 seconds. One may become free in "
             "189 seconds. Delete sessions that are done, shorten cooldown_period, or raise max_concurrent_sessions."
         )
         assert caught.value.sessions == 2
@@ -250,7 +250,7 @@ async def test_a_pool_full_of_busy_sessions_does_not_know_when() -> None:
         with pytest.raises(PoolFull) as caught:
             await use(pool, "late")
         assert caught.value.retry_after is None
-        assert "may come free" not in str(caught.value)
+        assert "may become free" not in str(caught.value)
         assert (await busy).status == "timed_out"
 
 
@@ -385,8 +385,8 @@ def test_a_sandbox_that_never_becomes_ready_is_given_up(what: str) -> None:
 @in_virtual_time
 async def test_a_sandbox_that_ends_at_once_is_a_failed_start_with_its_last_words() -> None:
     class Stillborn(ScriptedEngine):
-        async def start(self, limits: Limits) -> Sandbox:
-            sandbox = await super().start(limits)
+        async def start(self, spec: SandboxSpec) -> StreamSandbox:
+            sandbox = await super().start(spec)
             self.sandboxes[-1].end("no module named IPython")
             return sandbox
 
@@ -398,8 +398,8 @@ async def test_a_sandbox_that_ends_at_once_is_a_failed_start_with_its_last_words
 @in_virtual_time
 async def test_a_sandbox_that_ends_as_it_becomes_ready_serves_nobody() -> None:
     class Faint(ScriptedEngine):
-        async def start(self, limits: Limits) -> Sandbox:
-            sandbox = await super().start(limits)
+        async def start(self, spec: SandboxSpec) -> StreamSandbox:
+            sandbox = await super().start(spec)
             if len(self.sandboxes) == 1:
                 self.sandboxes[-1].say(READY)
                 self.sandboxes[-1].end("killed")
@@ -455,8 +455,8 @@ async def test_a_warm_sandbox_that_is_lost_is_replaced() -> None:
 @in_virtual_time
 async def test_a_sandbox_lost_while_it_imports_is_replaced() -> None:
     class Fragile(ScriptedEngine):
-        async def start(self, limits: Limits) -> Sandbox:
-            sandbox = await super().start(limits)
+        async def start(self, spec: SandboxSpec) -> StreamSandbox:
+            sandbox = await super().start(spec)
             if len(self.sandboxes) == 1:
                 self.sandboxes[0].answer = self.die
             return sandbox
@@ -602,7 +602,7 @@ async def test_closing_ends_what_runs_and_refuses_what_waits() -> None:
         running, waiting = begin(pool, "one", "wait"), begin(pool, "other")
         await asyncio.sleep(5)
         await asyncio.gather(pool.close(), pool.close())
-        with pytest.raises(SandboxLost, match="pool closed"):
+        with pytest.raises(SandboxLost, match="its pool was closed"):
             await running
         with pytest.raises(PoolClosed):
             await waiting

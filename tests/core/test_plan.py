@@ -11,20 +11,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from greenroom.local.plan import (
-    SURPLUS_PATIENCE,
+    SURPLUS_TIMEOUT,
     Action,
     End,
     Lease,
+    QueueEntry,
     Refuse,
     Rules,
     Slot,
     Start,
     State,
-    Waiter,
     next_due,
     plan,
     ready_target,
 )
+from greenroom.telemetry import EndCause
 
 NOW = 1000.0
 
@@ -36,16 +37,16 @@ def rules_of(
     cooldown: float | None = 300,
     maximum_age: float | None = None,
     acquire_timeout: float = 30,
-    starts_at_once: int = 2,
+    max_concurrent_starts: int = 2,
 ) -> Rules:
-    return Rules(maximum, ready, cooldown, maximum_age, acquire_timeout, starts_at_once)
+    return Rules(maximum, ready, cooldown, maximum_age, acquire_timeout, max_concurrent_starts)
 
 
 def state_of(*slots: Slot, waiting: str = "", hold_starts_until: float = 0.0) -> State:
     """Books with these slots, and a waiter that came now for every letter."""
     return State(
         {slot.number: slot for slot in slots},
-        [Waiter(letter, NOW) for letter in waiting],
+        [QueueEntry(letter, NOW) for letter in waiting],
         hold_starts_until=hold_starts_until,
     )
 
@@ -74,7 +75,7 @@ def test_an_empty_pool_fills_up_to_its_ready_instances() -> None:
 
 
 def test_no_more_start_at_once_than_the_machine_can_take() -> None:
-    assert plan(state_of(starting(1)), rules_of(maximum=9, ready=9, starts_at_once=3), NOW) == [Start(), Start()]
+    assert plan(state_of(starting(1)), rules_of(maximum=9, ready=9, max_concurrent_starts=3), NOW) == [Start(), Start()]
 
 
 def test_a_ready_sandbox_goes_to_the_first_in_the_queue_and_is_replaced() -> None:
@@ -111,7 +112,7 @@ def test_nobody_is_refused_whose_sandbox_is_starting() -> None:
 
 
 def test_nobody_is_refused_while_there_is_room_and_starts_have_to_queue() -> None:
-    state, rules = state_of(starting(1), waiting="abc"), rules_of(maximum=9, starts_at_once=1)
+    state, rules = state_of(starting(1), waiting="abc"), rules_of(maximum=9, max_concurrent_starts=1)
     assert plan(state, rules, NOW + 99) == []
 
 
@@ -119,7 +120,7 @@ def test_a_session_cools_down_after_its_last_use() -> None:
     state, rules = state_of(leased(1, idle_for=299)), rules_of(cooldown=300)
     assert plan(state, rules, NOW) == []
     assert next_due(state, rules, NOW) == NOW + 1
-    assert plan(state, rules, NOW + 1) == [End(1, "cooled down")]
+    assert plan(state, rules, NOW + 1) == [End(1, EndCause.COOLED_DOWN)]
 
 
 def test_a_session_in_use_does_not_cool_down() -> None:
@@ -131,7 +132,7 @@ def test_a_session_in_use_does_not_cool_down() -> None:
 def test_a_session_that_ends_with_its_sandbox_reaches_its_maximum_age_even_in_use() -> None:
     state, rules = state_of(leased(1, age=3599, users=1)), rules_of(cooldown=None, maximum_age=3600)
     assert plan(state, rules, NOW) == []
-    assert plan(state, rules, NOW + 1) == [End(1, "reached its maximum age")]
+    assert plan(state, rules, NOW + 1) == [End(1, EndCause.MAX_AGE)]
 
 
 def test_a_sandbox_holds_its_place_until_it_is_gone() -> None:
@@ -141,8 +142,8 @@ def test_a_sandbox_holds_its_place_until_it_is_gone() -> None:
 def test_a_sandbox_that_nobody_waits_for_any_more_is_one_too_many_after_a_while() -> None:
     state, rules = state_of(ready(1), ready(2)), rules_of(ready=1)
     assert plan(state, rules, NOW) == []
-    assert next_due(state, rules, NOW) == NOW + SURPLUS_PATIENCE
-    assert plan(state, rules, NOW + SURPLUS_PATIENCE) == [End(1, "was one too many")]
+    assert next_due(state, rules, NOW) == NOW + SURPLUS_TIMEOUT
+    assert plan(state, rules, NOW + SURPLUS_TIMEOUT) == [End(1, EndCause.SURPLUS)]
 
 
 def test_automatic_readiness_keeps_twice_what_is_allocated_while_one_starts() -> None:
@@ -169,7 +170,7 @@ def test_after_a_failed_start_warm_ones_are_held_back_but_those_who_wait_are_not
 def test_a_pool_that_closes_ends_everything_and_starts_nothing() -> None:
     state = state_of(starting(1), ready(2), leased(3, users=1), ending(4), waiting="a")
     state.closing = True
-    assert plan(state, rules_of(ready=3), NOW) == [End(number, "pool closed") for number in (1, 2, 3)]
+    assert plan(state, rules_of(ready=3), NOW) == [End(number, EndCause.POOL_CLOSED) for number in (1, 2, 3)]
 
 
 # Every turn
@@ -193,10 +194,10 @@ class Pool(RuleBasedStateMachine):
         ready=st.integers(0, 5),
         cooldown=st.none() | st.floats(0.1, 60),
         acquire_timeout=st.floats(0, 30),
-        starts_at_once=st.integers(1, 4),
+        max_concurrent_starts=st.integers(1, 4),
     )
     def open(
-        self, maximum: int, ready: int, cooldown: float | None, acquire_timeout: float, starts_at_once: int
+        self, maximum: int, ready: int, cooldown: float | None, acquire_timeout: float, max_concurrent_starts: int
     ) -> None:
         self.limits = Rules(
             maximum=maximum,
@@ -204,7 +205,7 @@ class Pool(RuleBasedStateMachine):
             cooldown=cooldown,
             maximum_age=None if cooldown is not None else 50,
             acquire_timeout=acquire_timeout,
-            starts_at_once=starts_at_once,
+            max_concurrent_starts=max_concurrent_starts,
         )
         self.advance()
 
@@ -214,7 +215,7 @@ class Pool(RuleBasedStateMachine):
     @rule()
     def someone_comes(self) -> None:
         self.count += 1
-        self.state.waiters.append(Waiter(f"session-{self.count}", self.now))
+        self.state.waiters.append(QueueEntry(f"session-{self.count}", self.now))
         self.advance()
 
     @precondition(lambda self: self.state.waiters)
@@ -327,20 +328,22 @@ class Pool(RuleBasedStateMachine):
         for end in ends:
             slot = state.slots[end.slot]
             match end.cause:
-                case "cooled down":
+                case EndCause.COOLED_DOWN:
                     assert rules.cooldown is not None
                     assert slot.phase == "leased"
                     assert slot.users == 0, "a session in use never cools down"
                     assert self.now >= slot.last_used + rules.cooldown
-                case "reached its maximum age":
+                case EndCause.MAX_AGE:
                     assert rules.maximum_age is not None
                     assert slot.phase == "leased"
                     assert self.now >= slot.since + rules.maximum_age
-                case "was one too many":
+                case EndCause.SURPLUS:
                     assert slot.phase == "ready"
                     assert not waiting or len(leases) == len(waiting)
-                case "pool closed":
+                case EndCause.POOL_CLOSED:
                     assert state.closing
+                case other:
+                    pytest.fail(f"a plan does not end a sandbox because it {other}")
 
     def enter(self, action: Action) -> None:
         match action:
@@ -359,7 +362,7 @@ class Pool(RuleBasedStateMachine):
     @invariant()
     def the_limits_are_kept(self) -> None:
         assert len(self.state.slots) <= self.limits.maximum
-        assert self.state.count("starting") <= self.limits.starts_at_once
+        assert self.state.count("starting") <= self.limits.max_concurrent_starts
 
     @invariant()
     def nobody_waits_beside_a_ready_sandbox(self) -> None:
@@ -368,7 +371,7 @@ class Pool(RuleBasedStateMachine):
     @invariant()
     def nothing_waits_that_could_start(self) -> None:
         state, rules = self.state, self.limits
-        may_start = len(state.slots) < rules.maximum and state.count("starting") < rules.starts_at_once
+        may_start = len(state.slots) < rules.maximum and state.count("starting") < rules.max_concurrent_starts
         if not may_start or state.closing:
             return
         assert len(state.waiters) <= state.count("starting"), "everybody in the queue has a sandbox on its way"
@@ -377,7 +380,7 @@ class Pool(RuleBasedStateMachine):
 
     @invariant()
     def no_more_stay_ready_than_the_pool_should_keep(self) -> None:
-        for_long = [slot for slot in self.slots("ready") if self.now >= slot.since + SURPLUS_PATIENCE]
+        for_long = [slot for slot in self.slots("ready") if self.now >= slot.since + SURPLUS_TIMEOUT]
         assert len(for_long) <= (self.limits.ready or 0)
 
     @invariant()

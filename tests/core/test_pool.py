@@ -13,7 +13,7 @@ import pytest
 
 import greenroom
 from greenroom import SessionPool
-from greenroom.engines.base import Limits, Sandbox
+from greenroom.engines.base import SandboxSpec, StreamSandbox
 from greenroom.local import AzureRangeWarning, LocalPool, PoolSettings
 from greenroom.sessions import OpenPool
 from greenroom.testing import ScriptedBackend, memory_pool, scripted_pool
@@ -26,11 +26,11 @@ class SlowEngine(MemoryEngine):
     delay = 0.1
     broken = False
 
-    async def start(self, limits: Limits) -> Sandbox:
+    async def start(self, spec: SandboxSpec) -> StreamSandbox:
         await asyncio.sleep(self.delay)
         if self.broken:
             raise greenroom.EngineUnavailable("The engine is broken.")
-        return await super().start(limits)
+        return await super().start(spec)
 
 
 def pool_over(engine: MemoryEngine, **options: Any) -> SessionPool:
@@ -62,7 +62,7 @@ def test_the_status_tells_warm_from_cold_and_counts_the_ends() -> None:
         assert status.start_median >= 0.1
         assert status.wait_max > 0
         warm.delete()
-        assert pool.status().evictions == {"its session was deleted": 1}
+        assert pool.status().evictions == {"session deleted": 1}
         assert "2 of 100" not in repr(pool.status())
         assert [info.identifier for info in pool.sessions()] == ["cold"]
 

@@ -17,7 +17,7 @@ import aiodocker
 import pytest
 
 from greenroom.engines import owner
-from greenroom.engines.base import Limits, Sandbox
+from greenroom.engines.base import Limits, SandboxSpec, StreamSandbox
 from greenroom.engines.docker.engine import DockerEngine
 from greenroom.engines.docker.image import default_image
 from greenroom.errors import EngineUnavailable, ImageMissing, InvalidRequest
@@ -29,39 +29,39 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-async def echo(engine: DockerEngine, supervisor: Program) -> AsyncIterator[Sandbox]:
+async def echo(engine: DockerEngine, supervisor: Program) -> AsyncIterator[StreamSandbox]:
     """A sandbox that says what it is told."""
     supervisor(ECHO)
-    sandbox = await engine.start(Limits())
+    sandbox = await engine.start(SandboxSpec())
     yield sandbox
     await sandbox.kill()
 
 
-async def read(sandbox: Sandbox, size: int) -> bytes:
+async def read(sandbox: StreamSandbox, size: int) -> bytes:
     data = bytearray()
     while len(data) < size and (piece := await sandbox.receive()):
         data += piece
     return bytes(data)
 
 
-async def read_all(sandbox: Sandbox) -> bytes:
+async def read_all(sandbox: StreamSandbox) -> bytes:
     return await read(sandbox, sys.maxsize)
 
 
 class TestStreams:
-    async def test_every_byte_passes_unchanged(self, echo: Sandbox) -> None:
+    async def test_every_byte_passes_unchanged(self, echo: StreamSandbox) -> None:
         every_byte = bytes(range(256)) * 4
         await echo.send(every_byte)
         assert await read(echo, len(every_byte)) == every_byte
 
-    async def test_megabytes_pass_both_ways_at_once(self, echo: Sandbox) -> None:
+    async def test_megabytes_pass_both_ways_at_once(self, echo: StreamSandbox) -> None:
         data = random.Random(0).randbytes(8 * MIB)
         answer, _ = await asyncio.gather(read(echo, len(data)), echo.send(data))
         assert answer == data
 
     async def test_the_first_bytes_are_not_missed(self, engine: DockerEngine, supervisor: Program) -> None:
         supervisor("import os\nos.write(1, b'first')")
-        sandbox = await engine.start(Limits())
+        sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b"first"
         await sandbox.kill()
 
@@ -69,7 +69,7 @@ class TestStreams:
         self, plain_engine: DockerEngine, supervisor: Program
     ) -> None:
         supervisor("import time\ntime.sleep(600)")
-        sandbox = await plain_engine.start(Limits())
+        sandbox = await plain_engine.start(SandboxSpec())
         send = asyncio.create_task(sandbox.send(bytes(64 * MIB)))
         await asyncio.sleep(1)
         assert not send.done()
@@ -81,7 +81,7 @@ class TestStreams:
         self, plain_engine: DockerEngine, supervisor: Program
     ) -> None:
         supervisor(f"import time\ntime.sleep(1)\n{ECHO}")
-        sandbox = await plain_engine.start(Limits())
+        sandbox = await plain_engine.start(SandboxSpec())
         first = asyncio.create_task(sandbox.send(bytes(4 * MIB)))
         await asyncio.sleep(0.2)
         second = asyncio.create_task(sandbox.send(b"end"))
@@ -93,14 +93,14 @@ class TestStreams:
 
     async def test_its_end_ends_the_stream_for_good(self, engine: DockerEngine, supervisor: Program) -> None:
         supervisor("print('bye')")
-        sandbox = await engine.start(Limits())
+        sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b"bye\n"
         assert await sandbox.receive() == b""
         with pytest.raises(ConnectionResetError):
             await sandbox.send(b"anybody there?")
         await sandbox.kill()
 
-    async def test_a_kill_ends_a_wait_for_bytes(self, echo: Sandbox) -> None:
+    async def test_a_kill_ends_a_wait_for_bytes(self, echo: StreamSandbox) -> None:
         receive = asyncio.create_task(echo.receive())
         await asyncio.sleep(0.05)
         await echo.kill()
@@ -108,12 +108,12 @@ class TestStreams:
 
 
 class TestEnds:
-    async def test_a_killed_sandbox_is_gone_when_kill_returns(self, echo: Sandbox) -> None:
+    async def test_a_killed_sandbox_is_gone_when_kill_returns(self, echo: StreamSandbox) -> None:
         await echo.kill()
         assert await containers_of() == []
         await echo.kill()
 
-    async def test_two_kills_at_once_and_a_cancelled_one_are_one(self, echo: Sandbox) -> None:
+    async def test_two_kills_at_once_and_a_cancelled_one_are_one(self, echo: StreamSandbox) -> None:
         cancelled = asyncio.create_task(echo.kill())
         await asyncio.sleep(0)
         cancelled.cancel()
@@ -122,28 +122,28 @@ class TestEnds:
 
     async def test_what_it_said_last_is_the_diagnosis(self, engine: DockerEngine, supervisor: Program) -> None:
         supervisor("import sys\nsys.exit('there is no IPython here')")
-        sandbox = await engine.start(Limits())
+        sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b""
         assert await sandbox.diagnosis() == "there is no IPython here"
         await sandbox.kill()
 
     async def test_a_silent_end_is_told_by_its_exit_code(self, engine: DockerEngine, supervisor: Program) -> None:
         supervisor("import os\nos._exit(7)")
-        sandbox = await engine.start(Limits())
+        sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b""
         assert await sandbox.diagnosis() == "it ended with exit code 7"
         await sandbox.kill()
 
     async def test_running_out_of_memory_is_told(self, engine: DockerEngine, supervisor: Program) -> None:
         supervisor("x = b'x' * (1 << 30)")
-        sandbox = await engine.start(Limits(memory=128 * MIB))
+        sandbox = await engine.start(SandboxSpec(limits=Limits(memory=128 * MIB)))
         assert await read_all(sandbox) == b""
         assert "memory" in await sandbox.diagnosis()
         await sandbox.kill()
 
     async def test_much_on_standard_error_keeps_its_end(self, plain_engine: DockerEngine, supervisor: Program) -> None:
         supervisor("import sys\nsys.stderr.write('x' * (1 << 22) + 'the end')")
-        sandbox = await plain_engine.start(Limits())
+        sandbox = await plain_engine.start(SandboxSpec())
         assert await read_all(sandbox) == b""
         diagnosis = await sandbox.diagnosis()
         assert diagnosis.endswith("the end")
@@ -158,7 +158,7 @@ class TestConfiguration:
     async def config(self, plain_engine: DockerEngine, supervisor: Program) -> AsyncIterator[dict[str, Any]]:
         supervisor(ECHO)
         limits = Limits(memory=256 * MIB, cpus=0.5, pids=99, disk=64 * MIB)
-        sandbox = await plain_engine.start(limits)
+        sandbox = await plain_engine.start(SandboxSpec(limits=limits))
         async with aiodocker.Docker() as client:
             yield await (await client.containers.get(sandbox.id)).show()
         await sandbox.kill()
@@ -205,7 +205,7 @@ class TestConfiguration:
 class TestChangesWhileItRuns:
     async def test_its_limit_on_memory_can_be_changed(self, plain_engine: DockerEngine, supervisor: Program) -> None:
         supervisor(ECHO)
-        sandbox = await plain_engine.start(Limits(memory=256 * MIB))
+        sandbox = await plain_engine.start(SandboxSpec(limits=Limits(memory=256 * MIB)))
         await sandbox.limit_memory(512 * MIB)
         async with aiodocker.Docker() as client:
             config = await (await client.containers.get(sandbox.id)).show()
@@ -223,7 +223,7 @@ class TestChangesWhileItRuns:
             return config["HostConfig"]["CpuShares"]
 
         supervisor(ECHO)
-        sandbox = await plain_engine.start(Limits())
+        sandbox = await plain_engine.start(SandboxSpec())
         starting = await shares()
         await sandbox.take_full_share()
         assert (starting, await shares()) == (64, 1024)
@@ -232,7 +232,7 @@ class TestChangesWhileItRuns:
     async def test_a_runtime_that_cannot_change_the_limit_on_memory_says_so(self, supervisor: Program) -> None:
         engine = await usable(DockerEngine(runtime="runsc"))
         supervisor(ECHO)
-        sandbox = await engine.start(Limits())
+        sandbox = await engine.start(SandboxSpec())
         with pytest.raises(InvalidRequest, match="memory cannot become"):
             await sandbox.limit_memory(512 * MIB)
         await sandbox.kill()
@@ -245,7 +245,7 @@ class TestNothingIsLeft:
         self, plain_engine: DockerEngine, supervisor: Program, attempt: int
     ) -> None:
         supervisor(ECHO)
-        start = asyncio.create_task(plain_engine.start(Limits()))
+        start = asyncio.create_task(plain_engine.start(SandboxSpec()))
         await asyncio.sleep(attempt * 0.02 + random.random() * 0.02)
         start.cancel()
         try:
@@ -260,7 +260,7 @@ class TestNothingIsLeft:
         self, plain_engine: DockerEngine, supervisor: Program
     ) -> None:
         supervisor(ECHO)
-        start = asyncio.create_task(plain_engine.start(Limits()))
+        start = asyncio.create_task(plain_engine.start(SandboxSpec()))
         for _ in range(2):
             await asyncio.sleep(0.05)
             start.cancel()
@@ -274,11 +274,11 @@ class TestNothingIsLeft:
     ) -> None:
         program = f"""
 import asyncio
-from greenroom.engines.base import Limits
+from greenroom.engines.base import SandboxSpec
 from greenroom.engines.docker.engine import DockerEngine
 async def main():
     engine = DockerEngine(runtime={runtime!r})
-    sandboxes = [await engine.start(Limits()) for _ in range(5)]
+    sandboxes = [await engine.start(SandboxSpec()) for _ in range(5)]
     print("started", flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
@@ -321,7 +321,7 @@ asyncio.run(main())
 class TestRefusals:
     async def test_a_missing_image_is_told_with_the_command_that_makes_it(self, plain_engine: DockerEngine) -> None:
         engine = DockerEngine(image="greenroom-nothing:0")
-        for attempt in (engine.check, lambda: engine.start(Limits())):
+        for attempt in (engine.check, lambda: engine.start(SandboxSpec())):
             with pytest.raises(ImageMissing, match="greenroom image build --tag greenroom-nothing:0"):
                 await attempt()
         await engine.close()
@@ -348,5 +348,5 @@ class TestRefusals:
 
     async def test_limits_that_docker_cannot_keep_are_refused(self, plain_engine: DockerEngine) -> None:
         with pytest.raises(InvalidRequest, match="CPUs"):
-            await plain_engine.start(Limits(cpus=10_000))
+            await plain_engine.start(SandboxSpec(limits=Limits(cpus=10_000)))
         assert await containers_of() == []

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from greenroom.cli import image as command
-from greenroom.engines.base import RUNNER_SOURCE, Limits
+from greenroom.engines.base import RUNNER_SOURCE, SandboxSpec
 from greenroom.engines.docker import image, pip_config
 from greenroom.engines.docker.engine import DockerEngine
 from greenroom.errors import EngineUnavailable
@@ -162,7 +162,7 @@ class TestContent:
     async def ask(engine: DockerEngine, supervisor: Program, program: str) -> Any:
         """What a program in a sandbox prints as JSON."""
         supervisor(f"import json, os, sys\n{program}")
-        sandbox = await engine.start(Limits())
+        sandbox = await engine.start(SandboxSpec())
         output = b""
         while data := await sandbox.receive():
             output += data

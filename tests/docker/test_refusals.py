@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from greenroom.engines.base import Limits
+from greenroom.engines.base import SandboxSpec
 from greenroom.engines.docker import engine as docker
 from greenroom.engines.docker.client import Daemon
 from greenroom.engines.docker.engine import DockerEngine
@@ -21,7 +21,7 @@ from .fake import ABILITIES, Answer, FakeDocker
 
 @pytest.fixture
 async def engine(fake: FakeDocker) -> AsyncIterator[DockerEngine]:
-    engine = DockerEngine(host=fake.url)
+    engine = DockerEngine(docker_host=fake.url)
     yield engine
     await engine.close()
 
@@ -33,7 +33,7 @@ async def never() -> NoReturn:
 
 class TestCheck:
     async def test_no_engine_at_the_address_says_what_to_do(self, tmp_path: Path) -> None:
-        engine = DockerEngine(host=f"unix://{tmp_path}/nothing.sock")
+        engine = DockerEngine(docker_host=f"unix://{tmp_path}/nothing.sock")
         message = f"No Docker engine answers at unix://{tmp_path}/nothing.sock. Start Docker, or use greenroom.connect"
         with pytest.raises(EngineUnavailable, match=re.escape(message)):
             await engine.check()
@@ -54,7 +54,7 @@ class TestCheck:
 
     async def test_an_address_without_a_scheme_is_refused(self) -> None:
         with pytest.raises(InvalidRequest, match=r"'localhost:2375' is not valid: it begins with unix://"):
-            await DockerEngine(host="localhost:2375").check()
+            await DockerEngine(docker_host="localhost:2375").check()
 
     async def test_a_socket_of_another_group_says_how_to_join_it(
         self, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
@@ -96,7 +96,7 @@ class TestStart:
     ) -> None:
         fake.answers[call] = lambda: (500, {"message": "no space left on device"})
         with pytest.raises(EngineUnavailable, match="could not start a sandbox: no space left on device"):
-            await engine.start(Limits())
+            await engine.start(SandboxSpec())
         assert fake.calls[-1] == "DELETE /containers"
 
     async def test_cancelling_waits_for_a_container_that_is_being_made_and_removes_it(
@@ -110,7 +110,7 @@ class TestStart:
             return 201, {"Id": "0123"}
 
         fake.answers["POST /containers/create"] = late
-        start = asyncio.create_task(engine.start(Limits()))
+        start = asyncio.create_task(engine.start(SandboxSpec()))
         await asked.wait()
         start.cancel()
         await asyncio.sleep(0.05)
@@ -127,12 +127,12 @@ class TestStart:
         monkeypatch.setattr(docker, "_START_PATIENCE", 0.1)
         fake.answers["POST /containers/start"] = never
         with pytest.raises(EngineUnavailable, match="did not answer in time"):
-            await engine.start(Limits())
+            await engine.start(SandboxSpec())
         assert fake.calls[-1] == "DELETE /containers"
 
     async def test_hundreds_of_sandboxes_are_attached_at_once(self, fake: FakeDocker, engine: DockerEngine) -> None:
         async with asyncio.timeout(30):
-            sandboxes = await asyncio.gather(*(engine.start(Limits()) for _ in range(300)))
+            sandboxes = await asyncio.gather(*(engine.start(SandboxSpec()) for _ in range(300)))
         assert len(fake.attached) == 300
         await asyncio.gather(*(sandbox.kill() for sandbox in sandboxes))
 
@@ -141,7 +141,7 @@ class TestAttached:
     async def test_a_connection_that_breaks_is_the_end_of_the_bytes(
         self, fake: FakeDocker, engine: DockerEngine
     ) -> None:
-        sandbox = await engine.start(Limits())
+        sandbox = await engine.start(SandboxSpec())
         _, writer = fake.attached[0]
         writer.write(b"\x01\0\0\0\0\0\0\x05hello\x01\0\0\0\0\0\0\x09half of ")
         writer.close()
@@ -153,7 +153,7 @@ class TestAttached:
         await sandbox.kill()
 
     async def test_pieces_without_bytes_are_not_the_end(self, fake: FakeDocker, engine: DockerEngine) -> None:
-        sandbox = await engine.start(Limits())
+        sandbox = await engine.start(SandboxSpec())
         fake.attached[0][1].write(b"\x01\0\0\0\0\0\0\0" + b"\x02\0\0\0\0\0\0\x03why" + b"\x01\0\0\0\0\0\0\x04more")
         assert await sandbox.receive() == b"more"
         await sandbox.kill()
@@ -162,7 +162,7 @@ class TestAttached:
         self, fake: FakeDocker, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(docker, "_KILL_PATIENCE", 0.1)
-        sandbox = await engine.start(Limits())
+        sandbox = await engine.start(SandboxSpec())
         fake.answers["DELETE /containers"] = never
         await sandbox.kill()
         reader, _ = fake.attached[0]

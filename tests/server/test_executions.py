@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from greenroom.azure.codecs.shared import ExecuteRequest
-from greenroom.engines.base import Limits, Sandbox
+from greenroom.engines.base import SandboxSpec, StreamSandbox
 from greenroom.errors import SandboxLost
 from greenroom.models import Execution, ExecutionError, Output
 from greenroom.server.records import Executions, Outcome
@@ -360,8 +360,8 @@ async def test_whatever_a_sandbox_says_about_code_is_an_answer(execution: Execut
 class DyingEngine(MemoryEngine):
     """Its sandboxes end while code runs."""
 
-    async def start(self, limits: Limits) -> Sandbox:
-        sandbox = await super().start(limits)
+    async def start(self, spec: SandboxSpec) -> StreamSandbox:
+        sandbox = await super().start(spec)
         asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(sandbox.kill()))
         return sandbox
 

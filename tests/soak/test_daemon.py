@@ -73,7 +73,7 @@ def daemon() -> Iterator[Daemon]:
 @pytest.mark.timeout(400)
 def test_a_pool_outlives_its_docker_engine(daemon: Daemon) -> None:
     options = {"preload": (), "ready_session_instances": 1, "max_concurrent_sessions": 8}
-    with engine_pool(f"docker:?host={daemon.url}", **options) as pool, ThreadPoolExecutor(4) as threads:
+    with engine_pool(f"docker:?docker_host={daemon.url}", **options) as pool, ThreadPoolExecutor(4) as threads:
         sessions = [pool.session(f"user-{number}") for number in range(4)]
         for session in sessions:
             session.execute("x = 1").raise_for_error()

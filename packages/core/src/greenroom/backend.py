@@ -9,22 +9,23 @@ from typing import Protocol, TypeAlias
 from greenroom.models import Event, Execution, PoolStatus, RemoteFile, SessionInfo
 
 OnEvent: TypeAlias = Callable[[Event], None]
-"""Called on the pool's event loop as the code runs; it must return at once and not raise."""
+"""Called on the pool's event loop as the code runs; it must return immediately and not raise."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Overrides:
-    """What one session may have otherwise than its pool."""
+    """The settings of one session that differ from its pool's."""
 
     memory: int | None = None
     """Bytes."""
 
 
 class Backend(Protocol):
-    """A pool's asynchronous core. All of it runs on one event loop; every method may be called at once.
+    """A pool's asynchronous core. Its coroutines run on one event loop, any number of them at the same time.
 
-    An `identifier` has been checked; its session comes to life with its first use. Each method but `close`
-    raises the errors of `greenroom.errors`. Cancelling a method ends its work in the sandbox, too.
+    `configure`, `mark_owned` and `__repr__` may be called from any thread. An `identifier` has been checked; its
+    session begins with its first use. Each method but `close` raises the errors of `greenroom.errors`. Cancelling a
+    method ends its work in the sandbox, too.
     """
 
     async def execute(
@@ -54,19 +55,23 @@ class Backend(Protocol):
         ...
 
     async def status(self) -> PoolStatus:
-        """What it holds and has done; raises where it serves no more."""
+        """What it holds and has done.
+
+        Raises:
+            PoolClosed: the pool was closed.
+        """
         ...
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
-        """Remember what a session wants otherwise than the pool, for as long as somebody holds `overrides`.
+        """Give a session settings of its own, for as long as `overrides` is held.
 
         Raises:
             InvalidRequest: the pool cannot do that for one session.
         """
         ...
 
-    def adopt(self, identifier: str) -> None:
-        """Note that the identifier was made up here: nobody else knows it, so its session ends with the pool."""
+    def mark_owned(self, identifier: str) -> None:
+        """Note that the identifier was made here: no other process knows it, so its session ends with the pool."""
         ...
 
     async def close(self) -> None: ...

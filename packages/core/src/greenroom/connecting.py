@@ -31,7 +31,7 @@ def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = N
             an image, then Docker.
         config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
         options: those of every local pool are the fields of `greenroom.local.PoolSettings`; bubblewrap's is
-            `python`, Docker's are `image`, `runtime` and `host`. Those of a pool in Azure are the fields of
+            `python`, Docker's are `image`, `runtime` and `docker_host`. Those of a pool in Azure are the fields of
             `greenroom.azure.settings.AzureSettings`, such as `credential`.
 
     Raises:
@@ -119,7 +119,7 @@ def _docker(options: Mapping[str, Any]) -> Engine:
 
 ENGINES: dict[str, tuple[Callable[[Mapping[str, Any]], Engine], tuple[str, ...]]] = {
     "bubblewrap": (_bubblewrap, ("python",)),
-    "docker": (_docker, ("image", "runtime", "host")),
+    "docker": (_docker, ("image", "runtime", "docker_host")),
 }
 """By scheme: what makes the engine, and its options."""
 

@@ -73,7 +73,7 @@ class ImageMissing(EngineUnavailable):
 
 
 class PoolFull(GreenroomError):
-    """Every session of the pool is taken, and none came free in time.
+    """Every session of the pool is taken, and none became free in time.
 
     Attributes:
         sessions: how many sessions the pool holds.

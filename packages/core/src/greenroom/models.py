@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +16,16 @@ from greenroom.local_files import check_target, local_path, writing
 from greenroom.untrusted import brief
 
 Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
+
+
+class ContainerType(StrEnum):
+    """What runs in the sandboxes of a pool; named as in Azure."""
+
+    PYTHON_LTS = "PythonLTS"
+    NODE_LTS = "NodeLTS"
+    SHELL = "Shell"
+    CUSTOM_CONTAINER = "CustomContainer"
+
 
 DATA_DIR = "/mnt/data"
 """Where a session keeps its files, as in Azure."""

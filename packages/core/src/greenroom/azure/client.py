@@ -256,7 +256,7 @@ class AzurePool:
             "az containerapp sessionpool create --memory."
         )
 
-    def adopt(self, identifier: str) -> None:
+    def mark_owned(self, identifier: str) -> None:
         if len(self._own) >= _MAX_OWN:  # the oldest has cooled down long ago
             del self._own[next(iter(self._own))]
         self._own[identifier] = 0.0

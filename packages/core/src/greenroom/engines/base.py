@@ -1,14 +1,16 @@
-"""The seam between pools and what isolates: an engine makes sandboxes, a sandbox is two streams of bytes."""
+"""The seam between pools and what isolates: an engine starts sandboxes from a specification."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from greenroom import runner
 from greenroom.errors import InvalidRequest
+from greenroom.models import ContainerType
 
 RUNNER_SOURCE = Path(runner.__file__).parent
 """The runner's modules, to be shown to sandboxes as `RUNNER_HOME/greenroom_runner`, read-only."""
@@ -58,18 +60,61 @@ class Limits:
     """Whether the network is reachable."""
 
 
-class Sandbox(ABC):
-    """One isolated process tree whose first process is the runner's supervisor.
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What to start: a container type with its limits and contents."""
 
-    It ends when the host process does, however that ends: its standard input closes.
+    container_type: ContainerType = ContainerType.PYTHON_LTS
+    limits: Limits = field(default_factory=Limits)
+    preload: tuple[str, ...] = ()
+    """Modules that sessions are likely to import. A hint: the pool has them imported after the start, and an engine
+    that starts sandboxes from a template may have done so before."""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Environment variables beside the sandbox's own."""
+
+
+class Sandbox(ABC):
+    """One isolated process tree.
+
+    It ends when the host process does, however that ends. Code is run by a `StreamSandbox`; a custom container is a
+    `PortSandbox`.
     """
 
     id: str
     """Names it in messages, such as a container's id."""
 
     @abstractmethod
+    async def kill(self) -> None:
+        """End all of its processes and free everything that it held. Idempotent, bounded in time, never OSError."""
+
+    async def limit_memory(self, memory: int) -> None:
+        """Set the bytes that it may use from now on, files included.
+
+        Raises:
+            InvalidRequest: this engine cannot change that for one sandbox.
+        """
+        raise InvalidRequest(f"The memory of one session cannot differ from its pool's here, not even {memory} bytes.")
+
+    async def take_full_share(self) -> None:  # noqa: B027  nothing to do where starts do not give way
+        """Give it the same share of busy processors as others; until then, a start may give way to running code.
+
+        Never raises OSError.
+        """
+
+    @abstractmethod
+    async def diagnosis(self) -> str:
+        """Return what the engine knows of its end, such as "out of memory"; empty if nothing.
+
+        After a failed start, also what the first process wrote to its standard error.
+        """
+
+
+class StreamSandbox(Sandbox):
+    """A sandbox whose first process is the runner's supervisor: it ends when its standard input closes."""
+
+    @abstractmethod
     async def send(self, data: bytes) -> None:
-        """Write to the supervisor's standard input; returns when more may be sent.
+        """Write to the supervisor's standard input; return when more may be sent.
 
         Raises:
             OSError: it has ended.
@@ -77,38 +122,22 @@ class Sandbox(ABC):
 
     @abstractmethod
     async def receive(self) -> bytes:
-        """The next bytes of the supervisor's standard output; empty at its end, and then always."""
+        """Return the next bytes of the supervisor's standard output; empty at its end, and from then on."""
 
-    @abstractmethod
-    async def kill(self) -> None:
-        """End every process of it and free all it held. Idempotent, bounded in time, never raises OSError."""
 
-    async def limit_memory(self, memory: int) -> None:
-        """From now on, let it use so many bytes, files included.
+class PortSandbox(Sandbox):
+    """A sandbox that serves HTTP requests."""
 
-        Raises:
-            InvalidRequest: this engine cannot change that for one sandbox.
-        """
-        raise InvalidRequest(f"The memory of one session cannot differ here: {memory} bytes were asked for.")
-
-    async def take_full_share(self) -> None:  # noqa: B027  nothing to do where starts do not give way
-        """From now on, get as much of busy processors as others; until then, a start may give way to what runs.
-
-        Never raises OSError.
-        """
-
-    @abstractmethod
-    async def diagnosis(self) -> str:
-        """After its end: what the engine knows of the cause, such as "out of memory"; empty if nothing.
-
-        Also after a failed start, with what the first process wrote to its standard error.
-        """
+    address: tuple[str, int]
+    """Host and port, reachable from this process alone."""
 
 
 class Engine(ABC):
     """Makes sandboxes. One object serves one event loop."""
 
     name: str
+    container_types: frozenset[ContainerType] = frozenset({ContainerType.PYTHON_LTS})
+    """Those that it can start."""
     control_groups: ControlGroups = ControlGroups.UNKNOWN
     """Which ones bound the sandboxes; known after `check`."""
 
@@ -126,8 +155,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def start(self, limits: Limits) -> Sandbox:
-        """Start a sandbox; it may not have said anything yet.
+    async def start(self, spec: SandboxSpec) -> Sandbox:
+        """Start a sandbox; it may not be ready yet.
 
         Cancelling leaves nothing behind.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from greenroom.backend import OnEvent
-from greenroom.engines.base import Sandbox
+from greenroom.engines.base import StreamSandbox
 from greenroom.errors import FileRefused, GreenroomError, SandboxLost
 from greenroom.local.collecting import Collector, ExecutionLimits, Frame
 from greenroom.local.decoding import decode_file, decode_files, file_error, off_loop, parse_json
@@ -50,8 +50,10 @@ class Channel:
     `SandboxLost`.
     """
 
-    def __init__(self, sandbox: Sandbox, on_lost: Callable[[], None]) -> None:
+    def __init__(self, sandbox: StreamSandbox, on_lost: Callable[[], None], *, preload: tuple[str, ...] = ()) -> None:
         self._sandbox = sandbox
+        self._modules = preload
+        self._memory: int | None = None
         self._on_lost = on_lost
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -79,14 +81,20 @@ class Channel:
         if self._lost is not None:  # since then
             raise self._lost
 
-    async def preload(self, modules: tuple[str, ...]) -> None:
-        """Have modules imported, those that are there; code may be given meanwhile."""
-        await self._send({"op": "preload"}, json.dumps(modules).encode())
-        async with asyncio.timeout(_PRELOAD_TIMEOUT):
-            await asyncio.shield(self._preloaded)
+    async def warm_up(self) -> None:
+        """Have the modules imported that are installed; code may be sent meanwhile. Never raises."""
+        if not self._modules:
+            return
+        with contextlib.suppress(SandboxLost, TimeoutError):
+            await self._send({"op": "preload"}, json.dumps(self._modules).encode())
+            async with asyncio.timeout(_PRELOAD_TIMEOUT):
+                await asyncio.shield(self._preloaded)
 
     async def limit_memory(self, memory: int) -> None:
-        await self._sandbox.limit_memory(memory)
+        """Set the bytes that the sandbox may use."""
+        if memory != self._memory:
+            await self._sandbox.limit_memory(memory)
+            self._memory = memory
 
     async def take_full_share(self) -> None:
         await self._sandbox.take_full_share()

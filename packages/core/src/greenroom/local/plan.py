@@ -1,4 +1,4 @@
-"""What a pool should do next, as a pure function of its state and the time. I/O is somebody else's."""
+"""What a pool should do next, as a pure function of its state and the time. It does no I/O."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-Cause: TypeAlias = Literal["cooled down", "reached its maximum age", "was one too many", "pool closed"]
+from greenroom.telemetry import EndCause
 
+SURPLUS_TIMEOUT = 30.0
+"""How long a surplus ready sandbox is kept, as it may be needed yet; in seconds."""
 
-SURPLUS_PATIENCE = 30.0
-"""How long a ready sandbox that is one too many is kept, as it may be wanted yet; in seconds."""
-
-_RATE_WINDOWS = (5.0, 60.0)  # seconds: what comes in bursts, and what comes steadily
+_RATE_WINDOWS = (5.0, 60.0)  # seconds: for bursts, and for a steady rate
 
 
 @dataclass(slots=True)
 class Slot:
-    """One sandbox in the pool's books."""
+    """One sandbox in the pool's state."""
 
     number: int
     phase: Literal["starting", "ready", "leased", "ending"]
@@ -29,14 +28,14 @@ class Slot:
     """The session it serves; set for its life when it is leased."""
     last_used: float = 0.0
     users: int = 0
-    """Calls under way."""
-    memory: int | None = None
-    """Bytes, where they are not those of the pool."""
+    """Calls that run."""
+    began: float = 0.0
+    """When its start was decided."""
 
 
 @dataclass(slots=True)
-class Waiter:
-    """An identifier in want of a sandbox, in the order of arrival."""
+class QueueEntry:
+    """An identifier that is queued for a sandbox, in the order of arrival."""
 
     identifier: str
     since: float
@@ -44,17 +43,17 @@ class Waiter:
 
 @dataclass(slots=True)
 class State:
-    """The pool's books. Only `LocalPool` and the tests change them."""
+    """The state of a pool. Only the allocator and the tests change it."""
 
     slots: dict[int, Slot] = field(default_factory=dict[int, Slot])
-    waiters: list[Waiter] = field(default_factory=list[Waiter])
+    waiters: list[QueueEntry] = field(default_factory=list[QueueEntry])
     closing: bool = False
     arrivals: deque[float] = field(default_factory=lambda: deque[float](maxlen=1000))
-    """When sessions were allocated, lately."""
+    """When sessions were allocated recently."""
     start_time: float = 0.0
     """How long a sandbox takes to start, as measured; in seconds."""
     hold_starts_until: float = 0.0
-    """After a failed start nobody waited for: when the next may be tried."""
+    """After a failed start that no caller waited for: when the next may be tried."""
 
     def count(self, *phases: str) -> int:
         return sum(slot.phase in phases for slot in self.slots.values())
@@ -62,18 +61,18 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The settings that a plan follows; times in seconds."""
+    """The settings that a plan follows. Times are in seconds."""
 
     maximum: int
     ready: int | None
-    """How many sandboxes wait for sessions; `None`: as many as the rate of allocations asks for."""
+    """How many sandboxes wait for sessions; `None`: as many as the rate of allocations needs."""
     cooldown: float | None
     """From the last use; `None` where a session ends with its sandbox."""
     maximum_age: float | None
     acquire_timeout: float
-    starts_at_once: int
-    starts_beside_work: int | None = None
-    """The same while code runs; `None`: as many."""
+    max_concurrent_starts: int
+    max_starts_beside_work: int | None = None
+    """The same while code runs; `None`: no different."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +93,12 @@ class End:
     """End a sandbox, and its session if it has one."""
 
     slot: int
-    cause: Cause
+    cause: EndCause
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Tell one in the queue that the pool is full."""
+    """Fail the callers of a queued identifier: the pool is full."""
 
     identifier: str
 
@@ -108,9 +107,9 @@ Action: TypeAlias = Start | Lease | End | Refuse
 
 
 def plan(state: State, rules: Rules, now: float) -> list[Action]:
-    """The actions that are due, in the order in which they are to be entered in the books."""
+    """The actions that are due, in the order in which they must be applied to the state."""
     if state.closing:
-        return [End(slot.number, "pool closed") for slot in _alive(state)]
+        return [End(slot.number, EndCause.POOL_CLOSED) for slot in _alive(state)]
     actions: list[Action] = [
         End(slot.number, cause) for slot in state.slots.values() if (cause := _expiry(slot, rules, now)) is not None
     ]
@@ -129,13 +128,13 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
     missing = wanted + ready_target(state, rules, now) - starting - spare
     if now < state.hold_starts_until:
         missing = min(missing, wanted - starting)
-    at_once = rules.starts_at_once
-    if rules.starts_beside_work is not None and any(slot.users for slot in state.slots.values()):
-        at_once = min(at_once, rules.starts_beside_work)
-    actions += [Start()] * max(0, min(missing, room, at_once - starting))
+    most = rules.max_concurrent_starts
+    if rules.max_starts_beside_work is not None and any(slot.users for slot in state.slots.values()):
+        most = min(most, rules.max_starts_beside_work)
+    actions += [Start()] * max(0, min(missing, room, most - starting))
     surplus = 0 if waiting else max(0, min(-missing, spare))
-    patient = [slot for slot in ready[served:] if now >= slot.since + SURPLUS_PATIENCE]
-    actions += [End(slot.number, "was one too many") for slot in patient[:surplus]]
+    expired = [slot for slot in ready[served:] if now >= slot.since + SURPLUS_TIMEOUT]
+    actions += [End(slot.number, EndCause.SURPLUS) for slot in expired[:surplus]]
     return actions
 
 
@@ -156,7 +155,7 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
     times.append(state.hold_starts_until)
     ready = [slot.since for slot in state.slots.values() if slot.phase == "ready"]
     if len(ready) > ready_target(state, rules, now):
-        times.append(max(now + 1, min(ready) + SURPLUS_PATIENCE))
+        times.append(max(now + 1, min(ready) + SURPLUS_TIMEOUT))
     return min((due for due in times if due > now), default=None)
 
 
@@ -169,11 +168,11 @@ def _alive(state: State) -> Iterable[Slot]:
     return (slot for slot in state.slots.values() if slot.phase != "ending")
 
 
-def _expiry(slot: Slot, rules: Rules, now: float) -> Cause | None:
+def _expiry(slot: Slot, rules: Rules, now: float) -> EndCause | None:
     due = _due(slot, rules)
     if due is None or now < due:
         return None
-    return "cooled down" if rules.cooldown is not None else "reached its maximum age"
+    return EndCause.COOLED_DOWN if rules.cooldown is not None else EndCause.MAX_AGE
 
 
 def _due(slot: Slot, rules: Rules) -> float | None:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from greenroom.config.values import MAX_TIMEOUT, Size, validate
-from greenroom.engines.base import Limits
+from greenroom.engines.base import Limits, SandboxSpec
+from greenroom.models import ContainerType
 
 
 def _count_or_auto(value: object) -> object:
@@ -60,6 +61,8 @@ class PoolSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    container_type: ContainerType = ContainerType.PYTHON_LTS
+    """What runs in the sandboxes, in Azure's words."""
     max_concurrent_sessions: int = Field(100, ge=1, le=1000)
     """How many sandboxes there may be at once, warm ones included."""
     ready_session_instances: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = 1
@@ -114,11 +117,13 @@ class PoolSettings(BaseModel):
         return settings
 
     @property
-    def limits(self) -> Limits:
-        return Limits(
+    def spec(self) -> SandboxSpec:
+        """What the pool's engine starts."""
+        limits = Limits(
             memory=self.memory,
             cpus=self.cpu,
             pids=self.pids,
             disk=self.disk,
             network=self.network == "enabled",
         )
+        return SandboxSpec(self.container_type, limits, self.preload)

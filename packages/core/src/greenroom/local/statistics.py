@@ -1,4 +1,4 @@
-"""What a pool has done so far, in bounded memory."""
+"""What a pool has done so far, in bounded memory: the first consumer of its events."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from statistics import median
 
 from greenroom.local.plan import State
 from greenroom.models import PoolStatus
+from greenroom.telemetry import SandboxEnded, SandboxStarted, SessionAllocated, TelemetryEvent
 
 _KEPT = 1000
 
 
 class Statistics:
-    """Counts and recent times; in seconds."""
+    """Counts and recent times, in seconds."""
 
     def __init__(self) -> None:
         self._warm = 0
@@ -21,19 +22,19 @@ class Statistics:
         self._starts: deque[float] = deque(maxlen=_KEPT)
         self._evictions: Counter[str] = Counter()
 
-    def allocated(self, wait: float, *, warm: bool) -> None:
-        """A session got its sandbox; `warm` if it did not have to wait for one."""
-        self._warm += warm
-        self._cold += not warm
-        self._waits.append(wait)
-
-    def started(self, time: float) -> None:
-        """A sandbox takes code."""
-        self._starts.append(time)
-
-    def ended(self, cause: str) -> None:
-        """A sandbox is taken out of service."""
-        self._evictions[cause] += 1
+    def observe(self, event: TelemetryEvent) -> None:
+        """Count an event."""
+        match event:
+            case SessionAllocated(wait=wait, warm=warm):
+                self._warm += warm
+                self._cold += not warm
+                self._waits.append(wait)
+            case SandboxStarted(duration=duration):
+                self._starts.append(duration)
+            case SandboxEnded(cause=cause):
+                self._evictions[cause.value] += 1
+            case _:
+                pass
 
     @property
     def start_time(self) -> float:
@@ -41,7 +42,7 @@ class Statistics:
         return median(self._starts) if self._starts else 0.0
 
     def status(self, state: State, limit: int) -> PoolStatus:
-        """Together with the books, the whole picture."""
+        """Return the counts together with the pool's present state."""
         leased = [slot for slot in state.slots.values() if slot.phase == "leased"]
         executing = sum(slot.users > 0 for slot in leased)
         return PoolStatus(

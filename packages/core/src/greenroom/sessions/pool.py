@@ -43,7 +43,7 @@ class SessionPool:
         timeout = check_timeout(timeout)
         if identifier is None:
             identifier = uuid.uuid4().hex
-            self._pool.backend.adopt(identifier)
+            self._pool.backend.mark_owned(identifier)
         else:
             check_identifier(identifier)
         overrides = None

@@ -26,7 +26,7 @@ class BareBackend:
         """Refuse, as there is nothing to configure."""
         raise InvalidRequest(f"The session {identifier!r} cannot differ from its pool: {overrides}.")
 
-    def adopt(self, identifier: str) -> None:
+    def mark_owned(self, identifier: str) -> None:
         """Do nothing: it holds no sessions that could outlive it."""
 
     async def close(self) -> None:

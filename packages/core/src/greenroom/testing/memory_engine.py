@@ -26,12 +26,12 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from greenroom.engines.base import Engine, Limits, Sandbox
+from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.runner.files import DATA_DIR, FileTree, Transfers
 from greenroom.runner.protocol import VERSION, Decoder, encode
 
 
-class MemorySandbox(Sandbox):
+class MemorySandbox(StreamSandbox):
     """A thread that runs code, and a directory."""
 
     def __init__(self, number: int) -> None:
@@ -206,8 +206,8 @@ class MemoryEngine(Engine):
     async def check(self) -> None:
         pass
 
-    async def start(self, limits: Limits) -> Sandbox:
-        del limits
+    async def start(self, spec: SandboxSpec) -> StreamSandbox:
+        del spec
         return MemorySandbox(next(self._numbers))
 
     async def sweep(self) -> int:

@@ -17,33 +17,28 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
-    RUNNER_SOURCE,
     ControlGroups,
     Engine,
-    Limits,
-    Sandbox,
+    SandboxSpec,
+    StreamSandbox,
     runner_command,
 )
 from greenroom.engines.bubblewrap import cgroups, font_cache
+from greenroom.engines.bubblewrap.arguments import INSIDE_USER, environment, file_system, isolation
 from greenroom.errors import EngineUnavailable, InvalidRequest
 
-_INSIDE_USER = 1000
 _READ = 1 << 18
 _STDERR_KEPT = 8192
 _KILL_PATIENCE = 5.0
 _TRY_TIMEOUT = 60.0
 _FONTS_TIMEOUT = 300.0
-
-# What programs of the system look up, without anything that tells of this machine.
-_ETC = ("alternatives", "fonts", "ld.so.cache", "localtime", "mime.types", "ssl/certs", "ssl/openssl.cnf")
-_ETC_NETWORK = ("hosts", "nsswitch.conf", "resolv.conf")
 
 _HAS_IPYTHON = "import sys, importlib.util as u; sys.exit(u.find_spec('IPython') is None and 'no IPython')"
 
@@ -51,7 +46,7 @@ _HAS_IPYTHON = "import sys, importlib.util as u; sys.exit(u.find_spec('IPython')
 _JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
 
 
-class BubblewrapSandbox(Sandbox):
+class BubblewrapSandbox(StreamSandbox):
     """A bubblewrap process and what is below it."""
 
     def __init__(self, process: asyncio.subprocess.Process, group: cgroups.Group | None) -> None:
@@ -172,13 +167,14 @@ class BubblewrapEngine(Engine):
     def starts_give_way(self) -> bool:
         return self._hierarchy is not None
 
-    async def start(self, limits: Limits) -> Sandbox:
+    async def start(self, spec: SandboxSpec) -> BubblewrapSandbox:
         await self.check()
+        limits = spec.limits
         group = self._hierarchy.create(limits) if self._hierarchy is not None else None
         settings: dict[str, object] = {"rlimits": {"CORE": 0}}
         if group is None:
             settings["rlimits"] = {"CORE": 0, "DATA": limits.memory, "NPROC": limits.pids}
-        user = _INSIDE_USER
+        user = INSIDE_USER
         if os.geteuid() == 0:
             # A user of its own in the eyes of the kernel, unlike any other sandbox's; the runner becomes it.
             settings["uid"] = user = 0x60000000 + secrets.randbelow(0x10000000)
@@ -189,7 +185,7 @@ class BubblewrapEngine(Engine):
             # An older bubblewrap finds the directory by its name, a moment after it was checked.
             source = ("--ro-bind-fd", str(fonts)) if self._binds_descriptors else ("--ro-bind", str(self._font_cache))
             mounts = (*source, f"{RUNNER_HOME}/cache/matplotlib")
-        spawn = asyncio.create_task(self._spawn(command, user, limits, group, mounts, descriptor=fonts))
+        spawn = asyncio.create_task(self._spawn(command, user, spec, group, mounts, descriptor=fonts))
         if fonts is not None:
             spawn.add_done_callback(lambda _: os.close(fonts))
         try:
@@ -219,7 +215,7 @@ class BubblewrapEngine(Engine):
 
         async def run(directory: Path) -> int:
             writable = ("--bind", str(directory), RUNNER_ENVIRONMENT["MPLCONFIGDIR"])
-            process = await self._spawn(command, _INSIDE_USER, Limits(), None, writable)
+            process = await self._spawn(command, INSIDE_USER, SandboxSpec(), None, writable)
             try:
                 async with asyncio.timeout(_FONTS_TIMEOUT):
                     await process.communicate()
@@ -238,7 +234,7 @@ class BubblewrapEngine(Engine):
         return option.encode() in b" ".join(await process.communicate())
 
     async def _try(self, command: list[str]) -> tuple[int, str]:
-        process = await self._spawn(command, _INSIDE_USER, Limits(), None)
+        process = await self._spawn(command, INSIDE_USER, SandboxSpec(), None)
         try:
             async with asyncio.timeout(_TRY_TIMEOUT):
                 _, errors = await process.communicate()
@@ -267,7 +263,7 @@ class BubblewrapEngine(Engine):
         self,
         command: list[str],
         user: int,
-        limits: Limits,
+        spec: SandboxSpec,
         group: cgroups.Group | None,
         mounts: tuple[str, ...] = (),
         *,
@@ -285,8 +281,9 @@ class BubblewrapEngine(Engine):
                 return str(file.fileno())
 
             arguments = [self._executable]
-            arguments += _isolation(limits)
-            arguments += _file_system(Path(self._python), limits)
+            arguments += isolation(spec.limits)
+            arguments += file_system(Path(self._python), spec.limits)
+            arguments += environment(Path(self._python), spec.env)
             arguments += [
                 "--perms",
                 "0644",
@@ -323,78 +320,6 @@ def _find_executable() -> str:
             "or with Python (pip install 'greenroom[bubblewrap]')."
         ) from None
     return str(bwrap_path())
-
-
-def _isolation(limits: Limits) -> Iterator[str]:
-    yield from ("--unshare-ipc", "--unshare-pid", "--as-pid-1", "--unshare-uts", "--unshare-cgroup-try")
-    if not limits.network:
-        yield "--unshare-net"
-    yield from (
-        "--hostname",
-        "greenroom",
-        "--die-with-parent",
-        "--new-session",
-        "--cap-drop",
-        "ALL",
-        "--clearenv",
-    )
-    if os.geteuid() == 0:
-        # Mounting needs root, which our own first process then gives up for good.
-        yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
-    else:
-        yield from ("--unshare-user", "--disable-userns")
-        yield from ("--uid", str(_INSIDE_USER), "--gid", str(_INSIDE_USER))
-
-
-def _file_system(python: Path, limits: Limits) -> Iterator[str]:
-    for path, size in (("/tmp", limits.disk), ("/mnt/data", limits.disk)):  # noqa: S108
-        yield from ("--perms", "1777", "--size", str(size), "--tmpfs", path)
-    # bubblewrap makes missing parents private, and the sandbox's user is not the one who made them.
-    targets = [
-        *_interpreter(python),
-        Path(RUNNER_HOME, "cache/x"),
-        Path("/etc/ssl/x"),
-        Path(f"{cgroups.MOUNT}/memory/x"),
-    ]
-    for parent in dict.fromkeys(parent for target in targets for parent in reversed(target.parents[:-1])):
-        yield from ("--perms", "0755", "--dir", str(parent))
-    yield from ("--ro-bind", "/usr", "/usr")
-    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
-        path = Path("/", name)
-        if path.is_symlink():
-            yield from ("--symlink", str(path.readlink()), str(path))
-        elif path.is_dir():
-            yield from ("--ro-bind", str(path), str(path))
-    for name in _ETC + (_ETC_NETWORK if limits.network else ()):
-        yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
-    for path in _interpreter(python):
-        yield from ("--ro-bind", str(path), str(path))
-    yield from ("--ro-bind", str(RUNNER_SOURCE), f"{RUNNER_HOME}/greenroom_runner")
-    yield from ("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
-    yield from ("--perms", "1777", "--size", str(limits.memory // 4), "--tmpfs", "/dev/shm")  # noqa: S108
-    search = os.pathsep.join([str(python.parent), RUNNER_ENVIRONMENT["PATH"]])
-    for name, value in {**RUNNER_ENVIRONMENT, "PATH": search}.items():
-        yield from ("--setenv", name, value)
-
-
-def _interpreter(python: Path) -> list[Path]:
-    """The directories that an interpreter needs, outside /usr."""
-    found: list[Path] = []
-    environment = python.parent.parent
-    if (environment / "pyvenv.cfg").exists():
-        found.append(environment)
-    # A virtual environment's interpreter is a chain of links to the real one.
-    found.append(python.resolve().parent.parent)
-    home = Path.home()
-    shown: list[Path] = []
-    for path in dict.fromkeys(found):
-        if path.is_relative_to("/usr"):
-            continue
-        if home.is_relative_to(path):  # an interpreter in ~/bin is no reason to show the home directory
-            shown += [part for part in (path / "bin", path / "lib") if part.is_dir()]
-        else:
-            shown.append(path)
-    return shown
 
 
 async def _abandon(spawn: asyncio.Task[asyncio.subprocess.Process], group: cgroups.Group | None) -> None:

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from greenroom.engines import owner
-from greenroom.engines.base import RUNNER_ENVIRONMENT, ControlGroups, Engine, Limits, Sandbox, runner_command
+from greenroom.engines.base import RUNNER_ENVIRONMENT, ControlGroups, Engine, SandboxSpec, StreamSandbox, runner_command
 from greenroom.engines.docker.attachment import STDERR, Attachment
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
 from greenroom.engines.docker.image import (
@@ -63,7 +63,7 @@ _LIMITS = {"MemoryLimit": "the memory", "CpuCfsQuota": "the processors", "PidsLi
 _log = logging.getLogger(__name__)
 
 
-class DockerSandbox(Sandbox):
+class DockerSandbox(StreamSandbox):
     """A container and the connection attached to it."""
 
     def __init__(
@@ -172,15 +172,15 @@ class DockerEngine(Engine):
     Args:
         image: the image of the sandboxes; by default that of this version, `greenroom-python:<version>`.
         runtime: the OCI runtime, such as `runsc` for gVisor; by default Docker's own.
-        host: the URL of the Docker engine; by default that of Docker's own command line.
+        docker_host: the URL of the Docker engine; by default that of Docker's own command line.
     """
 
     name = "docker"
 
-    def __init__(self, *, image: str | None = None, runtime: str | None = None, host: str | None = None) -> None:
+    def __init__(self, *, image: str | None = None, runtime: str | None = None, docker_host: str | None = None) -> None:
         self._image = image or default_image()
         self._runtime = runtime
-        self._host = host
+        self._host = docker_host
         self._opened: Daemon | None = None
         self._undoings: set[asyncio.Task[None]] = set()
         self._users: set[int] = set()
@@ -196,12 +196,12 @@ class DockerEngine(Engine):
             await self.close()  # nobody closes what they could not use
             raise
 
-    async def start(self, limits: Limits) -> Sandbox:
+    async def start(self, spec: SandboxSpec) -> DockerSandbox:
         daemon = self._daemon()
         name = f"greenroom-{uuid.uuid4().hex[:12]}"
         container = daemon.client.containers.container(name)
         user = self._take_user()
-        create = asyncio.ensure_future(daemon.client.containers.create(self._config(limits, user), name=name))
+        create = asyncio.ensure_future(daemon.client.containers.create(self._config(spec, user), name=name))
         attachment: Attachment | None = None
         try:
             async with asyncio.timeout(_START_PATIENCE):
@@ -260,18 +260,20 @@ class DockerEngine(Engine):
         self._users.add(user)
         return user
 
-    def _config(self, limits: Limits, user: int) -> dict[str, Any]:
+    def _config(self, spec: SandboxSpec, user: int) -> dict[str, Any]:
         """What Docker is asked for. Deny by default: whatever a sandbox does not need is off."""
+        limits = spec.limits
         # gVisor lets code open what process 1 of the same user has open. It has its own users, none of them the
         # host's, so there the supervisor is root and only the worker another.
         settings = {"worker_uid": user} if self._is_gvisor else {}
+        environment = {**RUNNER_ENVIRONMENT, **spec.env}
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
         return {
             "Image": self._image,
             "Entrypoint": runner_command("python3", json.dumps(settings)),
             "Cmd": [],
             # The image knows where its Python is.
-            "Env": [f"{name}={value}" for name, value in RUNNER_ENVIRONMENT.items() if name != "PATH"],
+            "Env": [f"{name}={value}" for name, value in environment.items() if name != "PATH"],
             "User": "0:0" if self._is_gvisor else f"{user}:{user}",
             "Hostname": "greenroom",
             "Labels": owner.labels(),

@@ -1,0 +1,95 @@
+"""The arguments of bubblewrap: namespaces, file system and environment of a sandbox."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from greenroom.engines.base import RUNNER_ENVIRONMENT, RUNNER_HOME, RUNNER_SOURCE, Limits
+from greenroom.engines.bubblewrap.cgroups import MOUNT
+
+INSIDE_USER = 1000
+"""The user's number inside a sandbox that an unprivileged process starts."""
+
+# What programs of the system look up, without anything that tells of this machine.
+_ETC = ("alternatives", "fonts", "ld.so.cache", "localtime", "mime.types", "ssl/certs", "ssl/openssl.cnf")
+_ETC_NETWORK = ("hosts", "nsswitch.conf", "resolv.conf")
+
+
+def isolation(limits: Limits) -> Iterator[str]:
+    """Yield the arguments for namespaces and privileges."""
+    yield from ("--unshare-ipc", "--unshare-pid", "--as-pid-1", "--unshare-uts", "--unshare-cgroup-try")
+    if not limits.network:
+        yield "--unshare-net"
+    yield from (
+        "--hostname",
+        "greenroom",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+    )
+    if os.geteuid() == 0:
+        # Mounting needs root, which our own first process then gives up for good.
+        yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
+    else:
+        yield from ("--unshare-user", "--disable-userns")
+        yield from ("--uid", str(INSIDE_USER), "--gid", str(INSIDE_USER))
+
+
+def file_system(python: Path, limits: Limits) -> Iterator[str]:
+    """Yield the arguments for what a sandbox sees of this machine, and for its own directories."""
+    for path, size in (("/tmp", limits.disk), ("/mnt/data", limits.disk)):  # noqa: S108
+        yield from ("--perms", "1777", "--size", str(size), "--tmpfs", path)
+    # bubblewrap makes missing parents private, and the sandbox's user is not the one who made them.
+    targets = [
+        *_interpreter(python),
+        Path(RUNNER_HOME, "cache/x"),
+        Path("/etc/ssl/x"),
+        Path(f"{MOUNT}/memory/x"),
+    ]
+    for parent in dict.fromkeys(parent for target in targets for parent in reversed(target.parents[:-1])):
+        yield from ("--perms", "0755", "--dir", str(parent))
+    yield from ("--ro-bind", "/usr", "/usr")
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        path = Path("/", name)
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        elif path.is_dir():
+            yield from ("--ro-bind", str(path), str(path))
+    for name in _ETC + (_ETC_NETWORK if limits.network else ()):
+        yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
+    for path in _interpreter(python):
+        yield from ("--ro-bind", str(path), str(path))
+    yield from ("--ro-bind", str(RUNNER_SOURCE), f"{RUNNER_HOME}/greenroom_runner")
+    yield from ("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
+    yield from ("--perms", "1777", "--size", str(limits.memory // 4), "--tmpfs", "/dev/shm")  # noqa: S108
+
+
+def environment(python: Path, env: Mapping[str, str]) -> Iterator[str]:
+    """Yield the arguments for the environment variables."""
+    search = os.pathsep.join([str(python.parent), RUNNER_ENVIRONMENT["PATH"]])
+    for name, value in {**RUNNER_ENVIRONMENT, "PATH": search, **env}.items():
+        yield from ("--setenv", name, value)
+
+
+def _interpreter(python: Path) -> list[Path]:
+    """The directories that an interpreter needs, outside /usr."""
+    found: list[Path] = []
+    environment = python.parent.parent
+    if (environment / "pyvenv.cfg").exists():
+        found.append(environment)
+    # A virtual environment's interpreter is a chain of links to the real one.
+    found.append(python.resolve().parent.parent)
+    home = Path.home()
+    shown: list[Path] = []
+    for path in dict.fromkeys(found):
+        if path.is_relative_to("/usr"):
+            continue
+        if home.is_relative_to(path):  # an interpreter in ~/bin is no reason to show the home directory
+            shown += [part for part in (path / "bin", path / "lib") if part.is_dir()]
+        else:
+            shown.append(path)
+    return shown

@@ -1,0 +1,345 @@
+"""Lease instances by identifier: warm ones, or ones started now. What an instance is, the allocator does not know."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import math
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Protocol, TypeVar
+
+from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull
+from greenroom.local.plan import Action, End, Lease, QueueEntry, Refuse, Rules, Slot, Start, State, next_due, plan
+from greenroom.local.statistics import Statistics
+from greenroom.models import PoolStatus, SessionInfo
+from greenroom.telemetry import (
+    AllocationRefused,
+    EndCause,
+    Observer,
+    SandboxEnded,
+    SandboxStarted,
+    SessionAllocated,
+    StartFailed,
+    TelemetryEvent,
+)
+
+_CLOSE_TIMEOUT = 15.0
+_START_TIMEOUT = 60.0
+_HOLD_AFTER_FAILURE = 5.0
+
+
+class Instance(Protocol):
+    """What an allocator leases: a sandbox of code, a custom container, a fork of a template."""
+
+    async def ready(self) -> None:
+        """Wait until it can be used."""
+        ...
+
+    async def take_full_share(self) -> None:
+        """Stop giving way to other instances: from now on a caller uses it, or waits for it."""
+        ...
+
+    async def warm_up(self) -> None:
+        """Prepare for a session while it waits for one. Never raises."""
+        ...
+
+    async def close(self, reason: str) -> None:
+        """End it; pending calls fail with the reason. Idempotent, bounded in time."""
+        ...
+
+
+InstanceT = TypeVar("InstanceT", bound=Instance)
+
+
+class _Arrival:
+    """What the callers of one identifier in the queue wait for."""
+
+    def __init__(self, place: asyncio.Future[Slot], since: float) -> None:
+        self.place = place
+        self.since = since
+        self.callers = 0
+
+
+class Allocator(Generic[InstanceT]):
+    """Keeps ready instances, leases one per identifier, and ends those that are due.
+
+    Every change of state happens between two awaits, in `_advance`; its side effects run in tasks afterwards, so that
+    no caller waits for another one's instance. Made and used on one event loop.
+
+    Args:
+        start: starts an instance, which calls its argument once when it ends by itself. Cancelling it leaves nothing
+            behind.
+        description: names the kind of instance in messages, such as an engine.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[Callable[[], None]], Coroutine[Any, Any, InstanceT]],
+        rules: Rules,
+        description: str,
+        observer: Observer,
+    ) -> None:
+        self._start_instance = start
+        self._rules = rules
+        self._description = description
+        self._observer = observer
+        self._clock = asyncio.get_running_loop().time  # the timers use it, too
+        self._state = State()
+        self._statistics = Statistics()
+        self._numbers = itertools.count(1)
+        self._instances: dict[int, InstanceT] = {}
+        self._slots: dict[str, Slot] = {}
+        """The leased slots by identifier."""
+        self._arrivals: dict[str, _Arrival] = {}
+        """What those in the queue wait for, by identifier."""
+        self._starts: dict[int, asyncio.Task[None]] = {}
+        self._ends: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._advance()
+
+    def __repr__(self) -> str:
+        state = self._state
+        return (
+            f"{self._description}: {state.count('leased')} of {self._rules.maximum} sessions, "
+            f"{state.count('ready')} ready, {state.count('starting')} starting"
+        )
+
+    @contextlib.asynccontextmanager
+    async def lease(self, identifier: str) -> AsyncGenerator[InstanceT, None]:
+        """Hold the instance of an identifier: it does not cool down meanwhile. Any number may hold it together.
+
+        Raises:
+            PoolFull: none became free in time.
+            PoolClosed: the allocator was closed.
+            EngineUnavailable: an instance did not start.
+        """
+        slot = await self._acquire(identifier)
+        while slot.phase != "leased":  # it was lost before this caller could use it
+            slot = await self._acquire(identifier)
+        try:
+            yield self._instances[slot.number]
+        finally:
+            self._release(slot)
+
+    async def end(self, identifier: str) -> None:
+        """End the instance of an identifier, if there is one, and wait until it is gone."""
+        slot = self._slots.get(identifier)
+        if slot is not None:
+            await asyncio.wait([self._retire(slot, EndCause.DELETED)])
+
+    def sessions(self) -> list[SessionInfo]:
+        """The identifiers that hold an instance, in order."""
+        return [self._info(self._slots[identifier]) for identifier in sorted(self._slots)]
+
+    def session(self, identifier: str) -> SessionInfo | None:
+        """The same of one identifier, or None."""
+        slot = self._slots.get(identifier)
+        return None if slot is None else self._info(slot)
+
+    def status(self) -> PoolStatus:
+        """What it holds and has done.
+
+        Raises:
+            PoolClosed: the allocator was closed.
+        """
+        if self._state.closing:
+            raise PoolClosed("The pool was closed.")
+        return self._statistics.status(self._state, self._rules.maximum)
+
+    async def close(self) -> None:
+        """End every instance. Idempotent, bounded in time."""
+        self._state.closing = True
+        for identifier, arrival in list(self._arrivals.items()):
+            self._leave_queue(identifier)
+            arrival.place.set_exception(PoolClosed("The pool was closed."))
+        self._advance()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _info(self, slot: Slot) -> SessionInfo:
+        wall = datetime.now(UTC)
+        now = self._clock()
+        lasts = self._rules.cooldown
+        if lasts is not None:
+            expires = None if slot.users else slot.last_used + lasts
+        else:
+            expires = slot.since + (self._rules.maximum_age or math.inf)
+        return SessionInfo(
+            identifier=slot.identifier or "",
+            created=wall + timedelta(seconds=slot.since - now),
+            last_used=wall + timedelta(seconds=slot.last_used - now),
+            expires=None if expires is None else wall + timedelta(seconds=expires - now),
+        )
+
+    async def _acquire(self, identifier: str) -> Slot:
+        """The slot of an identifier, with one more user, so that it cannot cool down before that one uses it."""
+        if self._state.closing:
+            raise PoolClosed("The pool was closed.")
+        if (slot := self._slots.get(identifier)) is not None:
+            slot.users += 1
+            return slot
+        now = self._clock()
+        arrival = self._arrivals.get(identifier)
+        if arrival is None:
+            arrival = self._arrivals[identifier] = _Arrival(asyncio.get_running_loop().create_future(), now)
+            self._state.waiters.append(QueueEntry(identifier, now))
+        arrival.callers += 1
+        self._advance(now)
+        try:
+            return await asyncio.shield(arrival.place)
+        except asyncio.CancelledError:
+            arrival.callers -= 1
+            if not arrival.place.done():
+                if not arrival.callers:  # all have given up
+                    self._leave_queue(identifier)
+                    self._advance()
+            elif arrival.place.exception() is None:  # it came too late
+                self._release(arrival.place.result())
+            raise
+
+    def _release(self, slot: Slot) -> None:
+        slot.users -= 1
+        slot.last_used = self._clock()
+        self._advance()
+
+    def _leave_queue(self, identifier: str) -> _Arrival:
+        self._state.waiters = [entry for entry in self._state.waiters if entry.identifier != identifier]
+        return self._arrivals.pop(identifier)
+
+    # State
+
+    def _advance(self, now: float | None = None) -> None:
+        """Apply the due actions to the state, start their side effects, and set the timer for the next."""
+        now = self._clock() if now is None else now
+        for action in plan(self._state, self._rules, now):
+            self._apply(action, now)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = None if self._state.closing else next_due(self._state, self._rules, now)
+        if due is not None:
+            self._timer = asyncio.get_running_loop().call_later(due - now, self._advance)
+
+    def _apply(self, action: Action, now: float) -> None:
+        match action:
+            case Start():
+                slot = Slot(next(self._numbers), "starting", now, began=now)
+                self._state.slots[slot.number] = slot
+                self._starts[slot.number] = self._spawn(self._start(slot))
+            case Lease(number, identifier):
+                slot = self._state.slots[number]
+                slot.phase, slot.since, slot.identifier, slot.last_used = "leased", now, identifier, now
+                self._slots[identifier] = slot
+                arrival = self._leave_queue(identifier)
+                slot.users = arrival.callers
+                self._emit(SessionAllocated(identifier, now - arrival.since, warm=arrival.since == now))
+                self._state.arrivals.append(now)
+                arrival.place.set_result(slot)
+                self._spawn(self._instances[number].take_full_share())
+            case End(number, cause):
+                self._retire(self._state.slots[number], cause)
+            case Refuse(identifier):
+                self._leave_queue(identifier).place.set_exception(self._full(now))
+                self._emit(AllocationRefused(identifier))
+
+    def _full(self, now: float) -> PoolFull:
+        due = next_due(State(slots=self._state.slots), self._rules, now)
+        retry_after = None if due is None else due - now
+        sessions = self._state.count("leased")
+        hint = "" if retry_after is None else f" One may become free in {retry_after:.0f} seconds."
+        return PoolFull(
+            f"The pool is full: {sessions} of {self._rules.maximum} sessions are taken, and none became free within "
+            f"{self._rules.acquire_timeout:g} seconds.{hint} Delete sessions that are done, shorten "
+            "cooldown_period, or raise max_concurrent_sessions.",
+            sessions=sessions,
+            retry_after=retry_after,
+        )
+
+    def _emit(self, event: TelemetryEvent) -> None:
+        self._statistics.observe(event)
+        self._observer(event)
+
+    # Side effects
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _start(self, slot: Slot) -> None:
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                instance = self._instances[slot.number] = await self._start_instance(lambda: self._lost(slot))
+                if self._state.waiters:  # a caller waits for it, so it gives way no longer
+                    await instance.take_full_share()
+                await instance.ready()
+        except Exception as error:  # noqa: BLE001  whatever it is, the slot must become free and waiters must fail
+            self._failed(slot, error)
+            return
+        now = self._clock()
+        self._emit(SandboxStarted(now - slot.since))
+        self._state.start_time = self._statistics.start_time
+        slot.phase, slot.since = "ready", now
+        self._advance()
+        if slot.phase == "ready":
+            await instance.warm_up()
+
+    def _failed(self, slot: Slot, error: Exception) -> None:
+        if not isinstance(error, EngineUnavailable | InvalidRequest):
+            late = isinstance(error, TimeoutError)
+            reason = f"it was not ready after {_START_TIMEOUT:g} seconds" if late else str(error) or repr(error)
+            cause, error = error, EngineUnavailable(f"A sandbox of {self._description} did not start: {reason}")
+            error.__cause__ = cause
+        self._emit(StartFailed(error))
+        self._retire(slot, EndCause.START_FAILED)
+        if self._state.waiters:
+            self._leave_queue(self._state.waiters[0].identifier).place.set_exception(error)
+        else:
+            self._state.hold_starts_until = self._clock() + _HOLD_AFTER_FAILURE
+        self._advance()
+
+    def _lost(self, slot: Slot) -> None:
+        """An instance ended by itself: forget its session, and go on."""
+        if slot.phase in {"ready", "leased"}:
+            self._retire(slot, EndCause.LOST)
+            self._advance()
+
+    def _retire(self, slot: Slot, cause: EndCause) -> asyncio.Task[None]:
+        """Take an instance out of service; returns the task that ends it."""
+        if slot.phase != "ending":
+            if slot.identifier is not None:
+                del self._slots[slot.identifier]
+            now = self._clock()
+            slot.phase, slot.since = "ending", now
+            self._emit(SandboxEnded(cause, slot.identifier, now - slot.began))
+            self._ends[slot.number] = self._spawn(self._dispose(slot, cause))
+        return self._ends[slot.number]
+
+    async def _dispose(self, slot: Slot, cause: EndCause) -> None:
+        start = self._starts.pop(slot.number)
+        start.cancel()
+        await asyncio.wait([start])
+        instance = self._instances.pop(slot.number, None)
+        if instance is not None:
+            await instance.close(_REASONS.get(cause, cause.value))
+        del self._state.slots[slot.number], self._ends[slot.number]
+        if not self._state.closing:
+            self._advance()
+
+
+# As part of a sentence about the sandbox.
+_REASONS = {
+    EndCause.COOLED_DOWN: "it cooled down",
+    EndCause.MAX_AGE: "it reached its maximum age",
+    EndCause.SURPLUS: "it was not needed",
+    EndCause.DELETED: "its session was deleted",
+    EndCause.LOST: "it ended by itself",
+    EndCause.START_FAILED: "it did not start",
+    EndCause.POOL_CLOSED: "its pool was closed",
+}

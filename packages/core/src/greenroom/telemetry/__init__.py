@@ -1,0 +1,31 @@
+"""What happens in a pool, as typed events for one observer: metrics, traces, logs and usage consume them."""
+
+from greenroom.telemetry.events import (
+    AllocationRefused,
+    EndCause,
+    ExecutionEnded,
+    Observer,
+    RequestEnded,
+    SandboxEnded,
+    SandboxStarted,
+    SessionAllocated,
+    StartFailed,
+    TelemetryEvent,
+    guarded,
+    ignore,
+)
+
+__all__ = [
+    "AllocationRefused",
+    "EndCause",
+    "ExecutionEnded",
+    "Observer",
+    "RequestEnded",
+    "SandboxEnded",
+    "SandboxStarted",
+    "SessionAllocated",
+    "StartFailed",
+    "TelemetryEvent",
+    "guarded",
+    "ignore",
+]
