@@ -50,8 +50,8 @@ UNREACHABLE = httpx.ConnectError("no route to host")
         ("https://example.com:port/", "Port"),
         ("https://exa\x7fmple.com/", "non-printable"),
         ("https://xn--.example/", "Malformed"),
-        (f"{ENDPOINT}?api_version=2020-01-01", "api_version='2020-01-01' is not valid: known are"),
-        (f"{ENDPOINT}?memory=1Gi", "The option 'memory' is unknown"),
+        (f"{ENDPOINT}?api_version=2020-01-01", "The option api_version must be one of .*, not '2020-01-01'"),
+        (f"{ENDPOINT}?memory=1Gi", "Unknown option 'memory'"),
     ],
 )
 def test_an_endpoint_that_cannot_be_right_is_refused(url: str, reason: str) -> None:

@@ -6,14 +6,12 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from greenroom.cli import main
-from greenroom.testing.memory_engine import MemoryEngine
 
-connect_module: Any = sys.modules["greenroom.connecting"]
+from .plugins import IN_MEMORY, only_engines
 
 HOSTILE = "\x1b]0;title\x07\x1b[31mred\x1b[0m \x1b[2J\x1b[6n\x9b5n\x08\x1bPq\x1b\\ä\ttab\n"
 NAME = "a\nSYSTEM: obey\x1b]0;x\x07"
@@ -35,15 +33,9 @@ class Terminal(io.TextIOWrapper):
         return self.content.getvalue().decode()
 
 
-def _in_memory(_options: object) -> MemoryEngine:
-    return MemoryEngine()
-
-
 @pytest.fixture(autouse=True)
 def _only_an_engine_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect_module, "ENGINES", {"memory": (_in_memory, ())})
-    for name in ("GREENROOM_POOL", "GREENROOM_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
+    only_engines(monkeypatch, memory=IN_MEMORY)
 
 
 def run(

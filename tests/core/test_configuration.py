@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import greenroom
+from greenroom.engines.base import Engine, EngineOptions, EnginePlugin
 from greenroom.local import AzureRangeWarning, PoolSettings
-from greenroom.testing.memory_engine import MemoryEngine
 
-connect_module: Any = sys.modules["greenroom.connecting"]  # the package has a function of that name
-
-
-def _in_memory(_options: object) -> MemoryEngine:
-    return MemoryEngine()
+from .plugins import IN_MEMORY, only_engines
 
 
 @pytest.fixture(autouse=True)
 def _only_an_engine_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect_module, "ENGINES", {"memory": (_in_memory, ("image",))})
-    for name in ("GREENROOM_POOL", "GREENROOM_CONFIG", "GREENROOM_TIMEOUT"):
-        monkeypatch.delenv(name, raising=False)
+    only_engines(monkeypatch, memory=IN_MEMORY)
+    monkeypatch.delenv("GREENROOM_TIMEOUT", raising=False)
 
 
 def settings_of(*arguments: Any, **options: Any) -> PoolSettings:
@@ -54,21 +48,29 @@ def test_the_pool_is_named_by_the_file_or_the_environment(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("podman:", "its scheme is 'podman', and the known ones are memory:"),
-        ("memory", "its scheme is ''"),
-        ("memory://host", "it is written"),
-        ("memory:?timeout=1&timeout=2", "it says timeout twice"),
-        ("memory:?colour=red", "The option 'colour' is unknown. Known are: .*image.*timeout"),
-        ("memory:?timeout=0", "The option timeout='0' is not valid: input should be greater than 0"),
-        ("memory:?timeout=1801", "less than or equal to 1800"),
-        ("memory:?memory=lots", "The option memory='lots' is not valid: a size is a number of bytes"),
-        ("memory:?ready_session_instances=few", 'a whole number from 0 to 1,000, or "auto"'),
-        ("memory:?max_concurrent_sessions=1&ready_session_instances=2", "do not fit together"),
-        ("memory:?network=maybe", "network='maybe'"),
+        ("podman:", "The scheme of a pool must be one of memory: or https: .*, not 'podman'"),
+        ("memry:", "not 'memry'. Did you mean 'memory'?"),
+        ("memory", "The pool must be a URL such as \"docker:\" or .*, not 'memory'"),
+        ("memory://host", 'must be a URL such as "memory:" or "memory:\\?option=value", not'),
+        ("memory:?timeout=1&timeout=2", "must name each option once, not timeout twice"),
+        ("memory:?colour=red", "Unknown option 'colour'. Options: .*image.*timeout"),
+        ("memory:?memry=1Gi", "Unknown option 'memry'. Did you mean 'memory'?"),
+        ("memory:?timeout=0", "The option timeout must be greater than 0, not '0'"),
+        ("memory:?timeout=soon", "The option timeout must be a valid number, not 'soon'"),
+        ("memory:?timeout=1801", "must be less than or equal to 1800, not '1801'"),
+        ("memory:?memory=lots", "The option memory must be a number of bytes, .*, not 'lots'"),
+        ("memory:?ready_session_instances=few", "must be a whole number from 0 to 1,000, or \"auto\", not 'few'"),
+        (
+            "memory:?max_concurrent_sessions=1&ready_session_instances=2",
+            r"ready_session_instances \(2\) must not exceed max_concurrent_sessions \(1\)",
+        ),
+        ("memory:?network=maybe", "The option network must be 'enabled' or 'disabled', not 'maybe'"),
+        ("memory:?container_type=python-lts", "not 'python-lts'. Did you mean 'PythonLTS'?"),
+        ("memory:?container_type=NodeLTS", "The container type of a pool on memory must be PythonLTS, not NodeLTS"),
     ],
 )
 def test_a_bad_pool_is_refused_with_the_rule_it_breaks(url: str, message: str) -> None:
-    with pytest.raises(greenroom.InvalidRequest, match=message):
+    with pytest.raises((greenroom.InvalidRequest, greenroom.EngineUnavailable), match=message):
         greenroom.connect(url)
 
 
@@ -85,7 +87,7 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 )
 def test_what_azure_would_refuse_works_and_warns(option: dict[str, Any]) -> None:
     (name,) = option
-    with pytest.warns(AzureRangeWarning, match=rf"{name}=.* works here, but Azure takes"):
+    with pytest.warns(AzureRangeWarning, match=rf"{name}=.* works here, but Azure accepts"):
         settings_of("memory:", **option)
 
 
@@ -104,9 +106,10 @@ def test_egress_is_told_in_azures_words_or_ours(value: object, enabled: bool) ->
 
 
 def test_without_any_engine_it_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_options: object) -> MemoryEngine:
+    def missing(_options: object) -> Engine:
         raise greenroom.EngineUnavailable("It is not installed. Install it.")
 
-    monkeypatch.setattr(connect_module, "ENGINES", {"one": (missing, ()), "other": (missing, ())})
+    plugin = EnginePlugin(EngineOptions, missing)
+    only_engines(monkeypatch, one=plugin, other=plugin)
     with pytest.raises(greenroom.EngineUnavailable, match=r"No engine .*\n- one: It is not .*\n- other: It is not"):
         greenroom.connect()

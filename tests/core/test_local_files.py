@@ -200,7 +200,7 @@ def test_a_file_without_a_name_needs_one(session: Session, tmp_path: Path) -> No
     descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     with open(descriptor, "rb") as numbered:  # noqa: PTH123
         for source in (io.BytesIO(b"x"), numbered):
-            with pytest.raises(InvalidRequest, match="it names no file"):
+            with pytest.raises(InvalidRequest, match="must name a file below"):
                 session.upload(source)
 
 

@@ -235,8 +235,8 @@ async def test_a_full_pool_says_so_and_when_a_place_may_come_free() -> None:
         with pytest.raises(PoolFull) as caught:
             await use(pool, "third")
         assert str(caught.value) == (
-            "The pool is full: 2 of 2 sessions are taken, and none became free within 10 seconds. One may become free in "
-            "189 seconds. Delete sessions that are done, shorten cooldown_period, or raise max_concurrent_sessions."
+            "The pool is full: 2 of 2 sessions are taken, and none became free within 10 seconds. One may become free "
+            "in 189 seconds. Delete sessions that are done, shorten cooldown_period, or raise max_concurrent_sessions."
         )
         assert caught.value.sessions == 2
         assert caught.value.retry_after == pytest.approx(189)

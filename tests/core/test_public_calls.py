@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import sys
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
@@ -20,12 +19,12 @@ from hypothesis import strategies as st
 import greenroom
 from greenroom import Execution, GreenroomError, Image, Output, SessionPool
 from greenroom import adapters as tools
+from greenroom.connecting import is_local
 from greenroom.local import PoolSettings
 from greenroom.notebook import run_notebook
 from greenroom.testing import memory_pool
-from greenroom.testing.memory_engine import MemoryEngine
 
-connect_module: Any = sys.modules["greenroom.connecting"]
+from .plugins import IN_MEMORY, only_engines
 
 
 def nested(levels: int) -> list[Any]:
@@ -107,12 +106,8 @@ CALLS: dict[str, Call] = {
     "uploads": lambda _p, a, _b, _c: tools.check_uploads(a),
     "notebook": lambda pool, a, b, c: run_notebook(a, pool.session(), timeout=b, idle_timeout=c),
     "connect": lambda _p, a, b, _c: greenroom.connect(a, config=b).close(),
-    "is_local": lambda _p, a, _b, _c: connect_module.is_local(a),
+    "is_local": lambda _p, a, _b, _c: is_local(a),
 }  # fmt: skip
-
-
-def _in_memory(_options: object) -> MemoryEngine:
-    return MemoryEngine()
 
 
 def showing(value: Any) -> Execution:
@@ -128,9 +123,7 @@ def pool() -> Iterator[SessionPool]:
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(connect_module, "ENGINES", {"memory": (_in_memory, ())})
-    for name in ("GREENROOM_POOL", "GREENROOM_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
+    only_engines(monkeypatch, memory=IN_MEMORY)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -283,11 +283,11 @@ def test_ctrl_c_interrupts_the_cell_and_runs_no_other(session: Session) -> None:
 @pytest.mark.parametrize(
     ("source", "rule"),
     [
-        pytest.param({}, "is not valid", id="an empty dict"),
+        pytest.param({}, "must be a valid notebook", id="an empty dict"),
         pytest.param({"nbformat": 9, "cells": []}, "Unsupported nbformat version 9", id="a format of the future"),
-        pytest.param({**notebook("1"), "metadata": 3}, "is not valid", id="metadata of the wrong type"),
-        pytest.param({**notebook("1"), "cells": [3]}, "is not valid", id="a cell of the wrong type"),
-        pytest.param(notebook(code("1", outputs=3)), "is not valid", id="outputs of the wrong type"),
+        pytest.param({**notebook("1"), "metadata": 3}, "must be a valid notebook", id="metadata of the wrong type"),
+        pytest.param({**notebook("1"), "cells": [3]}, "must be a valid notebook", id="a cell of the wrong type"),
+        pytest.param(notebook(code("1", outputs=3)), "must be a valid notebook", id="outputs of the wrong type"),
         pytest.param(notebook("ran = 1", "'\ud800'"), "surrogates not allowed", id="half of a surrogate pair"),
         pytest.param(notebook("1", kernelspec={"name": "ir", "display_name": "R", "language": "R"}), "'R'", id="R"),
         pytest.param(notebook("1", language_info={"name": "julia"}), "'julia'", id="Julia"),

@@ -94,7 +94,7 @@ def test_a_command_that_runs_too_long_is_stopped(sandbox: GreenroomSandbox) -> N
 async def test_a_timeout_that_is_none_is_the_models_to_mend(sandbox: GreenroomSandbox) -> None:
     for response in (sandbox.execute("true", timeout=-1), await sandbox.aexecute("true", timeout=-1)):
         assert response.exit_code == 126
-        assert "The timeout -1 is not valid" in response.output
+        assert "The timeout must be a positive number of seconds, not -1" in response.output
 
 
 async def test_a_lost_sandbox_is_the_models_to_mend_and_a_full_pool_is_not(

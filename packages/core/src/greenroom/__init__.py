@@ -1,6 +1,6 @@
 """Agents write code; Greenroom runs it: isolated, stateful sessions on a laptop or on Azure."""
 
-from greenroom.connecting import connect
+from greenroom.connecting import aconnect, connect, session
 from greenroom.errors import (
     AccessDenied,
     AzureDetails,
@@ -18,7 +18,9 @@ from greenroom.errors import (
     SandboxLost,
     ServiceFailed,
 )
+from greenroom.local import AzureRangeWarning, PoolSettings
 from greenroom.models import (
+    ContainerType,
     Event,
     Execution,
     ExecutionError,
@@ -36,6 +38,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AccessDenied",
     "AzureDetails",
+    "AzureRangeWarning",
+    "ContainerType",
     "EngineUnavailable",
     "Event",
     "Execution",
@@ -53,6 +57,7 @@ __all__ = [
     "Output",
     "PoolClosed",
     "PoolFull",
+    "PoolSettings",
     "PoolStatus",
     "RemoteFile",
     "SandboxLost",
@@ -61,5 +66,7 @@ __all__ = [
     "SessionInfo",
     "SessionPool",
     "StreamText",
+    "aconnect",
     "connect",
+    "session",
 ]

@@ -1,37 +1,41 @@
-"""A URL, a configuration file or the environment becomes a pool."""
+"""Turn a URL, a configuration file or the environment into a pool."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Generator, Mapping
+from types import TracebackType
+from typing import Any, Unpack
 from urllib.parse import parse_qsl, urlsplit
 
 from greenroom.backend import Backend
 from greenroom.config import sources
-from greenroom.engines.base import Engine
+from greenroom.config.options import PoolOptions
+from greenroom.engines import registry
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local import LocalPool, PoolSettings
-from greenroom.sessions import OpenPool, SessionPool
+from greenroom.sessions import OpenPool, Session, SessionPool
 
 _MOST_OPTIONS = 100
 
 
-def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Any) -> SessionPool:
-    """Open a pool of sessions.
+def connect(
+    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Unpack[PoolOptions]
+) -> SessionPool:
+    """Open a pool of sessions. It blocks until the pool is open; `aconnect` is for event loops.
 
     An option is taken from the arguments, else from the URL, else from the configuration file, else from the
     environment (`GREENROOM_MEMORY=1Gi`).
 
     Args:
-        url: `"bubblewrap:"`, `"docker:"`, or the management endpoint of a pool in Azure
-            (`"https://eastasia.dynamicsessions.io/subscriptions/…/sessionPools/my-pool"`); options may follow, as
-            in `"docker:?runtime=runsc&memory=1Gi"`. By default the file's `url`, else the environment variable
-            `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs neither a daemon nor
-            an image, then Docker.
+        url: `"bubblewrap:"`, `"docker:"`, the scheme of another package's engine, or the management endpoint of a
+            pool in Azure (`"https://eastasia.dynamicsessions.io/subscriptions/…/sessionPools/my-pool"`); options may
+            follow, as in `"docker:?runtime=runsc&memory=1Gi"`. By default the file's `url`, else the environment
+            variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs neither a daemon
+            nor an image, then Docker.
         config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
-        options: those of every local pool are the fields of `greenroom.local.PoolSettings`; bubblewrap's is
-            `python`, Docker's are `image`, `runtime` and `docker_host`. Those of a pool in Azure are the fields of
+        options: those of every local pool are the fields of `greenroom.PoolSettings`; bubblewrap's is `python`,
+            Docker's are `image`, `runtime` and `docker_host`. Those of a pool in Azure are the fields of
             `greenroom.azure.settings.AzureSettings`, such as `credential`.
 
     Raises:
@@ -41,18 +45,103 @@ def connect(url: str | None = None, *, config: str | os.PathLike[str] | None = N
     return SessionPool(OpenPool.open(lambda: open_backend(url, config=config, **options)))
 
 
-def is_local(url: str | None = None) -> bool:
-    """Whether `connect(url)` makes its sandboxes on this machine, and so has the options of `PoolSettings`.
+def aconnect(
+    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Unpack[PoolOptions]
+) -> OpeningPool:
+    """As `connect`, without blocking the event loop: `async with aconnect() as pool`, or `await aconnect()`."""
+    return OpeningPool(url, config, options)
+
+
+def session(
+    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Unpack[PoolOptions]
+) -> OneSession:
+    """Open a pool for one session: `with greenroom.session() as session`, or `async with`.
+
+    At its end the session is deleted and the pool closed. The arguments are those of `connect`.
+    """
+    return OneSession(url, config, options)
+
+
+class OpeningPool:
+    """A pool that is being opened. Made by `aconnect`."""
+
+    def __init__(self, url: str | None, config: str | os.PathLike[str] | None, options: PoolOptions) -> None:
+        self._arguments = url, config, options
+        self._pool: SessionPool | None = None
+
+    def __await__(self) -> Generator[Any, None, SessionPool]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> SessionPool:
+        self._pool = await self._open()
+        return self._pool
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            await self._pool.aclose()
+
+    async def _open(self) -> SessionPool:
+        url, config, options = self._arguments
+        return SessionPool(await OpenPool.aopen(lambda: open_backend(url, config=config, **options)))
+
+
+class OneSession:
+    """A session with a pool of its own. Made by `session`."""
+
+    def __init__(self, url: str | None, config: str | os.PathLike[str] | None, options: PoolOptions) -> None:
+        self._url = url
+        self._config = config
+        self._options = options
+        self._pool: SessionPool | None = None
+        self._session: Session | None = None
+
+    def __enter__(self) -> Session:
+        self._pool = connect(self._url, config=self._config, **self._alone())
+        self._session = self._pool.session()
+        return self._session
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is None or self._pool is None:
+            return
+        with self._pool:
+            self._session.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> Session:
+        self._pool = await aconnect(self._url, config=self._config, **self._alone())
+        self._session = self._pool.session()
+        return self._session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is None or self._pool is None:
+            return
+        async with self._pool:
+            await self._session.__aexit__(kind, error, trace)
+
+    def _alone(self) -> PoolOptions:
+        """The options, without a warm sandbox that no second session would use."""
+        if is_local(self._url, config=self._config):
+            return {"ready_session_instances": 0, **self._options}
+        return self._options
+
+
+def is_local(url: str | None = None, *, config: str | os.PathLike[str] | None = None) -> bool:
+    """Return whether `connect(url)` makes its sandboxes on this machine, and so has the options of `PoolSettings`.
 
     Raises:
         InvalidRequest: the URL is not valid.
     """
-    url = _named(url, sources.from_file(None).get("url"))
+    url = _named(url, sources.from_file(config).get("url"))
     return url is None or not _parse(url)[1]
 
 
 async def open_backend(
-    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Any
+    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Unpack[PoolOptions]
 ) -> Backend:
     """As `connect`, for callers that live on one event loop: the pool's asynchronous core, on the running loop."""
     from_file = sources.from_file(config)
@@ -70,25 +159,23 @@ def _named(url: str | None, url_of_file: str | None) -> str | None:
 
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:
-    """The scheme of a pool's URL, the endpoint if it is one of Azure's API, and the options."""
+    """Return the scheme of a pool's URL, the endpoint if it is one of Azure's API, and the options."""
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The pool must be a URL, not {type(url).__name__}.")
     try:
         parts = urlsplit(url)
         options = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=_MOST_OPTIONS)
     except ValueError as error:
-        raise InvalidRequest(f"The pool {url!r:.200} is not valid: {error}.") from None
+        raise InvalidRequest(f"The pool must be a URL, not {url!r:.200}: {error}.") from None
     remote = parts.scheme in {"https", "http"}
-    if parts.scheme not in ENGINES and not remote:
-        raise InvalidRequest(
-            f"The pool {url!r:.200} is not valid: its scheme is {parts.scheme!r}, and the known ones are "
-            f"{', '.join(f'{scheme}:' for scheme in ENGINES)} and https: for the endpoint of a pool in Azure."
-        )
     if not remote and (parts.netloc or parts.path or parts.fragment):
-        raise InvalidRequest(f'The pool {url!r:.200} is not valid: it is written "{parts.scheme}:?option=value".')
+        scheme = parts.scheme or "docker"
+        raise InvalidRequest(
+            f'The pool must be a URL such as "{scheme}:" or "{scheme}:?option=value", not {url!r:.200}.'
+        )
     names = [name for name, _ in options]
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise InvalidRequest(f"The pool {url!r:.200} is not valid: it says {', '.join(sorted(repeated)):.200} twice.")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidRequest(f"The pool must name each option once, not {', '.join(repeated):.200} twice.")
     return parts.scheme, parts._replace(query="").geturl() if remote else "", dict(options)
 
 
@@ -105,36 +192,20 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
     return AzurePool(endpoint, AzureSettings.parse({**sources.from_environment(names), **options}))
 
 
-def _bubblewrap(options: Mapping[str, Any]) -> Engine:
-    from greenroom.engines.bubblewrap.engine import BubblewrapEngine  # noqa: PLC0415  only what is used is loaded
-
-    return BubblewrapEngine(**options)
-
-
-def _docker(options: Mapping[str, Any]) -> Engine:
-    from greenroom.engines.docker.engine import DockerEngine  # noqa: PLC0415
-
-    return DockerEngine(**options)
-
-
-ENGINES: dict[str, tuple[Callable[[Mapping[str, Any]], Engine], tuple[str, ...]]] = {
-    "bubblewrap": (_bubblewrap, ("python",)),
-    "docker": (_docker, ("image", "runtime", "docker_host")),
-}
-"""By scheme: what makes the engine, and its options."""
-
-
 async def _open(scheme: str, options: Mapping[str, Any]) -> Backend:
-    make, names = ENGINES[scheme]
+    plugin = registry.plugin(scheme)
+    names = plugin.options.model_fields.keys()
     options = {**sources.from_environment([*PoolSettings.model_fields, *names]), **options}
-    engine_options = {name: value for name, value in options.items() if name in names}
-    rest = {name: value for name, value in options.items() if name not in names}
-    return await LocalPool.open(make(engine_options), PoolSettings.parse(rest, also_known=names))
+    settings = PoolSettings.parse(
+        {name: value for name, value in options.items() if name not in names}, also_known=names
+    )
+    engine = registry.make(scheme, {name: value for name, value in options.items() if name in names})
+    return await LocalPool.open(engine, settings)
 
 
 async def _best(options: Mapping[str, Any]) -> Backend:
     tried: list[str] = []
-    for scheme in ENGINES:
+    for scheme in registry.BUILT_IN:
         try:
             return await _open(scheme, options)
         except EngineUnavailable as error:

@@ -12,7 +12,7 @@ An error of the user's code is data (an `Execution` with a status and an error);
     ├── PoolClosed              the pool was closed
     ├── SandboxLost             the sandbox ended or stopped answering; its session is gone
     ├── AccessDenied            Azure, or a server that speaks its API, does not accept the credentials
-    ├── ServiceFailed           it failed, could not be reached, or answered what nobody can read
+    ├── ServiceFailed           it failed, could not be reached, or sent an unreadable response
     └── ExecutionFailed         only from `Execution.raise_for_error()`
         ├── ExecutionTimedOut
         └── ExecutionCancelled
@@ -20,8 +20,9 @@ An error of the user's code is data (an `Execution` with a status and an error);
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from greenroom.models import Execution
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AzureDetails:
-    """What Azure said about an error, in its own words, for its support and its logs."""
+    """Azure's own description of an error, for its support and its logs."""
 
     status: int
     """Of HTTP."""
@@ -63,6 +64,11 @@ class FileRefused(GreenroomError, OSError):
     Also of the local file system, where a download or a picture is written to a file: it has that error's `errno`.
     """
 
+    @classmethod
+    def too_large(cls, path: str, limit: int) -> Self:
+        """Return the error of a file over a limit of bytes."""
+        return cls(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+
 
 class EngineUnavailable(GreenroomError):
     """No sandbox can be made here; the message says what was tried and what to install."""
@@ -87,7 +93,7 @@ class PoolFull(GreenroomError):
 
 
 class PoolClosed(GreenroomError):
-    """The pool was closed; it serves no more."""
+    """The pool was closed."""
 
 
 class SandboxLost(GreenroomError):
@@ -103,9 +109,9 @@ class AccessDenied(GreenroomError):
 
 
 class ServiceFailed(GreenroomError):
-    """Azure, or a server that speaks its API, failed, could not be reached, or gave an answer nobody can read.
+    """Azure, or a server that speaks its API, failed, could not be reached, or sent an unreadable response.
 
-    The message says if code may have run nevertheless; it is never run again for you.
+    The message says whether code may have run; it is never run again for you.
     """
 
 

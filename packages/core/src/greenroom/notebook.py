@@ -145,11 +145,11 @@ def _read(source: NotebookSource) -> dict[str, Any]:
         raise InvalidRequest(f"{name} cannot be read: {error.strerror}.") from error
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError, _nbformat.ValidationError) as error:
         reason = str(error).partition("\n")[0]
-        raise InvalidRequest(f"{name} is not valid: {reason:.300}") from error
+        raise InvalidRequest(f"{name} must be a valid notebook: {reason:.300}") from error
     metadata = notebook["metadata"]
     language = metadata.get("language_info", {}).get("name") or metadata.get("kernelspec", {}).get("language")
     if language not in (None, "python"):
-        raise InvalidRequest(f"{name} is not valid: it is written in {language!r:.100}, and sessions run Python.")
+        raise InvalidRequest(f"{name} must be written in Python, not {language!r:.100}.")
     return notebook
 
 

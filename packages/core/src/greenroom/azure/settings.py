@@ -48,7 +48,7 @@ class AzureSettings(BaseModel):
     @classmethod
     def _is_known(cls, version: str) -> str:
         if version not in API_VERSIONS:
-            raise ValueError(f"known are {', '.join(API_VERSIONS)}")
+            raise ValueError(f"must be one of {', '.join(API_VERSIONS)}")
         return version
 
     @classmethod

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from greenroom.cli import image, serve
 from greenroom.config import sources
-from greenroom.connecting import ENGINES, connect, is_local
+from greenroom.connecting import connect, is_local
+from greenroom.engines import registry
 from greenroom.engines.base import ControlGroups, Engine
 from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.local_files import writing
@@ -155,7 +156,7 @@ print(json.dumps([platform.python_version(), missing > len(cached) / 10, sys.exe
 def doctor() -> None:
     """Try every engine on this machine with a real sandbox, and say what is missing."""
     works = False
-    for scheme in ENGINES:
+    for scheme in registry.schemes():
         try:
             with connect(f"{scheme}:", ready_session_instances=0) as opened, opened.session() as session:
                 version, slow, python, packages = json.loads(session.execute(_LOOK).raise_for_error().stdout)
@@ -189,7 +190,7 @@ app.command()(serve.api_key)
 
 async def _sweep() -> int:
     removed = 0
-    for scheme in ENGINES:
+    for scheme in registry.schemes():
         with contextlib.suppress(EngineUnavailable):
             async with _checked(scheme) as engine:
                 removed += await engine.sweep()
@@ -204,8 +205,7 @@ async def _control_groups(scheme: str) -> ControlGroups:
 @contextlib.asynccontextmanager
 async def _checked(scheme: str) -> AsyncGenerator[Engine, None]:
     """The engine of that name, with the options that the environment gives it."""
-    make, names = ENGINES[scheme]
-    engine = make(sources.from_environment(names))
+    engine = registry.make(scheme, sources.from_environment(registry.plugin(scheme).options.model_fields))
     try:
         await engine.check()
         yield engine

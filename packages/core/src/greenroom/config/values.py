@@ -1,9 +1,10 @@
-"""Options of any origin (arguments, a URL, a file, the environment) become checked settings."""
+"""Validate options, whatever their source: arguments, a URL, a file, the environment."""
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
@@ -21,28 +22,28 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def _size(value: object) -> object:
-    """Bytes from `512Mi`, `1Gi`, `128MB` or a plain number."""
+    """Return bytes from `512Mi`, `1Gi`, `128MB` or a plain number."""
     if isinstance(value, int) and (isinstance(value, bool) or value > _MOST):
-        raise ValueError("a size is a number of bytes below 2**63")
+        raise ValueError("must be a number of bytes below 2**63")
     if not isinstance(value, str):
         return value
     match = _SIZE.fullmatch(value.strip()) if len(value) < 100 else None
     if match is None:
-        raise ValueError("a size is a number of bytes or one with a unit, such as 512Mi or 1Gi")
+        raise ValueError("must be a number of bytes, or one with a unit such as 512Mi or 1Gi")
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000
     size = float(number) * base ** " kmgt".index(unit.lower() or " ")
     if size > _MOST:
-        raise ValueError("a size is a number of bytes below 2**63")
+        raise ValueError("must be a number of bytes below 2**63")
     return int(size)
 
 
 Size = Annotated[int, BeforeValidator(_size)]
-"""The type of a setting in bytes, which may be said as `512Mi`."""
+"""The type of a setting in bytes, which may be written as `512Mi`."""
 
 
 def parse_size(value: int | str, name: str) -> int:
-    """Bytes from a number of them or from `512Mi`.
+    """Return bytes from a number of them or from `512Mi`.
 
     Raises:
         InvalidRequest: it is neither; the message calls it `name`.
@@ -50,14 +51,24 @@ def parse_size(value: int | str, name: str) -> int:
     try:
         size = _size(value)
     except ValueError as error:
-        raise InvalidRequest(f"The option {name}={brief(value)} is not valid: {error}.") from None
+        raise InvalidRequest(f"The option {name} {error}, not {brief(value)}.") from None
     if not isinstance(size, int) or size < 1:
-        raise InvalidRequest(f"The option {name}={brief(value)} is not valid: it takes a positive number of bytes.")
+        raise InvalidRequest(f"The option {name} must be a positive number of bytes, not {brief(value)}.")
     return size
 
 
-def validate(settings: type[SettingsT], options: Mapping[str, Any], *, also_known: Sequence[str] = ()) -> SettingsT:
-    """The settings that the options give; `also_known` are further ones, for the message.
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'memory'?` for the known name that is most like this one, or an empty string."""
+    by_folded = {each.casefold(): each for each in known}
+    nearest = difflib.get_close_matches(name[:100].casefold(), by_folded, n=1)
+    return f" Did you mean {by_folded[nearest[0]]!r}?" if nearest else ""
+
+
+def validate(settings: type[SettingsT], options: Mapping[str, Any], *, also_known: Iterable[str] = ()) -> SettingsT:
+    """Return the settings that the options give.
+
+    Args:
+        also_known: further options that the caller takes, for the message.
 
     Raises:
         InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
@@ -66,14 +77,17 @@ def validate(settings: type[SettingsT], options: Mapping[str, Any], *, also_know
         return settings.model_validate(dict(options))
     except ValidationError as error:
         known = sorted([*settings.model_fields, *also_known])
-        raise InvalidRequest(" ".join(_complaint(item, known) for item in error.errors())) from None
+        raise InvalidRequest(" ".join(_explain(item, known) for item in error.errors())) from None
 
 
-def _complaint(error: Any, known: Sequence[str]) -> str:
+def _explain(error: Any, known: Sequence[str]) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"The option {name!r} is unknown. Known are: {', '.join(known)}."
-    message = error["msg"].removeprefix("Value error, ")
+        return f"Unknown option {brief(name)}.{did_you_mean(name, known)} Options: {', '.join(known)}."
+    message: str = error["msg"].removeprefix("Value error, ").partition(", unable to")[0]
+    message = re.sub("^Input should ", "must ", message)
     if not name:
-        return f"The options do not fit together: {message}."
-    return f"The option {name}={brief(error['input'])} is not valid: {message[:1].lower()}{message[1:]}."
+        return f"The options must fit together: {message}."
+    value = error["input"]
+    allowed = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", "")) if isinstance(value, str) else []
+    return f"The option {name} {message}, not {brief(value)}.{did_you_mean(str(value), allowed)}"

@@ -1,1 +1,1 @@
-"""Engines make sandboxes: bubblewrap and Docker; in tests, one in memory."""
+"""What isolates: an engine starts sandboxes. Engines know nothing of pools and sessions."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
 
 from greenroom import runner
 from greenroom.errors import InvalidRequest
@@ -93,7 +96,7 @@ class Sandbox(ABC):
         Raises:
             InvalidRequest: this engine cannot change that for one sandbox.
         """
-        raise InvalidRequest(f"The memory of one session cannot differ from its pool's here, not even {memory} bytes.")
+        raise InvalidRequest(f"The memory of one session cannot differ from its pool's on this engine: {memory} bytes.")
 
     async def take_full_share(self) -> None:  # noqa: B027  nothing to do where starts do not give way
         """Give it the same share of busy processors as others; until then, a start may give way to running code.
@@ -172,3 +175,24 @@ class Engine(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Free the engine's own resources; its sandboxes have been killed before."""
+
+
+class EngineOptions(BaseModel):
+    """The base of an engine's own options; the names must differ from those of `PoolSettings`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+OptionsT = TypeVar("OptionsT", bound=EngineOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlugin(Generic[OptionsT]):
+    """What `connect` needs to open an engine by its scheme.
+
+    Another package offers one by an entry point of the group `greenroom.engines`, whose name is the scheme.
+    """
+
+    options: type[OptionsT]
+    make: Callable[[OptionsT], Engine]
+    """Makes the engine; raises `EngineUnavailable`, naming the command that helps, if a package is missing."""

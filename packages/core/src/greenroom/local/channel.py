@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import json
 import time
@@ -169,7 +168,7 @@ class Channel:
             async for chunk in chunks:
                 size += len(chunk)
                 if size > limit:
-                    raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+                    raise FileRefused.too_large(path, limit)
                 for start in range(0, len(chunk), _CHUNK):
                     await self._request(path, {"op": "write", "file": file}, chunk[start : start + _CHUNK])
             header, _ = await self._request(path, {"op": "finish", "file": file})
@@ -183,14 +182,14 @@ class Channel:
         size = 0
         try:
             if self._entry(header).size > limit:
-                raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+                raise FileRefused.too_large(path, limit)
             while True:
                 _, data = await self._request(path, {"op": "read", "file": file, "size": _CHUNK}, most=_CHUNK)
                 if not data:
                     break
                 size += len(data)
                 if size > limit:  # it grows as it is read
-                    raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+                    raise FileRefused.too_large(path, limit)
                 yield data
         finally:
             self._in_background(self._forget(file))

@@ -1,10 +1,10 @@
-"""What a pool is told: named as in Azure where Azure has a name for it, checked when it is said."""
+"""Pool settings, named as in Azure where Azure has a name, validated on construction."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -22,7 +22,7 @@ def _count_or_auto(value: object) -> object:
     except (ValueError, RecursionError):
         count = -1
     if not 0 <= count <= 1000:
-        raise ValueError('it takes a whole number from 0 to 1,000, or "auto"')
+        raise ValueError('must be a whole number from 0 to 1,000, or "auto"')
     return count
 
 
@@ -42,10 +42,10 @@ def _egress(value: object) -> object:
 
 
 class AzureRangeWarning(UserWarning):
-    """A setting works on this machine and would be refused in Azure."""
+    """A setting works on this machine but is out of the range that Azure accepts."""
 
 
-_30_YEARS = 1e9  # in seconds; calendars, which tell when a session ends, have an end
+_30_YEARS = 1e9  # in seconds; expiry times must be within the calendar
 _MIB = 1 << 20
 _AZURE_RANGES = {
     "max_concurrent_sessions": (1, 600),
@@ -64,7 +64,7 @@ class PoolSettings(BaseModel):
     container_type: ContainerType = ContainerType.PYTHON_LTS
     """What runs in the sandboxes, in Azure's words."""
     max_concurrent_sessions: int = Field(100, ge=1, le=1000)
-    """How many sandboxes there may be at once, warm ones included."""
+    """How many sandboxes may exist at the same time, warm ones included."""
     ready_session_instances: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = 1
     """How many warm sandboxes are kept ready for new sessions; `"auto"` follows the rate of allocations."""
     lifecycle: Literal["timed", "on_container_exit"] = "timed"
@@ -75,9 +75,9 @@ class PoolSettings(BaseModel):
     acquire_timeout: float = Field(30, ge=0)
     """How long a call waits for a sandbox when the pool is full."""
     timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
-    """How long an execution may run if its caller does not say."""
+    """How long an execution may run by default."""
     grace: float = Field(2, ge=0, le=60)
-    """How long interrupted code may take to end before it is killed."""
+    """How long interrupted code may go on before it is killed."""
     network: Annotated[Literal["enabled", "disabled"], BeforeValidator(_egress)] = "disabled"
     cpu: float = Field(1.0, gt=0, le=64)
     memory: Size = Field(2048 * _MIB, ge=64 * _MIB)
@@ -94,16 +94,14 @@ class PoolSettings(BaseModel):
 
     @model_validator(mode="after")
     def _ready_within_maximum(self) -> Self:
-        ready = self.ready_session_instances
-        if ready != "auto" and ready > self.max_concurrent_sessions:
-            raise ValueError(
-                f"ready_session_instances ({ready}) is at most max_concurrent_sessions ({self.max_concurrent_sessions})"
-            )
+        ready, most = self.ready_session_instances, self.max_concurrent_sessions
+        if ready != "auto" and ready > most:
+            raise ValueError(f"ready_session_instances ({ready}) must not exceed max_concurrent_sessions ({most})")
         return self
 
     @classmethod
-    def parse(cls, options: Mapping[str, Any], *, also_known: Sequence[str] = ()) -> Self:
-        """Settings from options of any origin; `also_known` are options of the engine, for the message.
+    def parse(cls, options: Mapping[str, Any], *, also_known: Iterable[str] = ()) -> Self:
+        """Return settings from options of any source; `also_known` are options of the engine, for the message.
 
         Raises:
             InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
@@ -112,7 +110,7 @@ class PoolSettings(BaseModel):
         for name in settings.model_fields_set & _AZURE_RANGES.keys():
             least, most = _AZURE_RANGES[name]
             if not least <= getattr(settings, name) <= most:
-                message = f"{name}={options[name]!r} works here, but Azure takes {least:,} to {most:,}."
+                message = f"{name}={options[name]!r} works here, but Azure accepts {least:,} to {most:,}."
                 warnings.warn(message, AzureRangeWarning, stacklevel=2)
         return settings
 

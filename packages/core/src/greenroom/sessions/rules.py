@@ -21,15 +21,15 @@ _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def check_identifier(identifier: str) -> str:
-    """Return the identifier if it keeps Azure's rule.
+    """Return the identifier if it follows Azure's rule.
 
     Raises:
-        InvalidRequest: it does not.
+        InvalidRequest: it does not follow it.
     """
     if not isinstance(identifier, str) or not _IDENTIFIER.fullmatch(identifier):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(
-            f"The session identifier {brief(identifier)} is not valid: it takes 4 to 128 characters, letters, "
-            "digits and _|{}[]:\";'<>?/.,@#$%^&*()-+=!~` (no spaces)."
+            "The session identifier must have 4 to 128 characters, letters, digits and "
+            f"_|{{}}[]:\";'<>?/.,@#$%^&*()-+=!~` (no spaces), not {brief(identifier)}."
         )
     return identifier
 
@@ -38,23 +38,23 @@ def check_path(path: str) -> str:
     """Return the absolute form of a path in a session: relative paths count from `/mnt/data`.
 
     Raises:
-        InvalidRequest: it leads out of `/mnt/data`, or is no path.
+        InvalidRequest: it leads out of `/mnt/data`, or is not a path.
     """
     if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The path must be str, not {type(path).__name__}.")
     # Half of a surrogate pair, as JSON can have it, is not in any UTF-8.
     if "\0" in path or len(path) > 4096 or len(path.encode("utf-8", "replace")) > 4096 or _HALF_A_PAIR.search(path):
-        raise InvalidRequest(f"The path {brief(path)} is not valid: it takes at most 4,096 bytes of UTF-8 and no NUL.")
+        raise InvalidRequest(f"The path must have at most 4,096 bytes of UTF-8 without NUL, not {brief(path)}.")
     absolute = PurePosixPath(DATA_DIR) / path
     if ".." in absolute.parts or not absolute.is_relative_to(DATA_DIR):
-        raise InvalidRequest(f"The path {brief(path)} is not valid: a session's files are below {DATA_DIR}.")
+        raise InvalidRequest(f"The path must be below {DATA_DIR}, where a session keeps its files, not {brief(path)}.")
     return str(absolute)
 
 
 def check_file_path(path: str) -> str:
     absolute = check_path(path)
     if absolute == DATA_DIR:
-        raise InvalidRequest(f"The path {brief(path)} is not valid: it names no file below {DATA_DIR}.")
+        raise InvalidRequest(f"The path must name a file below {DATA_DIR}, not {brief(path)}.")
     return absolute
 
 
@@ -62,23 +62,23 @@ def check_code(code: str) -> str:
     """Return the code if it can be run at all.
 
     Raises:
-        InvalidRequest: it is empty, over 16 MiB, or has what UTF-8 cannot hold.
+        InvalidRequest: it is empty, over 16 MiB, or not encodable as UTF-8.
     """
     if not isinstance(code, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidRequest(f"The code is not valid: it must be str, not {type(code).__name__}.")
+        raise InvalidRequest(f"The code must be str, not {type(code).__name__}.")
     try:
         size = max(len(code), len(code[: _MAX_CODE + 1].encode()))
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"The code is not valid: it cannot be encoded as UTF-8 ({error}).") from None
+        raise InvalidRequest(f"The code must be text that UTF-8 can encode: {error}.") from None
     if size > _MAX_CODE:
         raise InvalidRequest("The code must be at most 16 MiB of UTF-8. Upload what is longer, as a file.")
     if not code.strip():
-        raise InvalidRequest(f"The code {code!r:.50} is not valid: it is empty.")
+        raise InvalidRequest(f"The code must not be empty: {code!r:.50}.")
     return code
 
 
 def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT, name: str = "timeout") -> float | None:
-    """Return the seconds that code may run; `None` stands for somebody else's limit.
+    """Return the seconds that code may run; `None` stands for the pool's own limit.
 
     Raises:
         InvalidRequest: they are not positive, or more than `most`.
@@ -86,17 +86,16 @@ def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT, na
     if timeout is None:
         return None
     if not 0 < seconds(timeout) < float("inf"):
-        raise InvalidRequest(f"The {name} {brief(timeout)} is not valid: it takes a positive number of seconds.")
+        raise InvalidRequest(f"The {name} must be a positive number of seconds, not {brief(timeout)}.")
     if most is not None and timeout > most:
         raise InvalidRequest(
-            f"The {name} {brief(timeout)} is not valid: it is at most {most} seconds. "
-            "Session.submit() has no such limit."
+            f"The {name} must be at most {most} seconds, not {brief(timeout)}. Session.submit() has no such limit."
         )
     return timeout
 
 
 def check_limit(limit: int | None) -> int | None:
-    """Return the most bytes to take; `None` stands for any number.
+    """Return the maximum number of bytes; `None` stands for no limit.
 
     Raises:
         InvalidRequest: it is not a whole number, or is negative.
@@ -110,7 +109,7 @@ def check_limit(limit: int | None) -> int | None:
 
 
 def seconds(value: float) -> float:
-    """A number as the event loop takes it; what is not one is NaN, which is not more or less than any other."""
+    """Return the number as a float; what is not a number is NaN, which compares as neither more nor less."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return float("nan")
     try:

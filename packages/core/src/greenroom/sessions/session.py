@@ -264,7 +264,7 @@ class Session:
     async def _upload(self, source: Source, path: str | None) -> RemoteFile:
         if isinstance(source, bytes | bytearray | memoryview):
             if path is None:
-                raise InvalidRequest("An upload of bytes needs a path, such as session.upload(b'…', 'data.csv').")
+                raise InvalidRequest("An upload of bytes must have a path, such as session.upload(b'…', 'data.csv').")
             return await self._pool.backend.upload(self._identifier, check_file_path(path), bytes_chunks(bytes(source)))
         if isinstance(source, str | os.PathLike):
             local = local_path(source)

@@ -49,7 +49,7 @@ async def at_most(limit: int, chunks: AsyncIterator[bytes], path: str) -> AsyncI
     async for chunk in chunks:
         received += len(chunk)
         if received > limit:
-            raise FileRefused(f"The file {path!r} is over the limit of {limit} bytes.")
+            raise FileRefused.too_large(path, limit)
         yield chunk
 
 

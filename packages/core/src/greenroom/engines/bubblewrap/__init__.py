@@ -1,1 +1,21 @@
 """Sandboxes by bubblewrap: no daemon and no image."""
+
+from __future__ import annotations
+
+from greenroom.engines.base import Engine, EngineOptions, EnginePlugin
+
+
+class BubblewrapOptions(EngineOptions):
+    """The options of `bubblewrap:`."""
+
+    python: str | None = None
+    """The interpreter for the code in sandboxes, which must have IPython; by default the one that runs this."""
+
+
+def _make(options: BubblewrapOptions) -> Engine:
+    from greenroom.engines.bubblewrap.engine import BubblewrapEngine  # noqa: PLC0415  only what is used is loaded
+
+    return BubblewrapEngine(python=options.python)
+
+
+PLUGIN = EnginePlugin(BubblewrapOptions, _make)

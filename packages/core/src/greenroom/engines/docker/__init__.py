@@ -1,1 +1,25 @@
 """Sandboxes as containers of a Docker engine, and the image they are made from."""
+
+from __future__ import annotations
+
+from greenroom.engines.base import Engine, EngineOptions, EnginePlugin
+
+
+class DockerOptions(EngineOptions):
+    """The options of `docker:`."""
+
+    image: str | None = None
+    """The image of the sandboxes; by default that of this version, `greenroom-python:<version>`."""
+    runtime: str | None = None
+    """The OCI runtime, such as `runsc` for gVisor; by default Docker's own."""
+    docker_host: str | None = None
+    """The URL of the Docker engine; by default that of Docker's own command line."""
+
+
+def _make(options: DockerOptions) -> Engine:
+    from greenroom.engines.docker.engine import DockerEngine  # noqa: PLC0415  only what is used is loaded
+
+    return DockerEngine(image=options.image, runtime=options.runtime, docker_host=options.docker_host)
+
+
+PLUGIN = EnginePlugin(DockerOptions, _make)

@@ -45,8 +45,8 @@ class Daemon:
             host = _default_host()
         if host is not None and not _URL.fullmatch(host):
             raise InvalidRequest(
-                f"The Docker host {host!r} is not valid: "
-                "it begins with unix://, npipe://, tcp://, http://, https:// or ssh://."
+                "The Docker host must begin with unix://, npipe://, tcp://, http://, https:// or ssh://, "
+                f"not {host!r:.200}."
             )
         self.address = host or f"Docker's context {context!r}"
         try:

@@ -1,0 +1,53 @@
+"""The options of `greenroom.connect`, for type checkers. A test holds them equal to the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
+
+from greenroom.models import ContainerType
+
+Bytes = int | str
+
+
+class PoolOptions(TypedDict, total=False):
+    """What `connect` takes. Times are in seconds, sizes in bytes or as `"512Mi"`."""
+
+    # Every pool
+
+    timeout: float
+    acquire_timeout: float
+    output_limit: Bytes
+    file_limit: Bytes
+
+    # A pool on this machine: `greenroom.PoolSettings`
+
+    container_type: ContainerType | Literal["PythonLTS", "NodeLTS", "Shell", "CustomContainer"]
+    max_concurrent_sessions: int
+    ready_session_instances: int | Literal["auto"]
+    lifecycle: Literal["timed", "on_container_exit"]
+    cooldown_period: float
+    max_alive_period: float
+    grace: float
+    network: bool | Literal["enabled", "disabled", "EgressEnabled", "EgressDisabled"]
+    cpu: float
+    memory: Bytes
+    disk: Bytes
+    pids: int
+    display_limit: Bytes
+    preload: Sequence[str] | str
+
+    # Its engine: `BubblewrapOptions`, `DockerOptions`
+
+    python: str | None
+    image: str | None
+    runtime: str | None
+    docker_host: str | None
+
+    # A pool in Azure: `AzureSettings`
+
+    credential: Any
+    client_id: str | None
+    api_key: str | None
+    api_version: str
+    transport: Any
