@@ -361,9 +361,18 @@ def test_a_deep_value_has_a_repr_also_deep_in_the_stack() -> None:
     output = Output({"application/json": nested(200)})
 
     def deeper(levels: int) -> str:
-        return deeper(levels - 1) if levels else repr(ran(outputs=(output,)))
+        return deeper(levels - 1) if levels else repr(output)
 
     assert "application/json" in deeper(sys.getrecursionlimit() - 150)
+
+
+def test_an_execution_has_a_short_repr_without_the_bytes_of_its_outputs() -> None:
+    execution = failed("NameError", "no " * 1_000, stdout="x" * 100_000, outputs=(FIGURE,) * 3)
+    text = repr(execution)
+    assert text.startswith("<Execution failed, NameError: ")
+    assert "3 outputs" in text
+    assert len(text) < 400
+    assert FIGURE.data["image/png"][:20] not in text
 
 
 def test_a_session_gives_the_same_text() -> None:

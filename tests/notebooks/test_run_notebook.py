@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import nbformat
 import pytest
+from nbformat import NotebookNode
 
 from greenroom import (
     Event,
@@ -139,7 +140,7 @@ def test_the_source_is_not_changed(session: Session) -> None:
     assert given == before
 
 
-def test_a_path_a_dict_and_a_node_give_the_same_plain_and_valid_notebook(session: Session, tmp_path: Path) -> None:
+def test_a_path_a_dict_and_a_node_give_the_same_valid_node(session: Session, tmp_path: Path) -> None:
     given = notebook("print('line 1')\nprint('line 2')", "display({'a': 1})")
     node = _nbformat.from_dict(given)
     path = tmp_path / "a notebook.ipynb"
@@ -149,7 +150,8 @@ def test_a_path_a_dict_and_a_node_give_the_same_plain_and_valid_notebook(session
     first, *others = [run_notebook(source, session) for source in (given, node, path, str(path), as_on_disk)]
     assert all(other == first for other in others)
     _nbformat.validate(first)
-    assert _types(first) <= {dict, list, str, int, type(None)}
+    assert isinstance(first, NotebookNode)
+    assert _types(first) <= {NotebookNode, list, str, int, type(None)}
 
 
 def test_an_older_notebook_comes_back_in_format_4(session: Session) -> None:

@@ -27,6 +27,8 @@ class ContainerType(StrEnum):
     CUSTOM_CONTAINER = "CustomContainer"
 
 
+_REPR_LENGTH = 60
+
 DATA_DIR = "/mnt/data"
 """Where a session keeps its files, as in Azure."""
 
@@ -150,9 +152,14 @@ class RemoteFile:
         return self.path.removeprefix(DATA_DIR).lstrip("/")
 
 
-@dataclass(frozen=True, slots=True)
+def _short(text: str) -> str:
+    """The beginning of a text, for a `repr`."""
+    return repr(text if len(text) <= _REPR_LENGTH else f"{text[: _REPR_LENGTH - 1]}…")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Execution:
-    """One run of code and all that came of it."""
+    """One run of code and everything that it produced."""
 
     id: str
     status: Status
@@ -173,9 +180,23 @@ class Execution:
     truncated: int = 0
     """Bytes of output that were left out, because they were over the pool's limit."""
 
+    def __repr__(self) -> str:
+        parts = [self.status]
+        if self.error is not None:
+            parts.append(f"{self.error.name:.40}: {_short(self.error.value)}")
+        if self.result is not None:
+            parts.append(f"result={_short(self.result)}")
+        parts += [f"{name}={_short(text)}" for name in ("stdout", "stderr") if (text := getattr(self, name))]
+        parts += [
+            f"{len(found)} {name if len(found) > 1 else name.removesuffix('s')}"
+            for name in ("outputs", "files")
+            if (found := getattr(self, name))
+        ]
+        return f"<Execution {', '.join(parts)}, {self.duration:.3f} s>"
+
     @property
     def succeeded(self) -> bool:
-        """Whether the code came to its end without an error."""
+        """Whether the code ended without an error."""
         return self.status == "succeeded"
 
     @property

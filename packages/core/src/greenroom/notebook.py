@@ -26,6 +26,7 @@ from greenroom.sessions.rules import check_timeout
 
 try:
     import nbformat
+    from nbformat import NotebookNode
 except ImportError as error:
     raise ImportError("greenroom.notebook needs nbformat. Install it: pip install 'greenroom[notebook]'") from error
 
@@ -58,7 +59,7 @@ def run_notebook(
     idle_timeout: float | None = None,
     stop_on_error: bool = True,
     on_cell: Callable[[CellRun], None] | None = None,
-) -> dict[str, Any]:
+) -> NotebookNode:
     """Run a notebook's code cells in a session, and return the notebook with their outputs.
 
     What the cells raise is data, as everywhere: an output of the kind `error`. The tags `raises-exception` (go on
@@ -76,15 +77,15 @@ def run_notebook(
         on_cell: called after each cell that ran, in a thread of its own; what it raises ends the run.
 
     Returns:
-        The notebook as `dict`, valid by nbformat 4.
+        The notebook as nbformat's `NotebookNode`, valid by nbformat 4.
 
     Raises:
-        InvalidRequest: the source is no notebook, cannot be read, or is not in Python; nothing was run.
+        InvalidRequest: the source is not a notebook, cannot be read, or is not in Python; nothing was run.
         GreenroomError: the session cannot run the next cell, as `Session.execute` says.
     """
-    portal = BackgroundLoop("greenroom notebook")
+    loop = BackgroundLoop("greenroom notebook")
     try:
-        return portal.run(
+        return loop.run(
             arun_notebook(
                 source,
                 session,
@@ -95,7 +96,7 @@ def run_notebook(
             )
         )
     finally:
-        portal.close()
+        loop.close()
 
 
 async def arun_notebook(
@@ -106,7 +107,7 @@ async def arun_notebook(
     idle_timeout: float | None = None,
     stop_on_error: bool = True,
     on_cell: Callable[[CellRun], None] | None = None,
-) -> dict[str, Any]:
+) -> NotebookNode:
     """As `run_notebook`; `on_cell` is called on the running loop. Cancelling it interrupts the cell under way."""
     check_timeout(idle_timeout, most=None, name="idle timeout")
     notebook = await asyncio.to_thread(_read, source)
@@ -128,7 +129,7 @@ async def arun_notebook(
             on_cell(CellRun(number, len(cells), cell, execution))
         if fell_silent or (stop_on_error and not _may_go_on(cell, execution)):
             break
-    return notebook
+    return _nbformat.from_dict(notebook)
 
 
 def _read(source: NotebookSource) -> dict[str, Any]:
