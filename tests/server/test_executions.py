@@ -15,7 +15,7 @@ from greenroom.errors import SandboxLost
 from greenroom.models import Execution, ExecutionError, Output
 from greenroom.server.records import Executions, Outcome
 from greenroom.server.responses import Refused
-from greenroom.testing import ENDLESS, ScriptedBackend
+from greenroom.testing import ENDLESS_CODE, ScriptedBackend
 from greenroom.testing.memory_engine import MemoryEngine
 
 from .served import (
@@ -39,9 +39,9 @@ ASKED = ExecuteRequest("the code")
 async def test_a_session_deleted_under_an_execution_cancels_it() -> None:
     backend = ScriptedBackend()
     async with served(backend) as client:
-        later = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS)))
-        legacy = asyncio.create_task(client.post("/code/execute", params=query(LEGACY[0]), json=inline(ENDLESS)))
-        body = flat(ENDLESS, executionType="Asynchronous")
+        later = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS_CODE)))
+        legacy = asyncio.create_task(client.post("/code/execute", params=query(LEGACY[0]), json=inline(ENDLESS_CODE)))
+        body = flat(ENDLESS_CODE, executionType="Asynchronous")
         location = (await client.post("/executions", params=query(LATEST), json=body)).headers["operation-location"]
         await eventually(lambda: len(backend.runs) == 3)
         assert (await client.delete("/session", params=query(LATEST))).status_code == 204
@@ -73,7 +73,7 @@ async def test_executions_under_way_may_end_when_the_server_stops_and_no_more_be
 async def test_executions_that_take_too_long_are_cancelled_when_the_server_stops() -> None:
     backend = ScriptedBackend()
     async with application(backend) as app, client_of(app) as client:
-        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS)))
+        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS_CODE)))
         await eventually(lambda: len(backend.runs) == 1)
         await app.drain(0.05)
         assert (await running).json()["status"] == "Canceled"
@@ -166,7 +166,7 @@ async def test_more_requests_than_there_may_be_at_once_are_refused() -> None:
     backend = ScriptedBackend()
     async with served(backend, max_requests=2) as client:
         posts = [
-            asyncio.create_task(client.post("/executions", params=query(LATEST, name), json=flat(ENDLESS)))
+            asyncio.create_task(client.post("/executions", params=query(LATEST, name), json=flat(ENDLESS_CODE)))
             for name in ("left", "right")
         ]
         await eventually(lambda: len(backend.runs) == 2)

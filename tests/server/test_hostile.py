@@ -24,7 +24,7 @@ from greenroom.server.budget import Budget, Share
 from greenroom.server.run import Server
 from greenroom.server.transport.multipart import parse_parameters
 from greenroom.server.transport.tls import self_signed
-from greenroom.testing import ENDLESS, ScriptedBackend
+from greenroom.testing import ENDLESS_CODE, ScriptedBackend
 
 from .served import (
     LATEST,
@@ -346,7 +346,7 @@ async def test_bodies_that_do_not_end_are_held_up_to_a_limit() -> None:
 async def test_the_code_of_executions_in_the_background_is_held_until_they_end() -> None:
     backend = ScriptedBackend()
     async with application(backend, max_in_flight="8Mi") as app, client_of(app) as client:
-        code = ENDLESS
+        code = ENDLESS_CODE
         body = json.dumps(flat(code, executionType="Asynchronous")) + " " * (3 * _MIB)
         for number, status in enumerate((202, 202, 503)):
             response = await client.post("/executions", params=query(LATEST, f"session-{number}"), content=body)
@@ -409,13 +409,13 @@ async def test_the_budget_comes_back_whatever_becomes_of_the_requests(events: li
                 case "heavy":
                     await client_.post("/executions", params=params, content=b"[" + b"{}," * 200_000)
                 case "cancel":
-                    code = json.dumps(flat(ENDLESS)) + large
+                    code = json.dumps(flat(ENDLESS_CODE)) + large
                     task = asyncio.create_task(client_.post("/executions", params=params, content=code))
                     await asyncio.sleep(0.02)
                     task.cancel()
                     await asyncio.gather(task, return_exceptions=True)
                 case "gone":
-                    await _gone(app, params, flat(ENDLESS), large)
+                    await _gone(app, params, flat(ENDLESS_CODE), large)
                 case _:
                     with contextlib.suppress(ValueError):
                         await client_.post("/executions", params=params, content=body(ValueError()))

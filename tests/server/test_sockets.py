@@ -17,7 +17,7 @@ import pytest
 from greenroom.models import Execution
 from greenroom.server.run import Server
 from greenroom.server.transport.tls import self_signed
-from greenroom.testing import ENDLESS, ScriptedBackend
+from greenroom.testing import ENDLESS_CODE, ScriptedBackend
 
 from .served import LATEST, eventually, flat, listening, memory_backend, query
 
@@ -283,7 +283,7 @@ async def test_an_answer_outlives_the_order_to_stop() -> None:
 async def test_an_execution_that_outlasts_the_grace_is_cancelled_and_told() -> None:
     backend = ScriptedBackend()
     async with listening(backend, shutdown_grace=0.2) as server, httpx.AsyncClient(base_url=server.url) as client:
-        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS)))
+        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS_CODE)))
         await eventually(lambda: len(backend.runs) == 1)
         server.should_exit = True
         assert (await running).json()["status"] == "Canceled"

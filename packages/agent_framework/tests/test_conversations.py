@@ -9,7 +9,7 @@ import pytest
 from agent_framework import AgentSession, ContextProvider, InMemoryHistoryProvider, MiddlewareFailure
 
 from greenroom import InvalidRequest, SessionPool
-from greenroom.testing import ENDLESS, ScriptedBackend, until
+from greenroom.testing import ENDLESS_CODE, ScriptedBackend, wait_until
 from greenroom_agent_framework import GreenroomTools
 
 from .doubles import agent_with, call, play
@@ -106,8 +106,8 @@ async def test_with_a_session_per_call_each_is_new_and_deleted_after_it(
 async def test_a_session_per_call_is_deleted_when_its_run_is_cancelled(
     pool: SessionPool, backend: ScriptedBackend
 ) -> None:
-    task = asyncio.ensure_future(agent_with(GreenroomTools(pool=pool, session_per_call=True)).run(ENDLESS))
-    await until(lambda: bool(backend.runs))
+    task = asyncio.ensure_future(agent_with(GreenroomTools(pool=pool, session_per_call=True)).run(ENDLESS_CODE))
+    await wait_until(lambda: bool(backend.runs))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -14,7 +14,7 @@ import pytest
 from agent_framework import AgentSession
 
 from greenroom import Execution, ExecutionError, Output, PoolFull, SessionPool
-from greenroom.testing import ENDLESS, ScriptedBackend
+from greenroom.testing import ENDLESS_CODE, ScriptedBackend
 from greenroom_agent_framework import GreenroomTools, executions
 
 from .doubles import ScriptedClient, agent_with, call, play, results
@@ -39,7 +39,7 @@ async def test_a_full_pool_whose_advice_is_dropped(pool: SessionPool, backend: S
 
 async def test_code_that_runs_without_end(sandboxes: SessionPool) -> None:
     tools = GreenroomTools(pool=sandboxes, session_per_call=True, timeout=1)
-    response = await agent_with(tools).run(ENDLESS)
+    response = await agent_with(tools).run(ENDLESS_CODE)
     assert [execution.status for execution in executions(response.messages)] == ["timed_out"]
 
 

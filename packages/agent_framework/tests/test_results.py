@@ -30,7 +30,7 @@ from greenroom import (
     SessionPool,
     StreamText,
 )
-from greenroom.testing import ENDLESS, ScriptedBackend, until
+from greenroom.testing import ENDLESS_CODE, ScriptedBackend, wait_until
 from greenroom_agent_framework import GreenroomTools, downloads, executions
 
 from .doubles import ScriptedClient, agent_with, call, play, results
@@ -89,10 +89,10 @@ async def test_what_ends_the_run_interrupts_the_other_calls_of_its_turn(
     tools: GreenroomTools, backend: ScriptedBackend
 ) -> None:
     backend.answers["1"] = PoolClosed("Closed.")
-    calls = [Content.from_function_call(code, "run_python", arguments={"code": code}) for code in (ENDLESS, "1")]
+    calls = [Content.from_function_call(code, "run_python", arguments={"code": code}) for code in (ENDLESS_CODE, "1")]
     with pytest.raises(MiddlewareFailure):
         await agent_with(tools, play(calls)).run("Go.")
-    await until(lambda: len(backend.interrupted) == 1)
+    await wait_until(lambda: len(backend.interrupted) == 1)
 
 
 async def test_a_middleware_sees_arguments_and_results_and_can_change_the_code(
@@ -155,8 +155,8 @@ async def test_an_error_of_whoever_is_told_ends_the_code(session: Session, backe
 
     tools = GreenroomTools(session=session, on_output=tell)
     with pytest.raises(ConnectionResetError):
-        await tools.run_python.invoke(arguments={"code": ENDLESS})
-    await until(lambda: backend.interrupted == backend.identifiers)
+        await tools.run_python.invoke(arguments={"code": ENDLESS_CODE})
+    await wait_until(lambda: backend.interrupted == backend.identifiers)
 
 
 async def test_results_of_other_tools_bring_nothing(tools: GreenroomTools, backend: ScriptedBackend) -> None:

@@ -15,7 +15,7 @@ from llama_index.core.workflow import Context
 from workflows.errors import WorkflowCancelledByUser
 
 from greenroom import PoolFull, SessionPool
-from greenroom.testing import ENDLESS, until
+from greenroom.testing import ENDLESS_CODE, wait_until
 from llama_index.tools.greenroom import GreenroomToolSpec
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ async def test_an_error_that_is_dropped(
 async def test_a_cancelled_run_whose_code_runs_on(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
-    llm = scripted([runs(ENDLESS)])
+    llm = scripted([runs(ENDLESS_CODE)])
     handler = FunctionAgent(llm=llm, tools=GreenroomToolSpec(pool).to_tool_list()).run(user_msg="go")
-    await until(lambda: bool(backend.runs))
+    await wait_until(lambda: bool(backend.runs))
     await handler.cancel_run()
     with pytest.raises(WorkflowCancelledByUser):
         await handler
-    await until(lambda: backend.interrupted == backend.identifiers)
+    await wait_until(lambda: backend.interrupted == backend.identifiers)
 
 
 async def test_sessions_that_nobody_deletes(

@@ -27,7 +27,7 @@ from greenroom import (
     StreamText,
 )
 from greenroom.adapters import Answer
-from greenroom.testing import ENDLESS, ScriptedBackend, until
+from greenroom.testing import ENDLESS_CODE, ScriptedBackend, wait_until
 from greenroom_semantic_kernel import DownloadText, ExecutionText, GreenroomPlugin, executions, image_contents
 
 Next: TypeAlias = Callable[[FunctionInvocationContext], Awaitable[None]]
@@ -168,8 +168,8 @@ async def test_an_error_of_whoever_is_told_ends_the_code(pool: SessionPool, back
 
     plugin = GreenroomPlugin(session=pool.session(), on_output=tell)
     with pytest.raises(ConnectionResetError):
-        await plugin.run_python(ENDLESS)
-    await until(lambda: backend.interrupted == backend.identifiers)
+        await plugin.run_python(ENDLESS_CODE)
+    await wait_until(lambda: backend.interrupted == backend.identifiers)
 
 
 async def test_the_plugin_works_under_another_name(plugin: GreenroomPlugin) -> None:

@@ -21,11 +21,11 @@ from greenroom.testing.files import FileSuite
 from greenroom.testing.isolation import IsolationSuite
 from greenroom.testing.limits import LimitSuite
 from greenroom.testing.memory import memory_pool
-from greenroom.testing.scripted import ENDLESS, Run, ScriptedBackend, scripted_pool, until
+from greenroom.testing.scripted import ENDLESS_CODE, RecordedRun, ScriptedBackend, scripted_pool, wait_until
 from greenroom.testing.suite import Suite
 
 __all__ = [
-    "ENDLESS",
+    "ENDLESS_CODE",
     "AdapterDriver",
     "AdapterSuite",
     "AttackSuite",
@@ -34,7 +34,7 @@ __all__ = [
     "FileSuite",
     "IsolationSuite",
     "LimitSuite",
-    "Run",
+    "RecordedRun",
     "ScriptedBackend",
     "Suite",
     "ToolDescription",
@@ -42,5 +42,5 @@ __all__ = [
     "engine_pool",
     "memory_pool",
     "scripted_pool",
-    "until",
+    "wait_until",
 ]

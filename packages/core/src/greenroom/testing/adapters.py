@@ -18,7 +18,7 @@ from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, Pool
 from greenroom.models import Execution, ExecutionError, Output
 from greenroom.sessions import Session, SessionPool
 from greenroom.testing.memory import memory_pool
-from greenroom.testing.scripted import ENDLESS, ScriptedBackend, scripted_pool, until
+from greenroom.testing.scripted import ENDLESS_CODE, ScriptedBackend, scripted_pool, wait_until
 from greenroom.testing.suite import Suite
 
 _PNG = b"\x89PNG\r\n\x1a\n and the rest of a picture"
@@ -284,8 +284,8 @@ class AdapterSuite(Suite):
     async def test_a_session_per_call_is_deleted_when_its_call_is_cancelled(self, backend: ScriptedBackend) -> None:
         with scripted_pool(backend) as pool:
             adapter = self.driver(pool=pool, session_per_call=True)
-            running = asyncio.create_task(adapter.run(None, ENDLESS))
-            await until(lambda: bool(backend.runs))
+            running = asyncio.create_task(adapter.run(None, ENDLESS_CODE))
+            await wait_until(lambda: bool(backend.runs))
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
@@ -377,7 +377,7 @@ class AdapterSuite(Suite):
         self, adapter: AdapterDriver, pool: SessionPool, ann: str
     ) -> None:
         await adapter.run(ann, "x = 5")
-        result = await self.driver(pool=pool, timeout=0.5).run(ann, ENDLESS)
+        result = await self.driver(pool=pool, timeout=0.5).run(ann, ENDLESS_CODE)
         assert result.failed is not False
         assert result.execution is not None
         assert result.execution.status == "timed_out"
@@ -394,7 +394,7 @@ class AdapterSuite(Suite):
         self, adapter: AdapterDriver, pool: SessionPool, ann: str
     ) -> None:
         await adapter.run(ann, "x = 7")
-        code = f"with open('begun', 'w') as f: pass\n{ENDLESS}"
+        code = f"with open('begun', 'w') as f: pass\n{ENDLESS_CODE}"
         running = asyncio.create_task(adapter.run(ann, code))
         async with asyncio.timeout(30):
             while not await adapter.session(ann).afiles():  # noqa: ASYNC110  another process begins
@@ -407,12 +407,12 @@ class AdapterSuite(Suite):
     async def test_no_call_blocks_the_loop_or_takes_a_thread(
         self, scripted: AdapterDriver, backend: ScriptedBackend
     ) -> None:
-        running = [asyncio.create_task(scripted.run(f"user-{number}", ENDLESS)) for number in range(50)]
-        await until(lambda: len(backend.runs) == 50)  # more than a default executor has threads
+        running = [asyncio.create_task(scripted.run(f"user-{number}", ENDLESS_CODE)) for number in range(50)]
+        await wait_until(lambda: len(backend.runs) == 50)  # more than a default executor has threads
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await until(lambda: len(backend.interrupted) == 50)
+        await wait_until(lambda: len(backend.interrupted) == 50)
 
     async def test_no_program_is_logged(
         self, scripted: AdapterDriver, backend: ScriptedBackend, caplog: pytest.LogCaptureFixture

@@ -15,11 +15,11 @@ from greenroom.models import Execution, ExecutionError, RemoteFile, StreamText
 from greenroom.sessions import OpenPool, SessionPool
 from greenroom.testing.backend import BareBackend
 
-ENDLESS = "while True: pass"
+ENDLESS_CODE = "while True: pass"
 """Code that a scripted backend ends only when it is cancelled."""
 
 
-class Run(NamedTuple):
+class RecordedRun(NamedTuple):
     """What was asked of a scripted backend."""
 
     identifier: str
@@ -43,7 +43,7 @@ class ScriptedBackend(BareBackend):
         """What comes of a piece of code: an execution, whose stdout is streamed line by line, or what is raised."""
         self.answer: Execution | Exception = Execution("1", "succeeded", stdout="ran\n")
         """What comes of any other code."""
-        self.runs: list[Run] = []
+        self.runs: list[RecordedRun] = []
         """Each execution, as it begins."""
         self.interrupted: list[str] = []
         """The sessions of executions that were cancelled."""
@@ -70,7 +70,7 @@ class ScriptedBackend(BareBackend):
     async def execute(
         self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
-        self.runs.append(Run(identifier, code, timeout))
+        self.runs.append(RecordedRun(identifier, code, timeout))
         answer = self.answers.get(code, self.answer)
         if isinstance(answer, Exception):
             raise answer
@@ -78,7 +78,7 @@ class ScriptedBackend(BareBackend):
             if on_event is not None:
                 on_event(StreamText("stdout", line))
         try:
-            if code == ENDLESS:
+            if code == ENDLESS_CODE:
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             self.interrupted.append(identifier)
@@ -124,7 +124,7 @@ def scripted_pool(backend: ScriptedBackend) -> SessionPool:
     return SessionPool(OpenPool.open(make))
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for what happens on a pool's own event loop.
 
     Raises:
