@@ -36,7 +36,7 @@ from greenroom_agent_framework import GreenroomTools, downloads, executions
 from .doubles import ScriptedClient, agent_with, call, play, results
 
 FAILED = Execution("1", "failed", error=ExecutionError("NameError", "name 'x' is not defined"))
-UNMENDABLE = [
+NOT_RETRYABLE = [
     PoolFull("All 2 sessions are taken.", sessions=2, retry_after=9),
     EngineUnavailable("Install bubblewrap."),
     PoolClosed("Closed."),
@@ -69,7 +69,7 @@ async def test_a_lost_sandbox_is_a_result_as_the_next_call_gets_a_new_one(
     assert "are gone" in (await agent_with(tools).run("1")).text
 
 
-@pytest.mark.parametrize("error", UNMENDABLE, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", NOT_RETRYABLE, ids=lambda error: type(error).__name__)
 async def test_what_no_model_can_mend_ends_the_run(
     tools: GreenroomTools, backend: ScriptedBackend, error: GreenroomError
 ) -> None:

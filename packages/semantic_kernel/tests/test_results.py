@@ -26,7 +26,7 @@ from greenroom import (
     SessionPool,
     StreamText,
 )
-from greenroom.adapters import Answer
+from greenroom.adapters import ToolAnswer
 from greenroom.testing import ENDLESS_CODE, ScriptedBackend, wait_until
 from greenroom_semantic_kernel import DownloadText, ExecutionText, GreenroomPlugin, executions, image_contents
 
@@ -47,7 +47,7 @@ FAILED = Execution(id="1", status="failed", error=ExecutionError("NameError", "n
 
 
 def text_of(execution: Execution) -> ExecutionText:
-    return ExecutionText.of(Answer(execution.text_for_model(), execution))
+    return ExecutionText.of(ToolAnswer(execution.text_for_model(), execution))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from agent_framework import Content
 
 from greenroom import Execution
-from greenroom.adapters import Answer, Download, figures_for_models
+from greenroom.adapters import Download, ToolAnswer, figures_for_models
 
 
 class HasContents(Protocol):
@@ -24,7 +24,7 @@ class HasContents(Protocol):
         ...
 
 
-def contents_of(answer: Answer[Any], *, images: bool) -> list[Content]:
+def contents_of(answer: ToolAnswer[Any], *, images: bool) -> list[Content]:
     """The contents of a function's result.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from agent_framework import AgentSession, Content, FunctionInvocationContext, FunctionTool, MiddlewareFailure
 
 from greenroom import GreenroomError, Output, Session, SessionPool, StreamText, adapters
-from greenroom.adapters import MENDABLE, Answer, Sessions
+from greenroom.adapters import RETRYABLE, SessionRouter, ToolAnswer
 from greenroom_agent_framework.results import contents_of
 
 OnOutput: TypeAlias = Callable[[StreamText | Output, FunctionInvocationContext], Awaitable[None]]
@@ -70,7 +70,7 @@ class GreenroomTools:
         Raises:
             InvalidRequest: there is not exactly one of `pool` and `session`, or another argument breaks a rule.
         """
-        self._sessions = Sessions("agent-framework", _ADVICE, pool=pool, session=session, per_call=session_per_call)
+        self._router = SessionRouter("agent-framework", _ADVICE, pool=pool, session=session, per_call=session_per_call)
         self._uploads = adapters.check_uploads(uploads)
         self._timeout = adapters.check_timeout(timeout)
         self._budget = adapters.check_budget(budget)
@@ -113,7 +113,7 @@ class GreenroomTools:
         Raises:
             InvalidRequest: no conversation has a session of its own, as sessions last for a call.
         """
-        return self._sessions.of(conversation if isinstance(conversation, str) else conversation.session_id)
+        return self._router.for_conversation(conversation if isinstance(conversation, str) else conversation.session_id)
 
     async def _run_python(self, code: Annotated[str, adapters.CODE], ctx: FunctionInvocationContext) -> list[Content]:
         tell = self._on_output
@@ -142,14 +142,14 @@ class GreenroomTools:
         )
 
     async def _work(
-        self, ctx: FunctionInvocationContext, work: Callable[[Session], Awaitable[Answer[Any]]]
+        self, ctx: FunctionInvocationContext, work: Callable[[Session], Awaitable[ToolAnswer[Any]]]
     ) -> list[Content]:
         conversation = None if ctx.session is None else ctx.session.session_id
         try:
-            async with self._sessions.for_call(conversation) as session:
+            async with self._router.for_call(conversation) as session:
                 try:
                     return contents_of(await work(session), images=self._images)
-                except MENDABLE as error:
+                except RETRYABLE as error:
                     return [Content.from_text(str(error))]
         except GreenroomError as error:
             # Any other exception would become a result that says nothing, and the run would go on.

@@ -12,7 +12,7 @@ from deepagents.backends.sandbox import BaseSandbox
 from langchain_core.runnables.config import ensure_config
 
 from greenroom import Execution, FileMissing, FileRefused, InvalidRequest, Session, SessionPool
-from greenroom.adapters import MENDABLE
+from greenroom.adapters import RETRYABLE
 from langchain_greenroom.sessions import SessionSource
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class GreenroomSandbox(BaseSandbox):
         session = self._session
         try:
             return _response(session.execute(_python(command), timeout=timeout or None))
-        except MENDABLE as error:
+        except RETRYABLE as error:
             return ExecuteResponse(str(error), _NOT_RUN)
 
     async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:
@@ -69,7 +69,7 @@ class GreenroomSandbox(BaseSandbox):
         session = self._session
         try:
             return _response(await session.aexecute(_python(command), timeout=timeout or None))
-        except MENDABLE as error:
+        except RETRYABLE as error:
             return ExecuteResponse(str(error), _NOT_RUN)
 
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:

@@ -8,7 +8,7 @@ from langchain_core.tools import ArgsSchema
 from pydantic import BaseModel, DirectoryPath, Field
 
 from greenroom import RemoteFile, adapters
-from greenroom.adapters import Answer, Download
+from greenroom.adapters import Download, ToolAnswer
 from langchain_greenroom.sessions import Budget, SessionTool
 
 
@@ -40,11 +40,13 @@ class ListFilesTool(SessionTool):
     budget: Budget = 8_000
     """Characters of the list that the model reads, at most."""
 
-    def _run(self, directory: str = adapters.DATA_DIR, *, config: RunnableConfig) -> Answer[list[RemoteFile]]:
+    def _run(self, directory: str = adapters.DATA_DIR, *, config: RunnableConfig) -> ToolAnswer[list[RemoteFile]]:
         with self._working_in(config) as session:
             return adapters.list_files(session, directory, budget=self.budget)
 
-    async def _arun(self, directory: str = adapters.DATA_DIR, *, config: RunnableConfig) -> Answer[list[RemoteFile]]:
+    async def _arun(
+        self, directory: str = adapters.DATA_DIR, *, config: RunnableConfig
+    ) -> ToolAnswer[list[RemoteFile]]:
         with self._working_in(config) as session:
             return await adapters.alist_files(session, directory, budget=self.budget)
 
@@ -61,11 +63,11 @@ class ReadFileTool(SessionTool):
     limit: int = adapters.READ_LIMIT
     """Bytes that the file may have."""
 
-    def _run(self, path: str, config: RunnableConfig) -> Answer[RemoteFile]:
+    def _run(self, path: str, config: RunnableConfig) -> ToolAnswer[RemoteFile]:
         with self._working_in(config) as session:
             return adapters.read_file(session, path, budget=self.budget, limit=self.limit)
 
-    async def _arun(self, path: str, config: RunnableConfig) -> Answer[RemoteFile]:
+    async def _arun(self, path: str, config: RunnableConfig) -> ToolAnswer[RemoteFile]:
         with self._working_in(config) as session:
             return await adapters.aread_file(session, path, budget=self.budget, limit=self.limit)
 
@@ -104,16 +106,16 @@ class UploadFileTool(SessionTool):
     budget: Budget = 8_000
     """Characters that the model reads of the names in it, at most."""
 
-    def _run(self, name: str, config: RunnableConfig) -> Answer[RemoteFile]:
+    def _run(self, name: str, config: RunnableConfig) -> ToolAnswer[RemoteFile]:
         with self._working_in(config) as session:
             return adapters.upload_file(session, self.uploads, name, budget=self.budget)
 
-    async def _arun(self, name: str, config: RunnableConfig) -> Answer[RemoteFile]:
+    async def _arun(self, name: str, config: RunnableConfig) -> ToolAnswer[RemoteFile]:
         with self._working_in(config) as session:
             return await adapters.aupload_file(session, self.uploads, name, budget=self.budget)
 
 
-def _with_block(answer: Answer[Download]) -> tuple[str, dict[str, Any]]:
+def _with_block(answer: ToolAnswer[Download]) -> tuple[str, dict[str, Any]]:
     download = answer.artifact
     return answer.text, {
         "type": "file",

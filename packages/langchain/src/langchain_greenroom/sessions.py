@@ -10,7 +10,7 @@ from langchain_core.tools import BaseTool, ToolException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from greenroom import Session, SessionPool, adapters
-from greenroom.adapters import MENDABLE, Sessions
+from greenroom.adapters import RETRYABLE, SessionRouter
 
 Timeout: TypeAlias = Annotated[float | None, AfterValidator(adapters.check_timeout)]
 Budget: TypeAlias = Annotated[int, AfterValidator(adapters.check_budget)]
@@ -34,11 +34,11 @@ class SessionSource(BaseModel):
     session_per_call: bool = False
     """Whether each call gets a new session of the pool, deleted after it; then no `thread_id` is needed."""
 
-    _sessions: Sessions = PrivateAttr()
+    _router: SessionRouter = PrivateAttr()
 
     @model_validator(mode="after")
     def _take_a_pool_or_a_session(self) -> Self:
-        self._sessions = Sessions(
+        self._router = SessionRouter(
             "langchain", _ADVICE, pool=self.pool, session=self.session, per_call=self.session_per_call
         )
         return self
@@ -52,7 +52,7 @@ class SessionSource(BaseModel):
         Raises:
             InvalidRequest: the config names no conversation, so the session could be anybody's.
         """
-        return self._sessions.of(_thread_id(conversation))
+        return self._router.for_conversation(_thread_id(conversation))
 
     def delete_session(self, conversation: RunnableConfig | str) -> None:
         """End a conversation's session: its variables and files. Idempotent."""
@@ -90,7 +90,7 @@ class SessionTool(SessionSource, BaseTool):
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
 
     def _session_for_call(self, config: RunnableConfig) -> Session | nullcontext[Session]:
-        return self._sessions.for_call(_thread_id(config))
+        return self._router.for_call(_thread_id(config))
 
     @contextmanager
     def _working_in(self, config: RunnableConfig) -> Generator[Session]:
@@ -104,7 +104,7 @@ def errors_for_the_model() -> Generator[None]:
     """Turn the errors that a model can mend into its tool's result; the others stay exceptions."""
     try:
         yield
-    except MENDABLE as error:
+    except RETRYABLE as error:
         raise ToolException(str(error)) from error
 
 

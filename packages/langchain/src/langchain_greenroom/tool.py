@@ -12,7 +12,7 @@ from langchain_core.tools import ArgsSchema
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from greenroom import Execution, Output, StreamText, adapters
-from greenroom.adapters import Answer
+from greenroom.adapters import ToolAnswer
 from langchain_greenroom.sessions import Budget, SessionTool, Timeout, errors_for_the_model
 
 OUTPUT_EVENT = "greenroom_output"
@@ -74,7 +74,7 @@ class GreenroomTool(SessionTool):
                 )
         return self._as_content(answer, tool_call_id)
 
-    def _as_content(self, answer: Answer[Execution], tool_call_id: str | None) -> tuple[Any, Execution]:
+    def _as_content(self, answer: ToolAnswer[Execution], tool_call_id: str | None) -> tuple[Any, Execution]:
         text, execution = answer
         content: str | list[str | dict[str, Any]] = text
         if self.images and (figures := adapters.figures_for_models(execution)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 from semantic_kernel.functions import KernelArguments, kernel_function
 
 from greenroom import Output, Session, SessionPool, StreamText, adapters
-from greenroom.adapters import MENDABLE, Answer, Sessions
+from greenroom.adapters import RETRYABLE, SessionRouter, ToolAnswer
 from greenroom_semantic_kernel.results import text_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class GreenroomPlugin:
         Raises:
             InvalidRequest: there is not exactly one of `pool` and `session`, or another argument breaks a rule.
         """
-        self._sessions = Sessions("semantic-kernel", _ADVICE, pool=pool, session=session, per_call=session_per_call)
+        self._router = SessionRouter("semantic-kernel", _ADVICE, pool=pool, session=session, per_call=session_per_call)
         self._uploads = adapters.check_uploads(uploads)
         self._timeout = adapters.check_timeout(timeout)
         self._budget = adapters.check_budget(budget)
@@ -101,7 +101,7 @@ class GreenroomPlugin:
         Raises:
             InvalidRequest: the plugin has a pool, and the conversation is unknown or has no session.
         """
-        return self._sessions.of(_name(thread if isinstance(thread, str) else getattr(thread, "id", None)))
+        return self._router.for_conversation(_name(thread if isinstance(thread, str) else getattr(thread, "id", None)))
 
     @kernel_function(description=adapters.describe_run_python(figures_seen=False))
     async def run_python(self, code: Annotated[str, adapters.CODE], arguments: Invocation = None) -> str:
@@ -141,12 +141,14 @@ class GreenroomPlugin:
             arguments, lambda session: adapters.aupload_file(session, self._uploads, name, budget=self._budget)
         )
 
-    async def _work(self, arguments: KernelArguments | None, work: Callable[[Session], Awaitable[Answer[Any]]]) -> str:
+    async def _work(
+        self, arguments: KernelArguments | None, work: Callable[[Session], Awaitable[ToolAnswer[Any]]]
+    ) -> str:
         thread_id = cast("dict[str, Any]", arguments or {}).get("thread_id")
-        async with self._sessions.for_call(_name(thread_id)) as session:
+        async with self._router.for_call(_name(thread_id)) as session:
             try:
                 return text_of(await work(session))
-            except MENDABLE as error:
+            except RETRYABLE as error:
                 return str(error)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from semantic_kernel.contents import ChatMessageContent, FunctionResultContent, ImageContent
 
 from greenroom import Execution
-from greenroom.adapters import Answer, Download, figures_for_models
+from greenroom.adapters import Download, ToolAnswer, figures_for_models
 
 
 class ExecutionText(str):
@@ -23,7 +23,7 @@ class ExecutionText(str):
     """The whole execution, with its figures as bytes."""
 
     @classmethod
-    def of(cls, answer: Answer[Execution]) -> Self:
+    def of(cls, answer: ToolAnswer[Execution]) -> Self:
         """The text of an answer that brings its execution."""
         text = cls(answer.text)
         text.execution = answer.artifact
@@ -39,14 +39,14 @@ class DownloadText(str):
     """The file: its `data`, its `mime` type, and where it was in the session."""
 
     @classmethod
-    def of(cls, answer: Answer[Download]) -> Self:
+    def of(cls, answer: ToolAnswer[Download]) -> Self:
         """The text of an answer that brings its file."""
         text = cls(answer.text)
         text.download = answer.artifact
         return text
 
 
-def text_of(answer: Answer[Any]) -> str:
+def text_of(answer: ToolAnswer[Any]) -> str:
     """The text of an answer, with what it brings the application."""
     match answer.artifact:
         case Execution():

@@ -3,10 +3,10 @@
 An adapter translates: it finds out which conversation calls, has the work done here, and puts what comes of it
 into its framework's form. A way to another framework begins with these names::
 
-    Sessions                    which session a call works in
+    SessionRouter               which session a call works in
     offered_tools, …            the tools, and what models read about them
     run_python, read_file, …    what the tools do, each with an `a…` twin
-    Answer, MENDABLE            what comes of it: a text for the model, or an error that the model can mend
+    ToolAnswer, RETRYABLE        what comes of it: a text for the model, or an error that the model can mend
     figures_for_models          the pictures that models take, for frameworks whose results can carry them
 """
 
@@ -36,8 +36,8 @@ from greenroom.adapters.files import (
     read_file,
     upload_file,
 )
-from greenroom.adapters.results import MENDABLE, Answer
-from greenroom.adapters.routing import Sessions
+from greenroom.adapters.results import RETRYABLE, ToolAnswer
+from greenroom.adapters.routing import SessionRouter
 from greenroom.models import DATA_DIR
 from greenroom.sessions.rules import check_timeout
 from greenroom.text import check_budget, describe, shorten
@@ -47,15 +47,15 @@ __all__ = [
     "DATA_DIR",
     "DIRECTORY",
     "DOWNLOAD_LIMIT",
-    "MENDABLE",
     "MODEL_FORMATS",
     "NAME",
     "PATH",
     "READ_LIMIT",
+    "RETRYABLE",
     "TOOLS",
-    "Answer",
     "Download",
-    "Sessions",
+    "SessionRouter",
+    "ToolAnswer",
     "adownload_file",
     "alist_files",
     "aread_file",

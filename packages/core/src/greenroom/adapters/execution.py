@@ -7,7 +7,7 @@ from contextlib import aclosing, closing
 from itertools import islice
 
 from greenroom.adapters.code import strip_fence
-from greenroom.adapters.results import Answer
+from greenroom.adapters.results import ToolAnswer
 from greenroom.models import Execution, Image, Output, StreamText
 from greenroom.sessions import Session
 from greenroom.sessions.rules import check_code
@@ -29,7 +29,7 @@ def run_python(
     budget: int,
     timeout: float | None = None,
     on_output: Callable[[StreamText | Output], None] | None = None,
-) -> Answer[Execution]:
+) -> ToolAnswer[Execution]:
     """Run a model's code, without the Markdown fence around it.
 
     Args:
@@ -57,7 +57,7 @@ async def arun_python(
     budget: int,
     timeout: float | None = None,
     on_output: Callable[[StreamText | Output], Awaitable[None]] | None = None,
-) -> Answer[Execution]:
+) -> ToolAnswer[Execution]:
     """As `run_python`. Cancelling it interrupts the code."""
     code = strip_fence(check_code(code))
     if on_output is None:
@@ -70,8 +70,8 @@ async def arun_python(
     raise AssertionError("a stream ends with its execution")
 
 
-def _answer(execution: Execution, budget: int) -> Answer[Execution]:
-    return Answer(execution.text_for_model(budget), execution)
+def _answer(execution: Execution, budget: int) -> ToolAnswer[Execution]:
+    return ToolAnswer(execution.text_for_model(budget), execution)
 
 
 def figures_for_models(execution: Execution) -> tuple[Image, ...]:

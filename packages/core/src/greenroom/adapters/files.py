@@ -1,4 +1,4 @@
-"""What the tools for a session's files do. Each raises the errors of `Session`; those in `MENDABLE` are results."""
+"""What the tools for a session's files do. Each raises the errors of `Session`; those in `RETRYABLE` are results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from greenroom.adapters.results import Answer
+from greenroom.adapters.results import ToolAnswer
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
 from greenroom.models import DATA_DIR, RemoteFile
 from greenroom.sessions import Session
@@ -38,17 +38,17 @@ class Download:
         return mimetypes.guess_type(PurePosixPath(self.file.name).name)[0] or "application/octet-stream"
 
 
-def list_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> Answer[list[RemoteFile]]:
+def list_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> ToolAnswer[list[RemoteFile]]:
     """The files in a directory and below it, in a text of at most `budget` characters."""
     return _listed(session.files(directory, recursive=True), budget)
 
 
-async def alist_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> Answer[list[RemoteFile]]:
+async def alist_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> ToolAnswer[list[RemoteFile]]:
     """As `list_files`."""
     return _listed(await session.afiles(directory, recursive=True), budget)
 
 
-def read_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> Answer[RemoteFile]:
+def read_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> ToolAnswer[RemoteFile]:
     """A text file's content, cut to `budget` characters.
 
     Raises:
@@ -58,13 +58,13 @@ def read_file(session: Session, path: str, *, budget: int, limit: int = READ_LIM
     return _as_text(file, session.download(path, limit=limit), budget)
 
 
-async def aread_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> Answer[RemoteFile]:
+async def aread_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> ToolAnswer[RemoteFile]:
     """As `read_file`."""
     file = _within(limit, await session.afile(path))
     return _as_text(file, await session.adownload(path, limit=limit), budget)
 
 
-def download_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> Answer[Download]:
+def download_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> ToolAnswer[Download]:
     """A file's content for the application, and a note for the model.
 
     Raises:
@@ -74,13 +74,13 @@ def download_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -
     return _handed_over(file, session.download(path, limit=limit))
 
 
-async def adownload_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> Answer[Download]:
+async def adownload_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> ToolAnswer[Download]:
     """As `download_file`."""
     file = _within(limit, await session.afile(path))
     return _handed_over(file, await session.adownload(path, limit=limit))
 
 
-def upload_file(session: Session, uploads: Path | None, name: str, *, budget: int) -> Answer[RemoteFile]:
+def upload_file(session: Session, uploads: Path | None, name: str, *, budget: int) -> ToolAnswer[RemoteFile]:
     """Put a file of the application's directory `uploads`, if there is one, into the session.
 
     Raises:
@@ -89,7 +89,7 @@ def upload_file(session: Session, uploads: Path | None, name: str, *, budget: in
     return _put(session.upload(_provided(uploads, name, budget), name))
 
 
-async def aupload_file(session: Session, uploads: Path | None, name: str, *, budget: int) -> Answer[RemoteFile]:
+async def aupload_file(session: Session, uploads: Path | None, name: str, *, budget: int) -> ToolAnswer[RemoteFile]:
     """As `upload_file`."""
     return _put(await session.aupload(await asyncio.to_thread(_provided, uploads, name, budget), name))
 
@@ -111,9 +111,9 @@ def _fit(text: str, budget: int) -> str:
     return shorten(text, check_budget(budget))
 
 
-def _listed(found: Iterable[RemoteFile], budget: int) -> Answer[list[RemoteFile]]:
+def _listed(found: Iterable[RemoteFile], budget: int) -> ToolAnswer[list[RemoteFile]]:
     files = [file for file in found if not file.is_directory]
-    return Answer(_fit("\n".join(map(_line, files)), budget) or "There are no files.", files)
+    return ToolAnswer(_fit("\n".join(map(_line, files)), budget) or "There are no files.", files)
 
 
 def _within(limit: int, file: RemoteFile) -> RemoteFile:
@@ -123,15 +123,15 @@ def _within(limit: int, file: RemoteFile) -> RemoteFile:
     return file
 
 
-def _as_text(file: RemoteFile, content: bytes, budget: int) -> Answer[RemoteFile]:
+def _as_text(file: RemoteFile, content: bytes, budget: int) -> ToolAnswer[RemoteFile]:
     try:
-        return Answer(_fit(content.decode(), budget) or "The file is empty.", file)
+        return ToolAnswer(_fit(content.decode(), budget) or "The file is empty.", file)
     except UnicodeDecodeError:
         raise FileRefused(f"{_line(file)} is not a text file in UTF-8. Read it with Python.") from None
 
 
-def _handed_over(file: RemoteFile, data: bytes) -> Answer[Download]:
-    return Answer(f"The user has {printable(file.path)} ({len(data)} bytes).", Download(file, data))
+def _handed_over(file: RemoteFile, data: bytes) -> ToolAnswer[Download]:
+    return ToolAnswer(f"The user has {printable(file.path)} ({len(data)} bytes).", Download(file, data))
 
 
 def _provided(uploads: Path | None, name: str, budget: int) -> Path:
@@ -146,8 +146,8 @@ def _provided(uploads: Path | None, name: str, budget: int) -> Path:
     return files[name]
 
 
-def _put(file: RemoteFile) -> Answer[RemoteFile]:
-    return Answer(f"The file is at {_line(file)}.", file)
+def _put(file: RemoteFile) -> ToolAnswer[RemoteFile]:
+    return ToolAnswer(f"The file is at {_line(file)}.", file)
 
 
 def _line(file: RemoteFile) -> str:

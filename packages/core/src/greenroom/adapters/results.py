@@ -9,7 +9,7 @@ from greenroom.errors import FileMissing, FileRefused, GreenroomError, InvalidRe
 T = TypeVar("T")
 
 
-class Answer(NamedTuple, Generic[T]):
+class ToolAnswer(NamedTuple, Generic[T]):
     """What the model reads of a call, and what the call was about."""
 
     text: str
@@ -17,7 +17,7 @@ class Answer(NamedTuple, Generic[T]):
     """For the application."""
 
 
-MENDABLE: tuple[type[GreenroomError], ...] = (InvalidRequest, FileMissing, FileRefused, SandboxLost)
+RETRYABLE: tuple[type[GreenroomError], ...] = (InvalidRequest, FileMissing, FileRefused, SandboxLost)
 """The errors whose message is a tool's result, marked as a failure; an adapter lets every other one through.
 
 What belongs here is what the model can go on from: other arguments, another file. A lost sandbox does too. Where

@@ -9,7 +9,7 @@ from greenroom.errors import InvalidRequest
 from greenroom.sessions import Session, SessionPool
 
 
-class Sessions:
+class SessionRouter:
     """One conversation, one session: the name of a conversation leads to its session of a pool.
 
     So two users of one tool never meet. With a fixed session instead, every call works in that one, whoever makes
@@ -52,7 +52,7 @@ class Sessions:
         """Whether it matters which conversation calls."""
         return self._fixed is None and not self._per_call
 
-    def of(self, conversation: str | None) -> Session:
+    def for_conversation(self, conversation: str | None) -> Session:
         """The session of a conversation, which an application may use as its tools do.
 
         Args:
@@ -77,8 +77,8 @@ class Sessions:
         """The session of one call, to be held in `with` or `async with` for as long as it takes.
 
         Raises:
-            InvalidRequest: as `of`, where the conversation matters.
+            InvalidRequest: as `for_conversation`, where the conversation matters.
         """
         if self._per_call and self._pool is not None:
             return self._pool.session()  # deleted as it is left
-        return nullcontext(self.of(conversation))
+        return nullcontext(self.for_conversation(conversation))

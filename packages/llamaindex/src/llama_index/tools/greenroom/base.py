@@ -15,7 +15,7 @@ from llama_index.core.workflow import Context
 from workflows.errors import ContextStateError
 
 from greenroom import Execution, Output, Session, SessionPool, StreamText, adapters
-from greenroom.adapters import MENDABLE, Answer
+from greenroom.adapters import RETRYABLE, ToolAnswer
 from llama_index.tools.greenroom.memory import keep_figures
 from llama_index.tools.greenroom.results import Artifact, CodeOutput, GreenroomTool, ModelBlocks
 from llama_index.tools.greenroom.sessions import SessionSource
@@ -167,21 +167,21 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             ctx, lambda session: adapters.aupload_file(session, self._uploads, name, budget=self._budget)
         )
 
-    def _work(self, ctx: _Ctx, work: Callable[[Session], Answer[Any]]) -> ModelBlocks:
-        with self._sessions.for_call(self._conversation(ctx)) as session:
+    def _work(self, ctx: _Ctx, work: Callable[[Session], ToolAnswer[Any]]) -> ModelBlocks:
+        with self._router.for_call(self._conversation(ctx)) as session:
             try:
                 return self._blocks(work(session))
-            except MENDABLE as error:
+            except RETRYABLE as error:
                 return ModelBlocks(str(error), error)
 
-    async def _awork(self, ctx: _Ctx, work: Callable[[Session], Awaitable[Answer[Any]]]) -> ModelBlocks:
-        async with self._sessions.for_call(await self._aconversation(ctx)) as session:
+    async def _awork(self, ctx: _Ctx, work: Callable[[Session], Awaitable[ToolAnswer[Any]]]) -> ModelBlocks:
+        async with self._router.for_call(await self._aconversation(ctx)) as session:
             try:
                 return self._blocks(await work(session))
-            except MENDABLE as error:
+            except RETRYABLE as error:
                 return ModelBlocks(str(error), error)
 
-    def _blocks(self, answer: Answer[Artifact]) -> ModelBlocks:
+    def _blocks(self, answer: ToolAnswer[Artifact]) -> ModelBlocks:
         text, artifact = answer
         figures = adapters.figures_for_models(artifact) if self._images and isinstance(artifact, Execution) else ()
         return ModelBlocks(text, artifact, figures)

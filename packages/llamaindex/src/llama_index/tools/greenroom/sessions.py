@@ -8,7 +8,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from greenroom.adapters import Sessions
+from greenroom.adapters import SessionRouter
 
 if TYPE_CHECKING:
     from llama_index.core.workflow import Context
@@ -29,7 +29,7 @@ class SessionSource:
     """
 
     def __init__(self, pool: SessionPool | None, session: Session | None, session_per_call: bool) -> None:
-        self._sessions = Sessions("llamaindex", _ADVICE, pool=pool, session=session, per_call=session_per_call)
+        self._router = SessionRouter("llamaindex", _ADVICE, pool=pool, session=session, per_call=session_per_call)
 
     def session_for(self, ctx: Context[Any] | None = None) -> Session:
         """The session of a conversation, for the application's own use.
@@ -43,21 +43,21 @@ class SessionSource:
         Raises:
             InvalidRequest: there is a pool but no `ctx`, or sessions last for a call.
         """
-        return self._sessions.of(self._conversation(ctx))
+        return self._router.for_conversation(self._conversation(ctx))
 
     async def asession_for(self, ctx: Context[Any] | None = None) -> Session:
         """As `session_for`; to hold it in `async with await spec.asession_for(ctx): ...` deletes it."""
-        return self._sessions.of(await self._aconversation(ctx))
+        return self._router.for_conversation(await self._aconversation(ctx))
 
     def _conversation(self, ctx: Context[Any] | None) -> str | None:
-        if ctx is None or not self._sessions.follow_conversations:
+        if ctx is None or not self._router.follow_conversations:
             return None
         with ThreadPoolExecutor(1) as executor:  # a loop may be running in this thread
             run = contextvars.copy_context().run
             return executor.submit(run, asyncio.run, _name_of(ctx)).result()
 
     async def _aconversation(self, ctx: Context[Any] | None) -> str | None:
-        return None if ctx is None or not self._sessions.follow_conversations else await _name_of(ctx)
+        return None if ctx is None or not self._router.follow_conversations else await _name_of(ctx)
 
 
 async def _name_of(ctx: Context[Any]) -> str:
