@@ -101,7 +101,7 @@ CALLS: dict[str, Call] = {
     "download_file": lambda pool, a, b, _: tools.download_file(pool.session(), a, limit=b),
     "upload_file": lambda pool, a, b, _: tools.upload_file(pool.session(), Path(), a, budget=b),
     "conversation_identifier": lambda _p, a, b, _c: tools.conversation_identifier(a, b),
-    "conversation": lambda pool, a, _b, _c: tools.Sessions("langchain", "", pool=pool).of(a),
+    "conversation": lambda pool, a, _b, _c: tools.SessionRouter("langchain", "", pool=pool).for_conversation(a),
     "budget": lambda _p, a, _b, _c: tools.check_budget(a),
     "uploads": lambda _p, a, _b, _c: tools.check_uploads(a),
     "notebook": lambda pool, a, b, c: run_notebook(a, pool.session(), timeout=b, idle_timeout=c),

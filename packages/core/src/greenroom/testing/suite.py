@@ -10,7 +10,8 @@ import pytest
 
 from greenroom.sessions import Session, SessionPool
 
-pytest.register_assert_rewrite("greenroom.testing.attacks")  # so that what fails there shows its values
+# So that an assertion that fails there shows its values.
+pytest.register_assert_rewrite("greenroom.testing.adapters", "greenroom.testing.attacks")
 
 
 class Suite:

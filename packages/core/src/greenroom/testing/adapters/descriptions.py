@@ -1,0 +1,45 @@
+"""What a model reads about the tools before it calls one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from greenroom.adapters import TOOLS, describe_run_python
+from greenroom.sessions import SessionPool
+from greenroom.testing.adapters.base import AdapterSuiteBase
+from greenroom.testing.adapters.driver import AdapterDriver
+
+
+class DescriptionTests(AdapterSuiteBase):
+    """The tools that are offered, their descriptions and their parameters."""
+
+    def test_the_tools_are_the_same_in_every_framework(self, adapter: AdapterDriver) -> None:
+        told = {name: tool.text for name, tool in adapter.tools().items()}
+        assert told == {**TOOLS, "run_python": describe_run_python(figures_seen=self.driver.shows_figures)}
+
+    def test_no_schema_leaks_internal_parameters(self, adapter: AdapterDriver) -> None:
+        assert {name: set(tool.parameters) for name, tool in adapter.tools().items()} == {
+            "run_python": {"code"},
+            "list_files": {"directory"},
+            "read_file": {"path"},
+            "download_file": {"path"},
+            "upload_file": {"name"},
+        }
+        for tool in adapter.tools().values():
+            for schema in tool.parameters.values():
+                assert schema["type"] == "string"
+                assert schema["description"]
+
+    def test_what_cannot_work_is_not_offered(self, pool: SessionPool, uploads: Path) -> None:
+        assert set(self.driver(pool=pool).tools()) == set(TOOLS) - {"upload_file"}
+        assert set(self.driver(pool=pool, session_per_call=True).tools()) == {"run_python"}
+        with pytest.raises(ValueError, match="goes without uploads"):
+            self.driver(pool=pool, session_per_call=True, uploads=uploads)
+
+    def test_a_model_is_told_whether_its_variables_last(self, adapter: AdapterDriver, pool: SessionPool) -> None:
+        assert "are kept from call to call" in adapter.tools()["run_python"].text
+        text = self.driver(pool=pool, session_per_call=True).tools()["run_python"].text
+        assert "Each call starts afresh" in text
+        assert "are kept from" not in text

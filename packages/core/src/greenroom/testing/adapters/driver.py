@@ -1,0 +1,67 @@
+"""How the suite uses an adapter: as the framework does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from greenroom.models import Execution
+from greenroom.sessions import Session
+
+
+@dataclass(frozen=True)
+class ToolDescription:
+    """What a model is told about a tool."""
+
+    text: str
+    parameters: Mapping[str, Mapping[str, Any]]
+    """The JSON schema of each parameter, by name."""
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What came of a call, taken out of the framework's form."""
+
+    text: str
+    """Everything that the model reads."""
+    failed: bool | None
+    """Whether the framework's result is marked as a failure; `None` where a framework has no such mark."""
+    figures: tuple[tuple[str, bytes], ...] = ()
+    """What the model sees: mime types and contents."""
+    execution: Execution | None = None
+    """What the application gets of `run_python`."""
+    download: tuple[str, bytes] | None = None
+    """What the application gets of `download_file`: mime type and content."""
+
+
+class AdapterDriver(ABC):
+    """Uses the tools of an adapter as its framework does; a few lines for each framework."""
+
+    shows_figures: ClassVar[bool] = True
+    """Whether results of tools can carry pictures in this framework."""
+
+    @abstractmethod
+    def __init__(self, **options: Any) -> None:
+        """Make the tools, with the options that all adapters know: `pool`, `session`, `session_per_call`,
+        `uploads`, `timeout` and `budget`. Figures are shown to the model where they can be."""
+
+    @abstractmethod
+    def tools(self) -> Mapping[str, ToolDescription]:
+        """What a model is told, by the tool's name."""
+
+    @abstractmethod
+    async def call(self, conversation: str | None, tool: str, /, **arguments: str) -> ToolResult:
+        """Call a tool from a conversation; `None` stands for a call of which nobody says whose it is.
+
+        It raises what the adapter raises, without the framework's wrapping.
+        """
+
+    @abstractmethod
+    def session(self, conversation: str) -> Session:
+        """The session of a conversation, as an application gets it."""
+
+    async def run(self, conversation: str | None, code: str) -> ToolResult:
+        """Call `run_python`."""
+        return await self.call(conversation, "run_python", code=code)
