@@ -66,7 +66,7 @@ files written:
 /mnt/data/charts/trend.png (2048 bytes)
 
 note:
-77 bytes of output were over the limit and are lost; print less.""",
+77 bytes of output exceeded the limit and were dropped; print less.""",
     ),
     "the user's own frames": (
         failed(
@@ -137,7 +137,7 @@ KeyError: 'year'""",
         failed("ModuleNotFoundError", "No module named 'polars'"),
         (
             "The code failed.\n\nerror:\nModuleNotFoundError: No module named 'polars'\n\n"
-            "hint:\nThe package 'polars' is not installed here. Use another one."
+            "hint:\nThe package 'polars' is not installed. Use another one."
         ),
     ),
     "a package that another one misses": (
@@ -145,7 +145,7 @@ KeyError: 'year'""",
         (
             "The code failed.\n\nerror:\nImportError: `Import openpyxl` failed. "
             "Use pip or conda to install the openpyxl package.\n\n"
-            "hint:\nThe package 'openpyxl' is not installed here. Use another one."
+            "hint:\nThe package 'openpyxl' is not installed. Use another one."
         ),
     ),
     "an installation without a network": (
@@ -156,15 +156,15 @@ KeyError: 'year'""",
         (
             "stdout:\nWARNING: Retrying after … [Errno -3] Temporary failure in name resolution\n"
             "ERROR: No matching distribution found for polars\n\n"
-            "hint:\nThe package 'polars' is not installed here. Use another one. "
-            "This sandbox may have no network. Work with the files in /mnt/data."
+            "hint:\nThe package 'polars' is not installed. Use another one. "
+            "This sandbox may not have network access. Work with the files in /mnt/data."
         ),
     ),
     "no network": (
         failed("OSError", "[Errno 101] Network is unreachable"),
         (
             "The code failed.\n\nerror:\nOSError: [Errno 101] Network is unreachable\n\n"
-            "hint:\nThis sandbox may have no network. Work with the files in /mnt/data."
+            "hint:\nThis sandbox may not have network access. Work with the files in /mnt/data."
         ),
     ),
     "a progress bar": (
@@ -297,7 +297,7 @@ def test_shortening_counts_what_it_leaves_out(text: str, times: int, limit: int)
 
 
 def test_a_budget_that_says_nothing_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="200 characters or more"):
+    with pytest.raises(InvalidRequest, match="must be a whole number of at least 200 characters, not"):
         ran(stdout="x").text_for_model(199)
 
 

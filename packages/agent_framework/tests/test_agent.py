@@ -72,7 +72,7 @@ async def test_variables_last_from_run_to_run(tools: GreenroomTools, session: Ag
     assert (await agent.run("total + 1", session=session)).text == "result:\n42"
 
 
-async def test_conversations_at_once_do_not_see_each_other(tools: GreenroomTools, session: AgentSession) -> None:
+async def test_concurrent_conversations_do_not_see_each_other(tools: GreenroomTools, session: AgentSession) -> None:
     agent, other = agent_with(tools), AgentSession()
     async with tools.session_for(other):
         await agent.run("secret = 'alice'", session=session)
@@ -83,7 +83,7 @@ async def test_conversations_at_once_do_not_see_each_other(tools: GreenroomTools
     assert "NameError" in theirs.text
 
 
-async def test_a_model_mends_its_code(tools: GreenroomTools, session: AgentSession) -> None:
+async def test_a_model_corrects_its_code(tools: GreenroomTools, session: AgentSession) -> None:
     script = play([call("run_python", code="1 / 0")], [call("run_python", code="1 / 2")], "It is a half.")
     response = await agent_with(tools, script).run("Divide.", session=session)
     assert [execution.status for execution in executions(response.messages)] == ["failed", "succeeded"]

@@ -66,7 +66,7 @@ async def test_images_that_are_stripped_or_shown_as_text(pool: SessionPool, back
     assert result.result == response.text == "figures:\nfigure-1.png"
 
 
-async def test_sessions_that_nobody_deletes(pool: SessionPool, backend: ScriptedBackend) -> None:
+async def test_sessions_that_are_never_deleted(pool: SessionPool, backend: ScriptedBackend) -> None:
     tools, session = GreenroomTools(pool=pool), AgentSession()
     async with tools.session_for(session):
         await agent_with(tools).run("1", session=session)
@@ -103,5 +103,5 @@ async def test_local_files_within_reach_of_the_model(
     script = play(*([call("upload_file", name=name)] for name in names), "Done.")
     tools = GreenroomTools(session=pool.session(), uploads=uploads)
     response = await agent_with(tools, script).run("Take it.")
-    assert [result.endswith("There are: none.") for result in results(response.messages)] == [True] * len(names)
+    assert [result.endswith("Provided: none.") for result in results(response.messages)] == [True] * len(names)
     assert backend.contents == {}

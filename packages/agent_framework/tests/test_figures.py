@@ -38,7 +38,7 @@ async def test_a_user_shows_the_figures_after_the_results_of_a_turn(tools: Green
     agent = agent_with(tools, client=client, middleware=[show_figures])
     await agent.run("Draw.", session=AgentSession())
     assert shown(client.seen) == [("user", 0), ("assistant", 0), ("tool", 0), ("user", 2)]
-    assert client.seen[-1].text == "These are the figures that the code has drawn."
+    assert client.seen[-1].text == "These are the figures that the code drew."
 
 
 async def test_the_conversation_keeps_its_figures_where_they_were(tools: GreenroomTools) -> None:

@@ -70,7 +70,7 @@ async def test_a_lost_sandbox_is_a_result_as_the_next_call_gets_a_new_one(
 
 
 @pytest.mark.parametrize("error", NOT_RETRYABLE, ids=lambda error: type(error).__name__)
-async def test_what_no_model_can_mend_ends_the_run(
+async def test_an_error_that_is_not_retryable_ends_the_run(
     tools: GreenroomTools, backend: ScriptedBackend, error: GreenroomError
 ) -> None:
     backend.answer = error
@@ -79,7 +79,7 @@ async def test_what_no_model_can_mend_ends_the_run(
     assert raised.value.__cause__ is error
 
 
-async def test_what_no_model_can_mend_ends_a_stream(tools: GreenroomTools, backend: ScriptedBackend) -> None:
+async def test_an_error_that_is_not_retryable_ends_a_stream(tools: GreenroomTools, backend: ScriptedBackend) -> None:
     backend.answer = PoolClosed("Closed.")
     with pytest.raises(MiddlewareFailure):
         _ = [update async for update in agent_with(tools).run("1", stream=True)]
@@ -131,7 +131,7 @@ async def test_only_code_asks_for_approval(pool: SessionPool) -> None:
     assert [name for name, mode in modes.items() if mode == "always_require"] == ["run_python"]
 
 
-async def test_output_is_told_while_code_runs_with_the_context_of_its_invocation(
+async def test_on_output_gets_output_while_code_runs_with_the_context_of_its_invocation(
     pool: SessionPool, backend: ScriptedBackend
 ) -> None:
     backend.answer = Execution("1", "succeeded", stdout="one\ntwo\n")
@@ -147,7 +147,7 @@ async def test_output_is_told_while_code_runs_with_the_context_of_its_invocation
     assert response.text == backend.answer.text_for_model()
 
 
-async def test_an_error_of_whoever_is_told_ends_the_code(session: Session, backend: ScriptedBackend) -> None:
+async def test_an_exception_of_on_output_ends_the_code(session: Session, backend: ScriptedBackend) -> None:
     backend.answer = Execution("1", "succeeded", stdout="one\n")
 
     async def tell(output: StreamText | Output, context: FunctionInvocationContext) -> None:

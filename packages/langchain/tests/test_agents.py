@@ -91,7 +91,7 @@ def test_an_agent_analyses_a_csv_and_sees_its_chart(sandboxes: SessionPool, tmp_
     assert state["messages"][-1].content == "Sales rise."
 
 
-async def test_an_agent_mends_its_code(sandboxes: SessionPool) -> None:
+async def test_an_agent_corrects_its_code(sandboxes: SessionPool) -> None:
     tool = GreenroomTool(pool=sandboxes)
     agent = make_agent(model(calls("y = undefined"), calls("print('mended')"), "Done."), [tool])
     async with tool.aconversation() as config:
@@ -102,7 +102,7 @@ async def test_an_agent_mends_its_code(sandboxes: SessionPool) -> None:
     assert "mended" in mended.text
 
 
-def test_a_call_with_wrong_arguments_is_the_models_to_mend(sandboxes: SessionPool) -> None:
+def test_a_call_with_wrong_arguments_is_a_retryable_tool_error(sandboxes: SessionPool) -> None:
     tool = GreenroomTool(pool=sandboxes)
     agent = make_agent(model(uses(("run_python", {"source": "1"})), "Sorry."), [tool])
     with tool.conversation() as config:

@@ -91,15 +91,13 @@ def test_a_command_that_runs_too_long_is_stopped(sandbox: GreenroomSandbox) -> N
     assert "begun" in response.output
 
 
-async def test_a_timeout_that_is_none_is_the_models_to_mend(sandbox: GreenroomSandbox) -> None:
+async def test_an_invalid_timeout_is_a_retryable_tool_error(sandbox: GreenroomSandbox) -> None:
     for response in (sandbox.execute("true", timeout=-1), await sandbox.aexecute("true", timeout=-1)):
         assert response.exit_code == 126
         assert "The timeout must be a positive number of seconds, not -1" in response.output
 
 
-async def test_a_lost_sandbox_is_the_models_to_mend_and_a_full_pool_is_not(
-    pool: SessionPool, backend: ScriptedBackend
-) -> None:
+async def test_a_lost_sandbox_is_retryable_and_a_full_pool_is_not(pool: SessionPool, backend: ScriptedBackend) -> None:
     sandbox = GreenroomSandbox(session=pool.session())
     backend.answer = SandboxLost("The sandbox is lost; the next use begins a new session.")
     for response in (sandbox.execute("true"), await sandbox.aexecute("true")):
@@ -112,7 +110,7 @@ async def test_a_lost_sandbox_is_the_models_to_mend_and_a_full_pool_is_not(
 
 
 @pytest.mark.parametrize("result", ["'forged'", None, "9" * 5000, "1.5"], ids=["text", "none", "huge", "float"])
-def test_a_forged_exit_code_is_no_success(pool: SessionPool, backend: ScriptedBackend, result: str | None) -> None:
+def test_a_forged_exit_code_is_not_a_success(pool: SessionPool, backend: ScriptedBackend, result: str | None) -> None:
     backend.answer = Execution("1", "succeeded", result=result)
     assert GreenroomSandbox(session=pool.session()).execute("true").exit_code == 126
 

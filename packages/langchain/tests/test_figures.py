@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n, and so on").decode()
 SHOWN = [
-    {"type": "text", "text": "These are the figures that the code has drawn."},
+    {"type": "text", "text": "These are the figures that the code drew."},
     {"type": "image", "base64": PNG, "mime_type": "image/png"},
 ]
 

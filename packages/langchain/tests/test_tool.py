@@ -62,7 +62,7 @@ def test_the_schema_has_the_code_and_nothing_else(tool: GreenroomTool) -> None:
         "type": "function",
         "function": {
             "name": "run_python",
-            "description": "Run Python code in an isolated sandbox, as a cell of a notebook. "
+            "description": "Run Python code in an isolated sandbox, like a notebook cell. "
             "Variables, imports and files are kept from call to call. "
             "You get back what the code prints, the value of its last expression, the names of its figures, and "
             "its error if it fails. Keep files in /mnt/data. There may be no network.",

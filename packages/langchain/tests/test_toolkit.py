@@ -86,7 +86,7 @@ async def test_listing_names_files_with_their_sizes(use: Any) -> None:
 async def test_a_download_reaches_the_application_as_a_standard_file_block(use: Any) -> None:
     await use("upload_file", name="sales.csv")
     message = await use("download_file", path="sales.csv")
-    assert message.content == "The user has /mnt/data/sales.csv (17 bytes)."
+    assert message.content == "/mnt/data/sales.csv (17 bytes) was sent to the user."
     assert message.artifact == {
         "type": "file",
         "base64": base64.b64encode(b"month,sales\n1,10\n").decode(),
@@ -105,7 +105,7 @@ async def test_a_file_over_the_limit_is_not_fetched(pool: SessionPool, tool: typ
     assert "over the limit of 4 bytes" not in tool(session=session, limit=5).invoke({"path": "a.txt"})
 
 
-async def test_a_full_disk_is_the_models_to_mend_and_a_full_pool_is_not(
+async def test_a_full_disk_is_retryable_and_a_full_pool_is_not(
     use: Any, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: object) -> None:

@@ -91,7 +91,7 @@ async def test_a_function_agent_analyses_a_file_and_draws(
     assert execution.images[0].data.startswith(b"\x89PNG")
 
 
-async def test_a_react_agent_mends_its_code(spec: GreenroomToolSpec, scripted: Callable[..., ScriptedModel]) -> None:
+async def test_a_react_agent_corrects_its_code(spec: GreenroomToolSpec, scripted: Callable[..., ScriptedModel]) -> None:
     def acts(code: str) -> str:
         return f"Thought: I compute.\nAction: run_python\nAction Input: {json.dumps({'code': code})}"
 

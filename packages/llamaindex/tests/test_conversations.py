@@ -134,7 +134,7 @@ async def test_blocking_code_reaches_the_same_session(agent: FunctionAgent, spec
     assert here.identifier == elsewhere.identifier == (await spec.asession_for(ctx)).identifier
 
 
-async def test_the_first_calls_of_a_conversation_share_a_session_even_at_once(
+async def test_concurrent_first_calls_of_a_conversation_share_a_session(
     spec: GreenroomToolSpec, scripted: Callable[..., ScriptedModel], backend: ScriptedBackend
 ) -> None:
     llm = scripted([runs(f"{number}") for number in range(4)], "Done.")

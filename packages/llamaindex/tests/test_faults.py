@@ -58,7 +58,7 @@ async def test_a_cancelled_run_whose_code_runs_on(
     await wait_until(lambda: backend.interrupted == backend.identifiers)
 
 
-async def test_sessions_that_nobody_deletes(
+async def test_sessions_that_are_never_deleted(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
     spec = GreenroomToolSpec(pool)

@@ -93,7 +93,7 @@ def test_a_failure_keeps_what_the_code_printed_and_drew_before_it(
 
 
 @pytest.mark.parametrize("code", ["", " \n", "```python\n```", "\ud800"])
-async def test_code_that_is_none_is_a_result_that_the_model_can_mend(
+async def test_invalid_code_is_a_retryable_tool_error(
     run_python: FunctionTool, backend: ScriptedBackend, code: str
 ) -> None:
     for output in (run_python.call(code=code), await run_python.acall(code=code)):

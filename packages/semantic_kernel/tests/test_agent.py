@@ -78,7 +78,7 @@ async def test_variables_last_from_turn_to_turn(
     assert [execution.result for execution in await ran(thread)] == [None, "42"]
 
 
-async def test_conversations_at_once_do_not_see_each_other(
+async def test_concurrent_conversations_do_not_see_each_other(
     plugin: GreenroomPlugin, thread: ChatHistoryAgentThread, agent_with: MakeAgent
 ) -> None:
     agent = agent_with(plugin)
@@ -93,7 +93,7 @@ async def test_conversations_at_once_do_not_see_each_other(
     assert [execution.error and execution.error.name for execution in await ran(other)] == ["NameError"]
 
 
-async def test_a_model_mends_its_code(
+async def test_a_model_corrects_its_code(
     plugin: GreenroomPlugin, thread: ChatHistoryAgentThread, agent_with: MakeAgent
 ) -> None:
     script = play([call("run_python", code="1 / 0")], [call("run_python", code="1 / 2")], "It is a half.")

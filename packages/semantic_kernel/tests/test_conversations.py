@@ -71,7 +71,7 @@ async def test_an_agent_without_a_conversation_runs_no_code(
     pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
 ) -> None:
     response = await agent_with(GreenroomPlugin(pool=pool)).get_response("1")
-    assert "names no conversation" in str(response)
+    assert "does not name its conversation" in str(response)
     assert backend.runs == []
 
 

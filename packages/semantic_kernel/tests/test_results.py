@@ -93,7 +93,9 @@ def test_a_result_outlives_copying_and_pickling() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_no_model_can_mend_is_raised(kernel: Kernel, backend: ScriptedBackend, error: Exception) -> None:
+async def test_errors_that_are_not_retryable_are_raised(
+    kernel: Kernel, backend: ScriptedBackend, error: Exception
+) -> None:
     backend.answer = error
     with pytest.raises(KernelInvokeException) as raised:
         await run(kernel, "1")
@@ -143,7 +145,7 @@ def test_executions_are_found_in_messages() -> None:
     assert executions(*(result.to_chat_message_content() for result in results)) == [FAILED, FIGURES]
 
 
-async def test_output_is_told_while_code_runs_with_the_arguments_of_its_invocation(
+async def test_on_output_gets_output_while_code_runs_with_the_arguments_of_its_invocation(
     pool: SessionPool, backend: ScriptedBackend
 ) -> None:
     backend.answer = Execution(id="1", status="succeeded", stdout="one\ntwo\n")
@@ -160,7 +162,7 @@ async def test_output_is_told_while_code_runs_with_the_arguments_of_its_invocati
     assert str(result) == backend.answer.text_for_model()
 
 
-async def test_an_error_of_whoever_is_told_ends_the_code(pool: SessionPool, backend: ScriptedBackend) -> None:
+async def test_an_exception_of_on_output_ends_the_code(pool: SessionPool, backend: ScriptedBackend) -> None:
     backend.answer = Execution(id="1", status="succeeded", stdout="one\n")
 
     async def tell(output: StreamText | Output, arguments: KernelArguments) -> None:
@@ -190,6 +192,6 @@ async def test_a_download_brings_the_application_the_bytes_and_the_model_a_note(
     await session.aupload(PIXEL, "charts/trend.png")
     text = await GreenroomPlugin(session=session).download_file("charts/trend.png")
     assert isinstance(text, DownloadText)
-    assert text == f"The user has /mnt/data/charts/trend.png ({len(PIXEL)} bytes)."
+    assert text == f"/mnt/data/charts/trend.png ({len(PIXEL)} bytes) was sent to the user."
     download = text.download
     assert (download.file.name, download.mime, download.data) == ("charts/trend.png", "image/png", PIXEL)

@@ -53,4 +53,4 @@ def _is_picture(item: Content) -> bool:
 
 
 def _from_the_user(figures: list[Content]) -> Message:
-    return Message("user", ["These are the figures that the code has drawn.", *figures])
+    return Message("user", ["These are the figures that the code drew.", *figures])

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from greenroom.errors import ExecutionCancelled, ExecutionFailed, ExecutionTimedOut
 from greenroom.local_files import check_target, local_path, writing
+from greenroom.text import describe
 from greenroom.untrusted import brief
 
 Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
@@ -225,17 +226,15 @@ class Execution:
                 raise ExecutionFailed(self)
 
     def text_for_model(self, budget: int = 8_000) -> str:
-        """What a language model should read of this execution: at most `budget` characters of plain text.
+        """Return what a language model should read of this execution: at most `budget` characters of plain text.
 
-        The status comes first when it failed; then stdout, stderr, the result, the error with the user's own
+        The status comes first if it failed; then stdout, stderr, the result, the error with the user's own
         frames, new files, and figures by name. Long parts are cut in the middle, with the number of characters
         left out. It never holds a picture's base64.
 
         Raises:
-            InvalidRequest: the budget is below 200 characters.
+            InvalidRequest: the budget is not a whole number of at least 200.
         """
-        from greenroom.text import describe  # noqa: PLC0415  a view of the models, which stand alone
-
         return describe(self, budget)
 
 

@@ -1,22 +1,25 @@
-"""What a language model reads of an execution: designed once, here, for every adapter."""
+"""The text that a language model reads about an execution, the same in every adapter."""
 
 from __future__ import annotations
 
 import operator
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from greenroom.errors import InvalidRequest
-from greenroom.models import Execution
 from greenroom.untrusted import brief, printable, without_controls
+
+if TYPE_CHECKING:
+    from greenroom.models import Execution
 
 _LEAST_BUDGET = 200
 _HEADLINE = 130
-"""Characters of a headline, at most."""
+"""The most characters of a headline."""
 _LEAST_PART = 45
-"""Characters in which the note about what is left out, and a bit more, finds room."""
+"""Enough characters for the note about what is left out, and a bit more."""
 
-# What goes first where a budget is too small for all. The headline and the error stay.
+# The sections to drop, in this order, when the budget is too small for all. The headline and the error stay.
 _FIRST_TO_GO = ("note:", "displayed:", "stderr:", "files written:", "figures:", "hint:", "stdout:", "result:")
 
 _MISSING_PACKAGE = re.compile(
@@ -48,22 +51,24 @@ _FOREIGN_FRAME = re.compile(r"File (?:<frozen |\S*(?:/site-packages/|/lib/python
 
 
 def check_budget(budget: int) -> int:
-    """Return the most characters that a model is to read of one result.
+    """Return the budget: the most characters that a model reads of one result.
 
     Raises:
-        InvalidRequest: they are too few to say what happened, or not a whole number.
+        InvalidRequest: it is not a whole number, or too small to describe what happened.
     """
     try:
         enough = operator.index(budget) >= _LEAST_BUDGET
     except TypeError:
         enough = False
     if not enough:
-        raise InvalidRequest(f"The budget {brief(budget)} is not valid: it takes {_LEAST_BUDGET} characters or more.")
+        raise InvalidRequest(
+            f"The budget must be a whole number of at least {_LEAST_BUDGET} characters, not {brief(budget)}."
+        )
     return budget
 
 
 def shorten(text: str, limit: int) -> str:
-    """Cut `text` in the middle so that it fits in `limit` characters, and say how much is missing."""
+    """Cut the middle of `text` so that it fits in `limit` characters, with a note of how much is missing."""
     if len(text) <= limit:
         return text
     note = f"\n… [{len(text)} characters left out] …\n"
@@ -75,7 +80,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 def describe(execution: Execution, budget: int) -> str:
-    """See `Execution.text_for_model`."""
+    """Return the text of `Execution.text_for_model`."""
     check_budget(budget)
     headline = "" if execution.succeeded else shorten(_headline(execution), _HEADLINE) + "\n\n"
     budget -= len(headline)
@@ -86,7 +91,7 @@ def describe(execution: Execution, budget: int) -> str:
         if _size(sections, _LEAST_PART) <= budget:
             break
         sections.pop(title, None)
-    # A short part is kept whole and gives what it did not need to the longer ones.
+    # A short section is kept whole and leaves the rest of its share to longer ones.
     room = budget - _size(sections, 0)
     by_length = sorted(sections, key=lambda title: len(sections[title]))
     for left, title in zip(range(len(sections), 0, -1), by_length, strict=True):
@@ -96,12 +101,12 @@ def describe(execution: Execution, budget: int) -> str:
 
 
 def _size(sections: dict[str, str], most: int) -> int:
-    """Characters of all sections, if of each body there are `most` at most."""
+    """The characters of all sections if each body has at most `most`."""
     return sum(len(title) + 3 + min(len(body), most) for title, body in sections.items())
 
 
 def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
-    """Pairs of a title, unique, and a body, in the order of reading."""
+    """Pairs of a unique title and a body, in the order of reading."""
     yield "stdout:", _plain(execution.stdout)
     yield "stderr:", _plain(execution.stderr)
     yield "result:", _plain(execution.result or "")
@@ -118,7 +123,7 @@ def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
     yield "figures:", ", ".join(figures)
     yield "files written:", "\n".join(f"{printable(file.path)} ({file.size} bytes)" for file in execution.files)
     if execution.truncated:
-        yield "note:", f"{execution.truncated} bytes of output were over the limit and are lost; print less."
+        yield "note:", f"{execution.truncated} bytes of output exceeded the limit and were dropped; print less."
 
 
 def _headline(execution: Execution) -> str:
@@ -126,7 +131,7 @@ def _headline(execution: Execution) -> str:
         case "timed_out" if execution.error is not None and execution.error.value:
             headline = " ".join(without_controls(execution.error.value).split())
         case "timed_out":
-            headline = "The code ran longer than it may."
+            headline = "The code exceeded its time limit."
         case "cancelled":
             headline = "The code was cancelled."
         case _:
@@ -141,12 +146,12 @@ def _error(execution: Execution) -> str:
     if error.summary or error.traceback:
         return error.summary or _own_frames(error.traceback)
     if error.name == "CancelledError" or (execution.status == "timed_out" and error.value):
-        return ""  # the headline says it
+        return ""  # already in the headline
     return f"{error.name}: {error.value}"
 
 
 def _own_frames(traceback: str) -> str:
-    """IPython's traceback without the frames of libraries, for engines that send no summary."""
+    """IPython's traceback without frames of libraries, for engines that do not send a summary."""
     _, _, frames = traceback.partition("(most recent call last)\n")
     parts = (frames or traceback).split("\n\n")
     return "\n\n".join(part for part in parts if not _FOREIGN_FRAME.match(part))
@@ -154,17 +159,17 @@ def _own_frames(traceback: str) -> str:
 
 def _hints(execution: Execution) -> Iterator[str]:
     error = execution.error
-    # A command says it in its output, and the code around it succeeds.
-    said = (f"{error.name}: {error.value}" if error else "", execution.stderr, execution.stdout)
-    for missing in filter(None, map(_MISSING_PACKAGE.search, said)):
-        yield f"The package {missing[missing.lastgroup or 0]!r} is not installed here. Use another one."
+    # A failed command reports the problem in its output, and the code around it succeeds.
+    reports = (f"{error.name}: {error.value}" if error else "", execution.stderr, execution.stdout)
+    for missing in filter(None, map(_MISSING_PACKAGE.search, reports)):
+        yield f"The package {missing[missing.lastgroup or 0]!r} is not installed. Use another one."
         break
-    if (error and error.name in _NETWORK_ERRORS) or any(map(_NO_NETWORK.search, said)):
-        yield "This sandbox may have no network. Work with the files in /mnt/data."
+    if (error and error.name in _NETWORK_ERRORS) or any(map(_NO_NETWORK.search, reports)):
+        yield "This sandbox may not have network access. Work with the files in /mnt/data."
 
 
 def _plain(text: str) -> str:
-    """As a person would see it in a terminal: the last state of a progress bar, no colours; no base64 either."""
+    """The text as a terminal would show it: the last state of a progress bar, no colours; and no base64."""
     text = without_controls(text)
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

@@ -47,7 +47,7 @@ def _with_figures(messages: list[AnyMessage]) -> list[AnyMessage]:
 
 
 def _from_the_user(figures: list[Image]) -> HumanMessage:
-    content: list[str | dict[str, Any]] = [{"type": "text", "text": "These are the figures that the code has drawn."}]
+    content: list[str | dict[str, Any]] = [{"type": "text", "text": "These are the figures that the code drew."}]
     for figure in figures:
         encoded = base64.b64encode(figure.data).decode()
         content.append({"type": "image", "base64": encoded, "mime_type": figure.mime})

@@ -29,7 +29,7 @@ def describe_run_python(*, state_kept: bool = True, figures_seen: bool = True) -
     )
     figures = "its figures" if figures_seen else "the names of its figures"
     return (
-        f"Run Python code in an isolated sandbox, as a cell of a notebook. {state} You get back what the code prints, "
+        f"Run Python code in an isolated sandbox, like a notebook cell. {state} You get back what the code prints, "
         f"the value of its last expression, {figures}, and its error if it fails. Keep files in /mnt/data. There may "
         "be no network."
     )
@@ -39,9 +39,9 @@ TOOLS: Mapping[str, str] = MappingProxyType(
     {
         "run_python": describe_run_python(),
         "list_files": "List the files in /mnt/data and the directories below it, with their sizes.",
-        "read_file": "Read a text file. Of a long one the middle is left out: read that with Python.",
-        "download_file": "Hand a file to the user, such as a report or a chart that you have saved.",
-        "upload_file": "Put a file that the user has provided into /mnt/data.",
+        "read_file": "Read a text file. The middle of a long file is left out: read that part with Python.",
+        "download_file": "Send the user a file that you saved, such as a report or a chart.",
+        "upload_file": "Copy a file that the user provided into /mnt/data.",
     }
 )
 """The description of each tool, by name."""
@@ -58,7 +58,7 @@ def offered_tools(*, session_per_call: bool = False, uploads: bool = False) -> t
         InvalidRequest: both.
     """
     if session_per_call and uploads:
-        raise InvalidRequest("session_per_call=True goes without uploads=: no file would stay.")
+        raise InvalidRequest("session_per_call=True cannot be combined with uploads=: files would not be kept.")
     if session_per_call:
         return ("run_python",)
     return tuple(name for name in TOOLS if uploads or name != "upload_file")

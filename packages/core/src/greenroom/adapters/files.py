@@ -103,7 +103,7 @@ def check_uploads(directory: str | os.PathLike[str] | None) -> Path | None:
     if directory is None:
         return None
     if not os.fspath(directory) or not Path(directory).is_dir():  # an empty path would be the working directory
-        raise InvalidRequest(f"The uploads {os.fspath(directory)!r} are not valid: they are no directory.")
+        raise InvalidRequest(f"uploads= must be an existing directory, not {os.fspath(directory)!r}.")
     return Path(directory)
 
 
@@ -119,7 +119,7 @@ def _listed(found: Iterable[RemoteFile], budget: int) -> ToolAnswer[list[RemoteF
 def _within(limit: int, file: RemoteFile) -> RemoteFile:
     # A file may grow after this, so the download keeps the limit too.
     if file.size > limit:
-        raise FileRefused(f"{_line(file)} is over the limit of {limit} bytes. Use a part of it, with Python.")
+        raise FileRefused(f"{_line(file)} is over the limit of {limit} bytes. Read the part that you need with Python.")
     return file
 
 
@@ -127,11 +127,11 @@ def _as_text(file: RemoteFile, content: bytes, budget: int) -> ToolAnswer[Remote
     try:
         return ToolAnswer(_fit(content.decode(), budget) or "The file is empty.", file)
     except UnicodeDecodeError:
-        raise FileRefused(f"{_line(file)} is not a text file in UTF-8. Read it with Python.") from None
+        raise FileRefused(f"{_line(file)} is not a UTF-8 text file. Read it with Python.") from None
 
 
 def _handed_over(file: RemoteFile, data: bytes) -> ToolAnswer[Download]:
-    return ToolAnswer(f"The user has {printable(file.path)} ({len(data)} bytes).", Download(file, data))
+    return ToolAnswer(f"{printable(file.path)} ({len(data)} bytes) was sent to the user.", Download(file, data))
 
 
 def _provided(uploads: Path | None, name: str, budget: int) -> Path:
@@ -142,7 +142,7 @@ def _provided(uploads: Path | None, name: str, budget: int) -> Path:
         files = {path.name: path for path in found if path.is_file() and not path.is_symlink()}
     if not isinstance(name, str) or name not in files:  # pyright: ignore[reportUnnecessaryIsInstance]
         names = ", ".join(map(printable, sorted(files))) or "none"
-        raise FileMissing(_fit(f"The user has provided no file {brief(name)}. There are: {names}.", budget))
+        raise FileMissing(_fit(f"The user did not provide a file {brief(name)}. Provided: {names}.", budget))
     return files[name]
 
 

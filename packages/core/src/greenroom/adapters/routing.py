@@ -38,9 +38,9 @@ class SessionRouter:
             InvalidRequest: they do not go together.
         """
         if (pool is None) == (session is None):
-            raise InvalidRequest("Pass either pool=, for a session of its own to each conversation, or session=.")
+            raise InvalidRequest("Pass either pool= (one session per conversation) or session= (one for all).")
         if per_call and pool is None:
-            raise InvalidRequest("session_per_call=True takes its sessions from a pool: pass pool=.")
+            raise InvalidRequest("session_per_call=True takes its sessions from a pool: pass pool=, not session=.")
         self._scope = scope
         self._advice = advice
         self._pool = pool
@@ -65,10 +65,12 @@ class SessionRouter:
         if self._fixed is not None:
             return self._fixed
         if self._pool is None or self._per_call:
-            raise InvalidRequest("With session_per_call=True a session ends with its call, so there is none.")
+            raise InvalidRequest(
+                "With session_per_call=True a session ends with its call: conversations do not have one."
+            )
         if not conversation:
             raise InvalidRequest(
-                f"This call names no conversation, and each conversation has a session of its own. {self._advice} "
+                f"This call does not name its conversation, and each conversation has its own session. {self._advice} "
                 "Or use one session for all calls: session=pool.session()."
             )
         return self._pool.session(conversation_identifier(self._scope, conversation))

@@ -10,8 +10,7 @@ import pytest
 
 from greenroom.sessions import Session, SessionPool
 
-# So that an assertion that fails there shows its values.
-pytest.register_assert_rewrite("greenroom.testing.adapters", "greenroom.testing.attacks")
+pytest.register_assert_rewrite("greenroom.testing.attacks")  # so that what fails there shows its values
 
 
 class Suite:

@@ -35,10 +35,10 @@ class DescriptionTests(AdapterSuiteBase):
     def test_what_cannot_work_is_not_offered(self, pool: SessionPool, uploads: Path) -> None:
         assert set(self.driver(pool=pool).tools()) == set(TOOLS) - {"upload_file"}
         assert set(self.driver(pool=pool, session_per_call=True).tools()) == {"run_python"}
-        with pytest.raises(ValueError, match="goes without uploads"):
+        with pytest.raises(ValueError, match="cannot be combined with uploads"):
             self.driver(pool=pool, session_per_call=True, uploads=uploads)
 
-    def test_a_model_is_told_whether_its_variables_last(self, adapter: AdapterDriver, pool: SessionPool) -> None:
+    def test_the_description_says_whether_variables_are_kept(self, adapter: AdapterDriver, pool: SessionPool) -> None:
         assert "are kept from call to call" in adapter.tools()["run_python"].text
         text = self.driver(pool=pool, session_per_call=True).tools()["run_python"].text
         assert "Each call starts afresh" in text

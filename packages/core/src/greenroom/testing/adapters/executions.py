@@ -32,7 +32,7 @@ class ExecutionTests(AdapterSuiteBase):
         assert result.text == result.execution.text_for_model()
         assert not result.failed
 
-    async def test_code_that_fails_can_be_mended(self, adapter: AdapterDriver, ann: str) -> None:
+    async def test_failed_code_can_be_corrected(self, adapter: AdapterDriver, ann: str) -> None:
         result = await adapter.run(ann, "print('so far')\nx = undefined")
         assert result.failed is not False
         assert result.text.startswith("The code failed.")
@@ -40,7 +40,7 @@ class ExecutionTests(AdapterSuiteBase):
         assert "NameError: name 'undefined' is not defined" in result.text
         assert result.execution is not None
         assert result.execution.status == "failed"
-        assert (await adapter.run(ann, "x = 'mended'\nx")).text == "result:\n'mended'"
+        assert (await adapter.run(ann, "x = 'corrected'\nx")).text == "result:\n'corrected'"
 
     @pytest.mark.parametrize("status", ["failed", "timed_out", "cancelled"])
     async def test_no_failure_looks_like_a_success(
@@ -54,12 +54,12 @@ class ExecutionTests(AdapterSuiteBase):
         assert "it broke" in result.text
         assert result.execution == backend.answer
 
-    async def test_a_warning_is_no_failure(self, scripted: AdapterDriver, backend: ScriptedBackend) -> None:
+    async def test_a_warning_is_not_a_failure(self, scripted: AdapterDriver, backend: ScriptedBackend) -> None:
         backend.answer = Execution("1", "succeeded", stderr="careful\n")
         result = await scripted.run("ann", "1")
         assert (result.failed or False, result.text) == (False, "stderr:\ncareful")
 
-    async def test_what_is_no_code_is_the_models_to_mend(
+    async def test_invalid_code_is_a_retryable_tool_error(
         self, scripted: AdapterDriver, backend: ScriptedBackend
     ) -> None:
         for code in ("", " \n", "```python\n```", "\ud800"):
@@ -161,7 +161,7 @@ class ExecutionTests(AdapterSuiteBase):
         assert "figure-1.png" in result.text
         assert bool(result.figures) == self.driver.shows_figures
 
-    async def test_a_picture_that_is_none_reaches_no_model(self, adapter: AdapterDriver, ann: str) -> None:
+    async def test_an_invalid_picture_is_not_sent_to_a_model(self, adapter: AdapterDriver, ann: str) -> None:
         code = _shows({"image/png": _encoded(b"no picture")}, {"image/png": "no base64"}, {"image/webp": "Grüße"})
         result = await adapter.run(ann, code)
         assert result.figures == ()
@@ -195,7 +195,7 @@ class ExecutionTests(AdapterSuiteBase):
             assert (await adapter.run(ann, "2")).text == "result:\n2"
 
     @pytest.mark.parametrize("error", [EngineUnavailable("Start Docker."), PoolClosed("The pool is closed.")], ids=repr)
-    async def test_what_no_model_can_mend_is_raised(
+    async def test_errors_that_are_not_retryable_are_raised(
         self, scripted: AdapterDriver, backend: ScriptedBackend, error: Exception
     ) -> None:
         backend.answer = error

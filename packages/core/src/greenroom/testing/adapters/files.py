@@ -25,29 +25,29 @@ class FileTests(AdapterSuiteBase):
         assert (await adapter.call(ann, "list_files", directory="charts")).text == "/mnt/data/charts/b.png (1 bytes)"
 
     @pytest.mark.parametrize(
-        ("content", "text", "mendable"),
+        ("content", "text", "retryable"),
         [
             ("größer".encode(), "größer", False),
             (b"", "The file is empty.", False),
-            (_PNG, "is not a text file in UTF-8", True),
+            (_PNG, "is not a UTF-8 text file", True),
             (bytes((1 << 20) + 1), "is over the limit of 1048576 bytes", True),
         ],
         ids=["text", "empty", "binary", "large"],
     )
     async def test_the_model_reads_a_text_file(
-        self, adapter: AdapterDriver, ann: str, content: bytes, text: str, mendable: bool
+        self, adapter: AdapterDriver, ann: str, content: bytes, text: str, retryable: bool
     ) -> None:
         await adapter.session(ann).aupload(content, "file")
         result = await adapter.call(ann, "read_file", path="file")
         assert text in result.text
-        assert result.failed in {mendable, None}
+        assert result.failed in {retryable, None}
 
     async def test_the_model_hands_over_a_file_as_bytes_with_a_mime_type(
         self, adapter: AdapterDriver, ann: str
     ) -> None:
         await adapter.session(ann).aupload(_PNG, "charts/trend.png")
         result = await adapter.call(ann, "download_file", path="/mnt/data/charts/trend.png")
-        assert result.text == f"The user has /mnt/data/charts/trend.png ({len(_PNG)} bytes)."
+        assert result.text == f"/mnt/data/charts/trend.png ({len(_PNG)} bytes) was sent to the user."
         assert result.download == ("image/png", _PNG)
         assert not result.failed
 
@@ -78,9 +78,7 @@ class FileTests(AdapterSuiteBase):
         assert "over the limit" in (await scripted.call("ann", "read_file", path="log")).text
 
     @pytest.mark.parametrize("path", ["missing.csv", "../etc/passwd", "/etc/passwd", "", "a\0b"])
-    async def test_a_path_without_a_file_is_the_models_to_mend(
-        self, adapter: AdapterDriver, ann: str, path: str
-    ) -> None:
+    async def test_a_wrong_path_is_a_retryable_tool_error(self, adapter: AdapterDriver, ann: str, path: str) -> None:
         for tool in ("read_file", "download_file"):
             result = await adapter.call(ann, tool, path=path)
             assert result.failed is not False
@@ -107,6 +105,6 @@ class FileTests(AdapterSuiteBase):
         for wanted in (name, str(uploads.parent / name) if name and name != "\0" else name):
             result = await adapter.call(ann, "upload_file", name=wanted)
             assert result.failed is not False
-            assert result.text.startswith("The user has provided no file")
-            assert result.text.endswith("There are: sales.csv.")
+            assert result.text.startswith("The user did not provide a file")
+            assert result.text.endswith("Provided: sales.csv.")
         assert await adapter.session(ann).afiles() == []

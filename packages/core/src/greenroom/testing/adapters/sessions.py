@@ -38,7 +38,9 @@ class SessionTests(AdapterSuiteBase):
         names = [f"{ann}-{number}" for number in range(5)]
         assert await asyncio.gather(*map(converse, names)) == [f"stdout:\n{name}" for name in names]
 
-    async def test_calls_of_one_conversation_at_once_share_its_session(self, adapter: AdapterDriver, ann: str) -> None:
+    async def test_concurrent_calls_of_one_conversation_share_its_session(
+        self, adapter: AdapterDriver, ann: str
+    ) -> None:
         await asyncio.gather(*(adapter.run(ann, f"x{number} = {number}") for number in range(4)))
         assert (await adapter.run(ann, "x0 + x1 + x2 + x3")).text == "result:\n6"
 
@@ -80,9 +82,9 @@ class SessionTests(AdapterSuiteBase):
         self, scripted: AdapterDriver, backend: ScriptedBackend
     ) -> None:
         for conversation in (None, ""):
-            with pytest.raises(InvalidRequest, match="names no conversation"):
+            with pytest.raises(InvalidRequest, match="does not name its conversation"):
                 await scripted.run(conversation, "1")
-            with pytest.raises(InvalidRequest, match="names no conversation"):
+            with pytest.raises(InvalidRequest, match="does not name its conversation"):
                 await scripted.call(conversation, "list_files")
         assert backend.runs == []
 
@@ -122,7 +124,7 @@ class SessionTests(AdapterSuiteBase):
         assert backend.deleted == backend.identifiers
         assert len(backend.deleted) == 1
 
-    def test_options_that_make_no_sense_are_refused_at_once(self, pool: SessionPool, tmp_path: Path) -> None:
+    def test_invalid_options_are_refused_immediately(self, pool: SessionPool, tmp_path: Path) -> None:
         nonsense: list[dict[str, Any]] = [
             {},
             {"pool": pool, "session": pool.session()},
