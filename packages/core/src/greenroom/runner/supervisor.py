@@ -20,138 +20,28 @@ Frames to the host, each with an `ev`: ready, preloaded, text, output, clear, do
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
 import json
 import os
-import resource
 import selectors
 import shutil
 import signal
-import socket
-import struct
 import sys
-import termios
 import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from . import seccomp
+from .confine import confine
 from .files import DATA_DIR, FileTree, Transfers
 from .json_weight import TooDeep
 from .protocol import ERROR_LIMITS, MAX_ENDING, MAX_NAME, MAX_OUTPUTS, VERSION, Decoder, FrameError, encode, output_cost
+from .spawn import WorkerProcess
 
 _CHUNK = 1 << 16
 _MERGE_SECONDS = 0.001  # how long a piece of text waits for the next: print() writes its text and its newline apart
 _SNAPSHOT_LIMIT = 2_000
 _REAPED_AT_ONCE = 100
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_CAPBSET_DROP = 24
-_CAPABILITY_VERSION_3 = 0x20080522
 _CACHE = "/opt/greenroom/cache"
-
-# What a worker does first where it has a user of its own. The change of user takes its capabilities, but not the
-# bounding set, which the supervisor needs until here: without it, its capabilities would not survive the exec.
-_BECOME = (
-    "import ctypes, os; prctl = ctypes.CDLL(None).prctl; [prctl(24, number, 0, 0, 0) for number in range(64)]; "
-    "os.setresgid({0}, {0}, {0}); os.setresuid({0}, {0}, {0}); del prctl; "
-)
-
-# Where libraries look to find out that they draw for a notebook; plotly does not know ours by itself.
-_NOTEBOOK = {
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    "PLOTLY_RENDERER": "plotly_mimetype",
-}
-
-
-class Pipe:
-    """A worker's standard output or error, with a limit on what is passed on."""
-
-    def __init__(self, name: str, descriptor: int) -> None:
-        self.name = name
-        self.descriptor = descriptor
-        os.set_blocking(descriptor, False)
-
-    def held(self) -> int:
-        """How many bytes can be read now."""
-        return struct.unpack("i", fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(4)))[0]
-
-
-class WorkerProcess:
-    """One life of the worker."""
-
-    def __init__(self, user: int | None) -> None:
-        mine, theirs = socket.socketpair()
-        acks_read, self.acks = os.pipe()
-        os.set_blocking(self.acks, False)
-        if user is not None:
-            os.seteuid(user)  # or it could not open /dev/stdout by that name
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
-        if user is not None:
-            os.seteuid(0)
-        null = os.open(os.devnull, os.O_RDONLY)
-        become = "" if user is None else _BECOME.format(user)
-        command = become + (
-            "import sys; sys.path.insert(0, sys.argv.pop()); from greenroom_runner.workers.python import main; "
-            "sys.path.pop(0); main(3, 4)"
-        )
-        home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        self.pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-u", "-c", command, home],
-            {**_NOTEBOOK, **os.environ},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, null, 0),
-                (os.POSIX_SPAWN_DUP2, out_write, 1),
-                (os.POSIX_SPAWN_DUP2, err_write, 2),
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 10),
-                (os.POSIX_SPAWN_DUP2, acks_read, 11),
-                (os.POSIX_SPAWN_DUP2, 10, 3),
-                (os.POSIX_SPAWN_DUP2, 11, 4),
-                (os.POSIX_SPAWN_CLOSE, 10),
-                (os.POSIX_SPAWN_CLOSE, 11),
-            ],
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGINT],
-        )
-        theirs.close()
-        for descriptor in (acks_read, out_write, err_write, null):
-            os.close(descriptor)
-        mine.setblocking(False)
-        self.socket = mine
-        self.decoder = Decoder()
-        self.outbox = bytearray()
-        self.pipes = [Pipe("stdout", out_read), Pipe("stderr", err_read)]
-        self.ready = False
-        self.used = False  # code of the session has run in it
-
-    def flush(self) -> bool:
-        """Write what the worker will take of its orders; whether that was all.
-
-        It never blocks: a worker that takes no orders must not keep this process from hearing the host.
-        """
-        try:
-            while self.outbox:
-                del self.outbox[: self.socket.send(self.outbox)]
-        except BlockingIOError:
-            return False
-        except OSError:  # it has ended, which its exit tells better
-            self.outbox.clear()
-        return True
-
-    def acknowledge(self) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self.acks, b"\0")
-
-    def close(self) -> None:
-        self.socket.close()
-        os.close(self.acks)
-        for pipe in self.pipes:
-            os.close(pipe.descriptor)
 
 
 class Execution:
@@ -304,15 +194,12 @@ class Supervisor:
             return
         execution.kill_at = time.monotonic() + grace
         if execution.running:
-            self._signal_worker(signal.SIGINT)
+            self._worker.signal(signal.SIGINT)
 
     # The worker
 
     def _start_worker(self) -> WorkerProcess:
-        worker = WorkerProcess(self._worker_uid)
-        for name, limit in self._rlimits.items():
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(worker.pid, getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+        worker = WorkerProcess(user=self._worker_uid, rlimits=self._rlimits)
         self._selector.register(worker.socket, selectors.EVENT_READ, self._on_worker)
         for pipe in worker.pipes:
             self._selector.register(pipe.descriptor, selectors.EVENT_READ, self._on_text)
@@ -336,7 +223,7 @@ class Supervisor:
                 self._drain()
                 self._hear(header, body)
         except (FrameError, RecursionError, KeyError, TypeError, ValueError):  # the code has written on the socket
-            self._signal_worker(signal.SIGKILL)
+            self._worker.signal(signal.SIGKILL)
 
     def _hear(self, header: dict[str, Any], body: bytes) -> None:
         execution = self._execution
@@ -357,7 +244,7 @@ class Supervisor:
                 if execution is not None:
                     execution.running = True
                     if execution.kill_at is not None:
-                        self._signal_worker(signal.SIGINT)
+                        self._worker.signal(signal.SIGINT)
             case "output":
                 if execution is not None:
                     shown = _output_header(header, execution.id)
@@ -449,11 +336,7 @@ class Supervisor:
 
     def _kill_worker(self) -> None:
         self._killed = True
-        self._signal_worker(signal.SIGKILL)
-
-    def _signal_worker(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._worker.pid, number)
+        self._worker.signal(signal.SIGKILL)
 
     def _on_child(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -548,43 +431,26 @@ def _oom_kills() -> int:
     return 0
 
 
-def _enter(settings: dict[str, Any]) -> None:
-    """Give up what this process was born with, and make the sandbox a place to work in.
-
-    `settings` are the engine's: `uid`, where the engine starts this as root and has it step down by itself;
-    `worker_uid`, where this stays root (of gVisor's kernel) and only the worker steps down; `rlimits`, of the worker.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    uid, worker_uid = settings.get("uid"), settings.get("worker_uid")
-    if uid is not None or worker_uid is not None:
-        os.setgroups([])
-    if uid is not None:
-        for capability in range(64):  # those that the kernel does not know are an error to ignore
-            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24))  # the inheritable ones, too
-        # bubblewrap asked the kernel for this when it started us, and the change of user has undone it.
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # Without this, code of the same user could stop this process with ptrace, and with it the sandbox's end.
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    seccomp.install(libc)
+def _prepare_home(owner: int | None) -> None:
+    """Make the sandbox a place to work in: its directories, with the files that the image has prepared for them."""
     os.chdir(DATA_DIR)
     home = os.environ["HOME"]
     os.makedirs(home, exist_ok=True)
     if os.path.isdir(_CACHE):
         shutil.copytree(_CACHE, home, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    if worker_uid is not None:
+    if owner is not None:
         for directory, _, names in os.walk(home):
             for path in (directory, *(os.path.join(directory, name) for name in names)):
-                os.chown(path, worker_uid, worker_uid)
+                os.chown(path, owner, owner)
 
 
 def main() -> NoReturn:
     """Be the supervisor on standard input and output."""
     settings: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as all that has no handler: process 1 is immune to the rest
-    _enter(settings)
+    worker_uid = settings.get("worker_uid")
+    confine(uid=settings.get("uid"), worker_uid=worker_uid)
+    _prepare_home(worker_uid)
     # Anything printed here by mistake must not stand among the frames.
     stdin, stdout = os.dup(0), os.dup(1)
     os.dup2(2, 1)
@@ -592,7 +458,6 @@ def main() -> NoReturn:
     os.dup2(null, 0)
     os.close(null)
     try:
-        worker_uid = settings.get("worker_uid")
         tree = FileTree(owner=worker_uid)
         Supervisor(stdin, stdout, tree, rlimits=settings.get("rlimits", {}), worker_uid=worker_uid).serve()
     except BrokenPipeError:

@@ -1,0 +1,65 @@
+"""Gives up privileges, for good: those of the supervisor, and those of a worker that has a user of its own.
+
+An engine starts the supervisor in one of three ways, and its settings say in which:
+
+    neither `uid` nor `worker_uid`   as the sandbox's user, without capabilities (Docker; bubblewrap as a user)
+    `uid`                            as root, to become that user itself (bubblewrap as root)
+    `worker_uid`                     as root of gVisor's own kernel, where it stays root; its workers become that user
+
+After `confine`, nothing that the supervisor or a child of it does can win a privilege back: there are no capabilities
+left to use (in the third case, none for the worker), `no_new_privs` is set, and the filter of system calls is in force.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+
+from . import seccomp
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAPABILITIES = 64  # more than any kernel has; those that it does not know are an error to ignore
+
+WORKER_STEP_DOWN = (
+    f"import ctypes, os; prctl = ctypes.CDLL(None).prctl; "
+    f"[prctl({_PR_CAPBSET_DROP}, number, 0, 0, 0) for number in range({_CAPABILITIES})]; "
+    "os.setresgid({0}, {0}, {0}); os.setresuid({0}, {0}, {0}); del prctl; "
+)
+"""Python source that a worker with a user of its own must run first; `format` it with the user.
+
+The change of user takes the worker's capabilities, but not its bounding set. The supervisor must not drop that set for
+it: a root process with an empty bounding set has no capabilities left after an exec.
+"""
+
+
+def confine(*, uid: int | None, worker_uid: int | None) -> None:
+    """Give up the privileges of this process, which is the supervisor.
+
+    The order matters: each step needs a privilege that a later one gives up, or undoes what an earlier one has set.
+
+    Args:
+        uid: the user to become, if this process is root and must not stay so.
+        worker_uid: the user that workers become, if this process stays root.
+
+    Raises:
+        OSError: a privilege cannot be given up.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if uid is not None or worker_uid is not None:
+        os.setgroups([])
+    if uid is not None:
+        for capability in range(_CAPABILITIES):
+            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24))  # the inheritable ones, too
+        # bubblewrap asked the kernel for this when it started us, and the change of user has undone it.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # Without this, code of the same user could stop this process with ptrace, and with it the sandbox's end.
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    seccomp.install(libc)

@@ -1,0 +1,125 @@
+"""Starts the worker, the process that runs a session's code, and holds the supervisor's ends of its descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import termios
+
+from .confine import WORKER_STEP_DOWN
+from .protocol import Decoder
+
+# Libraries look here to learn that they draw for a notebook; plotly does not recognize ours by itself.
+_NOTEBOOK = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PLOTLY_RENDERER": "plotly_mimetype",
+}
+
+
+class Pipe:
+    """The read end of a worker's standard output or standard error."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        os.set_blocking(descriptor, False)
+
+    def held(self) -> int:
+        """Return how many bytes can be read now."""
+        return struct.unpack("i", fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(4)))[0]
+
+
+class WorkerProcess:
+    """One worker, from its start to its end."""
+
+    def __init__(self, *, user: int | None, rlimits: dict[str, int]) -> None:
+        """
+        Args:
+            user: the user that the worker becomes, where the supervisor is root.
+            rlimits: the worker's resource limits, by name without `RLIMIT_`.
+        """
+        mine, theirs = socket.socketpair()
+        acks_read, self.acks = os.pipe()
+        os.set_blocking(self.acks, False)
+        if user is not None:
+            os.seteuid(user)  # otherwise the worker could not open /dev/stdout by that name
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        if user is not None:
+            os.seteuid(0)
+        null = os.open(os.devnull, os.O_RDONLY)
+        step_down = "" if user is None else WORKER_STEP_DOWN.format(user)
+        command = step_down + (
+            "import sys; sys.path.insert(0, sys.argv.pop()); from greenroom_runner.workers.python import main; "
+            "sys.path.pop(0); main(3, 4)"
+        )
+        home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        self.pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-u", "-c", command, home],
+            {**_NOTEBOOK, **os.environ},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, out_write, 1),
+                (os.POSIX_SPAWN_DUP2, err_write, 2),
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 10),
+                (os.POSIX_SPAWN_DUP2, acks_read, 11),
+                (os.POSIX_SPAWN_DUP2, 10, 3),
+                (os.POSIX_SPAWN_DUP2, 11, 4),
+                (os.POSIX_SPAWN_CLOSE, 10),
+                (os.POSIX_SPAWN_CLOSE, 11),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGINT],
+        )
+        for name, limit in rlimits.items():
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(self.pid, getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+        theirs.close()
+        for descriptor in (acks_read, out_write, err_write, null):
+            os.close(descriptor)
+        mine.setblocking(False)
+        self.socket = mine
+        self.decoder = Decoder()
+        self.outbox = bytearray()
+        self.pipes = [Pipe("stdout", out_read), Pipe("stderr", err_read)]
+        self.ready = False
+        self.used = False  # code of the session has run in it
+
+    def flush(self) -> bool:
+        """Write as much of the outbox as the worker accepts; return whether that was all.
+
+        It never blocks: a worker that reads no orders must not keep the supervisor from reading the host's.
+        """
+        try:
+            while self.outbox:
+                del self.outbox[: self.socket.send(self.outbox)]
+        except BlockingIOError:
+            return False
+        except OSError:  # it has ended, which its exit reports better
+            self.outbox.clear()
+        return True
+
+    def acknowledge(self) -> None:
+        """Let the worker go on after a display."""
+        with contextlib.suppress(OSError):
+            os.write(self.acks, b"\0")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the worker's process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        """Close the supervisor's ends of its descriptors."""
+        self.socket.close()
+        os.close(self.acks)
+        for pipe in self.pipes:
+            os.close(pipe.descriptor)
