@@ -40,7 +40,7 @@ async def ask(question: str, session: Session, transcript: Transcript) -> str:
 
 
 async def main() -> None:
-    async with greenroom.connect() as pool, pool.session() as session:
+    async with greenroom.aconnect() as pool, pool.session() as session:
         await session.aupload(DATA)
         transcript = Transcript("Semantic Kernel")
         transcript.answer(await ask(QUESTION, session, transcript))

@@ -99,3 +99,13 @@ def test_the_command_line_tells_its_version() -> None:
     command = [sys.executable, "-m", "greenroom", "--version"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout == f"{greenroom.__version__}\n"
+
+
+def test_the_public_names_are_pinned() -> None:
+    assert set(greenroom.__all__) == {
+        "AccessDenied", "AzureDetails", "AzureRangeWarning", "ContainerType", "EngineUnavailable", "Event", "Execution",
+        "ExecutionCancelled", "ExecutionError", "ExecutionFailed", "ExecutionHandle", "ExecutionTimedOut",
+        "FileMissing", "FileRefused", "GreenroomError", "Image", "ImageMissing", "InvalidRequest", "Output",
+        "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "RemoteFile", "SandboxLost", "ServiceFailed", "Session",
+        "SessionInfo", "SessionPool", "StreamText", "aconnect", "connect", "session",
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Generator, Mapping
 from types import TracebackType
@@ -111,7 +112,8 @@ class OneSession:
             self._session.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> Session:
-        self._pool = await aconnect(self._url, config=self._config, **self._alone())
+        options = await asyncio.to_thread(self._alone)  # which may read a file
+        self._pool = await aconnect(self._url, config=self._config, **options)
         self._session = self._pool.session()
         return self._session
 
