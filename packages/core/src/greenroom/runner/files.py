@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from .protocol import MAX_LIST
+from .protocol import MAX_LIST, Frame, HostEvent, file_entry
 
 DATA_DIR = "/mnt/data"
 
@@ -201,54 +201,55 @@ class FileTree:
 
 
 class Transfers:
-    """Answers what the host asks about files; see the frames in `supervisor`."""
+    """Answers what the host asks about files; see `HostOrder`."""
 
     def __init__(self, tree: FileTree) -> None:
         self._tree = tree
         self._open: dict[int, Upload | Download] = {}
         self._next = 1
 
-    def answer(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        """The reply to one request: header and body."""
+    def answer(self, header: dict[str, Any], body: bytes) -> Frame:
+        """Return the reply to one request."""
+        number: int = header["id"]
         try:
-            reply, content = self._carry_out(header, body)
+            return self._carry_out(number, header, body)
         except OSError as error:
-            reply, content = {"errno": error.errno or errno.EIO}, b""
-        return {"ev": "reply", "id": header["id"], **reply}, content
+            return HostEvent.reply(number, errno=error.errno or errno.EIO)
 
-    def _carry_out(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+    def _carry_out(self, number: int, header: dict[str, Any], body: bytes) -> Frame:
         match header["op"]:
             case "open":
                 if len(self._open) >= _MAX_OPEN:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                number, self._next = self._next, self._next + 1
+                file, self._next = self._next, self._next + 1
                 if header["mode"] == "w":
-                    self._open[number] = Upload(self._tree, header["path"])
-                    return {"file": number}, b""
-                download = self._open[number] = Download(self._tree, header["path"])
-                return {"file": number, "entry": download.entry}, b""
+                    self._open[file] = Upload(self._tree, header["path"])
+                    return HostEvent.reply(number, file=file)
+                download = self._open[file] = Download(self._tree, header["path"])
+                return HostEvent.reply(number, file=file, entry=download.entry)
             case "read":
-                return {}, self._transfer(header, Download).read(min(int(header["size"]), _MAX_READ))
+                data = self._transfer(header, Download).read(min(int(header["size"]), _MAX_READ))
+                return HostEvent.reply(number, data)
             case "write":
                 self._transfer(header, Upload).write(body)
-                return {}, b""
+                return HostEvent.reply(number)
             case "finish":
-                return {"entry": self._transfer(header, Upload).finish()}, b""
+                return HostEvent.reply(number, entry=self._transfer(header, Upload).finish())
             case "close":
                 if (transfer := self._open.pop(header["file"], None)) is not None:
                     transfer.close()
-                return {}, b""
+                return HostEvent.reply(number)
             case "list":
                 entries = self._tree.entries(header["path"], recursive=bool(header["recursive"]))
                 content = json.dumps(entries).encode()
                 if len(content) > MAX_LIST:  # long names, or characters that JSON takes six bytes for
                     raise OSError(errno.E2BIG, "the list of files is too long", header["path"])
-                return {}, content
+                return HostEvent.reply(number, content)
             case "stat":
-                return {"entry": self._tree.entry(header["path"])}, b""
+                return HostEvent.reply(number, entry=self._tree.entry(header["path"]))
             case "delete":
                 self._tree.delete(header["path"])
-                return {}, b""
+                return HostEvent.reply(number)
             case _:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
@@ -303,9 +304,9 @@ def _walk(directory: int, path: str, *, depth: int) -> Iterator[dict[str, Any]]:
 
 
 def _entry(path: str, status: os.stat_result) -> dict[str, Any]:
-    return {
-        "path": path.encode("utf-8", "replace").decode(),
-        "size": status.st_size,
-        "modified": status.st_mtime_ns,
-        "directory": stat.S_ISDIR(status.st_mode),
-    }
+    return file_entry(
+        path.encode("utf-8", "replace").decode(),
+        size=status.st_size,
+        modified=status.st_mtime_ns,
+        directory=stat.S_ISDIR(status.st_mode),
+    )

@@ -1,35 +1,44 @@
-"""Frames between the host and a sandbox's runner: a JSON header and a body of raw bytes.
+"""The protocol of a sandbox: its frames, its limits, and every message. `docs/runner-protocol.md` explains it.
 
-On the wire: the header's length and the body's length (two 32-bit unsigned integers, big-endian), the header
-(a JSON object in UTF-8), the body. Both sides use this module; the host treats what it decodes as hostile.
+Messages travel on two links. On the host link, the host sends orders to the supervisor, which sends events back; on the
+worker link, the supervisor sends orders to the worker, which sends events back. An order's header has an `op`, an
+event's an `ev`. Each of the four classes below lists the messages of one link in one direction: a function per message,
+named as on the wire, makes its frame.
+
+A frame on the wire is the header's length and the body's length (two 32-bit unsigned integers, big-endian), the header
+(a JSON object in UTF-8), and the body (raw bytes). All that comes up from a sandbox is hostile: the host must check
+every field of an event, and so must the supervisor with those of its worker.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping, Sequence
 from json import dumps, loads  # by name: code in a worker may replace them in their module
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from .json_weight import weigh_json
 
 VERSION = 2
-"""Of the protocol; the runner's first frame states it."""
+"""Of the host link; the supervisor's first event states it."""
 
 MAX_HEADER = 64 << 10
-"""Bytes. A header is parsed before anything is known of it, so what can be large goes into the body."""
+"""Bytes of a header. It is parsed before anything is known of it, so whatever can be large is in the body."""
 
 MAX_BODY = 64 << 20
+"""Bytes of a body; the host accepts no more than what it has asked for can take."""
+
 MAX_LIST = 16 << 20
 """Bytes of a list of files."""
 
 MAX_OUTPUTS = 10_000
-"""Rich outputs of one execution; the runner leaves out what is beyond."""
+"""Rich outputs of one execution; the supervisor leaves out the rest."""
 
 MAX_NAME = 200
 """Characters of a display's name."""
 
 MAX_ENDING = 4 << 20
-"""Bytes of what comes with the end of an execution: its error and its new files."""
+"""Bytes of the body at the end of an execution: its error and its new files."""
 
 ERROR_LIMITS = {"name": 200, "value": 10_000, "traceback": 50_000, "summary": 10_000}
 """Characters of each part of an error; as JSON, a character takes up to 12 bytes."""
@@ -40,28 +49,225 @@ _LENGTHS = struct.Struct(">II")
 
 
 class FrameError(Exception):
-    """The bytes are not frames of this conversation."""
+    """The bytes received break the protocol."""
 
 
-def encode(header: dict[str, Any], body: bytes = b"") -> bytes:
-    """The bytes of one frame.
+class Frame(NamedTuple):
+    """One message."""
 
-    Raises:
-        FrameError: the frame is over a limit.
-    """
-    text = dumps(header, separators=(",", ":")).encode()
-    if len(text) > MAX_HEADER or len(body) > MAX_BODY:
-        raise FrameError(f"a frame of {len(text)} + {len(body)} bytes is over the limit")
-    return _LENGTHS.pack(len(text), len(body)) + text + body
+    header: dict[str, Any]
+    body: bytes = b""
+
+
+class HostOrder:
+    """What the host sends to the supervisor. `number` identifies an execution or a request in the answers to it."""
+
+    @staticmethod
+    def execute(number: int, code: str, *, text_limit: int, output_limit: int) -> Frame:
+        """Run code. Answered by `text`, `output` and `clear`, and at last by `done`."""
+        header = {"op": "execute", "id": number, "text_limit": text_limit, "output_limit": output_limit}
+        return Frame(header, code.encode())
+
+    @staticmethod
+    def interrupt(number: int, *, grace: float) -> Frame:
+        """Interrupt an execution, and kill it if it is still running `grace` seconds later. Not answered by itself."""
+        return Frame({"op": "interrupt", "id": number, "grace": grace})
+
+    @staticmethod
+    def preload(modules: Sequence[str]) -> Frame:
+        """Import the modules that are installed. Answered by `preloaded`."""
+        return Frame({"op": "preload"}, dumps(modules).encode())
+
+    @staticmethod
+    def open(number: int, path: str, mode: Literal["r", "w"]) -> Frame:
+        """Open a file to read it, or a new one that will take its place. The reply has `file`, and if read, `entry`."""
+        return Frame({"op": "open", "id": number, "path": path, "mode": mode})
+
+    @staticmethod
+    def read(number: int, file: int, size: int) -> Frame:
+        """Read on. The reply's body has up to `size` bytes, none at the end of the file."""
+        return Frame({"op": "read", "id": number, "file": file, "size": size})
+
+    @staticmethod
+    def write(number: int, file: int, data: bytes) -> Frame:
+        """Write on."""
+        return Frame({"op": "write", "id": number, "file": file}, data)
+
+    @staticmethod
+    def finish(number: int, file: int) -> Frame:
+        """Give a written file its name. The reply has `entry`."""
+        return Frame({"op": "finish", "id": number, "file": file})
+
+    @staticmethod
+    def close(number: int, file: int) -> Frame:
+        """Close an open file; one that was written and not finished is dropped."""
+        return Frame({"op": "close", "id": number, "file": file})
+
+    @staticmethod
+    def list(number: int, path: str, *, recursive: bool) -> Frame:
+        """List a directory. The reply's body is a JSON array of entries."""
+        return Frame({"op": "list", "id": number, "path": path, "recursive": recursive})
+
+    @staticmethod
+    def stat(number: int, path: str) -> Frame:
+        """Look up one file. The reply has `entry`."""
+        return Frame({"op": "stat", "id": number, "path": path})
+
+    @staticmethod
+    def delete(number: int, path: str) -> Frame:
+        """Delete a file, a link or an empty directory."""
+        return Frame({"op": "delete", "id": number, "path": path})
+
+
+class HostEvent:
+    """What the supervisor sends to the host. `number` is that of the order that it belongs to."""
+
+    @staticmethod
+    def ready() -> Frame:
+        """The first event: orders are welcome."""
+        return Frame({"ev": "ready", "version": VERSION})
+
+    @staticmethod
+    def preloaded() -> Frame:
+        """A `preload` is complete."""
+        return Frame({"ev": "preloaded"})
+
+    @staticmethod
+    def text(number: int, stream: str, data: bytes) -> Frame:
+        """Bytes that the code wrote to `stdout` or `stderr`."""
+        return Frame({"ev": "text", "id": number, "stream": stream}, data)
+
+    @staticmethod
+    def output(number: int, content: bytes, *, result: bool, display_id: str | None, update: bool) -> Frame:
+        """A rich output; `content` is a `bundle`."""
+        header = {"ev": "output", "id": number, "result": result}
+        return Frame(header | _display(display_id, update=update), content)
+
+    @staticmethod
+    def clear(number: int, *, wait: bool) -> Frame:
+        """Forget what was shown: now, or if `wait`, when the next output comes."""
+        return Frame({"ev": "clear", "id": number, "wait": wait})
+
+    @staticmethod
+    def done(
+        number: int,
+        *,
+        duration: float,
+        truncated: int = 0,
+        state_lost: bool = False,
+        crash: Mapping[str, Any] | None = None,
+        error: Mapping[str, str] | None = None,
+        files: Sequence[Mapping[str, Any]] = (),
+    ) -> Frame:
+        """The end of an execution: its last event, whatever has ended it."""
+        header: dict[str, Any] = {
+            "ev": "done",
+            "id": number,
+            "duration": duration,
+            "truncated": truncated,
+            "state_lost": state_lost,
+        }
+        if crash is not None:
+            header["crash"] = crash
+        return Frame(header, dumps({"error": error, "files": files}).encode())
+
+    @staticmethod
+    def reply(
+        number: int,
+        body: bytes = b"",
+        *,
+        file: int | None = None,
+        entry: Mapping[str, Any] | None = None,
+        errno: int | None = None,
+    ) -> Frame:
+        """The answer to a request about files; `errno` says that it was refused, and why."""
+        fields = {"file": file, "entry": entry, "errno": errno}
+        header = {"ev": "reply", "id": number}
+        return Frame(header | {name: value for name, value in fields.items() if value is not None}, body)
+
+
+class WorkerOrder:
+    """What the supervisor sends to the worker, one order at a time. Bodies are those of the host's orders."""
+
+    @staticmethod
+    def execute(code: bytes) -> Frame:
+        """Run code. Answered by `began`, then `output` and `clear`, and at last by `done`."""
+        return Frame({"op": "execute"}, code)
+
+    @staticmethod
+    def preload(modules: bytes) -> Frame:
+        """Import the modules that are installed. Answered by `preloaded`."""
+        return Frame({"op": "preload"}, modules)
+
+
+class WorkerEvent:
+    """What the worker sends to the supervisor. An `output` and a `clear` are acknowledged with one byte each."""
+
+    @staticmethod
+    def ready() -> Frame:
+        """The first event: orders are welcome."""
+        return Frame({"ev": "ready"})
+
+    @staticmethod
+    def preloaded() -> Frame:
+        """A `preload` is complete."""
+        return Frame({"ev": "preloaded"})
+
+    @staticmethod
+    def began() -> Frame:
+        """From here on, SIGINT interrupts the code."""
+        return Frame({"ev": "began"})
+
+    @staticmethod
+    def output(content: bytes, *, result: bool, display_id: str | None = None, update: bool = False) -> Frame:
+        """A rich output; `content` is a `bundle`."""
+        return Frame({"ev": "output", "result": result} | _display(display_id, update=update), content)
+
+    @staticmethod
+    def clear(*, wait: bool) -> Frame:
+        """Forget what was shown: now, or if `wait`, when the next output comes."""
+        return Frame({"ev": "clear", "wait": wait})
+
+    @staticmethod
+    def done(*, duration: float, error: Mapping[str, str] | None) -> Frame:
+        """The end of the code, with its error if it failed."""
+        return Frame({"ev": "done", "duration": duration}, dumps(error).encode())
+
+
+def bundle(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
+    """The body of a rich output: its content and its metadata by media type, as in Jupyter's messages."""
+    return dumps({"data": data, "metadata": metadata}, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def file_entry(path: str, *, size: int, modified: int, directory: bool) -> dict[str, Any]:
+    """A file or directory, as lists and replies describe it; `modified` is in nanoseconds since 1970."""
+    return {"path": path, "size": size, "modified": modified, "directory": directory}
+
+
+def crash(code: int, *, killed: bool, out_of_memory: bool) -> dict[str, Any]:
+    """How a worker ended that ran code: its exit code, or minus its signal; killed by the supervisor; out of memory."""
+    return {"code": code, "killed": killed, "oom": out_of_memory}
 
 
 def output_cost(body: bytes, limit: int) -> int:
-    """What an output counts against the limit of its execution: the memory it takes where it is kept.
+    """Return what an output counts against its execution's limit: the memory it takes where it is kept.
 
     Raises:
         TooDeep: its JSON is nested too deeply.
     """
     return _OUTPUT + weigh_json(body, limit - _OUTPUT)
+
+
+def encode(header: dict[str, Any], body: bytes = b"") -> bytes:
+    """Return the bytes of one frame.
+
+    Raises:
+        FrameError: the frame exceeds a limit.
+    """
+    text = dumps(header, separators=(",", ":")).encode()
+    if len(text) > MAX_HEADER or len(body) > MAX_BODY:
+        raise FrameError(f"a frame of {len(text)} + {len(body)} bytes is over the limit")
+    return _LENGTHS.pack(len(text), len(body)) + text + body
 
 
 class Decoder:
@@ -70,16 +276,16 @@ class Decoder:
     def __init__(self, *, max_body: int = MAX_BODY) -> None:
         self._buffer = bytearray()
         self.max_body = max_body
-        """Bytes that the body of a further frame may have."""
+        """Bytes that the body of any further frame may have."""
 
-    def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]]:
-        """The frames that are complete with these bytes.
+    def feed(self, data: bytes) -> list[Frame]:
+        """Return the frames that are complete with these bytes.
 
         Raises:
-            FrameError: the stream is broken, for good.
+            FrameError: the stream breaks the protocol, and cannot be read any further.
         """
         self._buffer += data
-        frames: list[tuple[dict[str, Any], bytes]] = []
+        frames: list[Frame] = []
         position = 0
         while len(self._buffer) - position >= _LENGTHS.size:
             header_size, body_size = _LENGTHS.unpack_from(self._buffer, position)
@@ -95,7 +301,12 @@ class Decoder:
                 raise FrameError("a frame's header is not JSON") from error
             if not isinstance(header, dict):
                 raise FrameError("a frame's header is not an object")
-            frames.append((cast("dict[str, Any]", header), bytes(self._buffer[start + header_size : end])))
+            frames.append(Frame(cast("dict[str, Any]", header), bytes(self._buffer[start + header_size : end])))
             position = end
         del self._buffer[:position]
         return frames
+
+
+def _display(name: str | None, *, update: bool) -> dict[str, Any]:
+    """The fields of an output that has a name, under which a later one can replace it."""
+    return {} if name is None else {"display_id": name, "update": update}

@@ -1,20 +1,8 @@
-"""The first process of a sandbox: talks to the host, keeps the files, and keeps a worker that runs the code.
+"""The first process of a sandbox: it talks to the host, keeps the files, and keeps a worker that runs the code.
 
-It is one loop over file descriptors and needs the standard library alone. The host decides when an execution
-has had its time and says `interrupt`; what follows (the grace period, the kill, a new worker) happens here.
-When standard input ends, the host is gone, and the sandbox ends with it.
-
-Frames from the host, each with an `op`:
-
-    execute     id, text_limit, output_limit; body: the code. Answered by text, output and clear, then done, whose
-                body has the error and the new files
-    interrupt   id, grace
-    preload     body: the modules' names. Answered by preloaded
-    open        id, path, mode "r" or "w";  read id, file, size;  write id, file, body;
-    finish      id, file;  close id, file;  list id, path, recursive;  stat id, path;  delete id, path
-                Each is answered by one reply with the same id, with an `errno` where it failed.
-
-Frames to the host, each with an `ev`: ready, preloaded, text, output, clear, done, reply.
+It is one loop over file descriptors. The host decides when an execution has used up its time and sends `interrupt`;
+what follows (the grace period, the kill, a new worker) happens here. When standard input ends, the host is gone, and
+the sandbox ends with it. `protocol` lists the messages.
 """
 
 from __future__ import annotations
@@ -33,52 +21,13 @@ from typing import Any, NoReturn
 
 from .confine import confine
 from .files import DATA_DIR, FileTree, Transfers
-from .json_weight import TooDeep
-from .protocol import ERROR_LIMITS, MAX_ENDING, MAX_NAME, MAX_OUTPUTS, VERSION, Decoder, FrameError, encode, output_cost
+from .protocol import Decoder, Frame, FrameError, HostEvent, WorkerOrder, crash, encode
+from .run import TEXT_PIECE, Run, parse_error
 from .spawn import WorkerProcess
 
 _CHUNK = 1 << 16
-_MERGE_SECONDS = 0.001  # how long a piece of text waits for the next: print() writes its text and its newline apart
-_SNAPSHOT_LIMIT = 2_000
-_REAPED_AT_ONCE = 100
+_MAX_REAPED = 100  # children per turn of the loop
 _CACHE = "/opt/greenroom/cache"
-
-
-class Execution:
-    """The execution under way, and what it may still say."""
-
-    def __init__(self, header: dict[str, Any], before: dict[str, tuple[int, int]] | None) -> None:
-        self.id = int(header["id"])
-        self.text_left = int(header["text_limit"])
-        self.output_left = int(header["output_limit"])
-        self.outputs_left = MAX_OUTPUTS
-        self.truncated = 0
-        self.before = before
-        self.began_at = time.perf_counter()
-        self.running = False  # the worker has the code and can be interrupted
-        self.kill_at: float | None = None  # set once it has been told to stop
-        self.text: list[tuple[str, bytearray]] = []  # what waits to be passed on
-        self.text_due = 0.0
-
-    def due(self) -> float | None:
-        """When there is something to do even if nothing happens before."""
-        times = [self.text_due] if self.text else []
-        if self.kill_at is not None:
-            times.append(self.kill_at)
-        return min(times, default=None)
-
-    def may_show(self, header: dict[str, Any], body: bytes) -> bool:
-        """Whether a rich output may be passed on; if so, it counts."""
-        try:
-            cost = output_cost(body, self.output_left)
-        except TooDeep:
-            return False
-        new = not header["update"]
-        if cost > self.output_left or (new and not self.outputs_left):
-            return False
-        self.output_left -= cost
-        self.outputs_left -= new
-        return True
 
 
 class Supervisor:
@@ -87,21 +36,21 @@ class Supervisor:
     def __init__(
         self, stdin: int, stdout: int, tree: FileTree, *, rlimits: dict[str, int], worker_uid: int | None
     ) -> None:
-        self._rlimits = rlimits  # of the worker, by name without RLIMIT_
+        self._rlimits = rlimits
         self._worker_uid = worker_uid
         self._stdin = stdin
         self._stdout = stdout
         self._tree = tree
         self._decoder = Decoder()
         self._selector = selectors.DefaultSelector()
-        self._execution: Execution | None = None
-        self._waiting: list[tuple[dict[str, Any], bytes]] = []  # orders for a worker that is not ready yet
-        self._idle_text: list[tuple[str, bytes]] = []  # written while no code ran: belongs to the next
+        self._run: Run | None = None
+        self._waiting: list[Frame] = []  # orders for a worker that is not ready yet
+        self._idle_text: list[tuple[str, bytes]] = []  # written while no code ran: belongs to the next execution
         self._idle_size = 0
         self._files = Transfers(tree)
         self._killed = False
-        self._state_lost = False  # while no code ran: the next execution says so
-        self._first_ready = True
+        self._state_lost = False  # while no code ran: the next execution reports it
+        self._announced = False  # the host knows that a worker is ready
         self._oom_kills = _oom_kills()
         wake_read, wake_write = os.pipe()
         for descriptor in (wake_read, wake_write):
@@ -114,8 +63,9 @@ class Supervisor:
         self._worker = self._start_worker()
 
     def serve(self) -> None:
+        """Work until the host has gone."""
         while True:
-            due = None if self._execution is None else self._execution.due()
+            due = None if self._run is None else self._run.due()
             ready = self._selector.select(None if due is None else max(due - time.monotonic(), 0))
             if due is not None and time.monotonic() >= due:
                 self._on_due()
@@ -129,20 +79,20 @@ class Supervisor:
                     break  # a new one may have taken the other descriptors' numbers
 
     def _on_due(self) -> None:
-        execution = self._execution
-        if execution is None:
+        run = self._run
+        if run is None:
             return
         now = time.monotonic()
-        if execution.text and now >= execution.text_due:
-            self._tell_text(execution)
-        if execution.kill_at is not None and now >= execution.kill_at:
-            execution.kill_at = None
-            self._kill_worker()
+        run.send_due_text(now)
+        if run.kill_at is not None and now >= run.kill_at:
+            run.kill_at = None
+            self._killed = True
+            self._worker.signal(signal.SIGKILL)
 
     # The host
 
-    def _tell(self, header: dict[str, Any], body: bytes = b"") -> None:
-        data = memoryview(encode(header, body))
+    def _send(self, frame: Frame) -> None:
+        data = memoryview(encode(*frame))
         while data:
             data = data[os.write(self._stdout, data) :]
 
@@ -150,32 +100,36 @@ class Supervisor:
         data = os.read(self._stdin, _CHUNK)
         if not data:
             return False
-        for header, body in self._decoder.feed(data):
-            self._obey(header, body)
+        for order in self._decoder.feed(data):
+            self._handle_order(order)
         return True
 
-    def _obey(self, header: dict[str, Any], body: bytes) -> None:
+    def _handle_order(self, order: Frame) -> None:
+        header, body = order
         match header["op"]:
             case "execute" | "preload":
                 if self._worker.ready:
-                    self._order(header, body)
+                    self._pass_on(order)
                 else:
-                    self._waiting.append((header, body))
+                    self._waiting.append(order)
             case "interrupt":
                 self._interrupt(int(header["id"]), float(header["grace"]))
             case _:
-                self._tell(*self._files.answer(header, body))
+                self._send(self._files.answer(header, body))
 
-    def _order(self, header: dict[str, Any], body: bytes) -> None:
+    def _pass_on(self, order: Frame) -> None:
+        """Give an order of the host to the worker."""
+        header, body = order
         if header["op"] == "execute":
             self._worker.used = True
-            self._execution = Execution(header, self._tree.snapshot(_SNAPSHOT_LIMIT))
-            held = self._idle_text
+            self._run = Run(header, self._tree, self._send)
+            for stream, data in self._idle_text:
+                self._run.add_text(stream, data)
             self._forget_idle_text()
-            for stream, data in held:
-                self._pass_text(stream, data)
-            header = {"op": "execute"}
-        self._worker.outbox += encode(header, body)
+            order = WorkerOrder.execute(body)
+        else:
+            order = WorkerOrder.preload(body)
+        self._worker.outbox += encode(*order)
         self._on_worker_writable()
 
     def _on_worker_writable(self) -> None:
@@ -183,17 +137,17 @@ class Supervisor:
         with contextlib.suppress(KeyError):  # it has closed its end
             self._selector.modify(self._worker.socket, events, self._on_worker)
 
-    def _interrupt(self, identifier: int, grace: float) -> None:
+    def _interrupt(self, number: int, grace: float) -> None:
         for index, (header, _) in enumerate(self._waiting):
-            if header.get("id") == identifier and header["op"] == "execute":  # it has not begun
+            if header["op"] == "execute" and header["id"] == number:  # it has not begun
                 del self._waiting[index]
-                self._tell({"ev": "done", "id": identifier, "duration": 0.0, "truncated": 0}, _ending(None, []))
+                self._send(HostEvent.done(number, duration=0.0))
                 return
-        execution = self._execution
-        if execution is None or execution.id != identifier or execution.kill_at is not None:
+        run = self._run
+        if run is None or run.id != number or run.kill_at is not None:
             return
-        execution.kill_at = time.monotonic() + grace
-        if execution.running:
+        run.kill_at = time.monotonic() + grace
+        if run.started:
             self._worker.signal(signal.SIGINT)
 
     # The worker
@@ -208,7 +162,6 @@ class Supervisor:
     def _on_worker(self) -> None:
         if self._worker.outbox:
             self._on_worker_writable()
-        # What was written before a frame is in the pipes already, and goes first.
         try:
             data = self._worker.socket.recv(_CHUNK)
         except BlockingIOError:
@@ -219,57 +172,60 @@ class Supervisor:
             self._selector.unregister(self._worker.socket)  # it ends; its exit is what counts
             return
         try:
-            for header, body in self._worker.decoder.feed(data):
-                self._drain()
-                self._hear(header, body)
-        except (FrameError, RecursionError, KeyError, TypeError, ValueError):  # the code has written on the socket
-            self._worker.signal(signal.SIGKILL)
+            for event in self._worker.decoder.feed(data):
+                self._read_text()  # what was written before a frame is in the pipes already, and goes first
+                self._handle_event(event)
+        except (FrameError, RecursionError, KeyError, TypeError, ValueError, OverflowError):
+            self._worker.signal(signal.SIGKILL)  # the code has written on the socket
 
-    def _hear(self, header: dict[str, Any], body: bytes) -> None:
-        execution = self._execution
+    def _handle_event(self, event: Frame) -> None:
+        header, body = event
+        run = self._run
         match header.get("ev"):
             case "ready":
-                self._worker.ready = True
-                self._forget_idle_text()
-                if self._first_ready:
-                    self._first_ready = False
-                    self._tell({"ev": "ready", "version": VERSION, "python": sys.version.split()[0]})
-                waiting, self._waiting = self._waiting, []
-                for order, content in waiting:
-                    self._order(order, content)
+                self._on_ready()
             case "preloaded":
                 self._forget_idle_text()
-                self._tell({"ev": "preloaded"})
+                self._send(HostEvent.preloaded())
             case "began":
-                if execution is not None:
-                    execution.running = True
-                    if execution.kill_at is not None:
+                if run is not None:
+                    run.started = True
+                    if run.kill_at is not None:
                         self._worker.signal(signal.SIGINT)
             case "output":
-                if execution is not None:
-                    shown = _output_header(header, execution.id)
-                    if execution.may_show(shown, body):
-                        self._tell_text(execution)
-                        self._tell(shown, body)
-                    else:
-                        execution.truncated += len(body)
+                if run is not None:
+                    run.show(header, body)
                 self._worker.acknowledge()
             case "clear":
-                if execution is not None:
-                    execution.outputs_left = MAX_OUTPUTS
-                    self._tell_text(execution)
-                    self._tell({"ev": "clear", "id": execution.id, "wait": header.get("wait") is True})
+                if run is not None:
+                    run.clear(wait=header.get("wait") is True)
                 self._worker.acknowledge()
             case "done":
-                self._finish({"duration": float(header["duration"])}, _error_of(body))
+                self._finish(duration=float(header["duration"]), error=parse_error(body))
             case _:
                 pass
 
-    def _on_text(self) -> None:
-        self._drain(once=True)
+    def _on_ready(self) -> None:
+        self._worker.ready = True
+        self._forget_idle_text()
+        if not self._announced:
+            self._announced = True
+            self._send(HostEvent.ready())
+        waiting, self._waiting = self._waiting, []
+        for order in waiting:
+            self._pass_on(order)
 
-    def _drain(self, *, once: bool = False) -> None:
-        """Pass on what the worker's pipes hold: all of it, or one piece of each."""
+    def _finish(self, **ending: Any) -> None:
+        if self._run is not None:
+            self._run.finish(state_lost=self._state_lost, **ending)
+            self._run = None
+            self._state_lost = False
+
+    def _on_text(self) -> None:
+        self._read_text(once=True)
+
+    def _read_text(self, *, once: bool = False) -> None:
+        """Read what the worker's pipes hold: all of it, or one piece of each."""
         for pipe in self._worker.pipes:
             held = _CHUNK if once else pipe.held()  # a process that never stops writing must not keep us here
             while held > 0:
@@ -282,66 +238,26 @@ class Supervisor:
                         self._selector.unregister(pipe.descriptor)
                     break
                 held -= len(data)
-                self._pass_text(pipe.name, data)
+                self._add_text(pipe.name, data)
                 if once:
                     break
 
-    def _pass_text(self, stream: str, data: bytes) -> None:
-        execution = self._execution
-        if execution is None:
-            if self._idle_size < _CHUNK:
-                self._idle_text.append((stream, data))
-                self._idle_size += len(data)
-            return
-        kept = data[: execution.text_left]
-        execution.text_left -= len(kept)
-        execution.truncated += len(data) - len(kept)
-        if not kept:
-            return
-        if not execution.text:
-            execution.text_due = time.monotonic() + _MERGE_SECONDS
-        if execution.text and execution.text[-1][0] == stream:
-            execution.text[-1][1].extend(kept)
-        else:
-            execution.text.append((stream, bytearray(kept)))
-        if len(execution.text[-1][1]) >= _CHUNK:
-            self._tell_text(execution)
-
-    def _tell_text(self, execution: Execution) -> None:
-        """Pass on what waits, before anything that comes after it."""
-        for stream, data in execution.text:
-            self._tell({"ev": "text", "id": execution.id, "stream": stream}, bytes(data))
-        execution.text.clear()
+    def _add_text(self, stream: str, data: bytes) -> None:
+        if self._run is not None:
+            self._run.add_text(stream, data)
+        elif self._idle_size < TEXT_PIECE:
+            self._idle_text.append((stream, data))
+            self._idle_size += len(data)
 
     def _forget_idle_text(self) -> None:
         self._idle_text, self._idle_size = [], 0
 
-    def _finish(self, outcome: dict[str, Any], error: dict[str, str] | None) -> None:
-        execution = self._execution
-        if execution is None:
-            return
-        self._tell_text(execution)
-        files: list[dict[str, Any]] = []
-        after = self._tree.snapshot(_SNAPSHOT_LIMIT)
-        if after is not None and execution.before is not None:
-            changed = sorted(path for path, mark in after.items() if execution.before.get(path) != mark)
-            files = [
-                {"path": path, "size": after[path][0], "modified": after[path][1], "directory": False}
-                for path in changed[:100]
-            ]
-        outcome |= {"truncated": execution.truncated, "state_lost": self._state_lost}
-        self._tell({"ev": "done", "id": execution.id, **outcome}, _ending(error, files))
-        self._execution = None
-        self._state_lost = False
-
-    def _kill_worker(self) -> None:
-        self._killed = True
-        self._worker.signal(signal.SIGKILL)
+    # The end of a worker
 
     def _on_child(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 4096)
-        for _ in range(_REAPED_AT_ONCE):  # code that makes processes without end must not keep us here
+        for _ in range(_MAX_REAPED):  # code that creates processes without end must not keep us here
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -354,18 +270,18 @@ class Supervisor:
         os.write(self._waker, b"\0")  # there may be more
 
     def _replace_worker(self, code: int) -> None:
-        """The worker has ended: end all it left, say so, and start another."""
+        """Kill all that a worker has left when it ended, report its end, and start another."""
         oom_kills = _oom_kills()
         out_of_memory = not self._killed and oom_kills > self._oom_kills
         self._oom_kills = oom_kills
         _kill_all_others()
         with contextlib.suppress(OSError, FrameError):
             while data := self._worker.socket.recv(_CHUNK):
-                for header, body in self._worker.decoder.feed(data):
-                    self._drain()
-                    if header.get("ev") == "output":
-                        self._hear(header, body)
-        self._drain()
+                for event in self._worker.decoder.feed(data):
+                    self._read_text()
+                    if event.header.get("ev") == "output":
+                        self._handle_event(event)
+        self._read_text()
         if not self._worker.ready:  # it could not even start, and a second one would fare no better
             for _, text in self._idle_text:
                 os.write(2, text)
@@ -375,37 +291,11 @@ class Supervisor:
                 self._selector.unregister(descriptor)
         self._worker.close()
         killed, self._killed = self._killed, False
-        execution = self._execution
-        if execution is not None:
-            crash = {"code": code, "killed": killed, "oom": out_of_memory}
-            self._finish({"duration": time.perf_counter() - execution.began_at, "crash": crash}, None)
+        if self._run is not None:
+            self._finish(crash=crash(code, killed=killed, out_of_memory=out_of_memory))
         elif self._worker.used:
             self._state_lost = True
         self._worker = self._start_worker()
-
-
-def _output_header(header: dict[str, Any], identifier: int) -> dict[str, Any]:
-    """What is passed on of an output's header: code may have written anything into it."""
-    passed: dict[str, Any] = {"ev": "output", "id": identifier, "result": header.get("result") is True, "update": False}
-    if isinstance(name := header.get("display_id"), str):
-        passed |= {"display_id": name[:MAX_NAME], "update": header.get("update") is True}
-    return passed
-
-
-def _error_of(body: bytes) -> dict[str, str] | None:
-    """The error that a worker reports with the end of its code.
-
-    Raises:
-        ValueError: the code has written it, and it is not one.
-    """
-    if len(body) > MAX_ENDING:
-        raise ValueError("the error is too long")
-    error: Any = json.loads(body)
-    return None if error is None else {name: str(error[name])[:limit] for name, limit in ERROR_LIMITS.items()}
-
-
-def _ending(error: dict[str, str] | None, files: list[dict[str, Any]]) -> bytes:
-    return json.dumps({"error": error, "files": files}).encode()
 
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:

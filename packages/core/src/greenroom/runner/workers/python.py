@@ -24,7 +24,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from json import dumps, loads
+from json import loads
 from os import getpid, read  # by name, as others here: code may replace them in their modules
 from signal import SIG_IGN, SIGINT, default_int_handler, raise_signal, signal
 from threading import Lock, current_thread, main_thread
@@ -32,7 +32,7 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn, cast
 
-from ..protocol import ERROR_LIMITS, MAX_BODY, MAX_NAME, Decoder, encode
+from ..protocol import ERROR_LIMITS, MAX_BODY, MAX_NAME, Decoder, Frame, WorkerEvent, bundle, encode
 
 _CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -45,11 +45,11 @@ class Channel:
         self._socket = orders
         self._acks = acks
         self._decoder = Decoder()
-        self._pending: list[tuple[dict[str, Any], bytes]] = []
+        self._pending: list[Frame] = []
         self._lock = Lock()
         self._interrupted = False
 
-    def receive(self) -> tuple[dict[str, Any], bytes]:
+    def receive(self) -> Frame:
         while not self._pending:
             data = self._socket.recv(1 << 16)
             if not data:
@@ -57,19 +57,19 @@ class Channel:
             self._pending = self._decoder.feed(data)
         return self._pending.pop(0)
 
-    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        frame = encode(header, body)
+    def send(self, frame: Frame) -> None:
+        data = encode(*frame)
         with self._lock:
-            self._socket.sendall(frame)
+            self._socket.sendall(data)
 
-    def show(self, header: dict[str, Any], body: bytes) -> None:
+    def show(self, frame: Frame) -> None:
         """Send a rich output and wait until the supervisor has it.
 
         Waiting keeps it in order with the text around it, which takes another way.
         """
-        frame = encode(header, body)
+        data = encode(*frame)
         with self._uninterrupted(), self._lock:
-            self._socket.sendall(frame)
+            self._socket.sendall(data)
             read(self._acks, 1)
 
     @contextlib.contextmanager
@@ -106,27 +106,27 @@ class Worker:
 
     def serve(self) -> NoReturn:
         """Carry out orders, one after the other, for ever."""
-        self._channel.send({"ev": "ready"})
+        self._channel.send(WorkerEvent.ready())
         while True:
             signal(SIGINT, SIG_IGN)
             header, body = self._channel.receive()
             match header["op"]:
                 case "execute":
-                    self._channel.send(*self._execute(body.decode()))
+                    self._channel.send(self._execute(body.decode()))
                 case "preload":
                     self._preload(loads(body))
-                    self._channel.send({"ev": "preloaded"})
+                    self._channel.send(WorkerEvent.preloaded())
                 case other:
                     raise ValueError(other)
 
-    def _execute(self, code: str) -> tuple[dict[str, Any], bytes]:
+    def _execute(self, code: str) -> Frame:
         self._error = None
         self._reached = False
         self._mend()
         began = perf_counter()
         try:
             signal(SIGINT, default_int_handler)
-            self._channel.send({"ev": "began"})
+            self._channel.send(WorkerEvent.began())
             result = self._shell.run_cell(code, store_history=True)
             signal(SIGINT, SIG_IGN)
         except KeyboardInterrupt:  # between the code's end and here
@@ -138,7 +138,7 @@ class Worker:
                 stream.flush()
         if getpid() != self._process:
             os._exit(0)  # a fork that has come to the end of the code; only the original answers
-        return {"ev": "done", "duration": perf_counter() - began}, dumps(self._error).encode()
+        return WorkerEvent.done(duration=perf_counter() - began, error=self._error)
 
     def _conclude(self, result: Any) -> None:
         """See that an error is recorded where there was one, and that the shell still takes code.
@@ -214,7 +214,7 @@ class Worker:
                 pass
 
             def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
-                worker._show({"ev": "output", "result": True}, format_dict, md_dict)
+                worker._show(WorkerEvent.output(_bundle(format_dict, md_dict), result=True))
 
             def finish_displayhook(self) -> None:
                 self._is_active = False
@@ -232,14 +232,13 @@ class Worker:
                 update: bool = False,
                 **_: object,
             ) -> None:
-                header: dict[str, Any] = {"ev": "output", "result": False}
-                display_id = (transient or {}).get("display_id")
-                if display_id is not None:
-                    header |= {"display_id": str(display_id)[:MAX_NAME], "update": update}
-                worker._show(header, data, metadata)
+                name = (transient or {}).get("display_id")
+                display_id = None if name is None else str(name)[:MAX_NAME]
+                content = _bundle(data, metadata)
+                worker._show(WorkerEvent.output(content, result=False, display_id=display_id, update=update))
 
             def clear_output(self, wait: bool = False) -> None:
-                worker._show({"ev": "clear", "wait": bool(wait)})
+                worker._show(WorkerEvent.clear(wait=bool(wait)))
 
         class Shell(InteractiveShell):
             """IPython's shell, without a terminal."""
@@ -282,11 +281,9 @@ class Worker:
         shell.loop_runner = self._await
         return shell
 
-    def _show(
-        self, header: dict[str, Any], data: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None
-    ) -> None:
+    def _show(self, frame: Frame) -> None:
         if getpid() == self._process:  # a fork of the worker has no conversation of its own
-            self._channel.show(header, b"" if data is None else _bundle(data, metadata or {}))
+            self._channel.show(frame)
 
     def _record(self, kind: Any, error: Any, lines: list[str]) -> None:
         """Keep an error of the user's code for the end of the execution.
@@ -343,15 +340,14 @@ def _json_safe(value: Any) -> Any:
             return str(value)
 
 
-def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
+def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> bytes:
     size = sum(len(content) for content in data.values() if isinstance(content, str | bytes))
     if size <= MAX_BODY:  # or it might not even fit into memory a second time
-        content = {"data": _json_safe(data), "metadata": _json_safe(metadata)}
-        body = dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        body = bundle(_json_safe(data), _json_safe(metadata or {}))
         if (size := len(body)) <= MAX_BODY:
             return body
     note = f"<an output of {size} bytes, too large to show>"
-    return dumps({"data": {"text/plain": note}, "metadata": {}}).encode()
+    return bundle({"text/plain": note}, {})
 
 
 def _ask(question: Callable[[], str], otherwise: str) -> str:

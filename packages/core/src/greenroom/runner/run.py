@@ -1,0 +1,167 @@
+"""One execution in the supervisor: what it may still send to the host, and its end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .files import FileTree
+from .json_weight import TooDeep
+from .protocol import ERROR_LIMITS, MAX_ENDING, MAX_NAME, MAX_OUTPUTS, Frame, HostEvent, file_entry, output_cost
+
+TEXT_PIECE = 1 << 16
+"""Bytes of text at which a piece is sent without waiting for more."""
+
+_MERGE_SECONDS = 0.001  # that text waits for more: print() writes its text and its newline separately
+_SNAPSHOT_LIMIT = 2_000  # files; where there are more, changes are not reported
+_MAX_CHANGED = 100
+
+
+class Run:
+    """The execution that the worker is running, within the limits that the host has set for it.
+
+    Attributes:
+        id: the host's number for it.
+        started: whether the worker has the code and can be interrupted.
+        kill_at: when the worker is to be killed; set when the execution is interrupted.
+    """
+
+    def __init__(self, order: dict[str, Any], tree: FileTree, send: Callable[[Frame], None]) -> None:
+        """
+        Args:
+            order: the header of the host's order.
+            tree: the session's files.
+            send: sends a frame to the host.
+        """
+        self.id = int(order["id"])
+        self.started = False
+        self.kill_at: float | None = None
+        self._send = send
+        self._tree = tree
+        self._text_left = int(order["text_limit"])
+        self._output_left = int(order["output_limit"])
+        self._outputs_left = MAX_OUTPUTS
+        self._truncated = 0
+        self._text: list[tuple[str, bytearray]] = []  # waiting to be sent
+        self._text_due = 0.0
+        self._files_before = tree.snapshot(_SNAPSHOT_LIMIT)
+        self._began_at = time.perf_counter()
+
+    def due(self) -> float | None:
+        """Return when there is something to do even if nothing happens before."""
+        times = [self._text_due] if self._text else []
+        if self.kill_at is not None:
+            times.append(self.kill_at)
+        return min(times, default=None)
+
+    def add_text(self, stream: str, data: bytes) -> None:
+        """Take what the code wrote to a stream; it is sent soon, with what follows it."""
+        kept = data[: self._text_left]
+        self._text_left -= len(kept)
+        self._truncated += len(data) - len(kept)
+        if not kept:
+            return
+        if not self._text:
+            self._text_due = time.monotonic() + _MERGE_SECONDS
+        if self._text and self._text[-1][0] == stream:
+            self._text[-1][1].extend(kept)
+        else:
+            self._text.append((stream, bytearray(kept)))
+        if len(self._text[-1][1]) >= TEXT_PIECE:
+            self.send_text()
+
+    def send_text(self) -> None:
+        """Send the text that waits, before anything that comes after it."""
+        for stream, data in self._text:
+            self._send(HostEvent.text(self.id, stream, bytes(data)))
+        self._text.clear()
+
+    def send_due_text(self, now: float) -> None:
+        """Send the text that waits if it has waited long enough."""
+        if self._text and now >= self._text_due:
+            self.send_text()
+
+    def show(self, header: Mapping[str, Any], body: bytes) -> None:
+        """Send a worker's rich output, or count it as truncated. The code may have written anything into it."""
+        name = header.get("display_id")
+        display_id = name[:MAX_NAME] if isinstance(name, str) else None
+        update = display_id is not None and header.get("update") is True
+        if not self._may_show(body, update=update):
+            self._truncated += len(body)
+            return
+        self.send_text()
+        result = header.get("result") is True
+        self._send(HostEvent.output(self.id, body, result=result, display_id=display_id, update=update))
+
+    def _may_show(self, body: bytes, *, update: bool) -> bool:
+        """Whether a rich output is within the limits; if so, it counts."""
+        try:
+            cost = output_cost(body, self._output_left)
+        except TooDeep:
+            return False
+        if cost > self._output_left or (not update and not self._outputs_left):
+            return False
+        self._output_left -= cost
+        self._outputs_left -= not update
+        return True
+
+    def clear(self, *, wait: bool) -> None:
+        """Have the host forget what was shown."""
+        self._outputs_left = MAX_OUTPUTS
+        self.send_text()
+        self._send(HostEvent.clear(self.id, wait=wait))
+
+    def finish(
+        self,
+        *,
+        duration: float | None = None,
+        error: dict[str, str] | None = None,
+        crash: dict[str, Any] | None = None,
+        state_lost: bool,
+    ) -> None:
+        """Send the end, with the files that are new or changed.
+
+        Args:
+            duration: seconds that the code took; if unknown, those that have passed.
+            error: the code's own error.
+            crash: how the worker ended, if it did.
+            state_lost: whether a worker before this execution ended and took the session's variables with it.
+        """
+        if duration is None:
+            duration = time.perf_counter() - self._began_at
+        self.send_text()
+        self._send(
+            HostEvent.done(
+                self.id,
+                duration=duration,
+                truncated=self._truncated,
+                state_lost=state_lost,
+                crash=crash,
+                error=error,
+                files=self._changed_files(),
+            )
+        )
+
+    def _changed_files(self) -> list[dict[str, Any]]:
+        before, after = self._files_before, self._tree.snapshot(_SNAPSHOT_LIMIT)
+        if before is None or after is None:
+            return []
+        changed = sorted(path for path, mark in after.items() if before.get(path) != mark)
+        return [
+            file_entry(path, size=after[path][0], modified=after[path][1], directory=False)
+            for path in changed[:_MAX_CHANGED]
+        ]
+
+
+def parse_error(body: bytes) -> dict[str, str] | None:
+    """Return the error that a worker reports with the end of its code.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: the body is not an error.
+    """
+    if len(body) > MAX_ENDING:
+        raise ValueError(f"an error must have at most {MAX_ENDING} bytes, not {len(body)}")
+    error: Any = json.loads(body)
+    return None if error is None else {name: str(error[name])[:limit] for name, limit in ERROR_LIMITS.items()}
