@@ -51,6 +51,12 @@ CASES: dict[str, dict[str, Case]] = {
             r"WorkerCrashed: .*SIGKILL",
             lost=True,
         ),
+        "reports a duration that no float can hold": Case(
+            "import os, struct\nheader = b'{\"ev\":\"done\",\"duration\":' + b'9' * 4_000 + b'}'\n"
+            "os.write(3, struct.pack('>II', len(header), 4) + header + b'null')\n__import__('time').sleep(5)",
+            r"WorkerCrashed: .*SIGKILL",
+            lost=True,
+        ),
         "opens the standard ones by name": Case(
             "for name in 'stdout', 'stderr':\n    with open(f'/dev/{name}', 'w') as file: print('x', file=file)",
             stdout="x\n",

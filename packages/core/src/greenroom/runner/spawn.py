@@ -11,15 +11,49 @@ import socket
 import struct
 import sys
 import termios
+from collections.abc import Callable
+from typing import NamedTuple
 
 from .confine import WORKER_STEP_DOWN
 from .protocol import Decoder
 
-# Libraries look here to learn that they draw for a notebook; plotly does not recognize ours by itself.
-_NOTEBOOK = {
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    "PLOTLY_RENDERER": "plotly_mimetype",
-}
+DEFAULT_CONTAINER_TYPE = "PythonLTS"
+
+
+class Command(NamedTuple):
+    """How a worker is started."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    """Variables for this language; those of the sandbox take precedence."""
+
+
+def _python(step_down: str) -> Command:
+    source = step_down + (
+        "import sys; sys.path.insert(0, sys.argv.pop()); from greenroom_runner.workers.python import main; "
+        "sys.path.pop(0); main(3, 4)"
+    )
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Libraries look here to learn that they draw for a notebook; plotly does not recognize ours by itself.
+    notebook = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PLOTLY_RENDERER": "plotly_mimetype",
+    }
+    return Command([sys.executable, "-I", "-u", "-c", source, home], notebook)
+
+
+_COMMANDS: dict[str, Callable[[str], Command]] = {DEFAULT_CONTAINER_TYPE: _python}
+"""By container type: from Python source that must run first (empty if there is none), the worker's command."""
+
+
+def check_container_type(name: str) -> None:
+    """Check that there is a worker for a container type.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in _COMMANDS:
+        raise ValueError(f"container_type must be one of {', '.join(_COMMANDS)}, not {name!r}")
 
 
 class Pipe:
@@ -38,9 +72,10 @@ class Pipe:
 class WorkerProcess:
     """One worker, from its start to its end."""
 
-    def __init__(self, *, user: int | None, rlimits: dict[str, int]) -> None:
+    def __init__(self, container_type: str, *, user: int | None, rlimits: dict[str, int]) -> None:
         """
         Args:
+            container_type: decides which worker it is.
             user: the user that the worker becomes, where the supervisor is root.
             rlimits: the worker's resource limits, by name without `RLIMIT_`.
         """
@@ -54,16 +89,11 @@ class WorkerProcess:
         if user is not None:
             os.seteuid(0)
         null = os.open(os.devnull, os.O_RDONLY)
-        step_down = "" if user is None else WORKER_STEP_DOWN.format(user)
-        command = step_down + (
-            "import sys; sys.path.insert(0, sys.argv.pop()); from greenroom_runner.workers.python import main; "
-            "sys.path.pop(0); main(3, 4)"
-        )
-        home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        command = _COMMANDS[container_type]("" if user is None else WORKER_STEP_DOWN.format(user))
         self.pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-u", "-c", command, home],
-            {**_NOTEBOOK, **os.environ},
+            command.arguments[0],
+            command.arguments,
+            command.environment | dict(os.environ),
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, null, 0),
                 (os.POSIX_SPAWN_DUP2, out_write, 1),

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ from .confine import confine
 from .files import DATA_DIR, FileTree, Transfers
 from .protocol import Decoder, Frame, FrameError, HostEvent, WorkerOrder, crash, encode
 from .run import TEXT_PIECE, Run, parse_error
-from .spawn import WorkerProcess
+from .spawn import DEFAULT_CONTAINER_TYPE, WorkerProcess, check_container_type
 
 _CHUNK = 1 << 16
 _MAX_REAPED = 100  # children per turn of the loop
@@ -33,11 +34,8 @@ _CACHE = "/opt/greenroom/cache"
 class Supervisor:
     """The loop. `serve` returns when the host has gone."""
 
-    def __init__(
-        self, stdin: int, stdout: int, tree: FileTree, *, rlimits: dict[str, int], worker_uid: int | None
-    ) -> None:
-        self._rlimits = rlimits
-        self._worker_uid = worker_uid
+    def __init__(self, stdin: int, stdout: int, tree: FileTree, *, spawn: Callable[[], WorkerProcess]) -> None:
+        self._spawn = spawn
         self._stdin = stdin
         self._stdout = stdout
         self._tree = tree
@@ -153,7 +151,7 @@ class Supervisor:
     # The worker
 
     def _start_worker(self) -> WorkerProcess:
-        worker = WorkerProcess(user=self._worker_uid, rlimits=self._rlimits)
+        worker = self._spawn()
         self._selector.register(worker.socket, selectors.EVENT_READ, self._on_worker)
         for pipe in worker.pipes:
             self._selector.register(pipe.descriptor, selectors.EVENT_READ, self._on_text)
@@ -303,15 +301,15 @@ def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _kill_all_others() -> None:
-    """End every process in the sandbox but this one."""
-    if os.getpid() != 1:  # not in a process namespace of our own: this is no sandbox
+    """Kill every process in the sandbox except this one."""
+    if os.getpid() != 1:  # not in a process namespace of our own: this is not a sandbox
         return
     with contextlib.suppress(OSError):
         os.kill(-1, signal.SIGKILL)
 
 
 def _oom_kills() -> int:
-    """How often the kernel has killed here for want of memory, as far as the sandbox can see its own limits."""
+    """Return how many processes here the kernel has killed for lack of memory, where the sandbox can see that."""
     for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
         with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
             for line in file:
@@ -335,21 +333,30 @@ def _prepare_home(owner: int | None) -> None:
 
 
 def main() -> NoReturn:
-    """Be the supervisor on standard input and output."""
+    """Be the supervisor on standard input and output.
+
+    The only argument is JSON, the engine's settings, all of them optional: `container_type`, `rlimits` of the workers
+    by name without `RLIMIT_`, and `uid` or `worker_uid`, which `confine` explains.
+    """
     settings: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    container_type: str = settings.get("container_type", DEFAULT_CONTAINER_TYPE)
+    try:
+        check_container_type(container_type)
+    except ValueError as error:
+        sys.exit(str(error))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as all that has no handler: process 1 is immune to the rest
     worker_uid = settings.get("worker_uid")
     confine(uid=settings.get("uid"), worker_uid=worker_uid)
     _prepare_home(worker_uid)
-    # Anything printed here by mistake must not stand among the frames.
+    # Anything printed here by mistake must not end up among the frames.
     stdin, stdout = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    spawn = partial(WorkerProcess, container_type, user=worker_uid, rlimits=settings.get("rlimits", {}))
     try:
-        tree = FileTree(owner=worker_uid)
-        Supervisor(stdin, stdout, tree, rlimits=settings.get("rlimits", {}), worker_uid=worker_uid).serve()
+        Supervisor(stdin, stdout, FileTree(owner=worker_uid), spawn=spawn).serve()
     except BrokenPipeError:
         pass
     finally:
