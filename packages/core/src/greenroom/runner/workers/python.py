@@ -38,7 +38,7 @@ _CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
-class Channel:
+class SupervisorLink:
     """The worker's end of its conversation with the supervisor."""
 
     def __init__(self, orders: socket.socket, acks: int) -> None:
@@ -62,7 +62,7 @@ class Channel:
         with self._lock:
             self._socket.sendall(data)
 
-    def show(self, frame: Frame) -> None:
+    def send_and_wait(self, frame: Frame) -> None:
         """Send a rich output and wait until the supervisor has it.
 
         Waiting keeps it in order with the text around it, which takes another way.
@@ -94,39 +94,39 @@ class Channel:
 class Worker:
     """An IPython shell whose outputs go to the supervisor."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, supervisor: SupervisorLink) -> None:
+        self._supervisor = supervisor
         self._process = getpid()
         self._error: dict[str, str] | None = None
-        self._reached = False  # the shell has come as far as the code
+        self._entered_cell = False  # the shell has come as far as the code
         self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
         self._shell = self._make_shell()
         builtins.input = getpass.getpass = _refuse_input
-        self._ground = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
+        self._baseline = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
 
     def serve(self) -> NoReturn:
         """Carry out orders, one after the other, for ever."""
-        self._channel.send(WorkerEvent.ready())
+        self._supervisor.send(WorkerEvent.ready())
         while True:
             signal(SIGINT, SIG_IGN)
-            header, body = self._channel.receive()
+            header, body = self._supervisor.receive()
             match header["op"]:
                 case "execute":
-                    self._channel.send(self._execute(body.decode()))
+                    self._supervisor.send(self._execute(body.decode()))
                 case "preload":
                     self._preload(loads(body))
-                    self._channel.send(WorkerEvent.preloaded())
+                    self._supervisor.send(WorkerEvent.preloaded())
                 case other:
                     raise ValueError(other)
 
     def _execute(self, code: str) -> Frame:
         self._error = None
-        self._reached = False
-        self._mend()
+        self._entered_cell = False
+        self._restore_streams()
         began = perf_counter()
         try:
             signal(SIGINT, default_int_handler)
-            self._channel.send(WorkerEvent.began())
+            self._supervisor.send(WorkerEvent.began())
             result = self._shell.run_cell(code, store_history=True)
             signal(SIGINT, SIG_IGN)
         except KeyboardInterrupt:  # between the code's end and here
@@ -147,20 +147,20 @@ class Worker:
             Exception: it does not; without a shell, this process is of no use.
         """
         error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
-        on_the_way = not self._reached and result.error_in_exec is not None
+        on_the_way = not self._entered_cell and result.error_in_exec is not None
         if on_the_way and not isinstance(error, KeyboardInterrupt):  # which may come at any moment
             raise error  # of what code before has put into the shell: so would all after it fail
         if error is not None and self._error is None:  # it was told as text, as IPython's usage errors are
             self._record(type(error), error, [])
-        intact = all(before.items() <= now.items() for now, before in self._ground)
+        intact = all(before.items() <= now.items() for now, before in self._baseline)
         if not intact:
-            for now, before in self._ground:
+            for now, before in self._baseline:
                 now.update({name: value for name, value in before.items() if now.get(name) is None})
         if error is not None or not intact:
             self._shell.compile.cache(self._shell.transform_cell("0"), 0)
             self._shell.ex("__import__('sys')")
 
-    def _mend(self) -> None:
+    def _restore_streams(self) -> None:
         """Give the code working streams and an event loop, whatever the code before it did to them.
 
         A `sys.stdout` that was replaced and can be written to stays, as all of the session's state does.
@@ -248,7 +248,7 @@ class Worker:
             kernel: Any = None  # by this pandas knows a notebook, and fits no table to a terminal's width
 
             async def run_code(self, *args: Any, **options: Any) -> bool:
-                worker._reached = True
+                worker._entered_cell = True
                 inherited: Any = super()
                 return await inherited.run_code(*args, **options)
 
@@ -283,7 +283,7 @@ class Worker:
 
     def _show(self, frame: Frame) -> None:
         if getpid() == self._process:  # a fork of the worker has no conversation of its own
-            self._channel.show(frame)
+            self._supervisor.send_and_wait(frame)
 
     def _record(self, kind: Any, error: Any, lines: list[str]) -> None:
         """Keep an error of the user's code for the end of the execution.
@@ -295,10 +295,10 @@ class Worker:
             with contextlib.suppress(Exception):
                 print(self._error["traceback"], file=sys.stderr)
         parts = {
-            "name": _ask(lambda: str(kind.__name__), "Exception"),
-            "value": _ask(lambda: str(error), "<unprintable>"),
+            "name": _safe_str(lambda: str(kind.__name__), "Exception"),
+            "value": _safe_str(lambda: str(error), "<unprintable>"),
             "traceback": "\n".join(lines),
-            "summary": _ask(lambda: _summary(kind, error), ""),
+            "summary": _safe_str(lambda: _summary(kind, error), ""),
         }
         self._error = {part: _plain(text, ERROR_LIMITS[part]) for part, text in parts.items()}
 
@@ -350,7 +350,7 @@ def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> byte
     return bundle({"text/plain": note}, {})
 
 
-def _ask(question: Callable[[], str], otherwise: str) -> str:
+def _safe_str(question: Callable[[], str], otherwise: str) -> str:
     """What an object of the user's says of itself, if it can."""
     try:
         return question()
@@ -381,7 +381,7 @@ def main(orders: int, acks: int) -> NoReturn:
     os.set_inheritable(orders, False)
     os.set_inheritable(acks, False)
     try:
-        worker = Worker(Channel(socket.socket(fileno=orders), acks))
+        worker = Worker(SupervisorLink(socket.socket(fileno=orders), acks))
         sys.path.insert(0, "")  # after our own imports, as a file of the session may bear any name
         worker.serve()
     except BaseException:  # noqa: BLE001  the code has broken what the worker stands on
