@@ -1,4 +1,4 @@
-"""The program inside a sandbox: a supervisor (standard library only) and an IPython worker.
+"""The program inside a sandbox: a supervisor (standard library only) and the worker that it starts.
 
-Nothing here imports the rest of Greenroom. The host uses `frames` to talk to it.
+Nothing here imports the rest of Greenroom. The host shares `protocol` and `json_weight` with it.
 """

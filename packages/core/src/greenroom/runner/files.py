@@ -1,7 +1,7 @@
 """The files of a session: reading and writing below one directory, and nowhere else.
 
-Paths are followed component by component without following symbolic links, so no link, `..` or race made by
-the session's own code leads out. Only regular files are opened, so no device or FIFO can block.
+Paths are opened component by component without following symbolic links, so no link, `..` or race that the session's
+own code sets up leads out of the directory. Only regular files are opened, so no device or FIFO can block.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Upload:
-    """A file that appears under its name when it is complete."""
+    """A new file, which appears under its name when it is complete."""
 
     def __init__(self, tree: FileTree, path: str) -> None:
         self._path = path
@@ -55,25 +55,25 @@ class Upload:
             view = view[os.write(self._file, view) :]
 
     def finish(self) -> dict[str, Any]:
-        """Put the file in its place; returns its entry."""
+        """Give the file its name; returns its entry."""
         os.rename(self._partial, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
         entry = _entry(self._path, os.fstat(self._file))
         self.close()
         return entry
 
     def close(self) -> None:
-        """Drop what is not finished. Idempotent."""
+        """Drop the file unless it is finished. Idempotent."""
         if self._file < 0:
             return
         with contextlib.suppress(OSError):
-            os.unlink(self._partial, dir_fd=self._parent)  # gone already when it is finished
+            os.unlink(self._partial, dir_fd=self._parent)  # it has been renamed if it is finished
         os.close(self._file)
         os.close(self._parent)
         self._file = -1
 
 
 class Download:
-    """An open file; what is read of it does not change when its name is taken by another."""
+    """An open file, whose content stays the same when another file takes its name."""
 
     def __init__(self, tree: FileTree, path: str) -> None:
         parent, name = tree.open_parent(path)
@@ -92,20 +92,20 @@ class Download:
         return os.read(self._file, size)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the file. Idempotent."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
 
 class FileTree:
-    """The files below a directory. Every path is absolute and begins with `/mnt/data`, wherever that is."""
+    """The files below a directory. Paths are absolute and begin with `/mnt/data`, wherever the directory really is."""
 
     def __init__(self, directory: str = DATA_DIR, *, owner: int | None = None) -> None:
         """
         Args:
             directory: where the files are.
-            owner: the user to whom new files and directories are given, where that is not this process's own.
+            owner: the user who gets new files and directories, if not the user of this process.
         """
         self._root = DATA_DIR
         self._owner = owner
@@ -115,7 +115,7 @@ class FileTree:
         os.close(self._descriptor)
 
     def entries(self, path: str, *, recursive: bool) -> list[dict[str, Any]]:
-        """The entries of a directory, sorted by path.
+        """Return the entries of a directory, sorted by path.
 
         Raises:
             OSError: E2BIG when there are more than 20,000.
@@ -132,6 +132,7 @@ class FileTree:
         return sorted(found, key=lambda entry: entry["path"])
 
     def entry(self, path: str) -> dict[str, Any]:
+        """Return the entry of one file, link or directory."""
         parent, name = self.open_parent(path)
         try:
             return _entry(path, os.stat(name, dir_fd=parent, follow_symlinks=False))
@@ -150,9 +151,9 @@ class FileTree:
             os.close(parent)
 
     def snapshot(self, limit: int) -> dict[str, tuple[int, int]] | None:
-        """Size and time of change of every file; `None` when there are more than `limit` entries."""
+        """Return size and time of change of every file; `None` when there are more than `limit` entries."""
         found: dict[str, tuple[int, int]] = {}
-        with contextlib.suppress(OSError):  # it changes while we look
+        with contextlib.suppress(OSError):  # it changes meanwhile
             for count, entry in enumerate(_walk(self._descriptor, self._root, depth=_MAX_DEPTH)):
                 if count >= limit:
                     return None
@@ -161,7 +162,7 @@ class FileTree:
         return found
 
     def open_parent(self, path: str, *, create: bool = False) -> tuple[int, str]:
-        """A descriptor of the directory that `path` is in, and its name there."""
+        """Open the directory that `path` is in; returns the descriptor, and the name of `path` there."""
         parts = self._parts(path)
         if not parts:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -174,7 +175,7 @@ class FileTree:
             return False
 
     def give_away(self, descriptor: int) -> None:
-        """Make the session's user the owner of what was just made."""
+        """Make the session's user the owner of a new file or directory."""
         if self._owner is not None:
             os.fchown(descriptor, self._owner, self._owner)
 
@@ -201,7 +202,7 @@ class FileTree:
 
 
 class Transfers:
-    """Answers what the host asks about files; see `HostOrder`."""
+    """Answers the host's requests about files, which `HostOrder` lists."""
 
     def __init__(self, tree: FileTree) -> None:
         self._tree = tree
@@ -242,7 +243,7 @@ class Transfers:
             case "list":
                 entries = self._tree.entries(header["path"], recursive=bool(header["recursive"]))
                 content = json.dumps(entries).encode()
-                if len(content) > MAX_LIST:  # long names, or characters that JSON takes six bytes for
+                if len(content) > MAX_LIST:  # long names, or characters that take six bytes in JSON
                     raise OSError(errno.E2BIG, "the list of files is too long", header["path"])
                 return HostEvent.reply(number, content)
             case "stat":
@@ -261,7 +262,7 @@ class Transfers:
 
 
 def _make_directory(name: str, parent: int) -> bool:
-    """Make a directory unless there is something of that name; whether it was made."""
+    """Make a directory unless the name is taken; returns whether it was made."""
     try:
         os.mkdir(name, dir_fd=parent)
     except FileExistsError:
@@ -270,9 +271,9 @@ def _make_directory(name: str, parent: int) -> bool:
 
 
 def _open_directory(name: str, parent: int) -> int:
-    """Open a directory that is itself in `parent`, and no link to one."""
+    """Open a directory that is itself in `parent`; a link to one is refused."""
     descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
-    # Linux has refused a link by now; gVisor may have followed it.
+    # Linux has refused a link already; gVisor may have followed it.
     opened, named = os.fstat(descriptor), os.stat(name, dir_fd=parent, follow_symlinks=False)
     if (opened.st_dev, opened.st_ino) != (named.st_dev, named.st_ino):
         os.close(descriptor)
@@ -281,14 +282,14 @@ def _open_directory(name: str, parent: int) -> int:
 
 
 def _walk(directory: int, path: str, *, depth: int) -> Iterator[dict[str, Any]]:
-    """The entries of a directory, and of those below it down to a depth."""
+    """Yield the entries of a directory and of those below it, down to a depth."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(_PARTIAL):
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
-            except OSError:  # deleted while we look, or in a directory that may be listed and not entered
+            except OSError:  # deleted meanwhile, or in a directory that can be listed and not entered
                 continue
             child = f"{path}/{entry.name}"
             yield _entry(child, status)

@@ -1,6 +1,6 @@
-"""What JSON takes in memory, found without parsing it: `[{},{},…` grows to 27 times its size when it is parsed.
+"""Estimates the memory that JSON takes once parsed, without parsing it: `[{},{},…` grows to 27 times its size.
 
-The runner and the host weigh with the same scales, so what the runner passes on is never too heavy for the host.
+The supervisor and the host use the same estimate, so the host never refuses what an honest supervisor sends.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import accumulate
 
 MAX_DEPTH = 200
-"""Levels of nested arrays and objects; what is deeper exhausts the stack of whoever walks through it."""
+"""Levels of nested arrays and objects; deeper nesting exhausts the stack of code that walks through it."""
 
 _VALUE = 48  # bytes of memory per value beside its text: an empty dict takes 64, a short str 50, an int 28
 _PIECE = 1 << 20
@@ -23,7 +23,7 @@ class TooDeep(ValueError):
 def weigh_json(body: bytes, limit: int) -> int:
     """Return about how many bytes the values in `body` take in memory, or some number over `limit` if they take more.
 
-    What is not JSON weighs as the JSON at its beginning does, which is as far as a parser comes.
+    If `body` is not JSON, the number covers at least the part that a parser would read before it fails.
 
     Raises:
         TooDeep: it is nested deeper than `MAX_DEPTH`.
@@ -35,10 +35,10 @@ def weigh_json(body: bytes, limit: int) -> int:
     values = nested + body.count(b",") + body.count(b":")
     if size + _VALUE * values <= limit and nested <= MAX_DEPTH:
         return size + _VALUE * values
-    # Much of that may be within strings, where it weighs nothing.
+    # Many of these characters may be within strings, where they cost nothing more.
     values = nested = depth = 0
     in_string = False
-    # An escaped quote ends no string; an escaped backslash escapes no quote.
+    # An escaped quote does not end a string, and an escaped backslash does not escape a quote.
     plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     for start in range(0, len(plain), _PIECE):
         parts = plain[start : start + _PIECE].split(b'"')

@@ -1,12 +1,12 @@
-"""The system calls that code in a sandbox may not make: a filter for the kernel, as a BPF program.
+"""The filter of system calls that every sandbox is under, as a BPF program for the kernel.
 
-It is the same on every engine, and stands beside what the engine has of its own. It denies what code in a session
-never needs and what has been the way out of sandboxes: new namespaces, mounts, kernel keyrings, BPF, io_uring, tracing
-of other processes, asynchronous I/O (its contexts are few, and for the whole machine), and every kind of socket but
-Unix, IP and netlink (virtual machines' sockets, for one, know no network namespace).
+It is the same on every engine, in addition to the engine's own measures. It denies system calls that session code never
+needs and that have been ways out of sandboxes: new namespaces, mounts, kernel keyrings, BPF, io_uring, tracing of other
+processes, asynchronous I/O (the machine has few contexts for it), and every kind of socket except Unix, IP and netlink
+(sockets of virtual machines, for example, ignore network namespaces).
 
-It also keeps code off process 1, the supervisor, which ends the sandbox when the host has gone: code of the same user
-could stop it (on gVisor) or starve it (everywhere), and the sandbox would outlive its owner.
+It also protects process 1, the supervisor, which ends the sandbox when the host has gone: code of the same user could
+stop it (on gVisor) or starve it (everywhere), and the sandbox would outlive its owner.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-# Numbers as in the kernel's tables: x86_64, then the generic one (aarch64). None: not there.
+# Numbers as in the kernel's tables: x86_64, then the generic one (aarch64). None: no such call.
 _DENIED: dict[str, tuple[int, int | None]] = {
     "acct": (163, 89),
     "add_key": (248, 217),
@@ -77,9 +77,9 @@ _DENIED: dict[str, tuple[int, int | None]] = {
 }
 _EQUAL, _OTHER = True, False
 _GUARDED: dict[str, tuple[tuple[int, int], tuple[tuple[int, bool, int], ...]]] = {
-    # By call: its numbers, and when it is denied: if one of these arguments equals a value, or is another one.
+    # By call: its numbers, and the conditions that deny it: an argument equals a value, or differs from it.
     "fcntl": ((72, 25), ((1, _EQUAL, 10),)),  # F_SETSIG: any signal to any owner of a descriptor
-    "ioprio_set": ((251, 30), ((0, _OTHER, 1), (1, _EQUAL, 1))),  # but IOPRIO_WHO_PROCESS
+    "ioprio_set": ((251, 30), ((0, _OTHER, 1), (1, _EQUAL, 1))),  # all except IOPRIO_WHO_PROCESS
     "kill": ((62, 129), ((0, _EQUAL, 1),)),
     "pidfd_open": ((434, 434), ((0, _EQUAL, 1),)),
     "prlimit64": ((302, 261), ((0, _EQUAL, 1),)),
@@ -89,11 +89,11 @@ _GUARDED: dict[str, tuple[tuple[int, int], tuple[tuple[int, bool, int], ...]]] =
     "sched_setattr": ((314, 274), ((0, _EQUAL, 1),)),
     "sched_setparam": ((142, 118), ((0, _EQUAL, 1),)),
     "sched_setscheduler": ((144, 119), ((0, _EQUAL, 1),)),
-    "setpriority": ((141, 140), ((0, _OTHER, 0), (1, _EQUAL, 1))),  # but PRIO_PROCESS
+    "setpriority": ((141, 140), ((0, _OTHER, 0), (1, _EQUAL, 1))),  # all except PRIO_PROCESS
     "tgkill": ((234, 131), ((0, _EQUAL, 1), (1, _EQUAL, 1))),
     "tkill": ((200, 130), ((0, _EQUAL, 1),)),
 }
-"""The kernel takes these arguments for 32-bit integers, so the filter looks at no more of them."""
+"""The kernel reads these arguments as 32-bit integers, so the filter compares only their lower halves."""
 
 _CLONE = (56, 220)
 _CLONE3 = (435, 435)
@@ -105,7 +105,12 @@ _X32_BIT = 0x40000000
 
 _NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 _SOL_SOCKET = 1
-_ATTACHMENTS = (26, 50, 51, 52)  # SO_ATTACH_FILTER and its kin: programs in memory of which the machine has one pool
+_ATTACHMENTS = (
+    26,
+    50,
+    51,
+    52,
+)  # SO_ATTACH_FILTER and its kin: the machine has one pool of memory for programs
 _FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -136,7 +141,7 @@ def _program(architecture: int, column: int) -> Iterator[bytes]:
             yield _instruction(_RETURN, _refuse(errno.EPERM))
     for numbers, conditions in _GUARDED.values():
         yield from _guard(numbers[column], conditions)
-    # Its flags lie in memory, out of a filter's sight; without it, the C library takes clone.
+    # Its flags are in memory, which a filter cannot read; without it, the C library uses clone.
     yield _instruction(_JUMP_EQUAL, _CLONE3[column], if_false=1)
     yield _instruction(_RETURN, _refuse(errno.ENOSYS))
     yield _instruction(_JUMP_EQUAL, _CLONE[column], if_false=4)
@@ -162,7 +167,7 @@ def _program(architecture: int, column: int) -> Iterator[bytes]:
 
 
 def _guard(number: int, conditions: tuple[tuple[int, bool, int], ...]) -> Iterator[bytes]:
-    """Deny one call where a condition holds."""
+    """Deny one call if any of the conditions holds."""
     length = 2 * len(conditions) + 2
     yield _instruction(_JUMP_EQUAL, number, if_false=length)
     for place, (argument, equal, value) in enumerate(conditions):
@@ -174,7 +179,7 @@ def _guard(number: int, conditions: tuple[tuple[int, bool, int], ...]) -> Iterat
 
 
 def program() -> bytes | None:
-    """The filter for this machine; `None` on a processor that it does not know."""
+    """Return the filter for this machine's processor; `None` if it is not supported."""
     known = _ARCHITECTURES.get(platform.machine())
     return None if known is None else b"".join(_program(*known))
 
@@ -189,17 +194,17 @@ class _Filter(ctypes.Structure):
 
 
 def install(libc: Any) -> None:
-    """Put this process, and all that it will start, under the filter, for good.
+    """Put this process and all of its future children under the filter, irrevocably.
 
     Raises:
-        OSError: the kernel refuses, or the processor is not known.
+        OSError: the kernel refuses, or the processor is not supported.
     """
     instructions = program()
-    if instructions is None:  # what stands on the filter would then stand on nothing
+    if instructions is None:  # engines rely on the filter
         raise OSError(errno.ENOSYS, f"there is no filter of system calls for the processor {platform.machine()}")
     filter_program = _Filter(len(instructions) // 8, instructions)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
         _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(filter_program), 0, 0
     ):
         number = ctypes.get_errno()
-        raise OSError(number, f"no filter of system calls can be set: {os.strerror(number)}")
+        raise OSError(number, f"cannot install the filter of system calls: {os.strerror(number)}")

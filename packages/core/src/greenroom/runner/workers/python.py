@@ -1,11 +1,11 @@
-"""Runs code in an IPython shell: the process that user code lives in, and may destroy.
+"""The worker of Python sessions: runs code in an IPython shell, in a process that the code may destroy.
 
-It takes orders from the supervisor over a socket and answers on it. What the code writes goes straight to the
-process's own standard output and error, which are pipes to the supervisor: so subprocesses, threads and C
-code are heard in the order in which they write.
+Orders come from the supervisor over a socket, and events go back over it. Text that the code writes goes straight to
+the process's own standard output and error, which are pipes to the supervisor, so that the text of subprocesses,
+threads and C code arrives in the order in which it was written.
 
-The code shares this process, so nothing here may rely on what it leaves behind. Where it has broken what the
-worker stands on, the worker ends, and the supervisor starts another.
+The code shares this process, so nothing here can rely on the state that it leaves. When the code has broken something
+that the worker needs, the worker ends, and the supervisor starts another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from json import loads
-from os import getpid, read  # by name, as others here: code may replace them in their modules
+from os import getpid, read  # by name, like the following: code may replace them in their modules
 from signal import SIG_IGN, SIGINT, default_int_handler, raise_signal, signal
 from threading import Lock, current_thread, main_thread
 from time import perf_counter
@@ -39,7 +39,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 class SupervisorLink:
-    """The worker's end of its conversation with the supervisor."""
+    """The worker's end of the link to the supervisor."""
 
     def __init__(self, orders: socket.socket, acks: int) -> None:
         self._socket = orders
@@ -50,6 +50,7 @@ class SupervisorLink:
         self._interrupted = False
 
     def receive(self) -> Frame:
+        """Wait for the next order; when the supervisor has gone, end this process."""
         while not self._pending:
             data = self._socket.recv(1 << 16)
             if not data:
@@ -58,14 +59,15 @@ class SupervisorLink:
         return self._pending.pop(0)
 
     def send(self, frame: Frame) -> None:
+        """Send an event that needs no acknowledgement."""
         data = encode(*frame)
         with self._lock:
             self._socket.sendall(data)
 
     def send_and_wait(self, frame: Frame) -> None:
-        """Send a rich output and wait until the supervisor has it.
+        """Send an event and wait until the supervisor has acknowledged it.
 
-        Waiting keeps it in order with the text around it, which takes another way.
+        Waiting keeps it in order with the text before and after it, which travels through the pipes.
         """
         data = encode(*frame)
         with self._uninterrupted(), self._lock:
@@ -74,8 +76,8 @@ class SupervisorLink:
 
     @contextlib.contextmanager
     def _uninterrupted(self) -> Generator[None, None, None]:
-        """Let an interrupt wait until the end, as half a frame would spoil the conversation."""
-        if current_thread() is not main_thread():  # no other is interrupted
+        """Delay an interrupt until the end, as half a frame would break the protocol."""
+        if current_thread() is not main_thread():  # Python runs signal handlers in the main thread only
             yield
             return
         self._interrupted = False
@@ -98,14 +100,14 @@ class Worker:
         self._supervisor = supervisor
         self._process = getpid()
         self._error: dict[str, str] | None = None
-        self._entered_cell = False  # the shell has come as far as the code
+        self._entered_cell = False  # the shell has got as far as running the code
         self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
         self._shell = self._make_shell()
         builtins.input = getpass.getpass = _refuse_input
         self._baseline = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
 
     def serve(self) -> NoReturn:
-        """Carry out orders, one after the other, for ever."""
+        """Carry out orders, one after the other, until the process ends."""
         self._supervisor.send(WorkerEvent.ready())
         while True:
             signal(SIGINT, SIG_IGN)
@@ -137,20 +139,20 @@ class Worker:
             with contextlib.suppress(Exception):  # the code may have replaced or closed it
                 stream.flush()
         if getpid() != self._process:
-            os._exit(0)  # a fork that has come to the end of the code; only the original answers
+            os._exit(0)  # a fork that has reached the end of the code: only the original answers
         return WorkerEvent.done(duration=perf_counter() - began, error=self._error)
 
     def _conclude(self, result: Any) -> None:
-        """See that an error is recorded where there was one, and that the shell still takes code.
+        """Record the error of code that failed, and check that the shell can still run code.
 
         Raises:
-            Exception: it does not; without a shell, this process is of no use.
+            Exception: it cannot, so this process is useless and must end.
         """
         error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
-        on_the_way = not self._entered_cell and result.error_in_exec is not None
-        if on_the_way and not isinstance(error, KeyboardInterrupt):  # which may come at any moment
-            raise error  # of what code before has put into the shell: so would all after it fail
-        if error is not None and self._error is None:  # it was told as text, as IPython's usage errors are
+        failed_before_cell = not self._entered_cell and result.error_in_exec is not None
+        if failed_before_cell and not isinstance(error, KeyboardInterrupt):  # which can come at any moment
+            raise error  # caused by what earlier code did to the shell: all later code would fail, too
+        if error is not None and self._error is None:  # IPython has printed it, as it does its usage errors
             self._record(type(error), error, [])
         intact = all(before.items() <= now.items() for now, before in self._baseline)
         if not intact:
@@ -161,9 +163,9 @@ class Worker:
             self._shell.ex("__import__('sys')")
 
     def _restore_streams(self) -> None:
-        """Give the code working streams and an event loop, whatever the code before it did to them.
+        """Restore the standard streams and the event loop, whatever earlier code did to them.
 
-        A `sys.stdout` that was replaced and can be written to stays, as all of the session's state does.
+        A replaced `sys.stdout` that can be written to stays, like all of the session's state.
         """
         for name, number, original in self._streams:
             with contextlib.suppress(OSError):
@@ -181,7 +183,7 @@ class Worker:
         return get_asyncio_loop()
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a cell that awaits. An interrupt cancels it; left alone, it would go on in a later execution."""
+        """Run a cell that awaits. An interrupt cancels it; otherwise it would continue during a later execution."""
         loop = self._event_loop()
         task = loop.create_task(coroutine)
         while True:
@@ -193,9 +195,9 @@ class Worker:
                 task.cancel()
 
     def _preload(self, modules: list[str]) -> None:
-        with self._shell.builtin_trap:  # with `get_ipython`, as code would import them
+        with self._shell.builtin_trap:  # with `get_ipython`, as when code imports them
             for module in modules:
-                with contextlib.suppress(Exception):  # not installed here: then code that wants it says so
+                with contextlib.suppress(Exception):  # not installed: code that imports it gets the error
                     importlib.import_module(module)
 
     def _make_shell(self) -> Any:
@@ -220,7 +222,7 @@ class Worker:
                 self._is_active = False
 
         class Publisher(DisplayPublisher):
-            """Sends what `display(...)` shows."""
+            """Sends the outputs of `display(...)`."""
 
             def publish(
                 self,
@@ -245,7 +247,7 @@ class Worker:
 
             displayhook_class: Any = Hook
             display_pub_class: Any = Publisher
-            kernel: Any = None  # by this pandas knows a notebook, and fits no table to a terminal's width
+            kernel: Any = None  # tells pandas that this is a notebook, so that it does not fit tables to a terminal
 
             async def run_code(self, *args: Any, **options: Any) -> bool:
                 worker._entered_cell = True
@@ -259,12 +261,12 @@ class Worker:
                 raise SystemExit  # exit() ends the code, as sys.exit() does
 
             def init_virtualenv(self) -> None:
-                pass  # the interpreter that runs this is the one meant
+                pass  # this interpreter is the right one
 
             def enable_gui(self, gui: str | None = None) -> None:
                 pass
 
-            # For %notebook IPython would keep a second copy of all that is printed, and of every traceback.
+            # For %notebook, IPython would keep a second copy of all printed text and of every traceback.
 
             def _tee(self, channel: str) -> Any:
                 return contextlib.nullcontext()
@@ -282,14 +284,14 @@ class Worker:
         return shell
 
     def _show(self, frame: Frame) -> None:
-        if getpid() == self._process:  # a fork of the worker has no conversation of its own
+        if getpid() == self._process:  # a fork of the worker must not use the link
             self._supervisor.send_and_wait(frame)
 
     def _record(self, kind: Any, error: Any, lines: list[str]) -> None:
         """Keep an error of the user's code for the end of the execution.
 
-        Code may show one and go on, as `%run` of a broken script does; the last one counts, and those before it
-        are text.
+        Code can show an error and go on, as `%run` of a broken script does: the last one counts, and earlier ones
+        become text.
         """
         if self._error is not None:
             with contextlib.suppress(Exception):
@@ -304,7 +306,7 @@ class Worker:
 
 
 def _summary(kind: Any, error: Any) -> str:
-    """The traceback with the user's own frames alone."""
+    """Return the traceback with only the frames of the user's own code."""
     frames = [
         f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}"
         for frame in traceback.extract_tb(error.__traceback__)
@@ -321,7 +323,7 @@ def _refuse_input(_prompt: object = "", *_: object, **__: object) -> NoReturn:
 
 
 def _json_safe(value: Any) -> Any:
-    """A form of a mime bundle's content that JSON can carry, as in Jupyter's messages: bytes as base64."""
+    """Convert the content of a MIME bundle to JSON types as Jupyter's messages do, bytes to base64."""
     match value:
         case None | bool() | str():
             return value
@@ -341,8 +343,9 @@ def _json_safe(value: Any) -> Any:
 
 
 def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> bytes:
+    """Encode a MIME bundle; one that is too large is replaced by a note."""
     size = sum(len(content) for content in data.values() if isinstance(content, str | bytes))
-    if size <= MAX_BODY:  # or it might not even fit into memory a second time
+    if size <= MAX_BODY:  # a larger one might not fit into memory a second time
         body = bundle(_json_safe(data), _json_safe(metadata or {}))
         if (size := len(body)) <= MAX_BODY:
             return body
@@ -350,21 +353,22 @@ def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> byte
     return bundle({"text/plain": note}, {})
 
 
-def _safe_str(question: Callable[[], str], otherwise: str) -> str:
-    """What an object of the user's says of itself, if it can."""
+def _safe_str(make: Callable[[], str], default: str) -> str:
+    """Return a text that the user's objects make, or the default if they raise."""
     try:
-        return question()
-    except BaseException:  # noqa: BLE001  it may raise anything
-        return otherwise
+        return make()
+    except BaseException:  # noqa: BLE001  they can raise anything
+        return default
 
 
 def _plain(text: str, limit: int) -> str:
+    """Return a text without colors or halves of surrogate pairs, cut to a limit."""
     return _ANSI.sub("", text[: 2 * limit]).encode("utf-8", "replace").decode()[:limit]
 
 
 @contextlib.contextmanager
 def _without_jedi() -> Generator[None, None, None]:
-    """Completion has no use here; leaving it out saves a session several megabytes and a start a tenth."""
+    """Hide jedi from IPython: nothing here completes code, and a start saves megabytes and a tenth of its time."""
     absent: Any = None
     sys.modules["jedi"] = absent
     try:
@@ -375,16 +379,16 @@ def _without_jedi() -> Generator[None, None, None]:
 
 def main(orders: int, acks: int) -> NoReturn:
     """Serve the supervisor on these two descriptors."""
-    # When memory runs out, this process goes, not the supervisor.
+    # When memory runs out, the kernel must kill this process and not the supervisor.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
     os.set_inheritable(orders, False)
     os.set_inheritable(acks, False)
     try:
         worker = Worker(SupervisorLink(socket.socket(fileno=orders), acks))
-        sys.path.insert(0, "")  # after our own imports, as a file of the session may bear any name
+        sys.path.insert(0, "")  # after our own imports, which a session file could shadow
         worker.serve()
-    except BaseException:  # noqa: BLE001  the code has broken what the worker stands on
+    except BaseException:  # noqa: BLE001  the code has broken something that the worker needs
         traceback.print_exc()
     finally:
-        os._exit(1)  # at once: no thread of the code may hold up the end
+        os._exit(1)  # immediately: threads of the code must not delay the end
