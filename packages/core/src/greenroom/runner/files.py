@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -37,7 +36,7 @@ class Upload:
         self._path = path
         self._tree = tree
         self._parent, self._name = tree.open_parent(path, create=True)
-        self._partial = f"{_PARTIAL}{secrets.token_hex(8)}"
+        self._partial = f"{_PARTIAL}{os.urandom(8).hex()}"
         try:
             if tree.is_directory(self._parent, self._name):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)

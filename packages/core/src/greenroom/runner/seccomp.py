@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -180,7 +179,7 @@ def _guard(number: int, conditions: tuple[tuple[int, bool, int], ...]) -> Iterat
 
 def program() -> bytes | None:
     """Return the filter for this machine's processor; `None` if it is not supported."""
-    known = _ARCHITECTURES.get(platform.machine())
+    known = _ARCHITECTURES.get(os.uname().machine)
     return None if known is None else b"".join(_program(*known))
 
 
@@ -201,7 +200,7 @@ def install(libc: Any) -> None:
     """
     instructions = program()
     if instructions is None:  # engines rely on the filter
-        raise OSError(errno.ENOSYS, f"there is no filter of system calls for the processor {platform.machine()}")
+        raise OSError(errno.ENOSYS, f"there is no filter of system calls for the processor {os.uname().machine}")
     filter_program = _Filter(len(instructions) // 8, instructions)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
         _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(filter_program), 0, 0

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import sys
 import time
@@ -325,6 +324,8 @@ def _prepare_home(owner: int | None) -> None:
     home = os.environ["HOME"]
     os.makedirs(home, exist_ok=True)
     if os.path.isdir(_CACHE):
+        import shutil
+
         shutil.copytree(_CACHE, home, dirs_exist_ok=True, copy_function=shutil.copyfile)
     if owner is not None:
         for directory, _, names in os.walk(home):
