@@ -1,17 +1,84 @@
-"""Frames come out as they went in, however the bytes between are cut."""
+"""Frames arrive as they were sent, however the stream is cut, and the protocol's page has every message."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 import struct
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenroom.runner.protocol import MAX_BODY, MAX_HEADER, Decoder, FrameError, encode
+from greenroom.runner.protocol import (
+    ERROR_LIMITS,
+    MAX_BODY,
+    MAX_HEADER,
+    VERSION,
+    Decoder,
+    Frame,
+    FrameError,
+    HostEvent,
+    HostOrder,
+    WorkerEvent,
+    WorkerOrder,
+    bundle,
+    crash,
+    encode,
+    file_entry,
+)
+
+PAGE = (Path(__file__).parent.parent.parent / "docs/runner-protocol.md").read_text()
+
+CONTENT = bundle({"text/plain": "x"}, {})
+ENTRY = file_entry("/mnt/data/a", size=1, modified=2, directory=False)
+CRASH = crash(-9, killed=True, out_of_memory=False)
+MESSAGES: dict[type, dict[Callable[..., Frame], list[Frame]]] = {
+    HostOrder: {
+        HostOrder.execute: [HostOrder.execute(1, "1 + 1", text_limit=2, output_limit=3)],
+        HostOrder.interrupt: [HostOrder.interrupt(1, grace=0.5)],
+        HostOrder.preload: [HostOrder.preload(("numpy",))],
+        HostOrder.open: [HostOrder.open(1, "/mnt/data/a", "r")],
+        HostOrder.read: [HostOrder.read(1, 2, 3)],
+        HostOrder.write: [HostOrder.write(1, 2, b"x")],
+        HostOrder.finish: [HostOrder.finish(1, 2)],
+        HostOrder.close: [HostOrder.close(1, 2)],
+        HostOrder.list: [HostOrder.list(1, "/mnt/data", recursive=True)],
+        HostOrder.stat: [HostOrder.stat(1, "/mnt/data/a")],
+        HostOrder.delete: [HostOrder.delete(1, "/mnt/data/a")],
+    },
+    HostEvent: {
+        HostEvent.ready: [HostEvent.ready()],
+        HostEvent.preloaded: [HostEvent.preloaded()],
+        HostEvent.text: [HostEvent.text(1, "stdout", b"x")],
+        HostEvent.output: [HostEvent.output(1, CONTENT, result=False, display_id="a", update=True)],
+        HostEvent.clear: [HostEvent.clear(1, wait=True)],
+        HostEvent.done: [HostEvent.done(1, duration=0.5, crash=CRASH, files=[ENTRY])],
+        HostEvent.reply: [HostEvent.reply(1, file=2, entry=ENTRY), HostEvent.reply(1, errno=2)],
+    },
+    WorkerOrder: {
+        WorkerOrder.execute: [WorkerOrder.execute(b"1 + 1")],
+        WorkerOrder.preload: [WorkerOrder.preload(b'["numpy"]')],
+    },
+    WorkerEvent: {
+        WorkerEvent.ready: [WorkerEvent.ready()],
+        WorkerEvent.preloaded: [WorkerEvent.preloaded()],
+        WorkerEvent.began: [WorkerEvent.began()],
+        WorkerEvent.output: [WorkerEvent.output(CONTENT, result=False, display_id="a", update=True)],
+        WorkerEvent.clear: [WorkerEvent.clear(wait=True)],
+        WorkerEvent.done: [WorkerEvent.done(duration=0.5, error=dict.fromkeys(ERROR_LIMITS, "x"))],
+    },
+}
+HEADINGS = {
+    HostOrder: "Host link: orders",
+    HostEvent: "Host link: events",
+    WorkerOrder: "Worker link: orders",
+    WorkerEvent: "Worker link: events",
+}
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -80,3 +147,41 @@ def test_on_the_wire_are_two_lengths_the_header_and_the_body() -> None:
     assert wire[:8] == struct.pack(">II", len(wire) - 8 - 4, 4)
     assert json.loads(wire[8:-4]) == {"op": "x"}
     assert wire[-4:] == b"body"
+
+
+# Messages
+
+
+@pytest.mark.parametrize("link", MESSAGES, ids=lambda link: link.__name__)
+def test_every_message_is_named_as_on_the_wire(link: type) -> None:
+    functions = {name for name in vars(link) if not name.startswith("_")}
+    assert functions == {function.__name__ for function in MESSAGES[link]}
+    kind = "op" if link in (HostOrder, WorkerOrder) else "ev"
+    for function, frames in MESSAGES[link].items():
+        assert {frame.header[kind] for frame in frames} == {function.__name__}
+        for frame in frames:
+            assert Decoder().feed(encode(*frame)) == [frame]
+
+
+@pytest.mark.parametrize("link", MESSAGES, ids=lambda link: link.__name__)
+def test_the_page_has_every_message_with_its_fields_and_no_other(link: type) -> None:
+    section = PAGE.partition(f"\n## {HEADINGS[link]}\n")[2].partition("\n## ")[0]
+    table = re.search(r"\| `(?:op|ev)` \|.*\n\|[-|]*\|\n((?:\|.*\n)*)", section)
+    assert table is not None
+    rows = {row.split("`")[1]: row for row in table[1].splitlines()}
+    assert list(rows) == [function.__name__ for function in MESSAGES[link]]
+    for function, frames in MESSAGES[link].items():
+        fields = {name for frame in frames for name in frame.header} - {"op", "ev"}
+        missing = {name for name in fields if f"`{name}`" not in rows[function.__name__]}
+        assert not missing, function
+
+
+def test_the_page_has_the_parts_of_bodies_and_their_limits() -> None:
+    parts = PAGE.partition("An **error**")[2].partition("**Order**")[0]
+    assert re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", parts, re.MULTILINE) == [
+        (name, f"{limit:,}") for name, limit in ERROR_LIMITS.items()
+    ]
+    crashes, _, entries = PAGE.partition("A **crash**")[2].partition("An **entry**")
+    assert re.findall(r"`(\w+)`", crashes) == list(CRASH)
+    assert re.findall(r"`(\w+)`", entries) == list(ENTRY)
+    assert f"`version` of this link, {VERSION} " in PAGE
