@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from typing import Any
 from greenroom.backend import OnEvent
 from greenroom.engines.base import StreamSandbox
 from greenroom.errors import FileRefused, GreenroomError, SandboxLost
-from greenroom.local.collecting import Collector, ExecutionLimits, Frame
+from greenroom.local.collecting import Collector, ExecutionLimits
 from greenroom.local.decoding import decode_file, decode_files, file_error, off_loop, parse_json
 from greenroom.models import Execution, RemoteFile
-from greenroom.runner.protocol import MAX_ENDING, MAX_LIST, VERSION, Decoder, FrameError, encode
+from greenroom.runner.protocol import MAX_ENDING, MAX_LIST, VERSION, Decoder, Frame, FrameError, HostOrder, encode
 from greenroom.untrusted import without_controls
 
 _CHUNK = 256 * 1024
@@ -85,7 +84,7 @@ class Channel:
         if not self._modules:
             return
         with contextlib.suppress(SandboxLost, TimeoutError):
-            await self._send({"op": "preload"}, json.dumps(self._modules).encode())
+            await self._send(HostOrder.preload(self._modules))
             async with asyncio.timeout(_PRELOAD_TIMEOUT):
                 await asyncio.shield(self._preloaded)
 
@@ -118,8 +117,8 @@ class Channel:
         number = next(self._numbers)
         try:
             self._running = (number, running)
-            order = {"op": "execute", "id": number, "text_limit": limits.text, "output_limit": limits.display}
-            await self._send(order, code.encode())
+            order = HostOrder.execute(number, code, text_limit=limits.text, output_limit=limits.display)
+            await self._send(order)
             timed_out = not await _within(running.done, limits.timeout)
             if timed_out:
                 await asyncio.wait([self._in_background(self._stop(number, running))])
@@ -145,7 +144,7 @@ class Channel:
         """Interrupt an execution and see it end, one way or the other."""
         with contextlib.suppress(SandboxLost):
             if not running.done.done():
-                await self._send({"op": "interrupt", "id": number, "grace": running.limits.grace})
+                await self._send(HostOrder.interrupt(number, grace=running.limits.grace))
                 if not await _within(running.done, running.limits.grace + _STOP_MARGIN):
                     self._fail("it did not stop its code when it was told to")
         if running.done.done() and running.done.exception() is not None:
@@ -161,7 +160,7 @@ class Channel:
     # Files
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], limit: int) -> RemoteFile:
-        header, _ = await self._request(path, {"op": "open", "path": path, "mode": "w"})
+        header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "w"))
         file = self._handle(header)
         size = 0
         try:
@@ -170,21 +169,23 @@ class Channel:
                 if size > limit:
                     raise FileRefused.too_large(path, limit)
                 for start in range(0, len(chunk), _CHUNK):
-                    await self._request(path, {"op": "write", "file": file}, chunk[start : start + _CHUNK])
-            header, _ = await self._request(path, {"op": "finish", "file": file})
+                    piece = chunk[start : start + _CHUNK]
+                    await self._request(path, HostOrder.write(next(self._numbers), file, piece))
+            header, _ = await self._request(path, HostOrder.finish(next(self._numbers), file))
         finally:
             self._in_background(self._forget(file))
         return self._entry(header)
 
     async def download(self, path: str, limit: int) -> AsyncGenerator[bytes, None]:
-        header, _ = await self._request(path, {"op": "open", "path": path, "mode": "r"})
+        header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "r"))
         file = self._handle(header)
         size = 0
         try:
             if self._entry(header).size > limit:
                 raise FileRefused.too_large(path, limit)
             while True:
-                _, data = await self._request(path, {"op": "read", "file": file, "size": _CHUNK}, most=_CHUNK)
+                order = HostOrder.read(next(self._numbers), file, _CHUNK)
+                _, data = await self._request(path, order, most=_CHUNK)
                 if not data:
                     break
                 size += len(data)
@@ -195,18 +196,19 @@ class Channel:
             self._in_background(self._forget(file))
 
     async def files(self, path: str, *, recursive: bool) -> list[RemoteFile]:
-        _, body = await self._request(path, {"op": "list", "path": path, "recursive": recursive}, most=MAX_LIST)
+        order = HostOrder.list(next(self._numbers), path, recursive=recursive)
+        _, body = await self._request(path, order, most=MAX_LIST)
         try:
             return await off_loop(body, lambda: decode_files(parse_json(body, MAX_LIST)))
         except FrameError as error:
             raise self._fail("it sent a broken list of files") from error
 
     async def file(self, path: str) -> RemoteFile:
-        header, _ = await self._request(path, {"op": "stat", "path": path})
+        header, _ = await self._request(path, HostOrder.stat(next(self._numbers), path))
         return self._entry(header)
 
     async def delete_file(self, path: str) -> None:
-        await self._request(path, {"op": "delete", "path": path})
+        await self._request(path, HostOrder.delete(next(self._numbers), path))
 
     def _entry(self, header: dict[str, Any]) -> RemoteFile:
         try:
@@ -222,16 +224,16 @@ class Channel:
 
     async def _forget(self, file: int) -> None:
         with contextlib.suppress(GreenroomError):
-            await self._request("", {"op": "close", "file": file})
+            await self._request("", HostOrder.close(next(self._numbers), file))
 
     # Frames
 
-    async def _request(self, path: str, header: dict[str, Any], body: bytes = b"", *, most: int = 0) -> Frame:
+    async def _request(self, path: str, order: Frame, *, most: int = 0) -> Frame:
         """The runner's reply, with a body of `most` bytes at most."""
-        number = next(self._numbers)
+        number: int = order.header["id"]
         request = self._requests[number] = _Request(asyncio.get_running_loop().create_future(), most)
         try:
-            await self._send({**header, "id": number}, body)
+            await self._send(order)
             async with asyncio.timeout(_REPLY_TIMEOUT):
                 reply, content = await request.reply
         except TimeoutError:
@@ -247,12 +249,12 @@ class Channel:
             raise file_error(code, path)
         return Frame(reply, content)
 
-    async def _send(self, header: dict[str, Any], body: bytes = b"") -> None:
+    async def _send(self, order: Frame) -> None:
         if self._lost is not None:
             raise self._lost
         try:
             async with asyncio.timeout(_SEND_TIMEOUT):
-                await self._sandbox.send(encode(header, body))
+                await self._sandbox.send(encode(*order))
         except TimeoutError:
             raise self._fail("it does not take what it is sent") from None
         except OSError:

@@ -7,7 +7,7 @@ import codecs
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from greenroom.backend import OnEvent
 from greenroom.local.decoding import (
@@ -22,12 +22,7 @@ from greenroom.local.decoding import (
     parse_json,
 )
 from greenroom.models import Execution, ExecutionError, Output, Status, StreamText
-from greenroom.runner.protocol import MAX_ENDING, MAX_NAME, MAX_OUTPUTS, FrameError
-
-
-class Frame(NamedTuple):
-    header: dict[str, Any]
-    body: bytes
+from greenroom.runner.protocol import MAX_ENDING, MAX_NAME, MAX_OUTPUTS, Frame, FrameError
 
 
 @dataclass(frozen=True, slots=True)
