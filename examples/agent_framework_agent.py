@@ -10,7 +10,7 @@ from transcript import Transcript
 
 import greenroom
 from greenroom import Session
-from greenroom_agent_framework import GreenroomTools, executions
+from greenroom_agent_framework import GreenroomTools, execution_of
 
 
 async def ask(question: str, session: Session, transcript: Transcript) -> str:
@@ -23,7 +23,7 @@ async def ask(question: str, session: Session, transcript: Transcript) -> str:
         transcript.call(said, context.function.name, dict(context.arguments))
         said = ""
         await call_next()
-        for execution in executions(context.result):
+        if (execution := execution_of(context.result)) is not None:
             transcript.result(execution.text_for_model(), execution.images)
 
     tools = GreenroomTools(session=session)

@@ -15,7 +15,7 @@ from transcript import Transcript
 
 import greenroom
 from greenroom import Session
-from greenroom_semantic_kernel import ExecutionText, GreenroomPlugin
+from greenroom_semantic_kernel import GreenroomPlugin, execution_of
 
 
 async def ask(question: str, session: Session, transcript: Transcript) -> str:
@@ -32,8 +32,8 @@ async def ask(question: str, session: Session, transcript: Transcript) -> str:
         thought = context.chat_history.messages[-1].content if context.chat_history else ""
         transcript.call(thought, context.function.name, context.arguments)
         await next(context)
-        result = context.function_result.value if context.function_result else ""
-        transcript.result(str(result), result.execution.images if isinstance(result, ExecutionText) else ())
+        execution = execution_of(context.function_result)
+        transcript.result(str(context.function_result or ""), execution.images if execution else ())
 
     response = await agent.get_response(question)
     return response.message.content

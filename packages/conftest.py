@@ -55,5 +55,5 @@ async def run_page(page: Path, names: dict[str, Any]) -> None:
 def page(sandboxes: SessionPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Awaitable[None]]:
     """Runs a document's examples over the sandboxes, in a directory of their own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("greenroom.connecting", lambda: sandboxes)
+    monkeypatch.setattr("greenroom.connect", lambda: sandboxes)
     return lambda path: run_page(Path(__file__).parents[1] / path, {})

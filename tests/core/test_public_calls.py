@@ -99,7 +99,7 @@ CALLS: dict[str, Call] = {
     "list_files": lambda pool, a, b, _: tools.list_files(pool.session(), a, budget=b),
     "read_file": lambda pool, a, b, c: tools.read_file(pool.session(), a, budget=b, limit=c),
     "download_file": lambda pool, a, b, _: tools.download_file(pool.session(), a, limit=b),
-    "upload_file": lambda pool, a, b, _: tools.upload_file(pool.session(), Path(), a, budget=b),
+    "upload_file": lambda pool, a, b, _: tools.upload_file(pool.session(), a, uploads=Path(), budget=b),
     "conversation_identifier": lambda _p, a, b, _c: tools.conversation_identifier(a, b),
     "conversation": lambda pool, a, _b, _c: tools.SessionRouter("langchain", "", pool=pool).for_conversation(a),
     "budget": lambda _p, a, _b, _c: tools.check_budget(a),

@@ -11,7 +11,7 @@ from agent_framework import AgentSession, Content, FunctionInvocationContext, Mi
 
 from greenroom import Session, SessionPool
 from greenroom.testing import AdapterDriver, AdapterSuite, ToolDescription, ToolResult
-from greenroom_agent_framework import GreenroomTools, downloads, executions
+from greenroom_agent_framework import GreenroomTools, downloads, execution_of
 
 
 class AgentFramework(AdapterDriver):
@@ -41,7 +41,7 @@ class AgentFramework(AdapterDriver):
             text="".join(content.text or "" for content in contents if content.type == "text"),
             failed=None,
             figures=tuple(_decoded(content) for content in contents if content.type == "data"),
-            execution=next(iter(executions(contents)), None),
+            execution=execution_of(contents),
             download=(files[0].mime, files[0].data) if files else None,
         )
 

@@ -31,7 +31,7 @@ from greenroom import (
     StreamText,
 )
 from greenroom.testing import ENDLESS_CODE, ScriptedBackend, wait_until
-from greenroom_agent_framework import GreenroomTools, downloads, executions
+from greenroom_agent_framework import GreenroomTools, downloads, execution_of, executions
 
 from .doubles import ScriptedClient, agent_with, call, play, results
 
@@ -98,18 +98,18 @@ async def test_what_ends_the_run_interrupts_the_other_calls_of_its_turn(
 async def test_a_middleware_sees_arguments_and_results_and_can_change_the_code(
     tools: GreenroomTools, backend: ScriptedBackend
 ) -> None:
-    seen: list[tuple[Any, list[Execution]]] = []
+    seen: list[tuple[Any, Execution | None]] = []
 
     @function_middleware
     async def replace(context: FunctionInvocationContext, call_next: Callable[[], Awaitable[None]]) -> None:
         written = context.arguments["code"] if isinstance(context.arguments, dict) else None
         context.arguments = {"code": "print(2)"}
         await call_next()
-        seen.append((written, executions(context.result)))
+        seen.append((written, execution_of(context.result)))
 
     await agent_with(tools, middleware=[replace]).run("print(1)")
     assert backend.codes == ["print(2)"]
-    assert seen == [("print(1)", [backend.answer])]
+    assert seen == [("print(1)", backend.answer)]
 
 
 async def test_an_application_may_ask_its_user_before_code_runs(pool: SessionPool, backend: ScriptedBackend) -> None:

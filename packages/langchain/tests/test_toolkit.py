@@ -95,14 +95,14 @@ async def test_a_download_reaches_the_application_as_a_standard_file_block(use: 
     }
 
 
-@pytest.mark.parametrize("tool", [ReadFileTool, DownloadFileTool])
-async def test_a_file_over_the_limit_is_not_fetched(pool: SessionPool, tool: type[BaseTool]) -> None:
+@pytest.mark.parametrize(("tool", "option"), [(ReadFileTool, "read_limit"), (DownloadFileTool, "download_limit")])
+async def test_a_file_over_the_limit_is_not_fetched(pool: SessionPool, tool: type[BaseTool], option: str) -> None:
     session = pool.session("ours")
     session.upload(b"12345", "a.txt")
-    small = tool(session=session, limit=4)
+    small = tool(session=session, **{option: 4})
     assert "over the limit of 4 bytes" in small.invoke({"path": "a.txt"})
     assert "over the limit of 4 bytes" in await small.ainvoke({"path": "a.txt"})
-    assert "over the limit of 4 bytes" not in tool(session=session, limit=5).invoke({"path": "a.txt"})
+    assert "over the limit of 4 bytes" not in tool(session=session, **{option: 5}).invoke({"path": "a.txt"})
 
 
 async def test_a_full_disk_is_retryable_and_a_full_pool_is_not(

@@ -13,7 +13,7 @@ from semantic_kernel.functions import KernelArguments
 
 from greenroom import Session, SessionPool
 from greenroom.testing import AdapterDriver, AdapterSuite, ToolDescription, ToolResult
-from greenroom_semantic_kernel import DownloadText, ExecutionText, GreenroomPlugin
+from greenroom_semantic_kernel import DownloadText, GreenroomPlugin, execution_of
 
 
 class SemanticKernel(AdapterDriver):
@@ -48,12 +48,12 @@ class SemanticKernel(AdapterDriver):
         return ToolResult(
             text=str(value),
             failed=None,
-            execution=value.execution if isinstance(value, ExecutionText) else None,
+            execution=execution_of(result),
             download=(value.download.mime, value.download.data) if isinstance(value, DownloadText) else None,
         )
 
     def session(self, conversation: str) -> Session:
-        return self._plugin.session(conversation)
+        return self._plugin.session_for(conversation)
 
 
 _LOGGED = {

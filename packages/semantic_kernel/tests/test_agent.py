@@ -39,7 +39,7 @@ def plugin(sandboxes: SessionPool) -> GreenroomPlugin:
 async def thread(plugin: GreenroomPlugin) -> AsyncIterator[ChatHistoryAgentThread]:
     """A conversation whose session is deleted at its end."""
     thread = ChatHistoryAgentThread()
-    async with plugin.session(thread):
+    async with plugin.session_for(thread):
         yield thread
 
 
@@ -55,13 +55,13 @@ async def results(thread: ChatHistoryAgentThread) -> list[str]:
 
 async def ran(thread: ChatHistoryAgentThread) -> list[Execution]:
     """What the application finds of the executions."""
-    return executions(*[message async for message in thread.get_messages()])
+    return executions([message async for message in thread.get_messages()])
 
 
 async def test_an_agent_answers_with_what_its_code_found(
     plugin: GreenroomPlugin, thread: ChatHistoryAgentThread, agent_with: MakeAgent
 ) -> None:
-    await plugin.session(thread).aupload(b"year,sum\n2024,3\n2025,4\n", "sales.csv")
+    await plugin.session_for(thread).aupload(b"year,sum\n2024,3\n2025,4\n", "sales.csv")
     code = "import pandas as pd; print(pd.read_csv('/mnt/data/sales.csv')['sum'].sum())"
     response = await agent_with(plugin).get_response(code, thread=thread, arguments=arguments(thread))
     (execution,) = await ran(thread)
@@ -83,7 +83,7 @@ async def test_concurrent_conversations_do_not_see_each_other(
 ) -> None:
     agent = agent_with(plugin)
     other = ChatHistoryAgentThread()
-    async with plugin.session(other):
+    async with plugin.session_for(other):
         await agent.get_response("secret = 'alice'", thread=thread, arguments=arguments(thread))
         await asyncio.gather(
             agent.get_response("print(secret)", thread=thread, arguments=arguments(thread)),
@@ -120,7 +120,7 @@ async def test_figures_reach_the_application_and_from_there_the_model(
     told: list[Execution] = []
 
     async def tell(message: ChatMessageContent) -> None:
-        told.extend(executions(message))
+        told.extend(executions([message]))
 
     agent = agent_with(plugin)
     turn = agent.invoke(CHART, thread=thread, arguments=arguments(thread), on_intermediate_message=tell)
@@ -139,7 +139,7 @@ async def test_a_streaming_agent_keeps_the_execution(
     turn = agent_with(plugin).invoke_stream("6 * 7", thread=thread, arguments=arguments(thread))
     text = "".join([str(piece) async for piece in turn])
     assert text == "result:\n42"
-    assert [found.result for found in executions(*[message async for message in thread.get_messages()])] == ["42"]
+    assert [found.result for found in executions([message async for message in thread.get_messages()])] == ["42"]
 
 
 async def test_a_serialized_history_keeps_the_text_alone(
@@ -156,7 +156,7 @@ async def test_a_serialized_history_keeps_the_text_alone(
 async def test_cancelling_an_agent_interrupts_its_code(
     plugin: GreenroomPlugin, thread: ChatHistoryAgentThread, agent_with: MakeAgent
 ) -> None:
-    session = plugin.session(thread)
+    session = plugin.session_for(thread)
     code = "import time\nopen('/mnt/data/started', 'w').close()\nwhile True: time.sleep(0.01)"
     turn = agent_with(plugin).get_response(code, thread=thread, arguments=arguments(thread))
     task = asyncio.ensure_future(turn)

@@ -46,11 +46,11 @@ async def test_the_application_uses_the_session_of_a_thread(
     pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
 ) -> None:
     plugin, thread = GreenroomPlugin(pool=pool), ChatHistoryAgentThread()
-    session = plugin.session(thread)
+    session = plugin.session_for(thread)
     await session.aupload(b"1,2", "data.csv")
     await ask(agent_with(plugin), "read()", thread)
     assert backend.identifiers == [session.identifier]
-    assert session.identifier == plugin.session(thread.id).identifier
+    assert session.identifier == plugin.session_for(thread.id).identifier
 
 
 @pytest.mark.parametrize("thread_id", [None, "", 7])
@@ -83,7 +83,7 @@ async def test_a_model_cannot_choose_the_conversation(
     plugin = GreenroomPlugin(pool=pool)
     agent = agent_with(plugin, ScriptedModel(ai_model_id="thief", script=script))
     await agent.get_response("Go.", arguments=KernelArguments(thread_id="bob"))
-    assert plugin.session("alice").identifier not in backend.identifiers
+    assert plugin.session_for("alice").identifier not in backend.identifiers
 
 
 async def test_a_fixed_session_serves_every_conversation(pool: SessionPool, backend: ScriptedBackend) -> None:
@@ -92,7 +92,7 @@ async def test_a_fixed_session_serves_every_conversation(pool: SessionPool, back
     await plugin.run_python("1")
     await plugin.run_python("2", KernelArguments(thread_id="another"))
     assert backend.identifiers == ["team-analysis", "team-analysis"]
-    assert plugin.session(ChatHistoryAgentThread()) is session
+    assert plugin.session_for(ChatHistoryAgentThread()) is session
 
 
 async def test_with_a_session_per_call_each_is_new_and_deleted_after_it(

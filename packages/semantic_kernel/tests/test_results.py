@@ -26,9 +26,15 @@ from greenroom import (
     SessionPool,
     StreamText,
 )
-from greenroom.adapters import ToolAnswer
 from greenroom.testing import ENDLESS_CODE, ScriptedBackend, wait_until
-from greenroom_semantic_kernel import DownloadText, ExecutionText, GreenroomPlugin, executions, image_contents
+from greenroom_semantic_kernel import (
+    DownloadText,
+    ExecutionText,
+    GreenroomPlugin,
+    execution_of,
+    executions,
+    image_contents,
+)
 
 Next: TypeAlias = Callable[[FunctionInvocationContext], Awaitable[None]]
 
@@ -47,7 +53,7 @@ FAILED = Execution(id="1", status="failed", error=ExecutionError("NameError", "n
 
 
 def text_of(execution: Execution) -> ExecutionText:
-    return ExecutionText.of(ToolAnswer(execution.text_for_model(), execution))
+    return ExecutionText.of(execution.text_for_model(), execution)
 
 
 @pytest.fixture
@@ -142,7 +148,8 @@ def test_executions_are_found_in_messages() -> None:
             text_of(FIGURES),
         )
     ]
-    assert executions(*(result.to_chat_message_content() for result in results)) == [FAILED, FIGURES]
+    assert executions(result.to_chat_message_content() for result in results) == [FAILED, FIGURES]
+    assert [execution_of(result) for result in results] == [FAILED, None, FIGURES]
 
 
 async def test_on_output_gets_output_while_code_runs_with_the_arguments_of_its_invocation(

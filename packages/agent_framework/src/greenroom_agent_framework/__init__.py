@@ -1,7 +1,7 @@
 """Greenroom for Microsoft Agent Framework: tools that run a model's Python in isolated, stateful sessions."""
 
 from greenroom_agent_framework.figures import show_figures
-from greenroom_agent_framework.results import downloads, executions
+from greenroom_agent_framework.results import downloads, execution_of, executions
 from greenroom_agent_framework.tools import GreenroomTools
 
-__all__ = ["GreenroomTools", "downloads", "executions", "show_figures"]
+__all__ = ["GreenroomTools", "downloads", "execution_of", "executions", "show_figures"]

@@ -1,4 +1,4 @@
-"""Figures for services that take pictures from users alone."""
+"""Figures for services that accept pictures only from users."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from copy import copy
 
 from agent_framework import ChatContext, Content, Message, chat_middleware
 
+from greenroom.adapters import FIGURES_NOTE
+
 
 @chat_middleware
 async def show_figures(context: ChatContext, call_next: Callable[[], Awaitable[None]]) -> None:
-    """Sends the model the pictures in results of functions in a user's message after them.
+    """Send the model the pictures in function results as a user's message after them.
 
-    For chat clients that leave them out otherwise, such as those of OpenAI's Chat Completions and of Ollama. The
-    conversation itself stays as it is::
+    For chat clients that otherwise leave them out, such as those of OpenAI's Chat Completions and of Ollama. The
+    conversation itself is not changed::
 
         agent = Agent(client, tools=GreenroomTools(pool=pool), middleware=[show_figures])
     """
@@ -24,7 +26,7 @@ async def show_figures(context: ChatContext, call_next: Callable[[], Awaitable[N
 def _with_figures(messages: Sequence[Message]) -> Iterator[Message]:
     figures: list[Content] = []
     for message in messages:
-        # Between the results of one turn's calls no other message may stand.
+        # No other message may stand between the results of one turn's calls.
         if figures and message.role != "tool":
             yield _from_the_user(figures)
             figures = []
@@ -53,4 +55,4 @@ def _is_picture(item: Content) -> bool:
 
 
 def _from_the_user(figures: list[Content]) -> Message:
-    return Message("user", ["These are the figures that the code drew.", *figures])
+    return Message("user", [FIGURES_NOTE, *figures])

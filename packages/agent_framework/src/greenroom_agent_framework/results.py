@@ -1,18 +1,18 @@
-"""What the tools return: contents for the model, and behind them what they are about, for the application.
+"""The results of tools: contents for the model, with executions and downloads behind them for the application.
 
-The application finds it in the messages of a response or of a session's history, and in what a middleware sees of a
-result, for as long as they are in memory: a serialized message keeps its texts and pictures alone.
+The application finds those in the messages of a response or of a session's history, and in the results that a
+middleware sees, while they are in memory: a serialized message keeps only its texts and pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from agent_framework import Content
 
 from greenroom import Execution
-from greenroom.adapters import Download, ToolAnswer, figures_for_models
+from greenroom.adapters import Artifact, Download, ToolAnswer
 
 
 class HasContents(Protocol):
@@ -20,32 +20,29 @@ class HasContents(Protocol):
 
     @property
     def contents(self) -> Sequence[Content]:
-        """What it consists of."""
+        """Its contents."""
         ...
 
 
-def contents_of(answer: ToolAnswer[Any], *, images: bool) -> list[Content]:
-    """The contents of a function's result.
-
-    Args:
-        answer: what came of the call.
-        images: whether the figures of an execution follow its text.
-    """
-    # The framework serializes and sends no raw representation.
+def contents_of(answer: ToolAnswer[Artifact]) -> list[Content]:
+    """Return the contents of a function's result: the text, then the figures."""
+    # The framework neither serializes nor sends raw representations.
     text = Content.from_text(answer.text, raw_representation=answer.artifact)
-    if not images or not isinstance(answer.artifact, Execution):
-        return [text]
-    figures = figures_for_models(answer.artifact)
-    return [text, *(Content.from_data(figure.data, figure.mime) for figure in figures)]
+    return [text, *(Content.from_data(figure.data, figure.mime) for figure in answer.figures)]
+
+
+def execution_of(result: Content | Iterable[Content]) -> Execution | None:
+    """Return the execution behind a function's result, or `None` for any other result."""
+    return next(iter(executions([result] if isinstance(result, Content) else result)), None)
 
 
 def executions(found: Iterable[HasContents | Content]) -> list[Execution]:
-    """The executions whose results are in these messages, updates or contents, in order."""
+    """Return the executions whose results are in these messages, updates or contents, in order."""
     return [artifact for artifact in _artifacts(found) if isinstance(artifact, Execution)]
 
 
 def downloads(found: Iterable[HasContents | Content]) -> list[Download]:
-    """The files that the model has handed to the user in these messages, updates or contents, in order."""
+    """Return the files that the model sent to the user in these messages, updates or contents, in order."""
     return [artifact for artifact in _artifacts(found) if isinstance(artifact, Download)]
 
 

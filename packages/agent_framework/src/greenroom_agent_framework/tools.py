@@ -1,4 +1,4 @@
-"""The tools: what a model can do with a session, and which session a conversation has."""
+"""The tools of a session, for agents of the framework."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 from agent_framework import AgentSession, Content, FunctionInvocationContext, FunctionTool, MiddlewareFailure
 
 from greenroom import GreenroomError, Output, Session, SessionPool, StreamText, adapters
-from greenroom.adapters import RETRYABLE, SessionRouter, ToolAnswer
+from greenroom.adapters import Toolset
 from greenroom_agent_framework.results import contents_of
 
-OnOutput: TypeAlias = Callable[[StreamText | Output, FunctionInvocationContext], Awaitable[None]]
-"""Awaited for each piece of output as it comes, with the context of the invocation that it belongs to."""
-
-_Tell: TypeAlias = Callable[[StreamText | Output], Awaitable[None]]
+OnOutput: TypeAlias = Callable[[StreamText | Output, FunctionInvocationContext], Awaitable[None] | None]
+"""Called with each piece of output while code runs, and the context of its invocation; it may be asynchronous."""
 
 FilePath: TypeAlias = Annotated[str, adapters.PATH]
 
@@ -31,10 +29,10 @@ class GreenroomTools:
         agent = Agent(client, tools=GreenroomTools(pool=pool))
         await agent.run(question, session=agent.create_session())
 
-    With a pool, each conversation has a session of its own: the one that belongs to the `session_id` of the
-    `AgentSession` that the agent runs with. With a session, all agents and conversations share that one.
+    With a pool, each conversation has its own session: that of the `session_id` of the `AgentSession` that the agent
+    runs with. With a session, all agents and conversations share it.
 
-    What a model can mend, such as code that fails or a file that is not there, is a function's result. The rest,
+    An error that a model can recover from, such as in its code or by a missing file, is a function's result. Any other,
     such as `PoolFull` or `EngineUnavailable`, ends the agent's run: it is the cause of a `MiddlewareFailure`.
     """
 
@@ -51,106 +49,93 @@ class GreenroomTools:
         approval_mode: Literal["always_require", "never_require"] = "never_require",
         on_output: OnOutput | None = None,
     ) -> None:
-        """Give either `pool` or `session`.
+        """Take either `pool` or `session`.
 
         Args:
-            pool: gives each conversation its session.
+            pool: gives each conversation its own session.
             session: serves all conversations.
             session_per_call: each call gets a new session of the pool, deleted after it. `run_python` is then the
                 only tool, and the agent needs no session.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without one
                 there is no tool `upload_file`.
-            timeout: seconds that code may run; by default what the session or the pool says.
+            timeout: seconds that code may run; by default the limit of the session or the pool.
             budget: the most characters that a model reads of one result.
-            images: whether results carry figures. Chat clients of services that take none in results leave them
-                out; a model that takes no pictures at all may refuse them.
+            images: whether models are sent figures. Chat clients of services that do not take pictures in results
+                leave them out; a model that does not take any may refuse them.
             approval_mode: whether the framework asks the application before it runs code.
-            on_output: is told what code writes and shows while it runs. An exception of it ends the code.
+            on_output: called with what code writes and shows while it runs. Its exception ends the code.
 
         Raises:
-            InvalidRequest: there is not exactly one of `pool` and `session`, or another argument breaks a rule.
+            InvalidRequest: an option breaks its rule, or two options cannot be combined.
         """
-        self._router = SessionRouter("agent-framework", _ADVICE, pool=pool, session=session, per_call=session_per_call)
-        self._uploads = adapters.check_uploads(uploads)
-        self._timeout = adapters.check_timeout(timeout)
-        self._budget = adapters.check_budget(budget)
-        self._images = images
-        self._on_output = on_output
-        self.run_python = FunctionTool(
-            name="run_python",
-            description=adapters.describe_run_python(state_kept=not session_per_call, figures_seen=images),
-            func=self._run_python,
-            approval_mode=approval_mode,
+        self._toolset = Toolset(
+            "agent-framework",
+            _ADVICE,
+            pool=pool,
+            session=session,
+            session_per_call=session_per_call,
+            uploads=uploads,
+            timeout=timeout,
+            budget=budget,
+            images=images,
         )
-        """The tool that runs code, for agents that are not to have the others."""
+        self._on_output = on_output
+        self.run_python = self._tool("run_python", self._run_python, approval_mode=approval_mode)
+        """The tool that runs code, for agents that should not have the others."""
         for_files = {
             "list_files": self._list_files,
             "read_file": self._read_file,
             "download_file": self._download_file,
             "upload_file": self._upload_file,
         }
-        offered = adapters.offered_tools(session_per_call=session_per_call, uploads=uploads is not None)
         self._tools = [self.run_python] + [
-            FunctionTool(name=name, description=adapters.TOOLS[name], func=function)
-            for name, function in for_files.items()
-            if name in offered
+            self._tool(name, function) for name, function in for_files.items() if name in self._toolset.names
         ]
 
     def __iter__(self) -> Iterator[FunctionTool]:
-        """The tools: those that can work."""
+        """Iterate over the tools that can work."""
         return iter(self._tools)
 
     def session_for(self, conversation: AgentSession | str) -> Session:
-        """The session of a conversation, for the application's own use.
+        """Return the session of a conversation, for the application's own uploads and downloads.
 
-        It uploads and downloads with it. At the end of the conversation it deletes it: with one call, `await
-        tools.session_for(conversation).adelete()`, or by having held it in `async with
+        The application deletes it at the end of the conversation: with one call, `await
+        tools.session_for(conversation).adelete()`, or by holding it in `async with
         tools.session_for(conversation): ...`.
 
         Args:
             conversation: the session that the agent runs with, or its `session_id`.
 
         Raises:
-            InvalidRequest: no conversation has a session of its own, as sessions last for a call.
+            InvalidRequest: sessions end with their calls.
         """
-        return self._router.for_conversation(conversation if isinstance(conversation, str) else conversation.session_id)
+        return self._toolset.session_for(conversation if isinstance(conversation, str) else conversation.session_id)
+
+    def _tool(self, name: str, function: Callable[..., Awaitable[list[Content]]], **options: Any) -> FunctionTool:
+        return FunctionTool(name=name, description=self._toolset.describe(name), func=function, **options)
 
     async def _run_python(self, code: Annotated[str, adapters.CODE], ctx: FunctionInvocationContext) -> list[Content]:
-        tell = self._on_output
-        on_output: _Tell | None = None if tell is None else lambda output: tell(output, ctx)
-        return await self._work(
-            ctx,
-            lambda session: adapters.arun_python(
-                session, code, budget=self._budget, timeout=self._timeout, on_output=on_output
-            ),
-        )
+        return await self._call(ctx, "run_python", code=code)
 
     async def _list_files(
         self, ctx: FunctionInvocationContext, directory: Annotated[str, adapters.DIRECTORY] = adapters.DATA_DIR
     ) -> list[Content]:
-        return await self._work(ctx, lambda session: adapters.alist_files(session, directory, budget=self._budget))
+        return await self._call(ctx, "list_files", directory=directory)
 
     async def _read_file(self, path: FilePath, ctx: FunctionInvocationContext) -> list[Content]:
-        return await self._work(ctx, lambda session: adapters.aread_file(session, path, budget=self._budget))
+        return await self._call(ctx, "read_file", path=path)
 
     async def _download_file(self, path: FilePath, ctx: FunctionInvocationContext) -> list[Content]:
-        return await self._work(ctx, lambda session: adapters.adownload_file(session, path))
+        return await self._call(ctx, "download_file", path=path)
 
     async def _upload_file(self, name: Annotated[str, adapters.NAME], ctx: FunctionInvocationContext) -> list[Content]:
-        return await self._work(
-            ctx, lambda session: adapters.aupload_file(session, self._uploads, name, budget=self._budget)
-        )
+        return await self._call(ctx, "upload_file", name=name)
 
-    async def _work(
-        self, ctx: FunctionInvocationContext, work: Callable[[Session], Awaitable[ToolAnswer[Any]]]
-    ) -> list[Content]:
+    async def _call(self, ctx: FunctionInvocationContext, tool: str, **arguments: str) -> list[Content]:
         conversation = None if ctx.session is None else ctx.session.session_id
+        on_output = adapters.with_context(self._on_output, ctx)
         try:
-            async with self._router.for_call(conversation) as session:
-                try:
-                    return contents_of(await work(session), images=self._images)
-                except RETRYABLE as error:
-                    return [Content.from_text(str(error))]
+            return contents_of(await self._toolset.acall(conversation, tool, on_output=on_output, **arguments))
         except GreenroomError as error:
-            # Any other exception would become a result that says nothing, and the run would go on.
+            # Any other exception would become a result without its message, and the run would go on.
             raise MiddlewareFailure(str(error)) from error

@@ -22,7 +22,7 @@ _TIMED_OUT = 124  # as of timeout(1)
 _NOT_RUN = 126  # as of a shell
 _EXIT_CODE = re.compile(r"-?[0-9]{1,9}")
 
-# A session's own way of transfer ends at /mnt/data; these take a file on from there, or bring it.
+# A session transfers files only to and from /mnt/data; these move a file on from there, or copy it there.
 _PUT = "[ -d {path} ] && exit 45; mkdir -p {parent} && mv {staged} {path} || exit 46"
 _GET = "[ -e {path} ] || exit 44; [ -d {path} ] && exit 45; cp {path} {staged} || exit 46"
 _ERRORS = {44: "file_not_found", 45: "is_directory", 46: "permission_denied"}
@@ -31,8 +31,8 @@ _ERRORS = {44: "file_not_found", 45: "is_directory", 46: "permission_denied"}
 class GreenroomSandbox(BaseSandbox):
     """Runs a deep agent's shell commands, and keeps its files, in the session of the conversation.
 
-    With a `pool`, the `thread_id` of the agent's config names the session; with a `session`, that one serves
-    every call. `sessions` is where an application gets at a conversation's session, or ends it.
+    With a `pool`, the `thread_id` of the agent's config names the session; a `session` serves every call.
+    `sessions` gives the application a conversation's session, and deletes it.
     """
 
     def __init__(self, *, pool: SessionPool | None = None, session: Session | None = None) -> None:
@@ -56,7 +56,7 @@ class GreenroomSandbox(BaseSandbox):
             timeout: seconds until it is stopped; by default, and with 0, the pool's limit.
 
         Raises:
-            GreenroomError: what no other command could mend, such as `PoolFull`.
+            GreenroomError: an error that another command cannot avoid, such as `PoolFull`.
         """
         session = self._session
         try:
@@ -73,11 +73,11 @@ class GreenroomSandbox(BaseSandbox):
             return ExecuteResponse(str(error), _NOT_RUN)
 
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
-        """Put files anywhere into the sandbox; missing directories are made."""
+        """Write files anywhere in the sandbox; missing directories are created."""
         return [FileUploadResponse(path, _outcome(self._upload, path, content)[1]) for path, content in files]
 
     def download_files(self, paths: list[str]) -> list[FileDownloadResponse]:
-        """Take files out of the sandbox."""
+        """Read files of the sandbox."""
         return [FileDownloadResponse(path, *_outcome(self._download, path)) for path in paths]
 
     def _upload(self, path: str, content: bytes) -> None:
@@ -121,7 +121,7 @@ def _python(command: str) -> str:
 
 def _response(execution: Execution) -> ExecuteResponse:
     truncated = execution.truncated > 0
-    # Other code of the session may have put something else in the place of what runs commands.
+    # Other code of the session may have replaced the function that runs commands.
     if execution.succeeded and _EXIT_CODE.fullmatch(execution.result or ""):
         return ExecuteResponse(execution.stdout, int(execution.result or ""), truncated)
     exit_code = _TIMED_OUT if execution.status == "timed_out" else _NOT_RUN
@@ -129,7 +129,7 @@ def _response(execution: Execution) -> ExecuteResponse:
 
 
 def _outcome(transfer: Callable[..., T], path: str, *content: bytes) -> tuple[T | None, str | None]:
-    """What a transfer returned, and Deep Agents' word for why it failed."""
+    """Return the result of a transfer, and Deep Agents' code of the error if it failed."""
     if not path.startswith("/"):
         return None, "invalid_path"
     try:

@@ -1,6 +1,5 @@
-"""Figures for models that take images from users alone. Needs `langchain`, which `create_agent` is from."""
+"""Figures for models that accept images only from users. Needs `langchain`, as `create_agent` does."""
 
-import base64
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,15 +7,15 @@ from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResp
 from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage
 
 from greenroom import Image
-from greenroom.adapters import figures_for_models
-from langchain_greenroom.tool import execution_of
+from greenroom.adapters import FIGURES_NOTE, figures_for_models
+from langchain_greenroom.tool import execution_of, image_block
 
 
 class ShowFigures(AgentMiddleware[Any, Any, Any]):
     """Sends the model the figures of its calls in a user's message after their results.
 
-    That works with every model that sees, while only some take images from tools. The agent's own messages stay as
-    they are. To be used with tools that have `images=False`, as is the default.
+    That works with every model that sees, while only some accept images from tools. The agent's own messages are not
+    changed. Use it with tools that have `images=False`, the default.
     """
 
     def wrap_model_call(
@@ -36,7 +35,7 @@ def _with_figures(messages: list[AnyMessage]) -> list[AnyMessage]:
     shown: list[AnyMessage] = []
     figures: list[Image] = []
     for message in messages:
-        # Between the results of one turn's calls no other message may stand.
+        # No other message may stand between the results of one turn's calls.
         if figures and not isinstance(message, ToolMessage):
             shown.append(_from_the_user(figures))
             figures = []
@@ -47,8 +46,4 @@ def _with_figures(messages: list[AnyMessage]) -> list[AnyMessage]:
 
 
 def _from_the_user(figures: list[Image]) -> HumanMessage:
-    content: list[str | dict[str, Any]] = [{"type": "text", "text": "These are the figures that the code drew."}]
-    for figure in figures:
-        encoded = base64.b64encode(figure.data).decode()
-        content.append({"type": "image", "base64": encoded, "mime_type": figure.mime})
-    return HumanMessage(content)
+    return HumanMessage([{"type": "text", "text": FIGURES_NOTE}, *map(image_block, figures)])

@@ -1,30 +1,38 @@
-"""Which session a call works in, and which of its errors go to the model."""
+"""The session of a call, and the tools that work in it."""
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, ClassVar, Literal, Self
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from greenroom import Session, SessionPool, adapters
-from greenroom.adapters import RETRYABLE, SessionRouter
-
-Timeout: TypeAlias = Annotated[float | None, AfterValidator(adapters.check_timeout)]
-Budget: TypeAlias = Annotated[int, AfterValidator(adapters.check_budget)]
+from greenroom import GreenroomError, Session, SessionPool
+from greenroom.adapters import Artifact, OnOutput, ToolAnswer, Toolset
 
 _ADVICE = (
     'Invoke with config={"configurable": {"thread_id": "…"}}, which the context manager conversation() makes for you.'
 )
+_OPTIONS = (
+    "pool",
+    "session",
+    "session_per_call",
+    "uploads",
+    "timeout",
+    "budget",
+    "images",
+    "read_limit",
+    "download_limit",
+)
 
 
 class SessionSource(BaseModel):
-    """One conversation, one session: the `thread_id` of a call's config names the session of a `pool`.
+    """Finds the session of a call by the `thread_id` of its config: one session per conversation.
 
-    So two users of one tool never meet, while the tools that share a pool share the conversation's files.
-    With a fixed `session` instead, every call works in that one, whoever makes it.
+    So two users of one tool never meet, while the tools that share a `pool` share the conversation's files.
+    With a fixed `session` instead, every call works in it.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -34,25 +42,27 @@ class SessionSource(BaseModel):
     session_per_call: bool = False
     """Whether each call gets a new session of the pool, deleted after it; then no `thread_id` is needed."""
 
-    _router: SessionRouter = PrivateAttr()
+    @property
+    def _toolset(self) -> Toolset:
+        # Of the fields as they are now: a copy of a tool may have others.
+        fields = type(self).model_fields
+        return Toolset("langchain", _ADVICE, **{name: getattr(self, name) for name in _OPTIONS if name in fields})
 
     @model_validator(mode="after")
-    def _take_a_pool_or_a_session(self) -> Self:
-        self._router = SessionRouter(
-            "langchain", _ADVICE, pool=self.pool, session=self.session, per_call=self.session_per_call
-        )
+    def _check_options(self) -> Self:
+        _ = self._toolset
         return self
 
     def session_for(self, conversation: RunnableConfig | str) -> Session:
-        """The session of a conversation, such as to upload its files before it begins.
+        """Return the session of a conversation, for example to upload its files before it begins.
 
         Args:
             conversation: its `thread_id`, or a config that holds it.
 
         Raises:
-            InvalidRequest: the config names no conversation, so the session could be anybody's.
+            InvalidRequest: the config does not name a conversation, so the session could be anybody's.
         """
-        return self._router.for_conversation(_thread_id(conversation))
+        return self._toolset.session_for(_thread_id(conversation))
 
     def delete_session(self, conversation: RunnableConfig | str) -> None:
         """End a conversation's session: its variables and files. Idempotent."""
@@ -84,28 +94,30 @@ class SessionSource(BaseModel):
 
 
 class SessionTool(SessionSource, BaseTool):
-    """A tool that works in a session; what the model can mend is a result with the status error."""
+    """A tool of the toolset; an error that the model can retry after is a result with the status error."""
+
+    tool: ClassVar[str]
+    """Its name in the toolset; `name` may be another one."""
 
     handle_tool_error: Any = True
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
 
-    def _session_for_call(self, config: RunnableConfig) -> Session | nullcontext[Session]:
-        return self._router.for_call(_thread_id(config))
+    def _call(
+        self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: str
+    ) -> ToolAnswer[Artifact]:
+        return _raised(self._toolset.call(_thread_id(config), self.tool, on_output=on_output, **arguments))
 
-    @contextmanager
-    def _working_in(self, config: RunnableConfig) -> Generator[Session]:
-        session = self.session_for(config)
-        with errors_for_the_model():
-            yield session
+    async def _acall(
+        self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: str
+    ) -> ToolAnswer[Artifact]:
+        return _raised(await self._toolset.acall(_thread_id(config), self.tool, on_output=on_output, **arguments))
 
 
-@contextmanager
-def errors_for_the_model() -> Generator[None]:
-    """Turn the errors that a model can mend into its tool's result; the others stay exceptions."""
-    try:
-        yield
-    except RETRYABLE as error:
-        raise ToolException(str(error)) from error
+def _raised(answer: ToolAnswer[Artifact]) -> ToolAnswer[Artifact]:
+    """Return the answer unless it is an error, which LangChain's tools raise."""
+    if isinstance(answer.artifact, GreenroomError):
+        raise ToolException(answer.text) from answer.artifact
+    return answer
 
 
 def _thread_id(conversation: RunnableConfig | str) -> str:

@@ -1,4 +1,4 @@
-"""The plugin: what a model can do with a session, and which session a conversation has."""
+"""The plugin: the tools of a session, as kernel functions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 from semantic_kernel.functions import KernelArguments, kernel_function
 
 from greenroom import Output, Session, SessionPool, StreamText, adapters
-from greenroom.adapters import RETRYABLE, SessionRouter, ToolAnswer
+from greenroom.adapters import Toolset
 from greenroom_semantic_kernel.results import text_of
 
 if TYPE_CHECKING:
     from semantic_kernel.agents import AgentThread
 
-OnOutput: TypeAlias = Callable[[StreamText | Output, KernelArguments], Awaitable[None]]
-"""Awaited for each piece of output as it comes, with the arguments of the invocation that it belongs to."""
-
-_Tell: TypeAlias = Callable[[StreamText | Output], Awaitable[None]]
+OnOutput: TypeAlias = Callable[[StreamText | Output, KernelArguments], Awaitable[None] | None]
+"""Called with each piece of output while code runs, and the arguments of its invocation; it may be asynchronous."""
 
 Invocation: TypeAlias = Annotated[KernelArguments | None, {"include_in_function_choices": False}]
 """All arguments of an invocation. A parameter named `arguments` gets them; no model sees or sets it."""
@@ -32,23 +30,23 @@ _ADVICE = "Invoke with arguments=KernelArguments(thread_id=thread.id)."
 class GreenroomPlugin:
     """Lets a model run Python in a session that lasts as long as the conversation, and use its files.
 
-    With a pool, each conversation has a session of its own. The conversation is the entry `thread_id` of the
+    With a pool, each conversation has its own session. The conversation is the entry `thread_id` of the
     `KernelArguments`, as Semantic Kernel passes nothing else of a thread to functions::
 
         await agent.get_response(question, thread=thread, arguments=KernelArguments(thread_id=thread.id))
 
     Without that entry the functions raise `InvalidRequest`: any guess could bring two users together.
 
-    With a session, all who use the plugin share that one. It is the choice for agents that Semantic Kernel invokes
-    by itself, without arguments (in an orchestration, or as another agent's plugin), and wherever others than the
-    application write the arguments (behind an MCP server).
+    With a session, all users of the plugin share it. That suits agents that Semantic Kernel itself invokes, without
+    arguments (in an orchestration, or as another agent's plugin), and all cases in which somebody other than the
+    application writes the arguments (behind an MCP server).
 
-    What a model can mend, such as code that fails or a file that is not there, is a function's result. The rest,
+    An error that a model can recover from, such as in its code or by a missing file, is a function's result. Any other,
     such as `PoolFull` or `EngineUnavailable`, is raised.
     """
 
     name = "greenroom"
-    """What kernels and agents call this plugin, unless they are told otherwise."""
+    """The plugin's name in kernels and agents, unless they are given another."""
 
     def __init__(
         self,
@@ -61,39 +59,44 @@ class GreenroomPlugin:
         budget: int = 8_000,
         on_output: OnOutput | None = None,
     ) -> None:
-        """Give either `pool` or `session`.
+        """Take either `pool` or `session`.
 
         Args:
-            pool: gives each conversation its session.
+            pool: gives each conversation its own session.
             session: serves all conversations.
             session_per_call: each call gets a new session of the pool, deleted after it. `run_python` is then the
                 only function, and no `thread_id` is needed.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without one
                 there is no function `upload_file`.
-            timeout: seconds that code may run; by default what the session or the pool says.
+            timeout: seconds that code may run; by default the limit of the session or the pool.
             budget: the most characters that a model reads of one result.
-            on_output: is told what code writes and shows while it runs. An exception of it ends the code.
+            on_output: called with what code writes and shows while it runs. Its exception ends the code.
 
         Raises:
-            InvalidRequest: there is not exactly one of `pool` and `session`, or another argument breaks a rule.
+            InvalidRequest: an option breaks its rule, or two options cannot be combined.
         """
-        self._router = SessionRouter("semantic-kernel", _ADVICE, pool=pool, session=session, per_call=session_per_call)
-        self._uploads = adapters.check_uploads(uploads)
-        self._timeout = adapters.check_timeout(timeout)
-        self._budget = adapters.check_budget(budget)
+        self._toolset = Toolset(
+            "semantic-kernel",
+            _ADVICE,
+            pool=pool,
+            session=session,
+            session_per_call=session_per_call,
+            uploads=uploads,
+            timeout=timeout,
+            budget=budget,
+            images=False,  # results of functions are text
+        )
         self._on_output = on_output
-        # A kernel takes the functions that it finds on the object. A model need not know what cannot work.
-        offered = adapters.offered_tools(session_per_call=session_per_call, uploads=uploads is not None)
-        vars(self).update(dict.fromkeys(adapters.TOOLS.keys() - offered))
+        # A kernel takes the functions that it finds on the object; those that cannot work are hidden from it.
+        vars(self).update(dict.fromkeys(adapters.TOOLS.keys() - self._toolset.names))
         if session_per_call:
-            description = adapters.describe_run_python(state_kept=False, figures_seen=False)
-            vars(self)["run_python"] = _described(self.run_python, description)
+            vars(self)["run_python"] = _described(self.run_python, self._toolset.describe("run_python"))
 
-    def session(self, thread: AgentThread | str | None = None) -> Session:
-        """The session of a conversation, for the application's own use.
+    def session_for(self, thread: AgentThread | str | None = None) -> Session:
+        """Return the session of a conversation, for the application's own uploads and downloads.
 
-        It uploads and downloads with it. At the end of the conversation it deletes it: with one call, `await
-        plugin.session(thread).adelete()`, or by having held it in `async with plugin.session(thread): ...`.
+        The application deletes it at the end of the conversation: with one call, `await
+        plugin.session_for(thread).adelete()`, or by holding it in `async with plugin.session_for(thread): ...`.
 
         Args:
             thread: a thread, or the `thread_id` among the arguments of its invocations.
@@ -101,55 +104,40 @@ class GreenroomPlugin:
         Raises:
             InvalidRequest: the plugin has a pool, and the conversation is unknown or has no session.
         """
-        return self._router.for_conversation(_name(thread if isinstance(thread, str) else getattr(thread, "id", None)))
+        return self._toolset.session_for(_name(thread if isinstance(thread, str) else getattr(thread, "id", None)))
 
     @kernel_function(description=adapters.describe_run_python(figures_seen=False))
     async def run_python(self, code: Annotated[str, adapters.CODE], arguments: Invocation = None) -> str:
-        """Run code. Where it ran, well or not, the result is an `ExecutionText`."""
-        tell, invocation = self._on_output, KernelArguments() if arguments is None else arguments
-        on_output: _Tell | None = None if tell is None else lambda output: tell(output, invocation)
-        return await self._work(
-            arguments,
-            lambda session: adapters.arun_python(
-                session, code, budget=self._budget, timeout=self._timeout, on_output=on_output
-            ),
-        )
+        """Run code. If it ran, successfully or not, the result is an `ExecutionText`."""
+        return await self._call(arguments, "run_python", code=code)
 
     @kernel_function(description=adapters.TOOLS["list_files"])
     async def list_files(
         self, directory: Annotated[str, adapters.DIRECTORY] = adapters.DATA_DIR, arguments: Invocation = None
     ) -> str:
         """List the files of the session."""
-        return await self._work(
-            arguments, lambda session: adapters.alist_files(session, directory, budget=self._budget)
-        )
+        return await self._call(arguments, "list_files", directory=directory)
 
     @kernel_function(description=adapters.TOOLS["read_file"])
     async def read_file(self, path: FilePath, arguments: Invocation = None) -> str:
         """Read a file of at most 1 MiB."""
-        return await self._work(arguments, lambda session: adapters.aread_file(session, path, budget=self._budget))
+        return await self._call(arguments, "read_file", path=path)
 
     @kernel_function(description=adapters.TOOLS["download_file"])
     async def download_file(self, path: FilePath, arguments: Invocation = None) -> str:
-        """Bring the application a file of at most 20 MiB; the result is a `DownloadText`."""
-        return await self._work(arguments, lambda session: adapters.adownload_file(session, path))
+        """Send the application a file of at most 20 MiB; the result is a `DownloadText`."""
+        return await self._call(arguments, "download_file", path=path)
 
     @kernel_function(description=adapters.TOOLS["upload_file"])
     async def upload_file(self, name: Annotated[str, adapters.NAME], arguments: Invocation = None) -> str:
         """Copy a file of the directory `uploads` into the session."""
-        return await self._work(
-            arguments, lambda session: adapters.aupload_file(session, self._uploads, name, budget=self._budget)
-        )
+        return await self._call(arguments, "upload_file", name=name)
 
-    async def _work(
-        self, arguments: KernelArguments | None, work: Callable[[Session], Awaitable[ToolAnswer[Any]]]
-    ) -> str:
-        thread_id = cast("dict[str, Any]", arguments or {}).get("thread_id")
-        async with self._router.for_call(_name(thread_id)) as session:
-            try:
-                return text_of(await work(session))
-            except RETRYABLE as error:
-                return str(error)
+    async def _call(self, arguments: KernelArguments | None, tool: str, **given: str) -> str:
+        invocation = KernelArguments() if arguments is None else arguments
+        conversation = _name(cast("dict[str, Any]", invocation).get("thread_id"))
+        on_output = adapters.with_context(self._on_output, invocation)
+        return text_of(await self._toolset.acall(conversation, tool, on_output=on_output, **given))
 
 
 def _name(conversation: object) -> str | None:

@@ -1,21 +1,23 @@
-"""What kernel functions return: text for the model, and for the application what the text is about.
+"""The results of kernel functions: text for the model, with the execution or download for the application.
 
 Filters find it in `FunctionResult.value`; an agent's `on_intermediate_message` and its thread have it in
-`FunctionResultContent.result`. A chat history that is serialized keeps the text alone.
+`FunctionResultContent.result`. A serialized chat history keeps only the text.
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Self
 
 from semantic_kernel.contents import ChatMessageContent, FunctionResultContent, ImageContent
+from semantic_kernel.functions import FunctionResult
 
 from greenroom import Execution
-from greenroom.adapters import Download, ToolAnswer, figures_for_models
+from greenroom.adapters import Artifact, Download, ToolAnswer, figures_for_models
 
 
 class ExecutionText(str):
-    """What the model reads of an execution."""
+    """The text that the model reads about an execution."""
 
     __slots__ = ("execution",)
 
@@ -23,15 +25,15 @@ class ExecutionText(str):
     """The whole execution, with its figures as bytes."""
 
     @classmethod
-    def of(cls, answer: ToolAnswer[Execution]) -> Self:
-        """The text of an answer that brings its execution."""
-        text = cls(answer.text)
-        text.execution = answer.artifact
+    def of(cls, content: str, execution: Execution) -> Self:
+        """Return the text with its execution."""
+        text = cls(content)
+        text.execution = execution
         return text
 
 
 class DownloadText(str):
-    """What the model reads of a file that it has handed to the user."""
+    """The text that the model reads about a file that it sent to the user."""
 
     __slots__ = ("download",)
 
@@ -39,35 +41,46 @@ class DownloadText(str):
     """The file: its `data`, its `mime` type, and where it was in the session."""
 
     @classmethod
-    def of(cls, answer: ToolAnswer[Download]) -> Self:
-        """The text of an answer that brings its file."""
-        text = cls(answer.text)
-        text.download = answer.artifact
+    def of(cls, content: str, download: Download) -> Self:
+        """Return the text with its file."""
+        text = cls(content)
+        text.download = download
         return text
 
 
-def text_of(answer: ToolAnswer[Any]) -> str:
-    """The text of an answer, with what it brings the application."""
+def text_of(answer: ToolAnswer[Artifact]) -> str:
+    """Return the text of an answer, with its execution or download."""
     match answer.artifact:
-        case Execution():
-            return ExecutionText.of(answer)
-        case Download():
-            return DownloadText.of(answer)
+        case Execution() as execution:
+            return ExecutionText.of(answer.text, execution)
+        case Download() as download:
+            return DownloadText.of(answer.text, download)
         case _:
             return answer.text
 
 
-def executions(*messages: ChatMessageContent) -> list[Execution]:
-    """The executions whose results are in these messages, in order."""
-    items = [item for message in messages for item in message.items]
-    results = [item.result for item in items if isinstance(item, FunctionResultContent)]
-    return [result.execution for result in results if isinstance(result, ExecutionText)]
+def execution_of(result: object) -> Execution | None:
+    """Return the execution behind a `FunctionResult`, its content in a message, or its text; `None` for any other."""
+    match result:
+        case FunctionResult():
+            value: object = result.value
+        case FunctionResultContent():
+            value = result.result
+        case _:
+            value = result
+    return value.execution if isinstance(value, ExecutionText) else None
+
+
+def executions(messages: Iterable[ChatMessageContent]) -> list[Execution]:
+    """Return the executions whose results are in these messages, in order."""
+    items = [item for message in messages for item in message.items if isinstance(item, FunctionResultContent)]
+    return [execution for item in items if (execution := execution_of(item)) is not None]
 
 
 def image_contents(execution: Execution) -> list[ImageContent]:
-    """The figures of an execution for a message to a model, as results of functions cannot carry them.
+    """Return the figures of an execution for a message to a model, as function results cannot carry them.
 
-    Formats that models do not take, such as SVG, are left out; `execution.images` has them all.
+    Formats that models do not accept, such as SVG, are left out; `execution.images` has them all.
     """
     return [
         ImageContent(data=image.data, data_format="base64", mime_type=image.mime)

@@ -1,13 +1,15 @@
-"""What the adapters to frameworks share, so that a model meets the same tools everywhere. Public, for adapters.
+"""What the adapters to frameworks share, so that models meet the same tools everywhere. Public, for adapters.
 
-An adapter translates: it finds out which conversation calls, has the work done here, and puts what comes of it
-into its framework's form. A way to another framework begins with these names::
+An adapter translates: it finds out which conversation calls, lets a `Toolset` do the work, and puts the answer into its
+framework's form. An adapter to another framework begins with these names::
 
-    SessionRouter               which session a call works in
-    offered_tools, …            the tools, and what models read about them
-    run_python, read_file, …    what the tools do, each with an `a…` twin
-    ToolAnswer, RETRYABLE        what comes of it: a text for the model, or an error that the model can mend
-    figures_for_models          the pictures that models take, for frameworks whose results can carry them
+    Toolset                     the tools: names, descriptions and calls, with the options that all adapters share
+    ToolAnswer                  what a call returns: a text and figures for the model, an artifact for the application
+    CODE, DIRECTORY, …          the descriptions of parameters
+    OnOutput, with_context      a callback for output while code runs, without and with the framework's context
+
+Below them are `SessionRouter`, which finds the session of a call, the functions behind the tools (`run_python`,
+`read_file`, …, each with an `a…` twin), and `RETRYABLE`, the errors that become answers.
 """
 
 from greenroom.adapters.code import strip_fence
@@ -21,11 +23,12 @@ from greenroom.adapters.descriptions import (
     describe_run_python,
     offered_tools,
 )
-from greenroom.adapters.execution import MODEL_FORMATS, arun_python, figures_for_models, run_python
+from greenroom.adapters.downloads import Download
+from greenroom.adapters.execution import OnOutput, arun_python, run_python, with_context
+from greenroom.adapters.figures import FIGURES_NOTE, MODEL_FORMATS, figures_for_models
 from greenroom.adapters.files import (
     DOWNLOAD_LIMIT,
     READ_LIMIT,
-    Download,
     adownload_file,
     alist_files,
     aread_file,
@@ -36,8 +39,9 @@ from greenroom.adapters.files import (
     read_file,
     upload_file,
 )
-from greenroom.adapters.results import RETRYABLE, ToolAnswer
+from greenroom.adapters.results import RETRYABLE, Artifact, ToolAnswer
 from greenroom.adapters.routing import SessionRouter
+from greenroom.adapters.toolset import Toolset
 from greenroom.models import DATA_DIR
 from greenroom.sessions.rules import check_timeout
 from greenroom.text import check_budget, describe, shorten
@@ -47,15 +51,19 @@ __all__ = [
     "DATA_DIR",
     "DIRECTORY",
     "DOWNLOAD_LIMIT",
+    "FIGURES_NOTE",
     "MODEL_FORMATS",
     "NAME",
     "PATH",
     "READ_LIMIT",
     "RETRYABLE",
     "TOOLS",
+    "Artifact",
     "Download",
+    "OnOutput",
     "SessionRouter",
     "ToolAnswer",
+    "Toolset",
     "adownload_file",
     "alist_files",
     "aread_file",
@@ -76,4 +84,5 @@ __all__ = [
     "shorten",
     "strip_fence",
     "upload_file",
+    "with_context",
 ]

@@ -1,4 +1,4 @@
-"""The tools, and what a model reads about them before it has called one."""
+"""The tools and what a model reads about them before it calls one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NAME = "The file's name, such as sales.csv."
 
 
 def describe_run_python(*, state_kept: bool = True, figures_seen: bool = True) -> str:
-    """The description of `run_python`.
+    """Return the description of `run_python`.
 
     Args:
-        state_kept: whether a call finds what the one before it has left.
+        state_kept: whether a call finds what the previous one left.
         figures_seen: whether the model gets the pictures themselves.
     """
     state = (
@@ -48,11 +48,11 @@ TOOLS: Mapping[str, str] = MappingProxyType(
 
 
 def offered_tools(*, session_per_call: bool = False, uploads: bool = False) -> tuple[str, ...]:
-    """The names of the tools that can work; a model need not know of others.
+    """Return the names of the tools that can work; a model need not know about the others.
 
     Args:
-        session_per_call: whether a session ends with its call, so that no file stays.
-        uploads: whether the application gives a directory to upload from.
+        session_per_call: whether a session ends with its call, so that files are not kept.
+        uploads: whether the application names a directory to upload from.
 
     Raises:
         InvalidRequest: both.

@@ -1,25 +1,30 @@
-"""What the tool `run_python` does."""
+"""The tool `run_python`."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, closing
-from itertools import islice
+from inspect import isawaitable, iscoroutine
+from typing import TypeAlias, TypeVar
 
 from greenroom.adapters.code import strip_fence
+from greenroom.adapters.figures import figures_for_models
 from greenroom.adapters.results import ToolAnswer
-from greenroom.models import Execution, Image, Output, StreamText
+from greenroom.models import Execution, Output, StreamText
 from greenroom.sessions import Session
 from greenroom.sessions.rules import check_code
 
-MODEL_FORMATS = frozenset(("image/gif", "image/jpeg", "image/png", "image/webp"))
-"""The pictures that models take. For any other a provider refuses the message, and so the whole conversation."""
+Context = TypeVar("Context")
 
-FIGURE_LIMIT = 3_750_000
-"""Bytes that a picture for a model may have: 5 MB in base64, as the strictest of the large providers has it."""
+OnOutput: TypeAlias = Callable[[StreamText | Output], Awaitable[None] | None]
+"""Called with each piece of output while code runs; an asynchronous one is awaited. Its exception ends the code."""
 
-MOST_FIGURES = 10
-"""Pictures of one execution that a model is sent, at most: all of a conversation travel with each of its messages."""
+
+def with_context(
+    on_output: Callable[[StreamText | Output, Context], Awaitable[None] | None] | None, context: Context
+) -> OnOutput | None:
+    """Return a callback that also gets the framework's context of the call."""
+    return None if on_output is None else lambda output: on_output(output, context)
 
 
 def run_python(
@@ -28,25 +33,30 @@ def run_python(
     *,
     budget: int,
     timeout: float | None = None,
-    on_output: Callable[[StreamText | Output], None] | None = None,
+    images: bool = True,
+    on_output: OnOutput | None = None,
 ) -> ToolAnswer[Execution]:
     """Run a model's code, without the Markdown fence around it.
 
     Args:
         session: where to run it.
         code: what the model wrote.
-        budget: the most characters that the model reads of it.
-        timeout: seconds that it may run; by default what the session or the pool says.
-        on_output: is told what the code writes and shows, as it comes. An exception of it ends the code.
+        budget: the most characters that the model reads.
+        timeout: seconds that the code may run; by default the limit of the session or the pool.
+        images: whether the answer has figures for the model.
+        on_output: called with each piece of output; it must not be asynchronous here.
     """
     code = strip_fence(check_code(code))
     if on_output is None:
-        return _answer(session.execute(code, timeout=timeout), budget)
+        return _answer(session.execute(code, timeout=timeout), budget, images)
     with closing(session.stream(code, timeout=timeout)) as events:
         for event in events:
             if isinstance(event, Execution):
-                return _answer(event, budget)
-            on_output(event)
+                return _answer(event, budget, images)
+            if isawaitable(returned := on_output(event)):
+                if iscoroutine(returned):
+                    returned.close()
+                raise TypeError("on_output= must be a plain function where tools are called synchronously.")
     raise AssertionError("a stream ends with its execution")
 
 
@@ -56,25 +66,22 @@ async def arun_python(
     *,
     budget: int,
     timeout: float | None = None,
-    on_output: Callable[[StreamText | Output], Awaitable[None]] | None = None,
+    images: bool = True,
+    on_output: OnOutput | None = None,
 ) -> ToolAnswer[Execution]:
-    """As `run_python`. Cancelling it interrupts the code."""
+    """As `run_python`; `on_output` may be asynchronous. Cancelling the call interrupts the code."""
     code = strip_fence(check_code(code))
     if on_output is None:
-        return _answer(await session.aexecute(code, timeout=timeout), budget)
+        return _answer(await session.aexecute(code, timeout=timeout), budget, images)
     async with aclosing(session.astream(code, timeout=timeout)) as events:
         async for event in events:
             if isinstance(event, Execution):
-                return _answer(event, budget)
-            await on_output(event)
+                return _answer(event, budget, images)
+            if isawaitable(returned := on_output(event)):
+                await returned
     raise AssertionError("a stream ends with its execution")
 
 
-def _answer(execution: Execution, budget: int) -> ToolAnswer[Execution]:
-    return ToolAnswer(execution.text_for_model(budget), execution)
-
-
-def figures_for_models(execution: Execution) -> tuple[Image, ...]:
-    """The pictures of an execution that a model can be sent; `execution.images` has them all."""
-    fit = (image for image in execution.images if image.mime in MODEL_FORMATS and len(image.data) <= FIGURE_LIMIT)
-    return tuple(islice(fit, MOST_FIGURES))
+def _answer(execution: Execution, budget: int, images: bool) -> ToolAnswer[Execution]:
+    text = execution.text_for_model(budget)
+    return ToolAnswer(text, execution, figures_for_models(execution) if images else ())

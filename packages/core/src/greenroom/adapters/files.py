@@ -1,15 +1,14 @@
-"""What the tools for a session's files do. Each raises the errors of `Session`; those in `RETRYABLE` are results."""
+"""The tools for a session's files. Each raises the errors of `Session`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import mimetypes
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from greenroom.adapters.downloads import Download
 from greenroom.adapters.results import ToolAnswer
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
 from greenroom.models import DATA_DIR, RemoteFile
@@ -18,28 +17,14 @@ from greenroom.text import check_budget, shorten
 from greenroom.untrusted import brief, printable
 
 READ_LIMIT = 1 << 20
-"""Bytes that a file may have that a model reads."""
+"""The most bytes of a file that a model reads."""
 
 DOWNLOAD_LIMIT = 20 << 20
-"""Bytes that a file may have that a model hands over: it stays in memory with the conversation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """A file that a model has handed to the user."""
-
-    file: RemoteFile
-    data: bytes = field(repr=False)
-
-    @property
-    def mime(self) -> str:
-        """The type that its name suggests; the content may be anything."""
-        # Of the last part alone: the whole could pass for a URL, `data:` with a type of its own choice.
-        return mimetypes.guess_type(PurePosixPath(self.file.name).name)[0] or "application/octet-stream"
+"""The most bytes of a file that a model sends to the user: it stays in memory with the conversation."""
 
 
 def list_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> ToolAnswer[list[RemoteFile]]:
-    """The files in a directory and below it, in a text of at most `budget` characters."""
+    """List the files in a directory and below it, in a text of at most `budget` characters."""
     return _listed(session.files(directory, recursive=True), budget)
 
 
@@ -49,10 +34,10 @@ async def alist_files(session: Session, directory: str = DATA_DIR, *, budget: in
 
 
 def read_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> ToolAnswer[RemoteFile]:
-    """A text file's content, cut to `budget` characters.
+    """Return a text file's content, cut to `budget` characters.
 
     Raises:
-        FileRefused: it has more than `limit` bytes, or is no text.
+        FileRefused: it has more than `limit` bytes, or is not text.
     """
     file = _within(limit, session.file(path))
     return _as_text(file, session.download(path, limit=limit), budget)
@@ -65,40 +50,41 @@ async def aread_file(session: Session, path: str, *, budget: int, limit: int = R
 
 
 def download_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> ToolAnswer[Download]:
-    """A file's content for the application, and a note for the model.
+    """Return a file's content for the application, with a note for the model.
 
     Raises:
         FileRefused: it has more than `limit` bytes.
     """
     file = _within(limit, session.file(path))
-    return _handed_over(file, session.download(path, limit=limit))
+    return _sent(file, session.download(path, limit=limit))
 
 
 async def adownload_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> ToolAnswer[Download]:
     """As `download_file`."""
     file = _within(limit, await session.afile(path))
-    return _handed_over(file, await session.adownload(path, limit=limit))
+    return _sent(file, await session.adownload(path, limit=limit))
 
 
-def upload_file(session: Session, uploads: Path | None, name: str, *, budget: int) -> ToolAnswer[RemoteFile]:
-    """Put a file of the application's directory `uploads`, if there is one, into the session.
+def upload_file(session: Session, name: str, *, uploads: Path | None, budget: int) -> ToolAnswer[RemoteFile]:
+    """Copy a file of the application's directory `uploads`, if there is one, into the session.
 
     Raises:
-        FileMissing: no regular file of that name is directly in the directory; the message says which are.
+        FileMissing: the directory does not directly hold a regular file of that name; the message lists those that
+            it holds.
     """
-    return _put(session.upload(_provided(uploads, name, budget), name))
+    return _uploaded(session.upload(_provided(uploads, name, budget), name))
 
 
-async def aupload_file(session: Session, uploads: Path | None, name: str, *, budget: int) -> ToolAnswer[RemoteFile]:
+async def aupload_file(session: Session, name: str, *, uploads: Path | None, budget: int) -> ToolAnswer[RemoteFile]:
     """As `upload_file`."""
-    return _put(await session.aupload(await asyncio.to_thread(_provided, uploads, name, budget), name))
+    return _uploaded(await session.aupload(await asyncio.to_thread(_provided, uploads, name, budget), name))
 
 
 def check_uploads(directory: str | os.PathLike[str] | None) -> Path | None:
-    """Return the directory that an application lets models upload from, if it does.
+    """Return the directory that models may upload from, if the application names one.
 
     Raises:
-        InvalidRequest: it is no directory.
+        InvalidRequest: it is not an existing directory.
     """
     if directory is None:
         return None
@@ -117,7 +103,7 @@ def _listed(found: Iterable[RemoteFile], budget: int) -> ToolAnswer[list[RemoteF
 
 
 def _within(limit: int, file: RemoteFile) -> RemoteFile:
-    # A file may grow after this, so the download keeps the limit too.
+    # A file may grow after this, so the download enforces the limit too.
     if file.size > limit:
         raise FileRefused(f"{_line(file)} is over the limit of {limit} bytes. Read the part that you need with Python.")
     return file
@@ -130,14 +116,14 @@ def _as_text(file: RemoteFile, content: bytes, budget: int) -> ToolAnswer[Remote
         raise FileRefused(f"{_line(file)} is not a UTF-8 text file. Read it with Python.") from None
 
 
-def _handed_over(file: RemoteFile, data: bytes) -> ToolAnswer[Download]:
+def _sent(file: RemoteFile, data: bytes) -> ToolAnswer[Download]:
     return ToolAnswer(f"{printable(file.path)} ({len(data)} bytes) was sent to the user.", Download(file, data))
 
 
 def _provided(uploads: Path | None, name: str, budget: int) -> Path:
-    # A model's name is looked up here and never becomes a path, so none leads out of the directory.
+    # The model's name is looked up and never becomes a path, so it cannot lead out of the directory.
     files: dict[str, Path] = {}
-    with contextlib.suppress(OSError):  # the directory is gone, or shut
+    with contextlib.suppress(OSError):  # the directory was removed, or cannot be read
         found: Iterable[Path] = () if uploads is None else uploads.iterdir()
         files = {path.name: path for path in found if path.is_file() and not path.is_symlink()}
     if not isinstance(name, str) or name not in files:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -146,7 +132,7 @@ def _provided(uploads: Path | None, name: str, budget: int) -> Path:
     return files[name]
 
 
-def _put(file: RemoteFile) -> ToolAnswer[RemoteFile]:
+def _uploaded(file: RemoteFile) -> ToolAnswer[RemoteFile]:
     return ToolAnswer(f"The file is at {_line(file)}.", file)
 
 

@@ -1,27 +1,44 @@
-"""What comes of a tool's call: an answer, or an error that its model can mend."""
+"""What a tool call returns: an answer, or an error that the model can retry after."""
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
 
+from greenroom.adapters.downloads import Download
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, InvalidRequest, SandboxLost
+from greenroom.models import Execution, Image, RemoteFile
 
-T = TypeVar("T")
+Artifact: TypeAlias = Execution | Download | RemoteFile | list[RemoteFile] | GreenroomError
+"""What a call was about: of `run_python` the execution, of `download_file` the download, of the other tools the
+files; the error, if the call had no result and the model can retry."""
+
+T_co = TypeVar("T_co", bound=Artifact, covariant=True)
 
 
-class ToolAnswer(NamedTuple, Generic[T]):
-    """What the model reads of a call, and what the call was about."""
+@dataclass(frozen=True, slots=True)
+class ToolAnswer(Generic[T_co]):
+    """What the model and the application get of a call."""
 
     text: str
-    artifact: T
+    """What the model reads."""
+    artifact: T_co
     """For the application."""
+    figures: tuple[Image, ...] = ()
+    """The pictures to send to the model."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the framework should mark the result as a failure."""
+        if isinstance(self.artifact, Execution):
+            return not self.artifact.succeeded
+        return isinstance(self.artifact, GreenroomError)
 
 
 RETRYABLE: tuple[type[GreenroomError], ...] = (InvalidRequest, FileMissing, FileRefused, SandboxLost)
-"""The errors whose message is a tool's result, marked as a failure; an adapter lets every other one through.
+"""The errors that a model can recover from, by other arguments or another file; all others are raised.
 
-What belongs here is what the model can go on from: other arguments, another file. A lost sandbox does too. Where
-an engine ends the whole sandbox for its memory, the model's code is what lost it; the next call finds a new and
-empty session, and the message says so. To raise would end the agent's run for it, conversation and all, in a
-framework that takes no exception for an answer. No code of a model's can mend a full pool or a missing engine.
+A lost sandbox is among them: where an engine ends the whole sandbox for its memory, the model's code caused it, and
+the next call gets a new and empty session, as the message says. Raising it would end the agent's run, conversation and
+all, in a framework that does not turn exceptions into results. No code can fix a full pool or a missing engine.
 """

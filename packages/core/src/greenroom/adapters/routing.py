@@ -1,4 +1,4 @@
-"""Which session a call works in."""
+"""The session that a call works in."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from greenroom.sessions import Session, SessionPool
 
 
 class SessionRouter:
-    """One conversation, one session: the name of a conversation leads to its session of a pool.
+    """Finds the session of a call: one session per conversation, so that two users of one tool never meet.
 
-    So two users of one tool never meet. With a fixed session instead, every call works in that one, whoever makes
-    it; and with a session per call, in a new one of the pool that is deleted after it.
+    With a fixed session, every call works in it. With a session per call, each works in a new one of the pool, which
+    is deleted after it.
     """
 
     def __init__(
@@ -25,17 +25,17 @@ class SessionRouter:
         session: Session | None = None,
         per_call: bool = False,
     ) -> None:
-        """Give either `pool` or `session`.
+        """Take either `pool` or `session`.
 
         Args:
-            scope: who names the conversations, as for `conversation_identifier`.
-            advice: how a call of this framework names its conversation, for those that do not: a sentence.
-            pool: gives each conversation its session.
+            scope: the framework that names the conversations, as for `conversation_identifier`.
+            advice: a sentence that says how a call of this framework names its conversation.
+            pool: gives each conversation its own session.
             session: serves all conversations.
             per_call: whether each call gets a new session of the pool.
 
         Raises:
-            InvalidRequest: they do not go together.
+            InvalidRequest: the options cannot be combined.
         """
         if (pool is None) == (session is None):
             raise InvalidRequest("Pass either pool= (one session per conversation) or session= (one for all).")
@@ -48,19 +48,19 @@ class SessionRouter:
         self._per_call = per_call
 
     @property
-    def follow_conversations(self) -> bool:
+    def follows_conversations(self) -> bool:
         """Whether it matters which conversation calls."""
         return self._fixed is None and not self._per_call
 
     def for_conversation(self, conversation: str | None) -> Session:
-        """The session of a conversation, which an application may use as its tools do.
+        """Return the session of a conversation, for the application's own use too.
 
         Args:
             conversation: its name; `None` or empty if the caller does not know it.
 
         Raises:
-            InvalidRequest: the conversation has no name, so the session could be anybody's; or sessions last for
-                a call.
+            InvalidRequest: the conversation has no name, so the session could be anybody's; or sessions end with
+                their calls.
         """
         if self._fixed is not None:
             return self._fixed
@@ -76,7 +76,7 @@ class SessionRouter:
         return self._pool.session(conversation_identifier(self._scope, conversation))
 
     def for_call(self, conversation: str | None) -> Session | nullcontext[Session]:
-        """The session of one call, to be held in `with` or `async with` for as long as it takes.
+        """Return the session of one call, to be held in `with` or `async with` during the call.
 
         Raises:
             InvalidRequest: as `for_conversation`, where the conversation matters.

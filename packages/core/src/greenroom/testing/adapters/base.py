@@ -34,13 +34,13 @@ class AdapterSuiteBase(Suite):
     @pytest.fixture(scope="class")
     @classmethod
     def pool(cls) -> Iterator[SessionPool]:
-        """Where the code of these tests runs."""
+        """The pool that runs the code of these tests."""
         with memory_pool() as pool:
             yield pool
 
     @pytest.fixture(autouse=True)
     def leaves_no_session(self, pool: SessionPool) -> Iterator[None]:
-        """Delete what a test has begun."""
+        """Delete the sessions that a test began."""
         before = {info.identifier for info in pool.sessions()}
         yield
         for identifier in {info.identifier for info in pool.sessions()} - before:
@@ -63,7 +63,7 @@ class AdapterSuiteBase(Suite):
 
     @pytest.fixture
     def uploads(self, tmp_path: Path) -> Path:
-        """A directory that holds `sales.csv`, beside a file that is nobody's business."""
+        """A directory that holds `sales.csv`, beside a secret file."""
         directory = tmp_path / "uploads"
         directory.mkdir()
         (directory / "sales.csv").write_bytes(b"month,sales\n1,10\n")
@@ -72,11 +72,11 @@ class AdapterSuiteBase(Suite):
 
     @pytest.fixture
     def backend(self) -> ScriptedBackend:
-        """What the scripted pool says."""
+        """The backend of the scripted pool."""
         return ScriptedBackend()
 
     @pytest.fixture
     def scripted(self, backend: ScriptedBackend) -> Iterator[AdapterDriver]:
-        """The subject over a pool that does as it is told."""
+        """The subject over the scripted pool."""
         with scripted_pool(backend) as pool:
             yield self.driver(pool=pool)

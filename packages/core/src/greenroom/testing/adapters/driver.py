@@ -13,7 +13,7 @@ from greenroom.sessions import Session
 
 @dataclass(frozen=True)
 class ToolDescription:
-    """What a model is told about a tool."""
+    """What a model reads about a tool."""
 
     text: str
     parameters: Mapping[str, Mapping[str, Any]]
@@ -22,12 +22,12 @@ class ToolDescription:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What came of a call, taken out of the framework's form."""
+    """The result of a call, taken out of the framework's form."""
 
     text: str
     """Everything that the model reads."""
     failed: bool | None
-    """Whether the framework's result is marked as a failure; `None` where a framework has no such mark."""
+    """Whether the framework's result is marked as a failure; `None` if the framework does not have such a mark."""
     figures: tuple[tuple[str, bytes], ...] = ()
     """What the model sees: mime types and contents."""
     execution: Execution | None = None
@@ -45,17 +45,17 @@ class AdapterDriver(ABC):
     @abstractmethod
     def __init__(self, **options: Any) -> None:
         """Make the tools, with the options that all adapters know: `pool`, `session`, `session_per_call`,
-        `uploads`, `timeout` and `budget`. Figures are shown to the model where they can be."""
+        `uploads`, `timeout`, `budget` and `on_output`. Figures are sent to the model where they can be."""
 
     @abstractmethod
     def tools(self) -> Mapping[str, ToolDescription]:
-        """What a model is told, by the tool's name."""
+        """What a model reads about the tools, by name."""
 
     @abstractmethod
     async def call(self, conversation: str | None, tool: str, /, **arguments: str) -> ToolResult:
-        """Call a tool from a conversation; `None` stands for a call of which nobody says whose it is.
+        """Call a tool from a conversation; `None` stands for a call that does not name its conversation.
 
-        It raises what the adapter raises, without the framework's wrapping.
+        It raises the adapter's errors, without the framework's wrapping.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from greenroom.errors import EngineUnavailable, PoolClosed, PoolFull, SandboxLost
-from greenroom.models import Execution, ExecutionError, Output
+from greenroom.models import Execution, ExecutionError, Output, StreamText
 from greenroom.sessions import SessionPool
 from greenroom.testing.adapters.base import AdapterSuiteBase
 from greenroom.testing.adapters.driver import AdapterDriver
@@ -132,6 +132,19 @@ class ExecutionTests(AdapterSuiteBase):
         await asyncio.gather(*running, return_exceptions=True)
         await wait_until(lambda: len(backend.interrupted) == 50)
 
+    async def test_on_output_gets_each_piece_of_output(self, backend: ScriptedBackend) -> None:
+        backend.answer = Execution("1", "succeeded", stdout="one\ntwo\n")
+        pieces: list[StreamText | Output] = []
+
+        def collect(output: StreamText | Output, _: object) -> None:
+            pieces.append(output)
+
+        with scripted_pool(backend) as pool:
+            adapter = self.driver(pool=pool, on_output=collect)
+            result = await adapter.run("ann", "1")
+        assert pieces == [StreamText("stdout", "one\n"), StreamText("stdout", "two\n")]
+        assert result.text == "stdout:\none\ntwo"
+
     async def test_no_program_is_logged(
         self, scripted: AdapterDriver, backend: ScriptedBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -181,7 +194,7 @@ class ExecutionTests(AdapterSuiteBase):
         assert result.execution is not None
         assert [image.data for image in result.execution.images] == pictures
 
-    # What no model can mend
+    # Errors
 
     async def test_no_advice_of_a_full_pool_is_dropped(self, ann: str, bob: str) -> None:
         with memory_pool(max_concurrent_sessions=1, ready_session_instances=0, acquire_timeout=0.1) as pool:

@@ -1,56 +1,53 @@
-"""What a tool returns: content blocks for the model, and for the application what they are about."""
+"""The results of tools: content blocks for the model, with an artifact for the application."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, Self
 
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool, ToolOutput
 from llama_index.core.workflow import Event
 
-from greenroom import Execution, GreenroomError, Image, RemoteFile
-from greenroom.adapters import Download
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from greenroom import Execution, GreenroomError
+from greenroom.adapters import Artifact, ToolAnswer
 
 
 class CodeOutput(Event):
-    """On the workflow's event stream: a piece of text, as soon as running code has written it."""
+    """A piece of text on the workflow's event stream, sent as soon as running code writes it."""
 
     stream: Literal["stdout", "stderr"]
     text: str
 
 
-Artifact: TypeAlias = Execution | Download | RemoteFile | list[RemoteFile] | GreenroomError
-
-
 class ModelBlocks(list[TextBlock | ImageBlock]):
-    """What a model reads and sees, which brings the application what it is about.
+    """What a model reads and sees, with an artifact for the application.
 
-    It is the `raw_output` of a `ToolOutput`. A workflow's state that is serialized keeps the blocks alone.
+    It is the `raw_output` of a `ToolOutput`. A workflow's serialized state keeps only the blocks.
     """
 
     artifact: Artifact
-    """Of `run_python` the `Execution`, of `download_file` the `Download`, of others the `RemoteFile`s; the error,
-    where a call came to nothing and the model can mend it."""
+    """Of `run_python` the `Execution`, of `download_file` the `Download`, of the other tools the `RemoteFile`s; the
+    error, if the call had no result and the model can retry."""
 
-    def __init__(self, text: str, artifact: Artifact, figures: Iterable[Image] = ()) -> None:
-        super().__init__([TextBlock(text=text)])
-        self.extend(ImageBlock(image=figure.data, image_mimetype=figure.mime) for figure in figures)
-        self.artifact = artifact
+    @classmethod
+    def of(cls, answer: ToolAnswer[Artifact]) -> Self:
+        """Return the blocks of an answer: its text, then its figures."""
+        blocks = cls([TextBlock(text=answer.text)])
+        blocks.extend(ImageBlock(image=figure.data, image_mimetype=figure.mime) for figure in answer.figures)
+        blocks.artifact = answer.artifact
+        return blocks
 
 
 def execution_of(result: object) -> Execution | None:
-    """The execution behind a `ToolCallResult` or its output; `None` for every other event and tool."""
+    """Return the execution behind a `ToolCallResult` or its output; `None` for every other event and tool."""
     artifact = _artifact(getattr(result, "tool_output", result))
     return artifact if isinstance(artifact, Execution) else None
 
 
-class GreenroomTool(FunctionTool):
-    """A `FunctionTool` whose output says `is_error` where the model may try again with other arguments.
+class ToolWithStatus(FunctionTool):
+    """A `FunctionTool` whose output has `is_error` if the code failed or the model can retry.
 
-    A function that raises would say so, too, but lose what the code printed and drew before it failed.
+    A function that raises would set it, too, but lose what the code printed and drew before it failed.
     """
 
     def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
@@ -60,7 +57,7 @@ class GreenroomTool(FunctionTool):
         return _with_status(await super().acall(*args, **self._with_context(kwargs)))
 
     def _with_context(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        # Agents pass theirs. For other callers LlamaIndex would refuse, though not every tool needs one.
+        # Agents pass theirs. LlamaIndex refuses other callers, though not every tool needs a context.
         return kwargs if self.ctx_param_name is None else {self.ctx_param_name: None, **kwargs}
 
 

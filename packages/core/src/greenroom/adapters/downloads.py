@@ -1,0 +1,23 @@
+"""A file that a model sent to the user."""
+
+from __future__ import annotations
+
+import mimetypes
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from greenroom.models import RemoteFile
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that a model sent to the user."""
+
+    file: RemoteFile
+    data: bytes = field(repr=False)
+
+    @property
+    def mime(self) -> str:
+        """The type that its name suggests; the content may be anything."""
+        # Of the last part alone: the whole could pass for a URL, `data:` with a type of its own choice.
+        return mimetypes.guess_type(PurePosixPath(self.file.name).name)[0] or "application/octet-stream"

@@ -1,0 +1,165 @@
+"""The tools of one adapter: their names, descriptions and calls, with the options that all adapters share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from greenroom.adapters.descriptions import TOOLS, describe_run_python, offered_tools
+from greenroom.adapters.execution import OnOutput, arun_python, run_python
+from greenroom.adapters.files import (
+    DOWNLOAD_LIMIT,
+    READ_LIMIT,
+    adownload_file,
+    alist_files,
+    aread_file,
+    aupload_file,
+    check_uploads,
+    download_file,
+    list_files,
+    read_file,
+    upload_file,
+)
+from greenroom.adapters.results import RETRYABLE, Artifact, ToolAnswer
+from greenroom.adapters.routing import SessionRouter
+from greenroom.errors import InvalidRequest
+from greenroom.sessions import Session, SessionPool
+from greenroom.sessions.rules import check_limit, check_timeout
+from greenroom.text import check_budget
+from greenroom.untrusted import brief
+
+
+class _Tool(NamedTuple):
+    parameter: str
+    required: bool
+    call: Callable[..., ToolAnswer[Artifact]]
+    acall: Callable[..., Awaitable[ToolAnswer[Artifact]]]
+
+
+_TOOLS: Mapping[str, _Tool] = {
+    "run_python": _Tool("code", True, run_python, arun_python),
+    "list_files": _Tool("directory", False, list_files, alist_files),
+    "read_file": _Tool("path", True, read_file, aread_file),
+    "download_file": _Tool("path", True, download_file, adownload_file),
+    "upload_file": _Tool("name", True, upload_file, aupload_file),
+}
+
+
+class Toolset:
+    """What every adapter does with a call, apart from its framework's own forms."""
+
+    def __init__(
+        self,
+        scope: str,
+        advice: str,
+        *,
+        pool: SessionPool | None = None,
+        session: Session | None = None,
+        session_per_call: bool = False,
+        uploads: str | os.PathLike[str] | None = None,
+        timeout: float | None = None,
+        budget: int = 8_000,
+        images: bool = True,
+        read_limit: int = READ_LIMIT,
+        download_limit: int = DOWNLOAD_LIMIT,
+    ) -> None:
+        """Take either `pool` or `session`.
+
+        Args:
+            scope: the framework that names the conversations, as for `conversation_identifier`.
+            advice: a sentence that says how a call of this framework names its conversation.
+            pool: gives each conversation its own session.
+            session: serves all conversations.
+            session_per_call: each call gets a new session of the pool, deleted after it; `run_python` is then the
+                only tool.
+            uploads: a directory whose files a model may copy into its session; without it there is no `upload_file`.
+            timeout: seconds that code may run; by default the limit of the session or the pool.
+            budget: the most characters that a model reads of one result.
+            images: whether models are sent figures.
+            read_limit: the most bytes of a file that a model reads.
+            download_limit: the most bytes of a file that a model sends to the user.
+
+        Raises:
+            InvalidRequest: an option breaks its rule, or two options cannot be combined.
+        """
+        self._router = SessionRouter(scope, advice, pool=pool, session=session, per_call=session_per_call)
+        self.names = offered_tools(session_per_call=session_per_call, uploads=uploads is not None)
+        """The tools that can work, and so are offered to models."""
+        self._run_python = describe_run_python(state_kept=not session_per_call, figures_seen=images)
+        budget = check_budget(budget)
+        self._options: Mapping[str, Mapping[str, Any]] = {
+            "run_python": {"budget": budget, "timeout": check_timeout(timeout), "images": images},
+            "list_files": {"budget": budget},
+            "read_file": {"budget": budget, "limit": check_limit(read_limit)},
+            "download_file": {"limit": check_limit(download_limit)},
+            "upload_file": {"budget": budget, "uploads": check_uploads(uploads)},
+        }
+
+    @property
+    def follows_conversations(self) -> bool:
+        """Whether it matters which conversation calls."""
+        return self._router.follows_conversations
+
+    def describe(self, tool: str) -> str:
+        """Return the description of a tool for models."""
+        return self._run_python if tool == "run_python" else TOOLS[tool]
+
+    def session_for(self, conversation: str | None) -> Session:
+        """Return the session of a conversation, for the application's own use.
+
+        Raises:
+            InvalidRequest: the conversation has no name, or sessions end with their calls.
+        """
+        return self._router.for_conversation(conversation)
+
+    def call(
+        self, conversation: str | None, tool: str, /, *, on_output: OnOutput | None = None, **arguments: Any
+    ) -> ToolAnswer[Artifact]:
+        """Call a tool in the session of a conversation.
+
+        Args:
+            conversation: its name; `None` or empty if the caller does not know it.
+            tool: one of `names`.
+            on_output: called with each piece of output of `run_python`; it must not be asynchronous here.
+            arguments: what the model passed.
+
+        Returns:
+            The answer. An error that the model can retry after is one, too, with the error as its artifact.
+
+        Raises:
+            GreenroomError: an error that a model cannot fix, such as `PoolFull`.
+            InvalidRequest: the tool is not offered, or the call does not name its conversation.
+        """
+        tool_, options = self._bound(tool, on_output)
+        with self._router.for_call(conversation) as session:
+            try:
+                return tool_.call(session, **_checked(tool, arguments), **options)
+            except RETRYABLE as error:
+                return ToolAnswer(str(error), error)
+
+    async def acall(
+        self, conversation: str | None, tool: str, /, *, on_output: OnOutput | None = None, **arguments: Any
+    ) -> ToolAnswer[Artifact]:
+        """As `call`; `on_output` may be asynchronous. Cancelling the call interrupts its code."""
+        tool_, options = self._bound(tool, on_output)
+        async with self._router.for_call(conversation) as session:
+            try:
+                return await tool_.acall(session, **_checked(tool, arguments), **options)
+            except RETRYABLE as error:
+                return ToolAnswer(str(error), error)
+
+    def _bound(self, tool: str, on_output: OnOutput | None) -> tuple[_Tool, Mapping[str, Any]]:
+        if tool not in self.names:
+            raise InvalidRequest(f"The tool must be one of {', '.join(self.names)}, not {brief(tool)}.")
+        options = self._options[tool]
+        return _TOOLS[tool], {**options, "on_output": on_output} if tool == "run_python" else options
+
+
+def _checked(tool: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments, so that a model's can never be one of the options beside them."""
+    parameter, required, *_ = _TOOLS[tool]
+    if [*arguments] == [parameter] or not (arguments or required):
+        return arguments
+    names = ", ".join(map(brief, arguments)) or "none"
+    raise InvalidRequest(f"The argument of {tool} must be {parameter!r}, not {names}.")

@@ -1,0 +1,16 @@
+"""The blocking and the asynchronous form of each call take the same arguments."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from greenroom.adapters import TOOLS
+from llama_index.tools.greenroom import GreenroomToolSpec
+
+
+@pytest.mark.parametrize("name", [*TOOLS, "session_for"])
+def test_twins_have_equal_signatures(name: str) -> None:
+    one, other = (inspect.signature(getattr(GreenroomToolSpec, each)) for each in (name, f"a{name}"))
+    assert one == other

@@ -1,0 +1,117 @@
+"""The toolset that every adapter uses, apart from any framework."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greenroom import EngineUnavailable, InvalidRequest, Output, SessionPool, StreamText, adapters
+from greenroom.adapters import TOOLS, ToolAnswer, Toolset
+from greenroom.models import Execution
+from greenroom.testing import ScriptedBackend, scripted_pool
+
+TWINS = [name for name in adapters.__all__ if f"a{name}" in adapters.__all__]
+
+
+@pytest.fixture
+def backend() -> ScriptedBackend:
+    return ScriptedBackend()
+
+
+@pytest.fixture
+def pool(backend: ScriptedBackend) -> Iterator[SessionPool]:
+    with scripted_pool(backend) as pool:
+        yield pool
+
+
+def toolset(pool: SessionPool, **options: Any) -> Toolset:
+    return Toolset("framework", "Name it.", pool=pool, **options)
+
+
+def test_a_toolset_has_the_tools_that_can_work(pool: SessionPool, tmp_path: Path) -> None:
+    assert toolset(pool, uploads=tmp_path).names == tuple(TOOLS)
+    assert toolset(pool).names == tuple(name for name in TOOLS if name != "upload_file")
+    assert toolset(pool, session_per_call=True).names == ("run_python",)
+
+
+def test_descriptions_follow_the_options(pool: SessionPool) -> None:
+    assert {name: toolset(pool).describe(name) for name in TOOLS} == TOOLS
+    assert "the names of its figures" in toolset(pool, images=False).describe("run_python")
+    assert "Each call starts afresh" in toolset(pool, session_per_call=True).describe("run_python")
+
+
+async def test_both_ways_of_calling_return_the_same_answer(pool: SessionPool) -> None:
+    tools = toolset(pool)
+    answers = [tools.call("ann", "run_python", code="1"), await tools.acall("ann", "run_python", code="1")]
+    assert answers == [ToolAnswer("stdout:\nran", Execution("1", "succeeded", stdout="ran\n"))] * 2
+    assert not answers[0].failed
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("run_python", {"code": ""}),
+        ("run_python", {"code": 1}),
+        ("run_python", {}),
+        ("run_python", {"code": "1", "timeout": 900}),
+        ("read_file", {"path": "a.txt", "limit": 1 << 40}),
+        ("read_file", {"path": "missing.txt"}),
+        ("list_files", {"path": "."}),
+        ("upload_file", {"name": "sales.csv", "uploads": "/etc"}),
+        ("download_file", {"path": None}),
+    ],
+)
+async def test_invalid_arguments_are_retryable(
+    pool: SessionPool, backend: ScriptedBackend, tmp_path: Path, tool: str, arguments: dict[str, Any]
+) -> None:
+    tools = toolset(pool, uploads=tmp_path)
+    for answer in (tools.call("ann", tool, **arguments), await tools.acall("ann", tool, **arguments)):
+        assert answer.failed
+        assert isinstance(answer.artifact, adapters.RETRYABLE)
+        assert answer.text == str(answer.artifact)
+    assert backend.runs == []
+
+
+async def test_a_tool_that_is_not_offered_is_refused(pool: SessionPool) -> None:
+    for tool in ("upload_file", "rm", ""):
+        with pytest.raises(InvalidRequest, match=f"must be one of run_python, .*, not '{tool}'"):
+            toolset(pool).call("ann", tool)
+        with pytest.raises(InvalidRequest, match="must be one of"):
+            await toolset(pool).acall("ann", tool)
+
+
+async def test_other_errors_are_raised(pool: SessionPool, backend: ScriptedBackend) -> None:
+    backend.answer = EngineUnavailable("Start Docker.")
+    with pytest.raises(EngineUnavailable):
+        toolset(pool).call("ann", "run_python", code="1")
+    with pytest.raises(EngineUnavailable):
+        await toolset(pool).acall("ann", "run_python", code="1")
+
+
+async def test_on_output_may_be_a_plain_function_or_asynchronous(pool: SessionPool) -> None:
+    pieces: list[StreamText | Output] = []
+
+    async def collect(output: StreamText | Output) -> None:
+        pieces.append(output)
+
+    tools = toolset(pool)
+    tools.call("ann", "run_python", on_output=pieces.append, code="1")
+    await tools.acall("ann", "run_python", on_output=pieces.append, code="1")
+    await tools.acall("ann", "run_python", on_output=collect, code="1")
+    assert pieces == [StreamText("stdout", "ran\n")] * 3
+    with pytest.raises(TypeError, match="must be a plain function"):
+        tools.call("ann", "run_python", on_output=collect, code="1")
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_have_equal_signatures(name: str) -> None:
+    assert inspect.signature(getattr(adapters, name)) == inspect.signature(getattr(adapters, f"a{name}"))
+
+
+def test_there_are_twins() -> None:
+    assert set(TWINS) == set(TOOLS)
+    assert inspect.signature(Toolset.call) == inspect.signature(Toolset.acall)
