@@ -10,12 +10,12 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from dataclasses import replace
-from types import ModuleType
 from typing import TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
-from greenroom.azure.codecs import current, legacy
+from greenroom.azure.codecs import current
+from greenroom.azure.codecs.contract import contract_of
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, NO_SESSION
 from greenroom.azure.codecs.shared import (
     LATEST,
@@ -74,7 +74,7 @@ class AzurePool:
         self._endpoint = parse_endpoint(endpoint)
         self._settings = settings
         self._version = settings.api_version
-        self._codec: ModuleType = legacy if is_legacy(self._version) else current
+        self._codec = contract_of(self._version)
         self._http = Connection(
             self._endpoint,
             _tokens(self._endpoint, settings),

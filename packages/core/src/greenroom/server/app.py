@@ -33,7 +33,7 @@ from greenroom.server.access.origins import host_name, refuse_browsers
 from greenroom.server.budget import Budget, Share
 from greenroom.server.responses import COMMON_HEADERS, Refused, json_response, no_room, problem_response
 from greenroom.server.routes import executions, files, sessions
-from greenroom.server.routes.target import Contract, ServedPool, Target, find_target
+from greenroom.server.routes.target import ContractName, ServedPool, Target, find_target
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.access_log import Entry
 from greenroom.server.transport.slow_clients import TooSlow, in_pieces, paced
@@ -200,7 +200,7 @@ class Application:
             self._route("POST", "/.management/stopSession", sessions.stop_session, "current"),
         ]
 
-    def _route(self, method: str, path: str, operation: Operation, contract: Contract | None) -> Route:
+    def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
         async def endpoint(request: Request) -> Response:
             target = find_target(request, self._pools, self._settings, contract)
             entry: Entry = request.scope["greenroom.entry"]

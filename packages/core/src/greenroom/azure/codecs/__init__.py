@@ -5,10 +5,11 @@
     results   an `Execution` as `stdout`, `stderr`, a result value and a status, and back
     requests  how a request body is read, and what is refused
     problems  errors: `Problem` (status, code, message, ids) to and from a body, to and from `GreenroomError`
+    contract  `Contract`, the functions that the next two have in common, and `contract_of` a version
     legacy    2024-02-02-preview, 2024-08-02-preview: code/execute, properties, Success/Failure, result
     current   2024-10-02-preview and later: executions, Succeeded/Failed, executionResult, sessions, metadata
 
-`legacy` and `current` have the same functions, each in both directions:
+`contract.Contract` in both directions:
 
     =========================  ===================  ========================================================
     request (client → server)  server reads it      response (server → client)

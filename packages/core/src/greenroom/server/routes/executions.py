@@ -15,7 +15,8 @@ from dataclasses import replace
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from greenroom.azure.codecs import current, legacy
+from greenroom.azure.codecs import current
+from greenroom.azure.codecs.contract import CURRENT, LEGACY
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, NOT_SUPPORTED, BadRequest
 from greenroom.azure.codecs.shared import (
     DEFAULT_OUTPUT_LIMIT,
@@ -210,7 +211,7 @@ def _decode_either(body: Json, target: Target) -> ExecuteRequest:
     """The request in the contract's form, or leniently in that of the other one."""
     codec = target.codec
     if not target.strict and isinstance(body, dict):
-        codec = legacy if isinstance(mapping(body).get("properties"), dict) else current
+        codec = LEGACY if isinstance(mapping(body).get("properties"), dict) else CURRENT
     return codec.decode_execute_request(body)
 
 

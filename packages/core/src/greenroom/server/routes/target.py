@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Literal
+from typing import Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import Request
 
-from greenroom.azure.codecs import current, legacy
+from greenroom.azure.codecs.contract import Contract, contract_of
 from greenroom.azure.codecs.problems import IDENTIFIER_LENGTH, NOT_SUPPORTED, BadRequest
 from greenroom.azure.codecs.shared import API_VERSIONS, CURRENT_VERSIONS, LATEST, LEGACY_VERSIONS, Json, is_legacy
 from greenroom.backend import Backend
@@ -21,7 +20,7 @@ from greenroom.server.responses import Refused
 from greenroom.server.settings import ServerSettings
 from greenroom.sessions.rules import check_identifier
 
-Contract = Literal["legacy", "current"]
+ContractName: TypeAlias = Literal["legacy", "current"]
 
 _MAX_FIELDS = 50
 
@@ -76,9 +75,8 @@ class Target:
         return is_legacy(self.version)
 
     @property
-    def codec(self) -> ModuleType:
-        """The contract's own functions: `legacy` and `current` have the same."""
-        return legacy if self.legacy else current
+    def codec(self) -> Contract:
+        return contract_of(self.version)
 
     @property
     def strict(self) -> bool:
@@ -95,7 +93,7 @@ class Target:
 
 
 def find_target(
-    request: Request, pools: Mapping[str, ServedPool], settings: ServerSettings, contract: Contract | None
+    request: Request, pools: Mapping[str, ServedPool], settings: ServerSettings, contract: ContractName | None
 ) -> Target:
     """What the request is about.
 
@@ -154,7 +152,7 @@ def _pool(name: str | None, pools: Mapping[str, ServedPool]) -> ServedPool:
     return pools[name]
 
 
-def _version(version: str | None, contract: Contract | None, *, strict: bool) -> str:
+def _version(version: str | None, contract: ContractName | None, *, strict: bool) -> str:
     if version is None:
         if strict:
             raise BadRequest("The request has no 'api-version'.", target="api-version")
