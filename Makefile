@@ -5,9 +5,10 @@ PACKAGES := packages/core packages/langchain packages/llamaindex packages/semant
 READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
 CLIENTS := .venv-clients
+HTTPX2 := .venv-httpx2
 ENGINES := tests/cgroups2 tests/core tests/docker tests/engines tests/fidelity tests/orphans tests/soak
 
-.PHONY: demo test test-engines test-faces test-cgroups2 check lint clients parity bench lock clean
+.PHONY: demo test test-engines test-faces test-cgroups2 test-httpx2 check lint clients parity bench lock clean
 
 # Four agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
 demo: $(READY)
@@ -27,6 +28,10 @@ test-faces: $(READY)
 # docs/cgroups-v2.md, from the tests of the engines in a virtual machine that has control groups version 2 alone.
 test-cgroups2: $(READY)
 	@$(BIN)/python -m tests.cgroups2.run
+
+# The tests of client and server with httpx2 in the place of httpx: docs/decisions/0009-httpx-in-one-module.md.
+test-httpx2: $(HTTPX2)/.ready
+	@$(HTTPX2)/bin/pytest -q tests/azure_pool tests/server
 
 # Lint, types, architecture, and the tests that need no engine: seconds.
 check: lint
@@ -72,5 +77,16 @@ $(CLIENTS)/.ready: tests/clients/requirements.lock $(READY)
 		-r tests/clients/requirements.lock
 	@touch $(CLIENTS)/.ready
 
+# In that environment `import httpx` is httpx2, in subprocesses too; httpx itself is not installed.
+$(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml $(READY)
+	@echo "Setting up $(HTTPX2) (about 500 MB) …"
+	@test -x $(HTTPX2)/bin/python || $(PYTHON) -m venv --without-pip $(HTTPX2)
+	@$(BIN)/uv pip install --quiet --python $(HTTPX2)/bin/python --compile-bytecode -c requirements.lock \
+		--group test --editable 'packages/core[azure,bubblewrap,data,docker,notebook,server,testing]' 'httpx2>=2.16,<3'
+	@$(BIN)/uv pip uninstall --quiet --python $(HTTPX2)/bin/python httpx httpcore
+	@printf 'import sys\n\nimport httpx2\n\nsys.modules[__name__] = httpx2\n' \
+		> "$$($(HTTPX2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/httpx.py"
+	@touch $(HTTPX2)/.ready
+
 clean:
-	rm -rf .venv $(CLIENTS) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(HTTPX2) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache

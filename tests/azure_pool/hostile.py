@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
@@ -15,15 +17,20 @@ Behaviour: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Aw
 
 
 @contextlib.contextmanager
-def endpoint(behave: Behaviour) -> Generator[str, None, None]:
-    """The URL of an endpoint that behaves like that; it runs in a thread of its own."""
+def endpoint(
+    behave: Behaviour, heads: list[bytes] | None = None, *, certificate: ssl.SSLContext | None = None
+) -> Generator[str, None, None]:
+    """The URL of an endpoint that behaves like that, in a thread of its own; `heads` collects those of requests."""
     started: threading.Event = threading.Event()
     found: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
             while True:
-                await reader.readuntil(b"\r\n\r\n")
+                head = await reader.readuntil(b"\r\n\r\n")
+                if heads is not None:
+                    heads.append(head)
+                    await reader.readexactly(_length(head))
                 await behave(reader, writer)
                 await writer.drain()
                 if writer.is_closing():
@@ -32,7 +39,7 @@ def endpoint(behave: Behaviour) -> Generator[str, None, None]:
 
     async def serve() -> None:
         stop = asyncio.Event()
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=certificate)
         found.append((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stop))
         started.set()
         await stop.wait()
@@ -43,11 +50,16 @@ def endpoint(behave: Behaviour) -> Generator[str, None, None]:
     assert started.wait(10)
     port, loop, stop = found[0]
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'http' if certificate is None else 'https'}://127.0.0.1:{port}"
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(20)
         assert not thread.is_alive()
+
+
+def _length(head: bytes) -> int:
+    match = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+    return int(match[1]) if match else 0
 
 
 def response(body: bytes, *headers: str, status: int = 200) -> bytes:

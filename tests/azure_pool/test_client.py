@@ -6,11 +6,11 @@ import asyncio
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import httpx
 import pytest
 
 import greenroom
@@ -28,12 +28,26 @@ from greenroom import (
     Session,
     StreamText,
 )
-from greenroom.connecting import open_backend
+from greenroom.azure import httpx_transport
+from greenroom.azure.transport import Broken, Unreachable
 
-from .scripted import ENDPOINT, TOKEN, Azure, executed, full, pool_of, refused, running
+from .scripted import (
+    ENDPOINT,
+    TOKEN,
+    Answer,
+    Azure,
+    Request,
+    answered,
+    backend_of,
+    executed,
+    full,
+    pool_of,
+    refused,
+    running,
+)
 
-LOST = httpx.ReadError("connection reset")
-UNREACHABLE = httpx.ConnectError("no route to host")
+LOST = Broken("connection reset")
+UNREACHABLE = Unreachable("no route to host")
 
 
 # The endpoint
@@ -43,13 +57,13 @@ UNREACHABLE = httpx.ConnectError("no route to host")
     ("url", "reason"),
     [
         ("http://example.com/sessionPools/p", "in the clear"),
-        ("https://eastasia.dynamicsessions.io", "ends with /subscriptions/"),
-        ("https://user:secret@example.com/sessionPools/p", "no user"),
-        ("https:///sessionPools/p", "has a host"),
-        ("https://example.com/#fragment", "no fragment"),
+        ("https://eastasia.dynamicsessions.io", "must end with /subscriptions/"),
+        ("https://user:secret@example.com/sessionPools/p", "user information"),
+        ("https:///sessionPools/p", "must have a valid host"),
+        ("https://example.com/#fragment", "and no fragment"),
         ("https://example.com:port/", "Port"),
-        ("https://exa\x7fmple.com/", "non-printable"),
-        ("https://xn--.example/", "Malformed"),
+        ("https://exa\x7fmple.com/", "must have a valid host"),
+        ("https://xn--.example/", "must have a valid host"),
         (f"{ENDPOINT}?api_version=2020-01-01", "The option api_version must be one of .*, not '2020-01-01'"),
         (f"{ENDPOINT}?memory=1Gi", "Unknown option 'memory'"),
     ],
@@ -62,11 +76,16 @@ def test_an_endpoint_that_cannot_be_right_is_refused(url: str, reason: str) -> N
 def test_options_come_with_the_url_and_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREENROOM_TIMEOUT", "33")
     azure = Azure(executed())
+
+    def instead(*_: object, **__: object) -> Azure:
+        return azure
+
+    monkeypatch.setattr("greenroom.azure.client.HttpxTransport", instead)
     url = f"{ENDPOINT}/?api_version=2025-02-02-preview"
-    with greenroom.connect(url, api_key=TOKEN, transport=httpx.MockTransport(azure)) as pool:
+    with greenroom.connect(url, api_key=TOKEN) as pool:
         pool.session("abcd").execute("1")
     (request,) = azure.requests
-    assert request.url.params["api-version"] == "2025-02-02-preview"
+    assert request.params["api-version"] == "2025-02-02-preview"
     assert azure.bodies[0]["timeoutInSeconds"] == 33
 
 
@@ -78,9 +97,9 @@ def test_a_request_has_the_version_the_identifier_and_the_token() -> None:
     with pool_of(azure) as pool:
         assert pool.session("user-1").execute("print('hi')").stdout == "hi\n"
     (request,) = azure.requests
-    assert str(request.url) == f"{ENDPOINT}/executions?api-version=2025-10-02-preview&identifier=user-1"
-    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
-    assert request.headers["User-Agent"].startswith("greenroom")
+    assert request.url == f"{ENDPOINT}/executions?api-version=2025-10-02-preview&identifier=user-1"
+    assert request.headers["authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["user-agent"].startswith("greenroom")
     assert request.headers["x-ms-client-request-id"]
     assert azure.bodies == [
         {
@@ -95,16 +114,16 @@ def test_a_request_has_the_version_the_identifier_and_the_token() -> None:
 
 
 def test_no_identifier_or_name_injects_a_parameter() -> None:
-    azure = Azure(httpx.Response(200, content=b"x"))
+    azure = Azure(Answer(200, b"x"))
     with pool_of(azure) as pool:
         pool.session("a&identifier=other#?").download("sub dir/a&b#?%2F.txt")
     (request,) = azure.requests
-    assert dict(request.url.params.multi_items()) == {
+    assert request.params == {
         "api-version": "2025-10-02-preview",
         "identifier": "a&identifier=other#?",
         "path": "sub dir",
     }
-    assert request.url.raw_path.split(b"?")[0].endswith(b"/files/a%26b%23%3F%252F.txt/content")
+    assert request.path == "files/a%26b%23%3F%252F.txt/content"
 
 
 @pytest.mark.parametrize("path", ["a\udcff.txt", "d\udcff/a.txt"])
@@ -124,13 +143,13 @@ def test_the_time_for_an_answer_is_that_of_the_execution_and_a_margin() -> None:
     azure = Azure(executed())
     with pool_of(azure) as pool:
         pool.session().execute("1", timeout=100)
-    assert azure.requests[0].extensions["timeout"]["read"] >= 100 + 30
-    assert azure.requests[0].extensions["timeout"]["connect"] <= 30
+    assert azure.requests[0].sent.read_timeout >= 100 + 30
+    assert azure.requests[0].sent.connect_timeout <= 30
 
 
 def test_the_legacy_contract_is_one_option_away() -> None:
     answer = {"properties": {"status": "Success", "stdout": "", "stderr": "", "result": 2}}
-    azure = Azure(httpx.Response(200, json=answer))
+    azure = Azure(answered(answer))
     with pool_of(azure, api_version="2024-02-02-preview") as pool:
         assert pool.session("abcd").execute("1 + 1").result == "2"
     assert azure.calls == ["POST code/execute"]
@@ -144,7 +163,7 @@ def test_the_legacy_contract_is_one_option_away() -> None:
     "first",
     [
         UNREACHABLE,
-        httpx.ConnectTimeout("slow"),
+        Unreachable("slow"),
         full("0"),
         full(),
         full(status=500),
@@ -164,8 +183,8 @@ def test_a_call_that_was_not_dispatched_is_made_again(first: Any) -> None:
     "answer",
     [
         LOST,
-        httpx.ReadTimeout("slow"),
-        httpx.RemoteProtocolError("closed"),
+        Broken("slow"),
+        Broken("closed"),
         refused(500),
         refused(502),
         refused(503, **{"x-ms-session-guid": "1"}),
@@ -193,7 +212,7 @@ def test_it_says_that_nothing_was_run() -> None:
 
 
 def test_a_read_that_broke_is_made_again() -> None:
-    azure = Azure(LOST, httpx.Response(200, json={"value": []}))
+    azure = Azure(LOST, answered({"value": []}))
     with pool_of(azure) as pool:
         assert pool.session("abcd").files() == []
 
@@ -225,7 +244,7 @@ def test_a_pool_that_is_full_and_says_to_come_back_at_once_is_not_stormed() -> N
 
 def test_a_small_upload_is_sent_again_whole() -> None:
     uploaded = {"name": "a.txt", "sizeInBytes": 3, "lastModifiedAt": "2024-11-11T09:05:02Z"}
-    azure = Azure(full("0"), httpx.Response(200, json=uploaded))
+    azure = Azure(full("0"), answered(uploaded))
     with pool_of(azure) as pool:
         assert pool.session("abcd").upload(b"abc", "a.txt").size == 3
     assert len(azure.requests) == 2
@@ -238,7 +257,7 @@ def test_a_large_upload_streams_and_is_sent_once() -> None:
     with pool_of(azure) as pool, pytest.raises(PoolFull):
         pool.session("abcd").upload(bytes(6 << 20), "a.bin")
     (request,) = azure.requests
-    assert "content-length" not in request.headers
+    assert not isinstance(request.sent.content, bytes)
     assert len(request.content) > 6 << 20
 
 
@@ -254,22 +273,22 @@ def test_a_large_upload_streams_and_is_sent_once() -> None:
         (refused(404, "SessionPoolNotFound", "no pool"), ServiceFailed, "no pool"),
         (refused(410, "SessionLost", "gone"), SandboxLost, "gone"),
         (refused(500, "InternalServerError", "oops"), ServiceFailed, "oops"),
-        (httpx.Response(302, headers={"Location": "https://example.com"}), ServiceFailed, "HTTP 302"),
-        (httpx.Response(502, content=b"<html>bad gateway</html>"), ServiceFailed, "HTTP 502"),
+        (Answer(302, headers={"Location": "https://example.com"}), ServiceFailed, "HTTP 302"),
+        (Answer(502, b"<html>bad gateway</html>"), ServiceFailed, "HTTP 502"),
         (full("1000", status=500), PoolFull, "5 of 5"),
     ],
     ids=["400", "401", "403", "404", "410", "500", "redirect", "no JSON", "full with 500"],
 )
-def test_an_error_says_what_azure_said(answer: httpx.Response, kind: type[Exception], words: str) -> None:
+def test_an_error_says_what_azure_said(answer: Answer, kind: type[Exception], words: str) -> None:
     azure = Azure(answer)
     with pool_of(azure) as pool, pytest.raises(kind, match=words) as caught:
         pool.session("abcd").execute("1")
     assert isinstance(caught.value, greenroom.GreenroomError)
     details = caught.value.azure
     assert details is not None
-    assert details.status == answer.status_code
+    assert details.status == answer.status
     assert details.request_id is not None
-    if answer.content.startswith(b'{"error"'):
+    if isinstance(answer.content, bytes) and answer.content.startswith(b'{"error"'):
         assert (details.request_id, details.trace_id) == ("request-1", "trace-1")
         assert "request request-1" in str(caught.value)
         assert "trace trace-1" in str(caught.value)
@@ -287,17 +306,17 @@ def test_a_missing_file_is_named() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        httpx.Response(200, content=b"<html>log in</html>"),
-        httpx.Response(200, json=[]),
-        httpx.Response(200, json={"status": "Unheard-of"}),
-        httpx.Response(200, json={"status": "Succeeded", "result": 5}),
-        httpx.Response(200),
-        httpx.Response(200, content=b"[" * 100_000),
-        httpx.Response(202, json={"status": "Running"}),
+        Answer(200, b"<html>log in</html>"),
+        answered([]),
+        answered({"status": "Unheard-of"}),
+        answered({"status": "Succeeded", "result": 5}),
+        Answer(200),
+        Answer(200, b"[" * 100_000),
+        answered({"status": "Running"}, 202),
     ],
     ids=["HTML", "a list", "unknown status", "no result", "nothing", "deep", "under way without an id"],
 )
-def test_an_answer_that_nobody_can_read_is_an_error_of_the_service(answer: httpx.Response) -> None:
+def test_an_answer_that_nobody_can_read_is_an_error_of_the_service(answer: Answer) -> None:
     with pool_of(Azure(answer)) as pool, pytest.raises(ServiceFailed):
         pool.session("abcd").execute("1")
 
@@ -311,13 +330,12 @@ def test_an_answer_that_trickles_is_given_up(status: int, monkeypatch: pytest.Mo
             yield b" "
             await asyncio.sleep(0.05)
 
-    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=trickle()))
-    with greenroom.connect(ENDPOINT, api_key=TOKEN, transport=transport) as pool, pytest.raises(ServiceFailed):
+    with pool_of(Azure(Answer(status, trickle))) as pool, pytest.raises(ServiceFailed):
         pool.session("abcd").submit("1", timeout=0.5).result(10)
 
 
 def test_an_answer_without_end_is_given_up() -> None:
-    azure = Azure(httpx.Response(200, content=b" " * (65 << 20)))
+    azure = Azure(Answer(200, b" " * (65 << 20)))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="at most 67108864 bytes"):
         pool.session("abcd").execute("1")
 
@@ -328,7 +346,7 @@ def test_an_answer_without_end_is_given_up() -> None:
 def test_a_failed_execution_is_data() -> None:
     traceback = "Traceback (most recent call last):\n  File x\nNameError: name 'x' is not defined"
     streams = {"stdout": "before\n", "stderr": traceback, "executionResult": "", "executionTimeInMilliseconds": 1}
-    azure = Azure(httpx.Response(200, json={"id": "e1", "status": "Failed", "result": streams}))
+    azure = Azure(answered({"id": "e1", "status": "Failed", "result": streams}))
     with pool_of(azure) as pool:
         execution = pool.session("abcd").execute("x")
     assert (execution.status, execution.stdout, execution.stderr) == ("failed", "before\n", "")
@@ -384,7 +402,7 @@ def test_an_execution_that_cannot_be_asked_for_may_have_run(answer: Any) -> None
     ):
         pool.session("abcd").execute("…", timeout=300)
     assert "Nothing was run" not in str(caught.value)
-    if isinstance(answer, httpx.Response):
+    if isinstance(answer, Answer):
         assert caught.value.azure is not None
 
 
@@ -396,7 +414,7 @@ def test_an_execution_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatc
 
 def test_the_legacy_contract_has_no_long_executions() -> None:
     answer = {"properties": {"status": "Success", "stdout": "", "stderr": "", "result": ""}}
-    azure = Azure(httpx.Response(200, json=answer))
+    azure = Azure(answered(answer))
     with pool_of(azure, api_version="2024-02-02-preview") as pool:
         with pytest.raises(InvalidRequest, match="at most 220 seconds"):
             pool.session("abcd").execute("…", timeout=221)
@@ -408,8 +426,8 @@ async def test_executions_of_a_session_run_one_after_the_other_and_sessions_at_o
     under_way: dict[str, int] = {}
     most: dict[str, int] = {"": 0}
 
-    async def answer(request: httpx.Request) -> httpx.Response:
-        identifier = request.url.params["identifier"]
+    async def answer(request: Request) -> Answer:
+        identifier = request.params["identifier"]
         under_way[identifier] = under_way.get(identifier, 0) + 1
         most[identifier] = max(most.get(identifier, 0), under_way[identifier])
         most[""] = max(most[""], sum(under_way.values()))
@@ -426,7 +444,7 @@ async def test_cancelling_a_call_ends_its_request() -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    async def answer(_: httpx.Request) -> httpx.Response:
+    async def answer(_: Request) -> Answer:
         loop.call_soon_threadsafe(begun.set)
         try:
             await asyncio.sleep(60)
@@ -449,7 +467,7 @@ async def test_cancelling_a_call_ends_its_request() -> None:
 
 
 def test_a_file_over_the_limit_is_refused_in_both_directions() -> None:
-    azure = Azure(httpx.Response(200, content=bytes(2000)))
+    azure = Azure(Answer(200, bytes(2000)))
     with pool_of(azure, file_limit=1000) as pool:
         with pytest.raises(FileRefused, match="over the limit of 1000 bytes"):
             pool.session("abcd").upload(bytes(1001), "a.bin")
@@ -464,7 +482,7 @@ def entry(name: str, kind: str = "file") -> dict[str, Any]:
 
 def test_versions_without_recursive_lists_are_asked_for_each_directory() -> None:
     tree = {"": [entry("a.txt"), entry("sub", "directory")], "sub": [entry("b.txt")]}
-    azure = Azure(lambda request: httpx.Response(200, json={"value": tree[request.url.params.get("path", "")]}))
+    azure = Azure(lambda request: answered({"value": tree[request.params.get("path", "")]}))
     with pool_of(azure, api_version="2025-02-02-preview") as pool:
         files = pool.session("abcd").files(recursive=True)
     assert [file.path for file in files] == ["/mnt/data/a.txt", "/mnt/data/sub", "/mnt/data/sub/b.txt"]
@@ -473,7 +491,7 @@ def test_versions_without_recursive_lists_are_asked_for_each_directory() -> None
 def test_a_server_that_has_the_same_directories_everywhere_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.azure.client._MAX_DIRECTORIES", 20)
     same = {"value": [entry("a", "directory"), entry("b", "directory")]}
-    azure = Azure(httpx.Response(200, json=same))
+    azure = Azure(answered(same))
     with (
         pool_of(azure, api_version="2025-02-02-preview") as pool,
         pytest.raises(ServiceFailed, match="more than 20 directories"),
@@ -487,18 +505,18 @@ def test_a_server_that_has_the_same_directories_everywhere_is_given_up(monkeypat
 
 def test_a_list_goes_on_where_it_says() -> None:
     first = {"value": [entry("b.txt")], "nextLink": f"{ENDPOINT}/files?skip=1"}
-    azure = Azure(httpx.Response(200, json=first), httpx.Response(200, json={"value": [entry("a.txt")]}))
+    azure = Azure(answered(first), answered({"value": [entry("a.txt")]}))
     with pool_of(azure) as pool:
         assert [file.name for file in pool.session("abcd").files()] == ["a.txt", "b.txt"]
-    assert azure.requests[1].url.params["skip"] == "1"
-    assert azure.requests[1].url.params["identifier"] == "abcd"
+    assert azure.requests[1].params["skip"] == "1"
+    assert azure.requests[1].params["identifier"] == "abcd"
 
 
 @pytest.mark.parametrize(
     "link", ["https://example.com/files?skip=1", "//example.com/files", "http://eastasia.dynamicsessions.io/?skip=1"]
 )
 def test_no_token_goes_where_a_list_says_it_goes_on(link: str) -> None:
-    azure = Azure(httpx.Response(200, json={"value": [], "nextLink": link}))
+    azure = Azure(answered({"value": [], "nextLink": link}))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="not a part of"):
         pool.session("abcd").files()
     assert len(azure.requests) == 1
@@ -506,14 +524,14 @@ def test_no_token_goes_where_a_list_says_it_goes_on(link: str) -> None:
 
 @pytest.mark.parametrize("link", ["http://[bad", "?skip=" + "1" * 100_000], ids=["no address", "endless"])
 def test_a_list_that_goes_on_at_no_address_is_an_error_of_the_service(link: str) -> None:
-    azure = Azure(httpx.Response(200, json={"value": [], "nextLink": link}))
+    azure = Azure(answered({"value": [], "nextLink": link}))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="The list goes on at"):
         pool.session("abcd").files()
     assert len(azure.requests) == 1
 
 
 def test_a_list_without_end_ends() -> None:
-    azure = Azure(httpx.Response(200, json={"value": [], "nextLink": "?skip=1"}))
+    azure = Azure(answered({"value": [], "nextLink": "?skip=1"}))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="where it has been already"):
         pool.session("abcd").files()
 
@@ -526,17 +544,17 @@ def test_sessions_are_listed(version: str) -> None:
     moment = "2025-01-21T03:38:05.232Z"
     names = ["user-2", "user-1"]
     sessions = [{"identifier": name, "createdAt": moment, "lastAccessedAt": moment} for name in names]
-    azure = Azure(httpx.Response(200, json={"sessions": sessions}))
+    azure = Azure(answered({"sessions": sessions}))
     with pool_of(azure, api_version=version) as pool:
         assert [session.identifier for session in pool.sessions()] == ["user-1", "user-2"]
         assert "2 of ? sessions" in repr(pool.status())
-    assert azure.requests[0].url.params["api-version"] == "2025-10-02-preview"  # earlier ones have no list
+    assert azure.requests[0].params["api-version"] == "2025-10-02-preview"  # earlier ones have no list
 
 
 @pytest.mark.parametrize(
-    "answer", [httpx.Response(204), refused(404, "NoSessionFoundError"), refused(400, "SessionWithIdentifierNotFound")]
+    "answer", [Answer(204), refused(404, "NoSessionFoundError"), refused(400, "SessionWithIdentifierNotFound")]
 )
-def test_deleting_a_session_is_idempotent(answer: httpx.Response) -> None:
+def test_deleting_a_session_is_idempotent(answer: Answer) -> None:
     azure = Azure(answer)
     with pool_of(azure) as pool:
         pool.session("abcd").delete()
@@ -559,12 +577,12 @@ def test_closing_deletes_the_sessions_that_nobody_else_knows() -> None:
         own.execute("1")
         pool.session("user-1").execute("1")
         pool.session()
-    deleted = [each.url.params["identifier"] for each in azure.requests if each.method == "DELETE"]
+    deleted = [each.params["identifier"] for each in azure.requests if each.method == "DELETE"]
     assert deleted == [own.identifier]
 
 
 def test_closing_does_not_delete_what_was_deleted() -> None:
-    azure = Azure(lambda request: executed() if request.method == "POST" else httpx.Response(204))
+    azure = Azure(lambda request: executed() if request.method == "POST" else Answer(204))
     with pool_of(azure) as pool:
         with pool.session() as session:
             session.execute("1")
@@ -580,7 +598,7 @@ def test_a_session_has_the_memory_of_its_pool() -> None:
 
 
 async def test_a_closed_pool_says_so_and_may_be_closed_again() -> None:
-    pool = await open_backend(ENDPOINT, api_key=TOKEN, transport=httpx.MockTransport(Azure()))
+    pool = backend_of(Azure())
     pool.mark_owned("abcd")
     await pool.execute("abcd", "1", timeout=None, on_event=None)
     await pool.close()
@@ -592,11 +610,11 @@ async def test_a_closed_pool_says_so_and_may_be_closed_again() -> None:
 async def test_closing_ends_the_wait_of_a_call_for_a_place() -> None:
     asked = asyncio.Event()
 
-    def answer(_: httpx.Request) -> httpx.Response:
+    def answer(_: Request) -> Answer:
         asked.set()
         return full()
 
-    pool = await open_backend(ENDPOINT, api_key=TOKEN, transport=httpx.MockTransport(Azure(answer)))
+    pool = backend_of(Azure(answer))
     call = asyncio.create_task(pool.execute("user-1", "1", timeout=None, on_event=None))
     await asked.wait()
     await pool.close()
@@ -608,7 +626,7 @@ async def test_closing_ends_the_wait_of_a_call_for_a_place() -> None:
 
 
 @pytest.mark.parametrize("answer", [executed(), refused(500, "InternalServerError", "oops")], ids=["good", "bad"])
-def test_no_log_has_a_token_code_or_content(answer: httpx.Response, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_log_has_a_token_code_or_content(answer: Answer, caplog: pytest.LogCaptureFixture) -> None:
     use: list[Callable[[Session], object]] = [
         lambda session: session.execute("print('the-secret-code')"),
         lambda session: session.upload(b"the-secret-content", "a.txt"),
@@ -629,9 +647,10 @@ def test_the_pools_representation_keeps_the_key() -> None:
 
 
 def test_without_httpx_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(__import__("sys").modules, "greenroom.azure.client", raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "httpx", None)
-    monkeypatch.delitem(__import__("sys").modules, "greenroom.azure.http", raising=False)
+    for module in ("client", "httpx_transport"):
+        monkeypatch.delitem(sys.modules, f"greenroom.azure.{module}")
+    for library in {"httpx", httpx_transport.httpx.__name__}:
+        monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(EngineUnavailable, match=r"pip install 'greenroom\[azure\]'"):
         greenroom.connect(ENDPOINT)
 
@@ -640,4 +659,4 @@ def test_no_timeout_is_infinite_for_a_socket() -> None:
     azure = Azure(running(), executed())
     with pool_of(azure) as pool:
         pool.session("abcd").submit("…").result(10)
-    assert all(math.isfinite(request.extensions["timeout"]["read"]) for request in azure.requests)
+    assert all(math.isfinite(request.sent.read_timeout) for request in azure.requests)

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import pytest
 from azure.core.credentials import AccessToken
 
@@ -47,7 +46,7 @@ class AsyncCredential(Credential):
 
 
 def tokens_of(azure: Azure) -> list[str]:
-    return [request.headers["Authorization"].removeprefix("Bearer ") for request in azure.requests]
+    return [request.headers["authorization"].removeprefix("Bearer ") for request in azure.requests]
 
 
 @pytest.mark.parametrize("kind", [Credential, AsyncCredential])
@@ -207,9 +206,9 @@ def test_a_server_on_this_machine_gets_no_token_of_azure(url: str, monkeypatch: 
 
     monkeypatch.setattr("greenroom.azure.client.default_credential", unwanted)
     azure = Azure(executed())
-    with greenroom.connect(url, transport=httpx.MockTransport(azure)) as pool:
+    with pool_of(azure, url, api_key=None) as pool:
         pool.session("abcd").execute("1")
-    assert "Authorization" not in azure.requests[0].headers
+    assert "authorization" not in azure.requests[0].headers
 
 
 def test_a_host_that_is_not_azures_gets_no_token_by_itself() -> None:
@@ -217,7 +216,7 @@ def test_a_host_that_is_not_azures_gets_no_token_by_itself() -> None:
     with pytest.raises(InvalidRequest, match="no token of Azure by itself"):
         greenroom.connect(url)
     credential, azure = Credential(), Azure(executed())
-    with greenroom.connect(url, credential=credential, transport=httpx.MockTransport(azure)) as pool:
+    with pool_of(azure, url, credential=credential) as pool:
         pool.session("abcd").execute("1")
     assert tokens_of(azure) == ["token-1"]
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 import greenroom
 from greenroom import GreenroomError, SessionPool
 from greenroom.azure.codecs.shared import API_VERSIONS
+from greenroom.azure.httpx_transport import HttpxTransport
 
 from .hostile import Behaviour, Resident, always, closing, endless, endpoint, response
-from .scripted import ENDPOINT, TOKEN
+from .scripted import ENDPOINT, pool_of
 
 _MIB = 1 << 20
 LIMIT = 60.0  # seconds, a safety limit
@@ -197,7 +198,9 @@ def liars() -> Iterator[dict[str, tuple[Liar, SessionPool]]]:
         found: dict[str, tuple[Liar, SessionPool]] = {}
         for version in API_VERSIONS:
             liar = Liar()
-            pool = greenroom.connect(ENDPOINT, api_key=TOKEN, api_version=version, transport=liar, acquire_timeout=0.01)
+            transport = HttpxTransport(ENDPOINT)
+            transport._client = httpx.AsyncClient(transport=liar)  # pyright: ignore[reportPrivateUsage]
+            pool = pool_of(transport, api_version=version, acquire_timeout=0.01)
             found[version] = liar, stack.enter_context(pool)
         yield found
         for liar, _ in found.values():

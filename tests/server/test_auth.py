@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
+from greenroom.azure.httpx_transport import HttpxTransport
 from greenroom.errors import InvalidRequest
 from greenroom.server.access import entra
 from greenroom.server.access.entra import EntraSettings, EntraTokens, KeySet
@@ -230,11 +231,20 @@ async def authority() -> AsyncIterator[Authority]:
 
 
 @contextlib.asynccontextmanager
+async def fetching(settings: EntraSettings) -> AsyncGenerator[HttpxTransport, None]:
+    transport = HttpxTransport(settings.keys_url)
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+@contextlib.asynccontextmanager
 async def guarded(authority: Authority, clock: Clock, **options: Any) -> AsyncGenerator[httpx.AsyncClient, None]:
     settings = ServerSettings.parse({"entra": {"tenant": TENANT, "authority": authority.url, **options}}).entra
     assert settings is not None
-    async with httpx.AsyncClient() as fetcher:
-        guard = EntraTokens(settings, KeySet(settings.keys_url, fetcher, clock=clock))
+    async with fetching(settings) as transport:
+        guard = EntraTokens(settings, KeySet(settings.keys_url, transport, clock=clock))
         async with served(ScriptedBackend(), guard=guard) as client:
             yield client
 
@@ -363,8 +373,8 @@ async def test_keys_that_are_packed_take_no_more_memory_than_others(
 
 async def test_keys_and_tokens_may_both_let_in(authority: Authority, clock: Clock) -> None:
     settings = EntraSettings(TENANT, authority=authority.url)
-    async with httpx.AsyncClient() as fetcher:
-        tokens = EntraTokens(settings, KeySet(settings.keys_url, fetcher, clock=clock))
+    async with fetching(settings) as transport:
+        tokens = EntraTokens(settings, KeySet(settings.keys_url, transport, clock=clock))
         guard = EitherOf([ApiKeys({"mine": digest("the key")}), tokens])
         assert await guard.admit("Bearer the key") == "mine"
         assert await guard.admit(f"bearer {FIRST.sign()}") == CALLER

@@ -190,7 +190,7 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
         ) from error
     from greenroom.azure.settings import AzureSettings  # noqa: PLC0415
 
-    names = [name for name in AzureSettings.model_fields if name not in {"credential", "transport"}]
+    names = [name for name in AzureSettings.model_fields if name not in {"credential", "ssl_context"}]
     return AzurePool(endpoint, AzureSettings.parse({**sources.from_environment(names), **options}))
 
 

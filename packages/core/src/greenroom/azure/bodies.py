@@ -7,9 +7,8 @@ import contextlib
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
-import httpx
-
 from greenroom.azure.codecs.shared import Malformed
+from greenroom.azure.transport import Response
 
 LEAST_PACE = 16 * 1024
 """Bytes per second that an endpoint must send or accept once its time is used up."""
@@ -41,7 +40,7 @@ class Pace:
         self._left = min(self._left - seconds + size / LEAST_PACE, self._most)
 
 
-async def received(response: httpx.Response, seconds: float, limit: int) -> AsyncGenerator[bytes, None]:
+async def received(response: Response, seconds: float, limit: int) -> AsyncGenerator[bytes, None]:
     """The content of a response, unpacked, in pieces of at most 64 KiB where it was packed.
 
     Args:
@@ -66,20 +65,16 @@ async def received(response: httpx.Response, seconds: float, limit: int) -> Asyn
                 yield piece
 
 
-async def _raw(response: httpx.Response, pace: Pace, limit: int) -> AsyncGenerator[bytes, None]:
+async def _raw(response: Response, pace: Pace, limit: int) -> AsyncGenerator[bytes, None]:
     """The body as it is on the wire."""
-    stream = response.stream
-    if not isinstance(stream, httpx.AsyncByteStream):
-        raise Malformed("it has no body that can be read")
     loop = asyncio.get_running_loop()
-    chunks = aiter(stream)
     size = 0
     while True:
         began = loop.time()
         timeout = asyncio.timeout(pace.left)
         try:
             async with timeout:
-                chunk = await anext(chunks, None)
+                chunk = await anext(response.chunks, None)
         except TimeoutError:
             if timeout.expired():
                 raise TooSlow("its body must not arrive so slowly") from None

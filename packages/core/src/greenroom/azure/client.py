@@ -30,7 +30,9 @@ from greenroom.azure.codecs.shared import (
 )
 from greenroom.azure.credentials import CredentialTokens, FixedToken, Tokens, default_credential
 from greenroom.azure.http import MARGIN, Connection
-from greenroom.azure.settings import AzureSettings, is_loopback, parse_endpoint
+from greenroom.azure.httpx_transport import HttpxTransport
+from greenroom.azure.settings import AzureSettings, check_proxy, is_loopback, parse_endpoint
+from greenroom.azure.transport import Transport
 from greenroom.backend import OnEvent, Overrides
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo, StreamText
@@ -66,10 +68,15 @@ class AzurePool:
     closes its connection, which the service may or may not take as a reason to interrupt the code.
     """
 
-    def __init__(self, endpoint: str, settings: AzureSettings) -> None:
+    def __init__(self, endpoint: str, settings: AzureSettings, *, transport: Transport | None = None) -> None:
         """
+        Args:
+            endpoint: the pool's management endpoint.
+            settings: how to call it.
+            transport: sends the requests; by default httpx, as the settings say.
+
         Raises:
-            InvalidRequest: the endpoint is none.
+            InvalidRequest: the endpoint, the key or the proxy is not valid.
         """
         self._endpoint = parse_endpoint(endpoint)
         self._settings = settings
@@ -78,8 +85,8 @@ class AzurePool:
         self._http = Connection(
             self._endpoint,
             _tokens(self._endpoint, settings),
-            patience=settings.acquire_timeout,
-            transport=settings.transport,
+            transport or _transport(self._endpoint, settings),
+            retry_for=settings.acquire_timeout,
         )
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._own: dict[str, float] = {}
@@ -347,6 +354,11 @@ class AzurePool:
     def _version_of(self, call: Call) -> str:
         of_sessions = call.path in {"session", "listSessions"}
         return LATEST if of_sessions and self._version < _SESSIONS_SINCE else self._version
+
+
+def _transport(endpoint: str, settings: AzureSettings) -> Transport:
+    proxy = None if settings.proxy is None else check_proxy(settings.proxy.get_secret_value())
+    return HttpxTransport(endpoint, proxy=proxy, ssl_context=settings.ssl_context)
 
 
 def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:

@@ -9,18 +9,16 @@ import random
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
-from http.cookiejar import CookieJar
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urljoin, urlsplit
-
-import httpx
 
 from greenroom.azure.bodies import LEAST_PACE, TooSlow, received, sent
 from greenroom.azure.codecs.problems import POOL_FULL, Problem, decode_problem, error_of
 from greenroom.azure.codecs.shared import Call, Json, Malformed, quote_segment
 from greenroom.azure.credentials import Tokens
-from greenroom.errors import GreenroomError, InvalidRequest, PoolClosed, ServiceFailed
+from greenroom.azure.transport import Request, Response, Transport, TransportError, Unreachable
+from greenroom.errors import GreenroomError, PoolClosed, ServiceFailed
 from greenroom.runner.json_weight import TooDeep, weigh_json
 
 T = TypeVar("T")
@@ -42,6 +40,8 @@ _LARGE = 256 << 10
 _MAX_LINK = 4 << 10
 _USER_AGENT = f"greenroom/{version('greenroom')} (Language=Python)"
 
+_REQUEST_ID = "x-ms-client-request-id"
+
 _OURS = ("api-version", "identifier")
 """Parameters of a list that its next page does not change."""
 
@@ -49,46 +49,27 @@ _OURS = ("api-version", "identifier")
 _OF_A_SESSION = ("operation-id", "operation-location", "x-ms-session-guid", "x-ms-container-execution-duration")
 
 
-class _NoCookies(CookieJar):
-    """Keeps none: the API has none, and an endpoint could fill the memory with them."""
-
-    def extract_cookies(self, response: Any, request: Any) -> None:
-        del response, request
-
-
 class Connection:
     """Requests to a pool's endpoint. Each method raises `AccessDenied`, `PoolFull`, `ServiceFailed` and so on."""
 
-    def __init__(self, endpoint: str, tokens: Tokens, *, patience: float, transport: Any = None) -> None:
+    def __init__(self, endpoint: str, tokens: Tokens, transport: Transport, *, retry_for: float) -> None:
         """
         Args:
-            endpoint: of the pool, without a slash at its end.
+            endpoint: the pool's, without a slash at its end.
             tokens: the credentials.
-            patience: seconds for which a request is tried again while the pool is full or too busy.
-            transport: an `httpx.AsyncBaseTransport` in place of httpx's own.
-
-        Raises:
-            InvalidRequest: the endpoint has what no address can have.
+            transport: sends the requests; it is closed with the connection.
+            retry_for: seconds for which a request is retried while the pool is full or too busy.
         """
-        try:
-            _ = httpx.URL(endpoint).host
-        except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: of a name's other alphabet
-            raise InvalidRequest(f"The pool {endpoint!r:.200} is not valid: {error}.") from None
         self.endpoint = endpoint
         self._tokens = tokens
-        self._patience = patience
-        self._client = httpx.AsyncClient(
-            transport=transport,
-            trust_env=not endpoint.startswith("http:"),  # no proxy is on this machine's way to itself
-            follow_redirects=False,  # a token goes to the endpoint and nowhere else
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15),
-            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},  # what is packed may grow
-            cookies=_NoCookies(),
-        )
+        self._transport = transport
+        self._retry_for = retry_for
+        self._closed = False
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self._client.aclose()
+        """Close the transport and the credentials."""
+        self._closed = True
+        await self._transport.close()
         await self._tokens.close()
 
     async def json(
@@ -119,19 +100,19 @@ class Connection:
     @contextlib.asynccontextmanager
     async def stream(
         self, call: Call, *, timeout: float, path: str | None = None, content: Any = None
-    ) -> AsyncGenerator[httpx.Response, None]:
+    ) -> AsyncGenerator[Response, None]:
         """The response, a good one, while it arrives; arguments as for `json`."""
         response = await self._send(call, timeout, path, content)
         try:
             yield response
-        except (httpx.HTTPError, httpx.StreamError, TooSlow) as error:
+        except (TransportError, TooSlow) as error:
             raise self._broken(call, error) from error
         except Malformed as error:
             raise ServiceFailed(f"The response of {self.endpoint} cannot be read: {error}.") from error
         finally:
-            await response.aclose()
+            await response.close()
 
-    def download(self, response: httpx.Response, *, timeout: float, limit: int) -> AsyncGenerator[bytes, None]:
+    def download(self, response: Response, *, timeout: float, limit: int) -> AsyncGenerator[bytes, None]:
         """The content of a response of `stream`, read within its block.
 
         Args:
@@ -163,31 +144,31 @@ class Connection:
             raise ServiceFailed(f"The list goes on at {link!r:.200}, where it has been already.")
         return replace(call, query=query)
 
-    async def _send(self, call: Call, timeout: float, path: str | None, content: Any) -> httpx.Response:
+    async def _send(self, call: Call, timeout: float, path: str | None, content: Any) -> Response:
         once = isinstance(content, AsyncIterator)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
+        deadline = loop.time() + self._retry_for
         attempt, refusals = 0, 0
         while True:
-            if self._client.is_closed:
+            if self._closed:
                 raise PoolClosed("The pool was closed.")
             token = await self._tokens.get()
             wait: float | None = None
             error: GreenroomError
             try:
-                response = await self._response(call, timeout, content, token)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
+                request, response = await self._response(call, timeout, content, token)
+            except Unreachable as failure:
                 error = self._unreachable(call, failure)
                 if attempt + 1 < _CONNECT_ATTEMPTS:
                     wait = _delay(attempt)
-            except (httpx.HTTPError, httpx.InvalidURL, TooSlow) as failure:
+            except (TransportError, TooSlow) as failure:
                 error = self._broken(call, failure)
                 if call.method == "GET" and attempt + 1 < _CONNECT_ATTEMPTS:  # reading dispatches nothing
                     wait = _delay(attempt)
             else:
                 if response.is_success:
                     return response
-                problem = await _problem(response, timeout)
+                problem = await _problem(request, response, timeout)
                 error = error_of(problem, path=path)
                 if problem.status == 401 and self._tokens.refused(token) and not refusals and not once:
                     refusals += 1
@@ -199,54 +180,62 @@ class Connection:
             attempt += 1
             await asyncio.sleep(wait)
 
-    async def _response(self, call: Call, timeout: float, content: Any, token: str | None) -> httpx.Response:
-        """The head of the response, when it has come.
+    async def _response(self, call: Call, timeout: float, content: Any, token: str | None) -> tuple[Request, Response]:
+        """A request, and its response when the head has arrived.
 
         Raises:
-            TooSlow: the endpoint took too long to accept the request, or to answer. httpx has a limit for each piece
-                alone, and none for how many there are.
+            TransportError: there is no response.
+            TooSlow: the endpoint took too long to accept the request or to respond. A transport limits the time of
+                each read and write, not how many there are.
         """
         limit = asyncio.timeout(None)
         if isinstance(content, AsyncIterator):
             content = sent(cast("AsyncIterator[bytes]", content), timeout, limit)
         request = self._request(call, timeout, content, token)
-        size = int(request.headers.get("content-length", "0"))
+        size = len(request.content) if isinstance(request.content, bytes) else 0
         try:
             async with limit:
                 limit.reschedule(asyncio.get_running_loop().time() + _CONNECT_TIMEOUT + timeout + size / LEAST_PACE)
-                return await self._client.send(request, stream=True)
+                return request, await self._transport.send(request)
         except TimeoutError:
             if limit.expired():
                 raise TooSlow("the request must be accepted and answered in time") from None
             raise
 
-    def _request(self, call: Call, timeout: float, content: Any, token: str | None) -> httpx.Request:
-        headers = {"x-ms-client-request-id": str(uuid.uuid4()), **call.headers}
+    def _request(self, call: Call, timeout: float, content: Any, token: str | None) -> Request:
+        headers = {
+            "User-Agent": _USER_AGENT,
+            "Accept-Encoding": "identity",  # a compressed body may be a bomb
+            _REQUEST_ID: str(uuid.uuid4()),
+            **call.headers,
+        }
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         if call.body is not None:
             content = json.dumps(call.body).encode()
             headers["Content-Type"] = "application/json"
-        size = len(content) if isinstance(content, bytes) else 0  # which is written at a stretch
+        size = len(content) if isinstance(content, bytes) else 0  # written in one go
         query = "&".join(f"{quote_segment(name)}={quote_segment(value)}" for name, value in call.query.items())
-        return self._client.build_request(
+        return Request(
             call.method,
             f"{self.endpoint}/{call.path}?{query}",
-            content=content,
-            headers=headers,
-            timeout=httpx.Timeout(timeout, write=timeout + size / LEAST_PACE, connect=_CONNECT_TIMEOUT, pool=None),
+            headers,
+            content,
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=timeout,
+            write_timeout=timeout + size / LEAST_PACE,
         )
 
-    def _unreachable(self, call: Call, error: httpx.HTTPError) -> ServiceFailed:
+    def _unreachable(self, call: Call, error: Exception) -> ServiceFailed:
         nothing = " Nothing was run." if call.method != "GET" else ""
-        return ServiceFailed(f"{self.endpoint} cannot be reached: {_reason(error)}.{nothing}")
+        return ServiceFailed(f"{self.endpoint} cannot be reached: {error}.{nothing}")
 
     def _broken(self, call: Call, error: Exception) -> ServiceFailed:
         unknown = " Whether it was carried out is unknown." if call.method != "GET" else ""
-        return ServiceFailed(f"The connection to {self.endpoint} broke: {_reason(error)}.{unknown}")
+        return ServiceFailed(f"The connection to {self.endpoint} broke: {error}.{unknown}")
 
 
-def _was_not_dispatched(problem: Problem, response: httpx.Response) -> bool:
+def _was_not_dispatched(problem: Problem, response: Response) -> bool:
     full = problem.code == POOL_FULL  # which was seen with 429 and with 500
     return (full or problem.status in {429, 503}) and not any(name in response.headers for name in _OF_A_SESSION)
 
@@ -254,10 +243,6 @@ def _was_not_dispatched(problem: Problem, response: httpx.Response) -> bool:
 def _delay(attempt: int) -> float:
     """Seconds before the next try, with jitter, so that many clients do not come back at once."""
     return random.uniform(0.5, 1) * min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY)  # noqa: S311
-
-
-def _reason(error: Exception) -> str:
-    return f"{error!s:.500}" or type(error).__name__
 
 
 def _parse(body: bytes, decode: Callable[[Json], T]) -> T:
@@ -282,19 +267,18 @@ def _parse(body: bytes, decode: Callable[[Json], T]) -> T:
     return decode(value)
 
 
-async def _problem(response: httpx.Response, timeout: float) -> Problem:
+async def _problem(request: Request, response: Response, timeout: float) -> Problem:
     try:
         content = await _read(response, _MAX_PROBLEM, timeout)
-    except (httpx.HTTPError, httpx.StreamError, TooSlow, Malformed):
+    except (TransportError, TooSlow, Malformed):
         content = b""
     finally:
-        await response.aclose()
-    sent_id = response.request.headers.get("x-ms-client-request-id")
-    problem = decode_problem(response.status_code, response.headers, content)
-    return problem if problem.request_id else replace(problem, request_id=sent_id)
+        await response.close()
+    problem = decode_problem(response.status, response.headers, content)
+    return problem if problem.request_id else replace(problem, request_id=request.headers[_REQUEST_ID])
 
 
-async def _read(response: httpx.Response, limit: int, timeout: float) -> bytes:
+async def _read(response: Response, limit: int, timeout: float) -> bytes:
     """The whole body.
 
     Raises:

@@ -1,8 +1,9 @@
-"""What the client of a pool in Azure is told."""
+"""The options of the Azure client, and what a valid endpoint is."""
 
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Mapping
 from typing import Any, Self
 from urllib.parse import SplitResult, urlsplit
@@ -19,7 +20,7 @@ _MIB = 1 << 20
 class AzureSettings(BaseModel):
     """How to call a pool in Azure. Times are in seconds, sizes in bytes or as `512Mi`.
 
-    What the pool itself has (its size, memory, cool-down, network) is set where it is made.
+    A pool's own properties (its size, memory, cool-down, network) are set where it is created.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -28,21 +29,24 @@ class AzureSettings(BaseModel):
     """An azure-core credential, synchronous or asynchronous; by default `DefaultAzureCredential`, which takes
     the login of `az`, environment variables or a managed identity."""
     client_id: str | None = None
-    """Of the user-assigned managed identity to take; by default that of `AZURE_CLIENT_ID`."""
+    """The client ID of a user-assigned managed identity; by default that of `AZURE_CLIENT_ID`."""
     api_key: SecretStr | None = None
     """A key of `greenroom serve`, sent in place of a token."""
     api_version: str = LATEST
     timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
-    """How long an execution may run if its caller does not say. Azure ends a synchronous one after 220 seconds,
-    so longer ones are asynchronous."""
+    """The time limit of an execution whose caller gives none. Azure ends a synchronous one after 220 seconds, so
+    longer ones are asynchronous."""
     acquire_timeout: float = Field(30, ge=0)
-    """How long a call is tried again while the pool is full or too busy."""
+    """How long a call is retried while the pool is full or too busy."""
     output_limit: Size = Field(_MIB, ge=1024, le=64 * _MIB)
-    """Characters of each stream that come back (2025-10-02-preview; Azure's own default is 4,096)."""
+    """Characters of each stream that are returned (2025-10-02-preview; Azure's own default is 4,096)."""
     file_limit: Size = Field(128 * _MIB, ge=1)
     """Bytes of one uploaded or downloaded file."""
-    transport: Any = None
-    """An `httpx.AsyncBaseTransport` in place of httpx's own, such as one with a proxy."""
+    proxy: SecretStr | None = None
+    """The URL of an HTTP proxy, which may contain a user and a password; by default that of `HTTPS_PROXY`, except
+    for the hosts of `NO_PROXY` and for this machine."""
+    ssl_context: ssl.SSLContext | None = None
+    """Which certificates are trusted; by default the usual authorities, or those of `SSL_CERT_FILE`."""
 
     @field_validator("api_version")
     @classmethod
@@ -62,41 +66,74 @@ class AzureSettings(BaseModel):
 
 
 def parse_endpoint(url: str) -> str:
-    """The pool's management endpoint, without a slash at its end.
+    """Return a pool's management endpoint, without a slash at its end.
 
     Raises:
-        InvalidRequest: it is none, or would carry credentials in the clear.
+        InvalidRequest: the URL is not an endpoint, or credentials would travel in the clear.
     """
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise InvalidRequest(f"The pool {url!r:.200} is not valid: {error}.") from None
+    parts = _split(url)
     if parts.username is not None:  # and maybe a password, which no message repeats
+        shown = parts._replace(netloc=f"…@{parts.netloc.rpartition('@')[2]}").geturl()
         raise InvalidRequest(
-            "The pool's endpoint is not valid: it has no user. Give connect() an api_key or a credential."
+            f"A pool's endpoint must not contain user information, not {shown!r:.200}. Give connect() an api_key or a "
+            "credential."
         )
-    if not parts.hostname or parts.fragment:
-        raise InvalidRequest(f"The pool {url!r:.200} is not valid: its endpoint has a host, and no fragment.")
+    if not parts.hostname or parts.fragment or not all(map(_is_label, parts.hostname.split("."))):
+        raise InvalidRequest(f"A pool's endpoint must have a valid host, and no fragment, not {url!r:.200}.")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise InvalidRequest(
-            f"The pool {url!r:.200} is not valid: credentials and code would travel in the clear. Use https; only "
-            "a server on this machine may have http."
+            f"A pool's endpoint must begin with https://, not {url!r:.200}: credentials and code would travel in the "
+            "clear. Only a server on this machine can have http."
         )
     if parts.hostname.endswith(".dynamicsessions.io") and "/sessionPools/" not in parts.path:
         raise InvalidRequest(
-            f"The pool {url!r:.200} is not valid: the endpoint of a pool ends with /subscriptions/…/resourceGroups/…"
-            "/sessionPools/…. Find it with: az containerapp sessionpool show --name … --resource-group … "
-            "--query properties.poolManagementEndpoint"
+            "The endpoint of a pool in Azure must end with /subscriptions/…/resourceGroups/…/sessionPools/…, not "
+            f"{url!r:.200}. Find it with: az containerapp sessionpool show --name … --resource-group … --query "
+            "properties.poolManagementEndpoint"
         )
     return SplitResult(parts.scheme, parts.netloc, parts.path.rstrip("/"), "", "").geturl()
 
 
+def check_proxy(url: str) -> str:
+    """Return the URL of a proxy.
+
+    Raises:
+        InvalidRequest: it is not one; the message does not show its password.
+    """
+    parts = _split(url, "The option proxy")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
+        shown = f"{parts.scheme}://{parts.hostname or ''}"
+        raise InvalidRequest(f"The option proxy must have the form http://host:port or https://…, not {shown!r:.200}.")
+    return url
+
+
 def is_loopback(host: str) -> bool:
-    """Whether only this machine answers under the name."""
+    """Whether a host name always means this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
+        return False
+
+
+def _split(url: str, what: str = "A pool's endpoint") -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        shown = url.rpartition("@")[2]  # without a password
+        raise InvalidRequest(f"{what} must be a URL, not {shown!r:.200}: {error}.") from None
+    return parts
+
+
+def _is_label(label: str) -> bool:
+    """Whether a part of a host name can exist: one in Punycode must stand for more than ASCII."""
+    if not label.isprintable():
+        return False
+    if not label.startswith("xn--"):
+        return True
+    try:
+        return not label[4:].encode("ascii").decode("punycode").isascii()
+    except UnicodeError:
         return False

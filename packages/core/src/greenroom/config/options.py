@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
@@ -50,4 +51,5 @@ class PoolOptions(TypedDict, total=False):
     client_id: str | None
     api_key: str | None
     api_version: str
-    transport: Any
+    proxy: str | None
+    ssl_context: ssl.SSLContext | None

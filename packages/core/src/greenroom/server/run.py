@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import uvicorn
 
+from greenroom.azure.httpx_transport import HttpxTransport
 from greenroom.backend import Backend
 from greenroom.connecting import open_backend
 from greenroom.errors import InvalidRequest
@@ -188,15 +188,17 @@ async def _guard(settings: ServerSettings) -> AsyncGenerator[Guard | None, None]
     Raises:
         InvalidRequest: everybody, at an address that others reach.
     """
-    async with httpx.AsyncClient() as client:
-        guards: list[Guard] = []
+    guards: list[Guard] = []
+    async with contextlib.AsyncExitStack() as stack:
         digests = read_keys(settings.api_key_file.expanduser()) if settings.api_key_file else {}
         if key := _take_key():
             digests["environment"] = digest(check_key(key))
         if digests:
             guards.append(ApiKeys(digests))
         if settings.entra is not None:
-            guards.append(EntraTokens(settings.entra, KeySet(settings.entra.keys_url, client)))
+            transport = HttpxTransport(settings.entra.keys_url)
+            stack.push_async_callback(transport.close)
+            guards.append(EntraTokens(settings.entra, KeySet(settings.entra.keys_url, transport)))
         if not guards and not settings.is_local:
             raise InvalidRequest(
                 f"A server at {settings.host} can be reached by others, so it needs credentials: give it "

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, cast
 
-import httpx
 import jwt
 from pydantic import StringConstraints
 
 from greenroom.azure.bodies import TooSlow, received
+from greenroom.azure.transport import Request, Transport, TransportError
 from greenroom.server.access.keys import bearer
 from greenroom.server.responses import Refused, unauthorized
 
@@ -92,9 +93,9 @@ class EntraTokens:
 class KeySet:
     """The public keys at a URL, kept for an hour, and fetched again for a key that is new."""
 
-    def __init__(self, url: str, client: httpx.AsyncClient, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, url: str, transport: Transport, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
-        self._client = client
+        self._transport = transport
         self._clock = clock
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = self._tried = -math.inf
@@ -122,25 +123,29 @@ class KeySet:
             try:
                 self._keys = await self._fetch()
                 self._fetched = self._tried
-            except (httpx.HTTPError, TooSlow, TimeoutError, ValueError, RecursionError, jwt.PyJWTError) as error:
+            except (TransportError, TooSlow, TimeoutError, ValueError, RecursionError, jwt.PyJWTError) as error:
                 reason = f"{type(error).__name__}: {error}"
         if self._clock() - self._fetched >= _KEYS_LIFETIME_OFFLINE:
             raise Refused(503, "ServiceUnavailable", f"The keys of Microsoft Entra ID are not known: {reason}.")
 
     async def _fetch(self) -> dict[str, jwt.PyJWK]:
-        headers = {"Accept-Encoding": "identity"}
-        async with (
-            asyncio.timeout(_FETCH_TIMEOUT),
-            self._client.stream("GET", self._url, timeout=_FETCH_TIMEOUT, headers=headers) as response,
-        ):
-            response.raise_for_status()
-            content = b""
-            async for chunk in received(response, _FETCH_TIMEOUT, _MAX_DOCUMENT):
-                content += chunk
-                if len(content) > _MAX_DOCUMENT:
-                    raise ValueError("the document is too long")
-        document: object = httpx.Response(200, content=content).json()
+        document: object = json.loads(await self._document())
         if not isinstance(document, dict):
             raise ValueError("the document is not a set of keys")
         keys = jwt.PyJWKSet.from_dict(cast("dict[str, Any]", document))
         return {key.key_id: key for key in keys.keys if key.key_id and key.key_type == "RSA"}
+
+    async def _document(self) -> bytes:
+        content = bytearray()
+        async with asyncio.timeout(_FETCH_TIMEOUT):
+            response = await self._transport.send(Request("GET", self._url, {"Accept-Encoding": "identity"}))
+            try:
+                if not response.is_success:
+                    raise ValueError(f"the status must be 200, not {response.status}")
+                async for chunk in received(response, _FETCH_TIMEOUT, _MAX_DOCUMENT):
+                    content += chunk
+                    if len(content) > _MAX_DOCUMENT:
+                        raise ValueError(f"the document must have at most {_MAX_DOCUMENT} bytes")
+            finally:
+                await response.close()
+        return bytes(content)

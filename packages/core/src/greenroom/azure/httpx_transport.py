@@ -1,0 +1,107 @@
+"""HTTP by httpx. No other module imports it, and neither its types nor its errors leave this one."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Generator
+from http.cookiejar import CookieJar
+from typing import Any, Self
+
+import httpx
+
+from greenroom.azure.transport import Broken, Request, Response, Unreachable
+from greenroom.errors import InvalidRequest
+
+
+class HttpxTransport:
+    """A `Transport` with a pool of connections."""
+
+    def __init__(self, url: str, *, proxy: str | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
+        """
+        Args:
+            url: what all requests begin with.
+            proxy: the URL of an HTTP proxy, used for every request; by default those that the environment names
+                (`HTTPS_PROXY`, `NO_PROXY`), and none for plain HTTP, which stays on this machine.
+            ssl_context: decides which certificates are trusted, the proxy's included; by default the usual
+                authorities, or those of `SSL_CERT_FILE`.
+
+        Raises:
+            InvalidRequest: the URL has a host that cannot exist.
+        """
+        try:
+            _ = httpx.URL(url).host
+        except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a label in another alphabet
+            raise InvalidRequest(
+                f"The host of a URL must be a valid name, not that of {url!r:.200}: {error}."
+            ) from None
+        self._client = httpx.AsyncClient(
+            proxy=None if proxy is None else _proxy(proxy, ssl_context),
+            verify=True if ssl_context is None else ssl_context,
+            trust_env=not url.startswith("http:"),
+            follow_redirects=False,  # a token goes to the endpoint and nowhere else
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15),
+            cookies=_NoCookies(),
+        )
+
+    async def send(self, request: Request) -> Response:
+        with _own_errors():
+            response = await self._client.send(
+                self._client.build_request(
+                    request.method,
+                    request.url,
+                    content=request.content,
+                    headers=request.headers,
+                    timeout=httpx.Timeout(
+                        connect=request.connect_timeout,
+                        read=request.read_timeout,
+                        write=request.write_timeout,
+                        pool=None,
+                    ),
+                ),
+                stream=True,
+            )
+        return Response(response.status_code, dict(response.headers.items()), _Chunks(response), response.aclose)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+class _Chunks:
+    """The body of a response; httpx's own iterators would decompress it without a limit."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  an asynchronous client's always is
+        self._chunks = aiter(response.stream)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with _own_errors():
+            return await anext(self._chunks)
+
+
+class _NoCookies(CookieJar):
+    """Keeps no cookie: the API has none, and an endpoint could fill the memory with them."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        del response, request
+
+
+def _proxy(url: str, ssl_context: ssl.SSLContext | None) -> httpx.Proxy:
+    return httpx.Proxy(url, ssl_context=ssl_context if url.startswith("https:") else None)
+
+
+@contextlib.contextmanager
+def _own_errors() -> Generator[None, None, None]:
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise Unreachable(_reason(error)) from None
+    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:  # InvalidURL: of a redirect
+        raise Broken(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    return f"{error!s:.500}" or type(error).__name__
