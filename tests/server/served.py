@@ -13,6 +13,7 @@ from greenroom.backend import Backend
 from greenroom.local import LocalPool, PoolSettings
 from greenroom.server.access.keys import Guard
 from greenroom.server.app import Application
+from greenroom.server.registry import PoolRegistry
 from greenroom.server.run import Server
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.tls import Certificate
@@ -35,13 +36,14 @@ async def application(
     backend: Backend | Mapping[str, Backend] | None = None, *, guard: Guard | None = None, **options: Any
 ) -> AsyncGenerator[Application, None]:
     """The application over one backend or several named ones, by default over a pool in memory."""
-    pools = {"p": await memory_backend()} if backend is None else backend
-    pools = pools if isinstance(pools, Mapping) else {"p": pools}
+    backend = await memory_backend() if backend is None else backend
+    pools = PoolRegistry()
+    for name, each in (backend if isinstance(backend, Mapping) else {"p": backend}).items():
+        pools.add(name, each)
     try:
         yield Application(pools, ServerSettings.parse(options), guard)
     finally:
-        for pool in pools.values():
-            await pool.close()
+        await pools.close()
 
 
 def client_of(app: Application, **options: Any) -> httpx.AsyncClient:

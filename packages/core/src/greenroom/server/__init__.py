@@ -2,12 +2,13 @@
 
 How a request flows::
 
-    run         uvicorn with its limits; opens the pools, drains and closes them
+    run         uvicorn with its limits; from the settings to the end
     transport/  the socket: TLS, clients that are too slow, forms in pieces, the access log
     access/     who may call: API keys, Microsoft Entra ID tokens; web pages may not
     app         the beginning and end of every request: access, concurrency, errors, the access log
     routes/     `target` turns path, version and identifier into a `Target`; the others answer, with
                 `greenroom.azure.codecs`
+    registry    the pools, by name: opened, found, drained, closed
     records     executions that run or have ended, for whoever polls them
     in_sandbox/ functions that the server runs in a session
 

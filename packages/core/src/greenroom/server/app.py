@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import uuid
@@ -15,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from greenroom.azure.codecs.problems import (
     INTERNAL,
@@ -26,14 +25,14 @@ from greenroom.azure.codecs.problems import (
     Problem,
     problem_of,
 )
-from greenroom.backend import Backend
 from greenroom.errors import GreenroomError
 from greenroom.server.access.keys import Guard
 from greenroom.server.access.origins import host_name, refuse_browsers
 from greenroom.server.budget import Budget, Share
+from greenroom.server.registry import PoolRegistry
 from greenroom.server.responses import COMMON_HEADERS, Refused, json_response, no_room, problem_response
 from greenroom.server.routes import executions, files, sessions
-from greenroom.server.routes.target import ContractName, ServedPool, Target, find_target
+from greenroom.server.routes.target import ContractName, Target, find_target
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.access_log import Entry
 from greenroom.server.transport.slow_clients import TooSlow, in_pieces, paced
@@ -50,14 +49,14 @@ _CLIENT_CLOSED_REQUEST = 499  # in the log alone: nobody is there to be told
 class Application:
     """Azure's data plane over local pools."""
 
-    def __init__(self, pools: Mapping[str, Backend], settings: ServerSettings, guard: Guard | None) -> None:
+    def __init__(self, pools: PoolRegistry, settings: ServerSettings, guard: Guard | None) -> None:
         """
         Args:
-            pools: open ones, by name; the first serves paths without a pool's name.
+            pools: open ones; the caller closes them.
             settings: the server's.
             guard: `None` lets everybody in who is a program on this machine.
         """
-        self._pools = {name: ServedPool(name, backend) for name, backend in pools.items()}
+        self.pools = pools
         self._settings = settings
         self._guard = guard
         self.budget = Budget(settings.max_in_flight)
@@ -68,7 +67,7 @@ class Application:
     async def drain(self, timeout: float) -> None:
         """Take no more work, and wait for the executions under way; at most `timeout` seconds, then end them."""
         self._draining = True
-        await asyncio.gather(*(pool.executions.drain(timeout) for pool in self._pools.values()))
+        await self.pools.drain(timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -164,7 +163,7 @@ class Application:
         if self._draining:
             return json_response({"status": "shutting down"}, 503)
         try:
-            for pool in self._pools.values():
+            for pool in self.pools:
                 await pool.backend.status()
         except GreenroomError:
             return json_response({"status": "a pool does not answer"}, 503)
@@ -201,16 +200,28 @@ class Application:
         ]
 
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
-        async def endpoint(request: Request) -> Response:
-            target = find_target(request, self._pools, self._settings, contract)
-            entry: Entry = request.scope["greenroom.entry"]
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope, receive, send)
+            target = find_target(request, self.pools, self._settings, contract)
+            entry: Entry = scope["greenroom.entry"]
             entry.note(pool=target.pool.name, identifier=target.session, api_version=target.version)
-            response = await operation(request, target)
-            if not isinstance(response, StreamingResponse) and not target.held.hold(len(response.body)):
-                raise no_room("The server holds too much for other requests to send this response. Try again.")
-            return response
+            with target.pool.in_use():
+                response = await operation(request, target)
+                if not isinstance(response, StreamingResponse) and not target.held.hold(len(response.body)):
+                    raise no_room("The server holds too much for other requests to send this response. Try again.")
+                await response(scope, receive, send)
 
-        return Route(path, endpoint, methods=[method])
+        return Route(path, _Endpoint(respond), methods=[method])
+
+
+class _Endpoint:
+    """An ASGI application as an endpoint: where that is a function, Starlette sends what it returns by itself."""
+
+    def __init__(self, respond: ASGIApp) -> None:
+        self._respond = respond
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._respond(scope, receive, send)
 
 
 def _is_ambiguous(scope: Scope) -> bool:

@@ -17,12 +17,11 @@ from typing import Any
 import uvicorn
 
 from greenroom.azure.httpx_transport import HttpxTransport
-from greenroom.backend import Backend
-from greenroom.connecting import open_backend
 from greenroom.errors import InvalidRequest
 from greenroom.server.access.entra import EntraTokens, KeySet
 from greenroom.server.access.keys import ApiKeys, EitherOf, Guard, check_key, digest, read_keys
 from greenroom.server.app import Application
+from greenroom.server.registry import PoolRegistry
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.slow_clients import PacedProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
@@ -68,11 +67,11 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         guard = await stack.enter_async_context(_guard(settings))
         certificate = _certificate(settings)
-        opened: dict[str, Backend] = {}
+        registry = PoolRegistry()
+        stack.push_async_callback(registry.close)
         for name, options in pools.items():
-            opened[name] = await open_backend(**options)
-            stack.push_async_callback(opened[name].close)
-        server = Server(Application(opened, settings, guard), settings, certificate)
+            await registry.open(name, options)
+        server = Server(Application(registry, settings, guard), settings, certificate)
         server.on_start = lambda: announce(
             Announcement(
                 url=server.url,

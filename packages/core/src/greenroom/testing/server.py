@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from greenroom.connecting import open_backend
 from greenroom.server.app import Application
+from greenroom.server.registry import PoolRegistry
 from greenroom.server.run import Server
 from greenroom.server.settings import ServerSettings
 
@@ -31,13 +31,14 @@ def serving(url: str | None = None, *, strict: bool = False, **options: Any) -> 
     started: Future[tuple[str, Server, asyncio.AbstractEventLoop]] = Future()
 
     async def serve() -> None:
-        pool = await open_backend(url, **options)
+        pools = PoolRegistry()
         try:
-            server = Server(Application({"default": pool}, settings, None), settings)
+            await pools.open("default", {"url": url, **options})
+            server = Server(Application(pools, settings, None), settings)
             server.on_start = lambda: started.set_result((server.url, server, asyncio.get_running_loop()))
             await server.serve()
         finally:
-            await pool.close()
+            await pools.close()
 
     def run() -> None:
         try:

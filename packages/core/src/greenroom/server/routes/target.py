@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
@@ -12,10 +11,9 @@ from starlette.requests import Request
 
 from greenroom.azure.codecs.contract import Contract, contract_of
 from greenroom.azure.codecs.problems import IDENTIFIER_LENGTH, NOT_SUPPORTED, BadRequest
-from greenroom.azure.codecs.shared import API_VERSIONS, CURRENT_VERSIONS, LATEST, LEGACY_VERSIONS, Json, is_legacy
-from greenroom.backend import Backend
+from greenroom.azure.codecs.shared import API_VERSIONS, CURRENT_VERSIONS, LATEST, LEGACY_VERSIONS, is_legacy
 from greenroom.server.budget import Share
-from greenroom.server.records import Executions
+from greenroom.server.registry import PoolRegistry, ServedPool
 from greenroom.server.responses import Refused
 from greenroom.server.settings import ServerSettings
 from greenroom.sessions.rules import check_identifier
@@ -23,22 +21,6 @@ from greenroom.sessions.rules import check_identifier
 ContractName: TypeAlias = Literal["legacy", "current"]
 
 _MAX_FIELDS = 50
-
-
-@dataclass(slots=True)
-class ServedPool:
-    """A pool under a name, and what the server remembers of it."""
-
-    name: str
-    backend: Backend
-    executions: Executions = field(default_factory=Executions)
-    metadata: asyncio.Task[Json] | None = None
-    """Of its sandboxes: asked for once, on behalf of everybody who wants to know."""
-
-    def forget_failed_metadata(self, task: asyncio.Task[Json]) -> None:
-        """So that the next one asks again."""
-        if task.cancelled() or task.exception() is not None:
-            self.metadata = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +75,13 @@ class Target:
 
 
 def find_target(
-    request: Request, pools: Mapping[str, ServedPool], settings: ServerSettings, contract: ContractName | None
+    request: Request, pools: PoolRegistry, settings: ServerSettings, contract: ContractName | None
 ) -> Target:
     """What the request is about.
 
     Args:
         request: with the path parameters of its route.
-        pools: by name; the first one is the default.
+        pools: the server's.
         settings: the server's.
         contract: the one that the path belongs to, or `None` where both have it.
 
@@ -142,14 +124,13 @@ def _parse_query(request: Request) -> dict[str, str]:
     return dict(fields)
 
 
-def _pool(name: str | None, pools: Mapping[str, ServedPool]) -> ServedPool:
-    """One pool serves every name, so that a client's URL needs another host and nothing else."""
-    first = next(iter(pools.values()))
-    if name is None or len(pools) == 1:
-        return first
-    if name not in pools:
-        raise Refused(404, "SessionPoolNotFound", f"There is no session pool {name!r:.200} on this server.")
-    return pools[name]
+def _pool(name: str | None, pools: PoolRegistry) -> ServedPool:
+    pool = pools.get(name)
+    if pool is None:
+        raise Refused(
+            404, "SessionPoolNotFound", f"There is no session pool {name or 'default'!r:.200} on this server."
+        )
+    return pool
 
 
 def _version(version: str | None, contract: ContractName | None, *, strict: bool) -> str:

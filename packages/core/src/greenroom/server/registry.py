@@ -1,0 +1,94 @@
+"""The pools of a server, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from greenroom.azure.codecs.shared import Json
+from greenroom.backend import Backend
+from greenroom.connecting import open_backend
+from greenroom.server.records import Executions
+
+
+@dataclass(eq=False, slots=True)
+class ServedPool:
+    """A pool under its name, and what the server remembers of it."""
+
+    name: str
+    backend: Backend
+    options: Mapping[str, Any]
+    """What it was opened with, as `greenroom.connect` takes it."""
+    executions: Executions = field(default_factory=Executions)
+    in_flight: int = 0
+    """Requests whose response is not sent completely."""
+    metadata: asyncio.Task[Json] | None = None
+    """What its sandboxes have: determined once, for all callers."""
+
+    @contextlib.contextmanager
+    def in_use(self) -> Generator[None, None, None]:
+        """Count a request while it is in flight."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    def forget_failed_metadata(self, task: asyncio.Task[Json]) -> None:
+        """Let the next caller try again."""
+        if task.cancelled() or task.exception() is not None:
+            self.metadata = None
+
+
+class PoolRegistry:
+    """Opens, finds and closes pools. The first one is the default.
+
+    Requests look a pool up when they begin and hold it until they end, so the registry may change in between.
+    """
+
+    def __init__(self) -> None:
+        self._pools: dict[str, ServedPool] = {}
+
+    def __iter__(self) -> Iterator[ServedPool]:
+        return iter(list(self._pools.values()))
+
+    async def open(self, name: str, options: Mapping[str, Any]) -> ServedPool:
+        """Open a pool.
+
+        Args:
+            name: a new one.
+            options: those of `greenroom.connect`, `url` included.
+
+        Raises:
+            InvalidRequest: an option is unknown or breaks a rule.
+            EngineUnavailable: the pool cannot make sandboxes.
+        """
+        return self.add(name, await open_backend(**options), options)
+
+    def add(self, name: str, backend: Backend, options: Mapping[str, Any] | None = None) -> ServedPool:
+        """Serve an open pool under a new name, and close it at the end."""
+        pool = self._pools[name] = ServedPool(name, backend, options or {})
+        return pool
+
+    def get(self, name: str | None) -> ServedPool | None:
+        """Return the pool of that name, or the default for `None`.
+
+        A single pool serves every name, so that a client's URL needs another host and nothing else.
+        """
+        if name is None or len(self._pools) == 1:
+            return next(iter(self._pools.values()), None)
+        return self._pools.get(name)
+
+    async def drain(self, timeout: float) -> None:
+        """Begin no more executions, wait for the running ones, and cancel those that exceed `timeout` seconds."""
+        await asyncio.gather(*(pool.executions.drain(timeout) for pool in self))
+
+    async def close(self) -> None:
+        """Close every pool, the last one first; an error of one does not keep the others open."""
+        async with contextlib.AsyncExitStack() as stack:
+            for pool in self:
+                stack.push_async_callback(pool.backend.close)
+            self._pools.clear()

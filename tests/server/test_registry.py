@@ -1,0 +1,82 @@
+"""The registry of a server's pools."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from greenroom import InvalidRequest
+from greenroom.server.registry import PoolRegistry
+from greenroom.testing import ScriptedBackend
+
+from .served import LATEST, application, client_of, eventually, flat, query
+
+
+class Closing(ScriptedBackend):
+    """Notes its name when it closes, and fails if it is to."""
+
+    def __init__(self, name: str, closed: list[str], *, fails: bool = False) -> None:
+        super().__init__()
+        self._name, self._closed, self._fails = name, closed, fails
+
+    async def close(self) -> None:
+        self._closed.append(self._name)
+        if self._fails:
+            raise RuntimeError(self._name)
+
+
+async def test_the_first_pool_is_the_default_and_a_single_one_has_every_name() -> None:
+    pools = PoolRegistry()
+    assert pools.get(None) is None
+    assert pools.get("first") is None
+    first = pools.add("first", ScriptedBackend())
+    assert pools.get(None) is pools.get("first") is pools.get("any") is first
+    second = pools.add("second", ScriptedBackend())
+    assert pools.get(None) is pools.get("first") is first
+    assert pools.get("second") is second
+    assert pools.get("any") is None
+    assert [pool.name for pool in pools] == ["first", "second"]
+
+
+async def test_a_pool_that_does_not_open_is_not_served() -> None:
+    pools = PoolRegistry()
+    with pytest.raises(InvalidRequest, match="nonsense"):
+        await pools.open("bad", {"url": "nonsense:"})
+    assert list(pools) == []
+
+
+async def test_every_pool_is_closed_and_the_last_one_first() -> None:
+    closed: list[str] = []
+    pools = PoolRegistry()
+    for name in ("a", "b", "c"):
+        pools.add(name, Closing(name, closed, fails=name == "b"))
+    with pytest.raises(RuntimeError, match="b"):
+        await pools.close()
+    assert closed == ["c", "b", "a"]
+    assert list(pools) == []
+    await pools.close()
+    assert closed == ["c", "b", "a"]
+
+
+async def test_a_request_counts_as_in_flight_until_its_response_is_sent() -> None:
+    class Slow(ScriptedBackend):
+        go_on = asyncio.Event()
+
+        async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+            del identifier, path
+            yield b"first"
+            yield b"second"
+            await self.go_on.wait()
+
+    backend = Slow()
+    async with application(backend) as app, client_of(app) as client:
+        (pool,) = app.pools
+        assert (await client.post("/executions", params=query(LATEST), json=flat("1"))).is_success
+        assert pool.in_flight == 0
+        download = asyncio.create_task(client.get("/files/a/content", params=query(LATEST)))
+        await eventually(lambda: pool.in_flight == 1)
+        backend.go_on.set()
+        assert (await download).content == b"firstsecond"
+        assert pool.in_flight == 0
