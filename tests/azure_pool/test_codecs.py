@@ -46,8 +46,8 @@ def test_a_golden_body_says_where_it_comes_from(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "codec", "stdout"),
     [
-        ("flat-execute", current, "Hello world\n"),
-        ("flat-execute-latest", current, "63\n"),
+        ("current-execute", current, "Hello world\n"),
+        ("current-execute-latest", current, "63\n"),
         ("legacy-execute", legacy, "hello world\n"),
     ],
 )
@@ -58,7 +58,7 @@ def test_an_execution_is_read(name: str, codec: Any, stdout: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "codec"), [("flat-execute", current), ("flat-execute-latest", current), ("legacy-execute", legacy)]
+    ("name", "codec"), [("current-execute", current), ("current-execute-latest", current), ("legacy-execute", legacy)]
 )
 def test_an_execution_is_written_as_azure_writes_it(name: str, codec: Any) -> None:
     golden = GOLDEN[name]
@@ -68,7 +68,9 @@ def test_an_execution_is_written_as_azure_writes_it(name: str, codec: Any) -> No
     assert codec.encode_execution(execution, body.get("identifier"), request, golden["version"]) == body
 
 
-@pytest.mark.parametrize("name", ["flat-execute", "flat-execute-latest", "flat-execute-asynchronous", "legacy-execute"])
+@pytest.mark.parametrize(
+    "name", ["current-execute", "current-execute-latest", "current-execute-asynchronous", "legacy-execute"]
+)
 def test_a_request_goes_both_ways(name: str) -> None:
     golden = GOLDEN[name]
     codec = legacy if name.startswith("legacy") else current
@@ -79,19 +81,19 @@ def test_a_request_goes_both_ways(name: str) -> None:
 
 
 def test_an_asynchronous_execution_is_pending() -> None:
-    assert current.decode_execution(body_of("flat-execute-asynchronous"), timeout=60) == Pending("testExecutionId")
+    assert current.decode_execution(body_of("current-execute-asynchronous"), timeout=60) == Pending("testExecutionId")
 
 
 def test_a_shell_command_is_written_as_azure_writes_it() -> None:
     execution = Execution(id="1", status="succeeded", stdout="Hello world!\n", duration=0.001)
-    assert current.encode_shell_execution(execution, "testSessionIdentifier", 0) == body_of("flat-shell")
+    assert current.encode_shell_execution(execution, "testSessionIdentifier", 0) == body_of("current-shell")
 
 
 def test_files_are_read() -> None:
     file = RemoteFile("/mnt/data/cert.txt", 7, MOMENT)
-    assert current.decode_files(body_of("flat-list"), "/mnt/data") == [file]
-    assert current.decode_uploaded(body_of("flat-upload"), "/mnt/data/cert.txt") == file
-    assert [each.path for each in current.decode_files(body_of("flat-list-latest"), "/mnt/data/sub")] == [
+    assert current.decode_files(body_of("current-list"), "/mnt/data") == [file]
+    assert current.decode_uploaded(body_of("current-upload"), "/mnt/data/cert.txt") == file
+    assert [each.path for each in current.decode_files(body_of("current-list-latest"), "/mnt/data/sub")] == [
         "/mnt/data/sub/README2.md"
     ]
     (old,) = legacy.decode_files(body_of("legacy-list"), "/mnt/data")
@@ -102,16 +104,16 @@ def test_files_are_written_as_azure_writes_them() -> None:
     def rounded(body: Any) -> str:  # .NET has one more digit of the second
         return json.dumps(body).replace("02.4865293Z", "02.4865290Z").replace("07.9922617Z", "07.9922610Z")
 
-    (file,) = current.decode_files(body_of("flat-list"), "/mnt/data")
+    (file,) = current.decode_files(body_of("current-list"), "/mnt/data")
     written = current.encode_files([file], "/mnt/data", "2024-10-02-preview")
-    assert json.loads(rounded(body_of("flat-list"))) == written
-    assert json.loads(rounded(body_of("flat-upload"))) == current.encode_uploaded(file, "2024-10-02-preview")
+    assert json.loads(rounded(body_of("current-list"))) == written
+    assert json.loads(rounded(body_of("current-upload"))) == current.encode_uploaded(file, "2024-10-02-preview")
     files = legacy.decode_files(body_of("legacy-list"), "/mnt/data")
     assert json.loads(rounded(body_of("legacy-list"))) == legacy.encode_files(files, "/mnt/data", "2024-02-02-preview")
 
 
 def test_a_session_is_read() -> None:
-    session = current.decode_session(body_of("flat-session"))
+    session = current.decode_session(body_of("current-session"))
     assert (session.identifier, session.created.year) == ("testid1", 2025)
 
 

@@ -70,13 +70,13 @@ ASYNC_CALLS: dict[str, AsyncCall] = {
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.azure.client._TIMEOUT", 0.4)
     monkeypatch.setattr("greenroom.azure.client.MARGIN", 0.4)
     monkeypatch.setattr("greenroom.azure.client._LIST_TIMEOUT", 5)
     monkeypatch.setattr("greenroom.azure.client._MAX_PAGES", 20)
     monkeypatch.setattr("greenroom.azure.http._CONNECT_TIMEOUT", 0.4)
-    monkeypatch.setattr("greenroom.azure.bodies.LEAST_PACE", 1 << 20)
+    monkeypatch.setattr("greenroom.azure.bodies.MIN_RATE", 1 << 20)
 
 
 # It lies

@@ -26,7 +26,7 @@ SOON = 20.0  # seconds, a safety limit
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits of time are small ones."""
     monkeypatch.setattr("greenroom.azure.client._TIMEOUT", 0.3)
     monkeypatch.setattr("greenroom.azure.client.MARGIN", 0.3)
@@ -123,7 +123,7 @@ HEADS: dict[str, Behaviour] = {
 }
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_timeouts")
 @pytest.mark.parametrize("behave", HEADS.values(), ids=HEADS)
 def test_a_response_that_does_not_begin_is_given_up(behave: Behaviour) -> None:
     with endpoint(behave) as url, greenroom.connect(url) as pool:
@@ -135,7 +135,7 @@ def test_a_response_that_does_not_begin_is_given_up(behave: Behaviour) -> None:
         assert time.monotonic() - began < SOON
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_timeouts")
 def test_a_download_that_trickles_is_given_up() -> None:
     start = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"
     with endpoint(endless(start, b"x", pause=0.05)) as url, greenroom.connect(url) as pool:
@@ -145,7 +145,7 @@ def test_a_download_that_trickles_is_given_up() -> None:
         assert time.monotonic() - began < SOON
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_timeouts")
 async def test_a_download_waits_for_a_slow_consumer() -> None:
     content = bytes(8 * _MIB)
     with endpoint(always(response(content))) as url:
@@ -159,7 +159,7 @@ async def test_a_download_waits_for_a_slow_consumer() -> None:
     assert size == len(content)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_timeouts")
 def test_an_upload_that_nobody_takes_is_given_up() -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader, writer
@@ -189,7 +189,7 @@ class _Zeros(io.RawIOBase):
         return size
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_timeouts")
 async def test_an_upload_waits_for_a_slow_source() -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(SOON):

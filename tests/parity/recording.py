@@ -107,7 +107,7 @@ LEGACY = [
     Exchange("DELETE", f"/files/cert.txt?{_LEGACY}", headers={"Content-Length": "0"}, status=204),
 ]
 
-FLAT = [
+CURRENT = [
     Exchange(
         "POST",
         "/executions?identifier=testidentifier000003&api-version=2024-10-02-preview",

@@ -11,7 +11,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from .recording import ENDPOINT, FLAT, LEGACY, Exchange
+from .recording import CURRENT, ENDPOINT, LEGACY, Exchange
 
 GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z")
@@ -32,7 +32,7 @@ def shape(body: Any) -> Any:
     return "a moment" if isinstance(body, str) and TIME.fullmatch(body) else body
 
 
-@pytest.mark.parametrize("exchanges", [LEGACY, FLAT], ids=["2024-02-02-preview", "2024-10-02-preview"])
+@pytest.mark.parametrize("exchanges", [LEGACY, CURRENT], ids=["2024-02-02-preview", "2024-10-02-preview"])
 def test_the_recorded_requests_get_the_recorded_answers(exchanges: list[Exchange], lenient: httpx.Client) -> None:
     authorization = {"Authorization": lenient.headers["Authorization"]}
     for exchange in exchanges:

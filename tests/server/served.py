@@ -20,8 +20,8 @@ from greenroom.server.transport.tls import Certificate
 from greenroom.testing.memory_engine import MemoryEngine
 
 LEGACY = ("2024-02-02-preview", "2024-08-02-preview")
-FLAT = ("2024-10-02-preview", "2025-02-02-preview", "2025-10-02-preview")
-LATEST = FLAT[-1]
+CURRENT = ("2024-10-02-preview", "2025-02-02-preview", "2025-10-02-preview")
+LATEST = CURRENT[-1]
 POOL = "/subscriptions/s/resourceGroups/g/sessionPools/p"
 
 
@@ -89,8 +89,8 @@ def inline(code: str, **fields: Any) -> dict[str, Any]:
     return {"properties": {"codeInputType": "inline", "executionType": "synchronous", "code": code, **fields}}
 
 
-def flat(code: str, **fields: Any) -> dict[str, Any]:
-    """The body of the flat contract."""
+def current(code: str, **fields: Any) -> dict[str, Any]:
+    """The body of the current contract."""
     return {"codeInputType": "Inline", "executionType": "Synchronous", "code": code, **fields}
 
 

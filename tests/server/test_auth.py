@@ -25,11 +25,11 @@ from greenroom.errors import InvalidRequest
 from greenroom.server.access import entra
 from greenroom.server.access.entra import EntraSettings, EntraTokens, KeySet
 from greenroom.server.access.keys import ApiKeys, EitherOf, digest, new_key, read_keys
-from greenroom.server.responses import Refused
+from greenroom.server.responses import RequestRefused
 from greenroom.server.settings import ServerSettings
 from greenroom.testing import ScriptedBackend
 
-from .served import LATEST, code_of, flat, query, served
+from .served import LATEST, code_of, current, query, served
 
 TENANT = "11111111-2222-3333-4444-555555555555"
 CALLER = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
@@ -42,7 +42,7 @@ def bearer(token: str) -> dict[bytes, bytes]:
 
 
 async def status(client: httpx.AsyncClient, token: str) -> int:
-    response = await client.post("/executions", params=query(LATEST), json=flat("1"), headers=bearer(token))
+    response = await client.post("/executions", params=query(LATEST), json=current("1"), headers=bearer(token))
     if response.status_code == 401:
         assert response.headers["www-authenticate"] == "Bearer"
         assert code_of(response) == "Unauthorized"
@@ -131,7 +131,7 @@ async def test_without_credentials_programs_may_call_and_web_pages_may_not(
     headers: dict[str, str], expected: int
 ) -> None:
     async with served(ScriptedBackend(), allowed_hosts=["Box.internal"]) as client:
-        response = await client.post("/executions", params=query(LATEST), json=flat("1"), headers=headers)
+        response = await client.post("/executions", params=query(LATEST), json=current("1"), headers=headers)
         assert response.status_code == expected
         assert (await client.get("/nothing", headers=headers)).status_code == (400 if expected == 200 else expected)
 
@@ -378,7 +378,7 @@ async def test_keys_and_tokens_may_both_let_in(authority: Authority, clock: Cloc
         guard = EitherOf([ApiKeys({"mine": digest("the key")}), tokens])
         assert await guard.admit("Bearer the key") == "mine"
         assert await guard.admit(f"bearer {FIRST.sign()}") == CALLER
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRefused):
             await guard.admit("Bearer another")
 
 

@@ -17,7 +17,7 @@ from greenroom.errors import EngineUnavailable
 from greenroom.models import Execution, ExecutionError, Output, PoolStatus
 from greenroom.testing import ScriptedBackend
 
-from .served import FLAT, LATEST, LEGACY, POOL, code_of, flat, inline, memory_backend, query, served
+from .served import CURRENT, LATEST, LEGACY, POOL, code_of, current, inline, memory_backend, query, served
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z")
 GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -73,14 +73,16 @@ async def test_the_legacy_contract_executes(client: httpx.AsyncClient, version: 
     assert "operation-location" not in response.headers  # there is no way to ask for it again
 
 
-@pytest.mark.parametrize(("version", "status"), list(zip(FLAT, [202, 200, 200], strict=True)))
-async def test_the_flat_contract_executes_and_remembers(client: httpx.AsyncClient, version: str, status: int) -> None:
-    response = await client.post(f"{POOL}/executions", params=query(version), json=flat("print('hi')\n2+2"))
+@pytest.mark.parametrize(("version", "status"), list(zip(CURRENT, [202, 200, 200], strict=True)))
+async def test_the_current_contract_executes_and_remembers(
+    client: httpx.AsyncClient, version: str, status: int
+) -> None:
+    response = await client.post(f"{POOL}/executions", params=query(version), json=current("print('hi')\n2+2"))
     assert response.status_code == status
     body = response.json()
     assert isinstance(body["result"].pop("executionTimeInMilliseconds"), int)
     assert body.pop("id") == response.headers["operation-id"]
-    numbered = {"$id": "1"} if version == FLAT[0] else {}
+    numbered = {"$id": "1"} if version == CURRENT[0] else {}
     assert body == {
         **numbered,
         "identifier": "session",
@@ -100,7 +102,7 @@ async def test_every_answer_says_which_versions_there_are_and_is_kept_by_nobody(
         await client.get("/files", params=query("2023-01-01")),
         await client.get("/nothing"),
     ]:
-        assert response.headers["api-supported-versions"] == ", ".join((*LEGACY, *FLAT))
+        assert response.headers["api-supported-versions"] == ", ".join((*LEGACY, *CURRENT))
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["x-content-type-options"] == "nosniff"
         assert GUID.fullmatch(response.headers["x-ms-request-id"])
@@ -124,7 +126,7 @@ async def test_both_contracts_tell_what_came_of_the_code(execution: Execution, r
     backend.answer = execution
     async with served(backend) as client:
         legacy = await client.post("/code/execute", params=query(LEGACY[0]), json=inline("code"))
-        later = await client.post("/executions", params=query(LATEST), json=flat("code"))
+        later = await client.post("/executions", params=query(LATEST), json=current("code"))
     assert (legacy.status_code, later.status_code) == (200, 200)  # also where it failed
     properties, body = legacy.json()["properties"], later.json()
     assert properties["status"] == ("Success" if execution.succeeded else "Failure")
@@ -158,20 +160,20 @@ async def test_the_limit_of_time_is_the_requests() -> None:
 async def test_streams_are_as_long_as_the_newest_version_is_told() -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * 5000, result="'y'")
-    body = flat("code", outputStreamsMaxLength=10, returnJupyterFormatExecutionResult=True)
+    body = current("code", outputStreamsMaxLength=10, returnJupyterFormatExecutionResult=True)
     async with served(backend) as client:
         cut = await client.post("/executions", params=query(LATEST), json=body)
-        whole = await client.post("/executions", params=query(LATEST), json=flat("code"))
+        whole = await client.post("/executions", params=query(LATEST), json=current("code"))
     async with served(backend, strict=True) as client:
-        default = await client.post("/executions", params=query(LATEST), json=flat("code"))
-        unknown = await client.post("/executions", params=query(FLAT[1]), json=body)
+        default = await client.post("/executions", params=query(LATEST), json=current("code"))
+        unknown = await client.post("/executions", params=query(CURRENT[1]), json=body)
     assert cut.json()["result"]["executionResult"] == "'y'"
     lengths = [len(response.json()["result"]["stdout"]) for response in (cut, whole, default, unknown)]
     assert lengths == [10, 5000, 4096, 5000]
 
 
 async def test_an_asynchronous_execution_is_asked_for_until_it_has_ended(client: httpx.AsyncClient) -> None:
-    body = flat("import time; time.sleep(0.2); print('done')", executionType="Asynchronous")
+    body = current("import time; time.sleep(0.2); print('done')", executionType="Asynchronous")
     response = await client.post("/executions", params=query(LATEST), json=body)
     assert response.status_code == 202
     begun = response.json()
@@ -220,8 +222,8 @@ async def test_the_legacy_contract_keeps_files(client: httpx.AsyncClient, versio
     assert (gone.status_code, code_of(gone)) == (404, "FileNotFound")
 
 
-@pytest.mark.parametrize("version", FLAT)
-async def test_the_flat_contract_keeps_files_in_directories(client: httpx.AsyncClient, version: str) -> None:
+@pytest.mark.parametrize("version", CURRENT)
+async def test_the_current_contract_keeps_files_in_directories(client: httpx.AsyncClient, version: str) -> None:
     there = query(version, path="sub/dir")
     upload = await client.post("/files", params=there, files={"file": ("data.csv", b"a,b\n")})
     assert upload.status_code == 200
@@ -229,7 +231,7 @@ async def test_the_flat_contract_keeps_files_in_directories(client: httpx.AsyncC
     assert TIME.fullmatch(metadata["lastModifiedAt"])
     described = {"name": "data.csv", "type": "file", "contentType": "text/csv; charset=utf-8", "sizeInBytes": 4}
     assert metadata.items() >= described.items()
-    if version == FLAT[0]:
+    if version == CURRENT[0]:
         described |= {"type": "", "contentType": ""}  # as Azure answers an upload
     assert upload.json().items() >= described.items()
     (entry,) = (await client.get("/files", params=there)).json()["value"]
@@ -263,7 +265,7 @@ async def test_names_of_files_come_back_as_they_were(client: httpx.AsyncClient, 
 async def test_sessions_are_told_listed_and_deleted(client: httpx.AsyncClient) -> None:
     unknown = await client.get("/session", params=query(LATEST))
     assert (unknown.status_code, code_of(unknown)) == (404, "NoSessionFoundError")
-    await client.post("/executions", params=query(LATEST), json=flat("x = 1"))
+    await client.post("/executions", params=query(LATEST), json=current("x = 1"))
     session = (await client.get("/session", params=query(LATEST))).json()
     assert session["identifier"] == "session"
     for field in ("expireAt", "createdAt", "lastAccessedAt"):
@@ -276,13 +278,13 @@ async def test_sessions_are_told_listed_and_deleted(client: httpx.AsyncClient) -
         deleted = await client.delete("/session", params=query(LATEST))
         assert (deleted.status_code, deleted.content) == (204, b"")
     assert (await client.get("/listSessions", params={"api-version": LATEST})).json()["sessions"] == []
-    fresh = await client.post("/executions", params=query(LATEST), json=flat("'x' in globals()"))
+    fresh = await client.post("/executions", params=query(LATEST), json=current("'x' in globals()"))
     assert fresh.json()["result"]["executionResult"] is False
 
 
 async def test_a_custom_pools_way_to_stop_a_session_works_too(client: httpx.AsyncClient) -> None:
-    await client.post("/executions", params=query(LATEST), json=flat("x = 1"))
-    stopped = await client.post("/.management/stopSession", params=query(FLAT[1]))
+    await client.post("/executions", params=query(LATEST), json=current("x = 1"))
+    stopped = await client.post("/.management/stopSession", params=query(CURRENT[1]))
     assert (stopped.status_code, stopped.text) == (200, "Session session in session pool p stopped.")
     assert (await client.get("/session", params=query(LATEST))).status_code == 404
 
@@ -302,7 +304,7 @@ async def test_the_metadata_describe_the_runtime(client: httpx.AsyncClient) -> N
     body = first.json()
     assert body == second.json()  # asked of one sandbox
     assert body["runtimes"][0]["name"] == "python"
-    assert {"httpx", "starlette"} <= {package["name"] for package in body["preInstalledPackages"]}
+    assert {"pydantic", "starlette"} <= {package["name"] for package in body["preInstalledPackages"]}
     assert body["jupyterKernel"].keys() == {"name", "version", "projectUrl", "description"}
     assert TIME.fullmatch(body["createdAt"])
     assert (await client.get("/listSessions", params={"api-version": LATEST})).json()["sessions"] == []
@@ -326,7 +328,7 @@ async def test_an_unknown_operation_is_refused(client: httpx.AsyncClient, method
 
 @pytest.mark.parametrize("identifier", ["abc", "x" * 129, ""])
 async def test_the_length_of_an_identifier_is_azures(client: httpx.AsyncClient, identifier: str) -> None:
-    response = await client.post("/executions", params=query(LATEST, identifier), json=flat("1"))
+    response = await client.post("/executions", params=query(LATEST, identifier), json=current("1"))
     assert response.status_code == 400
     expected = "InvalidLengthOfSessionIdentifier" if identifier else "SessionRequestValidationFailed"
     assert code_of(response) == expected
@@ -334,14 +336,16 @@ async def test_the_length_of_an_identifier_is_azures(client: httpx.AsyncClient, 
 
 @pytest.mark.parametrize("identifier", ["with space", "tab\there", "umlaut-ä", "null\0byte"])
 async def test_an_identifier_has_no_other_characters_than_azures(client: httpx.AsyncClient, identifier: str) -> None:
-    response = await client.post("/executions", params=query(LATEST, identifier), json=flat("1"))
+    response = await client.post("/executions", params=query(LATEST, identifier), json=current("1"))
     assert response.status_code == 400
 
 
 async def test_similar_identifiers_are_different_sessions(client: httpx.AsyncClient) -> None:
     for identifier in ("a+b/c&d=e", "a-b/c&d=e", "A+b/c&d=e", "a%2Bb/c&d=e"):
         response = await client.post(
-            "/executions", params=query(LATEST, identifier), json=flat("'x' in globals(), globals().setdefault('x', 1)")
+            "/executions",
+            params=query(LATEST, identifier),
+            json=current("'x' in globals(), globals().setdefault('x', 1)"),
         )
         assert response.json()["identifier"] == identifier
         assert response.json()["result"]["executionResult"] == "(False, 1)"
@@ -359,8 +363,8 @@ async def test_similar_identifiers_are_different_sessions(client: httpx.AsyncCli
 async def test_an_identifier_with_a_slash_in_the_path_is_not_taken_for_a_shorter_one(
     client: httpx.AsyncClient, method: str, path: str
 ) -> None:
-    await client.post("/executions", params=query(LATEST, "victim"), json=flat("secret = 42"))
-    response = await client.request(method, path, json=flat("secret"))
+    await client.post("/executions", params=query(LATEST, "victim"), json=current("secret = 42"))
+    response = await client.request(method, path, json=current("secret"))
     assert (response.status_code, response.json()["error"]["target"]) == (400, "identifier")
     assert (await client.get("/session", params=query(LATEST, "victim"))).status_code == 200
 
@@ -390,8 +394,8 @@ async def test_a_path_that_leads_out_is_refused(client: httpx.AsyncClient, name:
 
 async def test_a_full_pool_says_so_as_azure_does() -> None:
     async with served(await memory_backend(max_concurrent_sessions=1, acquire_timeout=0)) as client:
-        await client.post("/executions", params=query(LATEST, "first"), json=flat("1"))
-        response = await client.post("/executions", params=query(LATEST, "second"), json=flat("1"))
+        await client.post("/executions", params=query(LATEST, "first"), json=current("1"))
+        response = await client.post("/executions", params=query(LATEST, "second"), json=current("1"))
     assert (response.status_code, code_of(response)) == (429, "SessionsCountExceedsLimit")
     assert response.json().keys() == {"code", "message"}  # not wrapped
     assert int(response.headers["retry-after"]) > 0
@@ -400,36 +404,36 @@ async def test_a_full_pool_says_so_as_azure_does() -> None:
 async def test_leniently_each_contract_takes_the_others_bodies_and_versions(client: httpx.AsyncClient) -> None:
     for path, version, body, wrapped in [
         ("/executions", LATEST, inline("1"), False),
-        ("/code/execute", LEGACY[0], flat("1"), True),
+        ("/code/execute", LEGACY[0], current("1"), True),
         ("/code/execute", LATEST, inline("1"), True),
-        ("/executions", LEGACY[0], flat("1"), False),
-        ("/execute", LATEST, flat("1"), False),
+        ("/executions", LEGACY[0], current("1"), False),
+        ("/execute", LATEST, current("1"), False),
         ("/execute", LEGACY[1], inline("1"), True),
-        ("/executions/", LATEST, flat("1"), False),
+        ("/executions/", LATEST, current("1"), False),
     ]:
         response = await client.post(path, params=query(version), json=body)
         assert response.status_code == 200, (path, version)
         assert ("properties" in response.json()) == wrapped
-    without = await client.post("/executions", params={"identifier": "session"}, json=flat("1"))
+    without = await client.post("/executions", params={"identifier": "session"}, json=current("1"))
     assert without.status_code == 200
 
 
 async def test_strictly_each_contract_takes_its_own_alone(strict: httpx.AsyncClient) -> None:
     for method, path, params, body, code in [
         ("POST", "/executions", query(LATEST), inline("1"), "SessionPropertiesMissing"),
-        ("POST", "/code/execute", query(LEGACY[0]), flat("1"), "SessionPropertiesMissing"),
+        ("POST", "/code/execute", query(LEGACY[0]), current("1"), "SessionPropertiesMissing"),
         ("POST", "/code/execute", query(LATEST), inline("1"), "SessionRequestNotSupported"),
-        ("POST", "/executions", query(LEGACY[0]), flat("1"), "SessionRequestNotSupported"),
-        ("POST", "/executions", {"identifier": "session"}, flat("1"), "SessionRequestValidationFailed"),
-        ("POST", "/executions", query(FLAT[0]), {"shellCommand": "ls"}, "SessionRequestNotSupported"),
-        ("GET", "/session", query(FLAT[0]), None, "SessionRequestNotSupported"),
-        ("GET", "/metadata", query(FLAT[0]), None, "SessionRequestNotSupported"),
-        ("GET", "/files", query(FLAT[1], recursive="true"), None, "SessionRequestNotSupported"),
-        ("GET", "/files", query(FLAT[1], path="a.b"), None, "FilePathInvalid"),
+        ("POST", "/executions", query(LEGACY[0]), current("1"), "SessionRequestNotSupported"),
+        ("POST", "/executions", {"identifier": "session"}, current("1"), "SessionRequestValidationFailed"),
+        ("POST", "/executions", query(CURRENT[0]), {"shellCommand": "ls"}, "SessionRequestNotSupported"),
+        ("GET", "/session", query(CURRENT[0]), None, "SessionRequestNotSupported"),
+        ("GET", "/metadata", query(CURRENT[0]), None, "SessionRequestNotSupported"),
+        ("GET", "/files", query(CURRENT[1], recursive="true"), None, "SessionRequestNotSupported"),
+        ("GET", "/files", query(CURRENT[1], path="a.b"), None, "FilePathInvalid"),
     ]:
         response = await strict.request(method, path, params=params, json=body)
         assert (response.status_code, code_of(response)) == (400, code), (method, path)
-    for path, version, body in [("/executions", LATEST, flat("1")), ("/code/execute", LEGACY[0], inline("1"))]:
+    for path, version, body in [("/executions", LATEST, current("1")), ("/code/execute", LEGACY[0], inline("1"))]:
         assert (await strict.post(path, params=query(version), json=body)).status_code == 200
 
 
@@ -438,11 +442,11 @@ async def test_one_pool_serves_every_name_and_several_their_own() -> None:
     two.answer = Execution("1", "succeeded", stdout="two")
     where = "/subscriptions/s/resourceGroups/g/sessionPools"
     async with served({"one": one, "two": two}) as client:
-        second = await client.post(f"{where}/two/executions", params=query(LATEST), json=flat("1"))
+        second = await client.post(f"{where}/two/executions", params=query(LATEST), json=current("1"))
         assert second.json()["result"]["stdout"] == "two"
-        default = await client.post("/executions", params=query(LATEST), json=flat("1"))
+        default = await client.post("/executions", params=query(LATEST), json=current("1"))
         assert default.json()["result"]["stdout"] == "ran\n"
-        third = await client.post(f"{where}/three/executions", params=query(LATEST), json=flat("1"))
+        third = await client.post(f"{where}/three/executions", params=query(LATEST), json=current("1"))
         assert (third.status_code, code_of(third)) == (404, "SessionPoolNotFound")
     assert (len(one.runs), len(two.runs)) == (1, 1)
 
@@ -458,6 +462,6 @@ async def test_health_needs_no_version_and_knows_the_pools() -> None:
     backend = await memory_backend()
     async with served(backend) as client:
         await backend.close()
-        closed = await client.post("/executions", params=query(LATEST), json=flat("1"))
+        closed = await client.post("/executions", params=query(LATEST), json=current("1"))
         assert (closed.status_code, code_of(closed)) == (503, "ServiceUnavailable")
         assert (await client.get("/readyz")).status_code == 503

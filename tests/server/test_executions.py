@@ -1,4 +1,4 @@
-"""Executions among each other: their ends, their ids, and how long they are remembered."""
+"""ExecutionRecords among each other: their ends, their ids, and how long they are remembered."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from greenroom.azure.codecs.shared import ExecuteRequest
 from greenroom.engines.base import SandboxSpec, StreamSandbox
 from greenroom.errors import SandboxLost
 from greenroom.models import Execution, ExecutionError, Output
-from greenroom.server.records import Executions, Outcome
-from greenroom.server.responses import Refused
+from greenroom.server.records import ExecutionRecords, Outcome
+from greenroom.server.responses import RequestRefused
 from greenroom.testing import ENDLESS_CODE, ScriptedBackend
 from greenroom.testing.memory_engine import MemoryEngine
 
 from .served import (
-    FLAT,
+    CURRENT,
     LATEST,
     LEGACY,
     application,
     client_of,
     code_of,
+    current,
     eventually,
-    flat,
     inline,
     memory_backend,
     query,
@@ -39,9 +39,9 @@ ASKED = ExecuteRequest("the code")
 async def test_a_session_deleted_under_an_execution_cancels_it() -> None:
     backend = ScriptedBackend()
     async with served(backend) as client:
-        later = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS_CODE)))
+        later = asyncio.create_task(client.post("/executions", params=query(LATEST), json=current(ENDLESS_CODE)))
         legacy = asyncio.create_task(client.post("/code/execute", params=query(LEGACY[0]), json=inline(ENDLESS_CODE)))
-        body = flat(ENDLESS_CODE, executionType="Asynchronous")
+        body = current(ENDLESS_CODE, executionType="Asynchronous")
         location = (await client.post("/executions", params=query(LATEST), json=body)).headers["operation-location"]
         await eventually(lambda: len(backend.runs) == 3)
         assert (await client.delete("/session", params=query(LATEST))).status_code == 204
@@ -54,13 +54,13 @@ async def test_a_session_deleted_under_an_execution_cancels_it() -> None:
 async def test_executions_under_way_may_end_when_the_server_stops_and_no_more_begin() -> None:
     async with application() as app, client_of(app) as client:
         code = "import time; time.sleep(0.3); print('done')"
-        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(code)))
-        body = flat(code, executionType="Asynchronous")
+        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=current(code)))
+        body = current(code, executionType="Asynchronous")
         begun = await client.post("/executions", params=query(LATEST, "another"), json=body)
         await asyncio.sleep(0.05)
         drain = asyncio.create_task(app.drain(10))
         await asyncio.sleep(0.05)
-        refused = await client.post("/executions", params=query(LATEST), json=flat("1"))
+        refused = await client.post("/executions", params=query(LATEST), json=current("1"))
         assert (refused.status_code, code_of(refused)) == (503, "ServiceUnavailable")
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.get("/healthz")).status_code == 200
@@ -73,7 +73,7 @@ async def test_executions_under_way_may_end_when_the_server_stops_and_no_more_be
 async def test_executions_that_take_too_long_are_cancelled_when_the_server_stops() -> None:
     backend = ScriptedBackend()
     async with application(backend) as app, client_of(app) as client:
-        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS_CODE)))
+        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=current(ENDLESS_CODE)))
         await eventually(lambda: len(backend.runs) == 1)
         await app.drain(0.05)
         assert (await running).json()["status"] == "Canceled"
@@ -103,13 +103,15 @@ async def test_an_operation_is_carried_out_once() -> None:
     backend = ScriptedBackend()
     async with served(backend) as client:
         headers = {"operation-id": "mine-1"}
-        first = await client.post("/executions", params=query(LATEST), json=flat("1"), headers=headers)
+        first = await client.post("/executions", params=query(LATEST), json=current("1"), headers=headers)
         assert first.headers["operation-id"] == first.json()["id"] == "mine-1"
-        again = await client.post("/executions", params=query(LATEST), json=flat("1"), headers=headers)
+        again = await client.post("/executions", params=query(LATEST), json=current("1"), headers=headers)
         assert (again.status_code, code_of(again)) == (409, "ExecutionAlreadyExists")
-        elsewhere = await client.post("/executions", params=query(LATEST, "another"), json=flat("1"), headers=headers)
+        elsewhere = await client.post(
+            "/executions", params=query(LATEST, "another"), json=current("1"), headers=headers
+        )
         assert elsewhere.status_code == 200  # ids are a session's own
-        bad = await client.post("/executions", params=query(LATEST), json=flat("1"), headers={"operation-id": "a/b"})
+        bad = await client.post("/executions", params=query(LATEST), json=current("1"), headers={"operation-id": "a/b"})
         assert bad.status_code == 400
     assert backend.identifiers == ["session", "another"]
 
@@ -118,9 +120,9 @@ async def test_what_goes_wrong_in_the_pool_is_an_answer_and_a_failure_for_those_
     backend = ScriptedBackend()
     backend.answer = SandboxLost("The sandbox ended.")
     async with served(backend) as client:
-        now = await client.post("/executions", params=query(LATEST), json=flat("1"))
+        now = await client.post("/executions", params=query(LATEST), json=current("1"))
         assert (now.status_code, code_of(now)) == (410, "SessionLost")
-        begun = await client.post("/executions", params=query(LATEST), json=flat("1", executionType="Asynchronous"))
+        begun = await client.post("/executions", params=query(LATEST), json=current("1", executionType="Asynchronous"))
         await asyncio.sleep(0.01)
         later = await client.get(begun.headers["operation-location"])
         assert later.json()["status"] == "Failed"
@@ -131,7 +133,7 @@ async def test_an_error_of_the_servers_own_tells_nothing_but_an_id(caplog: pytes
     backend = ScriptedBackend()
     backend.answer = RuntimeError("a secret")
     async with served(backend) as client:
-        response = await client.post("/executions", params=query(LATEST), json=flat("1"))
+        response = await client.post("/executions", params=query(LATEST), json=current("1"))
     assert (response.status_code, code_of(response)) == (500, "InternalServerError")
     assert "secret" not in response.text
     assert response.json()["error"]["traceId"] in caplog.text
@@ -139,10 +141,10 @@ async def test_an_error_of_the_servers_own_tells_nothing_but_an_id(caplog: pytes
 
 async def test_two_executions_of_a_session_run_one_after_the_other_and_of_two_at_once() -> None:
     async with served() as client:
-        code = flat("n = globals().get('n', 0)\nimport time; time.sleep(0.1)\nn += 1; n")
+        code = current("n = globals().get('n', 0)\nimport time; time.sleep(0.1)\nn += 1; n")
         same = await asyncio.gather(*(client.post("/executions", params=query(LATEST), json=code) for _ in range(2)))
         assert sorted(response.json()["result"]["executionResult"] for response in same) == [1, 2]
-        code = flat("import time; began = time.time(); time.sleep(0.3); (began, time.time())")
+        code = current("import time; began = time.time(); time.sleep(0.3); (began, time.time())")
         two = await asyncio.gather(
             *(client.post("/executions", params=query(LATEST, name), json=code) for name in ("left", "right"))
         )
@@ -156,7 +158,9 @@ async def test_a_hundred_sessions_at_once_each_have_their_own_variables() -> Non
 
         async def use(number: int) -> int:
             for code in (f"x = {number}", "x"):
-                response = await client.post("/executions", params=query(LATEST, f"session-{number}"), json=flat(code))
+                response = await client.post(
+                    "/executions", params=query(LATEST, f"session-{number}"), json=current(code)
+                )
             return response.json()["result"]["executionResult"]  # pyright: ignore[reportPossiblyUnboundVariable]
 
         assert await asyncio.gather(*map(use, range(100))) == list(range(100))
@@ -166,7 +170,7 @@ async def test_more_requests_than_there_may_be_at_once_are_refused() -> None:
     backend = ScriptedBackend()
     async with served(backend, max_requests=2) as client:
         posts = [
-            asyncio.create_task(client.post("/executions", params=query(LATEST, name), json=flat(ENDLESS_CODE)))
+            asyncio.create_task(client.post("/executions", params=query(LATEST, name), json=current(ENDLESS_CODE)))
             for name in ("left", "right")
         ]
         await eventually(lambda: len(backend.runs) == 2)
@@ -185,7 +189,7 @@ async def outcome(execution: Execution) -> Outcome:
 
 async def test_old_executions_are_forgotten() -> None:
     now = 0.0
-    executions = Executions(clock=lambda: now)
+    executions = ExecutionRecords(clock=lambda: now)
     record = executions.begin("session", ASKED, lambda: outcome(Execution("", "succeeded")))
     await record.task
     now = 3599
@@ -195,7 +199,7 @@ async def test_old_executions_are_forgotten() -> None:
 
 
 async def test_so_many_executions_are_kept_and_so_many_bytes() -> None:
-    executions = Executions()
+    executions = ExecutionRecords()
     large = Execution("", "succeeded", stdout="x" * (10 << 20))
     records = [executions.begin("session", ASKED, lambda: outcome(large)) for _ in range(8)]
     await asyncio.gather(*(record.task for record in records))
@@ -212,7 +216,7 @@ async def test_so_many_executions_are_kept_and_so_many_bytes() -> None:
 async def test_of_an_execution_is_kept_what_an_answer_shows() -> None:
     data = {"image/png": "iVBOR", "application/json": [1] * 1000, "text/html": "<b>", "text/plain": "x"}
     execution = Execution("", "succeeded", outputs=(Output(data), Output({"application/json": [1]})))
-    executions = Executions()
+    executions = ExecutionRecords()
     record = executions.begin("session", ASKED, lambda: outcome(execution))
     await record.task
     kept = record.outcome()
@@ -222,29 +226,29 @@ async def test_of_an_execution_is_kept_what_an_answer_shows() -> None:
 
 
 async def test_so_many_executions_are_under_way() -> None:
-    executions = Executions()
+    executions = ExecutionRecords()
 
     async def forever() -> Outcome:
         return await asyncio.Future()
 
     for number in range(500):
         executions.begin(f"session-{number % 5}", ASKED, forever)
-    with pytest.raises(Refused, match="Too many"):
+    with pytest.raises(RequestRefused, match="Too many"):
         executions.begin("session", ASKED, forever)
     for number in range(5):
         executions.cancel(f"session-{number}")
-    assert executions.under_way == []
+    assert executions.running == []
 
 
 async def test_one_session_does_not_take_the_places_of_all() -> None:
-    executions = Executions()
+    executions = ExecutionRecords()
 
     async def forever() -> Outcome:
         return await asyncio.Future()
 
     for _ in range(100):
         executions.begin("greedy", ASKED, forever)
-    with pytest.raises(Refused, match="Too many"):
+    with pytest.raises(RequestRefused, match="Too many"):
         executions.begin("greedy", ASKED, forever)
     executions.begin("session", ASKED, forever)
     for identifier in ("greedy", "session"):
@@ -260,7 +264,9 @@ def shell(command: str, **fields: Any) -> dict[str, Any]:
 
 async def test_a_shell_command_answers_with_its_exit_code_as_the_status() -> None:
     async with served() as client:  # whose sandboxes have this machine's own shell
-        response = await client.post("/executions", params=query(FLAT[1]), json=shell("echo out; echo err >&2; exit 3"))
+        response = await client.post(
+            "/executions", params=query(CURRENT[1]), json=shell("echo out; echo err >&2; exit 3")
+        )
         assert response.status_code == 200
         body = response.json()
         assert isinstance(body["result"].pop("executionTimeInMilliseconds"), int)
@@ -351,7 +357,7 @@ async def test_whatever_a_sandbox_says_about_code_is_an_answer(execution: Execut
     backend.answer = execution
     async with served(backend) as client:
         legacy = await client.post("/code/execute", params=query(LEGACY[0]), json=inline("1"))
-        later = await client.post("/executions", params=query(LATEST), json=flat("1"))
+        later = await client.post("/executions", params=query(LATEST), json=current("1"))
     assert (legacy.status_code, later.status_code) == (200, 200)
     assert legacy.json()["properties"]["stdout"] == execution.stdout
     assert later.json()["result"]["stdout"] == execution.stdout
@@ -368,7 +374,7 @@ class DyingEngine(MemoryEngine):
 
 async def test_a_sandbox_that_ends_under_its_code_is_told() -> None:
     async with served(await memory_backend(DyingEngine())) as client:
-        body = flat("import time; time.sleep(5)")
+        body = current("import time; time.sleep(5)")
         response = await client.post("/executions", params=query(LATEST), json=body)
     assert (response.status_code, code_of(response)) == (410, "SessionLost")
 
@@ -377,6 +383,6 @@ async def test_pictures_of_sandboxes_are_passed_on_as_text() -> None:
     picture = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
     code = f"class P:\n def _repr_mimebundle_(self): return {{'image/png': {picture!r}}}\nP()"
     async with served() as client:
-        response = await client.post("/executions", params=query(LATEST), json=flat(code))
+        response = await client.post("/executions", params=query(LATEST), json=current(code))
     expected = {"type": "image", "format": "png", "base64_data": picture}
     assert response.json()["result"]["executionResult"] == expected

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from greenroom.models import Execution, Output
 from greenroom.testing import ScriptedBackend
 
-from .served import FLAT, LEGACY, POOL, application, flat, inline, memory_backend
+from .served import CURRENT, LEGACY, POOL, application, current, inline, memory_backend
 
-VERSIONS = [*LEGACY, *FLAT, "", "2023-01-01", "latest"]
+VERSIONS = [*LEGACY, *CURRENT, "", "2023-01-01", "latest"]
 METHODS = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "QUERY"]
 SEGMENTS = [
     "subscriptions", "s", "resourceGroups", "g", "sessionPools", "p", "identifier", "session", "code", "execute",
@@ -42,7 +42,7 @@ json_values = st.recursive(
 
 
 def body_of(code: str, fields: dict[str, Any]) -> bytes:
-    return json.dumps({**flat(code), **fields}).encode()
+    return json.dumps({**current(code), **fields}).encode()
 
 
 def legacy_body_of(code: str) -> bytes:
@@ -148,9 +148,9 @@ known_bodies = st.sampled_from(
         b"",
         b"{",
         json.dumps(inline("print(1)")).encode(),
-        json.dumps(flat("x = 1")).encode(),
-        json.dumps(flat("import time; time.sleep(5)", timeoutInSeconds=0.1)).encode(),
-        json.dumps(flat("import time; time.sleep(0.1)", executionType="Asynchronous")).encode(),
+        json.dumps(current("x = 1")).encode(),
+        json.dumps(current("import time; time.sleep(5)", timeoutInSeconds=0.1)).encode(),
+        json.dumps(current("import time; time.sleep(0.1)", executionType="Asynchronous")).encode(),
         json.dumps({"shellCommand": "true"}).encode(),
         upload_of(b"x"),
     ]

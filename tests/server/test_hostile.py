@@ -32,8 +32,8 @@ from .served import (
     application,
     client_of,
     code_of,
+    current,
     eventually,
-    flat,
     inline,
     listening,
     memory_backend,
@@ -165,7 +165,7 @@ async def test_long_code_may_have_every_character() -> None:
     backend = ScriptedBackend()
     code = '[{},"\\' * (_MIB // 2)
     async with served(backend) as client:
-        assert (await client.post("/executions", params=query(LATEST), json=flat(code))).status_code == 200
+        assert (await client.post("/executions", params=query(LATEST), json=current(code))).status_code == 200
     assert backend.codes == [code]
 
 
@@ -216,7 +216,7 @@ async def test_a_request_whose_end_is_unclear_is_refused_and_nothing_after_it_is
     framing: bytes, path: bytes
 ) -> None:
     backend = ScriptedBackend()
-    async with listening(backend, patience=2) as server:
+    async with listening(backend, client_timeout=2) as server:
         head = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\n" + framing + b"\r\n\r\n"
         answer = await exchange(server, head + BODY + SMUGGLED)
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
@@ -225,7 +225,7 @@ async def test_a_request_whose_end_is_unclear_is_refused_and_nothing_after_it_is
 
 
 async def test_a_request_of_http_1_0_has_no_transfer_encoding() -> None:
-    async with listening(ScriptedBackend(), patience=2) as server:
+    async with listening(ScriptedBackend(), client_timeout=2) as server:
         head = f"POST {TARGET} HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         answer = await exchange(server, head + BODY + SMUGGLED)
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -236,7 +236,7 @@ async def test_a_request_of_http_1_0_has_no_transfer_encoding() -> None:
     "body", [b"5\nhello\n0\n\n", b"5\r\nhelloXX0\r\n\r\n", b"-1\r\n\r\n", b"0x5\r\nhello\r\n0\r\n\r\n"]
 )
 async def test_a_chunk_that_does_not_end_as_it_must_ends_the_connection(body: bytes) -> None:
-    async with listening(ScriptedBackend(), patience=2) as server:
+    async with listening(ScriptedBackend(), client_timeout=2) as server:
         head = f"POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         answer = await exchange(server, head + body + SMUGGLED)
     assert b"200 OK" not in answer
@@ -279,10 +279,10 @@ async def test_names_of_this_machine_are_accepted(host: str) -> None:
 async def test_responses_that_nobody_takes_are_held_up_to_a_limit() -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (4 * _MIB))
-    async with listening(backend, max_in_flight="16Mi", patience=20) as server:
+    async with listening(backend, max_in_flight="16Mi", client_timeout=20) as server:
         budget = server.application.budget
         port = int(server.url.rpartition(":")[2])
-        body = json.dumps(flat("1")).encode()
+        body = json.dumps(current("1")).encode()
         request = f"POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
         slow = [await asyncio.open_connection("127.0.0.1", port, limit=4096) for _ in range(10)]
         for _, writer in slow:
@@ -291,7 +291,7 @@ async def test_responses_that_nobody_takes_are_held_up_to_a_limit() -> None:
         await asyncio.sleep(0.2)
         assert 8 * _MIB < budget.used <= 16 * _MIB
         async with httpx.AsyncClient(base_url=server.url) as client:
-            refused = await client.post("/executions", params=query(LATEST), json=flat("1"))
+            refused = await client.post("/executions", params=query(LATEST), json=current("1"))
             assert (refused.status_code, code_of(refused)) == (503, "ServiceUnavailable")
             assert refused.headers["retry-after"] == "1"
             assert (await client.get("/files", params=query(LATEST))).status_code == 200  # small ones have room
@@ -310,7 +310,7 @@ async def test_what_came_of_an_execution_can_be_asked_for_when_there_was_no_room
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="\x01" * (8 * _MIB))  # six times as long in JSON
     async with application(backend, max_in_flight="16Mi") as app, client_of(app) as client:
-        body = flat("1") if version == LATEST else inline("1")
+        body = current("1") if version == LATEST else inline("1")
         path = "/executions" if version == LATEST else "/code/execute"
         response = await client.post(path, params=query(version), json=body)
         assert response.status_code == 503
@@ -323,7 +323,7 @@ async def test_what_came_of_an_execution_can_be_asked_for_when_there_was_no_room
 
 
 async def test_bodies_that_do_not_end_are_held_up_to_a_limit() -> None:
-    async with listening(ScriptedBackend(), max_in_flight="8Mi", patience=20) as server:
+    async with listening(ScriptedBackend(), max_in_flight="8Mi", client_timeout=20) as server:
         port = int(server.url.rpartition(":")[2])
         head = f"POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {4 * _MIB}\r\n\r\n".encode()
         connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
@@ -347,7 +347,7 @@ async def test_the_code_of_executions_in_the_background_is_held_until_they_end()
     backend = ScriptedBackend()
     async with application(backend, max_in_flight="8Mi") as app, client_of(app) as client:
         code = ENDLESS_CODE
-        body = json.dumps(flat(code, executionType="Asynchronous")) + " " * (3 * _MIB)
+        body = json.dumps(current(code, executionType="Asynchronous")) + " " * (3 * _MIB)
         for number, status in enumerate((202, 202, 503)):
             response = await client.post("/executions", params=query(LATEST, f"session-{number}"), content=body)
             assert response.status_code == status
@@ -396,10 +396,10 @@ async def test_the_budget_comes_back_whatever_becomes_of_the_requests(events: li
             params = query(LATEST, f"session-{number}")
             match event:
                 case "execute" | "broken":
-                    code = json.dumps(flat(event)) + large
+                    code = json.dumps(current(event)) + large
                     await client_.post("/executions", params=params, content=code)
                 case "background":
-                    code = json.dumps(flat("1", executionType="Asynchronous")) + large
+                    code = json.dumps(current("1", executionType="Asynchronous")) + large
                     await client_.post("/executions", params=params, content=code)
                 case "upload":
                     await client_.post("/files", params=params, files={"file": ("a", bytes(_MIB))})
@@ -409,13 +409,13 @@ async def test_the_budget_comes_back_whatever_becomes_of_the_requests(events: li
                 case "heavy":
                     await client_.post("/executions", params=params, content=b"[" + b"{}," * 200_000)
                 case "cancel":
-                    code = json.dumps(flat(ENDLESS_CODE)) + large
+                    code = json.dumps(current(ENDLESS_CODE)) + large
                     task = asyncio.create_task(client_.post("/executions", params=params, content=code))
                     await asyncio.sleep(0.02)
                     task.cancel()
                     await asyncio.gather(task, return_exceptions=True)
                 case "gone":
-                    await _gone(app, params, flat(ENDLESS_CODE), large)
+                    await _gone(app, params, current(ENDLESS_CODE), large)
                 case _:
                     with contextlib.suppress(ValueError):
                         await client_.post("/executions", params=params, content=body(ValueError()))

@@ -11,7 +11,7 @@ from greenroom import InvalidRequest
 from greenroom.server.registry import PoolRegistry
 from greenroom.testing import ScriptedBackend
 
-from .served import LATEST, application, client_of, eventually, flat, query
+from .served import LATEST, application, client_of, current, eventually, query
 
 
 class Closing(ScriptedBackend):
@@ -73,7 +73,7 @@ async def test_a_request_counts_as_in_flight_until_its_response_is_sent() -> Non
     backend = Slow()
     async with application(backend) as app, client_of(app) as client:
         (pool,) = app.pools
-        assert (await client.post("/executions", params=query(LATEST), json=flat("1"))).is_success
+        assert (await client.post("/executions", params=query(LATEST), json=current("1"))).is_success
         assert pool.in_flight == 0
         download = asyncio.create_task(client.get("/files/a/content", params=query(LATEST)))
         await eventually(lambda: pool.in_flight == 1)

@@ -26,7 +26,7 @@ from greenroom.errors import GreenroomError
 from greenroom.server.access.keys import digest
 from greenroom.testing import engine_pool
 
-from .served import FLAT, LATEST, LEGACY, POOL, eventually, flat, inline, query
+from .served import CURRENT, LATEST, LEGACY, POOL, current, eventually, inline, query
 
 COMMAND = Path(sys.executable).with_name("greenroom")
 KEY = "grk_a-key-that-is-long-enough"
@@ -221,19 +221,19 @@ async def client(engine: None) -> AsyncIterator[httpx.AsyncClient]:
 async def test_both_contracts_over_real_sandboxes(client: httpx.AsyncClient) -> None:
     legacy = await client.post("/code/execute", params=query(LEGACY[0]), json=inline("x = 6 * 7; x"))
     assert legacy.json()["properties"]["result"] == 42
-    later = await client.post("/executions", params=query(LATEST), json=flat("print(x)"))
+    later = await client.post("/executions", params=query(LATEST), json=current("print(x)"))
     assert later.json()["result"]["stdout"] == "42\n"
     figure = "import matplotlib.pyplot as plt; _ = plt.plot([1, 2])"
-    image = (await client.post("/executions", params=query(LATEST), json=flat(figure))).json()
+    image = (await client.post("/executions", params=query(LATEST), json=current(figure))).json()
     assert image["result"]["executionResult"]["type"] == "image"
     failed = await client.post("/code/execute", params=query(LEGACY[0]), json=inline("1/0"))
     assert failed.json()["properties"]["status"] == "Failure"
     assert "ZeroDivisionError" in failed.json()["properties"]["stderr"]
-    shell = await client.post("/executions", params=query(FLAT[1]), json={"shellCommand": "pwd; exit 7"})
+    shell = await client.post("/executions", params=query(CURRENT[1]), json={"shellCommand": "pwd; exit 7"})
     assert (shell.json()["status"], shell.json()["result"]["stdout"]) == ("7", "/mnt/data\n")
     upload = await client.post("/files", params=query(LATEST), files={"file": ("a.txt", b"content")})
     assert upload.status_code == 200
-    read = await client.post("/executions", params=query(LATEST), json=flat("open('/mnt/data/a.txt').read()"))
+    read = await client.post("/executions", params=query(LATEST), json=current("open('/mnt/data/a.txt').read()"))
     assert read.json()["result"]["executionResult"] == "content"
     packages = (await client.get("/metadata", params={"api-version": LATEST})).json()["preInstalledPackages"]
     assert "ipython" in {package["name"] for package in packages}
@@ -241,10 +241,10 @@ async def test_both_contracts_over_real_sandboxes(client: httpx.AsyncClient) -> 
 
 
 async def test_a_client_that_goes_away_ends_its_execution(client: httpx.AsyncClient) -> None:
-    await client.post("/executions", params=query(LATEST), json=flat("x = 1"))
+    await client.post("/executions", params=query(LATEST), json=current("x = 1"))
     with pytest.raises(httpx.ReadTimeout):
-        await client.post("/executions", params=query(LATEST), json=flat("while True: pass"), timeout=0.5)
-    again = await client.post("/executions", params=query(LATEST), json=flat("x"), timeout=10)
+        await client.post("/executions", params=query(LATEST), json=current("while True: pass"), timeout=0.5)
+    again = await client.post("/executions", params=query(LATEST), json=current("x"), timeout=10)
     assert again.json()["result"]["executionResult"] == 1
 
 
@@ -260,7 +260,7 @@ def sandboxes_of(pid: int) -> list[str]:
 
 async def test_told_to_stop_it_lets_executions_end_and_leaves_nothing(engine: None) -> None:
     async with serving("--shutdown-grace", "10") as server, httpx.AsyncClient(base_url=server.url) as client:
-        code = flat("import time; time.sleep(1); print('done')")
+        code = current("import time; time.sleep(1); print('done')")
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=code))
         await eventually(lambda: bool(sandboxes_of(server.process.pid)))
         await asyncio.sleep(0.7)
@@ -275,7 +275,9 @@ async def test_told_to_stop_it_lets_executions_end_and_leaves_nothing(engine: No
 
 async def test_told_to_stop_it_ends_executions_that_go_on(engine: None) -> None:
     async with serving("--shutdown-grace", "0.3") as server, httpx.AsyncClient(base_url=server.url) as client:
-        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat("while True: pass")))
+        running = asyncio.create_task(
+            client.post("/executions", params=query(LATEST), json=current("while True: pass"))
+        )
         await eventually(lambda: bool(sandboxes_of(server.process.pid)))
         await asyncio.sleep(1)
         below = sandboxes_of(server.process.pid)
@@ -294,11 +296,11 @@ async def test_the_access_log_has_neither_code_nor_content_nor_credentials(engin
         assert "Without TLS" in server.said
         headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
-            executed = await client.post("/executions", params=query(LATEST), json=flat(CODE))
+            executed = await client.post("/executions", params=query(LATEST), json=current(CODE))
             assert executed.json()["result"]["stdout"] == "42\n"
             await client.post("/files", params=query(LATEST), files={"file": ("a.txt", b"secret_content")})
             await client.get("/files", params={**query(LATEST), "key": "secret_query"})
-            await client.post("/executions", params=query(LATEST), json=flat("secret_code(("))
+            await client.post("/executions", params=query(LATEST), json=current("secret_code(("))
             refused = await client.get("/files", headers={"Authorization": "Bearer secret_token"})
             assert refused.status_code == 401
             await client.get("/files%0A{fake}", params=query(LATEST))
@@ -318,7 +320,7 @@ async def test_the_access_log_has_neither_code_nor_content_nor_credentials(engin
 
 async def test_a_key_of_the_environment_lets_in_and_is_not_handed_on(engine: None) -> None:
     async with serving(GREENROOM_API_KEY=KEY) as server, httpx.AsyncClient(base_url=server.url) as client:
-        code = flat("import os; [name for name in os.environ if 'KEY' in name]")
+        code = current("import os; [name for name in os.environ if 'KEY' in name]")
         assert (await client.post("/executions", params=query(LATEST), json=code)).status_code == 401
         headers = {"Authorization": f"Bearer {KEY}"}
         response = await client.post("/executions", params=query(LATEST), json=code, headers=headers)
@@ -334,7 +336,7 @@ async def test_its_own_certificate_is_trusted_by_those_who_are_told_to(engine: N
         context = ssl.create_default_context(cafile=authority)
         for host in ("127.0.0.1", "localhost"):
             async with httpx.AsyncClient(verify=context, base_url=server.url.replace("127.0.0.1", host)) as client:
-                response = await client.post("/executions", params=query(LATEST), json=flat("1 + 1"))
+                response = await client.post("/executions", params=query(LATEST), json=current("1 + 1"))
                 assert response.json()["result"]["executionResult"] == 2
         async with httpx.AsyncClient(base_url=server.url) as stranger:
             with pytest.raises(httpx.ConnectError):
@@ -376,9 +378,9 @@ async def test_several_pools_come_from_a_configuration(engine: None, tmp_path: P
     where = "/subscriptions/s/resourceGroups/g/sessionPools"
     async with serving("--config", str(path)) as server, httpx.AsyncClient(base_url=server.url) as client:
         for pool, status in (("small", 200), ("large", 200), ("other", 404)):
-            response = await client.post(f"{where}/{pool}/executions", params=query(LATEST), json=flat("1"))
+            response = await client.post(f"{where}/{pool}/executions", params=query(LATEST), json=current("1"))
             assert response.status_code == status
-        strictly = await client.post("/executions", params=query(LEGACY[0]), json=flat("1"))
+        strictly = await client.post("/executions", params=query(LEGACY[0]), json=current("1"))
         assert strictly.status_code == 400
 
 
@@ -396,7 +398,7 @@ async def test_connections_that_wait_do_not_take_the_files_of_sandboxes(engine: 
         for _ in range(200):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
         async with httpx.AsyncClient(base_url=server.url) as client:
-            response = await client.post("/executions", params=query(LATEST), json=flat("6 * 7"))
+            response = await client.post("/executions", params=query(LATEST), json=current("6 * 7"))
             assert response.json()["result"]["executionResult"] == 42
 
 

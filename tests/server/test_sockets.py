@@ -19,7 +19,7 @@ from greenroom.server.run import Server
 from greenroom.server.transport.tls import self_signed
 from greenroom.testing import ENDLESS_CODE, ScriptedBackend
 
-from .served import LATEST, eventually, flat, listening, memory_backend, query
+from .served import LATEST, current, eventually, listening, memory_backend, query
 
 TARGET = f"/executions?api-version={LATEST}&identifier=session"
 
@@ -42,7 +42,7 @@ def post(body: bytes, *headers: str, length: int | None = None) -> bytes:
 
 
 def execute(code: str) -> bytes:
-    return post(json.dumps(flat(code)).encode())
+    return post(json.dumps(current(code)).encode())
 
 
 async def all_of(reader: asyncio.StreamReader) -> bytes:
@@ -54,20 +54,20 @@ async def all_of(reader: asyncio.StreamReader) -> bytes:
 async def test_a_client_that_goes_away_ends_its_execution_and_the_session_lives_on(code: str) -> None:
     backend = await memory_backend()
     async with listening(backend) as server, httpx.AsyncClient(base_url=server.url) as client:
-        await client.post("/executions", params=query(LATEST), json=flat("x = 42"))
+        await client.post("/executions", params=query(LATEST), json=current("x = 42"))
         async with connected(server) as (_, writer):
             writer.write(execute(code))
             await asyncio.sleep(0.3)
             assert (await backend.status()).executing == 1
         began = time.monotonic()
-        response = await client.post("/executions", params=query(LATEST), json=flat("x"))
+        response = await client.post("/executions", params=query(LATEST), json=current("x"))
         assert response.json()["result"]["executionResult"] == 42
         assert time.monotonic() - began < 10
 
 
 async def test_a_client_that_goes_away_does_not_end_an_asynchronous_execution() -> None:
     async with listening(await memory_backend()) as server, httpx.AsyncClient(base_url=server.url) as client:
-        body = flat("import time; time.sleep(0.3); print('done')", executionType="Asynchronous")
+        body = current("import time; time.sleep(0.3); print('done')", executionType="Asynchronous")
         async with httpx.AsyncClient(base_url=server.url) as other:
             location = (await other.post("/executions", params=query(LATEST), json=body)).headers["operation-location"]
         await asyncio.sleep(0.5)
@@ -83,7 +83,7 @@ async def test_a_client_that_goes_away_does_not_end_an_asynchronous_execution() 
     ],
 )
 async def test_a_head_that_does_not_come_to_its_end_ends_the_connection(beginning: bytes) -> None:
-    async with listening(ScriptedBackend(), patience=0.3) as server, connected(server) as (reader, writer):
+    async with listening(ScriptedBackend(), client_timeout=0.3) as server, connected(server) as (reader, writer):
         writer.write(beginning)
         began = time.monotonic()
         await all_of(reader)
@@ -91,7 +91,7 @@ async def test_a_head_that_does_not_come_to_its_end_ends_the_connection(beginnin
 
 
 async def test_a_head_that_comes_in_drops_has_no_more_time() -> None:
-    async with listening(ScriptedBackend(), patience=0.5) as server, connected(server) as (reader, writer):
+    async with listening(ScriptedBackend(), client_timeout=0.5) as server, connected(server) as (reader, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\nX: ")
         ended = asyncio.create_task(all_of(reader))
         began = time.monotonic()
@@ -102,7 +102,7 @@ async def test_a_head_that_comes_in_drops_has_no_more_time() -> None:
 
 
 async def test_a_body_that_comes_too_slowly_is_refused() -> None:
-    async with listening(ScriptedBackend(), patience=0.3) as server, connected(server) as (reader, writer):
+    async with listening(ScriptedBackend(), client_timeout=0.3) as server, connected(server) as (reader, writer):
         writer.write(post(b"{", length=100))
         answer = await all_of(reader)
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -110,7 +110,7 @@ async def test_a_body_that_comes_too_slowly_is_refused() -> None:
 
 
 async def test_a_client_may_be_as_slow_as_its_code() -> None:
-    async with listening(await memory_backend(), patience=0.3) as server, connected(server) as (reader, writer):
+    async with listening(await memory_backend(), client_timeout=0.3) as server, connected(server) as (reader, writer):
         writer.write(execute("import time; time.sleep(1); print('done')"))
         async with asyncio.timeout(10):
             assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200 ")
@@ -121,7 +121,7 @@ async def test_a_client_that_takes_nothing_of_an_answer_loses_its_connection(tls
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (20 << 20))
     certificate = self_signed(tmp_path, ["127.0.0.1"]) if tls else None
-    async with listening(backend, certificate, patience=0.3) as server:
+    async with listening(backend, certificate, client_timeout=0.3) as server:
         context = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else None
         port = int(server.url.rpartition(":")[2])
         # A stream that nobody reads takes a few hundred kilobytes.
@@ -154,12 +154,12 @@ async def test_an_answer_over_tls_arrives_at_once(tmp_path: Path) -> None:
         httpx.AsyncClient(base_url=server.url, verify=context, timeout=5) as client,
     ):
         for _ in range(3):
-            response = await client.post("/executions", params=query(LATEST), json=flat("1"))
+            response = await client.post("/executions", params=query(LATEST), json=current("1"))
             assert response.status_code == 200
 
 
 async def test_a_client_that_takes_nothing_of_a_large_file_ends_the_reading_of_it() -> None:
-    async with listening(await memory_backend(), patience=0.5) as server:
+    async with listening(await memory_backend(), client_timeout=0.5) as server:
         content = b"x" * (40 << 20)
         async with httpx.AsyncClient(base_url=server.url) as client:
             upload = await client.post("/files", params=query(LATEST), files={"file": ("large", content)})
@@ -180,7 +180,7 @@ async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(tls: bool, tm
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (8 << 20))
     certificate = self_signed(tmp_path, ["127.0.0.1"]) if tls else None
-    async with listening(backend, certificate, patience=0.5) as server:
+    async with listening(backend, certificate, client_timeout=0.5) as server:
         context = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else None
         port = int(server.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, limit=4096)
@@ -244,7 +244,7 @@ async def test_a_chunked_body_has_the_same_limit() -> None:
     ],
 )
 async def test_what_is_no_request_of_the_api_is_refused(request_: bytes) -> None:
-    async with listening(ScriptedBackend(), patience=0.5) as server, connected(server) as (reader, writer):
+    async with listening(ScriptedBackend(), client_timeout=0.5) as server, connected(server) as (reader, writer):
         writer.write(request_)
         answer = await all_of(reader)
         assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 501"))
@@ -273,7 +273,7 @@ async def test_a_connection_too_many_is_not_kept_until_it_asks_for_something() -
 async def test_an_answer_outlives_the_order_to_stop() -> None:
     backend = await memory_backend()
     async with listening(backend, shutdown_grace=10) as server, httpx.AsyncClient(base_url=server.url) as client:
-        code = flat("import time; time.sleep(0.5); print('done')")
+        code = current("import time; time.sleep(0.5); print('done')")
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=code))
         await asyncio.sleep(0.2)
         server.should_exit = True
@@ -283,7 +283,7 @@ async def test_an_answer_outlives_the_order_to_stop() -> None:
 async def test_an_execution_that_outlasts_the_grace_is_cancelled_and_told() -> None:
     backend = ScriptedBackend()
     async with listening(backend, shutdown_grace=0.2) as server, httpx.AsyncClient(base_url=server.url) as client:
-        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=flat(ENDLESS_CODE)))
+        running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=current(ENDLESS_CODE)))
         await eventually(lambda: len(backend.runs) == 1)
         server.should_exit = True
         assert (await running).json()["status"] == "Canceled"

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from greenroom.azure.codecs.shared import Malformed
 from greenroom.azure.transport import Response
 
-LEAST_PACE = 16 * 1024
+MIN_RATE = 16 * 1024
 """Bytes per second that an endpoint must send or accept once its time is used up."""
 
 _PIECE = 64 * 1024
@@ -37,7 +37,7 @@ class Pace:
 
     def spend(self, seconds: float, size: int) -> None:
         """Note that `size` bytes came through in that time. What is saved up is never more than at the beginning."""
-        self._left = min(self._left - seconds + size / LEAST_PACE, self._most)
+        self._left = min(self._left - seconds + size / MIN_RATE, self._most)
 
 
 async def received(response: Response, seconds: float, limit: int) -> AsyncGenerator[bytes, None]:
@@ -45,7 +45,7 @@ async def received(response: Response, seconds: float, limit: int) -> AsyncGener
 
     Args:
         response: its body has not been read.
-        seconds: that the endpoint may leave us waiting, beside the time that its bytes have at `LEAST_PACE`.
+        seconds: that the endpoint may leave us waiting, beside the time that its bytes have at `MIN_RATE`.
         limit: bytes that are read from the network; the caller counts what comes out.
 
     Raises:
@@ -121,7 +121,7 @@ async def sent(content: AsyncIterator[bytes], seconds: float, timeout: asyncio.T
         for start in range(0, len(chunk), _PIECE):
             piece = chunk[start : start + _PIECE]
             began = loop.time()
-            _move(timeout, began + pace.left + len(piece) / LEAST_PACE)
+            _move(timeout, began + pace.left + len(piece) / MIN_RATE)
             yield piece
             pace.spend(loop.time() - began, len(piece))
             _move(timeout, None)

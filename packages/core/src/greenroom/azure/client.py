@@ -56,8 +56,8 @@ _MAX_DIRECTORIES = 2000
 _COOLED_DOWN = 3600.0
 """Seconds after its last use from which a session has ended by itself, whatever its pool's cool-down is."""
 _MAX_OWN = 10_000
-_CLOSE_PATIENCE = 10.0
-_DELETIONS_AT_ONCE = 8
+_CLOSE_TIMEOUT = 10.0
+_MAX_CONCURRENT_DELETIONS = 8
 
 
 class AzurePool:
@@ -273,7 +273,7 @@ class AzurePool:
         since = time.monotonic() - _COOLED_DOWN
         own = list(self._own.items())  # at once: other threads adopt
         used = [identifier for identifier, last_used in own if last_used and last_used > since]
-        places = asyncio.Semaphore(_DELETIONS_AT_ONCE)
+        places = asyncio.Semaphore(_MAX_CONCURRENT_DELETIONS)
 
         async def end(identifier: str) -> None:
             async with places:
@@ -281,7 +281,7 @@ class AzurePool:
                     await self.delete(identifier)
 
         try:
-            async with asyncio.timeout(_CLOSE_PATIENCE):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await asyncio.gather(*map(end, used))
         except TimeoutError:
             pass

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
-from greenroom.azure.bodies import LEAST_PACE, TooSlow, received, sent
+from greenroom.azure.bodies import MIN_RATE, TooSlow, received, sent
 from greenroom.azure.codecs.problems import POOL_FULL, Problem, decode_problem, error_of
 from greenroom.azure.codecs.shared import Call, Json, Malformed, quote_segment
 from greenroom.azure.credentials import Tokens
@@ -195,7 +195,7 @@ class Connection:
         size = len(request.content) if isinstance(request.content, bytes) else 0
         try:
             async with limit:
-                limit.reschedule(asyncio.get_running_loop().time() + _CONNECT_TIMEOUT + timeout + size / LEAST_PACE)
+                limit.reschedule(asyncio.get_running_loop().time() + _CONNECT_TIMEOUT + timeout + size / MIN_RATE)
                 return request, await self._transport.send(request)
         except TimeoutError:
             if limit.expired():
@@ -223,7 +223,7 @@ class Connection:
             content,
             connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=timeout,
-            write_timeout=timeout + size / LEAST_PACE,
+            write_timeout=timeout + size / MIN_RATE,
         )
 
     def _unreachable(self, call: Call, error: Exception) -> ServiceFailed:

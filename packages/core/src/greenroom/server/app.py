@@ -30,12 +30,12 @@ from greenroom.server.access.keys import Guard
 from greenroom.server.access.origins import host_name, refuse_browsers
 from greenroom.server.budget import Budget, Share
 from greenroom.server.registry import PoolRegistry
-from greenroom.server.responses import COMMON_HEADERS, Refused, json_response, no_room, problem_response
+from greenroom.server.responses import COMMON_HEADERS, RequestRefused, json_response, no_room, problem_response
 from greenroom.server.routes import executions, files, sessions
 from greenroom.server.routes.target import ContractName, Target, find_target
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.access_log import Entry
-from greenroom.server.transport.slow_clients import TooSlow, in_pieces, paced
+from greenroom.server.transport.slow_clients import TooSlow, in_pieces, within_time
 
 Operation: TypeAlias = Callable[[Request, Target], Awaitable[Response]]
 
@@ -60,7 +60,7 @@ class Application:
         self._settings = settings
         self._guard = guard
         self.budget = Budget(settings.max_in_flight)
-        self._under_way = 0
+        self._running = 0
         self._draining = False
         self._router = Router(self._routes(), redirect_slashes=False)
 
@@ -77,7 +77,7 @@ class Application:
             response = await self._health(ready=path == "/readyz")
             await response(scope, receive, send)
             return
-        await self._serve(scope, paced(receive, self._settings.patience), in_pieces(send))
+        await self._serve(scope, within_time(receive, self._settings.client_timeout), in_pieces(send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
@@ -120,30 +120,30 @@ class Application:
         """One of the requests at once; those that were not let in do not count.
 
         Raises:
-            Refused: there are too many.
+            RequestRefused: there are too many.
         """
-        if self._under_way >= self._settings.max_requests:
-            raise Refused(429, "TooManyRequests", "Too many requests are under way.", retry_after=1)
-        self._under_way += 1
+        if self._running >= self._settings.max_requests:
+            raise RequestRefused(429, "TooManyRequests", "Too many requests are under way.", retry_after=1)
+        self._running += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._running -= 1
 
     async def _admit(self, scope: Scope, entry: Entry) -> None:
         """Let the request in.
 
         Raises:
-            Refused: it may not come in, or not now.
+            RequestRefused: it may not come in, or not now.
             BadRequest: its host is none, or it has two credentials.
         """
         if _is_ambiguous(scope):
             message = "A request must have either Content-Length or Transfer-Encoding, and in HTTP/1.0 not the latter."
-            raise Refused(400, VALIDATION_FAILED, message, headers={"Connection": "close"})
+            raise RequestRefused(400, VALIDATION_FAILED, message, headers={"Connection": "close"})
         headers = Headers(scope=scope)
         size = sum(len(name) + len(value) for name, value in headers.raw) + len(scope["query_string"])
         if size > self._settings.max_headers:  # uvicorn's own limit is for heads that are still to end
-            raise Refused(431, "RequestHeadersTooLarge", "The request's headers and query are too large.")
+            raise RequestRefused(431, "RequestHeadersTooLarge", "The request's headers and query are too large.")
         if "host" in headers and not host_name(headers["host"]):
             raise BadRequest("The header 'Host' names no host.")
         if len(headers.getlist("authorization")) > 1:  # a proxy may have looked at the other one
@@ -153,7 +153,7 @@ class Application:
         else:
             entry.note(caller=await self._guard.admit(headers.get("authorization")))
         if self._draining and not (scope["method"] == "GET" and "/executions/" in scope["path"]):
-            raise Refused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
+            raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
         if not self._settings.strict and scope["path"] != "/":
             scope["path"] = scope["path"].rstrip("/")
 
@@ -232,7 +232,7 @@ def _is_ambiguous(scope: Scope) -> bool:
 
 def _problem(error: Exception) -> tuple[Problem, Mapping[str, str]]:
     match error:
-        case Refused():
+        case RequestRefused():
             return error.problem, error.headers
         case GreenroomError():
             problem = problem_of(error)

@@ -1,4 +1,4 @@
-"""Executions under way, and those that have ended, for a while."""
+"""ExecutionRecords under way, and those that have ended, for a while."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from greenroom.azure.codecs.problems import UNAVAILABLE, problem_of
 from greenroom.azure.codecs.shared import ExecuteRequest
 from greenroom.errors import GreenroomError
 from greenroom.models import Execution, ExecutionError, Output
-from greenroom.server.responses import Refused
+from greenroom.server.responses import RequestRefused
 
 _RETENTION = 3600.0
 _MAX_KEPT = 1000
 _MAX_KEPT_BYTES = 64 << 20
-_MAX_UNDER_WAY = 500
-_MAX_OF_SESSION = 100  # they run one after the other, and must not take the places of other sessions
+_MAX_RUNNING = 500
+_MAX_PER_SESSION = 100  # they run one after the other, and must not crowd out other sessions
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an execution."""
+    """How an execution ended."""
 
     execution: Execution
     exit_code: int | None = None
-    """Of a shell command."""
+    """A shell command's; `None` for code."""
 
 
 @dataclass(eq=False, slots=True)
 class Record:
-    """One execution, from its beginning until it is forgotten."""
+    """One execution, from its start until it is forgotten."""
 
     id: str
     identifier: str
@@ -48,7 +48,7 @@ class Record:
         return self.identifier, self.id
 
     def outcome(self) -> Outcome | None:
-        """What has come of it so far; an error of ours is a failed execution to those who ask later."""
+        """Return the outcome, or `None` while it runs. For later requests, an error is a failed execution."""
         if not self.task.done():
             return None
         if self.task.cancelled():
@@ -65,10 +65,10 @@ class Record:
         return Outcome(execution, -1 if self.request.shell else None)
 
 
-class Executions:
+class ExecutionRecords:
     """The executions of one pool, by id.
 
-    Those that have ended are kept for an hour, or until there are too many of them, or their session is deleted.
+    An ended one is kept for an hour, unless there are too many of them or its session is deleted.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -77,7 +77,7 @@ class Executions:
         self._draining = False
 
     @property
-    def under_way(self) -> list[Record]:
+    def running(self) -> list[Record]:
         return [record for record in self._records.values() if not record.task.done()]
 
     def begin(
@@ -90,24 +90,28 @@ class Executions:
         """Start an execution.
 
         Args:
-            identifier: of its session.
-            request: what was asked for.
-            work: does it.
-            operation_id: the id that the client wants for it; by default a random one.
+            identifier: its session's.
+            request: what to execute.
+            work: executes it.
+            operation_id: the id that the client chose; by default a random one.
 
         Raises:
-            Refused: the session has an execution of this id, so this is a request that was carried out before; or
-                there are too many; or the server is shutting down.
+            RequestRefused: the session has an execution with this id, so the request was carried out before; or too
+                many are running; or the server is shutting down.
         """
         if self._draining:
-            raise Refused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
+            raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
         record_id = operation_id or str(uuid.uuid4())
         if (identifier, record_id) in self._records:
-            raise Refused(409, "ExecutionAlreadyExists", "There is an execution with this operation id already.")
-        under_way = self.under_way
-        of_session = sum(record.identifier == identifier for record in under_way)
-        if len(under_way) >= _MAX_UNDER_WAY or of_session >= _MAX_OF_SESSION:
-            raise Refused(429, "TooManyExecutions", "Too many executions are under way.", retry_after=1)
+            raise RequestRefused(
+                409,
+                "ExecutionAlreadyExists",
+                "The operation id must be new in its session: an execution has it already.",
+            )
+        running = self.running
+        of_session = sum(record.identifier == identifier for record in running)
+        if len(running) >= _MAX_RUNNING or of_session >= _MAX_PER_SESSION:
+            raise RequestRefused(429, "TooManyExecutions", "Too many executions are running.", retry_after=1)
         task = asyncio.create_task(_run(record_id, work))
         record = Record(record_id, identifier, replace(request, code=""), task)
         self._records[identifier, record_id] = record
@@ -129,9 +133,9 @@ class Executions:
             self.forget(record)
 
     async def drain(self, timeout: float) -> None:
-        """Begin no more, wait until all have ended, and cancel those that take longer than `timeout` seconds."""
+        """Start no more, wait for those that run, and cancel them after `timeout` seconds."""
         self._draining = True
-        tasks = [record.task for record in self.under_way]
+        tasks = [record.task for record in self.running]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout)
             for task in late:
@@ -142,8 +146,8 @@ class Executions:
         outcome = record.outcome()
         record.ended = self._clock()
         record.size = _size(outcome.execution) if outcome is not None else 0
-        if self._records.get(record.key) is record:  # it was not forgotten meanwhile
-            self._records[record.key] = self._records.pop(record.key)  # in the order of their ends
+        if self._records.get(record.key) is record:  # not forgotten in the meantime
+            self._records[record.key] = self._records.pop(record.key)  # in the order in which they ended
             self._forget_old()
 
     def _forget_old(self) -> None:
@@ -158,7 +162,7 @@ class Executions:
 
 
 async def _run(id: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:  # noqa: A002
-    """What comes of the work, without what no answer shows: that would be kept for nothing."""
+    """Await the work, and drop the parts of its result that no response has."""
     outcome = await work()
     pictures = (
         {mime: data for mime, data in output.data.items() if mime.startswith("image/") and isinstance(data, str)}
@@ -169,7 +173,7 @@ async def _run(id: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:  # n
 
 
 def _size(execution: Execution) -> int:
-    """About how many bytes of memory it holds."""
+    """Return about how many bytes of memory an execution takes."""
     texts = [execution.stdout, execution.stderr, execution.result or ""]
     texts += [data for output in execution.outputs for data in output.data.values()]
     if (error := execution.error) is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from greenroom.azure.codecs.shared import Json
 from greenroom.backend import Backend
 from greenroom.connecting import open_backend
-from greenroom.server.records import Executions
+from greenroom.server.records import ExecutionRecords
 
 
 @dataclass(eq=False, slots=True)
@@ -22,7 +22,7 @@ class ServedPool:
     backend: Backend
     options: Mapping[str, Any]
     """What it was opened with, as `greenroom.connect` takes it."""
-    executions: Executions = field(default_factory=Executions)
+    records: ExecutionRecords = field(default_factory=ExecutionRecords)
     in_flight: int = 0
     """Requests whose response is not sent completely."""
     metadata: asyncio.Task[Json] | None = None
@@ -84,7 +84,7 @@ class PoolRegistry:
 
     async def drain(self, timeout: float) -> None:
         """Begin no more executions, wait for the running ones, and cancel those that exceed `timeout` seconds."""
-        await asyncio.gather(*(pool.executions.drain(timeout) for pool in self))
+        await asyncio.gather(*(pool.records.drain(timeout) for pool in self))
 
     async def close(self) -> None:
         """Close every pool, the last one first; an error of one does not keep the others open."""

@@ -20,7 +20,7 @@ CLOSE: Mapping[str, str] = {"Connection": "close"}
 """For responses to requests whose body was not read to its end."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request is not carried out, for a reason that is no `GreenroomError`."""
 
     def __init__(
@@ -38,17 +38,17 @@ class Refused(Exception):
         self.headers = dict(headers or {})
 
 
-def unauthorized(message: str) -> Refused:
-    return Refused(401, "Unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+def unauthorized(message: str) -> RequestRefused:
+    return RequestRefused(401, "Unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
 
 
-def too_large(message: str) -> Refused:
-    return Refused(413, "RequestTooLarge", message, headers=CLOSE)
+def too_large(message: str) -> RequestRefused:
+    return RequestRefused(413, "RequestTooLarge", message, headers=CLOSE)
 
 
-def no_room(message: str, headers: Mapping[str, str] | None = None) -> Refused:
+def no_room(message: str, headers: Mapping[str, str] | None = None) -> RequestRefused:
     """The response where the server holds too much for others at the moment."""
-    return Refused(503, UNAVAILABLE, message, retry_after=1, headers=headers)
+    return RequestRefused(503, UNAVAILABLE, message, retry_after=1, headers=headers)
 
 
 def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -23,7 +23,7 @@ from greenroom.server.access.keys import ApiKeys, EitherOf, Guard, check_key, di
 from greenroom.server.app import Application
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.settings import ServerSettings
-from greenroom.server.transport.slow_clients import PacedProtocol
+from greenroom.server.transport.slow_clients import SlowClientProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
 
 KEY_VARIABLE = "GREENROOM_API_KEY"
@@ -92,8 +92,8 @@ class Server(uvicorn.Server):
         settings: ServerSettings,
         certificate: Certificate | None = None,
     ) -> None:
-        class Protocol(PacedProtocol):
-            patience = settings.patience
+        class Protocol(SlowClientProtocol):
+            client_timeout = settings.client_timeout
 
         super().__init__(
             uvicorn.Config(

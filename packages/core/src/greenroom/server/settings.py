@@ -51,7 +51,7 @@ class ServerSettings(BaseModel):
     max_requests: int = Field(256, ge=1)
     """Requests at once."""
     max_connections: int = Field(2000, ge=1)
-    patience: float = Field(20, gt=0)
+    client_timeout: float = Field(20, gt=0)
     """How long a client may leave the server waiting, beyond the time that its bytes take at 4 KiB a second."""
     shutdown_grace: float = Field(30, ge=0)
     """How long executions under way may take to end when the server is told to."""

@@ -87,7 +87,7 @@ def decode_execution(body: Json, *, timeout: float | None) -> Execution | Pendin
 def list_files(directory: str, *, recursive: bool = False) -> Call:
     """`GET files`; `directory` is `/mnt/data`."""
     del recursive  # there is nothing below
-    _check_flat(directory)
+    _check_no_directory(directory)
     return Call("GET", "files")
 
 
@@ -183,11 +183,11 @@ def _decode_entry(entry: Json) -> RemoteFile:
 
 def _name(path: str) -> str:
     directory, name = split_path(path)
-    _check_flat(directory)
+    _check_no_directory(directory)
     return name
 
 
-def _check_flat(directory: str) -> None:
+def _check_no_directory(directory: str) -> None:
     if session_path(directory) != session_path():
         raise InvalidRequest(
             f"The path {directory!r:.200} is not valid: this API version has no directories below /mnt/data. "

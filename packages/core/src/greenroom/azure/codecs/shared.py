@@ -60,7 +60,7 @@ class ExecuteRequest:
     execution_type: str = "Synchronous"
     """As it was written: the answer repeats it."""
     shell: bool = False
-    """Whether the code is a shell command (`shellCommand`; flat contract only)."""
+    """Whether the code is a shell command (`shellCommand`; current contract only)."""
     output_limit: int | None = None
     """Characters of each stream in the answer (`outputStreamsMaxLength`; 2025-10-02-preview)."""
     jupyter_format: bool = False

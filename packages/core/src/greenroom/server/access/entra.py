@@ -16,7 +16,7 @@ from pydantic import StringConstraints
 from greenroom.azure.bodies import TooSlow, received
 from greenroom.azure.transport import Request, Transport, TransportError
 from greenroom.server.access.keys import bearer
-from greenroom.server.responses import Refused, unauthorized
+from greenroom.server.responses import RequestRefused, unauthorized
 
 _LEEWAY = 60.0  # seconds that clocks may differ
 _KEYS_LIFETIME = 3600.0
@@ -86,7 +86,7 @@ class EntraTokens:
             raise unauthorized("The token is not valid: it is of another tenant.")
         caller = str(claims["oid"]).lower()
         if self._settings.object_ids and caller not in self._settings.object_ids:
-            raise Refused(403, "Forbidden", f"The object id {caller} may not use this server.")
+            raise RequestRefused(403, "Forbidden", f"The object id {caller} may not use this server.")
         return caller
 
 
@@ -105,7 +105,7 @@ class KeySet:
         """The key of that name, or `None` if there is none.
 
         Raises:
-            Refused: with status 503; the keys cannot be fetched, and those that are known are too old.
+            RequestRefused: with status 503; the keys cannot be fetched, and those that are known are too old.
         """
         if not self._knows(identifier):
             async with self._lock:
@@ -126,7 +126,7 @@ class KeySet:
             except (TransportError, TooSlow, TimeoutError, ValueError, RecursionError, jwt.PyJWTError) as error:
                 reason = f"{type(error).__name__}: {error}"
         if self._clock() - self._fetched >= _KEYS_LIFETIME_OFFLINE:
-            raise Refused(503, "ServiceUnavailable", f"The keys of Microsoft Entra ID are not known: {reason}.")
+            raise RequestRefused(503, "ServiceUnavailable", f"The keys of Microsoft Entra ID are not known: {reason}.")
 
     async def _fetch(self) -> dict[str, jwt.PyJWK]:
         document: object = json.loads(await self._document())

@@ -1,4 +1,4 @@
-"""Who may call: nobody is asked, those with a key, or those with a token of Microsoft Entra ID."""
+"""Authentication: none, API keys or Microsoft Entra ID tokens; this module has the keys."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Protocol
 
 from greenroom.errors import InvalidRequest
-from greenroom.server.responses import Refused, unauthorized
+from greenroom.server.responses import RequestRefused, unauthorized
 
 _MIN_LENGTH = 16
 _ENTRY = re.compile(r"(?P<name>[\w.@-]{1,64})\s+sha256:(?P<digest>[0-9a-f]{64})")
 
 
 class Guard(Protocol):
-    """Lets requests in, or does not."""
+    """Decides whether a request is accepted."""
 
     async def admit(self, authorization: str | None) -> str:
         """Return the caller's name, for the access log.
@@ -27,39 +27,39 @@ class Guard(Protocol):
             authorization: the header of that name.
 
         Raises:
-            Refused: with status 401 where the credentials are missing or not valid, 403 where they are not enough,
-                503 where nobody can tell at the moment.
+            RequestRefused: with status 401 if the credentials are missing or not valid, 403 if they do not suffice,
+                503 if they cannot be checked at the moment.
         """
         ...
 
 
 class EitherOf:
-    """Lets in whom one of several guards lets in; the last one's reason is given to the others."""
+    """Accepts a caller that any of several guards accepts; otherwise it raises the last guard's error."""
 
     def __init__(self, guards: Sequence[Guard]) -> None:
         self._guards = guards
 
     async def admit(self, authorization: str | None) -> str:
-        refused = unauthorized("No credentials are accepted.")
+        refused = unauthorized("The server cannot accept any credentials.")
         for guard in self._guards:
             try:
                 return await guard.admit(authorization)
-            except Refused as error:
+            except RequestRefused as error:
                 refused = error
         raise refused
 
 
 class ApiKeys:
-    """Lets in who has one of the keys. It keeps no key, only digests; a key is random, so a plain hash will do."""
+    """Accepts callers with one of the keys. Only digests are kept; keys are random, so a plain hash suffices."""
 
     def __init__(self, digests: Mapping[str, str]) -> None:
-        """`digests` are SHA-256 in hexadecimal, by the names of their keys."""
+        """`digests` are SHA-256 in hexadecimal, by key name."""
         self._digests = dict(digests)
 
     async def admit(self, authorization: str | None) -> str:
         given = digest(bearer(authorization))
         found = ""
-        for name, known in self._digests.items():  # all of them, so that the time tells nothing
+        for name, known in self._digests.items():  # all of them: the time must not depend on which one matches
             if hmac.compare_digest(given, known):
                 found = name
         if not found:
@@ -68,14 +68,14 @@ class ApiKeys:
 
 
 def bearer(authorization: str | None) -> str:
-    """The token of an `Authorization` header.
+    """Return the token of an `Authorization` header.
 
     Raises:
-        Refused: there is none.
+        RequestRefused: the header has none.
     """
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise unauthorized("The request has no bearer token. Send the header 'Authorization: Bearer …'.")
+        raise unauthorized("The request must have a bearer token, in the header 'Authorization: Bearer …'.")
     return token.strip()
 
 
@@ -84,15 +84,15 @@ def digest(key: str) -> str:
 
 
 def read_keys(path: Path) -> dict[str, str]:
-    """The digests in a file of lines `name sha256:…`, by name; empty lines and those that begin with # are skipped.
+    """Read the digests of a file with lines `name sha256:…`, by name; empty lines and # comments are skipped.
 
     Raises:
-        InvalidRequest: the file cannot be read, is empty, or a line is something else, such as a plain key.
+        InvalidRequest: the file cannot be read or is empty, or a line has another form, such as a plain key.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The file of keys {str(path)!r} cannot be read: {error}.") from error
+        raise InvalidRequest(f"The key file {str(path)!r} cannot be read: {error}.") from error
     digests: dict[str, str] = {}
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
@@ -100,17 +100,17 @@ def read_keys(path: Path) -> dict[str, str]:
         entry = _ENTRY.fullmatch(line)
         if entry is None or entry["name"] in digests:
             raise InvalidRequest(
-                f"Line {number} of the file of keys {str(path)!r} is not valid: it takes a new name and "
-                f"'sha256:' with 64 hexadecimal digits. Make keys with: greenroom api-key FILE --name NAME"
+                f"Line {number} of the key file {str(path)!r} must be a new name and 'sha256:' with 64 hexadecimal "
+                "digits. Make keys with: greenroom api-key FILE --name NAME"  # the line may be a plain key
             )
         digests[entry["name"]] = entry["digest"]
     if not digests:
-        raise InvalidRequest(f"The file of keys {str(path)!r} has no key in it.")
+        raise InvalidRequest(f"The key file {str(path)!r} must contain at least one key.")
     return digests
 
 
 def new_key(path: Path, name: str) -> str:
-    """Make a key, add its digest to a file, and return the key, which nobody can see again.
+    """Make a key, add its digest to a file, and return the key, which is shown this once.
 
     Raises:
         InvalidRequest: the name is not valid or taken, or the file cannot be written.
@@ -118,27 +118,27 @@ def new_key(path: Path, name: str) -> str:
     key = f"grk_{secrets.token_urlsafe(32)}"
     entry = f"{name} sha256:{digest(key)}"
     if not _ENTRY.fullmatch(entry):
-        raise InvalidRequest(f"The name {name!r:.80} is not valid: it takes letters, digits and . @ - _, at most 64.")
+        raise InvalidRequest(f"The name of a key must be 1 to 64 letters, digits or . @ - _, not {name!r:.80}.")
     is_new = not path.exists() or path.stat().st_size == 0  # mktemp makes an empty one
     if not is_new and name in read_keys(path):
-        raise InvalidRequest(f"The file of keys {str(path)!r} has a key named {name!r} already.")
+        raise InvalidRequest(f"The name of a key must be new in {str(path)!r}, not {name!r}.")
     try:
         path.touch(mode=0o600)
-        # An editor may have left the last line without its end.
+        # An editor may have left the last line without a newline.
         separator = "" if is_new or path.read_bytes().endswith(b"\n") else "\n"
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{separator}{entry}\n")
     except OSError as error:
-        raise InvalidRequest(f"The file of keys {str(path)!r} cannot be written: {error}.") from error
+        raise InvalidRequest(f"The key file {str(path)!r} cannot be written: {error}.") from error
     return key
 
 
 def check_key(key: str) -> str:
-    """Return a key that somebody chose, if it is long enough not to be guessed.
+    """Return a key that its user chose, if it is long enough not to be guessed.
 
     Raises:
-        InvalidRequest: it is not.
+        InvalidRequest: it is too short.
     """
     if len(key) < _MIN_LENGTH:
-        raise InvalidRequest(f"The API key is not valid: it takes at least {_MIN_LENGTH} characters.")
+        raise InvalidRequest(f"An API key must have at least {_MIN_LENGTH} characters, not {len(key)}.")
     return key

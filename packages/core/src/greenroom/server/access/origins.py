@@ -12,7 +12,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 
 from greenroom.azure.settings import is_loopback
-from greenroom.server.responses import Refused
+from greenroom.server.responses import RequestRefused
 
 # A parser of URLs would find a host in more, such as behind an @.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
@@ -26,18 +26,18 @@ def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
         allowed_hosts: names, besides those of this machine, under which the server may be reached.
 
     Raises:
-        Refused: with status 403; a web page sends it, or it is sent to a name that is not this machine's.
+        RequestRefused: with status 403; a web page sends it, or it is sent to a name that is not this machine's.
     """
     host = host_name(headers.get("host", ""))
     if host not in allowed_hosts and not is_loopback(host):
-        raise Refused(
+        raise RequestRefused(
             403,
             "HostNotAllowed",
             f"The host {host!r:.200} is not allowed: without authentication this server answers to names of this "
             "machine alone. Allow it with --allowed-host, or require credentials.",
         )
     if "origin" in headers or set(headers.getlist("sec-fetch-site")) - {"none"}:
-        raise Refused(
+        raise RequestRefused(
             403, "OriginNotAllowed", "Requests of web pages are not allowed: this server has no authentication."
         )
 

@@ -37,7 +37,7 @@ from greenroom.runner.json_weight import TooDeep, weigh_json
 from greenroom.server.in_sandbox import functions
 from greenroom.server.in_sandbox.call import answer_of, program
 from greenroom.server.records import Outcome, Record
-from greenroom.server.responses import CLOSE, Refused, json_response, no_room, too_large
+from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room, too_large
 from greenroom.server.routes.target import Target
 from greenroom.sessions.rules import check_code, check_timeout
 
@@ -59,7 +59,7 @@ async def execute(request: Request, target: Target) -> Response:
     asked = _decode(await _read_json(request, target), target)
     code = target.held.handed_over()  # it is held until the execution ends, which may be after the request
     try:
-        record = target.pool.executions.begin(
+        record = target.pool.records.begin(
             identifier, asked, lambda: _run(target, identifier, asked), _operation_id(request)
         )
     except BaseException:
@@ -75,7 +75,7 @@ async def execute(request: Request, target: Target) -> Response:
     try:
         outcome = await _while_connected(request, record)
     except BaseException:
-        target.pool.executions.forget(record)  # who asked knows what came of it, or has gone
+        target.pool.records.forget(record)  # who asked knows what came of it, or has gone
         raise
     duration = outcome.execution.duration
     overall = time.perf_counter() - began
@@ -89,16 +89,16 @@ async def execute(request: Request, target: Target) -> Response:
     if not target.legacy:
         return await _response(record, target, current.EXECUTED[target.version], headers)
     response = await _response(record, target, 200, headers)
-    target.pool.executions.forget(record)  # this contract has no way to ask for it again
+    target.pool.records.forget(record)  # this contract has no way to ask for it again
     del response.headers["Operation-Location"]
     return response
 
 
 async def get_execution(request: Request, target: Target) -> Response:
     """`GET executions/{id}`."""
-    record = target.pool.executions.find(target.identifier, request.path_params["id"])
+    record = target.pool.records.find(target.identifier, request.path_params["id"])
     if record is None:
-        raise Refused(404, EXECUTION_NOT_FOUND, "The session has no such execution, or it ended too long ago.")
+        raise RequestRefused(404, EXECUTION_NOT_FOUND, "The session has no such execution, or it ended too long ago.")
     return await _response(record, target, 200, {"operation-id": record.id})
 
 
@@ -106,7 +106,7 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
     """An execution as a response.
 
     Raises:
-        Refused: the server holds too much for others at the moment; the execution can be asked for later.
+        RequestRefused: the server holds too much for others at the moment; the execution can be asked for later.
     """
 
     def encode() -> Response:
@@ -231,7 +231,7 @@ async def _read_json(request: Request, target: Target) -> Json:
     """The body of a request.
 
     Raises:
-        Refused: it is larger than it may be, or than there is room for.
+        RequestRefused: it is larger than it may be, or than there is room for.
         BadRequest: it is not JSON, or too much of it.
     """
     limit = target.settings.max_body

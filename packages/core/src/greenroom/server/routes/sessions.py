@@ -17,7 +17,7 @@ from greenroom.errors import EngineUnavailable
 from greenroom.models import SessionInfo
 from greenroom.server.in_sandbox import functions
 from greenroom.server.in_sandbox.call import answer_of, program
-from greenroom.server.responses import Refused, json_response
+from greenroom.server.responses import RequestRefused, json_response
 from greenroom.server.routes.target import Target
 
 _PAGE = 100
@@ -36,7 +36,7 @@ async def get_session(request: Request, target: Target) -> Response:
     target.require(since=_SINCE)
     session = await target.pool.backend.session(target.identifier)
     if session is None:
-        raise Refused(404, SESSION_NOT_FOUND, "There is no session with this identifier.")
+        raise RequestRefused(404, SESSION_NOT_FOUND, "There is no session with this identifier.")
     return json_response(_encode(session))
 
 
@@ -81,7 +81,7 @@ async def get_metadata(request: Request, target: Target) -> Response:
 
 async def _delete(target: Target) -> None:
     identifier = target.identifier
-    target.pool.executions.cancel(identifier)
+    target.pool.records.cancel(identifier)
     await target.pool.backend.delete(identifier)
 
 

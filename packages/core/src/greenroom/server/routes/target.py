@@ -14,7 +14,7 @@ from greenroom.azure.codecs.problems import IDENTIFIER_LENGTH, NOT_SUPPORTED, Ba
 from greenroom.azure.codecs.shared import API_VERSIONS, CURRENT_VERSIONS, LATEST, LEGACY_VERSIONS, is_legacy
 from greenroom.server.budget import Share
 from greenroom.server.registry import PoolRegistry, ServedPool
-from greenroom.server.responses import Refused
+from greenroom.server.responses import RequestRefused
 from greenroom.server.settings import ServerSettings
 from greenroom.sessions.rules import check_identifier
 
@@ -87,7 +87,7 @@ def find_target(
 
     Raises:
         BadRequest: the query is not valid, or its version is unknown.
-        Refused: there is no such pool.
+        RequestRefused: there is no such pool.
     """
     query = _parse_query(request)
     identifier = request.path_params.get("identifier")
@@ -127,7 +127,7 @@ def _parse_query(request: Request) -> dict[str, str]:
 def _pool(name: str | None, pools: PoolRegistry) -> ServedPool:
     pool = pools.get(name)
     if pool is None:
-        raise Refused(
+        raise RequestRefused(
             404, "SessionPoolNotFound", f"There is no session pool {name or 'default'!r:.200} on this server."
         )
     return pool

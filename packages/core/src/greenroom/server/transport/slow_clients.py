@@ -1,4 +1,4 @@
-"""Slow clients: nobody holds a connection for nothing."""
+"""Time limits for clients: none may hold a connection without sending or taking anything."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from typing import Any
 from starlette.types import Message, Receive, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_BYTES_A_SECOND = 4096
+_BYTES_PER_SECOND = 4096
 _PIECE = 64 * 1024
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class TooSlow(Exception):
-    """A client sends its body more slowly than it must."""
+    """A client sent its body too slowly."""
 
 
-def paced(receive: Receive, patience: float) -> Receive:
-    """An ASGI application's `receive` from a client that must send its body.
+def within_time(receive: Receive, client_timeout: float) -> Receive:
+    """Limit the time that an ASGI application's `receive` waits for a request's body.
 
-    The client may leave the server waiting for `patience` seconds in all, and longer for each 4 KiB that have come.
-    Time in which it owes nothing, such as that of an execution, does not count. What `receive` raises then is
-    `TooSlow`.
+    The client can keep the server waiting for `client_timeout` seconds in total, and a second longer for each 4 KiB
+    received. Time in which it has nothing to send, such as that of an execution, does not count. After that, `receive`
+    raises `TooSlow`.
     """
-    left = patience
+    left = client_timeout
     complete = False
 
-    async def paced_receive() -> Message:
+    async def timed_receive() -> Message:
         nonlocal complete, left
         if complete:
-            return await receive()  # it waits for the end of the connection
+            return await receive()  # waits for the connection to end
         began = time.monotonic()
         try:
             async with asyncio.timeout(left):
                 message = await receive()
         except TimeoutError:
             raise TooSlow from None
-        left += len(message.get("body", b"")) / _BYTES_A_SECOND - (time.monotonic() - began)
+        left += len(message.get("body", b"")) / _BYTES_PER_SECOND - (time.monotonic() - began)
         complete = not message.get("more_body", False)
         return message
 
-    return paced_receive
+    return timed_receive
 
 
 def in_pieces(send: Send) -> Send:
-    """An ASGI application's `send` that waits for the client more often.
+    """Make an ASGI application's `send` wait for the client after each 64 KiB.
 
-    What TLS has encrypted is out of sight of `PacedProtocol`, so that must be little.
+    `SlowClientProtocol` cannot see how much TLS has encrypted and not sent, so that must be little.
     """
 
     async def send_in_pieces(message: Message) -> None:
@@ -63,26 +63,26 @@ def in_pieces(send: Send) -> Send:
     return send_in_pieces
 
 
-class PacedProtocol(H11Protocol):
-    """A connection whose client must come to the point.
+class SlowClientProtocol(H11Protocol):
+    """Disconnects clients that are too slow.
 
-    Within `patience` seconds the head of a request has to arrive, and what is left of a body that was answered
-    already; and of an answer it has to take 4 KiB a second.
+    Within `client_timeout` seconds a client must send the head of a request, and the rest of a body whose response was
+    sent early; it must take a response at 4 KiB per second.
     """
 
-    patience = 20.0
+    client_timeout = 20.0
     _head_timer: asyncio.TimerHandle | None = None
-    _answer_timer: asyncio.TimerHandle | None = None
+    _response_timer: asyncio.TimerHandle | None = None
     _untaken = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
-            # uvicorn would wait for a request before it refuses, and the connections that wait have no limit.
+            # uvicorn refuses only after a request, and does not limit the connections that send none.
             transport.write(_FULL)
             transport.close()
             return
-        # Writing pauses as soon as there is anything that the client has to take; with 0, over TLS, even if not.
+        # Writing pauses as soon as the client has anything to take; with 0, over TLS, it pauses even without.
         transport.set_write_buffer_limits(high=1, low=0)
         self._watch_head()
 
@@ -93,32 +93,32 @@ class PacedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._head_timer = _cancelled(self._head_timer)
-        self._answer_timer = _cancelled(self._answer_timer)
+        self._response_timer = _cancelled(self._response_timer)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_answer()
+        self._watch_response()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._answer_timer = _cancelled(self._answer_timer)
+        self._response_timer = _cancelled(self._response_timer)
 
     def _watch_head(self) -> None:
-        cycle: Any = self.cycle  # there is none before the first request, whatever its type says
+        cycle: Any = self.cycle  # None before the first request, whatever its type says
         if cycle is not None and not cycle.response_complete:
             self._head_timer = _cancelled(self._head_timer)
         elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.patience, self.transport.close)
+            self._head_timer = self.loop.call_later(self.client_timeout, self.transport.close)
 
-    def _watch_answer(self) -> None:
+    def _watch_response(self) -> None:
         self._untaken = self.transport.get_write_buffer_size()
-        self._answer_timer = self.loop.call_later(self.patience, self._check_answer)
+        self._response_timer = self.loop.call_later(self.client_timeout, self._check_response)
 
-    def _check_answer(self) -> None:
-        if self._untaken - self.transport.get_write_buffer_size() < _BYTES_A_SECOND * self.patience:
-            self.transport.abort()  # closing would wait for what is not taken
+    def _check_response(self) -> None:
+        if self._untaken - self.transport.get_write_buffer_size() < _BYTES_PER_SECOND * self.client_timeout:
+            self.transport.abort()  # closing would wait until everything is taken
         else:
-            self._watch_answer()
+            self._watch_response()
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> None:
