@@ -127,7 +127,7 @@ def test_no_identifier_or_name_injects_a_parameter() -> None:
 
 
 @pytest.mark.parametrize("path", ["a\udcff.txt", "d\udcff/a.txt"])
-def test_a_name_that_is_no_utf_8_is_refused(path: str) -> None:
+def test_a_name_that_is_not_utf_8_is_refused(path: str) -> None:
     azure = Azure()
     with pool_of(azure) as pool:
         session = pool.session("abcd")
@@ -199,12 +199,12 @@ def test_a_call_that_may_have_been_dispatched_is_made_once(answer: Any) -> None:
     assert len(azure.requests) == 1
 
 
-def test_it_says_that_nobody_knows_whether_the_code_ran() -> None:
+def test_a_broken_connection_leaves_unknown_whether_the_code_ran() -> None:
     with pool_of(Azure(LOST)) as pool, pytest.raises(ServiceFailed, match="Whether it was carried out is unknown"):
         pool.session("abcd").execute("1")
 
 
-def test_it_says_that_nothing_was_run() -> None:
+def test_an_unreachable_endpoint_has_run_nothing() -> None:
     azure = Azure(UNREACHABLE)
     with pool_of(azure) as pool, pytest.raises(ServiceFailed, match=r"no route to host\. Nothing was run"):
         pool.session("abcd").execute("1")
@@ -217,7 +217,7 @@ def test_a_read_that_broke_is_made_again() -> None:
         assert pool.session("abcd").files() == []
 
 
-def test_a_full_pool_is_waited_for_until_the_callers_patience_ends() -> None:
+def test_a_call_to_a_full_pool_is_retried_for_the_acquire_timeout() -> None:
     began = time.monotonic()
     azure = Azure(full())
     with pool_of(azure, acquire_timeout=1) as pool, pytest.raises(PoolFull, match="5 of 5 sessions") as caught:
@@ -235,7 +235,7 @@ def test_a_pool_that_is_full_for_long_is_not_waited_for() -> None:
     assert len(azure.requests) == 1
 
 
-def test_a_pool_that_is_full_and_says_to_come_back_at_once_is_not_stormed() -> None:
+def test_a_full_pool_with_a_retry_after_of_zero_is_not_flooded() -> None:
     azure = Azure(full("0"))
     with pool_of(azure, acquire_timeout=1) as pool, pytest.raises(PoolFull):
         pool.session("abcd").execute("1")
@@ -279,7 +279,7 @@ def test_a_large_upload_streams_and_is_sent_once() -> None:
     ],
     ids=["400", "401", "403", "404", "410", "500", "redirect", "no JSON", "full with 500"],
 )
-def test_an_error_says_what_azure_said(answer: Answer, kind: type[Exception], words: str) -> None:
+def test_an_error_keeps_azures_details(answer: Answer, kind: type[Exception], words: str) -> None:
     azure = Azure(answer)
     with pool_of(azure) as pool, pytest.raises(kind, match=words) as caught:
         pool.session("abcd").execute("1")
@@ -316,7 +316,7 @@ def test_a_missing_file_is_named() -> None:
     ],
     ids=["HTML", "a list", "unknown status", "no result", "nothing", "deep", "under way without an id"],
 )
-def test_an_answer_that_nobody_can_read_is_an_error_of_the_service(answer: Answer) -> None:
+def test_an_unreadable_response_is_an_error_of_the_service(answer: Answer) -> None:
     with pool_of(Azure(answer)) as pool, pytest.raises(ServiceFailed):
         pool.session("abcd").execute("1")
 
@@ -387,7 +387,7 @@ def test_a_synchronous_execution_that_is_not_done_is_asked_for() -> None:
 
 def test_an_execution_whose_session_was_deleted_is_lost() -> None:
     azure = Azure(running(), refused(404, "ExecutionNotFound"))
-    with pool_of(azure) as pool, pytest.raises(SandboxLost, match="e1 is not known any more"):
+    with pool_of(azure) as pool, pytest.raises(SandboxLost, match="e1 is no longer known"):
         pool.session("abcd").execute("…", timeout=300)
 
 
@@ -398,7 +398,7 @@ def test_an_execution_that_cannot_be_asked_for_may_have_run(answer: Any) -> None
     azure = Azure(running(), answer)
     with (
         pool_of(azure) as pool,
-        pytest.raises(ServiceFailed, match="e1 was begun, and how it ends is unknown") as caught,
+        pytest.raises(ServiceFailed, match="e1 was started, and its outcome is unknown") as caught,
     ):
         pool.session("abcd").execute("…", timeout=300)
     assert "Nothing was run" not in str(caught.value)
@@ -494,7 +494,7 @@ def test_a_server_that_has_the_same_directories_everywhere_is_given_up(monkeypat
     azure = Azure(answered(same))
     with (
         pool_of(azure, api_version="2025-02-02-preview") as pool,
-        pytest.raises(ServiceFailed, match="more than 20 directories"),
+        pytest.raises(ServiceFailed, match="at most 20 directories"),
     ):
         pool.session("abcd").files(recursive=True)
     assert len(azure.requests) <= 21
@@ -503,7 +503,7 @@ def test_a_server_that_has_the_same_directories_everywhere_is_given_up(monkeypat
 # Lists in pages
 
 
-def test_a_list_goes_on_where_it_says() -> None:
+def test_a_list_continues_at_its_next_link() -> None:
     first = {"value": [entry("b.txt")], "nextLink": f"{ENDPOINT}/files?skip=1"}
     azure = Azure(answered(first), answered({"value": [entry("a.txt")]}))
     with pool_of(azure) as pool:
@@ -515,24 +515,24 @@ def test_a_list_goes_on_where_it_says() -> None:
 @pytest.mark.parametrize(
     "link", ["https://example.com/files?skip=1", "//example.com/files", "http://eastasia.dynamicsessions.io/?skip=1"]
 )
-def test_no_token_goes_where_a_list_says_it_goes_on(link: str) -> None:
+def test_no_token_is_sent_to_a_foreign_next_link(link: str) -> None:
     azure = Azure(answered({"value": [], "nextLink": link}))
-    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="not a part of"):
+    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="must be a part of"):
         pool.session("abcd").files()
     assert len(azure.requests) == 1
 
 
 @pytest.mark.parametrize("link", ["http://[bad", "?skip=" + "1" * 100_000], ids=["no address", "endless"])
-def test_a_list_that_goes_on_at_no_address_is_an_error_of_the_service(link: str) -> None:
+def test_an_invalid_next_link_is_an_error_of_the_service(link: str) -> None:
     azure = Azure(answered({"value": [], "nextLink": link}))
-    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="The list goes on at"):
+    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="The link to the next page must"):
         pool.session("abcd").files()
     assert len(azure.requests) == 1
 
 
 def test_a_list_without_end_ends() -> None:
     azure = Azure(answered({"value": [], "nextLink": "?skip=1"}))
-    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="where it has been already"):
+    with pool_of(azure) as pool, pytest.raises(ServiceFailed, match="must lead to a new one"):
         pool.session("abcd").files()
 
 

@@ -278,7 +278,7 @@ def test_any_response_is_read_or_malformed(body: Any) -> None:
 
 
 @given(status=st.integers(400, 599), content=st.binary(max_size=200) | JSON.map(lambda body: json.dumps(body).encode()))
-def test_any_error_can_be_told(status: int, content: bytes) -> None:
+def test_every_error_body_becomes_an_exception(status: int, content: bytes) -> None:
     error = error_of(decode_problem(status, {}, content), path="/mnt/data/a")
     assert error.azure is not None
     assert error.azure.status == status

@@ -28,7 +28,7 @@ def test_each_example_prints_what_stands_below_it() -> None:
             assert output.getvalue() == expected
 
 
-def test_every_option_is_told() -> None:
+def test_every_option_is_documented() -> None:
     told = {
         name for cells in re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE) for name in re.findall(r"`(\w+)`", cells)
     }

@@ -96,7 +96,7 @@ async def test_the_current_contract_executes_and_remembers(
     assert again.json() == response.json()
 
 
-async def test_every_answer_says_which_versions_there_are_and_is_kept_by_nobody(client: httpx.AsyncClient) -> None:
+async def test_every_response_names_the_versions_and_is_not_cached(client: httpx.AsyncClient) -> None:
     for response in [
         await client.get("/files", params=query(LATEST)),
         await client.get("/files", params=query("2023-01-01")),
@@ -119,7 +119,7 @@ async def test_every_answer_says_which_versions_there_are_and_is_kept_by_nobody(
         (Execution("1", "failed", error=ExecutionError("MemoryError", "")), "", "Execution aborted"),
     ],
 )
-async def test_both_contracts_tell_what_came_of_the_code(execution: Execution, result: Any, stderr: str) -> None:
+async def test_both_contracts_return_the_outcome_of_code(execution: Execution, result: Any, stderr: str) -> None:
     if result == "image":
         result = {"type": "image", "format": "png", "base64_data": PNG}
     backend = ScriptedBackend()
@@ -144,7 +144,7 @@ async def test_fields_are_read_in_any_case_and_from_base64(client: httpx.AsyncCl
     assert response.json()["identifier"] == "session"
 
 
-async def test_the_limit_of_time_is_the_requests() -> None:
+async def test_the_time_limit_is_that_of_the_request() -> None:
     backend = ScriptedBackend()
     async with served(backend) as client:
         for body in (inline("1"), inline("1", timeoutInSeconds=100), inline("1", timeoutInSeconds=1800)):
@@ -157,7 +157,7 @@ async def test_the_limit_of_time_is_the_requests() -> None:
         assert late.json()["error"]["target"] == "timeoutInSeconds"
 
 
-async def test_streams_are_as_long_as_the_newest_version_is_told() -> None:
+async def test_streams_are_as_long_as_the_newest_version_asks_for() -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * 5000, result="'y'")
     body = current("code", outputStreamsMaxLength=10, returnJupyterFormatExecutionResult=True)
@@ -254,7 +254,7 @@ async def test_the_newest_version_lists_all_that_is_below(client: httpx.AsyncCli
 
 
 @pytest.mark.parametrize("name", ["mit Leerzeichen.txt", "größe 数据.csv", "100%.txt", "a&b=c;d.txt", "+plus.txt"])
-async def test_names_of_files_come_back_as_they_were(client: httpx.AsyncClient, name: str) -> None:
+async def test_any_file_name_round_trips(client: httpx.AsyncClient, name: str) -> None:
     await put(client, name, b"x")
     (entry,) = (await client.get("/files", params=query(LATEST))).json()["value"]
     assert entry["name"] == name
@@ -262,7 +262,7 @@ async def test_names_of_files_come_back_as_they_were(client: httpx.AsyncClient, 
     assert content.content == b"x"
 
 
-async def test_sessions_are_told_listed_and_deleted(client: httpx.AsyncClient) -> None:
+async def test_sessions_are_read_listed_and_deleted(client: httpx.AsyncClient) -> None:
     unknown = await client.get("/session", params=query(LATEST))
     assert (unknown.status_code, code_of(unknown)) == (404, "NoSessionFoundError")
     await client.post("/executions", params=query(LATEST), json=current("x = 1"))
@@ -369,7 +369,7 @@ async def test_an_identifier_with_a_slash_in_the_path_is_not_taken_for_a_shorter
     assert (await client.get("/session", params=query(LATEST, "victim"))).status_code == 200
 
 
-async def test_what_is_said_twice_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_repeated_parameter_is_refused(client: httpx.AsyncClient) -> None:
     twice = await client.get(f"/files?api-version={LATEST}&identifier=mine&identifier=theirs")
     both = await client.get("/identifier/mine/files", params=query(LATEST, "theirs"))
     assert (twice.status_code, both.status_code) == (400, 400)
@@ -392,7 +392,7 @@ async def test_a_path_that_leads_out_is_refused(client: httpx.AsyncClient, name:
     assert (elsewhere.status_code, code_of(elsewhere)) == (400, "FilePathInvalid")
 
 
-async def test_a_full_pool_says_so_as_azure_does() -> None:
+async def test_a_full_pool_responds_as_azure_does() -> None:
     async with served(await memory_backend(max_concurrent_sessions=1, acquire_timeout=0)) as client:
         await client.post("/executions", params=query(LATEST, "first"), json=current("1"))
         response = await client.post("/executions", params=query(LATEST, "second"), json=current("1"))

@@ -51,7 +51,7 @@ async def test_a_session_deleted_under_an_execution_cancels_it() -> None:
     assert backend.interrupted == ["session"] * 3
 
 
-async def test_executions_under_way_may_end_when_the_server_stops_and_no_more_begin() -> None:
+async def test_running_executions_can_end_when_the_server_stops_and_no_more_begin() -> None:
     async with application() as app, client_of(app) as client:
         code = "import time; time.sleep(0.3); print('done')"
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=current(code)))
@@ -116,7 +116,7 @@ async def test_an_operation_is_carried_out_once() -> None:
     assert backend.identifiers == ["session", "another"]
 
 
-async def test_what_goes_wrong_in_the_pool_is_an_answer_and_a_failure_for_those_who_ask_later() -> None:
+async def test_an_error_of_the_pool_is_a_response_and_later_a_failed_execution() -> None:
     backend = ScriptedBackend()
     backend.answer = SandboxLost("The sandbox ended.")
     async with served(backend) as client:
@@ -129,7 +129,7 @@ async def test_what_goes_wrong_in_the_pool_is_an_answer_and_a_failure_for_those_
         assert later.json()["result"]["stderr"] == "SessionLost: The sandbox ended."
 
 
-async def test_an_error_of_the_servers_own_tells_nothing_but_an_id(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_internal_error_returns_nothing_but_an_id(caplog: pytest.LogCaptureFixture) -> None:
     backend = ScriptedBackend()
     backend.answer = RuntimeError("a secret")
     async with served(backend) as client:
@@ -153,7 +153,7 @@ async def test_two_executions_of_a_session_run_one_after_the_other_and_of_two_at
         assert c < b
 
 
-async def test_a_hundred_sessions_at_once_each_have_their_own_variables() -> None:
+async def test_a_hundred_concurrent_sessions_each_have_their_own_variables() -> None:
     async with served(await memory_backend(max_concurrent_sessions=100)) as client:
 
         async def use(number: int) -> int:
@@ -166,7 +166,7 @@ async def test_a_hundred_sessions_at_once_each_have_their_own_variables() -> Non
         assert await asyncio.gather(*map(use, range(100))) == list(range(100))
 
 
-async def test_more_requests_than_there_may_be_at_once_are_refused() -> None:
+async def test_too_many_concurrent_requests_are_refused() -> None:
     backend = ScriptedBackend()
     async with served(backend, max_requests=2) as client:
         posts = [
@@ -198,7 +198,7 @@ async def test_old_executions_are_forgotten() -> None:
     assert executions.find("session", record.id) is None
 
 
-async def test_so_many_executions_are_kept_and_so_many_bytes() -> None:
+async def test_the_executions_kept_are_limited_in_number_and_bytes() -> None:
     executions = ExecutionRecords()
     large = Execution("", "succeeded", stdout="x" * (10 << 20))
     records = [executions.begin("session", ASKED, lambda: outcome(large)) for _ in range(8)]
@@ -213,7 +213,7 @@ async def test_so_many_executions_are_kept_and_so_many_bytes() -> None:
     assert sum(executions.find("other", record.id) is not None for record in records) == 1000
 
 
-async def test_of_an_execution_is_kept_what_an_answer_shows() -> None:
+async def test_an_execution_keeps_only_what_a_response_has() -> None:
     data = {"image/png": "iVBOR", "application/json": [1] * 1000, "text/html": "<b>", "text/plain": "x"}
     execution = Execution("", "succeeded", outputs=(Output(data), Output({"application/json": [1]})))
     executions = ExecutionRecords()
@@ -225,7 +225,7 @@ async def test_of_an_execution_is_kept_what_an_answer_shows() -> None:
     assert record.request.code == ""
 
 
-async def test_so_many_executions_are_under_way() -> None:
+async def test_the_number_of_running_executions_is_limited() -> None:
     executions = ExecutionRecords()
 
     async def forever() -> Outcome:
@@ -240,7 +240,7 @@ async def test_so_many_executions_are_under_way() -> None:
     assert executions.running == []
 
 
-async def test_one_session_does_not_take_the_places_of_all() -> None:
+async def test_one_session_does_not_crowd_out_the_others() -> None:
     executions = ExecutionRecords()
 
     async def forever() -> Outcome:
@@ -329,7 +329,7 @@ async def test_whatever_a_sandbox_says_about_its_packages_is_an_answer(data: Any
         assert backend.deleted  # its session
 
 
-async def test_metadata_that_could_not_be_had_are_asked_for_again() -> None:
+async def test_metadata_that_failed_are_determined_again() -> None:
     backend = ScriptedBackend()
     async with served(backend) as client:
         failed = await client.get("/metadata", params={"api-version": LATEST})
@@ -372,7 +372,7 @@ class DyingEngine(MemoryEngine):
         return sandbox
 
 
-async def test_a_sandbox_that_ends_under_its_code_is_told() -> None:
+async def test_a_sandbox_that_ends_while_its_code_runs_is_reported() -> None:
     async with served(await memory_backend(DyingEngine())) as client:
         body = current("import time; time.sleep(5)")
         response = await client.post("/executions", params=query(LATEST), json=body)

@@ -483,7 +483,7 @@ def test_no_key_is_taken_from_a_directory_that_others_may_write_to(tmp_path: Pat
     directory = tmp_path / "tls"
     self_signed(directory, ["localhost"])
     directory.chmod(mode)
-    with pytest.raises(InvalidRequest, match="of this user alone, not one that others may write to"):
+    with pytest.raises(InvalidRequest, match="that only this user can write to, not one that others can write to"):
         self_signed(directory, ["localhost"])
 
 
@@ -492,7 +492,7 @@ def test_no_key_is_taken_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
     for name in ("link", "nowhere"):
-        with pytest.raises(InvalidRequest, match="must be a directory of this user alone, not a link"):
+        with pytest.raises(InvalidRequest, match="must be a directory that only this user can write to, not a link"):
             self_signed(tmp_path / name, ["localhost"])
     assert not (tmp_path / "missing").exists()
 

@@ -124,13 +124,13 @@ def refusal() -> Iterator[Callable[..., str]]:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "box.internal"])
 def test_it_does_not_listen_for_others_without_authentication(refusal: Callable[..., str], host: str) -> None:
-    assert "needs credentials" in refusal("--pool", "bubblewrap:", "--host", host)
+    assert "A server without credentials must listen on 127.0.0.1" in refusal("--pool", "bubblewrap:", "--host", host)
 
 
 def test_a_refusal_is_a_line_and_an_exit_code() -> None:
     refused = run("--pool", "bubblewrap:", "--host", "0.0.0.0")
     assert refused.returncode == 2
-    assert refused.stderr.startswith("A server at 0.0.0.0 can be reached by others, so it needs credentials")
+    assert refused.stderr.startswith("A server without credentials must listen on 127.0.0.1, not '0.0.0.0'")
     assert refused.stderr.count("\n") == 1
 
 
@@ -139,8 +139,11 @@ def test_a_refusal_is_a_line_and_an_exit_code() -> None:
     [
         (["--api-key-file", "missing"], "cannot be read"),
         (["--certfile", "missing", "--keyfile", "missing"], "cannot be used"),
-        (["--certfile", "missing"], "go together"),
-        (["--certfile", "a", "--keyfile", "b", "--tls-self-signed"], "either"),
+        (["--certfile", "missing"], "certfile must come with keyfile"),
+        (
+            ["--certfile", "a", "--keyfile", "b", "--tls-self-signed"],
+            "certfile must not be 'a' if tls_self_signed is set",
+        ),
         (["--entra-tenant", "common"], "entra.tenant"),
         (["--entra-object-id", "11111111-2222-3333-4444-555555555555"], "entra.tenant"),
         (["--port", "99999"], "port"),
@@ -148,7 +151,7 @@ def test_a_refusal_is_a_line_and_an_exit_code() -> None:
         (["--pool", "nonsense:"], "scheme"),
     ],
 )
-def test_what_does_not_work_is_said(refusal: Callable[..., str], options: list[str], message: str) -> None:
+def test_bad_serve_options_are_named(refusal: Callable[..., str], options: list[str], message: str) -> None:
     assert message in refusal(*options)
 
 
@@ -157,7 +160,7 @@ def test_what_does_not_work_is_said(refusal: Callable[..., str], options: list[s
     [
         ("nonsense", "cannot be read"),
         ("[other]\n", "other"),
-        ("server = 1\n", "tables"),
+        ("server = 1\n", "must have a table [server], not 1"),
         ("[server]\nprot = 80\n", "prot"),
         ('[server]\nentra = "x"\n', "entra"),
         ("[pools]\none = 1\n", "pools.one"),
@@ -165,7 +168,7 @@ def test_what_does_not_work_is_said(refusal: Callable[..., str], options: list[s
         ('[pools.one]\nurl = "bubblewrap:"\nmemroy = 1\n', "memroy"),
     ],
 )
-def test_a_configuration_that_is_not_understood_is_refused(
+def test_an_invalid_configuration_is_refused(
     refusal: Callable[..., str], tmp_path: Path, content: str, message: str
 ) -> None:
     path = tmp_path / "greenroom.toml"
@@ -402,10 +405,10 @@ async def test_connections_that_wait_do_not_take_the_files_of_sandboxes(engine: 
             assert response.json()["result"]["executionResult"] == 42
 
 
-async def test_an_address_that_is_taken_is_said_so(engine: None) -> None:
+async def test_a_port_in_use_is_reported(engine: None) -> None:
     async with serving() as server:
         refused = await asyncio.to_thread(
             run, "--pool", "bubblewrap:?ready_session_instances=0", "--port", server.url.rpartition(":")[2]
         )
     assert refused.returncode == 2
-    assert "is another server there?" in refused.stderr
+    assert "is the port already in use?" in refused.stderr

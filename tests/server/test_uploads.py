@@ -99,14 +99,14 @@ async def test_any_other_upload_is_refused(body: bytes) -> None:
 @pytest.mark.parametrize(
     "form", ["multipart/form-data; boundary=", f"multipart/form-data; boundary={'b' * 300}", "\xff;="]
 )
-async def test_a_boundary_that_is_none_is_refused(form: str) -> None:
+async def test_an_invalid_boundary_is_refused(form: str) -> None:
     async with served(ScriptedBackend(), strict=True) as client:
         headers = {b"Content-Type": form.encode("latin-1")}
         response = await client.post("/files", params=query(LATEST), content=part(b"x") + END, headers=headers)
         assert response.status_code == 400
 
 
-async def test_several_files_may_come_at_once() -> None:
+async def test_one_upload_can_have_several_files() -> None:
     backend = ScriptedBackend()
     second = part(b"2", b'form-data; name="file"; filename="second"')
     async with served(backend) as client:
@@ -115,7 +115,7 @@ async def test_several_files_may_come_at_once() -> None:
     assert backend.contents["session"] == {"/mnt/data/data.csv": b"1", "/mnt/data/second": b"2"}
 
 
-async def test_an_upload_is_as_large_as_it_may_be() -> None:
+async def test_an_upload_has_a_size_limit() -> None:
     async with served(await memory_backend(), max_upload="1Mi") as client:
         assert (await upload(client, part(b"x" * (1 << 20)) + END)).status_code == 200
         for size in ((1 << 20) + 1, 3 << 20):
@@ -132,7 +132,7 @@ async def test_a_pool_may_take_smaller_files_than_the_server() -> None:
         assert (refused.status_code, code_of(refused)) == (413, "FileTooLarge")
 
 
-async def test_a_length_that_is_told_is_refused_at_once() -> None:
+async def test_a_claimed_length_over_the_limit_is_refused_immediately() -> None:
     async def body() -> AsyncIterator[bytes]:
         yield b"--b"
 
@@ -142,14 +142,14 @@ async def test_a_length_that_is_told_is_refused_at_once() -> None:
         assert refused.status_code == 413
 
 
-async def test_what_is_no_upload_has_a_limit_of_its_own() -> None:
+async def test_a_request_that_is_not_an_upload_has_its_own_limit() -> None:
     async with served(ScriptedBackend(), max_body=2000) as client:
         body = b'{"code": "' + b"x" * 2000 + b'"}'
         refused = await client.post("/executions", params=query(LATEST), content=body)
         assert (refused.status_code, code_of(refused)) == (413, "RequestTooLarge")
 
 
-async def test_what_the_sessions_file_system_refuses_is_told() -> None:
+async def test_a_refusal_of_the_sessions_file_system_is_returned() -> None:
     class Full(ScriptedBackend):
         async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
             raise FileRefused(errno.ENOSPC, "The disk is full", path)
@@ -168,7 +168,7 @@ async def test_a_large_file_comes_back_whole() -> None:
         assert response.headers["content-type"] == "application/octet-stream"
 
 
-async def test_an_empty_file_is_one() -> None:
+async def test_an_empty_file_is_uploaded() -> None:
     async with served() as client:
         assert (await upload(client, part(b"") + END)).status_code == 200
         response = await client.get(f"{POOL}/files/content/data.csv", params=query(LEGACY[0]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import math
 import time
 import uuid
@@ -40,21 +39,21 @@ from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo, Str
 T = TypeVar("T")
 
 _AZURE = (".dynamicsessions.io", ".azurecontainerapps.io")
-"""Domains whose hosts get a token by default."""
+"""Domains whose hosts get an Azure token by default."""
 _TIMEOUT = 60.0
 _REPLAYABLE = 4 << 20
-"""Bytes up to which an upload is held, so that it can be sent again when the pool was full."""
+"""Bytes up to which an upload is kept in memory, so that it can be resent if the pool was full."""
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
 _SESSIONS_SINCE = "2025-02-02-preview"
 _MAX_PAGES = 1000
 _MAX_ENTRIES = 20_000
-"""Of a list, over all of its pages; a local pool lists as many."""
+"""Entries of a list, over all its pages, as in a local pool."""
 _LIST_TIMEOUT = 300.0
-"""Seconds for all pages of a list, beside the time for which a full pool is asked again."""
+"""Seconds for all pages of a list, besides the time for which a full pool is retried."""
 _MAX_ID = 1000
 _MAX_DIRECTORIES = 2000
 _COOLED_DOWN = 3600.0
-"""Seconds after its last use from which a session has ended by itself, whatever its pool's cool-down is."""
+"""Seconds after its last use after which a session has ended by itself, whatever its pool's cool-down is."""
 _MAX_OWN = 10_000
 _CLOSE_TIMEOUT = 10.0
 _MAX_CONCURRENT_DELETIONS = 8
@@ -63,9 +62,9 @@ _MAX_CONCURRENT_DELETIONS = 8
 class AzurePool:
     """Sessions of a pool in Azure.
 
-    What is otherwise than in a local pool: the events of a stream come at the end of the execution; an execution has
-    one picture or one result, as the service gives no more; which files have changed is not told; a cancelled call
-    closes its connection, which the service may or may not take as a reason to interrupt the code.
+    Differences from a local pool: the events of a stream come at the end of the execution; an execution has one picture
+    or one result, as the service returns no more; changed files are not listed; a cancelled call closes its
+    connection, upon which the service may or may not interrupt the code.
     """
 
     def __init__(self, endpoint: str, settings: AzureSettings, *, transport: Transport | None = None) -> None:
@@ -90,7 +89,7 @@ class AzurePool:
         )
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._own: dict[str, float] = {}
-        """Sessions that nobody else knows of, with the time of their last use, 0 for none."""
+        """Sessions with a generated identifier, with the time of their last use, 0 for none."""
 
     def __repr__(self) -> str:
         return f"azure: {self._endpoint}, api-version {self._version}"
@@ -102,13 +101,13 @@ class AzurePool:
     ) -> Execution:
         seconds = self._settings.timeout if timeout is None else timeout
         request = self._request(code, seconds)
-        # The service's order of calls that come at once is unknown, and an HTTP timeout should not count the wait.
+        # The service's order of concurrent calls is unknown, and an HTTP timeout should not include the wait.
         async with self._turn(identifier):
             outcome = await self._post(identifier, request, seconds)
             if isinstance(outcome, Pending):
                 outcome = await self._poll(identifier, outcome.id, seconds)
         if on_event is not None:
-            _tell(outcome, on_event)
+            _send_events(outcome, on_event)
         return outcome
 
     def _request(self, code: str, seconds: float) -> ExecuteRequest:
@@ -116,8 +115,8 @@ class AzurePool:
         if not synchronous and is_legacy(self._version):
             if math.isfinite(seconds):
                 raise InvalidRequest(
-                    f"The timeout {seconds!r} is not valid: API version {self._version} takes at most "
-                    f"{MAX_SYNCHRONOUS} seconds. Use api_version 2024-10-02-preview or later."
+                    f"The timeout must be at most {MAX_SYNCHRONOUS} seconds in API version {self._version}, not "
+                    f"{seconds:g}. Use api_version 2024-10-02-preview or later."
                 )
             seconds, synchronous = MAX_SYNCHRONOUS, True
         return ExecuteRequest(
@@ -143,7 +142,7 @@ class AzurePool:
         return decode
 
     async def _poll(self, identifier: str, id: str, seconds: float) -> Execution:  # noqa: A002  the model's own word
-        """Ask for an execution until it has ended; the service keeps its limit of time, but not for ever."""
+        """Poll an execution until it has ended, at most until its time limit and a margin have passed."""
         delay = _FIRST_POLL
         deadline = time.monotonic() + seconds + MARGIN
         while time.monotonic() < deadline:
@@ -153,15 +152,17 @@ class AzurePool:
                 outcome = await self._call(current.get_execution(id), identifier, self._execution(seconds))
             except GreenroomError as error:
                 if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
-                    raise SandboxLost(f"The execution {id} is not known any more: its session has ended.") from error
-                if not isinstance(error, ServiceFailed | PoolFull):  # neither may say that nothing was run
+                    raise SandboxLost(f"The execution {id} is no longer known: its session has ended.") from error
+                if not isinstance(error, ServiceFailed | PoolFull):  # their text could claim that nothing was run
                     raise
-                unknown = ServiceFailed(f"The execution {id} was begun, and how it ends is unknown. {error}")
+                unknown = ServiceFailed(f"The execution {id} was started, and its outcome is unknown. {error}")
                 unknown.azure = error.azure
                 raise unknown from error
             if isinstance(outcome, Execution):
                 return outcome
-        raise ServiceFailed(f"The execution {id} did not end {MARGIN:g} seconds after its limit of {seconds:g}.")
+        raise ServiceFailed(
+            f"The execution {id} did not end within {MARGIN:g} seconds after its time limit of {seconds:g}."
+        )
 
     @contextlib.asynccontextmanager
     async def _turn(self, identifier: str) -> AsyncGenerator[None, None]:
@@ -208,14 +209,16 @@ class AzurePool:
         return await self._pages(call, identifier, lambda body: self._codec.decode_files(body, path), most, path=path)
 
     async def _below(self, identifier: str, files: list[RemoteFile]) -> list[RemoteFile]:
-        """The files, and all that is below them, for versions that list one directory at a time."""
+        """Add all files below, for versions that list one directory per request."""
         found = list(files)
         directories = 0
-        for each in found:  # it grows
+        for each in found:  # the list grows
             if each.is_directory:
                 directories += 1
                 if directories > _MAX_DIRECTORIES:
-                    raise ServiceFailed(f"The session has more than {_MAX_DIRECTORIES} directories.")
+                    raise ServiceFailed(
+                        f"A session must have at most {_MAX_DIRECTORIES} directories to be listed recursively."
+                    )
                 found += await self._list(identifier, each.path, _MAX_ENTRIES - len(found))
         return found
 
@@ -232,10 +235,10 @@ class AzurePool:
         async for chunk in chunks:
             size += len(chunk)
             if size > limit:
-                raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+                raise FileRefused.too_large(path, limit)
             yield chunk
 
-    # Sessions and the pool. Only later versions have them; the service takes those for any session.
+    # Sessions and the pool. Only later versions have these requests; the service accepts them for any session.
 
     async def delete(self, identifier: str) -> None:
         with _no_session():
@@ -254,24 +257,24 @@ class AzurePool:
         return None
 
     async def status(self) -> PoolStatus:
-        """What the service tells of its pool: how many sessions there are."""
+        """Return how many sessions the pool has; the service reports nothing else."""
         return PoolStatus(limit=None, idle=len(await self.sessions()))
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         raise InvalidRequest(
-            f"The session {identifier!r} cannot have a memory of its own: in Azure it is that of the pool, set with "
-            "az containerapp sessionpool create --memory."
+            f"The session {identifier!r} cannot have its own memory limit: in Azure it is the pool's, set with az "
+            "containerapp sessionpool create --memory."
         )
 
     def mark_owned(self, identifier: str) -> None:
-        if len(self._own) >= _MAX_OWN:  # the oldest has cooled down long ago
+        if len(self._own) >= _MAX_OWN:  # the oldest cooled down long ago
             del self._own[next(iter(self._own))]
         self._own[identifier] = 0.0
 
     async def close(self) -> None:
-        """Delete the sessions that nobody else knows of; those with a name cool down in Azure."""
+        """Delete the sessions with a generated identifier; the others cool down in Azure."""
         since = time.monotonic() - _COOLED_DOWN
-        own = list(self._own.items())  # at once: other threads adopt
+        own = list(self._own.items())  # a copy: other threads call mark_owned
         used = [identifier for identifier, last_used in own if last_used and last_used > since]
         places = asyncio.Semaphore(_MAX_CONCURRENT_DELETIONS)
 
@@ -320,10 +323,10 @@ class AzurePool:
         *,
         path: str | None = None,
     ) -> list[T]:
-        """The entries of all pages of a list.
+        """Return the entries of all pages of a list.
 
         Raises:
-            ServiceFailed: there are more than `most`, or more pages than any list has.
+            ServiceFailed: there are more than `most`, or too many pages.
         """
         call = self._addressed(call, identifier, self._version_of(call))
         found: list[T] = []
@@ -337,7 +340,7 @@ class AzurePool:
             if link is None:
                 return found
             call = self._http.following(link, call)
-        raise ServiceFailed(f"The list of {call.path} has no end.")
+        raise ServiceFailed(f"The list of {call.path} must have at most {_MAX_PAGES} pages.")
 
     @contextlib.asynccontextmanager
     async def _list_in_time(self) -> AsyncGenerator[None, None]:
@@ -367,11 +370,11 @@ def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
     if settings.credential is not None:
         return CredentialTokens(lambda: settings.credential, owned=False)
     host = urlsplit(endpoint).hostname or ""
-    if is_loopback(host):  # a server on this machine: no token of Azure is any of its business
+    if is_loopback(host):  # a server on this machine must not see an Azure token
         return FixedToken(None)
     if not host.endswith(_AZURE):
         raise InvalidRequest(
-            f"The pool {endpoint!r:.200} is not at an address of Azure, so it gets no token of Azure by itself. Give "
+            f"A pool's host must be Azure's to get an Azure token by default, not that of {endpoint!r:.200}. Give "
             "connect() the api_key of the server, or a credential."
         )
     return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)
@@ -379,7 +382,7 @@ def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
 
 @contextlib.contextmanager
 def _no_session() -> Generator[None, None, None]:
-    """Pass over the error that says that there is none."""
+    """Ignore the error that there is no such session."""
     try:
         yield
     except GreenroomError as error:
@@ -388,11 +391,11 @@ def _no_session() -> Generator[None, None, None]:
 
 
 def _nothing(body: Json) -> None:
-    """What there is to make of a body that nobody reads."""
+    """Decode a body whose content does not matter."""
     del body
 
 
-def _tell(execution: Execution, on_event: OnEvent) -> None:
+def _send_events(execution: Execution, on_event: OnEvent) -> None:
     if execution.stdout:
         on_event(StreamText("stdout", execution.stdout))
     if execution.stderr:
@@ -409,7 +412,7 @@ async def _framed(before: bytes, content: AsyncIterator[bytes], after: bytes) ->
 
 
 async def _replayable(chunks: AsyncGenerator[bytes, None]) -> bytes | AsyncIterator[bytes]:
-    """The whole content if it is small, and else the iterator, which can be sent once."""
+    """Return the whole content if it is small, otherwise the iterator, which can be sent only once."""
     held = bytearray()
     async for chunk in chunks:
         held += chunk

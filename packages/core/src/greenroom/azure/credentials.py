@@ -1,4 +1,4 @@
-"""Access tokens: fetched when they are needed, kept until shortly before they end."""
+"""Access tokens: fetched when needed, and kept until shortly before they expire."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from greenroom.azure.codecs.shared import SCOPE
 from greenroom.errors import AccessDenied, EngineUnavailable, InvalidRequest
 
 _RENEW_BEFORE = 300.0
-"""Seconds before its end from which a token is renewed, as azure-core's own policy does."""
+"""Seconds before its expiry at which a token is renewed, as in azure-core's own policy."""
 
 
 class Tokens(Protocol):
-    """Where the header `Authorization` comes from."""
+    """Supplies the `Authorization` header."""
 
     async def get(self) -> str | None:
-        """A token that is good now, or `None` to send none.
+        """Return a valid token, or `None` to send none.
 
         Raises:
-            AccessDenied: none can be had.
+            AccessDenied: there is no token.
         """
         ...
 
     def refused(self, token: str | None) -> bool:
-        """Note that a token was not accepted; returns whether another one may be."""
+        """Discard a token that was not accepted; returns whether a new one may be."""
         ...
 
     async def close(self) -> None: ...
 
 
 class FixedToken:
-    """A key of `greenroom serve`, or none at all."""
+    """A key of `greenroom serve`, or no token."""
 
     def __init__(self, token: str | None) -> None:
         """
         Raises:
-            InvalidRequest: no header can hold it; the message does not show it.
+            InvalidRequest: a header cannot hold it; the message does not show it.
         """
         if token is not None and not _fits_a_header(token):
-            raise InvalidRequest("The option api_key is not valid: it takes ASCII, without spaces or a newline around.")
+            raise InvalidRequest("The option api_key must be printable ASCII, without spaces or newlines around it.")
         self._token = token
 
     async def get(self) -> str | None:
@@ -62,8 +62,8 @@ class CredentialTokens:
     def __init__(self, make: Callable[[], Any], *, owned: bool, clock: Callable[[], float] = time.time) -> None:
         """
         Args:
-            make: gives the credential; called at the first use, in a thread, as importing azure-identity takes long.
-            owned: whether to close the credential at the end.
+            make: returns the credential; called on first use, in a thread, as azure-identity takes long to import.
+            owned: whether to close the credential too.
             clock: seconds since 1970.
         """
         self._make = make
@@ -75,13 +75,13 @@ class CredentialTokens:
         self._renew_at = 0.0
 
     async def get(self) -> str:
-        async with self._lock:  # whoever comes meanwhile waits for the same token
+        async with self._lock:  # concurrent calls wait for the same token
             if self._token is None or self._clock() >= self._renew_at:
                 self._token, self._renew_at = await self._fetch()
             return self._token
 
     def refused(self, token: str | None) -> bool:
-        if token == self._token:  # nobody has fetched another one since
+        if token == self._token:  # it has not been renewed yet
             self._token = None
         return True
 
@@ -101,14 +101,14 @@ class CredentialTokens:
                 token = await asyncio.to_thread(get_token, SCOPE)
         except EngineUnavailable:
             raise
-        except Exception as error:  # a credential may raise anything, and the reason helps
+        except Exception as error:  # a credential may raise anything, and its reason helps
             raise AccessDenied(
-                f"No token for Azure could be had: {error}\nLog in with 'az login', set AZURE_CLIENT_ID, "
+                f"Could not get an Azure token: {error}\nLog in with 'az login', set AZURE_CLIENT_ID, "
                 "AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or give connect() a credential."
             ) from error
-        if not _fits_a_header(token.token):  # the errors of HTTP's libraries would show it
+        if not _fits_a_header(token.token):  # errors of HTTP libraries would show it
             raise AccessDenied("The credential's token must be printable ASCII.")
-        # A token that lives for less than twice the margin is kept for half its life.
+        # A token that lives for less than twice the margin is kept for half its lifetime.
         lasts = max(token.expires_on - self._clock(), 0.0)
         return token.token, token.expires_on - min(_RENEW_BEFORE, lasts / 2)
 
@@ -118,16 +118,16 @@ def _fits_a_header(token: str) -> bool:
 
 
 def default_credential(client_id: str | None) -> Any:
-    """`DefaultAzureCredential`, for the managed identity of that client id, if there is one.
+    """Return a `DefaultAzureCredential`, for the managed identity of that client ID, if it is given.
 
     Raises:
         EngineUnavailable: azure-identity is not installed.
     """
     try:
-        from azure.identity import DefaultAzureCredential  # noqa: PLC0415  43 MB, only when it is needed
+        from azure.identity import DefaultAzureCredential  # noqa: PLC0415  43 MB, so only when needed
     except ImportError as error:
         raise EngineUnavailable(
-            "The credentials for Azure need azure-identity. Install it: pip install 'greenroom[azure]'."
+            "Azure credentials need azure-identity. Install it: pip install 'greenroom[azure]'."
         ) from error
-    # Without the argument it takes AZURE_CLIENT_ID itself.
+    # Without the argument it reads AZURE_CLIENT_ID itself.
     return DefaultAzureCredential(managed_identity_client_id=client_id) if client_id else DefaultAzureCredential()

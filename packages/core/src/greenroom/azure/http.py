@@ -1,4 +1,4 @@
-"""Requests to one pool: credentials, time limits, and another try where nothing was dispatched."""
+"""Requests to one pool: credentials, time limits, and retries where nothing was dispatched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from greenroom.runner.json_weight import TooDeep, weigh_json
 T = TypeVar("T")
 
 MARGIN = 60.0
-"""Seconds that an answer may take beyond the execution's own time: a pool may wait for a free session."""
+"""Seconds for a response beyond the execution's own time limit: a pool may wait for a free session."""
 
 _CONNECT_TIMEOUT = 10.0
 _CONNECT_ATTEMPTS = 3
@@ -33,7 +33,7 @@ _LONGEST_DELAY = 8.0
 _MAX_BODY = 64 << 20
 _MAX_PROBLEM = 64 << 10
 _MAX_VALUES = 400_000
-"""JSON values of one response: a list of 20,000 files, which is all that we take, has half of them."""
+"""JSON values of one response: a list of 20,000 files, the most that we accept, has half of them."""
 _VALUE = 48  # bytes, as `weigh_json` counts them
 _LARGE = 256 << 10
 """Bytes from which JSON is parsed in a thread."""
@@ -43,9 +43,9 @@ _USER_AGENT = f"greenroom/{version('greenroom')} (Language=Python)"
 _REQUEST_ID = "x-ms-client-request-id"
 
 _OURS = ("api-version", "identifier")
-"""Parameters of a list that its next page does not change."""
+"""Query parameters that the link to a next page cannot change."""
 
-# With these, an answer tells of work in a session, so the request was dispatched whatever the status says.
+# A response with one of these comes from a session, so the request was dispatched, whatever the status is.
 _OF_A_SESSION = ("operation-id", "operation-location", "x-ms-session-guid", "x-ms-container-execution-duration")
 
 
@@ -81,15 +81,15 @@ class Connection:
         path: str | None = None,
         content: Any = None,
     ) -> T:
-        """What `decode` makes of the response's JSON, or of `None` where it has no body.
+        """Send a request, and return the response's JSON, decoded; a missing body is `None`.
 
         Args:
-            call: its `query` has everything but what is in the endpoint.
-            decode: raises `Malformed` where it can make nothing of it; runs in a thread where there is much of it.
-            timeout: seconds that the endpoint has to accept the request and begin its response, and as many again to
-                end it; a request's body has more by its size.
-            path: the file that it is about, for errors.
-            content: the body, unless `call` has one: bytes, or an iterator of them that can be sent once only.
+            call: its `query` has all parameters.
+            decode: raises `Malformed` for an invalid body; runs in a thread if the body is large.
+            timeout: seconds in which the endpoint must accept the request and begin its response, and as many again to
+                end it; the body of a request gets more by its size.
+            path: the file that the request concerns, for errors.
+            content: the body, unless `call` has one: bytes, or an iterator of them, which can be sent only once.
         """
         async with self.stream(call, timeout=timeout, path=path, content=content) as response:
             body = await _read(response, _MAX_BODY, timeout)
@@ -101,47 +101,47 @@ class Connection:
     async def stream(
         self, call: Call, *, timeout: float, path: str | None = None, content: Any = None
     ) -> AsyncGenerator[Response, None]:
-        """The response, a good one, while it arrives; arguments as for `json`."""
+        """Send a request, and yield its successful response as it arrives; arguments as for `json`."""
         response = await self._send(call, timeout, path, content)
         try:
             yield response
         except (TransportError, TooSlow) as error:
             raise self._broken(call, error) from error
         except Malformed as error:
-            raise ServiceFailed(f"The response of {self.endpoint} cannot be read: {error}.") from error
+            raise ServiceFailed(f"The response from {self.endpoint} cannot be read: {error}.") from error
         finally:
             await response.close()
 
     def download(self, response: Response, *, timeout: float, limit: int) -> AsyncGenerator[bytes, None]:
-        """The content of a response of `stream`, read within its block.
+        """Yield the content of a response of `stream`, within its block.
 
         Args:
             response: the response.
-            timeout: seconds that we wait for it in all, and more for each byte that comes.
+            timeout: seconds to wait in total, besides the time for its bytes.
             limit: bytes of the file; the caller counts them.
         """
         return received(response, timeout, limit)
 
     def following(self, link: str, call: Call) -> Call:
-        """The request for the next page of a list, at the address that came with the page before.
+        """Return the request for the next page of a list, from the link in the page before.
 
         Raises:
-            ServiceFailed: the address is not one of this pool's, so it gets no token.
+            ServiceFailed: the link does not lead to a new page of this pool, which alone gets the token.
         """
         if len(link) > _MAX_LINK:
-            raise ServiceFailed(f"The list goes on at {link!r:.200}…, which must have at most {_MAX_LINK} characters.")
+            raise ServiceFailed(f"The link to the next page must have at most {_MAX_LINK} characters, not {len(link)}.")
         try:
             address = urlsplit(urljoin(f"{self.endpoint}/{call.path}", link))
             query = dict(parse_qsl(address.query, keep_blank_values=True))
         except ValueError as error:
-            raise ServiceFailed(f"The list goes on at {link!r:.200}, which is no address: {error}.") from None
+            raise ServiceFailed(f"The link to the next page must be a URL, not {link!r:.200}: {error}.") from None
         endpoint = urlsplit(self.endpoint)
         if (address.scheme, address.netloc) != (endpoint.scheme, endpoint.netloc):
-            raise ServiceFailed(f"The list goes on at {link!r:.200}, which is not a part of {self.endpoint}.")
+            raise ServiceFailed(f"The link to the next page must be a part of {self.endpoint}, not {link!r:.200}.")
         ours = {name: value for name, value in call.query.items() if name in _OURS}
         query = {**call.query, **query, **ours}
         if query == call.query:
-            raise ServiceFailed(f"The list goes on at {link!r:.200}, where it has been already.")
+            raise ServiceFailed(f"The link to the next page must lead to a new one, not repeat {link!r:.200}.")
         return replace(call, query=query)
 
     async def _send(self, call: Call, timeout: float, path: str | None, content: Any) -> Response:
@@ -181,7 +181,7 @@ class Connection:
             await asyncio.sleep(wait)
 
     async def _response(self, call: Call, timeout: float, content: Any, token: str | None) -> tuple[Request, Response]:
-        """A request, and its response when the head has arrived.
+        """Send a request; return it and its response once the head has arrived.
 
         Raises:
             TransportError: there is no response.
@@ -236,20 +236,20 @@ class Connection:
 
 
 def _was_not_dispatched(problem: Problem, response: Response) -> bool:
-    full = problem.code == POOL_FULL  # which was seen with 429 and with 500
+    full = problem.code == POOL_FULL  # observed with 429 and with 500
     return (full or problem.status in {429, 503}) and not any(name in response.headers for name in _OF_A_SESSION)
 
 
 def _delay(attempt: int) -> float:
-    """Seconds before the next try, with jitter, so that many clients do not come back at once."""
+    """Return the seconds before the next attempt, with jitter, so that many clients do not retry together."""
     return random.uniform(0.5, 1) * min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY)  # noqa: S311
 
 
 def _parse(body: bytes, decode: Callable[[Json], T]) -> T:
-    """What `decode` makes of JSON, which is weighed before it is parsed.
+    """Weigh, parse and decode JSON.
 
     Raises:
-        Malformed: it is not JSON, or too much of it, or what `decode` says.
+        Malformed: it is not JSON, has too many values, or `decode` refuses it.
     """
     if not body:
         return decode(None)
@@ -263,7 +263,7 @@ def _parse(body: bytes, decode: Callable[[Json], T]) -> T:
     except Malformed:
         raise
     except (ValueError, RecursionError):
-        raise Malformed("it must be JSON; is it the endpoint of a pool?") from None
+        raise Malformed("it must be JSON; is the URL the endpoint of a pool?") from None
     return decode(value)
 
 
@@ -279,10 +279,10 @@ async def _problem(request: Request, response: Response, timeout: float) -> Prob
 
 
 async def _read(response: Response, limit: int, timeout: float) -> bytes:
-    """The whole body.
+    """Read the whole body.
 
     Raises:
-        Malformed: it is over the limit, or packed in a way that is not accepted.
+        Malformed: it exceeds the limit, or its encoding is not accepted.
         TooSlow: it did not end in time.
     """
     content = bytearray()

@@ -27,20 +27,18 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help=r"A TOML file with \[server] and, for several pools, \[pools.NAME].")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="The address to listen at.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="0 takes any that is free.", show_default="8080")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="0 for any free port.", show_default="8080")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="Refuse what Azure's specification refuses.")] = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="Digests of keys that let callers in; see greenroom api-key.")
-    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="Digests of the API keys; see greenroom api-key.")] = None,
     entra_tenant: Annotated[
-        str | None, typer.Option(help="Let in tokens of this Microsoft Entra ID tenant.", metavar="GUID")
+        str | None, typer.Option(help="Accept tokens of this Microsoft Entra ID tenant.", metavar="GUID")
     ] = None,
     entra_object_id: Annotated[
-        list[str] | None, typer.Option(help="Who of the tenant may call; by default all. Repeatable.", metavar="GUID")
+        list[str] | None, typer.Option(help="Accept only these callers of the tenant. Repeatable.", metavar="GUID")
     ] = None,
     entra_audience: Annotated[
-        list[str] | None, typer.Option(help="What tokens are for. Repeatable.", metavar="URL")
+        list[str] | None, typer.Option(help="The accepted audience of tokens. Repeatable.", metavar="URL")
     ] = None,
     certfile: Annotated[Path | None, typer.Option(help="A TLS certificate, in PEM.")] = None,
     keyfile: Annotated[Path | None, typer.Option(help="Its key.")] = None,
@@ -48,26 +46,26 @@ def serve(
         bool | None, typer.Option("--tls-self-signed", help="Make a certificate for development.")
     ] = None,
     tls_directory: Annotated[
-        Path | None, typer.Option(help="Where that is kept.", show_default="~/.config/greenroom/tls")
+        Path | None, typer.Option(help="Where that certificate is kept.", show_default="~/.config/greenroom/tls")
     ] = None,
     allowed_host: Annotated[
-        list[str] | None, typer.Option(help="A further name of a server without authentication. Repeatable.")
+        list[str] | None, typer.Option(help="A further host name of a server without authentication. Repeatable.")
     ] = None,
     shutdown_grace: Annotated[
-        float | None, typer.Option(help="Seconds that executions may take to end at shutdown.", show_default="30")
+        float | None, typer.Option(help="Seconds for executions to end at shutdown.", show_default="30")
     ] = None,
 ) -> None:
     """Serve Azure's dynamic sessions API from sandboxes on this machine.
 
-    Options here go before those of the configuration file. The access log goes to standard output, a line of JSON
-    for each request.
+    These options take precedence over the configuration file. The access log is written to standard output, a line of
+    JSON per request.
     """
     with _extra():
         from greenroom.server import run  # noqa: PLC0415
         from greenroom.server.settings import ServerSettings, read_file  # noqa: PLC0415
     from_file, pools = read_file(config) if config is not None else ({}, {})
     if pool is not None and pools:
-        raise InvalidRequest("The pools are in the configuration file, so --pool cannot be given beside it.")
+        raise InvalidRequest(f"The option --pool={pool!r} cannot be combined with the pools in {str(config)!r}.")
     entra = {"tenant": entra_tenant, "object_ids": entra_object_id, "audiences": entra_audience}
     if given_entra := {name: value for name, value in entra.items() if value}:
         from_file["entra"] = {**from_file.get("entra", {}), **given_entra}
@@ -89,11 +87,11 @@ def serve(
 
 
 def api_key(
-    file: Annotated[Path, typer.Argument(help="The file of keys, made if it is not there.")],
+    file: Annotated[Path, typer.Argument(help="The key file, created if it is missing.")],
     *,
-    name: Annotated[str, typer.Option(help="Whose key it is, for the access log.")],
+    name: Annotated[str, typer.Option(help="The caller's name, for the access log.")],
 ) -> None:
-    """Make a key for `greenroom serve`: its digest goes into the file, the key itself to standard output, once."""
+    """Make a key for `greenroom serve`: its digest is added to the file, and the key is printed once."""
     with _extra():
         from greenroom.server.access.keys import new_key  # noqa: PLC0415
 
@@ -102,7 +100,7 @@ def api_key(
 
 @contextlib.contextmanager
 def _extra() -> Generator[None, None, None]:
-    """Around imports that need the extra."""
+    """Turn a failed import into an error that names the extra."""
     try:
         yield
     except ImportError as error:
@@ -115,7 +113,7 @@ def _announce(server: Announcement) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"Serving Azure's dynamic sessions API at {server.url}")
     if not server.guarded:
-        console.print("Without authentication: every program on this machine may use it.")
+        console.print("Without authentication: every program on this machine can use it.")
     if server.exposed:
         console.print(
             "Without TLS: keys, tokens and code travel in the clear unless something before it encrypts them."

@@ -1,4 +1,4 @@
-"""The server as an ASGI application: what every request goes through before and after its own work."""
+"""The server as an ASGI application: what every request passes through before and after its route."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ logger = logging.getLogger("greenroom.server")
 
 _HEALTH = {"/healthz", "/readyz"}
 _POOL_PATH = "/subscriptions/{subscription}/resourceGroups/{group}/sessionPools/{pool}"
-_CLIENT_CLOSED_REQUEST = 499  # in the log alone: nobody is there to be told
+_CLIENT_CLOSED_REQUEST = 499  # only in the log: the client has gone
 
 
 class Application:
@@ -54,7 +54,7 @@ class Application:
         Args:
             pools: open ones; the caller closes them.
             settings: the server's.
-            guard: `None` lets everybody in who is a program on this machine.
+            guard: `None` accepts every program on this machine, and no web page.
         """
         self.pools = pools
         self._settings = settings
@@ -65,7 +65,7 @@ class Application:
         self._router = Router(self._routes(), redirect_slashes=False)
 
     async def drain(self, timeout: float) -> None:
-        """Take no more work, and wait for the executions under way; at most `timeout` seconds, then end them."""
+        """Refuse new work, wait for running executions, and cancel them after `timeout` seconds."""
         self._draining = True
         await self.pools.drain(timeout)
 
@@ -109,7 +109,7 @@ class Application:
             if problem.status == 500:
                 logger.error("request %s failed", request_id, exc_info=error)
             if started:
-                raise  # the connection ends, so that what was sent is not taken for the whole
+                raise  # the connection ends, so that the client does not take the part for the whole
             problem = replace(problem, trace_id=request_id)
             await problem_response(problem, headers)(scope, receive, observed_send)
         finally:
@@ -117,13 +117,13 @@ class Application:
 
     @contextlib.contextmanager
     def _counted(self) -> Generator[None, None, None]:
-        """One of the requests at once; those that were not let in do not count.
+        """Count a request that was admitted.
 
         Raises:
-            RequestRefused: there are too many.
+            RequestRefused: too many are running.
         """
         if self._running >= self._settings.max_requests:
-            raise RequestRefused(429, "TooManyRequests", "Too many requests are under way.", retry_after=1)
+            raise RequestRefused(429, "TooManyRequests", "Too many requests are running.", retry_after=1)
         self._running += 1
         try:
             yield
@@ -131,22 +131,26 @@ class Application:
             self._running -= 1
 
     async def _admit(self, scope: Scope, entry: Entry) -> None:
-        """Let the request in.
+        """Check a request before its route does.
 
         Raises:
-            RequestRefused: it may not come in, or not now.
-            BadRequest: its host is none, or it has two credentials.
+            RequestRefused: it is not allowed, or not now.
+            BadRequest: its host is not valid, or it has two credentials.
         """
         if _is_ambiguous(scope):
             message = "A request must have either Content-Length or Transfer-Encoding, and in HTTP/1.0 not the latter."
             raise RequestRefused(400, VALIDATION_FAILED, message, headers={"Connection": "close"})
         headers = Headers(scope=scope)
         size = sum(len(name) + len(value) for name, value in headers.raw) + len(scope["query_string"])
-        if size > self._settings.max_headers:  # uvicorn's own limit is for heads that are still to end
-            raise RequestRefused(431, "RequestHeadersTooLarge", "The request's headers and query are too large.")
+        if size > self._settings.max_headers:  # uvicorn limits only incomplete heads
+            raise RequestRefused(
+                431,
+                "RequestHeadersTooLarge",
+                f"Headers and query must have at most {self._settings.max_headers} bytes, not {size}.",
+            )
         if "host" in headers and not host_name(headers["host"]):
-            raise BadRequest("The header 'Host' names no host.")
-        if len(headers.getlist("authorization")) > 1:  # a proxy may have looked at the other one
+            raise BadRequest(f"The header 'Host' must be the name of a host, not {headers['host']!r:.100}.")
+        if len(headers.getlist("authorization")) > 1:  # a proxy may have checked the other one
             raise BadRequest("A request must have at most one header 'Authorization'.")
         if self._guard is None:
             refuse_browsers(headers, self._settings.allowed_hosts)
@@ -179,7 +183,7 @@ class Application:
         ]
 
     def _operations(self) -> Sequence[BaseRoute]:
-        """In the order of matching: a path that both contracts have goes to the operation of its version."""
+        """Operations, in the order of matching."""
         return [
             self._route("POST", "/code/execute", executions.execute, "legacy"),
             self._route("POST", "/execute", executions.execute, None),
@@ -225,7 +229,7 @@ class _Endpoint:
 
 
 def _is_ambiguous(scope: Scope) -> bool:
-    """Whether somebody on the way may have seen the request end elsewhere, so that what follows is no request."""
+    """Whether a proxy may have seen the request end elsewhere, and smuggle another one behind it."""
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers and ("content-length" in headers or scope.get("http_version") == "1.0")
 
@@ -238,10 +242,10 @@ def _problem(error: Exception) -> tuple[Problem, Mapping[str, str]]:
             problem = problem_of(error)
             return problem, {"Connection": "close"} if problem.status == 413 else {}
         case TooSlow():
-            message = "The request's body did not arrive in time."
+            message = "The request's body must arrive in time."
             return Problem(408, "RequestTimeout", message), {"Connection": "close"}
-        case HTTPException():  # Starlette's, where no route fits
-            message = "There is no such operation: its path or its method is unknown."
+        case HTTPException():  # Starlette's, where no route matches
+            message = "The path and the method must be those of an operation."
             return Problem(400, NOT_SUPPORTED, message), {}
         case _:
-            return Problem(500, INTERNAL, "The server failed. Its log says more."), {}
+            return Problem(500, INTERNAL, "The server failed. Its log has the details."), {}

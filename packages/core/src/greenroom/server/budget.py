@@ -1,4 +1,4 @@
-"""What the server holds in memory for its callers at the same time: bodies of requests, and responses being sent."""
+"""A limit on the memory for all requests together: their bodies, and the responses being sent."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Self
 
 _SMALL = 64 * 1024
-"""Bytes of a share that are not counted, so that an error can always be sent; the number of requests bounds them."""
+"""Up to this size a share is not counted, so that an error can always be sent; the number of requests bounds it."""
 
 
 class Budget:
-    """A number of bytes for all callers together."""
+    """A number of bytes for all requests together."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -18,7 +18,7 @@ class Budget:
 
 
 class Share:
-    """What one request, or one execution, has of the budget; closing it gives all of it back."""
+    """What one request or execution has reserved of the budget; closing it returns all of that."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -31,7 +31,7 @@ class Share:
         self.close()
 
     def hold(self, size: int) -> bool:
-        """Hold so many bytes from now on; returns whether they are there, and changes nothing if they are not."""
+        """Reserve this number of bytes in total; returns whether that was possible, and changes nothing if not."""
         more = _counted(size) - _counted(self._size)
         if more > 0 and self._budget.used + more > self._budget.limit:
             return False
@@ -40,11 +40,11 @@ class Share:
         return True
 
     def add(self, size: int) -> bool:
-        """Hold so many bytes more; as `hold`."""
+        """Reserve more bytes, as `hold`."""
         return self.hold(self._size + size)
 
     def handed_over(self) -> Share:
-        """A share that has what this one had, which has nothing then."""
+        """Move the reservation to a new share."""
         other = Share(self._budget)
         other._size, self._size = self._size, 0
         return other

@@ -1,4 +1,4 @@
-"""ExecutionRecords under way, and those that have ended, for a while."""
+"""Executions: started, and remembered for a while after their end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers, and the exception that stands for one."""
+"""Responses, and the exception that becomes one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from greenroom.azure.codecs.shared import API_VERSIONS, Json
 COMMON_HEADERS: Mapping[str, str] = {
     "api-supported-versions": ", ".join(API_VERSIONS),
     "cache-control": "no-store",
-    "x-content-type-options": "nosniff",  # what a sandbox wrote is nothing for a browser to guess at
+    "x-content-type-options": "nosniff",  # browsers must not guess the type of what a sandbox wrote
 }
 
 CLOSE: Mapping[str, str] = {"Connection": "close"}
-"""For responses to requests whose body was not read to its end."""
+"""For responses to requests whose body was not read completely."""
 
 
 class RequestRefused(Exception):
-    """A request is not carried out, for a reason that is no `GreenroomError`."""
+    """A request is not carried out, for a reason that is not a `GreenroomError`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ def too_large(message: str) -> RequestRefused:
 
 
 def no_room(message: str, headers: Mapping[str, str] | None = None) -> RequestRefused:
-    """The response where the server holds too much for others at the moment."""
+    """Return the error of a server that holds too much for other requests at the moment."""
     return RequestRefused(503, UNAVAILABLE, message, retry_after=1, headers=headers)
 
 

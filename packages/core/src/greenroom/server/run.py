@@ -1,4 +1,4 @@
-"""A server from its settings: pools opened, requests served, work ended, pools closed, all on one event loop."""
+"""Run a server: open its pools, serve requests, end the work, close the pools, all on one event loop."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ from greenroom.server.transport.tls import Certificate, self_signed
 KEY_VARIABLE = "GREENROOM_API_KEY"
 
 _OTHER_FILES = 4096
-"""Files that may be open besides the connections: those of sandboxes, above all."""
+"""Open files besides the connections: mainly those of sandboxes."""
 
 _RESPONSES_GRACE = 5
-"""Seconds that answers may take to be sent when all executions have ended."""
+"""Seconds for sending responses after all executions have ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What there is to say when a server has started."""
+    """What to print when a server has started."""
 
     url: str
     guarded: bool
     """Whether callers need credentials."""
     exposed: bool
-    """Whether credentials travel over a network as they are."""
+    """Whether credentials travel over a network in the clear."""
     authority: Path | None
-    """What clients have to trust, where the certificate is one of ours."""
+    """The CA file that clients must trust, if the certificate is self-signed."""
 
 
 async def serve(
     settings: ServerSettings, pools: Mapping[str, Mapping[str, Any]], announce: Callable[[Announcement], None]
 ) -> None:
-    """Serve until a signal says to stop.
+    """Serve until a signal arrives.
 
     Args:
         settings: the server's.
         pools: by name, what `greenroom.connect` takes: `url`, and options.
-        announce: called once it answers.
+        announce: called once the server accepts requests.
 
     Raises:
-        InvalidRequest: the settings do not go together, such as an address that others reach without
+        InvalidRequest: the settings do not fit together, such as an address that others can reach without
             authentication.
         EngineUnavailable: a pool cannot make sandboxes.
     """
@@ -84,7 +84,7 @@ async def serve(
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with limits for slow clients, and an end that lets executions finish."""
+    """uvicorn, with time limits for clients, and a shutdown that lets executions finish."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level="critical",  # the application has its own logs; uvicorn's would hold whole queries
+                log_level="critical",  # the application has its own logs; uvicorn's would contain whole queries
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
@@ -119,11 +119,11 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._certificate = certificate
         self.on_start: Callable[[], None] = lambda: None
-        """Called once it answers."""
+        """Called once the server accepts requests."""
 
     @property
     def url(self) -> str:
-        """Where it answers, once it has started."""
+        """The server's address, once it has started."""
         scheme = "https" if self._certificate else "http"
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return f"{scheme}://{host}:{self.servers[0].sockets[0].getsockname()[1]}"
@@ -131,13 +131,13 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         try:
             await super().startup(sockets)
-        except SystemExit:  # uvicorn's way to say that it cannot listen
+        except SystemExit:  # raised by uvicorn when it cannot listen
             where = f"{self._settings.host}:{self._settings.port}"
-            raise InvalidRequest(f"The address {where} cannot be listened at: is another server there?") from None
+            raise InvalidRequest(f"Cannot listen on {where}: is the port already in use?") from None
         self.on_start()
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Let executions end while their clients can still ask for them, then close."""
+        """Let executions end while clients can still poll them, then close."""
         drain = asyncio.create_task(self.application.drain(self._settings.shutdown_grace))
         while not drain.done() and not self.force_exit:
             await asyncio.wait([drain], timeout=0.1)
@@ -146,13 +146,13 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """As uvicorn's, but it does not raise the signal again: the pools are still to be closed."""
+        """As uvicorn's, but does not raise the signal again: the pools must still be closed."""
         loop = asyncio.get_running_loop()
         handled = (signal.SIGINT, signal.SIGTERM)
         try:
             for number in handled:
                 loop.add_signal_handler(number, self._stop)
-        except RuntimeError:  # not the main thread, or not a Unix (NotImplementedError is one, too)
+        except RuntimeError:  # not the main thread, or not Unix (NotImplementedError is a RuntimeError)
             yield
             return
         try:
@@ -162,15 +162,15 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _stop(self) -> None:
-        """The first signal asks for an orderly end, the second for one at once."""
+        """On the first signal end in order, on the second immediately."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 def _allow_open_files(number: int) -> None:
-    """Let this process have so many, or as many as it may: the usual 1,024 are fewer than the connections."""
+    """Raise this process's limit of open files, as far as allowed: the usual 1,024 are fewer than the connections."""
     try:
-        import resource  # noqa: PLC0415  Unix alone has it
+        import resource  # noqa: PLC0415  exists on Unix only
     except ImportError:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -182,10 +182,10 @@ def _allow_open_files(number: int) -> None:
 
 @contextlib.asynccontextmanager
 async def _guard(settings: ServerSettings) -> AsyncGenerator[Guard | None, None]:
-    """Who may call, by the settings and the environment.
+    """Make the guard that the settings and the environment ask for.
 
     Raises:
-        InvalidRequest: everybody, at an address that others reach.
+        InvalidRequest: there are no credentials, and others can reach the address.
     """
     guards: list[Guard] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -200,14 +200,14 @@ async def _guard(settings: ServerSettings) -> AsyncGenerator[Guard | None, None]
             guards.append(EntraTokens(settings.entra, KeySet(settings.entra.keys_url, transport)))
         if not guards and not settings.is_local:
             raise InvalidRequest(
-                f"A server at {settings.host} can be reached by others, so it needs credentials: give it "
-                f"--api-key-file, {KEY_VARIABLE} or --entra-tenant, or let it listen at 127.0.0.1."
+                f"A server without credentials must listen on 127.0.0.1, not {settings.host!r}, which others can "
+                f"reach. Give it --api-key-file, {KEY_VARIABLE} or --entra-tenant."
             )
         yield EitherOf(guards) if guards else None
 
 
 def _take_key() -> str | None:
-    """The key in the environment, which is removed from it, and from what `/proc/PID/environ` shows."""
+    """Remove the key from the environment, and from `/proc/PID/environ`, and return it."""
     key = os.environ.get(KEY_VARIABLE)
     if key is not None and sys.platform == "linux":
         getenv = ctypes.CDLL(None).getenv
@@ -226,7 +226,7 @@ def _certificate(settings: ServerSettings) -> Certificate | None:
         return None
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certfile, settings.keyfile)
-    except OSError as error:  # an SSLError is one, too
+    except OSError as error:  # an SSLError is an OSError
         raise InvalidRequest(
             f"The certificate {str(settings.certfile)!r} and its key {str(settings.keyfile)!r} cannot be used: {error}."
         ) from error

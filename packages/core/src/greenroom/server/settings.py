@@ -1,8 +1,7 @@
-"""What a server is told: by the command line, and by a TOML file with the tables `[server]` and `[pools.NAME]`."""
+"""The options of a server: on the command line, and in a TOML file with tables `[server]` and `[pools.NAME]`."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
@@ -10,9 +9,11 @@ from typing import Annotated, Any, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from greenroom.azure.settings import is_loopback
+from greenroom.config.sources import read_toml
 from greenroom.config.values import Size, validate
 from greenroom.errors import InvalidRequest
 from greenroom.server.access.entra import EntraSettings
+from greenroom.untrusted import brief
 
 _MIB = 1 << 20
 
@@ -23,45 +24,46 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
-    """The address to listen at. Any but this machine's own needs credentials."""
+    """The address to listen on. Any that others can reach requires credentials."""
     port: int = Field(8080, ge=0, le=65535)
-    """0 takes any that is free."""
+    """0 for any free port."""
     strict: bool = False
-    """Whether to refuse what Azure's specification does not allow, though clients send it."""
+    """Whether to refuse what Azure's specification refuses, even if clients send it."""
     api_key_file: Path | None = None
-    """Digests of the keys that let callers in; see `greenroom.server.access.keys.read_keys`."""
+    """Digests of the API keys; see `greenroom.server.access.keys.read_keys`."""
     entra: EntraSettings | None = None
-    """Whose tokens let callers in."""
+    """Which Microsoft Entra ID tokens are accepted."""
     certfile: Path | None = None
     keyfile: Path | None = None
     tls_self_signed: bool = False
     """Whether to make a certificate for development."""
     tls_directory: Path = Path("~/.config/greenroom/tls")
-    """Where that is kept."""
+    """Where that certificate is kept."""
     allowed_hosts: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()
-    """Further names under which a server without authentication may be reached."""
+    """Further host names of a server without authentication."""
     max_body: Size = Field(8 * _MIB, ge=1024)
-    """Bytes of one request that is no upload."""
+    """Bytes of one request that is not an upload."""
     max_upload: Size = Field(128 * _MIB, ge=1024)
-    """Bytes of the file in an upload; the pool's `file_limit` holds too."""
+    """Bytes of the file in an upload; the pool's `file_limit` applies too."""
     max_headers: Size = Field(32 * 1024, ge=4096, le=_MIB)
     """Bytes of a request's headers and its query."""
     max_in_flight: Size = Field(256 * _MIB, ge=1024 * 1024)
-    """Bytes of request bodies and responses that are held for all callers at the same time."""
+    """Bytes of request bodies and responses in memory at the same time."""
     max_requests: int = Field(256, ge=1)
-    """Requests at once."""
+    """Requests at the same time."""
     max_connections: int = Field(2000, ge=1)
     client_timeout: float = Field(20, gt=0)
-    """How long a client may leave the server waiting, beyond the time that its bytes take at 4 KiB a second."""
+    """How long a client can keep the server waiting, besides the time for its bytes at 4 KiB per second."""
     shutdown_grace: float = Field(30, ge=0)
-    """How long executions under way may take to end when the server is told to."""
+    """How long running executions can take to end at shutdown."""
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.certfile is None) != (self.keyfile is None):
-            raise ValueError("certfile and keyfile go together")
+            given, missing = ("certfile", "keyfile") if self.certfile is not None else ("keyfile", "certfile")
+            raise ValueError(f"{given} must come with {missing}, not alone")
         if self.certfile is not None and self.tls_self_signed:
-            raise ValueError("there is either a certificate (certfile) or a self-signed one (tls_self_signed)")
+            raise ValueError(f"certfile must not be {str(self.certfile)!r} if tls_self_signed is set")
         return self
 
     @model_validator(mode="after")
@@ -72,7 +74,7 @@ class ServerSettings(BaseModel):
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the server."""
         return is_loopback(self.host)
 
     @classmethod
@@ -86,28 +88,29 @@ class ServerSettings(BaseModel):
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The options of the server, and those of the pools by their names.
+    """Return the options of the server, and those of the pools by name.
 
     Raises:
         InvalidRequest: the file cannot be read, or has other tables.
     """
-    try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidRequest(f"The configuration {str(path)!r} cannot be read: {error}.") from error
-    if unknown := content.keys() - {"server", "pools"}:
-        raise InvalidRequest(
-            f"The configuration {str(path)!r} has {', '.join(sorted(unknown))}, which is unknown: "
-            "it takes [server] and [pools.NAME]."
-        )
-    server, pools = content.get("server", {}), content.get("pools", {})
-    if not isinstance(server, dict) or not isinstance(pools, dict):
-        raise InvalidRequest(f"The configuration {str(path)!r} is not valid: server and pools are tables.")
-    if not isinstance(cast("dict[str, Any]", server).get("entra", {}), dict):
-        raise InvalidRequest(f"The configuration {str(path)!r} is not valid: [server.entra] is a table.")
-    for name, pool in cast("dict[str, Any]", pools).items():
-        if not isinstance(pool, dict):
-            raise InvalidRequest(f"The configuration {str(path)!r} is not valid: [pools.{name}] is a table.")
-        if not isinstance(cast("dict[str, Any]", pool).get("url", ""), str):
-            raise InvalidRequest(f"The configuration {str(path)!r} is not valid: the url of [pools.{name}] is a text.")
-    return cast("dict[str, Any]", server), cast("dict[str, dict[str, Any]]", pools)
+    content = read_toml(path)
+    if unknown := sorted(content.keys() - {"server", "pools"}):
+        raise _invalid(path, "must contain only the tables [server] and [pools.NAME]", ", ".join(unknown))
+    server = _table(path, "server", content.get("server", {}))
+    _table(path, "server.entra", server.get("entra", {}))
+    pools = _table(path, "pools", content.get("pools", {}))
+    for name, value in pools.items():
+        url = _table(path, f"pools.{name}", value).get("url", "")
+        if not isinstance(url, str):
+            raise _invalid(path, f"must have a string as url of [pools.{name}]", url)
+    return server, pools
+
+
+def _table(path: Path, name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _invalid(path, f"must have a table [{name}]", value)
+    return cast("dict[str, Any]", value)
+
+
+def _invalid(path: Path, rule: str, value: object) -> InvalidRequest:
+    return InvalidRequest(f"The configuration {str(path)!r} {rule}, not {brief(value)}.")

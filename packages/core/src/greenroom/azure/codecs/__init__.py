@@ -1,9 +1,9 @@
 """Azure's contracts as pure functions, shared by client and server; none does I/O::
 
-    shared    what both contracts have in common: API versions, `Call` (a request to send), `ExecuteRequest` and
+    shared    the parts of both contracts: API versions, `Call` (a request to send), `ExecuteRequest` and
               `Pending` (an accepted execution that has not ended), paths, times, headers, multipart
     results   an `Execution` as `stdout`, `stderr`, a result value and a status, and back
-    requests  how a request body is read, and what is refused
+    requests  the fields of a request to execute, and which are refused
     problems  errors: `Problem` (status, code, message, ids) to and from a body, to and from `GreenroomError`
     contract  `Contract`, the functions that the next two have in common, and `contract_of` a version
     legacy    2024-02-02-preview, 2024-08-02-preview: code/execute, properties, Success/Failure, result

@@ -37,7 +37,7 @@ EXECUTED: Mapping[str, int] = {
     "2025-02-02-preview": 200,
     "2025-10-02-preview": 200,
 }
-"""By version: the HTTP status that answers an execution."""
+"""The HTTP status of the response to an execution, by version."""
 
 _STATUS: Mapping[Status, str] = {
     "succeeded": "Succeeded",
@@ -51,7 +51,7 @@ _NUMBERED = "2024-10-02-preview"  # this version's bodies have .NET's `$id`; rec
 
 
 def encode_execute_request(request: ExecuteRequest, version: str) -> Call:
-    """`POST executions`. What the version does not know is left out."""
+    """`POST executions`, without fields that the version does not have."""
     if request.shell:
         body: dict[str, Json] = {"shellCommand": request.code}
     else:
@@ -66,17 +66,17 @@ def encode_execute_request(request: ExecuteRequest, version: str) -> Call:
 
 
 def decode_execute_request(body: Json) -> ExecuteRequest:
-    """What the body asks for.
+    """Read a request.
 
     Raises:
-        BadRequest: it is not of this contract's form.
+        BadRequest: the body does not have this contract's form.
     """
     if not isinstance(body, dict):
-        raise BadRequest("The request's body is no JSON object.")
+        raise BadRequest(f"The request's body must be a JSON object, not {type(body).__name__}.")
     fields = mapping(body)
     if "properties" in fields:
         raise BadRequest(
-            "The request has 'properties', which this API version does not know.",
+            "The request's body cannot have 'properties' in this API version.",
             code=PROPERTIES_MISSING,
             target="properties",
         )
@@ -89,19 +89,19 @@ def get_execution(id: str) -> Call:  # noqa: A002  the model's own word
 
 
 def operation_location(id: str, identifier: str, version: str) -> str:  # noqa: A002
-    """The header `Operation-Location`: where to ask for an execution, below the pool's endpoint."""
+    """Return the header `Operation-Location`: the address of an execution, below the pool's endpoint."""
     return f"/executions/{quote_segment(id)}?{urlencode({'api-version': version, 'identifier': identifier})}"
 
 
 def encode_execution(execution: Execution, identifier: str, request: ExecuteRequest, version: str) -> Json:
-    """The body of the answer."""
+    """Write the response to an execution that has ended."""
     body = _resource(execution.id, identifier, request, version, _STATUS[execution.status])
     result = encode_result(execution, request, value_name="executionResult")
     return {**body, "result": {"$id": "2", **result} if version == _NUMBERED else result}
 
 
 def encode_pending(pending: Pending, identifier: str, request: ExecuteRequest, version: str) -> Json:
-    """The body of the answer while the code runs or waits."""
+    """Write the response to an execution that runs or waits."""
     return _resource(pending.id, identifier, request, version, "Running" if pending.running else "NotStarted")
 
 
@@ -117,10 +117,10 @@ def _resource(id: str, identifier: str, request: ExecuteRequest, version: str, s
 
 
 def decode_execution(body: Json, *, timeout: float | None) -> Execution | Pending:
-    """The execution, or that it has not ended; `timeout` is what was asked for.
+    """Read a response; `timeout` is what was requested.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
     fields = mapping(body)
     return decode_result(
@@ -134,9 +134,9 @@ def decode_execution(body: Json, *, timeout: float | None) -> Execution | Pendin
 
 
 def encode_shell_execution(execution: Execution, identifier: str, exit_code: int) -> Json:
-    """The body of the answer to a shell command.
+    """Write the response to a shell command.
 
-    The status is the exit code as text; each stream is cut at 4,096 bytes without a word.
+    The status is the exit code as text; each stream is silently cut at 4,096 bytes.
     """
 
     def cut(stream: str) -> str:
@@ -163,7 +163,7 @@ def list_files(directory: str, *, recursive: bool = False) -> Call:
 
 
 def upload_file(path: str) -> tuple[Call, str]:
-    """`POST files`, and the file name of the part."""
+    """`POST files`, and the file name for its part."""
     directory, name = split_path(path)
     return Call("POST", "files", _in(directory)), name
 
@@ -193,7 +193,7 @@ def _in(directory: str) -> dict[str, str]:
 
 
 def encode_files(files: Sequence[RemoteFile], directory: str, version: str) -> Json:
-    """The body of a list; a file's own directory counts from the one that is listed."""
+    """Write a list; a file's directory is relative to the one that is listed."""
     body: dict[str, Json] = {"$id": "1"} if version == _NUMBERED else {}
     entries = [_encode_entry(file, version, directory) for file in files]
     if version == _NUMBERED:
@@ -202,49 +202,49 @@ def encode_files(files: Sequence[RemoteFile], directory: str, version: str) -> J
 
 
 def decode_files(body: Json, directory: str) -> list[RemoteFile]:
-    """The files in the order they came.
+    """Read a list, in its order.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
-    # The container image that Microsoft publishes answers with the array alone.
+    # Microsoft's published container image sends the array alone.
     entries = sequence(body if isinstance(body, list) else mapping(body).get("value"))
     return [_decode_entry(entry, directory) for entry in entries]
 
 
 def next_link(body: Json) -> str | None:
-    """Where a list goes on, if it does."""
+    """Return the link to the next page of a list, if there is one."""
     link = mapping(body).get("nextLink") if isinstance(body, dict) else None
     return link if isinstance(link, str) and link else None
 
 
 def encode_uploaded(file: RemoteFile, version: str) -> Json:
-    """The body after an upload."""
+    """Write the response to an upload."""
     body = encode_file(file, version)
     return {**body, "type": "", "contentType": ""} if version == _NUMBERED else body
 
 
 def decode_uploaded(body: Json, path: str) -> RemoteFile:
-    """The file that was uploaded to the path.
+    """Read the response to an upload to the path.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
     return decode_file(sequence(body)[0] if isinstance(body, list) and body else body, path)
 
 
 def encode_file(file: RemoteFile, version: str) -> Json:
-    """The body for one file."""
+    """Write the metadata of one file."""
     directory = session_path(split_path(file.path)[0])
     fields = {"$id": "1"} if version == _NUMBERED else {}
     return {**fields, **_encode_entry(file, version, directory)}
 
 
 def decode_file(body: Json, path: str) -> RemoteFile:
-    """The file of that path.
+    """Read the metadata of the file at the path.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
     entry = {**mapping(body), "directory": None}
     return _decode_entry(entry, session_path(split_path(path)[0]))
@@ -268,7 +268,7 @@ def _decode_entry(entry: Json, listed: str) -> RemoteFile:
     fields = mapping(entry)
     name = text(fields.get("name"))
     if name in {"", ".", ".."} or "/" in name:
-        raise Malformed(f"{name!r:.100} is no name of a file")
+        raise Malformed(f"{name!r:.100} is not a valid file name")
     try:
         path = session_path(f"{_relative(listed)}/{text(fields.get('directory'))}", name)
     except InvalidRequest as error:
@@ -304,7 +304,7 @@ def list_sessions(skip: int = 0) -> Call:
 
 
 def encode_session(session: SessionInfo, etag: str) -> Json:
-    """The body for one session."""
+    """Write one session."""
     return {
         "identifier": session.identifier,
         "expireAt": encode_time(session.expires) if session.expires else None,
@@ -315,10 +315,10 @@ def encode_session(session: SessionInfo, etag: str) -> Json:
 
 
 def decode_session(body: Json) -> SessionInfo:
-    """The session.
+    """Read one session.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
     fields = mapping(body)
     expires = fields.get("expireAt")
@@ -331,15 +331,15 @@ def decode_session(body: Json) -> SessionInfo:
 
 
 def encode_sessions(sessions: Sequence[Json], link: str | None = None) -> Json:
-    """The body of a page of sessions, each as `encode_session` made it."""
+    """Write a page of sessions, each as `encode_session` returns it."""
     return {"sessions": list(sessions), "nextLink": link}
 
 
 def decode_sessions(body: Json) -> list[SessionInfo]:
-    """The sessions of one page; `next_link` has the way to the next.
+    """Read a page of sessions; `next_link` returns the link to the next.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
     return [decode_session(session) for session in sequence(mapping(body).get("sessions"))]
 
@@ -357,7 +357,7 @@ def encode_metadata(
     updated: datetime,
     kernel: Mapping[str, str],
 ) -> Json:
-    """The body that describes a pool: versions by the names of runtimes and of packages.
+    """Write what describes a pool: the versions of its runtimes and packages, by name.
 
     `kernel` has `name`, `version`, `projectUrl` and `description`.
     """

@@ -48,19 +48,21 @@ def encode_execute_request(request: ExecuteRequest, version: str) -> Call:
 
 
 def decode_execute_request(body: Json) -> ExecuteRequest:
-    """What the body asks for.
+    """Read a request.
 
     Raises:
-        BadRequest: it is not of this contract's form.
+        BadRequest: the body does not have this contract's form.
     """
     properties = fields_of(body).get("properties")
     if not isinstance(properties, dict):
-        raise BadRequest("The request has no 'properties'.", code=PROPERTIES_MISSING, target="properties")
+        raise BadRequest(
+            "The request's body must have an object 'properties'.", code=PROPERTIES_MISSING, target="properties"
+        )
     return decode_fields(mapping(properties))
 
 
 def encode_execution(execution: Execution, identifier: str, request: ExecuteRequest, version: str) -> Json:
-    """The body of the answer."""
+    """Write the response."""
     del identifier, version
     status = "Success" if execution.succeeded else "Failure"
     return {
@@ -70,13 +72,13 @@ def encode_execution(execution: Execution, identifier: str, request: ExecuteRequ
 
 
 def decode_execution(body: Json, *, timeout: float | None) -> Execution | Pending:
-    """The execution; `timeout` is what was asked for.
+    """Read a response; `timeout` is what was requested.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
     properties = mapping(mapping(body).get("properties"))
-    # The container image that Microsoft publishes names the value as the later contract does.
+    # Microsoft's published container image uses the later contract's name.
     name = "result" if "result" in properties else "executionResult"
     return decode_result("", properties.get("status"), properties, value_name=name, timeout=timeout)
 
@@ -86,13 +88,13 @@ def decode_execution(body: Json, *, timeout: float | None) -> Execution | Pendin
 
 def list_files(directory: str, *, recursive: bool = False) -> Call:
     """`GET files`; `directory` is `/mnt/data`."""
-    del recursive  # there is nothing below
+    del recursive  # there are no subdirectories
     _check_no_directory(directory)
     return Call("GET", "files")
 
 
 def upload_file(path: str) -> tuple[Call, str]:
-    """`POST files/upload`, and the file name of the part."""
+    """`POST files/upload`, and the file name for its part."""
     return Call("POST", "files/upload"), _name(path)
 
 
@@ -112,7 +114,7 @@ def delete_file(path: str) -> Call:
 
 
 def encode_files(files: Sequence[RemoteFile], directory: str, version: str) -> Json:
-    """The body of a list: files alone."""
+    """Write a list, without directories."""
     del directory, version
     plain = [file for file in files if not file.is_directory]
     entries = [_encode_entry(file, 2 * index + 2) for index, file in enumerate(plain)]
@@ -120,43 +122,43 @@ def encode_files(files: Sequence[RemoteFile], directory: str, version: str) -> J
 
 
 def decode_files(body: Json, directory: str) -> list[RemoteFile]:
-    """The files in the order they came.
+    """Read a list, in its order.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
     del directory
     return [_decode_entry(entry) for entry in sequence(mapping(body).get("value"))]
 
 
 def encode_uploaded(file: RemoteFile, version: str) -> Json:
-    """The body after an upload: a list of one."""
+    """Write the response to an upload: a list of one."""
     return encode_files([file], "", version)
 
 
 def decode_uploaded(body: Json, path: str) -> RemoteFile:
-    """The file that was uploaded to the path.
+    """Read the response to an upload to the path.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
     files = decode_files(body, "")
     if not files:
-        raise Malformed("the list of uploaded files is empty")
+        raise Malformed("the list of uploaded files must not be empty")
     return next((file for file in files if file.path == path), files[0])
 
 
 def encode_file(file: RemoteFile, version: str) -> Json:
-    """The body for one file."""
+    """Write the metadata of one file."""
     del version
     return _encode_entry(file, 1)
 
 
 def decode_file(body: Json, path: str) -> RemoteFile:
-    """The file of that path.
+    """Read the metadata of the file at the path.
 
     Raises:
-        Malformed: the body is not of this contract's form.
+        Malformed: the body does not have this contract's form.
     """
     del path
     return _decode_entry(body)
@@ -190,6 +192,6 @@ def _name(path: str) -> str:
 def _check_no_directory(directory: str) -> None:
     if session_path(directory) != session_path():
         raise InvalidRequest(
-            f"The path {directory!r:.200} is not valid: this API version has no directories below /mnt/data. "
-            "Use api_version 2024-10-02-preview or later."
+            f"In this API version a file must be directly in /mnt/data, not in {directory!r:.200}. Use api_version "
+            "2024-10-02-preview or later."
         )

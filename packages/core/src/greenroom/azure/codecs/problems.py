@@ -1,4 +1,4 @@
-"""Errors on the wire."""
+"""Errors in both contracts: HTTP status and body, to and from `GreenroomError`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from greenroom.errors import (
     ServiceFailed,
 )
 
-# Codes that were seen or are documented.
+# Codes that were observed or are documented.
 PROPERTIES_MISSING = "SessionPropertiesMissing"
 VALIDATION_FAILED = "SessionRequestValidationFailed"
 NOT_SUPPORTED = "SessionRequestNotSupported"
@@ -34,7 +34,7 @@ SESSION_NOT_FOUND = "NoSessionFoundError"
 NO_SESSION = frozenset({SESSION_NOT_FOUND, "SessionWithIdentifierNotFound"})
 EXECUTION_NOT_FOUND = "ExecutionNotFound"
 POOL_FULL = "SessionsCountExceedsLimit"
-# Greenroom's own, where nothing is known of Azure's.
+# Greenroom's own, where Azure's are unknown.
 UNAUTHORIZED = "Unauthorized"
 FORBIDDEN = "Forbidden"
 FILE_REFUSED = "FileOperationRefused"
@@ -50,11 +50,11 @@ _COUNTS = re.compile(r"'(\d+)' active sessions and the maximum active sessions c
 
 
 class BadRequest(InvalidRequest):
-    """A request is not of the contract's form.
+    """A request does not have the contract's form.
 
     Attributes:
-        code: Azure's word for it.
-        target: the field it is about.
+        code: Azure's error code.
+        target: the field that it concerns.
     """
 
     def __init__(self, message: str, *, code: str = VALIDATION_FAILED, target: str | None = None) -> None:
@@ -65,7 +65,7 @@ class BadRequest(InvalidRequest):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as it goes over the wire."""
+    """An error as it is sent."""
 
     status: int
     code: str
@@ -74,17 +74,17 @@ class Problem:
     trace_id: str | None = None
     request_id: str | None = None
     retry_after: float | None = None
-    """Seconds until it is worth another try: nothing was done."""
+    """Seconds after which a retry makes sense: nothing was done."""
 
     @property
     def sessions(self) -> int | None:
-        """Of a full pool: how many sessions it says it has."""
+        """How many sessions a full pool reports."""
         match = _COUNTS.search(self.message)
         return int(match[1]) if match else None
 
 
 def encode_problem(problem: Problem) -> tuple[dict[str, str], dict[str, Json]]:
-    """Headers and body. A full pool's body is not wrapped in `error`, as was seen in Azure."""
+    """Return headers and body. A full pool's body is not wrapped in `error`, as observed in Azure."""
     headers = {"x-ms-error-code": problem.code}
     if problem.retry_after is not None:
         headers["Retry-After"] = f"{max(problem.retry_after, 0):.0f}"
@@ -101,7 +101,7 @@ def encode_problem(problem: Problem) -> tuple[dict[str, str], dict[str, Json]]:
 
 
 def decode_problem(status: int, headers: Mapping[str, str], content: bytes) -> Problem:
-    """A problem from whatever came: Azure's body, wrapped or not, RFC 9457's, or no JSON at all.
+    """Read any error response: Azure's body, wrapped or not, RFC 9457's, or none that is JSON.
 
     `headers` are looked up in lower case.
     """
@@ -128,14 +128,14 @@ def decode_problem(status: int, headers: Mapping[str, str], content: bytes) -> P
 
 
 def _seconds(value: str | None) -> float | None:
-    """`Retry-After` in its usual form; a date counts as an unknown while, for which 1 second stands."""
+    """Read `Retry-After` as a number of seconds; a date becomes 1 second."""
     if value is None:
         return None
     return float(value) if re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip()) else 1.0
 
 
 def problem_of(error: GreenroomError) -> Problem:
-    """What a server answers where this was raised."""
+    """Return the error response for an exception."""
     message = str(error.args[1]) if isinstance(error, OSError) and len(error.args) > 1 else str(error)
     match error:
         case BadRequest():
@@ -164,22 +164,23 @@ def problem_of(error: GreenroomError) -> Problem:
 
 
 _NOT_ALLOWED = (
-    "The identity has no right to run sessions in this pool: it needs the role Azure ContainerApps Session Executor. "
+    "The identity must have the role Azure ContainerApps Session Executor to run sessions in this pool. "
     "Assign it with: az role assignment create --role 'Azure ContainerApps Session Executor' --assignee <object id> "
-    "--scope <resource id of the pool>. It takes some minutes to be known everywhere."
+    "--scope <resource id of the pool>. It takes effect after some minutes."
 )
 _NOT_ACCEPTED = (
-    "The credentials are not accepted: the token is expired, of another tenant, or not for https://dynamicsessions.io. "
-    "Log in with 'az login', or give connect() a credential; a server of 'greenroom serve' takes api_key."
+    "The credentials were not accepted: the token has expired, or is of another tenant or not for "
+    "https://dynamicsessions.io. Log in with 'az login', or give connect() a credential; a server of 'greenroom serve' "
+    "takes api_key."
 )
 
 
 def error_of(problem: Problem, *, path: str | None = None) -> GreenroomError:
-    """What a client raises for an answer that is an error; the other direction of `problem_of`.
+    """Return the exception for an error response; the inverse of `problem_of`.
 
     Args:
-        problem: the answer.
-        path: the file that the request was about, if it was about one.
+        problem: the response.
+        path: the file that the request concerned, if any.
     """
     error = _error_of(problem, path)
     error.azure = AzureDetails(problem.status, problem.code, problem.message, problem.trace_id, problem.request_id)
@@ -187,7 +188,7 @@ def error_of(problem: Problem, *, path: str | None = None) -> GreenroomError:
 
 
 def _error_of(problem: Problem, path: str | None) -> GreenroomError:
-    message = _told(problem)
+    message = _describe(problem)
     if problem.code == POOL_FULL or problem.status == 429:
         return PoolFull(
             f"The pool is full{_how_full(problem)}. {message}",
@@ -215,16 +216,16 @@ def _error_of(problem: Problem, path: str | None) -> GreenroomError:
 
 def _how_full(problem: Problem) -> str:
     match = _COUNTS.search(problem.message)
-    return f": {match[1]} of {match[2]} sessions are taken" if match else ""
+    return f": {match[1]} of {match[2]} sessions are in use" if match else ""
 
 
-def _told(problem: Problem) -> str:
-    """The answer in words, with the ids that its support asks for."""
+def _describe(problem: Problem) -> str:
+    """Return the error as text, with the ids that Azure's support asks for."""
     ids = [
         f"HTTP {problem.status}",
         problem.code,
         problem.request_id and f"request {problem.request_id}",
         problem.trace_id and f"trace {problem.trace_id}",
     ]
-    said = problem.message or "It says no more."
-    return f"{said} ({', '.join(filter(None, ids))})"
+    message = problem.message or "The response has no message."
+    return f"{message} ({', '.join(filter(None, ids))})"

@@ -1,7 +1,7 @@
-"""An execution's outcome on the wire: a status, two streams and one value.
+"""An execution's outcome in both contracts: a status, two streams and one value.
 
-Azure writes a traceback into `stderr`, and has one value for the last expression and for a figure. Which value
-is which type is documented by examples alone: `2+2` is `4`, the string `'nan'` is `"nan"`, a not-a-number is
+Azure writes a traceback into `stderr`, and has one value for the last expression or a figure. The types of values
+are documented only by examples: `2+2` is `4`, the string `'nan'` is `"nan"`, a not-a-number is
 `"nan"`, no value is `""`; with `returnJupyterFormatExecutionResult` the string is `"'nan'"` and no value is
 `null`.
 """
@@ -20,9 +20,9 @@ from greenroom.models import Execution, ExecutionError, Output, Status
 
 TIMED_OUT = "Request timed out waiting for code execution to complete"
 ABORTED = "Execution aborted"
-"""What Azure writes into `stderr` where memory ran out."""
+"""What Azure writes into `stderr` when memory runs out."""
 STATE_LOST = "The Python process was killed, and all variables are lost."
-"""Greenroom's own addition to `stderr` after `TIMED_OUT`, where it is so."""
+"""Greenroom's own addition to `stderr` after `TIMED_OUT`, if it applies."""
 
 State: TypeAlias = Status | Literal["pending", "running"]
 
@@ -53,7 +53,7 @@ _LAST_LINE = re.compile(
 
 
 def encode_result(execution: Execution, request: ExecuteRequest, *, value_name: str) -> dict[str, Json]:
-    """The streams, the value under the contract's name for it, and the time."""
+    """Write the streams, the value under the contract's name for it, and the duration."""
     return {
         "stdout": execution.stdout[: request.output_limit],
         "stderr": _encode_stderr(execution)[: request.output_limit],
@@ -71,25 +71,25 @@ def decode_result(
     timeout: float | None,
     error: Json = None,
 ) -> Execution | Pending:
-    """The execution, or that it has not ended.
+    """Read an execution, ended or not.
 
     Args:
-        id: the execution's, or an empty string, in whose place comes a random one if it has ended.
-        state: the status's word, of either contract.
+        id: the execution's; for an empty one that has ended, a random id is made.
+        state: the status, in either contract's words.
         result: the object with the streams and the value.
         value_name: the contract's name for the value.
-        timeout: what was asked for, for the message of an execution that ran out of time.
-        error: the contract's own object for it, of which nothing is known but its type.
+        timeout: what was requested, for the message of an execution that timed out.
+        error: the contract's error object, of undocumented content.
 
     Raises:
-        Malformed: the status is unknown, the result is no object, or an execution under way has no id.
+        Malformed: the status is unknown, the result is not an object, or a running execution has no id.
     """
     known = _STATES.get(text(state).lower())
     if known is None:
-        raise Malformed(f"{state!r:.100} is no status of an execution")
+        raise Malformed(f"{state!r:.100} is not an execution status")
     if known in {"pending", "running"}:
         if not id:
-            raise Malformed("an execution is under way and has no id to ask for it")
+            raise Malformed("an execution that is running must have an id")
         return Pending(id, running=known == "running")
     fields = mapping(result) if result is not None else {}
     stderr = text(fields.get("stderr"))
@@ -132,7 +132,7 @@ def _last_image(execution: Execution) -> Json:
 
 
 def _primitive(result: str) -> Json:
-    """The value that IPython's text stands for, if it is a primitive; or the text."""
+    """Return the primitive value that IPython printed, or the text if it is not one."""
     if result in {"True", "False"}:
         return result == "True"
     if _INTEGER.fullmatch(result):
@@ -143,7 +143,7 @@ def _primitive(result: str) -> Json:
     if _STRING.fullmatch(result):
         try:
             return str(ast.literal_eval(result))
-        except (SyntaxError, ValueError):  # an escape that Python does not write itself
+        except (SyntaxError, ValueError):  # an escape that Python itself does not write
             return result
     return result
 
@@ -164,7 +164,7 @@ def _decode_image(value: Mapping[str, Json]) -> Output | None:
     return Output({_FORMATS.get(form, f"image/{form or 'png'}"): data})
 
 
-# What went wrong
+# Errors
 
 
 def _encode_stderr(execution: Execution) -> str:
@@ -184,23 +184,23 @@ def _encode_stderr(execution: Execution) -> str:
 def _decode_failure(
     status: State, stderr: str, timeout: float | None, error: Json
 ) -> tuple[Status, str, ExecutionError, bool]:
-    """Status, the code's own `stderr`, the error, and whether the variables are lost."""
+    """Return the status, the code's own `stderr`, the error, and whether the variables are lost."""
     stderr = _ANSI.sub("", stderr)
     before, found, after = stderr.rpartition(TIMED_OUT)
     if found:
-        how_long = "it may" if timeout is None else f"{timeout:g} seconds"
-        message = f"The code ran for longer than {how_long}."
+        limit = "its time limit" if timeout is None else f"{timeout:g} seconds"
+        message = f"The code ran for longer than {limit}."
         return "timed_out", before, ExecutionError("TimeoutError", message), STATE_LOST in after
     final: Status = "cancelled" if status == "cancelled" else "failed"
     if stderr.rstrip(" .\n").endswith(ABORTED):
-        message = "The code was aborted: it probably used more memory than the session may."
+        message = "The code was aborted: it probably used more memory than the session allows."
         before = stderr.rstrip(" .\n").removesuffix(ABORTED)
         return final, before, ExecutionError("MemoryError", message), True
     if not stderr.strip():
         outer = fields_of(error)
-        fields = fields_of(outer.get("error", outer))  # ErrorResponse wraps it once more
+        fields = fields_of(outer.get("error", outer))  # ErrorResponse wraps it again
         name = "CancelledError" if final == "cancelled" else "ExecutionFailed"
-        message = text(fields.get("message")) or "The execution did not succeed, and Azure did not say why."
+        message = text(fields.get("message")) or "The execution failed, and Azure returned no reason."
         return final, "", ExecutionError(text(fields.get("code")) or name, message), False
     start = _traceback_start(stderr)
     reason = _parse_traceback(stderr[start:])
@@ -208,7 +208,7 @@ def _decode_failure(
 
 
 def _traceback_start(stderr: str) -> int:
-    """Where the code's own text ends and the traceback begins; 0 if that cannot be seen."""
+    """Return where the code's own text ends and the traceback begins; 0 if unknown."""
     for pattern in (_HEADER, _PLAIN, _SYNTAX):
         if (match := pattern.search(stderr)) is not None:
             return match.start()
@@ -227,6 +227,6 @@ def _parse_traceback(traceback: str) -> ExecutionError:
     if line is not None:
         return ExecutionError(line[1], traceback[line.end() :].strip(), traceback)
     name, colon, value = traceback.rpartition("\n")[2].partition(": ")
-    if colon and name.isidentifier():  # a class of the code's own
+    if colon and name.isidentifier():  # a class that the code defines
         return ExecutionError(name, value, traceback)
     return ExecutionError("ExecutionFailed", traceback.rpartition("\n")[2], traceback)

@@ -1,4 +1,4 @@
-"""What both contracts share."""
+"""The parts that both contracts share: versions, requests to send, paths, headers, JSON values."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ AUDIENCE = "https://dynamicsessions.io"
 SCOPE = f"{AUDIENCE}/.default"
 
 MAX_SYNCHRONOUS = 220
-"""Seconds that Azure lets a synchronous execution run."""
+"""The time limit of a synchronous execution in Azure, in seconds."""
 
 DEFAULT_OUTPUT_LIMIT = 4096
-"""Characters of each stream that 2025-10-02-preview keeps if `outputStreamsMaxLength` does not say."""
+"""Characters of each stream that 2025-10-02-preview keeps without `outputStreamsMaxLength`."""
 
 Json: TypeAlias = Any
-"""What `json.loads` returns and `json.dumps` takes."""
+"""What `json.loads` returns and `json.dumps` accepts."""
 
-_MIME_TYPES = mimetypes.MimeTypes()  # Python's own table, whatever the machine has in /etc
+_MIME_TYPES = mimetypes.MimeTypes()  # Python's own table, not the machine's in /etc
 
 
 class Malformed(ValueError):
-    """A response is not of the contract's form."""
+    """A response does not have the contract's form; the message says what it must be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request of the data plane, but for what every request has: endpoint, identifier, version, credentials."""
+    """A request of the data plane, without what all have: endpoint, identifier, version, credentials."""
 
     method: str
     path: str
     """Below the pool's endpoint, percent-encoded, without a slash in front."""
     query: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Not encoded yet."""
+    """Not yet encoded."""
     body: Json = None
-    """Sent as JSON, if there is one."""
+    """Sent as JSON, unless it is `None`."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
 class ExecuteRequest:
-    """An execution that is asked for."""
+    """A request to execute."""
 
     code: str
     timeout: float | None = None
-    """Seconds; `None` leaves it to the pool."""
+    """Seconds; `None` for the pool's own time limit."""
     execution_type: str = "Synchronous"
-    """As it was written: the answer repeats it."""
+    """In the client's spelling, which the response repeats."""
     shell: bool = False
     """Whether the code is a shell command (`shellCommand`; current contract only)."""
     output_limit: int | None = None
-    """Characters of each stream in the answer (`outputStreamsMaxLength`; 2025-10-02-preview)."""
+    """Characters of each stream in the response (`outputStreamsMaxLength`; 2025-10-02-preview)."""
     jupyter_format: bool = False
-    """Whether the result is to be the text that IPython prints (2025-10-02-preview)."""
+    """Whether the result is the text that IPython prints (2025-10-02-preview)."""
 
     @property
     def asynchronous(self) -> bool:
@@ -77,11 +77,11 @@ class Pending:
 
     id: str
     running: bool = True
-    """Whether it has begun."""
+    """Whether it has started."""
 
 
 def is_legacy(version: str) -> bool:
-    """Whether a version is of the legacy contract."""
+    """Whether a version belongs to the legacy contract."""
     return version in LEGACY_VERSIONS
 
 
@@ -89,49 +89,49 @@ def is_legacy(version: str) -> bool:
 
 
 def quote_segment(text: str) -> str:
-    """A text as one segment of a URL's path, or one value of its query.
+    """Percent-encode a text as one segment of a URL's path, or one value of its query.
 
     Raises:
-        InvalidRequest: it has what UTF-8 cannot hold, such as the name of a local file may have.
+        InvalidRequest: it cannot be encoded as UTF-8, as can happen with the name of a local file.
     """
     try:
         return quote(text, safe="")
     except UnicodeEncodeError:
-        raise InvalidRequest(f"The name {text!r:.200} is not valid: it cannot be encoded as UTF-8.") from None
+        raise InvalidRequest(f"A name must be encodable as UTF-8, not {text!r:.200}.") from None
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """A session's absolute path as the directory below `/mnt/data`, empty for itself, and the name."""
+    """Split a session's absolute path into the directory below `/mnt/data`, which may be empty, and the name."""
     directory, _, name = path.removeprefix(DATA_DIR).strip("/").rpartition("/")
     return directory, name
 
 
 def session_path(directory: str = "", name: str = "") -> str:
-    """The absolute path in a session of a name and of the query's `path`.
+    """Join the query's `path` and a name into an absolute path in a session.
 
-    `path` counts from `/mnt/data`, which may be written or not.
+    `path` is relative to `/mnt/data`, or begins with it.
 
     Raises:
-        InvalidRequest: it leads out of `/mnt/data`, or is no path.
+        InvalidRequest: it leads out of `/mnt/data`, or is not a path.
     """
     parts = [part for part in f"{_below(directory)}/{name}".split("/") if part not in {"", "."}]
     path = "/".join((DATA_DIR, *parts))
     if ".." in parts or "\0" in path or len(path.encode("utf-8", "surrogatepass")) > 4096:
         raise InvalidRequest(
-            f"The path {f'{directory}/{name}'!r:.200} is not valid: a session's files are below {DATA_DIR}."
+            f"A path must be below {DATA_DIR} and have at most 4096 bytes, not {f'{directory}/{name}'!r:.200}."
         )
     return path
 
 
 def upload_path(filename: str, directory: str = "") -> str:
-    """Where an upload goes: clients send a bare name, a relative path or one that begins with `/mnt/data/`.
+    """Return the path of an uploaded file: clients send a bare name, a relative path or one below `/mnt/data/`.
 
     Raises:
-        InvalidRequest: there is no name, or it leads out of `/mnt/data`.
+        InvalidRequest: the name is empty, or leads out of `/mnt/data`.
     """
     path = session_path(directory, _below(filename))
     if path == session_path(directory):
-        raise InvalidRequest(f"The file name {filename!r:.200} is not valid: it names no file.")
+        raise InvalidRequest(f"The name of an upload must be that of a file, not {filename!r:.200}.")
     return path
 
 
@@ -140,7 +140,7 @@ def _below(path: str) -> str:
 
 
 def content_type(name: str, *, is_directory: bool = False) -> str:
-    """The type of a file by its name, as Azure writes it."""
+    """Return the media type of a file by its name, as Azure writes it."""
     kind = None if is_directory else _MIME_TYPES.guess_type(name, strict=False)[0]
     if kind is None:
         return "application/octet-stream"
@@ -148,13 +148,13 @@ def content_type(name: str, *, is_directory: bool = False) -> str:
 
 
 def multipart_frame(filename: str, boundary: str) -> tuple[bytes, bytes]:
-    """What stands before and after the content in the body of an upload with one part, `file`.
+    """Return what precedes and follows the content in the body of an upload with one part, `file`.
 
     Raises:
-        InvalidRequest: the name has control characters, which no header can hold, or is no UTF-8.
+        InvalidRequest: the name has control characters, which a header cannot hold, or is not UTF-8.
     """
     if any(ord(character) < 32 or ord(character) == 127 for character in filename):
-        raise InvalidRequest(f"The file name {filename!r:.200} is not valid: it has control characters.")
+        raise InvalidRequest(f"A file name cannot contain control characters, as does {filename!r:.200}.")
     quoted = filename.replace("\\", "\\\\").replace('"', '\\"')
     head = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
@@ -163,7 +163,7 @@ def multipart_frame(filename: str, boundary: str) -> tuple[bytes, bytes]:
     try:
         encoded = head.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"The file name {filename!r:.200} is not valid: it cannot be encoded as UTF-8.") from None
+        raise InvalidRequest(f"A file name must be encodable as UTF-8, not {filename!r:.200}.") from None
     return encoded, f"\r\n--{boundary}--\r\n".encode()
 
 
@@ -171,9 +171,9 @@ def multipart_frame(filename: str, boundary: str) -> tuple[bytes, bytes]:
 
 
 def timings(*, duration: float, overall: float, allocation: float = 0.0, session_guid: str) -> dict[str, str]:
-    """The response headers of an execution; arguments in seconds, headers in milliseconds.
+    """Return the response headers of an execution; arguments in seconds, headers in milliseconds.
 
-    `overall` is the time from the request to its answer, `allocation` the wait for a sandbox.
+    `overall` is the time from the request to its response, `allocation` the wait for a sandbox.
     """
     code, total, waited = (round(1000 * seconds, 4) for seconds in (duration, overall, allocation))
     return {
@@ -189,59 +189,59 @@ def timings(*, duration: float, overall: float, allocation: float = 0.0, session
     }
 
 
-# Values of JSON that may be anything
+# JSON values of unknown type
 
 
 def mapping(value: Json) -> dict[str, Json]:
-    """The value, an object.
+    """Return the value, which must be an object.
 
     Raises:
-        Malformed: it is something else.
+        Malformed: it has another type.
     """
     if not isinstance(value, dict):
-        raise Malformed(f"an object is missing; {type(value).__name__} is in its place")
+        raise Malformed(f"it must have an object where it has {type(value).__name__}")
     return cast("dict[str, Json]", value)
 
 
 def fields_of(value: Json) -> dict[str, Json]:
-    """The value, or an empty object in place of what is none."""
+    """Return the value if it is an object, otherwise an empty one."""
     return cast("dict[str, Json]", value) if isinstance(value, dict) else {}
 
 
 def sequence(value: Json) -> Sequence[Json]:
-    """The value, an array.
+    """Return the value, which must be an array.
 
     Raises:
-        Malformed: it is something else.
+        Malformed: it has another type.
     """
     if not isinstance(value, list):
-        raise Malformed(f"an array is missing; {type(value).__name__} is in its place")
+        raise Malformed(f"it must have an array where it has {type(value).__name__}")
     return cast("list[Json]", value)
 
 
 def text(value: Json) -> str:
-    """The value, or nothing in place of what is no text."""
+    """Return the value if it is a string, otherwise an empty one."""
     return value if isinstance(value, str) else ""
 
 
 def number(value: Json) -> float:
-    """The value, or 0 in place of what is no usable number."""
+    """Return the value if it is a usable number, otherwise 0."""
     return float(value) if isinstance(value, int | float) and 0 <= value < 1e18 else 0.0
 
 
 def encode_time(moment: datetime) -> str:
-    """As .NET writes it, in UTC: `2024-11-11T09:05:02.4865290Z`."""
+    """Format a time as .NET does, in UTC: `2024-11-11T09:05:02.4865290Z`."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}0Z"
 
 
 def decode_time(value: Json) -> datetime:
-    """The moment, in UTC.
+    """Parse a time, into UTC.
 
     Raises:
-        Malformed: it is no time.
+        Malformed: it is not a valid timestamp.
     """
     try:
         moment = datetime.fromisoformat(text(value))
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise Malformed(f"{value!r:.100} is no time") from None
+        raise Malformed(f"{value!r:.100} is not a valid timestamp") from None

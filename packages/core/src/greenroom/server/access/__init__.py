@@ -1,1 +1,1 @@
-"""Who may call: API keys, Microsoft Entra ID tokens, and no web pages."""
+"""Authentication: API keys and Microsoft Entra ID tokens; web pages are refused."""

@@ -1,4 +1,4 @@
-"""Tokens of Microsoft Entra ID: checked against the tenant's own keys, which are fetched and kept for a while."""
+"""Microsoft Entra ID tokens: validated with the tenant's keys, which are fetched and cached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from greenroom.server.responses import RequestRefused, unauthorized
 _LEEWAY = 60.0  # seconds that clocks may differ
 _KEYS_LIFETIME = 3600.0
 _KEYS_LIFETIME_OFFLINE = 24 * 3600.0
-_KEYS_PAUSE = 30.0  # between fetches, whatever key identifiers strangers make up
+_KEYS_PAUSE = 30.0  # between fetches, whatever key identifiers strangers invent
 _FETCH_TIMEOUT = 10.0
 _MAX_DOCUMENT = 1 << 20
 
@@ -33,17 +33,17 @@ Guid: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class EntraSettings:
-    """Whose tokens are accepted."""
+    """Which tokens are accepted."""
 
     tenant: Guid
-    """The directory's identifier."""
+    """The ID of the directory."""
     audiences: Sequence[str] = ("https://dynamicsessions.io", "https://acasessions.io")
-    """What a token may be for: Azure's own resource, and the one that Semantic Kernel's tool asks for."""
+    """Accepted audiences: Azure's own, and the one that Semantic Kernel's tool requests."""
     object_ids: Sequence[Guid] = ()
-    """The users, groups' members or service principals that may call (claim `oid`); all of the tenant by default."""
+    """Object IDs of the users or service principals that are accepted (claim `oid`); by default all of the tenant."""
     authority: str = "https://login.microsoftonline.com"
     issuers: Sequence[str] = ()
-    """By default the two that the tenant has."""
+    """By default the tenant's two."""
 
     @property
     def known_issuers(self) -> Sequence[str]:
@@ -58,7 +58,7 @@ class EntraSettings:
 
 
 class EntraTokens:
-    """Lets in who has a valid token of one tenant, and an object id that is allowed."""
+    """Accepts callers with a valid token of one tenant and an allowed object ID."""
 
     def __init__(self, settings: EntraSettings, keys: KeySet) -> None:
         self._settings = settings
@@ -70,7 +70,7 @@ class EntraTokens:
             header = jwt.get_unverified_header(token)
             key = await self._keys.key(str(header.get("kid")))
             if key is None:
-                raise unauthorized("The token is not valid: it is signed by no key of this tenant.")
+                raise unauthorized("The token must be signed by a key of this tenant.")
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
@@ -80,18 +80,18 @@ class EntraTokens:
                 leeway=_LEEWAY,
                 options={"require": ["exp", "iat", "aud", "iss", "tid", "oid"]},
             )
-        except (jwt.InvalidTokenError, RecursionError) as error:  # a header may be an array of arrays of arrays …
-            raise unauthorized(f"The token is not valid: {error}.") from None
+        except (jwt.InvalidTokenError, RecursionError) as error:  # of a header with deeply nested arrays
+            raise unauthorized(f"The token must be valid: {error}.") from None
         if str(claims["tid"]).lower() != self._settings.tenant:
-            raise unauthorized("The token is not valid: it is of another tenant.")
+            raise unauthorized("The token must be of this server's tenant.")
         caller = str(claims["oid"]).lower()
         if self._settings.object_ids and caller not in self._settings.object_ids:
-            raise RequestRefused(403, "Forbidden", f"The object id {caller} may not use this server.")
+            raise RequestRefused(403, "Forbidden", f"The object id {caller} is not allowed to use this server.")
         return caller
 
 
 class KeySet:
-    """The public keys at a URL, kept for an hour, and fetched again for a key that is new."""
+    """The public keys at a URL, cached for an hour, and fetched again for a new key."""
 
     def __init__(self, url: str, transport: Transport, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
@@ -102,10 +102,10 @@ class KeySet:
         self._lock = asyncio.Lock()
 
     async def key(self, identifier: str) -> jwt.PyJWK | None:
-        """The key of that name, or `None` if there is none.
+        """Return the key with that identifier, or `None` if there is none.
 
         Raises:
-            RequestRefused: with status 503; the keys cannot be fetched, and those that are known are too old.
+            RequestRefused: with status 503; the keys cannot be fetched, and the cached ones are too old.
         """
         if not self._knows(identifier):
             async with self._lock:
@@ -117,7 +117,7 @@ class KeySet:
         return identifier in self._keys and self._clock() - self._fetched < _KEYS_LIFETIME
 
     async def _refresh(self) -> None:
-        reason = "they could not be fetched a moment ago"
+        reason = "fetching them failed a moment ago"
         if self._clock() - self._tried >= _KEYS_PAUSE:
             self._tried = self._clock()
             try:
@@ -126,12 +126,14 @@ class KeySet:
             except (TransportError, TooSlow, TimeoutError, ValueError, RecursionError, jwt.PyJWTError) as error:
                 reason = f"{type(error).__name__}: {error}"
         if self._clock() - self._fetched >= _KEYS_LIFETIME_OFFLINE:
-            raise RequestRefused(503, "ServiceUnavailable", f"The keys of Microsoft Entra ID are not known: {reason}.")
+            raise RequestRefused(
+                503, "ServiceUnavailable", f"The keys of Microsoft Entra ID are not available: {reason}."
+            )
 
     async def _fetch(self) -> dict[str, jwt.PyJWK]:
         document: object = json.loads(await self._document())
         if not isinstance(document, dict):
-            raise ValueError("the document is not a set of keys")
+            raise ValueError("the document must be a set of keys")
         keys = jwt.PyJWKSet.from_dict(cast("dict[str, Any]", document))
         return {key.key_id: key for key in keys.keys if key.key_id and key.key_type == "RSA"}
 

@@ -1,7 +1,7 @@
-"""Keeps web pages out of a server that asks nobody for credentials.
+"""Keeps web pages out of a server without authentication.
 
-A page in a browser on this machine can send requests to the loopback address, by itself or under a name of its
-own that it lets point there (DNS rebinding). Programs are told from pages by what browsers always send.
+A page in a browser on this machine can send requests to the loopback address, directly or under its own host name,
+resolved to that address (DNS rebinding). Headers that browsers always send distinguish pages from programs.
 """
 
 from __future__ import annotations
@@ -14,35 +14,33 @@ from starlette.datastructures import Headers
 from greenroom.azure.settings import is_loopback
 from greenroom.server.responses import RequestRefused
 
-# A parser of URLs would find a host in more, such as behind an @.
+# A URL parser would accept more, such as a host behind an @.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
 
 
 def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
-    """Check the headers of a request that needs no credentials.
+    """Check the headers of a request to a server without authentication.
 
     Args:
         headers: the request's.
-        allowed_hosts: names, besides those of this machine, under which the server may be reached.
+        allowed_hosts: names of the server, besides those of this machine.
 
     Raises:
-        RequestRefused: with status 403; a web page sends it, or it is sent to a name that is not this machine's.
+        RequestRefused: with status 403; the request comes from a web page, or its host is not this machine.
     """
     host = host_name(headers.get("host", ""))
     if host not in allowed_hosts and not is_loopback(host):
         raise RequestRefused(
             403,
             "HostNotAllowed",
-            f"The host {host!r:.200} is not allowed: without authentication this server answers to names of this "
-            "machine alone. Allow it with --allowed-host, or require credentials.",
+            f"Without authentication, the host must be a name of this machine, not {host!r:.200}. Allow it with "
+            "--allowed-host, or require credentials.",
         )
     if "origin" in headers or set(headers.getlist("sec-fetch-site")) - {"none"}:
-        raise RequestRefused(
-            403, "OriginNotAllowed", "Requests of web pages are not allowed: this server has no authentication."
-        )
+        raise RequestRefused(403, "OriginNotAllowed", "A web page cannot use this server, which has no authentication.")
 
 
 def host_name(host: str) -> str:
-    """The name in a `Host` header, without its port, in lower case; empty if it is none."""
+    """Return the name in a `Host` header, without its port, in lower case; empty if it is not valid."""
     match = _HOST.fullmatch(host)
     return (match[1] or match[2]).lower() if match else ""

@@ -1,1 +1,1 @@
-"""What the server runs in a session: functions whose source is sent there."""
+"""Functions that the server runs in a session: their source is sent there."""

@@ -1,4 +1,4 @@
-"""A function of `inside`, run in a session: there as code like any other, here as a call."""
+"""Calls of `functions` in a session: their source is code like any other, and their result a display."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from greenroom.models import Execution
 
 _MIME = "application/vnd.greenroom.answer+json"
 
-# In a namespace of its own, so that it neither sees nor changes the session's variables.
+# In its own namespace, so that it neither sees nor changes the session's variables.
 _PROGRAM = """
 (lambda scope: exec({source!r}, scope))({{"__name__": "greenroom"}})
 """
@@ -30,15 +30,15 @@ display(Answer())
 
 
 def program(function: Callable[..., dict[str, Any]], *arguments: str | float) -> str:
-    """Code that calls the function and shows what it returns."""
+    """Return code that calls the function and displays its result."""
     source = _SOURCE.format(
         function=inspect.getsource(function), name=function.__name__, arguments=arguments, mime=_MIME
     )
     return _PROGRAM.format(source=source)
 
 
-def answer_of(execution: Execution) -> dict[str, Any] | None:
-    """What the function returned; `None` if it did not come to that. Nothing is known of its fields' types."""
+def result_of(execution: Execution) -> dict[str, Any] | None:
+    """Return the function's result, or `None` if it did not return. The sandbox chose its content: trust no type."""
     for output in reversed(execution.outputs):
         answer = output.data.get(_MIME)
         if isinstance(answer, dict):

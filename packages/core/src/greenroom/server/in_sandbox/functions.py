@@ -1,6 +1,6 @@
 """Functions whose source is sent into a sandbox and runs there: each imports what it needs, all standard library.
 
-What they return comes back through `sandboxcode`, and is as untrustworthy as anything that a sandbox says.
+Their results return through `call`, and are as untrustworthy as everything from a sandbox.
 """
 
 from __future__ import annotations

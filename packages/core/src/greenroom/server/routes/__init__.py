@@ -1,1 +1,1 @@
-"""What each route does, with the codecs of `greenroom.azure`; `target` says where a request goes."""
+"""The operations, with the codecs of `greenroom.azure`; `target` finds the pool and the contract of a request."""

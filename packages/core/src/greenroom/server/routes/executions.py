@@ -1,4 +1,4 @@
-"""Executions: of code, and of shell commands."""
+"""Operations on executions, of code and of shell commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from greenroom.errors import InvalidRequest
 from greenroom.models import Execution
 from greenroom.runner.json_weight import TooDeep, weigh_json
 from greenroom.server.in_sandbox import functions
-from greenroom.server.in_sandbox.call import answer_of, program
+from greenroom.server.in_sandbox.call import program, result_of
 from greenroom.server.records import Outcome, Record
 from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room, too_large
 from greenroom.server.routes.target import Target
@@ -56,11 +56,11 @@ async def execute(request: Request, target: Target) -> Response:
     """`POST code/execute` and `POST executions`."""
     began = time.perf_counter()
     identifier = target.identifier
-    asked = _decode(await _read_json(request, target), target)
-    code = target.held.handed_over()  # it is held until the execution ends, which may be after the request
+    order = _decode(await _read_json(request, target), target)
+    code = target.held.handed_over()  # held until the execution ends, which may be after the request
     try:
         record = target.pool.records.begin(
-            identifier, asked, lambda: _run(target, identifier, asked), _operation_id(request)
+            identifier, order, lambda: _run(target, identifier, order), _operation_id(request)
         )
     except BaseException:
         code.close()
@@ -70,12 +70,12 @@ async def execute(request: Request, target: Target) -> Response:
         "operation-id": record.id,
         "Operation-Location": current.operation_location(record.id, identifier, target.version),
     }
-    if _in_background(asked, target):
+    if _in_background(order, target):
         return json_response(_encode(record, target), 202, headers)
     try:
         outcome = await _while_connected(request, record)
     except BaseException:
-        target.pool.records.forget(record)  # who asked knows what came of it, or has gone
+        target.pool.records.forget(record)  # the client knows the outcome, or has gone
         raise
     duration = outcome.execution.duration
     overall = time.perf_counter() - began
@@ -89,7 +89,7 @@ async def execute(request: Request, target: Target) -> Response:
     if not target.legacy:
         return await _response(record, target, current.EXECUTED[target.version], headers)
     response = await _response(record, target, 200, headers)
-    target.pool.records.forget(record)  # this contract has no way to ask for it again
+    target.pool.records.forget(record)  # this contract cannot poll it
     del response.headers["Operation-Location"]
     return response
 
@@ -103,10 +103,10 @@ async def get_execution(request: Request, target: Target) -> Response:
 
 
 async def _response(record: Record, target: Target, status: int, headers: Mapping[str, str]) -> Response:
-    """An execution as a response.
+    """Return an execution as a response.
 
     Raises:
-        RequestRefused: the server holds too much for others at the moment; the execution can be asked for later.
+        RequestRefused: the server holds too much for others at the moment; the execution can be polled later.
     """
 
     def encode() -> Response:
@@ -114,11 +114,11 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
 
     if target.held.hold(record.size):
         response = await asyncio.to_thread(encode) if record.size > _LARGE else encode()
-        if target.held.hold(len(response.body)):  # which may be more
+        if target.held.hold(len(response.body)):  # which may be larger
             return response
-    message = "The server holds too much for other requests to send what came of the execution."
+    message = "The server holds too much for other requests to send the outcome of the execution."
     if record.task.done():
-        message += f" It has run. Ask for it later with GET executions/{record.id}."
+        message += f" It has run. Get it later with GET executions/{record.id}."
     raise no_room(message, headers)
 
 
@@ -131,39 +131,39 @@ def _encode(record: Record, target: Target) -> Json:
     return target.codec.encode_execution(outcome.execution, record.identifier, record.request, target.version)
 
 
-async def _run(target: Target, identifier: str, asked: ExecuteRequest) -> Outcome:
-    unlimited = _in_background(asked, target)
-    if asked.shell:
+async def _run(target: Target, identifier: str, order: ExecuteRequest) -> Outcome:
+    unlimited = _in_background(order, target)
+    if order.shell:
         default = _FOREVER if unlimited else _SHELL_TIMEOUT
-        return await _run_shell(target, identifier, asked.code, asked.timeout or default)
-    timeout = asked.timeout or (math.inf if unlimited else None)
-    return Outcome(await target.pool.backend.execute(identifier, asked.code, timeout=timeout, on_event=None))
+        return await _run_shell(target, identifier, order.code, order.timeout or default)
+    timeout = order.timeout or (math.inf if unlimited else None)
+    return Outcome(await target.pool.backend.execute(identifier, order.code, timeout=timeout, on_event=None))
 
 
 async def _run_shell(target: Target, identifier: str, command: str, timeout: float) -> Outcome:
     code = program(functions.run_shell_command, command, timeout, DEFAULT_OUTPUT_LIMIT)
     execution = await target.pool.backend.execute(identifier, code, timeout=timeout + _SHELL_MARGIN, on_event=None)
-    answer = answer_of(execution)
-    if answer is None:  # the Python process is in no state to run it, or was killed
+    returned = result_of(execution)
+    if returned is None:  # the Python process could not run it, or was killed
         return Outcome(execution, -1)
-    exit_code = answer.get("exit_code")
+    exit_code = returned.get("exit_code")
     return Outcome(
         Execution(
             id=execution.id,
             status="succeeded" if exit_code == 0 else "failed",
-            stdout=text(answer.get("stdout")),
-            stderr=text(answer.get("stderr")),
-            duration=number(answer.get("duration")),
+            stdout=text(returned.get("stdout")),
+            stderr=text(returned.get("stderr")),
+            duration=number(returned.get("duration")),
         ),
         exit_code if isinstance(exit_code, int) and -_MAX_EXIT_CODE <= exit_code <= _MAX_EXIT_CODE else -1,
     )
 
 
 async def _while_connected(request: Request, record: Record) -> Outcome:
-    """Wait for an execution; when the client goes away before it is done, cancel it.
+    """Wait for an execution, and cancel it if the client disconnects first.
 
     Raises:
-        ClientDisconnect: it has gone.
+        ClientDisconnect: the client has gone.
         GreenroomError: the execution's.
     """
     task = record.task
@@ -172,7 +172,7 @@ async def _while_connected(request: Request, record: Record) -> Outcome:
         await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
-        if task.cancelled() and (cancelled := record.outcome()) is not None:  # its session was deleted meanwhile
+        if task.cancelled() and (cancelled := record.outcome()) is not None:  # its session was deleted in the meantime
             return cancelled
         return task.result()
     finally:
@@ -188,57 +188,63 @@ async def _gone(request: Request) -> None:
 
 
 def _decode(body: Json, target: Target) -> ExecuteRequest:
-    asked = _decode_either(body, target)
-    if asked.code.strip():  # AutoGen's executor begins with an empty cell when it has been restarted
-        check_code(asked.code)
-    if asked.shell and target.legacy:
-        raise BadRequest("This API version has no 'shellCommand'.", code=NOT_SUPPORTED, target="shellCommand")
-    if asked.shell:
+    order = _decode_either(body, target)
+    if order.code.strip():  # AutoGen's executor begins with an empty cell after a restart
+        check_code(order.code)
+    if order.shell and target.legacy:
+        raise BadRequest(
+            f"The api-version must be 2025-02-02-preview or later for 'shellCommand', not {target.version}.",
+            code=NOT_SUPPORTED,
+            target="shellCommand",
+        )
+    if order.shell:
         target.require(since="2025-02-02-preview")
-    limit = None if _in_background(asked, target) else MAX_SYNCHRONOUS if target.strict else MAX_TIMEOUT
+    limit = None if _in_background(order, target) else MAX_SYNCHRONOUS if target.strict else MAX_TIMEOUT
     try:
-        check_timeout(asked.timeout, most=limit)
+        check_timeout(order.timeout, most=limit)
     except InvalidRequest as error:
         raise BadRequest(str(error), target="timeoutInSeconds") from None
     if not target.strict:
-        return asked
+        return order
     if target.version != LATEST:
-        return replace(asked, output_limit=None, jupyter_format=False)
-    return asked if asked.output_limit is not None else replace(asked, output_limit=DEFAULT_OUTPUT_LIMIT)
+        return replace(order, output_limit=None, jupyter_format=False)
+    return order if order.output_limit is not None else replace(order, output_limit=DEFAULT_OUTPUT_LIMIT)
 
 
 def _decode_either(body: Json, target: Target) -> ExecuteRequest:
-    """The request in the contract's form, or leniently in that of the other one."""
+    """Read the request in its contract's form, or leniently in that of the other one."""
     codec = target.codec
     if not target.strict and isinstance(body, dict):
         codec = LEGACY if isinstance(mapping(body).get("properties"), dict) else CURRENT
     return codec.decode_execute_request(body)
 
 
-def _in_background(asked: ExecuteRequest, target: Target) -> bool:
-    """Whether the answer comes before the end; the legacy contract has no way to ask for it later."""
-    return asked.asynchronous and not target.legacy
+def _in_background(order: ExecuteRequest, target: Target) -> bool:
+    """Whether to respond before the execution ends; the legacy contract cannot poll it later."""
+    return order.asynchronous and not target.legacy
 
 
 def _operation_id(request: Request) -> str | None:
     operation_id = request.headers.get("operation-id")
     if operation_id is not None and not _OPERATION_ID.fullmatch(operation_id):
-        raise BadRequest("The header 'operation-id' takes letters, digits, - and _, at most 128.")
+        raise BadRequest(
+            f"The header 'operation-id' must be 1 to 128 letters, digits, - or _, not {operation_id!r:.50}."
+        )
     return operation_id
 
 
 async def _read_json(request: Request, target: Target) -> Json:
-    """The body of a request.
+    """Read the body of a request.
 
     Raises:
-        RequestRefused: it is larger than it may be, or than there is room for.
-        BadRequest: it is not JSON, or too much of it.
+        RequestRefused: it exceeds its limit, or the memory that is left.
+        BadRequest: it is not JSON, or has too many values.
     """
     limit = target.settings.max_body
     content = bytearray()
     async for chunk in request.stream():
         if len(content) + len(chunk) > limit:
-            raise too_large(f"The request's body is over the limit of {limit} bytes.")
+            raise too_large(f"The request's body must have at most {limit} bytes.")
         if not target.held.add(len(chunk)):
             raise no_room("The server holds too much for other requests to take this one's body. Try again.", CLOSE)
         content += chunk
@@ -247,7 +253,7 @@ async def _read_json(request: Request, target: Target) -> Json:
 
 
 def _parse(body: bytes) -> Json:
-    """JSON, weighed before it is parsed: a few bytes may become many values.
+    """Weigh JSON and parse it: a few bytes can become many values.
 
     Raises:
         BadRequest: it is not JSON, or has more values than any request needs.
@@ -262,4 +268,4 @@ def _parse(body: bytes) -> Json:
     except BadRequest:
         raise
     except (ValueError, RecursionError):
-        raise BadRequest("The request's body is no JSON.") from None
+        raise BadRequest("The request's body must be JSON.") from None

@@ -1,9 +1,8 @@
-"""The files of a session."""
+"""Operations on the files of a session."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 
 from starlette.requests import Request
@@ -18,8 +17,8 @@ from greenroom.server.responses import CLOSE, json_response, no_room, too_large
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.multipart import file_parts
 
-_FRAME = 1 << 20  # what an upload may have around its file
-_PIECES = 512 * 1024  # about what an upload has in memory
+_FRAME = 1 << 20  # what an upload can have around its file
+_PIECES = 512 * 1024  # about what an upload takes in memory
 
 
 async def list_files(request: Request, target: Target) -> Response:
@@ -72,7 +71,9 @@ async def download_file(request: Request, target: Target) -> Response:
     try:
         first = await anext(chunks, b"")
         second = await anext(chunks, None)
-        if second is not None and not target.held.hold(2 * max(len(first), len(second))):  # a piece, and what is sent
+        if second is not None and not target.held.hold(
+            2 * max(len(first), len(second))
+        ):  # a chunk, and the one being sent
             raise no_room("The server holds too much for other requests to send this file. Try again.")
     except BaseException:
         await chunks.aclose()
@@ -83,7 +84,7 @@ async def download_file(request: Request, target: Target) -> Response:
 
 
 class _Download(StreamingResponse):
-    """A file too large to hold, sent as it is read, and no longer than somebody takes it."""
+    """A file that is sent as it is read, as long as the client takes it."""
 
     def __init__(self, content: AsyncGenerator[bytes, None]) -> None:
         super().__init__(content, media_type="application/octet-stream")
@@ -98,13 +99,13 @@ async def _joined(begun: list[bytes], rest: AsyncGenerator[bytes, None]) -> Asyn
     """The pieces that have been read, last to first, and the others."""
     async with contextlib.aclosing(rest):
         while begun:
-            yield begun.pop()  # it is not kept while others are sent
+            yield begun.pop()  # not kept while others are sent
         async for chunk in rest:
             yield chunk
 
 
 def _directory(target: Target) -> str:
-    """The query's `path`; the legacy contract has no directories."""
+    """Return the query's `path`; the legacy contract has no directories."""
     path = "" if target.legacy else target.query.get("path", "")
     if target.strict and "." in path:
         raise BadRequest(
@@ -132,16 +133,16 @@ def _path_errors() -> Generator[None, None, None]:
 
 
 async def _body(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The request's body, of which no more than `limit` bytes are read."""
-    told = request.headers.get("content-length", "0")
-    size = int(told) if told.isdecimal() else 0
+    """Yield the request's body, of which no more than `limit` bytes are read."""
+    claimed = request.headers.get("content-length", "0")
+    size = int(claimed) if claimed.isdecimal() else 0
     if size > limit:
-        raise too_large(f"The upload is over the limit of {limit - _FRAME} bytes.")
+        raise too_large(f"An upload must have at most {limit - _FRAME} bytes.")
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise too_large(f"The upload is over the limit of {limit - _FRAME} bytes.")
+            raise too_large(f"An upload must have at most {limit - _FRAME} bytes.")
         yield chunk
 
 
@@ -150,5 +151,5 @@ async def _limited(content: AsyncIterator[bytes], path: str, limit: int) -> Asyn
     async for chunk in content:
         size += len(chunk)
         if size > limit:
-            raise FileRefused(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+            raise FileRefused.too_large(path, limit)
         yield chunk

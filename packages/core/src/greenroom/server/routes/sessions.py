@@ -1,4 +1,4 @@
-"""Sessions and the pool itself."""
+"""Operations on sessions and on the pool itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from greenroom.backend import Backend
 from greenroom.errors import EngineUnavailable
 from greenroom.models import SessionInfo
 from greenroom.server.in_sandbox import functions
-from greenroom.server.in_sandbox.call import answer_of, program
+from greenroom.server.in_sandbox.call import program, result_of
 from greenroom.server.responses import RequestRefused, json_response
 from greenroom.server.routes.target import Target
 
@@ -31,17 +31,17 @@ _KERNEL = {
 
 
 async def get_session(request: Request, target: Target) -> Response:
-    """`GET session`: it does not make one."""
+    """`GET session`, which does not create one."""
     del request
     target.require(since=_SINCE)
     session = await target.pool.backend.session(target.identifier)
     if session is None:
-        raise RequestRefused(404, SESSION_NOT_FOUND, "There is no session with this identifier.")
+        raise RequestRefused(404, SESSION_NOT_FOUND, "The pool has no session with this identifier.")
     return json_response(_encode(session))
 
 
 async def delete_session(request: Request, target: Target) -> Response:
-    """`DELETE session`: also of one that is not there."""
+    """`DELETE session`, which succeeds without one too."""
     del request
     target.require(since=_SINCE)
     await _delete(target)
@@ -61,7 +61,7 @@ async def list_sessions(request: Request, target: Target) -> Response:
     target.require(since=_SINCE)
     skip = target.query.get("skip", "0")
     if not (skip.isascii() and skip.isdecimal() and len(skip) < 10):
-        raise BadRequest("'skip' takes a whole number.", target="skip")
+        raise BadRequest(f"'skip' must be a whole number, not {skip!r:.50}.", target="skip")
     sessions = await target.pool.backend.sessions()
     end = int(skip) + _PAGE
     link = str(request.url.include_query_params(skip=end)) if end < len(sessions) else None
@@ -69,7 +69,7 @@ async def list_sessions(request: Request, target: Target) -> Response:
 
 
 async def get_metadata(request: Request, target: Target) -> Response:
-    """`GET metadata`: asked of a sandbox once, in a session of its own."""
+    """`GET metadata`, determined once, in a session of its own."""
     del request
     target.require(since=_SINCE)
     pool = target.pool
@@ -94,10 +94,10 @@ async def _take_inventory(backend: Backend) -> Json:
     finally:
         await backend.delete(identifier)
     try:
-        answer = mapping(answer_of(execution))
+        answer = mapping(result_of(execution))
         packages = mapping(answer.get("packages"))
     except Malformed:
-        raise EngineUnavailable("A sandbox could not tell which packages it has.") from None
+        raise EngineUnavailable("A sandbox could not list its packages.") from None
     now = datetime.now(UTC)
     return current.encode_metadata(
         runtimes={"python": text(answer.get("python"))},

@@ -1,4 +1,4 @@
-"""What a request is about: the pool, the session, the version, and so the contract."""
+"""The target of a request: its pool, session and API version, hence its contract."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_FIELDS = 50
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is about."""
+    """The pool, session and API version that a request names."""
 
     pool: ServedPool
     version: str
@@ -33,20 +33,20 @@ class Target:
     settings: ServerSettings
     session: str | None
     held: Share
-    """What the request may hold in memory."""
+    """The memory that is reserved for the request."""
 
     @property
     def identifier(self) -> str:
-        """The session's.
+        """The session's identifier.
 
         Raises:
-            BadRequest: there is none, or it breaks the rule.
+            BadRequest: it is missing or not valid.
         """
         if self.session is None:
-            raise BadRequest("The request has no 'identifier'.", target="identifier")
+            raise BadRequest("The request must have an 'identifier'.", target="identifier")
         if not 4 <= len(self.session) <= 128:
             raise BadRequest(
-                f"The session identifier has {len(self.session)} characters; it takes 4 to 128.",
+                f"The session identifier must have 4 to 128 characters, not {len(self.session)}.",
                 code=IDENTIFIER_LENGTH,
                 target="identifier",
             )
@@ -65,36 +65,38 @@ class Target:
         return self.settings.strict
 
     def require(self, since: str) -> None:
-        """Refuse versions in which an operation was not there yet.
+        """Refuse an operation in earlier versions.
 
         Raises:
-            BadRequest: it is one of them, and the server is strict.
+            BadRequest: the version is earlier, and the server is strict.
         """
         if self.strict and API_VERSIONS.index(self.version) < API_VERSIONS.index(since):
-            raise BadRequest(f"API version {self.version} does not know this operation.", code=NOT_SUPPORTED)
+            raise BadRequest(
+                f"The api-version must be {since} or later for this operation, not {self.version}.", code=NOT_SUPPORTED
+            )
 
 
 def find_target(
     request: Request, pools: PoolRegistry, settings: ServerSettings, contract: ContractName | None
 ) -> Target:
-    """What the request is about.
+    """Return the target of a request.
 
     Args:
         request: with the path parameters of its route.
         pools: the server's.
         settings: the server's.
-        contract: the one that the path belongs to, or `None` where both have it.
+        contract: the one that has the path, or `None` if both have it.
 
     Raises:
         BadRequest: the query is not valid, or its version is unknown.
-        RequestRefused: there is no such pool.
+        RequestRefused: the pool does not exist.
     """
     query = _parse_query(request)
     identifier = request.path_params.get("identifier")
     if identifier is not None and query.get("identifier", identifier) != identifier:
-        raise BadRequest("The query says another identifier than the path.", target="identifier")
+        raise BadRequest("The identifier in the query must be that in the path.", target="identifier")
     if identifier is not None and identifier not in _segments(request):
-        raise BadRequest("An identifier with a slash goes into the query, not into the path.", target="identifier")
+        raise BadRequest("An identifier with a slash must be in the query, not in the path.", target="identifier")
     return Target(
         pool=_pool(request.path_params.get("pool"), pools),
         version=_version(query.get("api-version"), contract, strict=settings.strict),
@@ -106,7 +108,7 @@ def find_target(
 
 
 def _segments(request: Request) -> list[str]:
-    """Of the path as it was sent: where routes match, `a%2Fb` is two segments, and `a` would be another's session."""
+    """Split the path as it was sent: routes see `a%2Fb` as two segments, and `a` could be another's session."""
     return [unquote(segment) for segment in request.scope["raw_path"].decode("latin-1").split("/")]
 
 
@@ -116,11 +118,11 @@ def _parse_query(request: Request) -> dict[str, str]:
             request.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS
         )
     except ValueError as error:
-        raise BadRequest(f"The query is not valid: {error}.") from None
+        raise BadRequest(f"The query must have at most {_MAX_FIELDS} valid fields: {error}.") from None
     names = [name for name, _ in fields]
     if repeated := {name for name in names if names.count(name) > 1}:
         name = min(repeated)
-        raise BadRequest(f"The query says {name!r:.100} more than once.", target=f"{name:.100}")
+        raise BadRequest(f"A query parameter cannot be repeated, as is {name!r:.100}.", target=f"{name:.100}")
     return dict(fields)
 
 
@@ -128,7 +130,7 @@ def _pool(name: str | None, pools: PoolRegistry) -> ServedPool:
     pool = pools.get(name)
     if pool is None:
         raise RequestRefused(
-            404, "SessionPoolNotFound", f"There is no session pool {name or 'default'!r:.200} on this server."
+            404, "SessionPoolNotFound", f"The session pool must be one of this server, not {name or 'default'!r:.200}."
         )
     return pool
 
@@ -136,14 +138,18 @@ def _pool(name: str | None, pools: PoolRegistry) -> ServedPool:
 def _version(version: str | None, contract: ContractName | None, *, strict: bool) -> str:
     if version is None:
         if strict:
-            raise BadRequest("The request has no 'api-version'.", target="api-version")
+            raise BadRequest("The request must have an 'api-version'.", target="api-version")
         return LEGACY_VERSIONS[-1] if contract == "legacy" else LATEST
     if version not in API_VERSIONS:
         known = ", ".join(API_VERSIONS)
-        raise BadRequest(f"The api-version {version!r:.100} is unknown. Known are: {known}.", target="api-version")
+        raise BadRequest(f"The api-version must be one of {known}, not {version!r:.100}.", target="api-version")
     versions = {"legacy": LEGACY_VERSIONS, "current": CURRENT_VERSIONS, None: API_VERSIONS}[contract]
     if version in versions:
         return version
     if strict:
-        raise BadRequest(f"API version {version} does not know this path.", code=NOT_SUPPORTED, target="api-version")
+        raise BadRequest(
+            f"The api-version must be one of {', '.join(versions)} for this path, not {version}.",
+            code=NOT_SUPPORTED,
+            target="api-version",
+        )
     return versions[-1]

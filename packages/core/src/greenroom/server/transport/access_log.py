@@ -1,4 +1,4 @@
-"""One line of JSON for each request, without code, file content or credentials."""
+"""One line of JSON per request, without code, file content or credentials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_TEXT = 300
 
 
 class Entry:
-    """What is known of a request so far."""
+    """The log entry of one request."""
 
     def __init__(self, method: str, path: str, client: str) -> None:
         self._began = time.perf_counter()
@@ -22,7 +22,7 @@ class Entry:
         self._fields: dict[str, Any] = {"method": method, "path": path, "client": client}
 
     def note(self, **fields: str | int | None) -> None:
-        """Add to it; what is `None` is left out."""
+        """Add fields, except those that are `None`."""
         self._fields.update({name: value for name, value in fields.items() if value is not None})
 
     def write(self) -> None:

@@ -1,4 +1,4 @@
-"""Multipart bodies, read as they arrive: a file of any size takes a few chunks of memory."""
+"""Multipart bodies, parsed as they arrive: a file of any size takes a few chunks of memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _MAX_PART_HEADERS = 4096
 _MAX_PARAMETERS = 20
 _MAX_HEADERS = 32 * 1024
 """Bytes of the headers of all parts."""
-_HEADER = 4  # bytes that each header counts for beside its name and value, as empty ones are not for nothing
+_HEADER = 4  # bytes counted per header besides its name and value: empty ones take memory too
 
-# Possessive, so that each character is looked at once: the standard library's parser is quadratic.
+# Possessive, so that each character is matched once: the standard library's parser is quadratic.
 _PARAMETER = re.compile(
     r"""[ \t]*+;[ \t;]*+(?:([^\s=;"]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|([^;"]*+)))?+[ \t]*+""", re.DOTALL
 )
 _ESCAPED = re.compile(r'\\(["\\])')
 
-# Of file names. Python's codecs have more, and some of them take quadratic time, or are none for text.
+# Of file names. Python has more codecs, but some take quadratic time or are not for text.
 _CHARSETS = frozenset({
     "utf-8", "us-ascii", "iso-8859-1", "iso-8859-2", "iso-8859-5", "iso-8859-7", "iso-8859-15", "windows-1250",
     "windows-1251", "windows-1252", "koi8-r", "big5", "gbk", "gb2312", "gb18030", "euc-jp", "euc-kr", "iso-2022-jp",
@@ -50,7 +50,7 @@ class _End:
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """A file in a multipart body. Its content is read once, before the next part is asked for."""
+    """A file in a multipart body. Its content must be read once, before the next part."""
 
     filename: str
     content: AsyncIterator[bytes]
@@ -59,34 +59,34 @@ class FilePart:
 async def file_parts(
     content_type: str | None, body: AsyncIterator[bytes], *, strict: bool
 ) -> AsyncGenerator[FilePart, None]:
-    """The parts named `file`, as they arrive.
+    """Yield the parts named `file` as they arrive.
 
     Args:
-        content_type: of the request. A body that is plainly multipart is read as such whatever this says, unless
-            `strict`: Semantic Kernel's tool says `application/json` once it has run code.
+        content_type: the request's. Unless `strict`, a body that is clearly multipart is parsed as such in any case:
+            Semantic Kernel's tool sends `application/json` once it has run code.
 
     Raises:
-        InvalidRequest: the body is not multipart, ends early, or has no file in it.
+        InvalidRequest: the body is not multipart, ends early, or contains no file.
     """
     boundary = _boundary(content_type)
     if boundary is None and not strict:
         boundary, body = await _sniff(body)
     if boundary is None:
-        raise InvalidRequest("The upload is not valid: its body is not multipart/form-data with a boundary.")
+        raise InvalidRequest(f"An upload must be multipart/form-data with a boundary, not {content_type!r:.100}.")
     reader = _Reader(boundary, body)
     found = False
     while (event := await reader.next()) is not None:
         if isinstance(event, _Head) and event.name == "file":
             if not event.filename:
-                raise InvalidRequest("The upload is not valid: its part 'file' has no filename.")
+                raise InvalidRequest("An upload's part 'file' must have a filename.")
             found = True
             yield FilePart(event.filename, reader.content())
     if not found:
-        raise InvalidRequest("The upload is not valid: it has no part named 'file'.")
+        raise InvalidRequest("An upload must have a part named 'file'.")
 
 
 class _Reader:
-    """The events of a multipart body, one after the other."""
+    """The events of a multipart body, in order."""
 
     def __init__(self, boundary: bytes, body: AsyncIterator[bytes]) -> None:
         self._body = body
@@ -109,10 +109,10 @@ class _Reader:
                 },
             )
         except FormParserError as error:
-            raise InvalidRequest(f"The upload is not valid: {error}.") from None
+            raise InvalidRequest(f"An upload must be valid multipart: {error}.") from None
 
     async def next(self) -> _Head | bytes | _End | None:
-        """The next event; `None` at the end of the body."""
+        """Return the next event, or `None` at the end of the body."""
         while not self._events:
             chunk = await anext(self._body, None)
             if chunk is None:
@@ -120,22 +120,22 @@ class _Reader:
             try:
                 self._parser.write(chunk)
             except FormParserError as error:
-                raise InvalidRequest(f"The upload is not valid: {error}.") from None
+                raise InvalidRequest(f"An upload must be valid multipart: {error}.") from None
         return self._events.popleft()
 
     async def content(self) -> AsyncIterator[bytes]:
-        """The content of the part that has begun."""
+        """Yield the content of the current part."""
         while isinstance(event := await self.next(), bytes):
             yield event
         if event is None:
-            raise InvalidRequest("The upload is not valid: its body ends within a file.")
+            raise InvalidRequest("An upload must contain the end of its file.")
 
     def _begin(self) -> None:
         self._disposition = b""
         self._size_of_part = 0
         self._parts += 1
         if self._parts > _MAX_PARTS:
-            raise InvalidRequest(f"The upload is not valid: it has more than {_MAX_PARTS} parts.")
+            raise InvalidRequest(f"An upload must have at most {_MAX_PARTS} parts.")
 
     def _add_field(self, data: bytes, start: int, end: int) -> None:
         self._count(end - start)
@@ -174,10 +174,10 @@ class _Reader:
 
 
 def parse_parameters(header: str) -> tuple[str, dict[str, str]]:
-    """The value of a header such as `form-data; name="file"`, and its parameters; their names are in lower case.
+    """Return the value of a header such as `form-data; name="file"`, and its parameters by name in lower case.
 
     Raises:
-        InvalidRequest: what follows the value is not a list of parameters.
+        InvalidRequest: the value is not followed by a list of parameters.
     """
     value, semicolon, rest = header.partition(";")
     parameters: dict[str, str] = {}
@@ -187,8 +187,8 @@ def parse_parameters(header: str) -> tuple[str, dict[str, str]]:
         count += 1
         if match is None or count > _MAX_PARAMETERS:
             raise InvalidRequest(
-                "The upload is not valid: the parameters of a header must have the form name=value, and be at most "
-                f"{_MAX_PARAMETERS}."
+                f"A header of an upload must have at most {_MAX_PARAMETERS} parameters of the form name=value, not "
+                f"{text[position:]!r:.50}."
             )
         position = match.end()
         name, quoted, plain = match.groups()
@@ -198,21 +198,21 @@ def parse_parameters(header: str) -> tuple[str, dict[str, str]]:
 
 
 def _decoded(extended: str) -> str:
-    """A value in the spelling of RFC 5987, that older clients use for other alphabets: `utf-8''gr%C3%B6%C3%9Fe`.
+    """Decode a value in the encoding of RFC 5987, which older clients use: `utf-8''gr%C3%B6%C3%9Fe`.
 
     Raises:
-        InvalidRequest: it is not one.
+        InvalidRequest: it has another form.
     """
     charset, _, rest = extended.partition("'")
     _, quote, encoded = rest.partition("'")
     if not quote or charset.lower() not in _CHARSETS:
-        raise InvalidRequest(
-            f"The upload is not valid: filename* must begin with a charset such as utf-8'', not {extended!r:.50}."
-        )
+        raise InvalidRequest(f"An upload's filename* must begin with a charset such as utf-8'', not {extended!r:.50}.")
     try:
         return unquote_to_bytes(encoded).decode(charset, "replace")
     except ValueError as error:
-        raise InvalidRequest(f"The upload is not valid: its filename cannot be read ({error}).") from None
+        raise InvalidRequest(
+            f"An upload's filename* must be encoded as it says, not {extended!r:.50}: {error}."
+        ) from None
 
 
 def _boundary(content_type: str | None) -> bytes | None:
@@ -224,7 +224,7 @@ def _boundary(content_type: str | None) -> bytes | None:
 
 
 async def _sniff(body: AsyncIterator[bytes]) -> tuple[bytes | None, AsyncIterator[bytes]]:
-    """The boundary that a body begins with, if it does, and the body again from its beginning."""
+    """Return the boundary at the beginning of a body, if there is one, and the whole body again."""
     beginning = b""
     async for chunk in body:
         beginning += chunk

@@ -1,4 +1,4 @@
-"""A certificate for development: made on this machine, for this machine, and trusted by whoever is told to."""
+"""A certificate for development: made on this machine, and trusted by clients that are given its CA file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from greenroom.errors import InvalidRequest
 
-_LIFETIME = datetime.timedelta(days=397)  # as long as browsers and Apple's platforms accept
+_LIFETIME = datetime.timedelta(days=397)  # the longest that browsers and Apple's platforms accept
 _RENEW_BEFORE = datetime.timedelta(days=7)
 
 
@@ -29,17 +29,17 @@ class Certificate:
     certificate: Path
     key: Path
     authority: Path | None = None
-    """What clients have to trust, if it is one of ours."""
+    """The CA file that clients must trust, if the certificate is self-signed."""
 
 
 def self_signed(directory: Path, hosts: Sequence[str]) -> Certificate:
-    """The certificate in a directory, or a new one where there is none that is good for these hosts.
+    """Return the certificate in a directory, or a new one if none is there that is valid for these hosts.
 
-    Its authority signs this one certificate: its own key is never written, so that whoever trusts the authority
-    trusts nothing else.
+    Its authority signs only this certificate: the authority's key is never written, so that trusting it means trusting
+    nothing else.
 
     Raises:
-        InvalidRequest: the directory cannot be written, or others may write to it.
+        InvalidRequest: the directory cannot be written, or other users can write to it.
     """
     files = Certificate(directory / "server.pem", directory / "server.key", directory / "ca.pem")
     try:
@@ -52,10 +52,10 @@ def self_signed(directory: Path, hosts: Sequence[str]) -> Certificate:
 
 
 def _make_private(directory: Path) -> None:
-    """Make a directory that is nobody else's, with those above it where they are missing.
+    """Make a directory that belongs to this user only, and missing ones above it.
 
     Raises:
-        InvalidRequest: it is there, and somebody else could put a key of theirs into it.
+        InvalidRequest: it exists, and another user could put a key into it.
     """
     missing = [each for each in (directory, *directory.parents) if not os.path.lexists(each)]
     for each in reversed(missing):
@@ -67,10 +67,10 @@ def _make_private(directory: Path) -> None:
     elif hasattr(os, "geteuid") and found.st_uid != os.geteuid():
         wrong = f"one of user {found.st_uid}"
     elif found.st_mode & 0o022:
-        wrong = f"one that others may write to (mode {stat.S_IMODE(found.st_mode):o})"
+        wrong = f"one that others can write to (mode {stat.S_IMODE(found.st_mode):o})"
     if wrong:
         raise InvalidRequest(
-            f"The TLS directory {str(directory)!r} must be a directory of this user alone, not {wrong}."
+            f"The TLS directory {str(directory)!r} must be a directory that only this user can write to, not {wrong}."
         )
 
 
@@ -79,9 +79,9 @@ def _is_good(files: Certificate, hosts: Sequence[str]) -> bool:
     if not (files.key.exists() and files.authority.exists() and files.certificate.exists()):
         return False
     if not stat.S_ISREG(files.key.lstat().st_mode) or files.key.lstat().st_mode & 0o077:
-        return False  # others may have read it
+        return False  # other users may have read it
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)  # they fit
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)  # certificate and key fit
         certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ssl.SSLError, ValueError, x509.ExtensionNotFound):
@@ -153,7 +153,7 @@ def _name(host: str) -> x509.GeneralName:
 
 
 def _write(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file at once, so that nobody reads half of it, or a key with another one's certificate's rights."""
+    """Replace a file atomically, with its mode set before its content is written."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.unlink(missing_ok=True)
     partial.touch(mode=mode)
