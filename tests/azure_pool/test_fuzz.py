@@ -199,7 +199,8 @@ def liars() -> Iterator[dict[str, tuple[Liar, SessionPool]]]:
         for version in API_VERSIONS:
             liar = Liar()
             transport = HttpxTransport(ENDPOINT)
-            transport._client = httpx.AsyncClient(transport=liar)  # pyright: ignore[reportPrivateUsage]
+            # Below the real client, so that its own settings hold, such as to keep no cookie.
+            transport._client._transport = liar  # pyright: ignore[reportPrivateUsage]
             pool = pool_of(transport, api_version=version, acquire_timeout=0.01)
             found[version] = liar, stack.enter_context(pool)
         yield found

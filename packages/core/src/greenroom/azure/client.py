@@ -71,7 +71,6 @@ class AzurePool:
         """
         Args:
             endpoint: the pool's management endpoint.
-            settings: how to call it.
             transport: sends the requests; by default httpx, as the settings say.
 
         Raises:
