@@ -6,58 +6,62 @@ READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
 CLIENTS := .venv-clients
 HTTPX2 := .venv-httpx2
-ENGINES := tests/cgroups2 tests/core tests/docker tests/engines tests/fidelity tests/orphans tests/soak
+# Most tests wait for a sandbox or a clock: more of them than processors run at the same time.
+WORKERS ?= 6
+# The tests that need no engine and no framework.
+UNIT := tests/core tests/engines/test_memory.py tests/adapters tests/server/test_contract.py \
+	tests/azure_pool/test_codecs.py tests/azure_pool/test_client.py tests/azure_pool/test_credentials.py
 
-.PHONY: demo test test-engines test-faces test-cgroups2 test-httpx2 check lint clients parity bench lock clean
+.DEFAULT_GOAL := help
+.PHONY: help demo check types test test-together test-alone test-cgroups2 test-httpx2 lint clients parity bench lock clean
 
-# Four agents answer a question about a CSV in a sandbox; the charts land in demo-output/.
-demo: $(READY)
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(READY) ## four agents answer a question about a CSV in a sandbox; charts land in demo-output/
 	@$(BIN)/python examples/demo.py
 
-# Everything that this machine can run; GREENROOM_REQUIRE_ENGINES makes a missing engine a failure.
-# Most tests wait for a sandbox or a clock, so three runs at once take half the time of one.
-test: lint
-	@$(MAKE) --no-print-directory --jobs 3 clients test-engines test-faces
+check: lint ## lint, import rules and unit tests, in seconds: before every commit
+	@$(BIN)/pytest -q --numprocesses 3 --dist worksteal --hypothesis-profile quick -m "not slow" $(UNIT)
 
-test-engines: $(READY)
-	@$(BIN)/pytest -q $(ENGINES)
+types: $(READY) ## pyright: before every push
+	@$(BIN)/pyright
 
-test-faces: $(READY)
-	@$(BIN)/pytest -q $(addprefix --ignore=,$(ENGINES))
+# GREENROOM_REQUIRE_ENGINES makes a missing engine a failure.
+test: lint ## everything that this machine can run
+	@$(MAKE) --no-print-directory --jobs 3 types clients test-together
+	@$(MAKE) --no-print-directory test-alone
 
-# docs/cgroups-v2.md, from the tests of the engines in a virtual machine that has control groups version 2 alone.
-test-cgroups2: $(READY)
+test-together: $(READY)
+	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone"
+
+test-alone: $(READY)
+	@$(BIN)/pytest -q --durations 20 -m alone tests/orphans
+
+test-cgroups2: $(READY) ## as root: the engines in a virtual machine; writes docs/cgroups-v2.md
 	@$(BIN)/python -m tests.cgroups2.run
 
-# The tests of client and server with httpx2 in the place of httpx: docs/decisions/0009-httpx-in-one-module.md.
-test-httpx2: $(HTTPX2)/.ready
+# In its environment httpx2 takes the place of httpx: docs/decisions/0009-httpx-in-one-module.md.
+test-httpx2: $(HTTPX2)/.ready ## the tests of client and server with httpx2
 	@$(HTTPX2)/bin/pytest -q tests/azure_pool tests/server
 
-# Lint, types, architecture, and the tests that need no engine: seconds.
-check: lint
-	@$(BIN)/pytest -q tests/core tests/engines/test_memory.py tests/adapters tests/server/test_contract.py \
-		tests/azure_pool/test_codecs.py tests/azure_pool/test_client.py tests/azure_pool/test_credentials.py
-
-lint: $(READY)
+lint: $(READY) ## ruff and the import rules
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports --no-logo
-	@$(BIN)/pyright
 
-# Azure's released clients against the server, each engine of this machine behind it.
-clients: $(READY) $(CLIENTS)/.ready
+clients: $(READY) $(CLIENTS)/.ready ## Azure's released clients against the server, over each engine
 	@$(BIN)/pyright --project tests/clients
 	@$(CLIENTS)/bin/pytest -q tests/clients
 
-# docs/azure-parity.md, from the cases of tests/parity.
-parity: $(READY)
+parity: $(READY) ## write docs/azure-parity.md from the cases of tests/parity
 	@$(BIN)/python -m tests.parity.page
 
-bench: $(READY)
+bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
 
 # The versions that everything here is developed and tested with, for every platform, without an index's address.
-lock:
+lock: ## after a change of dependencies
 	@$(COMPILE) --no-emit-package greenroom \
 		--all-extras --group test --group frameworks --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
@@ -88,5 +92,5 @@ $(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml 
 		> "$$($(HTTPX2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/httpx.py"
 	@touch $(HTTPX2)/.ready
 
-clean:
+clean: ## remove what the targets have made
 	rm -rf .venv $(CLIENTS) $(HTTPX2) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache

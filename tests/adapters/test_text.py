@@ -344,6 +344,7 @@ HOSTILE_OUTPUTS: dict[str, tuple[Output, ...]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE_OUTPUTS)
 def test_no_outputs_take_long_to_describe_or_raise(name: str) -> None:
     outputs = HOSTILE_OUTPUTS[name]

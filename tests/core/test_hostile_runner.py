@@ -223,6 +223,7 @@ def resident() -> int:
     return int(fields["VmRSS"].split()[0]) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", [name for name in RUNNERS if name.startswith("floods")])
 def test_a_flood_takes_no_memory_of_the_host(runner: str) -> None:
     with hostile_pool(RUNNERS[runner]) as pool:

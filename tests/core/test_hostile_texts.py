@@ -91,6 +91,7 @@ PIECES = [
 BEGINNINGS = ["", "```", "```\n", "\x1b[", "data:a/b;base64,", "ImportError: ", "Downloading a-1", "'", "-"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_a_megabyte_of_anything_is_read_in_seconds(reader: str) -> None:
     slow: list[tuple[str, str, float]] = []
@@ -143,6 +144,7 @@ def test_a_cell_that_alternates_between_its_streams_takes_no_longer_than_it_writ
     assert time.process_time() - began < SECONDS
 
 
+@pytest.mark.slow
 def test_a_display_that_is_updated_without_end_is_not_kept_in_all_its_forms() -> None:
     first, last = Output({"text/plain": "the first"}), Output({"text/plain": "the last"})
     kept: list[int] = []

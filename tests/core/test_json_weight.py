@@ -75,6 +75,7 @@ def test_depth_is_limited() -> None:
     weigh_json(b"[" + b"[]," * 1000 + b"0]", MIB)
 
 
+@pytest.mark.slow
 def test_weighing_takes_little_time_and_memory() -> None:
     """Whatever the bytes are: it happens before they are trusted."""
     for piece in (b"{},", b'"",', b'\\"', b'"\\\\"', b"[]", b":"):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.effort import examples
 
 from greenroom.local.plan import (
     SURPLUS_TIMEOUT,
@@ -439,4 +440,4 @@ class Pool(RuleBasedStateMachine):
 
 
 TestPool = pytest.mark.timeout(60)(Pool.TestCase)
-TestPool.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestPool.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

@@ -19,6 +19,8 @@ import pytest
 
 from greenroom.testing import engine_pool
 
+pytestmark = pytest.mark.alone
+
 ENGINES = ["bubblewrap:", "docker:", "docker:?runtime=runsc"]
 LIMIT = 10.0  # seconds, after which nothing may be left
 KILLS = 20  # per engine

@@ -18,6 +18,8 @@ from tests.waiting import within
 from greenroom import SessionPool
 from greenroom.testing import engine_pool
 
+pytestmark = pytest.mark.alone
+
 ENGINES = ["bubblewrap:", "docker:", "docker:?runtime=runsc"]
 StartOwner = Callable[[str, str], subprocess.Popen[str]]
 LIMIT = 5.0  # seconds, after which nothing may be left

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from greenroom.errors import InvalidRequest
 from greenroom.models import Execution, Output
@@ -372,7 +373,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(EVENTS, st.sampled_from(["8Mi", "9Mi", "64Mi"]))
 async def test_the_budget_comes_back_whatever_becomes_of_the_requests(events: list[str], limit: str) -> None:
     backend = ScriptedBackend()
