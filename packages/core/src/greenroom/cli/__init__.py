@@ -1,5 +1,23 @@
 """The command line: `greenroom run | doctor | sweep | serve | api-key | image`."""
 
-from greenroom.cli.app import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or name the extra that it needs."""
+    try:
+        from greenroom.cli.app import main as run  # noqa: PLC0415  what it needs is an extra
+    except ModuleNotFoundError as error:
+        if error.name not in {"rich", "typer"}:
+            raise
+        print(
+            f"The command line needs the package {error.name}. Install it with: pip install 'greenroom[cli]'.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    run()
+
 
 __all__ = ["main"]

@@ -249,7 +249,8 @@ class BubblewrapEngine(Engine):
         if errors == "no IPython":
             return (
                 f"The Python for the sandboxes, {self._python}, has no IPython: install it there "
-                '(python -m pip install ipython), or name another with greenroom.connect("bubblewrap:?python=…").'
+                "(pip install 'greenroom[bubblewrap]', or ipython alone), "
+                'or name another with greenroom.connect("bubblewrap:?python=…").'
             )
         if "setting up uid map" in errors or "user namespace" in errors or "namespaces" in errors:
             return (
