@@ -84,7 +84,7 @@ class LimitSuite(Suite):
         assert execution.succeeded
         assert len(execution.stdout) == 100_000
         assert execution.truncated == 100_000 * 11 - 100_000
-        assert "over the limit" in execution.text_for_model()
+        assert "exceeded the limit" in execution.text_for_model()
         assert session.execute("x").result == "'at the end'"
 
     def test_rich_output_over_the_limit_is_left_out(self, session: Session) -> None:

@@ -171,7 +171,7 @@ class BubblewrapEngine(Engine):
         await self.check()
         limits = spec.limits
         group = self._hierarchy.create(limits) if self._hierarchy is not None else None
-        settings: dict[str, object] = {"rlimits": {"CORE": 0}}
+        settings: dict[str, object] = {"container_type": spec.container_type, "rlimits": {"CORE": 0}}
         if group is None:
             settings["rlimits"] = {"CORE": 0, "DATA": limits.memory, "NPROC": limits.pids}
         user = INSIDE_USER

@@ -265,7 +265,9 @@ class DockerEngine(Engine):
         limits = spec.limits
         # gVisor lets code open what process 1 of the same user has open. It has its own users, none of them the
         # host's, so there the supervisor is root and only the worker another.
-        settings = {"worker_uid": user} if self._is_gvisor else {}
+        settings: dict[str, object] = {"container_type": spec.container_type}
+        if self._is_gvisor:
+            settings["worker_uid"] = user
         environment = {**RUNNER_ENVIRONMENT, **spec.env}
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
         return {

@@ -301,7 +301,7 @@ class ExhaustionAttacks(AttackBase):
             "except OSError: pass\n"
             "tell(taken)"
         )
-        ended = attack(session, code, timeout=10)
+        ended = attack(session, code, timeout=30)
         if isinstance(ended, Execution) and ended.succeeded:
             assert int(ended.stdout) <= MEMORY
         works(neighbour)
