@@ -11,6 +11,7 @@ import pytest
 
 import greenroom
 from greenroom import EngineUnavailable, InvalidRequest, PoolSettings
+from greenroom.azure.settings import AzureSettings, parse_endpoint
 from greenroom.config import sources
 from greenroom.config.values import parse_size
 from greenroom.engines import registry
@@ -62,6 +63,11 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     "URL, type": (lambda: greenroom.connect(3), "int"),  # pyright: ignore[reportArgumentType]
     "URL, repeated": (lambda: greenroom.connect("docker:?image=a&image=b"), "image"),
     "configuration": (lambda: sources.from_file(__file__), "test_error_form.py"),
+    "Azure, version": (lambda: AzureSettings.parse({"api_version": "1999"}), "'1999'"),
+    "Azure, user": (lambda: parse_endpoint("https://user:secret@example.com"), "user"),
+    "Azure, fragment": (lambda: parse_endpoint("https://example.com/#part"), "'https://example.com/#part'"),
+    "Azure, plain": (lambda: parse_endpoint("http://example.com"), "'http://example.com'"),
+    "Azure, not a pool": (lambda: parse_endpoint("https://x.dynamicsessions.io/"), "'https://x.dynamicsessions.io/'"),
     "local path": (lambda: local_path("\0"), "'\\x00'"),
     "local file": (lambda: open_to_read(Path("/dev/null")), "'/dev/null'"),
     "upload, path": (lambda: _in_session(lambda session: session.upload(b"x")), "path"),
@@ -69,6 +75,7 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     "upload, text": (lambda: _in_session(lambda session: session.upload(io.StringIO("x"), "x")), "str"),  # pyright: ignore[reportArgumentType]
     "recursive": (lambda: _in_session(lambda session: session.files(recursive=3)), "3"),  # pyright: ignore[reportArgumentType]
     "notebook": (lambda: _in_session(lambda session: run_notebook({"cells": 3}, session)), "notebook"),
+    "budget": (lambda: greenroom.Execution("1", "succeeded").text_for_model(3), "3"),
 }  # fmt: skip
 
 

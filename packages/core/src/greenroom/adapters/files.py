@@ -88,7 +88,8 @@ def check_uploads(directory: str | os.PathLike[str] | None) -> Path | None:
     """
     if directory is None:
         return None
-    if not os.fspath(directory) or not Path(directory).is_dir():  # an empty path would be the working directory
+    # As a Path, an empty one would be the working directory, and one that is too long would raise.
+    if not os.path.isdir(os.fspath(directory)):  # noqa: PTH112
         raise InvalidRequest(f"uploads= must be an existing directory, not {os.fspath(directory)!r}.")
     return Path(directory)
 
