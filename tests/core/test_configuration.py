@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import greenroom
+from greenroom.azure.settings import AzureSettings
+from greenroom.config.options import PoolOptions
+from greenroom.engines import registry
 from greenroom.engines.base import Engine, EngineOptions, EnginePlugin
+from greenroom.engines.bubblewrap import BubblewrapOptions
+from greenroom.engines.docker import DockerOptions
 from greenroom.local import AzureRangeWarning, PoolSettings
 
 from .plugins import IN_MEMORY, only_engines
@@ -113,3 +119,53 @@ def test_without_any_engine_it_says_what_was_tried(monkeypatch: pytest.MonkeyPat
     only_engines(monkeypatch, one=plugin, other=plugin)
     with pytest.raises(greenroom.EngineUnavailable, match=r"No engine .*\n- one: It is not .*\n- other: It is not"):
         greenroom.connect()
+
+
+def test_the_types_of_connect_are_those_of_the_settings() -> None:
+    fields = {
+        *PoolSettings.model_fields,
+        *AzureSettings.model_fields,
+        *BubblewrapOptions.model_fields,
+        *DockerOptions.model_fields,
+    }
+    assert set(PoolOptions.__annotations__) == fields
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, entry: EntryPoint) -> None:
+    """Have another package offer an engine."""
+
+    def entry_points(*, group: str) -> list[EntryPoint]:
+        return [entry] if group == registry.ENTRY_POINTS else []
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+
+
+def test_an_engine_of_another_package_is_opened_by_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("other", "a_package:PLUGIN", registry.ENTRY_POINTS)
+
+    def load(_entry: EntryPoint) -> object:
+        return IN_MEMORY
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    offer(monkeypatch, entry)
+    assert registry.schemes() == ["memory", "other"]
+    with greenroom.connect("other:?image=any", preload=()) as pool:
+        assert pool.session().execute("1 + 1").result == "2"
+
+
+def test_a_plug_in_that_cannot_be_imported_is_reported_and_the_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("broken", "no_such_package:PLUGIN", registry.ENTRY_POINTS)
+    offer(monkeypatch, entry)
+    with pytest.raises(
+        greenroom.EngineUnavailable, match=r"'broken' \(no_such_package:PLUGIN\) cannot be imported: .*no_such"
+    ):
+        greenroom.connect("broken:")
+    with greenroom.connect("memory:", preload=()) as pool:
+        assert pool.session().execute("1 + 1").result == "2"
+
+
+def test_a_plug_in_must_be_an_engine_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("broken", "json:loads", registry.ENTRY_POINTS)
+    offer(monkeypatch, entry)
+    with pytest.raises(greenroom.EngineUnavailable, match="must be an EnginePlugin, not <function loads"):
+        greenroom.connect("broken:")
