@@ -36,7 +36,7 @@ test-together: $(READY)
 	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone"
 
 test-alone: $(READY)
-	@$(BIN)/pytest -q --durations 20 -m alone tests/orphans
+	@$(BIN)/pytest -q --durations 20 -m alone tests/orphans tests/soak
 
 test-cgroups2: $(READY) ## as root: the engines in a virtual machine; writes docs/cgroups-v2.md
 	@$(BIN)/python -m tests.cgroups2.run

@@ -92,6 +92,7 @@ BEGINNINGS = ["", "```", "```\n", "\x1b[", "data:a/b;base64,", "ImportError: ", 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("reader", READERS)
 def test_a_megabyte_of_anything_is_read_in_seconds(reader: str) -> None:
     slow: list[tuple[str, str, float]] = []

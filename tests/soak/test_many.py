@@ -17,6 +17,8 @@ import pytest
 from greenroom import Session
 from greenroom.testing import engine_pool
 
+pytestmark = pytest.mark.alone
+
 ENGINES = ["bubblewrap:", "docker:"]
 SMALL = {"preload": (), "ready_session_instances": 0}
 
