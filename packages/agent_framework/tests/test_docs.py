@@ -44,7 +44,7 @@ def test_the_readmes_example_answers_and_saves_the_chart(
 ) -> None:
     client = ScriptedClient(play([call("run_python", code=CHART)], "Their sum is 40."))
     monkeypatch.setitem(vars(agent_framework.openai), "OpenAIChatClient", lambda: client)
-    monkeypatch.setattr("greenroom.connecting", lambda: sandboxes)
+    monkeypatch.setattr("greenroom.connect", lambda: sandboxes)
     monkeypatch.setattr(sandboxes, "close", lambda: None)
     (example,) = README
     exec(example, {})

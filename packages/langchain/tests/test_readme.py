@@ -32,7 +32,7 @@ def test_the_example_runs(
         return ScriptedModel(messages=iter([call, "Their sum is 40."]))
 
     monkeypatch.setattr("langchain.agents.factory.init_chat_model", scripted_model)
-    monkeypatch.setattr("greenroom.connecting", lambda: sandboxes)
+    monkeypatch.setattr("greenroom.connect", lambda: sandboxes)
     monkeypatch.setattr(sandboxes, "close", lambda: None)
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     state: dict[str, Any] = {}

@@ -39,7 +39,7 @@ def test_the_example_runs(
     openai: Any = ModuleType("llama_index.llms.openai")
     openai.OpenAIResponses = scripted_model
     monkeypatch.setitem(sys.modules, openai.__name__, openai)
-    monkeypatch.setattr("greenroom.connecting", lambda: sandboxes)
+    monkeypatch.setattr("greenroom.connect", lambda: sandboxes)
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     exec(example, {})
     assert capsys.readouterr().out == "The sum is 40.\n"
