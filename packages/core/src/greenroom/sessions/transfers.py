@@ -45,6 +45,7 @@ def _read_chunk(read: Callable[[int], object]) -> object:
 
 
 async def at_most(limit: int, chunks: AsyncIterator[bytes], path: str) -> AsyncIterator[bytes]:
+    """Yield the chunks of a file; raise `FileRefused` before the one that exceeds a limit of bytes."""
     received = 0
     async for chunk in chunks:
         received += len(chunk)

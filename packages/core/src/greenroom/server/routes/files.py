@@ -11,11 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from greenroom.azure.codecs.problems import PATH_INVALID, BadRequest
 from greenroom.azure.codecs.shared import LATEST, session_path, upload_path
-from greenroom.errors import FileRefused, InvalidRequest
+from greenroom.errors import InvalidRequest
 from greenroom.models import RemoteFile
 from greenroom.server.responses import CLOSE, json_response, no_room, too_large
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.multipart import file_parts
+from greenroom.sessions.transfers import at_most
 
 _FRAME = 1 << 20  # what an upload can have around its file
 _PIECES = 512 * 1024  # about what an upload takes in memory
@@ -45,7 +46,7 @@ async def upload_files(request: Request, target: Target) -> Response:
         async for part in parts:
             with _path_errors():
                 path = upload_path(part.filename, directory)
-            uploaded.append(await target.pool.backend.upload(identifier, path, _limited(part.content, path, limit)))
+            uploaded.append(await target.pool.backend.upload(identifier, path, at_most(limit, part.content, path)))
     if target.legacy:
         return json_response(target.codec.encode_files(uploaded, "", target.version))
     if len(uploaded) > 1:
@@ -143,13 +144,4 @@ async def _body(request: Request, limit: int) -> AsyncIterator[bytes]:
         size += len(chunk)
         if size > limit:
             raise too_large(f"An upload must have at most {limit - _FRAME} bytes.")
-        yield chunk
-
-
-async def _limited(content: AsyncIterator[bytes], path: str, limit: int) -> AsyncIterator[bytes]:
-    size = 0
-    async for chunk in content:
-        size += len(chunk)
-        if size > limit:
-            raise FileRefused.too_large(path, limit)
         yield chunk
