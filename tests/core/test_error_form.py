@@ -56,7 +56,7 @@ BROKEN: dict[str, tuple[Callable[[], object], str]] = {
     "option, count": (lambda: _pool(ready_session_instances="few"), "'few'"),
     "option, container type": (lambda: _pool(container_type="Pascal"), "'Pascal'"),
     "options together": (lambda: _pool(max_concurrent_sessions=3, ready_session_instances=5), "(5)"),
-    "engine's option": (lambda: registry.make("docker", {"docker_host": 3}), "3"),
+    "engine's option": (lambda: registry.plugin("docker").engine({"docker_host": 3}), "3"),
     "Docker host": (lambda: greenroom.connect("docker:?docker_host=localhost:2375"), "'localhost:2375'"),
     "scheme": (lambda: greenroom.connect("podman:"), "'podman'"),
     "URL": (lambda: greenroom.connect("docker"), "'docker'"),

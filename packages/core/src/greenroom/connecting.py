@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Generator, Mapping
+from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Any, Unpack
 from urllib.parse import parse_qsl, urlsplit
@@ -95,35 +96,27 @@ class OneSession:
         self._url = url
         self._config = config
         self._options = options
-        self._pool: SessionPool | None = None
-        self._session: Session | None = None
+        self._stack = ExitStack()
+        self._async_stack = AsyncExitStack()
 
     def __enter__(self) -> Session:
-        self._pool = connect(self._url, config=self._config, **self._alone())
-        self._session = self._pool.session()
-        return self._session
+        pool = self._stack.enter_context(connect(self._url, config=self._config, **self._alone()))
+        return self._stack.enter_context(pool.session())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is None or self._pool is None:
-            return
-        with self._pool:
-            self._session.__exit__(kind, error, trace)
+        self._stack.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> Session:
         options = await asyncio.to_thread(self._alone)  # which may read a file
-        self._pool = await aconnect(self._url, config=self._config, **options)
-        self._session = self._pool.session()
-        return self._session
+        pool = await self._async_stack.enter_async_context(aconnect(self._url, config=self._config, **options))
+        return await self._async_stack.enter_async_context(pool.session())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is None or self._pool is None:
-            return
-        async with self._pool:
-            await self._session.__aexit__(kind, error, trace)
+        await self._async_stack.__aexit__(kind, error, trace)
 
     def _alone(self) -> PoolOptions:
         """The options, without a warm sandbox that no second session would use."""
@@ -201,7 +194,7 @@ async def _open(scheme: str, options: Mapping[str, Any]) -> Backend:
     settings = PoolSettings.parse(
         {name: value for name, value in options.items() if name not in names}, also_known=names
     )
-    engine = registry.make(scheme, {name: value for name, value in options.items() if name in names})
+    engine = plugin.engine({name: value for name, value in options.items() if name in names})
     return await LocalPool.open(engine, settings)
 
 

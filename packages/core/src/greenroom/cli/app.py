@@ -12,14 +12,14 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
 
 from greenroom.cli import image, serve
 from greenroom.config import sources
-from greenroom.connecting import connect, is_local
+from greenroom.connecting import session as one_session
 from greenroom.engines import registry
 from greenroom.engines.base import ControlGroups, Engine
 from greenroom.errors import EngineUnavailable, GreenroomError
@@ -98,8 +98,7 @@ def run(
     titles, movements of the cursor), as these could change what you see of other programs, or type for you.
     """
     program = code if code is not None else _read(source)
-    alone: dict[str, Any] = {"ready_session_instances": 0} if is_local(pool) else {}
-    with connect(pool, **alone) as opened, opened.session() as session:
+    with one_session(pool) as session:
         for path in upload or []:
             session.upload(path)
         for event in session.stream(program, timeout=timeout):
@@ -158,7 +157,7 @@ def doctor() -> None:
     works = False
     for scheme in registry.schemes():
         try:
-            with connect(f"{scheme}:", ready_session_instances=0) as opened, opened.session() as session:
+            with one_session(f"{scheme}:") as session:
                 version, slow, python, packages = json.loads(session.execute(_LOOK).raise_for_error().stdout)
         except (GreenroomError, ValueError) as error:  # or what it printed was something else
             _say(f"✗ {scheme}: {error}")
@@ -205,7 +204,8 @@ async def _control_groups(scheme: str) -> ControlGroups:
 @contextlib.asynccontextmanager
 async def _checked(scheme: str) -> AsyncGenerator[Engine, None]:
     """The engine of that name, with the options that the environment gives it."""
-    engine = registry.make(scheme, sources.from_environment(registry.plugin(scheme).options.model_fields))
+    plugin = registry.plugin(scheme)
+    engine = plugin.engine(sources.from_environment(plugin.options.model_fields))
     try:
         await engine.check()
         yield engine

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from greenroom import runner
+from greenroom.config.values import validate
 from greenroom.errors import InvalidRequest
 from greenroom.models import ContainerType
 
@@ -196,3 +197,12 @@ class EnginePlugin(Generic[OptionsT]):
     options: type[OptionsT]
     make: Callable[[OptionsT], Engine]
     """Makes the engine; raises `EngineUnavailable`, naming the command that helps, if a package is missing."""
+
+    def engine(self, options: Mapping[str, Any]) -> Engine:
+        """Return the engine with options of any source.
+
+        Raises:
+            InvalidRequest: an option is unknown or breaks a rule.
+            EngineUnavailable: something that the engine needs is not installed.
+        """
+        return self.make(validate(self.options, options))

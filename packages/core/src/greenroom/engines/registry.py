@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from greenroom.config.values import did_you_mean, validate
-from greenroom.engines.base import Engine, EnginePlugin
+from greenroom.config.values import did_you_mean
+from greenroom.engines.base import EnginePlugin
 from greenroom.errors import EngineUnavailable, InvalidRequest
 
 ENTRY_POINTS = "greenroom.engines"
@@ -51,17 +50,6 @@ def plugin(scheme: str) -> EnginePlugin[Any]:
             f"The engine plug-in {scheme!r} ({entry.value}) must be an EnginePlugin, not {found!r:.200}."
         )
     return found  # pyright: ignore[reportUnknownVariableType]  its options are the plug-in's own
-
-
-def make(scheme: str, options: Mapping[str, Any]) -> Engine:
-    """Return the engine of a scheme with its own options.
-
-    Raises:
-        InvalidRequest: there is no such engine, or an option breaks a rule.
-        EngineUnavailable: something that it needs is not installed.
-    """
-    found = plugin(scheme)
-    return found.make(validate(found.options, options))
 
 
 def _offered() -> dict[str, EntryPoint]:
