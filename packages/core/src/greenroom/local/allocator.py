@@ -327,7 +327,7 @@ class Allocator(Generic[InstanceT]):
         await asyncio.wait([start])
         instance = self._instances.pop(slot.number, None)
         if instance is not None:
-            await instance.close(_REASONS.get(cause, cause.value))
+            await instance.close(_REASONS[cause])
         del self._state.slots[slot.number], self._ends[slot.number]
         if not self._state.closing:
             self._advance()

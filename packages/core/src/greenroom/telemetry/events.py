@@ -83,24 +83,12 @@ class ExecutionEnded:
     """In the sandbox."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestEnded:
-    """The server answered a request."""
-
-    method: str
-    route: str
-    """The route's template, never the path itself."""
-    status: int
-    """Of HTTP."""
-    duration: float
-
-
 TelemetryEvent: TypeAlias = (
-    SandboxStarted | StartFailed | SessionAllocated | AllocationRefused | SandboxEnded | ExecutionEnded | RequestEnded
+    SandboxStarted | StartFailed | SessionAllocated | AllocationRefused | SandboxEnded | ExecutionEnded
 )
 
 Observer: TypeAlias = Callable[[TelemetryEvent], None]
-"""Called on the pool's or the server's event loop; it must return immediately. What it raises is logged."""
+"""Called on the pool's event loop; it must return immediately. What it raises is logged."""
 
 
 def guarded(observer: Observer) -> Observer:
