@@ -15,7 +15,6 @@ import itertools
 import json
 import linecache
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from typing import Any
 
 from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.runner.files import DATA_DIR, FileTree, Transfers
-from greenroom.runner.protocol import VERSION, Decoder, encode
+from greenroom.runner.protocol import Decoder, Frame, HostEvent, encode, file_entry
 
 
 class MemorySandbox(StreamSandbox):
@@ -50,7 +49,7 @@ class MemorySandbox(StreamSandbox):
         self._running = False
         self._interrupting = threading.Lock()
         self._ended = False
-        self._tell({"ev": "ready", "version": VERSION, "python": platform.python_version()})
+        self._tell(HostEvent.ready())
 
     async def send(self, data: bytes) -> None:
         if self._ended:
@@ -63,9 +62,9 @@ class MemorySandbox(StreamSandbox):
                 case "interrupt":
                     self._interrupt()
                 case "preload":
-                    self._tell({"ev": "preloaded"})
+                    self._tell(HostEvent.preloaded())
                 case _:
-                    self._tell(*self._transfers.answer(header, body))
+                    self._tell(self._transfers.answer(header, body))
 
     async def receive(self) -> bytes:
         return b"" if self._ended and self._output.empty() else await self._output.get()
@@ -81,10 +80,10 @@ class MemorySandbox(StreamSandbox):
     async def diagnosis(self) -> str:
         return ""
 
-    def _tell(self, header: dict[str, Any], body: bytes = b"") -> None:
+    def _tell(self, event: Frame) -> None:
         if self._ended:  # code that is slow to stop has nobody to tell
             return
-        frame = encode(header, body)
+        frame = encode(*event)
         if threading.current_thread() is self._thread:
             self._loop.call_soon_threadsafe(self._output.put_nowait, frame)
         else:
@@ -115,13 +114,12 @@ class MemorySandbox(StreamSandbox):
             self._running = False
         after = self._tree.snapshot(1000) or {}
         changed = [
-            {"path": path, "size": mark[0], "modified": mark[1], "directory": False}
+            file_entry(path, size=mark[0], modified=mark[1], directory=False)
             for path, mark in sorted(after.items())
             if before.get(path) != mark
         ]
         duration = time.perf_counter() - began
-        ending = json.dumps({"error": error, "files": changed}).encode()
-        self._tell({"ev": "done", "id": header["id"], "truncated": 0, "duration": duration}, ending)
+        self._tell(HostEvent.done(header["id"], duration=duration, error=error, files=changed))
 
     def _run(self, code: str, cell: str) -> None:
         linecache.cache[cell] = (len(code), None, code.splitlines(keepends=True), cell)  # for tracebacks
@@ -138,7 +136,7 @@ class MemorySandbox(StreamSandbox):
         bundle = getattr(value, "_repr_mimebundle_", None)
         data: dict[str, Any] = bundle() if bundle else {"text/plain": repr(value)}
         content = json.dumps({"data": data, "metadata": {}}).encode()
-        self._tell({"ev": "output", "id": self._current, "result": result}, content)
+        self._tell(HostEvent.output(self._current, content, result=result, display_id=None, update=False))
 
     def _builtins(self) -> dict[str, Any]:
         def display(*values: object) -> None:
@@ -153,7 +151,7 @@ class MemorySandbox(StreamSandbox):
             stream = "stderr" if file is sys.stderr else "stdout"
             text = (sep or " ").join(map(str, values)) + ("\n" if end is None else end)  # pyright: ignore[reportUnnecessaryComparison]
             if text:
-                self._tell({"ev": "text", "id": self._current, "stream": stream}, text.encode())
+                self._tell(HostEvent.text(self._current, stream, text.encode()))
 
         own: dict[str, Callable[..., Any]] = {
             "open": self._open,
