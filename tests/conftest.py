@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# For `make check`; the profile without a name has 100 examples.
-settings.register_profile("quick", max_examples=10)
+# No test may depend on an idle machine, so none may fail because examples take long to make.
+settings.register_profile("full", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.register_profile("quick", settings.get_profile("full"), max_examples=10)  # for `make check`
+settings.load_profile("full")

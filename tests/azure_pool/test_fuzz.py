@@ -209,7 +209,7 @@ def liars() -> Iterator[dict[str, tuple[Liar, SessionPool]]]:
             liar.script = [(204, [], b"")]
 
 
-@settings(max_examples=examples(250), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(250), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(API_VERSIONS), st.sampled_from(list(CALLS)), st.booleans(), answers)
 def test_an_endpoint_that_lies_gets_a_result_or_an_error_of_ours(
     liars: dict[str, tuple[Liar, SessionPool]],

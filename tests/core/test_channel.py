@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Any, Self
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.effort import examples
 
@@ -463,7 +463,7 @@ async def survive(call: Awaitable[object]) -> object:
         return error
 
 
-@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300))
 @given(st.lists(conversations(), min_size=1, max_size=1), st.booleans())
 @example([[encode({"ev": "text", "id": 1, "stream": []})]], False)
 @example([[output(1, {"image/svg+xml": "\ud800"}), done(1)]], False)
@@ -488,7 +488,7 @@ async def test_an_execution_survives_whatever_the_runner_says(conversation: list
             assert listener.channel.lost
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(st.lists(st.binary(max_size=200) | hostile_frames(1), max_size=5))
 @in_virtual_time
 async def test_before_it_is_ready_a_runner_may_say_what_it_likes(said: list[bytes]) -> None:
@@ -506,7 +506,7 @@ entries = st.fixed_dictionaries(
 replies = st.fixed_dictionaries({}, optional={"file": wild | st.just(7), "entry": entries | wild, "errno": wild})
 
 
-@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300))
 @given(
     st.sampled_from(["upload", "download", "files", "file", "delete"]),
     st.lists(

@@ -440,4 +440,4 @@ class Pool(RuleBasedStateMachine):
 
 
 TestPool = pytest.mark.timeout(60)(Pool.TestCase)
-TestPool.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
+TestPool.settings = settings(max_examples=examples(100), stateful_step_count=40)

@@ -128,7 +128,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-@settings(deadline=None, max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=anything, second=anything, third=anything)
 def test_only_errors_of_greenroom_and_type_errors_leave(
     pool: SessionPool, name: str, first: Any, second: Any, third: Any
@@ -152,7 +152,7 @@ def test_only_errors_of_greenroom_and_type_errors_leave(
         pool.session(info.identifier).delete()
 
 
-@settings(deadline=None, max_examples=examples(60))
+@settings(max_examples=examples(60))
 @given(option=st.sampled_from(sorted(PoolSettings.model_fields)), value=anything)
 def test_an_option_of_a_pool_is_taken_or_refused(option: str, value: object) -> None:
     value = nested(5_000) if value is DEEP else value

@@ -272,7 +272,7 @@ OF_THE_KERNEL = {"descriptors and streams", "ends"}
 
 @pytest.fixture(scope="module", params=ENGINES)
 def pool(request: pytest.FixtureRequest) -> Iterator[SessionPool]:
-    with engine_pool(request.param, preload=(), grace=0.5, memory="1Gi", ready_session_instances=2) as pool:
+    with engine_pool(request.param, preload=(), memory="1Gi", ready_session_instances=2) as pool:
         yield pool
 
 

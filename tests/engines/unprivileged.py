@@ -33,7 +33,7 @@ def told(session: Session, code: str, timeout: float = 20) -> str:
 
 
 def answers() -> dict[str, object]:
-    options: dict[str, Any] = {"memory": "512Mi", "pids": 32, "preload": (), "grace": 0.5, "ready_session_instances": 0}
+    options: dict[str, Any] = {"memory": "512Mi", "pids": 32, "preload": (), "ready_session_instances": 0}
     with greenroom.connect("bubblewrap:", **options) as pool, pool.session() as session:
         session.upload(b"1,2", "a.csv")
         return {

@@ -215,7 +215,7 @@ def test_a_notebook_that_falls_silent_ends_with_what_it_told(session: Session) -
     ran = run_notebook(
         notebook("print('tick')\ndisplay('tack')\nimport time\ntime.sleep(60)", "print(2)"),
         session,
-        idle_timeout=0.4,
+        idle_timeout=2,
         stop_on_error=False,
         on_cell=runs.append,
     )

@@ -134,7 +134,7 @@ def backend_with_an_inventory() -> ScriptedBackend:
     return backend
 
 
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(400))
 @given(st.sampled_from(METHODS), paths, usual_query | queries, headers, bodies)
 async def test_any_request_has_an_answer(
     method: str, path: str, query: list[tuple[str, str]], given_headers: list[tuple[bytes, bytes]], body: bytes
@@ -158,7 +158,7 @@ known_bodies = st.sampled_from(
 )
 
 
-@settings(max_examples=examples(20), deadline=None)
+@settings(max_examples=examples(20))
 @given(
     st.lists(st.tuples(st.sampled_from(METHODS), paths, usual_query, headers, known_bodies), min_size=5, max_size=15)
 )

@@ -373,7 +373,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(30))
 @given(EVENTS, st.sampled_from(["8Mi", "9Mi", "64Mi"]))
 async def test_the_budget_comes_back_whatever_becomes_of_the_requests(events: list[str], limit: str) -> None:
     backend = ScriptedBackend()
@@ -448,7 +448,6 @@ async def _gone(app: Any, params: dict[str, str], body: Any, more: str) -> None:
     await app(scope, receive, send)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["hold", "add", "hand over", "close"]), st.integers(0, 300_000))))
 def test_a_budget_is_never_exceeded_and_comes_back(steps: list[tuple[str, int]]) -> None:
     budget = Budget(500_000)

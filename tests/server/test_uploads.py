@@ -195,7 +195,7 @@ async def parts_of(chunks: list[bytes], form: str | None = FORM) -> list[tuple[s
     ]
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(st.binary(max_size=300), st.lists(st.integers(0, 40), max_size=10), st.sampled_from([FORM, None]))
 async def test_however_a_body_is_cut_its_file_is_the_same(content: bytes, sizes: list[int], form: str | None) -> None:
     content = content.replace(b"\r\n--b", b"")
@@ -208,7 +208,7 @@ GRAMMAR = [
 ]  # fmt: skip
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 @given(
     st.lists(st.sampled_from(GRAMMAR), max_size=30), st.sampled_from([FORM, None, "text/plain", "multipart/form-data"])
 )

@@ -116,6 +116,8 @@ async def arun_notebook(
         cell["execution_count"], cell["outputs"] = None, []
     count = 0
     for number, cell in enumerate(cells, 1):
+        if idle_timeout is not None and count == 0:
+            await session.afiles()  # the start of a sandbox is not a cell's silence
         events, execution = await _run(cell["source"], session, timeout, idle_timeout)
         fell_silent = execution is None
         if execution is None:

@@ -24,7 +24,7 @@ MIB = 1 << 20
 MEMORY = 256 * MIB
 DISK = 32 * MIB
 PIDS = 64
-GRACE = 0.5
+GRACE = 2.0
 
 CALL_MARGIN = 30.0
 """Seconds after which a call must have ended, beyond its time limit and the grace period."""
