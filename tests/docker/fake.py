@@ -21,7 +21,9 @@ ABILITIES: dict[str, Any] = {
     "MemoryLimit": True,
     "CpuCfsQuota": True,
     "PidsLimit": True,
-    "Runtimes": {"runc": {}},
+    "Runtimes": {"runc": {}, "runsc": {}},
+    "Architecture": "x86_64",
+    "SecurityOptions": ["name=seccomp,profile=builtin"],
 }
 IMAGE = {"Config": {"Labels": {RUNNER_LABEL: runner_digest()}}}
 

@@ -88,6 +88,29 @@ class TestCheck:
         with pytest.raises(EngineUnavailable, match=message):
             await engine.check()
 
+    @pytest.mark.parametrize(
+        ("ability", "message"),
+        [
+            ({"Architecture": "riscv64"}, "no filter of system calls for the processor riscv64"),
+            ({"SecurityOptions": ["name=apparmor"]}, "built without filters of system calls"),
+        ],
+    )
+    async def test_an_engine_that_cannot_filter_system_calls_must_be_allowed_by_name(
+        self, fake: FakeDocker, engine: DockerEngine, ability: dict[str, Any], message: str
+    ) -> None:
+        fake.answers["GET /info"] = lambda: (200, ABILITIES | ability)
+        with pytest.raises(EngineUnavailable, match=f"{message}.*allow_unfiltered=True"):
+            await engine.check()
+        allowed = DockerEngine(docker_host=fake.url, allow_unfiltered=True)
+        await allowed.check()
+        await allowed.close()
+
+    async def test_the_kernel_of_gvisor_filters_whatever_the_hosts_does(self, fake: FakeDocker) -> None:
+        fake.answers["GET /info"] = lambda: (200, ABILITIES | {"SecurityOptions": []})
+        engine = DockerEngine(docker_host=fake.url, runtime="runsc")
+        await engine.check()
+        await engine.close()
+
 
 class TestStart:
     @pytest.mark.parametrize("call", ["POST /containers/create", "POST /containers/start"])

@@ -40,6 +40,7 @@ class PoolOptions(TypedDict, total=False):
 
     # Its engine: `BubblewrapOptions`, `DockerOptions`
 
+    allow_unfiltered: bool
     python: str | None
     image: str | None
     runtime: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 from greenroom import runner
 from greenroom.config.values import validate
-from greenroom.errors import InvalidRequest
+from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.models import ContainerType
+
+_log = logging.getLogger(__name__)
 
 RUNNER_SOURCE = Path(runner.__file__).parent
 """The runner's modules, to be shown to sandboxes as `RUNNER_HOME/greenroom_runner`, read-only."""
@@ -136,6 +139,22 @@ class PortSandbox(Sandbox):
     """Host and port, reachable from this process alone."""
 
 
+def refuse_unfiltered(reason: str | None, *, allowed: bool) -> None:
+    """Refuse an engine that cannot filter the system calls of its sandboxes.
+
+    Raises:
+        EngineUnavailable: there is a reason, and nobody has allowed it.
+    """
+    if reason is None:
+        return
+    if not allowed:
+        raise EngineUnavailable(
+            f"Sandboxes would have no filter of system calls here: {reason}. To run code that you trust, allow it "
+            "with allow_unfiltered=True."
+        )
+    _log.warning("Sandboxes have no filter of system calls: %s.", reason)
+
+
 class Engine(ABC):
     """Makes sandboxes. One object serves one event loop."""
 
@@ -182,6 +201,14 @@ class EngineOptions(BaseModel):
     """The base of an engine's own options; the names must differ from those of `PoolSettings`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IsolationOptions(EngineOptions):
+    """The options of an engine that runs the runner's supervisor."""
+
+    allow_unfiltered: bool = False
+    """Whether sandboxes may run without the runner's filter of system calls, where the kernel or the processor can
+    have none. Code in them then has all of the kernel before it."""
 
 
 OptionsT = TypeVar("OptionsT", bound=EngineOptions)

@@ -12,6 +12,7 @@ left to use (in the third case, none for the worker), `no_new_privs` is set, and
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -22,6 +23,7 @@ from . import seccomp
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITIES = 64  # more than any kernel has; those that it does not know are an error to ignore
 
@@ -37,7 +39,7 @@ it: a root process with an empty bounding set has no capabilities left after an 
 """
 
 
-def confine(*, uid: int | None, worker_uid: int | None) -> None:
+def confine(*, uid: int | None, worker_uid: int | None, allow_unfiltered: bool = False) -> None:
     """Give up the privileges of this process, which is the supervisor.
 
     The order matters: each step needs a privilege that a later one gives up, or undoes what an earlier one has set.
@@ -45,9 +47,10 @@ def confine(*, uid: int | None, worker_uid: int | None) -> None:
     Args:
         uid: the user to become, if this process is root and must not stay so.
         worker_uid: the user that workers become, if this process stays root.
+        allow_unfiltered: whether to go on where there can be no filter of system calls.
 
     Raises:
-        OSError: a privilege cannot be given up.
+        OSError: a privilege cannot be given up, or there can be no filter.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if uid is not None or worker_uid is not None:
@@ -62,4 +65,7 @@ def confine(*, uid: int | None, worker_uid: int | None) -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # Without this, code of the same user could stop this process with ptrace, and with it the sandbox's end.
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    seccomp.install(libc)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot give up the ways to new privileges")
+    with contextlib.suppress(*((OSError,) if allow_unfiltered else ())):
+        seccomp.install(libc)

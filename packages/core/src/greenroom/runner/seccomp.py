@@ -183,7 +183,24 @@ def program() -> bytes | None:
     return None if known is None else b"".join(_program(*known))
 
 
-_PR_SET_SECCOMP, _MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
+def lacking(machine: str, *, kernel_filters: bool) -> str | None:
+    """Return why a machine cannot have the filter; `None` if it can.
+
+    Args:
+        machine: its processor, as in `os.uname().machine`.
+        kernel_filters: whether its kernel filters system calls at all.
+    """
+    if machine not in _ARCHITECTURES:
+        return f"Greenroom has no filter of system calls for the processor {machine}"
+    return None if kernel_filters else "the kernel was built without filters of system calls"
+
+
+def kernel_filters() -> bool:
+    """Return whether this machine's kernel filters system calls."""
+    return bool(ctypes.CDLL(None).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0)
+
+
+_PR_GET_SECCOMP, _PR_SET_SECCOMP, _MODE_FILTER = 21, 22, 2
 
 
 class _Filter(ctypes.Structure):
@@ -199,11 +216,9 @@ def install(libc: Any) -> None:
         OSError: the kernel refuses, or the processor is not supported.
     """
     instructions = program()
-    if instructions is None:  # engines rely on the filter
+    if instructions is None:
         raise OSError(errno.ENOSYS, f"there is no filter of system calls for the processor {os.uname().machine}")
     filter_program = _Filter(len(instructions) // 8, instructions)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-        _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(filter_program), 0, 0
-    ):
+    if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(filter_program), 0, 0):
         number = ctypes.get_errno()
         raise OSError(number, f"cannot install the filter of system calls: {os.strerror(number)}")

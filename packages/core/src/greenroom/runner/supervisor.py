@@ -337,7 +337,7 @@ def main() -> NoReturn:
     """Be the supervisor on standard input and output.
 
     The only argument is JSON, the engine's settings, all of them optional: `container_type`, `rlimits` of the workers
-    by name without `RLIMIT_`, and `uid` or `worker_uid`, which `confine` explains.
+    by name without `RLIMIT_`, and `uid` or `worker_uid` and `allow_unfiltered`, which `confine` explains.
     """
     settings: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     container_type: str = settings.get("container_type", DEFAULT_CONTAINER_TYPE)
@@ -347,7 +347,14 @@ def main() -> NoReturn:
         sys.exit(str(error))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as all that has no handler: process 1 is immune to the rest
     worker_uid = settings.get("worker_uid")
-    confine(uid=settings.get("uid"), worker_uid=worker_uid)
+    try:
+        confine(
+            uid=settings.get("uid"),
+            worker_uid=worker_uid,
+            allow_unfiltered=settings.get("allow_unfiltered", False),
+        )
+    except OSError as error:
+        sys.exit(f"The sandbox cannot give up its privileges: {error.strerror}.")
     _prepare_home(worker_uid)
     # Anything printed here by mistake must not end up among the frames.
     stdin, stdout = os.dup(0), os.dup(1)

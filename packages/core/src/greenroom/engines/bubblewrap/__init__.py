@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from greenroom.engines.base import Engine, EngineOptions, EnginePlugin
+from greenroom.engines.base import Engine, EnginePlugin, IsolationOptions
 
 
-class BubblewrapOptions(EngineOptions):
+class BubblewrapOptions(IsolationOptions):
     """The options of `bubblewrap:`."""
 
     python: str | None = None
@@ -15,7 +15,7 @@ class BubblewrapOptions(EngineOptions):
 def _make(options: BubblewrapOptions) -> Engine:
     from greenroom.engines.bubblewrap.engine import BubblewrapEngine  # noqa: PLC0415  only what is used is loaded
 
-    return BubblewrapEngine(python=options.python)
+    return BubblewrapEngine(python=options.python, allow_unfiltered=options.allow_unfiltered)
 
 
 PLUGIN = EnginePlugin(BubblewrapOptions, _make)

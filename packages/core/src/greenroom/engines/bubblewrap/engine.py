@@ -28,11 +28,13 @@ from greenroom.engines.base import (
     Engine,
     SandboxSpec,
     StreamSandbox,
+    refuse_unfiltered,
     runner_command,
 )
 from greenroom.engines.bubblewrap import cgroups, font_cache
 from greenroom.engines.bubblewrap.arguments import INSIDE_USER, environment, file_system, isolation
 from greenroom.errors import EngineUnavailable, InvalidRequest
+from greenroom.runner import seccomp
 
 _READ = 1 << 18
 _STDERR_KEPT = 8192
@@ -128,11 +130,13 @@ class BubblewrapEngine(Engine):
 
     Args:
         python: the interpreter for the code in sandboxes; it needs IPython. By default the one that runs this.
+        allow_unfiltered: whether sandboxes may run where there can be no filter of system calls.
     """
 
     name = "bubblewrap"
 
-    def __init__(self, *, python: str | None = None) -> None:
+    def __init__(self, *, python: str | None = None, allow_unfiltered: bool = False) -> None:
+        self._allow_unfiltered = allow_unfiltered
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
         self._hierarchy: cgroups.Hierarchy | None = None
         self._executable = ""
@@ -146,6 +150,8 @@ class BubblewrapEngine(Engine):
             return
         if sys.platform != "linux":
             raise EngineUnavailable('bubblewrap runs on Linux alone. Use Docker: greenroom.connect("docker:").')
+        reason = seccomp.lacking(os.uname().machine, kernel_filters=seccomp.kernel_filters())
+        refuse_unfiltered(reason, allowed=self._allow_unfiltered)
         self._executable = _find_executable()
         self._hierarchy = await asyncio.to_thread(cgroups.find)
         self.control_groups = ControlGroups.NONE if self._hierarchy is None else self._hierarchy.version
@@ -171,7 +177,11 @@ class BubblewrapEngine(Engine):
         await self.check()
         limits = spec.limits
         group = self._hierarchy.create(limits) if self._hierarchy is not None else None
-        settings: dict[str, object] = {"container_type": spec.container_type, "rlimits": {"CORE": 0}}
+        settings: dict[str, object] = {
+            "container_type": spec.container_type,
+            "rlimits": {"CORE": 0},
+            "allow_unfiltered": self._allow_unfiltered,
+        }
         if group is None:
             settings["rlimits"] = {"CORE": 0, "DATA": limits.memory, "NPROC": limits.pids}
         user = INSIDE_USER

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from greenroom.engines.base import Engine, EngineOptions, EnginePlugin
+from greenroom.engines.base import Engine, EnginePlugin, IsolationOptions
 
 
-class DockerOptions(EngineOptions):
+class DockerOptions(IsolationOptions):
     """The options of `docker:`."""
 
     image: str | None = None
@@ -19,7 +19,12 @@ class DockerOptions(EngineOptions):
 def _make(options: DockerOptions) -> Engine:
     from greenroom.engines.docker.engine import DockerEngine  # noqa: PLC0415  only what is used is loaded
 
-    return DockerEngine(image=options.image, runtime=options.runtime, docker_host=options.docker_host)
+    return DockerEngine(
+        image=options.image,
+        runtime=options.runtime,
+        docker_host=options.docker_host,
+        allow_unfiltered=options.allow_unfiltered,
+    )
 
 
 PLUGIN = EnginePlugin(DockerOptions, _make)

@@ -22,7 +22,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from greenroom.engines import owner
-from greenroom.engines.base import RUNNER_ENVIRONMENT, ControlGroups, Engine, SandboxSpec, StreamSandbox, runner_command
+from greenroom.engines.base import (
+    RUNNER_ENVIRONMENT,
+    ControlGroups,
+    Engine,
+    SandboxSpec,
+    StreamSandbox,
+    refuse_unfiltered,
+    runner_command,
+)
 from greenroom.engines.docker.attachment import STDERR, Attachment
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
 from greenroom.engines.docker.image import (
@@ -34,6 +42,7 @@ from greenroom.engines.docker.image import (
     runner_digest,
 )
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
+from greenroom.runner import seccomp
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -173,11 +182,20 @@ class DockerEngine(Engine):
         image: the image of the sandboxes; by default that of this version, `greenroom-python:<version>`.
         runtime: the OCI runtime, such as `runsc` for gVisor; by default Docker's own.
         docker_host: the URL of the Docker engine; by default that of Docker's own command line.
+        allow_unfiltered: whether sandboxes may run where there can be no filter of system calls.
     """
 
     name = "docker"
 
-    def __init__(self, *, image: str | None = None, runtime: str | None = None, docker_host: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        image: str | None = None,
+        runtime: str | None = None,
+        docker_host: str | None = None,
+        allow_unfiltered: bool = False,
+    ) -> None:
+        self._allow_unfiltered = allow_unfiltered
         self._image = image or default_image()
         self._runtime = runtime
         self._host = docker_host
@@ -265,7 +283,10 @@ class DockerEngine(Engine):
         limits = spec.limits
         # gVisor lets code open what process 1 of the same user has open. It has its own users, none of them the
         # host's, so there the supervisor is root and only the worker another.
-        settings: dict[str, object] = {"container_type": spec.container_type}
+        settings: dict[str, object] = {
+            "container_type": spec.container_type,
+            "allow_unfiltered": self._allow_unfiltered,
+        }
         if self._is_gvisor:
             settings["worker_uid"] = user
         environment = {**RUNNER_ENVIRONMENT, **spec.env}
@@ -344,6 +365,10 @@ class DockerEngine(Engine):
             )
         if self._runtime and self._runtime not in info["Runtimes"] and not self._runtime.startswith("io.containerd."):
             raise self._runtime_missing(daemon, sorted(info["Runtimes"]))
+        # gVisor's own kernel filters, whatever the host's does.
+        filters = self._is_gvisor or any(option.startswith("name=seccomp") for option in info["SecurityOptions"])
+        reason = seccomp.lacking(info["Architecture"], kernel_filters=filters)
+        refuse_unfiltered(reason, allowed=self._allow_unfiltered)
 
     def _runtime_missing(self, daemon: Daemon, known: list[str]) -> EngineUnavailable:
         entry = json.dumps({"runtimes": {self._runtime: {"path": f"/usr/bin/{self._runtime}"}}})
