@@ -639,6 +639,19 @@ async def test_the_reply_to_a_request_that_was_given_up_may_come_late() -> None:
 
 
 @in_virtual_time
+async def test_a_reply_may_come_at_the_moment_of_the_cancellation() -> None:
+    """As when a client of the server leaves in the middle of a download: it cost the session its sandbox."""
+    async with Listener(silent("stat")) as listener:
+        request = asyncio.create_task(listener.channel.file("/mnt/data/a"))
+        await asyncio.sleep(0.1)
+        listener.sandbox.say(reply(listener.sandbox.heard[0][0]["id"]))
+        request.cancel()
+        await asyncio.wait([request])
+        assert request.cancelled()
+        assert (await listener.execute()).succeeded
+
+
+@in_virtual_time
 async def test_a_runner_that_never_answers_about_files_is_lost() -> None:
     async with Listener(silent("stat")) as listener:
         with pytest.raises(SandboxLost, match="did not answer"):

@@ -180,7 +180,7 @@ async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(tls: bool, tm
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (8 << 20))
     certificate = self_signed(tmp_path, ["127.0.0.1"]) if tls else None
-    async with listening(backend, certificate, client_timeout=0.5) as server:
+    async with listening(backend, certificate, client_timeout=2) as server:
         context = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else None
         port = int(server.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, limit=4096)
@@ -191,7 +191,7 @@ async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(tls: bool, tm
                 piece = await reader.read(1 << 19)
                 assert piece
                 received += len(piece)
-                await asyncio.sleep(0.1 * len(piece) / (1 << 19))
+                await asyncio.sleep(0.3 * len(piece) / (1 << 19))  # 4.8 seconds in total
         writer.transport.abort()
 
 

@@ -56,8 +56,7 @@ class Channel:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests: dict[int, _Request] = {}
-        self._given_up: set[int] = set()
-        """Requests that nobody waits for any more, and whose replies may yet come."""
+        """Those whose replies are still to come; their callers may have been cancelled."""
         self._numbers = itertools.count(1)
         self._running: tuple[int, Collector] | None = None
         self._turn = asyncio.Lock()
@@ -238,12 +237,6 @@ class Channel:
                 reply, content = await request.reply
         except TimeoutError:
             raise self._fail("it did not answer") from None
-        except asyncio.CancelledError:
-            if request.reply.cancelled():
-                self._given_up.add(number)
-            raise
-        finally:
-            del self._requests[number]
         code = reply.get("errno")
         if code is not None:
             raise file_error(code, path)
@@ -283,8 +276,6 @@ class Channel:
     def _most(self) -> int:
         """Bytes that the body of a frame may have, by what the runner has been asked for."""
         most = max((request.most for request in self._requests.values()), default=0)
-        if self._given_up:
-            most = max(most, MAX_LIST)
         if self._running is not None:
             _, running = self._running
             most = max(most, running.text_left, running.display_left, MAX_ENDING)
@@ -295,12 +286,11 @@ class Channel:
         if self._running is not None and self._running[0] == number and event != "reply":
             await self._hear_execution(self._running[1], header, body)
         elif event == "reply" and isinstance(number, int) and number in self._requests:
-            request = self._requests[number]
-            if request.reply.done() or len(body) > request.most:
-                raise FrameError("a second reply, or one that is too long")
-            request.reply.set_result(Frame(header, body))
-        elif event == "reply" and isinstance(number, int) and number in self._given_up:
-            self._given_up.discard(number)
+            request = self._requests.pop(number)
+            if len(body) > request.most:
+                raise FrameError("a reply that is too long")
+            if not request.reply.done():  # its caller was not cancelled
+                request.reply.set_result(Frame(header, body))
         elif event == "ready" and not self._ready.done():
             if header.get("version") != VERSION:
                 raise FrameError(f"the runner speaks version {header.get('version')!r:.20}, not {VERSION}")
