@@ -19,7 +19,8 @@ import pytest
 
 from greenroom import GreenroomError, Session, SessionPool
 from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
-from greenroom.local import LocalPool, PoolSettings, channel
+from greenroom.local import PoolSettings, channel
+from greenroom.local.pool import LocalPool
 from greenroom.runner.protocol import encode
 from greenroom.sessions import OpenPool
 

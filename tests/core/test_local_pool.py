@@ -12,7 +12,8 @@ import pytest
 
 from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull, SandboxLost
-from greenroom.local import LocalPool, PoolSettings
+from greenroom.local import PoolSettings
+from greenroom.local.pool import LocalPool
 from greenroom.models import Execution
 
 from .scripted import READY, ScriptedSandbox, done, obey

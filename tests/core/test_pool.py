@@ -14,7 +14,8 @@ import pytest
 import greenroom
 from greenroom import SessionPool
 from greenroom.engines.base import SandboxSpec, StreamSandbox
-from greenroom.local import AzureRangeWarning, LocalPool, PoolSettings
+from greenroom.local import AzureRangeWarning, PoolSettings
+from greenroom.local.pool import LocalPool
 from greenroom.sessions import OpenPool
 from greenroom.testing import ScriptedBackend, memory_pool, scripted_pool
 from greenroom.testing.memory_engine import MemoryEngine

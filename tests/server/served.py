@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 
 from greenroom.backend import Backend
-from greenroom.local import LocalPool, PoolSettings
+from greenroom.local import PoolSettings
+from greenroom.local.pool import LocalPool
 from greenroom.server.access.keys import Guard
 from greenroom.server.app import Application
 from greenroom.server.registry import PoolRegistry

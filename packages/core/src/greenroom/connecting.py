@@ -15,7 +15,7 @@ from greenroom.config import sources
 from greenroom.config.options import PoolOptions
 from greenroom.engines import registry
 from greenroom.errors import EngineUnavailable, InvalidRequest
-from greenroom.local import LocalPool, PoolSettings
+from greenroom.local import PoolSettings
 from greenroom.sessions import OpenPool, Session, SessionPool
 
 _MOST_OPTIONS = 100
@@ -188,6 +188,8 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
 
 
 async def _open(scheme: str, options: Mapping[str, Any]) -> Backend:
+    from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
+
     plugin = registry.plugin(scheme)
     names = plugin.options.model_fields.keys()
     options = {**sources.from_environment([*PoolSettings.model_fields, *names]), **options}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
@@ -59,6 +58,8 @@ def parse_size(value: int | str, name: str) -> int:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'memory'?` for the known name that is most like this one, or an empty string."""
+    import difflib  # noqa: PLC0415  for a message
+
     by_folded = {each.casefold(): each for each in known}
     nearest = difflib.get_close_matches(name[:100].casefold(), by_folded, n=1)
     return f" Did you mean {by_folded[nearest[0]]!r}?" if nearest else ""

@@ -1,6 +1,5 @@
 """Pools on this machine: sandboxes of one engine, handed out by identifier."""
 
-from greenroom.local.pool import LocalPool
 from greenroom.local.settings import AzureRangeWarning, PoolSettings
 
-__all__ = ["AzureRangeWarning", "LocalPool", "PoolSettings"]
+__all__ = ["AzureRangeWarning", "PoolSettings"]

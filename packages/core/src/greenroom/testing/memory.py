@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from greenroom.local import LocalPool, PoolSettings
+from greenroom.local import PoolSettings
+from greenroom.local.pool import LocalPool
 from greenroom.sessions import OpenPool, SessionPool
 from greenroom.testing.memory_engine import MemoryEngine
 
