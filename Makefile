@@ -13,7 +13,7 @@ UNIT := tests/core tests/engines/test_memory.py tests/adapters tests/server/test
 	tests/azure_pool/test_codecs.py tests/azure_pool/test_client.py tests/azure_pool/test_credentials.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone test-cgroups2 test-httpx2 lint clients parity bench lock clean
+.PHONY: help demo check types test test-together test-alone soak test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,10 +33,19 @@ test: lint ## everything that this machine can run
 	@$(MAKE) --no-print-directory test-alone
 
 test-together: $(READY)
-	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone"
+	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone and not soak"
 
 test-alone: $(READY)
-	@$(BIN)/pytest -q --durations 20 -m alone tests/orphans tests/soak
+	@$(BIN)/pytest -q --durations 20 -m "alone and not soak" tests/orphans tests/soak
+
+soak: $(READY) ## what takes minutes of an idle machine; writes docs/soak.md
+	@$(BIN)/python -m tests.soak.run
+
+test-lowest: $(READY) ## each distribution with the lowest versions that it allows
+	@$(BIN)/python -m tests.packaging.versions lowest
+
+test-newest: $(READY) ## the newest versions, with and without Semantic Kernel
+	@$(BIN)/python -m tests.packaging.versions newest
 
 test-cgroups2: $(READY) ## as root: the engines in a virtual machine; writes docs/cgroups-v2.md
 	@$(BIN)/python -m tests.cgroups2.run
