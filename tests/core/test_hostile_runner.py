@@ -146,7 +146,13 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def hostile_pool(make: Callable[[], ScriptedSandbox]) -> Generator[SessionPool, None, None]:
-    options = {"timeout": 0.1, "grace": 0.1, "preload": (), "ready_session_instances": 0, "max_concurrent_sessions": 50}
+    options = {
+        "timeout": 0.1,
+        "interrupt_grace": 0.1,
+        "preload": (),
+        "ready_session_instances": 0,
+        "max_concurrent_sessions": 50,
+    }
     settings = PoolSettings.model_validate(options)
     with SessionPool(OpenPool.open(lambda: LocalPool.open(HostileEngine(make), settings))) as pool:
         yield pool

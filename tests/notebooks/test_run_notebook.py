@@ -85,7 +85,7 @@ STALE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[SessionPool]:
-    with memory_pool(grace=0.5) as pool:
+    with memory_pool(interrupt_grace=0.5) as pool:
         yield pool
 
 

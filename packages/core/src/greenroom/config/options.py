@@ -29,7 +29,7 @@ class PoolOptions(TypedDict, total=False):
     lifecycle: Literal["timed", "on_container_exit"]
     cooldown_period: float
     max_alive_period: float
-    grace: float
+    interrupt_grace: float
     network: bool | Literal["enabled", "disabled", "EgressEnabled", "EgressDisabled"]
     cpu: float
     memory: Bytes

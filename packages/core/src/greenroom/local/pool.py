@@ -67,7 +67,7 @@ class LocalPool:
         settings = self._settings
         limits = ExecutionLimits(
             timeout=timeout or settings.timeout,
-            grace=settings.grace,
+            grace=settings.interrupt_grace,
             text=settings.output_limit,
             display=settings.display_limit,
         )

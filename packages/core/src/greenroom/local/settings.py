@@ -76,7 +76,7 @@ class PoolSettings(BaseModel):
     """How long a call waits for a sandbox when the pool is full."""
     timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
     """How long an execution may run by default."""
-    grace: float = Field(2, ge=0, le=60)
+    interrupt_grace: float = Field(2, ge=0, le=60)
     """How long interrupted code may go on before it is killed."""
     network: Annotated[Literal["enabled", "disabled"], BeforeValidator(_egress)] = "disabled"
     cpu: float = Field(1.0, gt=0, le=64)

@@ -193,7 +193,7 @@ class AttackBase(Suite):
         "memory": MEMORY,
         "disk": DISK,
         "pids": PIDS,
-        "grace": GRACE,
+        "interrupt_grace": GRACE,
         "output_limit": 100_000,
         "display_limit": 8 * MIB,
         "file_limit": 8 * MIB,
