@@ -69,7 +69,7 @@ class TestCheck:
     async def test_a_silent_engine_is_not_waited_for(
         self, fake: FakeDocker, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(docker, "_CHECK_PATIENCE", 0.1)
+        monkeypatch.setattr(docker, "_CHECK_TIMEOUT", 0.1)
         fake.answers["GET /info"] = never
         with pytest.raises(EngineUnavailable, match="did not answer in time"):
             await engine.check()
@@ -147,7 +147,7 @@ class TestStart:
     async def test_a_silent_engine_is_not_waited_for(
         self, fake: FakeDocker, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(docker, "_START_PATIENCE", 0.1)
+        monkeypatch.setattr(docker, "_START_TIMEOUT", 0.1)
         fake.answers["POST /containers/start"] = never
         with pytest.raises(EngineUnavailable, match="did not answer in time"):
             await engine.start(SandboxSpec())
@@ -184,7 +184,7 @@ class TestAttached:
     async def test_a_kill_is_bounded_when_docker_does_not_answer(
         self, fake: FakeDocker, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(docker, "_KILL_PATIENCE", 0.1)
+        monkeypatch.setattr(docker, "_KILL_TIMEOUT", 0.1)
         sandbox = await engine.start(SandboxSpec())
         fake.answers["DELETE /containers"] = never
         await sandbox.kill()

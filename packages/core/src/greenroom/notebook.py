@@ -190,12 +190,12 @@ async def _run(
     execution: Execution | None = None
     async with aclosing(session.astream(code, timeout=timeout)) as stream:
         while True:
-            patience = asyncio.timeout(idle_timeout)
+            idle_timer = asyncio.timeout(idle_timeout)
             try:
-                async with patience:
+                async with idle_timer:
                     event = await anext(stream, None)
             except TimeoutError:
-                if patience.expired():
+                if idle_timer.expired():
                     return events, None
                 raise
             match event:

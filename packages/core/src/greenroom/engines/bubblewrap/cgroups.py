@@ -104,9 +104,9 @@ class Group:
                         os.kill(pid, signal.SIGKILL)
                 time.sleep(0.005)
 
-    def remove(self, *, patience: float = 2.0) -> None:
+    def remove(self, *, timeout: float = 2.0) -> None:
         """Remove the group once its last process is gone; what stays is for the sweep of the next engine."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         for directory in self.directories:
             while not _remove(directory) and time.monotonic() < deadline:
                 time.sleep(0.005)
@@ -136,7 +136,7 @@ class Hierarchy:
                 directory.mkdir()
             self._limit(name, limits)
         except BaseException:
-            group.remove(patience=0)
+            group.remove(timeout=0)
             raise
         return group
 
@@ -180,7 +180,7 @@ def find() -> Hierarchy | None:
     for parents in _places():
         hierarchy = Hierarchy(parents)
         try:
-            hierarchy.create(Limits()).remove(patience=0.5)
+            hierarchy.create(Limits()).remove(timeout=0.5)
         except OSError:
             continue
         return hierarchy

@@ -38,7 +38,7 @@ from greenroom.runner import seccomp
 
 _READ = 1 << 18
 _STDERR_KEPT = 8192
-_KILL_PATIENCE = 5.0
+_KILL_TIMEOUT = 5.0
 _TRY_TIMEOUT = 60.0
 _FONTS_TIMEOUT = 300.0
 
@@ -103,7 +103,7 @@ class BubblewrapSandbox(StreamSandbox):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _KILL_PATIENCE)
+            await asyncio.wait_for(self._process.wait(), _KILL_TIMEOUT)
         self._error_reader.cancel()
         await asyncio.wait([self._error_reader])
         # Also the pipes that nobody read to their end, as after a flood: asyncio keeps those open.
@@ -210,11 +210,11 @@ class BubblewrapEngine(Engine):
 
     async def close(self) -> None:
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_KILL_PATIENCE)
+            await asyncio.wait(self._tasks, timeout=_KILL_TIMEOUT)
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_KILL_PATIENCE)
+            await asyncio.wait(self._tasks, timeout=_KILL_TIMEOUT)
 
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._tasks.add(task := asyncio.create_task(coroutine))

@@ -47,10 +47,10 @@ from greenroom.runner import seccomp
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
 
-_CHECK_PATIENCE = 5.0
-_START_PATIENCE = 60.0
-_KILL_PATIENCE = 10.0
-_EVENTS_PATIENCE = 1.0
+_CHECK_TIMEOUT = 5.0
+_START_TIMEOUT = 60.0
+_KILL_TIMEOUT = 10.0
+_EVENTS_TIMEOUT = 1.0
 _UPDATE_TIMEOUT = 10.0
 _STDERR_KEPT = 8192
 _KILLED = "137"  # 128 + SIGKILL
@@ -165,7 +165,7 @@ class DockerSandbox(StreamSandbox):
         parameters = {"since": "1", "filters": json.dumps({"container": [self.id], "event": ["oom", "die"]})}
         with contextlib.suppress(*FAILURES):
             async with (
-                asyncio.timeout(_EVENTS_PATIENCE),
+                asyncio.timeout(_EVENTS_TIMEOUT),
                 await self._daemon.request("GET", "events", params=parameters) as response,
             ):
                 async for line in response.content:
@@ -222,7 +222,7 @@ class DockerEngine(Engine):
         create = asyncio.ensure_future(daemon.client.containers.create(self._config(spec, user), name=name))
         attachment: Attachment | None = None
         try:
-            async with asyncio.timeout(_START_PATIENCE):
+            async with asyncio.timeout(_START_TIMEOUT):
                 await asyncio.shield(create)  # what Docker has been asked for cannot be taken back
                 attachment = await Attachment.open(daemon, name)
                 await container.start()
@@ -246,7 +246,7 @@ class DockerEngine(Engine):
     async def sweep(self) -> int:
         daemon = self._daemon()
         try:
-            async with asyncio.timeout(_CHECK_PATIENCE):
+            async with asyncio.timeout(_CHECK_TIMEOUT):
                 found = await daemon.client.containers.list(
                     all=True, filters=json.dumps({"label": [f"{owner.MACHINE}={owner.machine()}"]})
                 )
@@ -336,7 +336,7 @@ class DockerEngine(Engine):
 
     async def _check(self, daemon: Daemon) -> None:
         try:
-            async with asyncio.timeout(_CHECK_PATIENCE):
+            async with asyncio.timeout(_CHECK_TIMEOUT):
                 info = cast("Mapping[str, Any]", await daemon.client.system.info())
                 self._check_abilities(daemon, info)
                 found = await daemon.client.images.inspect(self._image)
@@ -396,7 +396,7 @@ class DockerEngine(Engine):
 async def _undo(create: asyncio.Future[Any], container: DockerContainer, name: str) -> None:
     """Remove what a start has left, at whichever step it stopped."""
     # Docker may be about to make it: there is nothing to remove before.
-    await asyncio.wait([create], timeout=_KILL_PATIENCE)
+    await asyncio.wait([create], timeout=_KILL_TIMEOUT)
     create.cancel()
     with contextlib.suppress(asyncio.CancelledError, *FAILURES):
         await create
@@ -406,7 +406,7 @@ async def _undo(create: asyncio.Future[Any], container: DockerContainer, name: s
 async def _remove(container: DockerContainer, name: str) -> None:
     """End a container and see it gone, within a bounded time."""
     try:
-        async with asyncio.timeout(_KILL_PATIENCE):
+        async with asyncio.timeout(_KILL_TIMEOUT):
             try:
                 await container.delete(force=True, v=True)
             except FAILURES as error:
