@@ -53,8 +53,8 @@ class Instance(Protocol):
 InstanceT = TypeVar("InstanceT", bound=Instance)
 
 
-class _Arrival:
-    """What the callers of one identifier in the queue wait for."""
+class _PendingLease:
+    """A session that is queued for an instance, with its waiting callers."""
 
     def __init__(self, place: asyncio.Future[Slot], since: float) -> None:
         self.place = place
@@ -92,7 +92,7 @@ class Allocator(Generic[InstanceT]):
         self._instances: dict[int, InstanceT] = {}
         self._slots: dict[str, Slot] = {}
         """The leased slots by identifier."""
-        self._arrivals: dict[str, _Arrival] = {}
+        self._pending: dict[str, _PendingLease] = {}
         """What those in the queue wait for, by identifier."""
         self._starts: dict[int, asyncio.Task[None]] = {}
         self._ends: dict[int, asyncio.Task[None]] = {}
@@ -152,9 +152,9 @@ class Allocator(Generic[InstanceT]):
     async def close(self) -> None:
         """End every instance. Idempotent, bounded in time."""
         self._state.closing = True
-        for identifier, arrival in list(self._arrivals.items()):
+        for identifier, pending in list(self._pending.items()):
             self._leave_queue(identifier)
-            arrival.place.set_exception(PoolClosed("The pool was closed."))
+            pending.place.set_exception(PoolClosed("The pool was closed."))
         self._advance()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
@@ -184,22 +184,22 @@ class Allocator(Generic[InstanceT]):
             slot.users += 1
             return slot
         now = self._clock()
-        arrival = self._arrivals.get(identifier)
-        if arrival is None:
-            arrival = self._arrivals[identifier] = _Arrival(asyncio.get_running_loop().create_future(), now)
+        pending = self._pending.get(identifier)
+        if pending is None:
+            pending = self._pending[identifier] = _PendingLease(asyncio.get_running_loop().create_future(), now)
             self._state.waiters.append(QueueEntry(identifier, now))
-        arrival.callers += 1
+        pending.callers += 1
         self._advance(now)
         try:
-            return await asyncio.shield(arrival.place)
+            return await asyncio.shield(pending.place)
         except asyncio.CancelledError:
-            arrival.callers -= 1
-            if not arrival.place.done():
-                if not arrival.callers:  # all have given up
+            pending.callers -= 1
+            if not pending.place.done():
+                if not pending.callers:  # all have given up
                     self._leave_queue(identifier)
                     self._advance()
-            elif arrival.place.exception() is None:  # it came too late
-                self._release(arrival.place.result())
+            elif pending.place.exception() is None:  # it came too late
+                self._release(pending.place.result())
             raise
 
     def _release(self, slot: Slot) -> None:
@@ -207,9 +207,9 @@ class Allocator(Generic[InstanceT]):
         slot.last_used = self._clock()
         self._advance()
 
-    def _leave_queue(self, identifier: str) -> _Arrival:
+    def _leave_queue(self, identifier: str) -> _PendingLease:
         self._state.waiters = [entry for entry in self._state.waiters if entry.identifier != identifier]
-        return self._arrivals.pop(identifier)
+        return self._pending.pop(identifier)
 
     # State
 
@@ -235,11 +235,11 @@ class Allocator(Generic[InstanceT]):
                 slot = self._state.slots[number]
                 slot.phase, slot.since, slot.identifier, slot.last_used = "leased", now, identifier, now
                 self._slots[identifier] = slot
-                arrival = self._leave_queue(identifier)
-                slot.users = arrival.callers
-                self._emit(SessionAllocated(identifier, now - arrival.since, warm=arrival.since == now))
+                pending = self._leave_queue(identifier)
+                slot.users = pending.callers
+                self._emit(SessionAllocated(identifier, now - pending.since, warm=pending.since == now))
                 self._state.arrivals.append(now)
-                arrival.place.set_result(slot)
+                pending.place.set_result(slot)
                 self._spawn(self._instances[number].take_full_share())
             case End(number, cause):
                 self._retire(self._state.slots[number], cause)
