@@ -262,7 +262,7 @@ class Channel:
                 for start in range(0, len(data), _PIECE):
                     decoder.max_body = self._most()
                     for header, body in decoder.feed(data[start : start + _PIECE]):
-                        await self._hear(header, body)
+                        await self._handle_event(header, body)
                     if clock() >= turn_ends:  # a flood of frames must not keep other sessions waiting
                         await asyncio.sleep(0)
                         turn_ends = clock() + _TURN
@@ -281,10 +281,10 @@ class Channel:
             most = max(most, running.text_left, running.display_left, MAX_ENDING)
         return most
 
-    async def _hear(self, header: dict[str, Any], body: bytes) -> None:
+    async def _handle_event(self, header: dict[str, Any], body: bytes) -> None:
         event, number = header.get("ev"), header.get("id")
         if self._running is not None and self._running[0] == number and event != "reply":
-            await self._hear_execution(self._running[1], header, body)
+            await self._handle_execution_event(self._running[1], header, body)
         elif event == "reply" and isinstance(number, int) and number in self._requests:
             request = self._requests.pop(number)
             if len(body) > request.most:
@@ -300,7 +300,7 @@ class Channel:
         else:
             raise FrameError("a frame that was not asked for")
 
-    async def _hear_execution(self, running: Collector, header: dict[str, Any], body: bytes) -> None:
+    async def _handle_execution_event(self, running: Collector, header: dict[str, Any], body: bytes) -> None:
         if running.done.done():
             raise FrameError("a frame after the end of its execution")
         match header.get("ev"):

@@ -49,7 +49,7 @@ class MemorySandbox(StreamSandbox):
         self._running = False
         self._interrupting = threading.Lock()
         self._ended = False
-        self._tell(HostEvent.ready())
+        self._emit(HostEvent.ready())
 
     async def send(self, data: bytes) -> None:
         if self._ended:
@@ -62,9 +62,9 @@ class MemorySandbox(StreamSandbox):
                 case "interrupt":
                     self._interrupt()
                 case "preload":
-                    self._tell(HostEvent.preloaded())
+                    self._emit(HostEvent.preloaded())
                 case _:
-                    self._tell(self._transfers.answer(header, body))
+                    self._emit(self._transfers.answer(header, body))
 
     async def receive(self) -> bytes:
         return b"" if self._ended and self._output.empty() else await self._output.get()
@@ -80,7 +80,7 @@ class MemorySandbox(StreamSandbox):
     async def diagnosis(self) -> str:
         return ""
 
-    def _tell(self, event: Frame) -> None:
+    def _emit(self, event: Frame) -> None:
         if self._ended:  # code that is slow to stop has nobody to tell
             return
         frame = encode(*event)
@@ -119,7 +119,7 @@ class MemorySandbox(StreamSandbox):
             if before.get(path) != mark
         ]
         duration = time.perf_counter() - began
-        self._tell(HostEvent.done(header["id"], duration=duration, error=error, files=changed))
+        self._emit(HostEvent.done(header["id"], duration=duration, error=error, files=changed))
 
     def _run(self, code: str, cell: str) -> None:
         linecache.cache[cell] = (len(code), None, code.splitlines(keepends=True), cell)  # for tracebacks
@@ -136,7 +136,7 @@ class MemorySandbox(StreamSandbox):
         bundle = getattr(value, "_repr_mimebundle_", None)
         data: dict[str, Any] = bundle() if bundle else {"text/plain": repr(value)}
         content = json.dumps({"data": data, "metadata": {}}).encode()
-        self._tell(HostEvent.output(self._current, content, result=result, display_id=None, update=False))
+        self._emit(HostEvent.output(self._current, content, result=result, display_id=None, update=False))
 
     def _builtins(self) -> dict[str, Any]:
         def display(*values: object) -> None:
@@ -151,7 +151,7 @@ class MemorySandbox(StreamSandbox):
             stream = "stderr" if file is sys.stderr else "stdout"
             text = (sep or " ").join(map(str, values)) + ("\n" if end is None else end)  # pyright: ignore[reportUnnecessaryComparison]
             if text:
-                self._tell(HostEvent.text(self._current, stream, text.encode()))
+                self._emit(HostEvent.text(self._current, stream, text.encode()))
 
         own: dict[str, Callable[..., Any]] = {
             "open": self._open,
