@@ -26,7 +26,7 @@ def write(results: Path) -> bool:
     """Write the page; returns whether everything ran and nothing failed or was skipped."""
     reports = {(setting, suite): results / report for setting, suite, report in pairs()}
     counts = {key: _count(path) for key, path in reports.items()}
-    rows = [[suite, *(_tell(counts.get((setting, suite))) for setting in SETTINGS)] for suite in SUITES]
+    rows = [[suite, *(_summary(counts.get((setting, suite))) for setting in SETTINGS)] for suite in SUITES]
     text = Path(__file__).with_suffix(".md.template").read_text()
     for name, content in {
         "facts": _facts(json.loads((results / "facts.json").read_text())),
@@ -71,7 +71,7 @@ def _outcome(case: ET.Element) -> str:
     return "expected" if skipped.get("type") == "pytest.xfail" else "skipped"
 
 
-def _tell(count: Counter[str] | None) -> str:
+def _summary(count: Counter[str] | None) -> str:
     if count is None:
         return ""
     return ", ".join(f"{count[name]} {text}" for name, text in _OUTCOMES.items() if count[name])

@@ -14,7 +14,7 @@ from greenroom.models import Execution, Output, StreamText
 from greenroom.sessions import Session, SessionPool
 from greenroom.testing.suite import Suite
 
-_ENDLESS = "import time\nwhile True:\n    time.sleep(0.01)"
+_ENDLESS_CODE = "import time\nwhile True:\n    time.sleep(0.01)"
 
 
 class ExecutionSuite(Suite):
@@ -130,7 +130,7 @@ class ExecutionSuite(Suite):
         assert arrivals[-1][1].stdout == "now\nlater\n"
 
     def test_leaving_a_stream_interrupts_the_code(self, session: Session) -> None:
-        for event in session.stream(f"print('begun')\n{_ENDLESS}"):
+        for event in session.stream(f"print('begun')\n{_ENDLESS_CODE}"):
             assert isinstance(event, StreamText)
             break
         assert session.execute("'free'", timeout=20).result == "'free'"
@@ -145,7 +145,7 @@ class ExecutionSuite(Suite):
 
     def test_code_is_interrupted_at_its_deadline(self, session: Session) -> None:
         session.execute("x = 7")
-        execution = session.execute(f"print('begun')\n{_ENDLESS}", timeout=0.5)
+        execution = session.execute(f"print('begun')\n{_ENDLESS_CODE}", timeout=0.5)
         assert execution.status == "timed_out"
         assert execution.stdout == "begun\n"
         assert execution.error is not None
@@ -174,7 +174,7 @@ class ExecutionSuite(Suite):
 
     async def test_cancelling_interrupts_the_code(self, session: Session) -> None:
         await session.aexecute("x = 8")
-        task = asyncio.create_task(session.aexecute(_ENDLESS))
+        task = asyncio.create_task(session.aexecute(_ENDLESS_CODE))
         await asyncio.sleep(0.5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -201,7 +201,7 @@ class ExecutionSuite(Suite):
 
     def test_a_submitted_execution_can_be_cancelled(self, session: Session) -> None:
         session.execute("x = 9")
-        handle = session.submit(f"print('begun')\n{_ENDLESS}")
+        handle = session.submit(f"print('begun')\n{_ENDLESS_CODE}")
         queued = session.submit("x = 0")
         time.sleep(0.5)
         queued.cancel()

@@ -11,7 +11,7 @@ from greenroom.sessions import Session, SessionPool
 from greenroom.testing.suite import Suite
 
 
-def _ask(session: Session, code: str) -> Any:
+def _value(session: Session, code: str) -> Any:
     """The value that the code prints as JSON."""
     execution = session.execute(f"import json, os\n{code}")
     assert execution.succeeded, execution.text_for_model()
@@ -33,7 +33,7 @@ class IsolationSuite(Suite):
         devices = (
             "print(json.dumps(sorted(line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line)))"
         )
-        assert set(_ask(session, devices)) <= {"lo", "tunl0", "sit0", "ip6tnl0", "gre0"}
+        assert set(_value(session, devices)) <= {"lo", "tunl0", "sit0", "ip6tnl0", "gre0"}
 
     def test_the_code_is_not_root_and_has_no_capability(self, session: Session) -> None:
         code = (
@@ -41,14 +41,14 @@ class IsolationSuite(Suite):
             "capabilities = {name: int(value, 16) for name, value in status.items() if name.startswith('Cap')}\n"
             "print(json.dumps({'uid': os.getuid(), **capabilities}))"
         )
-        asked = _ask(session, code)
-        assert asked.pop("uid") != 0
-        assert asked
-        assert set(asked.values()) == {0}
+        reported = _value(session, code)
+        assert reported.pop("uid") != 0
+        assert reported
+        assert set(reported.values()) == {0}
 
     def test_privileges_cannot_be_gained(self, session: Session) -> None:
         code = "import ctypes\nprint(json.dumps(ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)))"  # PR_GET_NO_NEW_PRIVS
-        assert _ask(session, code) == 1
+        assert _value(session, code) == 1
         # In a user namespace without a root, there is no such user.
         assert _attempt(session, "import os\nos.setuid(0)") in {"PermissionError", "OSError"}
 
@@ -68,8 +68,8 @@ class IsolationSuite(Suite):
     ) -> None:
         monkeypatch.setenv("GREENROOM_TEST_SECRET", "secret")
         for subject in (session, pool.session()):
-            assert "GREENROOM_TEST_SECRET" not in str(_ask(subject, "print(json.dumps(dict(os.environ)))"))
-            names = _ask(subject, "print(json.dumps(sorted(os.environ)))")
+            assert "GREENROOM_TEST_SECRET" not in str(_value(subject, "print(json.dumps(dict(os.environ)))"))
+            names = _value(subject, "print(json.dumps(sorted(os.environ)))")
             allowed = {
                 "HOME",
                 "LANG",
@@ -91,7 +91,7 @@ class IsolationSuite(Suite):
             }
 
     def test_only_its_own_processes_are_seen(self, session: Session) -> None:
-        seen = _ask(session, "print(json.dumps(len([p for p in os.listdir('/proc') if p.isdigit()])))")
+        seen = _value(session, "print(json.dumps(len([p for p in os.listdir('/proc') if p.isdigit()])))")
         assert seen <= 8
 
     def test_neighbours_share_no_file(self, pool: SessionPool) -> None:
@@ -118,7 +118,7 @@ class IsolationSuite(Suite):
             "        if place(os.fstat(opened)) not in own:\n            trouble.append((name, mode))\n"
             "print(json.dumps(trouble))"
         )
-        assert _ask(session, code) == []
+        assert _value(session, code) == []
 
     def test_the_supervisor_knows_nothing_that_the_code_does_not(self, session: Session) -> None:
         code = (
@@ -126,14 +126,14 @@ class IsolationSuite(Suite):
             "except OSError:\n    pass\n"
             "print(json.dumps([name for name in names if name and os.environ.get(name.split('=')[0]) is None]))"
         )
-        assert _ask(session, code) == []
+        assert _value(session, code) == []
 
     def test_new_namespaces_and_mounts_are_refused(self, session: Session) -> None:
         code = (
             "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
             "print(json.dumps([libc.unshare(0x10000000), libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)]))"
         )
-        assert _ask(session, code) == [-1, -1]
+        assert _value(session, code) == [-1, -1]
 
     def test_no_socket_reaches_the_machine_below(self, session: Session) -> None:
         assert _attempt(session, "import socket\nsocket.socket(40, socket.SOCK_STREAM)") in {
