@@ -63,7 +63,7 @@ class TestCheck:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", denied)
-        with pytest.raises(EngineUnavailable, match=r"This user may not use .*usermod -aG docker"):
+        with pytest.raises(EngineUnavailable, match=r"This user is not allowed to use .*usermod -aG docker"):
             await engine.check()
 
     async def test_a_silent_engine_is_not_waited_for(

@@ -27,7 +27,7 @@ def test_an_environment_without_bytecode_is_noticed_and_mended(
     monkeypatch.setenv("GREENROOM_PYTHON", str(bare_python))
     said = doctor()
     assert re.search(r"✓ bubblewrap: works, with Python 3\.\S+, limited by control groups: (version|none)", said)
-    command = re.search(r"no bytecode: .* starts slowly\. Mend that with: (.+?) \(uv ", said)
+    command = re.search(r"no bytecode: .* starts slowly\. Fix that with: (.+?) \(uv ", said)
     assert command is not None, said
     subprocess.run(shlex.split(command[1]), check=False)  # it may find a file for another version of Python
     assert "no bytecode" not in doctor()

@@ -1,4 +1,4 @@
-"""The seam between what callers hold and what does the work: a local pool, or a pool in Azure."""
+"""The interface between sessions, which callers hold, and the pool that runs them: a local one, or one in Azure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Backend(Protocol):
     async def execute(
         self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
-        """`timeout` is in seconds; `None` stands for the pool's own, infinity for none at all."""
+        """Run code. `timeout` is in seconds; `None` stands for the pool's own limit, infinity for no limit."""
         ...
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile: ...
@@ -51,11 +51,11 @@ class Backend(Protocol):
         ...
 
     async def session(self, identifier: str) -> SessionInfo | None:
-        """The session of that identifier, if it holds a sandbox."""
+        """The session with that identifier, if it holds a sandbox."""
         ...
 
     async def status(self) -> PoolStatus:
-        """What it holds and has done.
+        """The pool's present state and its statistics.
 
         Raises:
             PoolClosed: the pool was closed.
@@ -71,7 +71,7 @@ class Backend(Protocol):
         ...
 
     def mark_owned(self, identifier: str) -> None:
-        """Note that the identifier was made here: no other process knows it, so its session ends with the pool."""
+        """Note that the identifier was generated here: no other process knows it, so its session ends with the pool."""
         ...
 
     async def close(self) -> None: ...

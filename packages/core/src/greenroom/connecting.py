@@ -42,7 +42,7 @@ def connect(
 
     Raises:
         InvalidRequest: the scheme or an option is unknown, or a value breaks a rule.
-        EngineUnavailable: no sandbox can be made here; the message says what was tried and what to install.
+        EngineUnavailable: no sandbox can be made here; the message lists what was tried and what to install.
     """
     return SessionPool(OpenPool.open(lambda: open_backend(url, config=config, **options)))
 
@@ -109,7 +109,7 @@ class OneSession:
         self._stack.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> Session:
-        options = await asyncio.to_thread(self._alone)  # which may read a file
+        options = await asyncio.to_thread(self._alone)  # it can read a file
         pool = await self._async_stack.enter_async_context(aconnect(self._url, config=self._config, **options))
         return await self._async_stack.enter_async_context(pool.session())
 
@@ -138,7 +138,7 @@ def is_local(url: str | None = None, *, config: str | os.PathLike[str] | None = 
 async def open_backend(
     url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Unpack[PoolOptions]
 ) -> Backend:
-    """As `connect`, for callers that live on one event loop: the pool's asynchronous core, on the running loop."""
+    """As `connect`, for callers on one event loop: returns the pool's asynchronous core, on the running loop."""
     from_file = sources.from_file(config)
     url = _named(url, from_file.pop("url", None))
     if url is None:
@@ -154,7 +154,7 @@ def _named(url: str | None, url_of_file: str | None) -> str | None:
 
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:
-    """Return the scheme of a pool's URL, the endpoint if it is one of Azure's API, and the options."""
+    """Return the scheme of a pool's URL, the endpoint if it is an endpoint of Azure's API, and the options."""
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The pool must be a URL, not {type(url).__name__}.")
     try:

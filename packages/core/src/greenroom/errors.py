@@ -1,11 +1,11 @@
-"""What Greenroom raises.
+"""The exceptions that Greenroom raises.
 
 An error of the user's code is data (an `Execution` with a status and an error); these are ours::
 
     GreenroomError
     ├── InvalidRequest          a value breaks a rule; also a ValueError
     ├── FileMissing             no such file in the session; also a FileNotFoundError
-    ├── FileRefused             the session's file system said no: full, a directory, too large; also an OSError
+    ├── FileRefused             the session's file system refused: full, a directory, too large; also an OSError
     ├── EngineUnavailable       nothing on this machine can make a sandbox
     │   └── ImageMissing        Docker answers, but the image is not there
     ├── PoolFull                every session of the pool is taken
@@ -41,10 +41,10 @@ class AzureDetails:
 
 
 class GreenroomError(Exception):
-    """The base of everything Greenroom raises.
+    """The base class of Greenroom's exceptions.
 
     Attributes:
-        azure: what Azure said, where the error comes from there.
+        azure: Azure's own description, if the error comes from Azure.
     """
 
     azure: AzureDetails | None = None
@@ -61,7 +61,8 @@ class FileMissing(GreenroomError, FileNotFoundError):
 class FileRefused(GreenroomError, OSError):
     """The session's file system refused: it is full, the path is a directory, the file is over the limit.
 
-    Also of the local file system, where a download or a picture is written to a file: it has that error's `errno`.
+    Also raised for the local file system, where a download or a picture is written to a file, with that error's
+    `errno`.
     """
 
     @classmethod
@@ -71,11 +72,11 @@ class FileRefused(GreenroomError, OSError):
 
 
 class EngineUnavailable(GreenroomError):
-    """No sandbox can be made here; the message says what was tried and what to install."""
+    """No sandbox can be made here; the message lists what was tried and what to install."""
 
 
 class ImageMissing(EngineUnavailable):
-    """Docker answers but the image is missing or was built for another version of Greenroom."""
+    """Docker answers, but the image is missing or was built for another version of Greenroom."""
 
 
 class PoolFull(GreenroomError):
@@ -100,7 +101,7 @@ class SandboxLost(GreenroomError):
     """The sandbox ended or stopped answering: its session, variables and files are gone.
 
     The same identifier works again, with a new and empty session. Whether the code ran to its end is
-    unknown, so it is never run again for you.
+    unknown, so it is never retried automatically.
     """
 
 
@@ -111,7 +112,7 @@ class AccessDenied(GreenroomError):
 class ServiceFailed(GreenroomError):
     """Azure, or a server that speaks its API, failed, could not be reached, or sent an unreadable response.
 
-    The message says whether code may have run; it is never run again for you.
+    The message says whether code may have run; it is never retried automatically.
     """
 
 
@@ -119,7 +120,7 @@ class ExecutionFailed(GreenroomError):
     """The user's code failed, and the caller asked for an exception.
 
     Attributes:
-        execution: the execution, with everything it printed before it failed.
+        execution: the execution, with everything that it printed before it failed.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -129,7 +130,7 @@ class ExecutionFailed(GreenroomError):
 
 
 class ExecutionTimedOut(ExecutionFailed):
-    """The user's code ran into its deadline."""
+    """The user's code exceeded its time limit."""
 
 
 class ExecutionCancelled(ExecutionFailed):

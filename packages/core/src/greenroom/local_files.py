@@ -1,4 +1,4 @@
-"""Files on this machine that callers name: where to write, what to upload."""
+"""Files on this machine that callers name: download targets and upload sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a local file.
 
     Raises:
-        InvalidRequest: no file can have this name.
+        InvalidRequest: it cannot be the name of a file.
         TypeError: it is not a path.
     """
     name = os.fsdecode(path)
@@ -32,13 +32,13 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 
 
 def open_to_read(path: Path) -> BinaryIO:
-    """Open a local file, which must be a regular one: reading any other may wait without an end.
+    """Open a local file, which must be a regular file: reading from any other can block forever.
 
     Raises:
         InvalidRequest: it cannot be read, or is not a regular file.
     """
     try:
-        # Opening a pipe that nobody writes to would wait as well.
+        # Opening a pipe without a writer would block as well.
         file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115  the caller closes it
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return file
@@ -61,24 +61,24 @@ def unreadable(path: Path, error: OSError) -> InvalidRequest:
 
 @contextmanager
 def writing(path: Path) -> Generator[None, None, None]:
-    """Around the making of a local file.
+    """Turn errors of the local file system into Greenroom's while a local file is written.
 
     Raises:
-        FileRefused: the local file system refuses, with its error number.
+        FileRefused: the local file system refuses; it has the error number.
     """
     try:
         yield
-    except GreenroomError:  # of the session; some are an OSError too
+    except GreenroomError:  # an error of the session; some are an OSError too
         raise
     except OSError as error:
         raise _refused(path, error.errno, error.strerror or str(error)) from error
 
 
 def check_target(path: Path) -> None:
-    """Check that a regular file can take this place, before there is anything to put there.
+    """Check that a regular file can be written here, before its content is fetched.
 
     Raises:
-        FileRefused: something else is there already, or nothing of this name can be.
+        FileRefused: something other than a regular file is there, or the name is not possible.
     """
     with writing(path):
         try:

@@ -1,4 +1,4 @@
-"""What comes back from a session: values without behaviour of their own, all frozen."""
+"""The values that sessions and pools return. All are frozen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
 
 class ContainerType(StrEnum):
-    """What runs in the sandboxes of a pool; named as in Azure."""
+    """The kind of program that runs in the sandboxes of a pool; named as in Azure."""
 
     PYTHON_LTS = "PythonLTS"
     NODE_LTS = "NodeLTS"
@@ -33,8 +33,8 @@ _REPR_LENGTH = 60
 DATA_DIR = "/mnt/data"
 """Where a session keeps its files, as in Azure."""
 
-# By mime type: the extension, and how the content begins. Whoever is sent a picture that is none may refuse all
-# that comes with it.
+# By mime type: the extension, and the first bytes of the content. A recipient of a broken picture might refuse
+# everything that comes with it.
 _PICTURES = {
     "image/png": ("png", re.compile(rb"\x89PNG\r\n\x1a\n")),
     "image/jpeg": ("jpg", re.compile(rb"\xff\xd8\xff")),
@@ -98,7 +98,7 @@ class Output:
     def image(self, name: str = "figure") -> Image | None:
         """The picture in this output, if there is one, in its first form of png, jpeg, gif, webp and svg.
 
-        What says that it is a picture and does not begin like one is none.
+        Data whose first bytes do not match its image type is ignored.
         """
         for mime, (extension, beginning) in _PICTURES.items():
             content = self.data.get(mime)
@@ -113,7 +113,7 @@ class Output:
         return None
 
     def __repr__(self) -> str:
-        # Of values that code has made, and may have nested or repeated without measure.
+        # The code made these values, and may have nested or repeated them without limit.
         data, metadata = brief(dict(self.data)), brief(dict(self.metadata))
         return f"Output(data={data}, metadata={metadata}, is_result={self.is_result!r})"
 
@@ -127,7 +127,7 @@ class ExecutionError:
 
     name: str
     """The exception's class, such as `NameError`; `TimeoutError`, `CancelledError`, `MemoryError` and
-    `WorkerCrashed` stand for what ended the code from outside."""
+    `WorkerCrashed` stand for code that was ended from outside."""
     value: str
     traceback: str = ""
     """As IPython prints it, without terminal colours."""
@@ -144,7 +144,7 @@ class RemoteFile:
     size: int
     """In bytes."""
     modified: datetime
-    """With the time zone UTC."""
+    """In the time zone UTC."""
     is_directory: bool = False
 
     @property
@@ -160,7 +160,7 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Execution:
-    """One run of code and everything that it produced."""
+    """One run of code, with everything that it produced."""
 
     id: str
     status: Status
@@ -179,7 +179,7 @@ class Execution:
     state_lost: bool = False
     """Whether the variables of the session are gone, because its worker had to be replaced; files stay."""
     truncated: int = 0
-    """Bytes of output that were left out, because they were over the pool's limit."""
+    """How many bytes of output were left out because they were over the pool's limit."""
 
     def __repr__(self) -> str:
         parts = [self.status]
@@ -213,7 +213,7 @@ class Execution:
         """Return this execution if it succeeded.
 
         Raises:
-            ExecutionFailed: it failed; `ExecutionTimedOut` and `ExecutionCancelled` say so more exactly.
+            ExecutionFailed: it failed; `ExecutionTimedOut` and `ExecutionCancelled` are its special cases.
         """
         match self.status:
             case "succeeded":
@@ -226,7 +226,7 @@ class Execution:
                 raise ExecutionFailed(self)
 
     def text_for_model(self, budget: int = 8_000) -> str:
-        """Return what a language model should read of this execution: at most `budget` characters of plain text.
+        """Describe this execution for a language model, in at most `budget` characters of plain text.
 
         The status comes first if it failed; then stdout, stderr, the result, the error with the user's own
         frames, new files, and figures by name. Long parts are cut in the middle, with the number of characters
@@ -240,39 +240,39 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """A session that holds a sandbox. Times have the time zone UTC."""
+    """A session that holds a sandbox. Times are in the time zone UTC."""
 
     identifier: str
     created: datetime
     last_used: datetime
     expires: datetime | None = None
-    """When it ends if it is not used again; `None` while code runs, or where its life has no such end."""
+    """When it ends if it is not used again; `None` while code runs, or where a session does not expire."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """A pool at one moment, and what it has done so far. Times are in seconds."""
+    """A pool's state at one moment, and its statistics so far. Times are in seconds."""
 
     limit: int | None
-    """Sandboxes at once, at most; `None` where the pool does not tell, as in Azure."""
+    """The maximum number of sandboxes at the same time; `None` where the pool does not report it, as in Azure."""
     ready: int = 0
     """Warm sandboxes that wait for a session."""
     starting: int = 0
     executing: int = 0
-    """Sessions with a call under way."""
+    """Sessions with a running call."""
     idle: int = 0
-    """Sessions without one."""
+    """Sessions without a running call."""
     waiting: int = 0
     """Identifiers in the queue for a sandbox."""
     allocations_warm: int = 0
     """Sessions that found a warm sandbox."""
     allocations_cold: int = 0
-    """Sessions that had to wait for one."""
+    """Sessions that had to wait for a sandbox."""
     wait_median: float = 0.0
-    """Of the last 1,000 allocations."""
+    """The median wait of the last 1,000 allocations."""
     wait_max: float = 0.0
     start_median: float = 0.0
-    """From the order for a sandbox until it takes code; of the last 1,000 starts."""
+    """The median time from the order for a sandbox until it takes code, of the last 1,000 starts."""
     start_max: float = 0.0
     evictions: Mapping[str, int] = field(default_factory=dict[str, int])
     """Sandboxes that have ended, by cause."""
@@ -287,4 +287,4 @@ class PoolStatus:
 
 
 Event: TypeAlias = StreamText | Output | Execution
-"""What a stream yields: text and rich outputs as they come, and last the whole execution."""
+"""An event of a stream: text and rich outputs as they come, and last the whole execution."""

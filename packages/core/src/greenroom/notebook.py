@@ -1,7 +1,7 @@
-"""Jupyter notebooks: executed cell by cell in a session, and returned with their outputs.
+"""Run Jupyter notebooks cell by cell in a session, and return them with their outputs.
 
 Only the sources of the code cells reach the sandbox. Needs nbformat (`pip install 'greenroom[notebook]'`), which
-reads older formats and checks that a notebook is one.
+reads older formats and validates notebooks.
 """
 
 from __future__ import annotations
@@ -62,26 +62,26 @@ def run_notebook(
 ) -> NotebookNode:
     """Run a notebook's code cells in a session, and return the notebook with their outputs.
 
-    What the cells raise is data, as everywhere: an output of the kind `error`. The tags `raises-exception` (go on
-    after an exception of this cell) and `skip-execution` (leave this cell as it is) mean what they mean to
-    nbclient. A cell that was not reached has no outputs.
+    An exception of a cell is data, as everywhere: an output of the kind `error`. The tags `raises-exception`
+    (continue after an exception of this cell) and `skip-execution` (leave this cell as it is) have the same meaning
+    as in nbclient. A cell that was not reached has no outputs.
 
     Args:
         source: the notebook; it is not changed.
-        session: runs the cells; variables and files from before are there, and what they leave stays.
-        timeout: seconds that each cell may take; by default the session's.
-        idle_timeout: seconds that a cell may go without writing or showing anything; by default there is no limit
-            but `timeout`. A notebook that has fallen silent ends there, whatever `stop_on_error` says. Where the
-            pool does not stream, a cell is silent until its end.
+        session: runs the cells; they find its variables and files, and the session keeps theirs.
+        timeout: the time limit of each cell in seconds; by default the session's.
+        idle_timeout: how many seconds a cell can go without writing or showing anything; by default there is no limit
+            but `timeout`. A notebook that has fallen silent ends there, whatever the value of `stop_on_error`. Where
+            the pool does not stream, a cell is silent until its end.
         stop_on_error: whether the first cell that does not succeed is the last one.
-        on_cell: called after each cell that ran, in a thread of its own; what it raises ends the run.
+        on_cell: called after each cell that ran, in a thread of its own; its exception ends the run.
 
     Returns:
         The notebook as nbformat's `NotebookNode`, valid by nbformat 4.
 
     Raises:
         InvalidRequest: the source is not a notebook, cannot be read, or is not in Python; nothing was run.
-        GreenroomError: the session cannot run the next cell, as `Session.execute` says.
+        GreenroomError: the session cannot run the next cell; see `Session.execute`.
     """
     loop = BackgroundLoop("greenroom notebook")
     try:
@@ -108,7 +108,7 @@ async def arun_notebook(
     stop_on_error: bool = True,
     on_cell: Callable[[CellRun], None] | None = None,
 ) -> NotebookNode:
-    """As `run_notebook`; `on_cell` is called on the running loop. Cancelling it interrupts the cell under way."""
+    """As `run_notebook`; `on_cell` is called on the running loop. Cancelling it interrupts the running cell."""
     check_timeout(idle_timeout, most=None, name="idle timeout")
     notebook = await asyncio.to_thread(_read, source)
     cells = [cell for cell in notebook["cells"] if _is_to_run(cell)]
@@ -126,10 +126,10 @@ async def arun_notebook(
         cell["execution_count"] = count
         cell["outputs"] = list(_outputs(events, execution, count))
         if execution.state_lost:
-            count = 0  # Python begins anew
+            count = 0  # Python has restarted
         if on_cell is not None:
             on_cell(CellRun(number, len(cells), cell, execution))
-        if fell_silent or (stop_on_error and not _may_go_on(cell, execution)):
+        if fell_silent or (stop_on_error and not _can_continue(cell, execution)):
             break
     return _nbformat.from_dict(notebook)
 
@@ -141,7 +141,7 @@ def _read(source: NotebookSource) -> dict[str, Any]:
         text = json.dumps(source) if isinstance(source, Mapping) else Path(source).read_bytes()
         node = _nbformat.convert(_nbformat.reader.reads(text), 4)
         _identify(node)
-        # A copy without nbformat's types, and without what no file could hold, such as halves of surrogate pairs.
+        # A copy without nbformat's types, and without text that no file can hold, such as halves of surrogate pairs.
         notebook: dict[str, Any] = json.loads(json.dumps(node, ensure_ascii=False).encode())
         _nbformat.validate(notebook)
     except OSError as error:
@@ -158,7 +158,7 @@ def _read(source: NotebookSource) -> dict[str, Any]:
 
 def _identify(node: Any) -> None:
     """Give each cell an identifier of its own, which programs that write notebooks tend to forget."""
-    if node.nbformat_minor < 5:  # which had none
+    if node.nbformat_minor < 5:  # these formats have no identifiers
         return
     seen: set[str] = set()
     for number, cell in enumerate(node.cells, 1):
@@ -171,8 +171,8 @@ def _is_to_run(cell: Mapping[str, Any]) -> bool:
     return cell["cell_type"] == "code" and bool(cell["source"].strip()) and "skip-execution" not in _tags(cell)
 
 
-def _may_go_on(cell: Mapping[str, Any], execution: Execution) -> bool:
-    """Whether the next cell has what it may count on: an exception was announced, but no timeout or crash."""
+def _can_continue(cell: Mapping[str, Any], execution: Execution) -> bool:
+    """Whether the next cell can run: after an exception that the cell's tag announces, not after a timeout or crash."""
     foreseen = execution.status == "failed" and not execution.state_lost and "raises-exception" in _tags(cell)
     return execution.succeeded or foreseen
 
@@ -184,7 +184,7 @@ def _tags(cell: Mapping[str, Any]) -> Sequence[str]:
 async def _run(
     code: str, session: Session, timeout: float | None, idle_timeout: float | None
 ) -> tuple[list[StreamText | Output], Execution | None]:
-    """What a cell wrote and showed, in order, and its execution; `None` if it fell silent and was interrupted."""
+    """The outputs of a cell, in order, and its execution; `None` if it fell silent and was interrupted."""
     events: list[StreamText | Output] = []
     shown = 0
     execution: Execution | None = None
@@ -222,7 +222,7 @@ def _without_the_first_outputs(events: Iterable[StreamText | Output], number: in
 
 
 def _silence(events: Sequence[StreamText | Output], idle_timeout: float | None) -> Execution:
-    """The execution of a cell that fell silent, as far as it was heard."""
+    """The execution of a cell that fell silent, with the output so far."""
     return Execution(
         id=uuid.uuid4().hex,
         status="timed_out",
@@ -234,10 +234,10 @@ def _silence(events: Sequence[StreamText | Output], idle_timeout: float | None) 
 
 
 def _outputs(events: Sequence[StreamText | Output], execution: Execution, count: int) -> Iterator[dict[str, Any]]:
-    """A cell's outputs as a notebook has them.
+    """A cell's outputs in the form of a notebook.
 
-    Between two rich outputs, standard output and error come in one piece each: their order is not certain, and a
-    notebook that gives the same should be the same.
+    Between two rich outputs, standard output and error come in one piece each: their order is not certain, and two
+    runs with the same output should result in the same notebook.
     """
     texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
@@ -269,29 +269,29 @@ def _outputs(events: Sequence[StreamText | Output], execution: Execution, count:
 
 
 def _as_it_stands(events: Sequence[StreamText | Output], execution: Execution) -> Iterator[StreamText | Output]:
-    """The events, but as the execution has them in the end.
+    """The events, corrected by the finished execution.
 
-    It alone knows what `clear_output` took back, which came first, and which displays were replaced: these stand
-    where their last content came. A pool that does not stream has all in the execution.
+    Only the execution knows which outputs `clear_output` removed, their order, and which displays were replaced: these
+    appear where their last content came. Where a pool does not stream, the execution alone has the outputs.
     """
     final = {"stdout": execution.stdout, "stderr": execution.stderr}
     cleared = {name: max(len(_text(events, name)) - len(text), 0) for name, text in final.items()}
-    told = dict.fromkeys(final, 0)
+    seen = dict.fromkeys(final, 0)
     outputs = execution.outputs
     places = {id(output): place for place, output in reversed(list(enumerate(outputs)))}
     begun = 0
     for event in events:
         if isinstance(event, StreamText):
-            # A piece may hold text from before a `clear_output` and from after it.
+            # A piece can hold text from before a `clear_output` and from after it.
             gone = min(cleared[event.stream], len(event.text))
             cleared[event.stream] -= gone
-            told[event.stream] += len(event.text) - gone
+            seen[event.stream] += len(event.text) - gone
             yield StreamText(event.stream, event.text[gone:])
         elif (place := places.get(id(event), -1)) >= begun:
             yield from outputs[begun : place + 1]
             begun = place + 1
-    yield StreamText("stdout", final["stdout"][told["stdout"] :])
-    yield StreamText("stderr", final["stderr"][told["stderr"] :])
+    yield StreamText("stdout", final["stdout"][seen["stdout"] :])
+    yield StreamText("stderr", final["stderr"][seen["stderr"] :])
     yield from outputs[begun:]
 
 
@@ -300,7 +300,7 @@ def _text(events: Sequence[StreamText | Output], stream: str) -> str:
 
 
 def _bundle(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A mime bundle as nbformat allows it, whatever the sandbox made of it."""
+    """A mime bundle that is valid in nbformat, whatever the sandbox sent."""
     return {
         mime: content if isinstance(content, str) or _JSON_MIME.fullmatch(mime) else json.dumps(content)
         for mime, content in data.items()

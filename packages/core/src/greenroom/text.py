@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 _LEAST_BUDGET = 200
 _HEADLINE = 130
-"""The most characters of a headline."""
+"""The maximum length of a headline, in characters."""
 _LEAST_PART = 45
-"""Enough characters for the note about what is left out, and a bit more."""
+"""Enough characters for the note about omitted text, and a few more."""
 
 # The sections to drop, in this order, when the budget is too small for all. The headline and the error stay.
 _FIRST_TO_GO = ("note:", "displayed:", "stderr:", "files written:", "figures:", "hint:", "stdout:", "result:")
@@ -51,10 +51,10 @@ _FOREIGN_FRAME = re.compile(r"File (?:<frozen |\S*(?:/site-packages/|/lib/python
 
 
 def check_budget(budget: int) -> int:
-    """Return the budget: the most characters that a model reads of one result.
+    """Return the budget: the maximum number of characters that a model reads of one result.
 
     Raises:
-        InvalidRequest: it is not a whole number, or too small to describe what happened.
+        InvalidRequest: it is not a whole number, or is too small to describe an execution.
     """
     try:
         enough = operator.index(budget) >= _LEAST_BUDGET
@@ -101,12 +101,12 @@ def describe(execution: Execution, budget: int) -> str:
 
 
 def _size(sections: dict[str, str], most: int) -> int:
-    """The characters of all sections if each body has at most `most`."""
+    """The number of characters of all sections if each body has at most `most`."""
     return sum(len(title) + 3 + min(len(body), most) for title, body in sections.items())
 
 
 def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
-    """Pairs of a unique title and a body, in the order of reading."""
+    """Pairs of a unique title and a body, in reading order."""
     yield "stdout:", _plain(execution.stdout)
     yield "stderr:", _plain(execution.stderr)
     yield "result:", _plain(execution.result or "")
@@ -169,7 +169,7 @@ def _hints(execution: Execution) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """The text as a terminal would show it: the last state of a progress bar, no colours; and no base64."""
+    """The text as a terminal would show it: the last state of a progress bar, without colours; and without base64."""
     text = without_controls(text)
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

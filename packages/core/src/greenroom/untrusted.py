@@ -1,12 +1,12 @@
-"""Values of strangers in texts that people, models and terminals read."""
+"""Make untrusted values safe in texts that people, models and terminals read."""
 
 from __future__ import annotations
 
 import re
 import reprlib
 
-# Complete sequences as terminals know them (ECMA-48): CSI; OSC, DCS and the other strings; two-character ones. What is
-# left of an incomplete one is text, as its escape character goes.
+# Complete terminal sequences (ECMA-48): CSI; OSC, DCS and the other strings; two-character ones. The rest of an
+# incomplete sequence is text, as its escape character is removed.
 _SEQUENCE = re.compile(
     r"""
     \x1b (?:
@@ -22,7 +22,7 @@ _CONTROLS = dict.fromkeys(code for code in (*range(0x20), *range(0x7F, 0xA0)) if
 
 
 def printable(name: str) -> str:
-    """Return the name if all of it can be printed, else its `repr`: it makes no lines or terminal sequences."""
+    """Return the name if all of it can be printed, else its `repr`, without line breaks or terminal sequences."""
     return name if name.isprintable() else repr(name)
 
 

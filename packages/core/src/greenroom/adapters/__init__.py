@@ -1,7 +1,7 @@
 """What the adapters to frameworks share, so that models meet the same tools everywhere. Public, for adapters.
 
 An adapter translates: it finds out which conversation calls, lets a `Toolset` do the work, and puts the answer into its
-framework's form. An adapter to another framework begins with these names::
+framework's form. An adapter for another framework starts from these names::
 
     Toolset                     the tools: names, descriptions and calls, with the options that all adapters share
     ToolAnswer                  what a call returns: a text and figures for the model, an artifact for the application

@@ -1,12 +1,12 @@
-"""What language models write around code, and how to take it off without touching the code."""
+"""Remove the Markdown fence that language models write around code, without touching the code."""
 
 from __future__ import annotations
 
 import re
 
-# The first and the last line are fences, and nothing else is on them but the name of the language. A backtick
-# is not Python outside of a string, so no valid program looks like this. The blanks give nothing back (`*+`): two
-# runs of blanks side by side, as where no language is named, could share them in as many ways as there are blanks.
+# The first and the last line are fences, with nothing on them but the name of the language. A backtick outside of a
+# string is not Python, so no valid program looks like this. The blanks are matched possessively (`*+`): two adjacent
+# runs of blanks, as where no language is named, could otherwise be split in as many ways as there are blanks.
 _FENCED = re.compile(
     r"""
     \s*
@@ -23,8 +23,8 @@ _FENCED = re.compile(
 def strip_fence(code: str) -> str:
     """Return the code inside a Markdown fence if the whole of `code` is one fenced block, else `code` itself.
 
-    The fence may name Python or no language. Everything else stays as it is and fails as written, so that
-    its writer can see why: prose around a block, a block of another language, a fence that is not closed.
+    The fence can name Python or no language. Everything else stays as it is and fails as written, so that
+    its author can see why: prose around a block, a block of another language, a fence that is not closed.
     """
     fenced = _FENCED.fullmatch(code)
     return (fenced["code"] or "") if fenced else code

@@ -17,8 +17,8 @@ def conversation_identifier(framework_scope: str, conversation: str) -> str:
     """Return the session identifier that belongs to a conversation.
 
     Two conversations never share an identifier, nor do two scopes. No state is needed: every process derives the
-    same one. It keeps Azure's rule of 4 to 128 characters, none of which must be encoded in a URL. A plain name
-    stays readable, `langchain.thread-1`; any other becomes its SHA-256, `langchain~2c26b46b…`.
+    same identifier. It follows Azure's rule of 4 to 128 characters, and none of them needs encoding in a URL. A plain
+    name stays readable, `langchain.thread-1`; any other becomes its SHA-256, `langchain~2c26b46b…`.
 
     Args:
         framework_scope: the framework that names the conversation, such as `langchain`: 3 to 32 lower-case

@@ -1,4 +1,4 @@
-"""The tools and what a model reads about them before it calls one."""
+"""The descriptions of the tools and their parameters, as models read them."""
 
 from __future__ import annotations
 

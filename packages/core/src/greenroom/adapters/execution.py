@@ -41,8 +41,8 @@ def run_python(
     Args:
         session: where to run it.
         code: what the model wrote.
-        budget: the most characters that the model reads.
-        timeout: seconds that the code may run; by default the limit of the session or the pool.
+        budget: the maximum number of characters that the model reads.
+        timeout: the time limit of the code in seconds; by default that of the session or the pool.
         images: whether the answer has figures for the model.
         on_output: called with each piece of output; it must not be asynchronous here.
     """

@@ -10,16 +10,16 @@ FIGURES_NOTE = "These are the figures that the code drew."
 """The text beside figures that are sent in a user's message."""
 
 MODEL_FORMATS = frozenset(("image/gif", "image/jpeg", "image/png", "image/webp"))
-"""The image types that models accept. For any other a provider refuses the message, and so the whole conversation."""
+"""The image types that models accept. With any other, a provider refuses the message, and so the whole conversation."""
 
 FIGURE_LIMIT = 3_750_000
-"""The most bytes of a picture for a model: 5 MB in base64, the strictest limit of the large providers."""
+"""The maximum size of a picture for a model, in bytes: 5 MB in base64, the strictest limit of the large providers."""
 
 MOST_FIGURES = 10
-"""The most pictures of one execution for a model: all of a conversation travel with each of its messages."""
+"""The maximum number of pictures of one execution for a model: each message carries those of the whole conversation."""
 
 
 def figures_for_models(execution: Execution) -> tuple[Image, ...]:
-    """Return the pictures of an execution that a model can be sent; `execution.images` has them all."""
+    """Return the pictures of an execution that models accept; `execution.images` has them all."""
     fit = (image for image in execution.images if image.mime in MODEL_FORMATS and len(image.data) <= FIGURE_LIMIT)
     return tuple(islice(fit, MOST_FIGURES))

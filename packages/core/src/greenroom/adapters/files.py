@@ -17,14 +17,14 @@ from greenroom.text import check_budget, shorten
 from greenroom.untrusted import brief, printable
 
 READ_LIMIT = 1 << 20
-"""The most bytes of a file that a model reads."""
+"""The maximum size of a file that a model reads, in bytes."""
 
 DOWNLOAD_LIMIT = 20 << 20
-"""The most bytes of a file that a model sends to the user: it stays in memory with the conversation."""
+"""The maximum size of a file that a model sends to the user, in bytes: it stays in memory with the conversation."""
 
 
 def list_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> ToolAnswer[list[RemoteFile]]:
-    """List the files in a directory and below it, in a text of at most `budget` characters."""
+    """List the files in and below a directory, in a text of at most `budget` characters."""
     return _listed(session.files(directory, recursive=True), budget)
 
 
@@ -88,7 +88,7 @@ def check_uploads(directory: str | os.PathLike[str] | None) -> Path | None:
     """
     if directory is None:
         return None
-    # As a Path, an empty one would be the working directory, and one that is too long would raise.
+    # As a Path, an empty name would be the working directory, and a name that is too long would raise.
     if not os.path.isdir(os.fspath(directory)):  # noqa: PTH112
         raise InvalidRequest(f"uploads= must be an existing directory, not {os.fspath(directory)!r}.")
     return Path(directory)
@@ -104,7 +104,7 @@ def _listed(found: Iterable[RemoteFile], budget: int) -> ToolAnswer[list[RemoteF
 
 
 def _within(limit: int, file: RemoteFile) -> RemoteFile:
-    # A file may grow after this, so the download enforces the limit too.
+    # A file can grow after this check, so the download enforces the limit too.
     if file.size > limit:
         raise FileRefused(f"{_line(file)} is over the limit of {limit} bytes. Read the part that you need with Python.")
     return file

@@ -10,15 +10,15 @@ from greenroom.errors import FileMissing, FileRefused, GreenroomError, InvalidRe
 from greenroom.models import Execution, Image, RemoteFile
 
 Artifact: TypeAlias = Execution | Download | RemoteFile | list[RemoteFile] | GreenroomError
-"""What a call was about: of `run_python` the execution, of `download_file` the download, of the other tools the
-files; the error, if the call had no result and the model can retry."""
+"""The object of a call: the execution of `run_python`, the download of `download_file`, the files of the other tools;
+or the error, if the call had no result and the model can retry."""
 
 T_co = TypeVar("T_co", bound=Artifact, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
 class ToolAnswer(Generic[T_co]):
-    """What the model and the application get of a call."""
+    """The result of a call, for the model and for the application."""
 
     text: str
     """What the model reads."""
@@ -36,9 +36,10 @@ class ToolAnswer(Generic[T_co]):
 
 
 RETRYABLE: tuple[type[GreenroomError], ...] = (InvalidRequest, FileMissing, FileRefused, SandboxLost)
-"""The errors that a model can recover from, by other arguments or another file; all others are raised.
+"""The errors that a model can recover from with other arguments or another file; all others are raised.
 
-A lost sandbox is among them: where an engine ends the whole sandbox for its memory, the model's code caused it, and
-the next call gets a new and empty session, as the message says. Raising it would end the agent's run, conversation and
-all, in a framework that does not turn exceptions into results. No code can fix a full pool or a missing engine.
+A lost sandbox is among them: where an engine ends the whole sandbox because it ran out of memory, the model's code
+caused it, and the next call gets a new and empty session, as the message says. Raising it would end the agent's run,
+conversation and all, in a framework that does not turn exceptions into results. No code can fix a full pool or a
+missing engine.
 """

@@ -1,4 +1,4 @@
-"""The session that a call works in."""
+"""Find the session that a call works in."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from greenroom.sessions import Session, SessionPool
 class SessionRouter:
     """Finds the session of a call: one session per conversation, so that two users of one tool never meet.
 
-    With a fixed session, every call works in it. With a session per call, each works in a new one of the pool, which
-    is deleted after it.
+    With a fixed session, every call works in it. With a session per call, each call works in a new session of the
+    pool, which is deleted after the call.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class SessionRouter:
 
         Args:
             scope: the framework that names the conversations, as for `conversation_identifier`.
-            advice: a sentence that says how a call of this framework names its conversation.
+            advice: a sentence on how a call of this framework names its conversation.
             pool: gives each conversation its own session.
             session: serves all conversations.
             per_call: whether each call gets a new session of the pool.

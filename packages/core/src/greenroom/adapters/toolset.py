@@ -47,7 +47,7 @@ _TOOLS: Mapping[str, _Tool] = {
 
 
 class Toolset:
-    """What every adapter does with a call, apart from its framework's own forms."""
+    """The part of an adapter that is the same for every framework: options, descriptions and calls."""
 
     def __init__(
         self,
@@ -68,17 +68,17 @@ class Toolset:
 
         Args:
             scope: the framework that names the conversations, as for `conversation_identifier`.
-            advice: a sentence that says how a call of this framework names its conversation.
+            advice: a sentence on how a call of this framework names its conversation.
             pool: gives each conversation its own session.
             session: serves all conversations.
             session_per_call: each call gets a new session of the pool, deleted after it; `run_python` is then the
                 only tool.
             uploads: a directory whose files a model may copy into its session; without it there is no `upload_file`.
-            timeout: seconds that code may run; by default the limit of the session or the pool.
-            budget: the most characters that a model reads of one result.
+            timeout: the time limit of code in seconds; by default that of the session or the pool.
+            budget: the maximum number of characters that a model reads of one result.
             images: whether models are sent figures.
-            read_limit: the most bytes of a file that a model reads.
-            download_limit: the most bytes of a file that a model sends to the user.
+            read_limit: the maximum size of a file that a model reads, in bytes.
+            download_limit: the maximum size of a file that a model sends to the user, in bytes.
 
         Raises:
             InvalidRequest: an option breaks its rule, or two options cannot be combined.
@@ -125,7 +125,7 @@ class Toolset:
             arguments: what the model passed.
 
         Returns:
-            The answer. An error that the model can retry after is one, too, with the error as its artifact.
+            The answer. An error that the model can retry after becomes an answer too, with the error as its artifact.
 
         Raises:
             GreenroomError: an error that a model cannot fix, such as `PoolFull`.
@@ -157,7 +157,7 @@ class Toolset:
 
 
 def _checked(tool: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the arguments, so that a model's can never be one of the options beside them."""
+    """Return the arguments if they are the tool's parameters, so that a model cannot set the options beside them."""
     parameter, required, *_ = _TOOLS[tool]
     if [*arguments] == [parameter] or not (arguments or required):
         return arguments

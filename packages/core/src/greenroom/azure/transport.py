@@ -1,4 +1,4 @@
-"""The seam between the client and an HTTP library: a request sent, and its response while it arrives."""
+"""The interface between the client and an HTTP library: a request to send, and its response while it arrives."""
 
 from __future__ import annotations
 

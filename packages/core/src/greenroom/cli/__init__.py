@@ -6,9 +6,9 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or name the extra that it needs."""
+    """Run the command line, or report the extra that it needs."""
     try:
-        from greenroom.cli.app import main as run  # noqa: PLC0415  what it needs is an extra
+        from greenroom.cli.app import main as run  # noqa: PLC0415  its dependencies are an extra
     except ModuleNotFoundError as error:
         if error.name not in {"rich", "typer"}:
             raise

@@ -1,4 +1,4 @@
-"""The commands, and how they end."""
+"""The commands, their output and their exit codes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GROUP_NOTES = {
         "root, or in a delegated group: systemd-run --user --scope -p Delegate=yes …"
     ),
 }
-"""What to know of each kind."""
+"""Notes on each version of control groups."""
 
 _Pool = Annotated[
     str | None, typer.Option("--pool", help='Where to run, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")
@@ -48,7 +48,7 @@ _Pool = Annotated[
 
 
 def main() -> None:
-    """Run the command line; what went wrong is one line on standard error and the exit code 2."""
+    """Run the command line; an error is one line on standard error and the exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what code prints
             stream.reconfigure(errors="backslashreplace")
@@ -88,8 +88,8 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where figures and new files go.", metavar="DIRECTORY")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Whether those may replace files that are there.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that the code may take.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Whether those may replace existing files.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="The time limit of the code in seconds.")] = None,
     pool: _Pool = None,
 ) -> None:
     """Run Python in a new sandbox: its output here, its exit code 1 if the code failed.
@@ -122,12 +122,12 @@ def run(
 
 def _save(execution: Execution, session: Session, directory: Path, *, overwrite: bool) -> None:
     def save(target: Path, write: Callable[[Path], Path]) -> None:
-        # The code chose the name: it could be that of a file which other programs trust.
+        # The code chose the name: it could be the name of a file that other programs trust.
         if not overwrite and os.path.lexists(target):
-            _say(f"left out {printable(str(target))}: there is such a file (use --overwrite)")
+            _print_line(f"left out {printable(str(target))}: the file exists (use --overwrite)")
             return
         _make(target.parent)
-        _say(f"saved {printable(str(write(target)))}")
+        _print_line(f"saved {printable(str(write(target)))}")
 
     for picture in execution.images:
         save(directory / picture.name, picture.save)
@@ -140,7 +140,7 @@ def _make(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
 
 
-# Asked of a sandbox that has just started: which modules it had to compile, as nothing can be kept there.
+# Run in a sandbox that has just started: which modules it had to compile, as it cannot keep their bytecode.
 _LOOK = """
 import json, os, platform, sys, sysconfig
 packages = sysconfig.get_path("purelib")
@@ -153,23 +153,23 @@ print(json.dumps([platform.python_version(), missing > len(cached) / 10, sys.exe
 
 @app.command()
 def doctor() -> None:
-    """Try every engine on this machine with a real sandbox, and say what is missing."""
+    """Try every engine on this machine with a real sandbox, and report what is missing."""
     works = False
     for scheme in registry.schemes():
         try:
             with one_session(f"{scheme}:") as session:
                 version, slow, python, packages = json.loads(session.execute(_LOOK).raise_for_error().stdout)
-        except (GreenroomError, ValueError) as error:  # or what it printed was something else
-            _say(f"✗ {scheme}: {error}")
+        except (GreenroomError, ValueError) as error:  # or its output was not JSON
+            _print_line(f"✗ {scheme}: {error}")
             continue
         works = True
         groups = asyncio.run(_control_groups(scheme))
-        _say(f"✓ {scheme}: works, with Python {version}, limited by control groups: {groups}")
+        _print_line(f"✓ {scheme}: works, with Python {version}, limited by control groups: {groups}")
         if note := _GROUP_NOTES.get(groups):
-            _say(f"  {note}")
+            _print_line(f"  {note}")
         if slow and scheme == "bubblewrap":
-            _say(
-                "  Its packages have no bytecode: each sandbox compiles them anew and starts slowly. Mend that with: "
+            _print_line(
+                "  Its packages have no bytecode: each sandbox compiles them anew and starts slowly. Fix that with: "
                 f"{shlex.join([python, '-m', 'compileall', '-q', packages])} (uv does so with --compile-bytecode)"
             )
     if not works:
@@ -178,9 +178,9 @@ def doctor() -> None:
 
 @app.command()
 def sweep() -> None:
-    """Remove what processes that are gone have left behind, on every engine that works here."""
+    """Remove what dead processes have left behind, on every engine that works here."""
     removed = asyncio.run(_sweep())
-    _say(f"Removed {removed} leftover{'' if removed == 1 else 's'}.")
+    _print_line(f"Removed {removed} leftover{'' if removed == 1 else 's'}.")
 
 
 app.command()(serve.serve)
@@ -203,7 +203,7 @@ async def _control_groups(scheme: str) -> ControlGroups:
 
 @contextlib.asynccontextmanager
 async def _checked(scheme: str) -> AsyncGenerator[Engine, None]:
-    """The engine of that name, with the options that the environment gives it."""
+    """The engine of that name, with its options from the environment."""
     plugin = registry.plugin(scheme)
     engine = plugin.engine(sources.from_environment(plugin.options.model_fields))
     try:
@@ -225,5 +225,5 @@ def _write(stream: TextIO, text: str) -> None:
     stream.flush()
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     Console(stderr=True).print(without_controls(text), markup=False, highlight=False, soft_wrap=True)

@@ -37,7 +37,7 @@ def image() -> None:
 def build(
     *,
     base: Annotated[
-        str, typer.Option(help="The image to begin with: Python 3.11 or 3.12 on Linux with glibc.", metavar="IMAGE")
+        str, typer.Option(help="The base image: Python 3.11 or 3.12 on Linux with glibc.", metavar="IMAGE")
     ] = "python:3.12-slim",
     tag: Annotated[
         str | None, typer.Option(help="The new image's name.", show_default="greenroom-python:<version>")
@@ -73,7 +73,7 @@ def build(
 async def _build(
     base: str, tag: str | None, packages: list[str], wheels: list[Path], *, network: str, cache: bool, host: str | None
 ) -> None:
-    # With the extra that they need missing, the rest of the command line works.
+    # These need an extra; without it, the rest of the command line works.
     from greenroom.engines.docker import image  # noqa: PLC0415
     from greenroom.engines.docker.client import Daemon  # noqa: PLC0415
 

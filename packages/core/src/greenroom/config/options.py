@@ -1,4 +1,4 @@
-"""The options of `greenroom.connect`, for type checkers. A test holds them equal to the settings."""
+"""The options of `greenroom.connect`, for type checkers. A test keeps them equal to the settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Bytes = int | str
 
 
 class PoolOptions(TypedDict, total=False):
-    """What `connect` takes. Times are in seconds, sizes in bytes or as `"512Mi"`."""
+    """The options of `connect`. Times are in seconds, sizes in bytes or as `"512Mi"`."""
 
     # Every pool
 

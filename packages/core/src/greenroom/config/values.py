@@ -12,7 +12,7 @@ from greenroom.errors import InvalidRequest
 from greenroom.untrusted import brief
 
 MAX_TIMEOUT = 1800
-"""The longest that a synchronous execution may take, in seconds."""
+"""The longest time limit of a synchronous execution, in seconds."""
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 

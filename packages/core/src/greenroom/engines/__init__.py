@@ -1,1 +1,1 @@
-"""What isolates: an engine starts sandboxes. Engines know nothing of pools and sessions."""
+"""Engines start isolated sandboxes. They know nothing of pools and sessions."""

@@ -1,4 +1,4 @@
-"""The seam between pools and what isolates: an engine starts sandboxes from a specification."""
+"""The interface between pools and engines: an engine starts sandboxes from a specification."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUNNER_HOME = "/opt/greenroom"
 
 
 def runner_command(python: str, *arguments: str) -> list[str]:
-    """What the first process of a sandbox executes, with the sandbox's own Python."""
+    """The command of a sandbox's first process, run by the sandbox's own Python."""
     start = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.supervisor import main; main()"
     return [python, "-I", "-c", start, *arguments]
 
@@ -38,27 +38,27 @@ RUNNER_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "TERM": "dumb",
 }
-"""The whole environment of a sandbox, but for PATH where its Python is elsewhere."""
+"""The whole environment of a sandbox, except PATH where its Python is elsewhere."""
 
 
 class ControlGroups(StrEnum):
-    """What the kernel counts a sandbox's memory, processors and processes with."""
+    """The kernel's means of limiting a sandbox's memory, processors and processes."""
 
     VERSION_1 = "version 1"
     VERSION_2 = "version 2"
     NONE = "none"
-    """The limits hold for each process by itself."""
+    """None: the limits hold for each process, not for the whole sandbox."""
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one sandbox may use, all of it together."""
+    """The limits of one sandbox, for all of its processes together."""
 
     memory: int = 2 << 30
     """Bytes of memory, files in `/mnt/data` and `/tmp` included."""
     cpus: float = 1.0
-    """Processors' worth of time."""
+    """Processor time, in processors."""
     pids: int = 256
     """Processes and threads."""
     disk: int = 1 << 30
@@ -69,13 +69,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """What to start: a container type with its limits and contents."""
+    """The specification of a sandbox: a container type with its limits and contents."""
 
     container_type: ContainerType = ContainerType.PYTHON_LTS
     limits: Limits = field(default_factory=Limits)
     preload: tuple[str, ...] = ()
     """Modules that sessions are likely to import. A hint: the pool has them imported after the start, and an engine
-    that starts sandboxes from a template may have done so before."""
+    that starts sandboxes from a template can do so before."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """Environment variables beside the sandbox's own."""
 
@@ -83,36 +83,36 @@ class SandboxSpec:
 class Sandbox(ABC):
     """One isolated process tree.
 
-    It ends when the host process does, however that ends. Code is run by a `StreamSandbox`; a custom container is a
+    It ends with the host process, even if that is killed. A `StreamSandbox` runs code; a custom container is a
     `PortSandbox`.
     """
 
     id: str
-    """Names it in messages, such as a container's id."""
+    """The sandbox's name in messages, such as a container's id."""
 
     @abstractmethod
     async def kill(self) -> None:
-        """End all of its processes and free everything that it held. Idempotent, bounded in time, never OSError."""
+        """End all of its processes and free its resources. Idempotent, bounded in time, never raises OSError."""
 
     async def limit_memory(self, memory: int) -> None:
-        """Set the bytes that it may use from now on, files included.
+        """Set a new memory limit in bytes, files included.
 
         Raises:
             InvalidRequest: this engine cannot change that for one sandbox.
         """
         raise InvalidRequest(f"The memory of one session cannot differ from its pool's on this engine: {memory} bytes.")
 
-    async def take_full_share(self) -> None:  # noqa: B027  nothing to do where starts do not give way
-        """Give it the same share of busy processors as others; until then, a start may give way to running code.
+    async def take_full_share(self) -> None:  # noqa: B027  nothing to do where starts do not yield
+        """Give it the same share of busy processors as others; until then, a start can yield to running code.
 
         Never raises OSError.
         """
 
     @abstractmethod
     async def diagnosis(self) -> str:
-        """Return what the engine knows of its end, such as "out of memory"; empty if nothing.
+        """Return what the engine knows about its end, such as "out of memory"; empty if nothing.
 
-        After a failed start, also what the first process wrote to its standard error.
+        After a failed start, the text includes the standard error of the first process.
         """
 
 
@@ -121,7 +121,7 @@ class StreamSandbox(Sandbox):
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
-        """Write to the supervisor's standard input; return when more may be sent.
+        """Write to the supervisor's standard input; return when more can be sent.
 
         Raises:
             OSError: it has ended.
@@ -143,7 +143,7 @@ def refuse_unfiltered(reason: str | None, *, allowed: bool) -> None:
     """Refuse an engine that cannot filter the system calls of its sandboxes.
 
     Raises:
-        EngineUnavailable: there is a reason, and nobody has allowed it.
+        EngineUnavailable: there is a reason, and the option does not allow it.
     """
     if reason is None:
         return
@@ -156,13 +156,13 @@ def refuse_unfiltered(reason: str | None, *, allowed: bool) -> None:
 
 
 class Engine(ABC):
-    """Makes sandboxes. One object serves one event loop."""
+    """Starts sandboxes. One object serves one event loop."""
 
     name: str
     container_types: frozenset[ContainerType] = frozenset({ContainerType.PYTHON_LTS})
-    """Those that it can start."""
+    """The container types that it can start."""
     control_groups: ControlGroups = ControlGroups.UNKNOWN
-    """Which ones bound the sandboxes; known after `check`."""
+    """The control groups that limit the sandboxes; known after `check`."""
 
     @property
     def starts_give_way(self) -> bool:
@@ -179,18 +179,18 @@ class Engine(ABC):
 
     @abstractmethod
     async def start(self, spec: SandboxSpec) -> Sandbox:
-        """Start a sandbox; it may not be ready yet.
+        """Start a sandbox; it need not be ready yet.
 
         Cancelling leaves nothing behind.
 
         Raises:
             EngineUnavailable: the engine does not answer or refuses.
-            InvalidRequest: a limit cannot be kept by this engine.
+            InvalidRequest: this engine cannot enforce a limit.
         """
 
     @abstractmethod
     async def sweep(self) -> int:
-        """Remove what dead owners have left behind; returns how many sandboxes that were."""
+        """Remove what dead owners have left behind; return the number of sandboxes."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -198,7 +198,7 @@ class Engine(ABC):
 
 
 class EngineOptions(BaseModel):
-    """The base of an engine's own options; the names must differ from those of `PoolSettings`."""
+    """The base class of an engine's own options; the names must differ from those of `PoolSettings`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -207,8 +207,8 @@ class IsolationOptions(EngineOptions):
     """The options of an engine that runs the runner's supervisor."""
 
     allow_unfiltered: bool = False
-    """Whether sandboxes may run without the runner's filter of system calls, where the kernel or the processor can
-    have none. Code in them then has all of the kernel before it."""
+    """Whether sandboxes may run without the runner's filter of system calls, where the kernel or the processor does not
+    support it. All of the kernel is then exposed to their code."""
 
 
 OptionsT = TypeVar("OptionsT", bound=EngineOptions)
@@ -216,17 +216,17 @@ OptionsT = TypeVar("OptionsT", bound=EngineOptions)
 
 @dataclass(frozen=True, slots=True)
 class EnginePlugin(Generic[OptionsT]):
-    """What `connect` needs to open an engine by its scheme.
+    """An engine that `connect` can open by its scheme.
 
-    Another package offers one by an entry point of the group `greenroom.engines`, whose name is the scheme.
+    Another package offers one with an entry point in the group `greenroom.engines`, whose name is the scheme.
     """
 
     options: type[OptionsT]
     make: Callable[[OptionsT], Engine]
-    """Makes the engine; raises `EngineUnavailable`, naming the command that helps, if a package is missing."""
+    """Makes the engine; raises `EngineUnavailable` with the command that installs it, if a package is missing."""
 
     def engine(self, options: Mapping[str, Any]) -> Engine:
-        """Return the engine with options of any source.
+        """Return the engine with options from any source.
 
         Raises:
             InvalidRequest: an option is unknown or breaks a rule.

@@ -1,4 +1,4 @@
-"""Who made a sandbox: labels that tell, later and from another process, whether its owner still lives."""
+"""Labels that name a sandbox's owner, so that another process can later find out whether the owner is still alive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 MACHINE = "greenroom.owner.machine"
-"""The label that is the same for all processes that can judge each other's life."""
+"""The label with the same value in all processes that can check whether each other is alive."""
 
 _PID = "greenroom.owner.pid"
 _STARTED = "greenroom.owner.started"
@@ -27,10 +27,10 @@ def labels() -> dict[str, str]:
 def is_gone(owner: Mapping[str, str]) -> bool:
     """Whether the process that made these labels has certainly ended.
 
-    In doubt it has not: a container may belong to a process on another machine that shares the Docker engine,
+    In doubt it has not: a container can belong to a process on another machine that shares the Docker engine,
     or in another container, where the same number is another process.
     """
-    if owner.get(MACHINE) != machine() or sys.platform == "win32":  # os.kill ends processes there
+    if owner.get(MACHINE) != machine() or sys.platform == "win32":  # on Windows, os.kill ends processes
         return False
     try:
         pid = int(owner[_PID])
@@ -43,17 +43,17 @@ def is_gone(owner: Mapping[str, str]) -> bool:
     except PermissionError:
         pass  # alive, and of another user
     started = owner.get(_STARTED)
-    # A number is used again, but not with the same start.
+    # The system reuses numbers, but not with the same start time.
     return bool(started) and _start_time(pid) not in (None, started)
 
 
 def mark() -> str:
-    """The same in one word, for the name of what can have no labels."""
+    """The labels as one word, for the names of things that cannot have labels."""
     return f"{_machine_mark()}-{os.getpid()}-{_start_time(os.getpid()) or ''}"
 
 
 def is_gone_by_mark(word: str) -> bool:
-    """As `is_gone`, by what `mark` returned."""
+    """As `is_gone`, for a word that `mark` returned."""
     of_machine, _, process = word.partition("-")
     pid, _, started = process.partition("-")
     return of_machine == _machine_mark() and is_gone({MACHINE: machine(), _PID: pid, _STARTED: started})
@@ -65,7 +65,7 @@ def _machine_mark() -> str:
 
 @cache
 def machine() -> str:
-    """This boot of this machine and, on Linux, this process namespace on it."""
+    """An identifier of this boot of this machine and, on Linux, of this process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
@@ -74,7 +74,7 @@ def machine() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process began, in ticks since the boot; None where that cannot be read."""
+    """When a process started, in ticks since the boot; None where that cannot be read."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -18,7 +18,7 @@ BUILT_IN = {"bubblewrap": "greenroom.engines.bubblewrap", "docker": "greenroom.e
 
 
 def schemes() -> list[str]:
-    """Return the schemes of all engines, whether they work here or not."""
+    """Return the schemes of all engines, including those that do not work here."""
     return [*BUILT_IN, *sorted(_offered().keys() - BUILT_IN.keys())]
 
 

@@ -1,4 +1,4 @@
-"""Lease instances by identifier: warm ones, or ones started now. What an instance is, the allocator does not know."""
+"""Lease instances by identifier, warm or newly started ones. The allocator does not know what an instance is."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _HOLD_AFTER_FAILURE = 5.0
 
 
 class Instance(Protocol):
-    """What an allocator leases: a sandbox of code, a custom container, a fork of a template."""
+    """A thing that an allocator leases: a code sandbox, a custom container, a fork of a template."""
 
     async def ready(self) -> None:
-        """Wait until it can be used."""
+        """Wait until the instance can be used."""
         ...
 
     async def take_full_share(self) -> None:
-        """Stop giving way to other instances: from now on a caller uses it, or waits for it."""
+        """Stop yielding the processor to other instances: from now on a caller uses the instance or waits for it."""
         ...
 
     async def warm_up(self) -> None:
-        """Prepare for a session while it waits for one. Never raises."""
+        """Prepare for a session while the instance waits for one. Never raises."""
         ...
 
     async def close(self, reason: str) -> None:
-        """End it; pending calls fail with the reason. Idempotent, bounded in time."""
+        """End the instance; pending calls fail with the reason. Idempotent, bounded in time."""
         ...
 
 
@@ -93,7 +93,7 @@ class Allocator(Generic[InstanceT]):
         self._slots: dict[str, Slot] = {}
         """The leased slots by identifier."""
         self._pending: dict[str, _PendingLease] = {}
-        """What those in the queue wait for, by identifier."""
+        """The queued sessions by identifier."""
         self._starts: dict[int, asyncio.Task[None]] = {}
         self._ends: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,7 +109,7 @@ class Allocator(Generic[InstanceT]):
 
     @contextlib.asynccontextmanager
     async def lease(self, identifier: str) -> AsyncGenerator[InstanceT, None]:
-        """Hold the instance of an identifier: it does not cool down meanwhile. Any number may hold it together.
+        """Hold the instance of an identifier: it does not cool down meanwhile. Any number of callers can hold it.
 
         Raises:
             PoolFull: none became free in time.
@@ -117,7 +117,7 @@ class Allocator(Generic[InstanceT]):
             EngineUnavailable: an instance did not start.
         """
         slot = await self._acquire(identifier)
-        while slot.phase != "leased":  # it was lost before this caller could use it
+        while slot.phase != "leased":  # the instance was lost before this caller could use it
             slot = await self._acquire(identifier)
         try:
             yield self._instances[slot.number]
@@ -135,12 +135,12 @@ class Allocator(Generic[InstanceT]):
         return [self._info(self._slots[identifier]) for identifier in sorted(self._slots)]
 
     def session(self, identifier: str) -> SessionInfo | None:
-        """The same of one identifier, or None."""
+        """The session of one identifier, or None."""
         slot = self._slots.get(identifier)
         return None if slot is None else self._info(slot)
 
     def status(self) -> PoolStatus:
-        """What it holds and has done.
+        """The present state and the statistics.
 
         Raises:
             PoolClosed: the allocator was closed.
@@ -177,7 +177,7 @@ class Allocator(Generic[InstanceT]):
         )
 
     async def _acquire(self, identifier: str) -> Slot:
-        """The slot of an identifier, with one more user, so that it cannot cool down before that one uses it."""
+        """The slot of an identifier, with its caller counted as a user, so that it cannot cool down before its use."""
         if self._state.closing:
             raise PoolClosed("The pool was closed.")
         if (slot := self._slots.get(identifier)) is not None:
@@ -195,10 +195,10 @@ class Allocator(Generic[InstanceT]):
         except asyncio.CancelledError:
             pending.callers -= 1
             if not pending.place.done():
-                if not pending.callers:  # all have given up
+                if not pending.callers:  # all callers have given up
                     self._leave_queue(identifier)
                     self._advance()
-            elif pending.place.exception() is None:  # it came too late
+            elif pending.place.exception() is None:  # the instance came too late
                 self._release(pending.place.result())
             raise
 
@@ -276,10 +276,10 @@ class Allocator(Generic[InstanceT]):
         try:
             async with asyncio.timeout(_START_TIMEOUT):
                 instance = self._instances[slot.number] = await self._start_instance(lambda: self._lost(slot))
-                if self._state.waiters:  # a caller waits for it, so it gives way no longer
+                if self._state.waiters:  # a caller waits for it, so it no longer yields
                     await instance.take_full_share()
                 await instance.ready()
-        except Exception as error:  # noqa: BLE001  whatever it is, the slot must become free and waiters must fail
+        except Exception as error:  # noqa: BLE001  on any error, the slot must become free and waiters must fail
             self._failed(slot, error)
             return
         now = self._clock()
@@ -305,13 +305,13 @@ class Allocator(Generic[InstanceT]):
         self._advance()
 
     def _lost(self, slot: Slot) -> None:
-        """An instance ended by itself: forget its session, and go on."""
+        """Forget the session of an instance that ended by itself."""
         if slot.phase in {"ready", "leased"}:
             self._retire(slot, EndCause.LOST)
             self._advance()
 
     def _retire(self, slot: Slot, cause: EndCause) -> asyncio.Task[None]:
-        """Take an instance out of service; returns the task that ends it."""
+        """Take an instance out of service; return the task that ends it."""
         if slot.phase != "ending":
             if slot.identifier is not None:
                 del self._slots[slot.identifier]
@@ -333,7 +333,7 @@ class Allocator(Generic[InstanceT]):
             self._advance()
 
 
-# As part of a sentence about the sandbox.
+# Why a sandbox ended, as part of a sentence about it.
 _REASONS = {
     EndCause.COOLED_DOWN: "it cooled down",
     EndCause.MAX_AGE: "it reached its maximum age",

@@ -1,8 +1,8 @@
 """The host's end of the conversation with a sandbox's runner.
 
-Whatever arrives may come from hostile code: every field is checked for its type, every amount is counted before it is
-kept, every wait has a bound, and what breaks the rules costs the sandbox its life and nobody else anything. An honest
-runner keeps the same limits by itself, and says how much it has left out.
+All received data can come from hostile code: the type of every field is checked, every amount is counted before it is
+kept, every wait has a time limit, and a violation ends the sandbox without any effect on others. An honest runner keeps
+the same limits by itself, and reports how much it has left out.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from greenroom.runner.protocol import MAX_ENDING, MAX_LIST, VERSION, Decoder, Fr
 from greenroom.untrusted import without_controls
 
 _CHUNK = 256 * 1024
-_PIECE = 16 * 1024  # bytes of received data that are decoded in one go
+_PIECE = 16 * 1024  # bytes of received data that are decoded together
 _TURN = 0.002  # seconds after which other sessions get their turn
-_SEND_TIMEOUT = 20.0  # until a runner reads what it is sent, which an honest one does whatever its code does
-_REPLY_TIMEOUT = 60.0  # of one file operation, which the runner answers immediately
+_SEND_TIMEOUT = 20.0  # until a runner reads what it is sent; an honest one does so even while its code is busy
+_REPLY_TIMEOUT = 60.0  # for one file operation, which the runner answers immediately
 _PRELOAD_TIMEOUT = 120.0
 _STOP_MARGIN = 10.0  # beyond the grace period, until a runner counts as dead
 
 
 @dataclass(slots=True)
 class _Request:
-    """What is asked of the runner, and the most bytes that its reply may have."""
+    """An order to the runner, and the maximum size of its reply in bytes."""
 
     reply: asyncio.Future[Frame]
     most: int
 
 
 class Channel:
-    """One sandbox's runner, spoken to.
+    """The connection to one sandbox's runner.
 
-    `on_lost` is called once, when the sandbox has ended or broken the rules; from then on every call raises
+    `on_lost` is called once, when the sandbox has ended or violated the protocol; from then on every call raises
     `SandboxLost`.
     """
 
@@ -56,7 +56,7 @@ class Channel:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests: dict[int, _Request] = {}
-        """Those whose replies are still to come; their callers may have been cancelled."""
+        """Requests whose replies are still to come; their callers can have been cancelled."""
         self._numbers = itertools.count(1)
         self._running: tuple[int, Collector] | None = None
         self._turn = asyncio.Lock()
@@ -72,14 +72,14 @@ class Channel:
         """Wait until the runner takes code.
 
         Raises:
-            SandboxLost: it ended first; the message has what it said.
+            SandboxLost: it ended first; the message has its last output.
         """
         await asyncio.shield(self._ready)
-        if self._lost is not None:  # since then
+        if self._lost is not None:  # lost after it was ready
             raise self._lost
 
     async def warm_up(self) -> None:
-        """Have the modules imported that are installed; code may be sent meanwhile. Never raises."""
+        """Import those of the modules that are installed; code can be sent meanwhile. Never raises."""
         if not self._modules:
             return
         with contextlib.suppress(SandboxLost, TimeoutError):
@@ -88,7 +88,7 @@ class Channel:
                 await asyncio.shield(self._preloaded)
 
     async def limit_memory(self, memory: int) -> None:
-        """Set the bytes that the sandbox may use."""
+        """Set the sandbox's memory limit in bytes."""
         if memory != self._memory:
             await self._sandbox.limit_memory(memory)
             self._memory = memory
@@ -97,7 +97,7 @@ class Channel:
         await self._sandbox.take_full_share()
 
     async def close(self, reason: str) -> None:
-        """End the sandbox; who still waits for it is told the reason."""
+        """End the sandbox; pending calls fail with the reason."""
         self._fail(reason)
         for task in (self._reader, *self._stops):
             task.cancel()
@@ -109,7 +109,7 @@ class Channel:
     async def execute(self, code: str, limits: ExecutionLimits, on_event: OnEvent | None) -> Execution:
         """Run code when those before it are done.
 
-        Cancelling interrupts it; the next one waits until it has ended.
+        Cancelling interrupts the code; the next execution waits until it has ended.
         """
         await self._turn.acquire()
         running = Collector(limits, on_event)
@@ -140,12 +140,12 @@ class Channel:
         return execution
 
     async def _stop(self, number: int, running: Collector) -> None:
-        """Interrupt an execution and see it end, one way or the other."""
+        """Interrupt an execution and wait for its end; a runner that does not stop it is lost."""
         with contextlib.suppress(SandboxLost):
             if not running.done.done():
                 await self._send(HostOrder.interrupt(number, grace=running.limits.grace))
                 if not await _within(running.done, running.limits.grace + _STOP_MARGIN):
-                    self._fail("it did not stop its code when it was told to")
+                    self._fail("it did not stop its code after an interrupt")
         if running.done.done() and running.done.exception() is not None:
             return
         self._running = None
@@ -188,7 +188,7 @@ class Channel:
                 if not data:
                     break
                 size += len(data)
-                if size > limit:  # it grows as it is read
+                if size > limit:  # the file grows as it is read
                     raise FileRefused.too_large(path, limit)
                 yield data
         finally:
@@ -218,7 +218,7 @@ class Channel:
     def _handle(self, header: dict[str, Any]) -> int:
         file = header.get("file")
         if not isinstance(file, int):
-            raise self._fail("it opened a file and gave no number for it")
+            raise self._fail("it opened a file without a number for it")
         return file
 
     async def _forget(self, file: int) -> None:
@@ -228,7 +228,7 @@ class Channel:
     # Frames
 
     async def _request(self, path: str, order: Frame, *, most: int = 0) -> Frame:
-        """The runner's reply, with a body of `most` bytes at most."""
+        """Send an order and return the runner's reply, with a body of at most `most` bytes."""
         number: int = order.header["id"]
         request = self._requests[number] = _Request(asyncio.get_running_loop().create_future(), most)
         try:
@@ -263,18 +263,18 @@ class Channel:
                     decoder.max_body = self._most()
                     for header, body in decoder.feed(data[start : start + _PIECE]):
                         await self._handle_event(header, body)
-                    if clock() >= turn_ends:  # a flood of frames must not keep other sessions waiting
+                    if clock() >= turn_ends:  # a flood of frames must not make other sessions wait
                         await asyncio.sleep(0)
                         turn_ends = clock() + _TURN
             diagnosis = await self._sandbox.diagnosis()
             self._fail(diagnosis or "it has ended")
         except FrameError as error:
-            self._fail(f"it broke the rules of the conversation: {error}")
+            self._fail(f"it violated the protocol: {error}")
         except OSError as error:
             self._fail(f"the engine lost it: {error}")
 
     def _most(self) -> int:
-        """Bytes that the body of a frame may have, by what the runner has been asked for."""
+        """The maximum size of a frame's body in bytes, given the requests that are pending."""
         most = max((request.most for request in self._requests.values()), default=0)
         if self._running is not None:
             _, running = self._running
@@ -306,8 +306,8 @@ class Channel:
         match header.get("ev"):
             case "text":
                 stream = header.get("stream")
-                if stream not in ("stdout", "stderr"):  # no set: it may be of a type that no set takes
-                    raise FrameError("text of no stream")
+                if stream not in ("stdout", "stderr"):  # not a set: it can be of a type that is not hashable
+                    raise FrameError("text of an unknown stream")
                 running.add_text(stream, body)
             case "output":
                 await running.add_output(header, body)
@@ -316,12 +316,12 @@ class Channel:
             case "done":
                 running.done.set_result(Frame(header, body))
             case _:
-                raise FrameError("a frame of no known kind")
+                raise FrameError("a frame of an unknown kind")
 
     def _fail(self, reason: str) -> SandboxLost:
-        """From here on, the sandbox is lost; returns the error that says so."""
+        """Mark the sandbox as lost, for this reason; return the error that callers get."""
         if self._lost is None:
-            reason = without_controls(reason)  # which may be what the sandbox wrote
+            reason = without_controls(reason)  # it can be text that the sandbox wrote
             self._lost = SandboxLost(
                 f"The sandbox {self._sandbox.id} is lost: {reason}. Its session's variables and files are gone; "
                 "the next use of the identifier begins a new session."
@@ -333,13 +333,13 @@ class Channel:
             for future in waiting:
                 if not future.done():
                     future.set_exception(self._lost)
-                    future.exception()  # not every one is awaited
+                    future.exception()  # mark it as retrieved: not every future is awaited
             self._on_lost()
         return self._lost
 
 
 async def _within(future: asyncio.Future[Any], seconds: float) -> bool:
-    """Whether the future was done in time; raises what it holds."""
+    """Whether the future was done in time; raises its exception."""
     done, _ = await asyncio.wait([future], timeout=seconds)
     if done:
         future.result()

@@ -1,4 +1,4 @@
-"""What one execution has written and shown so far, and what it may still send."""
+"""Collect what one execution writes and shows, within its limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from greenroom.runner.protocol import MAX_ENDING, MAX_NAME, MAX_OUTPUTS, Frame, 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """What one execution may take: seconds, and bytes of text and of rich outputs."""
+    """The limits of one execution: seconds, and bytes of text and of rich outputs."""
 
     timeout: float
     grace: float
@@ -36,9 +36,9 @@ class ExecutionLimits:
 
 
 class _Text:
-    """One stream as it comes in: pieces of UTF-8 that may break anywhere.
+    """One stream as it comes in: pieces of UTF-8 that can break anywhere.
 
-    It is kept as bytes, since a `str` for each small piece would take fifty times their memory.
+    It is kept as bytes, since a `str` per small piece would take fifty times the memory.
     """
 
     def __init__(self) -> None:
@@ -60,13 +60,13 @@ class _Text:
 
 @dataclass(slots=True)
 class _Shown:
-    """A place for a rich output, whose content an update may replace."""
+    """A place for a rich output, whose content an update can replace."""
 
     output: Output
 
 
 class Collector:
-    """An execution under way."""
+    """A running execution."""
 
     def __init__(self, limits: ExecutionLimits, on_event: OnEvent | None) -> None:
         self.id = uuid.uuid4().hex
@@ -93,7 +93,7 @@ class Collector:
         display_id, update = header.get("display_id"), header.get("update") is True
         if isinstance(display_id, str) and len(display_id) > MAX_NAME:
             raise FrameError("the name of a display is too long")
-        if not update:  # which shows nothing new
+        if not update:  # an update does not add an output
             self._clear_if_pending()
         cost = await off_loop(body, lambda: output_weight(body, self.display_left))
         if cost > self.display_left or (not update and len(self.outputs) >= MAX_OUTPUTS):
@@ -101,10 +101,10 @@ class Collector:
         self.display_left -= cost
         output = await off_loop(body, lambda: decode_output(header, body))
         shown = self.displays.get(display_id) if isinstance(display_id, str) else None
-        if shown is not None:  # every display of that name shows it now
+        if shown is not None:  # every display with that name shows it now
             shown.output = output
         elif update:
-            return  # a display of an earlier execution, which is told already
+            return  # a display of an earlier execution, which has been returned already
         else:
             shown = _Shown(output)
             if isinstance(display_id, str):
@@ -115,7 +115,7 @@ class Collector:
             self.on_event(output)
 
     def clear(self, *, wait: bool) -> None:
-        """Forget what was shown, now or with the next output, as `clear_output` asks for."""
+        """Forget what was shown, now or with the next output, as `clear_output` demands."""
         self.clear_pending = True
         if not wait:
             self._clear_if_pending()
@@ -129,10 +129,10 @@ class Collector:
                 text.clear()
 
     async def finish(self, *, timed_out: bool) -> Execution:
-        """The execution, which the runner says has ended.
+        """The execution, after the runner reported its end.
 
         Raises:
-            FrameError: it says so in a way that breaks the rules.
+            FrameError: the report violates the protocol.
         """
         header, body = self.done.result()
         fields = await off_loop(body, lambda: mapping(parse_json(body, MAX_ENDING)))
@@ -147,7 +147,7 @@ class Collector:
         )
 
     def cancelled(self) -> Execution:
-        """The execution as far as it came until its caller cancelled it."""
+        """The execution so far, after its caller cancelled it."""
         error = ExecutionError("CancelledError", "The execution was cancelled.")
         return self._told(status="cancelled", error=error, duration=time.monotonic() - self.began)
 

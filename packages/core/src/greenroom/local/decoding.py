@@ -1,6 +1,6 @@
-"""Decode what a sandbox sends. All of it may be hostile: types are checked before use, sizes before parsing.
+"""Decode what a sandbox sends. All of it can be hostile: types are checked before use, sizes before parsing.
 
-Pure functions, but for `off_loop`; what breaks the rules raises `FrameError`, which costs the sandbox its life.
+Pure functions, except `off_loop`; a violation of the protocol raises `FrameError`, which ends the sandbox.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from greenroom.runner.protocol import ERROR_LIMITS, FrameError, output_cost
 T = TypeVar("T")
 
 _MAX_FILES = 20_000  # the runner does not list more
-_MAX_WEIGHT = 64 << 20  # bytes that a list of files, or the end of an execution, may take in memory
+_MAX_WEIGHT = 64 << 20  # bytes that a list of files, or the end of an execution, can take in memory
 _LARGE = 256 * 1024  # bytes of JSON that are parsed in another thread
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
@@ -46,7 +46,7 @@ def text(value: object, limit: int) -> str:
 
 
 async def off_loop(body: bytes, work: Callable[[], T]) -> T:
-    """What work on a body comes to; in another thread where it takes long enough for others to wait."""
+    """The result of work on a body; done in another thread if it could delay other sessions."""
     return work() if len(body) < _LARGE else await asyncio.to_thread(work)
 
 
@@ -58,10 +58,10 @@ def output_weight(body: bytes, left: int) -> int:
 
 
 def parse_json(body: bytes, most: int) -> object:
-    """JSON, without halves of surrogate pairs, which no text can be encoded with.
+    """Parsed JSON, without halves of surrogate pairs, which cannot be encoded.
 
     Raises:
-        FrameError: it is none, or has more than `most` bytes, or takes too much memory.
+        FrameError: it is not JSON, has more than `most` bytes, or takes too much memory.
     """
     try:
         if len(body) > most or weigh_json(body, _MAX_WEIGHT) > _MAX_WEIGHT:
@@ -80,7 +80,7 @@ def parse_json(body: bytes, most: int) -> object:
 
 def mapping(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise FrameError("not an object where one belongs")
+        raise FrameError("a value that must be an object is not one")
     return cast("dict[str, Any]", value)  # JSON has no other keys
 
 
@@ -113,7 +113,7 @@ def decode_error(header: dict[str, Any], fields: dict[str, Any]) -> ExecutionErr
 
 
 def decode_timeout(header: dict[str, Any], fields: dict[str, Any], timeout: float) -> ExecutionError:
-    """The error of code that was stopped at its deadline."""
+    """The error of code that was stopped at its time limit."""
     how = "killed, as it did not react" if "crash" in header else "interrupted"
     error = None if "crash" in header else decode_error(header, fields)
     return ExecutionError(
@@ -149,7 +149,7 @@ def decode_files(entries: object) -> list[RemoteFile]:
     if not isinstance(entries, list):
         raise FrameError("a list of files is not a list")
     if len(cast("list[object]", entries)) > _MAX_FILES:
-        raise FrameError("a list of files is longer than it may be")
+        raise FrameError("a list of files is too long")
     return [decode_file(entry) for entry in cast("list[object]", entries)]
 
 

@@ -1,4 +1,4 @@
-"""What a pool should do next, as a pure function of its state and the time. It does no I/O."""
+"""Plan the next actions of a pool, as a pure function of its state and the time. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from greenroom.telemetry import EndCause
 
 SURPLUS_TIMEOUT = 30.0
-"""How long a surplus ready sandbox is kept, as it may be needed yet; in seconds."""
+"""How long a surplus ready sandbox is kept in case it is needed, in seconds."""
 
 _RATE_WINDOWS = (5.0, 60.0)  # seconds: for bursts, and for a steady rate
 
@@ -25,10 +25,10 @@ class Slot:
     since: float
     """When it entered its phase."""
     identifier: str | None = None
-    """The session it serves; set for its life when it is leased."""
+    """The session that it serves; set once, when it is leased."""
     last_used: float = 0.0
     users: int = 0
-    """Calls that run."""
+    """The number of running calls."""
     began: float = 0.0
     """When its start was decided."""
 
@@ -53,7 +53,7 @@ class State:
     start_time: float = 0.0
     """How long a sandbox takes to start, as measured; in seconds."""
     hold_starts_until: float = 0.0
-    """After a failed start that no caller waited for: when the next may be tried."""
+    """After a failed start that no caller waited for: the earliest time of the next attempt."""
 
     def count(self, *phases: str) -> int:
         return sum(slot.phase in phases for slot in self.slots.values())
@@ -72,7 +72,7 @@ class Rules:
     acquire_timeout: float
     max_concurrent_starts: int
     max_starts_beside_work: int | None = None
-    """The same while code runs; `None`: no different."""
+    """The same while code runs; `None`: no difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +147,9 @@ def ready_target(state: State, rules: Rules, now: float) -> int:
 
 
 def next_due(state: State, rules: Rules, now: float) -> float | None:
-    """When `plan`, which has just been followed, will have something to do if nothing happens before."""
+    """When `plan` will have the next action if the state does not change before; its actions so far are applied."""
     times = [due for slot in state.slots.values() if (due := _due(slot, rules)) is not None]
-    # Those at the head of the queue get what is starting or has room to, however long that takes.
+    # The head of the queue gets the sandboxes that are starting or have room to start, however long that takes.
     sure = state.count("starting") + _room(state, rules)
     times += [waiter.since + rules.acquire_timeout for waiter in state.waiters[sure:]]
     times.append(state.hold_starts_until)
@@ -160,7 +160,7 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
 
 
 def _room(state: State, rules: Rules) -> int:
-    # A sandbox counts until it is gone, so one that is ending holds its place.
+    # A sandbox counts until it is gone, so one that is ending keeps its place.
     return rules.maximum - len(state.slots)
 
 

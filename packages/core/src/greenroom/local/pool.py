@@ -110,7 +110,7 @@ class LocalPool:
         self._overrides[identifier] = overrides
 
     def mark_owned(self, identifier: str) -> None:
-        """Nothing to note: every session of a local pool ends with it."""
+        """Do nothing: every session of a local pool ends with the pool."""
 
     async def sessions(self) -> list[SessionInfo]:
         return self._allocator.sessions()

@@ -27,14 +27,14 @@ def _count_or_auto(value: object) -> object:
 
 
 def _words(value: object) -> object:
-    """A list from `numpy,pandas`, as URLs and environment variables have it."""
+    """A list from `numpy,pandas`, the form in URLs and environment variables."""
     if isinstance(value, str):
         return tuple(word for word in re.split(r"[,\s]+", value) if word)
     return value
 
 
 def _egress(value: object) -> object:
-    """Azure's own words, and a plain yes or no."""
+    """Accept Azure's own words, and a plain yes or no."""
     words = {"EgressEnabled": "enabled", "EgressDisabled": "disabled", "true": "enabled", "false": "disabled"}
     if isinstance(value, bool):
         return "enabled" if value else "disabled"
@@ -62,9 +62,9 @@ class PoolSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     container_type: ContainerType = ContainerType.PYTHON_LTS
-    """What runs in the sandboxes, in Azure's words."""
+    """The kind of program that runs in the sandboxes, named as in Azure."""
     max_concurrent_sessions: int = Field(100, ge=1, le=1000)
-    """How many sandboxes may exist at the same time, warm ones included."""
+    """The maximum number of sandboxes at the same time, warm ones included."""
     ready_session_instances: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = 1
     """How many warm sandboxes are kept ready for new sessions; `"auto"` follows the rate of allocations."""
     lifecycle: Literal["timed", "on_container_exit"] = "timed"
@@ -75,20 +75,20 @@ class PoolSettings(BaseModel):
     acquire_timeout: float = Field(30, ge=0)
     """How long a call waits for a sandbox when the pool is full."""
     timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
-    """How long an execution may run by default."""
+    """The default time limit of an execution."""
     interrupt_grace: float = Field(2, ge=0, le=60)
-    """How long interrupted code may go on before it is killed."""
+    """How long interrupted code can continue before it is killed."""
     network: Annotated[Literal["enabled", "disabled"], BeforeValidator(_egress)] = "disabled"
     cpu: float = Field(1.0, gt=0, le=64)
     memory: Size = Field(2048 * _MIB, ge=64 * _MIB)
     disk: Size = Field(1024 * _MIB, ge=_MIB)
     pids: int = Field(256, ge=16, le=32768)
     output_limit: Size = Field(_MIB, ge=1024, le=64 * _MIB)
-    """Bytes of text that one execution may print."""
+    """The maximum size of the text that one execution prints, in bytes."""
     display_limit: Size = Field(16 * _MIB, ge=1024, le=32 * _MIB)
-    """Bytes of rich outputs that one execution may show."""
+    """The maximum size of the rich outputs that one execution shows, in bytes."""
     file_limit: Size = Field(128 * _MIB, ge=1)
-    """Bytes of one uploaded or downloaded file; Azure's limit by default."""
+    """The maximum size of one uploaded or downloaded file, in bytes; Azure's limit by default."""
     preload: Annotated[tuple[str, ...], BeforeValidator(_words)] = ("numpy", "pandas", "matplotlib.pyplot")
     """Modules that warm sandboxes import while they wait."""
 
@@ -116,7 +116,7 @@ class PoolSettings(BaseModel):
 
     @property
     def spec(self) -> SandboxSpec:
-        """What the pool's engine starts."""
+        """The sandboxes that the pool's engine starts."""
         limits = Limits(
             memory=self.memory,
             cpus=self.cpu,

@@ -1,4 +1,4 @@
-"""What a pool has done so far, in bounded memory: the first consumer of its events."""
+"""A pool's statistics, in bounded memory: the first consumer of its events."""
 
 from __future__ import annotations
 

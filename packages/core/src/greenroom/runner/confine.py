@@ -1,6 +1,6 @@
-"""Gives up privileges, for good: those of the supervisor, and those of a worker that has a user of its own.
+"""Give up privileges permanently: those of the supervisor, and those of a worker that has a user of its own.
 
-An engine starts the supervisor in one of three ways, and its settings say in which:
+An engine starts the supervisor in one of three ways, which its settings name:
 
     neither `uid` nor `worker_uid`   as the sandbox's user, without capabilities (Docker; bubblewrap as a user)
     `uid`                            as root, to become that user itself (bubblewrap as root)
@@ -47,10 +47,10 @@ def confine(*, uid: int | None, worker_uid: int | None, allow_unfiltered: bool =
     Args:
         uid: the user to become, if this process is root and must not stay so.
         worker_uid: the user that workers become, if this process stays root.
-        allow_unfiltered: whether to go on where there can be no filter of system calls.
+        allow_unfiltered: whether to continue where a filter of system calls is not possible.
 
     Raises:
-        OSError: a privilege cannot be given up, or there can be no filter.
+        OSError: a privilege cannot be given up, or a filter is not possible.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if uid is not None or worker_uid is not None:

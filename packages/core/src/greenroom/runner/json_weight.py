@@ -1,4 +1,4 @@
-"""Estimates the memory that JSON takes once parsed, without parsing it: `[{},{},…` grows to 27 times its size.
+"""Estimate the memory that JSON takes once parsed, without parsing it: `[{},{},…` grows to 27 times its size.
 
 The supervisor and the host use the same estimate, so the host never refuses what an honest supervisor sends.
 """

@@ -60,7 +60,7 @@ class Frame(NamedTuple):
 
 
 class HostOrder:
-    """What the host sends to the supervisor. `number` identifies an execution or a request in the answers to it."""
+    """Orders of the host to the supervisor. `number` identifies an execution or a request in the answers to it."""
 
     @staticmethod
     def execute(number: int, code: str, *, text_limit: int, output_limit: int) -> Frame:
@@ -120,7 +120,7 @@ class HostOrder:
 
 
 class HostEvent:
-    """What the supervisor sends to the host. `number` is that of the order that it belongs to."""
+    """Events of the supervisor for the host. `number` is that of the order that it belongs to."""
 
     @staticmethod
     def ready() -> Frame:
@@ -187,7 +187,7 @@ class HostEvent:
 
 
 class WorkerOrder:
-    """What the supervisor sends to the worker, one order at a time. Bodies are those of the host's orders."""
+    """Orders of the supervisor to the worker, one at a time. Bodies are those of the host's orders."""
 
     @staticmethod
     def execute(code: bytes) -> Frame:
@@ -201,7 +201,7 @@ class WorkerOrder:
 
 
 class WorkerEvent:
-    """What the worker sends to the supervisor. An `output` and a `clear` are acknowledged with one byte each."""
+    """Events of the worker for the supervisor. An `output` and a `clear` are acknowledged with one byte each."""
 
     @staticmethod
     def ready() -> Frame:

@@ -1,4 +1,4 @@
-"""One execution in the supervisor: what it may still send to the host, and its end."""
+"""One execution in the supervisor: its output to the host, within its limits, and its end."""
 
 from __future__ import annotations
 

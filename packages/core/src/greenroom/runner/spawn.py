@@ -1,4 +1,4 @@
-"""Starts the worker, the process that runs a session's code, and holds the supervisor's ends of its descriptors."""
+"""Start the worker, the process that runs a session's code, and hold the supervisor's ends of its descriptors."""
 
 from __future__ import annotations
 

@@ -66,14 +66,14 @@ class Supervisor:
             ready = self._selector.select(None if due is None else max(due - time.monotonic(), 0))
             if due is not None and time.monotonic() >= due:
                 self._on_due()
-            # The host first: what else there is may never end.
+            # The host first: the other descriptors can have data without end.
             for key, _ in sorted(ready, key=lambda item: item[0].fileobj != self._stdin):
                 callback: Callable[[], bool | None] = key.data
                 worker = self._worker
                 if callback() is False:
                     return
                 if self._worker is not worker:
-                    break  # a new one may have taken the other descriptors' numbers
+                    break  # a new worker can have the other descriptors' numbers
 
     def _on_due(self) -> None:
         run = self._run

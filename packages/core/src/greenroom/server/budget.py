@@ -18,7 +18,7 @@ class Budget:
 
 
 class Share:
-    """What one request or execution has reserved of the budget; closing it returns all of that."""
+    """The part of the budget that one request or execution has reserved; closing it returns all of it."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -31,7 +31,7 @@ class Share:
         self.close()
 
     def hold(self, size: int) -> bool:
-        """Reserve this number of bytes in total; returns whether that was possible, and changes nothing if not."""
+        """Reserve this number of bytes in total; return whether that was possible, and change nothing if not."""
         more = _counted(size) - _counted(self._size)
         if more > 0 and self._budget.used + more > self._budget.limit:
             return False

@@ -16,17 +16,17 @@ from greenroom.server.records import ExecutionRecords
 
 @dataclass(eq=False, slots=True)
 class ServedPool:
-    """A pool under its name, and what the server remembers of it."""
+    """A pool under its name, with the server's records of it."""
 
     name: str
     backend: Backend
     options: Mapping[str, Any]
-    """What it was opened with, as `greenroom.connect` takes it."""
+    """The options that it was opened with, as for `greenroom.connect`."""
     records: ExecutionRecords = field(default_factory=ExecutionRecords)
     in_flight: int = 0
     """Requests whose response is not sent completely."""
     metadata: asyncio.Task[Json] | None = None
-    """What its sandboxes have: determined once, for all callers."""
+    """The versions of the packages in its sandboxes: determined once, for all callers."""
 
     @contextlib.contextmanager
     def in_use(self) -> Generator[None, None, None]:
@@ -46,7 +46,7 @@ class ServedPool:
 class PoolRegistry:
     """Opens, finds and closes pools. The first one is the default.
 
-    Requests look a pool up when they begin and hold it until they end, so the registry may change in between.
+    Requests look a pool up when they begin and hold it until they end, so the registry can change in between.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from greenroom.azure.codecs.shared import API_VERSIONS, Json
 COMMON_HEADERS: Mapping[str, str] = {
     "api-supported-versions": ", ".join(API_VERSIONS),
     "cache-control": "no-store",
-    "x-content-type-options": "nosniff",  # browsers must not guess the type of what a sandbox wrote
+    "x-content-type-options": "nosniff",  # browsers must not guess the type of content from a sandbox
 }
 
 CLOSE: Mapping[str, str] = {"Connection": "close"}

@@ -37,7 +37,7 @@ _RESPONSES_GRACE = 5
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What to print when a server has started."""
+    """The facts to print when a server has started."""
 
     url: str
     guarded: bool

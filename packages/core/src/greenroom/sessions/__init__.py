@@ -1,4 +1,4 @@
-"""What callers hold: a pool of sessions, a session, an execution in the background."""
+"""The objects that callers hold: a pool of sessions, a session, an execution in the background."""
 
 from greenroom.sessions.handle import ExecutionHandle
 from greenroom.sessions.open_pool import OpenPool

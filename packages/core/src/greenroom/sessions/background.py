@@ -17,8 +17,8 @@ T = TypeVar("T")
 class BackgroundLoop:
     """Runs coroutines on one event loop for blocking code, for any thread and for any other event loop.
 
-    The loop's thread starts with the first call. It is a daemon: what must not outlive the process ends by
-    itself when the process does, whatever this thread is doing.
+    The loop's thread starts with the first call. It is a daemon: everything that must not outlive the process ends by
+    itself with the process, whatever this thread is doing.
     """
 
     def __init__(self, name: str) -> None:
@@ -57,7 +57,7 @@ class BackgroundLoop:
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Run one last coroutine, then stop the loop and its thread. Idempotent.
 
-        It blocks until that is done, but on the loop's own thread, where a garbage collection may bring it.
+        It blocks until that is done, except on the loop's own thread, where the garbage collector can call it.
         """
         with self._lock:
             loop, thread, self._loop, self._closed = self._loop, self._thread, None, True
@@ -92,7 +92,7 @@ class BackgroundLoop:
 
 
 class _Threads(ThreadPoolExecutor):
-    """Does work itself once the interpreter ends and starts no threads for it: a pool may still have to close."""
+    """Works in the calling thread once the interpreter exits and starts no more threads: a pool may still be open."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         try:
@@ -101,7 +101,7 @@ class _Threads(ThreadPoolExecutor):
             future: Future[T] = Future()
             try:
                 future.set_result(fn(*args, **kwargs))
-            except Exception as error:  # noqa: BLE001  as a thread would
+            except Exception as error:  # noqa: BLE001  as in a thread, the future gets it
                 future.set_exception(error)
             return future
 
@@ -119,5 +119,5 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
             loop.run_until_complete(asyncio.wait(tasks, timeout=4))
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)  # one may be stuck in a caller's file
+        threads.shutdown(wait=False, cancel_futures=True)  # a thread can be stuck in a caller's file
         loop.close()

@@ -1,4 +1,4 @@
-"""The events of an execution between the pool's event loop and whoever iterates over them."""
+"""The queue of an execution's events between the pool's event loop and their consumer."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class _Text(NamedTuple):
 class Events:
     """The events of an execution that wait for their consumer.
 
-    If they are many, a piece of text joins the last one of its stream, so that millions of pieces take the memory of
-    their text. `on_arrival` is called for each event that `take` will return.
+    If there are many, a piece of text is joined with the last piece of its stream, so that millions of pieces take no
+    more memory than their text. `on_arrival` is called for each event that `take` will return.
     """
 
     def __init__(self, on_arrival: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class Events:
         self._waiting: deque[Output | _Text | Future[Execution]] = deque()
 
     def put(self, event: Event | Future[Execution]) -> None:
-        if isinstance(event, Execution):  # it is what the future holds
+        if isinstance(event, Execution):  # the future holds it
             return
         with self._lock:
             if not isinstance(event, StreamText):
@@ -49,7 +49,7 @@ class Events:
         self._on_arrival()
 
     def _last_text(self, stream: Literal["stdout", "stderr"]) -> _Text | None:
-        """The text that a further piece of this stream joins, if there is one."""
+        """The waiting text that a further piece of this stream is joined with, if there is one."""
         if len(self._waiting) < _MANY:
             return None
         recent = (self._waiting[-1], self._waiting[-2])  # two, as code may write to both streams by turns

@@ -17,11 +17,11 @@ from greenroom.untrusted import brief
 
 
 class ExecutionHandle:
-    """An execution in the background. Made by `Session.submit`; it goes on when the handle is dropped."""
+    """An execution in the background. Made by `Session.submit`; it continues when the handle is dropped."""
 
     def __init__(self, pool: OpenPool, identifier: str, code: str, timeout: float | None) -> None:
         self.id = uuid.uuid4().hex
-        """Names the execution."""
+        """The execution's identifier."""
         self._pool = pool
         self._last: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -38,10 +38,10 @@ class ExecutionHandle:
         return self._future.result().status if self._future.done() else "running"
 
     def result(self, timeout: float | None = None) -> Execution:
-        """Wait for its end.
+        """Wait for the end of the execution, and return it.
 
         Raises:
-            TimeoutError: it has not ended within `timeout` seconds; it goes on.
+            TimeoutError: it has not ended within `timeout` seconds; it continues.
             GreenroomError: it could not run.
         """
         if timeout is None:
@@ -56,7 +56,7 @@ class ExecutionHandle:
         return await asyncio.shield(asyncio.wrap_future(self._future))
 
     def cancel(self) -> None:
-        """Interrupt it, or take it out of the queue; its result then has the status `cancelled`. Idempotent."""
+        """Interrupt the execution, or remove it from the queue; its status becomes `cancelled`. Idempotent."""
         self._pool.run(self._cancel())
 
     async def acancel(self) -> None:
@@ -72,7 +72,7 @@ class ExecutionHandle:
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise
-            # Not every backend tells what a cancelled execution has shown.
+            # Not every backend returns the output of a cancelled execution.
             return self._last or Execution(
                 id=self.id,
                 status="cancelled",
@@ -81,7 +81,7 @@ class ExecutionHandle:
             )
 
     def _note(self, event: Event) -> None:
-        """Keep the execution, which comes last; what it showed before is in it."""
+        """Keep the execution, which comes last and has everything that came before."""
         if isinstance(event, Execution):
             self._last = event
 

@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 class OpenPool:
-    """What a `SessionPool`, its sessions and its handles share.
+    """The backend and event loop that a `SessionPool`, its sessions and its handles share.
 
-    It closes itself when the last of them goes, and when the interpreter exits.
+    It closes itself when the last of them is dropped, and when the interpreter exits.
     """
 
     def __init__(self, backend: Backend, loop: BackgroundLoop) -> None:
@@ -27,7 +27,7 @@ class OpenPool:
 
     @classmethod
     def open(cls, make_backend: Callable[[], Coroutine[Any, Any, Backend]]) -> Self:
-        """Make a backend on a new event loop, which every later call uses too; blocks until it is made."""
+        """Make a backend on a new event loop, which every later call uses too; block until it is made."""
         opening = _Opening(make_backend)
         try:
             return cls(opening.loop.run(opening.make()), opening.loop)
@@ -63,7 +63,7 @@ class OpenPool:
 
 
 class _Opening:
-    """A backend that is being made, and may be made just as its caller gives up."""
+    """A backend that is being made, and can become ready just as its caller gives up."""
 
     def __init__(self, make_backend: Callable[[], Coroutine[Any, Any, Backend]]) -> None:
         self.loop = BackgroundLoop("greenroom pool")

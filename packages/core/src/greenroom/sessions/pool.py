@@ -1,4 +1,4 @@
-"""What `greenroom.connect` returns."""
+"""A pool of sessions, as `greenroom.connect` returns it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from greenroom.sessions.session import Session
 class SessionPool:
     """Hands out sessions by identifier. Made by `greenroom.connect`.
 
-    One pool serves blocking code, threads and any number of event loops at once. As a context manager it closes
-    itself at the end, and its sessions end; in Azure those with an identifier of the caller's choice cool down
-    instead, as other processes may use them.
+    One pool serves blocking code, threads and any number of event loops at the same time. As a context manager it
+    closes itself at the end, and its sessions end; in Azure, sessions with an identifier of the caller's choice cool
+    down instead, as other processes might use them.
     """
 
     def __init__(self, pool: OpenPool) -> None:
@@ -29,13 +29,13 @@ class SessionPool:
     def session(
         self, identifier: str | None = None, *, timeout: float | None = None, memory: int | str | None = None
     ) -> Session:
-        """The session of that name, or with none a new one with a random name.
+        """Return the session with this identifier; by default a new session with a random identifier.
 
         Args:
             identifier: 4 to 128 characters, by Azure's rule.
-            timeout: seconds that an execution of this session may take; by default the pool's `timeout`.
-            memory: bytes that this session may use, or `"512Mi"`; by default the pool's `memory`. It holds from
-                the next use on, also for a session that has begun.
+            timeout: the time limit of this session's executions in seconds; by default the pool's `timeout`.
+            memory: this session's memory limit in bytes, or as `"512Mi"`; by default the pool's `memory`. It holds
+                from the next use on, also for a session that has begun.
 
         Raises:
             InvalidRequest: a value breaks a rule, or the pool cannot give one session its own memory.
@@ -61,7 +61,7 @@ class SessionPool:
         return await self._pool.arun(self._pool.backend.sessions())
 
     def status(self) -> PoolStatus:
-        """How the pool is doing: what it holds, and what it has done so far."""
+        """The pool's present state, and its statistics so far."""
         return self._pool.run(self._pool.backend.status())
 
     async def astatus(self) -> PoolStatus:
@@ -69,7 +69,7 @@ class SessionPool:
         return await self._pool.arun(self._pool.backend.status())
 
     def close(self) -> None:
-        """End the pool: its sandboxes, or what it holds in Azure. Idempotent; bounded in time."""
+        """End the pool: its sandboxes, or its own sessions in Azure. Idempotent; bounded in time."""
         self._pool.close()
 
     async def aclose(self) -> None:

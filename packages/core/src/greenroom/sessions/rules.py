@@ -1,4 +1,4 @@
-"""The rules for what callers give: identifiers, paths, code, time limits. Shared by sessions, server and adapters."""
+"""The rules for callers' arguments: identifiers, paths, code, time limits. Shared by sessions, server and adapters."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_file_path(path: str) -> str:
 
 
 def check_code(code: str) -> str:
-    """Return the code if it can be run at all.
+    """Return the code if a sandbox can take it.
 
     Raises:
         InvalidRequest: it is empty, over 16 MiB, or not encodable as UTF-8.
@@ -78,10 +78,10 @@ def check_code(code: str) -> str:
 
 
 def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT, name: str = "timeout") -> float | None:
-    """Return the seconds that code may run; `None` stands for the pool's own limit.
+    """Return the time limit of code in seconds; `None` stands for the pool's own limit.
 
     Raises:
-        InvalidRequest: they are not positive, or more than `most`.
+        InvalidRequest: it is not positive, or more than `most`.
     """
     if timeout is None:
         return None
@@ -109,7 +109,7 @@ def check_limit(limit: int | None) -> int | None:
 
 
 def seconds(value: float) -> float:
-    """Return the number as a float; what is not a number is NaN, which compares as neither more nor less."""
+    """Return the number as a float; NaN for anything else, which compares as neither more nor less."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return float("nan")
     try:

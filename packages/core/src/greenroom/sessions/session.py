@@ -1,4 +1,4 @@
-"""Variables and files under one identifier. Each method has a blocking and an `a…` spelling."""
+"""A session: variables and files under one identifier. Each method has a blocking and an `a…` spelling."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class Session:
     """Variables and files that persist under one identifier, until it is deleted or cools down.
 
     Made by `SessionPool.session`; making it costs nothing, its first use allocates a sandbox. Any number of
-    `Session` objects may share an identifier: they are the same session. As a context manager it deletes the
+    `Session` objects can share an identifier: they are the same session. As a context manager it deletes the
     session at the end.
 
-    Every method raises `PoolFull`, `SandboxLost`, `PoolClosed` or `EngineUnavailable` where it needs a sandbox
-    and none can be had, and `InvalidRequest` for arguments that break a rule.
+    Every method that needs a sandbox and cannot get one raises `PoolFull`, `SandboxLost`, `PoolClosed` or
+    `EngineUnavailable`; arguments that break a rule raise `InvalidRequest`.
     """
 
     def __init__(
         self, pool: OpenPool, identifier: str, timeout: float | None, overrides: Overrides | None = None
     ) -> None:
-        self._pool = pool  # it closes itself when nobody holds it any more
+        self._pool = pool  # it closes itself when its last holder is dropped
         self._identifier = identifier
         self._timeout = timeout
-        self._overrides = overrides  # the pool knows them for as long as they are held
+        self._overrides = overrides  # they apply for as long as this object holds them
 
     @property
     def identifier(self) -> str:
-        """The identifier it was made with."""
+        """The session's identifier."""
         return self._identifier
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ class Session:
     # Execution
 
     def execute(self, code: str, *, timeout: float | None = None) -> Execution:
-        """Run Python code, as a notebook cell, and wait for its end.
+        """Run Python code like a notebook cell, and wait for its end.
 
         Executions of one session run one after the other. The code's own errors come back in the `Execution`.
 
@@ -70,7 +70,7 @@ class Session:
         return await self._pool.arun(self._execute(code, timeout, None))
 
     def stream(self, code: str, *, timeout: float | None = None) -> Generator[Event, None, None]:
-        """Run code and yield what it writes and shows as it happens; the whole `Execution` comes last.
+        """Run code and yield its output as it comes; the whole `Execution` comes last.
 
         Leaving the loop early interrupts the code.
         """
@@ -105,7 +105,7 @@ class Session:
             future.cancel()
 
     def submit(self, code: str, *, timeout: float | None = None) -> ExecutionHandle:
-        """Run code in the background, after what this session runs already, and return at once.
+        """Run code in the background, after the earlier executions of this session, and return immediately.
 
         Args:
             code: as for `execute`.
@@ -121,11 +121,11 @@ class Session:
     # Files
 
     def upload(self, source: Source, path: str | None = None) -> RemoteFile:
-        """Put a file into the session; it appears whole or not at all, and replaces one of the same name.
+        """Put a file into the session; it appears whole or not at all, and replaces a file of the same name.
 
         Args:
-            source: the local path of a regular file, the content as bytes, or an open binary file. What its
-                `read` raises leaves this call.
+            source: the local path of a regular file, the content as bytes, or an open binary file. This call raises
+                the exceptions of its `read`.
             path: where to put it, below `/mnt/data`; by default the source's own file name.
 
         Raises:
@@ -145,17 +145,17 @@ class Session:
     def download(
         self, path: str, to: str | os.PathLike[str] | None = None, *, limit: int | None = None
     ) -> bytes | Path:
-        """A file's content, or with `to` a local file that is written in pieces and appears when complete.
+        """Return a file's content; with `to`, write it to a local file in pieces, which appears when complete.
 
         Args:
             path: the file, below `/mnt/data`.
             to: the local file.
-            limit: the most bytes to take, whatever the file's size was said to be; by default there is no limit.
+            limit: the maximum number of bytes, whatever size the session reports; by default there is no limit.
 
         Raises:
             FileMissing: there is no such file.
             FileRefused: it is a directory, not a regular file, or over the limit; or the local file cannot be
-                written, as its directory is missing or the disk is full: it has that error's `errno`.
+                written, as its directory is missing or the disk is full: the exception has that error's `errno`.
         """
         return self._pool.run(self._download(path, to, limit))
 
@@ -170,7 +170,7 @@ class Session:
         return await self._pool.arun(self._download(path, to, limit))
 
     def files(self, path: str = DATA_DIR, *, recursive: bool = False) -> list[RemoteFile]:
-        """The files and directories in a directory of the session, by name.
+        """Return the files and directories in a directory of the session, sorted by name.
 
         Raises:
             FileMissing: there is no such directory.
@@ -182,7 +182,7 @@ class Session:
         return await self._pool.arun(self._files(path, recursive))
 
     def file(self, path: str) -> RemoteFile:
-        """One file's metadata.
+        """Return one file's metadata.
 
         Raises:
             FileMissing: there is no such file.
@@ -209,7 +209,7 @@ class Session:
     # End
 
     def info(self) -> SessionInfo | None:
-        """When it began, was last used and will end; `None` if it has not begun, or has ended. It begins nothing."""
+        """Creation, last use and expiry; `None` if the session has not begun or has ended. Does not start a session."""
         return self._pool.run(self._pool.backend.session(self._identifier))
 
     async def ainfo(self) -> SessionInfo | None:
@@ -236,7 +236,7 @@ class Session:
         try:
             self.delete()
         except GreenroomError:
-            if error is None:  # what went wrong first tells more
+            if error is None:  # the first error is more useful
                 raise
 
     async def __aenter__(self) -> Self:
@@ -283,7 +283,7 @@ class Session:
                 f"The source must be a local path, bytes or an open binary file, not {type(source).__name__}."
             )
         if path is None:
-            name = getattr(source, "name", "")  # of a temporary file it is a number
+            name = getattr(source, "name", "")  # the name of a temporary file is a number
             path = PurePosixPath(name).name if isinstance(name, str) else ""
         return await self._pool.backend.upload(self._identifier, check_file_path(path), chunks_of(source.read))
 

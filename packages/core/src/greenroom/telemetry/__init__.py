@@ -1,4 +1,4 @@
-"""What happens in a pool, as typed events for one observer: metrics, traces, logs and usage consume them."""
+"""Typed events of a pool for one observer, as a source for metrics, traces, logs and usage."""
 
 from greenroom.telemetry.events import (
     AllocationRefused,

@@ -1,7 +1,7 @@
-"""The events themselves.
+"""The events of a pool.
 
-None carries code, output or file contents. Causes and statuses are enumerations, as they become labels; identifiers are
-for logs and traces only, where any number of them does no harm. Times are in seconds.
+No event has code, output or file contents. Causes and statuses are enumerations, as they become labels; identifiers are
+for logs and traces only, where any number of them is harmless. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class EndCause(StrEnum):
     COOLED_DOWN = "cooled down"
     MAX_AGE = "reached its maximum age"
     SURPLUS = "surplus"
-    """It was ready, and no longer needed."""
+    """The sandbox was ready, and no longer needed."""
     DELETED = "session deleted"
     LOST = "ended by itself"
     START_FAILED = "failed to start"
@@ -35,7 +35,7 @@ class SandboxStarted:
     """A sandbox is ready for a session."""
 
     duration: float
-    """From the decision to start it."""
+    """The time since the decision to start it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class SessionAllocated:
     identifier: str
     wait: float
     warm: bool
-    """Whether a ready sandbox was there."""
+    """Whether a ready sandbox was available."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class SandboxEnded:
     identifier: str | None
     """The session that it served, if any."""
     age: float
-    """Since its start was decided."""
+    """The time since the decision to start it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class ExecutionEnded:
     identifier: str
     status: Status
     duration: float
-    """In the sandbox."""
+    """The time in the sandbox."""
 
 
 TelemetryEvent: TypeAlias = (
@@ -88,7 +88,7 @@ TelemetryEvent: TypeAlias = (
 )
 
 Observer: TypeAlias = Callable[[TelemetryEvent], None]
-"""Called on the pool's event loop; it must return immediately. What it raises is logged."""
+"""Called on the pool's event loop; it must return immediately. Its exceptions are logged."""
 
 
 def guarded(observer: Observer) -> Observer:
@@ -97,7 +97,7 @@ def guarded(observer: Observer) -> Observer:
     def observe(event: TelemetryEvent) -> None:
         try:
             observer(event)
-        except Exception:  # noqa: BLE001  whatever it raises, the pool goes on
+        except Exception:  # noqa: BLE001  whatever it raises, the pool continues
             _log.exception("The observer failed on %s", type(event).__name__)
 
     return ignore if observer is ignore else observe

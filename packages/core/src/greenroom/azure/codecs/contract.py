@@ -1,4 +1,4 @@
-"""The seam between the two contracts and their users: functions that the modules `legacy` and `current` both have."""
+"""The interface of the two contracts: the functions that the modules `legacy` and `current` both have."""
 
 from __future__ import annotations
 

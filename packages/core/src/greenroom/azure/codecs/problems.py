@@ -65,7 +65,7 @@ class BadRequest(InvalidRequest):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as it is sent."""
+    """An error in the form in which it is sent."""
 
     status: int
     code: str

@@ -20,7 +20,7 @@ from greenroom.models import Execution, ExecutionError, Output, Status
 
 TIMED_OUT = "Request timed out waiting for code execution to complete"
 ABORTED = "Execution aborted"
-"""What Azure writes into `stderr` when memory runs out."""
+"""Azure's text in `stderr` when memory runs out."""
 STATE_LOST = "The Python process was killed, and all variables are lost."
 """Greenroom's own addition to `stderr` after `TIMED_OUT`, if it applies."""
 

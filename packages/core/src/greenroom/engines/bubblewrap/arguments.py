@@ -12,7 +12,7 @@ from greenroom.engines.bubblewrap.cgroups import MOUNT
 INSIDE_USER = 1000
 """The user's number inside a sandbox that an unprivileged process starts."""
 
-# What programs of the system look up, without anything that tells of this machine.
+# Files that system programs look up, without any that reveal something about this machine.
 _ETC = ("alternatives", "fonts", "ld.so.cache", "localtime", "mime.types", "ssl/certs", "ssl/openssl.cnf")
 _ETC_NETWORK = ("hosts", "nsswitch.conf", "resolv.conf")
 
@@ -32,7 +32,7 @@ def isolation(limits: Limits) -> Iterator[str]:
         "--clearenv",
     )
     if os.geteuid() == 0:
-        # Mounting needs root, which our own first process then gives up for good.
+        # Mounting needs root, which our own first process then gives up permanently.
         yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
     else:
         yield from ("--unshare-user", "--disable-userns")
@@ -40,7 +40,7 @@ def isolation(limits: Limits) -> Iterator[str]:
 
 
 def file_system(python: Path, limits: Limits) -> Iterator[str]:
-    """Yield the arguments for what a sandbox sees of this machine, and for its own directories."""
+    """Yield the arguments for the parts of this machine that a sandbox sees, and for its own directories."""
     for path, size in (("/tmp", limits.disk), ("/mnt/data", limits.disk)):  # noqa: S108
         yield from ("--perms", "1777", "--size", str(size), "--tmpfs", path)
     # bubblewrap makes missing parents private, and the sandbox's user is not the one who made them.
@@ -88,7 +88,7 @@ def _interpreter(python: Path) -> list[Path]:
     for path in dict.fromkeys(found):
         if path.is_relative_to("/usr"):
             continue
-        if home.is_relative_to(path):  # an interpreter in ~/bin is no reason to show the home directory
+        if home.is_relative_to(path):  # an interpreter in ~/bin must not expose the home directory
             shown += [part for part in (path / "bin", path / "lib") if part.is_dir()]
         else:
             shown.append(path)

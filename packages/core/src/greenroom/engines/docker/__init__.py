@@ -1,4 +1,4 @@
-"""Sandboxes as containers of a Docker engine, and the image they are made from."""
+"""Sandboxes as containers of a Docker engine, and the image that they are made from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DockerOptions(IsolationOptions):
 
 
 def _make(options: DockerOptions) -> Engine:
-    from greenroom.engines.docker.engine import DockerEngine  # noqa: PLC0415  only what is used is loaded
+    from greenroom.engines.docker.engine import DockerEngine  # noqa: PLC0415  loaded only when used
 
     return DockerEngine(
         image=options.image,

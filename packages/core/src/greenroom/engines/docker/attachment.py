@@ -1,4 +1,4 @@
-"""The connection attached to a container: its standard input one way, its output and errors the other."""
+"""The connection attached to a container: its standard input in one direction, its output and errors in the other."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _READ_AHEAD = 1 << 18
 
 
 class Attachment:
-    """Standard streams of a container, attached before it starts so that nothing of them is missed.
+    """The standard streams of a container, attached before it starts so that no output is missed.
 
-    The engine answers the request by making the HTTP connection one of raw bytes. From there on asyncio's streams
-    have it, for their flow control and for an end that waits for nothing.
+    The engine answers the request by switching the HTTP connection to raw bytes. From then on asyncio's streams use
+    it, for their flow control and for a way to close it immediately.
     """
 
     def __init__(self, response: aiohttp.ClientResponse, transport: asyncio.Transport) -> None:
-        self._response = response  # closes the connection when it is forgotten
+        self._response = response  # kept, as it would close the connection when it is collected
         self._reader = asyncio.StreamReader(limit=_READ_AHEAD)
         protocol = asyncio.StreamReaderProtocol(self._reader)
         transport.set_protocol(protocol)
@@ -38,7 +38,7 @@ class Attachment:
         """Attach to a container by its name or id.
 
         Raises:
-            any of `daemon.FAILURES`.
+            any of `client.FAILURES`.
         """
         response = await daemon.request(
             "POST",
@@ -54,7 +54,7 @@ class Attachment:
         return cls(response, transport)
 
     async def write(self, data: bytes) -> None:
-        """Write to standard input; returns when more may be written.
+        """Write to standard input; return when more can be written.
 
         Raises:
             OSError: the connection has ended.
@@ -62,11 +62,11 @@ class Attachment:
         if not self._writer.is_closing():
             self._writer.write(data)
             await self._writer.drain()
-        if self._writer.is_closing():  # perhaps while it waited, which drain does not tell
+        if self._writer.is_closing():  # perhaps while it waited, which drain does not report
             raise ConnectionResetError("The connection to the container has ended.")
 
     async def read(self) -> tuple[int, bytes] | None:
-        """The next piece of `STDOUT` or `STDERR`; None at the end of the connection."""
+        """Return the next piece of `STDOUT` or `STDERR`; None at the end of the connection."""
         try:
             stream, size = _HEADER.unpack(await self._reader.readexactly(_HEADER.size))
             return stream, await self._reader.readexactly(size)
@@ -74,6 +74,6 @@ class Attachment:
             return None
 
     def close(self) -> None:
-        """End the connection at once. Idempotent."""
+        """End the connection immediately. Idempotent."""
         self._writer.transport.abort()
         self._response.close()

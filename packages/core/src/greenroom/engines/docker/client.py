@@ -1,4 +1,4 @@
-"""The way to a Docker engine, and what its silence or its refusal means."""
+"""The client of a Docker engine, and the errors for its silence and its refusals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 FAILURES = (aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError)
-"""What a call of aiodocker raises when the engine does not answer, or refuses."""
+"""The exceptions of an aiodocker call when the engine does not answer or refuses."""
 
 _URL = re.compile(r"(unix|npipe|tcp|http|https|ssh)://.+")
 _UNREACHABLE = 900  # aiodocker's status for "no connection"
@@ -53,11 +53,11 @@ class Daemon:
             self.client = aiodocker.Docker(host, context=context)
         except (aiodocker.DockerError, ValueError, OSError) as error:
             raise EngineUnavailable(f"Docker cannot be used at {self.address}: {error}.") from error
-        # Each attached sandbox holds a connection, and the connector would stop at 100 without a word.
+        # Each attached sandbox holds a connection, and by default the connector silently stops at 100.
         self.client.connector._limit = 0  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     async def request(self, method: str, path: str, **options: Any) -> aiohttp.ClientResponse:
-        """A call that aiodocker does not make, or not with all its options, which are aiohttp's here.
+        """Make a call that aiodocker lacks, or one that needs more options; `options` are those of aiohttp.
 
         Raises:
             any of `FAILURES`.
@@ -71,7 +71,7 @@ class Daemon:
         await self.client.close()
 
     def unavailable(self, error: BaseException, doing: str) -> EngineUnavailable:
-        """The error to raise for a failed call; `doing` says what it was for, as in `"start a sandbox"`."""
+        """Return the error to raise for a failed call; `doing` is its purpose, such as `"start a sandbox"`."""
         if isinstance(error, TimeoutError):
             return EngineUnavailable(f"The Docker engine at {self.address} did not answer in time. Restart Docker.")
         if isinstance(error, aiodocker.DockerError) and error.status != _UNREACHABLE:
@@ -79,7 +79,7 @@ class Daemon:
         cause = error.__context__ if isinstance(error, aiodocker.DockerError) else error
         if isinstance(cause, aiohttp.ClientConnectorError) and isinstance(cause.os_error, PermissionError):
             return EngineUnavailable(
-                f"This user may not use the Docker engine at {self.address}. Add the user to the group that owns "
+                f"This user is not allowed to use the Docker engine at {self.address}. Add it to the group that owns "
                 'the socket (sudo usermod -aG docker "$USER", then log in again), '
                 'or use greenroom.connect("bubblewrap:").'
             )
@@ -89,12 +89,12 @@ class Daemon:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of an engine's refusal; None if it did not answer."""
+    """Return the HTTP status of an engine's refusal; None if it did not answer."""
     return error.status if isinstance(error, aiodocker.DockerError) and error.status != _UNREACHABLE else None
 
 
 async def refusal(response: aiohttp.ClientResponse) -> aiodocker.DockerError:
-    """The error to raise for a response with a status that was not asked for; it is read to its end."""
+    """Return the error to raise for a response with an unexpected status, which is read to its end."""
     async with response:
         text = await response.text()
     with contextlib.suppress(ValueError, TypeError, KeyError):

@@ -1,8 +1,8 @@
 """Sandboxes by Docker: one container each, with its frames over the attached standard input and output.
 
 A container has no network, no capability, no way to gain one, a read-only root, an unprivileged user and Docker's
-own filter on system calls; all that it can write is memory, within its limits. Docker closes its standard input
-when the attached connection goes, whatever became of the owner; the supervisor then ends, and Docker removes the
+own filter on system calls; everything that it can write is memory, within its limits. Docker closes its standard input
+when the attached connection ends, even if the owner was killed; the supervisor then ends, and Docker removes the
 container.
 """
 
@@ -55,18 +55,18 @@ _UPDATE_TIMEOUT = 10.0
 _STDERR_KEPT = 8192
 _KILLED = "137"  # 128 + SIGKILL
 
-# A user of its own for each container, as the kernel shares out much by user (inotify, pipes, pending signals). The
-# image has a name for each; they are few enough for an engine that maps users (rootless, or with userns-remap).
+# Each container has its own user, as the kernel limits much per user (inotify, pipes, pending signals). The image has
+# a name for each; they are few enough for an engine that maps users (rootless, or with userns-remap).
 _FIRST_USER = 30_000
 _USERS = 4096
 
-# What the supervisor needs as root of gVisor's kernel: to become the worker, to end it, and to keep its files.
+# The supervisor's capabilities as root of gVisor's kernel: to change to the worker's user, to end it, to own its files.
 _GVISOR_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
 
-# What a container gets of busy processors, beside others: while it starts unasked, and after that.
+# A container's share of busy processors: while it starts and no caller waits for it, and after that.
 _STARTING_SHARES, _FULL_SHARES = 64, 1024
 
-# By their name in what Docker says of itself.
+# By the name in Docker's description of itself.
 _LIMITS = {"MemoryLimit": "the memory", "CpuCfsQuota": "the processors", "PidsLimit": "the processes"}
 
 _log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class DockerSandbox(StreamSandbox):
                 return "it ran out of memory"
             code = event["Actor"]["Attributes"].get("exitCode")
         if code == _KILLED:
-            return said or "it was killed, most likely for want of memory"
+            return said or "it was killed, probably because it ran out of memory"
         return said or (f"it ended with exit code {code}" if code is not None else "")
 
     async def _kill(self) -> None:
@@ -161,7 +161,7 @@ class DockerSandbox(StreamSandbox):
             self._on_end()
 
     async def _last_events(self) -> AsyncIterator[dict[str, Any]]:
-        """What Docker remembers of the container's end, as the container itself is removed."""
+        """The events of the container's end, which Docker keeps after the container is removed."""
         parameters = {"since": "1", "filters": json.dumps({"container": [self.id], "event": ["oom", "die"]})}
         with contextlib.suppress(*FAILURES):
             async with (
@@ -176,13 +176,13 @@ class DockerSandbox(StreamSandbox):
 
 
 class DockerEngine(Engine):
-    """Makes sandboxes with a Docker engine, on this machine or elsewhere.
+    """Starts sandboxes with a Docker engine, on this machine or elsewhere.
 
     Args:
         image: the image of the sandboxes; by default that of this version, `greenroom-python:<version>`.
         runtime: the OCI runtime, such as `runsc` for gVisor; by default Docker's own.
         docker_host: the URL of the Docker engine; by default that of Docker's own command line.
-        allow_unfiltered: whether sandboxes may run where there can be no filter of system calls.
+        allow_unfiltered: whether sandboxes may run where a filter of system calls is not possible.
     """
 
     name = "docker"
@@ -211,7 +211,7 @@ class DockerEngine(Engine):
         try:
             await self._check(self._daemon())
         except BaseException:
-            await self.close()  # nobody closes what they could not use
+            await self.close()  # callers do not close an engine that they could not use
             raise
 
     async def start(self, spec: SandboxSpec) -> DockerSandbox:
@@ -223,7 +223,7 @@ class DockerEngine(Engine):
         attachment: Attachment | None = None
         try:
             async with asyncio.timeout(_START_TIMEOUT):
-                await asyncio.shield(create)  # what Docker has been asked for cannot be taken back
+                await asyncio.shield(create)  # a request to Docker cannot be taken back
                 attachment = await Attachment.open(daemon, name)
                 await container.start()
         except BaseException as error:
@@ -279,10 +279,10 @@ class DockerEngine(Engine):
         return user
 
     def _config(self, spec: SandboxSpec, user: int) -> dict[str, Any]:
-        """What Docker is asked for. Deny by default: whatever a sandbox does not need is off."""
+        """Return the container's configuration. Deny by default: everything that a sandbox does not need is off."""
         limits = spec.limits
-        # gVisor lets code open what process 1 of the same user has open. It has its own users, none of them the
-        # host's, so there the supervisor is root and only the worker another.
+        # gVisor lets code open the files of process 1 if it has the same user. gVisor's users are separate from the
+        # host's, so there the supervisor is root and only the worker has another user.
         settings: dict[str, object] = {
             "container_type": spec.container_type,
             "allow_unfiltered": self._allow_unfiltered,
@@ -319,7 +319,7 @@ class DockerEngine(Engine):
                 "MemorySwap": limits.memory,  # both together: no swap
                 "OomKillDisable": False,
                 "OomScoreAdj": 500,  # when the whole machine runs out, sandboxes go first
-                "KernelMemoryTCP": limits.memory // 4,  # counted apart by version 1 of control groups alone
+                "KernelMemoryTCP": limits.memory // 4,  # counted separately only by version 1 of control groups
                 "NanoCpus": int(limits.cpus * 1e9),
                 "CpuShares": _STARTING_SHARES if self.starts_give_way else 0,
                 "PidsLimit": limits.pids,
@@ -355,7 +355,7 @@ class DockerEngine(Engine):
                 f"The Docker engine at {daemon.address} runs {info['OSType']} containers. "
                 "Switch it to Linux containers."
             )
-        version = str(info.get("CgroupVersion") or "1")  # engines before 20.10 know no other and do not say
+        version = str(info.get("CgroupVersion") or "1")  # engines before 20.10 only have version 1 and do not report it
         self.control_groups = ControlGroups.VERSION_2 if version == "2" else ControlGroups.VERSION_1
         lacking = [what for key, what in _LIMITS.items() if not info.get(key)]
         if lacking:
@@ -365,7 +365,7 @@ class DockerEngine(Engine):
             )
         if self._runtime and self._runtime not in info["Runtimes"] and not self._runtime.startswith("io.containerd."):
             raise self._runtime_missing(daemon, sorted(info["Runtimes"]))
-        # gVisor's own kernel filters, whatever the host's does.
+        # gVisor's own kernel has filters, whether the host's has or not.
         filters = self._is_gvisor or any(option.startswith("name=seccomp") for option in info["SecurityOptions"])
         reason = seccomp.lacking(info["Architecture"], kernel_filters=filters)
         refuse_unfiltered(reason, allowed=self._allow_unfiltered)
@@ -386,7 +386,7 @@ class DockerEngine(Engine):
         return daemon.unavailable(error, doing)
 
     async def _see_through(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run it to its end even if the caller is cancelled again."""
+        """Run a coroutine to its end even if the caller is cancelled again."""
         task = asyncio.create_task(coroutine)
         self._undoings.add(task)
         task.add_done_callback(self._undoings.discard)
@@ -394,8 +394,8 @@ class DockerEngine(Engine):
 
 
 async def _undo(create: asyncio.Future[Any], container: DockerContainer, name: str) -> None:
-    """Remove what a start has left, at whichever step it stopped."""
-    # Docker may be about to make it: there is nothing to remove before.
+    """Remove what a failed start has left, whichever step it reached."""
+    # Docker may be about to make the container: until then, there is nothing to remove.
     await asyncio.wait([create], timeout=_KILL_TIMEOUT)
     create.cancel()
     with contextlib.suppress(asyncio.CancelledError, *FAILURES):
@@ -404,7 +404,7 @@ async def _undo(create: asyncio.Future[Any], container: DockerContainer, name: s
 
 
 async def _remove(container: DockerContainer, name: str) -> None:
-    """End a container and see it gone, within a bounded time."""
+    """End a container and wait until it is gone, within a time limit."""
     try:
         async with asyncio.timeout(_KILL_TIMEOUT):
             try:
@@ -412,7 +412,7 @@ async def _remove(container: DockerContainer, name: str) -> None:
             except FAILURES as error:
                 if status_of(error) != 409:
                     raise
-                await container.wait(condition="removed")  # AutoRemove was first, and is at it
+                await container.wait(condition="removed")  # AutoRemove was first, and has not finished
     except FAILURES as error:
         if status_of(error) != 404:
             _log.warning("The container %s could not be removed: %s", name, error or "Docker did not answer in time")

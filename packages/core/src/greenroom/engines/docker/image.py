@@ -39,7 +39,7 @@ def default_image() -> str:
 
 
 def build_command(image: str, base: str = BASE_IMAGE) -> str:
-    """What a person types to have that image."""
+    """The command that builds that image."""
     words = ["greenroom image build"]
     if image != default_image():
         words += ["--tag", image]
@@ -50,7 +50,7 @@ def build_command(image: str, base: str = BASE_IMAGE) -> str:
 
 @cache
 def runner_digest() -> str:
-    """Names the runner's sources; an image with another one speaks another version of the conversation."""
+    """The digest of the runner's sources; an image with another digest can have another version of the protocol."""
     digest = hashlib.sha256()
     for path in _runner_files():
         digest.update(f"{path.relative_to(RUNNER_SOURCE).as_posix()}\0{path.stat().st_size}\0".encode())
@@ -60,28 +60,28 @@ def runner_digest() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An instruction of the Dockerfile begins."""
+    """The start of an instruction of the Dockerfile."""
 
     number: int
     total: int
     title: str
-    """What it does, where that is worth telling."""
+    """A description for the user; empty for minor instructions."""
 
 
 async def build(
     daemon: Daemon, context: IO[bytes], *, base: str, tag: str, network: str, cache: bool
 ) -> AsyncGenerator[Step | str, None]:
-    """Build the image; yields the steps and the lines of their output as they come.
+    """Build the image; yield the steps and the lines of their output as they come.
 
     It uses Docker's first builder, which every engine has.
 
     Args:
-        context: what `write_context` wrote.
+        context: the archive that `write_context` wrote.
         network: which network the build uses, in Docker's words; `host` is that of the engine's machine.
-        cache: whether steps that were done before with the same files may be taken from there.
+        cache: whether steps that were done before with the same files may be taken from Docker's cache.
 
     Raises:
-        EngineUnavailable: Docker does not answer, the base image cannot be had, or a step failed.
+        EngineUnavailable: Docker does not answer, the base image cannot be pulled, or a step failed.
     """
     parameters = {
         "t": tag,
@@ -111,11 +111,11 @@ async def build(
 
 
 def write_context(file: IO[bytes], *, packages: Sequence[str] = (), wheels: Sequence[Path] = ()) -> None:
-    """Write what Docker builds the image from, a tar archive.
+    """Write the build context of the image, a tar archive.
 
     Args:
         packages: requirements beyond the image's own, as pip reads them.
-        wheels: wheels of this machine that pip may use in the build.
+        wheels: wheels of this machine that pip can use in the build.
     """
     source = _source()
     requirements = (source / "requirements.txt").read_text(encoding="utf-8")
@@ -136,7 +136,7 @@ def write_context(file: IO[bytes], *, packages: Sequence[str] = (), wheels: Sequ
 
 
 def package_count() -> int:
-    """About how many packages a build installs."""
+    """The approximate number of packages that a build installs."""
     lines = (_source() / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return sum("==" in line and "win32" not in line for line in lines)
 
@@ -151,7 +151,7 @@ def _source() -> Path:
 
 
 def _titles() -> dict[int, str]:
-    """What the Dockerfile's instructions do, by their number: from the comments that begin with `#:`."""
+    """Descriptions of the Dockerfile's instructions by number, from the comments that begin with `#:`."""
     titles: dict[int, str] = {}
     number = 1
     for line in (_source() / "Dockerfile").read_text(encoding="utf-8").splitlines():

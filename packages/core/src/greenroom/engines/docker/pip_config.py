@@ -1,4 +1,4 @@
-"""How pip reaches its packages from this machine, for a pip that runs elsewhere on the same network."""
+"""The settings with which this machine's pip reaches packages, for a pip elsewhere on the same network."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE
 
 
 def pip_files(directory: str, *, wheels: bool = False) -> dict[str, bytes]:
-    """The files by which another pip, with `PIP_CONFIG_FILE` set to its `pip.conf`, does what this machine's does.
+    """Return files that configure another pip like this machine's, with `PIP_CONFIG_FILE` set to their `pip.conf`.
 
-    Settings that name files of this machine are left out, but for the certificates, which are copied.
+    Settings that name files of this machine are left out, except the certificates, which are copied.
 
     Args:
         directory: where the files will be.
-        wheels: whether `directory/wheels` holds wheels for it.
+        wheels: whether `directory/wheels` holds wheels for the build.
     """
     settings = _settings()
     lines = [f"{name} = {settings[name]}" for name in _AS_THEY_ARE if name in settings]
@@ -51,7 +51,7 @@ def proxies() -> dict[str, str]:
 
 
 def _settings() -> dict[str, str]:
-    """As pip itself says: its environment before its command's section before the global one."""
+    """Merge pip's settings in its own order: the environment, then the command's section, then the global one."""
     found: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
     for kind, name, value in _LINE.findall(_config_list()):
         found[kind][name] = str(ast.literal_eval(value))
@@ -67,13 +67,13 @@ def _config_list() -> str:
         except (OSError, subprocess.SubprocessError):
             continue
         return result.stdout
-    # An environment without pip, such as uv's: its variables may still be meant for one.
+    # An environment without pip, such as uv's: its PIP_ variables still count.
     variables = {name[4:].lower().replace("_", "-"): value for name, value in os.environ.items() if name[:4] == "PIP_"}
     return "\n".join(f":env:.{name}={value!r}" for name, value in variables.items())
 
 
 def _certificates(settings: dict[str, str]) -> Path | None:
-    """The bundle this machine trusts: newer versions of pip use the system's even if no setting says so."""
+    """The certificates that this machine trusts: newer versions of pip use the system's even without a setting."""
     candidates = [settings.get("cert"), *(os.environ.get(name) for name in _CERTIFICATE_VARIABLES)]
     candidates.append(ssl.get_default_verify_paths().cafile)
     candidates.append("/etc/ssl/certs/ca-certificates.crt")

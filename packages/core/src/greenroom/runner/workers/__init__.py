@@ -1,1 +1,1 @@
-"""What executes code inside a sandbox: one worker per language, below the supervisor."""
+"""The workers, which execute code inside a sandbox: one per language, below the supervisor."""

@@ -1,4 +1,4 @@
-"""The worker of Python sessions: runs code in an IPython shell, in a process that the code may destroy.
+"""The worker of Python sessions: runs code in an IPython shell, in a process that the code can destroy.
 
 Orders come from the supervisor over a socket, and events go back over it. Text that the code writes goes straight to
 the process's own standard output and error, which are pipes to the supervisor, so that the text of subprocesses,
@@ -247,7 +247,7 @@ class Worker:
 
             displayhook_class: Any = Hook
             display_pub_class: Any = Publisher
-            kernel: Any = None  # tells pandas that this is a notebook, so that it does not fit tables to a terminal
+            kernel: Any = None  # with it, pandas takes this for a notebook, and does not fit tables to a terminal
 
             async def run_code(self, *args: Any, **options: Any) -> bool:
                 worker._entered_cell = True
@@ -290,8 +290,8 @@ class Worker:
     def _record(self, kind: Any, error: Any, lines: list[str]) -> None:
         """Keep an error of the user's code for the end of the execution.
 
-        Code can show an error and go on, as `%run` of a broken script does: the last one counts, and earlier ones
-        become text.
+        Code can show an error and continue, as `%run` of a broken script does: the last error counts, and earlier
+        ones become text.
         """
         if self._error is not None:
             with contextlib.suppress(Exception):

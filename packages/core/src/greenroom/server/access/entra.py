@@ -43,7 +43,7 @@ class EntraSettings:
     """Object IDs of the users or service principals that are accepted (claim `oid`); by default all of the tenant."""
     authority: str = "https://login.microsoftonline.com"
     issuers: Sequence[str] = ()
-    """By default the tenant's two."""
+    """The accepted issuers; by default the tenant's two."""
 
     @property
     def known_issuers(self) -> Sequence[str]:
