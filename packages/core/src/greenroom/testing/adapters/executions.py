@@ -1,4 +1,4 @@
-"""What the model and the application get of code that ran, failed or could not run."""
+"""Tests of the results for model and application of code that ran, failed or could not run."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ExecutionTests(AdapterSuiteBase):
         assert result.execution.status == "timed_out"
         assert (await adapter.run(ann, "x")).text == "result:\n5"
 
-    async def test_no_limit_on_time_but_the_callers(self, backend: ScriptedBackend) -> None:
+    async def test_no_time_limit_but_the_callers(self, backend: ScriptedBackend) -> None:
         with scripted_pool(backend) as pool:
             await self.driver(session=pool.session()).run(None, "1")
             await self.driver(session=pool.session(timeout=100)).run(None, "1")
@@ -231,7 +231,7 @@ def _encoded(data: bytes) -> str:
 
 
 def _shows(*bundles: Mapping[str, str]) -> str:
-    """Code that displays them."""
+    """Code that displays these bundles."""
     return (
         "class Shown:\n"
         "    def __init__(self, bundle): self.bundle = bundle\n"
