@@ -106,7 +106,8 @@ class TestCheck:
         await allowed.close()
 
     async def test_the_kernel_of_gvisor_filters_whatever_the_hosts_does(self, fake: FakeDocker) -> None:
-        fake.answers["GET /info"] = lambda: (200, ABILITIES | {"SecurityOptions": []})
+        without: dict[str, Any] = {"SecurityOptions": []}
+        fake.answers["GET /info"] = lambda: (200, ABILITIES | without)
         engine = DockerEngine(docker_host=fake.url, runtime="runsc")
         await engine.check()
         await engine.close()
