@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -81,6 +82,17 @@ def names_in(programs: Path) -> set[str]:
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_dependency_says_what_it_is_for(folder: str) -> None:
+    lines = (ROOT / "packages" / folder / "pyproject.toml").read_text().partition("[build-system]")[0].splitlines()
+    bare = [
+        line
+        for above, line in itertools.pairwise(lines)
+        if ">=" in line and "#" not in line and not above.startswith("#") and not line.startswith("requires-python")
+    ]
+    assert bare == []
 
 
 @pytest.mark.timeout(300)

@@ -1,8 +1,10 @@
 """Models that say what a test has written down."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import pydantic
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, TextBlock, ToolCallBlock
 from llama_index.core.llms import MockFunctionCallingLLM
@@ -34,3 +36,25 @@ class ScriptedModel(MockFunctionCallingLLM):
 def scripted() -> Callable[..., ScriptedModel]:
     """Makes a model from its turns."""
     return ScriptedModel
+
+
+_SERIALIZE_A_CONTEXT = {
+    "test_a_figure_does_not_make_an_agent_forget_the_conversation",
+    "test_every_example_of_the_page_runs",
+    "test_one_session_that_all_users_of_a_tool_share",
+    "test_the_runs_of_a_context_share_a_session",
+    "test_the_session_outlives_the_process_with_the_serialized_context",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Expect the failure of LlamaIndex's own serializer of messages with pydantic 2.14.
+
+    It passes its `info` on as an `index_key`, which pydantic refuses since its pull request 13506.
+    """
+    if tuple(map(int, pydantic.VERSION.split(".")[:2])) < (2, 14):
+        return
+    reason = "llama-index-core cannot serialize a conversation with pydantic 2.14"
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.name in _SERIALIZE_A_CONTEXT:
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
