@@ -1,4 +1,4 @@
-"""The part of a backend that doubles in tests have in common."""
+"""The common base of backends that are test doubles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from greenroom.models import PoolStatus, SessionInfo
 
 
 class BareBackend:
-    """A backend that holds nothing: the base of doubles, which add what they are about."""
+    """A backend that holds nothing: the base of test doubles, which override the methods that they need."""
 
     async def sessions(self) -> list[SessionInfo]:
         """None."""
@@ -19,7 +19,7 @@ class BareBackend:
         return next((each for each in await self.sessions() if each.identifier == identifier), None)
 
     async def status(self) -> PoolStatus:
-        """Of an empty pool."""
+        """The status of an empty pool."""
         return PoolStatus(limit=0)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:

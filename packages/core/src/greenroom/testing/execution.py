@@ -1,4 +1,4 @@
-"""What every session does with code."""
+"""The conformance suite of executions: what every session does with code."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ class ExecutionSuite(Suite):
         assert "SIGSEGV" in execution.error.value
         assert session.execute("1 + 1").result == "2"
 
-    # Many at once
+    # Many at the same time
 
     def test_sessions_do_not_share_variables(self, pool: SessionPool) -> None:
         with pool.session() as one, pool.session() as other:

@@ -1,4 +1,4 @@
-"""What every session does with files."""
+"""The conformance suite of files: what every session does with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from greenroom.testing.suite import Suite
 
 
 class FileSuite(Suite):
-    """Files: up, down, lists, and what is refused."""
+    """Files: uploads, downloads, lists and refusals."""
 
     def test_an_upload_is_there_for_the_code(self, session: Session) -> None:
         uploaded = session.upload(b"a,b\n1,2\n", "table.csv")

@@ -1,4 +1,4 @@
-"""What the code in a sandbox cannot do. Each test tries to."""
+"""The conformance suite of isolation. Each test tries something that code in a sandbox must not be able to do."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from greenroom.testing.suite import Suite
 
 
 def _value(session: Session, code: str) -> Any:
-    """The value that the code prints as JSON."""
+    """Run code, and return the value that it prints as JSON."""
     execution = session.execute(f"import json, os\n{code}")
     assert execution.succeeded, execution.text_for_model()
     return json.loads(execution.stdout)
 
 
 def _attempt(session: Session, code: str) -> str:
-    """How an attempt ends: the exception's name, or `done`."""
+    """Run code, and return how it ends: the exception's name, or `done`."""
     error = session.execute(code).error
     return "done" if error is None else error.name
 

@@ -1,4 +1,4 @@
-"""What the limits of a sandbox do: they hold, they say so, and the session lives on."""
+"""The conformance suite of limits: they hold, they are reported, and the session continues."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LimitSuite(Suite):
             "with multiprocessing.get_context('fork').Pool(12) as pool:\n"
             "    print(sum(pool.map(take, range(12), chunksize=1)))"
         )
-        with contextlib.suppress(SandboxLost):  # on a slow machine, code at its limit may not hear of its timeout
+        with contextlib.suppress(SandboxLost):  # on a slow machine, code at its limit might not notice the interrupt
             assert session.execute(code, timeout=5).status != "succeeded"
 
     def test_a_fork_bomb_ends_at_the_limit_of_processes(self, session: Session) -> None:

@@ -11,9 +11,9 @@ from greenroom.testing.memory_engine import MemoryEngine
 
 
 def memory_pool(**options: Any) -> SessionPool:
-    """A pool whose sessions are made at once and run code in this process, without isolation.
+    """A pool whose sessions are ready immediately and run code in this process, without isolation.
 
-    It is for tests whose code you wrote yourself. It knows plain Python: no magics, no figures, no crashes.
+    It is for tests whose code you wrote yourself. It supports plain Python: no magics, no figures, no crashes.
 
     Args:
         options: the settings of any local pool, as for `greenroom.connect`.

@@ -1,8 +1,8 @@
-"""An engine for tests of what stands above engines: a runner in this process, quick to make and without isolation.
+"""An engine for tests of the layers above engines: a runner in this process, quick to start and without isolation.
 
-No URL leads here, as it runs code unsandboxed; `greenroom.testing` alone makes pools of it. It speaks the
+It has no URL, as it runs code without a sandbox; only `greenroom.testing` makes pools with it. It exchanges the
 runner's frames over queues and keeps real files in a temporary directory. The code runs in a thread with
-builtins of its own: `print`, `open` and `time.sleep` know of the sandbox, the rest of Python does not.
+its own builtins: `print`, `open` and `time.sleep` know about the sandbox, the rest of Python does not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from greenroom.runner.protocol import Decoder, Frame, HostEvent, encode, file_en
 
 
 class MemorySandbox(StreamSandbox):
-    """A thread that runs code, and a directory."""
+    """A thread that runs code, with a directory for its files."""
 
     def __init__(self, number: int) -> None:
         self.id = f"memory-{number}"
@@ -81,7 +81,7 @@ class MemorySandbox(StreamSandbox):
         return ""
 
     def _emit(self, event: Frame) -> None:
-        if self._ended:  # code that is slow to stop has nobody to tell
+        if self._ended:  # code that is slow to stop can still write, but the host has gone
             return
         frame = encode(*event)
         if threading.current_thread() is self._thread:
@@ -108,9 +108,9 @@ class MemorySandbox(StreamSandbox):
             except BaseException as caught:  # noqa: BLE001  whatever the code raises is its result
                 error = _describe(caught, cell)
             finally:
-                with self._interrupting:  # after this, no interrupt comes any more
+                with self._interrupting:  # after this, no more interrupts come
                     self._running = False
-        except KeyboardInterrupt:  # which came at the last moment
+        except KeyboardInterrupt:  # the interrupt came at the last moment
             self._running = False
         after = self._tree.snapshot(1000) or {}
         changed = [
@@ -194,7 +194,7 @@ def _describe(error: BaseException, cell: str) -> dict[str, str]:
 
 
 class MemoryEngine(Engine):
-    """Makes sandboxes that are none: for tests."""
+    """Starts sandboxes without isolation, for tests."""
 
     name = "memory"
 

@@ -1,4 +1,4 @@
-"""A pool without sandboxes that says what a test has laid down, for tests of what stands on a pool."""
+"""A pool without sandboxes that gives a test's own answers, for tests of the layers above pools."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDLESS_CODE = "while True: pass"
 
 
 class RecordedRun(NamedTuple):
-    """What was asked of a scripted backend."""
+    """A request to a scripted backend."""
 
     identifier: str
     code: str
@@ -28,7 +28,7 @@ class RecordedRun(NamedTuple):
 
 
 class ScriptedBackend(BareBackend):
-    """Runs no code: answers it as a test wants, keeps files, and remembers what was asked of which session.
+    """Runs no code: it gives the test's answers, keeps files, and records the requests of each session.
 
     ::
 
@@ -40,9 +40,9 @@ class ScriptedBackend(BareBackend):
 
     def __init__(self) -> None:
         self.answers: dict[str, Execution | Exception] = {}
-        """What comes of a piece of code: an execution, whose stdout is streamed line by line, or what is raised."""
+        """The answer to each piece of code: an execution, whose stdout is streamed line by line, or an exception."""
         self.answer: Execution | Exception = Execution("1", "succeeded", stdout="ran\n")
-        """What comes of any other code."""
+        """The answer to any other code."""
         self.runs: list[RecordedRun] = []
         """Each execution, as it begins."""
         self.interrupted: list[str] = []
@@ -50,7 +50,7 @@ class ScriptedBackend(BareBackend):
         self.deleted: list[str] = []
         """The sessions that were deleted, also those that had never begun."""
         self.contents: dict[str, dict[str, bytes]] = defaultdict(dict)
-        """By session and path: the files."""
+        """The files, by session and path."""
 
     @property
     def identifiers(self) -> list[str]:
@@ -64,7 +64,7 @@ class ScriptedBackend(BareBackend):
 
     @property
     def timeouts(self) -> list[float | None]:
-        """The limit of each execution, in seconds."""
+        """The time limit of each execution, in seconds."""
         return [run.timeout for run in self.runs]
 
     async def execute(
@@ -82,7 +82,7 @@ class ScriptedBackend(BareBackend):
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             self.interrupted.append(identifier)
-            if on_event is not None:  # as a local pool does: what there was so far
+            if on_event is not None:  # as a local pool does: the output so far
                 error = ExecutionError("CancelledError", "The execution was cancelled.")
                 on_event(replace(answer, status="cancelled", error=error))
             raise
@@ -125,10 +125,10 @@ def scripted_pool(backend: ScriptedBackend) -> SessionPool:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens on a pool's own event loop.
+    """Wait for a condition that becomes true on a pool's own event loop.
 
     Raises:
-        TimeoutError: it has not come true within 10 seconds.
+        TimeoutError: it has not become true within 10 seconds.
     """
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110  an asyncio.Event belongs to one loop

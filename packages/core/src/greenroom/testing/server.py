@@ -17,7 +17,7 @@ from greenroom.server.settings import ServerSettings
 
 @contextmanager
 def serving(url: str | None = None, *, strict: bool = False, **options: Any) -> Generator[str, None, None]:
-    """Serve a pool on the loopback, without authentication; yields the address, for any Azure client.
+    """Serve a pool on the loopback, without authentication; yield the address, for any Azure client.
 
     Args:
         url: of the pool, as for `greenroom.connect`.

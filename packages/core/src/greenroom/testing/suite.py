@@ -1,4 +1,4 @@
-"""What conformance suites have in common."""
+"""The base class of conformance suites."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import pytest
 
 from greenroom.sessions import Session, SessionPool
 
-pytest.register_assert_rewrite("greenroom.testing.attacks")  # so that what fails there shows its values
+pytest.register_assert_rewrite("greenroom.testing.attacks")  # so that failures there show their values
 
 
 class Suite:
-    """A set of tests that a subclass runs on its own subject, given by fixtures.
+    """A set of tests that a subclass runs on its own subject, which it provides by fixtures.
 
-    A subclass cannot replace a test: where its subject differs, `known_differences` says so with the reason,
-    and the test is expected to fail, strictly: it has to be taken off the list when it passes.
+    A subclass cannot replace a test: where its subject differs, `known_differences` has the reason, and the test is
+    expected to fail, strictly: it must be removed from the list when it passes.
     """
 
     known_differences: ClassVar[Mapping[str, str]] = {}
-    """By the test's name, or that of one of its cases as `test_name[case]`: why it fails for this subject."""
+    """By the name of a test, or of one of its cases as `test_name[case]`: the reason why it fails for this subject."""
 
     not_run: ClassVar[Mapping[str, str]] = {}
-    """By the test's name: why it would do harm here, or never end."""
+    """By the name of a test: the reason why it would do harm here, or never end."""
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -1,4 +1,4 @@
-"""What every adapter to a framework does, whatever the framework calls it."""
+"""The conformance suite of adapters, the same for every framework."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from greenroom.testing.adapters.sessions import SessionTests
 
 
 class AdapterSuite(DescriptionTests, SessionTests, ExecutionTests, FileTests):
-    """An adapter's tools: what they are, whose session they work in, what the model and the application get.
+    """An adapter's tools: their descriptions, their sessions, and their results for the model and the application.
 
-    Other integrations of code sandboxes have faults; the tests that begin with `test_no_` keep them away.
+    The tests that begin with `test_no_` are about faults that other integrations of code sandboxes have.
 
-    A subject has a driver; its pool may be one of real sandboxes::
+    A subject has a driver; its pool can have real sandboxes::
 
         class TestAdapter(AdapterSuite):
             driver = MyDriver

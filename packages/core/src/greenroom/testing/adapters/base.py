@@ -17,7 +17,7 @@ from greenroom.testing.suite import Suite
 
 
 class AdapterSuiteBase(Suite):
-    """What the groups of tests share: the subject, its pool, two conversations and a directory of uploads."""
+    """The fixtures that all groups of tests share: the subject, its pool, two conversations and an upload directory."""
 
     driver: ClassVar[type[AdapterDriver]]
 

@@ -1,4 +1,4 @@
-"""What a model reads about the tools before it calls one."""
+"""Tests of the tools' descriptions for models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the suite uses an adapter: as the framework does."""
+"""The driver with which the suite uses an adapter as its framework does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from greenroom.sessions import Session
 
 @dataclass(frozen=True)
 class ToolDescription:
-    """What a model reads about a tool."""
+    """The description of a tool, as a model reads it."""
 
     text: str
     parameters: Mapping[str, Mapping[str, Any]]
@@ -25,15 +25,15 @@ class ToolResult:
     """The result of a call, taken out of the framework's form."""
 
     text: str
-    """Everything that the model reads."""
+    """The whole text that the model reads."""
     failed: bool | None
     """Whether the framework's result is marked as a failure; `None` if the framework does not have such a mark."""
     figures: tuple[tuple[str, bytes], ...] = ()
-    """What the model sees: mime types and contents."""
+    """The pictures that the model sees: mime types and contents."""
     execution: Execution | None = None
-    """What the application gets of `run_python`."""
+    """The execution that the application gets from `run_python`."""
     download: tuple[str, bytes] | None = None
-    """What the application gets of `download_file`: mime type and content."""
+    """The file that the application gets from `download_file`: mime type and content."""
 
 
 class AdapterDriver(ABC):
@@ -45,11 +45,11 @@ class AdapterDriver(ABC):
     @abstractmethod
     def __init__(self, **options: Any) -> None:
         """Make the tools, with the options that all adapters know: `pool`, `session`, `session_per_call`,
-        `uploads`, `timeout`, `budget` and `on_output`. Figures are sent to the model where they can be."""
+        `uploads`, `timeout`, `budget` and `on_output`. Figures are sent to the model where the framework can do so."""
 
     @abstractmethod
     def tools(self) -> Mapping[str, ToolDescription]:
-        """What a model reads about the tools, by name."""
+        """The descriptions of the tools, by name."""
 
     @abstractmethod
     async def call(self, conversation: str | None, tool: str, /, **arguments: str) -> ToolResult:
@@ -60,7 +60,7 @@ class AdapterDriver(ABC):
 
     @abstractmethod
     def session(self, conversation: str) -> Session:
-        """The session of a conversation, as an application gets it."""
+        """The session of a conversation, from the adapter's method for applications."""
 
     async def run(self, conversation: str | None, code: str) -> ToolResult:
         """Call `run_python`."""

@@ -1,4 +1,4 @@
-"""What the tools for files do."""
+"""Tests of the tools for files."""
 
 from __future__ import annotations
 

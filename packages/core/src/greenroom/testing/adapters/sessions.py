@@ -1,4 +1,4 @@
-"""Which session a call works in, and when that session ends."""
+"""Tests of the session that a call works in, and of its end."""
 
 from __future__ import annotations
 

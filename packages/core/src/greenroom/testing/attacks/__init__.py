@@ -1,4 +1,4 @@
-"""Attacks by the code in a sandbox, on every engine: on the host, on its neighbours, and on what they share."""
+"""Attacks by the code in a sandbox, on every engine: on the host, on its neighbours, and on shared resources."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _UNCOUNTED = "Linux counts the buffers of netlink towards no control group"
 
 
 class AttackSuite(SystemCallAttacks, HostAttacks, NetworkAttacks, NeighbourAttacks, ExhaustionAttacks, FloodAttacks):
-    """What hostile code tries. The pool has `AttackSuite.options`, and is on the machine of the tests."""
+    """Attempts of hostile code. The pool has `AttackSuite.options`, and is on the machine of the tests."""
 
     shared_by_the_kernel: ClassVar[Mapping[str, str]] = {
         "test_buffers_of_sockets_count_as_memory[netlink]": _UNCOUNTED,
         "test_buffers_of_sockets_count_as_memory[answers of netlink]": _UNCOUNTED,
         "test_one_session_cannot_take_all[pseudo-terminals]": (
-            "all sandboxes share those that Linux has, but for the 1,024 that it keeps for the host"
+            "all sandboxes share those that Linux has, except the 1,024 that it keeps for the host"
         ),
     }
     """Known differences of engines whose sandboxes share the host's kernel."""

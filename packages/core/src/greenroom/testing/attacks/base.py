@@ -1,4 +1,4 @@
-"""What the attacks have in common: how code is run, and how it is seen that nobody else is harmed."""
+"""The common part of the attacks: running code, and checking that no other session is harmed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALL_MARGIN = 30.0
 """Seconds after which a call must have ended, beyond its time limit and the grace period."""
 
 NEIGHBOUR_MARGIN = 20.0
-"""Seconds in which a neighbour must answer, on a busy machine too."""
+"""Seconds within which a neighbour must answer, on a busy machine too."""
 
 PRELUDE = """
 import ctypes, errno, json, os, platform, signal, socket, struct, subprocess, sys, threading, time
@@ -72,9 +72,9 @@ def ask(session: Session, code: str, timeout: float = 30) -> Any:
 
 
 def in_time(timeout: float, call: Callable[[], T]) -> T:
-    """Make a call that must return, or raise, within its time limit and what each call has beyond.
+    """Make a call that must return or raise within its time limit and a margin.
 
-    It runs in a thread, as a call that never ends must not hold up the tests.
+    It runs in a thread, as a call that never ends must not block the tests.
     """
     ended: Future[T] = Future()
 
@@ -89,7 +89,7 @@ def in_time(timeout: float, call: Callable[[], T]) -> T:
 
 
 def attack(session: Session, code: str, timeout: float = 5) -> Execution | SandboxLost:
-    """Run code that may do anything. Whatever it does, the call ends in time: as data, or with the sandbox."""
+    """Run code that can do anything. The call always ends in time: with an execution, or with the sandbox."""
     try:
         return in_time(timeout, lambda: session.execute(PRELUDE + code, timeout=timeout))
     except SandboxLost as lost:
@@ -97,30 +97,30 @@ def attack(session: Session, code: str, timeout: float = 5) -> Execution | Sandb
 
 
 def answers(session: Session) -> None:
-    """The session works, or the one that begins after it."""
+    """Check that the session works, or the new one that replaces it."""
     deadline = time.monotonic() + NEIGHBOUR_MARGIN + CALL_MARGIN
     while True:
         try:
             execution = in_time(NEIGHBOUR_MARGIN, lambda: session.execute("6 * 7", timeout=NEIGHBOUR_MARGIN))
         except SandboxLost:
-            execution = None  # it was about to end, and is told now
+            execution = None  # the session was about to end, and this call reports it
         if execution is not None and execution.result == "42":
             return
         assert time.monotonic() < deadline, execution and execution.text_for_model()
-        time.sleep(0.2)  # what the code has left may have to be killed first
+        time.sleep(0.2)  # processes that the code has left may have to be killed first
 
 
 def works(neighbour: Session) -> None:
-    """A neighbour answers as if nothing happened, and has kept its variables."""
+    """Check that a neighbour answers as if nothing had happened, and has kept its variables."""
     execution = in_time(NEIGHBOUR_MARGIN, lambda: neighbour.execute("kept + 1", timeout=NEIGHBOUR_MARGIN))
     assert execution.result == "42", execution.text_for_model()
 
 
 @contextmanager
 def while_it_holds(session: Session, code: str, timeout: float = 30) -> Generator[None, None, None]:
-    """Run code that takes all it can get of something, prints `held` and waits; the block runs meanwhile.
+    """Run code that takes as much of a resource as it can, prints `held` and waits; the block runs meanwhile.
 
-    The block also runs if the code has ended before: then it did not get what it wanted.
+    The block also runs if the code has ended before: then it did not get the resource.
     """
     stream = session.stream(PRELUDE + code + "\nprint('held', flush=True)\ntime.sleep(600)", timeout=timeout)
     try:
@@ -142,7 +142,7 @@ def resident() -> int:
 
 @contextmanager
 def memory_stays_within(limit: int) -> Generator[None, None, None]:
-    """This process, which is the host, takes at no moment more than so many bytes more than before."""
+    """Check that this process, which is the host, never takes more than this many bytes more than before."""
     before = resident()
     Path("/proc/self/clear_refs").write_text("5")
     yield
@@ -161,7 +161,7 @@ def _status(name: str) -> int:
 
 @contextmanager
 def neighbour_works(neighbour: Session) -> Generator[None, None, None]:
-    """Ask a neighbour again and again while the block runs."""
+    """Call a neighbour repeatedly while the block runs."""
     ended = False
 
     def ask_on() -> int:
@@ -182,7 +182,7 @@ def neighbour_works(neighbour: Session) -> Generator[None, None, None]:
 
 
 class AttackBase(Suite):
-    """The pool's options, a cell for what does no harm, and a neighbour."""
+    """The pool's options, a session for harmless code, and a neighbour."""
 
     pytestmark: ClassVar[list[pytest.MarkDecorator]] = [
         # Azure has no sandboxes as small as these, which fill up sooner.
@@ -212,14 +212,14 @@ class AttackBase(Suite):
     @pytest.fixture(scope="class")
     @classmethod
     def victim(cls, pool: SessionPool) -> Iterator[Session]:
-        """A session for one attack after the other, which may end it: then it begins anew."""
+        """A session for one attack after the other; if an attack ends it, it begins anew."""
         with pool.session() as session:
             yield session
 
     @pytest.fixture(scope="class")
     @classmethod
     def neighbour(cls, pool: SessionPool) -> Iterator[Session]:
-        """A session of somebody else, with a variable `kept`."""
+        """Another user's session, with a variable `kept`."""
         with pool.session() as session:
             session.execute("kept = 41").raise_for_error()
             yield session

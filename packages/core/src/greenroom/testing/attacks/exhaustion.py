@@ -1,5 +1,5 @@
-# ruff: noqa: E501  tables of attacks, a line each
-"""What runs out: the code is told, its session or the next one works, and nobody else notices."""
+# ruff: noqa: E501  tables of attacks, one line each
+"""Attacks that exhaust resources: the code gets an error, its session or the next one works, and no other is affected."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _process(_libc: ctypes.CDLL) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Something that the kernel counts by machine or by user: how to take all, and how to see that there is more."""
+    """A resource that the kernel counts per machine or per user: how to take all of it, and how to see that some is left."""
 
     take: str
     host: Callable[[ctypes.CDLL], int]
@@ -281,7 +281,7 @@ SHARED: Mapping[str, Shared] = {
 
 
 class ExhaustionAttacks(AttackBase):
-    """Memory, disk, processes, and all that the kernel counts: a session's limits hold, and nobody else notices."""
+    """Memory, disk, processes, and everything that the kernel counts: the limits hold, and no other session is affected."""
 
     @pytest.mark.parametrize("what", EXHAUSTING)
     def test_taking_all_hurts_the_session_alone(self, session: Session, neighbour: Session, what: str) -> None:

@@ -1,5 +1,5 @@
-# ruff: noqa: E501  tables of attacks, a line each
-"""The host as a target: what code sends to it in any number, size and shape, as the runner's frames or by IPython."""
+# ruff: noqa: E501  tables of attacks, one line each
+"""Attacks on the host with data of any number, size and shape, as frames of the runner or through IPython."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ DEAF: Mapping[str, str] = {
 
 
 class FloodAttacks(AttackBase):
-    """Whatever arrives from a sandbox: the host's memory stays small, its calls end, and neighbours are answered."""
+    """Whatever a sandbox sends: the host's memory stays small, its calls end, and neighbours are answered."""
 
     @pytest.mark.parametrize("what", FRAMES)
     def test_frames_by_the_code_do_not_fill_the_host(self, victim: Session, neighbour: Session, what: str) -> None:
@@ -243,7 +243,7 @@ class FloodAttacks(AttackBase):
 
 
 def _show_below(execution: Execution, frames: int) -> None:
-    """Have the outputs shown when the caller's stack is so many frames deeper."""
+    """Show the outputs while the caller's stack is this many frames deeper."""
     if frames:
         _show_below(execution, frames - 1)
         return

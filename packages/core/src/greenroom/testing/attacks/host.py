@@ -1,5 +1,5 @@
-# ruff: noqa: E501  tables of attacks, a line each
-"""Files, processes, devices and names of the host, looked for from within a sandbox."""
+# ruff: noqa: E501  tables of attacks, one line each
+"""Attacks that look for files, processes, devices and names of the host from within a sandbox."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ _SECRETS = (
 
 
 class HostAttacks(AttackBase):
-    """Files, processes, devices and names of the host are not there, or closed."""
+    """Files, processes, devices and names of the host are absent, or cannot be opened."""
 
     # Processes
 
@@ -242,7 +242,7 @@ class HostAttacks(AttackBase):
             "tell(found[:20])"
         )
         for_anyone = {"/proc/sys/kernel/ns_last_pid", *(f"/proc/pressure/{name}" for name in ("cpu", "io", "memory"))}
-        assert set(ask(cell, code)) <= for_anyone, "these ask for a capability, or serve who watches the load"
+        assert set(ask(cell, code)) <= for_anyone, "these need a capability, or only report the load"
 
     def test_the_kernels_addresses_and_log_are_hidden(self, cell: Session) -> None:
         code = (
@@ -349,7 +349,7 @@ class HostAttacks(AttackBase):
 
     @pytest.mark.parametrize("directory", ["/home", "/root", "/srv", "/media", "/boot", "/run", "/var/lib", "/var/log"])
     def test_a_directory_has_nothing_of_the_host(self, cell: Session, directory: str) -> None:
-        """But the interpreter, where it lies there, and nothing that was made since the image."""
+        """Except the interpreter, if it is there, and without anything that is newer than the image."""
         mark = Path(directory, f".greenroom-{secrets.token_hex(6)}")
         try:
             mark.touch()

@@ -1,5 +1,5 @@
-# ruff: noqa: E501  tables of attacks, a line each
-"""Networks, sockets and shared memory of the host, reached for from within a sandbox."""
+# ruff: noqa: E501  tables of attacks, one line each
+"""Attacks on networks, sockets and shared memory of the host from within a sandbox."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class NetworkAttacks(AttackBase):
 
     def test_services_of_the_host_cannot_be_reached(self, cell: Session) -> None:
         addresses = {"127.0.0.1", "127.0.1.1", "0.0.0.0", "172.17.0.1", "10.0.2.2", "192.168.65.2", *_own_addresses()}  # noqa: S104
-        with socket.create_server(("0.0.0.0", 0)) as server:  # noqa: S104  for a moment, and it says nothing
+        with socket.create_server(("0.0.0.0", 0)) as server:  # noqa: S104  for a moment, and it sends nothing
             port = server.getsockname()[1]
             code = f"tell([attempt(socket.create_connection, (a, {port}), 2) for a in {sorted(addresses)}])"
             assert "done" not in ask(cell, code)
