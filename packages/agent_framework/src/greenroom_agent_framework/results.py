@@ -1,7 +1,7 @@
 """The results of tools: contents for the model, with executions and downloads behind them for the application.
 
-The application finds those in the messages of a response or of a session's history, and in the results that a
-middleware sees, while they are in memory: a serialized message keeps only its texts and pictures.
+The application finds executions and downloads in the messages of a response or of a session's history, and in the
+results that a middleware sees, while they are in memory: a serialized message keeps only its texts and pictures.
 """
 
 from __future__ import annotations

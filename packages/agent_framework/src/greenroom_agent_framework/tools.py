@@ -58,12 +58,12 @@ class GreenroomTools:
                 only tool, and the agent needs no session.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without one
                 there is no tool `upload_file`.
-            timeout: seconds that code may run; by default the limit of the session or the pool.
-            budget: the most characters that a model reads of one result.
+            timeout: the time limit of code in seconds; by default that of the session or the pool.
+            budget: the maximum number of characters that a model reads of one result.
             images: whether models are sent figures. Chat clients of services that do not take pictures in results
-                leave them out; a model that does not take any may refuse them.
-            approval_mode: whether the framework asks the application before it runs code.
-            on_output: called with what code writes and shows while it runs. Its exception ends the code.
+                leave them out; a model that does not take any might refuse them.
+            approval_mode: whether the framework asks the application for approval before it runs code.
+            on_output: called with each piece of output while code runs. Its exception ends the code.
 
         Raises:
             InvalidRequest: an option breaks its rule, or two options cannot be combined.
@@ -137,5 +137,5 @@ class GreenroomTools:
         try:
             return contents_of(await self._toolset.acall(conversation, tool, on_output=on_output, **arguments))
         except GreenroomError as error:
-            # Any other exception would become a result without its message, and the run would go on.
+            # Any other exception would become a result without its message, and the run would continue.
             raise MiddlewareFailure(str(error)) from error

@@ -77,7 +77,7 @@ class GreenroomSandbox(BaseSandbox):
         return [FileUploadResponse(path, _outcome(self._upload, path, content)[1]) for path, content in files]
 
     def download_files(self, paths: list[str]) -> list[FileDownloadResponse]:
-        """Read files of the sandbox."""
+        """Read files from anywhere in the sandbox."""
         return [FileDownloadResponse(path, *_outcome(self._download, path)) for path in paths]
 
     def _upload(self, path: str, content: bytes) -> None:

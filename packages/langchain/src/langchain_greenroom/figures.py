@@ -12,16 +12,16 @@ from langchain_greenroom.tool import execution_of, image_block
 
 
 class ShowFigures(AgentMiddleware[Any, Any, Any]):
-    """Sends the model the figures of its calls in a user's message after their results.
+    """Sends the figures of the model's calls to it in a user's message after their results.
 
-    That works with every model that sees, while only some accept images from tools. The agent's own messages are not
-    changed. Use it with tools that have `images=False`, the default.
+    That works with every model that accepts images, while only some accept images from tools. The agent's own messages
+    are not changed. Use it with tools that have `images=False`, the default.
     """
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
-        """Add the figures to what the model is sent."""
+        """Add the figures to the messages for the model."""
         return handler(request.override(messages=_with_figures(request.messages)))
 
     async def awrap_model_call(
@@ -35,7 +35,7 @@ def _with_figures(messages: list[AnyMessage]) -> list[AnyMessage]:
     shown: list[AnyMessage] = []
     figures: list[Image] = []
     for message in messages:
-        # No other message may stand between the results of one turn's calls.
+        # No other message can stand between the results of one turn's calls.
         if figures and not isinstance(message, ToolMessage):
             shown.append(_from_the_user(figures))
             figures = []

@@ -39,7 +39,7 @@ class ListFilesTool(SessionTool):
     args_schema: ArgsSchema | None = DirectoryInput
 
     budget: int = 8_000
-    """The most characters of the list that the model reads."""
+    """The maximum number of characters of the list that the model reads."""
 
     def _run(self, directory: str = adapters.DATA_DIR, *, config: RunnableConfig) -> tuple[Any, Any]:
         return _content(self._call(config, directory=directory))
@@ -57,9 +57,9 @@ class ReadFileTool(SessionTool):
     args_schema: ArgsSchema | None = FileInput
 
     budget: int = 8_000
-    """The most characters of the file that the model reads."""
+    """The maximum number of characters of the file that the model reads."""
     read_limit: int = adapters.READ_LIMIT
-    """The most bytes that the file may have."""
+    """The maximum size of the file in bytes."""
 
     def _run(self, path: str, config: RunnableConfig) -> tuple[Any, Any]:
         return _content(self._call(config, path=path))
@@ -77,7 +77,7 @@ class DownloadFileTool(SessionTool):
     args_schema: ArgsSchema | None = FileInput
 
     download_limit: int = adapters.DOWNLOAD_LIMIT
-    """The most bytes that the file may have: it travels with the messages. `Session.download` has no such limit."""
+    """The maximum size of the file in bytes: it travels with the messages. `Session.download` has no such limit."""
 
     def _run(self, path: str, config: RunnableConfig) -> tuple[Any, Any]:
         return _content(self._call(config, path=path))
@@ -100,7 +100,7 @@ class UploadFileTool(SessionTool):
     uploads: DirectoryPath = Field(exclude=True, repr=False)
     """The application's directory."""
     budget: int = 8_000
-    """The most characters of the names in it that the model reads."""
+    """The maximum number of characters that the model reads of the names in it."""
 
     def _run(self, name: str, config: RunnableConfig) -> tuple[Any, Any]:
         return _content(self._call(config, name=name))

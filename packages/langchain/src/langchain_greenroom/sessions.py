@@ -44,7 +44,7 @@ class SessionSource(BaseModel):
 
     @property
     def _toolset(self) -> Toolset:
-        # Of the fields as they are now: a copy of a tool may have others.
+        # Made from the fields as they are now: a copy of a tool can have others.
         fields = type(self).model_fields
         return Toolset("langchain", _ADVICE, **{name: getattr(self, name) for name in _OPTIONS if name in fields})
 
@@ -54,7 +54,7 @@ class SessionSource(BaseModel):
         return self
 
     def session_for(self, conversation: RunnableConfig | str) -> Session:
-        """Return the session of a conversation, for example to upload its files before it begins.
+        """Return the session of a conversation, for example to upload files before it begins.
 
         Args:
             conversation: its `thread_id`, or a config that holds it.

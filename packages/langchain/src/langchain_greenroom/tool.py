@@ -50,9 +50,9 @@ class GreenroomTool(SessionTool):
     args_schema: ArgsSchema | None = PythonInput
 
     timeout: float | None = None
-    """Seconds that code may run; by default the limit of the session or the pool."""
+    """The time limit of code in seconds; by default that of the session or the pool."""
     budget: int = 8_000
-    """The most characters of text that the model reads of one execution."""
+    """The maximum number of characters that the model reads of one execution."""
     images: bool = False
     """Whether the model is sent figures; the artifact has them anyway, and the text names them.
 
@@ -60,7 +60,7 @@ class GreenroomTool(SessionTool):
     refuses the message, and with it the rest of the conversation: OpenAI's Chat Completions, for example.
     """
     on_output: OnOutput | None = Field(default=None, exclude=True, repr=False)
-    """Called with what code writes and shows while it runs. Its exception ends the code."""
+    """Called with each piece of output while code runs. Its exception ends the code."""
 
     @model_validator(mode="after")
     def _describe(self) -> Self:
@@ -93,7 +93,7 @@ class GreenroomTool(SessionTool):
             content = [{"type": "text", "text": answer.text}, *map(image_block, answer.figures)]
         if not answer.failed or tool_call_id is None:
             return content, answer.artifact
-        # The status of an error with its artifact, which a ToolException would lose.
+        # The status of an error together with its artifact, which a ToolException would lose.
         message = ToolMessage(
             content=content, artifact=answer.artifact, tool_call_id=tool_call_id, name=self.name, status="error"
         )

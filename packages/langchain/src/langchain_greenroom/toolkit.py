@@ -16,7 +16,7 @@ class GreenroomToolkit(SessionSource, BaseToolkit):
     uploads: DirectoryPath | None = None
     """A directory whose files the model may copy into its session; without it there is no tool for that."""
     timeout: float | None = None
-    """As in `GreenroomTool`, and so are the next three."""
+    """As in `GreenroomTool`, like the next three fields."""
     budget: int = 8_000
     images: bool = False
     on_output: OnOutput | None = Field(default=None, exclude=True, repr=False)

@@ -38,15 +38,15 @@ class GreenroomPlugin:
     Without that entry the functions raise `InvalidRequest`: any guess could bring two users together.
 
     With a session, all users of the plugin share it. That suits agents that Semantic Kernel itself invokes, without
-    arguments (in an orchestration, or as another agent's plugin), and all cases in which somebody other than the
-    application writes the arguments (behind an MCP server).
+    arguments (in an orchestration, or as another agent's plugin), and all cases in which the arguments do not come from
+    the application (behind an MCP server).
 
     An error that a model can recover from, such as in its code or by a missing file, is a function's result. Any other,
     such as `PoolFull` or `EngineUnavailable`, is raised.
     """
 
     name = "greenroom"
-    """The plugin's name in kernels and agents, unless they are given another."""
+    """The plugin's default name in kernels and agents."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class GreenroomPlugin:
                 only function, and no `thread_id` is needed.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without one
                 there is no function `upload_file`.
-            timeout: seconds that code may run; by default the limit of the session or the pool.
-            budget: the most characters that a model reads of one result.
-            on_output: called with what code writes and shows while it runs. Its exception ends the code.
+            timeout: the time limit of code in seconds; by default that of the session or the pool.
+            budget: the maximum number of characters that a model reads of one result.
+            on_output: called with each piece of output while code runs. Its exception ends the code.
 
         Raises:
             InvalidRequest: an option breaks its rule, or two options cannot be combined.

@@ -38,8 +38,8 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
 
     With a pool, each conversation has its own session. The conversation is the workflow's `Context`:
     pass the same one to each run, `agent.run(user_msg=…, ctx=ctx)`. Outside of a workflow there is none, and
-    the tools raise, as any guess could bring two users together. Give the spec a session there, which all
-    who use it share, or `session_per_call`.
+    the tools raise, as any guess could bring two users together. There, give the spec a session, which all
+    of its users share, or `session_per_call`.
 
     An error that a model can recover from, such as in its code or by a missing file, is an output with `is_error`.
     Any other, such as `PoolFull` or `EngineUnavailable`, is raised. LlamaIndex's agents send it to the model,
@@ -70,10 +70,10 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without
                 one there is no tool `upload_file`.
             images: whether models are sent the figures; the text names them, and the application gets them,
-                either way. ReActAgent, CodeActAgent and some integrations of models pass on the text alone.
-            budget: the most characters that a model reads of one result.
-            timeout: seconds that code may run; by default the limit of the session or the pool.
-            on_output: called with what code writes and shows while it runs. Its exception ends the code.
+                either way. ReActAgent, CodeActAgent and some integrations of models pass on only the text.
+            budget: the maximum number of characters that a model reads of one result.
+            timeout: the time limit of code in seconds; by default that of the session or the pool.
+            on_output: called with each piece of output while code runs. Its exception ends the code.
 
         Raises:
             InvalidRequest: an option breaks its rule, or two options cannot be combined.
@@ -190,7 +190,7 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
 
         async def write(output: StreamText | Output) -> None:
             if ctx is not None and isinstance(output, StreamText):
-                with suppress(ContextStateError):  # outside of a run there is no stream of events
+                with suppress(ContextStateError):  # outside of a run there is no event stream
                     ctx.write_event_to_stream(CodeOutput(stream=output.stream, text=output.text))
             if callback is not None and isawaitable(returned := callback(output, ctx)):
                 await returned

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class FigureMemory(ChatMemoryBuffer):
-    """The memory that agents have by default, but one that can be serialized with images in it.
+    """The default memory of agents, except that it can be serialized with images in it.
 
-    The original cannot (llama-index-core 0.14.25), and a workflow leaves out of its serialized state what
-    cannot be serialized. As each run begins with the serialized state of the one before, a single figure
+    The original cannot (llama-index-core 0.14.25), and a workflow leaves values that cannot be serialized out of
+    its serialized state. As each run begins with the serialized state of the previous run, a single figure
     would make an agent forget the whole conversation.
     """
 
@@ -23,7 +23,7 @@ class FigureMemory(ChatMemoryBuffer):
 
 
 async def keep_figures(ctx: Context[Any] | None) -> None:
-    """Let the memory of a workflow's agents keep images; any but the default one is left as it is."""
+    """Let the default memory of a workflow's agents keep images; any other memory is left as it is."""
     if ctx is None:
         return
     memory = await ctx.store.get("memory", default=None)

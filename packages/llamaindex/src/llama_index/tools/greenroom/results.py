@@ -20,13 +20,13 @@ class CodeOutput(Event):
 
 
 class ModelBlocks(list[TextBlock | ImageBlock]):
-    """What a model reads and sees, with an artifact for the application.
+    """The content blocks for a model, with an artifact for the application.
 
     It is the `raw_output` of a `ToolOutput`. A workflow's serialized state keeps only the blocks.
     """
 
     artifact: Artifact
-    """Of `run_python` the `Execution`, of `download_file` the `Download`, of the other tools the `RemoteFile`s; the
+    """The `Execution` of `run_python`, the `Download` of `download_file`, the `RemoteFile`s of the other tools; or the
     error, if the call had no result and the model can retry."""
 
     @classmethod
@@ -57,7 +57,7 @@ class ToolWithStatus(FunctionTool):
         return _with_status(await super().acall(*args, **self._with_context(kwargs)))
 
     def _with_context(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        # Agents pass theirs. LlamaIndex refuses other callers, though not every tool needs a context.
+        # Agents pass their context. LlamaIndex refuses other callers, though not every tool needs a context.
         return kwargs if self.ctx_param_name is None else {self.ctx_param_name: None, **kwargs}
 
 

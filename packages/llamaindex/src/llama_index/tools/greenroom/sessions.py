@@ -33,7 +33,7 @@ class SessionSource:
     def session_for(self, ctx: Context[Any] | None = None) -> Session:
         """Return the session of a conversation, for the application's own uploads and downloads.
 
-        The application deletes it at the end of the conversation, for which it is enough to hold it in
+        The application deletes it at the end of the conversation, most simply by holding it in
         `with spec.session_for(ctx): ...`.
 
         Args:
@@ -51,7 +51,7 @@ class SessionSource:
     def _conversation(self, ctx: Context[Any] | None) -> str | None:
         if ctx is None or not self._toolset.follows_conversations:
             return None
-        with ThreadPoolExecutor(1) as executor:  # a loop may be running in this thread
+        with ThreadPoolExecutor(1) as executor:  # a loop can be running in this thread
             run = contextvars.copy_context().run
             return executor.submit(run, asyncio.run, _name_of(ctx)).result()
 
