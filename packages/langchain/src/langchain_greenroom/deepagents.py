@@ -121,7 +121,7 @@ def _python(command: str) -> str:
 
 def _response(execution: Execution) -> ExecuteResponse:
     truncated = execution.truncated > 0
-    # Other code of the session may have replaced the function that runs commands.
+    # Other code of the session can have replaced the function that runs commands.
     if execution.succeeded and _EXIT_CODE.fullmatch(execution.result or ""):
         return ExecuteResponse(execution.stdout, int(execution.result or ""), truncated)
     exit_code = _TIMED_OUT if execution.status == "timed_out" else _NOT_RUN

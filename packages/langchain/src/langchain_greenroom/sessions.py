@@ -97,7 +97,7 @@ class SessionTool(SessionSource, BaseTool):
     """A tool of the toolset; an error that the model can retry after is a result with the status error."""
 
     tool: ClassVar[str]
-    """Its name in the toolset; `name` may be another one."""
+    """Its name in the toolset; `name` can be another one."""
 
     handle_tool_error: Any = True
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"

@@ -1,4 +1,4 @@
-"""What the adapters to frameworks share, so that models meet the same tools everywhere. Public, for adapters.
+"""The common part of the adapters, so that models meet the same tools in every framework. Public, for adapters.
 
 An adapter translates: it finds out which conversation calls, lets a `Toolset` do the work, and puts the answer into its
 framework's form. An adapter for another framework starts from these names::

@@ -9,7 +9,7 @@ from greenroom.errors import InvalidRequest
 from greenroom.untrusted import brief
 
 _SCOPE = re.compile(r"[a-z][a-z0-9-]{2,31}")
-# Lower case only: a store may treat two names that differ only in case as the same.
+# Lower case only: a store can treat two names that differ only in case as the same.
 _PLAIN = re.compile(r"[a-z0-9._-]{1,64}")
 
 

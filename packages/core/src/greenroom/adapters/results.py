@@ -1,4 +1,4 @@
-"""What a tool call returns: an answer, or an error that the model can retry after."""
+"""The result of a tool call: an answer, or an error that the model can retry after."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ToolAnswer(Generic[T_co]):
     """The result of a call, for the model and for the application."""
 
     text: str
-    """What the model reads."""
+    """The text that the model reads."""
     artifact: T_co
     """For the application."""
     figures: tuple[Image, ...] = ()

@@ -15,7 +15,7 @@ MIN_RATE = 16 * 1024
 
 _PIECE = 64 * 1024
 _GZIP = 31  # zlib's window of 15 bits, with gzip's header
-_FRAMING = 1 << 20  # what gzip can add to content that it cannot compress
+_FRAMING = 1 << 20  # bytes that gzip can add to content that it cannot compress
 
 
 class TooSlow(Exception):

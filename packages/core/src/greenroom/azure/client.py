@@ -64,14 +64,14 @@ class AzurePool:
 
     Differences from a local pool: the events of a stream come at the end of the execution; an execution has one picture
     or one result, as the service returns no more; changed files are not listed; a cancelled call closes its
-    connection, upon which the service may or may not interrupt the code.
+    connection, after which the service might or might not interrupt the code.
     """
 
     def __init__(self, endpoint: str, settings: AzureSettings, *, transport: Transport | None = None) -> None:
         """
         Args:
             endpoint: the pool's management endpoint.
-            transport: sends the requests; by default httpx, as the settings say.
+            transport: sends the requests; by default httpx, configured by the settings.
 
         Raises:
             InvalidRequest: the endpoint, the key or the proxy is not valid.

@@ -27,7 +27,7 @@ class Tokens(Protocol):
         ...
 
     def refused(self, token: str | None) -> bool:
-        """Discard a token that was not accepted; returns whether a new one may be."""
+        """Discard a token that was not accepted; return whether a new one might be."""
         ...
 
     async def close(self) -> None: ...
@@ -101,7 +101,7 @@ class CredentialTokens:
                 token = await asyncio.to_thread(get_token, SCOPE)
         except EngineUnavailable:
             raise
-        except Exception as error:  # a credential may raise anything, and its reason helps
+        except Exception as error:  # a credential can raise anything, and its reason helps
             raise AccessDenied(
                 f"Could not get an Azure token: {error}\nLog in with 'az login', set AZURE_CLIENT_ID, "
                 "AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or give connect() a credential."

@@ -24,7 +24,7 @@ from greenroom.runner.json_weight import TooDeep, weigh_json
 T = TypeVar("T")
 
 MARGIN = 60.0
-"""Seconds for a response beyond the execution's own time limit: a pool may wait for a free session."""
+"""Seconds for a response beyond the execution's own time limit: a pool can wait for a free session."""
 
 _CONNECT_TIMEOUT = 10.0
 _CONNECT_ATTEMPTS = 3
@@ -205,7 +205,7 @@ class Connection:
     def _request(self, call: Call, timeout: float, content: Any, token: str | None) -> Request:
         headers = {
             "User-Agent": _USER_AGENT,
-            "Accept-Encoding": "identity",  # a compressed body may be a bomb
+            "Accept-Encoding": "identity",  # a compressed body can be a bomb
             _REQUEST_ID: str(uuid.uuid4()),
             **call.headers,
         }

@@ -1,4 +1,4 @@
-"""The options of the Azure client, and what a valid endpoint is."""
+"""The options of the Azure client, and the rules for its endpoint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AzureSettings(BaseModel):
     file_limit: Size = Field(128 * _MIB, ge=1)
     """Bytes of one uploaded or downloaded file."""
     proxy: SecretStr | None = None
-    """The URL of an HTTP proxy, which may contain a user and a password; by default that of `HTTPS_PROXY`, except
+    """The URL of an HTTP proxy, which can contain a user and a password; by default that of `HTTPS_PROXY`, except
     for the hosts of `NO_PROXY` and for this machine."""
     ssl_context: ssl.SSLContext | None = None
     """Which certificates are trusted; by default the usual authorities, or those of `SSL_CERT_FILE`."""

@@ -50,7 +50,7 @@ _Pool = Annotated[
 def main() -> None:
     """Run the command line; an error is one line on standard error and the exit code 2."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what code prints
+        if isinstance(stream, io.TextIOWrapper):  # its encoding can lack characters that code prints
             stream.reconfigure(errors="backslashreplace")
     try:
         app()

@@ -136,7 +136,7 @@ class PortSandbox(Sandbox):
     """A sandbox that serves HTTP requests."""
 
     address: tuple[str, int]
-    """Host and port, reachable from this process alone."""
+    """Host and port, reachable only from this process."""
 
 
 def refuse_unfiltered(reason: str | None, *, allowed: bool) -> None:

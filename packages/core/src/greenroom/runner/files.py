@@ -272,7 +272,7 @@ def _make_directory(name: str, parent: int) -> bool:
 def _open_directory(name: str, parent: int) -> int:
     """Open a directory that is itself in `parent`; a link to one is refused."""
     descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
-    # Linux has refused a link already; gVisor may have followed it.
+    # Linux has refused a link already; gVisor can have followed it.
     opened, named = os.fstat(descriptor), os.stat(name, dir_fd=parent, follow_symlinks=False)
     if (opened.st_dev, opened.st_ino) != (named.st_dev, named.st_ino):
         os.close(descriptor)

@@ -35,7 +35,7 @@ def weigh_json(body: bytes, limit: int) -> int:
     values = nested + body.count(b",") + body.count(b":")
     if size + _VALUE * values <= limit and nested <= MAX_DEPTH:
         return size + _VALUE * values
-    # Many of these characters may be within strings, where they cost nothing more.
+    # Many of these characters can be within strings, where they cost nothing more.
     values = nested = depth = 0
     in_string = False
     # An escaped quote does not end a string, and an escaped backslash does not escape a quote.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from json import dumps, loads  # by name: code in a worker may replace them in their module
+from json import dumps, loads  # by name: code in a worker can replace them in their module
 from typing import Any, Literal, NamedTuple, cast
 
 from .json_weight import weigh_json
@@ -26,7 +26,7 @@ MAX_HEADER = 64 << 10
 """Bytes of a header. It is parsed before anything is known of it, so whatever can be large is in the body."""
 
 MAX_BODY = 64 << 20
-"""Bytes of a body; the host accepts no more than what it has asked for can take."""
+"""Bytes of a body; the host accepts no more than the replies to its requests can have."""
 
 MAX_LIST = 16 << 20
 """Bytes of a list of files."""
@@ -276,7 +276,7 @@ class Decoder:
     def __init__(self, *, max_body: int = MAX_BODY) -> None:
         self._buffer = bytearray()
         self.max_body = max_body
-        """Bytes that the body of any further frame may have."""
+        """The maximum size of the body of any further frame, in bytes."""
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that are complete with these bytes.

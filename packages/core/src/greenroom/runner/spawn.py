@@ -138,7 +138,7 @@ class WorkerProcess:
         return True
 
     def acknowledge(self) -> None:
-        """Let the worker go on after a display."""
+        """Let the worker continue after a display."""
         with contextlib.suppress(OSError):
             os.write(self.acks, b"\0")
 

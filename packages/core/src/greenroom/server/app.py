@@ -1,4 +1,4 @@
-"""The server as an ASGI application: what every request passes through before and after its route."""
+"""The server as an ASGI application: the checks before, and the errors and logs after the route of each request."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class Application:
             )
         if "host" in headers and not host_name(headers["host"]):
             raise BadRequest(f"The header 'Host' must be the name of a host, not {headers['host']!r:.100}.")
-        if len(headers.getlist("authorization")) > 1:  # a proxy may have checked the other one
+        if len(headers.getlist("authorization")) > 1:  # a proxy could have checked the other one
             raise BadRequest("A request must have at most one header 'Authorization'.")
         if self._guard is None:
             refuse_browsers(headers, self._settings.allowed_hosts)
@@ -219,7 +219,7 @@ class Application:
 
 
 class _Endpoint:
-    """An ASGI application as an endpoint: where that is a function, Starlette sends what it returns by itself."""
+    """An ASGI application as an endpoint: of a function, Starlette would send the returned response by itself."""
 
     def __init__(self, respond: ASGIApp) -> None:
         self._respond = respond
@@ -229,7 +229,7 @@ class _Endpoint:
 
 
 def _is_ambiguous(scope: Scope) -> bool:
-    """Whether a proxy may have seen the request end elsewhere, and smuggle another one behind it."""
+    """Whether a proxy could see the end of the request elsewhere, and pass on another request hidden behind it."""
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers and ("content-length" in headers or scope.get("http_version") == "1.0")
 

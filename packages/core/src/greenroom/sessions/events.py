@@ -52,7 +52,7 @@ class Events:
         """The waiting text that a further piece of this stream is joined with, if there is one."""
         if len(self._waiting) < _MANY:
             return None
-        recent = (self._waiting[-1], self._waiting[-2])  # two, as code may write to both streams by turns
+        recent = (self._waiting[-1], self._waiting[-2])  # two, as code can write to both streams in turn
         return next((event for event in recent if isinstance(event, _Text) and event.stream == stream), None)
 
     def take(self) -> StreamText | Output | Future[Execution]:

@@ -14,7 +14,7 @@ from greenroom.errors import FileRefused, InvalidRequest
 from greenroom.local_files import check_target, local_path, writing
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
-"""What can be uploaded: a local path, the content itself, or an open binary file."""
+"""The source of an upload: a local path, the content itself, or an open binary file."""
 
 _CHUNK = 256 * 1024
 

@@ -97,7 +97,7 @@ class ScriptedBackend(BareBackend):
         yield self.contents[identifier][path]
 
     async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
-        del recursive  # there are no directories: a name may hold slashes
+        del recursive  # there are no directories: a name can have slashes
         found = [name for name in sorted(self.contents[identifier]) if name.startswith(f"{path}/")]
         return [await self.file(identifier, name) for name in found]
 

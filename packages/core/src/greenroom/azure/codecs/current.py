@@ -207,7 +207,7 @@ def decode_files(body: Json, directory: str) -> list[RemoteFile]:
     Raises:
         Malformed: the body does not have this contract's form.
     """
-    # Microsoft's published container image sends the array alone.
+    # Microsoft's published container image sends only the array.
     entries = sequence(body if isinstance(body, list) else mapping(body).get("value"))
     return [_decode_entry(entry, directory) for entry in entries]
 
@@ -357,7 +357,7 @@ def encode_metadata(
     updated: datetime,
     kernel: Mapping[str, str],
 ) -> Json:
-    """Write what describes a pool: the versions of its runtimes and packages, by name.
+    """Write the metadata of a pool: the versions of its runtimes and packages, by name.
 
     `kernel` has `name`, `version`, `projectUrl` and `description`.
     """

@@ -27,7 +27,7 @@ DEFAULT_OUTPUT_LIMIT = 4096
 """Characters of each stream that 2025-10-02-preview keeps without `outputStreamsMaxLength`."""
 
 Json: TypeAlias = Any
-"""What `json.loads` returns and `json.dumps` accepts."""
+"""A JSON value, as `json.loads` returns it and `json.dumps` accepts it."""
 
 _MIME_TYPES = mimetypes.MimeTypes()  # Python's own table, not the machine's in /etc
 
@@ -38,7 +38,7 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request of the data plane, without what all have: endpoint, identifier, version, credentials."""
+    """A request of the data plane, without the parts that all have: endpoint, identifier, version, credentials."""
 
     method: str
     path: str

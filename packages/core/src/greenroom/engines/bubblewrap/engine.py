@@ -49,7 +49,7 @@ _JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift;
 
 
 class BubblewrapSandbox(StreamSandbox):
-    """A bubblewrap process and what is below it."""
+    """A bubblewrap process and the processes below it."""
 
     def __init__(self, process: asyncio.subprocess.Process, group: cgroups.Group | None) -> None:
         self.id = f"bubblewrap-{process.pid}"

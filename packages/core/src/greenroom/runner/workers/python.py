@@ -25,7 +25,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from json import loads
-from os import getpid, read  # by name, like the following: code may replace them in their modules
+from os import getpid, read  # by name, like the following: code can replace them in their modules
 from signal import SIG_IGN, SIGINT, default_int_handler, raise_signal, signal
 from threading import Lock, current_thread, main_thread
 from time import perf_counter

@@ -18,7 +18,7 @@ from greenroom.azure.transport import Request, Transport, TransportError
 from greenroom.server.access.keys import bearer
 from greenroom.server.responses import RequestRefused, unauthorized
 
-_LEEWAY = 60.0  # seconds that clocks may differ
+_LEEWAY = 60.0  # seconds by which clocks can differ
 _KEYS_LIFETIME = 3600.0
 _KEYS_LIFETIME_OFFLINE = 24 * 3600.0
 _KEYS_PAUSE = 30.0  # between fetches, whatever key identifiers strangers invent

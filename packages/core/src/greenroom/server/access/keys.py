@@ -101,7 +101,7 @@ def read_keys(path: Path) -> dict[str, str]:
         if entry is None or entry["name"] in digests:
             raise InvalidRequest(
                 f"Line {number} of the key file {str(path)!r} must be a new name and 'sha256:' with 64 hexadecimal "
-                "digits. Make keys with: greenroom api-key FILE --name NAME"  # the line may be a plain key
+                "digits. Make keys with: greenroom api-key FILE --name NAME"  # not the line, which can be a key
             )
         digests[entry["name"]] = entry["digest"]
     if not digests:
@@ -124,7 +124,7 @@ def new_key(path: Path, name: str) -> str:
         raise InvalidRequest(f"The name of a key must be new in {str(path)!r}, not {name!r}.")
     try:
         path.touch(mode=0o600)
-        # An editor may have left the last line without a newline.
+        # An editor can leave the last line without a newline.
         separator = "" if is_new or path.read_bytes().endswith(b"\n") else "\n"
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{separator}{entry}\n")

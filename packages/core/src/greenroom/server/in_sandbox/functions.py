@@ -60,7 +60,7 @@ def run_shell_command(command: str, timeout: float, limit: int) -> dict[str, Any
         if not ended:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    for reader in readers:  # a process in the background may keep the pipes open for as long as it lives
+    for reader in readers:  # a background process can keep the pipes open for as long as it lives
         reader.join(1)
     return {
         "exit_code": 128 - exit_code if ended and exit_code < 0 else exit_code,

@@ -57,7 +57,7 @@ async def execute(request: Request, target: Target) -> Response:
     began = time.perf_counter()
     identifier = target.identifier
     order = _decode(await _read_json(request, target), target)
-    code = target.held.handed_over()  # held until the execution ends, which may be after the request
+    code = target.held.handed_over()  # held until the execution ends, which can be after the request
     try:
         record = target.pool.records.begin(
             identifier, order, lambda: _run(target, identifier, order), _operation_id(request)
@@ -114,7 +114,7 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
 
     if target.held.hold(record.size):
         response = await asyncio.to_thread(encode) if record.size > _LARGE else encode()
-        if target.held.hold(len(response.body)):  # which may be larger
+        if target.held.hold(len(response.body)):  # which can be larger than the execution
             return response
     message = "The server holds too much for other requests to send the outcome of the execution."
     if record.task.done():

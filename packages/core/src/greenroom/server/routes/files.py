@@ -18,8 +18,8 @@ from greenroom.server.routes.target import Target
 from greenroom.server.transport.multipart import file_parts
 from greenroom.sessions.transfers import at_most
 
-_FRAME = 1 << 20  # what an upload can have around its file
-_PIECES = 512 * 1024  # about what an upload takes in memory
+_FRAME = 1 << 20  # bytes that an upload can have around its file
+_PIECES = 512 * 1024  # bytes that an upload takes in memory, approximately
 
 
 async def list_files(request: Request, target: Target) -> Response:

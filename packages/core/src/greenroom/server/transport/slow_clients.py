@@ -1,4 +1,4 @@
-"""Time limits for clients: none may hold a connection without sending or taking anything."""
+"""Time limits for clients, which cannot hold a connection without sending or taking data."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class SlowClientProtocol(H11Protocol):
         self._response_timer = _cancelled(self._response_timer)
 
     def _watch_head(self) -> None:
-        cycle: Any = self.cycle  # None before the first request, whatever its type says
+        cycle: Any = self.cycle  # None before the first request, despite its type
         if cycle is not None and not cycle.response_complete:
             self._head_timer = _cancelled(self._head_timer)
         elif self._head_timer is None:

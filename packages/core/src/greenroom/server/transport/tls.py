@@ -79,7 +79,7 @@ def _is_good(files: Certificate, hosts: Sequence[str]) -> bool:
     if not (files.key.exists() and files.authority.exists() and files.certificate.exists()):
         return False
     if not stat.S_ISREG(files.key.lstat().st_mode) or files.key.lstat().st_mode & 0o077:
-        return False  # other users may have read it
+        return False  # other users could have read it
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)  # certificate and key fit
         certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())

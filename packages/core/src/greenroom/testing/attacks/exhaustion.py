@@ -33,7 +33,7 @@ def take(function, most=200_000):
         while len(kept) < most: kept.append(function())
     except (OSError, MemoryError, RuntimeError): pass
 def in_children(function, number=8):
-    "Have children do it, each with its own limit on descriptors, and go on when they have."
+    "Have children do it, each with its own limit on descriptors, and continue when they have."
     read, write = os.pipe()
     started = 0
     for _ in range(number):
@@ -86,7 +86,7 @@ EXHAUSTING: Mapping[str, str] = {
 
 _SENDING = """
 def fill(one, piece):
-    "How many bytes a socket takes that nobody reads."
+    "How many bytes a socket accepts without a reader."
     one.setblocking(False)
     taken = 0
     try:
@@ -127,7 +127,7 @@ def netlink():
     sender.connect((receiver.getsockname()[0], 0))
     return fill(sender, bytes(60_000))
 def routes():
-    "Answers of the kernel that nobody reads."
+    "Unread answers of the kernel."
     link = socket.socket(16, socket.SOCK_RAW, 0)
     kept.append(link)
     link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)

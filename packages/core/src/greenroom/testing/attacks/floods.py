@@ -26,7 +26,7 @@ from greenroom.testing.attacks.base import (
 )
 
 HOST_MEMORY = 64 * MIB
-"""A few times what one execution may print and show, and the largest frame."""
+"""A few times the output limits of one execution and the size of the largest frame."""
 
 # A frame is written as the worker does, to the supervisor; and as the supervisor does, to the host, on engines that
 # let code open its descriptors.
@@ -74,7 +74,7 @@ FRAMES: Mapping[str, str] = {
     "empty outputs": 'flood(lambda n: frame(output(), b\'{"data":{},"metadata":{}}\'))',
     "results": "flood(lambda n: frame(output(result=True), body))",
     "clears": "flood(lambda n: frame({'ev': 'clear', 'wait': bool(n % 2), 'id': 1}) + frame(output(), body))",
-    "text of no stream": "flood(lambda n: frame({'ev': 'text', 'stream': str(n), 'id': 1}, b'x'))",
+    "text of unknown streams": "flood(lambda n: frame({'ev': 'text', 'stream': str(n), 'id': 1}, b'x'))",
     "empty text": "flood(lambda n: frame({'ev': 'text', 'stream': 'stdout', 'id': 1}))",
     "frames of unknown kinds": "flood(lambda n: frame({'ev': 'x' * 1000 + str(n), 'id': 1}, b'x' * 1_000_000))",
     "frames without a kind": "flood(lambda n: frame({'id': n}, b'x' * 1_000_000))",
@@ -108,7 +108,7 @@ FRAMES: Mapping[str, str] = {
         "deep = b'{\"data\":{\"application/json\":' + b'[' * 100_000 + b']' * 100_000 + b'},\"metadata\":{}}'\n"
         "flood(lambda n: frame(output(), deep))"
     ),
-    "what is no JSON": "flood(lambda n: frame(output(), b'\\xff' * 1_000_000))",
+    "bodies that are not JSON": "flood(lambda n: frame(output(), b'\\xff' * 1_000_000))",
     "bodies that are announced and never come": (
         "for way in ways: write(way, struct.pack('>II', 10, 33 << 20) + b'{\"ev\": 1} ' + bytes(30 << 20))"
     ),
@@ -132,7 +132,7 @@ DISPLAYS: Mapping[str, str] = {
     "errors": "raise type('E' * 10**6, (Exception,), {})('\\U0001f98a' * 10**7)",
     "files": "for number in range(20_000): open(str(number), 'w').close()",
 }
-# Each leaves processes that keep process 1 from its work; then the host has something to say to it.
+# Each leaves processes that keep process 1 from its work; then the host sends it orders.
 DEAF: Mapping[str, str] = {
     "stopped": "attack = lambda: [attempt(os.kill, 1, signal.SIGSTOP) for _ in range(1000)]",
     "starved": (

@@ -24,7 +24,7 @@ class SessionSource:
     """Finds the session of a workflow's `Context`: one session per conversation.
 
     The state holds a random name for the conversation under `CONVERSATION_KEY`, also when it is serialized.
-    An application may first store a name of its own there; a workflow with a typed state needs a field for it.
+    An application can first store a name of its own there; a workflow with a typed state needs a field for it.
     """
 
     def __init__(self, toolset: Toolset) -> None:
