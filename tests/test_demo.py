@@ -187,7 +187,7 @@ def test_a_model_is_a_provider_and_its_name(setting: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"GREENROOM_DEMO_MODEL": ""}])
-def test_with_no_setting_there_is_no_model(setting: ModuleType, environment: dict[str, str]) -> None:
+def test_without_a_setting_there_is_no_model(setting: ModuleType, environment: dict[str, str]) -> None:
     assert setting.configured_model(environment) is None
 
 

@@ -296,7 +296,7 @@ def test_shortening_counts_what_it_leaves_out(text: str, times: int, limit: int)
         assert text.endswith(tail)
 
 
-def test_a_budget_that_says_nothing_is_refused() -> None:
+def test_a_budget_too_small_for_any_text_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="must be a whole number of at least 200 characters, not"):
         ran(stdout="x").text_for_model(199)
 
@@ -316,7 +316,7 @@ def test_a_budget_that_says_nothing_is_refused() -> None:
     ],
     ids=lambda text: repr(text[:12]),
 )
-def test_a_hostile_text_takes_no_longer_than_a_kind_one(hostile: str) -> None:
+def test_a_hostile_text_takes_no_longer_than_a_harmless_one(hostile: str) -> None:
     began = time.process_time()
     failed("Error", hostile, hostile, stdout=hostile, stderr=hostile).text_for_model()
     assert time.process_time() - began < 2

@@ -422,7 +422,7 @@ def test_the_legacy_contract_has_no_long_executions() -> None:
     assert azure.bodies[0]["properties"]["timeoutInSeconds"] == 220
 
 
-async def test_executions_of_a_session_run_one_after_the_other_and_sessions_at_once() -> None:
+async def test_executions_of_a_session_run_in_order_and_sessions_in_parallel() -> None:
     under_way: dict[str, int] = {}
     most: dict[str, int] = {"": 0}
 
@@ -570,7 +570,7 @@ def test_a_session_that_cannot_be_deleted_hides_no_earlier_error() -> None:
             pass
 
 
-def test_closing_deletes_the_sessions_that_nobody_else_knows() -> None:
+def test_closing_deletes_the_sessions_that_only_it_knows() -> None:
     azure = Azure(lambda request: executed() if request.method == "POST" else refused(500))
     with pool_of(azure) as pool:
         own = pool.session()
@@ -597,7 +597,7 @@ def test_a_session_has_the_memory_of_its_pool() -> None:
         pool.session("abcd", memory="1Gi")
 
 
-async def test_a_closed_pool_says_so_and_may_be_closed_again() -> None:
+async def test_a_closed_pool_raises_and_can_be_closed_again() -> None:
     pool = backend_of(Azure())
     pool.mark_owned("abcd")
     await pool.execute("abcd", "1", timeout=None, on_event=None)

@@ -201,7 +201,7 @@ def test_streams_are_cut_where_the_request_says() -> None:
     assert body["result"]["stdout"] == "x" * 10
 
 
-def test_a_part_of_a_second_is_a_whole_one() -> None:
+def test_a_part_of_a_second_is_rounded_up() -> None:
     """The contract takes whole seconds, and none is no time at all."""
     assert current.encode_execute_request(ExecuteRequest("x", timeout=0.2), LATEST).body["timeoutInSeconds"] == 1
     call = legacy.encode_execute_request(ExecuteRequest("x", timeout=1.5), "2024-02-02-preview")

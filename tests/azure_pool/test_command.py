@@ -39,7 +39,7 @@ def test_a_program_runs_where_the_configuration_says(url: str, tmp_path: Path) -
     assert (result.exit_code, result.stdout) == (0, "42\n"), result.exception
 
 
-def test_what_fails_there_has_the_exit_code_1(url: str) -> None:
+def test_a_failed_command_has_exit_code_1(url: str) -> None:
     result = CliRunner().invoke(app, ["run", "-c", "1 / 0", "--pool", url])
     assert result.exit_code == 1
     assert "ZeroDivisionError: division by zero" in result.stderr

@@ -24,7 +24,7 @@ _EXECUTION = {
     "test_a_stream_yields_text_while_the_code_runs": _AT_THE_END,
 }
 _EXECUTION_NOT_RUN = {"test_leaving_a_stream_interrupts_the_code": _AT_THE_END}
-_FILES = {"test_an_execution_tells_which_files_it_wrote": _NOT_TOLD}
+_FILES = {"test_an_execution_lists_the_files_that_it_wrote": _NOT_TOLD}
 _FILES_NOT_RUN = {"test_files_work_while_code_runs": _AT_THE_END}
 _LIMITS = {
     "test_output_over_the_limit_is_cut_and_the_code_goes_on": _NOT_TOLD,
@@ -81,7 +81,7 @@ class TestExecutionLegacy(_Legacy, ExecutionSuite):
         "test_text_keeps_every_character": _NO_QUOTES,
         "test_magics_shell_commands_and_await_work": _NO_QUOTES,
         "test_an_exit_of_the_process_fails_and_the_next_execution_works": _NO_QUOTES,
-        "test_one_pool_serves_blocking_code_threads_and_two_loops_at_once": _NO_QUOTES,
+        "test_one_pool_serves_blocking_code_threads_and_two_loops_at_the_same_time": _NO_QUOTES,
         "test_a_submitted_execution_can_be_cancelled": _AT_THE_END,
     }
     not_run = _EXECUTION_NOT_RUN
@@ -95,7 +95,7 @@ class TestFilesLegacy(_Legacy, FileSuite):
         "test_a_list_has_names_sizes_and_times": _NO_DIRECTORIES,
         "test_a_recursive_list_has_what_is_below": _NO_DIRECTORIES,
         "test_a_missing_file_is_named": _NO_DIRECTORIES,
-        "test_a_directory_is_no_file": _NO_DIRECTORIES,
+        "test_a_directory_is_not_a_file": _NO_DIRECTORIES,
         "test_symbolic_links_lead_nowhere": _NO_DIRECTORIES,
     }
     not_run = _FILES_NOT_RUN

@@ -188,7 +188,7 @@ def test_azure_identity_is_imported_only_when_a_token_is_needed() -> None:
     assert ran.stdout == "False\n"
 
 
-def test_what_is_for_a_server_on_this_machine_goes_to_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_a_server_on_this_machine_bypass_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with (

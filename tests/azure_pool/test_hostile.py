@@ -160,7 +160,7 @@ async def test_a_download_waits_for_a_slow_consumer() -> None:
 
 
 @pytest.mark.usefixtures("short_timeouts")
-def test_an_upload_that_nobody_takes_is_given_up() -> None:
+def test_an_upload_that_the_endpoint_does_not_read_is_given_up() -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader, writer
         await asyncio.sleep(SOON)
@@ -208,7 +208,7 @@ async def test_an_upload_waits_for_a_slow_source() -> None:
         await pool.close()
 
 
-async def test_what_the_source_of_an_upload_raises_arrives_as_it_is() -> None:
+async def test_errors_of_an_upload_source_arrive_unchanged() -> None:
     class OfTheCallers(Exception):
         pass
 
@@ -359,7 +359,7 @@ def test_no_cookie_is_kept() -> None:
     assert b"cookie" not in heads[1].lower()
 
 
-def test_the_id_of_an_execution_under_way_has_a_limit() -> None:
+def test_the_id_of_a_running_execution_has_a_limit() -> None:
     answer = answered({"id": "x" * 100_000, "status": "Running"})
     with pool_of(Azure(answer)) as pool, pytest.raises(ServiceFailed, match="at most 1000 characters"):
         pool.session("abcd").execute("1")

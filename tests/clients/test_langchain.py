@@ -133,7 +133,7 @@ def test_without_a_token_provider_the_managed_identity_of_the_machine_is_used(
     assert set(identity.resources) <= {"https://dynamicsessions.io"}  # all tools of a process share one token
 
 
-def test_who_has_another_key_is_not_let_in(server: Server) -> None:
+def test_a_caller_with_another_key_is_refused(server: Server) -> None:
     tool = SessionsPythonREPLTool(pool_management_endpoint=server.endpoint, access_token_provider=lambda: "another")
     with pytest.raises(requests.HTTPError, match="401"):
         tool.invoke("6 * 7")

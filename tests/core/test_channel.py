@@ -207,7 +207,7 @@ def test_the_end_of_the_worker_is_the_codes_failure(crash: dict[str, Any], name:
 
 
 @in_virtual_time
-async def test_what_the_user_reads_has_no_terminal_colours() -> None:
+async def test_text_for_the_user_has_no_terminal_colours() -> None:
     error = {"name": "ValueError", "value": "\x1b[31mbad\x1b[0m", "traceback": "\x1b[1;32mline\x1b[0m 1"}
     async with Listener(saying(lambda number: done(number, error=error))) as listener:
         execution = await listener.execute()
@@ -262,7 +262,7 @@ async def test_a_runner_that_ends_before_it_is_ready_leaves_its_last_words() -> 
 
 
 @in_virtual_time
-async def test_a_runner_that_is_ready_and_gone_at_once_is_lost() -> None:
+async def test_a_runner_that_ends_right_after_its_start_is_lost() -> None:
     listener = Listener()
     listener.sandbox.say(READY)
     listener.sandbox.end("killed")
@@ -272,7 +272,7 @@ async def test_a_runner_that_is_ready_and_gone_at_once_is_lost() -> None:
 
 
 @in_virtual_time
-async def test_everybody_who_waits_hears_of_the_loss() -> None:
+async def test_all_waiting_calls_fail_with_the_loss() -> None:
     async with Listener(silent("execute", "list")) as listener:
         waiting: list[asyncio.Task[Any]] = [
             asyncio.create_task(listener.execute()),
@@ -288,7 +288,7 @@ async def test_everybody_who_waits_hears_of_the_loss() -> None:
 
 
 @in_virtual_time
-async def test_closing_tells_who_waits_the_reason_and_kills() -> None:
+async def test_closing_kills_and_gives_waiting_calls_the_reason() -> None:
     async with Listener(silent("execute")) as listener:
         waiting = asyncio.create_task(listener.execute())
         await asyncio.sleep(1)
@@ -332,7 +332,7 @@ def test_a_runner_that_takes_nothing_is_lost(call: str) -> None:
 
 
 @in_virtual_time
-async def test_a_cancelled_execution_is_told_as_far_as_it_came() -> None:
+async def test_a_cancelled_execution_has_its_output_so_far() -> None:
     def partly(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
         if header["op"] != "execute":
             return [done(header["id"])] if header["op"] == "interrupt" else obey(header, body)
@@ -469,7 +469,7 @@ async def survive(call: Awaitable[object]) -> object:
 @example([[output(1, {"image/svg+xml": "\ud800"}), done(1)]], False)
 @example([[output(1, {"text/plain": "\ud800"}), done(1)]], False)
 @in_virtual_time
-async def test_an_execution_survives_whatever_the_runner_says(conversation: list[list[bytes]], ends: bool) -> None:
+async def test_an_execution_survives_any_frames_of_the_runner(conversation: list[list[bytes]], ends: bool) -> None:
     def answer(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
         if header["op"] == "execute" and conversation:
             return conversation.pop()
@@ -491,7 +491,7 @@ async def test_an_execution_survives_whatever_the_runner_says(conversation: list
 @settings(max_examples=examples(100))
 @given(st.lists(st.binary(max_size=200) | hostile_frames(1), max_size=5))
 @in_virtual_time
-async def test_before_it_is_ready_a_runner_may_say_what_it_likes(said: list[bytes]) -> None:
+async def test_any_frames_before_ready_are_survived(said: list[bytes]) -> None:
     listener = Listener()
     for data in said:
         listener.sandbox.say(data)
@@ -587,7 +587,7 @@ async def pieces(*content: bytes) -> AsyncIterator[bytes]:
     ],
     ids=repr,
 )
-def test_what_breaks_the_rules_costs_the_sandbox_its_life(said: bytes) -> None:
+def test_a_violation_of_the_protocol_ends_the_sandbox(said: bytes) -> None:
     @in_virtual_time
     async def converse() -> None:
         async with Listener(saying(lambda _: said)) as listener:
@@ -609,7 +609,7 @@ async def test_done_counts_once() -> None:
 
 @pytest.mark.parametrize("kind", ["ready", "text", "done", "reply"])
 @pytest.mark.parametrize("number", [0, -1, 10**9, "1", None])
-def test_a_frame_that_nobody_asked_for_costs_the_sandbox_its_life(kind: str, number: Any) -> None:
+def test_an_unexpected_frame_ends_the_sandbox(kind: str, number: Any) -> None:
     """Ignored, a flood of them would keep the host's processor busy for nothing."""
 
     @in_virtual_time

@@ -99,7 +99,7 @@ def test_each_file_is_saved_once_and_a_long_name_is_no_traceback(
     assert (code, error.count("saved /")) == (0, 1)
 
 
-def test_what_goes_wrong_with_local_files_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_errors_of_local_files_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"\xff")
     os.mkfifo(tmp_path / "fifo")
     cases = [

@@ -91,7 +91,7 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "option", [{"cooldown_period": 5}, {"max_concurrent_sessions": 601}, {"timeout": 221}, {"memory": "8Gi"}]
 )
-def test_what_azure_would_refuse_works_and_warns(option: dict[str, Any]) -> None:
+def test_values_that_azure_would_refuse_work_with_a_warning(option: dict[str, Any]) -> None:
     (name,) = option
     with pytest.warns(AzureRangeWarning, match=rf"{name}=.* works here, but Azure accepts"):
         settings_of("memory:", **option)
@@ -107,7 +107,7 @@ def test_sizes_are_read_as_kubernetes_and_azure_write_them(text: str, size: int)
 @pytest.mark.parametrize(
     ("value", "enabled"), [("EgressEnabled", True), ("enabled", True), (False, False), ("EgressDisabled", False)]
 )
-def test_egress_is_told_in_azures_words_or_ours(value: object, enabled: bool) -> None:
+def test_egress_is_accepted_in_azures_words_or_ours(value: object, enabled: bool) -> None:
     assert settings_of("memory:", network=value).spec.limits.network is enabled
 
 

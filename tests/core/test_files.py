@@ -164,7 +164,7 @@ def test_a_snapshot_shows_what_has_changed(tree: FileTree, root: Path) -> None:
 
 
 @every_use
-def test_what_is_not_there_is_missing(tree: FileTree, use: Callable[[FileTree, str], object]) -> None:
+def test_a_file_that_does_not_exist_is_missing(tree: FileTree, use: Callable[[FileTree, str], object]) -> None:
     if use is put:
         return
     for path in ("/mnt/data/none", "/mnt/data/none/at/all"):
@@ -361,7 +361,7 @@ def test_any_name_will_do(tree: FileTree, name: str) -> None:
     tree.delete(path)
 
 
-def test_a_name_that_is_no_text_is_listed_and_hurts_nobody(tree: FileTree, root: Path) -> None:
+def test_a_name_that_is_not_text_is_listed_harmlessly(tree: FileTree, root: Path) -> None:
     (root / os.fsdecode(b"bad-\xff\xfe")).touch()
     (root / "good").touch()
     listed = [entry["path"] for entry in tree.entries("/mnt/data", recursive=False)]
@@ -486,7 +486,7 @@ def test_after_its_end_an_upload_takes_no_more(host: Host) -> None:
     assert host.ask("close", file=1) == ({}, b""), "closing is idempotent"
 
 
-def test_only_so_many_files_are_open_at_once(host: Host) -> None:
+def test_the_number_of_open_files_is_limited(host: Host) -> None:
     before = descriptors()
     opened = [host.ask("open", path="/mnt/data/a", mode="w")[0] for _ in range(70)]
     assert opened.count({"errno": errno.EMFILE}) == 6

@@ -57,7 +57,7 @@ async def test_its_directories_are_private_whatever_the_umask(target: Path, mask
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-async def test_what_is_there_stays_and_nothing_runs(target: Path) -> None:
+async def test_existing_files_stay_and_nothing_runs(target: Path) -> None:
     await font_cache.make(target, write)
 
     async def fail(_directory: Path) -> int:
@@ -94,7 +94,7 @@ async def test_a_link_is_not_shown(target: Path, tmp_path: Path, level: str) -> 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
 @pytest.mark.parametrize("level", ["target", "parent"])
-async def test_what_others_can_write_to_is_not_shown(target: Path, level: str, mode: int) -> None:
+async def test_a_directory_that_others_can_write_to_is_not_shown(target: Path, level: str, mode: int) -> None:
     await font_cache.make(target, write)
     (target if level == "target" else target.parent).chmod(mode)
     assert shown(target) is None
@@ -102,7 +102,7 @@ async def test_what_others_can_write_to_is_not_shown(target: Path, level: str, m
 
 @as_root
 @pytest.mark.parametrize("level", ["target", "parent"])
-async def test_what_is_another_users_is_not_shown(target: Path, level: str) -> None:
+async def test_a_directory_of_another_user_is_not_shown(target: Path, level: str) -> None:
     await font_cache.make(target, write)
     os.chown(target if level == "target" else target.parent, OTHER, OTHER)
     assert shown(target) is None

@@ -119,7 +119,7 @@ def test_any_bytes_are_frames_or_an_error(data: bytes) -> None:
     [b"", b"nonsense", b"[1]", b'"text"', b"null", b"\xff", b'{"a":', b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}"],
     ids=lambda header: repr(header[:20]),
 )
-def test_a_header_that_is_no_json_object_breaks_the_stream(header: bytes) -> None:
+def test_a_header_that_is_not_a_json_object_breaks_the_stream(header: bytes) -> None:
     with pytest.raises(FrameError):
         Decoder().feed(struct.pack(">II", len(header), 0) + header)
 

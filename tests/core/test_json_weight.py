@@ -32,7 +32,7 @@ def count(value: object) -> int:
 
 
 @given(values)
-def test_what_is_in_strings_weighs_nothing_beyond_its_bytes(value: object) -> None:
+def test_content_of_strings_weighs_only_its_bytes(value: object) -> None:
     body = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
     weight = len(body) + 48 * count(value)
     assert weigh_json(body, 10 * MIB) >= weight, "an upper bound where there is room"
@@ -53,7 +53,7 @@ def test_any_bytes_can_be_weighed(body: bytes) -> None:
 @pytest.mark.parametrize(
     "piece", ["{},", "[],", '"ab",', '"Ā",', '{"a":0},', "1e5,", "999,", '"\\"",', '"\\\\",', "[[[[0]]]],"]
 )
-def test_what_is_light_enough_takes_at_most_four_times_its_weight(piece: str) -> None:
+def test_light_json_takes_at_most_four_times_its_weight(piece: str) -> None:
     body = f"[{piece * 20_000}0]".encode()
     weight = weigh_json(body, 100 * MIB)
     tracemalloc.start()

@@ -72,7 +72,7 @@ def test_a_download_replaces_a_file_and_nothing_else(session: Session, tmp_path:
     ("name", "number"),
     [("missing/a.txt", errno.ENOENT), ("file/a.txt", errno.ENOTDIR), ("x" * 300, errno.ENAMETOOLONG)],
 )
-def test_a_place_that_cannot_be_written_to_is_refused_before_the_session_is_asked(
+def test_an_unwritable_target_is_refused_before_the_download(
     pool: SessionPool, tmp_path: Path, name: str, number: int
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -83,7 +83,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_session_is_aske
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Path.open
@@ -127,7 +127,7 @@ def test_a_limit_is_a_whole_number_of_bytes(session: Session, limit: Any) -> Non
 # Uploads
 
 
-def test_what_is_not_a_regular_file_is_refused_and_stops_nobody(session: Session, tmp_path: Path) -> None:
+def test_irregular_files_are_refused_without_blocking(session: Session, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")  # to open it would wait for somebody who writes
     for path in (tmp_path / "fifo", Path(os.devnull)):
         with pytest.raises(InvalidRequest, match="must be a regular file, not a device or a pipe"):
@@ -178,7 +178,7 @@ def test_what_is_read_must_be_bytes(session: Session, content: object) -> None:
         session.upload(cast("Any", Source(content)), "b.txt")
 
 
-def test_what_the_callers_file_raises_leaves_the_call(session: Session) -> None:
+def test_errors_of_the_callers_file_leave_the_call(session: Session) -> None:
     with pytest.raises(ZeroDivisionError):
         session.upload(cast("Any", Source(ZeroDivisionError())), "b.txt")
 
@@ -191,7 +191,7 @@ def test_nothing_that_it_raises_ends_the_pool(session: Session, error: type[Base
 
 
 @pytest.mark.parametrize("source", [None, 5, object(), ["a"]])
-def test_what_cannot_be_uploaded_is_named_by_its_type(session: Session, source: Any) -> None:
+def test_an_invalid_upload_source_is_named_by_its_type(session: Session, source: Any) -> None:
     with pytest.raises(InvalidRequest, match=rf"an open binary file, not {type(source).__name__}"):
         session.upload(source, "b.txt")
 

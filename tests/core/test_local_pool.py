@@ -129,7 +129,7 @@ async def test_the_first_use_of_a_session_starts_a_sandbox() -> None:
 
 
 @in_virtual_time
-async def test_a_warm_sandbox_is_there_at_once_and_is_replaced() -> None:
+async def test_a_warm_sandbox_is_ready_immediately_and_is_replaced() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine, ready_session_instances=2) as pool:
         await asyncio.sleep(10)
@@ -219,7 +219,7 @@ async def test_starts_do_not_crowd_the_machine() -> None:
 
 
 @in_virtual_time
-async def test_a_slow_start_is_no_full_pool() -> None:
+async def test_a_slow_start_is_not_a_full_pool() -> None:
     engine = ScriptedEngine()
     engine.start_takes = 20
     async with pool_of(engine, max_concurrent_sessions=100, acquire_timeout=0) as pool:
@@ -228,7 +228,7 @@ async def test_a_slow_start_is_no_full_pool() -> None:
 
 
 @in_virtual_time
-async def test_a_full_pool_says_so_and_when_a_place_may_come_free() -> None:
+async def test_a_full_pool_raises_and_estimates_when_a_place_becomes_free() -> None:
     async with pool_of(ScriptedEngine(), max_concurrent_sessions=2, cooldown_period=300, acquire_timeout=10) as pool:
         await use(pool, "first")
         await asyncio.sleep(100)
@@ -256,7 +256,7 @@ async def test_a_pool_full_of_busy_sessions_does_not_know_when() -> None:
 
 
 @in_virtual_time
-async def test_a_place_that_comes_free_goes_to_who_waits() -> None:
+async def test_a_free_place_goes_to_a_waiting_caller() -> None:
     async with pool_of(ScriptedEngine(), max_concurrent_sessions=1, acquire_timeout=100) as pool:
         await use(pool, "first")
         second, third = begin(pool, "second"), begin(pool, "third")
@@ -305,7 +305,7 @@ async def test_one_that_gives_up_at_the_moment_of_its_refusal_leaves_no_trace() 
 
 
 @in_virtual_time
-async def test_a_sandbox_that_nobody_waits_for_any_more_is_kept_for_a_while() -> None:
+async def test_a_sandbox_without_a_waiting_caller_is_kept_for_a_while() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine) as pool:
         gone = begin(pool, "gone")
@@ -354,7 +354,7 @@ def test_a_failed_start_says_why(failure: Exception, kind: type[Exception], mess
 
 
 @in_virtual_time
-async def test_warm_starts_that_fail_are_not_tried_again_at_once() -> None:
+async def test_failed_warm_starts_are_not_retried_immediately() -> None:
     engine = ScriptedEngine()
     engine.failures = [EngineUnavailable("Not now.") for _ in range(100)]
     async with pool_of(engine, ready_session_instances=2) as pool:
@@ -384,7 +384,7 @@ def test_a_sandbox_that_never_becomes_ready_is_given_up(what: str) -> None:
 
 
 @in_virtual_time
-async def test_a_sandbox_that_ends_at_once_is_a_failed_start_with_its_last_words() -> None:
+async def test_a_sandbox_that_ends_immediately_is_a_failed_start_with_its_last_words() -> None:
     class Stillborn(ScriptedEngine):
         async def start(self, spec: SandboxSpec) -> StreamSandbox:
             sandbox = await super().start(spec)
@@ -397,7 +397,7 @@ async def test_a_sandbox_that_ends_at_once_is_a_failed_start_with_its_last_words
 
 
 @in_virtual_time
-async def test_a_sandbox_that_ends_as_it_becomes_ready_serves_nobody() -> None:
+async def test_a_sandbox_that_ends_as_it_becomes_ready_is_not_leased() -> None:
     class Faint(ScriptedEngine):
         async def start(self, spec: SandboxSpec) -> StreamSandbox:
             sandbox = await super().start(spec)
@@ -416,7 +416,7 @@ async def test_a_sandbox_that_ends_as_it_becomes_ready_serves_nobody() -> None:
 
 
 @in_virtual_time
-async def test_a_loss_while_code_runs_is_told_and_the_next_use_begins_anew() -> None:
+async def test_a_loss_while_code_runs_is_raised_and_the_next_use_begins_anew() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine) as pool:
         running = begin(pool, "user", "wait")
@@ -536,7 +536,7 @@ async def test_deleting_a_session_ends_what_it_runs() -> None:
 
 
 @in_virtual_time
-async def test_a_session_deleted_while_its_code_is_stopped_is_told() -> None:
+async def test_a_session_deleted_while_its_code_is_stopped_is_reported() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine, timeout=60) as pool:
         running = begin(pool, "user", "wait")
@@ -598,7 +598,7 @@ def test_closing_during_a_start_ends_it(moment: float) -> None:
 
 
 @in_virtual_time
-async def test_closing_ends_what_runs_and_refuses_what_waits() -> None:
+async def test_closing_ends_running_calls_and_refuses_waiting_ones() -> None:
     async with pool_of(ScriptedEngine(), max_concurrent_sessions=1) as pool:
         running, waiting = begin(pool, "one", "wait"), begin(pool, "other")
         await asyncio.sleep(5)
@@ -625,7 +625,7 @@ async def test_closing_is_bounded_when_a_sandbox_cannot_be_killed() -> None:
 
 
 @in_virtual_time
-async def test_what_gives_up_while_the_pool_closes_harms_nobody() -> None:
+async def test_cancelled_calls_while_the_pool_closes_are_harmless() -> None:
     async with pool_of(ScriptedEngine(), max_concurrent_sessions=1) as pool:
         running, waiting = begin(pool, "one", "wait"), begin(pool, "other")
         await asyncio.sleep(5)

@@ -92,7 +92,7 @@ def test_one_that_comes_to_an_empty_pool_gets_a_sandbox_of_its_own() -> None:
     assert plan(state_of(waiting="a"), rules_of(ready=0), NOW) == [Start()]
 
 
-def test_one_that_would_not_wait_for_a_place_still_gets_a_free_one() -> None:
+def test_a_call_that_does_not_wait_still_gets_a_free_place() -> None:
     assert plan(state_of(waiting="a"), rules_of(acquire_timeout=0), NOW) == [Start()]
 
 
@@ -107,12 +107,12 @@ def test_a_full_pool_lets_one_wait_and_then_refuses() -> None:
     assert plan(state, rules, NOW + 30) == [Refuse("a")]
 
 
-def test_nobody_is_refused_whose_sandbox_is_starting() -> None:
+def test_no_call_is_refused_while_its_sandbox_starts() -> None:
     state, rules = state_of(starting(1), leased(2, users=1), waiting="ab"), rules_of(maximum=2)
     assert plan(state, rules, NOW + 99) == [Refuse("b")]
 
 
-def test_nobody_is_refused_while_there_is_room_and_starts_have_to_queue() -> None:
+def test_no_call_is_refused_while_there_is_room_and_starts_are_queued() -> None:
     state, rules = state_of(starting(1), waiting="abc"), rules_of(maximum=9, max_concurrent_starts=1)
     assert plan(state, rules, NOW + 99) == []
 
@@ -140,7 +140,7 @@ def test_a_sandbox_holds_its_place_until_it_is_gone() -> None:
     assert plan(state_of(ending(1), waiting="a"), rules_of(maximum=1), NOW) == []
 
 
-def test_a_sandbox_that_nobody_waits_for_any_more_is_one_too_many_after_a_while() -> None:
+def test_a_sandbox_without_a_waiting_caller_is_surplus_after_a_while() -> None:
     state, rules = state_of(ready(1), ready(2)), rules_of(ready=1)
     assert plan(state, rules, NOW) == []
     assert next_due(state, rules, NOW) == NOW + SURPLUS_TIMEOUT
@@ -159,7 +159,7 @@ def test_automatic_readiness_keeps_twice_what_is_allocated_while_one_starts() ->
     assert ready_target(busy, rules_of(maximum=4, ready=None), NOW) == 4
 
 
-def test_after_a_failed_start_warm_ones_are_held_back_but_those_who_wait_are_not() -> None:
+def test_after_a_failed_start_only_warm_starts_are_held_back() -> None:
     rules = rules_of(ready=1)
     held = state_of(hold_starts_until=NOW + 5)
     assert plan(held, rules, NOW) == []

@@ -50,7 +50,7 @@ def wait_for(pool: SessionPool, ready: int) -> None:
         time.sleep(0.01)
 
 
-def test_the_status_tells_warm_from_cold_and_counts_the_ends() -> None:
+def test_the_status_counts_warm_and_cold_starts_and_the_ends() -> None:
     with pool_over(SlowEngine(), ready_session_instances=1) as pool:
         wait_for(pool, 1)
         warm, cold = pool.session("warm"), pool.session("cold")
@@ -83,7 +83,7 @@ def test_an_unused_session_cools_down_and_the_next_use_begins_anew() -> None:
         assert pool.status().evictions["cooled down"] >= 1
 
 
-def test_those_who_wait_are_served_in_the_order_of_arrival() -> None:
+def test_waiting_calls_are_served_in_the_order_of_arrival() -> None:
     with pool_over(SlowEngine(), max_concurrent_sessions=1) as pool:
         first = pool.session("first")
         first.execute("1")
@@ -122,7 +122,7 @@ async def test_a_waiting_caller_that_gives_up_leaves_no_trace() -> None:
         assert [info.identifier for info in await pool.asessions()] == ["next"]
 
 
-def test_a_failed_start_reaches_who_waits_and_the_pool_goes_on() -> None:
+def test_a_failed_start_reaches_waiting_callers_and_the_pool_continues() -> None:
     engine = SlowEngine()
     with pool_over(engine) as pool:
         engine.broken = True
@@ -155,7 +155,7 @@ def test_a_closed_pool_refuses_and_says_what_to_do() -> None:
         session.execute("1")
 
 
-def test_closing_tells_who_runs_and_who_waits() -> None:
+def test_closing_fails_running_and_waiting_calls() -> None:
     pool = pool_over(SlowEngine(), max_concurrent_sessions=1)
     errors: list[BaseException] = []
 
@@ -188,7 +188,7 @@ def test_ctrl_c_interrupts_the_code_and_frees_the_session() -> None:
         assert session.execute("x", timeout=10).result == "5"
 
 
-def test_a_pool_that_nobody_holds_closes_itself() -> None:
+def test_a_pool_without_holders_closes_itself() -> None:
     memory_pool().session()
     deadline = time.monotonic() + 5
     while [thread for thread in threading.enumerate() if thread.name == "greenroom memory"]:

@@ -10,7 +10,7 @@ import pytest
 from .virtual_time import in_virtual_time
 
 
-def test_an_hour_passes_at_once() -> None:
+def test_an_hour_passes_immediately() -> None:
     @in_virtual_time
     async def sleep() -> float:
         began = asyncio.get_running_loop().time()
@@ -40,7 +40,7 @@ def test_a_task_that_is_left_over_fails() -> None:
         leave()
 
 
-def test_an_exception_that_nobody_has_heard_fails() -> None:
+def test_an_unretrieved_exception_fails() -> None:
     async def fail() -> None:
         raise RuntimeError("unheard")
 

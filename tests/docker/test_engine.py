@@ -54,7 +54,7 @@ class TestStreams:
         await echo.send(every_byte)
         assert await read(echo, len(every_byte)) == every_byte
 
-    async def test_megabytes_pass_both_ways_at_once(self, echo: StreamSandbox) -> None:
+    async def test_megabytes_pass_in_both_directions_at_the_same_time(self, echo: StreamSandbox) -> None:
         data = random.Random(0).randbytes(8 * MIB)
         answer, _ = await asyncio.gather(read(echo, len(data)), echo.send(data))
         assert answer == data
@@ -113,28 +113,28 @@ class TestEnds:
         assert await containers_of() == []
         await echo.kill()
 
-    async def test_two_kills_at_once_and_a_cancelled_one_are_one(self, echo: StreamSandbox) -> None:
+    async def test_concurrent_and_cancelled_kills_are_one(self, echo: StreamSandbox) -> None:
         cancelled = asyncio.create_task(echo.kill())
         await asyncio.sleep(0)
         cancelled.cancel()
         await asyncio.gather(echo.kill(), echo.kill())
         assert await containers_of() == []
 
-    async def test_what_it_said_last_is_the_diagnosis(self, engine: DockerEngine, supervisor: Program) -> None:
+    async def test_its_last_words_are_the_diagnosis(self, engine: DockerEngine, supervisor: Program) -> None:
         supervisor("import sys\nsys.exit('there is no IPython here')")
         sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b""
         assert await sandbox.diagnosis() == "there is no IPython here"
         await sandbox.kill()
 
-    async def test_a_silent_end_is_told_by_its_exit_code(self, engine: DockerEngine, supervisor: Program) -> None:
+    async def test_a_silent_end_is_reported_by_its_exit_code(self, engine: DockerEngine, supervisor: Program) -> None:
         supervisor("import os\nos._exit(7)")
         sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b""
         assert await sandbox.diagnosis() == "it ended with exit code 7"
         await sandbox.kill()
 
-    async def test_running_out_of_memory_is_told(self, engine: DockerEngine, supervisor: Program) -> None:
+    async def test_running_out_of_memory_is_reported(self, engine: DockerEngine, supervisor: Program) -> None:
         supervisor("x = b'x' * (1 << 30)")
         sandbox = await engine.start(SandboxSpec(limits=Limits(memory=128 * MIB)))
         assert await read_all(sandbox) == b""
@@ -319,7 +319,9 @@ asyncio.run(main())
 
 
 class TestRefusals:
-    async def test_a_missing_image_is_told_with_the_command_that_makes_it(self, plain_engine: DockerEngine) -> None:
+    async def test_a_missing_image_is_reported_with_the_command_that_builds_it(
+        self, plain_engine: DockerEngine
+    ) -> None:
         engine = DockerEngine(image="greenroom-nothing:0")
         for attempt in (engine.check, lambda: engine.start(SandboxSpec())):
             with pytest.raises(ImageMissing, match="greenroom image build --tag greenroom-nothing:0"):
@@ -340,7 +342,7 @@ class TestRefusals:
                 await engine.close()
                 await client.images.delete("greenroom-test-other")
 
-    async def test_an_unknown_runtime_is_told_with_how_to_register_it(self, plain_engine: DockerEngine) -> None:
+    async def test_an_unknown_runtime_is_reported_with_how_to_register_it(self, plain_engine: DockerEngine) -> None:
         engine = DockerEngine(runtime="nothing")
         with pytest.raises(EngineUnavailable, match=r"no runtime 'nothing'; it has .*runc.*daemon\.json"):
             await engine.check()

@@ -57,7 +57,7 @@ class TestContext:
         assert "pandas==2.2.2" in requirements
         assert "polars==1.0" in requirements
 
-    def test_wheels_of_this_machine_go_along_and_pip_is_told(self, tmp_path: Path, settings: dict[str, str]) -> None:
+    def test_wheels_of_this_machine_are_sent_and_pip_uses_them(self, tmp_path: Path, settings: dict[str, str]) -> None:
         settings[":env:.no-index"] = "1"
         wheel = tmp_path / "mine-1.0-py3-none-any.whl"
         wheel.write_bytes(b"wheel")
@@ -120,7 +120,7 @@ class TestBuild:
         fake.answers["POST /build"] = lambda: (200, stream.encode())
         fake.answers["GET /images/json"] = lambda: (200, {"Size": 1_500_000_000})
 
-    async def test_without_a_terminal_each_step_worth_telling_is_a_line(self, fake: FakeDocker) -> None:
+    async def test_without_a_terminal_each_important_step_is_a_line(self, fake: FakeDocker) -> None:
         self.answer(fake, LOG)
         output, error = await self.build(fake, "--base", "mine:1", "--tag", "sandbox:1")
         assert error is None
@@ -143,7 +143,7 @@ class TestBuild:
         assert isinstance(error, EngineUnavailable)
         assert "could not be built: The command '/bin/sh -c …' returned" in str(error)
 
-    async def test_a_refusal_is_told_in_dockers_words(self, fake: FakeDocker) -> None:
+    async def test_a_refusal_has_dockers_words(self, fake: FakeDocker) -> None:
         fake.answers["POST /build"] = lambda: (500, {"message": "invalid reference format"})
         _, error = await self.build(fake)
         assert isinstance(error, EngineUnavailable)

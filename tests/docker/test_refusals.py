@@ -115,7 +115,7 @@ class TestCheck:
 
 class TestStart:
     @pytest.mark.parametrize("call", ["POST /containers/create", "POST /containers/start"])
-    async def test_a_failure_is_told_in_dockers_words_and_leaves_nothing(
+    async def test_a_failure_has_dockers_words_and_leaves_nothing(
         self, fake: FakeDocker, engine: DockerEngine, call: str
     ) -> None:
         fake.answers[call] = lambda: (500, {"message": "no space left on device"})
@@ -154,7 +154,9 @@ class TestStart:
             await engine.start(SandboxSpec())
         assert fake.calls[-1] == "DELETE /containers"
 
-    async def test_hundreds_of_sandboxes_are_attached_at_once(self, fake: FakeDocker, engine: DockerEngine) -> None:
+    async def test_hundreds_of_sandboxes_are_attached_at_the_same_time(
+        self, fake: FakeDocker, engine: DockerEngine
+    ) -> None:
         async with asyncio.timeout(30):
             sandboxes = await asyncio.gather(*(engine.start(SandboxSpec()) for _ in range(300)))
         assert len(fake.attached) == 300

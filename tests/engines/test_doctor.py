@@ -20,7 +20,7 @@ def doctor() -> str:
     return result.output
 
 
-def test_an_environment_without_bytecode_is_noticed_and_mended(
+def test_an_environment_without_bytecode_is_reported_with_the_fix(
     bare_python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()  # skips, or fails, where there is no such engine

@@ -293,7 +293,9 @@ def session(pool: SessionPool) -> Iterator[Session]:
     ],
     indirect=["pool"],
 )
-def test_the_code_is_told_and_the_session_goes_on(request: pytest.FixtureRequest, session: Session, case: Case) -> None:
+def test_the_code_gets_an_error_and_the_session_continues(
+    request: pytest.FixtureRequest, session: Session, case: Case
+) -> None:
     engine, _, name = request.node.callspec.id.partition("-")
     if engine == GVISOR and name in UNLIKE_LINUX:
         request.applymarker(pytest.mark.xfail(reason=UNLIKE_LINUX[name], raises=SandboxLost, strict=True))
@@ -322,7 +324,7 @@ def told(execution: Execution) -> str:
 # What goes on after the end of the code
 
 
-def test_a_thread_that_prints_later_is_heard_in_the_next_execution(session: Session) -> None:
+def test_text_that_a_thread_prints_later_is_in_the_next_execution(session: Session) -> None:
     execution = session.execute(
         "import threading, time\n"
         "go = threading.Event()\n"
@@ -334,13 +336,13 @@ def test_a_thread_that_prints_later_is_heard_in_the_next_execution(session: Sess
     assert session.execute("time.sleep(0.5)\nprint('next')").stdout == "later\nnext\n"
 
 
-def test_a_fork_that_goes_on_with_the_code_answers_nobody(session: Session) -> None:
+def test_a_fork_that_continues_with_the_code_sends_nothing(session: Session) -> None:
     execution = session.execute("import os\npid = os.fork()\nif pid: os.waitpid(pid, 0)\nprint(pid > 0)\npid > 0")
     assert (execution.stdout, execution.result) == ("False\nTrue\n", "True")
     assert session.execute("pid > 0").result == "True"
 
 
-def test_a_process_that_outlives_its_code_is_heard_and_ends_with_the_session(session: Session) -> None:
+def test_a_process_that_outlives_its_code_can_write_and_ends_with_the_session(session: Session) -> None:
     session.execute(
         "import os, time\n"
         "if os.fork() == 0:\n"
@@ -361,7 +363,7 @@ def test_a_process_that_outlives_its_code_is_heard_and_ends_with_the_session(ses
     assert session.execute(f"import os\n{alive}").result == "False", "with the worker, all that it left has gone"
 
 
-def test_an_alarm_after_the_end_is_told_by_the_next_execution(session: Session) -> None:
+def test_an_alarm_after_the_end_is_reported_by_the_next_execution(session: Session) -> None:
     session.execute("before = 1\nimport signal\n_ = signal.setitimer(signal.ITIMER_REAL, 0.1)").raise_for_error()
     time.sleep(1)
     execution = session.execute("'before' in globals()")

@@ -102,7 +102,7 @@ def test_a_notebook_is_valid_and_holds_nothing_of_the_run_but_its_outputs(name: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_tells_nothing_of_the_machine_that_built_it(name: str) -> None:
+def test_a_notebook_reveals_nothing_of_the_machine_that_built_it(name: str) -> None:
     notebook = committed(name)
     for output in outputs(notebook):
         output.get("data", {}).pop("image/png", None)

@@ -175,7 +175,7 @@ def test_cells_without_an_identifier_of_their_own_get_one(session: Session) -> N
 
 
 @pytest.mark.parametrize("stop_on_error", [True, False])
-def test_the_first_error_ends_it_unless_told_otherwise(session: Session, stop_on_error: bool) -> None:
+def test_by_default_the_first_error_ends_it(session: Session, stop_on_error: bool) -> None:
     given = notebook("print(1)", "1 / 0", code("print(3)", **STALE))
     ran = run_notebook(given, session, stop_on_error=stop_on_error)
     assert outputs(ran) == [["stdout 1"], ["error ZeroDivisionError"], [] if stop_on_error else ["stdout 3"]]
@@ -204,12 +204,12 @@ def test_each_cell_has_the_timeout_for_itself(session: Session) -> None:
     assert outputs(run_notebook(notebook(wait, wait, wait), session, timeout=2)) == [["stdout done"]] * 3
 
 
-def test_a_notebook_that_goes_on_telling_may_take_longer_than_its_idle_timeout(session: Session) -> None:
+def test_a_notebook_that_keeps_writing_can_take_longer_than_its_idle_timeout(session: Session) -> None:
     talk = "import time\nfor step in range(8):\n    print(step, end='')\n    time.sleep(0.3)"
     assert outputs(run_notebook(notebook(talk), session, idle_timeout=2)) == [["stdout 01234567"]]
 
 
-def test_a_notebook_that_falls_silent_ends_with_what_it_told(session: Session) -> None:
+def test_a_notebook_that_falls_silent_ends_with_its_output_so_far(session: Session) -> None:
     runs: list[CellRun] = []
     began = time.monotonic()
     ran = run_notebook(
@@ -225,7 +225,7 @@ def test_a_notebook_that_falls_silent_ends_with_what_it_told(session: Session) -
     assert session.execute("'the session lives'").succeeded
 
 
-def test_progress_is_told_after_each_cell(session: Session) -> None:
+def test_progress_is_reported_after_each_cell(session: Session) -> None:
     told: list[tuple[int, int, str, list[Any]]] = []
 
     def tell(run: CellRun) -> None:
@@ -295,7 +295,7 @@ def test_ctrl_c_interrupts_the_cell_and_runs_no_other(session: Session) -> None:
         pytest.param(notebook("1", language_info={"name": "julia"}), "'julia'", id="Julia"),
     ],
 )
-def test_what_is_no_python_notebook_is_refused_before_anything_runs(
+def test_an_invalid_notebook_is_refused_before_anything_runs(
     session: Session, source: dict[str, Any], rule: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=rule):
@@ -303,7 +303,7 @@ def test_what_is_no_python_notebook_is_refused_before_anything_runs(
     assert session.execute("'ran' in globals()").result == "False"
 
 
-def test_a_file_that_is_no_notebook_is_refused_by_its_name(session: Session, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_notebook_is_refused_by_its_name(session: Session, tmp_path: Path) -> None:
     (tmp_path / "text.ipynb").write_text("no JSON")
     for name in ("text.ipynb", "missing.ipynb", "."):
         with pytest.raises(InvalidRequest, match=name):
@@ -373,7 +373,7 @@ def test_nothing_but_the_sources_of_code_cells_reaches_the_sandbox(scripted: Cal
     assert backend.heard == ["first\n", "second"]
 
 
-def test_what_no_notebook_may_hold_is_made_text(scripted: Callable[..., Session]) -> None:
+def test_invalid_bundles_become_text(scripted: Callable[..., Session]) -> None:
     hostile = Output(
         {"text/plain": 5, "text/html": None, "image/png": {"a": 1}, "application/vnd.x+json": {"a": [1]}},
         {"any": {"thing": 1}},
@@ -405,7 +405,7 @@ def test_between_two_displays_each_stream_is_in_one_piece(scripted: Callable[...
     assert outputs(ran) == [["stdout ac", "stderr b", "display_data shown", "stdout e", "stderr d"]]
 
 
-def test_what_was_taken_back_is_not_in_the_notebook(scripted: Callable[..., Session]) -> None:
+def test_cleared_output_is_not_in_the_notebook(scripted: Callable[..., Session]) -> None:
     old, first, updated, last = (Output({"text/plain": name}) for name in ("old", "first", "updated", "last"))
     events: list[Event] = [StreamText("stdout", "cleared"), old, StreamText("stdout", "a"), first, updated]
     events += [StreamText("stdout", "b"), last]

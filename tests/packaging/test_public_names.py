@@ -64,7 +64,7 @@ def test_every_public_name_is_there_and_explained(package: str) -> None:
     assert look(package)["unexplained"] == []
 
 
-def test_what_callers_hold_explains_every_method() -> None:
+def test_every_public_member_is_explained() -> None:
     unexplained: list[str] = []
     for name in greenroom.__all__:
         value = getattr(greenroom, name)
@@ -95,7 +95,7 @@ def test_an_adapter_loads_its_own_framework_alone(adapter: str) -> None:
     assert loaded_of(loaded, others) == []
 
 
-def test_the_command_line_tells_its_version() -> None:
+def test_the_command_line_prints_its_version() -> None:
     command = [sys.executable, "-m", "greenroom", "--version"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout == f"{greenroom.__version__}\n"

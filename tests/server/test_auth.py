@@ -371,7 +371,7 @@ async def test_keys_that_are_packed_take_no_more_memory_than_others(
         assert await status(client, FIRST.sign()) == 503
 
 
-async def test_keys_and_tokens_may_both_let_in(authority: Authority, clock: Clock) -> None:
+async def test_keys_and_tokens_can_be_combined(authority: Authority, clock: Clock) -> None:
     settings = EntraSettings(TENANT, authority=authority.url)
     async with fetching(settings) as transport:
         tokens = EntraTokens(settings, KeySet(settings.keys_url, transport, clock=clock))

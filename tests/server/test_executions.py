@@ -139,7 +139,7 @@ async def test_an_internal_error_returns_nothing_but_an_id(caplog: pytest.LogCap
     assert response.json()["error"]["traceId"] in caplog.text
 
 
-async def test_two_executions_of_a_session_run_one_after_the_other_and_of_two_at_once() -> None:
+async def test_executions_of_one_session_run_in_order_and_of_two_in_parallel() -> None:
     async with served() as client:
         code = current("n = globals().get('n', 0)\nimport time; time.sleep(0.1)\nn += 1; n")
         same = await asyncio.gather(*(client.post("/executions", params=query(LATEST), json=code) for _ in range(2)))
@@ -310,7 +310,7 @@ ANSWER = "application/vnd.greenroom.answer+json"
         "text",
     ],
 )
-async def test_whatever_a_sandbox_says_about_a_command_is_an_answer(data: Any) -> None:
+async def test_any_result_of_a_command_becomes_a_response(data: Any) -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", outputs=(Output({ANSWER: data}),))
     async with served(backend) as client:
@@ -320,7 +320,7 @@ async def test_whatever_a_sandbox_says_about_a_command_is_an_answer(data: Any) -
 
 
 @pytest.mark.parametrize("data", [{}, {"packages": [1], "python": 3}, {"packages": {"a": {"b": 1}}}, {"packages": "x"}])
-async def test_whatever_a_sandbox_says_about_its_packages_is_an_answer(data: Any) -> None:
+async def test_any_list_of_packages_becomes_a_response(data: Any) -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", outputs=(Output({ANSWER: data}),))
     async with served(backend) as client:
@@ -352,7 +352,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("execution", HOSTILE)
-async def test_whatever_a_sandbox_says_about_code_is_an_answer(execution: Execution) -> None:
+async def test_any_result_of_code_becomes_a_response(execution: Execution) -> None:
     backend = ScriptedBackend()
     backend.answer = execution
     async with served(backend) as client:

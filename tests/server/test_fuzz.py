@@ -162,7 +162,7 @@ known_bodies = st.sampled_from(
 @given(
     st.lists(st.tuples(st.sampled_from(METHODS), paths, usual_query, headers, known_bodies), min_size=5, max_size=15)
 )
-async def test_no_session_is_left_after_any_requests_at_once(requests: list[Any]) -> None:
+async def test_no_session_is_left_after_concurrent_requests(requests: list[Any]) -> None:
     backend = await memory_backend(max_concurrent_sessions=5, acquire_timeout=0.1, timeout=1)
     async with application(backend) as app:
         statuses = await asyncio.gather(*(send(app, scope_of(*request[:4]), request[4]) for request in requests))

@@ -132,7 +132,7 @@ def test_the_parameters_of_a_header_are_read(header: str, parameters: dict[str, 
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "iso-8859-1", "windows-1252", "gb18030"])
-async def test_a_file_name_may_be_of_another_alphabet(charset: str) -> None:
+async def test_a_file_name_can_be_in_another_alphabet(charset: str) -> None:
     backend = ScriptedBackend()
     name = "".join(f"%{byte:02x}" for byte in "größe.txt".encode(charset))
     async with served(backend) as client:
@@ -260,7 +260,7 @@ async def test_two_credentials_are_refused() -> None:
         "%6cocalhost", "[::1%25lo]",
     ],
 )  # fmt: skip
-async def test_what_is_not_the_name_of_a_host_is_refused(host: str) -> None:
+async def test_an_invalid_host_name_is_refused(host: str) -> None:
     assert host_name(host) == ""
     async with served(ScriptedBackend()) as client:
         response = await client.get("/files", params=query(LATEST), headers={"Host": host})
@@ -277,7 +277,7 @@ async def test_names_of_this_machine_are_accepted(host: str) -> None:
 # What is held for callers
 
 
-async def test_responses_that_nobody_takes_are_held_up_to_a_limit() -> None:
+async def test_unread_responses_are_held_up_to_a_limit() -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (4 * _MIB))
     async with listening(backend, max_in_flight="16Mi", client_timeout=20) as server:
@@ -307,7 +307,7 @@ async def test_responses_that_nobody_takes_are_held_up_to_a_limit() -> None:
 
 
 @pytest.mark.parametrize("version", [LEGACY[-1], LATEST])
-async def test_what_came_of_an_execution_can_be_asked_for_when_there_was_no_room(version: str) -> None:
+async def test_an_outcome_that_did_not_fit_can_be_retrieved_later(version: str) -> None:
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="\x01" * (8 * _MIB))  # six times as long in JSON
     async with application(backend, max_in_flight="16Mi") as app, client_of(app) as client:

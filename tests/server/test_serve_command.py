@@ -200,7 +200,7 @@ def test_greenroom_and_its_commands_are_imported_without_the_server() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
 
 
-def test_a_key_is_made_and_told_once(tmp_path: Path) -> None:
+def test_a_key_is_made_and_printed_once(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     made = subprocess.run(
         [COMMAND, "api-key", str(path), "--name", "ci"],
@@ -261,7 +261,7 @@ def sandboxes_of(pid: int) -> list[str]:
     return sorted(found - {str(pid)})
 
 
-async def test_told_to_stop_it_lets_executions_end_and_leaves_nothing(engine: None) -> None:
+async def test_a_stop_lets_executions_end_and_leaves_nothing(engine: None) -> None:
     async with serving("--shutdown-grace", "10") as server, httpx.AsyncClient(base_url=server.url) as client:
         code = current("import time; time.sleep(1); print('done')")
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=code))
@@ -276,7 +276,7 @@ async def test_told_to_stop_it_lets_executions_end_and_leaves_nothing(engine: No
         await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
 
 
-async def test_told_to_stop_it_ends_executions_that_go_on(engine: None) -> None:
+async def test_a_stop_ends_executions_that_do_not_finish(engine: None) -> None:
     async with serving("--shutdown-grace", "0.3") as server, httpx.AsyncClient(base_url=server.url) as client:
         running = asyncio.create_task(
             client.post("/executions", params=query(LATEST), json=current("while True: pass"))
@@ -330,7 +330,7 @@ async def test_a_key_of_the_environment_lets_in_and_is_not_handed_on(engine: Non
         assert response.json()["result"]["executionResult"] == "[]"
 
 
-async def test_its_own_certificate_is_trusted_by_those_who_are_told_to(engine: None, tmp_path: Path) -> None:
+async def test_its_own_certificate_is_trusted_by_clients_with_its_ca_file(engine: None, tmp_path: Path) -> None:
     options = ["--tls-self-signed", "--tls-directory", str(tmp_path)]
     async with serving(*options) as server:
         authority = tmp_path / "ca.pem"

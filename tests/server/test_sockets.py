@@ -146,7 +146,7 @@ async def test_a_certificate_that_is_broken_is_made_anew(tmp_path: Path, name: s
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_an_answer_over_tls_arrives_at_once(tmp_path: Path) -> None:
+async def test_a_response_over_tls_arrives_immediately(tmp_path: Path) -> None:
     certificate = self_signed(tmp_path, ["127.0.0.1"])
     context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
     async with (
@@ -243,7 +243,7 @@ async def test_a_chunked_body_has_the_same_limit() -> None:
         b"CONNECT localhost:22 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ],
 )
-async def test_what_is_no_request_of_the_api_is_refused(request_: bytes) -> None:
+async def test_a_request_outside_the_api_is_refused(request_: bytes) -> None:
     async with listening(ScriptedBackend(), client_timeout=0.5) as server, connected(server) as (reader, writer):
         writer.write(request_)
         answer = await all_of(reader)
@@ -280,7 +280,7 @@ async def test_an_answer_outlives_the_order_to_stop() -> None:
         assert (await running).json()["result"]["stdout"] == "done\n"
 
 
-async def test_an_execution_that_outlasts_the_grace_is_cancelled_and_told() -> None:
+async def test_an_execution_that_outlasts_the_shutdown_grace_is_cancelled_and_reported() -> None:
     backend = ScriptedBackend()
     async with listening(backend, shutdown_grace=0.2) as server, httpx.AsyncClient(base_url=server.url) as client:
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=current(ENDLESS_CODE)))

@@ -34,7 +34,7 @@ async def upload(client: httpx.AsyncClient, body: bytes, form: str | None = FORM
 
 
 @pytest.mark.parametrize("form", ["application/json", "multipart/form-data", "text/plain", None])
-async def test_a_body_that_is_plainly_multipart_is_read_whatever_its_type_says(form: str | None) -> None:
+async def test_a_body_that_is_clearly_multipart_is_read_despite_its_type(form: str | None) -> None:
     backend = ScriptedBackend()
     async with served(backend) as client:
         assert (await upload(client, part(b"x") + END, form)).status_code == 200

@@ -61,7 +61,7 @@ async def test_a_restored_session_goes_on(page: dict[str, Any], sandboxes: Sessi
     assert await page["converse"](sandboxes, ScriptedClient()) == "result:\n42"
 
 
-async def test_a_stream_tells_of_executions(
+async def test_the_stream_example_prints_executions(
     page: dict[str, Any], sandboxes: SessionPool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await page["stream"](sandboxes, ScriptedClient(), "6 * 7")

@@ -85,7 +85,7 @@ async def test_an_error_that_is_not_retryable_ends_a_stream(tools: GreenroomTool
         _ = [update async for update in agent_with(tools).run("1", stream=True)]
 
 
-async def test_what_ends_the_run_interrupts_the_other_calls_of_its_turn(
+async def test_an_error_that_ends_the_run_interrupts_the_other_calls_of_its_turn(
     tools: GreenroomTools, backend: ScriptedBackend
 ) -> None:
     backend.answers["1"] = PoolClosed("Closed.")

@@ -69,7 +69,7 @@ class ExecutionSuite(Suite):
         assert not execution.state_lost
         assert session.execute("x").result == "5"
 
-    def test_input_fails_at_once_and_says_why(self, session: Session) -> None:
+    def test_input_fails_immediately_with_the_reason(self, session: Session) -> None:
         execution = session.execute("input('name? ')")
         assert execution.error is not None
         assert "input() cannot be answered" in execution.error.value
@@ -106,7 +106,7 @@ class ExecutionSuite(Suite):
         assert execution.stdout.split() == ["from", "the", "shell"]
         assert execution.result == "'/mnt/data'"
 
-    def test_output_of_subprocesses_and_threads_is_heard_in_order(self, session: Session) -> None:
+    def test_output_of_subprocesses_and_threads_arrives_in_order(self, session: Session) -> None:
         execution = session.execute(
             "import subprocess, threading\n"
             "print('one')\n"
@@ -263,7 +263,7 @@ class ExecutionSuite(Suite):
         with ThreadPoolExecutor(4) as threads:
             assert list(threads.map(ask, range(8))) == [str(number * number) for number in range(8)]
 
-    def test_one_pool_serves_blocking_code_threads_and_two_loops_at_once(self, pool: SessionPool) -> None:
+    def test_one_pool_serves_blocking_code_threads_and_two_loops_at_the_same_time(self, pool: SessionPool) -> None:
         results: dict[str, str | None] = {}
 
         async def ask(name: str) -> None:
@@ -295,7 +295,7 @@ class ExecutionSuite(Suite):
         assert session.execute("'x' in globals()").result == "False"
         assert session.files() == []
 
-    async def test_a_session_tells_its_times_and_asking_begins_none(self, pool: SessionPool, session: Session) -> None:
+    async def test_a_session_reports_its_times_without_starting(self, pool: SessionPool, session: Session) -> None:
         assert session.info() is None
         session.execute("1")
         info = await session.ainfo()

@@ -104,7 +104,7 @@ class FileSuite(Suite):
         with pytest.raises(FileMissing):
             session.delete_file("a.txt")
 
-    def test_an_execution_tells_which_files_it_wrote(self, session: Session) -> None:
+    def test_an_execution_lists_the_files_that_it_wrote(self, session: Session) -> None:
         session.upload(b"x", "old.txt")
         execution = session.execute("f = open('/mnt/data/new.txt', 'w')\n_ = f.write('abc')\nf.close()")
         assert [(file.name, file.size) for file in execution.files] == [("new.txt", 3)]
@@ -147,7 +147,7 @@ class FileSuite(Suite):
         with pytest.raises(FileMissing):
             session.files("no/such/directory")
 
-    def test_a_directory_is_no_file(self, session: Session) -> None:
+    def test_a_directory_is_not_a_file(self, session: Session) -> None:
         session.upload(b"x", "directory/a.txt")
         with pytest.raises(FileRefused, match="directory"):
             session.download("directory")

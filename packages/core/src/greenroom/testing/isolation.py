@@ -63,7 +63,7 @@ class IsolationSuite(Suite):
         attempt = "import json, pathlib\npathlib.Path(json.__file__).open('a')"
         assert _attempt(session, attempt) in {"OSError", "PermissionError"}
 
-    def test_the_environment_tells_nothing_of_the_host(
+    def test_the_environment_reveals_nothing_of_the_host(
         self, pool: SessionPool, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("GREENROOM_TEST_SECRET", "secret")
@@ -100,7 +100,7 @@ class IsolationSuite(Suite):
                 one.execute(f"open('{directory}/note', 'w').write('from one')")
                 assert other.execute(f"import os\nos.path.exists('{directory}/note')").result == "False"
 
-    def test_neighbours_hear_no_signal(self, pool: SessionPool) -> None:
+    def test_neighbours_receive_no_signal(self, pool: SessionPool) -> None:
         with pool.session() as one, pool.session() as other:
             other.execute("x = 1")
             one.execute("import os, signal\ntry:\n    os.kill(-1, signal.SIGKILL)\nexcept OSError:\n    pass")

@@ -32,7 +32,7 @@ class DescriptionTests(AdapterSuiteBase):
                 assert schema["type"] == "string"
                 assert schema["description"]
 
-    def test_what_cannot_work_is_not_offered(self, pool: SessionPool, uploads: Path) -> None:
+    def test_tools_that_cannot_work_are_not_offered(self, pool: SessionPool, uploads: Path) -> None:
         assert set(self.driver(pool=pool).tools()) == set(TOOLS) - {"upload_file"}
         assert set(self.driver(pool=pool, session_per_call=True).tools()) == {"run_python"}
         with pytest.raises(ValueError, match="cannot be combined with uploads"):

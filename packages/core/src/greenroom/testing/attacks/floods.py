@@ -220,7 +220,7 @@ class FloodAttacks(AttackBase):
             in_time(60, lambda: session.files(recursive=True))
         works(session)
 
-    def test_what_is_deep_can_be_read_from_deep_in_the_stack(self, session: Session) -> None:
+    def test_deep_json_can_be_read_from_deep_in_the_stack(self, session: Session) -> None:
         code = (
             "for levels in (100, 190, 300, 700, 900):\n"
             "    deep = b'[' * levels + b']' * levels\n"

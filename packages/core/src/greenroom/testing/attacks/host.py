@@ -374,7 +374,7 @@ class HostAttacks(AttackBase):
         if str(home) != "/":
             assert ask(cell, code) == []
 
-    def test_the_hosts_name_and_users_are_not_told(self, cell: Session) -> None:
+    def test_the_hosts_name_and_users_are_not_visible(self, cell: Session) -> None:
         code = (
             "texts = [str(os.uname()), str(dict(os.environ)), socket.gethostname()]\n"
             "for path in ('/etc/passwd', '/etc/group', '/etc/hosts', '/etc/hostname', '/etc/mailname', '/etc/machine-id',\n"

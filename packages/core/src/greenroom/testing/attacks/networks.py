@@ -80,7 +80,7 @@ class NetworkAttacks(AttackBase):
     @pytest.mark.parametrize(
         "address", ["169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254"]
     )
-    def test_the_cloud_tells_nothing_at(self, cell: Session, address: str) -> None:
+    def test_the_metadata_service_of_the_cloud_is_unreachable_at(self, cell: Session, address: str) -> None:
         assert ask(cell, f"tell(attempt(socket.create_connection, ('{address}', 80), 2))") != "done"
 
     def test_names_cannot_be_looked_up(self, cell: Session) -> None:
