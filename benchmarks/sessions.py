@@ -83,7 +83,7 @@ def beside_starts(url: str, rounds: int) -> tuple[float, float]:
             others = [pool.session() for _ in range(count)]
             for other in others:
                 other.execute("1")
-            imported = None  # when they should have, which a pool does not tell
+            imported = None  # when they should have been imported, which a pool does not report
             while imported is None or time.monotonic() < imported:
                 busy += [seconds(lambda: session.execute("1+1")) for _ in range(20)]
                 if imported is None and pool.status().ready >= count:
@@ -106,7 +106,7 @@ def over_http(url: str, rounds: int) -> float:
 
 
 def many_at_once(url: str, rounds: int) -> float:
-    """Executions a second: 20 sessions, 10 executions each, all at once."""
+    """Executions per second: 20 sessions in parallel, 10 executions each."""
     with greenroom.connect(url, ready_session_instances=0, preload=()) as pool, ThreadPoolExecutor(20) as threads:
         sessions = [pool.session() for _ in range(20)]
 

@@ -34,7 +34,7 @@ Ask = Callable[[str, Session, Transcript], Coroutine[Any, Any, str]]
 
 
 class AgentError(Exception):
-    """An agent came to its end without what it was asked for."""
+    """An agent ended without the requested result."""
 
 
 def main() -> int:
@@ -97,7 +97,7 @@ def perform(framework: str, pool: SessionPool, output: Path, console: Console) -
             raise AgentError("It drew no chart.")
     except EngineUnavailable:
         raise  # no agent could do better
-    except Exception as error:  # noqa: BLE001  whatever one agent fails of, the others still run
+    except Exception as error:  # noqa: BLE001  if one agent fails, the others still run
         message = f"The {framework} agent failed. {type(error).__name__}: {error}"
         console.print(Text(message, style="bold red"))
         return False

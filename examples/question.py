@@ -1,4 +1,4 @@
-"""What every agent of the examples is asked, about which file."""
+"""The question to every agent of the examples, and the file that it is about."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What holds for all tests: how many examples a property is tried with."""
+"""The settings of all tests: the number of examples with which a property is tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the tests try, which depends on the profile that Hypothesis runs with."""
+"""The effort of the tests, which depends on Hypothesis's profile."""
 
 from __future__ import annotations
 

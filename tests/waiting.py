@@ -1,4 +1,4 @@
-"""Waiting for what takes a moment."""
+"""Wait for conditions that take a moment."""
 
 from __future__ import annotations
 

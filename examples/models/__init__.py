@@ -1,1 +1,1 @@
-"""The models that the examples ask: a configured one, or else a script that plays a model's turns."""
+"""The models of the examples: a configured one, or a script that plays a model's turns."""

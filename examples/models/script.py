@@ -1,4 +1,4 @@
-"""What the scripted models say, turn by turn: code, and never an answer.
+"""The turns of the scripted models: code, and never an answer.
 
 A scripted model knows nothing but its conversation, as a real one: each turn follows from the tool results so
 far, and the answer quotes them.
@@ -68,11 +68,11 @@ _FIGURE = re.compile(r"\bfigure-\d+\.png\b")
 
 
 class OffScriptError(Exception):
-    """The tool returned something that the script cannot go on from."""
+    """The tool returned a result with which the script cannot continue."""
 
 
 def next_turn(results: Sequence[str]) -> Turn | str:
-    """What a model says after these tool results of its conversation: code to run, or the answer.
+    """The model's turn after these tool results of its conversation: code to run, or the answer.
 
     Raises:
         OffScriptError: the results hold nothing to answer with.

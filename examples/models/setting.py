@@ -1,4 +1,4 @@
-"""`GREENROOM_DEMO_MODEL`: which model the examples ask."""
+"""`GREENROOM_DEMO_MODEL`: the model that the examples use."""
 
 import importlib
 import os
@@ -12,7 +12,7 @@ PROVIDERS = ("openai", "azure_openai", "ollama")
 
 
 class ModelUnavailableError(Exception):
-    """No such model can be asked; the message says what to change or install."""
+    """The model cannot be used; the message says what to change or install."""
 
 
 @dataclass(frozen=True)

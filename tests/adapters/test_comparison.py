@@ -1,4 +1,4 @@
-"""The comparison claims nothing of ours that no test holds it to."""
+"""The comparison claims nothing about Greenroom that no test verifies."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What the adapters share stands on the core alone."""
+"""The common part of the adapters needs only the core."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a model reads of an execution, to the letter: agents are tuned to it, so a change is a decision."""
+"""The exact text that a model reads about an execution: agents are tuned to it, so a change is a decision."""
 
 from __future__ import annotations
 

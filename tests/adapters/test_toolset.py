@@ -1,4 +1,4 @@
-"""The toolset that every adapter uses, apart from any framework."""
+"""The toolset that every adapter uses, without a framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endpoints that mean harm, at real sockets of the loopback."""
+"""Malicious endpoints, at real sockets of the loopback."""
 
 from __future__ import annotations
 

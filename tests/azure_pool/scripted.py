@@ -1,4 +1,4 @@
-"""Azure as a test wants it: a `Transport` that answers by a script, and records the requests."""
+"""A scripted Azure: a `Transport` that gives a test's answers, and records the requests."""
 
 from __future__ import annotations
 

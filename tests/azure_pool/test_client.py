@@ -1,4 +1,4 @@
-"""A pool in Azure behind `greenroom.connect`: what it sends, and what it makes of each answer."""
+"""A pool in Azure behind `greenroom.connect`: its requests, and its results and errors for each response."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_a_large_upload_streams_and_is_sent_once() -> None:
     assert len(request.content) > 6 << 20
 
 
-# Errors keep what Azure said
+# Errors keep Azure's own description
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The codecs: bodies that Azure sent or documents, both ways, and whatever else may come."""
+"""The codecs: bodies that Azure sent or documents, in both directions, and arbitrary other bodies."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_streams_are_cut_where_the_request_says() -> None:
 
 
 def test_a_part_of_a_second_is_rounded_up() -> None:
-    """The contract takes whole seconds, and none is no time at all."""
+    """The contract takes whole seconds, and 0 would be no time at all."""
     assert current.encode_execute_request(ExecuteRequest("x", timeout=0.2), LATEST).body["timeoutInSeconds"] == 1
     call = legacy.encode_execute_request(ExecuteRequest("x", timeout=1.5), "2024-02-02-preview")
     assert call.body["properties"]["timeoutInSeconds"] == 2

@@ -134,7 +134,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> Non
 
 @contextmanager
 def identity_endpoint() -> Generator[tuple[str, list[dict[str, list[str]]]], None, None]:
-    """App Service's protocol on the loopback: a token for whoever has the secret; yields what was asked."""
+    """App Service's protocol on the loopback: a token for callers with the secret; yields the requested resources."""
     asked: list[dict[str, list[str]]] = []
 
     class Handler(BaseHTTPRequestHandler):

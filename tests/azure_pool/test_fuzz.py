@@ -1,4 +1,4 @@
-"""Whatever an endpoint does, a call returns or raises an error of ours, in bounded time and memory."""
+"""Whatever an endpoint does, a call returns or raises one of Greenroom's errors, in bounded time and memory."""
 
 from __future__ import annotations
 

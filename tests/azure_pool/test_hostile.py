@@ -1,4 +1,4 @@
-"""An endpoint that means harm: what it sends is counted before it is kept, and nobody waits for it without an end."""
+"""A malicious endpoint: its data is counted before it is kept, and no call waits for it forever."""
 
 from __future__ import annotations
 

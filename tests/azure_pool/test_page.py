@@ -1,4 +1,4 @@
-"""What docs/azure.md shows is what happens, with a server on this machine in Azure's place."""
+"""The examples of docs/azure.md work as shown, with a server on this machine in Azure's place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`HttpxTransport` on real sockets: what goes over the wire, whom it trusts, and which errors leave it."""
+"""`HttpxTransport` on real sockets: the bytes on the wire, the trusted certificates, and the errors that it raises."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ async def test_no_error_of_the_library_is_a_cause_of_ours() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """A certificate of this machine, signed by an authority that nobody trusts by default."""
+    """A certificate of this machine, signed by an authority that is not trusted by default."""
     return self_signed(tmp_path_factory.mktemp("tls") / "own", ["localhost", "127.0.0.1"])
 
 

@@ -1,4 +1,4 @@
-"""In the virtual machine: run each suite in each setting, and put what came of them onto a disk."""
+"""In the virtual machine: run each suite in each setting, and write the results to a disk."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def hand_over_a_group() -> None:
 
 
 def facts() -> dict[str, str]:
-    """What the page says of the machine."""
+    """The page's description of the machine."""
 
     def first_line(*command: str) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Writes docs/cgroups-v2.md from what the virtual machine brought back."""
+"""Writes docs/cgroups-v2.md from the results of the virtual machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the clients share: servers, a session of each test's own, an identity."""
+"""The fixtures of the clients' tests: servers, a session per test, an identity."""
 
 from __future__ import annotations
 

@@ -15,13 +15,13 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Identity:
-    """Gives its token to whoever knows its secret."""
+    """Gives its token to callers that know its secret."""
 
     token: str
     url: str = ""
     secret: str = field(default_factory=secrets.token_hex)
     resources: list[str] = field(default_factory=list[str])
-    """What tokens were asked for."""
+    """The resources for which tokens were requested."""
 
     def answer(self, path: str, secret: str | None) -> tuple[int, dict[str, str]]:
         query = parse_qs(urlsplit(path).query)
@@ -49,7 +49,7 @@ def identity_endpoint(token: str) -> Generator[Identity]:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
-            """The tests say enough."""
+            """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

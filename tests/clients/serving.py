@@ -1,4 +1,4 @@
-"""A server of Greenroom's own environment, run beside the clients as anybody would run it."""
+"""A server of Greenroom's own environment, run beside the clients as a user would run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""semantic-kernel: `SessionsPythonTool`, which takes nothing but https."""
+"""semantic-kernel: `SessionsPythonTool`, which accepts only https."""
 
 from __future__ import annotations
 

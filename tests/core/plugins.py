@@ -1,4 +1,4 @@
-"""Engines for `connect` that isolate nothing, in place of those of this machine."""
+"""Engines for `connect` without isolation, in place of those of this machine."""
 
 from __future__ import annotations
 

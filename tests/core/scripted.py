@@ -1,4 +1,4 @@
-"""A sandbox without anything in it, whose runner says what a test wants it to."""
+"""An empty sandbox, whose runner sends the frames of a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from greenroom.engines.base import StreamSandbox
 from greenroom.runner.protocol import VERSION, Decoder, encode
 
 Answer = Callable[[dict[str, Any], bytes], Iterable[bytes]]
-"""What the runner says to one frame from the host; each item arrives by itself."""
+"""The runner's answer to one frame from the host; each item arrives separately."""
 
 READY = encode({"ev": "ready", "version": VERSION})
 
@@ -37,7 +37,7 @@ def reply(number: int, body: bytes = b"", **fields: Any) -> bytes:
 
 
 def obey(header: dict[str, Any], _body: bytes) -> Iterable[bytes]:
-    """Do as an honest runner with an empty `/mnt/data` would, and run any code to its end at once."""
+    """Do as an honest runner with an empty `/mnt/data` would, and end any code immediately."""
     match header["op"]:
         case "execute":
             yield done(header["id"])
@@ -74,12 +74,12 @@ class ScriptedSandbox(StreamSandbox):
         self._diagnosis = ""
 
     def say(self, data: bytes) -> None:
-        """Have the runner say something without being asked."""
+        """Have the runner send data without a request."""
         if data:
             self._said.put_nowait(data)
 
     def end(self, diagnosis: str = "") -> None:
-        """Have it end by itself, when what it has said is heard."""
+        """Have it end by itself, once its data has been read."""
         self._ended = True
         self._diagnosis = diagnosis
         self._said.put_nowait(None)

@@ -1,4 +1,4 @@
-"""What the host makes of a runner: an honest one, a broken one, and one that is an enemy's."""
+"""The host's end of the protocol, with an honest, a broken and a hostile runner."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILE_LIMIT = 1 << 20
 
 
 class Listener:
-    """A channel with its sandbox, and how often it was told that this is lost."""
+    """A channel with its sandbox, and the number of calls of `on_lost`."""
 
     def __init__(self, answer: Answer = obey) -> None:
         self.sandbox = ScriptedSandbox(answer)
@@ -352,7 +352,7 @@ async def test_a_cancelled_execution_has_its_output_so_far() -> None:
         assert told.duration >= 0
 
 
-# A hostile runner: whatever it says, the host gets an execution or a GreenroomError
+# A hostile runner: whatever it sends, the host gets an execution or a GreenroomError
 
 wild = st.recursive(
     st.none()

@@ -1,4 +1,4 @@
-"""`greenroom run`: what code makes reaches a terminal without control sequences, and no error is a traceback."""
+"""`greenroom run`: output reaches a terminal without control sequences, and errors are not tracebacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where options come from, which goes first, and what is refused."""
+"""The sources of options, their precedence, and refusals."""
 
 from __future__ import annotations
 

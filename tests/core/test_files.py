@@ -278,7 +278,7 @@ def test_no_race_between_a_directory_and_a_link_leads_out(tree: FileTree, root: 
     assert (outside / "secret").read_bytes() == SECRET
 
 
-# What is no regular file
+# Files that are not regular
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "socket"])

@@ -1,4 +1,4 @@
-"""The cache of fonts is shown to sandboxes only where no other user has a say in it."""
+"""The font cache is shown to sandboxes only where no other user can change it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every public call, over a runner that lies, stops, trickles or floods: it ends, in time, as it may.
+"""Every public call, over a runner that lies, stops, trickles or floods: it ends in time, with an allowed result.
 
 What leaves a call is a `GreenroomError` or what the caller itself did, and the host keeps no more than its limits.
 """
@@ -74,7 +74,7 @@ class Trickle(ScriptedSandbox):
 
 
 class Flood(ScriptedSandbox):
-    """Answers honestly, and never stops to say more."""
+    """Answers honestly, and never stops sending more."""
 
     frames = itertools.cycle([b""])
 

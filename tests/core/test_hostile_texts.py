@@ -112,7 +112,7 @@ def test_a_megabyte_of_anything_is_read_in_seconds(reader: str) -> None:
 
 
 class Chatty(ScriptedBackend):
-    """Tells many events of one execution, no faster than they are heard."""
+    """Yields many events of one execution, no faster than they are consumed."""
 
     def __init__(self, events: Iterable[Event], execution: Execution) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Files on this machine that callers name: what cannot be read or written is an error of Greenroom's own."""
+"""Files on this machine that callers name: if they cannot be read or written, Greenroom raises its own errors."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_limit_is_a_whole_number_of_bytes(session: Session, limit: Any) -> Non
 
 
 def test_irregular_files_are_refused_without_blocking(session: Session, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")  # to open it would wait for somebody who writes
+    os.mkfifo(tmp_path / "fifo")  # opening it would wait for a writer
     for path in (tmp_path / "fifo", Path(os.devnull)):
         with pytest.raises(InvalidRequest, match="must be a regular file, not a device or a pipe"):
             session.upload(path, "b.txt")

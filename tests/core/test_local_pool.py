@@ -1,4 +1,4 @@
-"""A pool over an engine that does what a test wants, in a time of its own."""
+"""A pool over a scripted engine, in virtual time."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ScriptedEngine(Engine):
 
 
 def run(header: dict[str, Any], body: bytes) -> Iterable[bytes]:
-    """Run code to its end at once, but for `wait`, which waits for an interrupt."""
+    """End code immediately, except `wait`, which waits for an interrupt."""
     if header["op"] == "interrupt":
         return [done(header["id"], error={"name": "KeyboardInterrupt", "value": ""})]
     if header["op"] == "execute" and body == b"wait":

@@ -1,4 +1,4 @@
-"""What a pool decides, at every turn that its life may take."""
+"""The plan of a pool, in every state that it can reach."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_automatic_readiness_keeps_twice_what_is_allocated_while_one_starts() ->
     assert ready_target(quiet, rules, NOW) == 1
     busy = state_of()
     busy.start_time = 0.5
-    busy.arrivals.extend(NOW - 5 + number / 10 for number in range(1, 51))  # ten a second
+    busy.arrivals.extend(NOW - 5 + number / 10 for number in range(1, 51))  # ten per second
     assert ready_target(busy, rules, NOW) == 11
     assert ready_target(busy, rules, NOW + 120) == 1
     assert ready_target(busy, rules_of(maximum=4, ready=None), NOW) == 4
@@ -393,7 +393,7 @@ class Pool(RuleBasedStateMachine):
                 assert self.now < slot.since + self.limits.maximum_age
 
     def teardown(self) -> None:
-        """From here on every start succeeds and nobody comes or leaves: the pool settles."""
+        """From here on every start succeeds and the callers do not change: the pool settles."""
         for _ in self.steps_to_peace():
             self.the_limits_are_kept()
         state, rules = self.state, self.limits

@@ -244,7 +244,7 @@ def test_text_of_both_streams_by_turns_is_joined_where_much_of_it_waits() -> Non
 
 
 class Flood(ScriptedBackend):
-    """Shows one thing after the other until it is cancelled, and tells what stands then if it can."""
+    """Shows one output after the other until it is cancelled, then returns those so far if it can."""
 
     def __init__(self, last: greenroom.Execution | None) -> None:
         super().__init__()

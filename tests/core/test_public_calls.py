@@ -1,4 +1,4 @@
-"""Whatever a caller passes, what leaves a public call is an error of Greenroom's own or a TypeError."""
+"""Whatever a caller passes, a public call raises one of Greenroom's errors or a TypeError."""
 
 from __future__ import annotations
 

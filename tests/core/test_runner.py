@@ -1,4 +1,4 @@
-"""The runner's parts that need no sandbox: what an execution may send, and what a supervisor can be."""
+"""The runner's parts that need no sandbox: the limits of an execution, and the settings of a supervisor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests' own clock, as tests of time are worth what it is."""
+"""The tests' own clock, as tests of time are only as good as their clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event loop for tests whose time passes at once, and which notices that it waits for what will never come."""
+"""An event loop for tests that skips waiting, and fails if it would wait forever."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(_ImpatientSelector(self._skip))
         self._now = 1000.0
         self.complaints: list[str] = []
-        """What nobody has handled, such as the exception of a task that was never awaited."""
+        """Unhandled errors, such as the exception of a task that was never awaited."""
         self.set_exception_handler(self._complain)
 
     def time(self) -> float:
@@ -60,7 +60,7 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]
             result = runner.run(test(*args, **kwargs))
             left = asyncio.all_tasks(loop)
             assert not left, left
-        gc.collect(1)  # a task tells of an exception that nobody has seen when it is freed
+        gc.collect(1)  # a task reports an unretrieved exception when it is freed
         assert not loop.complaints, loop.complaints
         return result
 

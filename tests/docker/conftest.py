@@ -1,4 +1,4 @@
-"""What tests of the Docker engine share."""
+"""Fixtures of the Docker engine's tests."""
 
 # pyright: reportUnknownMemberType=false
 

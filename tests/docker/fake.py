@@ -1,4 +1,4 @@
-"""A Docker engine that a test tells how to behave: HTTP on a Unix socket, with an answer for each call."""
+"""A scripted Docker engine: HTTP on a Unix socket, with an answer for each call."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IMAGE = {"Config": {"Labels": {RUNNER_LABEL: runner_digest()}}}
 
 
 class FakeDocker:
-    """Answers as a healthy engine does, but for what `answers` says otherwise.
+    """Answers as a healthy engine does, except the calls in `answers`.
 
     Attributes:
         answers: by call, such as `GET /info`; the part of a path that names something is left out.

@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 async def echo(engine: DockerEngine, supervisor: Program) -> AsyncIterator[StreamSandbox]:
-    """A sandbox that says what it is told."""
+    """A sandbox that echoes its input."""
     supervisor(ECHO)
     sandbox = await engine.start(SandboxSpec())
     yield sandbox
@@ -152,7 +152,7 @@ class TestEnds:
 
 
 class TestConfiguration:
-    """What Docker was told; what that does to code, the conformance suites try from inside."""
+    """The settings that Docker got; the conformance suites test their effect from inside."""
 
     @pytest.fixture
     async def config(self, plain_engine: DockerEngine, supervisor: Program) -> AsyncIterator[dict[str, Any]]:

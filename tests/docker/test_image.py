@@ -1,4 +1,4 @@
-"""How the image is built, what it takes from this machine, and what code finds in it."""
+"""The build of the image, the settings that it takes from this machine, and its content."""
 
 from __future__ import annotations
 

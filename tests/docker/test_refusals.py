@@ -1,4 +1,4 @@
-"""What the engine makes of a Docker that does not answer, refuses, or breaks off: no Docker is needed here."""
+"""The engine's errors for a Docker that does not answer, refuses, or breaks off; no Docker is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `greenroom doctor` finds out from a sandbox."""
+"""The report of `greenroom doctor` about a sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bubblewrap shows in the place of the font cache."""
+"""The font cache in bubblewrap's sandboxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code that breaks what it runs on, by mistake or on purpose: it is told what happened, and its session goes on.
+"""Code that breaks its own process, by mistake or on purpose: it gets an error, and its session continues.
 
 Either the session still has its variables afterwards, or it says that they are gone.
 """
@@ -267,7 +267,7 @@ UNLIKE_LINUX: dict[str, str] = {}
 
 ENGINES = ["bubblewrap:", "docker:", GVISOR]
 OF_THE_KERNEL = {"descriptors and streams", "ends"}
-"""What may be otherwise with another kernel under the code; the rest is told of the same worker everywhere."""
+"""Differences where the code has another kernel; all other results are the same on every engine."""
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -321,7 +321,7 @@ def told(execution: Execution) -> str:
     return f"{execution.error.name}: {execution.error.value}" if execution.error is not None else "None"
 
 
-# What goes on after the end of the code
+# Activity after the end of the code
 
 
 def test_text_that_a_thread_prints_later_is_in_the_next_execution(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""The conformance suites over the engine in memory: everything above the seam, in seconds."""
+"""The conformance suites over the engine in memory: everything above engines, in seconds."""
 
 from __future__ import annotations
 

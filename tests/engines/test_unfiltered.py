@@ -1,4 +1,4 @@
-"""Where there can be no filter of system calls, no sandbox starts, unless an option allows it by name."""
+"""Where a filter of system calls is not possible, no sandbox starts unless an option allows it."""
 
 from __future__ import annotations
 

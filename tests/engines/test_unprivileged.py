@@ -1,4 +1,4 @@
-"""bubblewrap for a user without any privilege: nobody, where the tests run as root."""
+"""bubblewrap for a user without any privilege: the user `nobody`, where the tests run as root."""
 
 from __future__ import annotations
 

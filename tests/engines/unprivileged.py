@@ -1,4 +1,4 @@
-"""Asks a bubblewrap pool of the user who runs this what holds in its sandboxes, and prints the answers as JSON."""
+"""Inspects the sandboxes of a bubblewrap pool of the current user, and prints the findings as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same cells in Jupyter (nbclient and ipykernel) and in a session, told in the same words and compared."""
+"""The same cells in Jupyter (nbclient and ipykernel) and in a session, with their results in one comparable form."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ class Jupyter:
             on_cell_executed=self._keep_reply,
         )
         self._kernel = self._client.setup_kernel(
-            # With this variable, ipykernel does not hear what comes from C code and subprocesses.
+            # With this variable, ipykernel does not capture the output of C code and subprocesses.
             env={name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
-            # Its process repeats on its own terminal all that it hears.
+            # Its process repeats all captured output on its own terminal.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -115,14 +115,14 @@ class Jupyter:
                 case "stream":
                     story.parts.append((output.name, output.text))
                 case "error":
-                    # A cell may show an error and go on; the last one counts, those before it are text.
+                    # A cell can show an error and continue; the last error counts, earlier ones are text.
                     if story.error is not None:
                         story.parts.append(("stderr", story.error[2] + "\n"))
                     story.error = (output.ename, output.evalue, "\n".join(output.traceback))
                 case kind:
                     content = {"data": output.data, "metadata": output.metadata}
                     story.parts.append(("result" if kind == "execute_result" else "display", content))
-        if story.error is None and self._reply["status"] == "error":  # IPython tells usage errors as text
+        if story.error is None and self._reply["status"] == "error":  # IPython prints usage errors as text
             story.error = (self._reply["ename"], self._reply["evalue"], "\n".join(self._reply["traceback"]))
         return story
 
@@ -174,7 +174,7 @@ def same_as_in_jupyter(jupyter: Jupyter, session: Session) -> Same:
 
 
 def _run(session: Session, code: str) -> tuple[Story, Story]:
-    """A cell's story as it was streamed, and as it is told in the end."""
+    """A cell's results as they were streamed, and as the execution has them in the end."""
     events = list(session.stream(code))
     execution = events[-1]
     assert isinstance(execution, Execution)

@@ -1,4 +1,4 @@
-"""Cells give in a session what they give in Jupyter; `conftest` says what is compared."""
+"""Cells have the same results in a session as in Jupyter; `conftest` defines what is compared."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TOPICS: dict[str, dict[str, str | tuple[str, ...]]] = {
             "risky()",
         ),
         "logging": "import logging\nlogging.warning('number %s', 1); logging.info('unheard')",
-        # Jupyter hears what does not come from Python a moment later.
+        # Jupyter gets output that does not come from Python a moment later.
         "of a subprocess": "import subprocess, time\nsubprocess.run('echo out; echo err >&2', shell=True); time.sleep(0.5)",
         "of a subprocess, captured": "subprocess.run('echo out; echo err >&2', shell=True, capture_output=True, text=True)",
         "of os.system": "import os\nos.system('echo out; echo err >&2'); time.sleep(0.5)",

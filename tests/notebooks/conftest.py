@@ -1,4 +1,4 @@
-"""What the tests of the notebooks share."""
+"""Fixtures of the notebooks' tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build() -> Any:
 
 @pytest.fixture(scope="session")
 def script() -> Any:
-    """What the scripted models of the examples say."""
+    """The turns of the examples' scripted models."""
     return load(ROOT / "examples" / "models" / "script.py")
 
 

@@ -68,9 +68,9 @@ def by_nbclient(source: Any, directory: Path) -> Any:
     """Run it as Jupyter does, in a directory with the data."""
     (directory / DATA.name).write_bytes(DATA.read_bytes())
     client: Any = NotebookClient(source, timeout=100, resources={"metadata": {"path": str(directory)}})
-    # With that variable, ipykernel does not hear what comes from subprocesses.
+    # With that variable, ipykernel does not capture the output of subprocesses.
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    # The kernel repeats on its own terminal all that it hears.
+    # The kernel repeats all captured output on its own terminal.
     client.execute(env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return client.nb
 

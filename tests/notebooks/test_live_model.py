@@ -1,4 +1,4 @@
-"""A notebook asks a model over its provider's API, if one is configured."""
+"""A notebook calls a model over its provider's API, if one is configured."""
 
 from __future__ import annotations
 

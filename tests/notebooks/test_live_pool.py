@@ -1,4 +1,4 @@
-"""The notebook about Azure asks another endpoint, if one is configured."""
+"""The notebook about Azure uses another endpoint, if one is configured."""
 
 from __future__ import annotations
 

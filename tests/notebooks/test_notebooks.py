@@ -1,4 +1,4 @@
-"""The notebooks run, and what is committed of them is what they give."""
+"""The notebooks run, and their committed outputs are up to date."""
 
 from __future__ import annotations
 

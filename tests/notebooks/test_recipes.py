@@ -1,4 +1,4 @@
-"""The recipes of docs/notebooks.md run one after the other, and print what stands below them."""
+"""The recipes of docs/notebooks.md run one after the other, and print the output below them."""
 
 from __future__ import annotations
 

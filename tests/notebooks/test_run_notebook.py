@@ -1,4 +1,4 @@
-"""A notebook, cell by cell in a session: what runs, what comes back, where it ends."""
+"""A notebook, cell by cell in a session: its execution, its outputs, its end."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ ATTACKS = {
 
 
 def attack(session: greenroom.Session, name: str) -> None:
-    """Return when the code has all its processes; it goes on."""
+    """Return when the code has all its processes; it continues."""
     begun = threading.Event()
 
     def follow() -> None:

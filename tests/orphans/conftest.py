@@ -1,4 +1,4 @@
-"""The interpreter of an owner that is not the user who runs the tests."""
+"""The interpreter of an owner that is another user than that of the tests."""
 
 from __future__ import annotations
 

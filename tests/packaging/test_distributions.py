@@ -163,7 +163,7 @@ EXTRAS: dict[str, Callable[[Path], None]] = {
     "bubblewrap,data,notebook": _runs_notebooks,
     "server,bubblewrap": _serves,
 }
-"""By the extras that a page tells its reader to install: what the reader then does."""
+"""The calls that a reader makes after installing the extras of a page, by these extras."""
 
 
 @pytest.mark.timeout(300)

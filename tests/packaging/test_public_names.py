@@ -1,4 +1,4 @@
-"""The public names: each package has them, tells what they mean, and loads little for them."""
+"""The public names: each package has them, documents them, and loads little for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers over real sandboxes, as anybody would run them."""
+"""Servers over real sandboxes, as a user would run them."""
 
 from __future__ import annotations
 

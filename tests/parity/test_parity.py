@@ -1,4 +1,4 @@
-"""Everything that the page about parity says of an operation and a version, tried; and the page itself."""
+"""Every claim of the page about parity on an operation and a version, and the page itself."""
 
 from __future__ import annotations
 

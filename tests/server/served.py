@@ -65,7 +65,7 @@ async def served(
 async def listening(
     backend: Backend | None = None, certificate: Certificate | None = None, **options: Any
 ) -> AsyncGenerator[Server, None]:
-    """A server at a port of its own; it is told to stop at the end."""
+    """A server at a port of its own; it is stopped at the end."""
     settings = ServerSettings.parse({"port": 0, "shutdown_grace": 0.2, **options})
     async with application(backend, **options) as app:
         server, started = Server(app, settings, certificate), asyncio.Event()

@@ -66,7 +66,7 @@ async def test_running_executions_can_end_when_the_server_stops_and_no_more_begi
         assert (await client.get("/healthz")).status_code == 200
         await drain
         assert (await running).json()["result"]["stdout"] == "done\n"
-        ended = await client.get(begun.headers["operation-location"])  # which may still be asked
+        ended = await client.get(begun.headers["operation-location"])  # which is still available
         assert ended.json()["result"]["stdout"] == "done\n"
 
 
@@ -294,7 +294,7 @@ async def test_the_legacy_contract_has_no_shell() -> None:
         assert (response.status_code, code_of(response)) == (400, "SessionRequestNotSupported")
 
 
-# What hostile sandboxes say
+# Results of hostile sandboxes
 
 ANSWER = "application/vnd.greenroom.answer+json"
 

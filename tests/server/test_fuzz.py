@@ -1,4 +1,4 @@
-"""Whatever is sent, there is an answer that is no failure of the server, soon, and nothing is left over."""
+"""Every request soon gets a response that is not a failure of the server, and nothing is left over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers that mean harm: what they send is counted before it is kept, and what is held for them has a limit."""
+"""Malicious callers: their data is counted before it is kept, and the data held for them has a limit."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ async def test_unread_responses_are_held_up_to_a_limit() -> None:
             for _, writer in slow:
                 writer.transport.abort()
             await eventually(lambda: budget.used == 0)
-            # It ran once, and what came of it can be asked for.
+            # It ran once, and its outcome can be retrieved.
             found = await client.get(refused.headers["operation-location"])
             assert found.json()["result"]["stdout"] == "x" * (4 * _MIB)
         assert len(backend.runs) == 11

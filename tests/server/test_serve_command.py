@@ -1,4 +1,4 @@
-"""`greenroom serve` as a process: what it refuses, what it says, and how it ends."""
+"""`greenroom serve` as a process: its refusals, its output, and its end."""
 
 from __future__ import annotations
 

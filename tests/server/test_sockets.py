@@ -1,4 +1,4 @@
-"""Through real sockets: slow clients, those that go away, and what is too large for a head."""
+"""Through real sockets: slow clients, clients that disconnect, and heads that are too large."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_a_client_that_takes_nothing_of_an_answer_loses_its_connection(tls
     async with listening(backend, certificate, client_timeout=0.3) as server:
         context = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else None
         port = int(server.url.rpartition(":")[2])
-        # A stream that nobody reads takes a few hundred kilobytes.
+        # An unread stream takes a few hundred kilobytes.
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, limit=4096)
         writer.write(execute("1"))
         await eventually(lambda: len(backend.runs) == 1)

@@ -1,4 +1,4 @@
-"""Uploads: what clients send and what nobody should."""
+"""Uploads: valid and invalid ones."""
 
 from __future__ import annotations
 

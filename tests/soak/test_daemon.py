@@ -1,4 +1,4 @@
-"""The Docker daemon goes away under load and comes back: sessions are lost, said to be, and the pool goes on."""
+"""The Docker daemon stops under load and comes back: lost sessions are reported, and the pool continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file of 128 MB goes up and down without sitting in the host's memory."""
+"""A file of 128 MB is uploaded and downloaded without being held in the host's memory."""
 
 from __future__ import annotations
 

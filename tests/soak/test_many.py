@@ -1,4 +1,4 @@
-"""Many sessions, for long, and the daemon going away: nothing is mixed up, nothing is left."""
+"""Many sessions over a long time, and a daemon that stops: nothing is mixed up, nothing is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that does as it is told."""
+"""A scripted model."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # (the framework's layers overload get_response, each in its own way)
@@ -19,7 +19,7 @@ from agent_framework import (
 )
 
 Turn: TypeAlias = str | list[Content]
-"""What a model says: an answer, or calls of functions."""
+"""A turn of a model: an answer, or function calls."""
 
 Script: TypeAlias = Callable[[Sequence[Message]], Turn]
 
@@ -42,7 +42,7 @@ def run_what_the_user_says(messages: Sequence[Message]) -> Turn:
 
 
 def play(*turns: Turn) -> Script:
-    """Say these one after the other, whatever comes back."""
+    """Take these turns one after the other, whatever the results are."""
     return lambda messages: turns[sum(message.role == "assistant" for message in messages)]
 
 
@@ -81,5 +81,5 @@ def agent_with(
     client: ScriptedClient | None = None,
     **options: Any,
 ) -> Agent[Any]:
-    """An agent with these tools; unless told otherwise its scripted model runs what the user says."""
+    """An agent with these tools; by default its scripted model runs the user's text as code."""
     return Agent(client or ScriptedClient(script), name="Analyst", tools=tools, **options)

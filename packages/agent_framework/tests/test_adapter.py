@@ -1,4 +1,4 @@
-"""What every adapter does, through the framework's tools."""
+"""The conformance suite of adapters, through the framework's tools."""
 
 from __future__ import annotations
 

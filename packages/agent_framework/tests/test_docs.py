@@ -1,4 +1,4 @@
-"""The examples of the README and of the documentation do what they say."""
+"""The examples of the README and of the documentation work as described."""
 
 from __future__ import annotations
 

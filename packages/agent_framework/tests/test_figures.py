@@ -1,4 +1,4 @@
-"""Figures in a user's message, for services that take none in results of functions."""
+"""Figures in a user's message, for services that do not accept them in function results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PICTURES = [b"\x89PNG\r\n\x1a\n one", b"\x89PNG\r\n\x1a\n two"]
 
 
 def shown(messages: Sequence[Message]) -> list[tuple[str, int]]:
-    """Of each message: who it is from, and how many pictures it has."""
+    """The author and the number of pictures of each message."""
     found: list[tuple[str, int]] = []
     for message in messages:
         items = [item for content in message.contents for item in (content, *(content.items or ()))]

@@ -1,4 +1,4 @@
-"""What a model, a middleware and the application get from a call."""
+"""The results of a call for the model, a middleware and the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every adapter does, both ways of calling LangChain's tools."""
+"""The conformance suite of adapters, for both ways of calling LangChain's tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deep Agents' backend: LangChain's standard suite for sandboxes, and what is our own."""
+"""Deep Agents' backend: LangChain's standard suite for sandboxes, and our own tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures in a user's message, for models that take images from nobody else."""
+"""Figures in a user's message, for models that accept images only from users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LangChain adds to what every adapter does: messages, callbacks, configs and checkpoints."""
+"""The part of the adapter that is LangChain's own: messages, callbacks, configs and checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tools for files: what they give, and what they keep out of reach."""
+"""The tools for files: their results, and the files that they keep out of reach."""
 
 from __future__ import annotations
 

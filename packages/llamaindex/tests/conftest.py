@@ -1,4 +1,4 @@
-"""Models that say what a test has written down."""
+"""Scripted models."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from llama_index.core.base.llms.types import ChatMessage, TextBlock, ToolCallBlo
 from llama_index.core.llms import MockFunctionCallingLLM
 
 Turn: TypeAlias = str | list[ToolCallBlock]
-"""What a model says, or the tools it calls at once."""
+"""A turn of a model: its text, or the tools that it calls in parallel."""
 
 
 class ScriptedModel(MockFunctionCallingLLM):
-    """Takes its turns as written down, whatever it is told; keeps what it was told."""
+    """Takes its turns from a script, whatever the messages are, and records the messages."""
 
     def __init__(self, *turns: Turn) -> None:
         super().__init__(response_generator=self._respond)

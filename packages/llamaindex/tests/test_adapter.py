@@ -1,4 +1,4 @@
-"""What every adapter does, both ways of calling LlamaIndex's tools."""
+"""The conformance suite of adapters, for both ways of calling LlamaIndex's tools."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Empty(Workflow):
 
 
 def context_of(conversation: str | None) -> Context[Any] | None:
-    """A workflow's context that has been told which conversation it is."""
+    """A workflow's context with the name of its conversation."""
     if conversation is None:
         return None
     ctx: Context[Any] = Context(Empty())

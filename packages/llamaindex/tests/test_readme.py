@@ -1,4 +1,4 @@
-"""The README's example does what it says, with a scripted model in the place of the real one."""
+"""The README's example works as described, with a scripted model instead of the real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model and an application get from the tools."""
+"""The results of the tools for the model and the application."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from .doubles import ScriptedModel, run_what_the_user_says
 
 @pytest.fixture
 def agent_with() -> Callable[..., ChatCompletionAgent]:
-    """Makes an agent with a plugin; unless told otherwise its model runs what the user says."""
+    """Makes an agent with a plugin; by default its model runs the user's text as code."""
 
     def make(plugin: object, model: ScriptedModel | None = None) -> ChatCompletionAgent:
         model = model or ScriptedModel(ai_model_id="scripted", script=run_what_the_user_says)

@@ -1,4 +1,4 @@
-"""A model that does as it is told."""
+"""A scripted model."""
 
 import json
 from collections.abc import AsyncGenerator, Callable
@@ -18,7 +18,7 @@ from semantic_kernel.contents import (
 )
 
 Turn: TypeAlias = str | list[FunctionCallContent]
-"""What a model says: an answer, or calls of functions."""
+"""A turn of a model: an answer, or function calls."""
 
 
 def call(function: str, /, **arguments: Any) -> FunctionCallContent:
@@ -35,7 +35,7 @@ def run_what_the_user_says(history: ChatHistory) -> Turn:
 
 
 def play(*turns: Turn) -> Callable[[ChatHistory], Turn]:
-    """Say these one after the other, whatever comes back."""
+    """Take these turns one after the other, whatever the results are."""
     return lambda history: turns[sum(message.role is AuthorRole.ASSISTANT for message in history)]
 
 

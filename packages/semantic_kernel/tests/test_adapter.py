@@ -1,4 +1,4 @@
-"""What every adapter does, through Semantic Kernel's kernel."""
+"""The conformance suite of adapters, through Semantic Kernel's kernel."""
 
 from collections.abc import Mapping
 from typing import Any

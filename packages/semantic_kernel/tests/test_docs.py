@@ -1,4 +1,4 @@
-"""The examples of the documentation do what it says, with a scripted model in the place of the real one."""
+"""The examples of the documentation work as described, with a scripted model instead of the real one."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator

@@ -1,4 +1,4 @@
-"""The README's examples run, and print what it says."""
+"""The README's examples run, and print the output that it shows."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a model, a filter and the application get from a call."""
+"""The results of a call for the model, a filter and the application."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # (the arguments and filters of a kernel are partly untyped)
