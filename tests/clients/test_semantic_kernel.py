@@ -23,6 +23,7 @@ def tls_identifier(tls_server: Server, monkeypatch: pytest.MonkeyPatch) -> Itera
     """A session at the server with TLS, which this process then trusts."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tls_server.authority))
     identifier = f"session-{uuid.uuid4()}"
+    tls_server.prepare(identifier)
     yield identifier
     tls_server.delete(identifier)
 
