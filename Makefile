@@ -9,8 +9,7 @@ HTTPX2 := .venv-httpx2
 # Most tests wait for a sandbox or a clock: more of them than processors run at the same time.
 WORKERS ?= 6
 # The tests that need no engine and no framework.
-UNIT := tests/core tests/engines/test_memory.py tests/adapters tests/server/test_contract.py \
-	tests/azure_pool/test_codecs.py tests/azure_pool/test_client.py tests/azure_pool/test_credentials.py
+UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check types test test-together test-alone soak test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity bench lock clean

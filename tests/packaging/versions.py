@@ -18,16 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 CORE = "packages/core[azure,bubblewrap,cli,docker,notebook,server,testing]"
-CORE_TESTS = (
-    "tests/core",
-    "tests/docker/test_refusals.py",
-    "tests/engines/test_memory.py",
-    "tests/adapters",
-    "tests/server/test_contract.py",
-    "tests/azure_pool/test_codecs.py",
-    "tests/azure_pool/test_client.py",
-    "tests/azure_pool/test_credentials.py",
-)
+CORE_TESTS = ("@tests/unit.txt", "tests/docker/test_refusals.py")
 TESTING = "packages/core[notebook,testing]"
 
 
@@ -72,14 +63,14 @@ NEWEST = {
 def install(lane: Lane, python: Path, *, lowest: bool) -> None:
     """Install the projects at the versions that the lane is about, then what tests them at any version."""
     pip = [UV, "pip", "install", "--quiet", "--python", python]
-    projects = [each for project in lane.projects for each in ("--editable", project)]
-    first = [*pip, "--resolution", "lowest-direct", *projects[:2]] if lowest else [*pip, "--upgrade", *projects]
-    subprocess.run(first, check=True, cwd=ROOT)
-    chosen = subprocess.run(
+    projects = [f"--editable={project}" for project in lane.projects]
+    chosen = ["--resolution", "lowest-direct", projects[0]] if lowest else ["--upgrade", *projects]
+    subprocess.run([*pip, *chosen], check=True, cwd=ROOT)
+    installed = subprocess.run(
         [UV, "pip", "freeze", "--exclude-editable", "--python", python], check=True, capture_output=True, text=True
     ).stdout
     versions = python.parents[1] / "versions.txt"
-    versions.write_text(chosen)
+    versions.write_text(installed)
     groups = [each for group in lane.groups for each in ("--group", group)]
     subprocess.run([*pip, "--constraint", versions, *projects, *groups], check=True, cwd=ROOT)
 
