@@ -47,7 +47,7 @@ class Server:
             "timeoutInSeconds": 120,
             "code": "import matplotlib.pyplot",
         }
-        self._call("POST", f"executions?identifier={quote(identifier)}&api-version={_VERSION}", order)
+        self._call("POST", f"executions?identifier={quote(identifier)}&api-version={_VERSION}", order, timeout=150)
 
     def delete(self, identifier: str) -> None:
         """End a session, so that the machine is not full of those of other tests."""
@@ -58,12 +58,12 @@ class Server:
         answer = json.loads(self._call("GET", f"listSessions?api-version={_VERSION}"))
         return {session["identifier"] for session in answer["sessions"]}
 
-    def _call(self, method: str, path: str, body: object = None) -> bytes:
+    def _call(self, method: str, path: str, body: object = None, *, timeout: float = 30) -> bytes:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.endpoint}/{path}", data=data, method=method, headers=headers)
         context = ssl.create_default_context(cafile=self.authority) if self.authority else None
-        with urllib.request.urlopen(request, context=context, timeout=150) as response:
+        with urllib.request.urlopen(request, context=context, timeout=timeout) as response:
             return response.read()
 
 

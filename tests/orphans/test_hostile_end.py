@@ -175,9 +175,8 @@ def test_sandboxes_that_starve_and_stop_their_first_process_end_with_their_owner
 ) -> None:
     engine_pool(url.partition(" ")[0], ready_session_instances=0).close()  # skips, or fails, where there is none
     python: Path | None = request.getfixturevalue("bare_python") if " " in url else None
-    together = TOGETHER if python is None else TOGETHER_UNPRIVILEGED
-    if kills == ALL_ATTACKS:
-        together = 3 if python is None else 2  # two rounds at least: the owners of the second half are stopped first
+    # Two rounds at least, as the owners of the second half are stopped before they are killed.
+    together = min(TOGETHER, kills // 2) if python is None else TOGETHER_UNPRIVILEGED
     left: dict[str, list[str]] = {}
     for start in range(0, kills, together):
         attacks = [PAIRS[number % len(PAIRS)] for number in range(start, start + together)]
