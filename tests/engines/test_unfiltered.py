@@ -37,10 +37,10 @@ except greenroom.EngineUnavailable as error:
 """
 
 
-def run(option: str) -> subprocess.CompletedProcess[str]:
-    """Open a pool and a session in a process that sees a 32-bit processor, which the filter does not know."""
-    command = ["setarch", "linux32", sys.executable, "-c", _PROGRAM, option]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+def run(option: str, *, command: tuple[str, ...] = ("setarch", "linux32")) -> subprocess.CompletedProcess[str]:
+    """Open a pool and a session in a process that, by default, sees a processor that the filter does not know."""
+    program = [*command, sys.executable, "-c", _PROGRAM, option]
+    return subprocess.run(program, check=True, capture_output=True, text=True, timeout=120)
 
 
 def test_an_unknown_processor_is_refused_with_the_option_that_allows_it() -> None:
@@ -56,7 +56,6 @@ def test_the_option_starts_sandboxes_without_the_filter_and_says_so() -> None:
 
 
 def test_the_option_removes_no_filter_that_there_can_be() -> None:
-    command = [sys.executable, "-c", _PROGRAM, "allow_unfiltered=true"]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    ended = run("allow_unfiltered=true", command=())
     assert ended.stdout.split() == ["2", "True"]
     assert "filter" not in ended.stderr
