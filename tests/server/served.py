@@ -18,6 +18,7 @@ from greenroom.server.registry import PoolRegistry
 from greenroom.server.run import Server
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.tls import Certificate
+from greenroom.telemetry import Observer, ignore
 from greenroom.testing.memory_engine import MemoryEngine
 
 LEGACY = ("2024-02-02-preview", "2024-08-02-preview")
@@ -34,7 +35,11 @@ async def memory_backend(engine: MemoryEngine | None = None, **options: Any) -> 
 
 @contextlib.asynccontextmanager
 async def application(
-    backend: Backend | Mapping[str, Backend] | None = None, *, guard: Guard | None = None, **options: Any
+    backend: Backend | Mapping[str, Backend] | None = None,
+    *,
+    guard: Guard | None = None,
+    observer: Observer = ignore,
+    **options: Any,
 ) -> AsyncGenerator[Application, None]:
     """The application over one backend or several named ones, by default over a pool in memory."""
     backend = await memory_backend() if backend is None else backend
@@ -42,7 +47,7 @@ async def application(
     for name, each in (backend if isinstance(backend, Mapping) else {"p": backend}).items():
         pools.add(name, each)
     try:
-        yield Application(pools, ServerSettings.parse(options), guard)
+        yield Application(pools, ServerSettings.parse(options), guard, observer)
     finally:
         await pools.close()
 

@@ -9,9 +9,11 @@ import pytest
 
 from greenroom import InvalidRequest
 from greenroom.server.registry import PoolRegistry
+from greenroom.telemetry import ExecutionEnded, RequestEnded, SessionAllocated, TelemetryEvent
 from greenroom.testing import ScriptedBackend
+from greenroom.testing.engines import skipping_without
 
-from .served import LATEST, application, client_of, current, eventually, query
+from .served import LATEST, application, client_of, current, eventually, query, served
 
 
 class Closing(ScriptedBackend):
@@ -80,3 +82,27 @@ async def test_a_request_counts_as_in_flight_until_its_response_is_sent() -> Non
         backend.go_on.set()
         assert (await download).content == b"firstsecond"
         assert pool.in_flight == 0
+
+
+async def test_the_pools_that_it_opens_have_its_observer() -> None:
+    events: list[TelemetryEvent] = []
+    pools = PoolRegistry(events.append)
+    try:
+        with skipping_without("bubblewrap:"):
+            pool = await pools.open("p", {"url": "bubblewrap:", "preload": (), "ready_session_instances": 0})
+        await pool.backend.execute("session", "1", timeout=None, on_event=None)
+    finally:
+        await pools.close()
+    assert {SessionAllocated, ExecutionEnded} <= {type(event) for event in events}
+
+
+async def test_the_observer_learns_the_end_of_each_request() -> None:
+    requests: list[TelemetryEvent] = []
+    async with served(observer=requests.append) as client:
+        await client.post("/executions", params=query(LATEST), json=current("1"))
+        await client.get("/nothing")
+        await client.get("/healthz")
+    assert [(event.operation, event.status) for event in requests if isinstance(event, RequestEnded)] == [
+        ("POST /executions", 200),
+        (None, 400),
+    ]

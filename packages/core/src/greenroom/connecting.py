@@ -17,6 +17,7 @@ from greenroom.engines import registry
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local import PoolSettings
 from greenroom.sessions import OpenPool, Session, SessionPool
+from greenroom.telemetry import Observer, ignore
 
 _MOST_OPTIONS = 100
 
@@ -136,17 +137,26 @@ def is_local(url: str | None = None, *, config: str | os.PathLike[str] | None = 
 
 
 async def open_backend(
-    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Unpack[PoolOptions]
+    url: str | None = None,
+    observer: Observer = ignore,
+    /,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    **options: Unpack[PoolOptions],
 ) -> Backend:
-    """As `connect`, for callers on one event loop: returns the pool's asynchronous core, on the running loop."""
+    """As `connect`, for callers on one event loop: returns the pool's asynchronous core, on the running loop.
+
+    Args:
+        observer: called with the events of a pool on this machine.
+    """
     from_file = sources.from_file(config)
     url = _named(url, from_file.pop("url", None))
     if url is None:
-        return await _best({**from_file, **options})
+        return await _best({**from_file, **options}, observer)
     scheme, endpoint, from_url = _parse(url)
     if endpoint:
         return _azure(endpoint, {**from_file, **from_url, **options})
-    return await _open(scheme, {**from_file, **from_url, **options})
+    return await _open(scheme, {**from_file, **from_url, **options}, observer)
 
 
 def _named(url: str | None, url_of_file: str | None) -> str | None:
@@ -187,7 +197,7 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
     return AzurePool(endpoint, AzureSettings.parse({**sources.from_environment(names), **options}))
 
 
-async def _open(scheme: str, options: Mapping[str, Any]) -> Backend:
+async def _open(scheme: str, options: Mapping[str, Any], observer: Observer) -> Backend:
     from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
 
     plugin = registry.plugin(scheme)
@@ -197,14 +207,14 @@ async def _open(scheme: str, options: Mapping[str, Any]) -> Backend:
         {name: value for name, value in options.items() if name not in names}, also_known=names
     )
     engine = plugin.engine({name: value for name, value in options.items() if name in names})
-    return await LocalPool.open(engine, settings)
+    return await LocalPool.open(engine, settings, observer)
 
 
-async def _best(options: Mapping[str, Any]) -> Backend:
+async def _best(options: Mapping[str, Any], observer: Observer) -> Backend:
     tried: list[str] = []
     for scheme in registry.BUILT_IN:
         try:
-            return await _open(scheme, options)
+            return await _open(scheme, options, observer)
         except EngineUnavailable as error:
             tried.append(f"- {scheme}: {error}")
     raise EngineUnavailable("No engine can make sandboxes here.\n" + "\n".join(tried))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,7 @@ from greenroom.server.routes.target import ContractName, Target, find_target
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.access_log import Entry
 from greenroom.server.transport.slow_clients import TooSlow, in_pieces, within_time
+from greenroom.telemetry import Observer, RequestEnded, guarded, ignore
 
 Operation: TypeAlias = Callable[[Request, Target], Awaitable[Response]]
 
@@ -49,16 +51,20 @@ _CLIENT_CLOSED_REQUEST = 499  # only in the log: the client has gone
 class Application:
     """Azure's data plane over local pools."""
 
-    def __init__(self, pools: PoolRegistry, settings: ServerSettings, guard: Guard | None) -> None:
+    def __init__(
+        self, pools: PoolRegistry, settings: ServerSettings, guard: Guard | None, observer: Observer = ignore
+    ) -> None:
         """
         Args:
             pools: open ones; the caller closes them.
             settings: the server's.
             guard: `None` accepts every program on this machine, and no web page.
+            observer: called at the end of each request, health checks excepted.
         """
         self.pools = pools
         self._settings = settings
         self._guard = guard
+        self._observer = guarded(observer)
         self.budget = Budget(settings.max_in_flight)
         self._running = 0
         self._draining = False
@@ -85,13 +91,14 @@ class Application:
         entry = Entry(scope["method"], scope["path"], str((scope.get("client") or ["unknown"])[0]))
         entry.note(request_id=request_id, user_agent=Headers(scope=scope).get("user-agent"))
         scope["app"], scope["greenroom.entry"] = self, entry
-        started = False
+        began = time.perf_counter()
+        status: int | None = None
 
         async def observed_send(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
-                entry.note(status=message["status"])
+                status = message["status"]
+                entry.note(status=status)
                 headers = MutableHeaders(scope=message)
                 for name, value in common.items():
                     headers.setdefault(name, value)
@@ -108,12 +115,13 @@ class Application:
             entry.note(error=problem.code)
             if problem.status == 500:
                 logger.error("request %s failed", request_id, exc_info=error)
-            if started:
+            if status is not None:
                 raise  # the connection ends, so that the client does not take the part for the whole
             problem = replace(problem, trace_id=request_id)
             await problem_response(problem, headers)(scope, receive, observed_send)
         finally:
             entry.write()
+            self._observer(RequestEnded(scope.get("greenroom.operation"), status, time.perf_counter() - began))
 
     @contextlib.contextmanager
     def _counted(self) -> Generator[None, None, None]:
@@ -205,6 +213,7 @@ class Application:
 
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["greenroom.operation"] = f"{method} {path}"
             request = Request(scope, receive, send)
             target = find_target(request, self.pools, self._settings, contract)
             entry: Entry = scope["greenroom.entry"]

@@ -12,6 +12,7 @@ from greenroom.azure.codecs.shared import Json
 from greenroom.backend import Backend
 from greenroom.connecting import open_backend
 from greenroom.server.records import ExecutionRecords
+from greenroom.telemetry import Observer, ignore
 
 
 @dataclass(eq=False, slots=True)
@@ -49,7 +50,12 @@ class PoolRegistry:
     Requests look a pool up when they begin and hold it until they end, so the registry can change in between.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer = ignore) -> None:
+        """
+        Args:
+            observer: that of every pool that it opens.
+        """
+        self._observer = observer
         self._pools: dict[str, ServedPool] = {}
 
     def __iter__(self) -> Iterator[ServedPool]:
@@ -66,7 +72,8 @@ class PoolRegistry:
             InvalidRequest: an option is unknown or breaks a rule.
             EngineUnavailable: the pool cannot make sandboxes.
         """
-        return self.add(name, await open_backend(**options), options)
+        others = {option: value for option, value in options.items() if option != "url"}
+        return self.add(name, await open_backend(options.get("url"), self._observer, **others), options)
 
     def add(self, name: str, backend: Backend, options: Mapping[str, Any] | None = None) -> ServedPool:
         """Serve an open pool under a new name, and close it at the end."""

@@ -25,6 +25,7 @@ from greenroom.server.registry import PoolRegistry
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.slow_clients import SlowClientProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
+from greenroom.telemetry import Observer, ignore
 
 KEY_VARIABLE = "GREENROOM_API_KEY"
 
@@ -49,7 +50,10 @@ class Announcement:
 
 
 async def serve(
-    settings: ServerSettings, pools: Mapping[str, Mapping[str, Any]], announce: Callable[[Announcement], None]
+    settings: ServerSettings,
+    pools: Mapping[str, Mapping[str, Any]],
+    announce: Callable[[Announcement], None],
+    observer: Observer = ignore,
 ) -> None:
     """Serve until a signal arrives.
 
@@ -57,6 +61,7 @@ async def serve(
         settings: the server's.
         pools: by name, what `greenroom.connect` takes: `url`, and options.
         announce: called once the server accepts requests.
+        observer: called with the events of the pools and of the server.
 
     Raises:
         InvalidRequest: the settings do not fit together, such as an address that others can reach without
@@ -67,11 +72,11 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         guard = await stack.enter_async_context(_guard(settings))
         certificate = _certificate(settings)
-        registry = PoolRegistry()
+        registry = PoolRegistry(observer)
         stack.push_async_callback(registry.close)
         for name, options in pools.items():
             await registry.open(name, options)
-        server = Server(Application(registry, settings, guard), settings, certificate)
+        server = Server(Application(registry, settings, guard, observer), settings, certificate)
         server.on_start = lambda: announce(
             Announcement(
                 url=server.url,

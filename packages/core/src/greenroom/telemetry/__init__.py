@@ -1,10 +1,11 @@
-"""Typed events of a pool for one observer, as a source for metrics, traces, logs and usage."""
+"""Typed events of pools and of the server, for one observer, as a source for metrics, traces, logs and usage."""
 
 from greenroom.telemetry.events import (
     AllocationRefused,
     EndCause,
     ExecutionEnded,
     Observer,
+    RequestEnded,
     SandboxEnded,
     SandboxStarted,
     SessionAllocated,
@@ -19,6 +20,7 @@ __all__ = [
     "EndCause",
     "ExecutionEnded",
     "Observer",
+    "RequestEnded",
     "SandboxEnded",
     "SandboxStarted",
     "SessionAllocated",

@@ -1,4 +1,4 @@
-"""The events of a pool.
+"""The events of a pool, and of the server.
 
 No event has code, output or file contents. Causes and statuses are enumerations, as they become labels; identifiers are
 for logs and traces only, where any number of them is harmless. Times are in seconds.
@@ -83,12 +83,24 @@ class ExecutionEnded:
     """The time in the sandbox."""
 
 
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """The server has finished a request."""
+
+    operation: str | None
+    """Its method and route, such as `POST /executions`; `None` if no route matched, or it was refused before."""
+    status: int | None
+    """The status of the response; `None` if the client left before it began."""
+    duration: float
+    """The time until the response was sent."""
+
+
 TelemetryEvent: TypeAlias = (
-    SandboxStarted | StartFailed | SessionAllocated | AllocationRefused | SandboxEnded | ExecutionEnded
+    SandboxStarted | StartFailed | SessionAllocated | AllocationRefused | SandboxEnded | ExecutionEnded | RequestEnded
 )
 
 Observer: TypeAlias = Callable[[TelemetryEvent], None]
-"""Called on the pool's event loop; it must return immediately. Its exceptions are logged."""
+"""Called on the event loop of the pool or of the server; it must return immediately. Its exceptions are logged."""
 
 
 def guarded(observer: Observer) -> Observer:
