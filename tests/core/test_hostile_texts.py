@@ -106,7 +106,7 @@ def test_a_megabyte_of_anything_is_read_in_seconds(reader: str) -> None:
             if took > 0.5:
                 slow.append((beginning, piece, took))
     assert not slow
-    for piece in sorted(PIECES, key=longest.__getitem__)[-12:]:  # the costliest
+    for piece in sorted(PIECES, key=longest.__getitem__)[-6:]:  # the costliest
         text = piece * (SIZE // len(piece)) + "\0!"
         assert seconds_of(READERS[reader], text) < SECONDS, piece
 

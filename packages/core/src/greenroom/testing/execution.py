@@ -22,23 +22,23 @@ class ExecutionSuite(Suite):
 
     # Results
 
-    def test_variables_persist_between_executions(self, session: Session) -> None:
-        session.execute("x = 41")
-        assert session.execute("x + 1").result == "42"
+    def test_variables_persist_between_executions(self, shared: Session) -> None:
+        shared.execute("x = 41")
+        assert shared.execute("x + 1").result == "42"
 
-    def test_stdout_and_stderr_are_kept_apart(self, session: Session) -> None:
-        execution = session.execute("import sys\nprint('out')\nprint('err', file=sys.stderr)")
+    def test_stdout_and_stderr_are_kept_apart(self, shared: Session) -> None:
+        execution = shared.execute("import sys\nprint('out')\nprint('err', file=sys.stderr)")
         assert (execution.stdout, execution.stderr) == ("out\n", "err\n")
         assert execution.result is None
 
-    def test_text_keeps_every_character(self, session: Session) -> None:
+    def test_text_keeps_every_character(self, shared: Session) -> None:
         text = "naïve Ω 漢字 🦊 \u202e tab\tend"
-        execution = session.execute(f"print({text!r})\n{text!r}")
+        execution = shared.execute(f"print({text!r})\n{text!r}")
         assert execution.stdout == text + "\n"
         assert execution.result == repr(text)
 
-    def test_an_error_is_data(self, session: Session) -> None:
-        execution = session.execute("print('before')\n1/0")
+    def test_an_error_is_data(self, shared: Session) -> None:
+        execution = shared.execute("print('before')\n1/0")
         assert execution.status == "failed"
         assert execution.stdout == "before\n"
         assert execution.error is not None
@@ -46,68 +46,68 @@ class ExecutionSuite(Suite):
         assert "1/0" in execution.error.traceback
         assert "\x1b" not in execution.error.traceback
 
-    def test_a_syntax_error_is_data(self, session: Session) -> None:
-        execution = session.execute("print('no'")
+    def test_a_syntax_error_is_data(self, shared: Session) -> None:
+        execution = shared.execute("print('no'")
         assert execution.error is not None
         assert execution.error.name == "SyntaxError"
         assert execution.stdout == ""
 
-    def test_raise_for_error_raises_what_failed(self, session: Session) -> None:
-        assert session.execute("1").raise_for_error().result == "1"
+    def test_raise_for_error_raises_what_failed(self, shared: Session) -> None:
+        assert shared.execute("1").raise_for_error().result == "1"
         with pytest.raises(ExecutionFailed, match="ValueError: bad value") as caught:
-            session.execute("raise ValueError('bad value')").raise_for_error()
+            shared.execute("raise ValueError('bad value')").raise_for_error()
         assert caught.value.execution.status == "failed"
 
-    def test_the_session_works_after_an_error(self, session: Session) -> None:
-        session.execute("x = 1\nraise RuntimeError")
-        assert session.execute("x").result == "1"
+    def test_the_session_works_after_an_error(self, shared: Session) -> None:
+        shared.execute("x = 1\nraise RuntimeError")
+        assert shared.execute("x").result == "1"
 
-    def test_sys_exit_fails_and_ends_nothing(self, session: Session) -> None:
-        session.execute("x = 5")
-        execution = session.execute("raise SystemExit(3)")
+    def test_sys_exit_fails_and_ends_nothing(self, shared: Session) -> None:
+        shared.execute("x = 5")
+        execution = shared.execute("raise SystemExit(3)")
         assert execution.status == "failed"
         assert not execution.state_lost
-        assert session.execute("x").result == "5"
+        assert shared.execute("x").result == "5"
 
-    def test_input_fails_immediately_with_the_reason(self, session: Session) -> None:
-        execution = session.execute("input('name? ')")
+    def test_input_fails_immediately_with_the_reason(self, shared: Session) -> None:
+        execution = shared.execute("input('name? ')")
         assert execution.error is not None
         assert "input() cannot be answered" in execution.error.value
 
-    def test_displays_keep_their_order(self, session: Session) -> None:
-        execution = session.execute("display('first')\ndisplay('second')\n'third'")
+    def test_displays_keep_their_order(self, shared: Session) -> None:
+        execution = shared.execute("display('first')\ndisplay('second')\n'third'")
         assert [output.text for output in execution.outputs] == ["'first'", "'second'", "'third'"]
         assert [output.is_result for output in execution.outputs] == [False, False, True]
 
-    def test_duration_is_that_of_the_code(self, session: Session) -> None:
-        assert session.execute("import time\ntime.sleep(0.2)").duration >= 0.2
+    def test_duration_is_that_of_the_code(self, shared: Session) -> None:
+        assert shared.execute("import time\ntime.sleep(0.2)").duration >= 0.2
 
     # Rich outputs: pandas, matplotlib and IPython have to be in the sandbox
 
-    def test_a_figure_is_an_image_without_show(self, session: Session) -> None:
-        execution = session.execute("import matplotlib.pyplot as plt\n_ = plt.plot([1, 3, 2])")
+    def test_a_figure_is_an_image_without_show(self, shared: Session) -> None:
+        execution = shared.execute("import matplotlib.pyplot as plt\n_ = plt.plot([1, 3, 2])")
         (image,) = execution.images
         assert (image.name, image.mime) == ("figure-1.png", "image/png")
         assert image.data.startswith(b"\x89PNG")
 
-    def test_figures_and_text_keep_their_order(self, session: Session) -> None:
+    def test_figures_and_text_keep_their_order(self, shared: Session) -> None:
         code = "import matplotlib.pyplot as plt\nfor n in range(3):\n    print(n)\n    plt.plot([n])\n    plt.show()"
-        events = [event for event in session.stream(code) if not isinstance(event, Execution)]
+        events = [event for event in shared.stream(code) if not isinstance(event, Execution)]
         kinds = ["figure" if isinstance(event, Output) else event.text.strip() for event in events]
         assert [kind for kind in kinds if kind] == ["0", "figure", "1", "figure", "2", "figure"]
 
-    def test_a_data_frame_has_html(self, session: Session) -> None:
-        execution = session.execute("import pandas as pd\npd.DataFrame({'a': [1, 2]})")
+    def test_a_data_frame_has_html(self, shared: Session) -> None:
+        execution = shared.execute("import pandas as pd\npd.DataFrame({'a': [1, 2]})")
         assert "<table" in execution.outputs[-1].data["text/html"]
         assert execution.result == "   a\n0  1\n1  2"
 
-    def test_magics_shell_commands_and_await_work(self, session: Session) -> None:
-        execution = session.execute("import asyncio\nawait asyncio.sleep(0.01)\n!echo from the shell\n%pwd")
+    def test_magics_shell_commands_and_await_work(self, shared: Session) -> None:
+        execution = shared.execute("import asyncio\nawait asyncio.sleep(0.01)\n!echo from the shell\n%pwd")
         assert execution.stdout.split() == ["from", "the", "shell"]
         assert execution.result == "'/mnt/data'"
 
-    def test_output_of_subprocesses_and_threads_arrives_in_order(self, session: Session) -> None:
-        execution = session.execute(
+    def test_output_of_subprocesses_and_threads_arrives_in_order(self, shared: Session) -> None:
+        execution = shared.execute(
             "import subprocess, threading\n"
             "print('one')\n"
             "subprocess.run(['echo', 'two'])\n"
@@ -120,8 +120,8 @@ class ExecutionSuite(Suite):
 
     # Streams
 
-    def test_a_stream_yields_text_while_the_code_runs(self, session: Session) -> None:
-        events = session.stream("import time\nprint('now')\ntime.sleep(0.5)\nprint('later')")
+    def test_a_stream_yields_text_while_the_code_runs(self, shared: Session) -> None:
+        events = shared.stream("import time\nprint('now')\ntime.sleep(0.5)\nprint('later')")
         began = time.monotonic()
         arrivals = [(time.monotonic() - began, event) for event in events]
         first = next(at for at, event in arrivals if isinstance(event, StreamText) and event.text.startswith("now"))
@@ -129,30 +129,30 @@ class ExecutionSuite(Suite):
         assert isinstance(arrivals[-1][1], Execution)
         assert arrivals[-1][1].stdout == "now\nlater\n"
 
-    def test_leaving_a_stream_interrupts_the_code(self, session: Session) -> None:
-        for event in session.stream(f"print('begun')\n{_ENDLESS_CODE}"):
+    def test_leaving_a_stream_interrupts_the_code(self, shared: Session) -> None:
+        for event in shared.stream(f"print('begun')\n{_ENDLESS_CODE}"):
             assert isinstance(event, StreamText)
             break
-        assert session.execute("'free'", timeout=20).result == "'free'"
+        assert shared.execute("'free'", timeout=20).result == "'free'"
 
-    async def test_an_asynchronous_stream_yields_the_same(self, session: Session) -> None:
-        events = [event async for event in session.astream("print('a')\n1 + 1")]
+    async def test_an_asynchronous_stream_yields_the_same(self, shared: Session) -> None:
+        events = [event async for event in shared.astream("print('a')\n1 + 1")]
         assert isinstance(events[-1], Execution)
         assert events[-1].result == "2"
         assert any(isinstance(event, StreamText) for event in events)
 
     # Deadlines and cancellation
 
-    def test_code_is_interrupted_at_its_deadline(self, session: Session) -> None:
-        session.execute("x = 7")
-        execution = session.execute(f"print('begun')\n{_ENDLESS_CODE}", timeout=0.5)
+    def test_code_is_interrupted_at_its_deadline(self, shared: Session) -> None:
+        shared.execute("x = 7")
+        execution = shared.execute(f"print('begun')\n{_ENDLESS_CODE}", timeout=0.5)
         assert execution.status == "timed_out"
         assert execution.stdout == "begun\n"
         assert execution.error is not None
         assert "longer than 0.5 seconds" in execution.error.value
         with pytest.raises(ExecutionTimedOut):
             execution.raise_for_error()
-        assert session.execute("x").result == "7"
+        assert shared.execute("x").result == "7"
 
     @pytest.mark.parametrize(
         "code",
@@ -172,37 +172,37 @@ class ExecutionSuite(Suite):
         after = session.execute("'x' in globals(), open('/mnt/data/kept.txt').read()")
         assert after.result == "(False, 'kept')"
 
-    async def test_cancelling_interrupts_the_code(self, session: Session) -> None:
-        await session.aexecute("x = 8")
-        task = asyncio.create_task(session.aexecute(_ENDLESS_CODE))
+    async def test_cancelling_interrupts_the_code(self, shared: Session) -> None:
+        await shared.aexecute("x = 8")
+        task = asyncio.create_task(shared.aexecute(_ENDLESS_CODE))
         await asyncio.sleep(0.5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (await session.aexecute("x", timeout=20)).result == "8"
+        assert (await shared.aexecute("x", timeout=20)).result == "8"
 
-    async def test_cancelling_one_in_the_queue_leaves_the_others(self, session: Session) -> None:
-        await session.aexecute("ran = []")
-        running = asyncio.create_task(session.aexecute("import time\ntime.sleep(0.5)\nran.append(1)"))
+    async def test_cancelling_one_in_the_queue_leaves_the_others(self, shared: Session) -> None:
+        await shared.aexecute("ran = []")
+        running = asyncio.create_task(shared.aexecute("import time\ntime.sleep(0.5)\nran.append(1)"))
         await asyncio.sleep(0.1)
-        queued = asyncio.create_task(session.aexecute("ran.append(2)"))
+        queued = asyncio.create_task(shared.aexecute("ran.append(2)"))
         await asyncio.sleep(0.1)
         queued.cancel()
         await running
-        assert (await session.aexecute("ran")).result == "[1]"
+        assert (await shared.aexecute("ran")).result == "[1]"
 
     # In the background
 
-    def test_a_submitted_execution_runs_in_the_background(self, session: Session) -> None:
-        handle = session.submit("import time\nprint('begun')\ntime.sleep(0.3)\n6 * 7")
+    def test_a_submitted_execution_runs_in_the_background(self, shared: Session) -> None:
+        handle = shared.submit("import time\nprint('begun')\ntime.sleep(0.3)\n6 * 7")
         assert handle.status == "running"
         execution = handle.result(30)
         assert (execution.result, execution.stdout, handle.status) == ("42", "begun\n", "succeeded")
 
-    def test_a_submitted_execution_can_be_cancelled(self, session: Session) -> None:
-        session.execute("x = 9")
-        handle = session.submit(f"print('begun')\n{_ENDLESS_CODE}")
-        queued = session.submit("x = 0")
+    def test_a_submitted_execution_can_be_cancelled(self, shared: Session) -> None:
+        shared.execute("x = 9")
+        handle = shared.submit(f"print('begun')\n{_ENDLESS_CODE}")
+        queued = shared.submit("x = 0")
         time.sleep(0.5)
         queued.cancel()
         handle.cancel()
@@ -210,10 +210,10 @@ class ExecutionSuite(Suite):
         execution = handle.result(10)
         assert (execution.status, execution.stdout) == ("cancelled", "begun\n")
         assert queued.status == "cancelled"
-        assert session.execute("x", timeout=20).result == "9"
+        assert shared.execute("x", timeout=20).result == "9"
 
-    async def test_a_submitted_execution_can_be_awaited(self, session: Session) -> None:
-        handle = session.submit("1/0")
+    async def test_a_submitted_execution_can_be_awaited(self, shared: Session) -> None:
+        handle = shared.submit("1/0")
         assert (await handle.aresult()).status == "failed"
         assert handle.result(0).error is not None
 
@@ -242,17 +242,17 @@ class ExecutionSuite(Suite):
             one.execute("secret = 1")
             assert other.execute("'secret' in globals()").result == "False"
 
-    def test_the_same_identifier_is_the_same_session(self, pool: SessionPool, session: Session) -> None:
-        session.execute("x = 3")
-        assert pool.session(session.identifier).execute("x").result == "3"
+    def test_the_same_identifier_is_the_same_session(self, pool: SessionPool, shared: Session) -> None:
+        shared.execute("x = 3")
+        assert pool.session(shared.identifier).execute("x").result == "3"
 
-    def test_executions_of_one_session_run_one_after_the_other(self, session: Session) -> None:
-        session.execute("running = 0\nmost = 0")
+    def test_executions_of_one_session_run_one_after_the_other(self, shared: Session) -> None:
+        shared.execute("running = 0\nmost = 0")
         code = "import time\nrunning += 1\nmost = max(most, running)\ntime.sleep(0.02)\nrunning -= 1\n"
         with ThreadPoolExecutor(8) as threads:
-            for execution in threads.map(session.execute, [code] * 8):
+            for execution in threads.map(shared.execute, [code] * 8):
                 execution.raise_for_error()
-        assert session.execute("most, running").result == "(1, 0)"
+        assert shared.execute("most, running").result == "(1, 0)"
 
     def test_parallel_sessions_are_not_mixed_up(self, pool: SessionPool) -> None:
         def ask(number: int) -> str | None:
@@ -315,13 +315,13 @@ class ExecutionSuite(Suite):
             pool.session(identifier)
 
     @pytest.mark.parametrize("code", ["", "  \n", "'\ud800'"])
-    def test_empty_code_and_code_that_is_not_utf_8_is_refused(self, session: Session, code: str) -> None:
-        session.execute("x = 1")
+    def test_empty_code_and_code_that_is_not_utf_8_is_refused(self, shared: Session, code: str) -> None:
+        shared.execute("x = 1")
         with pytest.raises(InvalidRequest, match="code"):
-            session.execute(code)
-        assert session.execute("x").result == "1"
+            shared.execute(code)
+        assert shared.execute("x").result == "1"
 
     @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e9])
-    def test_a_bad_timeout_is_refused(self, session: Session, timeout: float) -> None:
+    def test_a_bad_timeout_is_refused(self, shared: Session, timeout: float) -> None:
         with pytest.raises(InvalidRequest, match="timeout"):
-            session.execute("1", timeout=timeout)
+            shared.execute("1", timeout=timeout)

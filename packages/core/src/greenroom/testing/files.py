@@ -16,57 +16,57 @@ from greenroom.testing.suite import Suite
 class FileSuite(Suite):
     """Files: uploads, downloads, lists and refusals."""
 
-    def test_an_upload_is_there_for_the_code(self, session: Session) -> None:
-        uploaded = session.upload(b"a,b\n1,2\n", "table.csv")
+    def test_an_upload_is_there_for_the_code(self, shared: Session) -> None:
+        uploaded = shared.upload(b"a,b\n1,2\n", "table.csv")
         assert (uploaded.path, uploaded.size) == ("/mnt/data/table.csv", 8)
-        read = session.execute("with open('/mnt/data/table.csv') as f:\n    content = f.read()\ncontent")
+        read = shared.execute("with open('/mnt/data/table.csv') as f:\n    content = f.read()\ncontent")
         assert read.result == r"'a,b\n1,2\n'"
 
-    def test_a_local_file_keeps_its_name(self, session: Session, tmp_path: Path) -> None:
+    def test_a_local_file_keeps_its_name(self, shared: Session, tmp_path: Path) -> None:
         local = tmp_path / "sales 2024.csv"
         local.write_bytes(b"x")
-        assert session.upload(local).path == "/mnt/data/sales 2024.csv"
-        assert session.upload(str(local), "renamed.csv").path == "/mnt/data/renamed.csv"
+        assert shared.upload(local).path == "/mnt/data/sales 2024.csv"
+        assert shared.upload(str(local), "renamed.csv").path == "/mnt/data/renamed.csv"
         with local.open("rb") as file:
-            assert session.upload(file).path == "/mnt/data/sales 2024.csv"
+            assert shared.upload(file).path == "/mnt/data/sales 2024.csv"
 
-    def test_what_the_code_writes_can_be_downloaded(self, session: Session) -> None:
-        session.execute("with open('/mnt/data/out.bin', 'wb') as f:\n    _ = f.write(bytes(range(256)))")
-        assert session.download("out.bin") == bytes(range(256))
+    def test_what_the_code_writes_can_be_downloaded(self, shared: Session) -> None:
+        shared.execute("with open('/mnt/data/out.bin', 'wb') as f:\n    _ = f.write(bytes(range(256)))")
+        assert shared.download("out.bin") == bytes(range(256))
 
-    def test_a_download_can_go_to_a_local_file(self, session: Session, tmp_path: Path) -> None:
-        session.upload(b"content", "a.txt")
-        target = session.download("a.txt", tmp_path / "local.txt")
+    def test_a_download_can_go_to_a_local_file(self, shared: Session, tmp_path: Path) -> None:
+        shared.upload(b"content", "a.txt")
+        target = shared.download("a.txt", tmp_path / "local.txt")
         assert target.read_bytes() == b"content"
         assert list(tmp_path.iterdir()) == [target]
 
-    def test_a_download_that_fails_leaves_no_local_file(self, session: Session, tmp_path: Path) -> None:
+    def test_a_download_that_fails_leaves_no_local_file(self, shared: Session, tmp_path: Path) -> None:
         with pytest.raises(FileMissing):
-            session.download("missing.txt", tmp_path / "local.txt")
+            shared.download("missing.txt", tmp_path / "local.txt")
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("size", [5, 3 << 20])
     def test_a_download_over_the_callers_limit_is_refused_whole(
-        self, session: Session, tmp_path: Path, size: int
+        self, shared: Session, tmp_path: Path, size: int
     ) -> None:
-        session.upload(bytes(size), "a.bin")
-        assert session.download("a.bin", limit=size) == bytes(size)
+        shared.upload(bytes(size), "a.bin")
+        assert shared.download("a.bin", limit=size) == bytes(size)
         with pytest.raises(FileRefused, match=rf"over the limit of {size - 1} bytes.*a\.bin"):
-            session.download("a.bin", limit=size - 1)
+            shared.download("a.bin", limit=size - 1)
         with pytest.raises(FileRefused, match="over the limit"):
-            session.download("a.bin", tmp_path / "local.bin", limit=size - 1)
+            shared.download("a.bin", tmp_path / "local.bin", limit=size - 1)
         assert list(tmp_path.iterdir()) == []
-        assert session.download("a.bin", tmp_path / "local.bin", limit=size).stat().st_size == size
+        assert shared.download("a.bin", tmp_path / "local.bin", limit=size).stat().st_size == size
 
     def test_a_large_file_comes_back_as_it_was(self, session: Session) -> None:
         content = bytes(range(256)) * (12 << 12)
         session.upload(io.BytesIO(content), "large.bin")
         assert session.download("large.bin") == content
 
-    def test_an_upload_replaces_a_file_of_the_same_name(self, session: Session) -> None:
-        session.upload(b"one and more", "a.txt")
-        session.upload(b"two", "a.txt")
-        assert session.download("a.txt") == b"two"
+    def test_an_upload_replaces_a_file_of_the_same_name(self, shared: Session) -> None:
+        shared.upload(b"one and more", "a.txt")
+        shared.upload(b"two", "a.txt")
+        assert shared.download("a.txt") == b"two"
 
     def test_names_may_be_unicode_and_have_spaces(self, session: Session) -> None:
         name = "Größe & 売上 (1).csv"
@@ -74,9 +74,9 @@ class FileSuite(Suite):
         assert [file.name for file in session.files()] == [name]
         assert session.download(name) == b"x"
 
-    def test_uploads_make_the_directories_they_need(self, session: Session) -> None:
-        session.upload(b"x", "a/b/c.txt")
-        assert session.download("/mnt/data/a/b/c.txt") == b"x"
+    def test_uploads_make_the_directories_they_need(self, shared: Session) -> None:
+        shared.upload(b"x", "a/b/c.txt")
+        assert shared.download("/mnt/data/a/b/c.txt") == b"x"
 
     def test_a_list_has_names_sizes_and_times(self, session: Session) -> None:
         session.upload(b"12345", "five.txt")
@@ -91,11 +91,11 @@ class FileSuite(Suite):
         assert [file.name for file in session.files(recursive=True)] == ["directory", "directory/one.txt"]
         assert [file.name for file in session.files("directory")] == ["directory/one.txt"]
 
-    def test_metadata_of_one_file(self, session: Session) -> None:
-        session.upload(b"123", "a.txt")
-        assert session.file("a.txt").size == 3
+    def test_metadata_of_one_file(self, shared: Session) -> None:
+        shared.upload(b"123", "a.txt")
+        assert shared.file("a.txt").size == 3
         with pytest.raises(FileMissing, match=r"b\.txt"):
-            session.file("b.txt")
+            shared.file("b.txt")
 
     def test_a_file_can_be_deleted(self, session: Session) -> None:
         session.upload(b"x", "a.txt")
@@ -104,11 +104,11 @@ class FileSuite(Suite):
         with pytest.raises(FileMissing):
             session.delete_file("a.txt")
 
-    def test_an_execution_lists_the_files_that_it_wrote(self, session: Session) -> None:
-        session.upload(b"x", "old.txt")
-        execution = session.execute("f = open('/mnt/data/new.txt', 'w')\n_ = f.write('abc')\nf.close()")
+    def test_an_execution_lists_the_files_that_it_wrote(self, shared: Session) -> None:
+        shared.upload(b"x", "old.txt")
+        execution = shared.execute("f = open('/mnt/data/new.txt', 'w')\n_ = f.write('abc')\nf.close()")
         assert [(file.name, file.size) for file in execution.files] == [("new.txt", 3)]
-        assert session.execute("1").files == ()
+        assert shared.execute("1").files == ()
 
     async def test_files_have_asynchronous_spellings(self, session: Session, tmp_path: Path) -> None:
         await session.aupload(b"x", "a.txt")
@@ -133,32 +133,32 @@ class FileSuite(Suite):
     @pytest.mark.parametrize(
         "path", ["../etc/passwd", "/etc/passwd", "a/../../x", "/mnt/database", "", "/mnt/data", "a\0b"]
     )
-    def test_a_path_outside_is_refused_by_name(self, session: Session, path: str) -> None:
+    def test_a_path_outside_is_refused_by_name(self, shared: Session, path: str) -> None:
         with pytest.raises(InvalidRequest, match="path"):
-            session.download(path)
+            shared.download(path)
         with pytest.raises(InvalidRequest, match="path"):
-            session.upload(b"x", path)
+            shared.upload(b"x", path)
         with pytest.raises(InvalidRequest, match="path"):
-            session.delete_file(path)
+            shared.delete_file(path)
 
-    def test_a_missing_file_is_named(self, session: Session) -> None:
+    def test_a_missing_file_is_named(self, shared: Session) -> None:
         with pytest.raises(FileMissing, match=r"/mnt/data/missing\.txt"):
-            session.download("missing.txt")
+            shared.download("missing.txt")
         with pytest.raises(FileMissing):
-            session.files("no/such/directory")
+            shared.files("no/such/directory")
 
-    def test_a_directory_is_not_a_file(self, session: Session) -> None:
-        session.upload(b"x", "directory/a.txt")
+    def test_a_directory_is_not_a_file(self, shared: Session) -> None:
+        shared.upload(b"x", "directory/a.txt")
         with pytest.raises(FileRefused, match="directory"):
-            session.download("directory")
+            shared.download("directory")
         with pytest.raises(FileRefused, match="directory"):
-            session.upload(b"x", "directory")
+            shared.upload(b"x", "directory")
         with pytest.raises(FileRefused, match="not empty"):
-            session.delete_file("directory")
+            shared.delete_file("directory")
 
-    def test_a_local_file_that_cannot_be_read_is_named(self, session: Session, tmp_path: Path) -> None:
+    def test_a_local_file_that_cannot_be_read_is_named(self, shared: Session, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match=r"absent\.csv"):
-            session.upload(tmp_path / "absent.csv")
+            shared.upload(tmp_path / "absent.csv")
 
     def test_an_upload_that_breaks_off_leaves_nothing(self, session: Session) -> None:
         class Broken(io.BytesIO):

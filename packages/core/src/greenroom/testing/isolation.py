@@ -27,49 +27,49 @@ def _attempt(session: Session, code: str) -> str:
 class IsolationSuite(Suite):
     """Isolation: no network, no privilege, nothing of the host, nothing of the neighbour."""
 
-    def test_there_is_no_network(self, session: Session) -> None:
+    def test_there_is_no_network(self, shared: Session) -> None:
         attempt = "import socket\nsocket.create_connection(('1.1.1.1', 53), timeout=3)"
-        assert _attempt(session, attempt) in {"OSError", "ConnectionRefusedError", "TimeoutError"}
+        assert _attempt(shared, attempt) in {"OSError", "ConnectionRefusedError", "TimeoutError"}
         devices = (
             "print(json.dumps(sorted(line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line)))"
         )
-        assert set(_value(session, devices)) <= {"lo", "tunl0", "sit0", "ip6tnl0", "gre0"}
+        assert set(_value(shared, devices)) <= {"lo", "tunl0", "sit0", "ip6tnl0", "gre0"}
 
-    def test_the_code_is_not_root_and_has_no_capability(self, session: Session) -> None:
+    def test_the_code_is_not_root_and_has_no_capability(self, shared: Session) -> None:
         code = (
             "status = dict(line.split(':', 1) for line in open('/proc/self/status').read().splitlines())\n"
             "capabilities = {name: int(value, 16) for name, value in status.items() if name.startswith('Cap')}\n"
             "print(json.dumps({'uid': os.getuid(), **capabilities}))"
         )
-        reported = _value(session, code)
+        reported = _value(shared, code)
         assert reported.pop("uid") != 0
         assert reported
         assert set(reported.values()) == {0}
 
-    def test_privileges_cannot_be_gained(self, session: Session) -> None:
+    def test_privileges_cannot_be_gained(self, shared: Session) -> None:
         code = "import ctypes\nprint(json.dumps(ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)))"  # PR_GET_NO_NEW_PRIVS
-        assert _value(session, code) == 1
+        assert _value(shared, code) == 1
         # In a user namespace without a root, there is no such user.
-        assert _attempt(session, "import os\nos.setuid(0)") in {"PermissionError", "OSError"}
+        assert _attempt(shared, "import os\nos.setuid(0)") in {"PermissionError", "OSError"}
 
     @pytest.mark.parametrize(
         "directory", ["/", "/usr", "/usr/bin", "/etc", "/opt/greenroom", "/dev", "/sys", "/var", "/root", "/home"]
     )
-    def test_the_system_is_read_only(self, session: Session, directory: str) -> None:
+    def test_the_system_is_read_only(self, shared: Session, directory: str) -> None:
         attempt = f"open('{directory}/greenroom-was-here', 'w')"
-        assert _attempt(session, attempt) in {"OSError", "PermissionError", "FileNotFoundError"}
+        assert _attempt(shared, attempt) in {"OSError", "PermissionError", "FileNotFoundError"}
 
-    def test_the_interpreter_is_read_only(self, session: Session) -> None:
+    def test_the_interpreter_is_read_only(self, shared: Session) -> None:
         attempt = "import json, pathlib\npathlib.Path(json.__file__).open('a')"
-        assert _attempt(session, attempt) in {"OSError", "PermissionError"}
+        assert _attempt(shared, attempt) in {"OSError", "PermissionError"}
 
     def test_the_environment_reveals_nothing_of_the_host(
-        self, pool: SessionPool, session: Session, monkeypatch: pytest.MonkeyPatch
+        self, pool: SessionPool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("GREENROOM_TEST_SECRET", "secret")
-        for subject in (session, pool.session()):
-            assert "GREENROOM_TEST_SECRET" not in str(_value(subject, "print(json.dumps(dict(os.environ)))"))
-            names = _value(subject, "print(json.dumps(sorted(os.environ)))")
+        with pool.session() as session:
+            assert "GREENROOM_TEST_SECRET" not in str(_value(session, "print(json.dumps(dict(os.environ)))"))
+            names = _value(session, "print(json.dumps(sorted(os.environ)))")
             allowed = {
                 "HOME",
                 "LANG",
@@ -90,8 +90,8 @@ class IsolationSuite(Suite):
                 "_",
             }
 
-    def test_only_its_own_processes_are_seen(self, session: Session) -> None:
-        seen = _value(session, "print(json.dumps(len([p for p in os.listdir('/proc') if p.isdigit()])))")
+    def test_only_its_own_processes_are_seen(self, shared: Session) -> None:
+        seen = _value(shared, "print(json.dumps(len([p for p in os.listdir('/proc') if p.isdigit()])))")
         assert seen <= 8
 
     def test_neighbours_share_no_file(self, pool: SessionPool) -> None:
@@ -106,7 +106,7 @@ class IsolationSuite(Suite):
             one.execute("import os, signal\ntry:\n    os.kill(-1, signal.SIGKILL)\nexcept OSError:\n    pass")
             assert other.execute("x").result == "1"
 
-    def test_the_supervisor_cannot_be_traced_or_written_to(self, session: Session) -> None:
+    def test_the_supervisor_cannot_be_traced_or_written_to(self, shared: Session) -> None:
         code = (
             "def place(status): return status.st_dev, status.st_ino\n"
             "own = {place(os.stat(path)) for path in ('/dev/null', '/mnt/data', '/dev/stdout', '/dev/stderr')}\n"
@@ -118,25 +118,25 @@ class IsolationSuite(Suite):
             "        if place(os.fstat(opened)) not in own:\n            trouble.append((name, mode))\n"
             "print(json.dumps(trouble))"
         )
-        assert _value(session, code) == []
+        assert _value(shared, code) == []
 
-    def test_the_supervisor_knows_nothing_that_the_code_does_not(self, session: Session) -> None:
+    def test_the_supervisor_knows_nothing_that_the_code_does_not(self, shared: Session) -> None:
         code = (
             "names = []\ntry:\n    names = open(f'/proc/{os.getppid()}/environ').read().split('\\0')\n"
             "except OSError:\n    pass\n"
             "print(json.dumps([name for name in names if name and os.environ.get(name.split('=')[0]) is None]))"
         )
-        assert _value(session, code) == []
+        assert _value(shared, code) == []
 
-    def test_new_namespaces_and_mounts_are_refused(self, session: Session) -> None:
+    def test_new_namespaces_and_mounts_are_refused(self, shared: Session) -> None:
         code = (
             "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
             "print(json.dumps([libc.unshare(0x10000000), libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)]))"
         )
-        assert _value(session, code) == [-1, -1]
+        assert _value(shared, code) == [-1, -1]
 
-    def test_no_socket_reaches_the_machine_below(self, session: Session) -> None:
-        assert _attempt(session, "import socket\nsocket.socket(40, socket.SOCK_STREAM)") in {
+    def test_no_socket_reaches_the_machine_below(self, shared: Session) -> None:
+        assert _attempt(shared, "import socket\nsocket.socket(40, socket.SOCK_STREAM)") in {
             "OSError",
             "PermissionError",
         }

@@ -38,6 +38,13 @@ class Suite:
         with pool.session() as session:
             yield session
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def shared(cls, pool: SessionPool) -> Iterator[Session]:
+        """A session for one test after the other, of those that may find the variables and files of others."""
+        with pool.session() as session:
+            yield session
+
     @pytest.fixture(autouse=True)
     def _mark_known_case(self, request: pytest.FixtureRequest) -> None:
         name: str = request.node.name

@@ -204,13 +204,6 @@ class AttackBase(Suite):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def cell(cls, pool: SessionPool) -> Iterator[Session]:
-        """A session for all tests that leave it as it was."""
-        with pool.session() as session:
-            yield session
-
-    @pytest.fixture(scope="class")
-    @classmethod
     def victim(cls, pool: SessionPool) -> Iterator[Session]:
         """A session for one attack after the other; if an attack ends it, it begins anew."""
         with pool.session() as session:

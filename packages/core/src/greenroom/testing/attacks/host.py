@@ -171,7 +171,7 @@ class HostAttacks(AttackBase):
     # Processes
 
     @pytest.mark.parametrize("name", _OF_PROCESS_1)
-    def test_process_1_hides(self, cell: Session, name: str) -> None:
+    def test_process_1_hides(self, shared: Session, name: str) -> None:
         code = (
             f"path = '/proc/1/{name}'\ndone = []\n"
             "def read(): return open(path, 'rb').read(1)\n"
@@ -182,13 +182,13 @@ class HostAttacks(AttackBase):
             "    except OSError: pass\n"
             "tell(any(done))"
         )
-        assert ask(cell, code) is False
+        assert ask(shared, code) is False
 
-    def test_no_process_of_the_host_is_seen(self, cell: Session) -> None:
-        seen = ask(cell, "tell([open(f'/proc/{p}/cmdline').read() for p in os.listdir('/proc') if p.isdigit()])")
+    def test_no_process_of_the_host_is_seen(self, shared: Session) -> None:
+        seen = ask(shared, "tell([open(f'/proc/{p}/cmdline').read() for p in os.listdir('/proc') if p.isdigit()])")
         assert len(seen) <= 8
         assert "pytest" not in " ".join(seen)
-        assert ask(cell, f"tell(attempt(os.kill, {os.getpid()}, 0))") == "ESRCH"
+        assert ask(shared, f"tell(attempt(os.kill, {os.getpid()}, 0))") == "ESRCH"
 
     def test_only_descriptors_of_the_sandbox_are_open(self, session: Session) -> None:
         code = (
@@ -206,18 +206,18 @@ class HostAttacks(AttackBase):
         assert found
         assert [name for name in found.values() if not name.startswith(belongs)] == []
 
-    def test_programs_of_the_code_inherit_no_descriptor(self, cell: Session) -> None:
+    def test_programs_of_the_code_inherit_no_descriptor(self, shared: Session) -> None:
         code = (
             "script = 'import os; print(len([n for n in range(3, 4096) if os.path.exists(f\"/proc/self/fd/{n}\")]))'\n"
             "done = subprocess.run([sys.executable, '-I', '-c', script], close_fds=False, stdout=-1, text=True)\n"
             "tell(int(done.stdout))"
         )
-        assert ask(cell, code) <= 1
+        assert ask(shared, code) <= 1
 
     # /proc and /sys
 
     @pytest.mark.parametrize("path", _WRITABLE_BY_ROOT)
-    def test_a_file_of_the_kernel_cannot_be_written(self, cell: Session, path: str) -> None:
+    def test_a_file_of_the_kernel_cannot_be_written(self, shared: Session, path: str) -> None:
         code = (
             f"path = {path!r}\n"
             "def write():\n"
@@ -227,9 +227,19 @@ class HostAttacks(AttackBase):
             "hidden = os.path.exists(path) and os.stat(path).st_rdev == os.stat('/dev/null').st_rdev\n"
             "tell('ENOENT' if hidden else attempt(write))"
         )
-        assert ask(cell, code) in {"ENOENT", "EACCES", "EPERM", "EROFS", "EISDIR", "ENOTDIR", "EINVAL", "EBADF", "EIO"}
+        assert ask(shared, code) in {
+            "ENOENT",
+            "EACCES",
+            "EPERM",
+            "EROFS",
+            "EISDIR",
+            "ENOTDIR",
+            "EINVAL",
+            "EBADF",
+            "EIO",
+        }
 
-    def test_nothing_in_proc_and_sys_is_writable_but_the_codes_own(self, cell: Session) -> None:
+    def test_nothing_in_proc_and_sys_is_writable_but_the_codes_own(self, shared: Session) -> None:
         code = (
             "found = []\n"
             "null = os.stat('/dev/null').st_rdev\n"  # which some engines put over what is to be hidden
@@ -242,9 +252,9 @@ class HostAttacks(AttackBase):
             "tell(found[:20])"
         )
         for_anyone = {"/proc/sys/kernel/ns_last_pid", *(f"/proc/pressure/{name}" for name in ("cpu", "io", "memory"))}
-        assert set(ask(cell, code)) <= for_anyone, "these need a capability, or only report the load"
+        assert set(ask(shared, code)) <= for_anyone, "these need a capability, or only report the load"
 
-    def test_the_kernels_addresses_and_log_are_hidden(self, cell: Session) -> None:
+    def test_the_kernels_addresses_and_log_are_hidden(self, shared: Session) -> None:
         code = (
             "def lines(path):\n"
             "    try: return open(path).read(20000).splitlines()\n"
@@ -252,7 +262,7 @@ class HostAttacks(AttackBase):
             "tell([sum(int(line.split()[0], 16) for line in lines('/proc/kallsyms')[:-1]),\n"
             "      len(lines('/proc/kcore')), len(lines('/dev/kmsg')), len(lines('/proc/keys'))])"
         )
-        assert ask(cell, code) == [0, 0, 0, 0]
+        assert ask(shared, code) == [0, 0, 0, 0]
 
     # Devices
 
@@ -270,9 +280,9 @@ class HostAttacks(AttackBase):
         assert set(ask(session, code)) <= _ORDINARY_DEVICES
 
     @pytest.mark.parametrize("name", _DEVICES)
-    def test_a_device_cannot_be_opened(self, cell: Session, name: str) -> None:
+    def test_a_device_cannot_be_opened(self, shared: Session, name: str) -> None:
         code = f"tell([attempt(os.open, '/dev/{name}', mode | os.O_NONBLOCK) for mode in (os.O_RDONLY, os.O_WRONLY)])"
-        assert set(ask(cell, code)) <= {"ENOENT", "EACCES", "EPERM", "ENXIO", "ENODEV", "ENOTDIR"}
+        assert set(ask(shared, code)) <= {"ENOENT", "EACCES", "EPERM", "ENXIO", "ENODEV", "ENOTDIR"}
 
     def test_no_terminal_of_the_host_is_reached(self, session: Session) -> None:
         code = (
@@ -288,7 +298,7 @@ class HostAttacks(AttackBase):
 
     # Privileges
 
-    def test_programs_that_change_the_user_do_not(self, cell: Session) -> None:
+    def test_programs_that_change_the_user_do_not(self, shared: Session) -> None:
         code = (
             "found = []\n"
             "for directory in ('/bin', '/sbin', '/usr/bin', '/usr/sbin', '/usr/lib', '/usr/libexec', '/usr/local/bin'):\n"
@@ -312,9 +322,9 @@ class HostAttacks(AttackBase):
             "    if users: seen.append(users == [str(os.getuid()), str(os.getgid())])\n"
             "tell(seen)"
         )
-        assert set(ask(cell, code)) <= {True}
+        assert set(ask(shared, code)) <= {True}
 
-    def test_every_process_is_without_privileges_for_good(self, cell: Session) -> None:
+    def test_every_process_is_without_privileges_for_good(self, shared: Session) -> None:
         code = (
             "found = {}\n"
             "for process in filter(str.isdigit, os.listdir('/proc')):\n"
@@ -324,7 +334,7 @@ class HostAttacks(AttackBase):
             "            found.setdefault(name, []).append(int(value, 16))\n"
             "tell(found)"
         )
-        found: dict[str, list[int]] = ask(cell, code)
+        found: dict[str, list[int]] = ask(shared, code)
         assert found
         for name, values in found.items():
             assert set(values) == {{"NoNewPrivs": 1, "Seccomp": 2}.get(name, 0)}, name
@@ -332,23 +342,23 @@ class HostAttacks(AttackBase):
     # Files and names
 
     @pytest.mark.parametrize("path", _SECRETS)
-    def test_a_secret_place_of_the_host_is_closed(self, cell: Session, path: str) -> None:
+    def test_a_secret_place_of_the_host_is_closed(self, shared: Session, path: str) -> None:
         code = (
             f"path = {path!r}\n"
             "def read(): return open(path, 'rb').read(1)\n"
             "def connect(): socket.socket(socket.AF_UNIX).connect(path)\n"
             "tell([attempt(read), attempt(os.listdir, path), attempt(connect)])"
         )
-        assert "done" not in ask(cell, code)
+        assert "done" not in ask(shared, code)
 
-    def test_files_of_the_host_are_not_there(self, cell: Session, tmp_path: Path) -> None:
+    def test_files_of_the_host_are_not_there(self, shared: Session, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("secret")
         ways = ("", "/proc/self/root", "/proc/1/root", "/proc/self/cwd/../..", "/mnt/data/../..")
         code = f"tell([attempt(open, way + {str(tmp_path / 'secret')!r}) for way in {ways}])"
-        assert set(ask(cell, code)) <= {"ENOENT", "EACCES"}
+        assert set(ask(shared, code)) <= {"ENOENT", "EACCES"}
 
     @pytest.mark.parametrize("directory", ["/home", "/root", "/srv", "/media", "/boot", "/run", "/var/lib", "/var/log"])
-    def test_a_directory_has_nothing_of_the_host(self, cell: Session, directory: str) -> None:
+    def test_a_directory_has_nothing_of_the_host(self, shared: Session, directory: str) -> None:
         """Except the interpreter, if it is there, and without anything that is newer than the image."""
         mark = Path(directory, f".greenroom-{secrets.token_hex(6)}")
         try:
@@ -356,11 +366,11 @@ class HostAttacks(AttackBase):
         except OSError:
             pytest.skip(f"{directory} cannot be written to")
         try:
-            assert ask(cell, f"tell(attempt(os.stat, {str(mark)!r}))") in {"ENOENT", "EACCES"}
+            assert ask(shared, f"tell(attempt(os.stat, {str(mark)!r}))") in {"ENOENT", "EACCES"}
         finally:
             mark.unlink()
 
-    def test_the_interpreter_shows_nothing_beside_it(self, cell: Session) -> None:
+    def test_the_interpreter_shows_nothing_beside_it(self, shared: Session) -> None:
         home = Path.home()
         code = (
             f"home = {str(home)!r}\nseen = []\n"
@@ -372,9 +382,9 @@ class HostAttacks(AttackBase):
             "tell(seen[:20])"
         )
         if str(home) != "/":
-            assert ask(cell, code) == []
+            assert ask(shared, code) == []
 
-    def test_the_hosts_name_and_users_are_not_visible(self, cell: Session) -> None:
+    def test_the_hosts_name_and_users_are_not_visible(self, shared: Session) -> None:
         code = (
             "texts = [str(os.uname()), str(dict(os.environ)), socket.gethostname()]\n"
             "for path in ('/etc/passwd', '/etc/group', '/etc/hosts', '/etc/hostname', '/etc/mailname', '/etc/machine-id',\n"
@@ -384,7 +394,7 @@ class HostAttacks(AttackBase):
             "    texts.append('\\n'.join(line for line in lines if not line.startswith('sandbox:')))\n"
             "tell(texts)"
         )
-        told: list[str] = ask(cell, code)
+        told: list[str] = ask(shared, code)
         assert told[2] == "greenroom"
         names = {user.pw_name for user in pwd.getpwall() if 1000 <= user.pw_uid < 60000}
         machine = Path("/etc/machine-id")

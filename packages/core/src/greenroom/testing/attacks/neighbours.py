@@ -54,14 +54,14 @@ class NeighbourAttacks(AttackBase):
     """Files, processes, sockets and names of a neighbour are absent."""
 
     @pytest.mark.parametrize("what", _NAMES)
-    def test_neighbours_do_not_share(self, cell: Session, neighbour: Session, what: str) -> None:
+    def test_neighbours_do_not_share(self, shared: Session, neighbour: Session, what: str) -> None:
         make, find = _NAMES[what]
-        ask(cell, f"{make}\ntell('made')")
+        ask(shared, f"{make}\ntell('made')")
         assert ask(neighbour, f"tell({find})") != "done"
 
-    def test_neighbours_are_different_users(self, cell: Session, neighbour: Session) -> None:
+    def test_neighbours_are_different_users(self, shared: Session, neighbour: Session) -> None:
         """The kernel counts many resources per user: a sandbox would take them from another with the same user."""
-        assert ask(cell, "tell(os.getuid())") != ask(neighbour, "tell(os.getuid())")
+        assert ask(shared, "tell(os.getuid())") != ask(neighbour, "tell(os.getuid())")
 
     def test_processes_of_a_neighbour_can_be_neither_seen_nor_ended(self, session: Session, neighbour: Session) -> None:
         ask(neighbour, "sleeping = subprocess.Popen(['sleep', '600'])\ntell(sleeping.pid)")

@@ -39,8 +39,8 @@ class NetworkAttacks(AttackBase):
     """Nothing of the host or of the network around it can be reached, by address or by name."""
 
     @pytest.mark.parametrize("what", _PROTOCOLS)
-    def test_there_is_no(self, cell: Session, what: str) -> None:
-        assert ask(cell, f"tell(attempt(socket.socket, {_PROTOCOLS[what]}))") in {
+    def test_there_is_no(self, shared: Session, what: str) -> None:
+        assert ask(shared, f"tell(attempt(socket.socket, {_PROTOCOLS[what]}))") in {
             "EPERM",
             "EACCES",
             "EAFNOSUPPORT",
@@ -48,7 +48,7 @@ class NetworkAttacks(AttackBase):
             "ESOCKTNOSUPPORT",
         }
 
-    def test_netlink_changes_and_overhears_nothing(self, cell: Session) -> None:
+    def test_netlink_changes_and_overhears_nothing(self, shared: Session) -> None:
         code = (
             "def ask(protocol, kind, body, groups=0):\n"
             "    try:\n"
@@ -64,15 +64,15 @@ class NetworkAttacks(AttackBase):
             "tell({'a new interface': ask(0, 16, link), 'a new address': ask(0, 20, bytes(8)),\n"
             "      'the audit': ask(9, 1000, b''), 'a firewall': ask(12, 0xa00, bytes(4))})"
         )
-        for what, ended in ask(cell, code).items():
+        for what, ended in ask(shared, code).items():
             assert ended != "done", what
 
-    def test_services_of_the_host_cannot_be_reached(self, cell: Session) -> None:
+    def test_services_of_the_host_cannot_be_reached(self, shared: Session) -> None:
         addresses = {"127.0.0.1", "127.0.1.1", "0.0.0.0", "172.17.0.1", "10.0.2.2", "192.168.65.2", *_own_addresses()}  # noqa: S104
         with socket.create_server(("0.0.0.0", 0)) as server:  # noqa: S104  for a moment, and it sends nothing
             port = server.getsockname()[1]
             code = f"tell([attempt(socket.create_connection, (a, {port}), 2) for a in {sorted(addresses)}])"
-            assert "done" not in ask(cell, code)
+            assert "done" not in ask(shared, code)
             server.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 server.accept()
@@ -80,13 +80,13 @@ class NetworkAttacks(AttackBase):
     @pytest.mark.parametrize(
         "address", ["169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254"]
     )
-    def test_the_metadata_service_of_the_cloud_is_unreachable_at(self, cell: Session, address: str) -> None:
-        assert ask(cell, f"tell(attempt(socket.create_connection, ('{address}', 80), 2))") != "done"
+    def test_the_metadata_service_of_the_cloud_is_unreachable_at(self, shared: Session, address: str) -> None:
+        assert ask(shared, f"tell(attempt(socket.create_connection, ('{address}', 80), 2))") != "done"
 
-    def test_names_cannot_be_looked_up(self, cell: Session) -> None:
-        assert ask(cell, "tell(attempt(socket.getaddrinfo, 'example.com', 80))") == "gaierror"
+    def test_names_cannot_be_looked_up(self, shared: Session) -> None:
+        assert ask(shared, "tell(attempt(socket.getaddrinfo, 'example.com', 80))") == "gaierror"
 
-    def test_unix_sockets_of_the_host_cannot_be_reached(self, cell: Session, tmp_path: Path) -> None:
+    def test_unix_sockets_of_the_host_cannot_be_reached(self, shared: Session, tmp_path: Path) -> None:
         name = f"greenroom-{secrets.token_hex(6)}"
         with _listening(f"\0{name}"), _listening(str(tmp_path / "socket")):
             code = (
@@ -94,11 +94,11 @@ class NetworkAttacks(AttackBase):
                 f"tell([attempt(reach, '\\0{name}'), attempt(reach, {str(tmp_path / 'socket')!r}),\n"
                 f"      {name!r} in open('/proc/net/unix').read() if os.path.exists('/proc/net/unix') else False])"
             )
-            assert ask(cell, code) in (["ECONNREFUSED", "ENOENT", False], ["ECONNREFUSED", "EACCES", False])
+            assert ask(shared, code) in (["ECONNREFUSED", "ENOENT", False], ["ECONNREFUSED", "EACCES", False])
 
     # Memory and queues that processes share by name
 
-    def test_shared_memory_of_the_host_cannot_be_reached(self, cell: Session) -> None:
+    def test_shared_memory_of_the_host_cannot_be_reached(self, shared: Session) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         key = 0x47520000 + secrets.randbelow(1 << 16)
         made = {
@@ -116,13 +116,13 @@ class NetworkAttacks(AttackBase):
                 "          if os.path.exists(f'/proc/sysvipc/{n}')]\n"
                 "tell([set(reached) == {-1}, any(listed)])"
             )
-            assert ask(cell, code) == [True, False]
+            assert ask(shared, code) == [True, False]
         finally:
             libc.shmctl(made["shm"], 0, None)
             libc.semctl(made["sem"], 0, 0)
             libc.msgctl(made["msg"], 0, None)
 
-    def test_message_queues_of_the_host_cannot_be_reached(self, cell: Session) -> None:
+    def test_message_queues_of_the_host_cannot_be_reached(self, shared: Session) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         name = f"/greenroom-{secrets.token_hex(6)}"
         queue = libc.mq_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o666, None)
@@ -130,7 +130,7 @@ class NetworkAttacks(AttackBase):
             pytest.skip("This machine makes no message queues.")
         try:
             code = f"tell(libc.mq_open({name.encode()!r}, os.O_RDWR) == -1)"
-            assert ask(cell, code) is True
+            assert ask(shared, code) is True
         finally:
             os.close(queue)
             libc.mq_unlink(name.encode())

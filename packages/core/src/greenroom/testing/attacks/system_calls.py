@@ -214,7 +214,7 @@ class SystemCallAttacks(AttackBase):
     """Namespaces, mounts, other processes, the kernel and its time: refused, call by call."""
 
     @pytest.mark.parametrize("name", CALLS)
-    def test_a_system_call_is_refused(self, cell: Session, name: str) -> None:
+    def test_a_system_call_is_refused(self, shared: Session, name: str) -> None:
         call = CALLS[name]
         # The object of a call can be missing, as in a kernel without namespaces or pidfds.
         code = (
@@ -224,14 +224,14 @@ class SystemCallAttacks(AttackBase):
             "except OSError as error: answer = errno.errorcode[error.errno]\n"
             "child.kill()\nchild.wait()\ntell(answer)"
         )
-        assert ask(cell, code) in call.refused
+        assert ask(shared, code) in call.refused
 
     @pytest.mark.parametrize("name", OF_PROCESS_1)
-    def test_process_1_cannot_be_starved_stopped_or_limited_by(self, cell: Session, name: str) -> None:
+    def test_process_1_cannot_be_starved_stopped_or_limited_by(self, shared: Session, name: str) -> None:
         call = OF_PROCESS_1[name]
-        assert ask(cell, f"tell({call.code})") in call.refused
+        assert ask(shared, f"tell({call.code})") in call.refused
 
-    def test_a_process_schedules_limits_and_signals_itself_and_its_children(self, cell: Session) -> None:
+    def test_a_process_schedules_limits_and_signals_itself_and_its_children(self, shared: Session) -> None:
         code = (
             "import resource\n"
             "read, write = os.pipe()\n"
@@ -253,7 +253,7 @@ class SystemCallAttacks(AttackBase):
             "os.wait()\n"
             "tell(json.loads(os.read(read, 4096)))"
         )
-        assert set(ask(cell, code)) == {"done", True}
+        assert set(ask(shared, code)) == {"done", True}
 
     @pytest.mark.parametrize("name", SIGNALS_TO_PROCESS_1)
     def test_process_1_outlives(self, session: Session, neighbour: Session, name: str) -> None:
@@ -265,7 +265,7 @@ class SystemCallAttacks(AttackBase):
         assert session.download("kept.txt") == b"kept", "it is a new session"
 
     @pytest.mark.parametrize("option", [26, 50, 51, 52], ids=["FILTER", "BPF", "REUSEPORT_CBPF", "REUSEPORT_EBPF"])
-    def test_no_program_of_the_kernel_is_attached_to_a_socket(self, cell: Session, option: int) -> None:
+    def test_no_program_of_the_kernel_is_attached_to_a_socket(self, shared: Session, option: int) -> None:
         """The whole machine has one pool of memory for them, and programs outside would find it full."""
         code = (
             "program = ctypes.create_string_buffer(struct.pack('=HBBI', 6, 0, 0, 1))\n"
@@ -273,7 +273,7 @@ class SystemCallAttacks(AttackBase):
             "udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
             f"tell(attempt(udp.setsockopt, socket.SOL_SOCKET, {option}, filter))"
         )
-        assert ask(cell, code) != "done"
+        assert ask(shared, code) != "done"
 
     def test_the_other_architecture_of_the_processor_is_closed(self, session: Session) -> None:
         """Calls of another architecture have other numbers, which a filter could mistake for harmless calls."""
