@@ -25,6 +25,10 @@ class TestExecution(ExecutionSuite):
         "test_figures_and_text_keep_their_order": _NO_IPYTHON,
         "test_a_data_frame_has_html": _NO_IPYTHON,
         "test_magics_shell_commands_and_await_work": _NO_IPYTHON,
+        "test_tasks_begin_without_await_and_run_between_executions": _NO_IPYTHON,
+        "test_every_form_of_running_a_coroutine_works": _NO_IPYTHON,
+        "test_an_interrupt_ends_what_an_event_loop_runs": _NO_IPYTHON,
+        "test_context_variables_persist_between_executions": _NO_IPYTHON,
         "test_output_of_subprocesses_and_threads_arrives_in_order": _NO_PROCESS,
     }
     not_run = {

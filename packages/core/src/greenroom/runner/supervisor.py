@@ -144,8 +144,7 @@ class Supervisor:
         if run is None or run.id != number or run.kill_at is not None:
             return
         run.kill_at = time.monotonic() + grace
-        if run.started:
-            self._worker.signal(signal.SIGINT)
+        self._worker.signal(signal.SIGINT)  # if the code has not begun: what keeps the worker from it
 
     # The worker
 

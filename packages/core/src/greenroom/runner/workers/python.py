@@ -23,7 +23,7 @@ import re
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from json import loads
 from os import getpid, read  # by name, like the following: code can replace them in their modules
 from signal import SIG_IGN, SIGINT, default_int_handler, raise_signal, signal
@@ -33,6 +33,7 @@ from types import FrameType
 from typing import Any, NoReturn, cast
 
 from ..protocol import ERROR_LIMITS, MAX_BODY, MAX_NAME, Decoder, Frame, WorkerEvent, bundle, encode
+from .event_loop import EventLoop
 
 _CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -49,9 +50,10 @@ class SupervisorLink:
         self._lock = Lock()
         self._interrupted = False
 
-    def receive(self) -> Frame:
-        """Wait for the next order; when the supervisor has gone, end this process."""
+    def receive(self, wait_for: Callable[[socket.socket], None]) -> Frame:
+        """Wait for the next order, by means of a function; when the supervisor has gone, end this process."""
         while not self._pending:
+            wait_for(self._socket)
             data = self._socket.recv(1 << 16)
             if not data:
                 os._exit(0)  # the supervisor is gone, and the sandbox with it
@@ -102,6 +104,7 @@ class Worker:
         self._error: dict[str, str] | None = None
         self._entered_cell = False  # the shell has got as far as running the code
         self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
+        self._loop = EventLoop()
         self._shell = self._make_shell()
         builtins.input = getpass.getpass = _refuse_input
         self._baseline = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
@@ -111,7 +114,7 @@ class Worker:
         self._supervisor.send(WorkerEvent.ready())
         while True:
             signal(SIGINT, SIG_IGN)
-            header, body = self._supervisor.receive()
+            header, body = self._supervisor.receive(self._loop.wait_for)
             match header["op"]:
                 case "execute":
                     self._supervisor.send(self._execute(body.decode()))
@@ -174,25 +177,7 @@ class Worker:
             if getattr(stream, "closed", False) or not hasattr(stream, "write"):
                 raw = io.FileIO(number, "w", closefd=False)
                 setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True))
-        if (asyncio := sys.modules.get("asyncio")) is not None:
-            asyncio.set_event_loop(self._event_loop())
-
-    def _event_loop(self) -> Any:
-        from IPython.core.async_helpers import get_asyncio_loop
-
-        return get_asyncio_loop()
-
-    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a cell that awaits. An interrupt cancels it; otherwise it would continue during a later execution."""
-        loop = self._event_loop()
-        task = loop.create_task(coroutine)
-        while True:
-            try:
-                return loop.run_until_complete(task)
-            except KeyboardInterrupt:
-                if task.done():
-                    raise
-                task.cancel()
+        self._loop.restore()
 
     def _preload(self, modules: list[str]) -> None:
         with self._shell.builtin_trap:  # with `get_ipython`, as when code imports them
@@ -280,7 +265,7 @@ class Worker:
         config.InteractiveShell.autocall = 0
         config.InteractiveShell.banner1 = ""
         shell: Any = Shell.instance(config=config)
-        shell.loop_runner = self._await
+        shell.loop_runner = self._loop.run
         return shell
 
     def _show(self, frame: Frame) -> None:

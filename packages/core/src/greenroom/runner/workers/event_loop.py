@@ -1,0 +1,119 @@
+"""The event loop of a session, which code finds as it does in a notebook, and whose tasks run between cells.
+
+In a notebook each cell runs within the kernel's running loop: `asyncio.create_task()` works without `await`, and
+`asyncio.run()` is refused. Here both work: while code runs that does not await, the loop is at rest, so that it and
+other loops can be run, but `get_running_loop()` returns it, so that tasks can be created.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.events
+import contextlib
+import contextvars
+import socket
+from collections.abc import Callable, Coroutine
+from os import getpid  # by name, like the following: code can replace them in their modules
+from select import select
+from signal import SIG_IGN, SIGINT, signal
+from threading import get_ident
+from types import FrameType
+from typing import Any
+
+
+class EventLoop:
+    """The loop that lives as long as its session. Only one can be made in a process."""
+
+    def __init__(self) -> None:
+        self._owner = getpid(), get_ident()
+        self._loop = _Loop()
+        self._running: Callable[[], asyncio.AbstractEventLoop] = asyncio.events.get_running_loop
+        self._set: Callable[[asyncio.AbstractEventLoop | None], None] = asyncio.events.set_event_loop
+        modules: tuple[Any, ...] = (asyncio, asyncio.events)
+        for module in modules:
+            module.get_running_loop = self._get_running_loop
+            module.set_event_loop = self._set_event_loop
+
+    def restore(self) -> None:
+        """Make it the current loop, whatever earlier code has set; if that has closed it, make a new one."""
+        if self._loop.is_closed():
+            self._loop = _Loop()
+        self._set(self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a cell that awaits. What it sets in context variables, as the precision of `decimal`, lasts."""
+        self.restore()
+        context = contextvars.copy_context()
+        task = self._loop.create_task(coroutine, context=context)
+        try:
+            return _complete(self._loop, task)
+        finally:
+            for variable, value in context.items():
+                if variable not in (now := contextvars.copy_context()) or now[variable] is not value:
+                    variable.set(value)
+
+    def wait_for(self, source: socket.socket) -> None:
+        """Run the tasks that earlier cells have left, until there is something to receive.
+
+        SIGINT stops a task that blocks the loop; otherwise it is ignored.
+        """
+        signal(SIGINT, self._interrupt)
+        with contextlib.suppress(Exception):  # code has broken the loop: the worker waits without it
+            while not select([source], [], [], 0)[0]:
+                self.restore()
+                self._loop.add_reader(source, self._loop.stop)
+                with contextlib.suppress(KeyboardInterrupt, SystemExit):  # of a task, which keeps it
+                    self._loop.run_forever()
+                self._loop.remove_reader(source)
+        signal(SIGINT, SIG_IGN)
+
+    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._loop.is_running():
+            raise KeyboardInterrupt
+
+    def _get_running_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running event loop, or the session's loop in code of a cell.
+
+        Raises:
+            RuntimeError: no loop is running in this thread.
+        """
+        try:
+            return self._running()
+        except RuntimeError:
+            if (getpid(), get_ident()) != self._owner:
+                raise
+        if self._loop.is_closed():
+            self.restore()
+        return self._loop
+
+    def _set_event_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Set the event loop of this thread; in code of a cell, the session's loop takes the place of none."""
+        if loop is None and (getpid(), get_ident()) == self._owner:
+            self.restore()  # asyncio.run() leaves none behind
+        else:
+            self._set(loop)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def run_until_complete(self, future: Any) -> Any:
+        if self.is_running() or self.is_closed():
+            return super().run_until_complete(future)  # raises
+        return _complete(self, asyncio.ensure_future(future, loop=self))
+
+
+def _complete(loop: asyncio.SelectorEventLoop, future: asyncio.Future[Any]) -> Any:
+    """Run a loop until a future is done. An interrupt cancels it, as otherwise it would go on between the cells."""
+    interrupt: BaseException | None = None
+    while True:
+        try:
+            return asyncio.SelectorEventLoop.run_until_complete(loop, future)
+        except BaseException as error:
+            if not future.done() and not loop.is_closed():
+                interrupt = interrupt or error
+                future.cancel()
+                continue
+            if future.done() and not future.cancelled():
+                future.exception()  # it counts as retrieved
+            if interrupt is not None and isinstance(error, asyncio.CancelledError):
+                raise interrupt from None
+            raise
