@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 
 from .confine import confine
 from .files import DATA_DIR, FileTree, Transfers
+from .idle import IdleOutput
 from .protocol import Decoder, Frame, FrameError, HostEvent, WorkerOrder, crash, encode
-from .run import TEXT_PIECE, Run, parse_error
+from .run import Run, parse_error
 from .spawn import DEFAULT_CONTAINER_TYPE, WorkerProcess, check_container_type
 
 _CHUNK = 1 << 16
@@ -42,8 +43,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._run: Run | None = None
         self._waiting: list[Frame] = []  # orders for a worker that is not ready yet
-        self._idle_text: list[tuple[str, bytes]] = []  # written while no code ran: belongs to the next execution
-        self._idle_size = 0
+        self._idle = IdleOutput()
         self._files = Transfers(tree)
         self._killed = False
         self._state_lost = False  # while no code ran: the next execution reports it
@@ -120,9 +120,7 @@ class Supervisor:
         if header["op"] == "execute":
             self._worker.used = True
             self._run = Run(header, self._tree, self._send)
-            for stream, data in self._idle_text:
-                self._run.add_text(stream, data)
-            self._forget_idle_text()
+            self._idle.hand_over(self._run)
             order = WorkerOrder.execute(body)
         else:
             order = WorkerOrder.preload(body)
@@ -181,7 +179,7 @@ class Supervisor:
             case "ready":
                 self._on_ready()
             case "preloaded":
-                self._forget_idle_text()
+                self._idle.forget()
                 self._send(HostEvent.preloaded())
             case "began":
                 if run is not None:
@@ -189,12 +187,10 @@ class Supervisor:
                     if run.kill_at is not None:
                         self._worker.signal(signal.SIGINT)
             case "output":
-                if run is not None:
-                    run.show(header, body)
+                (run or self._idle).show(header, body)
                 self._worker.acknowledge()
             case "clear":
-                if run is not None:
-                    run.clear(wait=header.get("wait") is True)
+                (run or self._idle).clear(wait=header.get("wait") is True)
                 self._worker.acknowledge()
             case "done":
                 self._finish(duration=float(header["duration"]), error=parse_error(body))
@@ -203,7 +199,7 @@ class Supervisor:
 
     def _on_ready(self) -> None:
         self._worker.ready = True
-        self._forget_idle_text()
+        self._idle.forget()
         if not self._announced:
             self._announced = True
             self._send(HostEvent.ready())
@@ -234,19 +230,9 @@ class Supervisor:
                         self._selector.unregister(pipe.descriptor)
                     break
                 held -= len(data)
-                self._add_text(pipe.name, data)
+                (self._run or self._idle).add_text(pipe.name, data)
                 if once:
                     break
-
-    def _add_text(self, stream: str, data: bytes) -> None:
-        if self._run is not None:
-            self._run.add_text(stream, data)
-        elif self._idle_size < TEXT_PIECE:
-            self._idle_text.append((stream, data))
-            self._idle_size += len(data)
-
-    def _forget_idle_text(self) -> None:
-        self._idle_text, self._idle_size = [], 0
 
     # The end of a worker
 
@@ -279,8 +265,7 @@ class Supervisor:
                         self._handle_event(event)
         self._read_text()
         if not self._worker.ready:  # it could not even start, and a second one would fare no better
-            for _, text in self._idle_text:
-                os.write(2, text)
+            os.write(2, self._idle.text())
             os._exit(1)
         for descriptor in (self._worker.socket, *(pipe.descriptor for pipe in self._worker.pipes)):
             with contextlib.suppress(KeyError, ValueError):

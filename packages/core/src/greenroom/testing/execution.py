@@ -181,6 +181,34 @@ class ExecutionSuite(Suite):
         )
         assert execution.stdout == "one\ntwo\nthree\nfour\n"
 
+    def test_what_comes_between_executions_belongs_to_the_next(self, session: Session) -> None:
+        session.execute(
+            "import asyncio, threading, time\n"
+            "def show():\n"
+            "    print('gone'); display('gone'); clear_output()\n"
+            "    print('of a thread'); display('first')\n"
+            "async def task():\n"
+            "    await asyncio.sleep(0.2)\n"
+            "    print('of a task'); display('second')\n"
+            "from IPython.display import clear_output\n"
+            "threading.Timer(0.1, show).start()\n"
+            "task = asyncio.create_task(task())"
+        ).raise_for_error()
+        time.sleep(1)
+        execution = session.execute("print('own')")
+        assert execution.stdout == "of a thread\nof a task\nown\n"
+        assert [output.text for output in execution.outputs] == ["'first'", "'second'"]
+        session.execute("from matplotlib import pyplot\ndef draw(): pyplot.plot([1, 2]); pyplot.show()")
+        session.execute("threading.Timer(0.1, draw).start()")
+        time.sleep(2)
+        assert len(session.execute("1").images) == 1
+
+    def test_session_files_can_be_imported_and_do_not_shadow_the_standard_library(self, session: Session) -> None:
+        for name in ("statistics.py", "own_module.py"):
+            session.upload(b"note = 'mine'", name)
+        assert session.execute("import statistics\nstatistics.mean([1, 2, 3])").result == "2"
+        assert session.execute("import own_module\nown_module.note").result == "'mine'"
+
     # Streams
 
     def test_a_stream_yields_text_while_the_code_runs(self, shared: Session) -> None:

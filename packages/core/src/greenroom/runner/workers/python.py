@@ -351,6 +351,12 @@ def _plain(text: str, limit: int) -> str:
     return _ANSI.sub("", text[: 2 * limit]).encode("utf-8", "replace").decode()[:limit]
 
 
+def _find_session_modules() -> None:
+    """Let code import modules from the working directory; as in Jupyter, they do not shadow the standard library."""
+    places = (n for n, path in enumerate(sys.path) if os.path.basename(path) in {"site-packages", "dist-packages"})
+    sys.path.insert(next(places, len(sys.path)), "")
+
+
 @contextlib.contextmanager
 def _without_jedi() -> Generator[None, None, None]:
     """Hide jedi from IPython: nothing here completes code, and a start saves megabytes and a tenth of its time."""
@@ -371,7 +377,7 @@ def main(orders: int, acks: int) -> NoReturn:
     os.set_inheritable(acks, False)
     try:
         worker = Worker(SupervisorLink(socket.socket(fileno=orders), acks))
-        sys.path.insert(0, "")  # after our own imports, which a session file could shadow
+        _find_session_modules()  # after our own imports, which a session file could shadow
         worker.serve()
     except BaseException:  # noqa: BLE001  the code has broken something that the worker needs
         traceback.print_exc()

@@ -1,0 +1,63 @@
+"""What the code of earlier executions, such as a thread or a task, writes and shows while none runs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from .run import TEXT_PIECE, Run
+
+_MAX_OUTPUTS = 100
+_MAX_OUTPUT = 8 << 20  # bytes
+
+
+class IdleOutput:
+    """Keeps it for the next execution: the first 64 KiB of text, and 100 rich outputs of 8 MiB together."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all of it."""
+        self._kept: list[partial[None]] = []
+        self._text_left = TEXT_PIECE
+        self._outputs_left = _MAX_OUTPUTS
+        self._output_left = _MAX_OUTPUT
+        self._clear_pending = False
+
+    def add_text(self, stream: str, data: bytes) -> None:
+        """Take text, as `Run` does."""
+        self._clear_if_pending()
+        if self._text_left > 0:
+            self._text_left -= len(data)
+            self._kept.append(partial(Run.add_text, stream=stream, data=data))
+
+    def show(self, header: dict[str, Any], body: bytes) -> None:
+        """Take a rich output, as `Run` does."""
+        if header.get("update") is not True:
+            self._clear_if_pending()
+        if self._outputs_left and len(body) <= self._output_left:
+            self._outputs_left -= 1
+            self._output_left -= len(body)
+            self._kept.append(partial(Run.show, header=header, body=body))
+
+    def clear(self, *, wait: bool) -> None:
+        """Forget it, now or when more comes."""
+        self._clear_pending = True
+        if not wait:
+            self._clear_if_pending()
+
+    def hand_over(self, run: Run) -> None:
+        """Give all of it to an execution that begins."""
+        kept = self._kept
+        self.forget()
+        for action in kept:
+            action(run)
+
+    def text(self) -> bytes:
+        """Return the text of both streams, for a diagnosis."""
+        return b"".join(action.keywords["data"] for action in self._kept if "data" in action.keywords)
+
+    def _clear_if_pending(self) -> None:
+        if self._clear_pending:
+            self.forget()
