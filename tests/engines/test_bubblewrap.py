@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from greenroom import SessionPool
-from greenroom.testing import AttackSuite, ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, engine_pool
+from greenroom.testing import AttackSuite, CellSuite, ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, engine_pool
 
 
 class _Bubblewrap:
@@ -22,6 +22,10 @@ class _Bubblewrap:
 
 
 class TestExecution(_Bubblewrap, ExecutionSuite):
+    pass
+
+
+class TestCells(_Bubblewrap, CellSuite):
     pass
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from greenroom import SessionPool
-from greenroom.testing import AttackSuite, ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, engine_pool
+from greenroom.testing import AttackSuite, CellSuite, ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, engine_pool
 
 
 class _Docker:
@@ -31,6 +31,10 @@ class TestExecution(_Docker, ExecutionSuite):
     pass
 
 
+class TestCells(_Docker, CellSuite):
+    pass
+
+
 class TestFiles(_Docker, FileSuite):
     pass
 
@@ -44,6 +48,10 @@ class TestIsolation(_Docker, IsolationSuite):
 
 
 class TestExecutionUnderGVisor(_GVisor, ExecutionSuite):
+    pass
+
+
+class TestCellsUnderGVisor(_GVisor, CellSuite):
     pass
 
 

@@ -25,15 +25,9 @@ class TestExecution(ExecutionSuite):
         "test_figures_and_text_keep_their_order": _NO_IPYTHON,
         "test_a_data_frame_has_html": _NO_IPYTHON,
         "test_magics_shell_commands_and_await_work": _NO_IPYTHON,
-        "test_tasks_begin_without_await_and_run_between_executions": _NO_IPYTHON,
-        "test_session_files_can_be_imported_and_do_not_shadow_the_standard_library": "only open() knows of /mnt/data",
-        "test_every_form_of_running_a_coroutine_works": _NO_IPYTHON,
-        "test_an_interrupt_ends_what_an_event_loop_runs": _NO_IPYTHON,
-        "test_context_variables_persist_between_executions": _NO_IPYTHON,
         "test_output_of_subprocesses_and_threads_arrives_in_order": _NO_PROCESS,
     }
     not_run = {
-        "test_what_comes_between_executions_belongs_to_the_next": _NO_PROCESS,
         "test_code_that_does_not_react_is_killed": _NO_PROCESS,
         "test_an_exit_of_the_process_fails_and_the_next_execution_works": _NO_PROCESS,
         "test_a_segmentation_fault_fails_and_the_next_execution_works": _NO_PROCESS,

@@ -110,20 +110,24 @@ class Jupyter:
 
     def run(self, code: str) -> Story:
         story = Story()
+        errors: list[tuple[int, tuple[str, str, str]]] = []
         for output in self._execute(code, store_history=True):
             match output.output_type:
                 case "stream":
                     story.parts.append((output.name, output.text))
                 case "error":
-                    # A cell can show an error and continue; the last error counts, earlier ones are text.
-                    if story.error is not None:
-                        story.parts.append(("stderr", story.error[2] + "\n"))
-                    story.error = (output.ename, output.evalue, "\n".join(output.traceback))
+                    error = (output.ename, output.evalue, "\n".join(output.traceback))
+                    errors.append((len(story.parts), error))
+                    story.parts.append(("stderr", error[2] + "\n"))
                 case kind:
                     content = {"data": output.data, "metadata": output.metadata}
                     story.parts.append(("result" if kind == "execute_result" else "display", content))
-        if story.error is None and self._reply["status"] == "error":  # IPython prints usage errors as text
-            story.error = (self._reply["ename"], self._reply["evalue"], "\n".join(self._reply["traceback"]))
+        if self._reply["status"] == "error":
+            if errors:  # the last one has ended the cell; earlier ones are text, as it has handled them
+                place, story.error = errors[-1]
+                del story.parts[place]
+            else:  # IPython prints usage errors as text
+                story.error = (self._reply["ename"], self._reply["evalue"], "\n".join(self._reply["traceback"]))
         return story
 
     def _execute(self, code: str, *, store_history: bool) -> list[Any]:

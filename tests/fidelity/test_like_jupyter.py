@@ -242,6 +242,17 @@ TOPICS: dict[str, dict[str, str | tuple[str, ...]]] = {
         "in __repr__": ("class Bad:\n    def __repr__(self):\n        raise ValueError('no repr')", "Bad()"),
         "shown, then another": "display(Bad())\nprint('goes on')\nint('x')",
         "told again by %tb": ("1/0", "%tb"),
+        "shown and handled": "try:\n    1/0\nexcept Exception:\n    get_ipython().showtraceback()\n42",
+        "shown by display": "display(Bad())\nprint('goes on')",
+        "of code that code runs": "get_ipython().run_cell('1/0'); get_ipython().run_cell('(')\n'goes on'",
+        "of a callback": (
+            "def fail(*_): 1/0\nget_ipython().events.register('pre_execute', fail)",
+            "'goes on'",
+            "{}['key']",
+            "get_ipython().events.unregister('pre_execute', fail)\nget_ipython().events.register('post_execute', fail)",
+            "get_ipython().events.unregister('post_execute', fail)",
+        ),
+        "in a timed cell": ("%%time\n1/0", "%time 1/0"),
         "by %xmode": ("%xmode Plain", "1/0", "%xmode Minimal", "1/0", "%xmode Context"),
     },
 }  # fmt: skip

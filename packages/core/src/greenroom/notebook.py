@@ -258,7 +258,7 @@ def _outputs(events: Sequence[StreamText | Output], execution: Execution, count:
         else:
             yield {"output_type": "display_data", **content}
     yield from streams()
-    if (error := execution.error) is not None:
+    if (error := execution.error) is not None and not _is_in_stderr(error, execution):
         traceback = error.traceback or f"{error.name}: {error.value}"
         yield {
             "output_type": "error",
@@ -266,6 +266,11 @@ def _outputs(events: Sequence[StreamText | Output], execution: Execution, count:
             "evalue": error.value,
             "traceback": traceback.split("\n"),
         }
+
+
+def _is_in_stderr(error: ExecutionError, execution: Execution) -> bool:
+    """Whether the error has been printed already, as IPython does with the wrong use of a magic."""
+    return not error.traceback and f"{error.name}: {error.value}" in execution.stderr
 
 
 def _as_it_stands(events: Sequence[StreamText | Output], execution: Execution) -> Iterator[StreamText | Output]:

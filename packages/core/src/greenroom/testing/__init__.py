@@ -15,6 +15,7 @@ Needs pytest (`pip install 'greenroom[testing]'`).
 from greenroom.testing.adapters import AdapterDriver, AdapterSuite, ToolDescription, ToolResult
 from greenroom.testing.attacks import AttackSuite
 from greenroom.testing.backend import BareBackend
+from greenroom.testing.cells import CellSuite
 from greenroom.testing.engines import engine_pool
 from greenroom.testing.execution import ExecutionSuite
 from greenroom.testing.files import FileSuite
@@ -30,6 +31,7 @@ __all__ = [
     "AdapterSuite",
     "AttackSuite",
     "BareBackend",
+    "CellSuite",
     "ExecutionSuite",
     "FileSuite",
     "IsolationSuite",

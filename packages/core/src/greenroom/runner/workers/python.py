@@ -102,7 +102,9 @@ class Worker:
         self._supervisor = supervisor
         self._process = getpid()
         self._error: dict[str, str] | None = None
-        self._entered_cell = False  # the shell has got as far as running the code
+        self._cause: BaseException | None = None  # of `_error`
+        self._failed_to_display = False
+        self._cell: Any = None  # IPython's result of the cell, since the shell has got as far as running its code
         self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
         self._loop = EventLoop()
         self._shell = self._make_shell()
@@ -125,8 +127,8 @@ class Worker:
                     raise ValueError(other)
 
     def _execute(self, code: str) -> Frame:
-        self._error = None
-        self._entered_cell = False
+        self._error = self._cause = self._cell = None
+        self._failed_to_display = False
         self._restore_streams()
         began = perf_counter()
         try:
@@ -152,11 +154,12 @@ class Worker:
             Exception: it cannot, so this process is useless and must end.
         """
         error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
-        failed_before_cell = not self._entered_cell and result.error_in_exec is not None
+        failed_before_cell = self._cell is None and result.error_in_exec is not None
         if failed_before_cell and not isinstance(error, KeyboardInterrupt):  # which can come at any moment
             raise error  # caused by what earlier code did to the shell: all later code would fail, too
-        if error is not None and self._error is None:  # IPython has printed it, as it does its usage errors
-            self._record(type(error), error, [])
+        if error is not self._cause and not (error is None and self._failed_to_display):
+            # IPython has printed an error that is not recorded, as it does its usage errors.
+            self._error = None if error is None else _describe(type(error), error, [])
         intact = all(before.items() <= now.items() for now, before in self._baseline)
         if not intact:
             for now, before in self._baseline:
@@ -234,13 +237,16 @@ class Worker:
             display_pub_class: Any = Publisher
             kernel: Any = None  # with it, pandas takes this for a notebook, and does not fit tables to a terminal
 
-            async def run_code(self, *args: Any, **options: Any) -> bool:
-                worker._entered_cell = True
+            async def run_code(self, code_obj: Any, result: Any = None, **options: Any) -> bool:
+                if worker._cell is None:  # else code of the cell runs other code
+                    worker._cell = result
+                    _print_traceback(worker._error)  # of a callback of IPython's
+                    worker._error = None
                 inherited: Any = super()
-                return await inherited.run_code(*args, **options)
+                return await inherited.run_code(code_obj, result, **options)
 
             def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
-                worker._record(etype, evalue, stb)
+                worker._show_error(etype, evalue, stb)
 
             def ask_exit(self) -> None:
                 raise SystemExit  # exit() ends the code, as sys.exit() does
@@ -272,22 +278,35 @@ class Worker:
         if getpid() == self._process:  # a fork of the worker must not use the link
             self._supervisor.send_and_wait(frame)
 
-    def _record(self, kind: Any, error: Any, lines: list[str]) -> None:
-        """Keep an error of the user's code for the end of the execution.
+    def _show_error(self, kind: Any, error: Any, lines: list[str]) -> None:
+        """Keep the error that ends a cell for the end of the execution; one that code shows and handles is text.
 
-        Code can show an error and continue, as `%run` of a broken script does: the last error counts, and earlier
-        ones become text.
+        As in Jupyter, a cell also fails if the value of its last expression cannot be displayed.
         """
-        if self._error is not None:
-            with contextlib.suppress(Exception):
-                print(self._error["traceback"], file=sys.stderr)
-        parts = {
-            "name": _safe_str(lambda: str(kind.__name__), "Exception"),
-            "value": _safe_str(lambda: str(error), "<unprintable>"),
-            "traceback": "\n".join(lines),
-            "summary": _safe_str(lambda: _summary(kind, error), ""),
-        }
-        self._error = {part: _plain(text, ERROR_LIMITS[part]) for part, text in parts.items()}
+        described = _describe(kind, error, lines)
+        displaying = self._shell.displayhook.is_active
+        if displaying or self._cell is None or self._cell.error_in_exec is error:
+            _print_traceback(self._error)
+            self._error, self._cause, self._failed_to_display = described, error, displaying
+        else:
+            _print_traceback(described)
+
+
+def _print_traceback(error: dict[str, str] | None) -> None:
+    with contextlib.suppress(Exception):  # the code may have replaced the stream
+        if error is not None:
+            print(error["traceback"], file=sys.stderr)
+
+
+def _describe(kind: Any, error: Any, lines: list[str]) -> dict[str, str]:
+    """Describe an error of the user's code, within the limits of the protocol."""
+    parts = {
+        "name": _safe_str(lambda: str(kind.__name__), "Exception"),
+        "value": _safe_str(lambda: str(error), "<unprintable>"),
+        "traceback": "\n".join(lines),
+        "summary": _safe_str(lambda: _summary(kind, error), ""),
+    }
+    return {part: _plain(text, ERROR_LIMITS[part]) for part, text in parts.items()}
 
 
 def _summary(kind: Any, error: Any) -> str:
