@@ -164,6 +164,14 @@ def test_an_older_notebook_comes_back_in_format_4(session: Session) -> None:
     _nbformat.validate(ran)
 
 
+@pytest.mark.parametrize("kernel", [{}, {"display_name": "Python 3"}, {"name": "conda-env", "language": "python"}])
+def test_an_incomplete_kernelspec_is_completed(session: Session, kernel: dict[str, str]) -> None:
+    result = run_notebook(notebook("1 + 1", kernelspec=kernel), session)
+    assert outputs(result)
+    assert result.metadata.kernelspec.items() >= kernel.items()
+    assert {"name", "display_name"} <= result.metadata.kernelspec.keys()
+
+
 def test_cells_without_an_identifier_of_their_own_get_one(session: Session) -> None:
     given = notebook("1", code("2", id="same"), code("3", id="same"))
     del given["cells"][0]["id"]

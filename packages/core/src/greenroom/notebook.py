@@ -141,6 +141,8 @@ def _read(source: NotebookSource) -> dict[str, Any]:
         text = json.dumps(source) if isinstance(source, Mapping) else Path(source).read_bytes()
         node = _nbformat.convert(_nbformat.reader.reads(text), 4)
         _identify(node)
+        if isinstance(kernel := node.metadata.get("kernelspec"), dict):  # some programs leave out half of it
+            node.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", **kernel}
         # A copy without nbformat's types, and without text that no file can hold, such as halves of surrogate pairs.
         notebook: dict[str, Any] = json.loads(json.dumps(node, ensure_ascii=False).encode())
         _nbformat.validate(notebook)
