@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import struct
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
@@ -23,11 +24,13 @@ from greenroom.testing import engine_pool
 _nbformat: Any = nbformat.v4  # its types are unknown in part
 
 # ipykernel names a cell like a file that does not exist. For such, IPython 9 has only a plain traceback, with the
-# line that a frame is at instead of the one that raised; so the original names its cells as IPython does.
-_NAME_CELLS = (
-    "type(get_ipython().compile).get_code_name = "
-    "__import__('IPython.core.compilerop').core.compilerop.CachingCompiler.get_code_name"
+# line that a frame is at instead of the one that raised. So tracebacks are compared with those of cells that have
+# IPython's names, as ours have, and everything else with ipykernel's own names.
+_IPYTHONS_NAMES = (
+    "_compiler = type(get_ipython().compile); _own_names = _compiler.get_code_name; "
+    "_compiler.get_code_name = __import__('IPython.core.compilerop').core.compilerop.CachingCompiler.get_code_name"
 )
+_OWN_NAMES = "_compiler.get_code_name = _own_names"
 _WARM_UP = "import altair, matplotlib.pyplot, pandas, plotly.express"
 
 # What may differ, and what stands for it in both.
@@ -40,7 +43,10 @@ _NORMAL = [
     (re.compile(r"\(\d+ times\)"), "(… times)"),  # how deep a recursion came
     (re.compile(r"\b(altair-viz-|display_id=)[0-9a-f]{32}"), r"\1…"),
     (re.compile(r"<dc:date>.*?</dc:date>"), "<dc:date>…</dc:date>"),  # in matplotlib's SVG
+    (re.compile(r"<ipython-input-\d+-\w+>|/tmp/ipykernel_\d+/\d+\.py"), "<cell>"),
+    (re.compile(r"\(\d+\.py, line"), "(<cell>, line"),
 ]
+_TRACEBACK = re.compile(r"-{75}\n.*?\n\n(?=[\w.]+: )", re.DOTALL)
 _BLANK_LINES = re.compile(r"\n(\s*\n)+")  # without colours, IPython's tracebacks have fewer of them
 
 
@@ -52,6 +58,8 @@ class Story:
     """In order: text as stdout or stderr, rich outputs as display or result."""
     error: tuple[str, str, str] | None = None
     """Name, value, traceback."""
+    error_is_last: bool = True
+    """Whether no output came after the error."""
 
     def of(self, *kinds: str) -> list[Any]:
         return [content for kind, content in self.parts if kind in kinds]
@@ -66,8 +74,17 @@ class Story:
         }
         if self.error is not None:
             name, value, traceback = self.error
-            story["error"] = (name, value, _BLANK_LINES.sub("\n", traceback))
+            story["error"] = (name, value)
+            story["traceback"] = _BLANK_LINES.sub("\n", traceback)
         return _normal(story)
+
+    def without_frames(self) -> Story:
+        """The same, with no more of a traceback than its last line: the rest depends on the names of cells."""
+        parts = [
+            (kind, _TRACEBACK.sub("", _plain(content)) if kind == "stderr" else content) for kind, content in self.parts
+        ]
+        error = self.error and (*self.error[:2], "")
+        return Story(parts, error, self.error_is_last)
 
     def in_order(self) -> list[Any]:
         """How it came: the text between rich outputs. Between two of these, stdout and stderr have no order."""
@@ -102,8 +119,14 @@ class Jupyter:
 
     def __enter__(self) -> Self:
         self._kernel.__enter__()
-        self._execute(_NAME_CELLS, store_history=False)
         return self
+
+    @contextlib.contextmanager
+    def ipythons_names(self) -> Generator[None, None, None]:
+        """Within it, cells are named as IPython names them."""
+        self._execute(_IPYTHONS_NAMES, store_history=False)
+        yield
+        self._execute(_OWN_NAMES, store_history=False)
 
     def __exit__(self, *error: object) -> None:
         self._kernel.__exit__(*error)
@@ -126,6 +149,7 @@ class Jupyter:
             if errors:  # the last one has ended the cell; earlier ones are text, as it has handled them
                 place, story.error = errors[-1]
                 del story.parts[place]
+                story.error_is_last = place == len(story.parts)
             else:  # IPython prints usage errors as text
                 story.error = (self._reply["ename"], self._reply["evalue"], "\n".join(self._reply["traceback"]))
         return story
@@ -141,8 +165,14 @@ class Jupyter:
 
 
 class Same(Protocol):
-    def __call__(self, *cells: str) -> None:
+    def __call__(self, *cells: str, tracebacks: bool = False) -> None:
         """Check that cells, one after the other, give in a session what they give in Jupyter."""
+        ...
+
+
+class Differing(Protocol):
+    def __call__(self, cells: Sequence[str]) -> dict[int, set[str]]:
+        """Return what differs between a session and Jupyter, by the number of the cell, from 1."""
         ...
 
 
@@ -166,18 +196,39 @@ def session() -> Iterator[Session]:
 
 @pytest.fixture
 def same_as_in_jupyter(jupyter: Jupyter, session: Session) -> Same:
-    def check(*cells: str) -> None:
-        for code in cells:
-            original = jupyter.run(code)
-            streamed, whole = _run(session, code)
-            assert whole.in_all() == original.in_all()
-            if streamed.in_all() == whole.in_all():  # else something was taken back, which a stream cannot do
-                assert streamed.in_order() == original.in_order()
+    def check(*cells: str, tracebacks: bool = False) -> None:
+        with jupyter.ipythons_names() if tracebacks else contextlib.nullcontext():
+            for code in cells:
+                original = jupyter.run(code)
+                streamed, whole = run_in(session, code)
+                if not tracebacks:
+                    original, streamed, whole = (each.without_frames() for each in (original, streamed, whole))
+                assert whole.in_all() == original.in_all()
+                if streamed.in_all() == whole.in_all():  # else something was taken back, which a stream cannot do
+                    assert streamed.in_order() == original.in_order()
 
     return check
 
 
-def _run(session: Session, code: str) -> tuple[Story, Story]:
+@pytest.fixture
+def differing_from_jupyter(jupyter: Jupyter, session: Session) -> Differing:
+    def compare(cells: Sequence[str]) -> dict[int, set[str]]:
+        differences: dict[int, set[str]] = {}
+        for number, code in enumerate(cells, 1):
+            original = jupyter.run(code)
+            _, ours = run_in(session, code)
+            expected, got = original.without_frames().in_all(), ours.without_frames().in_all()
+            names = {name for name in (expected | got) if expected.get(name) != got.get(name)} - {"traceback"}
+            if original.error_is_last != ours.error_is_last:
+                names.add("place of the error")
+            if names:
+                differences[number] = names
+        return differences
+
+    return compare
+
+
+def run_in(session: Session, code: str) -> tuple[Story, Story]:
     """A cell's results as they were streamed, and as the execution has them in the end."""
     events = list(session.stream(code))
     execution = events[-1]
@@ -202,6 +253,10 @@ def _parts(events: Iterable[object]) -> Iterator[tuple[str, Any]]:
                 yield "result" if is_result else "display", {"data": data, "metadata": metadata}
             case _:
                 pass
+
+
+def _plain(text: str) -> str:
+    return _NORMAL[0][0].sub("", text)
 
 
 def _normal(value: Any) -> Any:

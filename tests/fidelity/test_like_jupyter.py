@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+from greenroom import Session
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client", "ignore::DeprecationWarning:zmq")
 
@@ -257,6 +260,50 @@ TOPICS: dict[str, dict[str, str | tuple[str, ...]]] = {
     },
 }  # fmt: skip
 
+NOTEBOOKS = sorted((Path(__file__).parent / "cells").glob("*.ipy"))
+
+# By notebook and cell: what differs, and why. An unlisted difference fails the test, and so does a listed one that is
+# none.
+_PAGER = "a model reads what a pager shows; nbclient drops it"
+_NO_FRONT_END = "there is nothing to connect to, and no notebook that is open"
+_NO_PERSON = "the message for a model: nobody answers; the debugger ends"
+_NO_KERNEL = "there is no kernel behind the shell, and no history is kept"
+_ERROR_LAST = "an execution has one error, at its end"
+DIFFERENCES: dict[str, dict[int, tuple[set[str], str]]] = {
+    "01-tasks-without-await": {
+        3: ({"outputs", "result"}, "the loop is at rest while code does not await, so that it can be run"),
+        4: ({"outputs", "result", "error"}, "asyncio.run() works"),
+    },
+    "07-magics-of-ipykernel": {
+        4: ({"stdout"}, _PAGER),
+        5: ({"stdout"}, _PAGER),
+        6: ({"stdout"}, _PAGER),
+        7: ({"stdout", "stderr", "outputs"}, _NO_FRONT_END),
+        8: ({"stdout", "stderr"}, _NO_FRONT_END),
+        9: ({"stderr"}, _NO_FRONT_END),
+        10: ({"stdout", "stderr"}, _NO_FRONT_END),
+    },
+    "15-code-that-asks": {
+        1: ({"error"}, _NO_PERSON),
+        3: ({"error", "stdout"}, _NO_PERSON),
+        4: ({"error", "stdout", "stderr", "place of the error"}, _NO_PERSON),
+    },
+    "17-kernel-object": {
+        1: ({"error", "outputs", "result"}, _NO_KERNEL),
+        2: ({"error", "outputs", "result"}, _NO_KERNEL),
+        3: ({"outputs", "result"}, _NO_KERNEL),
+    },
+    "19-text-of-a-task-after-its-cell": {2: ({"stdout"}, "text between cells belongs to the next; nbclient drops it")},
+    "23-place-of-the-error": {1: ({"place of the error"}, _ERROR_LAST), 2: ({"place of the error"}, _ERROR_LAST)},
+}
+KILLED = {"21-killed-by-itself": "Jupyter's client ends with its kernel; a session goes on with a new Python"}
+
+
+def cells_of(path: Path) -> list[str]:
+    """The cells of a file, whose first line says what it is about."""
+    return path.read_text(encoding="utf-8").partition("\n")[2].split("\n# %%\n")
+
+
 CASES = [
     pytest.param((cells,) if isinstance(cells, str) else cells, id=f"{topic} - {name}")
     for topic, cases in TOPICS.items()
@@ -267,3 +314,29 @@ CASES = [
 @pytest.mark.parametrize("cells", CASES)
 def test_a_cell_gives_what_it_gives_in_jupyter(same_as_in_jupyter: Callable[..., None], cells: tuple[str, ...]) -> None:
     same_as_in_jupyter(*cells)
+
+
+def test_a_traceback_is_what_ipython_makes_of_it(same_as_in_jupyter: Callable[..., None]) -> None:
+    for name, case in TOPICS["errors"].items():
+        if name != "a recursion":  # whose frames take the original a long time
+            same_as_in_jupyter(*((case,) if isinstance(case, str) else case), tracebacks=True)
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in KILLED], ids=lambda path: path.stem)
+def test_a_notebook_differs_from_jupyter_as_listed(
+    differing_from_jupyter: Callable[..., dict[int, set[str]]], path: Path
+) -> None:
+    expected = {number: parts for number, (parts, _) in DIFFERENCES.get(path.stem, {}).items()}
+    assert differing_from_jupyter(cells_of(path)) == expected
+
+
+def test_every_listed_difference_is_of_a_notebook() -> None:
+    assert DIFFERENCES.keys() | KILLED.keys() <= {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_a_session_survives_what_ends_a_kernel(session: Session, name: str) -> None:
+    first, *others = cells_of(next(path for path in NOTEBOOKS if path.stem == name))
+    assert session.execute(first).state_lost
+    for code in others:
+        assert session.execute(code).succeeded

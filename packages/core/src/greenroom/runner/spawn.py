@@ -34,10 +34,13 @@ def _python(step_down: str) -> Command:
         "sys.path.pop(0); main(3, 4)"
     )
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    # Libraries look here to learn that they draw for a notebook; plotly does not recognize ours by itself.
+    # Libraries look here to learn that they draw for a notebook; plotly does not recognize ours by itself. Unlike a
+    # kernel's, text has no colours, as models read it.
     notebook = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PLOTLY_RENDERER": "plotly_mimetype",
+        "PAGER": "cat",
+        "GIT_PAGER": "cat",
     }
     return Command([sys.executable, "-I", "-u", "-c", source, home], notebook)
 

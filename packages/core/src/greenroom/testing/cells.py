@@ -65,7 +65,8 @@ class CellSuite(Suite):
             "    global ticks\n"
             "    while True:\n"
             "        ticks += 1\n"
-            "        await asyncio.sleep(0.01)"
+            "        await asyncio.sleep(0.01)\n"
+            "1/0"  # formatting the first error takes time, which is not that of an interrupt
         )
         for code in ("await tick()", "asyncio.run(tick())", "asyncio.get_event_loop().run_until_complete(tick())"):
             assert session.execute(code, timeout=0.5).status == "timed_out", code
@@ -122,3 +123,21 @@ class CellSuite(Suite):
         assert execution.error is not None
         assert execution.error.name == "KeyError"
         assert "division by zero" in execution.stderr
+
+    def test_magics_and_options_of_a_kernel_exist(self, session: Session) -> None:
+        session.execute("kept = 3\n%store kept").raise_for_error()
+        assert session.execute("del kept\n%store -r kept\nkept").result == "3"
+        session.upload(b"a line\n" * 100, "file.txt")
+        for code in ("%less file.txt", "%more file.txt"):
+            assert session.execute(code).stdout.count("a line") == 100
+        for name in ("clear", "autosave 30", "connect_info", "qtconsole", "edit", "subshell"):
+            assert session.execute(f"%{name}").succeeded, name
+        session.execute("%config ZMQInteractiveShell.ast_node_interactivity = 'all'")
+        assert len(session.execute("1\n2").outputs) == 2
+        session.execute("%config InteractiveShell.ast_node_interactivity = 'last_expr'")
+        assert len(session.execute("1\n2").outputs) == 1
+        assert session.execute("!echo $PAGER").stdout.split() == ["cat"]
+
+    def test_figures_work_after_a_failed_change_of_the_backend(self, session: Session) -> None:
+        assert not session.execute("%matplotlib qt").succeeded
+        assert len(session.execute("import matplotlib.pyplot as plt\nplt.plot([1, 2]);").images) == 1

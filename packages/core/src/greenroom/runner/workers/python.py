@@ -34,6 +34,7 @@ from typing import Any, NoReturn, cast
 
 from ..protocol import ERROR_LIMITS, MAX_BODY, MAX_NAME, Decoder, Frame, WorkerEvent, bundle, encode
 from .event_loop import EventLoop
+from .kernel import like_ipykernels
 
 _CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -230,7 +231,7 @@ class Worker:
             def clear_output(self, wait: bool = False) -> None:
                 worker._show(WorkerEvent.clear(wait=bool(wait)))
 
-        class Shell(InteractiveShell):
+        class Shell(like_ipykernels(InteractiveShell)):
             """IPython's shell, without a terminal."""
 
             displayhook_class: Any = Hook

@@ -1,0 +1,71 @@
+"""What ipykernel adds to IPython's shell, as far as it makes sense without a person at a screen."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_WITHOUT_EFFECT = {
+    "autosave": "no notebook is open",
+    "connect_info": "there is no kernel to connect to",
+    "edit": "there is no editor",
+    "qtconsole": "there is no kernel to connect to",
+    "subshell": "there are no subshells",
+}
+"""By magic: why. They do not fail, so that notebooks that use them go on."""
+
+
+def like_ipykernels(base: Any) -> Any:
+    """Return a subclass of IPython's shell that has the name and the magics of ipykernel's."""
+    from IPython.core import page as _page
+    from IPython.core.error import UsageError
+
+    page: Any = _page
+
+    def less(line: str) -> None:
+        """Show a file."""
+        if not line:
+            raise UsageError("Missing filename.")
+        with open(line, encoding="utf-8", errors="replace") as file:
+            page.page(file.read())
+
+    def clear(_line: str) -> None:
+        """Do nothing: there is no terminal."""
+
+    def without_effect(name: str, reason: str) -> Any:
+        def explain(_line: str) -> None:
+            print(f"%{name} has no effect: {reason}.", file=sys.stderr)
+
+        return explain
+
+    class ZMQInteractiveShell(base):
+        """IPython's shell with the options and the magics of a notebook's."""
+
+        def init_magics(self) -> None:
+            inherited: Any = super()
+            inherited.init_magics()
+
+            def man(line: str) -> None:
+                """Show a page of the manual."""
+                page.page(self.getoutput(f"man {line} | col -b", split=False))
+
+            functions = {"less": less, "more": less, "man": man, "clear": clear}
+            functions |= {name: without_effect(name, reason) for name, reason in _WITHOUT_EFFECT.items()}
+            for name, function in functions.items():
+                self.register_magic_function(function, magic_name=name)
+
+        def init_extension_manager(self) -> None:
+            inherited: Any = super()
+            inherited.init_extension_manager()
+            self.extension_manager.load_extension("storemagic")
+
+        def enable_matplotlib(self, gui: str | None = None) -> Any:
+            inherited: Any = super()
+            try:
+                return inherited.enable_matplotlib(gui)
+            except ImportError:  # of a toolkit for windows; figures must still work
+                self.pylab_gui_select = None
+                inherited.enable_matplotlib("inline")
+                raise
+
+    return ZMQInteractiveShell
