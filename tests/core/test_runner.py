@@ -70,7 +70,7 @@ def test_text_over_the_limit_is_counted_as_truncated(tree: FileTree) -> None:
     started.run.add_text("stderr", b"f")
     header, _ = started.finish(duration=0.5)
     assert [body for _, body in started.sent[:-1]] == [b"abc"]
-    assert header == {"ev": "done", "id": 7, "duration": 0.5, "truncated": 3, "state_lost": False}
+    assert header == {"ev": "done", "id": 7, "duration": 0.5, "truncated": 3, "state_lost": False, "files_omitted": 0}
 
 
 def test_an_output_is_sent_after_the_text_before_it(tree: FileTree) -> None:

@@ -175,7 +175,10 @@ class Execution:
     duration: float = 0.0
     """Seconds in the sandbox."""
     files: tuple[RemoteFile, ...] = ()
-    """Files below `/mnt/data` that are new or changed since the code began (engines on this machine only)."""
+    """Files below `/mnt/data` that are new or changed since the code began (engines on this machine only): at most 100,
+    those first that have the fewest like them."""
+    files_omitted: int = 0
+    """How many more there are."""
     state_lost: bool = False
     """Whether the variables of the session are gone, because its worker had to be replaced; files stay."""
     truncated: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,41 @@ RUNNER_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "TERM": "dumb",
 }
-"""The whole environment of a sandbox, except PATH where its Python is elsewhere."""
+"""The environment of every sandbox, except PATH where its Python is elsewhere."""
+
+_COUNTS_OF_PROCESSORS = (
+    "BLIS_NUM_THREADS",
+    "LOKY_MAX_CPU_COUNT",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_MAX_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "PYTHON_CPU_COUNT",
+    "RAYON_NUM_THREADS",
+)
+
+# pip would try for ten seconds, and then advise what cannot help.
+_PIP_WITHOUT_NETWORK = {
+    "PIP_BREAK_SYSTEM_PACKAGES": "1",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_NO_INDEX": "1",
+}
+
+
+def sandbox_environment(spec: SandboxSpec) -> dict[str, str]:
+    """Return the environment variables of a sandbox, PATH included.
+
+    Libraries start as many threads and processes as the sandbox has processors, not as many as the machine has.
+    """
+    processors = str(math.ceil(spec.limits.cpus))
+    return {
+        **RUNNER_ENVIRONMENT,
+        **dict.fromkeys(_COUNTS_OF_PROCESSORS, processors),
+        **({} if spec.limits.network else _PIP_WITHOUT_NETWORK),
+        **spec.env,
+    }
 
 
 class ControlGroups(StrEnum):

@@ -142,6 +142,7 @@ class Collector:
             error=error,
             duration=number(header, "duration"),
             files=tuple(decode_files(fields.get("files"))),
+            files_omitted=int(number(header, "files_omitted")),
             state_lost="crash" in header or header.get("state_lost") is True,
             truncated=int(number(header, "truncated")),
         )

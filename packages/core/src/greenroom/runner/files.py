@@ -12,6 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from .protocol import MAX_LIST, Frame, HostEvent, file_entry
@@ -122,7 +123,7 @@ class FileTree:
         directory = self._open_directory(self._parts(path))
         try:
             found: list[dict[str, Any]] = []
-            for entry in _walk(directory, path, depth=_MAX_DEPTH if recursive else 1):
+            for entry, _ in _walk(directory, path, depth=_MAX_DEPTH if recursive else 1):
                 found.append(entry)
                 if len(found) > _MAX_ENTRIES:
                     raise OSError(errno.E2BIG, f"more than {_MAX_ENTRIES} files", path)
@@ -153,11 +154,20 @@ class FileTree:
         """Return size and time of change of every file; `None` when there are more than `limit` entries."""
         found: dict[str, tuple[int, int]] = {}
         with contextlib.suppress(OSError):  # it changes meanwhile
-            for count, entry in enumerate(_walk(self._descriptor, self._root, depth=_MAX_DEPTH)):
+            for count, (entry, _) in enumerate(_walk(self._descriptor, self._root, depth=_MAX_DEPTH)):
                 if count >= limit:
                     return None
                 if not entry["directory"]:
                     found[entry["path"]] = (entry["size"], entry["modified"])
+        return found
+
+    def changed_since(self, time: int) -> list[dict[str, Any]]:
+        """Return the files whose content or name has changed since a time in nanoseconds, among the first 20,000."""
+        found: list[dict[str, Any]] = []
+        with contextlib.suppress(OSError):  # they change meanwhile
+            for entry, status in islice(_walk(self._descriptor, self._root, depth=_MAX_DEPTH), _MAX_ENTRIES):
+                if status.st_ctime_ns >= time and not entry["directory"]:
+                    found.append(entry)
         return found
 
     def open_parent(self, path: str, *, create: bool = False) -> tuple[int, str]:
@@ -280,7 +290,7 @@ def _open_directory(name: str, parent: int) -> int:
     return descriptor
 
 
-def _walk(directory: int, path: str, *, depth: int) -> Iterator[dict[str, Any]]:
+def _walk(directory: int, path: str, *, depth: int) -> Iterator[tuple[dict[str, Any], os.stat_result]]:
     """Yield the entries of a directory and of those below it, down to a depth."""
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -291,7 +301,7 @@ def _walk(directory: int, path: str, *, depth: int) -> Iterator[dict[str, Any]]:
             except OSError:  # deleted meanwhile, or in a directory that can be listed and not entered
                 continue
             child = f"{path}/{entry.name}"
-            yield _entry(child, status)
+            yield _entry(child, status), status
             if depth > 1 and stat.S_ISDIR(status.st_mode):
                 try:
                     deeper = _open_directory(entry.name, directory)

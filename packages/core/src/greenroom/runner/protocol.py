@@ -158,6 +158,7 @@ class HostEvent:
         crash: Mapping[str, Any] | None = None,
         error: Mapping[str, str] | None = None,
         files: Sequence[Mapping[str, Any]] = (),
+        files_omitted: int = 0,
     ) -> Frame:
         """The end of an execution: its last event, whatever has ended it."""
         header: dict[str, Any] = {
@@ -166,6 +167,7 @@ class HostEvent:
             "duration": duration,
             "truncated": truncated,
             "state_lost": state_lost,
+            "files_omitted": files_omitted,
         }
         if crash is not None:
             header["crash"] = crash

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +16,9 @@ TEXT_PIECE = 1 << 16
 """Bytes of text at which a piece is sent without waiting for more."""
 
 _MERGE_SECONDS = 0.001  # that text waits for more: print() writes its text and its newline separately
-_SNAPSHOT_LIMIT = 2_000  # files; where there are more, changes are not reported
+_SNAPSHOT_LIMIT = 2_000  # entries; where there are more, files count as changed by their time
 _MAX_CHANGED = 100
+_CLOCK_TICK = 10_000_000  # nanoseconds by which the clock of files can be behind
 
 
 class Run:
@@ -48,6 +50,7 @@ class Run:
         self._text_due = 0.0
         self._files_before = tree.snapshot(_SNAPSHOT_LIMIT)
         self._began_at = time.perf_counter()
+        self._began_time = time.time_ns() - _CLOCK_TICK
 
     def due(self) -> float | None:
         """Return when there is something to do even if nothing happens before."""
@@ -132,6 +135,7 @@ class Run:
         if duration is None:
             duration = time.perf_counter() - self._began_at
         self.send_text()
+        changed = self._changed_files()
         self._send(
             HostEvent.done(
                 self.id,
@@ -140,19 +144,30 @@ class Run:
                 state_lost=state_lost,
                 crash=crash,
                 error=error,
-                files=self._changed_files(),
+                files=changed[:_MAX_CHANGED],
+                files_omitted=max(0, len(changed) - _MAX_CHANGED),
             )
         )
 
     def _changed_files(self) -> list[dict[str, Any]]:
+        """Return the files that are new or changed, those first that have the fewest like them."""
         before, after = self._files_before, self._tree.snapshot(_SNAPSHOT_LIMIT)
         if before is None or after is None:
-            return []
-        changed = sorted(path for path, mark in after.items() if before.get(path) != mark)
-        return [
-            file_entry(path, size=after[path][0], modified=after[path][1], directory=False)
-            for path in changed[:_MAX_CHANGED]
-        ]
+            changed = self._tree.changed_since(self._began_time)
+        else:
+            changed = [
+                file_entry(path, size=mark[0], modified=mark[1], directory=False)
+                for path, mark in after.items()
+                if before.get(path) != mark
+            ]
+        like = Counter(_kind_of_file(entry["path"]) for entry in changed)
+        return sorted(changed, key=lambda entry: (like[_kind_of_file(entry["path"])], entry["path"]))
+
+
+def _kind_of_file(path: str) -> tuple[str, str]:
+    """Return what a file has in common with others: its directory and the end of its name."""
+    directory, _, name = path.rpartition("/")
+    return directory, name.rpartition(".")[2]
 
 
 def parse_error(body: bytes) -> dict[str, str] | None:

@@ -34,15 +34,17 @@ def _python(step_down: str) -> Command:
         "sys.path.pop(0); main(3, 4)"
     )
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    # Libraries look here to learn that they draw for a notebook; plotly does not recognize ours by itself. Unlike a
-    # kernel's, text has no colours, as models read it.
-    notebook = {
+    environment = {
+        # Libraries look here to learn that they draw for a notebook; plotly does not recognize ours by itself. Unlike
+        # a kernel's, text has no colours, as models read it.
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PLOTLY_RENDERER": "plotly_mimetype",
         "PAGER": "cat",
         "GIT_PAGER": "cat",
+        # Bytecode names its source by size and second. Code that repairs a module is faster, and would run the old one.
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
-    return Command([sys.executable, "-I", "-u", "-c", source, home], notebook)
+    return Command([sys.executable, "-I", "-B", "-u", "-c", source, home], environment)
 
 
 _COMMANDS: dict[str, Callable[[str], Command]] = {DEFAULT_CONTAINER_TYPE: _python}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from greenroom.engines.base import SandboxSpec, sandbox_environment
 from greenroom.sessions import Session, SessionPool
 from greenroom.testing.suite import Suite
 
@@ -70,16 +71,13 @@ class IsolationSuite(Suite):
         with pool.session() as session:
             assert "GREENROOM_TEST_SECRET" not in str(_value(session, "print(json.dumps(dict(os.environ)))"))
             names = _value(session, "print(json.dumps(sorted(os.environ)))")
-            allowed = {
-                "HOME",
-                "LANG",
-                "PATH",
-                "TERM",
+            allowed: set[str] = {
                 "PWD",
                 "HOSTNAME",
-                "MPLCONFIGDIR",
                 "MPLBACKEND",
                 "PLOTLY_RENDERER",
+                "PYTHONDONTWRITEBYTECODE",
+                *sandbox_environment(SandboxSpec()),
             }
             assert set(names) <= allowed | {
                 "LC_CTYPE",

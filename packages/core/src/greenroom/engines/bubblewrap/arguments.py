@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from greenroom.engines.base import RUNNER_ENVIRONMENT, RUNNER_HOME, RUNNER_SOURCE, Limits
+from greenroom.engines.base import (
+    RUNNER_ENVIRONMENT,
+    RUNNER_HOME,
+    RUNNER_SOURCE,
+    Limits,
+    SandboxSpec,
+    sandbox_environment,
+)
 from greenroom.engines.bubblewrap.cgroups import MOUNT
 
 INSIDE_USER = 1000
@@ -68,10 +75,10 @@ def file_system(python: Path, limits: Limits) -> Iterator[str]:
     yield from ("--perms", "1777", "--size", str(limits.memory // 4), "--tmpfs", "/dev/shm")  # noqa: S108
 
 
-def environment(python: Path, env: Mapping[str, str]) -> Iterator[str]:
+def environment(python: Path, spec: SandboxSpec) -> Iterator[str]:
     """Yield the arguments for the environment variables."""
     search = os.pathsep.join([str(python.parent), RUNNER_ENVIRONMENT["PATH"]])
-    for name, value in {**RUNNER_ENVIRONMENT, "PATH": search, **env}.items():
+    for name, value in {"PATH": search, **sandbox_environment(spec)}.items():
         yield from ("--setenv", name, value)
 
 

@@ -294,7 +294,7 @@ class BubblewrapEngine(Engine):
             arguments = [self._executable]
             arguments += isolation(spec.limits)
             arguments += file_system(Path(self._python), spec.limits)
-            arguments += environment(Path(self._python), spec.env)
+            arguments += environment(Path(self._python), spec)
             arguments += [
                 "--perms",
                 "0644",

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from greenroom.engines import owner
 from greenroom.engines.base import (
-    RUNNER_ENVIRONMENT,
     ControlGroups,
     Engine,
     SandboxSpec,
     StreamSandbox,
     refuse_unfiltered,
     runner_command,
+    sandbox_environment,
 )
 from greenroom.engines.docker.attachment import STDERR, Attachment
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
@@ -289,7 +289,7 @@ class DockerEngine(Engine):
         }
         if self._is_gvisor:
             settings["worker_uid"] = user
-        environment = {**RUNNER_ENVIRONMENT, **spec.env}
+        environment = sandbox_environment(spec)
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
         return {
             "Image": self._image,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
+from shlex import quote
+from subprocess import CalledProcessError
 from typing import Any
+
+from .commands import run
 
 _WITHOUT_EFFECT = {
     "autosave": "no notebook is open",
@@ -13,6 +17,11 @@ _WITHOUT_EFFECT = {
     "subshell": "there are no subshells",
 }
 """By magic: why. They do not fail, so that notebooks that use them go on."""
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def like_ipykernels(base: Any) -> Any:
@@ -49,7 +58,13 @@ def like_ipykernels(base: Any) -> Any:
                 """Show a page of the manual."""
                 page.page(self.getoutput(f"man {line} | col -b", split=False))
 
-            functions = {"less": less, "more": less, "man": man, "clear": clear}
+            def pip(line: str) -> None:
+                """Run pip for this interpreter."""
+                self.system(f"{quote(sys.executable)} -m pip {line}")
+                if self.user_ns["_exit_code"] == 0 and "install" in line:
+                    print("Note: restart the session if it has loaded an earlier version of a package.")
+
+            functions = {"less": less, "more": less, "man": man, "clear": clear, "pip": pip}
             functions |= {name: without_effect(name, reason) for name, reason in _WITHOUT_EFFECT.items()}
             for name, function in functions.items():
                 self.register_magic_function(function, magic_name=name)
@@ -61,11 +76,16 @@ def like_ipykernels(base: Any) -> Any:
 
         def enable_matplotlib(self, gui: str | None = None) -> Any:
             inherited: Any = super()
-            try:
-                return inherited.enable_matplotlib(gui)
-            except ImportError:  # of a toolkit for windows; figures must still work
-                self.pylab_gui_select = None
-                inherited.enable_matplotlib("inline")
-                raise
+            return inherited.enable_matplotlib("inline")  # nobody would see a window
+
+        def system_piped(self, cmd: str) -> None:
+            if cmd.rstrip().endswith("&"):
+                raise OSError("Background processes not supported.")
+            code = run(self.var_expand(cmd, depth=1), _write)
+            self.user_ns["_exit_code"] = code
+            if self.system_raise_on_error and code:
+                raise CalledProcessError(code, cmd)
+
+        system = system_piped
 
     return ZMQInteractiveShell

@@ -19,7 +19,7 @@ import io
 import math
 import numbers
 import os
-import re
+import pdb  # noqa: T100  to refuse it
 import socket
 import sys
 import traceback
@@ -32,12 +32,12 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn, cast
 
-from ..protocol import ERROR_LIMITS, MAX_BODY, MAX_NAME, Decoder, Frame, WorkerEvent, bundle, encode
+from ..protocol import MAX_BODY, MAX_NAME, Decoder, Frame, WorkerEvent, bundle, encode
+from .errors import describe, shorten
 from .event_loop import EventLoop
 from .kernel import like_ipykernels
-
-_CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+from .libraries import adjust_when_imported
+from .processors import count_as_given
 
 
 class SupervisorLink:
@@ -110,6 +110,7 @@ class Worker:
         self._loop = EventLoop()
         self._shell = self._make_shell()
         builtins.input = getpass.getpass = _refuse_input
+        sys.breakpointhook = pdb.set_trace = _refuse_debugging
         self._baseline = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
 
     def serve(self) -> NoReturn:
@@ -160,7 +161,7 @@ class Worker:
             raise error  # caused by what earlier code did to the shell: all later code would fail, too
         if error is not self._cause and not (error is None and self._failed_to_display):
             # IPython has printed an error that is not recorded, as it does its usage errors.
-            self._error = None if error is None else _describe(type(error), error, [])
+            self._error = None if error is None else describe(type(error), error, [])
         intact = all(before.items() <= now.items() for now, before in self._baseline)
         if not intact:
             for now, before in self._baseline:
@@ -249,6 +250,13 @@ class Worker:
             def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
                 worker._show_error(etype, evalue, stb)
 
+            def _get_exc_info(self, exc_tuple: Any = None) -> Any:
+                inherited: Any = super()
+                found = inherited._get_exc_info(exc_tuple)  # noqa: SLF001
+                with contextlib.suppress(Exception):  # code can make them odd
+                    shorten(found[1])
+                return found
+
             def ask_exit(self) -> None:
                 raise SystemExit  # exit() ends the code, as sys.exit() does
 
@@ -284,7 +292,7 @@ class Worker:
 
         As in Jupyter, a cell also fails if the value of its last expression cannot be displayed.
         """
-        described = _describe(kind, error, lines)
+        described = describe(kind, error, lines)
         displaying = self._shell.displayhook.is_active
         if displaying or self._cell is None or self._cell.error_in_exec is error:
             _print_traceback(self._error)
@@ -299,32 +307,12 @@ def _print_traceback(error: dict[str, str] | None) -> None:
             print(error["traceback"], file=sys.stderr)
 
 
-def _describe(kind: Any, error: Any, lines: list[str]) -> dict[str, str]:
-    """Describe an error of the user's code, within the limits of the protocol."""
-    parts = {
-        "name": _safe_str(lambda: str(kind.__name__), "Exception"),
-        "value": _safe_str(lambda: str(error), "<unprintable>"),
-        "traceback": "\n".join(lines),
-        "summary": _safe_str(lambda: _summary(kind, error), ""),
-    }
-    return {part: _plain(text, ERROR_LIMITS[part]) for part, text in parts.items()}
-
-
-def _summary(kind: Any, error: Any) -> str:
-    """Return the traceback with only the frames of the user's own code."""
-    frames = [
-        f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename.startswith("/mnt/data/") or _CELL.match(frame.filename)
-    ]
-    if len(frames) > 12:  # a recursion
-        frames[4:-4] = [f"… {len(frames) - 8} more frames …"]
-    lines = [*frames, "".join(traceback.format_exception_only(kind, error)).strip()]
-    return _CELL.sub(r"Cell \1", "\n".join(lines))
-
-
 def _refuse_input(_prompt: object = "", *_: object, **__: object) -> NoReturn:
     raise EOFError("input() cannot be answered: no person is at this session. Put the value into the code.")
+
+
+def _refuse_debugging(*_: object, **__: object) -> NoReturn:
+    raise EOFError("breakpoint() cannot be answered: no person is at this session. Print the values instead.")
 
 
 def _json_safe(value: Any) -> Any:
@@ -358,19 +346,6 @@ def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> byte
     return bundle({"text/plain": note}, {})
 
 
-def _safe_str(make: Callable[[], str], default: str) -> str:
-    """Return a text that the user's objects make, or the default if they raise."""
-    try:
-        return make()
-    except BaseException:  # noqa: BLE001  they can raise anything
-        return default
-
-
-def _plain(text: str, limit: int) -> str:
-    """Return a text without colors or halves of surrogate pairs, cut to a limit."""
-    return _ANSI.sub("", text[: 2 * limit]).encode("utf-8", "replace").decode()[:limit]
-
-
 def _find_session_modules() -> None:
     """Let code import modules from the working directory; as in Jupyter, they do not shadow the standard library."""
     places = (n for n, path in enumerate(sys.path) if os.path.basename(path) in {"site-packages", "dist-packages"})
@@ -397,6 +372,8 @@ def main(orders: int, acks: int) -> NoReturn:
     os.set_inheritable(acks, False)
     try:
         worker = Worker(SupervisorLink(socket.socket(fileno=orders), acks))
+        adjust_when_imported()
+        count_as_given()
         _find_session_modules()  # after our own imports, which a session file could shadow
         worker.serve()
     except BaseException:  # noqa: BLE001  the code has broken something that the worker needs

@@ -1,0 +1,98 @@
+"""Commands of a cell (`!command`): they write to a terminal, as in Jupyter, and nobody types at it."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable
+from select import select
+
+_POLL = 0.05  # seconds: how soon the end is noticed of a command whose own children keep the terminal
+_SIZE = 24, 80  # rows and columns
+_GRACE = 1.0  # seconds that an interrupted command has to end by itself
+
+
+def run(command: str, write: Callable[[str], object]) -> int:
+    """Run a command in a shell, and write its output as it comes.
+
+    Its standard input is at its end, and it has no terminal to read from, so nothing waits for an answer.
+
+    Returns:
+        Its exit code, negative if a signal ended it.
+    """
+    reader, writer = _terminal()
+    shell = os.environ.get("SHELL", "/bin/sh")
+    try:
+        process = subprocess.Popen(
+            [shell, "-c", command], stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, start_new_session=True
+        )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    try:
+        _copy(process, reader, lambda data: write(decoder.decode(data)))
+        write(decoder.decode(b"", final=True))
+    except BaseException:
+        _end(process)
+        with contextlib.suppress(OSError):
+            _copy(process, reader, lambda data: write(decoder.decode(data)))
+        raise
+    finally:
+        os.close(reader)
+    code = process.wait()
+    return 128 - code if code > 128 else code  # a shell reports a signal as 128 and its number
+
+
+def _terminal() -> tuple[int, int]:
+    """Return both ends of a terminal that can only be written to; of a pipe, where there are no more terminals."""
+    try:
+        reader, terminal = pty.openpty()
+    except OSError:
+        return os.pipe()
+    try:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *_SIZE, 0, 0))
+        os.fchmod(terminal, 0o200)  # a pager would open it by its name
+        return reader, os.open(os.ttyname(terminal), os.O_WRONLY | os.O_NOCTTY)
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(terminal)
+
+
+def _copy(process: subprocess.Popen[bytes], reader: int, write: Callable[[bytes], object]) -> None:
+    """Copy what a process writes until it has ended, or nothing more can come."""
+    ended = False
+    while True:
+        if select([reader], [], [], 0 if ended else _POLL)[0]:
+            try:
+                data = os.read(reader, 1 << 16)
+            except OSError:  # EIO: every process has closed the terminal
+                break
+            if not data:
+                break
+            write(data)
+        elif ended:
+            break
+        ended = ended or process.poll() is not None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt the processes of a command, and kill them if they do not end."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + _GRACE
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)

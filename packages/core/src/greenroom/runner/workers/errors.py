@@ -1,0 +1,166 @@
+"""Errors of the user's code, described within the limits of the protocol. Their objects can do anything."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from ..protocol import ERROR_LIMITS
+
+_CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_REMOTE_FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)\n    (.+)')
+_MAX_FRAMES = 12
+_MAX_ERRORS = 20  # of a chain and its groups that are described
+_LONG_TRACEBACK = 2_000  # frames; to format more takes seconds
+_KEPT_FRAMES = 100  # at each end of a long one
+
+_CAUSE = "\n\nThe above exception was the direct cause of the following exception:\n\n"
+_CONTEXT = "\n\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
+def describe(kind: Any, error: Any, lines: list[str]) -> dict[str, str]:
+    """Describe an error by its name, its value, IPython's traceback, and a summary with the user's own frames."""
+    parts = {
+        "name": safe_str(lambda: str(kind.__name__), "Exception"),
+        "value": safe_str(lambda: str(error), "<unprintable>"),
+        "traceback": "\n".join(lines),
+        "summary": safe_str(lambda: _Summary().of(error), "")
+        or safe_str(lambda: _own_line(error), "Exception: <unprintable>"),
+    }
+    return {part: plain(text, ERROR_LIMITS[part]) for part, text in parts.items()}
+
+
+def shorten(error: Any) -> None:
+    """Cut the middle out of long tracebacks of an error and of what led to it.
+
+    A recursion that ends after a million frames would otherwise be formatted until its session is killed.
+    """
+    for each in _chain(error):
+        first = each.__traceback__
+        length = sum(1 for _ in _links(first))
+        if length > _LONG_TRACEBACK:
+            for number, link in enumerate(_links(first)):
+                if number == _KEPT_FRAMES:
+                    before = link
+                if number == length - _KEPT_FRAMES:
+                    before.tb_next = link
+                    break
+
+
+def _links(link: TracebackType | None) -> Iterator[TracebackType]:
+    while link is not None:
+        yield link
+        link = link.tb_next
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that led to it, the last one first."""
+    seen: set[int] = set()
+    while isinstance(error, BaseException) and id(error) not in seen and len(seen) < _MAX_ERRORS:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+class _Summary:
+    """The text of one summary: errors in the order in which they came, with the frames of the user's own code."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_ERRORS
+
+    def of(self, error: BaseException) -> str:
+        text = ""
+        for each in reversed(list(_chain(error))):
+            following = self._one(each)
+            if text and following:
+                text += _CAUSE if each.__cause__ is not None else _CONTEXT
+            text += following
+        return text
+
+    def _one(self, error: BaseException) -> str:
+        self._left -= 1
+        remote = _of_a_worker_process(error)
+        if remote is not None:
+            return remote
+        lines = [*_frames(error.__traceback__), _own_line(error)]
+        members: Any = getattr(error, "exceptions", None)
+        if isinstance(members, tuple) and isinstance(error, _GROUPS):
+            for number, member in enumerate(members, 1):
+                if self._left <= 0:
+                    lines.append(f"  … {len(members) - number + 1} more sub-exceptions …")
+                    break
+                described = self.of(member).replace("\n", "\n    ")
+                lines.append(f"  sub-exception {number}:\n    {described}")
+        return "\n".join(lines)
+
+
+def _groups() -> tuple[type[BaseException], ...]:
+    import builtins
+
+    group = getattr(builtins, "BaseExceptionGroup", None)  # since Python 3.11
+    return (group,) if group is not None else ()
+
+
+_GROUPS = _groups()
+
+
+def _own_line(error: BaseException) -> str:
+    return _cells(safe_str(lambda: "".join(traceback.format_exception_only(type(error), error)).strip(), "")) or (
+        f"{type(error).__name__}: <unprintable>"
+    )
+
+
+def _frames(first: TracebackType | None) -> list[str]:
+    frames = [
+        (link.tb_frame, link.tb_lineno) for link in _links(first) if _is_of_the_user(link.tb_frame.f_code.co_filename)
+    ]
+    left_out = len(frames) - 8 if len(frames) > _MAX_FRAMES else 0  # a recursion
+    if left_out:
+        frames[4:-4] = []
+    texts = [
+        _cells(f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}")
+        for frame in traceback.StackSummary.extract(iter(frames))
+    ]
+    if left_out:
+        texts.insert(4, f"… {left_out} more frames …")
+    return texts
+
+
+def _of_a_worker_process(error: BaseException) -> str | None:
+    """Return what a worker process says of its error: `multiprocessing` and its relatives send it as text."""
+    if type(error).__name__.lstrip("_") != "RemoteTraceback":
+        return None
+    text = str(error).strip().strip('"').strip()[-ERROR_LIMITS["traceback"] :]
+    frames = [
+        _cells(f"{file}, line {line}, in {name}\n    {source}")
+        for file, line, name, source in _REMOTE_FRAME.findall(text)
+        if _is_of_the_user(file)
+    ]
+    if len(frames) > _MAX_FRAMES:
+        frames[4:-4] = [f"… {len(frames) - 8} more frames …"]
+    return "\n".join(["In a worker process:", *frames, text.rpartition("\n")[2]])
+
+
+def _is_of_the_user(file: str) -> bool:
+    return file.startswith("/mnt/data/") or _CELL.match(file) is not None
+
+
+def _cells(text: str) -> str:
+    return _CELL.sub(r"Cell \1", text)
+
+
+def safe_str(make: Callable[[], str], default: str) -> str:
+    """Return a text that the user's objects make, or the default if they raise."""
+    try:
+        return make()
+    except BaseException:  # noqa: BLE001  they can raise anything
+        return default
+
+
+def plain(text: str, limit: int) -> str:
+    """Return a text without colors or halves of surrogate pairs, cut to a limit."""
+    return _ANSI.sub("", text[: 2 * limit]).encode("utf-8", "replace").decode()[:limit]

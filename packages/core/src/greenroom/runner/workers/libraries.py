@@ -1,0 +1,68 @@
+"""What libraries take for granted of a notebook, provided as they are imported."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.abc
+import importlib.machinery
+import re
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+_INLINE = "module://matplotlib_inline.backend_inline"
+
+# Backends for a screen, which is not here, and the one that scripts choose where there is none.
+_FOR_A_SCREEN = re.compile(r".*agg|macosx|notebook|widget|(module://)?ipympl.*|(qt\d?|tk|gtk\d?|wx)(cairo)?")
+
+
+def adjust_when_imported() -> None:
+    """Adjust libraries from now on."""
+    sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        adjust = _ADJUSTMENTS.get(fullname)
+        if adjust is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            loader.exec_module = functools.partial(_execute, loader.exec_module, adjust)
+        return spec
+
+
+def _execute(execute: Callable[[ModuleType], None], adjust: Callable[[Any], None], module: ModuleType) -> None:
+    execute(module)
+    with contextlib.suppress(Exception):  # another version of the library: it works as far as it does without
+        adjust(module)
+
+
+def _draw_inline(pyplot: Any) -> None:
+    """Show the figures of code that chooses a backend by habit, as figures would be lost with most of them."""
+    switch: Callable[[Any], None] = pyplot.switch_backend
+
+    @functools.wraps(switch)
+    def switch_backend(newbackend: Any) -> None:
+        if not isinstance(newbackend, str) or _FOR_A_SCREEN.fullmatch(newbackend.lower()):
+            newbackend = pyplot.rcParams["backend"] = _INLINE  # before its import, which looks there
+        switch(newbackend)
+
+    pyplot.switch_backend = switch_backend
+
+
+def _render_without_nbformat(renderers: Any) -> None:
+    """plotly wants nbformat to be there, and does not use it to make a MIME bundle."""
+    if renderers.nbformat is None:
+        renderers.nbformat = SimpleNamespace(__version__="4.2.0")
+
+
+_ADJUSTMENTS: dict[str, Callable[[Any], None]] = {
+    "matplotlib.pyplot": _draw_inline,
+    "plotly.io._renderers": _render_without_nbformat,
+}

@@ -1,0 +1,15 @@
+"""The number of processors that code finds: its session's, not the machine's."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def count_as_given() -> None:
+    """Have `os.cpu_count()` return what the environment says, as Python does since 3.13, though not with `-I`."""
+    given = os.environ.get("PYTHON_CPU_COUNT", "")
+    if given.isdecimal() and int(given):
+        os.cpu_count = lambda: int(given)
+        if sys.version_info >= (3, 13):
+            os.process_cpu_count = os.cpu_count

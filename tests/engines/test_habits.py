@@ -1,0 +1,198 @@
+"""What people and models do by habit, in one session of each engine: it works, or says what to do instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from greenroom import Session
+from greenroom.testing import engine_pool
+
+
+@pytest.fixture(scope="module", params=["bubblewrap:", "docker:", "docker:?runtime=runsc"])
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    with engine_pool(request.param, preload=(), cpu=1, ready_session_instances=0) as pool, pool.session() as session:
+        yield session
+
+
+def summary(session: Session, code: str) -> str:
+    error = session.execute(code, timeout=60).error
+    assert error is not None
+    return error.summary
+
+
+# Modules of the session
+
+
+def test_a_module_that_is_corrected_at_once_runs_as_corrected(session: Session) -> None:
+    session.upload(b"def more(a, b): return a < b\n", "rules.py")
+    assert session.execute("import importlib, sys, rules\nrules.more(2, 1)").result == "False"
+    session.upload(b"def more(a, b): return a > b\n", "rules.py")
+    assert session.execute("importlib.reload(rules).more(2, 1)").result == "True"
+    script = "from rules import more; print(more(2, 1))"
+    assert session.execute(f"!{{sys.executable}} -c '{script}'").stdout.split() == ["True"]
+    session.upload(b"def more(a, b): return a < b\n", "rules.py")
+    assert session.execute(f"!{{sys.executable}} -c '{script}'").stdout.split() == ["False"]
+    assert (
+        session.execute(
+            "import concurrent.futures, multiprocessing\n"
+            "with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as processes:\n"
+            "    [one] = processes.map(importlib.reload(rules).more, [2], [1])\none",
+            timeout=60,
+        ).result
+        == "False"
+    )
+    assert not [file for file in session.files(recursive=True) if "__pycache__" in file.path]
+
+
+# Nobody is there to answer
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat",
+        "read x; echo got $x",
+        "python3 -c 'input()'",
+        "python3 -c 'import getpass; getpass.getpass()'",
+        "less /usr/lib/os-release",
+        "(sleep 100 &); echo begun",
+    ],
+)
+def test_a_command_does_not_wait_for_input(session: Session, command: str) -> None:
+    assert session.execute(f"!{command}", timeout=30).status == "succeeded"
+
+
+def test_a_command_writes_to_a_terminal_and_is_interrupted(session: Session) -> None:
+    execution = session.execute("!python3 -c 'import os; print(os.isatty(1), os.get_terminal_size())'; exit 3")
+    assert execution.stdout.split() == ["True", "os.terminal_size(columns=80,", "lines=24)"]
+    assert session.execute("_exit_code").result == "3"
+    assert session.execute("!kill -9 $$\n_exit_code").result == "-9"
+    assert session.execute("!echo begun; sleep 77", timeout=0.5).status == "timed_out"
+    assert "sleep 77" not in session.execute("!cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+
+
+@pytest.mark.parametrize("code", ["x = 1\nbreakpoint()", "import pdb\npdb.set_trace()"])
+def test_a_debugger_is_refused_with_its_line(session: Session, code: str) -> None:
+    text = session.execute(code).text_for_model()
+    assert ", line 2" in text
+    assert "no person is at this session" in text
+
+
+def test_nothing_can_be_installed_and_pip_says_so_at_once(session: Session) -> None:
+    for code in ("%pip install xgboost", "!{sys.executable} -m pip install xgboost"):
+        execution = session.execute(code, timeout=30)
+        assert execution.status != "timed_out"
+        for advice in ("break-system-packages", "restart", "Retrying"):
+            assert advice not in execution.text_for_model()
+
+
+# Figures
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "import matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt",
+        "import matplotlib.pyplot as plt\nplt.switch_backend('TkAgg')",
+        "%matplotlib qt\nimport matplotlib.pyplot as plt",
+        "%matplotlib notebook\nimport matplotlib.pyplot as plt",
+    ],
+)
+def test_a_figure_is_shown_whatever_backend_was_chosen(session: Session, choice: str) -> None:
+    execution = session.execute(f"{choice}\nplt.plot([1, 2])\nplt.show()\nplt.plot([2, 1])", timeout=60)
+    assert len(execution.images) == 2, execution.text_for_model()
+
+
+def test_plotly_shows_a_chart_without_nbformat(session: Session) -> None:
+    execution = session.execute(
+        "import sys\nkept = sys.modules.get('nbformat')\nsys.modules['nbformat'] = None\n"
+        "import plotly.graph_objects as go\nfigure = go.Figure(go.Bar(x=['a'], y=[1]))\nfigure.show()\nfigure",
+        timeout=60,
+    )
+    assert execution.succeeded, execution.text_for_model()
+    assert ["application/vnd.plotly.v1+json" in output.data for output in execution.outputs] == [True, True]
+
+
+# Errors
+
+
+def test_the_summary_of_an_error_has_what_led_to_it(session: Session) -> None:
+    code = (
+        "def price(row): return row['price']\n"
+        "try: price({'prize': 3})\n"
+        "except KeyError as error: raise RuntimeError('no report')"
+    )
+    for ending in (" from error", ""):
+        text = summary(session, code + ending)
+        assert text.index("KeyError: 'price'") < text.index("RuntimeError: no report")
+        assert "in price\n    def price(row): return row['price']" in text
+    assert "KeyError: 'price'" not in summary(session, f"{code} from None")
+
+
+def test_the_summary_of_a_group_has_its_members(session: Session) -> None:
+    text = summary(
+        session,
+        "import asyncio\n"
+        "async def first(): raise ValueError('bad row 17')\n"
+        "async def second(): raise ExceptionGroup('inner', [KeyError('region')])\n"
+        "async with asyncio.TaskGroup() as group:\n"
+        "    group.create_task(first())\n"
+        "    group.create_task(second())",
+    )
+    for part in ("ValueError: bad row 17", "line 2, in first", "inner (1 sub-exception)", "KeyError: 'region'"):
+        assert part in text
+    many = summary(session, "raise ExceptionGroup('many', [ValueError(n) for n in range(100)])")
+    assert "ValueError: 5" in many
+    assert "more sub-exceptions" in many
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "import concurrent.futures as futures\nwith futures.ProcessPoolExecutor(1) as p: list(p.map(invert, [0]))",
+        "import multiprocessing\nwith multiprocessing.Pool() as p: p.map(invert, [0])",
+    ],
+)
+def test_the_summary_has_the_line_in_a_worker_process(session: Session, call: str) -> None:
+    text = summary(session, f"def invert(x):\n    return 1 / x\n{call}")
+    assert "line 2, in invert\n    return 1 / x\nZeroDivisionError: division by zero" in text
+
+
+def test_an_endless_recursion_without_a_limit_costs_no_variables(session: Session) -> None:
+    session.execute("kept = 5\nimport sys\nusual = sys.getrecursionlimit()")
+    code = "sys.setrecursionlimit(300_000)\ndef endless(n): return endless(n + 1)\nendless(0)"
+    execution = session.execute(code, timeout=60)
+    assert "RecursionError" in execution.text_for_model()
+    assert session.execute("sys.setrecursionlimit(usual)\nkept").result == "5"
+
+
+# Processors and files
+
+
+def test_libraries_count_the_processors_of_the_session(session: Session) -> None:
+    code = "import multiprocessing, os\nos.cpu_count(), multiprocessing.cpu_count(), os.environ['OMP_NUM_THREADS']"
+    assert session.execute(code).result == "(1, 1, '1')"
+    execution = session.execute("import joblib\njoblib.cpu_count()", timeout=60)
+    assert execution.result in {"1", None}, "None: there is no joblib"
+
+
+def test_one_report_is_told_among_many_files(session: Session) -> None:
+    execution = session.execute(
+        "import os\nos.makedirs('tiles')\n"
+        "for n in range(400): open(f'tiles/tile-{n:04}.png', 'w').close()\n"
+        "open('report.csv', 'w').close()"
+    )
+    assert "report.csv" in {file.name for file in execution.files}
+    assert (len(execution.files), execution.files_omitted) == (100, 301)
+
+
+def test_files_are_told_among_thousands(session: Session) -> None:
+    code = "os.makedirs('many')\nfor n in range(2500): open(f'many/{n}', 'w').close()"
+    assert session.execute(f"import os\n{code}", timeout=60).files_omitted > 2000
+    time.sleep(0.05)
+    execution = session.execute("open('summary.csv', 'w').close()\nos.rename('many/7', 'seven')")
+    assert {file.name for file in execution.files} == {"summary.csv", "seven"}
+    assert session.execute("import shutil\nshutil.rmtree('many')", timeout=60).files == ()
