@@ -183,6 +183,8 @@ class Execution:
     """Whether the variables of the session are gone, because its worker had to be replaced; files stay."""
     truncated: int = 0
     """How many bytes of output were left out because they were over the pool's limit."""
+    updates: tuple[Output, ...] = ()
+    """New contents of what earlier executions had displayed (engines on this machine only)."""
 
     def __repr__(self) -> str:
         parts = [self.status]
@@ -205,12 +207,13 @@ class Execution:
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """The pictures among the outputs, in display order."""
-        found: list[Image] = []
-        for output in self.outputs:
+        """The pictures among the outputs and updates, in display order; equal ones, as of a figure that was both
+        returned and shown, once."""
+        found: dict[bytes, Image] = {}
+        for output in (*self.outputs, *self.updates):
             if (image := output.image(f"figure-{len(found) + 1}")) is not None:
-                found.append(image)
-        return tuple(found)
+                found.setdefault(image.data, image)
+        return tuple(found.values())
 
     def raise_for_error(self) -> Execution:
         """Return this execution if it succeeded.
@@ -231,9 +234,10 @@ class Execution:
     def text_for_model(self, budget: int = 8_000) -> str:
         """Describe this execution for a language model, in at most `budget` characters of plain text.
 
-        The status comes first if it failed; then stdout, stderr, the result, the error with the user's own
-        frames, new files, and figures by name. Long parts are cut in the middle, with the number of characters
-        left out. It never holds a picture's base64.
+        The status comes first if it failed; then stdout, stderr, the result, what was displayed, the error with the
+        user's own frames, new files, and figures by name. Rich outputs are told as text: tables by their cells,
+        charts by library and title. Long parts are cut in the middle, with the number of characters left out;
+        repeated lines are there once, with their count. It never holds control characters or a picture's base64.
 
         Raises:
             InvalidRequest: the budget is not a whole number of at least 200.

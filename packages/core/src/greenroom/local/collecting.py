@@ -77,6 +77,7 @@ class Collector:
         self.texts = {"stdout": _Text(), "stderr": _Text()}
         self.outputs: list[_Shown] = []
         self.displays: dict[str, _Shown] = {}
+        self.updates: dict[str, Output] = {}  # of displays of earlier executions, which have been returned already
         self.text_left = limits.text
         self.display_left = limits.display
         self.clear_pending = False
@@ -104,7 +105,9 @@ class Collector:
         if shown is not None:  # every display with that name shows it now
             shown.output = output
         elif update:
-            return  # a display of an earlier execution, which has been returned already
+            if isinstance(display_id, str):
+                self.updates[display_id] = output
+            return
         else:
             shown = _Shown(output)
             if isinstance(display_id, str):
@@ -161,6 +164,7 @@ class Collector:
             stderr=str(self.texts["stderr"]),
             result=next((output.text for output in reversed(outputs) if output.is_result), None),
             outputs=outputs,
+            updates=tuple(self.updates.values()),
             **ending,
         )
         if self.on_event:
