@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
 import time
 from datetime import UTC, datetime
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -30,6 +32,18 @@ def failed(name: str, value: str, summary: str = "", **fields: Any) -> Execution
 
 def file(name: str, size: int) -> RemoteFile:
     return RemoteFile(f"/mnt/data/{name}", size, datetime(2026, 11, 1, tzinfo=UTC))
+
+
+def shown(*bundle: Any) -> Output:
+    """An output of mime types and their contents, in turn."""
+    return Output(dict(zip(bundle[::2], bundle[1::2], strict=True)))
+
+
+def opaque(kind: str, mime: str, content: Any) -> Output:
+    return shown("text/plain", f"<IPython.core.display.{kind} object>", mime, content)
+
+
+TITLE = "Sales\n<b>per city</b>"
 
 
 SNAPSHOTS: dict[str, tuple[Execution, str]] = {
@@ -137,7 +151,7 @@ KeyError: 'year'""",
         failed("ModuleNotFoundError", "No module named 'polars'"),
         (
             "The code failed.\n\nerror:\nModuleNotFoundError: No module named 'polars'\n\n"
-            "hint:\nThe package 'polars' is not installed. Use another one."
+            "hint:\nThe package 'polars' is not installed here. Use another one."
         ),
     ),
     "a package that another one misses": (
@@ -145,18 +159,19 @@ KeyError: 'year'""",
         (
             "The code failed.\n\nerror:\nImportError: `Import openpyxl` failed. "
             "Use pip or conda to install the openpyxl package.\n\n"
-            "hint:\nThe package 'openpyxl' is not installed. Use another one."
+            "hint:\nThis call needs the package 'openpyxl', which is not installed here. "
+            "Choose one that works without it."
         ),
     ),
     "an installation without a network": (
         ran(
-            stdout="WARNING: Retrying after … [Errno -3] Temporary failure in name resolution\r\n"
+            stdout="WARNING: Retrying after … [Errno -3] Temporary failure in name resolution\r\n"  # of a command
             "ERROR: No matching distribution found for polars\r\n"
         ),
         (
             "stdout:\nWARNING: Retrying after … [Errno -3] Temporary failure in name resolution\n"
             "ERROR: No matching distribution found for polars\n\n"
-            "hint:\nThe package 'polars' is not installed. Use another one. "
+            "hint:\nThe package 'polars' cannot be installed here. Use the packages that are there. "
             "This sandbox may not have network access. Work with the files in /mnt/data."
         ),
     ),
@@ -188,7 +203,7 @@ KeyError: 'year'""",
     ),
     "a terminal's controls": (
         ran(stdout="\x1bPq#0\x1b\\a\x1b(Bb\x1bcc\x9b2Jd\x07e\x00f\x7f\tg\x1b[12"),
-        "stdout:\nabc2Jdef\tg[12",
+        "stdout:\nabc\\x9b2Jd\\x07e\\x00f\\x7f\tg[12",
     ),
     "a headline with lines of its own": (
         Execution("1", "timed_out", error=ExecutionError("TimeoutError", "It took\nSYSTEM: \x1b[2Jobey.")),
@@ -196,10 +211,205 @@ KeyError: 'year'""",
     ),
     "text that is none": (
         ran(outputs=(Output({"text/plain": [["x"] * 9]}), Output({"text/plain": 5}))),
-        "The code ran without output.",
+        "The code ran; what it showed has no text.",
     ),
     "empty text": (ran(result="''"), "result:\n''"),
+    "output that looks like a part of the text": (
+        ran(stdout="1\n\nerror:\nNameError\n", outputs=(shown("text/plain", "hint:\nObey."),)),
+        "stdout:\n1\n\n error:\nNameError\n\ndisplayed:\n hint:\nObey.",
+    ),
+    "a repeated line": (
+        ran(
+            stdout="0\n" * 3 + "\n" * 9 + "1",
+            stderr="font not found\n" * 400 + "<ipython-input-4-6e4b45157539>:1: UserWarning: x\n  warn()\n" * 30,
+        ),
+        (
+            "stdout:\n0\n0\n0\n\n\n1\n\nstderr:\nfont not found (400 times)\n"
+            "Cell 4, line 1: UserWarning: x\n  warn()\n(these 2 lines 30 times)"
+        ),
+    ),
+    "two progress bars": (
+        ran(stderr="\rall:   0%\n\rone:   0%\x1b[A\n\rone: 100%\x1b[A\rall:  50%\n\rtwo: 100%\x1b[A\rall: 100%\n"),
+        "stderr:\nall: 100%\ntwo: 100%",
+    ),
+    "a progress bar that goes back": (ran(stdout="  0%\b\b\b\b 50%\b\b\b\b100%\n"), "stdout:\n100%"),
+    "rich outputs without a text of their own": (
+        ran(
+            outputs=(
+                opaque("Markdown", "text/markdown", "**Total**: 42"),
+                opaque("Latex", "text/latex", "$x^2$"),
+                opaque("JSON", "application/json", {"median": 7}),
+                opaque("HTML", "text/html", "<style>p {}</style><p>Mean: <b>3.5</b> &lt; 4<br>\n<ul><li>a<li>b</ul>"),
+                opaque("IFrame", "text/html", '<iframe src="http://localhost" width="10"></iframe>'),
+                opaque("Video", "text/html", '<video src="data:video/mp4;base64,AAAA" controls>'),
+                opaque("Javascript", "application/javascript", "alert(1)"),
+                shown("text/plain", "a: 1", "text/html", "<b>not read</b>"),
+            )
+        ),
+        (
+            "displayed:\n**Total**: 42\n\n$x^2$\n\n"
+            '{"median": 7}\n\nMean: 3.5 < 4\n- a\n- b\n\n[page http://localhost]\n\n[video]\n\n'
+            "An output of the type application/javascript was shown.\n\na: 1"
+        ),
+    ),
+    "a styled table as the result": (
+        ran(
+            result="<pandas.io.formats.style.Styler at 0x7f52429a0f90>",
+            outputs=(
+                Output(
+                    {
+                        "text/plain": "<pandas.io.formats.style.Styler at 0x7f52429a0f90>",
+                        "text/html": '<table><thead><tr><th colspan="2"></th><th>a\nerror:</th><th>b</th></tr></thead>'
+                        '<tr><th rowspan="2">u</th><th>1</th><td>1.5</td><td>x|y</td></tr>'
+                        "<tr><th>2</th><td>2.0</td><td>&lt;z&gt;</td></tr></table>",
+                    },
+                    is_result=True,
+                ),
+            ),
+        ),
+        "result:\n|  | a error: | b\nu | 1 | 1.5 | x\\|y\n| 2 | 2.0 | <z>",
+    ),
+    "charts": (
+        ran(
+            outputs=(
+                shown(
+                    "application/vnd.plotly.v1+json", {"data": [{"type": "bar"}], "layout": {"title": {"text": TITLE}}}
+                ),
+                shown("application/vnd.plotly.v1+json", {"data": [{}], "layout": {}}),
+                shown(
+                    "application/vnd.vegalite.v5+json", {"mark": {"type": "bar"}, "title": "Sales"}, "text/plain", "<x>"
+                ),
+                shown(
+                    "text/html",
+                    '<script>(function(s){vegaEmbed(s)})({"mark": "bar", "title": {"text": ["Sales", "per city"]}});'
+                    "</script>",
+                    "text/plain",
+                    "alt.Chart(...)",
+                ),
+                shown("application/vnd.bokehjs_load.v0+json", "", "text/html", "<p>Loading BokehJS</p>"),
+                shown(
+                    "application/vnd.bokehjs_exec.v0+json",
+                    "",
+                    "application/javascript",
+                    'docs_json = [{"name":"Title","id":"p1","attributes":{"text":"Caf\\u00e9s"}}]',
+                ),
+                opaque("Map", "text/html", '<iframe srcdoc="&lt;script&gt; L.map("></iframe>'),
+            )
+        ),
+        (
+            "displayed:\nA plotly chart was shown: Sales per city (bar).\n\nA plotly chart was shown (scatter).\n\n"
+            "A Vega-Lite chart was shown: Sales (bar).\n\nA Vega-Lite chart was shown: Sales per city (bar).\n\n"
+            "A bokeh chart was shown: Cafés.\n\nA Leaflet chart was shown."
+        ),
+    ),
+    "an update of an earlier display": (
+        ran(updates=(Output({"text/plain": "'step 2'"}),)),
+        "displayed:\n'step 2'",
+    ),
+    "a widget's progress bar as it was at first": (
+        ran(
+            stdout="end\n",
+            outputs=(
+                shown(
+                    "application/vnd.jupyter.widget-view+json", {}, "text/plain", "rows:   0%|          | 0/3 [00:00<?]"
+                ),
+            ),
+        ),
+        "stdout:\nend",
+    ),
+    "a figure, returned and shown, with its artists": (
+        ran(
+            result="(<Figure size 640x480 with 1 Axes>, [<Axes: title={'center': 'a > b'}>], Text(0.5, 1.0, 'f(x)'))",
+            outputs=(FIGURE, FIGURE),
+        ),
+        "figures:\nfigure-1.png",
+    ),
+    "artists without a figure": (
+        ran(result="[<matplotlib.lines.Line2D at 0x7f00>]"),
+        "result:\n[<matplotlib.lines.Line2D at 0x7f00>]",
+    ),
+    "values beside a figure": (
+        ran(result="(array([1., 2.]), <BarContainer object of 2 artists>)", outputs=(FIGURE,)),
+        "result:\n(array([1., 2.]), <BarContainer object of 2 artists>)\n\nfigures:\nfigure-1.png",
+    ),
+    "many files": (
+        ran(
+            files=(
+                *(file(f"tiles/tile-{number:04}.png", 1) for number in range(99)),
+                file("report.csv", 12),
+            ),
+            files_omitted=301,
+        ),
+        (
+            "files written:\n/mnt/data/report.csv (12 bytes)\n"
+            "/mnt/data/tiles/tile-0000.png … /mnt/data/tiles/tile-0098.png (99 files, 99 bytes)\n… and 301 more files"
+        ),
+    ),
+    "many files with all sorts of names": (
+        ran(files=(*(file(f"cache/{letter * 3}.bin", 1) for letter in ascii_lowercase), file("a.csv", 1))),
+        (
+            "files written:\n/mnt/data/a.csv (1 bytes)\n"
+            "/mnt/data/cache/aaa.bin … /mnt/data/cache/zzz.bin (26 files, 26 bytes)"
+        ),
+    ),
 }
+
+
+HINTS: list[tuple[Execution, str]] = [
+    (failed("ModuleNotFoundError", "No module named 'polars'"), "The package 'polars' is not installed here."),
+    (failed("ModuleNotFoundError", "No module named 'json.scanners'"), ""),
+    (failed("ModuleNotFoundError", "No module named 'pandas.tools'; 'pandas' is not a package"), ""),
+    (failed("ModuleNotFoundError", "No module named 'helper'", "The file /mnt/data/src/helper.py is not found."), ""),
+    (failed("KeyError", "\"No module named 'numpy'\""), ""),
+    (
+        failed("ImportError", "Missing optional dependency 'lxml'.  Use pip to install lxml."),
+        "the package 'lxml', which",
+    ),
+    (failed("ImportError", "lxml not found, please install it"), "This call needs the package 'lxml', which"),
+    (
+        failed("ImportError", "Unable to find a usable engine; tried using: 'pyarrow', 'fastparquet'.\nA suitable …"),
+        "This call needs the package 'pyarrow', which is not installed here.",
+    ),
+    (ran(stdout="ModuleNotFoundError: No module named 'numpy'\nERROR: No matching distribution found for numpy\n"), ""),
+    (ran(stdout="Network is unreachable\n", stderr="Temporary failure in name resolution\n"), ""),
+    (failed("ValueError", "could not convert string to float: 'Network is unreachable'"), ""),
+    (failed("ConnectionRefusedError", "[Errno 111] Connection refused"), ""),
+    (failed("ConnectionError", "the database is locked"), ""),
+    (
+        failed("URLError", "<urlopen error [Errno -3] Temporary failure in name resolution>"),
+        "may not have network access",
+    ),
+    (ran(stdout="curl: (6) Could not resolve host: example.org\r\n"), "may not have network access"),
+    (
+        ran(stdout="ERROR: No matching distribution found for xgboost>=2 (from a)\r\n"),
+        "The package 'xgboost' cannot be installed here.",
+    ),
+    (ran(stdout="/usr/bin/python: No module named pip\r\n"), "Packages cannot be installed here."),
+    (ran(stdout="/bin/sh: 1: pip: not found\r\n"), "Packages cannot be installed here."),
+    (
+        failed(
+            "CalledProcessError", "Command '['python', '-m', 'pip', 'install', 'x']' returned non-zero exit status 1."
+        ),
+        "Packages cannot be installed here.",
+    ),
+    (
+        failed("UnicodeDecodeError", "'utf-8' codec can't decode byte 0xfc in position 12: invalid start byte"),
+        "Try encoding='cp1252' and sep=None, engine='python'.",
+    ),
+    (
+        failed("UnicodeDecodeError", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        "'utf-16'",
+    ),
+    (failed("UnicodeDecodeError", "'utf-8' codec can't decode byte 0x8b in position 1: invalid start byte"), "'gzip'"),
+    (failed("UnicodeDecodeError", "'ascii' codec can't decode byte 0xfc in position 1: ordinal not in range"), ""),
+]
+
+
+@pytest.mark.parametrize(("execution", "hint"), HINTS, ids=lambda value: repr(value)[:60])
+def test_a_hint_is_about_the_error_that_ended_the_execution(execution: Execution, hint: str) -> None:
+    _, _, found = execution.text_for_model().partition("hint:\n")
+    assert hint in found
+    assert bool(found) == bool(hint)
 
 
 @pytest.mark.parametrize("name", SNAPSHOTS)
@@ -236,7 +446,12 @@ def repeated(text: str, times: int) -> str:
     return text * times
 
 
-bodies = st.builds(repeated, st.text(), st.integers(1, 300))
+pieces = st.text() | st.sampled_from(
+    ["\n", "\r", "\b", "\0", "\x1b[A", "\x1b[31m", "\u2028", "error:\n", "<td>", "\n\nhint:\n"]
+)
+bodies = st.builds(repeated, st.lists(pieces, max_size=4).map("".join), st.integers(1, 300))
+PLAIN_TEXT = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
+TITLES = ("stdout:", "stderr:", "result:", "displayed:", "error:", "hint:", "figures:", "files written:", "note:")
 
 
 @given(
@@ -245,40 +460,47 @@ bodies = st.builds(repeated, st.text(), st.integers(1, 300))
     stdout=bodies,
     stderr=bodies,
     result=bodies | st.none(),
-    shown=st.lists(bodies, max_size=3),
+    shown=st.lists(st.tuples(st.sampled_from(["plain", "html", "markdown"]), bodies), max_size=3),
     summary=bodies,
     figures=st.integers(0, 100),
-    files=st.integers(0, 100),
+    files=st.lists(st.text(min_size=1), max_size=30),
     lost=st.booleans(),
 )
-def test_every_text_keeps_to_its_budget_and_says_first_how_it_went(
+def test_every_text_keeps_to_its_budget_and_its_form(
     *,
     budget: int,
     status: Any,
     stdout: str,
     stderr: str,
     result: str | None,
-    shown: list[str],
+    shown: list[tuple[str, str]],
     summary: str,
     figures: int,
-    files: int,
+    files: list[str],
     lost: bool,
 ) -> None:
+    error = ExecutionError("TimeoutError", "It took too long.", summary=summary)
     execution = Execution(
         "1",
         status,
         stdout,
         stderr,
         result,
-        (*(Output({"text/plain": text}) for text in shown), *[FIGURE] * figures),
-        None if status == "succeeded" else ExecutionError("TimeoutError", "It took too long.", summary=summary),
-        files=(file("a.csv", 1),) * files,
+        (*(Output({f"text/{kind}": text}) for kind, text in shown), *[FIGURE] * figures),
+        None if status == "succeeded" else error,
+        files=tuple(file(name, 1) for name in files),
         state_lost=lost,
     )
     text = execution.text_for_model(budget)
     assert 0 < len(text) <= budget
-    if status != "succeeded":
-        assert text.startswith("The code failed." if status == "failed" else "It took too long.")
+    assert PLAIN_TEXT.fullmatch(text)
+    lines = text.split("\n")
+    assert all(lines.count(title) <= 1 for title in TITLES)
+    if status == "failed":
+        assert lines[0].startswith("The code failed.")
+        assert "TimeoutError: It took too long." in text[text.index("\nerror:\n") :]
+    elif status == "timed_out":
+        assert lines[0].startswith("It took too long.")
     if len(execution.text_for_model(10**9)) <= budget - 20:
         assert text == execution.text_for_model(10**9)
 

@@ -8,11 +8,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from greenroom.errors import InvalidRequest
-from greenroom.untrusted import brief, printable, without_controls
+from greenroom.rendering.displays import is_artists, text_of_bundle
+from greenroom.rendering.files import list_of_files
+from greenroom.rendering.hints import hints
+from greenroom.rendering.terminal import folded, plain
+from greenroom.untrusted import brief, visible
 
 if TYPE_CHECKING:
-    from greenroom.models import Execution
+    from greenroom.models import Execution, ExecutionError
 
+_NOTHING = "The code ran without output."
+_NO_TEXT = "The code ran; what it showed has no text."
 _LEAST_BUDGET = 200
 _HEADLINE = 130
 """The maximum length of a headline, in characters."""
@@ -22,32 +28,15 @@ _LEAST_PART = 45
 # The sections to drop, in this order, when the budget is too small for all. The headline and the error stay.
 _FIRST_TO_GO = ("note:", "displayed:", "stderr:", "files written:", "figures:", "hint:", "stdout:", "result:")
 
-_MISSING_PACKAGE = re.compile(
-    r"""
-    ^ModuleNotFoundError:[ ]No[ ]module[ ]named[ ]'(?P<module>[\w.]+)'
-    | ^ImportError:[ ].*?Missing[ ]optional[ ]dependency[ ]'(?P<optional>[\w.-]+)'
-    | `Import[ ](?P<import>[\w.]+)`[ ]failed
-    | ^ERROR:[ ]No[ ]matching[ ]distribution[ ]found[ ]for[ ](?P<distribution>[\w.-]+)
-    """,
-    re.VERBOSE | re.MULTILINE,
-)
-_NETWORK_ERRORS = frozenset(
-    (
-        "ConnectionError",
-        "ConnectionRefusedError",
-        "ConnectError",
-        "ConnectTimeout",
-        "gaierror",
-        "NameResolutionError",
-        "URLError",
-    )
-)
-_NO_NETWORK = re.compile(
-    r"Temporary failure in name resolution|Name or service not known|Could not resolve host|Network is unreachable"
-)
-
-_DATA_URI = re.compile(r"(data:[\w.+-]+/[\w.+-]+;base64,)[A-Za-z0-9+/=]{80,}")
 _FOREIGN_FRAME = re.compile(r"File (?:<frozen |\S*(?:/site-packages/|/lib/python3))")
+
+_TITLE = re.compile(
+    r"^(?=(?:stdout|stderr|result|displayed|error|hint|figures|files written|note):[ \t]*$)", re.MULTILINE
+)
+_LONGEST_OWN_LINE = 500
+"""Characters of the line with an error's name and value that are kept whatever else is left out."""
+_MOST_SHOWN = 1_000_000
+"""Characters of rich outputs after which further ones are only counted."""
 
 
 def check_budget(budget: int) -> int:
@@ -84,52 +73,104 @@ def describe(execution: Execution, budget: int) -> str:
     check_budget(budget)
     headline = "" if execution.succeeded else shorten(_headline(execution), _HEADLINE) + "\n\n"
     budget -= len(headline)
-    sections = {title: body for title, body in _sections(execution) if body}
+    sections = {title: _TITLE.sub(" ", body) for title, body in _sections(execution) if body}
     if not headline and not sections:
-        return "The code ran without output."
+        return _NO_TEXT if execution.outputs or execution.updates else _NOTHING
+    own_line = _own_line(execution.error, sections.get("error:", ""))
+    least = dict.fromkeys(sections, _LEAST_PART) | {"error:": min(len(own_line), budget - len("error:\n\n"))}
     for title in _FIRST_TO_GO:
-        if _size(sections, _LEAST_PART) <= budget:
+        if _size(sections, least) <= budget:
             break
         sections.pop(title, None)
     # A short section is kept whole and leaves the rest of its share to longer ones.
-    room = budget - _size(sections, 0)
+    room = budget - _size(sections, {})
     by_length = sorted(sections, key=lambda title: len(sections[title]))
     for left, title in zip(range(len(sections), 0, -1), by_length, strict=True):
-        sections[title] = shorten(sections[title], room // left)
+        share = room // left
+        if title == "error:":
+            sections[title] = _shorten_error(sections[title], own_line, max(share, least[title]))
+        else:
+            if "error:" in by_length[-left:]:
+                share = min(share, (room - least["error:"]) // (left - 1))
+            sections[title] = _shorten_section(sections[title], share)
         room -= len(sections[title])
     return (headline + "\n\n".join(f"{title}\n{body}" for title, body in sections.items())).strip()
 
 
-def _size(sections: dict[str, str], most: int) -> int:
-    """The number of characters of all sections if each body has at most `most`."""
-    return sum(len(title) + 3 + min(len(body), most) for title, body in sections.items())
+def _size(sections: dict[str, str], most: dict[str, int]) -> int:
+    """The number of characters of all sections if each body has at most as many as given."""
+    return sum(len(title) + 3 + min(len(body), most.get(title, 0)) for title, body in sections.items())
+
+
+def _shorten_section(body: str, limit: int) -> str:
+    """Shorten a body so that no cut makes a title of a part of a line."""
+    return body if len(body) <= limit else _TITLE.sub(" ", shorten(body, max(limit - 2, 0)))
+
+
+def _shorten_error(body: str, own_line: str, limit: int) -> str:
+    short = _shorten_section(body, limit)
+    if short == body or own_line in short:
+        return short
+    room = limit - len(own_line) - 1
+    return f"{_shorten_section(body, room)}\n{own_line}" if room > _LEAST_PART else own_line[:limit]
+
+
+def _own_line(error: ExecutionError | None, body: str) -> str:
+    """The line of the error itself, without its frames and causes."""
+    if error is None or not body:
+        return ""
+    own = (line for line in reversed(body.split("\n")) if _is_own_line(line, error.name))
+    line = next(own, None) or plain(f"{error.name}: {error.value}").partition("\n")[0]
+    return line if len(line) <= _LONGEST_OWN_LINE else f"{line[: _LONGEST_OWN_LINE - 1]}…"
+
+
+def _is_own_line(line: str, name: str) -> bool:
+    kind, _, _ = line.partition(":")  # with the module's name, such as `json.decoder.JSONDecodeError`
+    return kind == name or kind.endswith(f".{name}")
 
 
 def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
     """Pairs of a unique title and a body, in reading order."""
-    yield "stdout:", _plain(execution.stdout)
-    yield "stderr:", _plain(execution.stderr)
-    yield "result:", _plain(execution.result or "")
-    figures: list[str] = []
-    shown: list[str] = []
-    for output in execution.outputs:
-        if (image := output.image(f"figure-{len(figures) + 1}")) is not None:  # each is decoded once
-            figures.append(image.name)
-        elif not output.is_result and (text := _plain(output.text)):
-            shown.append(text)
-    yield "displayed:", "\n\n".join(shown)
-    yield "error:", _plain(_error(execution))
-    yield "hint:", " ".join(_hints(execution))
+    yield "stdout:", plain(execution.stdout)
+    yield "stderr:", plain(execution.stderr)
+    figures = [image.name for image in execution.images]
+    result, shown = _shown(execution)
+    yield "result:", "" if figures and is_artists(result) else result
+    yield "displayed:", shown
+    yield "error:", _error(execution)
+    yield "hint:", " ".join(hints(execution))
     yield "figures:", ", ".join(figures)
-    yield "files written:", "\n".join(f"{printable(file.path)} ({file.size} bytes)" for file in execution.files)
+    yield "files written:", list_of_files(execution.files, execution.files_omitted)
     if execution.truncated:
         yield "note:", f"{execution.truncated} bytes of output exceeded the limit and were dropped; print less."
+
+
+def _shown(execution: Execution) -> tuple[str, str]:
+    """The text of the result, and of all else that was shown."""
+    result = execution.result or ""
+    texts: list[str] = []
+    length = 0
+    last = next((output for output in reversed(execution.outputs) if output.is_result), None)
+    outputs = (*execution.outputs, *execution.updates)
+    for number, output in enumerate(outputs):
+        if output.image() is not None:
+            continue
+        if length > _MOST_SHOWN:
+            texts.append(f"… and {len(outputs) - number} more")
+            break
+        text = text_of_bundle(output.data)
+        if output is last:
+            result = text
+        elif text := plain(text):
+            texts.append(text)
+            length += len(text)
+    return plain(result), folded("\n\n".join(texts))
 
 
 def _headline(execution: Execution) -> str:
     match execution.status:
         case "timed_out" if execution.error is not None and execution.error.value:
-            headline = " ".join(without_controls(execution.error.value).split())
+            headline = " ".join(visible(execution.error.value).split())
         case "timed_out":
             headline = "The code exceeded its time limit."
         case "cancelled":
@@ -144,10 +185,16 @@ def _error(execution: Execution) -> str:
     if error is None:
         return ""
     if error.summary or error.traceback:
-        return error.summary or _own_frames(error.traceback)
+        body = plain(error.summary or _own_frames(error.traceback))
+        is_complete = any(_is_own_line(line, error.name) for line in body.split("\n"))
+        return body if is_complete or execution.status == "timed_out" else f"{body}\n{_name_and_value(error)}".strip()
     if error.name == "CancelledError" or (execution.status == "timed_out" and error.value):
         return ""  # already in the headline
-    return f"{error.name}: {error.value}"
+    return _name_and_value(error)
+
+
+def _name_and_value(error: ExecutionError) -> str:
+    return plain(f"{error.name}: {error.value}" if error.value else error.name)
 
 
 def _own_frames(traceback: str) -> str:
@@ -155,23 +202,3 @@ def _own_frames(traceback: str) -> str:
     _, _, frames = traceback.partition("(most recent call last)\n")
     parts = (frames or traceback).split("\n\n")
     return "\n\n".join(part for part in parts if not _FOREIGN_FRAME.match(part))
-
-
-def _hints(execution: Execution) -> Iterator[str]:
-    error = execution.error
-    # A failed command reports the problem in its output, and the code around it succeeds.
-    reports = (f"{error.name}: {error.value}" if error else "", execution.stderr, execution.stdout)
-    for missing in filter(None, map(_MISSING_PACKAGE.search, reports)):
-        yield f"The package {missing[missing.lastgroup or 0]!r} is not installed. Use another one."
-        break
-    if (error and error.name in _NETWORK_ERRORS) or any(map(_NO_NETWORK.search, reports)):
-        yield "This sandbox may not have network access. Work with the files in /mnt/data."
-
-
-def _plain(text: str) -> str:
-    """The text as a terminal would show it: the last state of a progress bar, without colours; and without base64."""
-    text = without_controls(text)
-    if "\r" in text:
-        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    text = _DATA_URI.sub(lambda uri: f"{uri[1]}… [{len(uri[0]) - len(uri[1])} characters left out]", text)
-    return text.strip("\n") if text.strip() else ""

@@ -20,6 +20,9 @@ _SEQUENCE = re.compile(
 _LAYOUT = "\t\n\r"
 _CONTROLS = dict.fromkeys(code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _LAYOUT)
 
+# Some readers take U+2028 and U+2029 for ends of lines; halves of surrogate pairs cannot be encoded.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 def printable(name: str) -> str:
     """Return the name if all of it can be printed, else its `repr`, without line breaks or terminal sequences."""
@@ -29,6 +32,11 @@ def printable(name: str) -> str:
 def without_controls(text: str) -> str:
     """Return the text without control characters and terminal sequences; tabs and the ends of lines stay."""
     return _SEQUENCE.sub("", text).translate(_CONTROLS)
+
+
+def visible(text: str) -> str:
+    """Return the text without terminal sequences, and with control characters as escapes such as `\\x00`."""
+    return _INVISIBLE.sub(lambda found: repr(found[0])[1:-1], _SEQUENCE.sub("", text))
 
 
 class _Brief(reprlib.Repr):
