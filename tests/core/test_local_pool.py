@@ -520,6 +520,61 @@ async def test_without_cool_down_a_session_ends_at_its_maximum_age() -> None:
         assert await held(pool) == []
 
 
+# Sessions that begin again
+
+
+@in_virtual_time
+async def test_a_session_that_began_again_says_so_once() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, cooldown_period=300) as pool:
+        assert (await use(pool, "user")).session_restarted is None
+        await asyncio.sleep(301)
+        await pool.files("user", "/mnt/data", recursive=False)  # which begins it, and has nothing to say it with
+        first, second = await asyncio.gather(use(pool, "user"), use(pool, "user"))
+        assert (first.session_restarted, first.state_lost) == ("cooled_down", True)
+        assert (second.session_restarted, second.state_lost) == (None, False)
+        assert (await use(pool, "other")).session_restarted is None
+        engine.sandboxes[-2].end("killed")
+        await asyncio.sleep(1)
+        assert (await use(pool, "user")).session_restarted == "lost"
+        text = (await use(pool, "user")).text_for_model()
+        assert "began again" not in text
+
+
+@in_virtual_time
+async def test_a_session_that_reached_its_maximum_age_says_so() -> None:
+    async with pool_of(ScriptedEngine(), lifecycle="on_container_exit", max_alive_period=3600) as pool:
+        await use(pool, "user")
+        await asyncio.sleep(3610)
+        events: list[object] = []
+        execution = await pool.execute("user", "x", timeout=None, on_event=events.append)
+        assert execution.session_restarted == "limit_reached"
+        assert events[-1] == execution
+        assert execution.text_for_model().startswith("The session reached its maximum age and began again: variables")
+
+
+@in_virtual_time
+async def test_a_session_that_was_deleted_does_not_begin_again() -> None:
+    async with pool_of(ScriptedEngine(), cooldown_period=300) as pool:
+        for asleep in (1, 301):
+            await use(pool, "user")
+            await asyncio.sleep(asleep)
+            await pool.delete("user")
+            assert (await use(pool, "user")).session_restarted is None
+
+
+@in_virtual_time
+async def test_the_pool_remembers_a_bounded_number_of_ended_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.local.allocator._MAX_REMEMBERED", 2)
+    async with pool_of(ScriptedEngine(), cooldown_period=300) as pool:
+        for user in ("one", "two", "three"):
+            await use(pool, user)
+            await asyncio.sleep(10)
+        await asyncio.sleep(301)
+        told = [(await use(pool, user)).session_restarted for user in ("one", "two", "three")]
+        assert told == [None, "cooled_down", "cooled_down"]
+
+
 @in_virtual_time
 async def test_deleting_a_session_ends_what_it_runs() -> None:
     engine = ScriptedEngine()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from greenroom import Session
+from greenroom import FileMissing, Session
 from greenroom.testing import engine_pool
 
 
@@ -21,6 +22,24 @@ def summary(session: Session, code: str) -> str:
     error = session.execute(code, timeout=60).error
     assert error is not None
     return error.summary
+
+
+# A session that began again
+
+
+@pytest.mark.filterwarnings("ignore::greenroom.local.AzureRangeWarning")
+@pytest.mark.parametrize("url", ["bubblewrap:", "docker:"])
+def test_a_missing_file_is_explained_by_the_end_of_its_session(url: str) -> None:
+    options: dict[str, Any] = {"preload": (), "cooldown_period": 0.5, "ready_session_instances": 0}
+    with engine_pool(url, **options) as pool, pool.session() as session:
+        session.upload(b"a\n1\n", "in.csv")
+        time.sleep(2)
+        assert session.info() is None
+        with pytest.raises(FileMissing, match="unused for too long and began again"):
+            session.download("in.csv")
+        text = session.execute("open('in.csv').read()").text_for_model()
+        assert text.startswith("The session was unused for too long and began again: variables and files are gone. The")
+        assert "began again" not in session.execute("1").text_for_model()
 
 
 # Modules of the session

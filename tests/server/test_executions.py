@@ -386,3 +386,17 @@ async def test_pictures_of_sandboxes_are_passed_on_as_text() -> None:
         response = await client.post("/executions", params=query(LATEST), json=current(code))
     expected = {"type": "image", "format": "png", "base64_data": picture}
     assert response.json()["result"]["executionResult"] == expected
+
+
+@pytest.mark.filterwarnings("ignore::greenroom.local.AzureRangeWarning")
+@pytest.mark.parametrize("version", [LEGACY[0], LATEST])
+async def test_a_session_that_began_again_is_told_in_a_header(version: str) -> None:
+    backend = await memory_backend(cooldown_period=0.2)
+    path, body = ("/code/execute", inline) if version in LEGACY else ("/executions", current)
+    async with served(backend) as client:
+        told: list[str | None] = []
+        for asleep in (0, 0, 1):
+            await asyncio.sleep(asleep)
+            response = await client.post(path, params=query(version), json=body("1"))
+            told.append(response.headers.get("x-greenroom-session-restarted"))
+    assert told == [None, None, "cooled_down"]

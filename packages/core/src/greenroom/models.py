@@ -18,6 +18,9 @@ from greenroom.untrusted import brief
 
 Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
+RestartCause: TypeAlias = Literal["cooled_down", "lost", "limit_reached"]
+"""Why a session ended that was used again: unused for too long, its sandbox ended by itself, or its maximum age."""
+
 
 class ContainerType(StrEnum):
     """The kind of program that runs in the sandboxes of a pool; named as in Azure."""
@@ -180,7 +183,11 @@ class Execution:
     files_omitted: int = 0
     """How many more there are."""
     state_lost: bool = False
-    """Whether the variables of the session are gone, because its worker had to be replaced; files stay."""
+    """Whether the variables of the session are gone, because its worker had to be replaced; files stay, unless
+    `session_restarted` is set."""
+    session_restarted: RestartCause | None = None
+    """Set for the first execution after the session had ended without being deleted: it began again, without its
+    variables and files. `None` where that is not known, as with a pool in Azure."""
     truncated: int = 0
     """How many bytes of output were left out because they were over the pool's limit."""
     updates: tuple[Output, ...] = ()

@@ -15,13 +15,13 @@ from greenroom.rendering.terminal import folded, plain
 from greenroom.untrusted import brief, visible
 
 if TYPE_CHECKING:
-    from greenroom.models import Execution, ExecutionError
+    from greenroom.models import Execution, ExecutionError, RestartCause
 
 _NOTHING = "The code ran without output."
 _NO_TEXT = "The code ran; what it showed has no text."
 _LEAST_BUDGET = 200
 _HEADLINE = 130
-"""The maximum length of a headline, in characters."""
+"""The maximum length of a headline, in characters, for a small budget."""
 _LEAST_PART = 45
 """Enough characters for the note about omitted text, and a few more."""
 
@@ -71,7 +71,9 @@ def shorten(text: str, limit: int) -> str:
 def describe(execution: Execution, budget: int) -> str:
     """Return the text of `Execution.text_for_model`."""
     check_budget(budget)
-    headline = "" if execution.succeeded else shorten(_headline(execution), _HEADLINE) + "\n\n"
+    headline = _headline(execution)
+    if headline:
+        headline = shorten(headline, max(_HEADLINE, budget // 20)) + "\n\n"
     budget -= len(headline)
     sections = {title: _TITLE.sub(" ", body) for title, body in _sections(execution) if body}
     if not headline and not sections:
@@ -167,8 +169,27 @@ def _shown(execution: Execution) -> tuple[str, str]:
     return plain(result), folded("\n\n".join(texts))
 
 
+def restarted(cause: RestartCause) -> str:
+    """Return the sentence about a session that began again."""
+    match cause:
+        case "cooled_down":
+            reason = "was unused for too long"
+        case "limit_reached":
+            reason = "reached its maximum age"
+        case "lost":
+            reason = "lost its sandbox"
+    return f"The session {reason} and began again: variables and files are gone."
+
+
 def _headline(execution: Execution) -> str:
+    again = "" if execution.session_restarted is None else restarted(execution.session_restarted)
+    return f"{again} {_outcome(execution)}".strip()
+
+
+def _outcome(execution: Execution) -> str:
     match execution.status:
+        case "succeeded":
+            return ""
         case "timed_out" if execution.error is not None and execution.error.value:
             headline = " ".join(visible(execution.error.value).split())
         case "timed_out":
@@ -177,7 +198,8 @@ def _headline(execution: Execution) -> str:
             headline = "The code was cancelled."
         case _:
             headline = "The code failed."
-    return headline + (" All variables are lost; files in /mnt/data are kept." if execution.state_lost else "")
+    kept = execution.state_lost and execution.session_restarted is None
+    return headline + (" All variables are lost; files in /mnt/data are kept." if kept else "")
 
 
 def _error(execution: Execution) -> str:

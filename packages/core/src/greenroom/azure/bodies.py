@@ -13,6 +13,7 @@ from greenroom.azure.transport import Response
 MIN_RATE = 16 * 1024
 """Bytes per second that an endpoint must send or accept once its time limit is used up."""
 
+_REPLAYABLE = 4 << 20  # bytes up to which an upload is kept in memory, to be resent if the pool was full
 _PIECE = 64 * 1024
 _GZIP = 31  # zlib's window of 15 bits, with gzip's header
 _FRAMING = 1 << 20  # bytes that gzip can add to content that it cannot compress
@@ -133,3 +134,21 @@ async def sent(content: AsyncIterator[bytes], seconds: float, timeout: asyncio.T
 def _move(timeout: asyncio.Timeout, when: float | None) -> None:
     if not timeout.expired():
         timeout.reschedule(when)
+
+
+async def framed(before: bytes, content: AsyncIterator[bytes], after: bytes) -> AsyncGenerator[bytes, None]:
+    """Yield what comes before the content, the content, and what comes after it."""
+    yield before
+    async for chunk in content:
+        yield chunk
+    yield after
+
+
+async def replayable(chunks: AsyncGenerator[bytes, None]) -> bytes | AsyncIterator[bytes]:
+    """Return the whole content if it is small, otherwise the iterator, which can be sent only once."""
+    held = bytearray()
+    async for chunk in chunks:
+        held += chunk
+        if len(held) > _REPLAYABLE:
+            return framed(bytes(held), chunks, b"")
+    return bytes(held)

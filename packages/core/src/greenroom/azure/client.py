@@ -7,18 +7,20 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
+from greenroom.azure.bodies import framed, replayable
 from greenroom.azure.codecs import current
 from greenroom.azure.codecs.contract import contract_of
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, NO_SESSION
 from greenroom.azure.codecs.shared import (
     LATEST,
     MAX_SYNCHRONOUS,
+    RESTARTED_HEADER,
     Call,
     ExecuteRequest,
     Json,
@@ -34,15 +36,13 @@ from greenroom.azure.settings import AzureSettings, check_proxy, is_loopback, pa
 from greenroom.azure.transport import Transport
 from greenroom.backend import OnEvent, Overrides
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
-from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo, StreamText
+from greenroom.models import Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo, StreamText
 
 T = TypeVar("T")
 
 _AZURE = (".dynamicsessions.io", ".azurecontainerapps.io")
 """Domains whose hosts get an Azure token by default."""
 _TIMEOUT = 60.0
-_REPLAYABLE = 4 << 20
-"""Bytes up to which an upload is kept in memory, so that it can be resent if the pool was full."""
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
 _SESSIONS_SINCE = "2025-02-02-preview"
 _MAX_PAGES = 1000
@@ -129,16 +129,25 @@ class AzurePool:
     async def _post(self, identifier: str, request: ExecuteRequest, seconds: float) -> Execution | Pending:
         call = self._codec.encode_execute_request(request, self._version)
         wait = 0.0 if request.asynchronous else request.timeout or MAX_SYNCHRONOUS
-        return await self._call(call, identifier, self._execution(seconds), timeout=MARGIN + wait)
+        return await self._execution(call, identifier, seconds, timeout=MARGIN + wait)
 
-    def _execution(self, seconds: float) -> Callable[[Json], Execution | Pending]:
+    async def _execution(
+        self, call: Call, identifier: str, seconds: float, *, timeout: float | None = None
+    ) -> Execution | Pending:
+        """Send a request that is answered with an execution, whose time limit was `seconds`."""
+
         def decode(body: Json) -> Execution | Pending:
             outcome = self._codec.decode_execution(body, timeout=seconds)
             if isinstance(outcome, Pending) and len(outcome.id) > _MAX_ID:
                 raise Malformed(f"the id of an execution must have at most {_MAX_ID} characters")
             return outcome
 
-        return decode
+        headers: dict[str, str] = {}
+        outcome = await self._call(call, identifier, decode, timeout=timeout, on_headers=headers.update)
+        cause: Any = headers.get(RESTARTED_HEADER)
+        if isinstance(outcome, Execution) and cause in get_args(RestartCause):
+            return replace(outcome, session_restarted=cause, state_lost=True)
+        return outcome
 
     async def _poll(self, identifier: str, id: str, seconds: float) -> Execution:  # noqa: A002  the model's own word
         """Poll an execution until it has ended, at most until its time limit and a margin have passed."""
@@ -148,7 +157,7 @@ class AzurePool:
             await asyncio.sleep(delay)
             delay = min(delay * 1.5, _LONGEST_POLL)
             try:
-                outcome = await self._call(current.get_execution(id), identifier, self._execution(seconds))
+                outcome = await self._execution(current.get_execution(id), identifier, seconds)
             except GreenroomError as error:
                 if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
                     raise SandboxLost(f"The execution {id} is no longer known: its session has ended.") from error
@@ -177,7 +186,7 @@ class AzurePool:
         call, filename = self._codec.upload_file(path)
         boundary = uuid.uuid4().hex
         before, after = multipart_frame(filename, boundary)
-        content = await _replayable(_framed(before, self._limited(chunks, path), after))
+        content = await replayable(framed(before, self._limited(chunks, path), after))
         call = replace(call, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"})
         return await self._call(
             call, identifier, lambda body: self._codec.decode_uploaded(body, path), path=path, content=content
@@ -309,9 +318,16 @@ class AzurePool:
         timeout: float | None = None,
         path: str | None = None,
         content: bytes | AsyncIterator[bytes] | None = None,
+        on_headers: Callable[[Mapping[str, str]], None] | None = None,
     ) -> T:
-        addressed = self._addressed(call, identifier, self._version_of(call))
-        return await self._http.json(addressed, decode, timeout=timeout or _TIMEOUT, path=path, content=content)
+        return await self._http.json(
+            self._addressed(call, identifier, self._version_of(call)),
+            decode,
+            timeout=timeout or _TIMEOUT,
+            path=path,
+            content=content,
+            on_headers=on_headers,
+        )
 
     async def _pages(
         self,
@@ -401,20 +417,3 @@ def _send_events(execution: Execution, on_event: OnEvent) -> None:
         on_event(StreamText("stderr", execution.stderr))
     for output in execution.outputs:
         on_event(output)
-
-
-async def _framed(before: bytes, content: AsyncIterator[bytes], after: bytes) -> AsyncGenerator[bytes, None]:
-    yield before
-    async for chunk in content:
-        yield chunk
-    yield after
-
-
-async def _replayable(chunks: AsyncGenerator[bytes, None]) -> bytes | AsyncIterator[bytes]:
-    """Return the whole content if it is small, otherwise the iterator, which can be sent only once."""
-    held = bytearray()
-    async for chunk in chunks:
-        held += chunk
-        if len(held) > _REPLAYABLE:
-            return _framed(bytes(held), chunks, b"")
-    return bytes(held)

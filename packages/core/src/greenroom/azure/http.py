@@ -7,7 +7,7 @@ import contextlib
 import json
 import random
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
@@ -80,6 +80,7 @@ class Connection:
         timeout: float,
         path: str | None = None,
         content: Any = None,
+        on_headers: Callable[[Mapping[str, str]], None] | None = None,
     ) -> T:
         """Send a request, and return the response's JSON, decoded; a missing body is `None`.
 
@@ -90,8 +91,11 @@ class Connection:
                 end it; the body of a request gets more by its size.
             path: the file that the request concerns, for errors.
             content: the body, unless `call` has one: bytes, or an iterator of them, which can be sent only once.
+            on_headers: called with the headers of the response.
         """
         async with self.stream(call, timeout=timeout, path=path, content=content) as response:
+            if on_headers is not None:
+                on_headers(response.headers)
             body = await _read(response, _MAX_BODY, timeout)
             if len(body) > _LARGE:
                 return await asyncio.to_thread(_parse, body, decode)

@@ -28,6 +28,7 @@ from greenroom.telemetry import (
 _CLOSE_TIMEOUT = 15.0
 _START_TIMEOUT = 60.0
 _HOLD_AFTER_FAILURE = 5.0
+_MAX_REMEMBERED = 10_000  # identifiers whose instance has ended; a few megabytes
 
 
 class Instance(Protocol):
@@ -92,6 +93,8 @@ class Allocator(Generic[InstanceT]):
         self._instances: dict[int, InstanceT] = {}
         self._slots: dict[str, Slot] = {}
         """The leased slots by identifier."""
+        self._ended: dict[str, EndCause] = {}
+        """Why the last instance of an identifier ended, the latest one last. Not those that were deleted."""
         self._pending: dict[str, _PendingLease] = {}
         """The queued sessions by identifier."""
         self._starts: dict[int, asyncio.Task[None]] = {}
@@ -124,8 +127,17 @@ class Allocator(Generic[InstanceT]):
         finally:
             self._release(slot)
 
+    def ended(self, identifier: str) -> EndCause | None:
+        """Return why the last instance of an identifier ended, unless the identifier was deleted or is forgotten."""
+        return self._ended.get(identifier)
+
+    def forget_end(self, identifier: str) -> EndCause | None:
+        """As `ended`, once."""
+        return self._ended.pop(identifier, None)
+
     async def end(self, identifier: str) -> None:
         """End the instance of an identifier, if there is one, and wait until it is gone."""
+        self.forget_end(identifier)
         slot = self._slots.get(identifier)
         if slot is not None:
             await asyncio.wait([self._retire(slot, EndCause.DELETED)])
@@ -315,11 +327,20 @@ class Allocator(Generic[InstanceT]):
         if slot.phase != "ending":
             if slot.identifier is not None:
                 del self._slots[slot.identifier]
+                self._remember(slot.identifier, cause)
             now = self._clock()
             slot.phase, slot.since = "ending", now
             self._emit(SandboxEnded(cause, slot.identifier, now - slot.began))
             self._ends[slot.number] = self._spawn(self._dispose(slot, cause))
         return self._ends[slot.number]
+
+    def _remember(self, identifier: str, cause: EndCause) -> None:
+        self._ended.pop(identifier, None)
+        if cause is EndCause.DELETED:
+            return
+        self._ended[identifier] = cause
+        if len(self._ended) > _MAX_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     async def _dispose(self, slot: Slot, cause: EndCause) -> None:
         start = self._starts.pop(slot.number)

@@ -20,7 +20,7 @@ from greenroom.engines.base import StreamSandbox
 from greenroom.errors import FileRefused, GreenroomError, SandboxLost
 from greenroom.local.collecting import Collector, ExecutionLimits
 from greenroom.local.decoding import decode_file, decode_files, file_error, off_loop, parse_json
-from greenroom.models import Execution, RemoteFile
+from greenroom.models import Execution, RemoteFile, RestartCause
 from greenroom.runner.protocol import MAX_ENDING, MAX_LIST, VERSION, Decoder, Frame, FrameError, HostOrder, encode
 from greenroom.untrusted import without_controls
 
@@ -106,13 +106,19 @@ class Channel:
 
     # Execution
 
-    async def execute(self, code: str, limits: ExecutionLimits, on_event: OnEvent | None) -> Execution:
-        """Run code when those before it are done.
+    async def execute(
+        self,
+        code: str,
+        limits: ExecutionLimits,
+        on_event: OnEvent | None,
+        restarted: Callable[[], RestartCause | None] = lambda: None,
+    ) -> Execution:
+        """Run code when those before it are done. Then `restarted` says whether the session had ended before.
 
         Cancelling interrupts the code; the next execution waits until it has ended.
         """
         await self._turn.acquire()
-        running = Collector(limits, on_event)
+        running = Collector(limits, on_event, restarted())
         number = next(self._numbers)
         try:
             self._running = (number, running)

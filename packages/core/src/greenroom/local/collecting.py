@@ -21,7 +21,7 @@ from greenroom.local.decoding import (
     output_weight,
     parse_json,
 )
-from greenroom.models import Execution, ExecutionError, Output, Status, StreamText
+from greenroom.models import Execution, ExecutionError, Output, RestartCause, Status, StreamText
 from greenroom.runner.protocol import MAX_ENDING, MAX_NAME, MAX_OUTPUTS, Frame, FrameError
 
 
@@ -68,7 +68,10 @@ class _Shown:
 class Collector:
     """A running execution."""
 
-    def __init__(self, limits: ExecutionLimits, on_event: OnEvent | None) -> None:
+    def __init__(
+        self, limits: ExecutionLimits, on_event: OnEvent | None, restarted: RestartCause | None = None
+    ) -> None:
+        self._restarted: RestartCause | None = restarted
         self.id = uuid.uuid4().hex
         self.limits = limits
         self.on_event = on_event
@@ -146,7 +149,7 @@ class Collector:
             duration=number(header, "duration"),
             files=tuple(decode_files(fields.get("files"))),
             files_omitted=int(number(header, "files_omitted")),
-            state_lost="crash" in header or header.get("state_lost") is True,
+            state_lost=self._restarted is not None or "crash" in header or header.get("state_lost") is True,
             truncated=int(number(header, "truncated")),
         )
 
@@ -165,6 +168,7 @@ class Collector:
             result=next((output.text for output in reversed(outputs) if output.is_result), None),
             outputs=outputs,
             updates=tuple(self.updates.values()),
+            session_restarted=self._restarted,
             **ending,
         )
         if self.on_event:

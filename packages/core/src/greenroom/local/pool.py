@@ -12,14 +12,15 @@ from weakref import WeakValueDictionary
 
 from greenroom.backend import OnEvent, Overrides
 from greenroom.engines.base import Engine, StreamSandbox
-from greenroom.errors import EngineUnavailable
+from greenroom.errors import EngineUnavailable, FileMissing
 from greenroom.local.allocator import Allocator
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
 from greenroom.local.plan import Rules
 from greenroom.local.settings import PoolSettings
-from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
-from greenroom.telemetry import ExecutionEnded, Observer, guarded, ignore
+from greenroom.models import Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo
+from greenroom.telemetry import EndCause, ExecutionEnded, Observer, guarded, ignore
+from greenroom.text import restarted
 
 
 class LocalPool:
@@ -74,7 +75,7 @@ class LocalPool:
         async with self._channel(identifier) as channel:
             began = time.monotonic()
             try:
-                execution = await channel.execute(code, limits, on_event)
+                execution = await channel.execute(code, limits, on_event, lambda: self._restarted(identifier))
             except asyncio.CancelledError:
                 self._observer(ExecutionEnded(identifier, "cancelled", time.monotonic() - began))
                 raise
@@ -132,6 +133,11 @@ class LocalPool:
             raise EngineUnavailable(f"The engine {self._engine.name} must give sandboxes of code two streams.")
         return Channel(sandbox, on_lost, preload=self._spec.preload)
 
+    def _restarted(self, identifier: str) -> RestartCause | None:
+        """Return why the session had ended before, for the first execution since."""
+        cause = self._allocator.forget_end(identifier)
+        return None if cause is None else _CAUSES.get(cause)
+
     @contextlib.asynccontextmanager
     async def _channel(self, identifier: str) -> AsyncGenerator[Channel, None]:
         """Lease the session's sandbox, and give it the limits of its own that the session has."""
@@ -139,4 +145,16 @@ class LocalPool:
             overrides = self._overrides.get(identifier)
             if overrides is not None and overrides.memory is not None:
                 await channel.limit_memory(overrides.memory)
-            yield channel
+            try:
+                yield channel
+            except FileMissing as error:
+                if (cause := self._allocator.ended(identifier)) in _CAUSES:
+                    raise FileMissing(f"{error} {restarted(_CAUSES[cause])}") from error
+                raise
+
+
+_CAUSES: dict[EndCause | None, RestartCause] = {
+    EndCause.COOLED_DOWN: "cooled_down",
+    EndCause.LOST: "lost",
+    EndCause.MAX_AGE: "limit_reached",
+}

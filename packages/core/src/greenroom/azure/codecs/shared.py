@@ -80,6 +80,10 @@ class Pending:
     """Whether it has started."""
 
 
+RESTARTED_HEADER = "x-greenroom-session-restarted"
+"""Our server's own: why the session of an execution began again. Azure does not tell it."""
+
+
 def is_legacy(version: str) -> bool:
     """Whether a version belongs to the legacy contract."""
     return version in LEGACY_VERSIONS

@@ -22,6 +22,7 @@ from greenroom.azure.codecs.shared import (
     DEFAULT_OUTPUT_LIMIT,
     LATEST,
     MAX_SYNCHRONOUS,
+    RESTARTED_HEADER,
     ExecuteRequest,
     Json,
     Pending,
@@ -108,6 +109,10 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
     Raises:
         RequestRefused: the server holds too much for others at the moment; the execution can be polled later.
     """
+
+    outcome = record.outcome()
+    if outcome is not None and outcome.execution.session_restarted is not None:
+        headers = {**headers, RESTARTED_HEADER: outcome.execution.session_restarted}
 
     def encode() -> Response:
         return json_response(_encode(record, target), status, headers)
