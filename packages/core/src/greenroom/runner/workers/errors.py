@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -43,12 +44,8 @@ def shorten(error: Any) -> None:
         first = each.__traceback__
         length = sum(1 for _ in _links(first))
         if length > _LONG_TRACEBACK:
-            for number, link in enumerate(_links(first)):
-                if number == _KEPT_FRAMES:
-                    before = link
-                if number == length - _KEPT_FRAMES:
-                    before.tb_next = link
-                    break
+            before, after = (next(islice(_links(first), at, None)) for at in (_KEPT_FRAMES, length - _KEPT_FRAMES))
+            before.tb_next = after
 
 
 def _links(link: TracebackType | None) -> Iterator[TracebackType]:
@@ -87,8 +84,8 @@ class _Summary:
         if remote is not None:
             return remote
         lines = [*_frames(error.__traceback__), _own_line(error)]
-        members: Any = getattr(error, "exceptions", None)
-        if isinstance(members, tuple) and isinstance(error, _GROUPS):
+        if isinstance(error, _GROUPS):
+            members: Sequence[BaseException] = getattr(error, "exceptions", ())
             for number, member in enumerate(members, 1):
                 if self._left <= 0:
                     lines.append(f"  … {len(members) - number + 1} more sub-exceptions …")
