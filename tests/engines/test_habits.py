@@ -35,10 +35,12 @@ def test_a_missing_file_is_explained_by_the_end_of_its_session(url: str) -> None
         session.upload(b"a\n1\n", "in.csv")
         time.sleep(2)
         assert session.info() is None
-        with pytest.raises(FileMissing, match="unused for too long and began again"):
+        with pytest.raises(FileMissing, match="had cooled down .* and began again"):
             session.download("in.csv")
         text = session.execute("open('in.csv').read()").text_for_model()
-        assert text.startswith("The session was unused for too long and began again: variables and files are gone. The")
+        assert text.startswith(
+            "The session had cooled down after a time without use and began again: variables and files are gone. The"
+        )
         assert "began again" not in session.execute("1").text_for_model()
 
 

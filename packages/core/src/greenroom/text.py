@@ -173,7 +173,7 @@ def restarted(cause: RestartCause) -> str:
     """Return the sentence about a session that began again."""
     match cause:
         case "cooled_down":
-            reason = "was unused for too long"
+            reason = "had cooled down after a time without use"
         case "limit_reached":
             reason = "reached its maximum age"
         case "lost":

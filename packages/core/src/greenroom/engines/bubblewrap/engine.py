@@ -31,7 +31,7 @@ from greenroom.engines.base import (
     refuse_unfiltered,
     runner_command,
 )
-from greenroom.engines.bubblewrap import cgroups, font_cache
+from greenroom.engines.bubblewrap import bytecode, cgroups, font_cache
 from greenroom.engines.bubblewrap.arguments import INSIDE_USER, environment, file_system, isolation
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.runner import seccomp
@@ -143,6 +143,7 @@ class BubblewrapEngine(Engine):
         self._checked = False
         self._font_cache = Path()
         self._binds_descriptors = False
+        self._compiling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def check(self) -> None:
@@ -168,6 +169,7 @@ class BubblewrapEngine(Engine):
             os.close(fonts)
         else:  # until it is there, sandboxes work without it
             self._in_background(self._make_font_cache())
+        self._compiling = asyncio.create_task(self._compile())
 
     @property
     def starts_give_way(self) -> bool:
@@ -209,6 +211,9 @@ class BubblewrapEngine(Engine):
         return await asyncio.to_thread(self._hierarchy.sweep) if self._hierarchy is not None else 0
 
     async def close(self) -> None:
+        if self._compiling is not None:
+            self._compiling.cancel()
+            await asyncio.wait([self._compiling], timeout=_KILL_TIMEOUT)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_KILL_TIMEOUT)
         for task in list(self._tasks):
@@ -219,6 +224,23 @@ class BubblewrapEngine(Engine):
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._tasks.add(task := asyncio.create_task(coroutine))
         task.add_done_callback(self._tasks.discard)
+
+    async def _compile(self) -> None:
+        """Compile the packages of the sandboxes' interpreter, if they lack their bytecode and are this user's own."""
+        with contextlib.suppress(OSError):
+            command = await asyncio.to_thread(bytecode.command_to_compile, self._python)
+            if command is None:
+                return
+            null = asyncio.subprocess.DEVNULL
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=null, stdout=null, stderr=null, env={}, cwd="/", start_new_session=True
+            )
+            try:
+                await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await asyncio.shield(process.wait())
 
     async def _make_font_cache(self) -> None:
         command = [self._python, "-I", "-c", font_cache.MAKE]

@@ -1,0 +1,46 @@
+"""Packages without bytecode are compiled once, on the host's side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from greenroom.engines.bubblewrap.bytecode import command_to_compile
+from greenroom.testing import engine_pool
+
+
+def compilers(packages: Path) -> str:
+    found = subprocess.run(["pgrep", "-f", f"compileall.*{packages}"], capture_output=True, text=True, check=False)
+    return found.stdout
+
+
+def test_an_environment_without_bytecode_is_compiled_while_a_pool_is_open(bare_python: Path) -> None:
+    python = str(bare_python)
+    engine_pool("bubblewrap:", ready_session_instances=0).close()  # skips, or fails, where there is no such engine
+    command = command_to_compile(python)
+    assert command is not None
+    packages = Path(command[-1])
+    with engine_pool("bubblewrap:", python=python, ready_session_instances=0):
+        pass  # which ends what it has begun
+    assert compilers(packages) == ""
+    with engine_pool("bubblewrap:", python=python, ready_session_instances=0) as pool, pool.session() as session:
+        for _ in range(1200):
+            if command_to_compile(python) is None:
+                break
+            time.sleep(0.1)
+        assert command_to_compile(python) is None
+        assert session.execute("1 + 1").result == "2"
+    assert compilers(packages) == ""
+
+
+def test_an_environment_of_somebody_else_is_left_alone(bare_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cache in bare_python.parent.parent.rglob("__pycache__"):
+        for file in cache.iterdir():
+            file.unlink()
+    assert command_to_compile(str(bare_python)) is not None
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert command_to_compile(str(bare_python)) is None
