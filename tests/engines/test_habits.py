@@ -35,7 +35,7 @@ def test_a_missing_file_is_explained_by_the_end_of_its_session(url: str) -> None
         session.upload(b"a\n1\n", "in.csv")
         time.sleep(2)
         assert session.info() is None
-        with pytest.raises(FileMissing, match="had cooled down .* and began again"):
+        with pytest.raises(FileMissing, match=r"had cooled down .* and began again"):
             session.download("in.csv")
         text = session.execute("open('in.csv').read()").text_for_model()
         assert text.startswith(
