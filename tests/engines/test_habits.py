@@ -153,6 +153,36 @@ def test_the_summary_of_an_error_has_what_led_to_it(session: Session) -> None:
     assert "KeyError: 'price'" not in summary(session, f"{code} from None")
 
 
+def test_the_summary_is_bounded_and_keeps_the_line_of_the_error(session: Session) -> None:
+    text = summary(session, "try: raise ValueError('x' * 10**6)\nexcept ValueError: raise KeyError('y' * 10**6)")
+    assert len(text) <= 10_000
+    assert "\nKeyError: 'yyy" in text
+    assert text.endswith("yyy'")
+    text = summary(session, "try: int('x')\nexcept ValueError: 1/0 # " + "z" * 100_000)
+    assert len(text) < 2_000
+    assert text.endswith("ZeroDivisionError: division by zero")
+
+
+def test_the_summary_leaves_out_what_a_library_says_twice(session: Session) -> None:
+    text = summary(session, "import pandas\npandas.DataFrame({'a': [1]})['b']")
+    assert text.count("KeyError: 'b'") == 1
+    assert "The above exception" not in text
+
+
+def test_the_summary_has_what_an_error_knows(session: Session) -> None:
+    session.upload(b"V = 1\n", "deeper/helper_of_mine.py")
+    execution = session.execute("import helper_of_mine")
+    text = execution.text_for_model()
+    assert "The module is /mnt/data/deeper/helper_of_mine.py: sys.path.insert(0, '/mnt/data/deeper')" in text
+    assert "hint:" not in text
+    text = summary(
+        session,
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', '1/0'], check=True, capture_output=True)",
+    )
+    assert "CalledProcessError: Command" in text
+    assert text.endswith("ZeroDivisionError: division by zero")
+
+
 def test_the_summary_of_a_group_has_its_members(session: Session) -> None:
     text = summary(
         session,

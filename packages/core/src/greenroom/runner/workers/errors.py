@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,11 @@ from ..protocol import ERROR_LIMITS
 _CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _REMOTE_FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)\n    (.+)')
+_FILES = "/mnt/data"
+_MAX_ENTRIES = 2_000  # that are searched for a module
 _MAX_FRAMES = 12
+_MAX_LINE = 3_000  # characters of an error's own text
+_MAX_SOURCE = 300  # characters of a line of code
 _MAX_ERRORS = 20  # of a chain and its groups that are described
 _LONG_TRACEBACK = 2_000  # frames; to format more takes seconds
 _KEPT_FRAMES = 100  # at each end of a long one
@@ -29,8 +34,11 @@ def describe(kind: Any, error: Any, lines: list[str]) -> dict[str, str]:
         "name": safe_str(lambda: str(kind.__name__), "Exception"),
         "value": safe_str(lambda: str(error), "<unprintable>"),
         "traceback": "\n".join(lines),
-        "summary": safe_str(lambda: _Summary().of(error), "")
-        or safe_str(lambda: _own_line(error), "Exception: <unprintable>"),
+        "summary": _cut(
+            safe_str(lambda: _Summary().of(error), "")
+            or safe_str(lambda: _own_line(error), "Exception: <unprintable>"),
+            ERROR_LIMITS["summary"],
+        ),
     }
     return {part: plain(text, ERROR_LIMITS[part]) for part, text in parts.items()}
 
@@ -71,11 +79,13 @@ class _Summary:
 
     def of(self, error: BaseException) -> str:
         text = ""
-        for each in reversed(list(_chain(error))):
-            following = self._one(each)
-            if text and following:
+        chain = list(_chain(error))[::-1]
+        for each, following in zip(chain, [*chain[1:], None], strict=True):
+            if following is not None and _is_repeated(each, following):
+                continue
+            if text:
                 text += _CAUSE if each.__cause__ is not None else _CONTEXT
-            text += following
+            text += self._one(each)
         return text
 
     def _one(self, error: BaseException) -> str:
@@ -83,7 +93,7 @@ class _Summary:
         remote = _of_a_worker_process(error)
         if remote is not None:
             return remote
-        lines = [*_frames(error.__traceback__), _own_line(error)]
+        lines = [*_frames(error.__traceback__), _own_line(error), *_notes(error)]
         if isinstance(error, _GROUPS):
             members: Sequence[BaseException] = getattr(error, "exceptions", ())
             for number, member in enumerate(members, 1):
@@ -105,10 +115,50 @@ def _groups() -> tuple[type[BaseException], ...]:
 _GROUPS = _groups()
 
 
-def _own_line(error: BaseException) -> str:
-    return _cells(safe_str(lambda: "".join(traceback.format_exception_only(type(error), error)).strip(), "")) or (
-        f"{type(error).__name__}: <unprintable>"
+def _is_repeated(error: BaseException, following: BaseException) -> bool:
+    """Whether an error in a library is in the text of the next one, as with the many layers of network clients."""
+    return not (
+        _frames(error.__traceback__)
+        or isinstance(error, _GROUPS)
+        or _of_a_worker_process(error)
+        or safe_str(lambda: str(error), "<unprintable>") not in safe_str(lambda: str(following), "")
     )
+
+
+def _own_line(error: BaseException) -> str:
+    line = _cells(safe_str(lambda: "".join(traceback.format_exception_only(type(error), error)).strip(), ""))
+    return _cut(line, _MAX_LINE) or f"{type(error).__name__}: <unprintable>"
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Return what an error knows and does not say."""
+    notes = (safe_str(lambda: _where_a_module_is(error), ""), safe_str(lambda: _stderr(error), ""))
+    return [note for note in notes if note]
+
+
+def _where_a_module_is(error: BaseException) -> str:
+    """Return where a module of the session is, if Python looks for it elsewhere."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name or "." in error.name:
+        return ""
+    seen = 0
+    for directory, directories, files in os.walk(_FILES):
+        seen += len(directories) + len(files)
+        for file in (f"{error.name}.py", f"{error.name}/__init__.py"):
+            path = os.path.join(directory, file)
+            if os.path.isfile(path):
+                return f"The module is {path}: sys.path.insert(0, {directory!r}) lets Python find it."
+        if seen > _MAX_ENTRIES:
+            break
+    return ""
+
+
+def _stderr(error: BaseException) -> str:
+    """Return the end of what a command of `subprocess` had written, if that has been captured."""
+    if type(error).__name__ != "CalledProcessError":
+        return ""
+    text: Any = getattr(error, "stderr", None) or getattr(error, "output", None) or ""
+    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    return f"The command had written:\n{_cut(text.strip(), _MAX_LINE)}" if text.strip() else ""
 
 
 def _frames(first: TracebackType | None) -> list[str]:
@@ -119,7 +169,7 @@ def _frames(first: TracebackType | None) -> list[str]:
     if left_out:
         frames[4:-4] = []
     texts = [
-        _cells(f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}")
+        _cells(f"{frame.filename}, line {frame.lineno}, in {frame.name}\n    {_cut(frame.line or '', _MAX_SOURCE)}")
         for frame in traceback.StackSummary.extract(iter(frames))
     ]
     if left_out:
@@ -143,7 +193,14 @@ def _of_a_worker_process(error: BaseException) -> str | None:
 
 
 def _is_of_the_user(file: str) -> bool:
-    return file.startswith("/mnt/data/") or _CELL.match(file) is not None
+    return _CELL.match(file) is not None or (
+        file.startswith((f"{_FILES}/", "/tmp/")) and "/site-packages/" not in file  # noqa: S108
+    )
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return a text without its middle, if that is longer than a limit: both ends of an error tell much."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[3 - limit // 2 :]}"
 
 
 def _cells(text: str) -> str:
