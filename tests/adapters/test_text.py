@@ -228,6 +228,10 @@ KeyError: 'year'""",
             "Cell 4, line 1: UserWarning: x\n  warn()\n(these 2 lines 30 times)"
         ),
     ),
+    "a repeated line of a log": (
+        ran(stderr="".join(f"2026-11-26 12:00:{second:02},123 WARNING not found\n" for second in range(40)) + "end\n"),
+        "stderr:\n2026-11-26 12:00:00,123 WARNING not found (40 times, the last at 2026-11-26 12:00:39,123)\nend",
+    ),
     "two progress bars": (
         ran(stderr="\rall:   0%\n\rone:   0%\x1b[A\n\rone: 100%\x1b[A\rall:  50%\n\rtwo: 100%\x1b[A\rall: 100%\n"),
         "stderr:\nall: 100%\ntwo: 100%",
@@ -535,6 +539,10 @@ def test_a_budget_too_small_for_any_text_is_refused() -> None:
         "ImportError: " * 80_000,
         "ImportError: \n" * 80_000,
         "`Import " * 100_000,
+        "12:00:00 x\n" * 90_000,
+        "12:00:00" * 120_000,
+        "\0" * 300_000,
+        "\x1b[A\r" * 200_000,
     ],
     ids=lambda text: repr(text[:12]),
 )

@@ -8,7 +8,16 @@ from typing import Any, ClassVar
 import pytest
 
 from greenroom import SessionPool
-from greenroom.testing import AttackSuite, CellSuite, ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, engine_pool
+from greenroom.testing import (
+    AttackSuite,
+    CellSuite,
+    ExecutionSuite,
+    FileSuite,
+    IsolationSuite,
+    LimitSuite,
+    TextSuite,
+    engine_pool,
+)
 
 
 class _Bubblewrap:
@@ -26,6 +35,10 @@ class TestExecution(_Bubblewrap, ExecutionSuite):
 
 
 class TestCells(_Bubblewrap, CellSuite):
+    pass
+
+
+class TestTexts(_Bubblewrap, TextSuite):
     pass
 
 

@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 import pytest
 
 from greenroom import SessionPool
-from greenroom.testing import AttackSuite, CellSuite, ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, engine_pool
+from greenroom.testing import (
+    AttackSuite,
+    CellSuite,
+    ExecutionSuite,
+    FileSuite,
+    IsolationSuite,
+    LimitSuite,
+    TextSuite,
+    engine_pool,
+)
 
 
 class _Docker:
@@ -35,6 +44,10 @@ class TestCells(_Docker, CellSuite):
     pass
 
 
+class TestTexts(_Docker, TextSuite):
+    pass
+
+
 class TestFiles(_Docker, FileSuite):
     pass
 
@@ -52,6 +65,10 @@ class TestExecutionUnderGVisor(_GVisor, ExecutionSuite):
 
 
 class TestCellsUnderGVisor(_GVisor, CellSuite):
+    pass
+
+
+class TestTextsUnderGVisor(_GVisor, TextSuite):
     pass
 
 

@@ -205,10 +205,13 @@ def test_the_summary_of_a_group_has_its_members(session: Session) -> None:
     [
         "import concurrent.futures as futures\nwith futures.ProcessPoolExecutor(1) as p: list(p.map(invert, [0]))",
         "import multiprocessing\nwith multiprocessing.Pool() as p: p.map(invert, [0])",
+        "import joblib\njoblib.Parallel(n_jobs=2)(joblib.delayed(invert)(x) for x in [0, 0])",
     ],
 )
 def test_the_summary_has_the_line_in_a_worker_process(session: Session, call: str) -> None:
     text = summary(session, f"def invert(x):\n    return 1 / x\n{call}")
+    if "No module named 'joblib'" in text:
+        pytest.skip("joblib is not in the sandbox")
     assert "line 2, in invert\n    return 1 / x\nZeroDivisionError: division by zero" in text
 
 

@@ -79,7 +79,7 @@ def describe(execution: Execution, budget: int) -> str:
     if not headline and not sections:
         return _NO_TEXT if execution.outputs or execution.updates else _NOTHING
     own_line = _own_line(execution.error, sections.get("error:", ""))
-    least = dict.fromkeys(sections, _LEAST_PART) | {"error:": min(len(own_line), budget - len("error:\n\n"))}
+    least = dict.fromkeys(sections, _LEAST_PART) | {"error:": min(len(own_line), budget - _size({"error:": ""}, {}))}
     for title in _FIRST_TO_GO:
         if _size(sections, least) <= budget:
             break

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import groupby
 
 from greenroom.untrusted import visible
 
@@ -18,6 +20,8 @@ _LARGEST_SCREEN = 1_000_000
 
 _REPEATED = re.compile(r"^((?:.*\n){1,6}?)\1{3,}", re.MULTILINE)
 _LARGEST_FOLDED = 4_000_000
+_LONGEST_LOGGED = 1_000
+_TIME = re.compile(r"(?:\d{4}[-/]\d\d[-/]\d\d[ T])?\b\d\d:\d\d:\d\d(?:[.,]\d{1,9})?")
 
 
 def plain(text: str) -> str:
@@ -30,12 +34,26 @@ def plain(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Return the text with lines that are repeated, or up to six lines in turn, once and with their count."""
+    """Return the text with lines that are repeated, or up to six lines in turn, once and with their count.
+
+    Lines of a log that differ in their times alone are the same.
+    """
     if len(text) > _LARGEST_FOLDED:
         return text
+    if _TIME.search(text):
+        text = "\n".join(_without_other_times(text.split("\n")))
     ended = text.endswith("\n")
     text = _REPEATED.sub(_counted, text if ended else f"{text}\n")
     return text if ended else text.removesuffix("\n")
+
+
+def _without_other_times(lines: list[str]) -> Iterator[str]:
+    for _, group in groupby(lines, lambda line: _TIME.sub("", line[:_LONGEST_LOGGED], count=2)):
+        alike = list(group)
+        if len(alike) < 4 or len(set(alike)) == 1 or len(alike[0]) > _LONGEST_LOGGED:
+            yield from alike
+        elif last := _TIME.search(alike[-1]):
+            yield f"{alike[0]} ({len(alike)} times, the last at {last[0]})"
 
 
 def _counted(repeated: re.Match[str]) -> str:

@@ -24,6 +24,7 @@ from greenroom.testing.limits import LimitSuite
 from greenroom.testing.memory import memory_pool
 from greenroom.testing.scripted import ENDLESS_CODE, RecordedRun, ScriptedBackend, scripted_pool, wait_until
 from greenroom.testing.suite import Suite
+from greenroom.testing.texts import TextSuite
 
 __all__ = [
     "ENDLESS_CODE",
@@ -39,6 +40,7 @@ __all__ = [
     "RecordedRun",
     "ScriptedBackend",
     "Suite",
+    "TextSuite",
     "ToolDescription",
     "ToolResult",
     "engine_pool",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from ..protocol import ERROR_LIMITS
 
 _CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_REMOTE_FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)\n    (.+)')
+_REMOTE_FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)(?:\n    (.+))?')
 _FILES = "/mnt/data"
 _MAX_ENTRIES = 2_000  # that are searched for a module
 _MAX_FRAMES = 12
@@ -52,7 +53,7 @@ def shorten(error: Any) -> None:
         first = each.__traceback__
         length = sum(1 for _ in _links(first))
         if length > _LONG_TRACEBACK:
-            before, after = (next(islice(_links(first), at, None)) for at in (_KEPT_FRAMES, length - _KEPT_FRAMES))
+            before, after = (next(islice(_links(first), n, None)) for n in (_KEPT_FRAMES, length - _KEPT_FRAMES))
             before.tb_next = after
 
 
@@ -95,7 +96,7 @@ class _Summary:
             return remote
         lines = [*_frames(error.__traceback__), _own_line(error), *_notes(error)]
         if isinstance(error, _GROUPS):
-            members: Sequence[BaseException] = getattr(error, "exceptions", ())
+            members = cast("tuple[BaseException, ...]", getattr(error, "exceptions", ()))
             for number, member in enumerate(members, 1):
                 if self._left <= 0:
                     lines.append(f"  … {len(members) - number + 1} more sub-exceptions …")
@@ -183,7 +184,7 @@ def _of_a_worker_process(error: BaseException) -> str | None:
         return None
     text = str(error).strip().strip('"').strip()[-ERROR_LIMITS["traceback"] :]
     frames = [
-        _cells(f"{file}, line {line}, in {name}\n    {source}")
+        _cells(f"{file}, line {line}, in {name}\n    {source or linecache.getline(file, int(line)).strip()}")
         for file, line, name, source in _REMOTE_FRAME.findall(text)
         if _is_of_the_user(file)
     ]

@@ -62,7 +62,28 @@ def _render_without_nbformat(renderers: Any) -> None:
         renderers.nbformat = SimpleNamespace(__version__="4.2.0")
 
 
+def _show_finished_bars(notebook: Any) -> None:
+    """Show a progress bar again at its end: without a browser, a widget stays what it was when it appeared."""
+    bar = notebook.tqdm_notebook
+    display: Callable[..., Any] = notebook.display
+    close: Callable[[Any], None] = bar.close
+
+    def show(container: Any) -> None:
+        container.handle_of_display = display(container, display_id=True)
+
+    @functools.wraps(close)
+    def close_and_show(self: Any) -> None:
+        ends = not self.disable and self.leave
+        close(self)
+        handle = getattr(getattr(self, "container", None), "handle_of_display", None)
+        if ends and handle is not None:
+            handle.update(self.container)
+
+    notebook.display, bar.close = show, close_and_show
+
+
 _ADJUSTMENTS: dict[str, Callable[[Any], None]] = {
     "matplotlib.pyplot": _draw_inline,
     "plotly.io._renderers": _render_without_nbformat,
+    "tqdm.notebook": _show_finished_bars,
 }
