@@ -383,6 +383,7 @@ HINTS: list[tuple[Execution, str]] = [
         failed("URLError", "<urlopen error [Errno -3] Temporary failure in name resolution>"),
         "may not have network access",
     ),
+    (ran(stdout="E: Temporary failure resolving 'deb.debian.org'\r\n"), "may not have network access"),
     (ran(stdout="curl: (6) Could not resolve host: example.org\r\n"), "may not have network access"),
     (
         ran(stdout="ERROR: No matching distribution found for xgboost>=2 (from a)\r\n"),

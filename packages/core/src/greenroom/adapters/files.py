@@ -14,7 +14,7 @@ from greenroom.errors import FileMissing, FileRefused, InvalidRequest
 from greenroom.models import DATA_DIR, RemoteFile
 from greenroom.sessions import Session
 from greenroom.text import check_budget, shorten
-from greenroom.untrusted import brief, printable
+from greenroom.untrusted import brief, printable, visible
 
 READ_LIMIT = 1 << 20
 """The maximum size of a file that a model reads, in bytes."""
@@ -112,7 +112,8 @@ def _within(limit: int, file: RemoteFile) -> RemoteFile:
 
 def _as_text(file: RemoteFile, content: bytes, budget: int) -> ToolAnswer[RemoteFile]:
     try:
-        return ToolAnswer(_fit(content.decode(), budget) or "The file is empty.", file)
+        text = visible(content.decode().replace("\r\n", "\n"))  # some databases refuse a conversation with NUL in it
+        return ToolAnswer(_fit(text, budget) or "The file is empty.", file)
     except UnicodeDecodeError:
         raise FileRefused(f"{_line(file)} is not a UTF-8 text file. Read it with Python.") from None
 

@@ -38,7 +38,8 @@ _COMMAND_LINE = re.compile(r"^[^\n]{0,1000}\r\n", re.MULTILINE)
 
 _NO_NETWORK = re.compile(
     r"Temporary failure in name resolution|Name or service not known|No address associated with hostname"
-    r"|(?i:could not|couldn't|failed to) resolve |Network is unreachable|nodename nor servname"
+    r"|Network is unreachable|nodename nor servname|[Ff]ailed to lookup address|EAI_AGAIN"
+    r"|(?i:could not|couldn't|failed to|unable to) resolve |Temporary failure resolving"
 )
 _NETWORK_ERRORS = frozenset(
     (

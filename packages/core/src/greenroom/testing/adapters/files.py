@@ -77,6 +77,10 @@ class FileTests(AdapterSuiteBase):
         monkeypatch.setattr(backend, "file", as_before)
         assert "over the limit" in (await scripted.call("ann", "read_file", path="log")).text
 
+    async def test_controls_in_a_file_are_visible(self, adapter: AdapterDriver, ann: str) -> None:
+        await adapter.session(ann).aupload(b"a,b\r\n1,\x002\r\n", "nul.csv")
+        assert (await adapter.call(ann, "read_file", path="nul.csv")).text.strip() == "a,b\n1,\\x002"
+
     @pytest.mark.parametrize("path", ["missing.csv", "../etc/passwd", "/etc/passwd", "", "a\0b"])
     async def test_a_wrong_path_is_a_retryable_tool_error(self, adapter: AdapterDriver, ann: str, path: str) -> None:
         for tool in ("read_file", "download_file"):
