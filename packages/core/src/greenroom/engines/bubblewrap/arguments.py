@@ -78,7 +78,7 @@ def file_system(python: Path, limits: Limits) -> Iterator[str]:
 def environment(python: Path, spec: SandboxSpec) -> Iterator[str]:
     """Yield the arguments for the environment variables."""
     search = os.pathsep.join([str(python.parent), RUNNER_ENVIRONMENT["PATH"]])
-    for name, value in {"PATH": search, **sandbox_environment(spec)}.items():
+    for name, value in {**sandbox_environment(spec), "PATH": search, **spec.env}.items():
         yield from ("--setenv", name, value)
 
 
