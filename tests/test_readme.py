@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +17,6 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
-    (tmp_path / "examples/data").mkdir(parents=True)
-    shutil.copy(ROOT / "examples/data/gapminder.csv", tmp_path / "examples/data")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GREENROOM_POOL", "bubblewrap:")
     shown = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -28,7 +26,20 @@ def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypat
     with contextlib.redirect_stdout(output):
         exec(code, {})  # the README's own code
     assert output.getvalue() == expected
-    assert (tmp_path / "life.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "sales.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("page", ["web-service.md", "testing.md"])
+def test_the_programs_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine_pool("bubblewrap:", ready_session_instances=0).close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GREENROOM_POOL", "bubblewrap:")
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL):
+        exec(code, names)  # the page's own code
+    for name, check in list(names.items()):
+        if name.startswith("test_") or name == "check_the_page":
+            check()
 
 
 def test_every_local_link_of_the_documents_leads_somewhere() -> None:

@@ -115,3 +115,10 @@ def test_twins_have_equal_signatures(name: str) -> None:
 def test_there_are_twins() -> None:
     assert set(TWINS) == set(TOOLS)
     assert inspect.signature(Toolset.call) == inspect.signature(Toolset.acall)
+
+
+@pytest.mark.parametrize("option", ["pool", "session"])
+def test_what_is_no_pool_is_refused_at_once(option: str) -> None:
+    wrong: Any = {option: "docker:"}
+    with pytest.raises(InvalidRequest, match=rf"The {option} must be a Session.* of greenroom\.connect.*not 'docker:'"):
+        Toolset("scope", "advice", **wrong)

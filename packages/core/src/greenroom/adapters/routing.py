@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from greenroom.adapters.conversation import conversation_identifier
 from greenroom.errors import InvalidRequest
 from greenroom.sessions import Session, SessionPool
+from greenroom.untrusted import brief
 
 
 class SessionRouter:
@@ -39,6 +40,11 @@ class SessionRouter:
         """
         if (pool is None) == (session is None):
             raise InvalidRequest("Pass either pool= (one session per conversation) or session= (one for all).")
+        for name, value, kind in (("pool", pool, SessionPool), ("session", session, Session)):
+            if not isinstance(value, kind | None):
+                raise InvalidRequest(
+                    f"The {name} must be a {kind.__name__} of greenroom.connect(…), not {brief(value)}."
+                )
         if per_call and pool is None:
             raise InvalidRequest("session_per_call=True takes its sessions from a pool: pass pool=, not session=.")
         self._scope = scope
@@ -70,8 +76,8 @@ class SessionRouter:
             )
         if not conversation:
             raise InvalidRequest(
-                f"This call does not name its conversation, and each conversation has its own session. {self._advice} "
-                "Or use one session for all calls: session=pool.session()."
+                "Nothing was run: this call does not name its conversation, and each conversation has its own session. "
+                f"{self._advice} Or use one session for all calls: session=pool.session()."
             )
         return self._pool.session(conversation_identifier(self._scope, conversation))
 
