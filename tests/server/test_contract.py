@@ -273,7 +273,7 @@ async def test_sessions_are_read_listed_and_deleted(client: httpx.AsyncClient) -
     assert datetime.fromisoformat(session["expireAt"]) > datetime.now(UTC)
     listed = (await client.get("/listSessions", params={"api-version": LATEST})).json()
     assert [entry["identifier"] for entry in listed["sessions"]] == ["session"]
-    assert listed["nextLink"] is None
+    assert "nextLink" not in listed
     for _ in range(2):  # also where there is none
         deleted = await client.delete("/session", params=query(LATEST))
         assert (deleted.status_code, deleted.content) == (204, b"")
@@ -296,7 +296,7 @@ async def test_a_long_list_of_sessions_comes_in_pages() -> None:
         first = (await client.get("/listSessions", params={"api-version": LATEST})).json()
         assert len(first["sessions"]) == 100
         second = (await client.get(first["nextLink"])).json()
-        assert (len(second["sessions"]), second["nextLink"]) == (1, None)
+        assert (len(second["sessions"]), "nextLink" in second) == (1, False)
 
 
 async def test_the_metadata_describe_the_runtime(client: httpx.AsyncClient) -> None:
@@ -465,3 +465,38 @@ async def test_health_needs_no_version_and_knows_the_pools() -> None:
         closed = await client.post("/executions", params=query(LATEST), json=current("1"))
         assert (closed.status_code, code_of(closed)) == (503, "ServiceUnavailable")
         assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_what_the_specification_declares_is_accepted(client: httpx.AsyncClient) -> None:
+    headers = {"operation-id": "a.b:c"}
+    response = await client.post("/executions", params=query(LATEST), json=current("1"), headers=headers)
+    assert response.json()["id"] == "a.b:c"
+    location = response.headers["operation-location"]
+    assert (await client.get(location)).json()["id"] == "a.b:c"
+    skipped = await client.get("/listSessions", params={"api-version": LATEST, "skip": str(2**31 - 1)})
+    assert skipped.json() == {"sessions": []}
+
+
+async def test_a_long_shell_command_runs(client: httpx.AsyncClient) -> None:
+    command = f"cat <<'END' | wc -c\n{'x' * 200_000}\nEND\necho done; read line || echo nothing to read"
+    body = {"shellCommand": command, "executionType": "Synchronous"}
+    answer = (await client.post("/executions", params=query(LATEST), json=body)).json()
+    assert (answer["status"], answer["result"]["stdout"].split()) == ("0", ["200001", "done", "nothing", "to", "read"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("notes.md", "text/markdown; charset=utf-8"),
+        ("run.log", "text/plain; charset=utf-8"),
+        ("a.yaml", "application/yaml"),
+        ("a.ipynb", "application/x-ipynb+json"),
+        ("a.xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+        ("a.csv", "text/csv; charset=utf-8"),
+        ("a.unknown", "application/octet-stream"),
+    ],
+)
+async def test_the_type_of_a_file_is_that_of_its_name(client: httpx.AsyncClient, name: str, kind: str) -> None:
+    await client.post("/files", params=query(LATEST), files={"file": (name, b"x")})
+    [entry] = (await client.get("/files", params=query(LATEST))).json()["value"]
+    assert entry["contentType"] == kind

@@ -89,7 +89,7 @@ def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT, na
         raise InvalidRequest(f"The {name} must be a positive number of seconds, not {brief(timeout)}.")
     if most is not None and timeout > most:
         raise InvalidRequest(
-            f"The {name} must be at most {most} seconds, not {brief(timeout)}. Session.submit() has no such limit."
+            f"The {name} must be at most {most} seconds, not {brief(timeout)}. In the background it has no limit."
         )
     return timeout
 

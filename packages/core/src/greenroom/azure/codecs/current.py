@@ -304,10 +304,10 @@ def list_sessions(skip: int = 0) -> Call:
 
 
 def encode_session(session: SessionInfo, etag: str) -> Json:
-    """Write one session."""
+    """Write one session; one that is busy has no time at which it expires."""
     return {
         "identifier": session.identifier,
-        "expireAt": encode_time(session.expires) if session.expires else None,
+        **({} if session.expires is None else {"expireAt": encode_time(session.expires)}),
         "createdAt": encode_time(session.created),
         "lastAccessedAt": encode_time(session.last_used),
         "etag": etag,
@@ -332,7 +332,7 @@ def decode_session(body: Json) -> SessionInfo:
 
 def encode_sessions(sessions: Sequence[Json], link: str | None = None) -> Json:
     """Write a page of sessions, each as `encode_session` returns it."""
-    return {"sessions": list(sessions), "nextLink": link}
+    return {"sessions": list(sessions), **({} if link is None else {"nextLink": link})}
 
 
 def decode_sessions(body: Json) -> list[SessionInfo]:

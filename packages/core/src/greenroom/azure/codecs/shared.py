@@ -29,7 +29,19 @@ DEFAULT_OUTPUT_LIMIT = 4096
 Json: TypeAlias = Any
 """A JSON value, as `json.loads` returns it and `json.dumps` accepts it."""
 
-_MIME_TYPES = mimetypes.MimeTypes()  # Python's own table, not the machine's in /etc
+_MIME_TYPES = mimetypes.MimeTypes()  # Python's own table, not the machine's in /etc, and what it lacks
+for _type, _suffixes in {
+    "application/vnd.apache.parquet": (".parquet",),
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": (".pptx",),
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": (".xlsx",),
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": (".docx",),
+    "application/x-ipynb+json": (".ipynb",),
+    "application/yaml": (".yaml", ".yml"),
+    "text/markdown": (".md",),
+    "text/plain": (".log",),
+}.items():
+    for _suffix in _suffixes:
+        _MIME_TYPES.add_type(_type, _suffix)
 
 
 class Malformed(ValueError):

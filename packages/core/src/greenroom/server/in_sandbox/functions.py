@@ -22,10 +22,19 @@ def run_shell_command(command: str, timeout: float, limit: int) -> dict[str, Any
     import shutil
     import signal
     import subprocess
+    import tempfile
     import threading
     import time
 
-    shell = [bash, "-lc", command] if (bash := shutil.which("bash")) else ["/bin/sh", "-c", command]
+    shell = [bash, "-l"] if (bash := shutil.which("bash")) else ["/bin/sh"]
+    script = None
+    if len(command.encode()) < 100_000:
+        shell += ["-c", command]
+    else:  # Linux takes no argument of 128 KiB
+        script = tempfile.TemporaryFile()  # noqa: SIM115  the shell reads it by its descriptor
+        script.write(command.encode())
+        script.seek(0)
+        shell += [f"/proc/self/fd/{script.fileno()}"]
     directory = "/mnt/data" if os.path.isdir("/mnt/data") else None  # noqa: PTH112
     began = time.perf_counter()
     process = subprocess.Popen(
@@ -35,7 +44,10 @@ def run_shell_command(command: str, timeout: float, limit: int) -> dict[str, Any
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        pass_fds=() if script is None else (script.fileno(),),
     )
+    if script is not None:
+        script.close()
     kept = {"stdout": b"", "stderr": b""}
 
     def read(name: str, pipe: Any) -> None:

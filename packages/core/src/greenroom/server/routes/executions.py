@@ -42,7 +42,7 @@ from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_
 from greenroom.server.routes.target import Target
 from greenroom.sessions.rules import check_code, check_timeout
 
-_OPERATION_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
+_OPERATION_ID = re.compile(r"[!-.0-~]{1,128}")
 _SHELL_TIMEOUT = float(MAX_SYNCHRONOUS)
 _FOREVER = 1e9
 _SHELL_MARGIN = 10.0
@@ -204,7 +204,10 @@ def _decode(body: Json, target: Target) -> ExecuteRequest:
         )
     if order.shell:
         target.require(since="2025-02-02-preview")
-    limit = None if _in_background(order, target) else MAX_SYNCHRONOUS if target.strict else MAX_TIMEOUT
+    # The specification's own examples of shell commands have 600 seconds.
+    limit = (
+        None if _in_background(order, target) else MAX_SYNCHRONOUS if target.strict and not order.shell else MAX_TIMEOUT
+    )
     try:
         check_timeout(order.timeout, most=limit)
     except InvalidRequest as error:
@@ -233,7 +236,8 @@ def _operation_id(request: Request) -> str | None:
     operation_id = request.headers.get("operation-id")
     if operation_id is not None and not _OPERATION_ID.fullmatch(operation_id):
         raise BadRequest(
-            f"The header 'operation-id' must be 1 to 128 letters, digits, - or _, not {operation_id!r:.50}."
+            "The header 'operation-id' must be 1 to 128 visible characters of ASCII other than /, "
+            f"not {operation_id!r:.50}."
         )
     return operation_id
 

@@ -60,7 +60,7 @@ async def list_sessions(request: Request, target: Target) -> Response:
     """`GET listSessions`, in pages."""
     target.require(since=_SINCE)
     skip = target.query.get("skip", "0")
-    if not (skip.isascii() and skip.isdecimal() and len(skip) < 10):
+    if not (skip.isascii() and skip.isdecimal() and len(skip) <= 10):
         raise BadRequest(f"'skip' must be a whole number, not {skip!r:.50}.", target="skip")
     sessions = await target.pool.backend.sessions()
     end = int(skip) + _PAGE
