@@ -22,8 +22,8 @@ _MAX_FRAMES = 12
 _MAX_LINE = 3_000  # characters of an error's own text
 _MAX_SOURCE = 300  # characters of a line of code
 _MAX_ERRORS = 20  # of a chain and its groups that are described
-_LONG_TRACEBACK = 2_000  # frames; to format more takes seconds
-_KEPT_FRAMES = 100  # at each end of a long one
+_LONG_TRACEBACK = 400  # frames; to format more takes seconds, the more modules are loaded
+_KEPT_FRAMES = 50  # at each end of a long one
 
 _CAUSE = "\n\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\n\nDuring handling of the above exception, another exception occurred:\n\n"
