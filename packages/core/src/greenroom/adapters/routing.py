@@ -41,7 +41,7 @@ class SessionRouter:
         if (pool is None) == (session is None):
             raise InvalidRequest("Pass either pool= (one session per conversation) or session= (one for all).")
         for name, value, kind in (("pool", pool, SessionPool), ("session", session, Session)):
-            if not isinstance(value, kind | None):
+            if not isinstance(value, kind | None):  # pyright: ignore[reportUnnecessaryIsInstance]  callers may have no types
                 raise InvalidRequest(
                     f"The {name} must be a {kind.__name__} of greenroom.connect(…), not {brief(value)}."
                 )
