@@ -157,11 +157,20 @@ def _runs_notebooks(programs: Path) -> None:
     assert run(programs / "python", "-c", "import greenroom.notebook").returncode == 0
 
 
+def _gives_pools_for_tests(programs: Path) -> None:
+    program = (
+        "from greenroom.testing import memory_pool, scripted_pool\n"
+        "with memory_pool() as pool: print(pool.session().execute('6 * 7').result)"
+    )
+    assert run(programs / "python", "-c", program).stdout == "42\n"
+
+
 EXTRAS: dict[str, Callable[[Path], None]] = {
     "azure": _reaches_azure,
     "bubblewrap,data": _plots,
     "bubblewrap,data,notebook": _runs_notebooks,
     "server,bubblewrap": _serves,
+    "testing": _gives_pools_for_tests,
 }
 """The calls that a reader makes after installing the extras of a page, by these extras."""
 
