@@ -12,7 +12,7 @@ WORKERS ?= 6
 UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity bench lock clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +39,9 @@ test-alone: $(READY)
 
 soak: $(READY) ## what takes minutes of an idle machine; writes docs/soak.md
 	@$(BIN)/python -m tests.soak.run
+
+fidelity: $(READY) ## public notebooks in Jupyter and in sessions; writes docs/fidelity.md
+	@$(BIN)/python -m tests.fidelity.corpus
 
 test-lowest: $(READY) ## each distribution with the lowest versions that it allows
 	@$(BIN)/python -m tests.packaging.versions lowest
