@@ -39,6 +39,7 @@ _NORMAL = [
     (re.compile(r"(?<![\w/])~/"), f"{Path.home()}/"),  # the home directory, which the sandbox does not have
     (re.compile(r"\b0x[0-9a-f]+"), "0x…"),
     (re.compile(r"\d+(\.\d+)?(e\+\d+)? (ns|μs|ms|s)\b"), "… s"),  # what %time measures
+    (re.compile(r"\b\d+ runs?, [\d,]+ loops? each"), "… runs"),  # how often %timeit measures it
     (re.compile(r"\bThread-\d+"), "Thread-…"),
     (re.compile(r"\(\d+ times\)"), "(… times)"),  # how deep a recursion came
     (re.compile(r"\b(altair-viz-|display_id=)[0-9a-f]{32}"), r"\1…"),

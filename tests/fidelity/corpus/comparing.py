@@ -1,4 +1,4 @@
-"""A document of the corpus in Jupyter, twice, and in a session."""
+"""A document of the corpus in Jupyter and in a session."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from greenroom import SessionPool
 from greenroom.models import DATA_DIR
 
 from .sources import Document
+
+# Runs before each document, so that what it draws at random can be compared.
+_SEED = "__import__('random').seed(1); __import__('numpy').random.seed(1)"
 
 
 class Outcome(enum.Enum):
@@ -38,19 +41,20 @@ class Comparison:
 
 
 def compare(document: Document, pool: SessionPool) -> Iterator[Comparison]:
-    first, second = _in_jupyter(document), _in_jupyter(document)
-    ours = _in_session(document, pool)
-    for number, (original, again, story) in enumerate(zip(first, second, ours, strict=True), 1):
-        outcome = _outcome(original, again, story)
-        yield Comparison(document, number, outcome, original[1], story[1])
+    jupyter, session = _in_jupyter(document), _in_session(document, pool)
+    outcomes = [_outcome(*pair) for pair in zip(jupyter, session, strict=True)]
+    if Outcome.DIFFERENT in outcomes:
+        for number, (one, again) in enumerate(zip(jupyter, _in_jupyter(document), strict=True)):
+            if outcomes[number] is Outcome.DIFFERENT and one[1] != again[1]:
+                outcomes[number] = Outcome.UNSTABLE
+    for number, (outcome, one, ours) in enumerate(zip(outcomes, jupyter, session, strict=True), 1):
+        yield Comparison(document, number, outcome, one[1], ours[1])
 
 
-def _outcome(original: _Told, again: _Told, ours: _Told) -> Outcome:
-    if original[0] == ours[0]:
+def _outcome(jupyter: _Told, session: _Told) -> Outcome:
+    if jupyter[0] == session[0]:
         return Outcome.EQUAL
-    if original[1] == ours[1]:
-        return Outcome.TRACEBACK
-    return Outcome.DIFFERENT if original[1] == again[1] else Outcome.UNSTABLE
+    return Outcome.TRACEBACK if jupyter[1] == session[1] else Outcome.DIFFERENT
 
 
 _Told = tuple[dict[str, Any], dict[str, Any]]  # with tracebacks, and without
@@ -70,6 +74,7 @@ def _in_jupyter(document: Document) -> list[_Told]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         with Jupyter(Path(directory)) as jupyter:
+            jupyter.run(_SEED)
             return [_told(jupyter.run(cell), directory) for cell in document.cells]
 
 
@@ -77,4 +82,5 @@ def _in_session(document: Document, pool: SessionPool) -> list[_Told]:
     with pool.session() as session:
         for name, content in document.files.items():
             session.upload(content, name)
+        session.execute(_SEED).raise_for_error()
         return [_told(run_in(session, cell)[1], DATA_DIR) for cell in document.cells]

@@ -16,12 +16,13 @@ from .sources import Source, digest
 PATH = Path(__file__).parents[3] / "docs" / "fidelity.md"
 UNEXPLAINED = "not explained"
 
-_REASONS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("differences.toml").read_text())
+_REASONS = Path(__file__).with_name("differences.toml")
 
 
 def reason(comparison: Comparison) -> str:
     """Why a cell differs, or `UNEXPLAINED`."""
-    return _REASONS.get(comparison.document.name, {}).get(str(comparison.number), UNEXPLAINED)
+    reasons: dict[str, dict[str, str]] = tomllib.loads(_REASONS.read_text())
+    return reasons.get(comparison.document.name, {}).get(str(comparison.number), UNEXPLAINED)
 
 
 def share(comparisons: Sequence[Comparison]) -> float:
