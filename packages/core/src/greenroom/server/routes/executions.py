@@ -72,7 +72,7 @@ async def execute(request: Request, target: Target) -> Response:
         "Operation-Location": current.operation_location(record.id, identifier, target.version),
     }
     if _in_background(order, target):
-        return json_response(_encode(record, target), 202, headers)
+        return json_response(_encode(record, record.outcome(), target), 202, headers)
     try:
         outcome = await _while_connected(request, record)
     except BaseException:
@@ -109,13 +109,12 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
     Raises:
         RequestRefused: the server holds too much for others at the moment; the execution can be polled later.
     """
-
     outcome = record.outcome()
     if outcome is not None and outcome.execution.session_restarted is not None:
         headers = {**headers, RESTARTED_HEADER: outcome.execution.session_restarted}
 
     def encode() -> Response:
-        return json_response(_encode(record, target), status, headers)
+        return json_response(_encode(record, outcome, target), status, headers)
 
     if target.held.hold(record.size):
         response = await asyncio.to_thread(encode) if record.size > _LARGE else encode()
@@ -127,8 +126,7 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
     raise no_room(message, headers)
 
 
-def _encode(record: Record, target: Target) -> Json:
-    outcome = record.outcome()
+def _encode(record: Record, outcome: Outcome | None, target: Target) -> Json:
     if outcome is None:
         return current.encode_pending(Pending(record.id), record.identifier, record.request, target.version)
     if outcome.exit_code is not None:
