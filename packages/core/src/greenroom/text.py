@@ -30,9 +30,7 @@ _FIRST_TO_GO = ("note:", "displayed:", "stderr:", "files written:", "figures:", 
 
 _FOREIGN_FRAME = re.compile(r"File (?:<frozen |\S*(?:/site-packages/|/lib/python3))")
 
-_TITLE = re.compile(
-    r"^(?=(?:stdout|stderr|result|displayed|error|hint|figures|files written|note):[ \t]*$)", re.MULTILINE
-)
+_TITLE = re.compile(rf"^(?=(?:{'|'.join(('error:', *_FIRST_TO_GO))})[ \t]*$)", re.MULTILINE)
 _LONGEST_OWN_LINE = 500
 """Characters of the line with an error's name and value that are kept whatever else is left out."""
 _MOST_SHOWN = 1_000_000

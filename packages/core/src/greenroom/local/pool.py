@@ -135,8 +135,7 @@ class LocalPool:
 
     def _restarted(self, identifier: str) -> RestartCause | None:
         """Return why the session had ended before, for the first execution since."""
-        cause = self._allocator.forget_end(identifier)
-        return None if cause is None else _CAUSES.get(cause)
+        return _CAUSES.get(self._allocator.forget_end(identifier))
 
     @contextlib.asynccontextmanager
     async def _channel(self, identifier: str) -> AsyncGenerator[Channel, None]:

@@ -26,7 +26,6 @@ class Run:
 
     Attributes:
         id: the host's number for it.
-        started: whether the worker has the code and can be interrupted.
         kill_at: when the worker is to be killed; set when the execution is interrupted.
     """
 
@@ -38,7 +37,6 @@ class Run:
             send: sends a frame to the host.
         """
         self.id = int(order["id"])
-        self.started = False
         self.kill_at: float | None = None
         self._send = send
         self._tree = tree
@@ -151,8 +149,8 @@ class Run:
 
     def _changed_files(self) -> list[dict[str, Any]]:
         """Return the files that are new or changed, those first that have the fewest like them."""
-        before, after = self._files_before, self._tree.snapshot(_SNAPSHOT_LIMIT)
-        if before is None or after is None:
+        before = self._files_before
+        if before is None or (after := self._tree.snapshot(_SNAPSHOT_LIMIT)) is None:
             changed = self._tree.changed_since(self._began_time)
         else:
             changed = [

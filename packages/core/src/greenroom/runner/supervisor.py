@@ -182,10 +182,8 @@ class Supervisor:
                 self._idle.forget()
                 self._send(HostEvent.preloaded())
             case "began":
-                if run is not None:
-                    run.started = True
-                    if run.kill_at is not None:
-                        self._worker.signal(signal.SIGINT)
+                if run is not None and run.kill_at is not None:
+                    self._worker.signal(signal.SIGINT)
             case "output":
                 (run or self._idle).show(header, body)
                 self._worker.acknowledge()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
@@ -91,7 +90,6 @@ class Application:
         entry = Entry(scope["method"], scope["path"], str((scope.get("client") or ["unknown"])[0]))
         entry.note(request_id=request_id, user_agent=Headers(scope=scope).get("user-agent"))
         scope["app"], scope["greenroom.entry"] = self, entry
-        began = time.perf_counter()
         status: int | None = None
 
         async def observed_send(message: Message) -> None:
@@ -121,7 +119,7 @@ class Application:
             await problem_response(problem, headers)(scope, receive, observed_send)
         finally:
             entry.write()
-            self._observer(RequestEnded(scope.get("greenroom.operation"), status, time.perf_counter() - began))
+            self._observer(RequestEnded(scope.get("greenroom.operation"), status, entry.duration))
 
     @contextlib.contextmanager
     def _counted(self) -> Generator[None, None, None]:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
-import pytest
-
-from greenroom.sessions import Session, SessionPool
+from greenroom.sessions import Session
 from greenroom.testing.suite import Suite
 
 
 class CellSuite(Suite):
     """Cells: the event loop, what happens between them, the errors that they handle."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def session(cls, pool: SessionPool) -> Iterator[Session]:
-        """One session for all of these tests, as starts take time."""
-        with pool.session() as session:
-            yield session
-
-    def test_tasks_begin_without_await_and_run_between_executions(self, session: Session) -> None:
-        session.execute(
+    def test_tasks_begin_without_await_and_run_between_executions(self, shared: Session) -> None:
+        shared.execute(
             "import asyncio\n"
             "async def job(result):\n"
             "    await asyncio.sleep(0.01)\n"
@@ -32,33 +22,33 @@ class CellSuite(Suite):
             "tasks += [asyncio.get_running_loop().create_task(job(4)), asyncio.gather(job(5))]"
         ).raise_for_error()
         time.sleep(0.5)
-        assert session.execute("[task.done() for task in tasks]").result == str([True] * 5)
-        assert session.execute("[await task for task in tasks]").result == "[1, 2, 3, 4, [5]]"
-        session.execute(
+        assert shared.execute("[task.done() for task in tasks]").result == str([True] * 5)
+        assert shared.execute("[await task for task in tasks]").result == "[1, 2, 3, 4, [5]]"
+        shared.execute(
             "import threading\n"
             "def call(): result.append(asyncio.run_coroutine_threadsafe(job('of a thread'), loop).result())\n"
             "result = []\nthread = threading.Thread(target=call)\nthread.start()"
         )
         time.sleep(0.5)
-        assert session.execute("thread.join()\nresult").result == "['of a thread']"
+        assert shared.execute("thread.join()\nresult").result == "['of a thread']"
 
-    def test_every_form_of_running_a_coroutine_works(self, session: Session) -> None:
-        session.execute("import asyncio\nasync def job():\n    await asyncio.sleep(0)\n    return 5")
+    def test_every_form_of_running_a_coroutine_works(self, shared: Session) -> None:
+        shared.execute("import asyncio\nasync def job():\n    await asyncio.sleep(0)\n    return 5")
         forms = (
             "asyncio.run(job())",
             "asyncio.get_event_loop().run_until_complete(job())",
             "asyncio.Runner().run(job())",
         )
         for code in (*forms, "await job()", *forms, ", ".join(forms), "await asyncio.create_task(job())"):
-            assert set(str(session.execute(code).result)) <= set("(5, )"), code
-        session.execute(
+            assert set(str(shared.execute(code).result)) <= set("(5, )"), code
+        shared.execute(
             "loop = asyncio.get_event_loop()\nloop.run_until_complete(job())\nloop.close()"
         ).raise_for_error()
-        session.execute("task = asyncio.create_task(job())\ntask.add_done_callback(lambda _: loop.stop())")
-        assert session.execute("await task").result == "5"
+        shared.execute("task = asyncio.create_task(job())\ntask.add_done_callback(lambda _: loop.stop())")
+        assert shared.execute("await task").result == "5"
 
-    def test_an_interrupt_ends_what_an_event_loop_runs(self, session: Session) -> None:
-        session.execute(
+    def test_an_interrupt_ends_what_an_event_loop_runs(self, shared: Session) -> None:
+        shared.execute(
             "import asyncio, time\n"
             "ticks = 0\n"
             "async def tick():\n"
@@ -69,22 +59,22 @@ class CellSuite(Suite):
             "1/0"  # formatting the first error takes time, which is not that of an interrupt
         )
         for code in ("await tick()", "asyncio.run(tick())", "asyncio.get_event_loop().run_until_complete(tick())"):
-            assert session.execute(code, timeout=0.5).status == "timed_out", code
-            after = session.execute("before = ticks\nawait asyncio.sleep(0.1)\nbefore > 0, ticks - before")
+            assert shared.execute(code, timeout=0.5).status == "timed_out", code
+            after = shared.execute("before = ticks\nawait asyncio.sleep(0.1)\nbefore > 0, ticks - before")
             assert after.result == "(True, 0)", code
-        session.execute("async def block(): time.sleep(60)\ntask = asyncio.create_task(block())")
-        execution = session.execute("1", timeout=0.5)
+        shared.execute("async def block(): time.sleep(60)\ntask = asyncio.create_task(block())")
+        execution = shared.execute("1", timeout=0.5)
         assert (execution.status, execution.state_lost) == ("timed_out", False)
-        assert session.execute("task.done()").result == "True"
+        assert shared.execute("task.done()").result == "True"
 
-    def test_context_variables_persist_between_executions(self, session: Session) -> None:
-        session.execute("import asyncio, decimal\ndecimal.getcontext().prec = 3").raise_for_error()
-        assert session.execute("await asyncio.sleep(0)\ndecimal.getcontext().prec").result == "3"
-        session.execute("await asyncio.sleep(0)\ndecimal.setcontext(decimal.Context(prec=4))").raise_for_error()
-        assert session.execute("decimal.getcontext().prec").result == "4"
+    def test_context_variables_persist_between_executions(self, shared: Session) -> None:
+        shared.execute("import asyncio, decimal\ndecimal.getcontext().prec = 3").raise_for_error()
+        assert shared.execute("await asyncio.sleep(0)\ndecimal.getcontext().prec").result == "3"
+        shared.execute("await asyncio.sleep(0)\ndecimal.setcontext(decimal.Context(prec=4))").raise_for_error()
+        assert shared.execute("decimal.getcontext().prec").result == "4"
 
-    def test_what_comes_between_executions_belongs_to_the_next(self, session: Session) -> None:
-        session.execute(
+    def test_what_comes_between_executions_belongs_to_the_next(self, shared: Session) -> None:
+        shared.execute(
             "import asyncio, threading, time\n"
             "def show():\n"
             "    print('gone'); display('gone'); clear_output()\n"
@@ -97,47 +87,47 @@ class CellSuite(Suite):
             "task = asyncio.create_task(task())"
         ).raise_for_error()
         time.sleep(1)
-        execution = session.execute("print('own')")
+        execution = shared.execute("print('own')")
         assert execution.stdout == "of a thread\nof a task\nown\n"
         assert [output.text for output in execution.outputs] == ["'first'", "'second'"]
-        session.execute("from matplotlib import pyplot\ndef draw(): pyplot.plot([1, 2]); pyplot.show()")
-        session.execute("threading.Timer(0.1, draw).start()")
+        shared.execute("from matplotlib import pyplot\ndef draw(): pyplot.plot([1, 2]); pyplot.show()")
+        shared.execute("threading.Timer(0.1, draw).start()")
         time.sleep(2)
-        assert len(session.execute("1").images) == 1
+        assert len(shared.execute("1").images) == 1
 
-    def test_session_files_can_be_imported_and_do_not_shadow_the_standard_library(self, session: Session) -> None:
+    def test_session_files_can_be_imported_and_do_not_shadow_the_standard_library(self, shared: Session) -> None:
         for name in ("statistics.py", "own_module.py"):
-            session.upload(b"note = 'mine'", name)
-        assert session.execute("import statistics\nstatistics.mean([1, 2, 3])").result == "2"
-        assert session.execute("import own_module\nown_module.note").result == "'mine'"
+            shared.upload(b"note = 'mine'", name)
+        assert shared.execute("import statistics\nstatistics.mean([1, 2, 3])").result == "2"
+        assert shared.execute("import own_module\nown_module.note").result == "'mine'"
 
-    def test_an_error_that_is_shown_and_handled_is_text(self, session: Session) -> None:
-        session.execute("class Bad:\n    def __repr__(self): raise ValueError('bad repr')")
+    def test_an_error_that_is_shown_and_handled_is_text(self, shared: Session) -> None:
+        shared.execute("class Bad:\n    def __repr__(self): raise ValueError('bad repr')")
         handled = "try:\n    1/0\nexcept ZeroDivisionError:\n    get_ipython().showtraceback()"
         for code, error in ((handled, "division by zero"), ("%tb", "division by zero"), ("display(Bad())", "bad repr")):
-            execution = session.execute(f"{code}\nprint('goes on')")
+            execution = shared.execute(f"{code}\nprint('goes on')")
             assert execution.succeeded, code
             assert error in execution.stderr
             assert execution.stdout == "goes on\n"
-        execution = session.execute(f"{handled}\nraise KeyError('the end')")
+        execution = shared.execute(f"{handled}\nraise KeyError('the end')")
         assert execution.error is not None
         assert execution.error.name == "KeyError"
         assert "division by zero" in execution.stderr
 
-    def test_magics_and_options_of_a_kernel_exist(self, session: Session) -> None:
-        session.execute("kept = 3\n%store kept").raise_for_error()
-        assert session.execute("del kept\n%store -r kept\nkept").result == "3"
-        session.upload(b"a line\n" * 100, "file.txt")
+    def test_magics_and_options_of_a_kernel_exist(self, shared: Session) -> None:
+        shared.execute("kept = 3\n%store kept").raise_for_error()
+        assert shared.execute("del kept\n%store -r kept\nkept").result == "3"
+        shared.upload(b"a line\n" * 100, "file.txt")
         for code in ("%less file.txt", "%more file.txt"):
-            assert session.execute(code).stdout.count("a line") == 100
+            assert shared.execute(code).stdout.count("a line") == 100
         for name in ("clear", "autosave 30", "connect_info", "qtconsole", "edit", "subshell"):
-            assert session.execute(f"%{name}").succeeded, name
-        session.execute("%config ZMQInteractiveShell.ast_node_interactivity = 'all'")
-        assert len(session.execute("1\n2").outputs) == 2
-        session.execute("%config InteractiveShell.ast_node_interactivity = 'last_expr'")
-        assert len(session.execute("1\n2").outputs) == 1
-        assert session.execute("!echo $PAGER").stdout.split() == ["cat"]
+            assert shared.execute(f"%{name}").succeeded, name
+        shared.execute("%config ZMQInteractiveShell.ast_node_interactivity = 'all'")
+        assert len(shared.execute("1\n2").outputs) == 2
+        shared.execute("%config InteractiveShell.ast_node_interactivity = 'last_expr'")
+        assert len(shared.execute("1\n2").outputs) == 1
+        assert shared.execute("!echo $PAGER").stdout.split() == ["cat"]
 
-    def test_figures_work_after_a_change_of_the_backend(self, session: Session) -> None:
-        session.execute("%matplotlib qt").raise_for_error()
-        assert len(session.execute("import matplotlib.pyplot as plt\nplt.plot([1, 2]);").images) == 1
+    def test_figures_work_after_a_change_of_the_backend(self, shared: Session) -> None:
+        shared.execute("%matplotlib qt").raise_for_error()
+        assert len(shared.execute("import matplotlib.pyplot as plt\nplt.plot([1, 2]);").images) == 1

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from greenroom.sessions import Session, SessionPool
+from greenroom.sessions import Session
 from greenroom.testing.suite import Suite
 
 # What a widget of ipywidgets shows where there is no browser.
@@ -28,15 +26,8 @@ sys.modules['ipywidgets'] = types.SimpleNamespace(HTML=Widget, FloatProgress=Wid
 class TextSuite(Suite):
     """`Execution.text_for_model()` of what code shows, writes and raises in a sandbox."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def session(cls, pool: SessionPool) -> Iterator[Session]:
-        """One session for all of these tests, as starts take time."""
-        with pool.session() as session:
-            yield session
-
-    def test_rich_outputs_are_text(self, session: Session) -> None:
-        execution = session.execute(
+    def test_rich_outputs_are_text(self, shared: Session) -> None:
+        execution = shared.execute(
             "import pandas\n"
             "from IPython.display import HTML, JSON, Latex, Markdown\n"
             "table = pandas.DataFrame({'a\\nerror:': [1.5], 'b': ['x<y']})\n"
@@ -50,31 +41,31 @@ class TextSuite(Suite):
             "   a\\nerror:    b\n0        1.5  x<y\n\n| a error: | b\n0 | 1.5 | x<y"
         )
 
-    def test_an_update_of_an_earlier_display_is_told(self, session: Session) -> None:
-        session.execute("handle = display('step 1', display_id='progress')").raise_for_error()
-        execution = session.execute("handle.update('step 2')\nhandle.update('step 3')")
+    def test_an_update_of_an_earlier_display_is_told(self, shared: Session) -> None:
+        shared.execute("handle = display('step 1', display_id='progress')").raise_for_error()
+        execution = shared.execute("handle.update('step 2')\nhandle.update('step 3')")
         assert execution.outputs == ()
         assert [output.text for output in execution.updates] == ["'step 3'"]
         assert execution.text_for_model() == "displayed:\n'step 3'"
 
-    def test_a_figure_is_told_once_without_its_artists(self, session: Session) -> None:
+    def test_a_figure_is_told_once_without_its_artists(self, shared: Session) -> None:
         code = "import matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\n"
         for last in ("figure", "axes.plot([1, 2])", "axes.set_title('f(x) > 1')", "axes", "axes.boxplot([1, 2])"):
-            execution = session.execute(code + last)
+            execution = shared.execute(code + last)
             assert execution.text_for_model() == "figures:\nfigure-1.png", last
             assert len(execution.images) == 1
 
-    def test_a_progress_bar_of_a_widget_is_told_as_it_ended(self, session: Session) -> None:
-        session.execute(_WIDGETS)
-        execution = session.execute("from tqdm.notebook import tqdm\nfor _ in tqdm(range(3), desc='rows'): pass")
+    def test_a_progress_bar_of_a_widget_is_told_as_it_ended(self, shared: Session) -> None:
+        shared.execute(_WIDGETS)
+        execution = shared.execute("from tqdm.notebook import tqdm\nfor _ in tqdm(range(3), desc='rows'): pass")
         if execution.error is not None and "tqdm" in execution.error.value:
             pytest.skip("tqdm is not in the sandbox")
         text = execution.text_for_model()
         assert text.startswith("displayed:\nrows: 100%|")
         assert "3/3" in text
 
-    def test_controls_are_visible_in_every_part(self, session: Session) -> None:
-        session.execute("import sys")
+    def test_controls_are_visible_in_every_part(self, shared: Session) -> None:
+        shared.execute("import sys")
         for code in (
             "print('a\\0b')",
             "sys.stderr.write('a\\0b\\n'); None",
@@ -82,12 +73,12 @@ class TextSuite(Suite):
             "display({'text/plain': 'a\\0b'}, raw=True)",
             "display({'text/html': '<p>a\\0b'}, raw=True)",
         ):
-            text = session.execute(code).text_for_model()
+            text = shared.execute(code).text_for_model()
             assert "\0" not in text
             assert "a\\x00b" in text, code
 
-    def test_a_repeated_line_is_counted(self, session: Session) -> None:
-        execution = session.execute(
+    def test_a_repeated_line_is_counted(self, shared: Session) -> None:
+        execution = shared.execute(
             "import logging, warnings\n"
             "for number in range(400): logging.getLogger('fonts').warning('not found')\n"
             "with warnings.catch_warnings():\n"
@@ -100,26 +91,26 @@ class TextSuite(Suite):
         assert text.endswith("50 times)")
         assert "ipython-input" not in text
 
-    def test_a_hint_is_about_the_error_or_a_command_that_failed(self, session: Session) -> None:
+    def test_a_hint_is_about_the_error_or_a_command_that_failed(self, shared: Session) -> None:
         log = "ModuleNotFoundError: No module named 'numpy'\nCould not resolve host: example.org\n"
-        session.upload(log.encode(), "worker.log")
-        session.upload(b"V = 1\n", "deeper/helper_of_mine.py")
+        shared.upload(log.encode(), "worker.log")
+        shared.upload(b"V = 1\n", "deeper/helper_of_mine.py")
         for code in (
             "print(open('worker.log').read())",
             "raise ValueError(open('worker.log').read())",
             "from json.scanners import make",
             "import helper_of_mine",
         ):
-            assert "hint:" not in session.execute(code).text_for_model(), code
+            assert "hint:" not in shared.execute(code).text_for_model(), code
         for code in ("import nosuchpackage", "!echo curl: Could not resolve host: example.org; false"):
-            assert "hint:" in session.execute(code).text_for_model(), code
-        session.upload("Stra\xdfe;1\n".encode("latin-1"), "streets.csv")
-        text = session.execute("import pandas\npandas.read_csv('streets.csv')").text_for_model()
+            assert "hint:" in shared.execute(code).text_for_model(), code
+        shared.upload("Stra\xdfe;1\n".encode("latin-1"), "streets.csv")
+        text = shared.execute("import pandas\npandas.read_csv('streets.csv')").text_for_model()
         assert "Try encoding='cp1252' and sep=None, engine='python'" in text
-        assert session.execute("pandas.read_csv('streets.csv', encoding='cp1252', sep=None, engine='python')").succeeded
+        assert shared.execute("pandas.read_csv('streets.csv', encoding='cp1252', sep=None, engine='python')").succeeded
 
-    def test_one_report_is_told_among_many_files(self, session: Session) -> None:
-        execution = session.execute(
+    def test_one_report_is_told_among_many_files(self, shared: Session) -> None:
+        execution = shared.execute(
             "import os\nos.makedirs('tiles')\n"
             "for number in range(150): open(f'tiles/tile-{number:04}.png', 'w').write('x')\n"
             "open('zz_report.csv', 'w').write('a'); None"

@@ -30,18 +30,19 @@ Json: TypeAlias = Any
 """A JSON value, as `json.loads` returns it and `json.dumps` accepts it."""
 
 _MIME_TYPES = mimetypes.MimeTypes()  # Python's own table, not the machine's in /etc, and what it lacks
-for _type, _suffixes in {
-    "application/vnd.apache.parquet": (".parquet",),
-    "application/vnd.openxmlformats-officedocument.presentationml.presentation": (".pptx",),
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": (".xlsx",),
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": (".docx",),
-    "application/x-ipynb+json": (".ipynb",),
-    "application/yaml": (".yaml", ".yml"),
-    "text/markdown": (".md",),
-    "text/plain": (".log",),
+_OFFICE = "application/vnd.openxmlformats-officedocument"
+for _suffix, _kind in {
+    ".docx": f"{_OFFICE}.wordprocessingml.document",
+    ".ipynb": "application/x-ipynb+json",
+    ".log": "text/plain",
+    ".md": "text/markdown",
+    ".parquet": "application/vnd.apache.parquet",
+    ".pptx": f"{_OFFICE}.presentationml.presentation",
+    ".xlsx": f"{_OFFICE}.spreadsheetml.sheet",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
 }.items():
-    for _suffix in _suffixes:
-        _MIME_TYPES.add_type(_type, _suffix)
+    _MIME_TYPES.add_type(_kind, _suffix)
 
 
 class Malformed(ValueError):

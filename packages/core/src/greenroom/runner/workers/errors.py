@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import linecache
 import os
 import re
@@ -24,6 +25,7 @@ _MAX_SOURCE = 300  # characters of a line of code
 _MAX_ERRORS = 20  # of a chain and its groups that are described
 _LONG_TRACEBACK = 400  # frames; to format more takes seconds, the more modules are loaded
 _KEPT_FRAMES = 50  # at each end of a long one
+_GROUPS: tuple[type[BaseException], ...] = getattr(builtins, "BaseExceptionGroup", ())  # since Python 3.11
 
 _CAUSE = "\n\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\n\nDuring handling of the above exception, another exception occurred:\n\n"
@@ -32,16 +34,16 @@ _CONTEXT = "\n\nDuring handling of the above exception, another exception occurr
 def describe(kind: Any, error: Any, lines: list[str]) -> dict[str, str]:
     """Describe an error by its name, its value, IPython's traceback, and a summary with the user's own frames."""
     parts = {
-        "name": safe_str(lambda: str(kind.__name__), "Exception"),
-        "value": safe_str(lambda: str(error), "<unprintable>"),
+        "name": _safe_str(lambda: str(kind.__name__), "Exception"),
+        "value": _safe_str(lambda: str(error), "<unprintable>"),
         "traceback": "\n".join(lines),
         "summary": _cut(
-            safe_str(lambda: _Summary().of(error), "")
-            or safe_str(lambda: _own_line(error), "Exception: <unprintable>"),
+            _safe_str(lambda: _Summary().of(error), "")
+            or _safe_str(lambda: _own_line(error), "Exception: <unprintable>"),
             ERROR_LIMITS["summary"],
         ),
     }
-    return {part: plain(text, ERROR_LIMITS[part]) for part, text in parts.items()}
+    return {part: _plain(text, ERROR_LIMITS[part]) for part, text in parts.items()}
 
 
 def shorten(error: Any) -> None:
@@ -61,6 +63,10 @@ def _links(link: TracebackType | None) -> Iterator[TracebackType]:
     while link is not None:
         yield link
         link = link.tb_next
+
+
+def _links_of_the_user(first: TracebackType | None) -> Iterator[TracebackType]:
+    return (link for link in _links(first) if _is_of_the_user(link.tb_frame.f_code.co_filename))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -106,34 +112,24 @@ class _Summary:
         return "\n".join(lines)
 
 
-def _groups() -> tuple[type[BaseException], ...]:
-    import builtins
-
-    group = getattr(builtins, "BaseExceptionGroup", None)  # since Python 3.11
-    return (group,) if group is not None else ()
-
-
-_GROUPS = _groups()
-
-
 def _is_repeated(error: BaseException, following: BaseException) -> bool:
     """Whether an error in a library is in the text of the next one, as with the many layers of network clients."""
     return not (
-        _frames(error.__traceback__)
+        any(_links_of_the_user(error.__traceback__))
         or isinstance(error, _GROUPS)
         or _of_a_worker_process(error)
-        or safe_str(lambda: str(error), "<unprintable>") not in safe_str(lambda: str(following), "")
+        or _safe_str(lambda: str(error), "<unprintable>") not in _safe_str(lambda: str(following), "")
     )
 
 
 def _own_line(error: BaseException) -> str:
-    line = _cells(safe_str(lambda: "".join(traceback.format_exception_only(type(error), error)).strip(), ""))
+    line = _cells(_safe_str(lambda: "".join(traceback.format_exception_only(type(error), error)).strip(), ""))
     return _cut(line, _MAX_LINE) or f"{type(error).__name__}: <unprintable>"
 
 
 def _notes(error: BaseException) -> list[str]:
     """Return what an error knows and does not say."""
-    notes = (safe_str(lambda: _where_a_module_is(error), ""), safe_str(lambda: _stderr(error), ""))
+    notes = (_safe_str(lambda: _where_a_module_is(error), ""), _safe_str(lambda: _stderr(error), ""))
     return [note for note in notes if note]
 
 
@@ -163,9 +159,7 @@ def _stderr(error: BaseException) -> str:
 
 
 def _frames(first: TracebackType | None) -> list[str]:
-    frames = [
-        (link.tb_frame, link.tb_lineno) for link in _links(first) if _is_of_the_user(link.tb_frame.f_code.co_filename)
-    ]
+    frames = [(link.tb_frame, link.tb_lineno) for link in _links_of_the_user(first)]
     left_out = len(frames) - 8 if len(frames) > _MAX_FRAMES else 0  # a recursion
     if left_out:
         frames[4:-4] = []
@@ -208,7 +202,7 @@ def _cells(text: str) -> str:
     return _CELL.sub(r"Cell \1", text)
 
 
-def safe_str(make: Callable[[], str], default: str) -> str:
+def _safe_str(make: Callable[[], str], default: str) -> str:
     """Return a text that the user's objects make, or the default if they raise."""
     try:
         return make()
@@ -216,6 +210,6 @@ def safe_str(make: Callable[[], str], default: str) -> str:
         return default
 
 
-def plain(text: str, limit: int) -> str:
+def _plain(text: str, limit: int) -> str:
     """Return a text without colors or halves of surrogate pairs, cut to a limit."""
     return _ANSI.sub("", text[: 2 * limit]).encode("utf-8", "replace").decode()[:limit]

@@ -25,12 +25,17 @@ class Entry:
         """Add fields, except those that are `None`."""
         self._fields.update({name: value for name, value in fields.items() if value is not None})
 
+    @property
+    def duration(self) -> float:
+        """Seconds since the request arrived."""
+        return time.perf_counter() - self._began
+
     def write(self) -> None:
         if logger.isEnabledFor(logging.INFO):
             line = {
                 "time": self._time.isoformat(timespec="milliseconds"),
                 **{name: _short(value) for name, value in self._fields.items()},
-                "duration_ms": round(1000 * (time.perf_counter() - self._began), 3),
+                "duration_ms": round(1000 * self.duration, 3),
             }
             logger.info("%s", json.dumps(line))
 
