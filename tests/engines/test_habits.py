@@ -233,13 +233,18 @@ def test_libraries_count_the_processors_of_the_session(session: Session) -> None
     assert execution.result in {"1", None}, "None: there is no joblib"
 
 
-def test_one_report_is_told_among_many_files(session: Session) -> None:
+@pytest.mark.parametrize("report", ["report.csv", "tiles/zz-report.png"])
+@pytest.mark.parametrize("tile", ["tile-{n:04}.png", "{n // 20}/{n % 20}.png", "{n * 7 ** 15:x}.png"])
+def test_one_report_is_told_among_many_files(session: Session, tile: str, report: str) -> None:
     execution = session.execute(
-        "import os\nos.makedirs('tiles')\n"
-        "for n in range(400): open(f'tiles/tile-{n:04}.png', 'w').close()\n"
-        "open('report.csv', 'w').close()"
+        "import os, shutil\nshutil.rmtree('tiles', ignore_errors=True)\n"
+        "for n in range(400):\n"
+        f"    path = f'tiles/{tile}'\n"
+        "    os.makedirs(os.path.dirname(path), exist_ok=True)\n"
+        "    open(path, 'w').close()\n"
+        f"open('{report}', 'w').close()"
     )
-    assert "report.csv" in {file.name for file in execution.files}
+    assert execution.files[0].path == f"/mnt/data/{report}"
     assert (len(execution.files), execution.files_omitted) == (100, 301)
 
 

@@ -291,7 +291,8 @@ def _open_directory(name: str, parent: int) -> int:
 
 
 def _walk(directory: int, path: str, *, depth: int) -> Iterator[tuple[dict[str, Any], os.stat_result]]:
-    """Yield the entries of a directory and of those below it, down to a depth."""
+    """Yield the entries of a directory, then of those below it, down to a depth."""
+    below: list[str] = []
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(_PARTIAL):
@@ -300,17 +301,18 @@ def _walk(directory: int, path: str, *, depth: int) -> Iterator[tuple[dict[str, 
                 status = entry.stat(follow_symlinks=False)
             except OSError:  # deleted meanwhile, or in a directory that can be listed and not entered
                 continue
-            child = f"{path}/{entry.name}"
-            yield _entry(child, status), status
+            yield _entry(f"{path}/{entry.name}", status), status
             if depth > 1 and stat.S_ISDIR(status.st_mode):
-                try:
-                    deeper = _open_directory(entry.name, directory)
-                except OSError:
-                    continue
-                try:
-                    yield from _walk(deeper, child, depth=depth - 1)
-                finally:
-                    os.close(deeper)
+                below.append(entry.name)
+    for name in below:
+        try:
+            deeper = _open_directory(name, directory)
+        except OSError:
+            continue
+        try:
+            yield from _walk(deeper, f"{path}/{name}", depth=depth - 1)
+        finally:
+            os.close(deeper)
 
 
 def _entry(path: str, status: os.stat_result) -> dict[str, Any]:

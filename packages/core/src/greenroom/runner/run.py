@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,6 +20,7 @@ TEXT_PIECE = 1 << 16
 _MERGE_SECONDS = 0.001  # that text waits for more: print() writes its text and its newline separately
 _SNAPSHOT_LIMIT = 2_000  # entries; where there are more, files count as changed by their time
 _MAX_CHANGED = 100
+_NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
 _CLOCK_TICK = 10_000_000  # nanoseconds by which the clock of files can be behind
 
 
@@ -158,14 +161,21 @@ class Run:
                 for path, mark in after.items()
                 if before.get(path) != mark
             ]
-        like = Counter(_kind_of_file(entry["path"]) for entry in changed)
-        return sorted(changed, key=lambda entry: (like[_kind_of_file(entry["path"])], entry["path"]))
+        changed = [entry for entry in changed if "/__pycache__/" not in entry["path"]]
+        names, suffixes = Counter(map(_name, changed)), Counter(map(_suffix, changed))
+        return sorted(
+            changed,
+            key=lambda entry: (names[_name(entry)], suffixes[_suffix(entry)], entry["path"].count("/"), entry["path"]),
+        )
 
 
-def _kind_of_file(path: str) -> tuple[str, str]:
-    """Return what a file has in common with others: its directory and the end of its name."""
-    directory, _, name = path.rpartition("/")
-    return directory, name.rpartition(".")[2]
+def _name(entry: dict[str, Any]) -> str:
+    """Return the path of a file without what makes it one of a series."""
+    return _NUMBER.sub("0", entry["path"])
+
+
+def _suffix(entry: dict[str, Any]) -> str:
+    return os.path.splitext(entry["path"])[1]
 
 
 def parse_error(body: bytes) -> dict[str, str] | None:
