@@ -365,11 +365,28 @@ def test_a_name_that_is_not_text_is_listed_harmlessly(tree: FileTree, root: Path
     (root / os.fsdecode(b"bad-\xff\xfe")).touch()
     (root / "good").touch()
     listed = [entry["path"] for entry in tree.entries("/mnt/data", recursive=False)]
-    assert listed == ["/mnt/data/bad-??", "/mnt/data/good"]
+    assert listed == ["/mnt/data/bad-\\xff\\xfe", "/mnt/data/good"]
     json.dumps(listed).encode()
     snapshot = tree.snapshot(10)
     assert snapshot is not None
     assert list(snapshot) != []
+
+
+def test_a_name_that_is_not_text_is_found_as_it_is_listed(tree: FileTree, root: Path) -> None:
+    (root / os.fsdecode(b"d\xfcr")).mkdir()
+    (root / os.fsdecode(b"d\xfcr/\xff\x80")).write_bytes(b"old")
+    directory, file = (entry["path"] for entry in tree.entries("/mnt/data", recursive=True))
+    assert (directory, file) == ("/mnt/data/d\\xfcr", "/mnt/data/d\\xfcr/\\xff\\x80")
+    assert get(tree, file) == b"old"
+    put(tree, file)
+    [real] = root.rglob("*/*")
+    assert (bytes(real.relative_to(root)), real.read_bytes()) == (b"d\xfcr/\xff\x80", b"new")
+    (root / "d\\xfcr").mkdir()
+    assert tree.entries(directory, recursive=False) == [], "the name itself comes before what it stands for"
+    tree.delete(directory)
+    tree.delete(file)
+    tree.delete(directory)
+    assert tree.entries("/mnt/data", recursive=True) == []
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])

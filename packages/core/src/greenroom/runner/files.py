@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from itertools import islice
@@ -26,6 +27,7 @@ _MAX_ENTRIES = 20_000
 _MAX_DEPTH = 50
 _MAX_OPEN = 64
 _MAX_READ = 1 << 20
+_LISTED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 T = TypeVar("T")
 
@@ -175,7 +177,8 @@ class FileTree:
         parts = self._parts(path)
         if not parts:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        return self._open_directory(parts[:-1], create=create), parts[-1]
+        parent = self._open_directory(parts[:-1], create=create)
+        return parent, _real_name(parts[-1], parent)
 
     def is_directory(self, parent: int, name: str) -> bool:
         try:
@@ -200,6 +203,7 @@ class FileTree:
         descriptor = os.open(".", _DIRECTORY, dir_fd=self._descriptor)
         for part in parts:
             try:
+                part = _real_name(part, descriptor)  # noqa: PLW2901
                 made = create and _make_directory(part, descriptor)
                 deeper = _open_directory(part, descriptor)
                 if made:
@@ -270,6 +274,22 @@ class Transfers:
         return transfer
 
 
+def _real_name(name: str, parent: int) -> str:
+    """Return the name of an entry that is listed as `name`, which differs if it is not UTF-8."""
+    real = os.fsdecode(_LISTED_BYTE.sub(lambda byte: bytes.fromhex(byte[1].decode()), os.fsencode(name)))
+    if real == name or _exists(name, parent) or not _exists(real, parent):
+        return name
+    return real
+
+
+def _exists(name: str, parent: int) -> bool:
+    try:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
 def _make_directory(name: str, parent: int) -> bool:
     """Make a directory unless the name is taken; returns whether it was made."""
     try:
@@ -317,7 +337,7 @@ def _walk(directory: int, path: str, *, depth: int) -> Iterator[tuple[dict[str, 
 
 def _entry(path: str, status: os.stat_result) -> dict[str, Any]:
     return file_entry(
-        path.encode("utf-8", "replace").decode(),
+        os.fsencode(path).decode("utf-8", "backslashreplace"),  # a name can be any bytes
         size=status.st_size,
         modified=status.st_mtime_ns,
         directory=stat.S_ISDIR(status.st_mode),

@@ -34,6 +34,16 @@ class FileSuite(Suite):
         shared.execute("with open('/mnt/data/out.bin', 'wb') as f:\n    _ = f.write(bytes(range(256)))")
         assert shared.download("out.bin") == bytes(range(256))
 
+    def test_a_file_whose_name_is_not_utf_8_goes_by_the_listed_name(self, session: Session) -> None:
+        session.execute("with open('/mnt/data/caf\\udce9.csv', 'w') as f: _ = f.write('old')")
+        assert [file.path for file in session.files()] == ["/mnt/data/caf\\xe9.csv"]
+        assert session.download("caf\\xe9.csv") == b"old"
+        session.upload(b"new", "caf\\xe9.csv")
+        read = session.execute("with open('/mnt/data/caf\\udce9.csv') as f:\n    content = f.read()\nprint(content)")
+        assert read.stdout == "new\n"
+        session.delete_file("caf\\xe9.csv")
+        assert session.files() == []
+
     def test_a_download_can_go_to_a_local_file(self, shared: Session, tmp_path: Path) -> None:
         shared.upload(b"content", "a.txt")
         target = shared.download("a.txt", tmp_path / "local.txt")
