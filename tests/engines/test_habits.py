@@ -68,6 +68,33 @@ def test_a_module_that_is_corrected_at_once_runs_as_corrected(session: Session) 
     assert not [file for file in session.files(recursive=True) if "__pycache__" in file.path]
 
 
+def test_no_bytecode_decides_what_a_module_is(session: Session) -> None:
+    execution = session.execute(
+        "import compileall, importlib, sys\n"
+        "usual, sys.dont_write_bytecode = sys.dont_write_bytecode, False\n"
+        "_ = open('rate.py', 'w').write('VALUE = 1\\n')\n"
+        "_ = compileall.compile_file('rate.py', quiet=1)\n"
+        "import rate\n"
+        "_ = open('rate.py', 'w').write('VALUE = 2\\n')\n"
+        "sys.dont_write_bytecode = usual\n"
+        "rate.VALUE, importlib.reload(rate).VALUE"
+    )
+    assert execution.result == "(1, 2)"
+    assert [file.name for file in execution.files] == ["rate.py"]
+    session.execute("import shutil\nshutil.rmtree('__pycache__')")
+
+
+def test_modules_are_found_as_they_are_written(session: Session) -> None:
+    code = (
+        "import importlib, os\nos.makedirs('parts')\n"
+        "for n in range(9):\n"
+        "    _ = open(f'parts/part{n}.py', 'w').write(f'VALUE = {n}')\n"
+        "    os.utime('parts', (1, 1))  # as if all came within one tick of the clock\n"
+        "    assert importlib.import_module(f'parts.part{n}').VALUE == n"
+    )
+    assert session.execute(code).succeeded
+
+
 # Nobody is there to answer
 
 

@@ -38,6 +38,7 @@ from .event_loop import EventLoop
 from .kernel import like_ipykernels
 from .libraries import adjust_when_imported
 from .processors import count_as_given
+from .session_modules import find_session_modules
 
 
 class SupervisorLink:
@@ -346,12 +347,6 @@ def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> byte
     return bundle({"text/plain": note}, {})
 
 
-def _find_session_modules() -> None:
-    """Let code import modules from the working directory; as in Jupyter, they do not shadow the standard library."""
-    places = (n for n, path in enumerate(sys.path) if os.path.basename(path) in {"site-packages", "dist-packages"})
-    sys.path.insert(next(places, len(sys.path)), "")
-
-
 @contextlib.contextmanager
 def _without_jedi() -> Generator[None, None, None]:
     """Hide jedi from IPython: nothing here completes code, and a start saves megabytes and a tenth of its time."""
@@ -374,7 +369,7 @@ def main(orders: int, acks: int) -> NoReturn:
         worker = Worker(SupervisorLink(socket.socket(fileno=orders), acks))
         adjust_when_imported()
         count_as_given()
-        _find_session_modules()  # after our own imports, which a session file could shadow
+        find_session_modules()  # after our own imports, which a session file could shadow
         worker.serve()
     except BaseException:  # noqa: BLE001  the code has broken something that the worker needs
         traceback.print_exc()
