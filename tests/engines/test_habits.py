@@ -122,7 +122,16 @@ def test_a_command_writes_to_a_terminal_and_is_interrupted(session: Session) -> 
     assert "sleep 77" not in session.execute("!cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
 
 
-@pytest.mark.parametrize("code", ["x = 1\nbreakpoint()", "import pdb\npdb.set_trace()"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = 1\nbreakpoint()",
+        "import pdb\npdb.set_trace()",
+        "import pdb\npdb.Pdb().set_trace()",
+        "from IPython.core.debugger import set_trace\nset_trace()",
+        "try: 1/0\nexcept Exception: import pdb; pdb.post_mortem()",
+    ],
+)
 def test_a_debugger_is_refused_with_its_line(session: Session, code: str) -> None:
     text = session.execute(code).text_for_model()
     assert ", line 2" in text

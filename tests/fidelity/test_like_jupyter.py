@@ -266,7 +266,7 @@ NOTEBOOKS = sorted((Path(__file__).parent / "cells").glob("*.ipy"))
 # none.
 _PAGER = "a model reads what a pager shows; nbclient drops it"
 _NO_FRONT_END = "there is nothing to connect to, and no notebook that is open"
-_NO_PERSON = "the message for a model: nobody answers; the debugger ends"
+_NO_PERSON = "the message for a model: nobody answers, and there is no debugger"
 _NO_KERNEL = "there is no kernel behind the shell, and no history is kept"
 _ERROR_LAST = "an execution has one error, at its end"
 DIFFERENCES: dict[str, dict[int, tuple[set[str], str]]] = {
@@ -285,8 +285,9 @@ DIFFERENCES: dict[str, dict[int, tuple[set[str], str]]] = {
     },
     "15-code-that-asks": {
         1: ({"error"}, _NO_PERSON),
-        3: ({"error", "stdout"}, _NO_PERSON),
+        3: ({"error", "stdout", "stderr"}, _NO_PERSON),
         4: ({"error", "stdout", "stderr", "place of the error"}, _NO_PERSON),
+        5: ({"stdout", "stderr"}, _NO_PERSON),
     },
     "17-kernel-object": {
         1: ({"error", "outputs", "result"}, _NO_KERNEL),

@@ -12,7 +12,9 @@ from .commands import run
 _WITHOUT_EFFECT = {
     "autosave": "no notebook is open",
     "connect_info": "there is no kernel to connect to",
+    "debug": "no person is at this session",
     "edit": "there is no editor",
+    "pdb": "no person is at this session",
     "qtconsole": "there is no kernel to connect to",
     "subshell": "there are no subshells",
 }

@@ -111,7 +111,8 @@ class Worker:
         self._loop = EventLoop()
         self._shell = self._make_shell()
         builtins.input = getpass.getpass = _refuse_input
-        sys.breakpointhook = pdb.set_trace = _refuse_debugging
+        sys.breakpointhook = _refuse_debugging
+        pdb.Pdb.set_trace = pdb.Pdb.interaction = _refuse_debugging  # IPython's debugger calls them, too
         self._baseline = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
 
     def serve(self) -> NoReturn:
