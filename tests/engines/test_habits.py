@@ -139,7 +139,8 @@ def test_a_debugger_is_refused_with_its_line(session: Session, code: str) -> Non
 
 
 def test_nothing_can_be_installed_and_pip_says_so_at_once(session: Session) -> None:
-    for code in ("%pip install xgboost", "!{sys.executable} -m pip install xgboost"):
+    installers = "%pip install", "%uv pip install", "import sys\n!{sys.executable} -m pip install"
+    for code in (f"{installer} xgboost" for installer in installers):
         execution = session.execute(code, timeout=30)
         assert execution.status != "timed_out"
         for advice in ("break-system-packages", "restart", "Retrying"):

@@ -54,11 +54,15 @@ _COUNTS_OF_PROCESSORS = (
     "RAYON_NUM_THREADS",
 )
 
-# pip would try for ten seconds, and then advise what cannot help.
-_PIP_WITHOUT_NETWORK = {
+# Installers would retry for ten seconds or more, and then advise what cannot help.
+_INSTALLERS_WITHOUT_NETWORK = {
+    "CONDA_OFFLINE": "1",
+    "NPM_CONFIG_OFFLINE": "true",
     "PIP_BREAK_SYSTEM_PACKAGES": "1",
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_NO_INDEX": "1",
+    "PIP_RETRIES": "0",
+    "UV_OFFLINE": "1",
 }
 
 
@@ -71,7 +75,7 @@ def sandbox_environment(spec: SandboxSpec) -> dict[str, str]:
     return {
         **RUNNER_ENVIRONMENT,
         **dict.fromkeys(_COUNTS_OF_PROCESSORS, processors),
-        **({} if spec.limits.network else _PIP_WITHOUT_NETWORK),
+        **({} if spec.limits.network else _INSTALLERS_WITHOUT_NETWORK),
         **spec.env,
     }
 

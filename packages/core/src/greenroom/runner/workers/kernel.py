@@ -60,13 +60,17 @@ def like_ipykernels(base: Any) -> Any:
                 """Show a page of the manual."""
                 page.page(self.getoutput(f"man {line} | col -b", split=False))
 
-            def pip(line: str) -> None:
-                """Run pip for this interpreter."""
-                self.system(f"{quote(sys.executable)} -m pip {line}")
-                if self.user_ns["_exit_code"] == 0 and "install" in line:
-                    print("Note: restart the session if it has loaded an earlier version of a package.")
+            def installer(name: str) -> Any:
+                def install(line: str) -> None:
+                    """Run an installer of packages for this interpreter."""
+                    self.system(f"{quote(sys.executable)} -m {name} {line}")
+                    if self.user_ns["_exit_code"] == 0 and "install" in line:
+                        print("Note: restart the session if it has loaded an earlier version of a package.")
 
-            functions = {"less": less, "more": less, "man": man, "clear": clear, "pip": pip}
+                return install
+
+            functions = {"less": less, "more": less, "man": man, "clear": clear}
+            functions |= {name: installer(name) for name in ("pip", "uv")}
             functions |= {name: without_effect(name, reason) for name, reason in _WITHOUT_EFFECT.items()}
             for name, function in functions.items():
                 self.register_magic_function(function, magic_name=name)
