@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -56,6 +57,11 @@ def _draw_inline(pyplot: Any) -> None:
     pyplot.switch_backend = switch_backend
 
 
+def _count_cores(context: Any) -> None:
+    """loky takes the machine's number of cores for its processors, or warns that it does not find them."""
+    context.physical_cores_cache = os.cpu_count()
+
+
 def _render_without_nbformat(renderers: Any) -> None:
     """plotly wants nbformat to be there, and does not use it to make a MIME bundle."""
     if renderers.nbformat is None:
@@ -83,6 +89,8 @@ def _show_finished_bars(notebook: Any) -> None:
 
 
 _ADJUSTMENTS: dict[str, Callable[[Any], None]] = {
+    "joblib.externals.loky.backend.context": _count_cores,
+    "loky.backend.context": _count_cores,
     "matplotlib.pyplot": _draw_inline,
     "plotly.io._renderers": _render_without_nbformat,
     "tqdm.notebook": _show_finished_bars,

@@ -10,6 +10,11 @@ def count_as_given() -> None:
     """Have `os.cpu_count()` return what the environment says, as Python does since 3.13, though not with `-I`."""
     given = os.environ.get("PYTHON_CPU_COUNT", "")
     if given.isdecimal() and int(given):
-        os.cpu_count = lambda: int(given)
+
+        def cpu_count() -> int:
+            return int(given)
+
+        cpu_count.__module__, cpu_count.__qualname__ = "os", "cpu_count"  # so that it can be pickled
+        os.cpu_count = cpu_count
         if sys.version_info >= (3, 13):
             os.process_cpu_count = os.cpu_count
