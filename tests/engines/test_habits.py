@@ -150,10 +150,18 @@ def test_nothing_can_be_installed_and_pip_says_so_at_once(session: Session) -> N
 # Figures
 
 
+def test_a_figure_that_is_made_without_pyplot_is_shown(session: Session) -> None:
+    code = "from matplotlib.figure import Figure\nfigure = Figure()\n_ = figure.subplots().plot([1, 2])\nfigure"
+    execution = session.execute(code, timeout=60)
+    assert len(execution.images) == 1, execution.text_for_model()
+
+
 @pytest.mark.parametrize(
     "choice",
     [
         "import matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt",
+        "import matplotlib\nmatplotlib.use('pdf')\nimport matplotlib.pyplot as plt",
+        "import matplotlib.pyplot as plt\nplt.rcParams['backend'] = 'svg'\nplt.switch_backend('svg')",
         "import matplotlib.pyplot as plt\nplt.switch_backend('TkAgg')",
         "%matplotlib qt\nimport matplotlib.pyplot as plt",
         "%matplotlib notebook\nimport matplotlib.pyplot as plt",

@@ -15,8 +15,9 @@ from typing import Any
 
 _INLINE = "module://matplotlib_inline.backend_inline"
 
-# Backends for a screen, which is not here, and the one that scripts choose where there is none.
-_FOR_A_SCREEN = re.compile(r".*agg|macosx|notebook|widget|(module://)?ipympl.*|(qt\d?|tk|gtk\d?|wx)(cairo)?")
+# The right one, and what code brings itself. matplotlib's own are for a screen, which is not here, or for files, which
+# need no choice.
+_KEPT_BACKEND = re.compile(r"inline|module://(?!matplotlib[._]|ipympl)")
 
 
 def adjust_when_imported() -> None:
@@ -50,11 +51,29 @@ def _draw_inline(pyplot: Any) -> None:
 
     @functools.wraps(switch)
     def switch_backend(newbackend: Any) -> None:
-        if not isinstance(newbackend, str) or _FOR_A_SCREEN.fullmatch(newbackend.lower()):
+        if not isinstance(newbackend, str) or not _KEPT_BACKEND.match(newbackend):
             newbackend = pyplot.rcParams["backend"] = _INLINE  # before its import, which looks there
         switch(newbackend)
 
     pyplot.switch_backend = switch_backend
+
+
+def _draw_without_pyplot(figure: Any) -> None:
+    """Show a figure that is made without pyplot, whose backend prepares IPython for figures."""
+    from IPython.core.getipython import get_ipython
+
+    shell: Any = get_ipython()
+
+    def draw(drawn: Any) -> Any:
+        from matplotlib import pyplot
+
+        pyplot.switch_backend(_INLINE)
+        printer = png.type_printers.get(figure.Figure)
+        return None if printer in {None, draw} else printer(drawn)
+
+    if shell is not None:
+        png = shell.display_formatter.formatters["image/png"]
+        png.for_type(figure.Figure, draw)
 
 
 def _count_cores(context: Any) -> None:
@@ -91,6 +110,7 @@ def _show_finished_bars(notebook: Any) -> None:
 _ADJUSTMENTS: dict[str, Callable[[Any], None]] = {
     "joblib.externals.loky.backend.context": _count_cores,
     "loky.backend.context": _count_cores,
+    "matplotlib.figure": _draw_without_pyplot,
     "matplotlib.pyplot": _draw_inline,
     "plotly.io._renderers": _render_without_nbformat,
     "tqdm.notebook": _show_finished_bars,
