@@ -167,6 +167,7 @@ TOPICS: dict[str, dict[str, str | tuple[str, ...]]] = {
     },
     "tables": {
         "a DataFrame": ("import pandas as pd\ntable = pd.DataFrame({'a': [1, 2], 'b': ['x', None]})", "table", "table.describe()"),
+        "categories too wide for a terminal": "pd.cut(range(0, 100, 9), [0, 18, 25, 35, 60, 100])",
         "a Series": "table['a']",
         "a Styler": "table.style.format('{}').set_uuid('fixed')",
         "a wide one": "pd.DataFrame({f'column {n}': range(2) for n in range(30)})",

@@ -122,6 +122,8 @@ class CellSuite(Suite):
             assert shared.execute(code).stdout.count("a line") == 100
         for name in ("clear", "autosave 30", "connect_info", "qtconsole", "edit", "subshell"):
             assert shared.execute(f"%{name}").succeeded, name
+        # Libraries ask for it: where it is another, pandas wraps long lines and rich has no HTML.
+        assert shared.execute("type(get_ipython()).__name__").result == "'ZMQInteractiveShell'"
         shared.execute("%config ZMQInteractiveShell.ast_node_interactivity = 'all'")
         assert len(shared.execute("1\n2").outputs) == 2
         shared.execute("%config InteractiveShell.ast_node_interactivity = 'last_expr'")

@@ -234,7 +234,7 @@ class Worker:
             def clear_output(self, wait: bool = False) -> None:
                 worker._show(WorkerEvent.clear(wait=bool(wait)))
 
-        class Shell(like_ipykernels(InteractiveShell)):
+        class ZMQInteractiveShell(like_ipykernels(InteractiveShell)):  # by this name, libraries know a notebook
             """IPython's shell, without a terminal."""
 
             displayhook_class: Any = Hook
@@ -281,7 +281,7 @@ class Worker:
         config.InteractiveShell.colors = "nocolor"
         config.InteractiveShell.autocall = 0
         config.InteractiveShell.banner1 = ""
-        shell: Any = Shell.instance(config=config)
+        shell: Any = ZMQInteractiveShell.instance(config=config)
         shell.loop_runner = self._loop.run
         return shell
 
