@@ -18,7 +18,7 @@ import greenroom
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bare_python() -> Iterator[Path]:
     """An interpreter that every user may read, with Greenroom and IPython as they are installed, without bytecode."""
     base = next((path for path in (Path(sys.executable).resolve(), _of_the_system()) if _is_for_all(path)), None)

@@ -66,8 +66,6 @@ def main(url: str, how: str) -> None:
             threading.Event().wait()
         case "return":
             return
-        case "raise":
-            raise RuntimeError("an end by exception")
         case "exit":
             os._exit(3)
         case "close":
