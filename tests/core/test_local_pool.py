@@ -244,6 +244,20 @@ async def test_a_full_pool_raises_and_estimates_when_a_place_becomes_free() -> N
 
 
 @in_virtual_time
+async def test_sessions_that_start_or_end_take_their_places_in_a_full_pool() -> None:
+    engine = ScriptedEngine()
+    engine.start_takes = engine.kill_takes = 20
+    async with pool_of(engine, max_concurrent_sessions=3, acquire_timeout=0) as pool:
+        await asyncio.gather(use(pool, "held"), use(pool, "ending"))
+        ending, starting = asyncio.create_task(pool.delete("ending")), begin(pool, "starting")
+        await asyncio.sleep(10)
+        with pytest.raises(PoolFull, match="The pool is full: 3 of 3 sessions are taken") as caught:
+            await use(pool, "late")
+        assert caught.value.sessions == 3
+        await asyncio.gather(ending, starting)
+
+
+@in_virtual_time
 async def test_a_pool_full_of_busy_sessions_does_not_know_when() -> None:
     async with pool_of(ScriptedEngine(), max_concurrent_sessions=1, acquire_timeout=10) as pool:
         busy = begin(pool, "busy", "wait")

@@ -83,7 +83,7 @@ class PoolFull(GreenroomError):
     """Every session of the pool is taken, and none became free in time.
 
     Attributes:
-        sessions: how many sessions the pool holds.
+        sessions: how many sessions the pool can hold; those that start or end take their places too.
         retry_after: seconds until the first of them cools down, if that is known.
     """
 

@@ -262,10 +262,11 @@ class Allocator(Generic[InstanceT]):
     def _full(self, now: float) -> PoolFull:
         due = next_due(State(slots=self._state.slots), self._rules, now)
         retry_after = None if due is None else due - now
-        sessions = self._state.count("leased")
+        # A sandbox that starts for an earlier caller, or that is ending, takes its place too: none is left.
+        sessions = self._rules.maximum
         hint = "" if retry_after is None else f" One may become free in {retry_after:.0f} seconds."
         return PoolFull(
-            f"The pool is full: {sessions} of {self._rules.maximum} sessions are taken, and none became free within "
+            f"The pool is full: {sessions} of {sessions} sessions are taken, and none became free within "
             f"{self._rules.acquire_timeout:g} seconds.{hint} Delete sessions that are done, shorten "
             "cooldown_period, or raise max_concurrent_sessions.",
             sessions=sessions,
