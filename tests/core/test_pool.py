@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -194,6 +196,64 @@ def test_a_pool_without_holders_closes_itself() -> None:
     while [thread for thread in threading.enumerate() if thread.name == "greenroom memory"]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# Children run the interpreter's exit functions too, which must leave the parent's pools alone.
+_FORKS = """
+import asyncio, os, sys
+from greenroom import PoolClosed
+from greenroom.testing import memory_pool
+
+pools = {how: memory_pool() for how in ("unused", "asynchronous", "status", "used", "closed")}
+sessions = {how: pool.session("same") for how, pool in pools.items()}
+assert repr(pools["unused"]) and repr(sessions["unused"])
+sessions["used"].execute("x = 'the parent'")
+pools["closed"].close()
+
+def use(how):
+    session = sessions[how]
+    if how == "asynchronous":
+        return asyncio.run(session.aexecute(f"x = {name!r}\\nx")).result
+    if how == "status":
+        return pools[how].status().idle
+    return session.execute(f"x = {name!r}\\nx").result
+
+def use_all():
+    for how in pools:
+        try:
+            print(name, how, use(how), sep=": ", flush=True)
+        except PoolClosed as error:
+            print(name, how, str(error).partition(". ")[0], sep=": ", flush=True)
+
+name = "parent"
+for child in ("one", "two"):
+    if (pid := os.fork()) == 0:
+        name = child
+        use_all()
+        sys.exit()
+    assert os.waitpid(pid, 0)[1] == 0
+use_all()
+if os.fork() == 0:
+    name = "late"
+    use_all()
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_pool_survives_a_fork_if_it_was_not_used_before() -> None:
+    program = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, timeout=60, check=False)
+    forked, closed = "A pool that was used does not survive a fork", "This pool was closed"
+    expected = {
+        name: ["'" + name + "'", "'" + name + "'", "0", "'parent'" if name == "parent" else forked, closed]
+        for name in ("one", "two", "parent")
+    } | {"late": [forked] * 4 + [closed]}
+    assert program.stdout.splitlines() == [
+        f"{name}: {how}: {answer}"
+        for name, answers in expected.items()
+        for how, answer in zip(("unused", "asynchronous", "status", "used", "closed"), answers, strict=True)
+    ], program.stderr
+    assert program.returncode == 0
 
 
 def test_a_stream_yields_the_execution_once() -> None:

@@ -29,6 +29,11 @@ class BackgroundLoop:
         self._closed = False
         self._pid = os.getpid()
 
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process is a fork of the one that made the loop."""
+        return os.getpid() != self._pid
+
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Schedule a coroutine; cancelling the future cancels it.
 
@@ -61,7 +66,7 @@ class BackgroundLoop:
         """
         with self._lock:
             loop, thread, self._loop, self._closed = self._loop, self._thread, None, True
-        if loop is None or thread is None or os.getpid() != self._pid:
+        if loop is None or thread is None or self.is_of_parent:
             return
 
         async def finish() -> None:
@@ -82,8 +87,10 @@ class BackgroundLoop:
         with self._lock:
             if self._closed:
                 raise PoolClosed("This pool was closed. Make a new one with greenroom.connect().")
-            if os.getpid() != self._pid:
-                raise PoolClosed("A pool does not survive a fork. Call greenroom.connect() in the child process.")
+            if self.is_of_parent:
+                raise PoolClosed(
+                    "A pool that was used does not survive a fork. Call greenroom.connect() in the child process."
+                )
             if self._loop is None:
                 loop = self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -17,69 +18,113 @@ T = TypeVar("T")
 class OpenPool:
     """The backend and event loop that a `SessionPool`, its sessions and its handles share.
 
-    It closes itself when the last of them is dropped, and when the interpreter exits.
+    It closes itself when the last of them is dropped, and when the interpreter exits. In a fork of the process, a pool
+    that had not been used before opens again with its first use, which blocks meanwhile: servers open pools in a
+    parent process and use them in its children.
     """
 
-    def __init__(self, backend: Backend, loop: BackgroundLoop) -> None:
-        self.backend = backend
-        self._loop = loop
-        self._finalizer = weakref.finalize(self, _close, backend, loop)
+    def __init__(self, opening: _Opening) -> None:
+        self._lock = threading.Lock()
+        self._used = False
+        self._adopt(opening)
 
     @classmethod
     def open(cls, make_backend: Callable[[], Coroutine[Any, Any, Backend]]) -> Self:
         """Make a backend on a new event loop, which every later call uses too; block until it is made."""
         opening = _Opening(make_backend)
-        try:
-            return cls(opening.loop.run(opening.make()), opening.loop)
-        except BaseException:
-            opening.abandon()
-            raise
+        opening.open()
+        return cls(opening)
 
     @classmethod
     async def aopen(cls, make_backend: Callable[[], Coroutine[Any, Any, Backend]]) -> Self:
         """As `open`, without blocking the caller's event loop."""
         opening = _Opening(make_backend)
-        try:
-            return cls(await opening.loop.arun(opening.make()), opening.loop)
-        except BaseException:
-            await asyncio.shield(asyncio.to_thread(opening.abandon))
-            raise
+        await opening.aopen()
+        return cls(opening)
+
+    def __repr__(self) -> str:
+        return repr(self._backend)
+
+    @property
+    def backend(self) -> Backend:
+        """The backend of this process."""
+        self._prepare()
+        return self._backend
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Schedule a coroutine on the pool's loop; cancelling the future cancels it."""
-        return self._loop.submit(coroutine)
+        return self._loop_for(coroutine).submit(coroutine)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Block until the coroutine has ended."""
-        return self._loop.run(coroutine)
+        return self._loop_for(coroutine).run(coroutine)
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Wait for the coroutine from any event loop."""
-        return await self._loop.arun(coroutine)
+        return await self._loop_for(coroutine).arun(coroutine)
 
     def close(self) -> None:
         """Close the backend, then stop the loop. Idempotent; bounded in time."""
         self._finalizer()
 
+    def _adopt(self, opening: _Opening) -> None:
+        self._make_backend = opening.make_backend
+        self._backend, self._loop = opening.backend, opening.loop
+        self._finalizer = weakref.finalize(self, _close, self._backend, self._loop)
+
+    def _loop_for(self, coroutine: Coroutine[Any, Any, Any]) -> BackgroundLoop:
+        try:
+            self._prepare()
+        except BaseException:
+            coroutine.close()
+            raise
+        return self._loop
+
+    def _prepare(self) -> None:
+        """Open the pool again if this is a fork's first use of a pool that was never used."""
+        if self._used:
+            return
+        with self._lock:
+            if not self._used and self._finalizer.alive and self._loop.is_of_parent:
+                opening = _Opening(self._make_backend)
+                opening.open()
+                # The finalizer of before remains: it holds what belongs to the parent, and closes none of it here.
+                self._adopt(opening)
+            self._used = True
+
 
 class _Opening:
     """A backend that is being made, and can become ready just as its caller gives up."""
 
+    backend: Backend
+
     def __init__(self, make_backend: Callable[[], Coroutine[Any, Any, Backend]]) -> None:
         self.loop = BackgroundLoop("greenroom pool")
-        self._make_backend = make_backend
-        self._backend: Backend | None = None
+        self.make_backend = make_backend
 
-    async def make(self) -> Backend:
-        self._backend = await self._make_backend()
-        return self._backend
+    def open(self) -> None:
+        try:
+            self.loop.run(self._make())
+        except BaseException:
+            self._abandon()
+            raise
 
-    def abandon(self) -> None:
+    async def aopen(self) -> None:
+        try:
+            await self.loop.arun(self._make())
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(self._abandon))
+            raise
+
+    async def _make(self) -> None:
+        self.backend = await self.make_backend()
+
+    def _abandon(self) -> None:
         self.loop.close(self._close)
 
     async def _close(self) -> None:
-        if self._backend is not None:
-            await self._backend.close()
+        if hasattr(self, "backend"):
+            await self.backend.close()
 
 
 def _close(backend: Backend, loop: BackgroundLoop) -> None:

@@ -21,6 +21,9 @@ class SessionPool:
     One pool serves blocking code, threads and any number of event loops at the same time. As a context manager it
     closes itself at the end, and its sessions end; in Azure, sessions with an identifier of the caller's choice cool
     down instead, as other processes might use them.
+
+    A pool belongs to one process. In a fork of it, as by gunicorn's `--preload`, a pool that was not used before opens
+    again with its first use and has sessions of its own; one that was used raises `PoolClosed` there.
     """
 
     def __init__(self, pool: OpenPool) -> None:
@@ -93,4 +96,4 @@ class SessionPool:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<SessionPool {self._pool.backend!r}>"
+        return f"<SessionPool {self._pool!r}>"

@@ -50,7 +50,7 @@ class Session:
         return self._identifier
 
     def __repr__(self) -> str:
-        return f"<Session {self._identifier!r} of {self._pool.backend!r}>"
+        return f"<Session {self._identifier!r} of {self._pool!r}>"
 
     # Execution
 
