@@ -469,9 +469,9 @@ async def test_cancelling_a_call_ends_its_request() -> None:
 def test_a_file_over_the_limit_is_refused_in_both_directions() -> None:
     azure = Azure(Answer(200, bytes(2000)))
     with pool_of(azure, file_limit=1000) as pool:
-        with pytest.raises(FileRefused, match="over the limit of 1000 bytes"):
+        with pytest.raises(FileRefused, match="over the limit of 1,000 bytes"):
             pool.session("abcd").upload(bytes(1001), "a.bin")
-        with pytest.raises(FileRefused, match="over the limit of 1000 bytes"):
+        with pytest.raises(FileRefused, match="over the limit of 1,000 bytes"):
             pool.session("abcd").download("a.bin")
     assert azure.calls == ["GET files/a.bin/content"]
 

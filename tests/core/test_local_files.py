@@ -160,6 +160,19 @@ def test_a_file_that_cannot_be_read_to_its_end_is_named(session: Session) -> Non
         session.upload("/proc/self/mem", "b.txt")
 
 
+def test_a_file_over_the_limit_is_refused_before_a_session_begins(tmp_path: Path) -> None:
+    (tmp_path / "big.csv").touch()
+    os.truncate(tmp_path / "big.csv", 200 << 20)
+    with memory_pool(file_limit="128Mi") as pool:
+        session = pool.session("never-begun")
+        rule = r"The file of 200 MiB is over the limit of 128 MiB \(the option file_limit\): '/mnt/data/big.csv'"
+        with pytest.raises(FileRefused, match=rule):
+            session.upload(tmp_path / "big.csv")
+        with pytest.raises(FileRefused, match=r"The file of 134,217,729 bytes is over the limit of 128 MiB"):
+            session.upload(bytes((128 << 20) + 1), "a.bin")
+        assert pool.sessions() == []
+
+
 class Source:
     """An open file of the caller's own."""
 

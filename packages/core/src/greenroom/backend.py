@@ -28,6 +28,9 @@ class Backend(Protocol):
     method ends its work in the sandbox, too.
     """
 
+    file_limit: int
+    """The maximum size of one file that is uploaded or downloaded, in bytes."""
+
     async def execute(
         self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:

@@ -40,6 +40,14 @@ class AzureDetails:
     request_id: str | None = None
 
 
+def in_units(size: int) -> str:
+    """Return a number of bytes as people write it: `128 MiB`, or `1,000 bytes`."""
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift:,} {unit}"
+    return f"{size:,} byte{'' if size == 1 else 's'}"
+
+
 class GreenroomError(Exception):
     """The base class of Greenroom's exceptions.
 
@@ -66,9 +74,11 @@ class FileRefused(GreenroomError, OSError):
     """
 
     @classmethod
-    def too_large(cls, path: str, limit: int) -> Self:
-        """Return the error of a file over a limit of bytes."""
-        return cls(errno.EFBIG, f"The file is over the limit of {limit} bytes", path)
+    def too_large(cls, path: str, limit: int, *, option: str = "", size: int | None = None) -> Self:
+        """Return the error of a file over a limit in bytes; `option` sets the limit, `size` is the file's."""
+        file = "The file" if size is None else f"The file of {in_units(size)}"
+        source = f" (the option {option})" if option else ""
+        return cls(errno.EFBIG, f"{file} is over the limit of {in_units(limit)}{source}", path)
 
 
 class EngineUnavailable(GreenroomError):

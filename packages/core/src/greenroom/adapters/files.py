@@ -10,7 +10,7 @@ from pathlib import Path
 
 from greenroom.adapters.downloads import Download
 from greenroom.adapters.results import ToolAnswer
-from greenroom.errors import FileMissing, FileRefused, InvalidRequest
+from greenroom.errors import FileMissing, FileRefused, InvalidRequest, in_units
 from greenroom.models import DATA_DIR, RemoteFile
 from greenroom.sessions import Session
 from greenroom.text import check_budget, shorten
@@ -106,7 +106,8 @@ def _listed(found: Iterable[RemoteFile], budget: int) -> ToolAnswer[list[RemoteF
 def _within(limit: int, file: RemoteFile) -> RemoteFile:
     # A file can grow after this check, so the download enforces the limit too.
     if file.size > limit:
-        raise FileRefused(f"{_line(file)} is over the limit of {limit} bytes. Read the part that you need with Python.")
+        limited = f"{_line(file)} is over the limit of {in_units(limit)}"
+        raise FileRefused(f"{limited}. Read the part that you need with Python.")
     return file
 
 

@@ -78,6 +78,7 @@ class AzurePool:
         """
         self._endpoint = parse_endpoint(endpoint)
         self._settings = settings
+        self.file_limit = settings.file_limit
         self._version = settings.api_version
         self._codec = contract_of(self._version)
         self._http = Connection(
@@ -196,9 +197,7 @@ class AzurePool:
         call = self._addressed(self._codec.download_file(path), identifier)
         async with (
             self._http.stream(call, timeout=_TIMEOUT, path=path) as response,
-            contextlib.aclosing(
-                self._http.download(response, timeout=_TIMEOUT, limit=self._settings.file_limit)
-            ) as pieces,
+            contextlib.aclosing(self._http.download(response, timeout=_TIMEOUT, limit=self.file_limit)) as pieces,
             contextlib.aclosing(self._limited(pieces, path)) as chunks,
         ):
             async for chunk in chunks:
@@ -239,11 +238,11 @@ class AzurePool:
         await self._call(self._codec.delete_file(path), identifier, _nothing, path=path)
 
     async def _limited(self, chunks: AsyncIterator[bytes], path: str) -> AsyncGenerator[bytes, None]:
-        size, limit = 0, self._settings.file_limit
+        size, limit = 0, self.file_limit
         async for chunk in chunks:
             size += len(chunk)
             if size > limit:
-                raise FileRefused.too_large(path, limit)
+                raise FileRefused.too_large(path, limit, option="file_limit")
             yield chunk
 
     # Sessions and the pool. Only later versions have these requests; the service accepts them for any session.

@@ -172,7 +172,7 @@ class Channel:
             async for chunk in chunks:
                 size += len(chunk)
                 if size > limit:
-                    raise FileRefused.too_large(path, limit)
+                    raise FileRefused.too_large(path, limit, option="file_limit")
                 for start in range(0, len(chunk), _CHUNK):
                     piece = chunk[start : start + _CHUNK]
                     await self._request(path, HostOrder.write(next(self._numbers), file, piece))
@@ -187,7 +187,7 @@ class Channel:
         size = 0
         try:
             if self._entry(header).size > limit:
-                raise FileRefused.too_large(path, limit)
+                raise FileRefused.too_large(path, limit, option="file_limit")
             while True:
                 order = HostOrder.read(next(self._numbers), file, _CHUNK)
                 _, data = await self._request(path, order, most=_CHUNK)
@@ -195,7 +195,7 @@ class Channel:
                     break
                 size += len(data)
                 if size > limit:  # the file grows as it is read
-                    raise FileRefused.too_large(path, limit)
+                    raise FileRefused.too_large(path, limit, option="file_limit")
                 yield data
         finally:
             self._in_background(self._forget(file))

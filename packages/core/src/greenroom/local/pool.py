@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -12,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from greenroom.backend import OnEvent, Overrides
 from greenroom.engines.base import Engine, StreamSandbox
-from greenroom.errors import EngineUnavailable, FileMissing
+from greenroom.errors import EngineUnavailable, FileMissing, FileRefused, in_units
 from greenroom.local.allocator import Allocator
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
@@ -29,6 +30,7 @@ class LocalPool:
     def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> None:
         self._engine = engine
         self._settings = settings
+        self.file_limit = settings.file_limit
         self._observer = guarded(observer)
         self._spec = settings.spec
         rules = Rules(
@@ -84,10 +86,10 @@ class LocalPool:
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
         async with self._channel(identifier) as channel:
-            return await channel.upload(path, chunks, self._settings.file_limit)
+            return await channel.upload(path, chunks, self.file_limit)
 
     async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
-        limit = self._settings.file_limit
+        limit = self.file_limit
         async with self._channel(identifier) as channel, contextlib.aclosing(channel.download(path, limit)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -149,6 +151,11 @@ class LocalPool:
             except FileMissing as error:
                 if (cause := self._allocator.ended(identifier)) in _CAUSES:
                     raise FileMissing(f"{error} {restarted(_CAUSES[cause])}") from error
+                raise
+            except FileRefused as error:
+                if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                    reason = f"{error.strerror}; it has {in_units(self._settings.disk)} (the option disk)"
+                    raise FileRefused(error.errno, reason, error.filename) from error
                 raise
 
 

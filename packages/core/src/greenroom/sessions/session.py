@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self, overload
 
 from greenroom.backend import OnEvent, Overrides
-from greenroom.errors import GreenroomError, InvalidRequest
+from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
 from greenroom.local_files import local_path, open_to_read, unreadable
 from greenroom.models import DATA_DIR, Event, Execution, RemoteFile, SessionInfo
 from greenroom.sessions.events import Events
@@ -130,7 +130,7 @@ class Session:
 
         Raises:
             InvalidRequest: the local file cannot be read.
-            FileRefused: it is over the size limit, the session's disk is full, or a directory is in the way.
+            FileRefused: it is over the pool's `file_limit`, the session's disk is full, or a directory is in the way.
         """
         return self._pool.run(self._upload(source, path))
 
@@ -265,11 +265,14 @@ class Session:
         if isinstance(source, bytes | bytearray | memoryview):
             if path is None:
                 raise InvalidRequest("An upload of bytes must have a path, such as session.upload(b'…', 'data.csv').")
-            return await self._pool.backend.upload(self._identifier, check_file_path(path), bytes_chunks(bytes(source)))
+            remote, content = check_file_path(path), bytes(source)
+            self._check_size(remote, len(content))
+            return await self._pool.backend.upload(self._identifier, remote, bytes_chunks(content))
         if isinstance(source, str | os.PathLike):
             local = local_path(source)
             remote = check_file_path(local.name if path is None else path)
             with open_to_read(local) as file:
+                self._check_size(remote, os.fstat(file.fileno()).st_size)
 
                 def read(size: int) -> bytes:
                     try:
@@ -286,6 +289,12 @@ class Session:
             name = getattr(source, "name", "")  # the name of a temporary file is a number
             path = PurePosixPath(name).name if isinstance(name, str) else ""
         return await self._pool.backend.upload(self._identifier, check_file_path(path), chunks_of(source.read))
+
+    def _check_size(self, path: str, size: int) -> None:
+        """Refuse a file over the limit before anything is sent; one that still grows is counted as it is sent."""
+        limit = self._pool.backend.file_limit
+        if size > limit:
+            raise FileRefused.too_large(path, limit, option="file_limit", size=size)
 
     async def _download(self, path: str, to: str | os.PathLike[str] | None, limit: int | None) -> bytes | Path:
         path, limit = check_file_path(path), check_limit(limit)

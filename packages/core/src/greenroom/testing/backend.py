@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from greenroom.backend import Overrides
 from greenroom.errors import InvalidRequest
 from greenroom.models import PoolStatus, SessionInfo
@@ -9,6 +11,9 @@ from greenroom.models import PoolStatus, SessionInfo
 
 class BareBackend:
     """A backend that holds nothing: the base of test doubles, which override the methods that they need."""
+
+    file_limit = sys.maxsize
+    """The maximum size of one file, in bytes."""
 
     async def sessions(self) -> list[SessionInfo]:
         """None."""

@@ -61,7 +61,7 @@ class FileSuite(Suite):
     ) -> None:
         shared.upload(bytes(size), "a.bin")
         assert shared.download("a.bin", limit=size) == bytes(size)
-        with pytest.raises(FileRefused, match=rf"over the limit of {size - 1} bytes.*a\.bin"):
+        with pytest.raises(FileRefused, match=rf"over the limit of {size - 1:,} bytes.*a\.bin"):
             shared.download("a.bin", limit=size - 1)
         with pytest.raises(FileRefused, match="over the limit"):
             shared.download("a.bin", tmp_path / "local.bin", limit=size - 1)

@@ -30,7 +30,7 @@ class FileTests(AdapterSuiteBase):
             ("größer".encode(), "größer", False),
             (b"", "The file is empty.", False),
             (_PNG, "is not a UTF-8 text file", True),
-            (bytes((1 << 20) + 1), "is over the limit of 1048576 bytes", True),
+            (bytes((1 << 20) + 1), "is over the limit of 1 MiB", True),
         ],
         ids=["text", "empty", "binary", "large"],
     )
@@ -60,7 +60,7 @@ class FileTests(AdapterSuiteBase):
         monkeypatch.setattr(backend, "download", fetched)
         await scripted.session("ann").aupload(bytes((20 << 20) + 1), "all.zip")
         result = await scripted.call("ann", "download_file", path="all.zip")
-        assert "is over the limit of 20971520 bytes" in result.text
+        assert "is over the limit of 20 MiB" in result.text
 
     async def test_a_file_that_grows_after_its_size_was_asked_is_refused(
         self, scripted: AdapterDriver, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
