@@ -7,23 +7,18 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from tests.packaging.installing import FOLDERS, ROOT, UV, installed, project, wheel_of
 
 from greenroom.testing import engine_pool
-
-ROOT = Path(__file__).parent.parent.parent
-UV = Path(sys.executable).with_name("uv")
-FOLDERS = ["core", "langchain", "llamaindex", "semantic_kernel", "agent_framework"]
 
 WORKS = {
     "langchain": """
@@ -46,32 +41,6 @@ WORKS = {
         print(text.text)
     """,
 }
-
-
-def project(folder: str) -> dict[str, Any]:
-    return tomllib.loads((ROOT / "packages" / folder / "pyproject.toml").read_text())["project"]
-
-
-@pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("wheels")
-    for folder in FOLDERS:
-        command = [UV, "build", "--quiet", "--wheel", "--no-build-isolation", "--out-dir", target]
-        subprocess.run([*command, ROOT / "packages" / folder], check=True)
-    return target
-
-
-def wheel_of(wheels: Path, folder: str) -> Path:
-    return next(wheels.glob(project(folder)["name"].replace("-", "_") + "-*.whl"))
-
-
-def installed(directory: Path, wheels: Path, *requirements: str) -> Path:
-    """The programs of an environment with these alone, from what the lock's installation has put into uv's cache."""
-    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, directory], check=True)
-    command = [UV, "pip", "install", "--quiet", "--offline", "--python", directory / "bin/python"]
-    constraint = ["--find-links", wheels, "--constraint", ROOT / "requirements.lock"]
-    subprocess.run([*command, *constraint, *requirements], check=True)
-    return directory / "bin"
 
 
 def names_in(programs: Path) -> set[str]:
