@@ -29,7 +29,7 @@ def bare_python() -> Iterator[Path]:
         environment = Path(directory, "venv")
         subprocess.run([base, "-m", "venv", "--without-pip", environment], check=True)
         packages = environment / "lib" / f"python{_VERSION}" / "site-packages"
-        for name in _needed("greenroom", "ipython", "pytest"):
+        for name in _needed("greenroom", "aiodocker", "ipython", "pytest"):
             _copy(importlib.metadata.distribution(name), packages)
         source = Path(greenroom.__file__).parent
         shutil.copytree(source, packages / "greenroom", ignore=shutil.ignore_patterns("*.pyc"), dirs_exist_ok=True)

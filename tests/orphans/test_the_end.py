@@ -27,6 +27,7 @@ pytestmark = pytest.mark.alone
 ENGINES = ["bubblewrap:", "docker:", "docker:?runtime=runsc"]
 StartOwner = Callable[[str, str], subprocess.Popen[str]]
 LIMIT = 5.0  # seconds, after which nothing may be left
+DOCKER = Path("/var/run/docker.sock")
 NOBODY = 65534
 
 BEGIN = """
@@ -211,11 +212,14 @@ def test_a_program_that_does_not_close_its_pool_ends_silently(url: str) -> None:
     check_ends(url, ENDS, sys.executable, {})
 
 
-def test_so_does_a_program_without_privileges(bare_python: Path) -> None:
-    engine_pool("bubblewrap:", ready_session_instances=0).close()
-    user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    options = {"cwd": "/", "env": {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}, **user}
-    check_ends("bubblewrap:", ["the end of the script", "an open generator"], bare_python, options)
+@pytest.mark.parametrize("url", ENGINES[:2])
+def test_so_does_a_program_without_privileges(url: str, bare_python: Path) -> None:
+    engine_pool(url, ready_session_instances=0).close()
+    options: dict[str, Any] = {"cwd": "/", "env": {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}}
+    if os.geteuid() == 0:
+        groups = [DOCKER.stat().st_gid] if url == "docker:" and DOCKER.exists() else []
+        options |= {"user": NOBODY, "group": NOBODY, "extra_groups": groups}
+    check_ends(url, ["the end of the script", "an open generator"], bare_python, options)
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
