@@ -139,7 +139,7 @@ CASES = {
     "timed out": Execution(
         id="1",
         status="timed_out",
-        error=ExecutionError("TimeoutError", "The code ran for longer than 60 seconds."),
+        error=ExecutionError("TimeoutError", "The code ran for longer than 60 s."),
         state_lost=True,
     ),
 }

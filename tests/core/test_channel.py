@@ -139,7 +139,7 @@ async def test_code_is_interrupted_at_its_deadline() -> None:
         assert execution.status == "timed_out"
         assert execution.error is not None
         assert execution.error.name == "TimeoutError"
-        assert execution.error.value == "The code ran for longer than 5 seconds and was interrupted."
+        assert execution.error.value == "The code ran for longer than 5 s and was interrupted."
         assert execution.error.traceback == "deep inside"
         assert not execution.state_lost
         assert [header["op"] for header, _ in listener.sandbox.heard] == ["execute", "interrupt"]

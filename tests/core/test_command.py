@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from typer.testing import CliRunner
 
 from greenroom.cli import main
+from greenroom.cli.app import app
+from greenroom.errors import EngineUnavailable, GreenroomError, PoolFull, SandboxLost, ServiceFailed
+from greenroom.testing.memory_engine import MemoryEngine
 
 from .plugins import IN_MEMORY, only_engines
 
@@ -138,3 +144,62 @@ def test_files_of_the_code_replace_others_on_request_alone(monkeypatch: pytest.M
     assert "left out" in error
     run(monkeypatch, "-c", code, "-o", str(tmp_path), "--overwrite")
     assert (tmp_path / "Makefile").read_text() == "theirs"
+
+
+ENDS = {
+    "a value": ("6 * 7", 0, "42\n", ""),
+    "sys.exit(0)": ("import sys\nprint('done')\nsys.exit(0)", 0, "done\n", ""),
+    "sys.exit(3)": ("import sys\nsys.exit(3)", 3, "", ""),
+    "sys.exit(-1)": ("import sys\nsys.exit(-1)", 255, "", ""),
+    "sys.exit(None)": ("import sys\nsys.exit(None)", 0, "", ""),
+    "raise SystemExit": ("raise SystemExit", 0, "", ""),
+    "a message": ("import sys\nsys.exit('no such table')", 1, "", "no such table\n"),
+    "an exception": ("1/0", 1, "", "ZeroDivisionError: division by zero\n"),
+    "too slow": ("while True: pass", 124, "", "The code ran for longer than 0.5 s and was interrupted.\n"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_each_end_has_its_exit_code_and_its_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    code, expected, printed, last_line = ENDS[name]
+    ended, out, error = run(monkeypatch, "--timeout", "0.5", "-c", code, terminal=False)
+    assert (ended, out) == (expected, printed), error
+    assert error.endswith(last_line)
+    if last_line.startswith("no ") or not last_line:
+        assert error == last_line
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (PoolFull("The pool is full: 1 of 1 sessions are taken.", sessions=1), 75),
+        (SandboxLost("The sandbox ended."), 70),
+        (ServiceFailed("The service does not answer."), 70),
+        (EngineUnavailable("Nothing works here."), 2),
+    ],
+)
+def test_each_error_of_greenroom_has_its_exit_code_and_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: GreenroomError, expected: int
+) -> None:
+    async def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(MemoryEngine, "start" if isinstance(error, EngineUnavailable) else "check", fail)
+    assert run(monkeypatch, "-c", "1", terminal=False)[::2] == (expected, f"{error}\n")
+
+
+def test_completion_of_the_shell_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"_GREENROOM_COMPLETE": "complete_bash", "COMP_WORDS": "greenroom do", "COMP_CWORD": "1"}
+    assert CliRunner().invoke(app, [], prog_name="greenroom", env=words).output.split() == ["doctor"]
+    help_text = CliRunner().invoke(app, ["--help"]).output
+    assert "--install-completion" in help_text
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "doctor", "sweep", "api-key", "image build"])
+def test_help_fills_its_lines(command: str) -> None:
+    """A line ends early only where a paragraph does."""
+    text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
+    header = text.partition("╭")[0].splitlines()[3:]
+    for line, following in itertools.pairwise(line.strip() for line in header):
+        first_word = following.split(" ")[0]
+        assert not line or not following or len(f" {line} {first_word}") > 78, line

@@ -179,9 +179,18 @@ def restarted(cause: RestartCause) -> str:
     return f"The session {reason} and began again: variables and files are gone."
 
 
+def loss(execution: Execution) -> str:
+    """Return the sentence about what the session lost, if it did."""
+    if execution.session_restarted is not None:
+        return restarted(execution.session_restarted)
+    return "All variables are lost; files in /mnt/data are kept." if execution.state_lost else ""
+
+
 def _headline(execution: Execution) -> str:
-    again = "" if execution.session_restarted is None else restarted(execution.session_restarted)
-    return f"{again} {_outcome(execution)}".strip()
+    lost, outcome = loss(execution), _outcome(execution)
+    if execution.session_restarted is not None:
+        return f"{lost} {outcome}".strip()
+    return f"{outcome} {lost}".strip() if outcome else ""
 
 
 def _outcome(execution: Execution) -> str:
@@ -189,15 +198,13 @@ def _outcome(execution: Execution) -> str:
         case "succeeded":
             return ""
         case "timed_out" if execution.error is not None and execution.error.value:
-            headline = " ".join(visible(execution.error.value).split())
+            return " ".join(visible(execution.error.value).split())
         case "timed_out":
-            headline = "The code exceeded its time limit."
+            return "The code exceeded its time limit."
         case "cancelled":
-            headline = "The code was cancelled."
+            return "The code was cancelled."
         case _:
-            headline = "The code failed."
-    kept = execution.state_lost and execution.session_restarted is None
-    return headline + (" All variables are lost; files in /mnt/data are kept." if kept else "")
+            return "The code failed."
 
 
 def _error(execution: Execution) -> str:

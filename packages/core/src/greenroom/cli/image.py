@@ -21,7 +21,7 @@ from greenroom.untrusted import without_controls
 if TYPE_CHECKING:
     from greenroom.engines.docker.image import Step
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
 _DOWNLOAD = re.compile(r"Downloading ([\w.]++)-(\d[\w.]*+)[^(]*+\(([^\s()]++ [kMG]?B)\)")
 _SPOOLED = 16 << 20

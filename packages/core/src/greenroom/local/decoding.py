@@ -118,7 +118,7 @@ def decode_timeout(header: dict[str, Any], fields: dict[str, Any], timeout: floa
     error = None if "crash" in header else decode_error(header, fields)
     return ExecutionError(
         "TimeoutError",
-        f"The code ran for longer than {timeout:g} seconds and was {how}.",
+        f"The code ran for longer than {timeout:g} s and was {how}.",
         traceback=error.traceback if error else "",
         summary=error.summary if error else "",
     )

@@ -64,9 +64,12 @@ class ExecutionSuite(Suite):
 
     def test_sys_exit_fails_and_ends_nothing(self, shared: Session) -> None:
         shared.execute("x = 5")
-        execution = shared.execute("raise SystemExit(3)")
-        assert execution.status == "failed"
-        assert not execution.state_lost
+        for code in ("raise SystemExit(3)", "import sys\nsys.exit(3)", "exit(3)", "quit(3)"):
+            execution = shared.execute(code)
+            assert (execution.status, execution.state_lost) == ("failed", False)
+            assert execution.error is not None
+            assert (execution.error.name, execution.error.value) == ("SystemExit", "3")
+            assert execution.stderr == ""
         assert shared.execute("x").result == "5"
 
     def test_input_fails_immediately_with_the_reason(self, shared: Session) -> None:

@@ -188,7 +188,7 @@ def _decode_failure(
     stderr = _ANSI.sub("", stderr)
     before, found, after = stderr.rpartition(TIMED_OUT)
     if found:
-        limit = "its time limit" if timeout is None else f"{timeout:g} seconds"
+        limit = "its time limit" if timeout is None else f"{timeout:g} s"
         message = f"The code ran for longer than {limit}."
         return "timed_out", before, ExecutionError("TimeoutError", message), STATE_LOST in after
     final: Status = "cancelled" if status == "cancelled" else "failed"

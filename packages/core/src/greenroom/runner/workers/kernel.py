@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from shlex import quote
 from subprocess import CalledProcessError
-from typing import Any
+from typing import Any, NoReturn
 
 from .commands import run
 
@@ -29,6 +29,7 @@ def _write(text: str) -> None:
 def like_ipykernels(base: Any) -> Any:
     """Return a subclass of IPython's shell that has the name and the magics of ipykernel's."""
     from IPython.core import page as _page
+    from IPython.core.autocall import ExitAutocall
     from IPython.core.error import UsageError
 
     page: Any = _page
@@ -49,8 +50,20 @@ def like_ipykernels(base: Any) -> Any:
 
         return explain
 
+    class Exit(ExitAutocall):
+        """`exit` and `quit`: they end the code, as in a script."""
+
+        def __call__(self, code: object = None) -> NoReturn:
+            raise SystemExit(code) if code is not None else SystemExit
+
     class ZMQInteractiveShell(base):
         """IPython's shell with the options and the magics of a notebook's."""
+
+        def _exiter_default(self) -> Any:
+            return Exit(self)
+
+        def ask_exit(self) -> None:
+            raise SystemExit
 
         def init_magics(self) -> None:
             inherited: Any = super()

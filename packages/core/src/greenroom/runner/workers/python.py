@@ -23,6 +23,7 @@ import pdb  # noqa: T100  to refuse it
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from json import loads
 from os import getpid, read  # by name, like the following: code can replace them in their modules
@@ -259,9 +260,6 @@ class Worker:
                     shorten(found[1])
                 return found
 
-            def ask_exit(self) -> None:
-                raise SystemExit  # exit() ends the code, as sys.exit() does
-
             def init_virtualenv(self) -> None:
                 pass  # this interpreter is the right one
 
@@ -283,6 +281,7 @@ class Worker:
         config.InteractiveShell.banner1 = ""
         shell: Any = ZMQInteractiveShell.instance(config=config)
         shell.loop_runner = self._loop.run
+        warnings.filterwarnings("ignore", "To exit: use ", UserWarning)  # advice for a terminal
         return shell
 
     def _show(self, frame: Frame) -> None:

@@ -1,0 +1,87 @@
+"""A prompt over one session, as Python's own."""
+
+from __future__ import annotations
+
+import ast
+import codeop
+import contextlib
+import itertools
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from greenroom.cli.output import Directory, code_of, ended_itself, print_error, print_events, print_line
+from greenroom.errors import GreenroomError
+from greenroom.models import Execution, Image
+from greenroom.sessions import Session
+from greenroom.text import loss
+
+_compile = codeop.CommandCompiler()
+_compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+def converse(session: Session, directory: Directory | None, timeout: float | None) -> int:
+    """Run what is typed until Ctrl-D or `exit()`; returns the exit code.
+
+    Ctrl-C interrupts the code, and the session goes on.
+    """
+    _edit_lines()
+    print_line("Python in a sandbox. Ctrl-C interrupts the code, Ctrl-D ends the session.")
+    figures = itertools.count(1)
+    while True:
+        try:
+            source = _read()
+            if not source.strip():
+                continue
+            execution = print_events(session.stream(source, timeout=timeout))
+            if ended_itself(execution):
+                return code_of(execution)
+            if lost := loss(execution):
+                print_line(lost)
+            _keep(execution, session, directory, figures)
+        except EOFError:
+            print()
+            return 0
+        except KeyboardInterrupt:
+            print("\nKeyboardInterrupt")
+        except GreenroomError as error:
+            print_error(error)
+
+
+def _edit_lines() -> None:
+    """Let `input` edit lines and remember them, where Python can."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: PLC0415  not on Windows
+
+        readline.parse_and_bind("tab: tab-insert")  # it indents; by default it completes names of files
+
+
+def _read() -> str:
+    lines = [input(">>> ")]
+    while not _is_complete("\n".join(lines)):
+        lines.append(input("... "))
+    return "\n".join(lines)
+
+
+def _is_complete(source: str) -> bool:
+    """Whether Python would run this; what is not Python is complete, but for a cell's magic, up to an empty line."""
+    if source.startswith("%%"):
+        return source.endswith("\n")
+    try:
+        return _compile(source, symbol="single") is not None
+    except (SyntaxError, ValueError, OverflowError):
+        return True
+
+
+def _keep(execution: Execution, session: Session, directory: Directory | None, figures: Iterable[int]) -> None:
+    """Save what one execution left; figures are numbered over the whole session."""
+    if directory is not None:
+        directory.save(
+            execution, session, [_renumbered(image, n) for image, n in zip(execution.images, figures, strict=False)]
+        )
+    elif execution.images:
+        print_line("Figures are saved with -o DIRECTORY.")
+
+
+def _renumbered(image: Image, number: int) -> Image:
+    return replace(image, name=f"figure-{number}{Path(image.name).suffix}")
