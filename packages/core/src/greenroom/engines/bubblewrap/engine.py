@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -42,7 +43,27 @@ _KILL_TIMEOUT = 5.0
 _TRY_TIMEOUT = 60.0
 _FONTS_TIMEOUT = 300.0
 
-_HAS_IPYTHON = "import sys, importlib.util as u; sys.exit(u.find_spec('IPython') is None and 'no IPython')"
+# As root, a sandbox becomes a user of its own, who must be able to read what root can.
+_TRY = """
+import importlib.util, os, sys
+needed = [sys.executable, *filter(os.path.isdir, sys.path)]
+if os.getuid() == 0:
+    user = int(sys.argv[1])
+    try:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    except OSError as error:
+        sys.exit(f"cannot become the user {user}: {error.strerror}")
+private = [path for path in needed if not os.access(path, os.R_OK | os.X_OK)]
+if private:
+    sys.exit(f"private: {private[0]}")
+sys.exit(importlib.util.find_spec("IPython") is None and "no IPython")
+"""
+
+_NOT_ALLOWED = ("amespace", "setting up uid map", "RTM_NEWADDR", "mount proc", "cannot become the user")
+"""In what bubblewrap says where the kernel, or the container around it, does not allow what it does."""
+_OPTIONS_OF_DOCKER = "--security-opt seccomp=unconfined --security-opt systempaths=unconfined"
 
 # The shell joins the sandbox's control groups and becomes bubblewrap, so nothing runs outside them.
 _JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
@@ -157,7 +178,7 @@ class BubblewrapEngine(Engine):
         self._hierarchy = await asyncio.to_thread(cgroups.find)
         self.control_groups = ControlGroups.NONE if self._hierarchy is None else self._hierarchy.version
         try:
-            code, errors = await self._try([self._python, "-I", "-c", _HAS_IPYTHON])
+            code, errors = await self._try([self._python, "-I", "-c", _TRY, str(_new_user())])
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path of an interpreter
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
@@ -188,8 +209,7 @@ class BubblewrapEngine(Engine):
             settings["rlimits"] = {"CORE": 0, "DATA": limits.memory, "NPROC": limits.pids}
         user = INSIDE_USER
         if os.geteuid() == 0:
-            # A kernel user that no other sandbox has; the runner becomes that user.
-            settings["uid"] = user = 0x60000000 + secrets.randbelow(0x10000000)
+            settings["uid"] = user = _new_user()  # the runner becomes that user
         command = runner_command(self._python, json.dumps(settings))
         mounts: tuple[str, ...] = ()
         fonts = font_cache.descriptor(self._font_cache)
@@ -284,11 +304,23 @@ class BubblewrapEngine(Engine):
                 "(pip install 'greenroom[bubblewrap]', or ipython alone), "
                 'or name another with greenroom.connect("bubblewrap:?python=…").'
             )
-        if "setting up uid map" in errors or "user namespace" in errors or "namespaces" in errors:
+        if errors.startswith("private: "):
+            return (
+                f"The sandboxes have users of their own, who cannot read {errors.removeprefix('private: ')}. Let all "
+                f"users read the interpreter (chmod -R o+rX {shlex.quote(str(Path(self._python).parent.parent))}), or "
+                'name another with greenroom.connect("bubblewrap:?python=…").'
+            )
+        if any(part in errors for part in _NOT_ALLOWED):
+            if os.geteuid() == 0:
+                return (
+                    f"bubblewrap lacks privileges, though this is root, as in a container ({errors}). Run the "
+                    f"container as another user, in Docker with {_OPTIONS_OF_DOCKER}, or use "
+                    'greenroom.connect("docker:").'
+                )
             return (
                 f"bubblewrap is not allowed to make user namespaces here ({errors}). Allow them "
-                "(sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap), "
-                'or use greenroom.connect("docker:").'
+                "(sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap; in a container of "
+                f'Docker, {_OPTIONS_OF_DOCKER}), or use greenroom.connect("docker:").'
             )
         return f"bubblewrap does not work here: {errors or 'it gave no reason'}."
 
@@ -340,6 +372,11 @@ class BubblewrapEngine(Engine):
                 start_new_session=True,  # Ctrl-C in a terminal is for the host process
                 limit=_READ,
             )
+
+
+def _new_user() -> int:
+    """Return the number of a kernel user that no other sandbox has."""
+    return 0x60000000 + secrets.randbelow(0x10000000)
 
 
 def _find_executable() -> str:
