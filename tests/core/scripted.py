@@ -32,6 +32,12 @@ def output(number: int, data: dict[str, Any], **fields: Any) -> bytes:
     return encode({"ev": "output", "id": number, "result": False, **fields}, content)
 
 
+def shown_error(number: int, traceback: str, **fields: Any) -> bytes:
+    """The frame of an error that the code shows."""
+    error = {"name": "ValueError", "value": "bad", "traceback": traceback, "summary": ""}
+    return encode({"ev": "error", "id": number, **fields}, json.dumps(error).encode())
+
+
 def reply(number: int, body: bytes = b"", **fields: Any) -> bytes:
     return encode({"ev": "reply", "id": number, **fields}, body)
 

@@ -19,10 +19,10 @@ from tests.effort import examples
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
-from greenroom.models import Execution, Output, RemoteFile, StreamText
+from greenroom.models import Execution, ExecutionError, Output, RemoteFile, StreamText
 from greenroom.runner.protocol import MAX_HEADER, MAX_NAME, VERSION, encode
 
-from .scripted import READY, Answer, ScriptedSandbox, done, obey, output, reply, text
+from .scripted import READY, Answer, ScriptedSandbox, done, obey, output, reply, shown_error, text
 from .virtual_time import in_virtual_time
 
 LIMITS = ExecutionLimits(timeout=5, grace=1, text=1000, display=10_000)
@@ -231,6 +231,53 @@ async def test_a_display_can_be_updated_and_cleared() -> None:
         execution = await listener.execute()
     assert [shown.text for shown in execution.outputs] == ["100 %", "other"]
     assert execution.stdout == ""
+    assert execution.parts == execution.outputs
+
+
+@in_virtual_time
+async def test_what_was_shown_is_in_order_with_its_errors() -> None:
+    error = {"name": "KeyError", "value": "key", "traceback": "third", "summary": "short"}
+    answer = saying(
+        lambda number: text(number, b"gone"),
+        lambda number: shown_error(number, "gone", ends=True),
+        lambda number: encode({"ev": "clear", "id": number, "wait": False}),
+        lambda number: text(number, b"a\xc3"),
+        lambda number: shown_error(number, "first"),
+        lambda number: text(number, b"\xa4"),
+        lambda number: text(number, b"warned", "stderr"),
+        lambda number: output(number, {"text/plain": "shown"}),
+        lambda number: shown_error(number, "second", ends=True),
+        lambda number: text(number, b"b"),
+        lambda number: shown_error(number, "third", ends=True),
+        lambda number: text(number, b"late", "stderr"),
+        lambda number: done(number, error=error),
+    )
+    async with Listener(answer) as listener:
+        execution = await listener.execute()
+    assert (execution.stdout, execution.stderr) == ("aäb", "first\nwarnedsecond\nlate")
+    first, second = (ExecutionError("ValueError", "bad", traceback) for traceback in ("first", "second"))
+    assert execution.parts == (
+        StreamText("stdout", "a"),
+        first,
+        StreamText("stdout", "ä"),
+        StreamText("stderr", "warned"),
+        *execution.outputs,
+        second,
+        StreamText("stdout", "b"),
+        ExecutionError("KeyError", "key", "third", "short"),
+        StreamText("stderr", "late"),
+    )
+    streamed = "".join(event.text for event in listener.events if isinstance(event, StreamText))
+    assert streamed == "gonea" + "first\näwarned" + "b" + "second\nlate"
+
+
+@in_virtual_time
+async def test_an_error_that_seemed_to_end_the_code_is_text_if_it_did_not() -> None:
+    answer = saying(lambda number: shown_error(number, "lines", ends=True), done)
+    async with Listener(answer) as listener:
+        execution = await listener.execute()
+    assert (execution.status, execution.stderr) == ("succeeded", "lines\n")
+    assert execution.parts == (ExecutionError("ValueError", "bad", "lines"),)
 
 
 @in_virtual_time

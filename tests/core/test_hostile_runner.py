@@ -33,8 +33,11 @@ VALUES: list[Any] = [
     *(None, True, -1, 0, 1, 2**70, 1e308, float("nan"), "", "x" * 300, "\ud800", "/mnt/data/a", [], {}),
     *([[]], {"a": [1]}, {"path": "/mnt/data/a", "size": 1}, [{"path": "/mnt/data/a"}] * 3, "stdout", "/etc/passwd"),
 ]
-NAMES = ["ev", "id", "stream", "display_id", "update", "result", "crash", "errno", "file", "entry", "wait", "duration"]
-EVENTS = ["text", "output", "clear", "done", "reply", "ready", "preloaded", "news"]
+NAMES = [
+    *("ev", "id", "stream", "display_id", "update", "result", "ends"),
+    *("crash", "errno", "file", "entry", "wait", "duration"),
+]
+EVENTS = ["text", "output", "error", "clear", "done", "reply", "ready", "preloaded", "news"]
 
 
 def liar(seed: int) -> Answer:
@@ -108,6 +111,7 @@ RUNNERS: dict[str, Callable[[], ScriptedSandbox]] = {
     "floods with text": flood({"ev": "text"}, b"x"),
     "floods with clears": flood({"ev": "clear"}),
     "floods with outputs": flood({"ev": "output"}, b'{"data": {}, "metadata": {}}'),
+    "floods with errors": flood({"ev": "error"}, b'{"traceback": "x"}'),
     "floods with names": flood({"ev": "output", "display_id": "Ā" * 9_000}, b'{"data": {}, "metadata": {}}'),
     "floods with replies": flood({"ev": "reply"}),
     "floods with nothing": flood({"ev": "news"}),

@@ -244,7 +244,7 @@ def run_in(session: Session, code: str) -> tuple[Story, Story]:
         *execution.outputs,
     ]
     error = execution.error and (execution.error.name, execution.error.value, execution.error.traceback)
-    whole = Story(list(_parts(end)), error)
+    whole = Story(list(_parts(end)), error, execution.error is None or execution.parts[-1] is execution.error)
     assert whole.of("result")[-1:] == [] or whole.of("result")[-1]["data"].get("text/plain", "") == execution.result
     return Story(list(_parts(events)), error), whole
 

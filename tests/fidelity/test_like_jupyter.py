@@ -269,7 +269,6 @@ _PAGER = "a model reads what a pager shows; nbclient drops it"
 _NO_FRONT_END = "there is nothing to connect to, and no notebook that is open"
 _NO_PERSON = "the message for a model: nobody answers, and there is no debugger"
 _NO_KERNEL = "there is no kernel behind the shell, and no history is kept"
-_ERROR_LAST = "an execution has one error, at its end"
 DIFFERENCES: dict[str, dict[int, tuple[set[str], str]]] = {
     "01-tasks-without-await": {
         3: ({"outputs", "result"}, "the loop is at rest while code does not await, so that it can be run"),
@@ -296,7 +295,6 @@ DIFFERENCES: dict[str, dict[int, tuple[set[str], str]]] = {
         3: ({"outputs", "result"}, _NO_KERNEL),
     },
     "19-text-of-a-task-after-its-cell": {2: ({"stdout"}, "text between cells belongs to the next; nbclient drops it")},
-    "23-place-of-the-error": {1: ({"place of the error"}, _ERROR_LAST), 2: ({"place of the error"}, _ERROR_LAST)},
 }
 KILLED = {"21-killed-by-itself": "Jupyter's client ends with its kernel; a session goes on with a new Python"}
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -339,19 +339,16 @@ class Scripted(BareBackend):
     """Answers each execution with what comes next in the script, and remembers what was to be run."""
 
     script: list[Execution | GreenroomError]
-    events: Sequence[Event] = ()
     heard: list[str] = field(default_factory=list[str])
 
     async def execute(
         self, identifier: str, code: str, *, timeout: float | None, on_event: Callable[[Event], None] | None
     ) -> Execution:
-        del identifier, timeout
+        del identifier, timeout, on_event
         self.heard.append(code)
         answer = self.script.pop(0)
         if isinstance(answer, GreenroomError):
             raise answer
-        for event in self.events if on_event else ():
-            on_event(event)  # pyright: ignore[reportOptionalCall]
         return answer
 
 
@@ -407,19 +404,10 @@ def test_a_pool_that_does_not_stream_gives_all_the_same(scripted: Callable[..., 
 def test_between_two_displays_each_stream_is_in_one_piece(scripted: Callable[..., Session]) -> None:
     shown = Output({"text/plain": "shown"})
     pieces = [("stdout", "a"), ("stderr", "b"), ("stdout", "c"), None, ("stderr", "d"), ("stdout", "e")]
-    events = [StreamText(*piece) if piece else shown for piece in cast("list[Any]", pieces)]
-    execution = Execution("1", "succeeded", stdout="ace", stderr="bd", outputs=(shown,))
-    ran = run_notebook(notebook("x"), scripted(Scripted([execution], events)))
+    parts = tuple(StreamText(*piece) if piece else shown for piece in cast("list[Any]", pieces))
+    execution = Execution("1", "succeeded", stdout="ace", stderr="bd", outputs=(shown,), parts=parts)
+    ran = run_notebook(notebook("x"), scripted(Scripted([execution])))
     assert outputs(ran) == [["stdout ac", "stderr b", "display_data shown", "stdout e", "stderr d"]]
-
-
-def test_cleared_output_is_not_in_the_notebook(scripted: Callable[..., Session]) -> None:
-    old, first, updated, last = (Output({"text/plain": name}) for name in ("old", "first", "updated", "last"))
-    events: list[Event] = [StreamText("stdout", "cleared"), old, StreamText("stdout", "a"), first, updated]
-    events += [StreamText("stdout", "b"), last]
-    execution = Execution("1", "succeeded", stdout="ab", outputs=(updated, last))
-    ran = run_notebook(notebook("x"), scripted(Scripted([execution], events)))
-    assert outputs(ran) == [["stdout a", "display_data updated", "stdout b", "display_data last"]]
 
 
 def test_after_a_crash_the_count_begins_anew_as_python_does(scripted: Callable[..., Session]) -> None:

@@ -91,6 +91,8 @@ class Output:
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     is_result: bool = False
     """Whether it is the value of the last expression."""
+    display_id: str | None = None
+    """The name under which later code can replace it, if it has one (engines on this machine only)."""
 
     @property
     def text(self) -> str:
@@ -192,6 +194,10 @@ class Execution:
     """How many bytes of output were left out because they were over the pool's limit."""
     updates: tuple[Output, ...] = ()
     """New contents of what earlier executions had displayed (engines on this machine only)."""
+    parts: tuple[StreamText | Output | ExecutionError, ...] = ()
+    """Text, outputs and errors in the order in which a notebook has them (engines on this machine only). Between two of
+    the others, the text of each stream is in one piece. An error that the code showed and handled is an error here, and
+    text of `stderr`."""
 
     def __repr__(self) -> str:
         parts = [self.status]

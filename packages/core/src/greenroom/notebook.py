@@ -114,17 +114,15 @@ async def arun_notebook(
     cells = [cell for cell in notebook["cells"] if _is_to_run(cell)]
     for cell in cells:
         cell["execution_count"], cell["outputs"] = None, []
+    outputs = _Outputs()
     count = 0
     for number, cell in enumerate(cells, 1):
         if idle_timeout is not None and count == 0:
             await session.afiles()  # the start of a sandbox is not a cell's silence
-        events, execution = await _run(cell["source"], session, timeout, idle_timeout)
-        fell_silent = execution is None
-        if execution is None:
-            execution = _silence(events, idle_timeout)
+        execution, fell_silent = await _run(cell["source"], session, timeout, idle_timeout)
         count += 1
         cell["execution_count"] = count
-        cell["outputs"] = list(_outputs(events, execution, count))
+        cell["outputs"] = outputs.of(execution, count)
         if execution.state_lost:
             count = 0  # Python has restarted
         if on_cell is not None:
@@ -185,26 +183,25 @@ def _tags(cell: Mapping[str, Any]) -> Sequence[str]:
 
 async def _run(
     code: str, session: Session, timeout: float | None, idle_timeout: float | None
-) -> tuple[list[StreamText | Output], Execution | None]:
-    """The outputs of a cell, in order, and its execution; `None` if it fell silent and was interrupted."""
+) -> tuple[Execution, bool]:
+    """Run a cell, and return whether it fell silent and was interrupted."""
+    if idle_timeout is None:
+        return await session.aexecute(code, timeout=timeout), False
     events: list[StreamText | Output] = []
     shown = 0
-    execution: Execution | None = None
     async with aclosing(session.astream(code, timeout=timeout)) as stream:
         while True:
             idle_timer = asyncio.timeout(idle_timeout)
             try:
                 async with idle_timer:
-                    event = await anext(stream, None)
+                    event = await anext(stream)
             except TimeoutError:
                 if idle_timer.expired():
-                    return events, None
+                    return _silence(events, idle_timeout), True
                 raise
             match event:
-                case None:
-                    return events, execution
                 case Execution():
-                    execution = event
+                    return event, False
                 case StreamText():
                     events.append(event)
                 case Output():
@@ -223,24 +220,48 @@ def _without_the_first_outputs(events: Iterable[StreamText | Output], number: in
             yield event
 
 
-def _silence(events: Sequence[StreamText | Output], idle_timeout: float | None) -> Execution:
+def _silence(events: Sequence[StreamText | Output], idle_timeout: float) -> Execution:
     """The execution of a cell that fell silent, with the output so far."""
+    error = ExecutionError("TimeoutError", f"The cell showed nothing for {idle_timeout} seconds.")
     return Execution(
         id=uuid.uuid4().hex,
         status="timed_out",
         stdout=_text(events, "stdout"),
         stderr=_text(events, "stderr"),
         outputs=tuple(event for event in events if isinstance(event, Output)),
-        error=ExecutionError("TimeoutError", f"The cell showed nothing for {idle_timeout} seconds."),
+        error=error,
+        parts=(*events, error),
     )
 
 
-def _outputs(events: Sequence[StreamText | Output], execution: Execution, count: int) -> Iterator[dict[str, Any]]:
-    """A cell's outputs in the form of a notebook.
+class _Outputs:
+    """The outputs of cells in the form of a notebook."""
 
-    Between two rich outputs, standard output and error come in one piece each: their order is not certain, and two
-    runs with the same output should result in the same notebook.
-    """
+    def __init__(self) -> None:
+        self._displays: dict[str, list[dict[str, Any]]] = {}  # by name: every output that shows it
+
+    def of(self, execution: Execution, count: int) -> list[dict[str, Any]]:
+        """A cell's outputs; those of earlier cells are updated.
+
+        Between two others, standard output and error come in one piece each: their order is not certain, and two runs
+        with the same output should result in the same notebook.
+        """
+        outputs = list(_outputs(execution, count))
+        self._update(execution.updates)
+        self._update(execution.outputs)
+        rich = [output for output in outputs if "data" in output]
+        for shown, output in zip(execution.outputs, rich, strict=True):
+            if shown.display_id is not None:
+                self._displays.setdefault(shown.display_id, []).append(output)
+        return outputs
+
+    def _update(self, shown: Iterable[Output]) -> None:
+        for each in shown:
+            for output in self._displays.get(each.display_id or "", ()):
+                output.update(_content(each))
+
+
+def _outputs(execution: Execution, count: int) -> Iterator[dict[str, Any]]:
     texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
     def streams() -> Iterator[dict[str, Any]]:
@@ -249,25 +270,32 @@ def _outputs(events: Sequence[StreamText | Output], execution: Execution, count:
                 yield {"output_type": "stream", "name": name, "text": text}
             pieces.clear()
 
-    for part in _as_it_stands(events, execution):
-        if isinstance(part, StreamText):
-            texts[part.stream].append(part.text)
-            continue
-        yield from streams()
-        content = {"data": _bundle(part.data), "metadata": dict(part.metadata)}
-        if part.is_result:
-            yield {"output_type": "execute_result", "execution_count": count, **content}
-        else:
-            yield {"output_type": "display_data", **content}
+    for part in execution.parts or _unordered(execution):
+        match part:
+            case StreamText(stream, text):
+                texts[stream].append(text)
+            case Output(is_result=True):
+                yield from streams()
+                yield {"output_type": "execute_result", "execution_count": count, **_content(part)}
+            case Output():
+                yield from streams()
+                yield {"output_type": "display_data", **_content(part)}
+            case ExecutionError(name, value, traceback) if not _is_in_stderr(part, execution):
+                yield from streams()
+                lines = (traceback or f"{name}: {value}").split("\n")
+                yield {"output_type": "error", "ename": name, "evalue": value, "traceback": lines}
+            case _:
+                pass
     yield from streams()
-    if (error := execution.error) is not None and not _is_in_stderr(error, execution):
-        traceback = error.traceback or f"{error.name}: {error.value}"
-        yield {
-            "output_type": "error",
-            "ename": error.name,
-            "evalue": error.value,
-            "traceback": traceback.split("\n"),
-        }
+
+
+def _unordered(execution: Execution) -> Iterator[StreamText | Output | ExecutionError]:
+    """The parts of an execution of a pool that does not report their order."""
+    yield StreamText("stdout", execution.stdout)
+    yield StreamText("stderr", execution.stderr)
+    yield from execution.outputs
+    if execution.error is not None:
+        yield execution.error
 
 
 def _is_in_stderr(error: ExecutionError, execution: Execution) -> bool:
@@ -275,31 +303,8 @@ def _is_in_stderr(error: ExecutionError, execution: Execution) -> bool:
     return not error.traceback and f"{error.name}: {error.value}" in execution.stderr
 
 
-def _as_it_stands(events: Sequence[StreamText | Output], execution: Execution) -> Iterator[StreamText | Output]:
-    """The events, corrected by the finished execution.
-
-    Only the execution knows which outputs `clear_output` removed, their order, and which displays were replaced: these
-    appear where their last content came. Where a pool does not stream, the execution alone has the outputs.
-    """
-    final = {"stdout": execution.stdout, "stderr": execution.stderr}
-    cleared = {name: max(len(_text(events, name)) - len(text), 0) for name, text in final.items()}
-    seen = dict.fromkeys(final, 0)
-    outputs = execution.outputs
-    places = {id(output): place for place, output in reversed(list(enumerate(outputs)))}
-    begun = 0
-    for event in events:
-        if isinstance(event, StreamText):
-            # A piece can hold text from before a `clear_output` and from after it.
-            gone = min(cleared[event.stream], len(event.text))
-            cleared[event.stream] -= gone
-            seen[event.stream] += len(event.text) - gone
-            yield StreamText(event.stream, event.text[gone:])
-        elif (place := places.get(id(event), -1)) >= begun:
-            yield from outputs[begun : place + 1]
-            begun = place + 1
-    yield StreamText("stdout", final["stdout"][seen["stdout"] :])
-    yield StreamText("stderr", final["stderr"][seen["stderr"] :])
-    yield from outputs[begun:]
+def _content(output: Output) -> dict[str, Any]:
+    return {"data": _bundle(output.data), "metadata": dict(output.metadata)}
 
 
 def _text(events: Sequence[StreamText | Output], stream: str) -> str:

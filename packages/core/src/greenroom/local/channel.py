@@ -317,6 +317,8 @@ class Channel:
                 running.add_text(stream, body)
             case "output":
                 await running.add_output(header, body)
+            case "error":
+                await running.add_error(header, body)
             case "clear":
                 running.clear(wait=header.get("wait") is True)
             case "done":

@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from greenroom.local.decoding import (
     decode_error,
     decode_files,
     decode_output,
+    decode_shown_error,
     decode_timeout,
     mapping,
     number,
@@ -44,15 +46,20 @@ class _Text:
     def __init__(self) -> None:
         self._data = bytearray()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.length = 0
+        """How many characters are complete."""
 
     def add(self, data: bytes) -> str:
         """The characters that are complete with these bytes."""
         self._data += data
-        return self._decoder.decode(data)
+        text = self._decoder.decode(data)
+        self.length += len(text)
+        return text
 
     def clear(self) -> None:
         held, _ = self._decoder.getstate()  # the beginning of a character belongs to what follows
         self._data[:] = held
+        self.length = 0
 
     def __str__(self) -> str:
         return self._data.decode("utf-8", "replace")
@@ -60,9 +67,20 @@ class _Text:
 
 @dataclass(slots=True)
 class _Shown:
-    """A place for a rich output, whose content an update can replace."""
+    """A rich output, which an update can replace."""
 
     output: Output
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where something stands: after so many characters of each stream. The text of an error follows in stderr."""
+
+    content: _Shown | ExecutionError | None
+    stdout: int
+    stderr: int
+    resumes: int
+    """Where stderr goes on after the text of an error."""
 
 
 class Collector:
@@ -78,11 +96,13 @@ class Collector:
         self.began = time.monotonic()
         self.done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self.texts = {"stdout": _Text(), "stderr": _Text()}
-        self.outputs: list[_Shown] = []
+        self.places: list[_Place] = []
+        self.ending: tuple[_Place, ExecutionError] | None = None  # the error that seems to have ended the code
         self.displays: dict[str, _Shown] = {}
         self.updates: dict[str, Output] = {}  # of displays of earlier executions, which have been returned already
         self.text_left = limits.text
         self.display_left = limits.display
+        self.places_left = MAX_OUTPUTS
         self.clear_pending = False
 
     def add_text(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
@@ -100,7 +120,7 @@ class Collector:
         if not update:  # an update does not add an output
             self._clear_if_pending()
         cost = await off_loop(body, lambda: output_weight(body, self.display_left))
-        if cost > self.display_left or (not update and len(self.outputs) >= MAX_OUTPUTS):
+        if cost > self.display_left or (not update and not self.places_left):
             raise FrameError("more output than was allowed")
         self.display_left -= cost
         output = await off_loop(body, lambda: decode_output(header, body))
@@ -116,9 +136,37 @@ class Collector:
             if isinstance(display_id, str):
                 self.displays[display_id] = shown
         if not update:
-            self.outputs.append(shown)
+            self.places_left -= 1
+            self._place(shown)
         if self.on_event:
             self.on_event(output)
+
+    async def add_error(self, header: dict[str, Any], body: bytes) -> None:
+        """Take an error that the code shows. It is text, too, unless it has ended the code."""
+        self._clear_if_pending()
+        if len(body) > self.text_left or not self.places_left:
+            raise FrameError("more errors than were allowed")
+        self.text_left -= len(body)
+        self.places_left -= 1
+        error = await off_loop(body, lambda: decode_shown_error(parse_json(body, MAX_ENDING)))
+        if header.get("ends") is not True:
+            self._place(error, text=error.traceback)
+            return
+        if self.ending is not None:
+            self._place(None, text=self.ending[1].traceback)
+        self.ending = self._place(error), error
+
+    def _place(self, content: _Shown | ExecutionError | None, *, text: str = "") -> _Place:
+        """Add what is shown, followed by the text of an error."""
+        stderr = self.texts["stderr"]
+        place = _Place(content, self.texts["stdout"].length, stderr.length, stderr.length)
+        if text:
+            text = stderr.add(f"{text}\n".encode())
+            place.resumes = stderr.length
+            if self.on_event:
+                self.on_event(StreamText("stderr", text))
+        self.places.append(place)
+        return place
 
     def clear(self, *, wait: bool) -> None:
         """Forget what was shown, now or with the next output, as `clear_output` demands."""
@@ -129,7 +177,9 @@ class Collector:
     def _clear_if_pending(self) -> None:
         if self.clear_pending:
             self.clear_pending = False
-            self.outputs.clear()
+            self.places.clear()
+            self.places_left = MAX_OUTPUTS
+            self.ending = None
             self.displays.clear()
             for text in self.texts.values():
                 text.clear()
@@ -158,13 +208,22 @@ class Collector:
         error = ExecutionError("CancelledError", "The execution was cancelled.")
         return self._told(status="cancelled", error=error, duration=time.monotonic() - self.began)
 
-    def _told(self, *, status: Status, **ending: Any) -> Execution:
-        outputs = tuple(shown.output for shown in self.outputs)
+    def _told(self, *, status: Status, error: ExecutionError | None, **ending: Any) -> Execution:
+        if self.ending is not None and error is not None and error.traceback == self.ending[1].traceback:
+            self.ending[0].content = error
+        else:
+            if self.ending is not None:
+                self._place(None, text=self.ending[1].traceback)
+            self._place(error)
+        outputs = tuple(place.content.output for place in self.places if isinstance(place.content, _Shown))
+        stdout, stderr = (str(text) for text in self.texts.values())
         execution = Execution(
             id=self.id,
             status=status,
-            stdout=str(self.texts["stdout"]),
-            stderr=str(self.texts["stderr"]),
+            stdout=stdout,
+            stderr=stderr,
+            error=error,
+            parts=tuple(self._parts(stdout, stderr)),
             result=next((output.text for output in reversed(outputs) if output.is_result), None),
             outputs=outputs,
             updates=tuple(self.updates.values()),
@@ -174,3 +233,18 @@ class Collector:
         if self.on_event:
             self.on_event(execution)
         return execution
+
+    def _parts(self, stdout: str, stderr: str) -> Iterator[StreamText | Output | ExecutionError]:
+        """What was shown, with the text between."""
+        end = _Place(None, len(stdout), len(stderr), len(stderr))
+        out = err = 0
+        texts: dict[Literal["stdout", "stderr"], str] = {"stdout": "", "stderr": ""}
+        for place in (*self.places, end):
+            texts["stdout"] += stdout[out : place.stdout]
+            texts["stderr"] += stderr[err : place.stderr]
+            out, err = place.stdout, place.resumes
+            if place.content is not None or place is end:
+                yield from (StreamText(stream, text) for stream, text in texts.items() if text)
+                texts = {"stdout": "", "stderr": ""}
+            if place.content is not None:
+                yield place.content.output if isinstance(place.content, _Shown) else place.content

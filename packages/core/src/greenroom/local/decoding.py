@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from greenroom.errors import FileMissing, FileRefused, GreenroomError
 from greenroom.models import DATA_DIR, ExecutionError, Output, RemoteFile
 from greenroom.runner.json_weight import TooDeep, weigh_json
-from greenroom.runner.protocol import ERROR_LIMITS, FrameError, output_cost
+from greenroom.runner.protocol import ERROR_LIMITS, MAX_NAME, FrameError, output_cost
 
 T = TypeVar("T")
 
@@ -92,7 +92,20 @@ def number(mapping: dict[str, Any], key: str) -> float:
 def decode_output(header: dict[str, Any], body: bytes) -> Output:
     fields = mapping(parse_json(body, len(body)))
     data, metadata = mapping(fields.get("data")), mapping(fields.get("metadata"))
-    return Output(data, metadata, is_result=header.get("result") is True)
+    display_id = header.get("display_id")
+    return Output(
+        data,
+        metadata,
+        is_result=header.get("result") is True,
+        display_id=text(display_id, MAX_NAME) if isinstance(display_id, str) else None,
+    )
+
+
+def decode_shown_error(fields: object) -> ExecutionError:
+    """An error as the code shows it."""
+    error = mapping(fields)
+    parts = {name: _ANSI.sub("", text(error.get(name), limit)) for name, limit in ERROR_LIMITS.items()}
+    return ExecutionError(**{**parts, "name": parts["name"] or "Exception"})
 
 
 def decode_error(header: dict[str, Any], fields: dict[str, Any]) -> ExecutionError | None:
@@ -105,11 +118,7 @@ def decode_error(header: dict[str, Any], fields: dict[str, Any]) -> ExecutionErr
             return ExecutionError("MemoryError", "The code used more memory than the session may, and was killed.")
         how = f"was killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exited with code {code}"
         return ExecutionError("WorkerCrashed", f"The Python process that ran the code {how}.")
-    if fields.get("error") is None:
-        return None
-    error = mapping(fields["error"])
-    parts = {name: _ANSI.sub("", text(error.get(name), limit)) for name, limit in ERROR_LIMITS.items()}
-    return ExecutionError(**{**parts, "name": parts["name"] or "Exception"})
+    return None if fields.get("error") is None else decode_shown_error(fields["error"])
 
 
 def decode_timeout(header: dict[str, Any], fields: dict[str, Any], timeout: float) -> ExecutionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,13 @@ class IdleOutput:
             self._outputs_left -= 1
             self._output_left -= len(body)
             self._kept.append(partial(Run.show, header=header, body=body))
+
+    def show_error(self, error: Mapping[str, str], *, ends: bool) -> None:
+        """Take an error, as `Run` does."""
+        self._clear_if_pending()
+        if self._text_left > 0:
+            self._text_left -= sum(map(len, error.values()))
+            self._kept.append(partial(Run.show_error, error=error, ends=ends))
 
     def clear(self, *, wait: bool) -> None:
         """Forget it, now or when more comes."""

@@ -32,7 +32,7 @@ MAX_LIST = 16 << 20
 """Bytes of a list of files."""
 
 MAX_OUTPUTS = 10_000
-"""Rich outputs of one execution; the supervisor leaves out the rest."""
+"""Rich outputs and shown errors of one execution; the supervisor leaves out the rest."""
 
 MAX_NAME = 200
 """Characters of a display's name."""
@@ -64,7 +64,7 @@ class HostOrder:
 
     @staticmethod
     def execute(number: int, code: str, *, text_limit: int, output_limit: int) -> Frame:
-        """Run code. Answered by `text`, `output` and `clear`, and at last by `done`."""
+        """Run code. Answered by `text`, `output`, `error` and `clear`, and at last by `done`."""
         header = {"op": "execute", "id": number, "text_limit": text_limit, "output_limit": output_limit}
         return Frame(header, code.encode())
 
@@ -144,6 +144,11 @@ class HostEvent:
         return Frame(header | _display(display_id, update=update), content)
 
     @staticmethod
+    def error(number: int, error: Mapping[str, str], *, ends: bool) -> Frame:
+        """An error where the code shows it. If it `ends` the code, it comes again with `done`."""
+        return Frame({"ev": "error", "id": number, "ends": ends}, dumps(error).encode())
+
+    @staticmethod
     def clear(number: int, *, wait: bool) -> Frame:
         """Forget what was shown: now, or if `wait`, when the next output comes."""
         return Frame({"ev": "clear", "id": number, "wait": wait})
@@ -193,7 +198,7 @@ class WorkerOrder:
 
     @staticmethod
     def execute(code: bytes) -> Frame:
-        """Run code. Answered by `began`, then `output` and `clear`, and at last by `done`."""
+        """Run code. Answered by `began`, then `output`, `error` and `clear`, and at last by `done`."""
         return Frame({"op": "execute"}, code)
 
     @staticmethod
@@ -203,7 +208,7 @@ class WorkerOrder:
 
 
 class WorkerEvent:
-    """Events of the worker for the supervisor. An `output` and a `clear` are acknowledged with one byte each."""
+    """Events of the worker for the supervisor. An `output`, `error` or `clear` is acknowledged with one byte."""
 
     @staticmethod
     def ready() -> Frame:
@@ -224,6 +229,11 @@ class WorkerEvent:
     def output(content: bytes, *, result: bool, display_id: str | None = None, update: bool = False) -> Frame:
         """A rich output; `content` is a `bundle`."""
         return Frame({"ev": "output", "result": result} | _display(display_id, update=update), content)
+
+    @staticmethod
+    def error(error: Mapping[str, str], *, ends: bool) -> Frame:
+        """An error that the code shows. One that seems to end the code comes again with `done`."""
+        return Frame({"ev": "error", "ends": ends}, dumps(error).encode())
 
     @staticmethod
     def clear(*, wait: bool) -> Frame:

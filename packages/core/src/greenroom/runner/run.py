@@ -111,6 +111,17 @@ class Run:
         self._outputs_left -= not update
         return True
 
+    def show_error(self, error: Mapping[str, str], *, ends: bool) -> None:
+        """Send an error that the code shows, or count it as truncated; it counts as text."""
+        frame = HostEvent.error(self.id, error, ends=ends)
+        if len(frame.body) > self._text_left or not self._outputs_left:
+            self._truncated += len(frame.body)
+            return
+        self._text_left -= len(frame.body)
+        self._outputs_left -= 1
+        self.send_text()
+        self._send(frame)
+
     def clear(self, *, wait: bool) -> None:
         """Have the host forget what was shown."""
         self._outputs_left = MAX_OUTPUTS

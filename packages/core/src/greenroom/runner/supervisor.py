@@ -187,6 +187,10 @@ class Supervisor:
             case "output":
                 (run or self._idle).show(header, body)
                 self._worker.acknowledge()
+            case "error":
+                if (error := parse_error(body)) is not None:
+                    (run or self._idle).show_error(error, ends=header.get("ends") is True)
+                self._worker.acknowledge()
             case "clear":
                 (run or self._idle).clear(wait=header.get("wait") is True)
                 self._worker.acknowledge()
@@ -259,7 +263,7 @@ class Supervisor:
             while data := self._worker.socket.recv(_CHUNK):
                 for event in self._worker.decoder.feed(data):
                     self._read_text()
-                    if event.header.get("ev") == "output":
+                    if event.header.get("ev") in ("output", "error"):
                         self._handle_event(event)
         self._read_text()
         if not self._worker.ready:  # it could not even start, and a second one would fare no better

@@ -245,8 +245,7 @@ class Worker:
             async def run_code(self, code_obj: Any, result: Any = None, **options: Any) -> bool:
                 if worker._cell is None:  # else code of the cell runs other code
                     worker._cell = result
-                    _print_traceback(worker._error)  # of a callback of IPython's
-                    worker._error = None
+                    worker._show_error_of_callback()
                 inherited: Any = super()
                 return await inherited.run_code(code_obj, result, **options)
 
@@ -289,23 +288,25 @@ class Worker:
             self._supervisor.send_and_wait(frame)
 
     def _show_error(self, kind: Any, error: Any, lines: list[str]) -> None:
-        """Keep the error that ends a cell for the end of the execution; one that code shows and handles is text.
+        """Send an error that is shown, and keep the one that ends the cell for the end of the execution.
 
         As in Jupyter, a cell also fails if the value of its last expression cannot be displayed.
         """
         described = describe(kind, error, lines)
         displaying = self._shell.displayhook.is_active
-        if displaying or self._cell is None or self._cell.error_in_exec is error:
-            _print_traceback(self._error)
-            self._error, self._cause, self._failed_to_display = described, error, displaying
+        ends = displaying or self._cell is None or self._cell.error_in_exec is error
+        if self._cell is None:  # either the code cannot run, or it is a callback's
+            self._show_error_of_callback()
         else:
-            _print_traceback(described)
+            self._show(WorkerEvent.error(described, ends=ends))
+        if ends:
+            self._error, self._cause, self._failed_to_display = described, error, displaying
 
-
-def _print_traceback(error: dict[str, str] | None) -> None:
-    with contextlib.suppress(Exception):  # the code may have replaced the stream
-        if error is not None:
-            print(error["traceback"], file=sys.stderr)
+    def _show_error_of_callback(self) -> None:
+        """Send an error that came before the code, which goes on."""
+        if self._error is not None:
+            self._show(WorkerEvent.error(self._error, ends=False))
+            self._error = None
 
 
 def _refuse_input(_prompt: object = "", *_: object, **__: object) -> NoReturn:

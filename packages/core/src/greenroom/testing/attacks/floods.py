@@ -74,6 +74,15 @@ FRAMES: Mapping[str, str] = {
     "empty outputs": 'flood(lambda n: frame(output(), b\'{"data":{},"metadata":{}}\'))',
     "results": "flood(lambda n: frame(output(result=True), body))",
     "clears": "flood(lambda n: frame({'ev': 'clear', 'wait': bool(n % 2), 'id': 1}) + frame(output(), body))",
+    "errors": (
+        "error = json.dumps(dict.fromkeys(('name', 'value', 'traceback', 'summary'), 'x' * 50_000)).encode()\n"
+        "flood(lambda n: frame({'ev': 'error', 'ends': bool(n % 3), 'id': 1}, error))"
+    ),
+    "small errors": (
+        "error = json.dumps(dict.fromkeys(('name', 'value', 'traceback', 'summary'), '')).encode()\n"
+        "flood(lambda n: frame({'ev': 'error', 'ends': bool(n % 3), 'id': 1}, error))"
+    ),
+    "errors that are none": "flood(lambda n: frame({'ev': 'error', 'id': 1}, (b'null', b'[]', b'\xff')[n % 3]))",
     "text of unknown streams": "flood(lambda n: frame({'ev': 'text', 'stream': str(n), 'id': 1}, b'x'))",
     "empty text": "flood(lambda n: frame({'ev': 'text', 'stream': 'stdout', 'id': 1}))",
     "frames of unknown kinds": "flood(lambda n: frame({'ev': 'x' * 1000 + str(n), 'id': 1}, b'x' * 1_000_000))",
@@ -129,6 +138,7 @@ DISPLAYS: Mapping[str, str] = {
     "text in tiny pieces": "while True:\n    os.write(1, b'x')\n    os.write(2, b'x')",
     "text of wide characters": "while True: print('\\U0001f98a' * 10_000)",
     "text of broken characters": "while True: os.write(1, b'\\xf0\\x9f' * 10_000)",
+    "errors that are shown": "try: 1/0\nexcept Exception:\n    while True: get_ipython().showtraceback()",
     "errors": "raise type('E' * 10**6, (Exception,), {})('\\U0001f98a' * 10**7)",
     "files": "for number in range(20_000): open(str(number), 'w').close()",
 }
