@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import httpx
@@ -95,6 +97,26 @@ async def test_any_other_upload_is_refused(body: bytes) -> None:
         assert response.status_code == 400
         assert code_of(response) in {"SessionRequestValidationFailed", "FilePathInvalid"}
     assert backend.contents["session"] == {}
+
+
+def test_a_malformed_head_writes_nothing_to_stderr() -> None:
+    program = f"""
+import asyncio
+from greenroom.errors import InvalidRequest
+from greenroom.server.transport.multipart import file_parts
+async def read(body):
+    async def chunks():
+        yield body
+    try:
+        async for part in file_parts({FORM!r}, chunks(), strict=True):
+            pass
+    except InvalidRequest as error:
+        print(error)
+for body in (b"nonsense", b"--b\\r\\nX\\0: y", b"--b\\r\\nX y\\r\\n\\r\\n", b"--b\\rX"):
+    asyncio.run(read(body))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (len(ended.stdout.splitlines()), ended.stderr) == (4, "")
 
 
 @pytest.mark.parametrize(

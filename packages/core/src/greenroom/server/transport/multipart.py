@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -12,6 +13,9 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 
 from greenroom.errors import InvalidRequest
+
+# The parser warns of what a client sent; without a handler, that would be a bare line on stderr.
+logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
 _LONGEST_DELIMITER = 260
 _MAX_PARTS = 100
