@@ -262,6 +262,32 @@ async def test_any_file_name_round_trips(client: httpx.AsyncClient, name: str) -
     assert content.content == b"x"
 
 
+@pytest.mark.parametrize("name", ["a\nb.txt", "content", "a\n", "content\n"])
+async def test_a_file_is_found_by_the_name_that_a_list_has(client: httpx.AsyncClient, name: str) -> None:
+    code = f"with open({name!r}, 'w') as file:\n    _ = file.write('x')"
+    assert (await client.post("/executions", params=query(LATEST), json=current(code))).json()["status"] == "Succeeded"
+    (entry,) = (await client.get("/files", params=query(LATEST))).json()["value"]
+    assert entry["name"] == name
+    there = f"/files/{quote(name, safe='')}"
+    assert (await client.get(there, params=query(LATEST))).json()["name"] == name
+    assert (await client.get(f"{there}/content", params=query(LATEST))).content == b"x"
+    assert (await client.delete(there, params=query(LATEST))).status_code == 204
+    assert (await client.get("/files", params=query(LATEST))).json()["value"] == []
+
+
+async def test_a_slash_in_a_name_is_not_the_end_of_it(client: httpx.AsyncClient) -> None:
+    await put(client, "content", b"below", path="a")
+    await put(client, "content", b"above")
+    for undeclared in ("/files/a/content", "/files/content/content", "/files/content/a"):
+        refused = await client.delete(undeclared, params=query(LATEST))
+        assert (refused.status_code, code_of(refused)) == (400, "SessionRequestNotSupported")
+    assert (await client.get("/files/content/content", params=query(LATEST))).content == b"above"
+    assert (await client.get("/files/a%2Fcontent", params=query(LATEST))).json()["name"] == "content"
+    assert (await client.get("/files/a%2Fcontent/content", params=query(LATEST))).content == b"below"
+    assert (await client.delete("/files/a%2Fcontent", params=query(LATEST))).status_code == 204
+    assert (await client.get("/files", params=query(LATEST, path="a"))).json()["value"] == []
+
+
 async def test_sessions_are_read_listed_and_deleted(client: httpx.AsyncClient) -> None:
     unknown = await client.get("/session", params=query(LATEST))
     assert (unknown.status_code, code_of(unknown)) == (404, "NoSessionFoundError")
@@ -435,6 +461,61 @@ async def test_strictly_each_contract_takes_its_own_alone(strict: httpx.AsyncCli
         assert (response.status_code, code_of(response)) == (400, code), (method, path)
     for path, version, body in [("/executions", LATEST, current("1")), ("/code/execute", LEGACY[0], inline("1"))]:
         assert (await strict.post(path, params=query(version), json=body)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("version", "body", "target"),
+    [
+        (CURRENT[0], {"code": "1", "codeInputType": "Inline"}, "executionType"),
+        (CURRENT[1], {"code": "1"}, "codeInputType"),
+        (CURRENT[1], current("1", timeoutInSeconds=1.5), "timeoutInSeconds"),
+        (CURRENT[1], {"shellCommand": "true", "code": False}, "code"),
+        (LATEST, current("1", executionType="Asynchronous", timeoutInSeconds=2**63 - 1), "timeoutInSeconds"),
+        (LATEST, current("1", executionType="Asynchronous", timeoutInSeconds=2**31), "timeoutInSeconds"),
+        (LATEST, current("1", timeoutInSeconds=None), "timeoutInSeconds"),
+        (LATEST, current("1", useEmptyKernel="yes"), "useEmptyKernel"),
+        (LATEST, current("1", useEmptyKernel=1), "useEmptyKernel"),
+        (LATEST, current("1", stdin=5), "stdin"),
+        (LATEST, current("1", outputStreamsMaxLength=2**31), "outputStreamsMaxLength"),
+        (LATEST, {"shellCommand": "true", "code": False}, "code"),
+        (LATEST, {"shellCommand": "true", "execCommandAndArgs": ["true"]}, "execCommandAndArgs"),
+        (LATEST, current("1", execCommandAndArgs=["true"]), "execCommandAndArgs"),
+        (LATEST, {"code": "1", "shellCommand": ["true"]}, "shellCommand"),
+    ],
+)
+async def test_strictly_fields_have_their_declared_types(
+    strict: httpx.AsyncClient, version: str, body: dict[str, Any], target: str
+) -> None:
+    response = await strict.post("/executions", params=query(version), json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["target"] == target
+
+
+async def test_strictly_other_fields_can_have_any_value(strict: httpx.AsyncClient) -> None:
+    for version, status in zip(CURRENT, [202, 200, 200], strict=True):
+        body = current("1", another=[5], timeoutInSeconds=60.0)
+        body |= {} if version == LATEST else {"useEmptyKernel": "yes", "stdin": 5}
+        assert (await strict.post("/executions", params=query(version), json=body)).status_code == status
+
+
+async def test_strictly_a_name_is_one_segment_of_the_path(strict: httpx.AsyncClient) -> None:
+    await put(strict, "content", b"x", path="a")
+    for path in ("/files/a/content/content", "/files/a/b", "/files/content/content/content", "/executions/a/b"):
+        response = await strict.get(path, params=query(LATEST))
+        assert (response.status_code, code_of(response)) == (400, "SessionRequestNotSupported")
+
+
+@pytest.mark.parametrize("value", ["banana", "", "1"])
+async def test_a_boolean_of_the_query_is_true_or_false(client: httpx.AsyncClient, value: str) -> None:
+    response = await client.get("/files", params=query(LATEST, recursive=value))
+    assert (response.status_code, response.json()["error"]["target"]) == (400, "recursive")
+    assert (await client.get("/files", params=query(LATEST, recursive="False"))).status_code == 200
+
+
+@pytest.mark.parametrize("id", ["a%0Ab", "a%0A", "a%2Fb", "%00", "..%2F.."])
+async def test_an_unknown_execution_is_not_found_whatever_its_id(client: httpx.AsyncClient, id: str) -> None:  # noqa: A002
+    response = await client.get(f"/executions/{id}", params=query(LATEST))
+    assert (response.status_code, code_of(response)) == (404, "ExecutionNotFound")
 
 
 async def test_one_pool_serves_every_name_and_several_their_own() -> None:

@@ -96,8 +96,8 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "an operation id": (
         "POST",
         "/executions",
-        {"params": query(LATEST), "json": current("1"), "headers": {"operation-id": "a/b"}},
-        "'a/b'",
+        {"params": query(LATEST), "json": current("1"), "headers": {"operation-id": "a\tb"}},
+        r"'a\tb'",
     ),
     "an upload": ("POST", "/files", {"params": query(LATEST), "content": b"x"}, "multipart/form-data"),
     "a host": ("GET", "/files", {"params": query(LATEST), "headers": {"Host": "a@b"}}, "'a@b'"),

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -164,6 +165,7 @@ class Application:
             entry.note(caller=await self._guard.admit(headers.get("authorization")))
         if self._draining and not (scope["method"] == "GET" and "/executions/" in scope["path"]):
             raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
+        scope["path"] = _encoded_path(scope)
         if not self._settings.strict and scope["path"] != "/":
             scope["path"] = scope["path"].rstrip("/")
 
@@ -189,19 +191,23 @@ class Application:
         ]
 
     def _operations(self) -> Sequence[BaseRoute]:
-        """Operations, in the order of matching."""
+        """Operations, in the order of matching. Leniently, a name can be the path of a file, but not to delete it:
+        `files/a/content` would be taken for the content of `a`.
+        """
+        name = "{name}" if self._settings.strict else "{name:path}"
         return [
             self._route("POST", "/code/execute", executions.execute, "legacy"),
             self._route("POST", "/execute", executions.execute, None),
             self._route("POST", "/executions", executions.execute, "current"),
-            self._route("GET", "/executions/{id:path}", executions.get_execution, "current"),
+            self._route("GET", "/executions/{id}", executions.get_execution, "current"),
             self._route("POST", "/files/upload", files.upload_files, "legacy"),
             self._route("POST", "/files", files.upload_files, None),
             self._route("GET", "/files", files.list_files, None),
-            self._route("GET", "/files/content/{name:path}", files.download_file, "legacy"),
-            self._route("GET", "/files/{name:path}/content", files.download_file, "current"),
-            self._route("GET", "/files/{name:path}", files.get_file, None),
-            self._route("DELETE", "/files/{name:path}", files.delete_file, None),
+            self._route("GET", "/files/content/content", files.download_file, None),
+            self._route("GET", f"/files/content/{name}", files.download_file, "legacy"),
+            self._route("GET", f"/files/{name}/content", files.download_file, "current"),
+            self._route("GET", f"/files/{name}", files.get_file, None),
+            self._route("DELETE", "/files/{name}", files.delete_file, None),
             self._route("GET", "/session", sessions.get_session, "current"),
             self._route("DELETE", "/session", sessions.delete_session, "current"),
             self._route("GET", "/listSessions", sessions.list_sessions, "current"),
@@ -211,7 +217,8 @@ class Application:
 
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["greenroom.operation"] = f"{method} {path}"
+            scope["greenroom.operation"] = f"{method} {path}".replace(":path", "")
+            scope["path_params"] = {name: unquote(value) for name, value in scope["path_params"].items()}
             request = Request(scope, receive, send)
             target = find_target(request, self.pools, self._settings, contract)
             entry: Entry = scope["greenroom.entry"]
@@ -233,6 +240,12 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._respond(scope, receive, send)
+
+
+def _encoded_path(scope: Scope) -> str:
+    """Return the path for the routes, which would take `a%2Fb` for two segments if it were decoded."""
+    segments = scope["raw_path"].split(b"/")
+    return "/".join(quote(unquote_to_bytes(segment).decode("utf-8", "replace"), safe="") for segment in segments)
 
 
 def _is_ambiguous(scope: Scope) -> bool:

@@ -26,6 +26,9 @@ MAX_SYNCHRONOUS = 220
 DEFAULT_OUTPUT_LIMIT = 4096
 """Characters of each stream that 2025-10-02-preview keeps without `outputStreamsMaxLength`."""
 
+MAX_INT32 = (1 << 31) - 1
+"""The largest number in a field that the specification calls an int32, as it does all of a request."""
+
 Json: TypeAlias = Any
 """A JSON value, as `json.loads` returns it and `json.dumps` accepts it."""
 

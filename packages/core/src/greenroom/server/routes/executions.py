@@ -18,6 +18,7 @@ from starlette.responses import Response
 from greenroom.azure.codecs import current
 from greenroom.azure.codecs.contract import CURRENT, LEGACY
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, NOT_SUPPORTED, BadRequest
+from greenroom.azure.codecs.requests import check_declared
 from greenroom.azure.codecs.shared import (
     DEFAULT_OUTPUT_LIMIT,
     LATEST,
@@ -42,7 +43,7 @@ from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_
 from greenroom.server.routes.target import Target
 from greenroom.sessions.rules import check_code, check_timeout
 
-_OPERATION_ID = re.compile(r"[!-.0-~]{1,128}")
+_OPERATION_ID = re.compile(r"[ -~]{1,128}")
 _SHELL_TIMEOUT = float(MAX_SYNCHRONOUS)
 _FOREVER = 1e9
 _SHELL_MARGIN = 10.0
@@ -222,7 +223,10 @@ def _decode_either(body: Json, target: Target) -> ExecuteRequest:
     codec = target.codec
     if not target.strict and isinstance(body, dict):
         codec = LEGACY if isinstance(mapping(body).get("properties"), dict) else CURRENT
-    return codec.decode_execute_request(body)
+    order = codec.decode_execute_request(body)
+    if target.strict:
+        check_declared(mapping(body) if codec is CURRENT else mapping(mapping(body)["properties"]), target.version)
+    return order
 
 
 def _in_background(order: ExecuteRequest, target: Target) -> bool:
@@ -231,11 +235,10 @@ def _in_background(order: ExecuteRequest, target: Target) -> bool:
 
 
 def _operation_id(request: Request) -> str | None:
-    operation_id = request.headers.get("operation-id")
+    operation_id = request.headers.get("operation-id") or None
     if operation_id is not None and not _OPERATION_ID.fullmatch(operation_id):
         raise BadRequest(
-            "The header 'operation-id' must be 1 to 128 visible characters of ASCII other than /, "
-            f"not {operation_id!r:.50}."
+            f"The header 'operation-id' must have at most 128 printable characters of ASCII, not {operation_id!r:.50}."
         )
     return operation_id
 

@@ -26,7 +26,7 @@ async def list_files(request: Request, target: Target) -> Response:
     """`GET files`."""
     del request
     directory = _directory(target)
-    recursive = target.query.get("recursive", "").lower() == "true" and not target.legacy
+    recursive = not target.legacy and _flag(target, "recursive")
     if recursive:
         target.require(since=LATEST)
     files = await target.pool.backend.files(target.identifier, directory, recursive=recursive)
@@ -118,9 +118,17 @@ def _directory(target: Target) -> str:
         return session_path(path)
 
 
+def _flag(target: Target, name: str) -> bool:
+    value = target.query.get(name, "false")
+    if value.lower() not in {"true", "false"}:
+        raise BadRequest(f"{name!r} must be true or false, not {value!r:.50}.", target=name)
+    return value.lower() == "true"
+
+
 def _path(request: Request, target: Target) -> str:
     with _path_errors():
-        return upload_path(request.path_params["name"], _directory(target))
+        name = request.path_params.get("name", "content")  # files/content/content
+        return upload_path(name, _directory(target))
 
 
 @contextlib.contextmanager

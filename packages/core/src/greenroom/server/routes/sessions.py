@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from greenroom.azure.codecs import current
 from greenroom.azure.codecs.problems import SESSION_NOT_FOUND, BadRequest
-from greenroom.azure.codecs.shared import Json, Malformed, mapping, text
+from greenroom.azure.codecs.shared import MAX_INT32, Json, Malformed, mapping, text
 from greenroom.backend import Backend
 from greenroom.errors import EngineUnavailable
 from greenroom.models import SessionInfo
@@ -60,8 +60,8 @@ async def list_sessions(request: Request, target: Target) -> Response:
     """`GET listSessions`, in pages."""
     target.require(since=_SINCE)
     skip = target.query.get("skip", "0")
-    if not (skip.isascii() and skip.isdecimal() and len(skip) <= 10):
-        raise BadRequest(f"'skip' must be a whole number, not {skip!r:.50}.", target="skip")
+    if not (skip.isascii() and skip.isdecimal() and len(skip) <= 10 and int(skip) <= MAX_INT32):
+        raise BadRequest(f"'skip' must be a whole number from 0 to {MAX_INT32}, not {skip!r:.50}.", target="skip")
     sessions = await target.pool.backend.sessions()
     end = int(skip) + _PAGE
     link = str(request.url.include_query_params(skip=end)) if end < len(sessions) else None
