@@ -43,7 +43,11 @@ def test_the_readmes_example_answers_and_saves_the_chart(
     sandboxes: SessionPool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = ScriptedClient(play([call("run_python", code=CHART)], "Their sum is 40."))
-    monkeypatch.setitem(vars(agent_framework.openai), "OpenAIChatClient", lambda _: client)
+
+    def scripted_client(_: str) -> ScriptedClient:
+        return client
+
+    monkeypatch.setitem(vars(agent_framework.openai), "OpenAIChatClient", scripted_client)
     monkeypatch.setattr("greenroom.connect", lambda: sandboxes)
     monkeypatch.setattr(sandboxes, "close", lambda: None)
     (example,) = README

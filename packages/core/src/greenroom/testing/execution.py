@@ -152,7 +152,7 @@ class ExecutionSuite(Suite):
         assert execution.status == "timed_out"
         assert execution.stdout == "begun\n"
         assert execution.error is not None
-        assert "longer than 0.5 seconds" in execution.error.value
+        assert "longer than 0.5 s" in execution.error.value
         with pytest.raises(ExecutionTimedOut):
             execution.raise_for_error()
         assert shared.execute("x").result == "7"
