@@ -25,10 +25,10 @@ from greenroom import (
     GreenroomError,
     InvalidRequest,
     Output,
+    Place,
     SandboxLost,
     Session,
     SessionPool,
-    StreamText,
 )
 from greenroom.backend import Backend
 from greenroom.notebook import CellRun, arun_notebook, run_notebook
@@ -403,9 +403,9 @@ def test_a_pool_that_does_not_stream_gives_all_the_same(scripted: Callable[..., 
 
 def test_between_two_displays_each_stream_is_in_one_piece(scripted: Callable[..., Session]) -> None:
     shown = Output({"text/plain": "shown"})
-    pieces = [("stdout", "a"), ("stderr", "b"), ("stdout", "c"), None, ("stderr", "d"), ("stdout", "e")]
-    parts = tuple(StreamText(*piece) if piece else shown for piece in cast("list[Any]", pieces))
-    execution = Execution("1", "succeeded", stdout="ace", stderr="bd", outputs=(shown,), parts=parts)
+    execution = Execution(
+        "1", "succeeded", stdout="ace", stderr="bd", outputs=(shown,), places=(Place(2, 1, output=0),)
+    )
     ran = run_notebook(notebook("x"), scripted(Scripted([execution])))
     assert outputs(ran) == [["stdout ac", "stderr b", "display_data shown", "stdout e", "stderr d"]]
 

@@ -163,6 +163,19 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= _REPR_LENGTH else f"{text[: _REPR_LENGTH - 1]}…")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an output or an error stands: after so many characters of each stream."""
+
+    stdout: int
+    stderr: int
+    output: int | None = None
+    """The output's index."""
+    error: ExecutionError | None = None
+    repeated: int = 0
+    """How many characters of `stderr` follow that repeat an error."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Execution:
     """One run of code, with everything that it produced."""
@@ -194,10 +207,8 @@ class Execution:
     """How many bytes of output were left out because they were over the pool's limit."""
     updates: tuple[Output, ...] = ()
     """New contents of what earlier executions had displayed (engines on this machine only)."""
-    parts: tuple[StreamText | Output | ExecutionError, ...] = ()
-    """Text, outputs and errors in the order in which a notebook has them (engines on this machine only). Between two of
-    the others, the text of each stream is in one piece. An error that the code showed and handled is an error here, and
-    text of `stderr`."""
+    places: tuple[Place, ...] = ()
+    """Where the outputs and errors stand among the text, in order (engines on this machine only)."""
 
     def __repr__(self) -> str:
         parts = [self.status]
@@ -227,6 +238,34 @@ class Execution:
             if (image := output.image(f"figure-{len(found) + 1}")) is not None:
                 found.setdefault(image.data, image)
         return tuple(found.values())
+
+    @property
+    def parts(self) -> tuple[StreamText | Output | ExecutionError, ...]:
+        """Text, outputs and errors in the order in which a notebook has them.
+
+        Between two of the others, the text of each stream is in one piece. An error that the code showed and handled is
+        an error here, and text of `stderr`. Without `places` the text comes first, and the error last.
+        """
+        texts: dict[Literal["stdout", "stderr"], str] = {"stdout": "", "stderr": ""}
+        parts: list[StreamText | Output | ExecutionError] = []
+
+        def add_text() -> None:
+            parts.extend(StreamText(stream, text) for stream, text in texts.items() if text)
+            texts["stdout"] = texts["stderr"] = ""
+
+        end = len(self.stdout), len(self.stderr)
+        unordered = *(Place(*end, output=index) for index in range(len(self.outputs))), Place(*end, error=self.error)
+        out = err = 0
+        for place in (*(self.places or unordered), Place(*end)):
+            texts["stdout"] += self.stdout[out : place.stdout]
+            texts["stderr"] += self.stderr[err : place.stderr]
+            out, err = place.stdout, place.stderr + place.repeated
+            shown = place.error if place.output is None else self.outputs[place.output]
+            if shown is not None:
+                add_text()
+                parts.append(shown)
+        add_text()
+        return tuple(parts)
 
     def raise_for_error(self) -> Execution:
         """Return this execution if it succeeded.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from greenroom.errors import InvalidRequest
-from greenroom.models import Execution, ExecutionError, Output, StreamText
+from greenroom.models import Execution, ExecutionError, Output, Place, StreamText
 from greenroom.runner.protocol import MAX_OUTPUTS
 from greenroom.sessions import Session
 from greenroom.sessions.background import BackgroundLoop
@@ -223,6 +223,13 @@ def _without_the_first_outputs(events: Iterable[StreamText | Output], number: in
 def _silence(events: Sequence[StreamText | Output], idle_timeout: float) -> Execution:
     """The execution of a cell that fell silent, with the output so far."""
     error = ExecutionError("TimeoutError", f"The cell showed nothing for {idle_timeout} seconds.")
+    lengths = {"stdout": 0, "stderr": 0}
+    places: list[Place] = []
+    for event in events:
+        if isinstance(event, StreamText):
+            lengths[event.stream] += len(event.text)
+        else:
+            places.append(Place(lengths["stdout"], lengths["stderr"], output=len(places)))
     return Execution(
         id=uuid.uuid4().hex,
         status="timed_out",
@@ -230,7 +237,7 @@ def _silence(events: Sequence[StreamText | Output], idle_timeout: float) -> Exec
         stderr=_text(events, "stderr"),
         outputs=tuple(event for event in events if isinstance(event, Output)),
         error=error,
-        parts=(*events, error),
+        places=(*places, Place(lengths["stdout"], lengths["stderr"], error=error)),
     )
 
 
@@ -270,7 +277,7 @@ def _outputs(execution: Execution, count: int) -> Iterator[dict[str, Any]]:
                 yield {"output_type": "stream", "name": name, "text": text}
             pieces.clear()
 
-    for part in execution.parts or _unordered(execution):
+    for part in execution.parts:
         match part:
             case StreamText(stream, text):
                 texts[stream].append(text)
@@ -287,15 +294,6 @@ def _outputs(execution: Execution, count: int) -> Iterator[dict[str, Any]]:
             case _:
                 pass
     yield from streams()
-
-
-def _unordered(execution: Execution) -> Iterator[StreamText | Output | ExecutionError]:
-    """The parts of an execution of a pool that does not report their order."""
-    yield StreamText("stdout", execution.stdout)
-    yield StreamText("stderr", execution.stderr)
-    yield from execution.outputs
-    if execution.error is not None:
-        yield execution.error
 
 
 def _is_in_stderr(error: ExecutionError, execution: Execution) -> bool:

@@ -6,8 +6,7 @@ import asyncio
 import codecs
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from greenroom.backend import OnEvent
@@ -23,7 +22,7 @@ from greenroom.local.decoding import (
     output_weight,
     parse_json,
 )
-from greenroom.models import Execution, ExecutionError, Output, RestartCause, Status, StreamText
+from greenroom.models import Execution, ExecutionError, Output, Place, RestartCause, Status, StreamText
 from greenroom.runner.protocol import MAX_ENDING, MAX_NAME, MAX_OUTPUTS, Frame, FrameError
 
 
@@ -72,17 +71,6 @@ class _Shown:
     output: Output
 
 
-@dataclass(slots=True)
-class _Place:
-    """Where something stands: after so many characters of each stream. The text of an error follows in stderr."""
-
-    content: _Shown | ExecutionError | None
-    stdout: int
-    stderr: int
-    resumes: int
-    """Where stderr goes on after the text of an error."""
-
-
 class Collector:
     """A running execution."""
 
@@ -96,8 +84,9 @@ class Collector:
         self.began = time.monotonic()
         self.done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self.texts = {"stdout": _Text(), "stderr": _Text()}
-        self.places: list[_Place] = []
-        self.ending: tuple[_Place, ExecutionError] | None = None  # the error that seems to have ended the code
+        self.outputs: list[_Shown] = []
+        self.places: list[Place] = []
+        self.ending: int | None = None  # the place of the error that seems to have ended the code
         self.displays: dict[str, _Shown] = {}
         self.updates: dict[str, Output] = {}  # of displays of earlier executions, which have been returned already
         self.text_left = limits.text
@@ -137,7 +126,8 @@ class Collector:
                 self.displays[display_id] = shown
         if not update:
             self.places_left -= 1
-            self._place(shown)
+            self._place(output=len(self.outputs))
+            self.outputs.append(shown)
         if self.on_event:
             self.on_event(output)
 
@@ -150,23 +140,25 @@ class Collector:
         self.places_left -= 1
         error = await off_loop(body, lambda: decode_shown_error(parse_json(body, MAX_ENDING)))
         if header.get("ends") is not True:
-            self._place(error, text=error.traceback)
+            self._place(error=error, text=error.traceback)
             return
-        if self.ending is not None:
-            self._place(None, text=self.ending[1].traceback)
-        self.ending = self._place(error), error
+        self._repeat_ending()
+        self.ending = len(self.places)
+        self._place(error=error)
 
-    def _place(self, content: _Shown | ExecutionError | None, *, text: str = "") -> _Place:
-        """Add what is shown, followed by the text of an error."""
-        stderr = self.texts["stderr"]
-        place = _Place(content, self.texts["stdout"].length, stderr.length, stderr.length)
+    def _place(self, *, output: int | None = None, error: ExecutionError | None = None, text: str = "") -> None:
+        """Note that something stands here, followed by the text of an error."""
+        stdout, stderr = self.texts["stdout"].length, self.texts["stderr"].length
         if text:
-            text = stderr.add(f"{text}\n".encode())
-            place.resumes = stderr.length
+            text = self.texts["stderr"].add(f"{text}\n".encode())
             if self.on_event:
                 self.on_event(StreamText("stderr", text))
-        self.places.append(place)
-        return place
+        self.places.append(Place(stdout, stderr, output, error, len(text)))
+
+    def _repeat_ending(self) -> None:
+        """Make text of the error that seemed to have ended the code."""
+        if self.ending is not None and (error := self.places[self.ending].error) is not None:
+            self._place(text=error.traceback)
 
     def clear(self, *, wait: bool) -> None:
         """Forget what was shown, now or with the next output, as `clear_output` demands."""
@@ -177,6 +169,7 @@ class Collector:
     def _clear_if_pending(self) -> None:
         if self.clear_pending:
             self.clear_pending = False
+            self.outputs.clear()
             self.places.clear()
             self.places_left = MAX_OUTPUTS
             self.ending = None
@@ -209,21 +202,20 @@ class Collector:
         return self._told(status="cancelled", error=error, duration=time.monotonic() - self.began)
 
     def _told(self, *, status: Status, error: ExecutionError | None, **ending: Any) -> Execution:
-        if self.ending is not None and error is not None and error.traceback == self.ending[1].traceback:
-            self.ending[0].content = error
+        ended = None if self.ending is None else self.places[self.ending].error
+        if self.ending is not None and ended is not None and error is not None and error.traceback == ended.traceback:
+            self.places[self.ending] = replace(self.places[self.ending], error=error)
         else:
-            if self.ending is not None:
-                self._place(None, text=self.ending[1].traceback)
-            self._place(error)
-        outputs = tuple(place.content.output for place in self.places if isinstance(place.content, _Shown))
-        stdout, stderr = (str(text) for text in self.texts.values())
+            self._repeat_ending()
+            self._place(error=error)
+        outputs = tuple(shown.output for shown in self.outputs)
         execution = Execution(
             id=self.id,
             status=status,
-            stdout=stdout,
-            stderr=stderr,
+            stdout=str(self.texts["stdout"]),
+            stderr=str(self.texts["stderr"]),
             error=error,
-            parts=tuple(self._parts(stdout, stderr)),
+            places=tuple(self.places),
             result=next((output.text for output in reversed(outputs) if output.is_result), None),
             outputs=outputs,
             updates=tuple(self.updates.values()),
@@ -233,18 +225,3 @@ class Collector:
         if self.on_event:
             self.on_event(execution)
         return execution
-
-    def _parts(self, stdout: str, stderr: str) -> Iterator[StreamText | Output | ExecutionError]:
-        """What was shown, with the text between."""
-        end = _Place(None, len(stdout), len(stderr), len(stderr))
-        out = err = 0
-        texts: dict[Literal["stdout", "stderr"], str] = {"stdout": "", "stderr": ""}
-        for place in (*self.places, end):
-            texts["stdout"] += stdout[out : place.stdout]
-            texts["stderr"] += stderr[err : place.stderr]
-            out, err = place.stdout, place.resumes
-            if place.content is not None or place is end:
-                yield from (StreamText(stream, text) for stream, text in texts.items() if text)
-                texts = {"stdout": "", "stderr": ""}
-            if place.content is not None:
-                yield place.content.output if isinstance(place.content, _Shown) else place.content

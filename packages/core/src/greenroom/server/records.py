@@ -169,7 +169,7 @@ async def _run(id: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:  # n
         for output in outcome.execution.outputs
     )
     outputs = tuple(Output(picture) for picture in pictures if picture)
-    return replace(outcome, execution=replace(outcome.execution, id=id, outputs=outputs, files=(), parts=()))
+    return replace(outcome, execution=replace(outcome.execution, id=id, outputs=outputs, files=(), places=()))
 
 
 def _size(execution: Execution) -> int:
