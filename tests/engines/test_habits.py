@@ -106,11 +106,41 @@ def test_modules_are_found_as_they_are_written(session: Session) -> None:
         "python3 -c 'input()'",
         "python3 -c 'import getpass; getpass.getpass()'",
         "less /usr/lib/os-release",
+        "more /usr/lib/os-release",
+        "for n in $(seq 100); do echo $n; done | more; top; bash -i",
         "(sleep 100 &); echo begun",
     ],
 )
 def test_a_command_does_not_wait_for_input(session: Session, command: str) -> None:
     assert session.execute(f"!{command}", timeout=30).status == "succeeded"
+
+
+def test_a_pager_writes_everything(session: Session) -> None:
+    session.upload("".join(f"{number}\n" for number in range(100)).encode(), "lines.txt")
+    for pager in ("more lines.txt", "less -S lines.txt", "cat lines.txt | less", "cat lines.txt | more", "git -p help"):
+        if session.execute(f"!command -v {pager.rpartition('| ')[2].split()[0]}").stdout:
+            assert session.execute(f"!{pager}", timeout=30).stdout.count("\n") >= 40, pager
+
+
+@pytest.mark.parametrize(
+    "form", ["!{command}", "%%bash\n{command}", "import subprocess\nsubprocess.run({command!r}, shell=True)"]
+)
+def test_an_editor_says_that_nobody_can_use_it(session: Session, form: str) -> None:
+    if not session.execute("!command -v vi").stdout:
+        pytest.skip("there is no vi")
+    session.upload(b"one\n", "edited.txt")
+    git = "git init -q r; cd r; EDITOR=vi git -c user.name=A -c user.email=a@example.org commit --allow-empty"
+    for command in ("vi edited.txt", "TERM=xterm view edited.txt", git):
+        execution = session.execute(form.format(command=command), timeout=30)
+        assert execution.status != "timed_out", command
+        assert "no person is at this session" in execution.stdout + execution.stderr, command
+    for command in (
+        "vi -es -c '%s/one/two/' -c wq",
+        "vi -c '%s/two/three/' -c wq",
+        "printf '%%s/three/4/\\nwq\\n' | ex",
+    ):
+        assert session.execute(form.format(command=f"{command} edited.txt"), timeout=30).status != "timed_out"
+    assert session.download("edited.txt") == b"4\n"
 
 
 def test_a_command_writes_to_a_terminal_and_is_interrupted(session: Session) -> None:

@@ -41,6 +41,11 @@ def _python(step_down: str) -> Command:
         "PLOTLY_RENDERER": "plotly_mimetype",
         "PAGER": "cat",
         "GIT_PAGER": "cat",
+        # vi would wait for a key that nobody presses. Its commands can still be used without a screen.
+        "VIMINIT": (
+            "set noswapfile | autocmd VimEnter * if mode(1) !=# 'cv' | call writefile(['An editor cannot be used: "
+            "no person is at this session. Change the file with code.'], '/dev/stderr', 'a') | cquit | endif"
+        ),
         # Bytecode names its source by size and second. Code that repairs a module is faster, and would run the old one.
         "PYTHONDONTWRITEBYTECODE": "1",
     }

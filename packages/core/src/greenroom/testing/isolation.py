@@ -83,6 +83,7 @@ class IsolationSuite(Suite):
                 "LC_CTYPE",
                 "PAGER",
                 "GIT_PAGER",
+                "VIMINIT",
                 "CLICOLOR",
                 "SHLVL",
                 "_",

@@ -17,13 +17,16 @@ from select import select
 
 _POLL = 0.05  # seconds: how soon the end is noticed of a command whose own children keep the terminal
 _SIZE = 24, 80  # rows and columns
+# Elsewhere they write all without asking, as their output is no terminal.
+_PAGERS = "".join(f'{name}() {{ command {name} "$@" | cat; }}; ' for name in ("more", "less"))
 _GRACE = 1.0  # seconds that an interrupted command has to end by itself
 
 
 def run(command: str, write: Callable[[str], object]) -> int:
     """Run a command in a shell, and write its output as it comes.
 
-    Its standard input is at its end, and it has no terminal to read from, so nothing waits for an answer.
+    Its standard input is at its end, and it has no terminal to read from, so nothing waits for an answer. Pagers, which
+    would wait for a key, write everything.
 
     Returns:
         Its exit code, negative if a signal ended it.
@@ -32,7 +35,11 @@ def run(command: str, write: Callable[[str], object]) -> int:
     shell = os.environ.get("SHELL", "/bin/sh")
     try:
         process = subprocess.Popen(
-            [shell, "-c", command], stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, start_new_session=True
+            [shell, "-c", _PAGERS + command],
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+            start_new_session=True,
         )
     except BaseException:
         os.close(reader)
