@@ -272,6 +272,42 @@ async def test_what_was_shown_is_in_order_with_its_errors() -> None:
 
 
 @in_virtual_time
+async def test_a_clear_in_an_area_keeps_what_was_before_it() -> None:
+    def area(begins: bool) -> Callable[[int], bytes]:
+        return lambda number: encode({"ev": "area", "id": number, "begins": begins})
+
+    def clear(wait: bool) -> Callable[[int], bytes]:
+        return lambda number: encode({"ev": "clear", "id": number, "wait": wait})
+
+    answer = saying(
+        lambda number: text(number, b"gone"),
+        clear(wait=True),
+        area(begins=False),
+        lambda number: text(number, b"gone"),
+        clear(wait=True),
+        area(begins=True),
+        lambda number: text(number, b"own\xc3"),
+        area(begins=True),
+        lambda number: text(number, b"\xa4 of the area"),
+        lambda number: output(number, {"text/plain": "of the area"}, display_id="bar"),
+        lambda number: shown_error(number, "of the area"),
+        clear(wait=False),
+        lambda number: output(number, {"text/plain": "kept"}),
+        clear(wait=True),
+        area(begins=False),
+        lambda number: text(number, b"after"),
+        lambda number: output(number, {"text/plain": "a new one"}, display_id="bar"),
+        done,
+    )
+    async with Listener(answer) as listener:
+        execution = await listener.execute()
+    assert (execution.stdout, execution.stderr) == ("ownafter", "")
+    kept, new = execution.outputs
+    assert execution.parts == (StreamText("stdout", "own"), kept, StreamText("stdout", "after"), new)
+    assert (kept.text, new.text) == ("kept", "a new one")
+
+
+@in_virtual_time
 async def test_an_error_that_seemed_to_end_the_code_is_text_if_it_did_not() -> None:
     answer = saying(lambda number: shown_error(number, "lines", ends=True), done)
     async with Listener(answer) as listener:

@@ -34,10 +34,10 @@ VALUES: list[Any] = [
     *([[]], {"a": [1]}, {"path": "/mnt/data/a", "size": 1}, [{"path": "/mnt/data/a"}] * 3, "stdout", "/etc/passwd"),
 ]
 NAMES = [
-    *("ev", "id", "stream", "display_id", "update", "result", "ends"),
+    *("ev", "id", "stream", "display_id", "update", "result", "ends", "begins"),
     *("crash", "errno", "file", "entry", "wait", "duration"),
 ]
-EVENTS = ["text", "output", "error", "clear", "done", "reply", "ready", "preloaded", "news"]
+EVENTS = ["text", "output", "error", "clear", "area", "done", "reply", "ready", "preloaded", "news"]
 
 
 def liar(seed: int) -> Answer:

@@ -319,6 +319,8 @@ class Channel:
                 await running.add_output(header, body)
             case "error":
                 await running.add_error(header, body)
+            case "area":
+                running.area(begins=header.get("begins") is True)
             case "clear":
                 running.clear(wait=header.get("wait") is True)
             case "done":

@@ -7,7 +7,7 @@ import codecs
 import time
 import uuid
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from greenroom.backend import OnEvent
 from greenroom.local.decoding import (
@@ -55,10 +55,16 @@ class _Text:
         self.length += len(text)
         return text
 
-    def clear(self) -> None:
+    def mark(self) -> tuple[int, int]:
+        """How much is complete: bytes and characters."""
         held, _ = self._decoder.getstate()  # the beginning of a character belongs to what follows
-        self._data[:] = held
-        self.length = 0
+        return len(self._data) - len(held), self.length
+
+    def cut(self, mark: tuple[int, int]) -> None:
+        """Forget what is complete since then."""
+        held, _ = self._decoder.getstate()
+        size, self.length = mark
+        self._data[size:] = held
 
     def __str__(self) -> str:
         return self._data.decode("utf-8", "replace")
@@ -69,6 +75,19 @@ class _Shown:
     """A rich output, which an update can replace."""
 
     output: Output
+
+
+class _Mark(NamedTuple):
+    """How much there is at one moment: bytes and characters of text, outputs, places, names of displays."""
+
+    stdout: tuple[int, int]
+    stderr: tuple[int, int]
+    outputs: int
+    places: int
+    names: int
+
+
+_START = _Mark((0, 0), (0, 0), 0, 0, 0)
 
 
 class Collector:
@@ -88,11 +107,14 @@ class Collector:
         self.places: list[Place] = []
         self.ending: int | None = None  # the place of the error that seems to have ended the code
         self.displays: dict[str, _Shown] = {}
+        self.names: list[str] = []  # of the displays, in order
         self.updates: dict[str, Output] = {}  # of displays of earlier executions, which have been returned already
         self.text_left = limits.text
         self.display_left = limits.display
         self.places_left = MAX_OUTPUTS
         self.clear_pending = False
+        self.beginning = _START
+        """Where `clear` goes back to."""
 
     def add_text(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         self._clear_if_pending()
@@ -124,6 +146,7 @@ class Collector:
             shown = _Shown(output)
             if isinstance(display_id, str):
                 self.displays[display_id] = shown
+                self.names.append(display_id)
         if not update:
             self.places_left -= 1
             self._place(output=len(self.outputs))
@@ -166,16 +189,34 @@ class Collector:
         if not wait:
             self._clear_if_pending()
 
-    def _clear_if_pending(self) -> None:
-        if self.clear_pending:
+    def area(self, *, begins: bool) -> None:
+        """Begin or end an area: within it, `clear` forgets no more than what it has shown."""
+        if begins:
+            self._clear_if_pending()
+            self.beginning = self._here()
+        else:
             self.clear_pending = False
-            self.outputs.clear()
-            self.places.clear()
+            self.beginning = _START
+
+    def _here(self) -> _Mark:
+        stdout, stderr = (text.mark() for text in self.texts.values())
+        return _Mark(stdout, stderr, len(self.outputs), len(self.places), len(self.names))
+
+    def _clear_if_pending(self) -> None:
+        if not self.clear_pending:
+            return
+        self.clear_pending = False
+        back = self.beginning
+        for text, mark in zip(self.texts.values(), (back.stdout, back.stderr), strict=True):
+            text.cut(mark)
+        del self.outputs[back.outputs :]
+        del self.places[back.places :]
+        for name in self.names[back.names :]:
+            self.displays.pop(name, None)  # code can use a name twice
+        del self.names[back.names :]
+        self.ending = None
+        if back is _START:
             self.places_left = MAX_OUTPUTS
-            self.ending = None
-            self.displays.clear()
-            for text in self.texts.values():
-                text.clear()
 
     async def finish(self, *, timed_out: bool) -> Execution:
         """The execution, after the runner reported its end.

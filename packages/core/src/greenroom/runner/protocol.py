@@ -154,6 +154,11 @@ class HostEvent:
         return Frame({"ev": "clear", "id": number, "wait": wait})
 
     @staticmethod
+    def area(number: int, *, begins: bool) -> Frame:
+        """Until its end, `clear` forgets no more than what was shown since its beginning."""
+        return Frame({"ev": "area", "id": number, "begins": begins})
+
+    @staticmethod
     def done(
         number: int,
         *,
@@ -208,7 +213,7 @@ class WorkerOrder:
 
 
 class WorkerEvent:
-    """Events of the worker for the supervisor. An `output`, `error` or `clear` is acknowledged with one byte."""
+    """Events of the worker for the supervisor. All that show are acknowledged with one byte."""
 
     @staticmethod
     def ready() -> Frame:
@@ -239,6 +244,11 @@ class WorkerEvent:
     def clear(*, wait: bool) -> Frame:
         """Forget what was shown: now, or if `wait`, when the next output comes."""
         return Frame({"ev": "clear", "wait": wait})
+
+    @staticmethod
+    def area(*, begins: bool) -> Frame:
+        """Until its end, `clear` forgets no more than what was shown since its beginning. Areas can be nested."""
+        return Frame({"ev": "area", "begins": begins})
 
     @staticmethod
     def done(*, duration: float, error: Mapping[str, str] | None) -> Frame:

@@ -46,6 +46,7 @@ class Run:
         self._text_left = int(order["text_limit"])
         self._output_left = int(order["output_limit"])
         self._outputs_left = MAX_OUTPUTS
+        self._areas = 0  # that are open
         self._truncated = 0
         self._text: list[tuple[str, bytearray]] = []  # waiting to be sent
         self._text_due = 0.0
@@ -124,9 +125,25 @@ class Run:
 
     def clear(self, *, wait: bool) -> None:
         """Have the host forget what was shown."""
-        self._outputs_left = MAX_OUTPUTS
+        if not self._areas:
+            self._outputs_left = MAX_OUTPUTS
         self.send_text()
         self._send(HostEvent.clear(self.id, wait=wait))
+
+    def enter_area(self) -> None:
+        """Begin an area. The host knows the outermost one alone."""
+        self._areas += 1
+        if self._areas == 1:
+            self.send_text()
+            self._send(HostEvent.area(self.id, begins=True))
+
+    def leave_area(self) -> None:
+        """End an area, unless it began before this execution."""
+        if self._areas:
+            self._areas -= 1
+            if not self._areas:
+                self.send_text()
+                self._send(HostEvent.area(self.id, begins=False))
 
     def finish(
         self,

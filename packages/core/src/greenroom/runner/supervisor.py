@@ -191,6 +191,10 @@ class Supervisor:
                 if (error := parse_error(body)) is not None:
                     (run or self._idle).show_error(error, ends=header.get("ends") is True)
                 self._worker.acknowledge()
+            case "area":
+                if run is not None:
+                    (run.enter_area if header.get("begins") is True else run.leave_area)()
+                self._worker.acknowledge()
             case "clear":
                 (run or self._idle).clear(wait=header.get("wait") is True)
                 self._worker.acknowledge()

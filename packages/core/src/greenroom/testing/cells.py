@@ -7,6 +7,25 @@ import time
 from greenroom.sessions import Session
 from greenroom.testing.suite import Suite
 
+# An Output widget of ipywidgets, which has no browser that captures what it shows.
+_OUTPUT = """
+import os, sys
+os.makedirs('/tmp/stand_in/ipywidgets/widgets', exist_ok=True)
+with open('/tmp/stand_in/ipywidgets/widgets/widget_output.py', 'w') as file:
+    print('class Output:', file=file)
+    print('    def __enter__(self): pass', file=file)
+    print('    def __exit__(self, *error): return True', file=file)
+sys.path.insert(0, '/tmp/stand_in')
+from ipywidgets.widgets.widget_output import Output
+from IPython.display import clear_output
+sys.path.remove('/tmp/stand_in')
+def show(text):
+    with Output():
+        clear_output(wait=True)
+        print(text)
+        display(text)
+"""
+
 
 class CellSuite(Suite):
     """Cells: the event loop, what happens between them, the errors that they handle."""
@@ -94,6 +113,27 @@ class CellSuite(Suite):
         shared.execute("threading.Timer(0.1, draw).start()")
         time.sleep(2)
         assert len(shared.execute("1").images) == 1
+
+    def test_a_widget_clears_no_more_than_its_own_output(self, shared: Session) -> None:
+        shared.execute(_OUTPUT).raise_for_error()
+        execution = shared.execute("print('before'); display('own')\nshow(1)\nprint('after')")
+        assert execution.stdout == "before\n1\nafter\n"
+        assert [output.text for output in execution.outputs] == ["'own'", "1"]
+        execution = shared.execute(
+            "bar = display('own', display_id='bar'); print('before')\n"
+            "with Output() as area:\n"
+            "    for step in range(3):\n"
+            "        clear_output(wait=True)\n"
+            "        print(step, end=' '); display(step, display_id=f'step {step}')\n"
+            "        bar.update(step)\n"
+            "    show('inner')\n"
+            "    clear_output(wait=True)\n"
+            "print('after')"
+        )
+        assert execution.stdout == "before\ninner\nafter\n"
+        assert [output.text for output in execution.outputs] == ["2", "'inner'"]
+        execution = shared.execute("print('before')\nshow(1)\nclear_output()\nwith Output(): 1/0\nprint('after')")
+        assert execution.stdout == "after\n"
 
     def test_session_files_can_be_imported_and_do_not_shadow_the_standard_library(self, shared: Session) -> None:
         for name in ("statistics.py", "own_module.py"):

@@ -107,7 +107,33 @@ def _show_finished_bars(notebook: Any) -> None:
     notebook.display, bar.close = show, close_and_show
 
 
+def _keep_what_is_not_in_widgets(module: Any) -> None:
+    """Without a browser, an Output widget shows in its cell what it captures, and clears no more than that."""
+    from IPython.core.getipython import get_ipython
+
+    enter: Callable[..., Any] = module.Output.__enter__
+    leave: Callable[..., Any] = module.Output.__exit__
+
+    @functools.wraps(enter)
+    def enter_area(self: Any) -> Any:
+        shell: Any = get_ipython()
+        area = shell.display_pub.area()
+        area.__enter__()
+        self.__dict__.setdefault("_areas", []).append(area)
+        return enter(self)
+
+    @functools.wraps(leave)
+    def leave_area(self: Any, *error: Any) -> Any:
+        try:
+            return leave(self, *error)
+        finally:
+            self._areas.pop().__exit__(None, None, None)
+
+    module.Output.__enter__, module.Output.__exit__ = enter_area, leave_area
+
+
 _ADJUSTMENTS: dict[str, Callable[[Any], None]] = {
+    "ipywidgets.widgets.widget_output": _keep_what_is_not_in_widgets,
     "joblib.externals.loky.backend.context": _count_cores,
     "loky.backend.context": _count_cores,
     "matplotlib.figure": _draw_without_pyplot,

@@ -235,6 +235,15 @@ class Worker:
             def clear_output(self, wait: bool = False) -> None:
                 worker._show(WorkerEvent.clear(wait=bool(wait)))
 
+            @contextlib.contextmanager
+            def area(self) -> Generator[None, None, None]:
+                """Within it, `clear_output` keeps what was shown before."""
+                worker._show(WorkerEvent.area(begins=True))
+                try:
+                    yield
+                finally:
+                    worker._show(WorkerEvent.area(begins=False))
+
         class ZMQInteractiveShell(like_ipykernels(InteractiveShell)):  # by this name, libraries know a notebook
             """IPython's shell, without a terminal."""
 

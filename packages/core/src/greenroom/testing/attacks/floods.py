@@ -83,6 +83,7 @@ FRAMES: Mapping[str, str] = {
         "flood(lambda n: frame({'ev': 'error', 'ends': bool(n % 3), 'id': 1}, error))"
     ),
     "errors that are none": "flood(lambda n: frame({'ev': 'error', 'id': 1}, (b'null', b'[]', b'\xff')[n % 3]))",
+    "areas": "flood(lambda n: frame({'ev': 'area', 'begins': bool(n % 3), 'id': 1}) + frame(output(), body))",
     "text of unknown streams": "flood(lambda n: frame({'ev': 'text', 'stream': str(n), 'id': 1}, b'x'))",
     "empty text": "flood(lambda n: frame({'ev': 'text', 'stream': 'stdout', 'id': 1}))",
     "frames of unknown kinds": "flood(lambda n: frame({'ev': 'x' * 1000 + str(n), 'id': 1}, b'x' * 1_000_000))",
