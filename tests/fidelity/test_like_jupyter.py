@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from greenroom import Session
+
+from .conftest import Jupyter, Story, run_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client", "ignore::DeprecationWarning:zmq")
 
@@ -262,6 +265,8 @@ TOPICS: dict[str, dict[str, str | tuple[str, ...]]] = {
 }  # fmt: skip
 
 NOTEBOOKS = sorted((Path(__file__).parent / "cells").glob("*.ipy"))
+_SOURCE = re.compile(r" *((?:-+> )?\d+ )(.*)")  # a line of code in a traceback
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 # By notebook and cell: what differs, and why. An unlisted difference fails the test, and so does a listed one that is
 # none.
@@ -320,6 +325,22 @@ def test_a_traceback_is_what_ipython_makes_of_it(same_as_in_jupyter: Callable[..
     for name, case in TOPICS["errors"].items():
         if name != "a recursion":  # whose frames take the original a long time
             same_as_in_jupyter(*((case,) if isinstance(case, str) else case), tracebacks=True)
+
+
+def test_a_traceback_is_ipykernels_without_blank_lines_and_indentation(jupyter: Jupyter, session: Session) -> None:
+    def lines(story: Story) -> list[str]:
+        """Without the blank lines and the common indentation of each frame, which we leave out."""
+        assert story.error is not None
+        found = (_SOURCE.match(line) for line in _COLOUR.sub("", story.error[2]).splitlines())
+        return [f"{match[1]}{match[2].strip()}" for match in found if match and match[2].strip()]
+
+    define, call, *_ = cells_of(next(path for path in NOTEBOOKS if path.stem == "13-tracebacks"))
+    jupyter.run(define)
+    session.execute(define)
+    original, (_, ours) = jupyter.run(call), run_in(session, call)
+    assert original.error != ours.error
+    assert lines(original) == lines(ours)
+    assert lines(ours)[-3:] == ["3 y = 0", "5 # on purpose", "----> 6 return x / y"]
 
 
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in KILLED], ids=lambda path: path.stem)
