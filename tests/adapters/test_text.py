@@ -406,6 +406,11 @@ HINTS: list[tuple[Execution, str]] = [
         "'utf-16'",
     ),
     (failed("UnicodeDecodeError", "'utf-8' codec can't decode byte 0x8b in position 1: invalid start byte"), "'gzip'"),
+    (
+        failed("_ArrayMemoryError", "Unable to allocate 8 GiB", "Cell 1, line 1"),
+        "Work on a part of the data at a time.",
+    ),
+    (failed("MemoryError", "The code used more memory than the session may, and was killed."), ""),
     (failed("UnicodeDecodeError", "'ascii' codec can't decode byte 0xfc in position 1: ordinal not in range"), ""),
 ]
 

@@ -33,7 +33,7 @@ class Case:
 
 
 _CRASHED = "WorkerCrashed: .* exited with code 1"
-_STOPPED = r"TimeoutError: .* longer than 1 seconds and was "
+_STOPPED = r"TimeoutError: .* longer than 1 s and was "
 
 CASES: dict[str, dict[str, Case]] = {
     "descriptors and streams": {

@@ -49,3 +49,9 @@ class TestFiles(FileSuite):
     @classmethod
     def pool(cls, memory: SessionPool) -> SessionPool:
         return memory
+
+
+def test_absent_figures_are_warned_of(memory: SessionPool) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.warns(UserWarning, match="shows no figures"), memory.session() as session:
+        session.execute("import matplotlib.pyplot as plt")

@@ -56,6 +56,11 @@ def test_a_notebook_gives_what_is_committed_of_it(build: Any, bubblewrap: Sessio
         assert _comparable(cell) == _comparable(expected), cell.source
 
 
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_first_cell_says_what_to_install(path: Path) -> None:
+    assert "`pip install " in committed(path.stem).cells[0].source
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_an_agent_says_that_its_model_is_scripted(name: str) -> None:
     first = next(cell for cell in committed(name).cells if cell.cell_type == "code")

@@ -85,6 +85,8 @@ def test_the_core_alone_brings_pydantic_alone_and_names_the_extras(wheels: Path,
         assert ended.returncode == 2
         assert ended.stderr.count("\n") == 1
         assert "pip install 'greenroom[cli]'" in ended.stderr
+    for_tests = run(programs / "python", "-c", "from greenroom.testing import memory_pool")
+    assert for_tests.stderr.splitlines()[-1].endswith("Install it: pip install 'greenroom[testing]'.")
     opened = run(programs / "python", "-c", "import greenroom; greenroom.connect()")
     assert opened.returncode == 1
     assert "pip install 'greenroom[bubblewrap]'" in opened.stderr

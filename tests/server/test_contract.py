@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.metadata
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -581,3 +582,18 @@ async def test_the_type_of_a_file_is_that_of_its_name(client: httpx.AsyncClient,
     await client.post("/files", params=query(LATEST), files={"file": (name, b"x")})
     [entry] = (await client.get("/files", params=query(LATEST))).json()["value"]
     assert entry["contentType"] == kind
+
+
+async def test_the_root_introduces_the_server() -> None:
+    async with served() as client:
+        response = await client.get("/")
+        assert response.status_code == 200
+        assert response.json() == {
+            "name": "greenroom",
+            "version": importlib.metadata.version("greenroom"),
+            "documentation": "https://learn.microsoft.com/azure/container-apps/sessions",
+        }
+        assert (await client.post("/")).status_code == 400
+        assert (await client.get("/", headers={"Host": "evil.example"})).status_code == 403
+    async with served(strict=True) as client:
+        assert (await client.get("/")).status_code == 400

@@ -136,6 +136,16 @@ def test_staging_leaves_nothing_behind(sandbox: GreenroomSandbox) -> None:
     assert sandbox.execute("ls -A /mnt/data").output == ""
 
 
+async def test_a_path_where_no_files_can_be_is_answered_with_one_that_works(sandbox: GreenroomSandbox) -> None:
+    for path in ("/notes.txt", "/docs/notes.txt", "notes.txt"):
+        error = sandbox.write(path, "text").error or ""
+        assert error.endswith("Files live in /mnt/data, such as /mnt/data/notes.txt."), path
+        assert "\n" not in error
+    assert (await sandbox.awrite("/notes.txt", "text")).error == sandbox.write("/notes.txt", "text").error
+    assert sandbox.write("/mnt/data/notes.txt", "text").error is None
+    assert sandbox.write("/tmp/notes.txt", "text").error is None
+
+
 class ScriptedModel(GenericFakeChatModel):
     disable_streaming: bool | Any = True
 

@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TypeVar
 from uuid import uuid4
 
-from deepagents.backends.protocol import ExecuteResponse, FileDownloadResponse, FileUploadResponse
+from deepagents.backends.protocol import ExecuteResponse, FileDownloadResponse, FileUploadResponse, WriteResult
 from deepagents.backends.sandbox import BaseSandbox
 from langchain_core.runnables.config import ensure_config
 
@@ -72,6 +72,14 @@ class GreenroomSandbox(BaseSandbox):
         except RETRYABLE as error:
             return ExecuteResponse(str(error), _NOT_RUN)
 
+    def write(self, file_path: str, content: str) -> WriteResult:
+        """Write a text file; the error of a path where no files can be says where they can."""
+        return _with_place(super().write(file_path, content), file_path)
+
+    async def awrite(self, file_path: str, content: str) -> WriteResult:
+        """As `write`."""
+        return _with_place(await super().awrite(file_path, content), file_path)
+
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         """Write files anywhere in the sandbox; missing directories are created."""
         return [FileUploadResponse(path, _outcome(self._upload, path, content)[1]) for path, content in files]
@@ -126,6 +134,14 @@ def _response(execution: Execution) -> ExecuteResponse:
         return ExecuteResponse(execution.stdout, int(execution.result or ""), truncated)
     exit_code = _TIMED_OUT if execution.status == "timed_out" else _NOT_RUN
     return ExecuteResponse(execution.text_for_model(), exit_code, truncated)
+
+
+def _with_place(result: WriteResult, path: str) -> WriteResult:
+    target = PurePosixPath(path)
+    if result.error is None or target.is_relative_to(_HOME):
+        return result
+    *_, reason = result.error.splitlines() or [""]  # of a traceback, its own line
+    return WriteResult(error=f"{reason}. Files live in {_HOME}, such as {_HOME / target.name}.")
 
 
 def _outcome(transfer: Callable[..., T], path: str, *content: bytes) -> tuple[T | None, str | None]:

@@ -65,6 +65,7 @@ def hints(execution: Execution) -> Iterator[str]:
             _about_an_installation(error, output),
             _about_the_network(error, output),
             _about_an_encoding(error) if error else "",
+            _about_memory(error) if error else "",
         ),
     )
 
@@ -113,3 +114,10 @@ def _about_an_encoding(error: ExecutionError) -> str:
             return "The file is compressed. Try compression='gzip', or gzip.open."
         case _:
             return "The file is not UTF-8. Try encoding='cp1252' and sep=None, engine='python'."
+
+
+def _about_memory(error: ExecutionError) -> str:
+    # Without a place, the process was killed, and the error says why.
+    if error.name.lstrip("_") in {"ArrayMemoryError", "MemoryError"} and (error.summary or error.traceback):
+        return "The session's memory is limited. Work on a part of the data at a time."
+    return ""

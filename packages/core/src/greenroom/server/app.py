@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import TypeAlias
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -45,6 +46,7 @@ logger = logging.getLogger("greenroom.server")
 
 _HEALTH = {"/healthz", "/readyz"}
 _POOL_PATH = "/subscriptions/{subscription}/resourceGroups/{group}/sessionPools/{pool}"
+_DOCUMENTATION = "https://learn.microsoft.com/azure/container-apps/sessions"  # of the API
 _CLIENT_CLOSED_REQUEST = 499  # only in the log: the client has gone
 
 
@@ -188,6 +190,7 @@ class Application:
             Mount(_POOL_PATH, routes=operations),
             Mount("/identifier/{identifier}", routes=operations),
             *operations,
+            *([] if self._settings.strict else [Route("/", _introduce, methods=["GET"])]),
         ]
 
     def _operations(self) -> Sequence[BaseRoute]:
@@ -230,6 +233,11 @@ class Application:
                 await response(scope, receive, send)
 
         return Route(path, _Endpoint(respond), methods=[method])
+
+
+async def _introduce(_: Request) -> Response:
+    """Answer the first request of many people, which is not one of Azure's."""
+    return json_response({"name": "greenroom", "version": version("greenroom"), "documentation": _DOCUMENTATION})
 
 
 class _Endpoint:

@@ -12,6 +12,13 @@ A subject is a few lines that inherit them::
 Needs pytest (`pip install 'greenroom[testing]'`).
 """
 
+import importlib.util
+
+if importlib.util.find_spec("pytest") is None:
+    raise ModuleNotFoundError(
+        "greenroom.testing needs pytest. Install it: pip install 'greenroom[testing]'.", name="pytest"
+    )
+
 from greenroom.testing.adapters import AdapterDriver, AdapterSuite, ToolDescription, ToolResult
 from greenroom.testing.attacks import AttackSuite
 from greenroom.testing.backend import BareBackend

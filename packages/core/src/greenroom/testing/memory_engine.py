@@ -22,6 +22,7 @@ import threading
 import time
 import traceback
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -172,6 +173,8 @@ class MemorySandbox(StreamSandbox):
 
 def _import(name: str, *arguments: Any, **options: Any) -> Any:
     module = __import__(name, *arguments, **options)
+    if name.partition(".")[0] == "matplotlib":
+        warnings.warn("A pool in memory shows no figures: they need a real engine.", stacklevel=2)
     if name == "time":
         return types.SimpleNamespace(**{**vars(module), "sleep": _sleep})
     return module
