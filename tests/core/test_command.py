@@ -7,11 +7,13 @@ import itertools
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
 
+from greenroom.azure import credentials
 from greenroom.cli import main
 from greenroom.cli.app import app
 from greenroom.errors import EngineUnavailable, GreenroomError, PoolFull, SandboxLost, ServiceFailed
@@ -203,3 +205,28 @@ def test_help_fills_its_lines(command: str) -> None:
     for line, following in itertools.pairwise(line.strip() for line in header):
         first_word = following.split(" ")[0]
         assert not line or not following or len(f" {line} {first_word}") > 78, line
+
+
+def test_doctor_is_a_table_with_what_to_do_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> NoReturn:
+        raise EngineUnavailable("It is not installed. Install it with: a command that is " + "long " * 40)
+
+    class Credential:
+        def get_token(self, _scope: str) -> SimpleNamespace:
+            return SimpleNamespace(token="of-the-test", expires_on=2e9)
+
+        def close(self) -> None:
+            pass
+
+    def credential(_: str | None) -> Credential:
+        return Credential()
+
+    monkeypatch.setattr(credentials, "default_credential", credential)
+    monkeypatch.setattr(MemoryEngine, "check", fail)
+    ended = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "80"})
+    assert ended.exit_code == 1
+    title, memory, azure, _, advice = ended.stdout.splitlines()
+    assert title.split() == ["check", "works", "detail"]
+    assert memory.split() == ["memory", "no", "does", "not", "work"]
+    assert azure.split() == ["Azure", "yes", "logged", "in"]
+    assert advice.startswith("memory: It is not installed. Install it with: ")

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
 
+from greenroom.azure import credentials
 from greenroom.cli.app import app
+from greenroom.errors import EngineUnavailable
 from greenroom.testing import engine_pool
 
 
-def doctor() -> str:
-    result = CliRunner().invoke(app, ["doctor"])
+def doctor() -> dict[str, dict[str, str | bool]]:
+    result = CliRunner().invoke(app, ["doctor", "--output", "json"])
     assert result.exit_code == 0, result.output
-    return result.output
+    return {row["check"]: row for row in json.loads(result.stdout)}
+
+
+@pytest.fixture(autouse=True)
+def _without_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str | None) -> NoReturn:
+        raise EngineUnavailable("Azure credentials need azure-identity.")
+
+    monkeypatch.setattr(credentials, "default_credential", refuse)
 
 
 def test_an_environment_without_bytecode_is_reported_with_the_fix(
@@ -30,10 +42,16 @@ def test_an_environment_without_bytecode_is_reported_with_the_fix(
     packages.chmod(0o555)  # else a pool compiles them by itself
     if os.geteuid() == 0:
         os.chown(packages, 65534, 65534)
-    said = doctor()
+    found = doctor()
     packages.chmod(0o755)
-    assert re.search(r"✓ bubblewrap: works, with Python 3\.\S+, limited by control groups: (version|none)", said)
-    command = re.search(r"no bytecode: .* starts slowly\. Fix that with: (.+?) \(uv ", said)
-    assert command is not None, said
+    assert str(found["bubblewrap"]["detail"]).startswith("Python 3.")
+    assert str(found["bubblewrap: limits"]["detail"]).startswith("control groups: ")
+    assert found["bubblewrap: system calls"]["detail"] == "filtered"
+    assert found["bubblewrap: packages"]["detail"] == "absent: jinja2, matplotlib, numpy, openpyxl, pandas"
+    assert "pip install 'greenroom[data]'" in str(found["bubblewrap: packages"]["next"])
+    assert found["Azure"]["detail"] == "not installed"
+    missing = str(found["bubblewrap: bytecode"]["next"])
+    command = re.search(r"no bytecode: .* starts slowly\. Fix that with: (.+?) \(uv ", missing)
+    assert command is not None, missing
     subprocess.run(shlex.split(command[1]), check=False)  # it may find a file for another version of Python
-    assert "no bytecode" not in doctor()
+    assert doctor()["bubblewrap: bytecode"]["works"]
