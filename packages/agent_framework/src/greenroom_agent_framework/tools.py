@@ -38,8 +38,8 @@ class GreenroomTools:
 
     def __init__(
         self,
-        *,
         pool: SessionPool | None = None,
+        *,
         session: Session | None = None,
         session_per_call: bool = False,
         uploads: str | os.PathLike[str] | None = None,

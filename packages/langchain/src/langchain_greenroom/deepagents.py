@@ -35,7 +35,7 @@ class GreenroomSandbox(BaseSandbox):
     `sessions` gives the application a conversation's session, and deletes it.
     """
 
-    def __init__(self, *, pool: SessionPool | None = None, session: Session | None = None) -> None:
+    def __init__(self, pool: SessionPool | None = None, *, session: Session | None = None) -> None:
         """Take either a pool or a session."""
         self.sessions = SessionSource(pool=pool, session=session)
 

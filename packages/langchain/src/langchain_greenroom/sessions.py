@@ -102,6 +102,9 @@ class SessionTool(SessionSource, BaseTool):
     handle_tool_error: Any = True
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
 
+    def __init__(self, pool: SessionPool | None = None, **options: Any) -> None:
+        super().__init__(pool=pool, **options)
+
     def _call(
         self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: str
     ) -> ToolAnswer[Artifact]:
@@ -120,10 +123,10 @@ def _raised(answer: ToolAnswer[Artifact]) -> ToolAnswer[Artifact]:
     return answer
 
 
-def _thread_id(conversation: RunnableConfig | str) -> str:
+def _thread_id(conversation: RunnableConfig | str | None) -> str:
     if isinstance(conversation, str):
         return conversation
-    thread_id = conversation.get("configurable", {}).get("thread_id")
+    thread_id = ((conversation or {}).get("configurable") or {}).get("thread_id")  # no config with `tool.run(…)`
     return "" if thread_id is None else str(thread_id)
 
 

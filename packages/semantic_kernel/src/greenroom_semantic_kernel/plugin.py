@@ -50,8 +50,8 @@ class GreenroomPlugin:
 
     def __init__(
         self,
-        *,
         pool: SessionPool | None = None,
+        *,
         session: Session | None = None,
         session_per_call: bool = False,
         uploads: str | os.PathLike[str] | None = None,

@@ -39,7 +39,9 @@ class SessionRouter:
             InvalidRequest: the options cannot be combined.
         """
         if (pool is None) == (session is None):
-            raise InvalidRequest("Pass either pool= (one session per conversation) or session= (one for all).")
+            raise InvalidRequest(
+                "Pass either pool=greenroom.connect(…) (one session per conversation) or session= (one for all)."
+            )
         for name, value, kind in (("pool", pool, SessionPool), ("session", session, Session)):
             if not isinstance(value, kind | None):  # pyright: ignore[reportUnnecessaryIsInstance]  callers may have no types
                 raise InvalidRequest(
