@@ -86,7 +86,8 @@ def test_an_asynchronous_execution_is_pending() -> None:
 
 def test_a_shell_command_is_written_as_azure_writes_it() -> None:
     execution = Execution(id="1", status="succeeded", stdout="Hello world!\n", duration=0.001)
-    assert current.encode_shell_execution(execution, "testSessionIdentifier", 0) == body_of("current-shell")
+    with_id = {"id": "1", **body_of("current-shell")}  # which the specification requires, and its example lacks
+    assert current.encode_shell_execution(execution, "testSessionIdentifier", 0) == with_id
 
 
 def test_files_are_read() -> None:

@@ -183,6 +183,7 @@ def a_command_answers_with_its_exit_code(azure: Azure) -> None:
     """A command answers with its output, and with its exit code as the text of `status`."""
     answer = azure.call("POST", "executions", json={"shellCommand": "echo out; echo err >&2; exit 3"}).json()
     assert answer["status"] == "3"
+    assert answer["id"]
     assert (answer["result"]["stdout"], answer["result"]["stderr"]) == ("out\n", "err\n")
 
 

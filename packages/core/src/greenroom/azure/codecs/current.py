@@ -143,6 +143,7 @@ def encode_shell_execution(execution: Execution, identifier: str, exit_code: int
         return stream.encode("utf-8", "replace")[:DEFAULT_OUTPUT_LIMIT].decode("utf-8", "ignore")
 
     return {
+        "id": execution.id,
         "identifier": identifier,
         "status": str(exit_code),
         "result": {

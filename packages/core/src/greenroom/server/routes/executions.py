@@ -238,7 +238,8 @@ def _operation_id(request: Request) -> str | None:
     operation_id = request.headers.get("operation-id") or None
     if operation_id is not None and not _OPERATION_ID.fullmatch(operation_id):
         raise BadRequest(
-            f"The header 'operation-id' must have at most 128 printable characters of ASCII, not {operation_id!r:.50}."
+            f"The header 'operation-id' must have at most 128 printable characters of ASCII, not {operation_id!r:.50}.",
+            target="operation-id",
         )
     return operation_id
 
