@@ -6,13 +6,17 @@ READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
 CLIENTS := .venv-clients
 HTTPX2 := .venv-httpx2
+OPENAPI := .venv-openapi
+# Random requests per operation and document, and a folder with Microsoft's own documents.
+EXAMPLES ?= 40
+DOCUMENTS ?=
 # Most tests wait for a sandbox or a clock: more of them than processors run at the same time.
 WORKERS ?= 6
 # The tests that need no engine and no framework.
 UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity bench lock clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity openapi bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,7 +35,7 @@ test: lint ## everything that this machine can run
 	@$(MAKE) --no-print-directory --jobs 3 types clients test-together
 	@$(MAKE) --no-print-directory test-alone
 
-test-together: $(READY)
+test-together: $(READY) $(OPENAPI)/.ready
 	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone and not soak"
 
 test-alone: $(READY)
@@ -68,6 +72,9 @@ clients: $(READY) $(CLIENTS)/.ready ## Azure's released clients against the serv
 parity: $(READY) ## write docs/azure-parity.md from the cases of tests/parity
 	@$(BIN)/python -m tests.parity.page
 
+openapi: $(READY) $(OPENAPI)/.ready ## a strict server against Microsoft's OpenAPI documents, for minutes
+	@$(BIN)/python -m tests.openapi.run --examples $(EXAMPLES) $(DOCUMENTS:%=--documents %)
+
 bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
 
@@ -76,6 +83,7 @@ lock: ## after a change of dependencies
 	@$(COMPILE) --no-emit-package greenroom \
 		--all-extras --group test --group frameworks --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
+	@$(COMPILE) tests/openapi/pyproject.toml -o tests/openapi/requirements.lock
 
 $(READY): requirements.lock pyproject.toml $(PACKAGES:=/pyproject.toml)
 	@echo "Setting up .venv with the locked dependencies (about 1 GB, mostly the four frameworks) …"
@@ -92,6 +100,13 @@ $(CLIENTS)/.ready: tests/clients/requirements.lock $(READY)
 		-r tests/clients/requirements.lock
 	@touch $(CLIENTS)/.ready
 
+$(OPENAPI)/.ready: tests/openapi/requirements.lock $(READY)
+	@echo "Setting up $(OPENAPI) with Schemathesis (about 50 MB) …"
+	@test -x $(OPENAPI)/bin/python || $(PYTHON) -m venv --without-pip $(OPENAPI)
+	@$(BIN)/uv pip install --python $(OPENAPI)/bin/python --compile-bytecode --require-hashes \
+		-r tests/openapi/requirements.lock
+	@touch $(OPENAPI)/.ready
+
 # In that environment `import httpx` is httpx2, in subprocesses too; httpx itself is not installed.
 $(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml $(READY)
 	@echo "Setting up $(HTTPX2) (about 500 MB) …"
@@ -104,4 +119,4 @@ $(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml 
 	@touch $(HTTPX2)/.ready
 
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(HTTPX2) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(HTTPX2) $(OPENAPI) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache

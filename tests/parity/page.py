@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from tests.openapi import differences
+
 from greenroom.azure.codecs.shared import API_VERSIONS
 
 from .azure import Case
@@ -18,7 +20,11 @@ _ABSENT = "\N{EN DASH}"
 
 def text() -> str:
     """The whole page."""
-    return Path(__file__).with_suffix(".md.template").read_text().replace("<!-- cases -->\n", "\n".join(_sections()))
+    template = Path(__file__).with_suffix(".md.template").read_text()
+    parts = {"cases": "\n".join(_sections()), "differences": "\n".join(_differences()) + "\n"}
+    for name, part in parts.items():
+        template = template.replace(f"<!-- {name} -->\n", part)
+    return template
 
 
 def _sections() -> Iterator[str]:
@@ -29,6 +35,13 @@ def _sections() -> Iterator[str]:
         yield "|---|---|" + "---|" * len(API_VERSIONS) + "---|"
         yield from map(_row, cases)
         yield ""
+
+
+def _differences() -> Iterator[str]:
+    yield "| request | what the documents declare | what Greenroom does, with `--strict` too | why |"
+    yield "|---|---|---|---|"
+    for each in differences.load().values():
+        yield f"| {each.request} | {each.document} | {each.server} | {each.reason} |"
 
 
 def _row(case: Case) -> str:
