@@ -93,6 +93,12 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "a body": ("POST", "/executions", {"params": query(LATEST), "content": b"nonsense"}, "JSON"),
     "a list": ("POST", "/executions?", {"params": query(LATEST), "json": []}, "list"),
     "a timeout": ("POST", "/executions", {"params": query(LATEST), "json": current("1", timeoutInSeconds=-1)}, "-1"),
+    "a long timeout": (
+        "POST",
+        "/executions",
+        {"params": query(LATEST), "json": current("1", timeoutInSeconds=9999)},
+        "The timeoutInSeconds must be at most 1800 seconds, not 9999",
+    ),
     "an operation id": (
         "POST",
         "/executions",

@@ -208,7 +208,7 @@ def _decode(body: Json, target: Target) -> ExecuteRequest:
         None if _in_background(order, target) else MAX_SYNCHRONOUS if target.strict and not order.shell else MAX_TIMEOUT
     )
     try:
-        check_timeout(order.timeout, most=limit)
+        check_timeout(order.timeout, most=limit, name="timeoutInSeconds")
     except InvalidRequest as error:
         raise BadRequest(str(error), target="timeoutInSeconds") from None
     if not target.strict:
