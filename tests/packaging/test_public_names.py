@@ -106,6 +106,6 @@ def test_the_public_names_are_pinned() -> None:
         "AccessDenied", "AzureDetails", "AzureRangeWarning", "ContainerType", "EngineUnavailable", "Event", "Execution",
         "ExecutionCancelled", "ExecutionError", "ExecutionFailed", "ExecutionHandle", "ExecutionTimedOut",
         "FileMissing", "FileRefused", "GreenroomError", "Image", "ImageMissing", "InvalidRequest", "Output",
-        "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "RemoteFile", "SandboxLost", "ServiceFailed", "Session",
-        "SessionInfo", "SessionPool", "StreamText", "aconnect", "connect", "session",
+        "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "RemoteFile", "SandboxLost", "ServiceFailed",
+        "Session", "SessionInfo", "SessionPool", "StreamText", "aconnect", "connect", "session",
     }  # fmt: skip
