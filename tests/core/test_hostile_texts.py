@@ -134,7 +134,7 @@ def notebook_of(
     cell: dict[str, Any] = {"cell_type": "code", "source": "1", "metadata": {}, "outputs": [], "execution_count": None}
     source: dict[str, Any] = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
     with scripted_pool(Chatty(events, execution)) as pool:
-        made = run_notebook(source, pool.session(), on_cell=on_cell)
+        made = run_notebook(source, pool.session(), idle_timeout=SECONDS, on_cell=on_cell)  # which makes it stream
     return cast("list[dict[str, Any]]", made["cells"][0]["outputs"])
 
 
@@ -142,7 +142,7 @@ def test_a_cell_that_alternates_between_its_streams_takes_no_longer_than_it_writ
     size = 2_000  # of a piece
     events = [StreamText("stdout", "o" * size), StreamText("stderr", "e" * size)] * 8_000
     began = time.process_time()
-    outputs = notebook_of(events, Execution("1", "succeeded", "o" * size * 8_000, "e" * size * 8_000))
+    outputs = notebook_of(events, Execution("1", "succeeded", parts=tuple(events)))
     assert [len(output["text"]) for output in outputs] == [size * 8_000] * 2
     assert time.process_time() - began < SECONDS
 
