@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import greenroom
-from greenroom import Execution, ExecutionError, GreenroomError, Output, RemoteFile, StreamText, notebook
+from greenroom import Execution, ExecutionError, GreenroomError, Output, Place, RemoteFile, StreamText, notebook
 from greenroom.adapters import Download, conversation_identifier, strip_fence
 from greenroom.azure.codecs import results
 from greenroom.cli import image
@@ -142,7 +142,8 @@ def test_a_cell_that_alternates_between_its_streams_takes_no_longer_than_it_writ
     size = 2_000  # of a piece
     events = [StreamText("stdout", "o" * size), StreamText("stderr", "e" * size)] * 8_000
     began = time.process_time()
-    outputs = notebook_of(events, Execution("1", "succeeded", parts=tuple(events)))
+    places = tuple(Place(size * number, size * number) for number in range(8_000))
+    outputs = notebook_of(events, Execution("1", "succeeded", "o" * size * 8_000, "e" * size * 8_000, places=places))
     assert [len(output["text"]) for output in outputs] == [size * 8_000] * 2
     assert time.process_time() - began < SECONDS
 

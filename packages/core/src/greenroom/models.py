@@ -246,19 +246,21 @@ class Execution:
         Between two of the others, the text of each stream is in one piece. An error that the code showed and handled is
         an error here, and text of `stderr`. Without `places` the text comes first, and the error last.
         """
-        texts: dict[Literal["stdout", "stderr"], str] = {"stdout": "", "stderr": ""}
+        texts: dict[Literal["stdout", "stderr"], list[str]] = {"stdout": [], "stderr": []}
         parts: list[StreamText | Output | ExecutionError] = []
 
         def add_text() -> None:
-            parts.extend(StreamText(stream, text) for stream, text in texts.items() if text)
-            texts["stdout"] = texts["stderr"] = ""
+            for stream, pieces in texts.items():
+                if text := "".join(pieces):
+                    parts.append(StreamText(stream, text))
+                pieces.clear()
 
         end = len(self.stdout), len(self.stderr)
         unordered = *(Place(*end, output=index) for index in range(len(self.outputs))), Place(*end, error=self.error)
         out = err = 0
         for place in (*(self.places or unordered), Place(*end)):
-            texts["stdout"] += self.stdout[out : place.stdout]
-            texts["stderr"] += self.stderr[err : place.stderr]
+            texts["stdout"].append(self.stdout[out : place.stdout])
+            texts["stderr"].append(self.stderr[err : place.stderr])
             out, err = place.stdout, place.stderr + place.repeated
             shown = place.error if place.output is None else self.outputs[place.output]
             if shown is not None:
