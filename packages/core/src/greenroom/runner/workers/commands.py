@@ -18,7 +18,10 @@ from select import select
 _POLL = 0.05  # seconds: how soon the end is noticed of a command whose own children keep the terminal
 _SIZE = 24, 80  # rows and columns
 # Elsewhere they write all without asking, as their output is no terminal.
-_PAGERS = "".join(f'{name}() {{ command {name} "$@" | cat; }}; ' for name in ("more", "less"))
+_PAGERS = "".join(
+    f'if command -v {name} >/dev/null; then {name}() {{ command {name} "$@" | cat; }}; fi; '
+    for name in ("more", "less")
+)
 _GRACE = 1.0  # seconds that an interrupted command has to end by itself
 
 
