@@ -121,6 +121,16 @@ def test_without_any_engine_it_says_what_was_tried(monkeypatch: pytest.MonkeyPat
         greenroom.connect()
 
 
+def test_a_pool_and_its_sessions_have_a_container_type() -> None:
+    for url, container_type in (
+        ("memory:", greenroom.ContainerType.PYTHON_LTS),
+        ("http://localhost:1", greenroom.ContainerType.PYTHON_LTS),
+        ("http://localhost:1?container_type=Shell", greenroom.ContainerType.SHELL),
+    ):
+        with greenroom.connect(url) as pool:
+            assert pool.container_type is pool.session("same").container_type is container_type
+
+
 def test_the_types_of_connect_are_those_of_the_settings() -> None:
     fields = {
         *PoolSettings.model_fields,

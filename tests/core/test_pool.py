@@ -207,6 +207,7 @@ from greenroom.testing import memory_pool
 pools = {how: memory_pool() for how in ("unused", "asynchronous", "status", "used", "closed")}
 sessions = {how: pool.session("same") for how, pool in pools.items()}
 assert repr(pools["unused"]) and repr(sessions["unused"])
+assert pools["unused"].container_type == sessions["unused"].container_type == "PythonLTS"
 sessions["used"].execute("x = 'the parent'")
 pools["closed"].close()
 

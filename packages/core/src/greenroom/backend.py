@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from greenroom.models import Event, Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.models import ContainerType, Event, Execution, PoolStatus, RemoteFile, SessionInfo
 
 OnEvent: TypeAlias = Callable[[Event], None]
 """Called on the pool's event loop as the code runs; it must return immediately and not raise."""
@@ -28,6 +28,8 @@ class Backend(Protocol):
     method ends its work in the sandbox, too.
     """
 
+    container_type: ContainerType
+    """The kind of program in its sandboxes."""
     file_limit: int
     """The maximum size of one file that is uploaded or downloaded, in bytes."""
 

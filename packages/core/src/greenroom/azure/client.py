@@ -78,6 +78,7 @@ class AzurePool:
         """
         self._endpoint = parse_endpoint(endpoint)
         self._settings = settings
+        self.container_type = settings.container_type
         self.file_limit = settings.file_limit
         self._version = settings.api_version
         self._codec = contract_of(self._version)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from greenroom.azure.codecs.shared import API_VERSIONS, LATEST
 from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.errors import InvalidRequest
+from greenroom.models import ContainerType
 
 _MIB = 1 << 20
 
@@ -25,6 +26,8 @@ class AzureSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
+    container_type: ContainerType = ContainerType.PYTHON_LTS
+    """The kind of program in the pool's sandboxes, as it was created: the service does not report it."""
     credential: Any = None
     """An azure-core credential, synchronous or asynchronous; by default `DefaultAzureCredential`, which takes
     the login of `az`, environment variables or a managed identity."""

@@ -16,6 +16,7 @@ class PoolOptions(TypedDict, total=False):
 
     # Every pool
 
+    container_type: ContainerType | Literal["PythonLTS", "NodeLTS", "Shell", "CustomContainer"]
     timeout: float
     acquire_timeout: float
     output_limit: Bytes
@@ -23,7 +24,6 @@ class PoolOptions(TypedDict, total=False):
 
     # A pool on this machine: `greenroom.PoolSettings`
 
-    container_type: ContainerType | Literal["PythonLTS", "NodeLTS", "Shell", "CustomContainer"]
     max_concurrent_sessions: int
     ready_session_instances: int | Literal["auto"]
     lifecycle: Literal["timed", "on_container_exit"]

@@ -30,6 +30,7 @@ class LocalPool:
     def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> None:
         self._engine = engine
         self._settings = settings
+        self.container_type = settings.container_type
         self.file_limit = settings.file_limit
         self._observer = guarded(observer)
         self._spec = settings.spec

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
 from greenroom.backend import Backend
+from greenroom.models import ContainerType
 from greenroom.sessions.background import BackgroundLoop
 
 T = TypeVar("T")
@@ -44,6 +45,11 @@ class OpenPool:
 
     def __repr__(self) -> str:
         return repr(self._backend)
+
+    @property
+    def container_type(self) -> ContainerType:
+        """That of the backend. To ask for it is not a use of the pool, which can still open again in a fork."""
+        return self._backend.container_type
 
     @property
     def backend(self) -> Backend:

@@ -9,7 +9,7 @@ from typing import Self
 
 from greenroom.backend import Overrides
 from greenroom.config.values import parse_size
-from greenroom.models import PoolStatus, SessionInfo
+from greenroom.models import ContainerType, PoolStatus, SessionInfo
 from greenroom.sessions.open_pool import OpenPool
 from greenroom.sessions.rules import check_identifier, check_timeout
 from greenroom.sessions.session import Session
@@ -28,6 +28,11 @@ class SessionPool:
 
     def __init__(self, pool: OpenPool) -> None:
         self._pool = pool
+
+    @property
+    def container_type(self) -> ContainerType:
+        """The kind of program in the pool's sandboxes."""
+        return self._pool.container_type
 
     def session(
         self, identifier: str | None = None, *, timeout: float | None = None, memory: int | str | None = None

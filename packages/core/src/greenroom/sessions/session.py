@@ -16,7 +16,7 @@ from typing import Self, overload
 from greenroom.backend import OnEvent, Overrides
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
 from greenroom.local_files import local_path, open_to_read, unreadable
-from greenroom.models import DATA_DIR, Event, Execution, RemoteFile, SessionInfo
+from greenroom.models import DATA_DIR, ContainerType, Event, Execution, RemoteFile, SessionInfo
 from greenroom.sessions.events import Events
 from greenroom.sessions.handle import ExecutionHandle
 from greenroom.sessions.open_pool import OpenPool
@@ -48,6 +48,11 @@ class Session:
     def identifier(self) -> str:
         """The session's identifier."""
         return self._identifier
+
+    @property
+    def container_type(self) -> ContainerType:
+        """The kind of program in the session's sandbox: that of its pool."""
+        return self._pool.container_type
 
     def __repr__(self) -> str:
         return f"<Session {self._identifier!r} of {self._pool!r}>"

@@ -6,12 +6,14 @@ import sys
 
 from greenroom.backend import Overrides
 from greenroom.errors import InvalidRequest
-from greenroom.models import PoolStatus, SessionInfo
+from greenroom.models import ContainerType, PoolStatus, SessionInfo
 
 
 class BareBackend:
     """A backend that holds nothing: the base of test doubles, which override the methods that they need."""
 
+    container_type = ContainerType.PYTHON_LTS
+    """The kind of program in its sandboxes."""
     file_limit = sys.maxsize
     """The maximum size of one file, in bytes."""
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from greenroom.backend import OnEvent
 from greenroom.errors import FileMissing
-from greenroom.models import Execution, ExecutionError, RemoteFile, StreamText
+from greenroom.models import ContainerType, Execution, ExecutionError, RemoteFile, StreamText
 from greenroom.sessions import OpenPool, SessionPool
 from greenroom.testing.backend import BareBackend
 
@@ -38,7 +38,9 @@ class ScriptedBackend(BareBackend):
         assert backend.runs == [("analysis", "plot()", None)]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
+        """Take the type of the sandboxes that it stands for."""
+        self.container_type = container_type
         self.answers: dict[str, Execution | Exception] = {}
         """The answer to each piece of code: an execution, whose stdout is streamed line by line, or an exception."""
         self.answer: Execution | Exception = Execution("1", "succeeded", stdout="ran\n")
