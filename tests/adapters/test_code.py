@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenroom.adapters.code import strip_fence
+from greenroom.models import ContainerType
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,36 @@ def test_a_complete_fenced_block_is_taken_off(fenced: str) -> None:
 )
 def test_anything_else_stays_as_it_is(code: str) -> None:
     assert strip_fence(code) == code
+
+
+@pytest.mark.parametrize(
+    ("container_type", "own"),
+    [
+        (ContainerType.PYTHON_LTS, {"", "python", "py", "PY3", "ipython"}),
+        (ContainerType.NODE_LTS, {"", "javascript", "js", "JS", "node"}),
+        (ContainerType.SHELL, {"", "bash", "sh", "shell"}),
+    ],
+)
+def test_a_fence_names_the_language_of_the_container_type(container_type: ContainerType, own: set[str]) -> None:
+    names = {
+        "",
+        "python",
+        "py",
+        "PY3",
+        "ipython",
+        "javascript",
+        "js",
+        "JS",
+        "node",
+        "bash",
+        "sh",
+        "shell",
+        "json",
+        "ts",
+    }
+    blocks = {name: f"```{name}\nx=1\n```\n" for name in names}
+    assert {name for name, block in blocks.items() if strip_fence(block, container_type) == "x=1"} == own
+    assert all(strip_fence(blocks[name], container_type) == blocks[name] for name in names - own)
 
 
 def test_the_code_keeps_its_lines_and_its_indentation() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from greenroom import EngineUnavailable, InvalidRequest, Output, SessionPool, StreamText, adapters
-from greenroom.adapters import TOOLS, ToolAnswer, Toolset
-from greenroom.models import Execution
+from greenroom.adapters import CODE_TOOLS, TOOLS, ToolAnswer, Toolset, describe_tools
+from greenroom.models import ContainerType, Execution
 from greenroom.testing import ScriptedBackend, scripted_pool
 
 TWINS = [name for name in adapters.__all__ if f"a{name}" in adapters.__all__]
@@ -36,6 +36,44 @@ def test_a_toolset_has_the_tools_that_can_work(pool: SessionPool, tmp_path: Path
     assert toolset(pool, uploads=tmp_path).names == tuple(TOOLS)
     assert toolset(pool).names == tuple(name for name in TOOLS if name != "upload_file")
     assert toolset(pool, session_per_call=True).names == ("run_python",)
+
+
+@pytest.mark.parametrize("container_type", CODE_TOOLS)
+async def test_the_tool_that_runs_code_follows_the_container_type(container_type: ContainerType) -> None:
+    code = CODE_TOOLS[container_type]
+    backend = ScriptedBackend(container_type)
+    with scripted_pool(backend) as pool:
+        for tools in (toolset(pool), Toolset("framework", "Name it.", session=pool.session())):
+            assert tools.code_tool == tools.names[0] == code.name
+            others = {tool.name for tool in CODE_TOOLS.values()} - {code.name}
+            assert not others & {*tools.names}
+            arguments: dict[str, Any] = {code.parameter: "1"}
+            answer = await tools.acall("ann", code.name, **arguments)
+            assert answer == tools.call("ann", code.name, **arguments)
+            assert answer.text == "stdout:\nran"
+            wrong = tools.call("ann", code.name, source="1")
+            assert wrong.text == f"The argument of {code.name} must be '{code.parameter}', not 'source'."
+            for other in others:
+                with pytest.raises(InvalidRequest, match=f"must be one of {code.name}, .*, not '{other}'"):
+                    tools.call("ann", other, code="1")
+    assert backend.codes == ["1"] * 4
+
+
+def test_no_other_language_is_in_the_texts_of_a_container_type() -> None:
+    words = {"PythonLTS": {"Python"}, "NodeLTS": {"JavaScript", "Node.js"}, "Shell": {"bash"}}
+    for container_type, own in words.items():
+        described = describe_tools(ContainerType(container_type))
+        text = " ".join([*described.values(), CODE_TOOLS[ContainerType(container_type)].parameter_description])
+        assert {word for each in words.values() for word in each if word in text} == own
+
+
+@pytest.mark.parametrize("options", [{}, {"session_per_call": True}, {"uploads": "/"}])
+def test_a_pool_of_custom_containers_is_refused(options: dict[str, Any]) -> None:
+    with scripted_pool(ScriptedBackend(ContainerType.CUSTOM_CONTAINER)) as pool:
+        with pytest.raises(InvalidRequest, match=r"must be of type PythonLTS, NodeLTS, Shell, not CustomContainer: .*"):
+            toolset(pool, **options)
+        with pytest.raises(InvalidRequest, match=r"session\.request\("):
+            Toolset("framework", "Name it.", session=pool.session())
 
 
 def test_descriptions_follow_the_options(pool: SessionPool) -> None:
@@ -113,7 +151,7 @@ def test_twins_have_equal_signatures(name: str) -> None:
 
 
 def test_there_are_twins() -> None:
-    assert set(TWINS) == set(TOOLS)
+    assert set(TWINS) == {"run_code", *TOOLS} - {"run_python"}
     assert inspect.signature(Toolset.call) == inspect.signature(Toolset.acall)
 
 

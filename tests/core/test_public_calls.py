@@ -96,7 +96,7 @@ CALLS: dict[str, Call] = {
     "text_for_model": lambda _p, a, b, _c: showing(b).text_for_model(a),
     "image": lambda _p, a, b, _c: repr(Output({"image/png": a, "text/plain": b}, {"b": b})),
     "save": lambda _p, a, _b, _c: Image("figure.png", "image/png", b"x").save(a),
-    "run_python": lambda pool, a, b, c: tools.run_python(pool.session(), a, budget=b, timeout=c),
+    "run_code": lambda pool, a, b, c: tools.run_code(pool.session(), a, budget=b, timeout=c),
     "list_files": lambda pool, a, b, _: tools.list_files(pool.session(), a, budget=b),
     "read_file": lambda pool, a, b, c: tools.read_file(pool.session(), a, budget=b, limit=c),
     "download_file": lambda pool, a, b, _: tools.download_file(pool.session(), a, limit=b),

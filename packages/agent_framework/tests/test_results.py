@@ -155,7 +155,7 @@ async def test_an_exception_of_on_output_ends_the_code(session: Session, backend
 
     tools = GreenroomTools(session=session, on_output=tell)
     with pytest.raises(ConnectionResetError):
-        await tools.run_python.invoke(arguments={"code": ENDLESS_CODE})
+        await tools.code_tool.invoke(arguments={"code": ENDLESS_CODE})
     await wait_until(lambda: backend.interrupted == backend.identifiers)
 
 
@@ -175,7 +175,7 @@ async def test_a_run_takes_the_tools_as_an_agent_does(tools: GreenroomTools, bac
     agent = agent_with(None)
     await agent.run("1", tools=tools)
     await agent.run("2", tools=[tools])
-    await agent.run("3", tools=tools.run_python)
+    await agent.run("3", tools=tools.code_tool)
     assert backend.codes == ["1", "2", "3"]
 
 

@@ -29,6 +29,8 @@ class GreenroomTools:
         agent = Agent(client, tools=GreenroomTools(pool=pool))
         await agent.run(question, session=agent.create_session())
 
+    The tool that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
+
     With a pool, each conversation has its own session: that of the `session_id` of the `AgentSession` that the agent
     runs with. With a session, all agents and conversations share it.
 
@@ -54,8 +56,8 @@ class GreenroomTools:
         Args:
             pool: gives each conversation its own session.
             session: serves all conversations.
-            session_per_call: each call gets a new session of the pool, deleted after it. `run_python` is then the
-                only tool, and the agent needs no session.
+            session_per_call: each call gets a new session of the pool, deleted after it. The tool that runs code is
+                then the only one, and the agent needs no session.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without one
                 there is no tool `upload_file`.
             timeout: the time limit of code in seconds; by default that of the session or the pool.
@@ -80,17 +82,19 @@ class GreenroomTools:
             images=images,
         )
         self._on_output = on_output
-        self.run_python = self._tool("run_python", self._run_python, approval_mode=approval_mode)
-        """The tool that runs code, for agents that should not have the others."""
-        for_files = {
+        functions = {
+            "run_python": self._run_python,
+            "run_javascript": self._run_javascript,
+            "run_shell": self._run_shell,
             "list_files": self._list_files,
             "read_file": self._read_file,
             "download_file": self._download_file,
             "upload_file": self._upload_file,
         }
-        self._tools = [self.run_python] + [
-            self._tool(name, function) for name, function in for_files.items() if name in self._toolset.names
-        ]
+        code, *for_files = self._toolset.names
+        self.code_tool = self._tool(code, functions[code], approval_mode=approval_mode)
+        """The tool that runs code, for agents that should not have the others."""
+        self._tools = [self.code_tool, *(self._tool(name, functions[name]) for name in for_files)]
 
     def __iter__(self) -> Iterator[FunctionTool]:
         """Iterate over the tools that can work."""
@@ -116,6 +120,16 @@ class GreenroomTools:
 
     async def _run_python(self, code: Annotated[str, adapters.CODE], ctx: FunctionInvocationContext) -> list[Content]:
         return await self._call(ctx, "run_python", code=code)
+
+    async def _run_javascript(
+        self, code: Annotated[str, adapters.JAVASCRIPT], ctx: FunctionInvocationContext
+    ) -> list[Content]:
+        return await self._call(ctx, "run_javascript", code=code)
+
+    async def _run_shell(
+        self, command: Annotated[str, adapters.COMMAND], ctx: FunctionInvocationContext
+    ) -> list[Content]:
+        return await self._call(ctx, "run_shell", command=command)
 
     async def _list_files(
         self, ctx: FunctionInvocationContext, directory: Annotated[str, adapters.DIRECTORY] = adapters.DATA_DIR

@@ -1,4 +1,4 @@
-"""Greenroom for LangChain: tools that run Python in isolated, stateful sessions."""
+"""Greenroom for LangChain: tools that run code in isolated, stateful sessions."""
 
 from langchain_greenroom.tool import OUTPUT_EVENT, GreenroomTool, execution_of
 from langchain_greenroom.toolkit import GreenroomToolkit

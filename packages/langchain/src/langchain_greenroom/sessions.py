@@ -96,8 +96,8 @@ class SessionSource(BaseModel):
 class SessionTool(SessionSource, BaseTool):
     """A tool of the toolset; an error that the model can retry after is a result with the status error."""
 
-    tool: ClassVar[str]
-    """Its name in the toolset; `name` can be another one."""
+    tool: ClassVar[str] = ""
+    """Its name in the toolset, also where `name` is another one; empty for the tool that runs code."""
 
     handle_tool_error: Any = True
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
@@ -105,15 +105,25 @@ class SessionTool(SessionSource, BaseTool):
     def __init__(self, pool: SessionPool | None = None, **options: Any) -> None:
         super().__init__(pool=pool, **options)
 
+    @model_validator(mode="after")
+    def _describe(self) -> Self:
+        if "description" not in self.model_fields_set:
+            self.description = self._toolset.describe(self._tool)
+        return self
+
+    @property
+    def _tool(self) -> str:
+        return self.tool or self._toolset.code_tool
+
     def _call(
         self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: str
     ) -> ToolAnswer[Artifact]:
-        return _raised(self._toolset.call(_thread_id(config), self.tool, on_output=on_output, **arguments))
+        return _raised(self._toolset.call(_thread_id(config), self._tool, on_output=on_output, **arguments))
 
     async def _acall(
         self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: str
     ) -> ToolAnswer[Artifact]:
-        return _raised(await self._toolset.acall(_thread_id(config), self.tool, on_output=on_output, **arguments))
+        return _raised(await self._toolset.acall(_thread_id(config), self._tool, on_output=on_output, **arguments))
 
 
 def _raised(answer: ToolAnswer[Artifact]) -> ToolAnswer[Artifact]:

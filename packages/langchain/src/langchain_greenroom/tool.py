@@ -5,7 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from inspect import isawaitable
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.messages import BaseMessage, ToolMessage
@@ -36,15 +36,36 @@ class PythonInput(BaseModel):
     code: str = Field(description=adapters.CODE)
 
 
+class JavaScriptInput(BaseModel):
+    """The arguments of `run_javascript`."""
+
+    code: str = Field(description=adapters.JAVASCRIPT)
+
+
+class ShellInput(BaseModel):
+    """The arguments of `run_shell`."""
+
+    command: str = Field(description=adapters.COMMAND)
+
+
+_INPUTS: dict[str, type[BaseModel]] = {
+    "run_python": PythonInput,
+    "run_javascript": JavaScriptInput,
+    "run_shell": ShellInput,
+}
+
+
 class GreenroomTool(SessionTool):
-    """Runs Python in the session of the conversation.
+    """Runs Python in the session of the conversation; or JavaScript or shell commands, by the pool's container type.
+
+    By default it has the name, the description and the arguments of that type's tool: `run_python`, `run_javascript` or
+    `run_shell`.
 
     Its content is text for the model, with `images` followed by the figures as image blocks; its artifact is the
     whole `greenroom.Execution`. A failed execution has the status error. Errors that other code cannot avoid, such as
     `PoolFull` or `EngineUnavailable`, are raised.
     """
 
-    tool: ClassVar[str] = "run_python"
     name: str = "run_python"
     description: str = adapters.TOOLS["run_python"]
     args_schema: ArgsSchema | None = PythonInput
@@ -63,21 +84,25 @@ class GreenroomTool(SessionTool):
     """Called with each piece of output while code runs. Its exception ends the code."""
 
     @model_validator(mode="after")
-    def _describe(self) -> Self:
-        if "description" not in self.model_fields_set:
-            self.description = self._toolset.describe("run_python")
+    def _name(self) -> Self:
+        if "name" not in self.model_fields_set:
+            self.name = self._tool
+        if "args_schema" not in self.model_fields_set:
+            self.args_schema = _INPUTS[self._tool]
         return self
 
-    def _run(self, code: str, config: RunnableConfig, tool_call_id: str | None = None) -> tuple[Any, Any]:
+    def _run(self, *, config: RunnableConfig, tool_call_id: str | None = None, **arguments: str) -> tuple[Any, Any]:
         def send(output: StreamText | Output) -> Awaitable[None] | None:
             if isinstance(output, StreamText):
                 dispatch_custom_event(OUTPUT_EVENT, asdict(output))
                 _write_to_graph(output)
             return None if self.on_output is None else self.on_output(output, config)
 
-        return self._content(self._call(config, on_output=send, code=code), tool_call_id)
+        return self._content(self._call(config, on_output=send, **arguments), tool_call_id)
 
-    async def _arun(self, code: str, config: RunnableConfig, tool_call_id: str | None = None) -> tuple[Any, Any]:
+    async def _arun(
+        self, *, config: RunnableConfig, tool_call_id: str | None = None, **arguments: str
+    ) -> tuple[Any, Any]:
         async def send(output: StreamText | Output) -> None:
             if isinstance(output, StreamText):
                 await adispatch_custom_event(OUTPUT_EVENT, asdict(output))
@@ -85,7 +110,7 @@ class GreenroomTool(SessionTool):
             if self.on_output is not None and isawaitable(returned := self.on_output(output, config)):
                 await returned
 
-        return self._content(await self._acall(config, on_output=send, code=code), tool_call_id)
+        return self._content(await self._acall(config, on_output=send, **arguments), tool_call_id)
 
     def _content(self, answer: ToolAnswer[Artifact], tool_call_id: str | None) -> tuple[Any, Any]:
         content: str | list[str | dict[str, Any]] = answer.text
@@ -104,7 +129,8 @@ class GreenroomTool(SessionTool):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # The framework's own injection of the id refuses calls without one: tool.invoke({"code": …}).
         arguments, keywords = super()._to_args_and_kwargs(tool_input, tool_call_id)
-        return arguments, {**keywords, "tool_call_id": tool_call_id}
+        # A plain text is the only argument, whose name depends on the container type.
+        return (), {**dict(zip(self.args, arguments, strict=False)), **keywords, "tool_call_id": tool_call_id}
 
 
 def _write_to_graph(text: StreamText) -> None:

@@ -11,7 +11,7 @@ from langchain_greenroom.tool import GreenroomTool, OnOutput
 
 
 class GreenroomToolkit(SessionSource, BaseToolkit):
-    """The tool that runs Python, and those for the files of its session."""
+    """The tool that runs code, and those for the files of its session."""
 
     uploads: DirectoryPath | None = None
     """A directory whose files the model may copy into its session; without it there is no tool for that."""
@@ -24,7 +24,8 @@ class GreenroomToolkit(SessionSource, BaseToolkit):
     def get_tools(self) -> list[BaseTool]:
         """Return `run_python`, `list_files`, `read_file`, `download_file`, and with `uploads` also `upload_file`.
 
-        With `session_per_call` there is only `run_python`, as files are not kept.
+        The first is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell. With
+        `session_per_call` there is no other, as files are not kept.
         """
         source: dict[str, Any] = {"pool": self.pool, "session": self.session}
         code: dict[str, Any] = {"session_per_call": self.session_per_call, "timeout": self.timeout}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
@@ -29,6 +30,8 @@ _ADVICE = "Invoke with arguments=KernelArguments(thread_id=thread.id)."
 
 class GreenroomPlugin:
     """Lets a model run Python in a session that lasts as long as the conversation, and use its files.
+
+    The function that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
 
     With a pool, each conversation has its own session. The conversation is the entry `thread_id` of the
     `KernelArguments`, as Semantic Kernel passes nothing else of a thread to functions::
@@ -64,8 +67,8 @@ class GreenroomPlugin:
         Args:
             pool: gives each conversation its own session.
             session: serves all conversations.
-            session_per_call: each call gets a new session of the pool, deleted after it. `run_python` is then the
-                only function, and no `thread_id` is needed.
+            session_per_call: each call gets a new session of the pool, deleted after it. The function that runs code
+                is then the only one, and no `thread_id` is needed.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without one
                 there is no function `upload_file`.
             timeout: the time limit of code in seconds; by default that of the session or the pool.
@@ -88,9 +91,13 @@ class GreenroomPlugin:
         )
         self._on_output = on_output
         # A kernel takes the functions that it finds on the object; those that cannot work are hidden from it.
-        vars(self).update(dict.fromkeys(adapters.TOOLS.keys() - self._toolset.names))
-        if session_per_call:
-            vars(self)["run_python"] = _described(self.run_python, self._toolset.describe("run_python"))
+        functions = inspect.getmembers(self, lambda member: hasattr(member, "__kernel_function__"))
+        vars(self).update(
+            {
+                name: _described(function, self._toolset.describe(name)) if name in self._toolset.names else None
+                for name, function in functions
+            }
+        )
 
     def session_for(self, thread: AgentThread | str | None = None) -> Session:
         """Return the session of a conversation, for the application's own uploads and downloads.
@@ -106,29 +113,39 @@ class GreenroomPlugin:
         """
         return self._toolset.session_for(_name(thread if isinstance(thread, str) else getattr(thread, "id", None)))
 
-    @kernel_function(description=adapters.describe_run_python(figures_seen=False))
+    @kernel_function
     async def run_python(self, code: Annotated[str, adapters.CODE], arguments: Invocation = None) -> str:
         """Run code. If it ran, successfully or not, the result is an `ExecutionText`."""
         return await self._call(arguments, "run_python", code=code)
 
-    @kernel_function(description=adapters.TOOLS["list_files"])
+    @kernel_function
+    async def run_javascript(self, code: Annotated[str, adapters.JAVASCRIPT], arguments: Invocation = None) -> str:
+        """As `run_python`, where the container type is NodeLTS."""
+        return await self._call(arguments, "run_javascript", code=code)
+
+    @kernel_function
+    async def run_shell(self, command: Annotated[str, adapters.COMMAND], arguments: Invocation = None) -> str:
+        """As `run_python`, where the container type is Shell."""
+        return await self._call(arguments, "run_shell", command=command)
+
+    @kernel_function
     async def list_files(
         self, directory: Annotated[str, adapters.DIRECTORY] = adapters.DATA_DIR, arguments: Invocation = None
     ) -> str:
         """List the files of the session."""
         return await self._call(arguments, "list_files", directory=directory)
 
-    @kernel_function(description=adapters.TOOLS["read_file"])
+    @kernel_function
     async def read_file(self, path: FilePath, arguments: Invocation = None) -> str:
         """Read a file of at most 1 MiB."""
         return await self._call(arguments, "read_file", path=path)
 
-    @kernel_function(description=adapters.TOOLS["download_file"])
+    @kernel_function
     async def download_file(self, path: FilePath, arguments: Invocation = None) -> str:
         """Send the application a file of at most 20 MiB; the result is a `DownloadText`."""
         return await self._call(arguments, "download_file", path=path)
 
-    @kernel_function(description=adapters.TOOLS["upload_file"])
+    @kernel_function
     async def upload_file(self, name: Annotated[str, adapters.NAME], arguments: Invocation = None) -> str:
         """Copy a file of the directory `uploads` into the session."""
         return await self._call(arguments, "upload_file", name=name)
@@ -145,7 +162,7 @@ def _name(conversation: object) -> str | None:
 
 
 def _described(function: Callable[..., Awaitable[str]], description: str) -> Callable[..., Awaitable[str]]:
-    """A kernel function as `function`, a method, with a description that is not that of its class."""
+    """A kernel function as `function`, a method, with its description for models."""
 
     @kernel_function(description=description)
     @functools.wraps(function)

@@ -8,7 +8,7 @@ framework's form. An adapter for another framework starts from these names::
     CODE, DIRECTORY, …          the descriptions of parameters
     OnOutput, with_context      a callback for output while code runs, without and with the framework's context
 
-Below them are `SessionRouter`, which finds the session of a call, the functions behind the tools (`run_python`,
+Below them are `SessionRouter`, which finds the session of a call, the functions behind the tools (`run_code`,
 `read_file`, …, each with an `a…` twin), and `RETRYABLE`, the errors that become answers.
 """
 
@@ -16,15 +16,19 @@ from greenroom.adapters.code import strip_fence
 from greenroom.adapters.conversation import conversation_identifier
 from greenroom.adapters.descriptions import (
     CODE,
+    CODE_TOOLS,
+    COMMAND,
     DIRECTORY,
+    JAVASCRIPT,
     NAME,
     PATH,
     TOOLS,
-    describe_run_python,
+    CodeTool,
+    describe_tools,
     offered_tools,
 )
 from greenroom.adapters.downloads import Download
-from greenroom.adapters.execution import OnOutput, arun_python, run_python, with_context
+from greenroom.adapters.execution import OnOutput, arun_code, run_code, with_context
 from greenroom.adapters.figures import FIGURES_NOTE, MODEL_FORMATS, figures_for_models
 from greenroom.adapters.files import (
     DOWNLOAD_LIMIT,
@@ -48,10 +52,13 @@ from greenroom.text import check_budget, describe, shorten
 
 __all__ = [
     "CODE",
+    "CODE_TOOLS",
+    "COMMAND",
     "DATA_DIR",
     "DIRECTORY",
     "DOWNLOAD_LIMIT",
     "FIGURES_NOTE",
+    "JAVASCRIPT",
     "MODEL_FORMATS",
     "NAME",
     "PATH",
@@ -59,6 +66,7 @@ __all__ = [
     "RETRYABLE",
     "TOOLS",
     "Artifact",
+    "CodeTool",
     "Download",
     "OnOutput",
     "SessionRouter",
@@ -67,20 +75,20 @@ __all__ = [
     "adownload_file",
     "alist_files",
     "aread_file",
-    "arun_python",
+    "arun_code",
     "aupload_file",
     "check_budget",
     "check_timeout",
     "check_uploads",
     "conversation_identifier",
     "describe",
-    "describe_run_python",
+    "describe_tools",
     "download_file",
     "figures_for_models",
     "list_files",
     "offered_tools",
     "read_file",
-    "run_python",
+    "run_code",
     "shorten",
     "strip_fence",
     "upload_file",

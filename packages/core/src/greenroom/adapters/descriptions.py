@@ -3,62 +3,155 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from greenroom.errors import InvalidRequest
+from greenroom.models import ContainerType
 
 # The parameters
 
 CODE = "The Python code to run."
+JAVASCRIPT = "The JavaScript code to run."
+COMMAND = "The command to run, for bash."
 DIRECTORY = "A directory in /mnt/data."
 PATH = "A file in /mnt/data, such as report.csv."
 NAME = "The file's name, such as sales.csv."
 
 
-def describe_run_python(*, state_kept: bool = True, figures_seen: bool = True) -> str:
-    """Return the description of `run_python`.
+@dataclass(frozen=True, slots=True)
+class CodeTool:
+    """The tool that runs code in the sandboxes of one container type."""
+
+    name: str
+    parameter: str
+    parameter_description: str
+    languages: frozenset[str]
+    """The names of its language after a Markdown fence, in lower case."""
+    means: str
+    """Completes "Read it with …", for files that no other tool can read."""
+    purpose: str
+    state_kept: str
+    state_not_kept: str
+    returned: str
+    """Completes "You get back …"; it can have `{figures}`."""
+
+    def describe(self, *, state_kept: bool = True, figures_seen: bool = True) -> str:
+        """Return the description; the arguments are those of `describe_tools`."""
+        returned = self.returned.format(figures="its figures" if figures_seen else "the names of its figures")
+        return (
+            f"{self.purpose} {self.state_kept if state_kept else self.state_not_kept} You get back {returned}. "
+            "Keep files in /mnt/data. There may be no network."
+        )
+
+
+CODE_TOOLS: Mapping[ContainerType, CodeTool] = MappingProxyType(
+    {
+        ContainerType.PYTHON_LTS: CodeTool(
+            name="run_python",
+            parameter="code",
+            parameter_description=CODE,
+            languages=frozenset(("python", "python3", "py", "py3", "ipython", "ipython3")),
+            means="Python",
+            purpose="Run Python code in an isolated sandbox, like a notebook cell.",
+            state_kept="Variables, imports and files are kept from call to call.",
+            state_not_kept="Each call starts afresh: no variable, import or file is kept for the next.",
+            returned="what the code prints, the value of its last expression, {figures}, and its error if it fails",
+        ),
+        ContainerType.NODE_LTS: CodeTool(
+            name="run_javascript",
+            parameter="code",
+            parameter_description=JAVASCRIPT,
+            languages=frozenset(("javascript", "js", "node")),
+            means="JavaScript",
+            purpose=(
+                "Run JavaScript in Node.js, in an isolated sandbox, like a notebook cell: require() and top-level "
+                "await work."
+            ),
+            state_kept="Variables, functions and files are kept from call to call.",
+            state_not_kept="Each call starts afresh: no variable, function or file is kept for the next.",
+            returned=(
+                "what the code writes to the console, the value of its last expression, {figures} (shown with "
+                "$$.png(base64)), and its error if it fails"
+            ),
+        ),
+        ContainerType.SHELL: CodeTool(
+            name="run_shell",
+            parameter="command",
+            parameter_description=COMMAND,
+            languages=frozenset(("bash", "sh", "shell")),
+            means="a command",
+            purpose="Run a command with bash in the directory /mnt/data of an isolated sandbox.",
+            state_kept=(
+                "Each call is a new shell: files are kept from call to call, variables and the working directory are "
+                "not."
+            ),
+            state_not_kept="Each call starts afresh: no file, variable or working directory is kept for the next.",
+            returned="what the command prints, and its exit code if it fails",
+        ),
+    }
+)
+"""The tool that runs code, by the container type of its pool."""
+
+
+def code_tool_of(container_type: ContainerType) -> CodeTool:
+    """Return the tool that runs code in pools of a container type.
+
+    Raises:
+        InvalidRequest: its sandboxes run no code.
+    """
+    if (tool := CODE_TOOLS.get(container_type)) is None:
+        raise InvalidRequest(
+            f"The pool of these tools must be of type {', '.join(CODE_TOOLS)}, not {container_type}: such a container "
+            "takes requests. Send them with session.request(…), for example in a tool of your own."
+        )
+    return tool
+
+
+def describe_tools(
+    container_type: ContainerType = ContainerType.PYTHON_LTS, *, state_kept: bool = True, figures_seen: bool = True
+) -> Mapping[str, str]:
+    """Return the description of each tool, by name.
 
     Args:
+        container_type: that of the pool.
         state_kept: whether a call finds what the previous one left.
         figures_seen: whether the model gets the pictures themselves.
+
+    Raises:
+        InvalidRequest: sandboxes of this type run no code.
     """
-    state = (
-        "Variables, imports and files are kept from call to call."
-        if state_kept
-        else "Each call starts afresh: no variable, import or file is kept for the next."
-    )
-    figures = "its figures" if figures_seen else "the names of its figures"
-    return (
-        f"Run Python code in an isolated sandbox, like a notebook cell. {state} You get back what the code prints, "
-        f"the value of its last expression, {figures}, and its error if it fails. Keep files in /mnt/data. There may "
-        "be no network."
-    )
-
-
-TOOLS: Mapping[str, str] = MappingProxyType(
-    {
-        "run_python": describe_run_python(),
+    code = code_tool_of(container_type)
+    return {
+        code.name: code.describe(state_kept=state_kept, figures_seen=figures_seen),
         "list_files": "List the files in /mnt/data and the directories below it, with their sizes.",
-        "read_file": "Read a text file. The middle of a long file is left out: read that part with Python.",
+        "read_file": f"Read a text file. The middle of a long file is left out: read that part with {code.means}.",
         "download_file": "Send the user a file that you saved, such as a report or a chart.",
         "upload_file": "Copy a file that the user provided into /mnt/data.",
     }
-)
-"""The description of each tool, by name."""
 
 
-def offered_tools(*, session_per_call: bool = False, uploads: bool = False) -> tuple[str, ...]:
-    """Return the names of the tools that can work; a model need not know about the others.
+TOOLS: Mapping[str, str] = MappingProxyType(describe_tools())
+"""The description of each tool of a Python pool, by name."""
+
+
+def offered_tools(
+    container_type: ContainerType = ContainerType.PYTHON_LTS, *, session_per_call: bool = False, uploads: bool = False
+) -> tuple[str, ...]:
+    """Return the names of the tools that can work; a model need not know about the others. The one that runs code is
+    the first.
 
     Args:
+        container_type: that of the pool.
         session_per_call: whether a session ends with its call, so that files are not kept.
         uploads: whether the application names a directory to upload from.
 
     Raises:
-        InvalidRequest: both.
+        InvalidRequest: sandboxes of this type run no code, or both options are set.
     """
     if session_per_call and uploads:
         raise InvalidRequest("session_per_call=True cannot be combined with uploads=: files would not be kept.")
+    names = tuple(describe_tools(container_type))
     if session_per_call:
-        return ("run_python",)
-    return tuple(name for name in TOOLS if uploads or name != "upload_file")
+        return names[:1]
+    return tuple(name for name in names if uploads or name != "upload_file")

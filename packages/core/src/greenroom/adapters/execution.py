@@ -1,4 +1,4 @@
-"""The tool `run_python`."""
+"""The tools that run code: `run_python`, `run_javascript` and `run_shell`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def with_context(
     return None if on_output is None else lambda output: on_output(output, context)
 
 
-def run_python(
+def run_code(
     session: Session,
     code: str,
     *,
@@ -39,14 +39,14 @@ def run_python(
     """Run a model's code, without the Markdown fence around it.
 
     Args:
-        session: where to run it.
+        session: where to run it; its container type determines the language.
         code: what the model wrote.
         budget: the maximum number of characters that the model reads.
         timeout: the time limit of the code in seconds; by default that of the session or the pool.
         images: whether the answer has figures for the model.
         on_output: called with each piece of output; it must not be asynchronous here.
     """
-    code = strip_fence(check_code(code))
+    code = strip_fence(check_code(code), session.container_type)
     if on_output is None:
         return _answer(session.execute(code, timeout=timeout), budget, images)
     with closing(session.stream(code, timeout=timeout)) as events:
@@ -60,7 +60,7 @@ def run_python(
     raise AssertionError("a stream ends with its execution")
 
 
-async def arun_python(
+async def arun_code(
     session: Session,
     code: str,
     *,
@@ -69,8 +69,8 @@ async def arun_python(
     images: bool = True,
     on_output: OnOutput | None = None,
 ) -> ToolAnswer[Execution]:
-    """As `run_python`; `on_output` may be asynchronous. Cancelling the call interrupts the code."""
-    code = strip_fence(check_code(code))
+    """As `run_code`; `on_output` may be asynchronous. Cancelling the call interrupts the code."""
+    code = strip_fence(check_code(code), session.container_type)
     if on_output is None:
         return _answer(await session.aexecute(code, timeout=timeout), budget, images)
     async with aclosing(session.astream(code, timeout=timeout)) as events:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from greenroom.adapters.descriptions import code_tool_of
 from greenroom.adapters.downloads import Download
 from greenroom.adapters.results import ToolAnswer
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest, in_units
@@ -39,14 +40,14 @@ def read_file(session: Session, path: str, *, budget: int, limit: int = READ_LIM
     Raises:
         FileRefused: it has more than `limit` bytes, or is not text.
     """
-    file = _within(limit, session.file(path))
-    return _as_text(file, session.download(path, limit=limit), budget)
+    file = _within(limit, session.file(path), session)
+    return _as_text(file, session.download(path, limit=limit), budget, session)
 
 
 async def aread_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> ToolAnswer[RemoteFile]:
     """As `read_file`."""
-    file = _within(limit, await session.afile(path))
-    return _as_text(file, await session.adownload(path, limit=limit), budget)
+    file = _within(limit, await session.afile(path), session)
+    return _as_text(file, await session.adownload(path, limit=limit), budget, session)
 
 
 def download_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> ToolAnswer[Download]:
@@ -55,13 +56,13 @@ def download_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -
     Raises:
         FileRefused: it has more than `limit` bytes.
     """
-    file = _within(limit, session.file(path))
+    file = _within(limit, session.file(path), session)
     return _sent(file, session.download(path, limit=limit))
 
 
 async def adownload_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> ToolAnswer[Download]:
     """As `download_file`."""
-    file = _within(limit, await session.afile(path))
+    file = _within(limit, await session.afile(path), session)
     return _sent(file, await session.adownload(path, limit=limit))
 
 
@@ -103,20 +104,24 @@ def _listed(found: Iterable[RemoteFile], budget: int) -> ToolAnswer[list[RemoteF
     return ToolAnswer(_fit("\n".join(map(_line, files)), budget) or "There are no files.", files)
 
 
-def _within(limit: int, file: RemoteFile) -> RemoteFile:
+def _within(limit: int, file: RemoteFile, session: Session) -> RemoteFile:
     # A file can grow after this check, so the download enforces the limit too.
     if file.size > limit:
         limited = f"{_line(file)} is over the limit of {in_units(limit)}"
-        raise FileRefused(f"{limited}. Read the part that you need with Python.")
+        raise FileRefused(f"{limited}. Read the part that you need with {_means(session)}.")
     return file
 
 
-def _as_text(file: RemoteFile, content: bytes, budget: int) -> ToolAnswer[RemoteFile]:
+def _as_text(file: RemoteFile, content: bytes, budget: int, session: Session) -> ToolAnswer[RemoteFile]:
     try:
         text = visible(content.decode().replace("\r\n", "\n"))  # some databases refuse a conversation with NUL in it
         return ToolAnswer(_fit(text, budget) or "The file is empty.", file)
     except UnicodeDecodeError:
-        raise FileRefused(f"{_line(file)} is not a UTF-8 text file. Read it with Python.") from None
+        raise FileRefused(f"{_line(file)} is not a UTF-8 text file. Read it with {_means(session)}.") from None
+
+
+def _means(session: Session) -> str:
+    return code_tool_of(session.container_type).means
 
 
 def _sent(file: RemoteFile, data: bytes) -> ToolAnswer[Download]:

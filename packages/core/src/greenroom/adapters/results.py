@@ -10,7 +10,7 @@ from greenroom.errors import FileMissing, FileRefused, GreenroomError, InvalidRe
 from greenroom.models import Execution, Image, RemoteFile
 
 Artifact: TypeAlias = Execution | Download | RemoteFile | list[RemoteFile] | GreenroomError
-"""The object of a call: the execution of `run_python`, the download of `download_file`, the files of the other tools;
+"""The object of a call: the execution of the code tool, the download of `download_file`, the files of the other tools;
 or the error, if the call had no result and the model can retry."""
 
 T_co = TypeVar("T_co", bound=Artifact, covariant=True)

@@ -38,7 +38,8 @@ class SessionRouter:
         Raises:
             InvalidRequest: the options cannot be combined.
         """
-        if (pool is None) == (session is None):
+        source = pool if session is None else session
+        if source is None or (pool is not None and session is not None):
             raise InvalidRequest(
                 "Pass either pool=greenroom.connect(…) (one session per conversation) or session= (one for all)."
             )
@@ -49,6 +50,8 @@ class SessionRouter:
                 )
         if per_call and pool is None:
             raise InvalidRequest("session_per_call=True takes its sessions from a pool: pass pool=, not session=.")
+        self.container_type = source.container_type
+        """That of the sessions."""
         self._scope = scope
         self._advice = advice
         self._pool = pool

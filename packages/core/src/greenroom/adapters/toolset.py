@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from greenroom.adapters.descriptions import TOOLS, describe_run_python, offered_tools
-from greenroom.adapters.execution import OnOutput, arun_python, run_python
+from greenroom.adapters.descriptions import code_tool_of, describe_tools, offered_tools
+from greenroom.adapters.execution import OnOutput, arun_code, run_code
 from greenroom.adapters.files import (
     DOWNLOAD_LIMIT,
     READ_LIMIT,
@@ -37,8 +37,7 @@ class _Tool(NamedTuple):
     acall: Callable[..., Awaitable[ToolAnswer[Artifact]]]
 
 
-_TOOLS: Mapping[str, _Tool] = {
-    "run_python": _Tool("code", True, run_python, arun_python),
+_FILE_TOOLS: Mapping[str, _Tool] = {
     "list_files": _Tool("directory", False, list_files, alist_files),
     "read_file": _Tool("path", True, read_file, aread_file),
     "download_file": _Tool("path", True, download_file, adownload_file),
@@ -71,8 +70,8 @@ class Toolset:
             advice: a sentence on how a call of this framework names its conversation.
             pool: gives each conversation its own session.
             session: serves all conversations.
-            session_per_call: each call gets a new session of the pool, deleted after it; `run_python` is then the
-                only tool.
+            session_per_call: each call gets a new session of the pool, deleted after it; the tool that runs code is
+                then the only one.
             uploads: a directory whose files a model may copy into its session; without it there is no `upload_file`.
             timeout: the time limit of code in seconds; by default that of the session or the pool.
             budget: the maximum number of characters that a model reads of one result.
@@ -81,15 +80,21 @@ class Toolset:
             download_limit: the maximum size of a file that a model sends to the user, in bytes.
 
         Raises:
-            InvalidRequest: an option breaks its rule, or two options cannot be combined.
+            InvalidRequest: an option breaks its rule, two options cannot be combined, or the pool's sandboxes run no
+                code.
         """
         self._router = SessionRouter(scope, advice, pool=pool, session=session, per_call=session_per_call)
-        self.names = offered_tools(session_per_call=session_per_call, uploads=uploads is not None)
+        container_type = self._router.container_type
+        code = code_tool_of(container_type)
+        self.code_tool = code.name
+        """The tool that runs code: `run_python`, `run_javascript` or `run_shell`, by the container type."""
+        self.names = offered_tools(container_type, session_per_call=session_per_call, uploads=uploads is not None)
         """The tools that can work, and so are offered to models."""
-        self._run_python = describe_run_python(state_kept=not session_per_call, figures_seen=images)
+        self._descriptions = describe_tools(container_type, state_kept=not session_per_call, figures_seen=images)
+        self._tools = {code.name: _Tool(code.parameter, True, run_code, arun_code), **_FILE_TOOLS}
         budget = check_budget(budget)
         self._options: Mapping[str, Mapping[str, Any]] = {
-            "run_python": {"budget": budget, "timeout": check_timeout(timeout), "images": images},
+            code.name: {"budget": budget, "timeout": check_timeout(timeout), "images": images},
             "list_files": {"budget": budget},
             "read_file": {"budget": budget, "limit": check_limit(read_limit)},
             "download_file": {"limit": check_limit(download_limit)},
@@ -103,7 +108,7 @@ class Toolset:
 
     def describe(self, tool: str) -> str:
         """Return the description of a tool for models."""
-        return self._run_python if tool == "run_python" else TOOLS[tool]
+        return self._descriptions[tool]
 
     def session_for(self, conversation: str | None) -> Session:
         """Return the session of a conversation, for the application's own use.
@@ -121,7 +126,7 @@ class Toolset:
         Args:
             conversation: its name; `None` or empty if the caller does not know it.
             tool: one of `names`.
-            on_output: called with each piece of output of `run_python`; it must not be asynchronous here.
+            on_output: called with each piece of output of code that runs; it must not be asynchronous here.
             arguments: what the model passed.
 
         Returns:
@@ -134,7 +139,7 @@ class Toolset:
         tool_, options = self._bound(tool, on_output)
         with self._router.for_call(conversation) as session:
             try:
-                return tool_.call(session, **_checked(tool, arguments), **options)
+                return tool_.call(session, *_checked(tool, tool_, arguments), **options)
             except RETRYABLE as error:
                 return ToolAnswer(str(error), error)
 
@@ -145,7 +150,7 @@ class Toolset:
         tool_, options = self._bound(tool, on_output)
         async with self._router.for_call(conversation) as session:
             try:
-                return await tool_.acall(session, **_checked(tool, arguments), **options)
+                return await tool_.acall(session, *_checked(tool, tool_, arguments), **options)
             except RETRYABLE as error:
                 return ToolAnswer(str(error), error)
 
@@ -153,13 +158,12 @@ class Toolset:
         if tool not in self.names:
             raise InvalidRequest(f"The tool must be one of {', '.join(self.names)}, not {brief(tool)}.")
         options = self._options[tool]
-        return _TOOLS[tool], {**options, "on_output": on_output} if tool == "run_python" else options
+        return self._tools[tool], {**options, "on_output": on_output} if tool == self.code_tool else options
 
 
-def _checked(tool: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked(name: str, tool: _Tool, arguments: Mapping[str, Any]) -> Iterable[Any]:
     """Return the arguments if they are the tool's parameters, so that a model cannot set the options beside them."""
-    parameter, required, *_ = _TOOLS[tool]
-    if [*arguments] == [parameter] or not (arguments or required):
-        return arguments
+    if [*arguments] == [tool.parameter] or not (arguments or tool.required):
+        return arguments.values()
     names = ", ".join(map(brief, arguments)) or "none"
-    raise InvalidRequest(f"The argument of {tool} must be {parameter!r}, not {names}.")
+    raise InvalidRequest(f"The argument of {name} must be {tool.parameter!r}, not {names}.")

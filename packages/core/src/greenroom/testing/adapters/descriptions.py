@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from greenroom.adapters import TOOLS, describe_run_python
+from greenroom.adapters import CODE_TOOLS, TOOLS, describe_tools
+from greenroom.models import ContainerType
 from greenroom.sessions import SessionPool
 from greenroom.testing.adapters.base import AdapterSuiteBase
 from greenroom.testing.adapters.driver import AdapterDriver
+from greenroom.testing.scripted import ScriptedBackend, scripted_pool
 
 
 class DescriptionTests(AdapterSuiteBase):
@@ -17,7 +19,7 @@ class DescriptionTests(AdapterSuiteBase):
 
     def test_the_tools_are_the_same_in_every_framework(self, adapter: AdapterDriver) -> None:
         told = {name: tool.text for name, tool in adapter.tools().items()}
-        assert told == {**TOOLS, "run_python": describe_run_python(figures_seen=self.driver.shows_figures)}
+        assert told == describe_tools(figures_seen=self.driver.shows_figures)
 
     def test_no_schema_leaks_internal_parameters(self, adapter: AdapterDriver) -> None:
         assert {name: set(tool.parameters) for name, tool in adapter.tools().items()} == {
@@ -43,3 +45,30 @@ class DescriptionTests(AdapterSuiteBase):
         text = self.driver(pool=pool, session_per_call=True).tools()["run_python"].text
         assert "Each call starts afresh" in text
         assert "are kept from" not in text
+
+    @pytest.mark.parametrize("container_type", CODE_TOOLS)
+    def test_the_tool_that_runs_code_is_that_of_the_container_type(
+        self, container_type: ContainerType, uploads: Path
+    ) -> None:
+        code = CODE_TOOLS[container_type]
+        seen = self.driver.shows_figures
+        with scripted_pool(ScriptedBackend(container_type)) as pool:
+            tools = self.driver(pool=pool, uploads=uploads).tools()
+            assert {name: tool.text for name, tool in tools.items()} == describe_tools(
+                container_type, figures_seen=seen
+            )
+            for options in ({"pool": pool, "session_per_call": True}, {"session": pool.session()}):
+                kept = "session" in options
+                tool = self.driver(**options).tools()[code.name]
+                assert tool.text == code.describe(state_kept=kept, figures_seen=seen)
+                assert [(name, schema["description"]) for name, schema in tool.parameters.items()] == [
+                    (code.parameter, code.parameter_description)
+                ]
+
+    def test_a_pool_whose_sandboxes_run_no_code_is_refused(self) -> None:
+        with scripted_pool(ScriptedBackend(ContainerType.CUSTOM_CONTAINER)) as pool:
+            for options in ({"pool": pool}, {"pool": pool, "session_per_call": True}, {"session": pool.session()}):
+                with pytest.raises(
+                    ValueError, match=r"PythonLTS, NodeLTS, Shell, not CustomContainer.*session\.request"
+                ):
+                    self.driver(**options)

@@ -31,7 +31,7 @@ class ToolResult:
     figures: tuple[tuple[str, bytes], ...] = ()
     """The pictures that the model sees: mime types and contents."""
     execution: Execution | None = None
-    """The execution that the application gets from `run_python`."""
+    """The execution that the application gets from the tool that runs code."""
     download: tuple[str, bytes] | None = None
     """The file that the application gets from `download_file`: mime type and content."""
 

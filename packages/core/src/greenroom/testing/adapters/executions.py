@@ -9,8 +9,9 @@ from typing import Literal
 
 import pytest
 
+from greenroom.adapters import CODE_TOOLS
 from greenroom.errors import EngineUnavailable, PoolClosed, PoolFull, SandboxLost
-from greenroom.models import Execution, ExecutionError, Output, StreamText
+from greenroom.models import ContainerType, Execution, ExecutionError, Output, StreamText
 from greenroom.sessions import SessionPool
 from greenroom.testing.adapters.base import AdapterSuiteBase
 from greenroom.testing.adapters.driver import AdapterDriver
@@ -78,6 +79,28 @@ class ExecutionTests(AdapterSuiteBase):
         for code in codes:
             await scripted.run("ann", code)
         assert backend.codes == codes
+
+    @pytest.mark.parametrize(
+        ("container_type", "languages", "others"),
+        [
+            (ContainerType.NODE_LTS, ("", "js", "JavaScript", "node"), ("python", "bash")),
+            (ContainerType.SHELL, ("", "bash", "sh", "Shell"), ("python", "js")),
+        ],
+    )
+    async def test_code_is_that_of_the_container_type(
+        self, container_type: ContainerType, languages: tuple[str, ...], others: tuple[str, ...]
+    ) -> None:
+        tool = CODE_TOOLS[container_type]
+        backend = ScriptedBackend(container_type)
+        with scripted_pool(backend) as pool:
+            adapter = self.driver(pool=pool)
+            for language in (*languages, *others):
+                result = await adapter.call("ann", tool.name, **{tool.parameter: f"```{language}\nls\n```"})
+                assert (result.text, result.failed or False) == ("stdout:\nran", False)
+                assert result.execution == backend.answer
+            assert backend.codes == [*("ls" for _ in languages), *(f"```{language}\nls\n```" for language in others)]
+            assert set(backend.identifiers) == {adapter.session("ann").identifier}
+            assert (await adapter.call("ann", tool.name, **{tool.parameter: " "})).text.startswith("The code")
 
     async def test_a_text_keeps_to_its_budget(self, pool: SessionPool, ann: str) -> None:
         adapter = self.driver(pool=pool, budget=300)

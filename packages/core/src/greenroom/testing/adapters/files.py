@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from greenroom.models import ContainerType
 from greenroom.testing.adapters.base import AdapterSuiteBase
 from greenroom.testing.adapters.driver import AdapterDriver
-from greenroom.testing.scripted import ScriptedBackend
+from greenroom.testing.scripted import ScriptedBackend, scripted_pool
 
 _PNG = b"\x89PNG\r\n\x1a\n and the rest of a picture"
 
@@ -41,6 +42,22 @@ class FileTests(AdapterSuiteBase):
         result = await adapter.call(ann, "read_file", path="file")
         assert text in result.text
         assert result.failed in {retryable, None}
+
+    @pytest.mark.parametrize(
+        ("container_type", "means"),
+        [(ContainerType.NODE_LTS, "JavaScript"), (ContainerType.SHELL, "a command")],
+    )
+    async def test_the_model_reads_any_other_file_with_the_language_of_the_container_type(
+        self, container_type: ContainerType, means: str
+    ) -> None:
+        with scripted_pool(ScriptedBackend(container_type)) as pool:
+            adapter = self.driver(pool=pool)
+            assert adapter.tools()["read_file"].text.endswith(f"read that part with {means}.")
+            await adapter.session("ann").aupload(_PNG, "binary")
+            assert (await adapter.call("ann", "read_file", path="binary")).text.endswith(f"Read it with {means}.")
+            await adapter.session("ann").aupload(bytes((1 << 20) + 1), "large")
+            text = (await adapter.call("ann", "read_file", path="large")).text
+            assert text.endswith(f"Read the part that you need with {means}.")
 
     async def test_the_model_hands_over_a_file_as_bytes_with_a_mime_type(
         self, adapter: AdapterDriver, ann: str

@@ -15,13 +15,15 @@ from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSp
 from llama_index.core.workflow import Context
 from workflows.errors import ContextStateError
 
-from greenroom import Output, Session, SessionPool, StreamText, adapters
+from greenroom import InvalidRequest, Output, Session, SessionPool, StreamText, adapters
 from greenroom.adapters import Toolset
 from llama_index.tools.greenroom.memory import keep_figures
 from llama_index.tools.greenroom.results import CodeOutput, ModelBlocks, ToolWithStatus
 from llama_index.tools.greenroom.sessions import ADVICE, SessionSource
 
 _Code = Annotated[str, adapters.CODE]
+_JavaScript = Annotated[str, adapters.JAVASCRIPT]
+_Command = Annotated[str, adapters.COMMAND]
 _Directory = Annotated[str, adapters.DIRECTORY]
 _FilePath = Annotated[str, adapters.PATH]
 _Name = Annotated[str, adapters.NAME]
@@ -35,6 +37,8 @@ is awaited."""
 
 class GreenroomToolSpec(SessionSource, BaseToolSpec):
     """Lets agents run Python in a session that lasts as long as the conversation, and use its files.
+
+    The tool that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
 
     With a pool, each conversation has its own session. The conversation is the workflow's `Context`:
     pass the same one to each run, `agent.run(user_msg=…, ctx=ctx)`. Outside of a workflow there is none, and
@@ -66,7 +70,7 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             pool: gives each conversation its own session.
             session: serves all conversations.
             session_per_call: whether each call gets a new session of the pool, deleted after it. Then
-                `run_python` is the only tool, as files are not kept.
+                the tool that runs code is the only one, as files are not kept.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without
                 one there is no tool `upload_file`.
             images: whether models are sent the figures; the text names them, and the application gets them,
@@ -122,7 +126,16 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
         ]
 
     def to_code_execute_fn(self) -> Callable[..., Coroutine[Any, Any, ModelBlocks]]:
-        """Return the function for `CodeActAgent(code_execute_fn=…)`."""
+        """Return the function for `CodeActAgent(code_execute_fn=…)`.
+
+        Raises:
+            InvalidRequest: the container type is another than PythonLTS, as these agents write Python.
+        """
+        if self._toolset.code_tool != "run_python":
+            raise InvalidRequest(
+                "The tool of a CodeActAgent, which writes Python, must be run_python, not "
+                f"{self._toolset.code_tool}. Give the tools of to_tool_list() to a FunctionAgent."
+            )
         return self.arun_python
 
     # For models
@@ -136,10 +149,23 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
 
         Cancelling the call interrupts the code in the sandbox.
         """
-        blocks = await self._acall(ctx, "run_python", code=code)
-        if len(blocks) > 1:
-            await keep_figures(ctx)
-        return blocks
+        return await self._arun(ctx, "run_python", code=code)
+
+    def run_javascript(self, code: _JavaScript, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """Run JavaScript in the session, where the container type is NodeLTS."""
+        return self._call(ctx, "run_javascript", code=code)
+
+    async def arun_javascript(self, code: _JavaScript, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """As `run_javascript`, otherwise like `arun_python`."""
+        return await self._arun(ctx, "run_javascript", code=code)
+
+    def run_shell(self, command: _Command, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """Run a command in the session, where the container type is Shell."""
+        return self._call(ctx, "run_shell", command=command)
+
+    async def arun_shell(self, command: _Command, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """As `run_shell`, otherwise like `arun_python`."""
+        return await self._arun(ctx, "run_shell", command=command)
 
     def list_files(self, directory: _Directory = adapters.DATA_DIR, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
         """List the files of the session."""
@@ -172,6 +198,12 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
     async def aupload_file(self, name: _Name, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
         """As `upload_file`."""
         return await self._acall(ctx, "upload_file", name=name)
+
+    async def _arun(self, ctx: _Ctx, tool: str, **arguments: str) -> ModelBlocks:
+        blocks = await self._acall(ctx, tool, **arguments)
+        if len(blocks) > 1:
+            await keep_figures(ctx)
+        return blocks
 
     def _call(self, ctx: _Ctx, tool: str, **arguments: str) -> ModelBlocks:
         on_output = adapters.with_context(self._on_output, ctx)

@@ -26,7 +26,7 @@ class ModelBlocks(list[TextBlock | ImageBlock]):
     """
 
     artifact: Artifact
-    """The `Execution` of `run_python`, the `Download` of `download_file`, the `RemoteFile`s of the other tools; or the
+    """The `Execution` of code that ran, the `Download` of `download_file`, the `RemoteFile`s of the other tools; or the
     error, if the call had no result and the model can retry."""
 
     @classmethod
