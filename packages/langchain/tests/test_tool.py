@@ -15,13 +15,15 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import ValidationError
 
 from greenroom import (
+    ContainerType,
     Execution,
     ExecutionError,
     InvalidRequest,
     Output,
     SessionPool,
 )
-from greenroom.testing import ScriptedBackend
+from greenroom.adapters import CODE_TOOLS
+from greenroom.testing import ScriptedBackend, scripted_pool
 from langchain_greenroom import OUTPUT_EVENT, GreenroomTool, execution_of
 
 if TYPE_CHECKING:
@@ -272,3 +274,24 @@ def test_the_message_of_another_tool_has_no_execution() -> None:
     for artifact in (None, {"type": "file"}, [1]):
         assert execution_of(ToolMessage("x", tool_call_id="1", artifact=artifact)) is None
     assert execution_of(HumanMessage("x")) is None
+
+
+# Other container types
+
+
+@pytest.mark.parametrize("container_type", CODE_TOOLS)
+async def test_a_plain_text_is_the_code_whatever_its_name(container_type: ContainerType) -> None:
+    backend = ScriptedBackend(container_type)
+    with scripted_pool(backend) as pool:
+        tool = GreenroomTool(pool=pool)
+        assert tool.name == CODE_TOOLS[container_type].name
+        assert [*tool.args] == [CODE_TOOLS[container_type].parameter]
+        assert tool.invoke("1", of("ann")) == await tool.ainvoke("2", of("ann")) == "stdout:\nran"
+    assert backend.codes == ["1", "2"]
+
+
+def test_a_name_and_a_description_of_the_applications_own_are_kept() -> None:
+    with scripted_pool(ScriptedBackend(ContainerType.SHELL)) as pool:
+        tool = GreenroomTool(pool=pool, name="bash", description="Run it.")
+        message = tool.invoke({**call("", "bash"), "args": {"command": "ls"}}, of("ann"))
+        assert (tool.name, tool.description, message.name, message.text) == ("bash", "Run it.", "bash", "stdout:\nran")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
@@ -12,16 +11,15 @@ from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
 from llama_index.core.tools.calling import acall_tool  # pyright: ignore[reportUnknownVariableType]
 
 from greenroom import (
+    ContainerType,
     Execution,
     ExecutionError,
     InvalidRequest,
     Output,
     SessionPool,
 )
+from greenroom.testing import ScriptedBackend, scripted_pool
 from llama_index.tools.greenroom import GreenroomToolSpec, ModelBlocks, execution_of
-
-if TYPE_CHECKING:
-    from greenroom.testing import ScriptedBackend
 
 PNG = b"\x89PNG\r\n\x1a\n and the rest of a picture"
 SVG = b"<svg/>"
@@ -153,3 +151,10 @@ def test_a_call_of_the_function_itself_returns_the_blocks_of_a_message(spec: Gre
     blocks = spec.run_python("1")
     assert isinstance(blocks, ModelBlocks)
     assert ChatMessage(role="tool", blocks=blocks).content == "stdout:\nran"
+
+
+def test_an_agent_that_writes_python_takes_a_python_pool_only() -> None:
+    with scripted_pool(ScriptedBackend(ContainerType.NODE_LTS)) as pool:
+        spec = GreenroomToolSpec(pool)
+        with pytest.raises(InvalidRequest, match="must be run_python, not run_javascript"):
+            spec.to_code_execute_fn()
