@@ -30,6 +30,10 @@ def failed(name: str, value: str, summary: str = "", **fields: Any) -> Execution
     return Execution("1", "failed", error=ExecutionError(name, value, summary=summary), **fields)
 
 
+def of_shell(stderr: str, **fields: Any) -> Execution:
+    return failed("ExitCode", "The command failed with exit code 1.", stderr=stderr, **fields)
+
+
 def file(name: str, size: int) -> RemoteFile:
     return RemoteFile(f"/mnt/data/{name}", size, datetime(2026, 11, 1, tzinfo=UTC))
 
@@ -412,6 +416,13 @@ HINTS: list[tuple[Execution, str]] = [
     ),
     (failed("MemoryError", "The code used more memory than the session may, and was killed."), ""),
     (failed("UnicodeDecodeError", "'ascii' codec can't decode byte 0xfc in position 1: ordinal not in range"), ""),
+    (of_shell("curl: (6) Could not resolve host: example.org\n"), "may not have network access"),
+    (of_shell("bash: line 1: pip: command not found"), "Packages cannot be installed here."),
+    (of_shell("ERROR: No matching distribution found for polars\n"), "The package 'polars' cannot be installed here."),
+    (of_shell("", stdout="curl: (6) Could not resolve host: example.org\n"), ""),
+    (of_shell("ModuleNotFoundError: No module named 'polars'\n"), ""),
+    (of_shell("UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte\n"), ""),
+    (failed("SyntaxError", "Unexpected token ')'", "Cell 1, line 1\n    f)\nSyntaxError: Unexpected token ')'"), ""),
 ]
 
 

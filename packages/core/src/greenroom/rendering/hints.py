@@ -26,11 +26,11 @@ _MISSING_OPTIONAL = re.compile(
 
 # A terminal ends the lines of a command with "\r\n", as no text of the code itself and of the files that it prints.
 _FAILED_INSTALLATION = re.compile(
-    r"^ERROR: No matching distribution found for ([A-Za-z0-9][\w.-]{0,99})[^\n]{0,200}\r\n", re.MULTILINE
+    r"^ERROR: No matching distribution found for ([A-Za-z0-9][\w.-]{0,99})[^\n]{0,200}\n", re.MULTILINE
 )
 _NO_INSTALLER = re.compile(
     r"^\S{1,200}(?: \d{1,6}:)?(?: line \d{1,6}:)? (?:No module named pip"
-    r"|(?:pip3?|uv|conda|mamba|apt|apt-get): (?:command )?not found)\r\n",
+    r"|(?:pip3?|uv|conda|mamba|apt|apt-get): (?:command )?not found)\r?\n",
     re.MULTILINE,
 )
 _PIP_COMMAND = re.compile(r"\bpip3?['\", ]{1,5}install\b")
@@ -57,7 +57,10 @@ _NOT_UTF_8 = re.compile(r"'utf-8' codec can't decode byte 0x([0-9a-f]{2}) in pos
 def hints(execution: Execution) -> Iterator[str]:
     """Yield sentences that say what to do instead."""
     error = execution.error
-    output = "".join(_COMMAND_LINE.findall(execution.stderr[-_LONGEST:] + "\n" + execution.stdout[-_LONGEST:]))
+    if error is not None and error.name == "ExitCode":  # of a shell command
+        output = execution.stderr[-_LONGEST:] + "\n"
+    else:
+        output = "".join(_COMMAND_LINE.findall(execution.stderr[-_LONGEST:] + "\n" + execution.stdout[-_LONGEST:]))
     yield from filter(
         None,
         (
