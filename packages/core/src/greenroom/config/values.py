@@ -90,5 +90,6 @@ def _explain(error: Any, known: Sequence[str]) -> str:
     if not name:
         return f"The options must fit together: {message}."
     value = error["input"]
-    allowed = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", "")) if isinstance(value, str) else []
-    return f"The option {name} {message}, not {brief(value)}.{did_you_mean(str(value), allowed)}"
+    allowed = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", ""))
+    hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
+    return f"The option {name} {message}, not {brief(value)}.{hint}"
