@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.effort import examples
 
+from greenroom.backend import ShellCommand
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
@@ -64,6 +65,31 @@ def saying(*frames: Callable[[int], bytes]) -> Answer:
             yield from obey(header, body)
 
     return answer
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"exit_code": None}, {"exit_code": -1}, {"exit_code": 256}, {"exit_code": True}]
+)
+async def test_a_command_that_ends_without_an_exit_code_is_a_violation(fields: dict[str, Any]) -> None:
+    def answer(header: dict[str, Any], body: bytes) -> Iterator[bytes]:
+        yield done(header["id"], **fields) if header["op"] == "shell" else b"".join(obey(header, body))
+
+    async with Listener(answer) as listener:
+        with pytest.raises(SandboxLost, match="without an exit code"):
+            await listener.channel.shell(ShellCommand("true"), LIMITS, None)
+
+
+async def test_a_command_has_its_exit_code_and_what_ended_it() -> None:
+    answers = iter([{"exit_code": 0}, {"exit_code": 7}, {"exit_code": 137, "oom": True}, {"exit_code": 0, "oom": True}])
+
+    def answer(header: dict[str, Any], body: bytes) -> Iterator[bytes]:
+        yield done(header["id"], **next(answers)) if header["op"] == "shell" else b"".join(obey(header, body))
+
+    async with Listener(answer) as listener:
+        ended = [await listener.channel.shell(ShellCommand("true"), LIMITS, None) for _ in range(4)]
+    names = [None if each.error is None else each.error.name for each in ended]
+    assert [each.exit_code for each in ended] == [0, 7, 137, 0]
+    assert names == [None, "ExitCode", "MemoryError", None]
 
 
 def silent(*operations: str) -> Answer:

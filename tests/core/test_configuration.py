@@ -72,7 +72,10 @@ def test_the_pool_is_named_by_the_file_or_the_environment(monkeypatch: pytest.Mo
         ),
         ("memory:?network=maybe", "The option network must be 'enabled' or 'disabled', not 'maybe'"),
         ("memory:?container_type=python-lts", "not 'python-lts'. Did you mean 'PythonLTS'?"),
-        ("memory:?container_type=NodeLTS", "The container type of a pool on memory must be PythonLTS, not NodeLTS"),
+        (
+            "memory:?container_type=NodeLTS",
+            "The container type of a pool on memory must be PythonLTS, Shell, not NodeLTS",
+        ),
     ],
 )
 def test_a_bad_pool_is_refused_with_the_rule_it_breaks(url: str, message: str) -> None:

@@ -40,6 +40,7 @@ CRASH = crash(-9, killed=True, out_of_memory=False)
 MESSAGES: dict[type, dict[Callable[..., Frame], list[Frame]]] = {
     HostOrder: {
         HostOrder.execute: [HostOrder.execute(1, "1 + 1", text_limit=2, output_limit=3)],
+        HostOrder.shell: [HostOrder.shell(1, ["ls", "-l"], stdin=b"x", env={"TZ": "UTC"}, text_limit=2)],
         HostOrder.interrupt: [HostOrder.interrupt(1, grace=0.5)],
         HostOrder.preload: [HostOrder.preload(("numpy",))],
         HostOrder.open: [HostOrder.open(1, "/mnt/data/a", "r")],
@@ -59,7 +60,10 @@ MESSAGES: dict[type, dict[Callable[..., Frame], list[Frame]]] = {
         HostEvent.error: [HostEvent.error(1, dict.fromkeys(ERROR_LIMITS, "x"), ends=True)],
         HostEvent.clear: [HostEvent.clear(1, wait=True)],
         HostEvent.area: [HostEvent.area(1, begins=True)],
-        HostEvent.done: [HostEvent.done(1, duration=0.5, crash=CRASH, files=[ENTRY])],
+        HostEvent.done: [
+            HostEvent.done(1, duration=0.5, crash=CRASH, files=[ENTRY]),
+            HostEvent.done(1, duration=0.5, exit_code=3),
+        ],
         HostEvent.reply: [HostEvent.reply(1, file=2, entry=ENTRY), HostEvent.reply(1, errno=2)],
     },
     WorkerOrder: {

@@ -35,7 +35,7 @@ VALUES: list[Any] = [
 ]
 NAMES = [
     *("ev", "id", "stream", "display_id", "update", "result", "ends", "begins"),
-    *("crash", "errno", "file", "entry", "wait", "duration"),
+    *("crash", "errno", "file", "entry", "wait", "duration", "exit_code", "oom"),
 ]
 EVENTS = ["text", "output", "error", "clear", "area", "done", "reply", "ready", "preloaded", "news"]
 

@@ -15,6 +15,8 @@ from greenroom.testing import (
     FileSuite,
     IsolationSuite,
     LimitSuite,
+    ShellPoolSuite,
+    ShellSuite,
     TextSuite,
     engine_pool,
 )
@@ -48,6 +50,18 @@ class TestFiles(_Bubblewrap, FileSuite):
 
 class TestLimits(_Bubblewrap, LimitSuite):
     options: ClassVar[Mapping[str, Any]] = {**LimitSuite.options, "preload": ()}
+
+
+class TestShell(_Bubblewrap, ShellSuite):
+    options: ClassVar[Mapping[str, Any]] = ShellSuite.options
+
+
+class TestShellOfShellPools(_Bubblewrap, ShellSuite):
+    options: ClassVar[Mapping[str, Any]] = {**ShellSuite.options, "container_type": "Shell"}
+
+
+class TestShellPools(_Bubblewrap, ShellPoolSuite):
+    options: ClassVar[Mapping[str, Any]] = ShellPoolSuite.options
 
 
 class TestIsolation(_Bubblewrap, IsolationSuite):

@@ -16,6 +16,8 @@ from greenroom.testing import (
     FileSuite,
     IsolationSuite,
     LimitSuite,
+    ShellPoolSuite,
+    ShellSuite,
     TextSuite,
     engine_pool,
 )
@@ -56,6 +58,18 @@ class TestLimits(_Docker, LimitSuite):
     options: ClassVar[Mapping[str, Any]] = {**LimitSuite.options, "preload": ()}
 
 
+class TestShell(_Docker, ShellSuite):
+    options: ClassVar[Mapping[str, Any]] = ShellSuite.options
+
+
+class TestShellOfShellPools(_Docker, ShellSuite):
+    options: ClassVar[Mapping[str, Any]] = {**ShellSuite.options, "container_type": "Shell"}
+
+
+class TestShellPools(_Docker, ShellPoolSuite):
+    options: ClassVar[Mapping[str, Any]] = ShellPoolSuite.options
+
+
 class TestIsolation(_Docker, IsolationSuite):
     pass
 
@@ -86,6 +100,18 @@ class TestLimitsUnderGVisor(_GVisor, LimitSuite):
         "test_a_fork_bomb_ends_at_the_limit_of_processes": _ONE_VICTIM,
         "test_a_session_may_have_a_memory_of_its_own": "Debian 12's runsc cannot change the limits of a container",
     }
+
+
+class TestShellUnderGVisor(_GVisor, ShellSuite):
+    options: ClassVar[Mapping[str, Any]] = ShellSuite.options
+
+
+class TestShellOfShellPoolsUnderGVisor(_GVisor, ShellSuite):
+    options: ClassVar[Mapping[str, Any]] = {**ShellSuite.options, "container_type": "Shell"}
+
+
+class TestShellPoolsUnderGVisor(_GVisor, ShellPoolSuite):
+    options: ClassVar[Mapping[str, Any]] = ShellPoolSuite.options
 
 
 class TestIsolationUnderGVisor(_GVisor, IsolationSuite):

@@ -109,10 +109,17 @@ async def test_a_lost_sandbox_is_retryable_and_a_full_pool_is_not(pool: SessionP
         await sandbox.aexecute("true")
 
 
-@pytest.mark.parametrize("result", ["'forged'", None, "9" * 5000, "1.5"], ids=["text", "none", "huge", "float"])
-def test_a_forged_exit_code_is_not_a_success(pool: SessionPool, backend: ScriptedBackend, result: str | None) -> None:
-    backend.answer = Execution("1", "succeeded", result=result)
+def test_a_command_without_an_exit_code_is_not_a_success(pool: SessionPool, backend: ScriptedBackend) -> None:
+    backend.answer = Execution("1", "succeeded", result="0")
     assert GreenroomSandbox(session=pool.session()).execute("true").exit_code == 126
+
+
+def test_a_command_leaves_the_variables_of_code_alone(sandboxes: SessionPool) -> None:
+    with sandboxes.session() as session:
+        session.execute("x = 41; import subprocess; subprocess.run = None")
+        response = GreenroomSandbox(session=session).execute("echo err >&2; echo out; python3 -c 'print(1)'")
+        assert (response.output, response.exit_code) == ("err\nout\n1\n", 0)
+        assert session.execute("x + 1").result == "42"
 
 
 def test_without_a_conversation_no_command_runs(pool: SessionPool, backend: ScriptedBackend) -> None:

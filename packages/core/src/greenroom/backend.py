@@ -20,6 +20,15 @@ class Overrides:
     """Bytes."""
 
 
+@dataclass(frozen=True, slots=True)
+class ShellCommand:
+    """What a shell is to run. Its parts have been checked."""
+
+    command: str | tuple[str, ...]
+    """A text for bash, or a program and its arguments."""
+    stdin: bytes = b""
+
+
 class Backend(Protocol):
     """A pool's asynchronous core. Its coroutines run on one event loop, any number of them at the same time.
 
@@ -37,6 +46,12 @@ class Backend(Protocol):
         self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
         """Run code. `timeout` is in seconds; `None` stands for the pool's own limit, infinity for no limit."""
+        ...
+
+    async def shell(
+        self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        """Run a command, as `execute` runs code."""
         ...
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile: ...

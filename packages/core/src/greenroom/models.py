@@ -132,7 +132,7 @@ class ExecutionError:
 
     name: str
     """The exception's class, such as `NameError`; `TimeoutError`, `CancelledError`, `MemoryError` and
-    `WorkerCrashed` stand for code that was ended from outside."""
+    `WorkerCrashed` stand for code that was ended from outside, `ExitCode` for a shell command that failed."""
     value: str
     traceback: str = ""
     """As IPython prints it, without terminal colours."""
@@ -205,6 +205,8 @@ class Execution:
     variables and files. `None` where that is not known, as with a pool in Azure."""
     truncated: int = 0
     """How many bytes of output were left out because they were over the pool's limit."""
+    exit_code: int | None = None
+    """Of a shell command that ended by itself; one that a signal ended has 128 and its number."""
     updates: tuple[Output, ...] = ()
     """New contents of what earlier executions had displayed (engines on this machine only)."""
     places: tuple[Place, ...] = ()

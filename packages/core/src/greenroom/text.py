@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from greenroom.models import Execution, ExecutionError, RestartCause
 
 _NOTHING = "The code ran without output."
+_NOTHING_OF_COMMAND = "The command succeeded, with exit code 0 and without output."
 _NO_TEXT = "The code ran; what it showed has no text."
 _LEAST_BUDGET = 200
 _HEADLINE = 130
@@ -75,6 +76,8 @@ def describe(execution: Execution, budget: int) -> str:
     budget -= len(headline)
     sections = {title: _TITLE.sub(" ", body) for title, body in _sections(execution) if body}
     if not headline and not sections:
+        if execution.exit_code is not None:
+            return _NOTHING_OF_COMMAND
         return _NO_TEXT if execution.outputs or execution.updates else _NOTHING
     own_line = _own_line(execution.error, sections.get("error:", ""))
     least = dict.fromkeys(sections, _LEAST_PART) | {"error:": min(len(own_line), budget - _size({"error:": ""}, {}))}
@@ -203,6 +206,8 @@ def _outcome(execution: Execution) -> str:
             return "The code exceeded its time limit."
         case "cancelled":
             return "The code was cancelled."
+        case _ if execution.exit_code is not None:
+            return f"The command failed with exit code {execution.exit_code}."
         case _:
             return "The code failed."
 
@@ -215,7 +220,7 @@ def _error(execution: Execution) -> str:
         body = plain(error.summary or _own_frames(error.traceback))
         is_complete = any(_is_own_line(line, error.name) for line in body.split("\n"))
         return body if is_complete or execution.status == "timed_out" else f"{body}\n{_name_and_value(error)}".strip()
-    if error.name == "CancelledError" or (execution.status == "timed_out" and error.value):
+    if error.name in {"CancelledError", "ExitCode"} or (execution.status == "timed_out" and error.value):
         return ""  # already in the headline
     return _name_and_value(error)
 

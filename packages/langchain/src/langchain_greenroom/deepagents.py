@@ -1,6 +1,5 @@
 """A backend for Deep Agents: shell commands and files in a session. Needs the extra `deepagents`."""
 
-import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from shlex import quote
@@ -20,7 +19,7 @@ T = TypeVar("T")
 _HOME = PurePosixPath("/mnt/data")
 _TIMED_OUT = 124  # as of timeout(1)
 _NOT_RUN = 126  # as of a shell
-_EXIT_CODE = re.compile(r"-?[0-9]{1,9}")
+_IN_ORDER = "exec 2>&1; "  # both streams as one, which keeps the order of writing
 
 # A session transfers files only to and from /mnt/data; these move a file on from there, or copy it there.
 _PUT = "[ -d {path} ] && exit 45; mkdir -p {parent} && mv {staged} {path} || exit 46"
@@ -52,7 +51,7 @@ class GreenroomSandbox(BaseSandbox):
         """Run a shell command; its output is stdout and stderr, in the order of writing.
 
         Args:
-            command: for `sh`, in `/mnt/data`.
+            command: for bash, in `/mnt/data`.
             timeout: seconds until it is stopped; by default, and with 0, the pool's limit.
 
         Raises:
@@ -60,7 +59,7 @@ class GreenroomSandbox(BaseSandbox):
         """
         session = self._session
         try:
-            return _response(session.execute(_python(command), timeout=timeout or None))
+            return _response(session.shell(_IN_ORDER + command, timeout=timeout or None))
         except RETRYABLE as error:
             return ExecuteResponse(str(error), _NOT_RUN)
 
@@ -68,7 +67,7 @@ class GreenroomSandbox(BaseSandbox):
         """As `execute`. Cancelling it stops the command."""
         session = self._session
         try:
-            return _response(await session.aexecute(_python(command), timeout=timeout or None))
+            return _response(await session.ashell(_IN_ORDER + command, timeout=timeout or None))
         except RETRYABLE as error:
             return ExecuteResponse(str(error), _NOT_RUN)
 
@@ -121,17 +120,10 @@ class GreenroomSandbox(BaseSandbox):
             raise FileRefused(_ERRORS.get(response.exit_code, response.output))
 
 
-def _python(command: str) -> str:
-    # One expression, which leaves no name behind in the session; its value is the exit code.
-    run = f"run(['sh', '-c', {command!r}], cwd={str(_HOME)!r}, stdin=-3, stderr=-2).returncode"  # DEVNULL, STDOUT
-    return f"__import__('subprocess').{run}"
-
-
 def _response(execution: Execution) -> ExecuteResponse:
     truncated = execution.truncated > 0
-    # Other code of the session can have replaced the function that runs commands.
-    if execution.succeeded and _EXIT_CODE.fullmatch(execution.result or ""):
-        return ExecuteResponse(execution.stdout, int(execution.result or ""), truncated)
+    if execution.exit_code is not None:
+        return ExecuteResponse(execution.stdout, execution.exit_code, truncated)
     exit_code = _TIMED_OUT if execution.status == "timed_out" else _NOT_RUN
     return ExecuteResponse(execution.text_for_model(), exit_code, truncated)
 

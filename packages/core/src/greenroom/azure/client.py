@@ -10,13 +10,13 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
-from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from greenroom.azure.bodies import framed, replayable
 from greenroom.azure.codecs import current
 from greenroom.azure.codecs.contract import contract_of
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, NO_SESSION
+from greenroom.azure.codecs.requests import shell_request
 from greenroom.azure.codecs.shared import (
     LATEST,
     MAX_SYNCHRONOUS,
@@ -29,19 +29,17 @@ from greenroom.azure.codecs.shared import (
     is_legacy,
     multipart_frame,
 )
-from greenroom.azure.credentials import CredentialTokens, FixedToken, Tokens, default_credential
+from greenroom.azure.credentials import tokens_for
 from greenroom.azure.http import MARGIN, Connection
 from greenroom.azure.httpx_transport import HttpxTransport
-from greenroom.azure.settings import AzureSettings, check_proxy, is_loopback, parse_endpoint
+from greenroom.azure.settings import AzureSettings, check_proxy, parse_endpoint
 from greenroom.azure.transport import Transport
-from greenroom.backend import OnEvent, Overrides
+from greenroom.backend import OnEvent, Overrides, ShellCommand
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo, StreamText
 
 T = TypeVar("T")
 
-_AZURE = (".dynamicsessions.io", ".azurecontainerapps.io")
-"""Domains whose hosts get an Azure token by default."""
 _TIMEOUT = 60.0
 _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
 _SESSIONS_SINCE = "2025-02-02-preview"
@@ -84,7 +82,7 @@ class AzurePool:
         self._codec = contract_of(self._version)
         self._http = Connection(
             self._endpoint,
-            _tokens(self._endpoint, settings),
+            tokens_for(self._endpoint, settings),
             transport or _transport(self._endpoint, settings),
             retry_for=settings.acquire_timeout,
         )
@@ -110,6 +108,23 @@ class AzurePool:
         if on_event is not None:
             _send_events(outcome, on_event)
         return outcome
+
+    async def shell(
+        self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        seconds = self._settings.timeout if timeout is None else timeout
+        limit = self._settings.output_limit
+        request = shell_request(command.command, command.stdin, self._version, timeout=seconds, output_limit=limit)
+        async with self._turn(identifier):
+            execution = await self._call(
+                current.encode_execute_request(request, self._version),
+                identifier,
+                lambda body: current.decode_shell_execution(body, timeout=seconds),
+                timeout=MARGIN + seconds,
+            )
+        if on_event is not None:
+            _send_events(execution, on_event)
+        return execution
 
     def _request(self, code: str, seconds: float) -> ExecuteRequest:
         synchronous = seconds <= MAX_SYNCHRONOUS
@@ -377,22 +392,6 @@ class AzurePool:
 def _transport(endpoint: str, settings: AzureSettings) -> Transport:
     proxy = None if settings.proxy is None else check_proxy(settings.proxy.get_secret_value())
     return HttpxTransport(endpoint, proxy=proxy, ssl_context=settings.ssl_context)
-
-
-def _tokens(endpoint: str, settings: AzureSettings) -> Tokens:
-    if settings.api_key is not None:
-        return FixedToken(settings.api_key.get_secret_value())
-    if settings.credential is not None:
-        return CredentialTokens(lambda: settings.credential, owned=False)
-    host = urlsplit(endpoint).hostname or ""
-    if is_loopback(host):  # a server on this machine must not see an Azure token
-        return FixedToken(None)
-    if not host.endswith(_AZURE):
-        raise InvalidRequest(
-            f"A pool's host must be Azure's to get an Azure token by default, not that of {endpoint!r:.200}. Give "
-            "connect() the api_key of the server, or a credential."
-        )
-    return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)
 
 
 @contextlib.contextmanager

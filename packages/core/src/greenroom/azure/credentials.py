@@ -7,9 +7,14 @@ import inspect
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from greenroom.azure.codecs.shared import SCOPE
+from greenroom.azure.settings import AzureSettings, is_loopback
 from greenroom.errors import AccessDenied, EngineUnavailable, InvalidRequest
+
+_AZURE = (".dynamicsessions.io", ".azurecontainerapps.io")
+"""Domains whose hosts get an Azure token by default."""
 
 _RENEW_BEFORE = 300.0
 """Seconds before its expiry at which a token is renewed, as in azure-core's own policy."""
@@ -131,3 +136,24 @@ def default_credential(client_id: str | None) -> Any:
         ) from error
     # Without the argument it reads AZURE_CLIENT_ID itself.
     return DefaultAzureCredential(managed_identity_client_id=client_id) if client_id else DefaultAzureCredential()
+
+
+def tokens_for(endpoint: str, settings: AzureSettings) -> Tokens:
+    """Return the tokens for a pool: its server's key, those of a credential, or Azure's for Azure's hosts.
+
+    Raises:
+        InvalidRequest: the host is not Azure's, and there is neither a key nor a credential.
+    """
+    if settings.api_key is not None:
+        return FixedToken(settings.api_key.get_secret_value())
+    if settings.credential is not None:
+        return CredentialTokens(lambda: settings.credential, owned=False)
+    host = urlsplit(endpoint).hostname or ""
+    if is_loopback(host):  # a server on this machine must not see an Azure token
+        return FixedToken(None)
+    if not host.endswith(_AZURE):
+        raise InvalidRequest(
+            f"A pool's host must be Azure's to get an Azure token by default, not that of {endpoint!r:.200}. Give "
+            "connect() the api_key of the server, or a credential."
+        )
+    return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)

@@ -198,7 +198,7 @@ class Engine(ABC):
     """Starts sandboxes. One object serves one event loop."""
 
     name: str
-    container_types: frozenset[ContainerType] = frozenset({ContainerType.PYTHON_LTS})
+    container_types: frozenset[ContainerType] = frozenset({ContainerType.PYTHON_LTS, ContainerType.SHELL})
     """The container types that it can start."""
     control_groups: ControlGroups = ControlGroups.UNKNOWN
     """The control groups that limit the sandboxes; known after `check`."""

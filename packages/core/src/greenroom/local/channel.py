@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from greenroom.backend import OnEvent
+from greenroom.backend import OnEvent, ShellCommand
 from greenroom.engines.base import StreamSandbox
 from greenroom.errors import FileRefused, GreenroomError, SandboxLost
 from greenroom.local.collecting import Collector, ExecutionLimits
@@ -117,14 +117,34 @@ class Channel:
 
         Cancelling interrupts the code; the next execution waits until it has ended.
         """
+
+        def order(number: int) -> Frame:
+            return HostOrder.execute(number, code, text_limit=limits.text, output_limit=limits.display)
+
+        return await self._run(order, lambda: Collector(limits, on_event, restarted()))
+
+    async def shell(
+        self,
+        command: ShellCommand,
+        limits: ExecutionLimits,
+        on_event: OnEvent | None,
+        restarted: Callable[[], RestartCause | None] = lambda: None,
+    ) -> Execution:
+        """As `execute`, for a shell command."""
+
+        def order(number: int) -> Frame:
+            return HostOrder.shell(number, command.command, stdin=command.stdin, env={}, text_limit=limits.text)
+
+        return await self._run(order, lambda: Collector(limits, on_event, restarted(), command=True))
+
+    async def _run(self, order: Callable[[int], Frame], collector: Callable[[], Collector]) -> Execution:
         await self._turn.acquire()
-        running = Collector(limits, on_event, restarted())
+        running = collector()
         number = next(self._numbers)
         try:
             self._running = (number, running)
-            order = HostOrder.execute(number, code, text_limit=limits.text, output_limit=limits.display)
-            await self._send(order)
-            timed_out = not await _within(running.done, limits.timeout)
+            await self._send(order(number))
+            timed_out = not await _within(running.done, running.limits.timeout)
             if timed_out:
                 await asyncio.wait([self._in_background(self._stop(number, running))])
             try:

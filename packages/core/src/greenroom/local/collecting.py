@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from greenroom.backend import OnEvent
 from greenroom.local.decoding import (
+    decode_command_end,
     decode_error,
+    decode_exit_code,
     decode_files,
     decode_output,
     decode_shown_error,
@@ -94,8 +96,14 @@ class Collector:
     """A running execution."""
 
     def __init__(
-        self, limits: ExecutionLimits, on_event: OnEvent | None, restarted: RestartCause | None = None
+        self,
+        limits: ExecutionLimits,
+        on_event: OnEvent | None,
+        restarted: RestartCause | None = None,
+        *,
+        command: bool = False,
     ) -> None:
+        self._is_command = command
         self._restarted: RestartCause | None = restarted
         self.id = uuid.uuid4().hex
         self.limits = limits
@@ -226,7 +234,14 @@ class Collector:
         """
         header, body = self.done.result()
         fields = await off_loop(body, lambda: mapping(parse_json(body, MAX_ENDING)))
-        error = decode_timeout(header, fields, self.limits.timeout) if timed_out else decode_error(header, fields)
+        exit_code = None
+        if self._is_command:
+            exit_code = None if timed_out else decode_exit_code(header)
+            error = decode_command_end(header, self.limits.timeout if timed_out else None)
+        elif timed_out:
+            error = decode_timeout(header, fields, self.limits.timeout)
+        else:
+            error = decode_error(header, fields)
         return self._told(
             status="timed_out" if timed_out else "succeeded" if error is None else "failed",
             error=error,
@@ -235,6 +250,7 @@ class Collector:
             files_omitted=int(number(header, "files_omitted")),
             state_lost=self._restarted is not None or "crash" in header or header.get("state_lost") is True,
             truncated=int(number(header, "truncated")),
+            exit_code=exit_code,
         )
 
     def cancelled(self) -> Execution:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 _MAX_FILES = 20_000  # the runner does not list more
 _MAX_WEIGHT = 64 << 20  # bytes that a list of files, or the end of an execution, can take in memory
 _LARGE = 256 * 1024  # bytes of JSON that are parsed in another thread
+_MAX_EXIT_CODE = 255
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 _REASONS = {
@@ -131,6 +132,28 @@ def decode_timeout(header: dict[str, Any], fields: dict[str, Any], timeout: floa
         traceback=error.traceback if error else "",
         summary=error.summary if error else "",
     )
+
+
+def decode_exit_code(header: dict[str, Any]) -> int:
+    """The exit code of a shell command."""
+    code = header.get("exit_code")
+    if isinstance(code, bool) or not isinstance(code, int) or not 0 <= code <= _MAX_EXIT_CODE:
+        raise FrameError("a command ended without an exit code")
+    return code
+
+
+def decode_command_end(header: dict[str, Any], timeout: float | None) -> ExecutionError | None:
+    """The error of a shell command, which was stopped if there is a time limit here."""
+    if timeout is not None:
+        how = "killed, as it did not react" if header.get("killed") is True else "stopped"
+        return ExecutionError("TimeoutError", f"The command ran for longer than {timeout:g} seconds and was {how}.")
+    code = decode_exit_code(header)
+    if code == 0:
+        return None
+    if header.get("oom") is True:
+        reason = "The command used more memory than the session may, and a process of it was killed."
+        return ExecutionError("MemoryError", reason)
+    return ExecutionError("ExitCode", f"The command failed with exit code {code}.")
 
 
 def _signal_name(number: int) -> str:

@@ -7,11 +7,11 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Self
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
-from greenroom.backend import OnEvent, Overrides
+from greenroom.backend import OnEvent, Overrides, ShellCommand
 from greenroom.engines.base import Engine, StreamSandbox
 from greenroom.errors import EngineUnavailable, FileMissing, FileRefused, in_units
 from greenroom.local.allocator import Allocator
@@ -19,7 +19,7 @@ from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
 from greenroom.local.plan import Rules
 from greenroom.local.settings import PoolSettings
-from greenroom.models import Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo
+from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo
 from greenroom.telemetry import EndCause, ExecutionEnded, Observer, guarded, ignore
 from greenroom.text import restarted
 
@@ -68,17 +68,39 @@ class LocalPool:
     async def execute(
         self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
+        if self._settings.container_type is ContainerType.SHELL:
+            return await self.shell(identifier, ShellCommand(code), timeout=timeout, on_event=on_event)
+        limits = self._limits(timeout)
+        return await self._observed(
+            identifier,
+            lambda channel: channel.execute(code, limits, on_event, lambda: self._restarted(identifier)),
+        )
+
+    async def shell(
+        self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        limits = self._limits(timeout)
+        return await self._observed(
+            identifier,
+            lambda channel: channel.shell(command, limits, on_event, lambda: self._restarted(identifier)),
+        )
+
+    def _limits(self, timeout: float | None) -> ExecutionLimits:
         settings = self._settings
-        limits = ExecutionLimits(
+        return ExecutionLimits(
             timeout=timeout or settings.timeout,
             grace=settings.interrupt_grace,
             text=settings.output_limit,
             display=settings.display_limit,
         )
+
+    async def _observed(
+        self, identifier: str, execute: Callable[[Channel], Coroutine[Any, Any, Execution]]
+    ) -> Execution:
         async with self._channel(identifier) as channel:
             began = time.monotonic()
             try:
-                execution = await channel.execute(code, limits, on_event, lambda: self._restarted(identifier))
+                execution = await execute(channel)
             except asyncio.CancelledError:
                 self._observer(ExecutionEnded(identifier, "cancelled", time.monotonic() - began))
                 raise

@@ -124,4 +124,5 @@ class PoolSettings(BaseModel):
             disk=self.disk,
             network=self.network == "enabled",
         )
-        return SandboxSpec(self.container_type, limits, self.preload)
+        preload = () if self.container_type is ContainerType.SHELL else self.preload
+        return SandboxSpec(self.container_type, limits, preload)

@@ -39,6 +39,15 @@ it: a root process with an empty bounding set has no capabilities left after an 
 """
 
 
+def step_down(user: int) -> None:
+    """As `WORKER_STEP_DOWN`, for a process that is yet to become a program of that user."""
+    prctl = ctypes.CDLL(None).prctl
+    for capability in range(_CAPABILITIES):
+        prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
 def confine(*, uid: int | None, worker_uid: int | None, allow_unfiltered: bool = False) -> None:
     """Give up the privileges of this process, which is the supervisor.
 

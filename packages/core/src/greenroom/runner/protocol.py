@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from .json_weight import weigh_json
 
-VERSION = 2
+VERSION = 3
 """Of the host link; the supervisor's first event states it."""
 
 MAX_HEADER = 64 << 10
@@ -67,6 +67,18 @@ class HostOrder:
         """Run code. Answered by `text`, `output`, `error` and `clear`, and at last by `done`."""
         header = {"op": "execute", "id": number, "text_limit": text_limit, "output_limit": output_limit}
         return Frame(header, code.encode())
+
+    @staticmethod
+    def shell(
+        number: int, command: str | Sequence[str], *, stdin: bytes, env: Mapping[str, str], text_limit: int
+    ) -> Frame:
+        """Run a command for a shell, or a program with arguments. Answered by `text`, and at last by `done`."""
+        argv = not isinstance(command, str)
+        variables = _variables(env)
+        header = {"op": "shell", "id": number, "text_limit": text_limit}
+        header |= {"argv": argv, "env": len(variables), "stdin": len(stdin)}
+        text = "\0".join(command) if argv else command
+        return Frame(header, variables + text.encode() + stdin)
 
     @staticmethod
     def interrupt(number: int, *, grace: float) -> Frame:
@@ -169,8 +181,11 @@ class HostEvent:
         error: Mapping[str, str] | None = None,
         files: Sequence[Mapping[str, Any]] = (),
         files_omitted: int = 0,
+        exit_code: int | None = None,
+        killed: bool = False,
+        out_of_memory: bool = False,
     ) -> Frame:
-        """The end of an execution: its last event, whatever has ended it."""
+        """The end of an execution: its last event, whatever has ended it. The last three are a shell command's."""
         header: dict[str, Any] = {
             "ev": "done",
             "id": number,
@@ -181,6 +196,8 @@ class HostEvent:
         }
         if crash is not None:
             header["crash"] = crash
+        if exit_code is not None:
+            header |= {"exit_code": exit_code, "killed": killed, "oom": out_of_memory}
         return Frame(header, dumps({"error": error, "files": files}).encode())
 
     @staticmethod
@@ -327,6 +344,11 @@ class Decoder:
             position = end
         del self._buffer[:position]
         return frames
+
+
+def _variables(env: Mapping[str, str]) -> bytes:
+    """Environment variables at the beginning of a body; nothing if there are none."""
+    return dumps(dict(env), ensure_ascii=False).encode() if env else b""
 
 
 def _display(name: str | None, *, update: bool) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Run:
         self._send = send
         self._tree = tree
         self._text_left = int(order["text_limit"])
-        self._output_left = int(order["output_limit"])
+        self._output_left = int(order.get("output_limit", 0))
         self._outputs_left = MAX_OUTPUTS
         self._areas = 0  # that are open
         self._truncated = 0
@@ -152,6 +152,7 @@ class Run:
         error: dict[str, str] | None = None,
         crash: dict[str, Any] | None = None,
         state_lost: bool,
+        **command: Any,
     ) -> None:
         """Send the end, with the files that are new or changed.
 
@@ -160,6 +161,7 @@ class Run:
             error: the code's own error.
             crash: how the worker ended, if it did.
             state_lost: whether a worker before this execution ended and took the session's variables with it.
+            command: how a shell command ended, as `HostEvent.done` has it.
         """
         if duration is None:
             duration = time.perf_counter() - self._began_at
@@ -175,6 +177,7 @@ class Run:
                 error=error,
                 files=changed[:_MAX_CHANGED],
                 files_omitted=max(0, len(changed) - _MAX_CHANGED),
+                **command,
             )
         )
 

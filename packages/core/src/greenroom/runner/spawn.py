@@ -28,6 +28,21 @@ class Command(NamedTuple):
     """Variables for this language; those of the sandbox take precedence."""
 
 
+NOBODY_THERE = {
+    "PAGER": "cat",
+    "GIT_PAGER": "cat",
+    # vi would wait for a key that nobody presses. Its commands can still be used without a screen.
+    "VIMINIT": (
+        "set noswapfile | autocmd VimEnter * if mode(1) !=# 'cv' | call writefile(['An editor cannot be used: "
+        "no person is at this session. Change the file with code.'], '/dev/stderr', 'a') | cquit | endif"
+    ),
+}
+"""Variables that keep programs from waiting for somebody at a terminal."""
+
+SHELL = "Shell"
+"""The container type without a worker: all of its code is commands."""
+
+
 def _python(step_down: str) -> Command:
     source = step_down + (
         "import sys; sys.path.insert(0, sys.argv.pop()); from greenroom_runner.workers.python import main; "
@@ -39,13 +54,7 @@ def _python(step_down: str) -> Command:
         # a kernel's, text has no colours, as models read it.
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PLOTLY_RENDERER": "plotly_mimetype",
-        "PAGER": "cat",
-        "GIT_PAGER": "cat",
-        # vi would wait for a key that nobody presses. Its commands can still be used without a screen.
-        "VIMINIT": (
-            "set noswapfile | autocmd VimEnter * if mode(1) !=# 'cv' | call writefile(['An editor cannot be used: "
-            "no person is at this session. Change the file with code.'], '/dev/stderr', 'a') | cquit | endif"
-        ),
+        **NOBODY_THERE,
         # Bytecode names its source by size and second. Code that repairs a module is faster, and would run the old one.
         "PYTHONDONTWRITEBYTECODE": "1",
     }
@@ -57,17 +66,18 @@ _COMMANDS: dict[str, Callable[[str], Command]] = {DEFAULT_CONTAINER_TYPE: _pytho
 
 
 def check_container_type(name: str) -> None:
-    """Check that there is a worker for a container type.
+    """Check that a sandbox can be of a container type.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it is not known here.
     """
-    if name not in _COMMANDS:
-        raise ValueError(f"container_type must be one of {', '.join(_COMMANDS)}, not {name!r}")
+    known = (*_COMMANDS, SHELL)
+    if name not in known:
+        raise ValueError(f"container_type must be one of {', '.join(known)}, not {name!r}")
 
 
 class Pipe:
-    """The read end of a worker's standard output or standard error."""
+    """The read end of a program's standard output or standard error."""
 
     def __init__(self, name: str, descriptor: int) -> None:
         self.name = name
@@ -76,7 +86,33 @@ class Pipe:
 
     def held(self) -> int:
         """Return how many bytes can be read now."""
-        return struct.unpack("i", fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(4)))[0]
+        return 0 if self.closed else struct.unpack("i", fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(4)))[0]
+
+    @property
+    def closed(self) -> bool:
+        return self.descriptor < 0
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        if not self.closed:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def output_pipes(user: int | None) -> tuple[list[Pipe], list[int]]:
+    """Return pipes for a program's standard output and standard error, and the descriptors of their other ends.
+
+    Args:
+        user: the program's user, where the supervisor is root.
+    """
+    if user is not None:
+        os.seteuid(user)  # otherwise the program could not open /dev/stdout by that name
+    try:
+        (out_read, out_write), (err_read, err_write) = os.pipe(), os.pipe()
+    finally:
+        if user is not None:
+            os.seteuid(0)
+    return [Pipe("stdout", out_read), Pipe("stderr", err_read)], [out_write, err_write]
 
 
 class WorkerProcess:
@@ -92,12 +128,7 @@ class WorkerProcess:
         mine, theirs = socket.socketpair()
         acks_read, self.acks = os.pipe()
         os.set_blocking(self.acks, False)
-        if user is not None:
-            os.seteuid(user)  # otherwise the worker could not open /dev/stdout by that name
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
-        if user is not None:
-            os.seteuid(0)
+        self.pipes, (out_write, err_write) = output_pipes(user)
         null = os.open(os.devnull, os.O_RDONLY)
         command = _COMMANDS[container_type]("" if user is None else WORKER_STEP_DOWN.format(user))
         self.pid = os.posix_spawn(
@@ -129,7 +160,6 @@ class WorkerProcess:
         self.socket = mine
         self.decoder = Decoder()
         self.outbox = bytearray()
-        self.pipes = [Pipe("stdout", out_read), Pipe("stderr", err_read)]
         self.ready = False
         self.used = False  # code of the session has run in it
 
@@ -162,4 +192,4 @@ class WorkerProcess:
         self.socket.close()
         os.close(self.acks)
         for pipe in self.pipes:
-            os.close(pipe.descriptor)
+            pipe.close()

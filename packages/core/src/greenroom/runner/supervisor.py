@@ -1,4 +1,5 @@
-"""The first process of a sandbox: it talks to the host, keeps the files, and keeps a worker that runs the code.
+"""The first process of a sandbox: it talks to the host, keeps the files, keeps a worker that runs the code, and starts
+shell commands.
 
 It is one loop over file descriptors. The host decides when an execution has used up its time and sends `interrupt`;
 what follows (the grace period, the kill, a new worker) happens here. When standard input ends, the host is gone, and
@@ -22,9 +23,11 @@ from typing import Any, NoReturn
 from .confine import confine
 from .files import DATA_DIR, FileTree, Transfers
 from .idle import IdleOutput
+from .memory import OutOfMemory
 from .protocol import Decoder, Frame, FrameError, HostEvent, WorkerOrder, crash, encode
 from .run import Run, parse_error
-from .spawn import DEFAULT_CONTAINER_TYPE, WorkerProcess, check_container_type
+from .shell import Shell
+from .spawn import DEFAULT_CONTAINER_TYPE, SHELL, WorkerProcess, check_container_type
 
 _CHUNK = 1 << 16
 _MAX_REAPED = 100  # children per turn of the loop
@@ -34,7 +37,25 @@ _CACHE = "/opt/greenroom/cache"
 class Supervisor:
     """The loop. `serve` returns when the host has gone."""
 
-    def __init__(self, stdin: int, stdout: int, tree: FileTree, *, spawn: Callable[[], WorkerProcess]) -> None:
+    def __init__(
+        self,
+        stdin: int,
+        stdout: int,
+        tree: FileTree,
+        *,
+        spawn: Callable[[], WorkerProcess] | None,
+        user: int | None,
+        rlimits: dict[str, int],
+    ) -> None:
+        """
+        Args:
+            stdin: from the host.
+            stdout: to the host.
+            tree: the session's files.
+            spawn: starts a worker, if there is one.
+            user: the user that shell commands become, where the supervisor is root.
+            rlimits: their resource limits, by name without `RLIMIT_`.
+        """
         self._spawn = spawn
         self._stdin = stdin
         self._stdout = stdout
@@ -48,7 +69,8 @@ class Supervisor:
         self._killed = False
         self._state_lost = False  # while no code ran: the next execution reports it
         self._announced = False  # the host knows that a worker is ready
-        self._oom_kills = _oom_kills()
+        self._oom = OutOfMemory()
+        self._shell = Shell(self._selector, tree, self._send, user=user, rlimits=rlimits)
         wake_read, wake_write = os.pipe()
         for descriptor in (wake_read, wake_write):
             os.set_blocking(descriptor, False)
@@ -57,12 +79,15 @@ class Supervisor:
         self._wake, self._waker = wake_read, wake_write
         self._selector.register(stdin, selectors.EVENT_READ, self._on_host)
         self._selector.register(wake_read, selectors.EVENT_READ, self._on_child)
-        self._worker = self._start_worker()
+        self._worker = None if spawn is None else self._start_worker(spawn)
+        if spawn is None:
+            self._send(HostEvent.ready())
 
     def serve(self) -> None:
         """Work until the host has gone."""
         while True:
-            due = None if self._run is None else self._run.due()
+            times = [run.due() for run in (self._run, self._shell.run) if run is not None]
+            due = min((time for time in times if time is not None), default=None)
             ready = self._selector.select(None if due is None else max(due - time.monotonic(), 0))
             if due is not None and time.monotonic() >= due:
                 self._on_due()
@@ -76,15 +101,17 @@ class Supervisor:
                     break  # a new worker can have the other descriptors' numbers
 
     def _on_due(self) -> None:
-        run = self._run
-        if run is None:
-            return
         now = time.monotonic()
+        self._shell.on_due(now)
+        self._finish_command()
+        run, worker = self._run, self._worker
+        if run is None or worker is None:
+            return
         run.send_due_text(now)
         if run.kill_at is not None and now >= run.kill_at:
             run.kill_at = None
             self._killed = True
-            self._worker.signal(signal.SIGKILL)
+            worker.signal(signal.SIGKILL)
 
     # The host
 
@@ -104,9 +131,11 @@ class Supervisor:
     def _handle_order(self, order: Frame) -> None:
         header, body = order
         match header["op"]:
+            case "shell":
+                self._shell.start(header, body)
             case "execute" | "preload":
-                if self._worker.ready:
-                    self._pass_on(order)
+                if self._worker is not None and self._worker.ready:
+                    self._pass_on(self._worker, order)
                 else:
                     self._waiting.append(order)
             case "interrupt":
@@ -114,23 +143,23 @@ class Supervisor:
             case _:
                 self._send(self._files.answer(header, body))
 
-    def _pass_on(self, order: Frame) -> None:
+    def _pass_on(self, worker: WorkerProcess, order: Frame) -> None:
         """Give an order of the host to the worker."""
         header, body = order
         if header["op"] == "execute":
-            self._worker.used = True
+            worker.used = True
             self._run = Run(header, self._tree, self._send)
             self._idle.hand_over(self._run)
             order = WorkerOrder.execute(body)
         else:
             order = WorkerOrder.preload(body)
-        self._worker.outbox += encode(*order)
-        self._on_worker_writable()
+        worker.outbox += encode(*order)
+        self._on_worker_writable(worker)
 
-    def _on_worker_writable(self) -> None:
-        events = selectors.EVENT_READ if self._worker.flush() else selectors.EVENT_READ | selectors.EVENT_WRITE
+    def _on_worker_writable(self, worker: WorkerProcess) -> None:
+        events = selectors.EVENT_READ if worker.flush() else selectors.EVENT_READ | selectors.EVENT_WRITE
         with contextlib.suppress(KeyError):  # it has closed its end
-            self._selector.modify(self._worker.socket, events, self._on_worker)
+            self._selector.modify(worker.socket, events, partial(self._on_worker, worker))
 
     def _interrupt(self, number: int, grace: float) -> None:
         for index, (header, _) in enumerate(self._waiting):
@@ -138,80 +167,81 @@ class Supervisor:
                 del self._waiting[index]
                 self._send(HostEvent.done(number, duration=0.0))
                 return
-        run = self._run
-        if run is None or run.id != number or run.kill_at is not None:
+        self._shell.interrupt(number, grace)
+        run, worker = self._run, self._worker
+        if run is None or worker is None or run.id != number or run.kill_at is not None:
             return
         run.kill_at = time.monotonic() + grace
-        self._worker.signal(signal.SIGINT)  # if the code has not begun: what keeps the worker from it
+        worker.signal(signal.SIGINT)  # if the code has not begun: what keeps the worker from it
 
     # The worker
 
-    def _start_worker(self) -> WorkerProcess:
-        worker = self._spawn()
-        self._selector.register(worker.socket, selectors.EVENT_READ, self._on_worker)
+    def _start_worker(self, spawn: Callable[[], WorkerProcess]) -> WorkerProcess:
+        worker = spawn()
+        self._selector.register(worker.socket, selectors.EVENT_READ, partial(self._on_worker, worker))
         for pipe in worker.pipes:
-            self._selector.register(pipe.descriptor, selectors.EVENT_READ, self._on_text)
+            self._selector.register(pipe.descriptor, selectors.EVENT_READ, partial(self._on_text, worker))
         return worker
 
-    def _on_worker(self) -> None:
-        if self._worker.outbox:
-            self._on_worker_writable()
+    def _on_worker(self, worker: WorkerProcess) -> None:
+        if worker.outbox:
+            self._on_worker_writable(worker)
         try:
-            data = self._worker.socket.recv(_CHUNK)
+            data = worker.socket.recv(_CHUNK)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            self._selector.unregister(self._worker.socket)  # it ends; its exit is what counts
+            self._selector.unregister(worker.socket)  # it ends; its exit is what counts
             return
         try:
-            for event in self._worker.decoder.feed(data):
-                self._read_text()  # what was written before a frame is in the pipes already, and goes first
-                self._handle_event(event)
+            for event in worker.decoder.feed(data):
+                self._read_text(worker)  # what was written before a frame is in the pipes already, and goes first
+                self._handle_event(worker, event)
         except (FrameError, RecursionError, KeyError, TypeError, ValueError, OverflowError):
-            self._worker.signal(signal.SIGKILL)  # the code has written on the socket
+            worker.signal(signal.SIGKILL)  # the code has written on the socket
 
-    def _handle_event(self, event: Frame) -> None:
+    def _handle_event(self, worker: WorkerProcess, event: Frame) -> None:
         header, body = event
         run = self._run
         match header.get("ev"):
             case "ready":
-                self._on_ready()
+                self._on_ready(worker)
             case "preloaded":
                 self._idle.forget()
                 self._send(HostEvent.preloaded())
             case "began":
                 if run is not None and run.kill_at is not None:
-                    self._worker.signal(signal.SIGINT)
+                    worker.signal(signal.SIGINT)
             case "output":
                 (run or self._idle).show(header, body)
-                self._worker.acknowledge()
+                worker.acknowledge()
             case "error":
                 if (error := parse_error(body)) is not None:
                     (run or self._idle).show_error(error, ends=header.get("ends") is True)
-                self._worker.acknowledge()
+                worker.acknowledge()
             case "area":
                 if run is not None:
                     (run.enter_area if header.get("begins") is True else run.leave_area)()
-                self._worker.acknowledge()
+                worker.acknowledge()
             case "clear":
                 (run or self._idle).clear(wait=header.get("wait") is True)
-                self._worker.acknowledge()
+                worker.acknowledge()
             case "done":
                 self._finish(duration=float(header["duration"]), error=parse_error(body))
             case _:
                 pass
 
-    def _on_ready(self) -> None:
-        self._worker.ready = True
+    def _on_ready(self, worker: WorkerProcess) -> None:
+        worker.ready = True
         self._idle.forget()
         if not self._announced:
             self._announced = True
             self._send(HostEvent.ready())
         waiting, self._waiting = self._waiting, []
         for order in waiting:
-            self._pass_on(order)
+            self._pass_on(worker, order)
 
     def _finish(self, **ending: Any) -> None:
         if self._run is not None:
@@ -219,12 +249,16 @@ class Supervisor:
             self._run = None
             self._state_lost = False
 
-    def _on_text(self) -> None:
-        self._read_text(once=True)
+    def _finish_command(self) -> None:
+        if self._shell.finish_if_over(state_lost=self._state_lost):
+            self._state_lost = False
 
-    def _read_text(self, *, once: bool = False) -> None:
+    def _on_text(self, worker: WorkerProcess) -> None:
+        self._read_text(worker, once=True)
+
+    def _read_text(self, worker: WorkerProcess, *, once: bool = False) -> None:
         """Read what the worker's pipes hold: all of it, or one piece of each."""
-        for pipe in self._worker.pipes:
+        for pipe in worker.pipes:
             held = _CHUNK if once else pipe.held()  # a process that never stops writing must not keep us here
             while held > 0:
                 try:
@@ -249,40 +283,43 @@ class Supervisor:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if pid == self._worker.pid:
-                self._replace_worker(os.waitstatus_to_exitcode(status))
                 break
-        os.write(self._waker, b"\0")  # there may be more
+            if pid == 0:
+                break
+            code = os.waitstatus_to_exitcode(status)
+            if self._spawn is not None and self._worker is not None and pid == self._worker.pid:
+                self._worker = self._replace(self._worker, code, self._spawn)
+                os.write(self._waker, b"\0")  # there may be more
+                break
+            self._shell.on_end(pid, code)
+        else:
+            os.write(self._waker, b"\0")
+        self._finish_command()
 
-    def _replace_worker(self, code: int) -> None:
+    def _replace(self, worker: WorkerProcess, code: int, spawn: Callable[[], WorkerProcess]) -> WorkerProcess:
         """Kill all that a worker has left when it ended, report its end, and start another."""
-        oom_kills = _oom_kills()
-        out_of_memory = not self._killed and oom_kills > self._oom_kills
-        self._oom_kills = oom_kills
+        out_of_memory = self._oom.occurred() and not self._killed
         _kill_all_others()
         with contextlib.suppress(OSError, FrameError):
-            while data := self._worker.socket.recv(_CHUNK):
-                for event in self._worker.decoder.feed(data):
-                    self._read_text()
+            while data := worker.socket.recv(_CHUNK):
+                for event in worker.decoder.feed(data):
+                    self._read_text(worker)
                     if event.header.get("ev") in ("output", "error"):
-                        self._handle_event(event)
-        self._read_text()
-        if not self._worker.ready:  # it could not even start, and a second one would fare no better
+                        self._handle_event(worker, event)
+        self._read_text(worker)
+        if not worker.ready:  # it could not even start, and a second one would fare no better
             os.write(2, self._idle.text())
             os._exit(1)
-        for descriptor in (self._worker.socket, *(pipe.descriptor for pipe in self._worker.pipes)):
+        for descriptor in (worker.socket, *(pipe.descriptor for pipe in worker.pipes)):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(descriptor)
-        self._worker.close()
+        worker.close()
         killed, self._killed = self._killed, False
         if self._run is not None:
             self._finish(crash=crash(code, killed=killed, out_of_memory=out_of_memory))
-        elif self._worker.used:
+        elif worker.used:
             self._state_lost = True
-        self._worker = self._start_worker()
+        return self._start_worker(spawn)
 
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
@@ -295,17 +332,6 @@ def _kill_all_others() -> None:
         return
     with contextlib.suppress(OSError):
         os.kill(-1, signal.SIGKILL)
-
-
-def _oom_kills() -> int:
-    """Return how many processes here the kernel has killed for lack of memory, where the sandbox can see that."""
-    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
-        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
-            for line in file:
-                name, _, count = line.partition(" ")
-                if name == "oom_kill":
-                    return int(count)
-    return 0
 
 
 def _prepare_home(owner: int | None) -> None:
@@ -352,9 +378,17 @@ def main() -> NoReturn:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    spawn = partial(WorkerProcess, container_type, user=worker_uid, rlimits=settings.get("rlimits", {}))
+    rlimits: dict[str, int] = settings.get("rlimits", {})
+    spawn = partial(WorkerProcess, container_type, user=worker_uid, rlimits=rlimits)
     try:
-        Supervisor(stdin, stdout, FileTree(owner=worker_uid), spawn=spawn).serve()
+        Supervisor(
+            stdin,
+            stdout,
+            FileTree(owner=worker_uid),
+            spawn=None if container_type == SHELL else spawn,
+            user=worker_uid,
+            rlimits=rlimits,
+        ).serve()
     except BrokenPipeError:
         pass
     finally:

@@ -113,7 +113,7 @@ class ExecutionRecords:
         if len(running) >= _MAX_RUNNING or of_session >= _MAX_PER_SESSION:
             raise RequestRefused(429, "TooManyExecutions", "Too many executions are running.", retry_after=1)
         task = asyncio.create_task(_run(record_id, work))
-        record = Record(record_id, identifier, replace(request, code=""), task)
+        record = Record(record_id, identifier, replace(request, code="", arguments=(), stdin=""), task)
         self._records[identifier, record_id] = record
         record.task.add_done_callback(lambda _: self._end(record))
         return record

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numbers
 import operator
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from greenroom.backend import ShellCommand
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import InvalidRequest
 from greenroom.models import DATA_DIR
@@ -66,15 +68,59 @@ def check_code(code: str) -> str:
     """
     if not isinstance(code, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The code must be str, not {type(code).__name__}.")
-    try:
-        size = max(len(code), len(code[: _MAX_CODE + 1].encode()))
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(f"The code must be text that UTF-8 can encode: {error}.") from None
-    if size > _MAX_CODE:
+    if _encoded_size(code, "code") > _MAX_CODE:
         raise InvalidRequest("The code must be at most 16 MiB of UTF-8. Upload what is longer, as a file.")
     if not code.strip():
         raise InvalidRequest(f"The code must not be empty: {code!r:.50}.")
     return code
+
+
+def check_command(command: str | Sequence[str], stdin: str | bytes | None) -> ShellCommand:
+    """Return what a shell is to run: a text for it, or a program and its arguments.
+
+    Raises:
+        InvalidRequest: a part is empty, over 16 MiB, has a NUL, or is not encodable as UTF-8.
+    """
+    arguments: tuple[object, ...]
+    match command:
+        case str():
+            arguments = (command,)
+        case bytes() | bytearray() | memoryview():
+            raise InvalidRequest(f"The command must be str or a list of str, not {type(command).__name__}.")
+        case Sequence():
+            arguments = tuple(command)
+        case _:  # pyright: ignore[reportUnnecessaryComparison]
+            raise InvalidRequest(f"The command must be str or a list of str, not {type(command).__name__}.")
+    texts: list[str] = []
+    for argument in arguments:
+        if not isinstance(argument, str):
+            raise InvalidRequest(f"The command's arguments must be str, not {type(argument).__name__}.")
+        texts.append(argument)
+    if sum(_encoded_size(text, "command") for text in texts) > _MAX_CODE:
+        raise InvalidRequest("The command must be at most 16 MiB of UTF-8. Upload what is longer, as a file.")
+    if not texts or not texts[0].strip():
+        raise InvalidRequest(f"The command must not be empty: {brief(command)}.")
+    if any("\0" in text for text in texts):
+        raise InvalidRequest(f"The command must not have NUL characters: {brief(command)}.")
+    return ShellCommand(command if isinstance(command, str) else tuple(texts), _check_stdin(stdin))
+
+
+def _check_stdin(stdin: str | bytes | None) -> bytes:
+    if stdin is None:
+        return b""
+    if not isinstance(stdin, str | bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The stdin must be str or bytes, not {type(stdin).__name__}.")
+    size = _encoded_size(stdin, "stdin") if isinstance(stdin, str) else len(stdin)
+    if size > _MAX_CODE:
+        raise InvalidRequest("The stdin must be at most 16 MiB. Upload what is longer, as a file.")
+    return stdin.encode() if isinstance(stdin, str) else bytes(stdin)
+
+
+def _encoded_size(text: str, name: str) -> int:
+    try:
+        return max(len(text), len(text[: _MAX_CODE + 1].encode()))
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"The {name} must be text that UTF-8 can encode: {error}.") from None
 
 
 def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT, name: str = "timeout") -> float | None:

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self, overload
+from typing import Any, Self, TypeAlias, overload
 
 from greenroom.backend import OnEvent, Overrides
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
@@ -20,9 +20,12 @@ from greenroom.models import DATA_DIR, ContainerType, Event, Execution, RemoteFi
 from greenroom.sessions.events import Events
 from greenroom.sessions.handle import ExecutionHandle
 from greenroom.sessions.open_pool import OpenPool
-from greenroom.sessions.rules import check_code, check_file_path, check_limit, check_path, check_timeout
+from greenroom.sessions.rules import check_code, check_command, check_file_path, check_limit, check_path, check_timeout
 from greenroom.sessions.transfers import Source, at_most, bytes_chunks, chunks_of, keep
 from greenroom.untrusted import brief
+
+_Execute: TypeAlias = Callable[[OnEvent], Coroutine[Any, Any, Execution]]
+"""Begins an execution whose events go to the function."""
 
 
 class Session:
@@ -60,7 +63,7 @@ class Session:
     # Execution
 
     def execute(self, code: str, *, timeout: float | None = None) -> Execution:
-        """Run Python code like a notebook cell, and wait for its end.
+        """Run code like a notebook cell, and wait for its end; in a pool of type Shell, it is a command as for `shell`.
 
         Executions of one session run one after the other. The code's own errors come back in the `Execution`.
 
@@ -79,35 +82,11 @@ class Session:
 
         Leaving the loop early interrupts the code.
         """
-        arrived = threading.Semaphore(0)
-        events = Events(arrived.release)
-        future = self._pool.submit(self._execute(code, timeout, events.put))
-        future.add_done_callback(events.put)
-        try:
-            while arrived.acquire() and not isinstance(event := events.take(), Future):
-                yield event
-            yield future.result()
-        finally:
-            future.cancel()
+        return self._stream(lambda on_event: self._execute(code, timeout, on_event))
 
-    async def astream(self, code: str, *, timeout: float | None = None) -> AsyncGenerator[Event, None]:
+    def astream(self, code: str, *, timeout: float | None = None) -> AsyncGenerator[Event, None]:
         """As `stream`."""
-        loop = asyncio.get_running_loop()
-        arrived = asyncio.Semaphore(0)
-
-        def release() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(arrived.release)
-
-        events = Events(release)
-        future = self._pool.submit(self._execute(code, timeout, events.put))
-        future.add_done_callback(events.put)
-        try:
-            while await arrived.acquire() and not isinstance(event := events.take(), Future):
-                yield event
-            yield future.result()
-        finally:
-            future.cancel()
+        return self._astream(lambda on_event: self._execute(code, timeout, on_event))
 
     def submit(self, code: str, *, timeout: float | None = None) -> ExecutionHandle:
         """Run code in the background, after the earlier executions of this session, and return immediately.
@@ -122,6 +101,50 @@ class Session:
             check_code(code),
             check_timeout(timeout, most=None),
         )
+
+    # Shell commands
+
+    def shell(
+        self, command: str | Sequence[str], *, timeout: float | None = None, stdin: str | bytes | None = None
+    ) -> Execution:
+        """Run a command in `/mnt/data`, beside the session's code, and wait for its end.
+
+        Each command has a shell of its own: the next one finds its files, not its variables or its directory. Commands
+        and executions of one session run one after the other. A command that fails comes back as an `Execution`, like
+        code that fails: its `exit_code` is not 0, and its error is named `ExitCode`.
+
+        What a command leaves in the background continues until the session ends; nothing that it writes after the
+        command's end is kept.
+
+        Args:
+            command: for bash as a login shell (sh where it is missing); or a program and its arguments, without a
+                shell. At most 16 MiB.
+            timeout: seconds until the command's processes get SIGTERM, and SIGKILL after the pool's
+                `interrupt_grace`; by default the pool's `timeout`.
+            stdin: the command's standard input, at most 16 MiB; by default it is empty.
+        """
+        return self._pool.run(self._shell(command, stdin, timeout, None))
+
+    async def ashell(
+        self, command: str | Sequence[str], *, timeout: float | None = None, stdin: str | bytes | None = None
+    ) -> Execution:
+        """As `shell`. Cancelling it stops the command."""
+        return await self._pool.arun(self._shell(command, stdin, timeout, None))
+
+    def stream_shell(
+        self, command: str | Sequence[str], *, timeout: float | None = None, stdin: str | bytes | None = None
+    ) -> Generator[Event, None, None]:
+        """Run a command as `shell` does, and yield its output as it comes; the whole `Execution` comes last.
+
+        Leaving the loop early stops the command.
+        """
+        return self._stream(lambda on_event: self._shell(command, stdin, timeout, on_event))
+
+    def astream_shell(
+        self, command: str | Sequence[str], *, timeout: float | None = None, stdin: str | bytes | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """As `stream_shell`."""
+        return self._astream(lambda on_event: self._shell(command, stdin, timeout, on_event))
 
     # Files
 
@@ -256,12 +279,52 @@ class Session:
             if error is None:
                 raise
 
+    def _stream(self, execute: _Execute) -> Generator[Event, None, None]:
+        arrived = threading.Semaphore(0)
+        events = Events(arrived.release)
+        future = self._pool.submit(execute(events.put))
+        future.add_done_callback(events.put)
+        try:
+            while arrived.acquire() and not isinstance(event := events.take(), Future):
+                yield event
+            yield future.result()
+        finally:
+            future.cancel()
+
+    async def _astream(self, execute: _Execute) -> AsyncGenerator[Event, None]:
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Semaphore(0)
+
+        def release() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(arrived.release)
+
+        events = Events(release)
+        future = self._pool.submit(execute(events.put))
+        future.add_done_callback(events.put)
+        try:
+            while await arrived.acquire() and not isinstance(event := events.take(), Future):
+                yield event
+            yield future.result()
+        finally:
+            future.cancel()
+
     # The one implementation of both spellings; all of it runs on the pool's loop.
 
     async def _execute(self, code: str, timeout: float | None, on_event: OnEvent | None) -> Execution:
         return await self._pool.backend.execute(
             self._identifier,
             check_code(code),
+            timeout=check_timeout(timeout) or self._timeout,
+            on_event=on_event,
+        )
+
+    async def _shell(
+        self, command: str | Sequence[str], stdin: str | bytes | None, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        return await self._pool.backend.shell(
+            self._identifier,
+            check_command(command, stdin),
             timeout=check_timeout(timeout) or self._timeout,
             on_event=on_event,
         )

@@ -30,6 +30,7 @@ from greenroom.testing.isolation import IsolationSuite
 from greenroom.testing.limits import LimitSuite
 from greenroom.testing.memory import memory_pool
 from greenroom.testing.scripted import ENDLESS_CODE, RecordedRun, ScriptedBackend, scripted_pool, wait_until
+from greenroom.testing.shell import ShellPoolSuite, ShellSuite
 from greenroom.testing.suite import Suite
 from greenroom.testing.texts import TextSuite
 
@@ -46,6 +47,8 @@ __all__ = [
     "LimitSuite",
     "RecordedRun",
     "ScriptedBackend",
+    "ShellPoolSuite",
+    "ShellSuite",
     "Suite",
     "TextSuite",
     "ToolDescription",

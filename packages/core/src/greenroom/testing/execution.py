@@ -121,6 +121,12 @@ class ExecutionSuite(Suite):
         )
         assert execution.stdout == "one\ntwo\nthree\nfour\n"
 
+    def test_a_shell_command_runs_beside_the_code(self, shared: Session) -> None:
+        shared.execute("x = 41\nwith open('/mnt/data/x.txt', 'w') as f:\n    _ = f.write('from the code')")
+        execution = shared.shell("cat x.txt; exit 3")
+        assert (execution.stdout, execution.exit_code, execution.state_lost) == ("from the code", 3, False)
+        assert shared.execute("x + 1").result == "42"
+
     # Streams
 
     def test_a_stream_yields_text_while_the_code_runs(self, shared: Session) -> None:

@@ -29,6 +29,7 @@ from typing import Any
 from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.runner.files import DATA_DIR, FileTree, Transfers
 from greenroom.runner.protocol import Decoder, Frame, HostEvent, encode, file_entry
+from greenroom.testing.memory_shell import MemoryCommand
 
 
 class MemorySandbox(StreamSandbox):
@@ -46,6 +47,7 @@ class MemorySandbox(StreamSandbox):
         self._count = itertools.count(1)
         self._real_open: Callable[..., Any] = builtins.open
         self._thread: threading.Thread | None = None
+        self._command: MemoryCommand | None = None
         self._current = 0
         self._running = False
         self._interrupting = threading.Lock()
@@ -58,7 +60,13 @@ class MemorySandbox(StreamSandbox):
         for header, body in self._decoder.feed(data):
             match header["op"]:
                 case "execute":
+                    self._command = None
                     self._thread = threading.Thread(target=self._execute, args=(header, body.decode()), daemon=True)
+                    self._thread.start()
+                case "shell":
+                    command = self._command = MemoryCommand(header, body, {})
+                    arguments = self._directory, self._tree, self._emit
+                    self._thread = threading.Thread(target=command.run, args=arguments, daemon=True)
                     self._thread.start()
                 case "interrupt":
                     self._interrupt()
@@ -91,6 +99,8 @@ class MemorySandbox(StreamSandbox):
             self._output.put_nowait(frame)
 
     def _interrupt(self) -> None:
+        if self._command is not None:
+            self._command.interrupt()
         with self._interrupting:
             if self._running and self._thread is not None and self._thread.ident is not None:
                 identifier, kind = ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)

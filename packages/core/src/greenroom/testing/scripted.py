@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from greenroom.backend import OnEvent
+from greenroom.backend import OnEvent, ShellCommand
 from greenroom.errors import FileMissing
 from greenroom.models import ContainerType, Execution, ExecutionError, RemoteFile, StreamText
 from greenroom.sessions import OpenPool, SessionPool
@@ -42,7 +43,7 @@ class ScriptedBackend(BareBackend):
         """Take the type of the sandboxes that it stands for."""
         self.container_type = container_type
         self.answers: dict[str, Execution | Exception] = {}
-        """The answer to each piece of code: an execution, whose stdout is streamed line by line, or an exception."""
+        """The answer to each code or command: an execution, whose stdout is streamed line by line, or an exception."""
         self.answer: Execution | Exception = Execution("1", "succeeded", stdout="ran\n")
         """The answer to any other code."""
         self.runs: list[RecordedRun] = []
@@ -72,7 +73,17 @@ class ScriptedBackend(BareBackend):
     async def execute(
         self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
-        self.runs.append(RecordedRun(identifier, code, timeout))
+        return await self._answer(RecordedRun(identifier, code, timeout), on_event)
+
+    async def shell(
+        self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        text = command.command if isinstance(command.command, str) else shlex.join(command.command)
+        return await self._answer(RecordedRun(identifier, text, timeout), on_event)
+
+    async def _answer(self, run: RecordedRun, on_event: OnEvent | None) -> Execution:
+        identifier, code, _ = run
+        self.runs.append(run)
         answer = self.answers.get(code, self.answer)
         if isinstance(answer, Exception):
             raise answer

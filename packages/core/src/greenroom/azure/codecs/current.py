@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import urlencode
@@ -30,7 +31,7 @@ from greenroom.azure.codecs.shared import (
     text,
 )
 from greenroom.errors import InvalidRequest
-from greenroom.models import DATA_DIR, Execution, RemoteFile, SessionInfo, Status
+from greenroom.models import DATA_DIR, Execution, ExecutionError, RemoteFile, SessionInfo, Status
 
 EXECUTED: Mapping[str, int] = {
     "2024-10-02-preview": 202,  # recorded
@@ -45,6 +46,8 @@ _STATUS: Mapping[Status, str] = {
     "timed_out": "Failed",
     "cancelled": "Canceled",
 }
+_MAX_STATUS = 9
+"""Characters of the text of an exit code."""
 _NUMBERED = "2024-10-02-preview"  # this version's bodies have .NET's `$id`; recorded
 
 # Executions
@@ -53,7 +56,10 @@ _NUMBERED = "2024-10-02-preview"  # this version's bodies have .NET's `$id`; rec
 def encode_execute_request(request: ExecuteRequest, version: str) -> Call:
     """`POST executions`, without fields that the version does not have."""
     if request.shell:
-        body: dict[str, Json] = {"shellCommand": request.code}
+        command = (
+            {"execCommandAndArgs": list(request.arguments)} if request.arguments else {"shellCommand": request.code}
+        )
+        body: dict[str, Json] = {**command, "stdin": request.stdin} if request.stdin else command
     else:
         body = {"codeInputType": "Inline", "executionType": request.execution_type, "code": request.code}
     if request.timeout is not None:
@@ -133,14 +139,16 @@ def decode_execution(body: Json, *, timeout: float | None) -> Execution | Pendin
     )
 
 
-def encode_shell_execution(execution: Execution, identifier: str, exit_code: int) -> Json:
+def encode_shell_execution(
+    execution: Execution, identifier: str, exit_code: int, *, limit: int = DEFAULT_OUTPUT_LIMIT
+) -> Json:
     """Write the response to a shell command.
 
-    The status is the exit code as text; each stream is silently cut at 4,096 bytes.
+    The status is the exit code as text; each stream is silently cut at `limit` bytes.
     """
 
     def cut(stream: str) -> str:
-        return stream.encode("utf-8", "replace")[:DEFAULT_OUTPUT_LIMIT].decode("utf-8", "ignore")
+        return stream.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
 
     return {
         "id": execution.id,
@@ -152,6 +160,36 @@ def encode_shell_execution(execution: Execution, identifier: str, exit_code: int
             "executionTimeInMilliseconds": int(execution.duration * 1000),
         },
     }
+
+
+def decode_shell_execution(body: Json, *, timeout: float) -> Execution:
+    """Read the response to a shell command; `timeout` is what was requested.
+
+    Raises:
+        Malformed: the body does not have this contract's form.
+    """
+    fields = mapping(body)
+    status, result = text(fields.get("status")), mapping(fields.get("result"))
+    try:
+        exit_code = int(status) if len(status) <= _MAX_STATUS else None
+    except ValueError:
+        exit_code = None
+    if exit_code is None:
+        raise Malformed(f"{status!r:.100} is not an exit code")
+    error = None
+    if exit_code < 0:
+        error = ExecutionError("TimeoutError", f"The command did not end within {timeout:g} seconds, or was not run.")
+    elif exit_code:
+        error = ExecutionError("ExitCode", f"The command failed with exit code {exit_code}.")
+    return Execution(
+        id=text(fields.get("id")) or uuid.uuid4().hex,
+        status="succeeded" if error is None else "failed" if exit_code > 0 else "timed_out",
+        stdout=text(result.get("stdout")),
+        stderr=text(result.get("stderr")),
+        error=error,
+        duration=number(result.get("executionTimeInMilliseconds")) / 1000,
+        exit_code=None if exit_code < 0 else exit_code,
+    )
 
 
 # Files

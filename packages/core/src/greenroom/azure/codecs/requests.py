@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from greenroom.azure.codecs.problems import NOT_SUPPORTED, BadRequest
-from greenroom.azure.codecs.shared import LATEST, MAX_INT32, ExecuteRequest, Json
+from greenroom.azure.codecs.problems import BadRequest
+from greenroom.azure.codecs.shared import API_VERSIONS, LATEST, MAX_INT32, SHELL_SINCE, ExecuteRequest, Json
+from greenroom.errors import InvalidRequest
 
 _INPUT_TYPES = {"inline", "inlinetext", "inlinebase64"}
 _EXECUTION_TYPES = {"synchronous", "asynchronous"}
@@ -21,18 +22,19 @@ def decode_fields(fields: Mapping[str, Json]) -> ExecuteRequest:
     Raises:
         BadRequest: a field is missing, or has a value of another type.
     """
-    if fields.get("execCommandAndArgs") is not None:
-        raise BadRequest(
-            "The request's body must have a 'shellCommand', not 'execCommandAndArgs': it is not offered.",
-            code=NOT_SUPPORTED,
-            target="execCommandAndArgs",
-        )
     shell = fields.get("shellCommand") is not None
+    arguments = _arguments(fields)
+    if shell and arguments:
+        raise BadRequest(
+            "Either 'shellCommand' or 'execCommandAndArgs' must be given, not both.", target="shellCommand"
+        )
     return ExecuteRequest(
-        code=_code(fields, "shellCommand" if shell else "code"),
+        code="" if arguments else _code(fields, "shellCommand" if shell else "code"),
         timeout=_timeout(fields),
         execution_type=_word(fields, "executionType", _EXECUTION_TYPES, "Synchronous"),
-        shell=shell,
+        shell=shell or bool(arguments),
+        arguments=arguments,
+        stdin=_stdin(fields),
         output_limit=_output_limit(fields),
         # The specification names it one way, and its own examples another.
         jupyter_format=_flag(fields, "returnJupyterFormatExecutionResult") or _flag(fields, "returnJupyterFormat"),
@@ -90,6 +92,33 @@ def check_declared(fields: Mapping[str, Json], version: str) -> None:
                 raise BadRequest(f"The request's body must have '{name}' in version {version}.", target=name)
 
 
+def shell_request(
+    command: str | tuple[str, ...], stdin: bytes, version: str, *, timeout: float, output_limit: int
+) -> ExecuteRequest:
+    """Return the request to run a shell command, or a program with arguments.
+
+    Raises:
+        InvalidRequest: the version has no such command.
+    """
+    code, arguments = (command, ()) if isinstance(command, str) else ("", command)
+    since = LATEST if arguments or stdin else SHELL_SINCE
+    if API_VERSIONS.index(version) < API_VERSIONS.index(since):
+        kind = "A list of arguments and stdin need" if since == LATEST else "Shell commands need"
+        raise InvalidRequest(f"{kind} api_version {since} or later in Azure, not {version}.")
+    try:
+        text = stdin.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The stdin must be UTF-8 in Azure, as a request has it as text: {error}.") from None
+    return ExecuteRequest(  # noqa: S604
+        code=code,
+        timeout=timeout,
+        shell=True,
+        arguments=arguments,
+        stdin=text,
+        output_limit=output_limit,
+    )
+
+
 def _code(fields: Mapping[str, Json], name: str) -> str:
     code = fields.get(name)
     if not isinstance(code, str):
@@ -102,6 +131,29 @@ def _code(fields: Mapping[str, Json], name: str) -> str:
                 f"'{name}' must be UTF-8 in base64, as its input type says, not {_shown(code)}.", target=name
             ) from None
     return code
+
+
+def _arguments(fields: Mapping[str, Json]) -> tuple[str, ...]:
+    arguments = fields.get("execCommandAndArgs")
+    if arguments is None:
+        return ()
+    if not isinstance(arguments, list) or not arguments:
+        message = f"'execCommandAndArgs' must be an array of strings, not {_shown(arguments)}."
+        raise BadRequest(message, target="execCommandAndArgs")
+    for argument in cast("list[Json]", arguments):
+        if not isinstance(argument, str):
+            message = f"'execCommandAndArgs' must have only strings, not {_shown(argument)}."
+            raise BadRequest(message, target="execCommandAndArgs")
+    return tuple(cast("list[str]", arguments))
+
+
+def _stdin(fields: Mapping[str, Json]) -> str:
+    stdin = fields.get("stdin")
+    if stdin is None:
+        return ""
+    if not isinstance(stdin, str):
+        raise BadRequest(f"'stdin' must be a string, not {_shown(stdin)}.", target="stdin")
+    return stdin
 
 
 def _timeout(fields: Mapping[str, Json]) -> float | None:

@@ -17,6 +17,9 @@ CURRENT_VERSIONS = ("2024-10-02-preview", "2025-02-02-preview", "2025-10-02-prev
 API_VERSIONS = LEGACY_VERSIONS + CURRENT_VERSIONS
 LATEST = CURRENT_VERSIONS[-1]
 
+SHELL_SINCE = "2025-02-02-preview"
+"""The first version with shell commands."""
+
 AUDIENCE = "https://dynamicsessions.io"
 SCOPE = f"{AUDIENCE}/.default"
 
@@ -77,6 +80,10 @@ class ExecuteRequest:
     """In the client's spelling, which the response repeats."""
     shell: bool = False
     """Whether the code is a shell command (`shellCommand`; current contract only)."""
+    arguments: tuple[str, ...] = ()
+    """In place of a shell command: a program and its arguments (`execCommandAndArgs`)."""
+    stdin: str = ""
+    """What a command reads."""
     output_limit: int | None = None
     """Characters of each stream in the response (`outputStreamsMaxLength`; 2025-10-02-preview)."""
     jupyter_format: bool = False

@@ -1,1 +1,1 @@
-"""Functions that the server runs in a session: their source is sent there."""
+"""A function that the server runs in a session: its source is sent there."""

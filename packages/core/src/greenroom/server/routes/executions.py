@@ -24,30 +24,23 @@ from greenroom.azure.codecs.shared import (
     LATEST,
     MAX_SYNCHRONOUS,
     RESTARTED_HEADER,
+    SHELL_SINCE,
     ExecuteRequest,
     Json,
     Pending,
     mapping,
-    number,
-    text,
     timings,
 )
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import InvalidRequest
-from greenroom.models import Execution
 from greenroom.runner.json_weight import TooDeep, weigh_json
-from greenroom.server.in_sandbox import functions
-from greenroom.server.in_sandbox.call import program, result_of
 from greenroom.server.records import Outcome, Record
 from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room, too_large
 from greenroom.server.routes.target import Target
-from greenroom.sessions.rules import check_code, check_timeout
+from greenroom.sessions.rules import check_code, check_command, check_timeout
 
 _OPERATION_ID = re.compile(r"[ -~]{1,128}")
 _SHELL_TIMEOUT = float(MAX_SYNCHRONOUS)
-_FOREVER = 1e9
-_SHELL_MARGIN = 10.0
-_MAX_EXIT_CODE = 255
 _MAX_VALUES = 10_000
 _VALUE = 48  # bytes, as `weigh_json` counts them
 _LARGE = 256 << 10
@@ -131,36 +124,21 @@ def _encode(record: Record, outcome: Outcome | None, target: Target) -> Json:
     if outcome is None:
         return current.encode_pending(Pending(record.id), record.identifier, record.request, target.version)
     if outcome.exit_code is not None:
-        return current.encode_shell_execution(outcome.execution, record.identifier, outcome.exit_code)
+        limit = record.request.output_limit
+        limit = DEFAULT_OUTPUT_LIMIT if limit is None else limit
+        return current.encode_shell_execution(outcome.execution, record.identifier, outcome.exit_code, limit=limit)
     return target.codec.encode_execution(outcome.execution, record.identifier, record.request, target.version)
 
 
 async def _run(target: Target, identifier: str, order: ExecuteRequest) -> Outcome:
     unlimited = _in_background(order, target)
     if order.shell:
-        default = _FOREVER if unlimited else _SHELL_TIMEOUT
-        return await _run_shell(target, identifier, order.code, order.timeout or default)
+        command = check_command(order.arguments or order.code, order.stdin)
+        timeout = order.timeout or (math.inf if unlimited else _SHELL_TIMEOUT)
+        execution = await target.pool.backend.shell(identifier, command, timeout=timeout, on_event=None)
+        return Outcome(execution, -1 if execution.exit_code is None else execution.exit_code)
     timeout = order.timeout or (math.inf if unlimited else None)
     return Outcome(await target.pool.backend.execute(identifier, order.code, timeout=timeout, on_event=None))
-
-
-async def _run_shell(target: Target, identifier: str, command: str, timeout: float) -> Outcome:
-    code = program(functions.run_shell_command, command, timeout, DEFAULT_OUTPUT_LIMIT)
-    execution = await target.pool.backend.execute(identifier, code, timeout=timeout + _SHELL_MARGIN, on_event=None)
-    returned = result_of(execution)
-    if returned is None:  # the Python process could not run it, or was killed
-        return Outcome(execution, -1)
-    exit_code = returned.get("exit_code")
-    return Outcome(
-        Execution(
-            id=execution.id,
-            status="succeeded" if exit_code == 0 else "failed",
-            stdout=text(returned.get("stdout")),
-            stderr=text(returned.get("stderr")),
-            duration=number(returned.get("duration")),
-        ),
-        exit_code if isinstance(exit_code, int) and -_MAX_EXIT_CODE <= exit_code <= _MAX_EXIT_CODE else -1,
-    )
 
 
 async def _while_connected(request: Request, record: Record) -> Outcome:
@@ -195,14 +173,8 @@ def _decode(body: Json, target: Target) -> ExecuteRequest:
     order = _decode_either(body, target)
     if order.code.strip():  # AutoGen's executor begins with an empty cell after a restart
         check_code(order.code)
-    if order.shell and target.legacy:
-        raise BadRequest(
-            f"The api-version must be 2025-02-02-preview or later for 'shellCommand', not {target.version}.",
-            code=NOT_SUPPORTED,
-            target="shellCommand",
-        )
     if order.shell:
-        target.require(since="2025-02-02-preview")
+        _check_shell(order, target)
     # The specification's own examples of shell commands have 600 seconds.
     limit = (
         None if _in_background(order, target) else MAX_SYNCHRONOUS if target.strict and not order.shell else MAX_TIMEOUT
@@ -216,6 +188,25 @@ def _decode(body: Json, target: Target) -> ExecuteRequest:
     if target.version != LATEST:
         return replace(order, output_limit=None, jupyter_format=False)
     return order if order.output_limit is not None else replace(order, output_limit=DEFAULT_OUTPUT_LIMIT)
+
+
+def _check_shell(order: ExecuteRequest, target: Target) -> None:
+    """Check that a command can be run, in this version.
+
+    Raises:
+        BadRequest: it cannot.
+    """
+    if target.legacy:
+        raise BadRequest(
+            f"The api-version must be 2025-02-02-preview or later for 'shellCommand', not {target.version}.",
+            code=NOT_SUPPORTED,
+            target="shellCommand",
+        )
+    target.require(since=LATEST if order.arguments or order.stdin else SHELL_SINCE)
+    try:
+        check_command(order.arguments or order.code, order.stdin)
+    except InvalidRequest as error:
+        raise BadRequest(str(error), target="execCommandAndArgs" if order.arguments else "shellCommand") from None
 
 
 def _decode_either(body: Json, target: Target) -> ExecuteRequest:
