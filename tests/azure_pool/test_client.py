@@ -597,6 +597,20 @@ def test_a_session_has_the_memory_of_its_pool() -> None:
         pool.session("abcd", memory="1Gi")
 
 
+def test_a_session_has_the_limits_and_variables_of_its_pool() -> None:
+    with pool_of(Azure()) as pool:
+        with pytest.raises(InvalidRequest, match=r"idle_timeout: in Azure it is the pool's, .* --cooldown-period"):
+            pool.session("abcd", idle_timeout=300)
+        for call in (
+            lambda: pool.session("abcd", env={"TZ": "secret"}),
+            lambda: pool.session("abcd").execute("1", env={"TZ": "secret"}),
+            lambda: pool.session("abcd").shell("date", env={"TZ": "secret"}),
+        ):
+            with pytest.raises(InvalidRequest, match=r"such as TZ\. Set them in the code, .*: TZ=UTC date") as caught:
+                call()
+            assert "secret" not in str(caught.value)
+
+
 async def test_a_closed_pool_raises_and_can_be_closed_again() -> None:
     pool = backend_of(Azure())
     pool.mark_owned("abcd")

@@ -49,6 +49,8 @@ def obey(header: dict[str, Any], _body: bytes) -> Iterable[bytes]:
             yield done(header["id"])
         case "preload":
             yield encode({"ev": "preloaded"})
+        case "environment":
+            pass
         case "list":
             yield reply(header["id"], b"[]")
         case _:

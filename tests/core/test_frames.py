@@ -40,6 +40,7 @@ CRASH = crash(-9, killed=True, out_of_memory=False)
 MESSAGES: dict[type, dict[Callable[..., Frame], list[Frame]]] = {
     HostOrder: {
         HostOrder.execute: [HostOrder.execute(1, "1 + 1", text_limit=2, output_limit=3)],
+        HostOrder.environment: [HostOrder.environment({"TZ": "UTC"})],
         HostOrder.shell: [HostOrder.shell(1, ["ls", "-l"], stdin=b"x", env={"TZ": "UTC"}, text_limit=2)],
         HostOrder.interrupt: [HostOrder.interrupt(1, grace=0.5)],
         HostOrder.preload: [HostOrder.preload(("numpy",))],
@@ -68,6 +69,7 @@ MESSAGES: dict[type, dict[Callable[..., Frame], list[Frame]]] = {
     },
     WorkerOrder: {
         WorkerOrder.execute: [WorkerOrder.execute(b"1 + 1")],
+        WorkerOrder.environment: [WorkerOrder.environment(b'{"TZ": "UTC"}')],
         WorkerOrder.preload: [WorkerOrder.preload(b'["numpy"]')],
     },
     WorkerEvent: {

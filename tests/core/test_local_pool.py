@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from greenroom.backend import Overrides
+from greenroom.config.environment import Environment
 from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull, SandboxLost
 from greenroom.local import PoolSettings
@@ -424,6 +426,59 @@ async def test_a_sandbox_that_ends_as_it_becomes_ready_is_not_leased() -> None:
         with pytest.raises(EngineUnavailable, match="killed"):
             await use(pool, "user")
         assert (await use(pool, "user")).succeeded
+
+
+# Limits of a session
+
+
+@in_virtual_time
+async def test_a_session_ends_after_its_own_time_without_use() -> None:
+    async with pool_of(ScriptedEngine(), cooldown_period=300) as pool:
+        short = Overrides(idle_timeout=60)
+        pool.configure("short", short)
+        await use(pool, "short")
+        await use(pool, "long")
+        for identifier, seconds in (("short", 60), ("long", 300)):
+            info = await pool.session(identifier)
+            assert info is not None
+            assert info.expires is not None
+            assert round((info.expires - info.last_used).total_seconds()) == seconds
+        await asyncio.sleep(55)
+        assert await held(pool) == ["long", "short"]
+        await asyncio.sleep(6)
+        assert await held(pool) == ["long"]
+        assert (await use(pool, "short")).session_restarted == "cooled_down"
+
+
+async def test_a_time_without_use_beyond_the_pools_is_refused() -> None:
+    async with pool_of(ScriptedEngine(), cooldown_period=300) as pool:
+        pool.configure("user", Overrides(idle_timeout=300))
+        with pytest.raises(InvalidRequest, match=r"at most the pool's cooldown_period of 300 seconds, not 301"):
+            pool.configure("user", Overrides(idle_timeout=301))
+    async with pool_of(ScriptedEngine(), lifecycle="on_container_exit") as pool:
+        with pytest.raises(InvalidRequest, match="lifecycle timed, not on_container_exit"):
+            pool.configure("user", Overrides(idle_timeout=1))
+
+
+@in_virtual_time
+async def test_variables_are_sent_before_the_first_import_and_when_they_change() -> None:
+    engine = ScriptedEngine()
+    async with pool_of(engine, env={"A": "1"}, ready_session_instances=1, preload="numpy") as pool:
+        await asyncio.sleep(10)
+        mine = Overrides(env=Environment({"B": "2"}))
+        await use(pool, "user")
+        pool.configure("user", mine)
+        await use(pool, "user")
+        await use(pool, "user")
+        heard = [(header["op"], body) for header, body in engine.sandboxes[0].heard]
+        assert heard == [
+            ("environment", b'{"A": "1"}'),
+            ("preload", b'["numpy"]'),
+            ("execute", b"x"),
+            ("environment", b'{"A": "1", "B": "2"}'),
+            ("execute", b"x"),
+            ("execute", b"x"),
+        ]
 
 
 # Sandboxes that are lost

@@ -22,6 +22,7 @@ from greenroom.local.plan import (
     Slot,
     Start,
     State,
+    cooldown,
     next_due,
     plan,
     ready_target,
@@ -122,6 +123,18 @@ def test_a_session_cools_down_after_its_last_use() -> None:
     assert plan(state, rules, NOW) == []
     assert next_due(state, rules, NOW) == NOW + 1
     assert plan(state, rules, NOW + 1) == [End(1, EndCause.COOLED_DOWN)]
+
+
+def test_a_session_with_a_time_of_its_own_cools_down_then() -> None:
+    slot = leased(1, idle_for=59)
+    slot.idle_timeout = 60
+    state, rules = state_of(slot, leased(2, idle_for=59)), rules_of(cooldown=300)
+    assert plan(state, rules, NOW) == []
+    assert next_due(state, rules, NOW) == NOW + 1
+    assert plan(state, rules, NOW + 1) == [End(1, EndCause.COOLED_DOWN)]
+    slot.idle_timeout = 9999
+    assert cooldown(slot, rules) == 300, "never longer than the pool's"
+    assert cooldown(slot, rules_of(cooldown=None)) is None
 
 
 def test_a_session_in_use_does_not_cool_down() -> None:
@@ -249,7 +262,9 @@ class Pool(RuleBasedStateMachine):
     @precondition(lambda self: self.slots("leased"))
     @rule(data=st.data())
     def a_use_begins(self, data: st.DataObject) -> None:
-        self.draw(data, "leased").users += 1
+        slot = self.draw(data, "leased")
+        slot.users += 1
+        slot.idle_timeout = data.draw(st.none() | st.floats(0.1, 90))
 
     @precondition(lambda self: any(slot.users for slot in self.slots("leased")))
     @rule(data=st.data())
@@ -333,7 +348,7 @@ class Pool(RuleBasedStateMachine):
                     assert rules.cooldown is not None
                     assert slot.phase == "leased"
                     assert slot.users == 0, "a session in use never cools down"
-                    assert self.now >= slot.last_used + rules.cooldown
+                    assert self.now >= slot.last_used + (cooldown(slot, rules) or 0)
                 case EndCause.MAX_AGE:
                     assert rules.maximum_age is not None
                     assert slot.phase == "leased"
@@ -388,7 +403,7 @@ class Pool(RuleBasedStateMachine):
     def nothing_lives_past_its_time(self) -> None:
         for slot in self.slots("leased"):
             if self.limits.cooldown is not None:
-                assert slot.users or self.now < slot.last_used + self.limits.cooldown
+                assert slot.users or self.now < slot.last_used + (cooldown(slot, self.limits) or 0)
             elif self.limits.maximum_age is not None:
                 assert self.now < slot.since + self.limits.maximum_age
 

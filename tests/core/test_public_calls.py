@@ -98,6 +98,7 @@ CALLS: dict[str, Call] = {
     "save": lambda _p, a, _b, _c: Image("figure.png", "image/png", b"x").save(a),
     "run_code": lambda pool, a, b, c: tools.run_code(pool.session(), a, budget=b, timeout=c),
     "shell": lambda pool, a, b, c: pool.session().shell(a, timeout=b, stdin=c),
+    "env": lambda pool, a, b, c: pool.session(env=a, idle_timeout=b).execute("1", env=c),
     "list_files": lambda pool, a, b, _: tools.list_files(pool.session(), a, budget=b),
     "read_file": lambda pool, a, b, c: tools.read_file(pool.session(), a, budget=b, limit=c),
     "download_file": lambda pool, a, b, _: tools.download_file(pool.session(), a, limit=b),

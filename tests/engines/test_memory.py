@@ -26,6 +26,7 @@ class TestExecution(ExecutionSuite):
         "test_a_data_frame_has_html": _NO_IPYTHON,
         "test_magics_shell_commands_and_await_work": _NO_IPYTHON,
         "test_output_of_subprocesses_and_threads_arrives_in_order": _NO_PROCESS,
+        "test_variables_are_those_of_the_session_and_of_the_execution": _NO_PROCESS,
     }
     not_run = {
         "test_code_that_does_not_react_is_killed": _NO_PROCESS,

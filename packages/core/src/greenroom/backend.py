@@ -6,10 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from greenroom.config.environment import Environment
 from greenroom.models import ContainerType, Event, Execution, PoolStatus, RemoteFile, SessionInfo
 
 OnEvent: TypeAlias = Callable[[Event], None]
 """Called on the pool's event loop as the code runs; it must return immediately and not raise."""
+
+NO_VARIABLES = Environment()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -18,6 +21,10 @@ class Overrides:
 
     memory: int | None = None
     """Bytes."""
+    idle_timeout: float | None = None
+    """Seconds without use after which it ends."""
+    env: Environment | None = None
+    """Its environment variables, in addition to the pool's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,7 @@ class ShellCommand:
     command: str | tuple[str, ...]
     """A text for bash, or a program and its arguments."""
     stdin: bytes = b""
+    env: Environment = NO_VARIABLES
 
 
 class Backend(Protocol):
@@ -43,9 +51,18 @@ class Backend(Protocol):
     """The maximum size of one file that is uploaded or downloaded, in bytes."""
 
     async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+        self,
+        identifier: str,
+        code: str,
+        *,
+        timeout: float | None,
+        on_event: OnEvent | None,
+        env: Environment = NO_VARIABLES,
     ) -> Execution:
-        """Run code. `timeout` is in seconds; `None` stands for the pool's own limit, infinity for no limit."""
+        """Run code. `timeout` is in seconds; `None` stands for the pool's own limit, infinity for no limit.
+
+        `env` are variables that hold during this execution.
+        """
         ...
 
     async def shell(

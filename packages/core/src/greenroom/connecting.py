@@ -171,17 +171,23 @@ def _parse(url: str) -> tuple[str, str, dict[str, str]]:
         parts = urlsplit(url)
         options = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=_MOST_OPTIONS)
     except ValueError as error:
-        raise InvalidRequest(f"The pool must be a URL, not {url!r:.200}: {error}.") from None
+        raise InvalidRequest(f"The pool must be a URL, not {_shown(url)!r:.200}: {error}.") from None
     remote = parts.scheme in {"https", "http"}
     if not remote and (parts.netloc or parts.path or parts.fragment):
         scheme = parts.scheme or "docker"
         raise InvalidRequest(
-            f'The pool must be a URL such as "{scheme}:" or "{scheme}:?option=value", not {url!r:.200}.'
+            f'The pool must be a URL such as "{scheme}:" or "{scheme}:?option=value", not {_shown(url)!r:.200}.'
         )
     names = [name for name, _ in options]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidRequest(f"The pool must name each option once, not {', '.join(repeated):.200} twice.")
     return parts.scheme, parts._replace(query="").geturl() if remote else "", dict(options)
+
+
+def _shown(url: str) -> str:
+    """Return a URL without its options, whose values can be secrets."""
+    place, mark, _ = url.partition("?")
+    return f"{place}?…" if mark else place
 
 
 def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 from weakref import WeakValueDictionary
@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from greenroom.azure.bodies import framed, replayable
 from greenroom.azure.codecs import current
 from greenroom.azure.codecs.contract import contract_of
-from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, NO_SESSION
+from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND
 from greenroom.azure.codecs.requests import shell_request
 from greenroom.azure.codecs.shared import (
     LATEST,
@@ -30,11 +30,12 @@ from greenroom.azure.codecs.shared import (
     multipart_frame,
 )
 from greenroom.azure.credentials import tokens_for
-from greenroom.azure.http import MARGIN, Connection
+from greenroom.azure.http import MARGIN, Connection, no_session
 from greenroom.azure.httpx_transport import HttpxTransport
-from greenroom.azure.settings import AzureSettings, check_proxy, parse_endpoint
+from greenroom.azure.settings import AzureSettings, check_proxy, parse_endpoint, refuse_overrides, refuse_variables
 from greenroom.azure.transport import Transport
-from greenroom.backend import OnEvent, Overrides, ShellCommand
+from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
+from greenroom.config.environment import Environment
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo, StreamText
 
@@ -96,8 +97,15 @@ class AzurePool:
     # Executions
 
     async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+        self,
+        identifier: str,
+        code: str,
+        *,
+        timeout: float | None,
+        on_event: OnEvent | None,
+        env: Environment = NO_VARIABLES,
     ) -> Execution:
+        refuse_variables(env)
         seconds = self._settings.timeout if timeout is None else timeout
         request = self._request(code, seconds)
         # The service's order of concurrent calls is unknown, and an HTTP timeout should not include the wait.
@@ -112,6 +120,7 @@ class AzurePool:
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
+        refuse_variables(command.env)
         seconds = self._settings.timeout if timeout is None else timeout
         limit = self._settings.output_limit
         request = shell_request(command.command, command.stdin, self._version, timeout=seconds, output_limit=limit)
@@ -264,7 +273,7 @@ class AzurePool:
     # Sessions and the pool. Only later versions have these requests; the service accepts them for any session.
 
     async def delete(self, identifier: str) -> None:
-        with _no_session():
+        with no_session():
             await self._call(current.delete_session(), identifier, _nothing)
         if identifier in self._own:
             self._own[identifier] = 0.0
@@ -275,7 +284,7 @@ class AzurePool:
         return sorted(found, key=lambda session: session.identifier)
 
     async def session(self, identifier: str) -> SessionInfo | None:
-        with _no_session():
+        with no_session():
             return await self._call(current.get_session(), identifier, current.decode_session)
         return None
 
@@ -284,10 +293,7 @@ class AzurePool:
         return PoolStatus(limit=None, idle=len(await self.sessions()))
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
-        raise InvalidRequest(
-            f"The session {identifier!r} cannot have its own memory limit: in Azure it is the pool's, set with az "
-            "containerapp sessionpool create --memory."
-        )
+        refuse_overrides(identifier, overrides)
 
     def mark_owned(self, identifier: str) -> None:
         if len(self._own) >= _MAX_OWN:  # the oldest cooled down long ago
@@ -392,16 +398,6 @@ class AzurePool:
 def _transport(endpoint: str, settings: AzureSettings) -> Transport:
     proxy = None if settings.proxy is None else check_proxy(settings.proxy.get_secret_value())
     return HttpxTransport(endpoint, proxy=proxy, ssl_context=settings.ssl_context)
-
-
-@contextlib.contextmanager
-def _no_session() -> Generator[None, None, None]:
-    """Ignore the error that there is no such session."""
-    try:
-        yield
-    except GreenroomError as error:
-        if error.azure is None or error.azure.code not in NO_SESSION:
-            raise
 
 
 def _nothing(body: Json) -> None:

@@ -7,14 +7,14 @@ import contextlib
 import json
 import random
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from greenroom.azure.bodies import MIN_RATE, TooSlow, received, sent
-from greenroom.azure.codecs.problems import POOL_FULL, Problem, decode_problem, error_of
+from greenroom.azure.codecs.problems import NO_SESSION, POOL_FULL, Problem, decode_problem, error_of
 from greenroom.azure.codecs.shared import Call, Json, Malformed, quote_segment
 from greenroom.azure.credentials import Tokens
 from greenroom.azure.transport import Request, Response, Transport, TransportError, Unreachable
@@ -302,3 +302,13 @@ async def _read(response: Response, limit: int, timeout: float) -> bytes:
             raise TooSlow(f"its body must end within {timeout:g} seconds") from None
         raise
     return bytes(content)
+
+
+@contextlib.contextmanager
+def no_session() -> Generator[None, None, None]:
+    """Ignore the error that there is no such session."""
+    try:
+        yield
+    except GreenroomError as error:
+        if error.azure is None or error.azure.code not in NO_SESSION:
+            raise

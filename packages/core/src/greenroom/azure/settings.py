@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from greenroom.azure.codecs.shared import API_VERSIONS, LATEST
+from greenroom.backend import Overrides
+from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.errors import InvalidRequest
 from greenroom.models import ContainerType
@@ -95,6 +97,38 @@ def parse_endpoint(url: str) -> str:
             "properties.poolManagementEndpoint"
         )
     return SplitResult(parts.scheme, parts.netloc, parts.path.rstrip("/"), "", "").geturl()
+
+
+def refuse_variables(env: Environment) -> None:
+    """Refuse environment variables, which the service has no means to set.
+
+    Raises:
+        InvalidRequest: there are some; the message shows their names.
+    """
+    if env:
+        raise InvalidRequest(
+            f"A session in Azure cannot have variables of its own, such as {next(iter(env))}. Set them in the code, as "
+            "with os.environ['TZ'] = 'UTC', or in the command: TZ=UTC date."
+        )
+
+
+def refuse_overrides(identifier: str, overrides: Overrides) -> None:
+    """Refuse the limits and variables of a session, which in Azure are its pool's.
+
+    Raises:
+        InvalidRequest: there are some.
+    """
+    if overrides.env is not None:
+        refuse_variables(overrides.env)
+    for value, limit, option in (
+        (overrides.memory, "memory limit", "--memory"),
+        (overrides.idle_timeout, "idle_timeout", "--cooldown-period"),
+    ):
+        if value is not None:
+            raise InvalidRequest(
+                f"The session {identifier!r} cannot have its own {limit}: in Azure it is the pool's, set with az "
+                f"containerapp sessionpool create {option}."
+            )
 
 
 def check_proxy(url: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from greenroom.models import ContainerType
@@ -37,6 +37,7 @@ class PoolOptions(TypedDict, total=False):
     pids: int
     display_limit: Bytes
     preload: Sequence[str] | str
+    env: Mapping[str, str] | str
 
     # Its engine: `BubblewrapOptions`, `DockerOptions`
 

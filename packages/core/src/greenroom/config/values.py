@@ -90,6 +90,8 @@ def _explain(error: Any, known: Sequence[str]) -> str:
     if not name:
         return f"The options must fit together: {message}."
     value = error["input"]
+    if name == "env":  # whose values can be secrets
+        return f"The option env {message}."
     allowed = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", ""))
     hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
     return f"The option {name} {message}, not {brief(value)}.{hint}"

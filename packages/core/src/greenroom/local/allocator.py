@@ -11,7 +11,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull
-from greenroom.local.plan import Action, End, Lease, QueueEntry, Refuse, Rules, Slot, Start, State, next_due, plan
+from greenroom.local.plan import (
+    Action,
+    End,
+    Lease,
+    QueueEntry,
+    Refuse,
+    Rules,
+    Slot,
+    Start,
+    State,
+    cooldown,
+    next_due,
+    plan,
+)
 from greenroom.local.statistics import Statistics
 from greenroom.models import PoolStatus, SessionInfo
 from greenroom.telemetry import (
@@ -111,8 +124,10 @@ class Allocator(Generic[InstanceT]):
         )
 
     @contextlib.asynccontextmanager
-    async def lease(self, identifier: str) -> AsyncGenerator[InstanceT, None]:
+    async def lease(self, identifier: str, idle_timeout: float | None = None) -> AsyncGenerator[InstanceT, None]:
         """Hold the instance of an identifier: it does not cool down meanwhile. Any number of callers can hold it.
+
+        With an `idle_timeout` in seconds, it cools down after that time without use, rather than after the pool's.
 
         Raises:
             PoolFull: none became free in time.
@@ -122,6 +137,8 @@ class Allocator(Generic[InstanceT]):
         slot = await self._acquire(identifier)
         while slot.phase != "leased":  # the instance was lost before this caller could use it
             slot = await self._acquire(identifier)
+        if idle_timeout is not None:
+            slot.idle_timeout = idle_timeout
         try:
             yield self._instances[slot.number]
         finally:
@@ -176,7 +193,7 @@ class Allocator(Generic[InstanceT]):
     def _info(self, slot: Slot) -> SessionInfo:
         wall = datetime.now(UTC)
         now = self._clock()
-        lasts = self._rules.cooldown
+        lasts = cooldown(slot, self._rules)
         if lasts is not None:
             expires = None if slot.users else slot.last_used + lasts
         else:

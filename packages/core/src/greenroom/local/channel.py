@@ -15,7 +15,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from greenroom.backend import OnEvent, ShellCommand
+from greenroom.backend import NO_VARIABLES, OnEvent, ShellCommand
+from greenroom.config.environment import Environment
 from greenroom.engines.base import StreamSandbox
 from greenroom.errors import FileRefused, GreenroomError, SandboxLost
 from greenroom.local.collecting import Collector, ExecutionLimits
@@ -48,10 +49,20 @@ class Channel:
     `SandboxLost`.
     """
 
-    def __init__(self, sandbox: StreamSandbox, on_lost: Callable[[], None], *, preload: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        sandbox: StreamSandbox,
+        on_lost: Callable[[], None],
+        *,
+        preload: tuple[str, ...] = (),
+        env: Environment = NO_VARIABLES,
+    ) -> None:
         self._sandbox = sandbox
         self._modules = preload
         self._memory: int | None = None
+        self.environment = env
+        """The session's variables; the runner learns of others before the next execution."""
+        self._environment: Environment = NO_VARIABLES
         self._on_lost = on_lost
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -83,6 +94,7 @@ class Channel:
         if not self._modules:
             return
         with contextlib.suppress(SandboxLost, TimeoutError):
+            await self._set_environment()
             await self._send(HostOrder.preload(self._modules))
             async with asyncio.timeout(_PRELOAD_TIMEOUT):
                 await asyncio.shield(self._preloaded)
@@ -92,6 +104,11 @@ class Channel:
         if memory != self._memory:
             await self._sandbox.limit_memory(memory)
             self._memory = memory
+
+    async def _set_environment(self) -> None:
+        if self.environment != self._environment:
+            self._environment = self.environment
+            await self._send(HostOrder.environment(self._environment))
 
     async def take_full_share(self) -> None:
         await self._sandbox.take_full_share()
@@ -112,6 +129,7 @@ class Channel:
         limits: ExecutionLimits,
         on_event: OnEvent | None,
         restarted: Callable[[], RestartCause | None] = lambda: None,
+        env: Environment = NO_VARIABLES,
     ) -> Execution:
         """Run code when those before it are done. Then `restarted` says whether the session had ended before.
 
@@ -119,7 +137,7 @@ class Channel:
         """
 
         def order(number: int) -> Frame:
-            return HostOrder.execute(number, code, text_limit=limits.text, output_limit=limits.display)
+            return HostOrder.execute(number, code, text_limit=limits.text, output_limit=limits.display, env=env)
 
         return await self._run(order, lambda: Collector(limits, on_event, restarted()))
 
@@ -133,7 +151,9 @@ class Channel:
         """As `execute`, for a shell command."""
 
         def order(number: int) -> Frame:
-            return HostOrder.shell(number, command.command, stdin=command.stdin, env={}, text_limit=limits.text)
+            return HostOrder.shell(
+                number, command.command, stdin=command.stdin, text_limit=limits.text, env=command.env
+            )
 
         return await self._run(order, lambda: Collector(limits, on_event, restarted(), command=True))
 
@@ -143,6 +163,7 @@ class Channel:
         number = next(self._numbers)
         try:
             self._running = (number, running)
+            await self._set_environment()
             await self._send(order(number))
             timed_out = not await _within(running.done, running.limits.timeout)
             if timed_out:

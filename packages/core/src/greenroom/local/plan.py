@@ -29,6 +29,8 @@ class Slot:
     last_used: float = 0.0
     users: int = 0
     """The number of running calls."""
+    idle_timeout: float | None = None
+    """The session's own time without use; `None` for the pool's."""
     began: float = 0.0
     """When its start was decided."""
 
@@ -159,6 +161,13 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
     return min((due for due in times if due > now), default=None)
 
 
+def cooldown(slot: Slot, rules: Rules) -> float | None:
+    """How long a session lasts without use, in seconds; `None` where it ends with its sandbox."""
+    if rules.cooldown is None or slot.idle_timeout is None:
+        return rules.cooldown
+    return min(slot.idle_timeout, rules.cooldown)
+
+
 def _room(state: State, rules: Rules) -> int:
     # A sandbox counts until it is gone, so one that is ending keeps its place.
     return rules.maximum - len(state.slots)
@@ -178,6 +187,6 @@ def _expiry(slot: Slot, rules: Rules, now: float) -> EndCause | None:
 def _due(slot: Slot, rules: Rules) -> float | None:
     if slot.phase != "leased":
         return None
-    if rules.cooldown is not None:
-        return None if slot.users else slot.last_used + rules.cooldown
+    if (lasts := cooldown(slot, rules)) is not None:
+        return None if slot.users else slot.last_used + lasts
     return None if rules.maximum_age is None else slot.since + rules.maximum_age

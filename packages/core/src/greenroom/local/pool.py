@@ -11,9 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
-from greenroom.backend import OnEvent, Overrides, ShellCommand
+from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
+from greenroom.config.environment import Environment
 from greenroom.engines.base import Engine, StreamSandbox
-from greenroom.errors import EngineUnavailable, FileMissing, FileRefused, in_units
+from greenroom.errors import EngineUnavailable, FileMissing, FileRefused, InvalidRequest, in_units
 from greenroom.local.allocator import Allocator
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
@@ -66,14 +67,20 @@ class LocalPool:
         return repr(self._allocator)
 
     async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+        self,
+        identifier: str,
+        code: str,
+        *,
+        timeout: float | None,
+        on_event: OnEvent | None,
+        env: Environment = NO_VARIABLES,
     ) -> Execution:
         if self._settings.container_type is ContainerType.SHELL:
-            return await self.shell(identifier, ShellCommand(code), timeout=timeout, on_event=on_event)
+            return await self.shell(identifier, ShellCommand(code, env=env), timeout=timeout, on_event=on_event)
         limits = self._limits(timeout)
         return await self._observed(
             identifier,
-            lambda channel: channel.execute(code, limits, on_event, lambda: self._restarted(identifier)),
+            lambda channel: channel.execute(code, limits, on_event, lambda: self._restarted(identifier), env),
         )
 
     async def shell(
@@ -133,6 +140,19 @@ class LocalPool:
         await self._allocator.end(identifier)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
+        settings = self._settings
+        if (idle := overrides.idle_timeout) is not None:
+            if settings.lifecycle != "timed":
+                raise InvalidRequest(
+                    f"The idle_timeout of a session needs a pool with the lifecycle timed, not {settings.lifecycle}."
+                )
+            if idle > settings.cooldown_period:
+                raise InvalidRequest(
+                    f"The idle_timeout of a session must be at most the pool's cooldown_period of "
+                    f"{settings.cooldown_period:g} seconds, not {idle:g}."
+                )
+        if overrides.env is not None:
+            self._merged(overrides.env)
         self._overrides[identifier] = overrides
 
     def mark_owned(self, identifier: str) -> None:
@@ -156,18 +176,26 @@ class LocalPool:
         if not isinstance(sandbox, StreamSandbox):
             await sandbox.kill()
             raise EngineUnavailable(f"The engine {self._engine.name} must give sandboxes of code two streams.")
-        return Channel(sandbox, on_lost, preload=self._spec.preload)
+        return Channel(sandbox, on_lost, preload=self._spec.preload, env=self._settings.env)
 
     def _restarted(self, identifier: str) -> RestartCause | None:
         """Return why the session had ended before, for the first execution since."""
         return _CAUSES.get(self._allocator.forget_end(identifier))
 
+    def _merged(self, env: Environment) -> Environment:
+        try:
+            return Environment.parse({**self._settings.env, **env})
+        except ValueError as error:
+            raise InvalidRequest(f"The env of the session and its pool together {error}.") from None
+
     @contextlib.asynccontextmanager
     async def _channel(self, identifier: str) -> AsyncGenerator[Channel, None]:
         """Lease the session's sandbox, and give it the limits of its own that the session has."""
-        async with self._allocator.lease(identifier) as channel:
-            overrides = self._overrides.get(identifier)
-            if overrides is not None and overrides.memory is not None:
+        overrides = self._overrides.get(identifier, _NO_OVERRIDES)
+        async with self._allocator.lease(identifier, overrides.idle_timeout) as channel:
+            if overrides.env is not None:
+                channel.environment = self._merged(overrides.env)
+            if overrides.memory is not None:
                 await channel.limit_memory(overrides.memory)
             try:
                 yield channel
@@ -181,6 +209,8 @@ class LocalPool:
                     raise FileRefused(error.errno, reason, error.filename) from error
                 raise
 
+
+_NO_OVERRIDES = Overrides()
 
 _CAUSES: dict[EndCause | None, RestartCause] = {
     EndCause.COOLED_DOWN: "cooled_down",

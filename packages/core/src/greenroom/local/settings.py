@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.engines.base import Limits, SandboxSpec
 from greenroom.models import ContainerType
@@ -59,7 +60,7 @@ _AZURE_RANGES = {
 class PoolSettings(BaseModel):
     """The settings of a local pool. Times are in seconds, sizes in bytes or as `512Mi`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     container_type: ContainerType = ContainerType.PYTHON_LTS
     """The kind of program that runs in the sandboxes, named as in Azure."""
@@ -91,6 +92,8 @@ class PoolSettings(BaseModel):
     """The maximum size of one uploaded or downloaded file, in bytes; Azure's limit by default."""
     preload: Annotated[tuple[str, ...], BeforeValidator(_words)] = ("numpy", "pandas", "matplotlib.pyplot")
     """Modules that warm sandboxes import while they wait."""
+    env: Annotated[Environment, BeforeValidator(Environment.parse)] = Environment()
+    """Environment variables of every session: a mapping, or `TZ=UTC,LANG=C`. Values are never shown or logged."""
 
     @model_validator(mode="after")
     def _ready_within_maximum(self) -> Self:

@@ -63,14 +63,27 @@ class HostOrder:
     """Orders of the host to the supervisor. `number` identifies an execution or a request in the answers to it."""
 
     @staticmethod
-    def execute(number: int, code: str, *, text_limit: int, output_limit: int) -> Frame:
+    def execute(
+        number: int, code: str, *, text_limit: int, output_limit: int, env: Mapping[str, str] | None = None
+    ) -> Frame:
         """Run code. Answered by `text`, `output`, `error` and `clear`, and at last by `done`."""
+        variables = _variables(env)
         header = {"op": "execute", "id": number, "text_limit": text_limit, "output_limit": output_limit}
-        return Frame(header, code.encode())
+        return Frame(header | {"env": len(variables)}, variables + code.encode())
+
+    @staticmethod
+    def environment(env: Mapping[str, str]) -> Frame:
+        """Set the session's environment variables, all of them. Not answered."""
+        return Frame({"op": "environment"}, dumps(dict(env), ensure_ascii=False).encode())
 
     @staticmethod
     def shell(
-        number: int, command: str | Sequence[str], *, stdin: bytes, env: Mapping[str, str], text_limit: int
+        number: int,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes,
+        text_limit: int,
+        env: Mapping[str, str] | None = None,
     ) -> Frame:
         """Run a command for a shell, or a program with arguments. Answered by `text`, and at last by `done`."""
         argv = not isinstance(command, str)
@@ -219,9 +232,14 @@ class WorkerOrder:
     """Orders of the supervisor to the worker, one at a time. Bodies are those of the host's orders."""
 
     @staticmethod
-    def execute(code: bytes) -> Frame:
-        """Run code. Answered by `began`, then `output`, `error` and `clear`, and at last by `done`."""
-        return Frame({"op": "execute"}, code)
+    def execute(code: bytes, *, env: int = 0) -> Frame:
+        """Run code, after `env` bytes of variables. Answered by `began`, then `output`, `error` and `clear`, and `done`."""
+        return Frame({"op": "execute", "env": env}, code)
+
+    @staticmethod
+    def environment(env: bytes) -> Frame:
+        """Set the session's environment variables, all of them. Not answered."""
+        return Frame({"op": "environment"}, env)
 
     @staticmethod
     def preload(modules: bytes) -> Frame:
@@ -346,7 +364,7 @@ class Decoder:
         return frames
 
 
-def _variables(env: Mapping[str, str]) -> bytes:
+def _variables(env: Mapping[str, str] | None) -> bytes:
     """Environment variables at the beginning of a body; nothing if there are none."""
     return dumps(dict(env), ensure_ascii=False).encode() if env else b""
 

@@ -24,7 +24,7 @@ from .confine import confine
 from .files import DATA_DIR, FileTree, Transfers
 from .idle import IdleOutput
 from .memory import OutOfMemory
-from .protocol import Decoder, Frame, FrameError, HostEvent, WorkerOrder, crash, encode
+from .protocol import Decoder, Frame, FrameError, HostEvent, HostOrder, WorkerOrder, crash, encode
 from .run import Run, parse_error
 from .shell import Shell
 from .spawn import DEFAULT_CONTAINER_TYPE, SHELL, WorkerProcess, check_container_type
@@ -133,6 +133,10 @@ class Supervisor:
         match header["op"]:
             case "shell":
                 self._shell.start(header, body)
+            case "environment":
+                self._shell.environment = json.loads(body)
+                if self._worker is not None and self._worker.ready:
+                    self._pass_on(self._worker, order)
             case "execute" | "preload":
                 if self._worker is not None and self._worker.ready:
                     self._pass_on(self._worker, order)
@@ -146,11 +150,13 @@ class Supervisor:
     def _pass_on(self, worker: WorkerProcess, order: Frame) -> None:
         """Give an order of the host to the worker."""
         header, body = order
-        if header["op"] == "execute":
+        if header["op"] == "environment":
+            order = WorkerOrder.environment(body)
+        elif header["op"] == "execute":
             worker.used = True
             self._run = Run(header, self._tree, self._send)
             self._idle.hand_over(self._run)
-            order = WorkerOrder.execute(body)
+            order = WorkerOrder.execute(body, env=int(header["env"]))
         else:
             order = WorkerOrder.preload(body)
         worker.outbox += encode(*order)
@@ -240,6 +246,8 @@ class Supervisor:
             self._announced = True
             self._send(HostEvent.ready())
         waiting, self._waiting = self._waiting, []
+        if self._shell.environment:
+            self._pass_on(worker, HostOrder.environment(self._shell.environment))
         for order in waiting:
             self._pass_on(worker, order)
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+from greenroom.backend import OnEvent
 from greenroom.models import Event, Execution, Output, StreamText
+from greenroom.sessions.open_pool import OpenPool
+
+_Execute: TypeAlias = Callable[[OnEvent], Coroutine[Any, Any, Execution]]
+"""Begins an execution whose events go to the function."""
 
 _MANY = 100  # events that wait for their consumer
 
@@ -59,3 +66,37 @@ class Events:
         with self._lock:
             event = self._waiting.popleft()
         return StreamText(event.stream, event.content.getvalue()) if isinstance(event, _Text) else event
+
+
+def streamed(pool: OpenPool, execute: _Execute) -> Generator[Event, None, None]:
+    """Yield the events of an execution, and last the whole of it; leaving early interrupts it."""
+    arrived = threading.Semaphore(0)
+    events = Events(arrived.release)
+    future = pool.submit(execute(events.put))
+    future.add_done_callback(events.put)
+    try:
+        while arrived.acquire() and not isinstance(event := events.take(), Future):
+            yield event
+        yield future.result()
+    finally:
+        future.cancel()
+
+
+async def astreamed(pool: OpenPool, execute: _Execute) -> AsyncGenerator[Event, None]:
+    """As `streamed`."""
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Semaphore(0)
+
+    def release() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(arrived.release)
+
+    events = Events(release)
+    future = pool.submit(execute(events.put))
+    future.add_done_callback(events.put)
+    try:
+        while await arrived.acquire() and not isinstance(event := events.take(), Future):
+            yield event
+        yield future.result()
+    finally:
+        future.cancel()

@@ -9,6 +9,8 @@ import time
 import uuid
 from typing import Any, Literal
 
+from greenroom.backend import NO_VARIABLES
+from greenroom.config.environment import Environment
 from greenroom.errors import InvalidRequest
 from greenroom.models import Event, Execution, ExecutionError, Status
 from greenroom.sessions.open_pool import OpenPool
@@ -19,14 +21,16 @@ from greenroom.untrusted import brief
 class ExecutionHandle:
     """An execution in the background. Made by `Session.submit`; it continues when the handle is dropped."""
 
-    def __init__(self, pool: OpenPool, identifier: str, code: str, timeout: float | None) -> None:
+    def __init__(
+        self, pool: OpenPool, identifier: str, code: str, timeout: float | None, env: Environment = NO_VARIABLES
+    ) -> None:
         self.id = uuid.uuid4().hex
         """The execution's identifier."""
         self._pool = pool
         self._last: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
-        self._future = pool.submit(self._run(identifier, code, timeout))
+        self._future = pool.submit(self._run(identifier, code, timeout, env))
 
     @property
     def status(self) -> Literal["running"] | Status:
@@ -63,12 +67,12 @@ class ExecutionHandle:
         """As `cancel`."""
         await self._pool.arun(self._cancel())
 
-    async def _run(self, identifier: str, code: str, timeout: float | None) -> Execution:
+    async def _run(self, identifier: str, code: str, timeout: float | None, env: Environment) -> Execution:
         self._task = asyncio.current_task()
         began = time.monotonic()
         limit = float("inf") if timeout is None else timeout
         try:
-            return await self._pool.backend.execute(identifier, code, timeout=limit, on_event=self._note)
+            return await self._pool.backend.execute(identifier, code, timeout=limit, on_event=self._note, env=env)
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,7 @@ from greenroom.backend import Overrides
 from greenroom.config.values import parse_size
 from greenroom.models import ContainerType, PoolStatus, SessionInfo
 from greenroom.sessions.open_pool import OpenPool
-from greenroom.sessions.rules import check_identifier, check_timeout
+from greenroom.sessions.rules import check_env, check_identifier, check_timeout
 from greenroom.sessions.session import Session
 
 
@@ -35,7 +36,13 @@ class SessionPool:
         return self._pool.container_type
 
     def session(
-        self, identifier: str | None = None, *, timeout: float | None = None, memory: int | str | None = None
+        self,
+        identifier: str | None = None,
+        *,
+        timeout: float | None = None,
+        memory: int | str | None = None,
+        idle_timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Session:
         """Return the session with this identifier; by default a new session with a random identifier.
 
@@ -44,9 +51,14 @@ class SessionPool:
             timeout: the time limit of this session's executions in seconds; by default the pool's `timeout`.
             memory: this session's memory limit in bytes, or as `"512Mi"`; by default the pool's `memory`. It holds
                 from the next use on, also for a session that has begun.
+            idle_timeout: the seconds without use after which this session ends, at most the pool's `cooldown_period`,
+                which is the default. It holds from the next use on.
+            env: environment variables of this session, in addition to the pool's `env`, for its code and its shell
+                commands. They hold from the next execution on, in place of those that it had. Greenroom shows their
+                values nowhere.
 
         Raises:
-            InvalidRequest: a value breaks a rule, or the pool cannot give one session its own memory.
+            InvalidRequest: a value breaks a rule, or the pool cannot give one session limits or variables of its own.
         """
         timeout = check_timeout(timeout)
         if identifier is None:
@@ -55,8 +67,12 @@ class SessionPool:
         else:
             check_identifier(identifier)
         overrides = None
-        if memory is not None:
-            overrides = Overrides(memory=parse_size(memory, "memory"))
+        if any(value is not None for value in (memory, idle_timeout, env)):
+            overrides = Overrides(
+                memory=None if memory is None else parse_size(memory, "memory"),
+                idle_timeout=check_timeout(idle_timeout, most=None, name="idle_timeout"),
+                env=None if env is None else check_env(env),
+            )
             self._pool.backend.configure(identifier, overrides)
         return Session(self._pool, identifier, timeout, overrides)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numbers
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import cast
 
-from greenroom.backend import ShellCommand
+from greenroom.backend import NO_VARIABLES, ShellCommand
+from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import InvalidRequest
 from greenroom.models import DATA_DIR
@@ -75,24 +77,35 @@ def check_code(code: str) -> str:
     return code
 
 
-def check_command(command: str | Sequence[str], stdin: str | bytes | None) -> ShellCommand:
+def check_env(env: Mapping[str, str] | None) -> Environment:
+    """Return environment variables; `None` stands for none.
+
+    Raises:
+        InvalidRequest: a name or a value breaks a rule; the message shows no value.
+    """
+    if env is None:
+        return NO_VARIABLES
+    if not isinstance(env, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The env must be a mapping of names to values, not {type(env).__name__}.")
+    try:
+        return Environment.parse(env)
+    except ValueError as error:
+        raise InvalidRequest(f"The env {error}.") from None
+
+
+def check_command(
+    command: str | Sequence[str], stdin: str | bytes | None, env: Mapping[str, str] | None = None
+) -> ShellCommand:
     """Return what a shell is to run: a text for it, or a program and its arguments.
 
     Raises:
         InvalidRequest: a part is empty, over 16 MiB, has a NUL, or is not encodable as UTF-8.
     """
-    arguments: tuple[object, ...]
-    match command:
-        case str():
-            arguments = (command,)
-        case bytes() | bytearray() | memoryview():
-            raise InvalidRequest(f"The command must be str or a list of str, not {type(command).__name__}.")
-        case Sequence():
-            arguments = tuple(command)
-        case _:  # pyright: ignore[reportUnnecessaryComparison]
-            raise InvalidRequest(f"The command must be str or a list of str, not {type(command).__name__}.")
+    given: object = command  # a caller without types can give anything
+    if isinstance(given, bytes | bytearray | memoryview) or not isinstance(given, Sequence):
+        raise InvalidRequest(f"The command must be str or a list of str, not {type(given).__name__}.")
     texts: list[str] = []
-    for argument in arguments:
+    for argument in [given] if isinstance(given, str) else cast("Sequence[object]", given):
         if not isinstance(argument, str):
             raise InvalidRequest(f"The command's arguments must be str, not {type(argument).__name__}.")
         texts.append(argument)
@@ -102,7 +115,7 @@ def check_command(command: str | Sequence[str], stdin: str | bytes | None) -> Sh
         raise InvalidRequest(f"The command must not be empty: {brief(command)}.")
     if any("\0" in text for text in texts):
         raise InvalidRequest(f"The command must not have NUL characters: {brief(command)}.")
-    return ShellCommand(command if isinstance(command, str) else tuple(texts), _check_stdin(stdin))
+    return ShellCommand(command if isinstance(command, str) else tuple(texts), _check_stdin(stdin), check_env(env))
 
 
 def _check_stdin(stdin: str | bytes | None) -> bytes:

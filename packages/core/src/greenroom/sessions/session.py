@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Self, TypeAlias, overload
+from typing import Self, overload
 
-from greenroom.backend import OnEvent, Overrides
+from greenroom.backend import OnEvent, Overrides, ShellCommand
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
 from greenroom.local_files import local_path, open_to_read, unreadable
 from greenroom.models import DATA_DIR, ContainerType, Event, Execution, RemoteFile, SessionInfo
-from greenroom.sessions.events import Events
+from greenroom.sessions.events import astreamed, streamed
 from greenroom.sessions.handle import ExecutionHandle
 from greenroom.sessions.open_pool import OpenPool
-from greenroom.sessions.rules import check_code, check_command, check_file_path, check_limit, check_path, check_timeout
+from greenroom.sessions.rules import (
+    check_code,
+    check_command,
+    check_env,
+    check_file_path,
+    check_limit,
+    check_path,
+    check_timeout,
+)
 from greenroom.sessions.transfers import Source, at_most, bytes_chunks, chunks_of, keep
 from greenroom.untrusted import brief
-
-_Execute: TypeAlias = Callable[[OnEvent], Coroutine[Any, Any, Execution]]
-"""Begins an execution whose events go to the function."""
 
 
 class Session:
@@ -62,7 +64,7 @@ class Session:
 
     # Execution
 
-    def execute(self, code: str, *, timeout: float | None = None) -> Execution:
+    def execute(self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None) -> Execution:
         """Run code like a notebook cell, and wait for its end; in a pool of type Shell, it is a command as for `shell`.
 
         Executions of one session run one after the other. The code's own errors come back in the `Execution`.
@@ -70,42 +72,59 @@ class Session:
         Args:
             code: what to run, at most 16 MiB; magics, `!commands` and top-level `await` work.
             timeout: seconds until the code is interrupted; by default the pool's `timeout`.
+            env: environment variables that hold during this execution, with what they were before afterwards. The
+                code can print their values; Greenroom shows them nowhere.
         """
-        return self._pool.run(self._execute(code, timeout, None))
+        return self._pool.run(self._execute(code, timeout, env, None))
 
-    async def aexecute(self, code: str, *, timeout: float | None = None) -> Execution:
+    async def aexecute(
+        self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None
+    ) -> Execution:
         """As `execute`. Cancelling it interrupts the code in the sandbox."""
-        return await self._pool.arun(self._execute(code, timeout, None))
+        return await self._pool.arun(self._execute(code, timeout, env, None))
 
-    def stream(self, code: str, *, timeout: float | None = None) -> Generator[Event, None, None]:
+    def stream(
+        self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None
+    ) -> Generator[Event, None, None]:
         """Run code and yield its output as it comes; the whole `Execution` comes last.
 
         Leaving the loop early interrupts the code.
         """
-        return self._stream(lambda on_event: self._execute(code, timeout, on_event))
+        return streamed(self._pool, lambda on_event: self._execute(code, timeout, env, on_event))
 
-    def astream(self, code: str, *, timeout: float | None = None) -> AsyncGenerator[Event, None]:
+    def astream(
+        self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Event, None]:
         """As `stream`."""
-        return self._astream(lambda on_event: self._execute(code, timeout, on_event))
+        return astreamed(self._pool, lambda on_event: self._execute(code, timeout, env, on_event))
 
-    def submit(self, code: str, *, timeout: float | None = None) -> ExecutionHandle:
+    def submit(
+        self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None
+    ) -> ExecutionHandle:
         """Run code in the background, after the earlier executions of this session, and return immediately.
 
         Args:
             code: as for `execute`.
             timeout: seconds until the code is interrupted; by default there is no limit, as in Azure.
+            env: as for `execute`.
         """
         return ExecutionHandle(
             self._pool,
             self._identifier,
             check_code(code),
             check_timeout(timeout, most=None),
+            check_env(env),
         )
 
     # Shell commands
 
     def shell(
-        self, command: str | Sequence[str], *, timeout: float | None = None, stdin: str | bytes | None = None
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        stdin: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Execution:
         """Run a command in `/mnt/data`, beside the session's code, and wait for its end.
 
@@ -122,29 +141,45 @@ class Session:
             timeout: seconds until the command's processes get SIGTERM, and SIGKILL after the pool's
                 `interrupt_grace`; by default the pool's `timeout`.
             stdin: the command's standard input, at most 16 MiB; by default it is empty.
+            env: environment variables, in addition to the session's.
         """
-        return self._pool.run(self._shell(command, stdin, timeout, None))
+        return self._pool.run(self._shell(check_command(command, stdin, env), timeout, None))
 
     async def ashell(
-        self, command: str | Sequence[str], *, timeout: float | None = None, stdin: str | bytes | None = None
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        stdin: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Execution:
         """As `shell`. Cancelling it stops the command."""
-        return await self._pool.arun(self._shell(command, stdin, timeout, None))
+        return await self._pool.arun(self._shell(check_command(command, stdin, env), timeout, None))
 
     def stream_shell(
-        self, command: str | Sequence[str], *, timeout: float | None = None, stdin: str | bytes | None = None
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        stdin: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Generator[Event, None, None]:
         """Run a command as `shell` does, and yield its output as it comes; the whole `Execution` comes last.
 
         Leaving the loop early stops the command.
         """
-        return self._stream(lambda on_event: self._shell(command, stdin, timeout, on_event))
+        return streamed(self._pool, partial(self._shell, check_command(command, stdin, env), timeout))
 
     def astream_shell(
-        self, command: str | Sequence[str], *, timeout: float | None = None, stdin: str | bytes | None = None
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        stdin: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Event, None]:
         """As `stream_shell`."""
-        return self._astream(lambda on_event: self._shell(command, stdin, timeout, on_event))
+        return astreamed(self._pool, partial(self._shell, check_command(command, stdin, env), timeout))
 
     # Files
 
@@ -279,52 +314,23 @@ class Session:
             if error is None:
                 raise
 
-    def _stream(self, execute: _Execute) -> Generator[Event, None, None]:
-        arrived = threading.Semaphore(0)
-        events = Events(arrived.release)
-        future = self._pool.submit(execute(events.put))
-        future.add_done_callback(events.put)
-        try:
-            while arrived.acquire() and not isinstance(event := events.take(), Future):
-                yield event
-            yield future.result()
-        finally:
-            future.cancel()
-
-    async def _astream(self, execute: _Execute) -> AsyncGenerator[Event, None]:
-        loop = asyncio.get_running_loop()
-        arrived = asyncio.Semaphore(0)
-
-        def release() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(arrived.release)
-
-        events = Events(release)
-        future = self._pool.submit(execute(events.put))
-        future.add_done_callback(events.put)
-        try:
-            while await arrived.acquire() and not isinstance(event := events.take(), Future):
-                yield event
-            yield future.result()
-        finally:
-            future.cancel()
-
     # The one implementation of both spellings; all of it runs on the pool's loop.
 
-    async def _execute(self, code: str, timeout: float | None, on_event: OnEvent | None) -> Execution:
+    async def _execute(
+        self, code: str, timeout: float | None, env: Mapping[str, str] | None, on_event: OnEvent | None
+    ) -> Execution:
         return await self._pool.backend.execute(
             self._identifier,
             check_code(code),
             timeout=check_timeout(timeout) or self._timeout,
             on_event=on_event,
+            env=check_env(env),
         )
 
-    async def _shell(
-        self, command: str | Sequence[str], stdin: str | bytes | None, timeout: float | None, on_event: OnEvent | None
-    ) -> Execution:
+    async def _shell(self, command: ShellCommand, timeout: float | None, on_event: OnEvent | None) -> Execution:
         return await self._pool.backend.shell(
             self._identifier,
-            check_command(command, stdin),
+            command,
             timeout=check_timeout(timeout) or self._timeout,
             on_event=on_event,
         )

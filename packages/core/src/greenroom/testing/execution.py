@@ -127,6 +127,24 @@ class ExecutionSuite(Suite):
         assert (execution.stdout, execution.exit_code, execution.state_lost) == ("from the code", 3, False)
         assert shared.execute("x + 1").result == "42"
 
+    # Variables of the environment
+
+    def test_variables_are_those_of_the_session_and_of_the_execution(self, pool: SessionPool) -> None:
+        show = "import os, time; [os.environ.get(name) for name in 'ABC'], time.strftime('%Z', time.localtime(0))"
+        with pool.session(env={"A": "a", "B": "b", "TZ": "Asia/Tokyo"}) as session:
+            assert session.execute(show).result == "(['a', 'b', None], 'JST')"
+            variables = {"B": "Ω", "C": "c", "TZ": "UTC"}
+            once = session.execute(f"{show}; os.environ['A'] = 'changed'\n{show}", env=variables)
+            assert once.result == "(['changed', 'Ω', 'c'], 'UTC')"
+            assert session.execute(show).result == "(['changed', 'b', None], 'JST')", "and what they were before"
+            session.execute("1/0", env={"B": "failed"})
+            session.execute(_ENDLESS_CODE, env={"B": "interrupted"}, timeout=0.5)
+            assert session.execute(show).result == "(['changed', 'b', None], 'JST')"
+            session.execute("os._exit(1)")
+            assert session.execute(show).result == "(['a', 'b', None], 'JST')", "a new worker has them, too"
+            other = pool.session(session.identifier, env={"C": "other"})
+            assert other.execute(show).result == "([None, None, 'other'], 'UTC')"
+
     # Streams
 
     def test_a_stream_yields_text_while_the_code_runs(self, shared: Session) -> None:

@@ -48,6 +48,7 @@ class MemorySandbox(StreamSandbox):
         self._real_open: Callable[..., Any] = builtins.open
         self._thread: threading.Thread | None = None
         self._command: MemoryCommand | None = None
+        self._environment: dict[str, str] = {}  # of commands alone, as code shares that of this process
         self._current = 0
         self._running = False
         self._interrupting = threading.Lock()
@@ -59,12 +60,15 @@ class MemorySandbox(StreamSandbox):
             raise BrokenPipeError
         for header, body in self._decoder.feed(data):
             match header["op"]:
+                case "environment":
+                    self._environment = json.loads(body)
                 case "execute":
                     self._command = None
-                    self._thread = threading.Thread(target=self._execute, args=(header, body.decode()), daemon=True)
+                    code = body[header["env"] :].decode()
+                    self._thread = threading.Thread(target=self._execute, args=(header, code), daemon=True)
                     self._thread.start()
                 case "shell":
-                    command = self._command = MemoryCommand(header, body, {})
+                    command = self._command = MemoryCommand(header, body, self._environment)
                     arguments = self._directory, self._tree, self._emit
                     self._thread = threading.Thread(target=command.run, args=arguments, daemon=True)
                     self._thread.start()

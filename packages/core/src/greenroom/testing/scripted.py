@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from greenroom.backend import OnEvent, ShellCommand
+from greenroom.backend import NO_VARIABLES, OnEvent, ShellCommand
+from greenroom.config.environment import Environment
 from greenroom.errors import FileMissing
 from greenroom.models import ContainerType, Execution, ExecutionError, RemoteFile, StreamText
 from greenroom.sessions import OpenPool, SessionPool
@@ -71,8 +72,15 @@ class ScriptedBackend(BareBackend):
         return [run.timeout for run in self.runs]
 
     async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+        self,
+        identifier: str,
+        code: str,
+        *,
+        timeout: float | None,
+        on_event: OnEvent | None,
+        env: Environment = NO_VARIABLES,
     ) -> Execution:
+        del env
         return await self._answer(RecordedRun(identifier, code, timeout), on_event)
 
     async def shell(

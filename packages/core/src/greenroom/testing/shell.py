@@ -109,6 +109,25 @@ class ShellSuite(Suite):
         assert shared.shell("kill -9 1").exit_code != 0
         assert shared.shell("echo x > /usr/x || echo refused").stdout == "refused\n"
 
+    # Variables
+
+    def test_variables_are_those_of_the_session_and_of_the_command(self, pool: SessionPool) -> None:
+        show = 'echo "$A|$B|$C"; date -d @0 +%Z'
+        with pool.session(env={"A": "a b", "B": "'$x\n\"", "TZ": "Asia/Tokyo"}) as session:
+            assert session.shell(show).stdout == "a b|'$x\n\"|\nJST\n"
+            once = session.shell(show, env={"B": "Ω", "C": "c", "TZ": "UTC"})
+            assert once.stdout == "a b|Ω|c\nUTC\n"
+            assert session.shell(show).stdout == "a b|'$x\n\"|\nJST\n", "and what they were before"
+            other = pool.session(session.identifier, env={"C": "other"})
+            assert other.shell(show).stdout == "||other\nUTC\n"
+
+    def test_the_path_of_a_command_can_be_set(self, session: Session) -> None:
+        session.shell("mkdir bin; printf '#!/bin/sh\necho mine' > bin/tool; chmod +x bin/tool")
+        path = "/mnt/data/bin:/usr/local/bin:/usr/bin:/bin"
+        assert session.shell("tool", env={"PATH": path}).stdout == "mine\n"
+        assert session.shell(["tool"], env={"PATH": path}).stdout == "mine\n"
+        assert session.shell("tool").exit_code == 127
+
     # Streams
 
     def test_a_stream_yields_text_while_the_command_runs(self, shared: Session) -> None:

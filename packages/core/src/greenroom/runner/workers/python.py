@@ -40,6 +40,7 @@ from .kernel import like_ipykernels
 from .libraries import adjust_when_imported
 from .processors import count_as_given
 from .session_modules import find_session_modules
+from .variables import Variables
 
 
 class SupervisorLink:
@@ -109,6 +110,7 @@ class Worker:
         self._failed_to_display = False
         self._cell: Any = None  # IPython's result of the cell, since the shell has got as far as running its code
         self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
+        self._variables = Variables()
         self._loop = EventLoop()
         self._shell = self._make_shell()
         builtins.input = getpass.getpass = _refuse_input
@@ -124,7 +126,12 @@ class Worker:
             header, body = self._supervisor.receive(self._loop.wait_for)
             match header["op"]:
                 case "execute":
-                    self._supervisor.send(self._execute(body.decode()))
+                    size: int = header["env"]
+                    with self._variables.during(loads(body[:size]) if size else {}):
+                        done = self._execute(body[size:].decode())
+                    self._supervisor.send(done)
+                case "environment":
+                    self._variables.set(loads(body))
                 case "preload":
                     self._preload(loads(body))
                     self._supervisor.send(WorkerEvent.preloaded())
