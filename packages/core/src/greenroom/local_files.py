@@ -31,15 +31,23 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     return Path(name)
 
 
-def open_to_read(path: Path) -> BinaryIO:
+def is_directory(path: Path) -> bool:
+    """Whether there is a directory; not if that cannot be found out."""
+    return os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises errors
+
+
+def open_to_read(path: Path, *, follow: bool = True) -> BinaryIO:
     """Open a local file, which must be a regular file: reading from any other can block forever.
+
+    Unless `follow` is set, it must not be a symbolic link.
 
     Raises:
         InvalidRequest: it cannot be read, or is not a regular file.
     """
     try:
         # Opening a pipe without a writer would block as well.
-        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115  the caller closes it
+        opener = _open_without_waiting if follow else _open_itself
+        file = open(path, "rb", opener=opener)  # noqa: SIM115  the caller closes it
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return file
         file.close()
@@ -52,6 +60,10 @@ def open_to_read(path: Path) -> BinaryIO:
 
 def _open_without_waiting(name: str, flags: int) -> int:
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _open_itself(name: str, flags: int) -> int:
+    return _open_without_waiting(name, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def unreadable(path: Path, error: OSError) -> InvalidRequest:
@@ -71,7 +83,7 @@ def writing(path: Path) -> Generator[None, None, None]:
     except GreenroomError:  # an error of the session; some are an OSError too
         raise
     except OSError as error:
-        raise _refused(path, error.errno, error.strerror or str(error)) from error
+        raise refused(path, error.errno, error.strerror or str(error)) from error
 
 
 def check_target(path: Path) -> None:
@@ -87,8 +99,9 @@ def check_target(path: Path) -> None:
             return
     if not stat.S_ISREG(mode):
         number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise _refused(path, number, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
+        raise refused(path, number, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
 
 
-def _refused(path: Path, number: int | None, reason: str) -> FileRefused:
+def refused(path: Path, number: int | None, reason: str) -> FileRefused:
+    """The error for a local file or directory that cannot be written."""
     return FileRefused(number or errno.EIO, f"The local file cannot be written: {reason}", str(path))

@@ -233,7 +233,7 @@ class WorkerOrder:
 
     @staticmethod
     def execute(code: bytes, *, env: int = 0) -> Frame:
-        """Run code, after `env` bytes of variables. Answered by `began`, then `output`, `error` and `clear`, and `done`."""
+        """Run code, after `env` bytes of variables. Answered by `began`, `output`, `error`, `clear`, and at last `done`."""
         return Frame({"op": "execute", "env": env}, code)
 
     @staticmethod

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import aclosing
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Self, overload
 
 from greenroom.backend import OnEvent, Overrides, ShellCommand
-from greenroom.errors import FileRefused, GreenroomError, InvalidRequest
-from greenroom.local_files import local_path, open_to_read, unreadable
+from greenroom.errors import GreenroomError, InvalidRequest
 from greenroom.models import DATA_DIR, ContainerType, Event, Execution, RemoteFile, SessionInfo
 from greenroom.sessions.events import astreamed, streamed
+from greenroom.sessions.files import download, upload
 from greenroom.sessions.handle import ExecutionHandle
 from greenroom.sessions.open_pool import OpenPool
 from greenroom.sessions.rules import (
@@ -26,7 +25,7 @@ from greenroom.sessions.rules import (
     check_path,
     check_timeout,
 )
-from greenroom.sessions.transfers import Source, at_most, bytes_chunks, chunks_of, keep
+from greenroom.sessions.transfers import Source
 from greenroom.untrusted import brief
 
 
@@ -184,15 +183,20 @@ class Session:
     # Files
 
     def upload(self, source: Source, path: str | None = None) -> RemoteFile:
-        """Put a file into the session; it appears whole or not at all, and replaces a file of the same name.
+        """Put a file or a directory into the session; a file appears whole or not at all, and replaces one of its name.
+
+        Of a directory, all regular files below it are uploaded, hidden ones too, and nothing else: symbolic links are
+        not followed, and directories without a file are left out. All names and sizes are checked before the first is
+        sent; if the upload ends early, those already sent stay. The value returned has the size of all files together.
 
         Args:
-            source: the local path of a regular file, the content as bytes, or an open binary file. This call raises
-                the exceptions of its `read`.
-            path: where to put it, below `/mnt/data`; by default the source's own file name.
+            source: the local path of a regular file or of a directory, the content as bytes, or an open binary file.
+                This call raises the exceptions of its `read`.
+            path: where to put it, below `/mnt/data`; by default the source's own name. A directory's files can go into
+                `/mnt/data` itself.
 
         Raises:
-            InvalidRequest: the local file cannot be read.
+            InvalidRequest: the local file or directory cannot be read, or the directory has no files or over 20,000.
             FileRefused: it is over the pool's `file_limit`, the session's disk is full, or a directory is in the way.
         """
         return self._pool.run(self._upload(source, path))
@@ -208,17 +212,22 @@ class Session:
     def download(
         self, path: str, to: str | os.PathLike[str] | None = None, *, limit: int | None = None
     ) -> bytes | Path:
-        """Return a file's content; with `to`, write it to a local file in pieces, which appears when complete.
+        """Return a file's content; with `to`, write a file or a directory to a local one, which appears when complete.
+
+        A directory comes with all regular files and directories below it, hidden ones too. Symbolic links and other
+        files that are not regular are left out, and so is what is deleted meanwhile.
 
         Args:
-            path: the file, below `/mnt/data`.
-            to: the local file.
-            limit: the maximum number of bytes, whatever size the session reports; by default there is no limit.
+            path: the file or the directory, below `/mnt/data`; with `to`, also `/mnt/data` itself.
+            to: the local file; for a directory, the local directory, which must be new or empty.
+            limit: the maximum number of bytes, whatever sizes the session reports; by default there is no limit for a
+                file, and 1 GiB for a directory.
 
         Raises:
             FileMissing: there is no such file.
-            FileRefused: it is a directory, not a regular file, or over the limit; or the local file cannot be
-                written, as its directory is missing or the disk is full: the exception has that error's `errno`.
+            FileRefused: it is a directory and there is no `to`, not a regular file, or over the limit; or the local
+                file cannot be written, as its directory is missing or the disk is full: the exception has that error's
+                `errno`.
         """
         return self._pool.run(self._download(path, to, limit))
 
@@ -336,44 +345,10 @@ class Session:
         )
 
     async def _upload(self, source: Source, path: str | None) -> RemoteFile:
-        if isinstance(source, bytes | bytearray | memoryview):
-            if path is None:
-                raise InvalidRequest("An upload of bytes must have a path, such as session.upload(b'…', 'data.csv').")
-            remote, content = check_file_path(path), bytes(source)
-            self._check_size(remote, len(content))
-            return await self._pool.backend.upload(self._identifier, remote, bytes_chunks(content))
-        if isinstance(source, str | os.PathLike):
-            local = local_path(source)
-            remote = check_file_path(local.name if path is None else path)
-            with open_to_read(local) as file:
-                self._check_size(remote, os.fstat(file.fileno()).st_size)
-
-                def read(size: int) -> bytes:
-                    try:
-                        return file.read(size)
-                    except OSError as error:
-                        raise unreadable(local, error) from error
-
-                return await self._pool.backend.upload(self._identifier, remote, chunks_of(read))
-        if not callable(getattr(source, "read", None)):
-            raise InvalidRequest(
-                f"The source must be a local path, bytes or an open binary file, not {type(source).__name__}."
-            )
-        if path is None:
-            name = getattr(source, "name", "")  # the name of a temporary file is a number
-            path = PurePosixPath(name).name if isinstance(name, str) else ""
-        return await self._pool.backend.upload(self._identifier, check_file_path(path), chunks_of(source.read))
-
-    def _check_size(self, path: str, size: int) -> None:
-        """Refuse a file over the limit before anything is sent; one that still grows is counted as it is sent."""
-        limit = self._pool.backend.file_limit
-        if size > limit:
-            raise FileRefused.too_large(path, limit, option="file_limit", size=size)
+        return await upload(self._pool.backend, self._identifier, source, path)
 
     async def _download(self, path: str, to: str | os.PathLike[str] | None, limit: int | None) -> bytes | Path:
-        path, limit = check_file_path(path), check_limit(limit)
-        async with aclosing(self._pool.backend.download(self._identifier, path)) as chunks:
-            return await keep(chunks if limit is None else at_most(limit, chunks, path), to)
+        return await download(self._pool.backend, self._identifier, path, to, check_limit(limit))
 
     async def _files(self, path: str, recursive: bool) -> list[RemoteFile]:
         if not isinstance(recursive, bool):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
-from greenroom.errors import FileRefused, InvalidRequest
+from greenroom.errors import FileRefused, InvalidRequest, in_units
 from greenroom.local_files import check_target, local_path, writing
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
@@ -44,14 +45,30 @@ def _read_chunk(read: Callable[[int], object]) -> object:
         raise InvalidRequest(f"The source's read() must not raise {type(error).__name__}.") from error
 
 
-async def at_most(limit: int, chunks: AsyncIterator[bytes], path: str) -> AsyncIterator[bytes]:
-    """Yield the chunks of a file; raise `FileRefused` before the one that exceeds a limit of bytes."""
+async def at_most(
+    limit: int, chunks: AsyncIterator[bytes], path: str, *, whole: int | None = None
+) -> AsyncIterator[bytes]:
+    """Yield the chunks of a file; raise `FileRefused` before the one that exceeds a limit of bytes.
+
+    If the limit is what is left of that of a `whole` directory, the error is about it.
+    """
     received = 0
     async for chunk in chunks:
         received += len(chunk)
         if received > limit:
+            if whole is not None:
+                raise FileRefused(errno.EFBIG, f"The directory is over the limit of {in_units(whole)}", path)
             raise FileRefused.too_large(path, limit)
         yield chunk
+
+
+async def write_chunks(chunks: AsyncIterator[bytes], path: Path) -> int:
+    """Write a new local file; return its size in bytes."""
+    size = 0
+    with path.open("xb") as file:  # writes of one chunk at a time
+        async for chunk in chunks:
+            size += await asyncio.to_thread(file.write, chunk)
+    return size
 
 
 async def keep(chunks: AsyncIterator[bytes], to: str | os.PathLike[str] | None) -> bytes | Path:
@@ -62,9 +79,7 @@ async def keep(chunks: AsyncIterator[bytes], to: str | os.PathLike[str] | None) 
     partial = target.with_name(f".greenroom-{uuid.uuid4().hex}")
     with writing(target):
         try:
-            with partial.open("xb") as file:  # writes of one chunk at a time
-                async for chunk in chunks:
-                    await asyncio.to_thread(file.write, chunk)
+            await write_chunks(chunks, partial)
             return partial.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):

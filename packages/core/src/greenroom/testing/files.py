@@ -138,6 +138,72 @@ class FileSuite(Suite):
         assert session.download("a.txt") == b"x"
         events.close()
 
+    # Directories
+
+    def test_a_directory_goes_in_and_comes_back(self, session: Session, tmp_path: Path) -> None:
+        local = tmp_path / "reports"
+        contents = {"a.csv": b"1,2", ".hidden": b"h", "2024/Größe 売上.txt": b"", "2024/q1/deep.bin": bytes(300_000)}
+        for name, content in contents.items():
+            (local / name).parent.mkdir(parents=True, exist_ok=True)
+            (local / name).write_bytes(content)
+        (local / "empty").mkdir()
+        (local / "link").symlink_to(local / "a.csv")
+        (local / "outside").symlink_to("/etc")
+        uploaded = session.upload(f"{local}/")
+        assert (uploaded.path, uploaded.is_directory, uploaded.size) == ("/mnt/data/reports", True, 300_004)
+        files = [file.name for file in session.files(recursive=True) if not file.is_directory]
+        assert files == sorted(f"reports/{name}" for name in contents)
+        target = session.download("reports", tmp_path / "back")
+        assert target == tmp_path / "back"
+        assert {
+            str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()
+        } == contents
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "reports"]
+
+    def test_a_directory_can_go_to_and_come_from_any_place(self, session: Session, tmp_path: Path) -> None:
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d/x").write_bytes(b"1")
+        session.upload(tmp_path / "d", "/mnt/data")
+        session.upload(tmp_path / "d", "other/place")
+        assert session.download("x") == session.download("other/place/x") == b"1"
+        (tmp_path / "empty").mkdir()
+        whole = session.download("/mnt/data", tmp_path / "empty")
+        assert sorted(str(path.relative_to(whole)) for path in whole.rglob("*")) == [
+            "other",
+            "other/place",
+            "other/place/x",
+            "x",
+        ]
+
+    def test_a_directory_over_a_limit_is_refused_whole(self, session: Session, tmp_path: Path) -> None:
+        for name in ("d/a", "d/b"):
+            session.upload(bytes(10), name)
+        with pytest.raises(FileRefused, match="directory is over the limit of 19 bytes"):
+            session.download("d", tmp_path / "local", limit=19)
+        assert list(tmp_path.iterdir()) == []
+        assert len(list(session.download("d", tmp_path / "local", limit=20).iterdir())) == 2
+
+    def test_a_directory_does_not_replace_what_is_there(self, session: Session, tmp_path: Path) -> None:
+        session.upload(b"new", "d/a")
+        (tmp_path / "local").mkdir()
+        (tmp_path / "local/mine").write_bytes(b"kept")
+        (tmp_path / "file").write_bytes(b"kept")
+        for name in ("local", "file", "absent/local"):
+            with pytest.raises(FileRefused):
+                session.download("d", tmp_path / name)
+        with pytest.raises(FileRefused, match="is a directory"):
+            session.download("d/a", tmp_path / "local")
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "local", "mine"]
+
+    def test_a_directory_that_cannot_be_uploaded_is_named(self, session: Session, tmp_path: Path) -> None:
+        (tmp_path / "none/at/all").mkdir(parents=True)
+        with pytest.raises(InvalidRequest, match="none' must have a file"):
+            session.upload(tmp_path / "none")
+        (tmp_path / "none/a").write_bytes(b"x")
+        with pytest.raises(InvalidRequest, match="path"):
+            session.upload(tmp_path / "none", "../outside")
+        assert session.files() == []
+
     # Refusals
 
     @pytest.mark.parametrize(
@@ -193,6 +259,14 @@ class FileSuite(Suite):
             session.upload(b"x", "out/new")
         session.upload(b"mine", "file")  # takes the place of the link
         assert session.download("file") == b"mine"
+
+    def test_a_directory_comes_without_links_devices_and_pipes(self, session: Session, tmp_path: Path) -> None:
+        session.execute(
+            "import os\nos.mkdir('/mnt/data/d')\nos.symlink('/etc', '/mnt/data/d/etc')\n"
+            "os.symlink('/etc/passwd', '/mnt/data/d/passwd')\nos.mkfifo('/mnt/data/d/pipe')\n"
+            "os.symlink('nothing', '/mnt/data/d/dangling')\nopen('/mnt/data/d/kept', 'w').close()"
+        )
+        assert [path.name for path in session.download("d", tmp_path / "d").iterdir()] == ["kept"]
 
     def test_devices_and_pipes_do_not_block(self, session: Session) -> None:
         session.execute("import os\nos.mkfifo('/mnt/data/pipe')\nos.symlink('/dev/zero', '/mnt/data/zero')")

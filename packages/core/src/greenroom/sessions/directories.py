@@ -1,0 +1,165 @@
+"""Whole directories on their way into and out of a session.
+
+What a session lists can be hostile. A download makes a new directory and new files in it, under names that it checks,
+so that nothing that was there before can lead out of it or be overwritten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from greenroom.backend import Backend
+from greenroom.errors import FileMissing, FileRefused, InvalidRequest
+from greenroom.local_files import refused, unreadable, writing
+from greenroom.models import DATA_DIR, RemoteFile
+from greenroom.sessions.rules import check_file_path
+from greenroom.sessions.transfers import at_most, write_chunks
+
+MAX_FILES = 20_000
+"""Files and directories in one directory, with all below it; a session lists no more."""
+
+DOWNLOAD_LIMIT = 1 << 30
+"""Bytes of all files of a directory that are downloaded unless the caller says otherwise."""
+
+_MAX_DEPTH = 50  # of a session's lists
+
+# Links, devices and pipes, which a directory comes without, and what was replaced since it was listed. Over HTTP there
+# is one error for all of them.
+_NO_FILE = {errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR, errno.ENOTDIR, errno.EPERM}
+
+
+class LocalFile(NamedTuple):
+    """A file to upload."""
+
+    local: Path
+    remote: str
+    size: int
+
+
+def local_files(directory: Path, remote: str) -> list[LocalFile]:
+    """Return the regular files below a local directory, with their paths in the session.
+
+    Symbolic links below it are not followed, as they could lead out of it.
+
+    Raises:
+        InvalidRequest: the directory cannot be read, has no files or too many, or a name is not possible in a session.
+    """
+    found: list[LocalFile] = []
+    for path, parts, size in _regular(directory, ()):
+        if len(found) == MAX_FILES:
+            raise InvalidRequest(f"The local directory {str(directory)!r} must have at most {MAX_FILES:,} files.")
+        path_there = PurePosixPath(remote, *parts)
+        if len(path_there.parts) - len(PurePosixPath(DATA_DIR).parts) > _MAX_DEPTH:
+            raise _too_deep(directory)
+        found.append(LocalFile(path, check_file_path(str(path_there)), size))
+    if not found:
+        raise InvalidRequest(
+            f"The local directory {str(directory)!r} must have a file: a session has no directories without one."
+        )
+    return found
+
+
+def _too_deep(directory: Path) -> InvalidRequest:
+    return InvalidRequest(
+        f"A local directory must have no file more than {_MAX_DEPTH} directories deep, not as {str(directory)!r:.200}."
+    )
+
+
+def _regular(directory: Path, parts: tuple[str, ...]) -> Iterator[tuple[Path, tuple[str, ...], int]]:
+    try:
+        with os.scandir(directory) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            below = (*parts, entry.name)
+            if stat.S_ISREG(status.st_mode):
+                yield Path(entry.path), below, status.st_size
+            elif stat.S_ISDIR(status.st_mode):
+                if len(below) > _MAX_DEPTH:
+                    raise _too_deep(directory)
+                yield from _regular(Path(entry.path), below)
+    except OSError as error:
+        raise unreadable(directory, error) from error
+
+
+async def download_directory(backend: Backend, identifier: str, remote: str, target: Path, limit: int | None) -> Path:
+    """Download a directory into a new or empty local one, which appears when it is complete.
+
+    Raises:
+        FileRefused: the files have more than `limit` bytes, a listed name is not possible, or the local directory
+            cannot be made or is not empty.
+    """
+    _check_empty(target)
+    entries = await backend.files(identifier, remote, recursive=True)
+    partial = target.with_name(f".greenroom-{uuid.uuid4().hex}")
+    left = DOWNLOAD_LIMIT if limit is None else limit
+    total = left
+    with writing(target):
+        partial.mkdir()
+        try:
+            for entry in entries:
+                path = partial.joinpath(*_parts_below(entry, remote))
+                if entry.is_directory:
+                    path.mkdir(parents=True, exist_ok=True)
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    async with aclosing(backend.download(identifier, entry.path)) as chunks:
+                        left -= await write_chunks(at_most(left, chunks, remote, whole=total), path)
+                except (FileMissing, FileRefused) as error:
+                    if isinstance(error, FileRefused) and error.errno not in _NO_FILE:
+                        raise
+                    path.unlink()
+            return partial.rename(target)
+        except BaseException:
+            with contextlib.suppress(asyncio.CancelledError):  # also when it is cancelled again
+                await asyncio.shield(asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True))
+            raise
+
+
+def _check_empty(target: Path) -> None:
+    with writing(target):
+        try:
+            empty = not any(target.iterdir())
+        except FileNotFoundError:
+            return
+    if not empty:
+        raise refused(target, errno.ENOTEMPTY, "the directory is not empty")
+
+
+def _parts_below(entry: RemoteFile, directory: str) -> tuple[str, ...]:
+    """Return the names that lead from a directory of a session to what it lists below.
+
+    Raises:
+        FileRefused: they lead elsewhere, or cannot be names on this machine.
+    """
+    path = entry.path
+    parts = path.removeprefix(f"{directory}/").split("/") if path.startswith(f"{directory}/") else [""]
+    if not all(map(_is_name, parts)):
+        raise FileRefused(errno.EINVAL, "The session lists a file under a name that is not possible", path)
+    if len(parts) > _MAX_DEPTH:
+        raise FileRefused(errno.ENAMETOOLONG, "The session lists a file too many directories deep", path)
+    return tuple(parts)
+
+
+def _is_name(part: str) -> bool:
+    """Whether a part of a path can be the name of a file here, and of nothing else."""
+    if part in {"", ".", ".."} or "\0" in part:
+        return False
+    if os.sep != "/" and any(each in part for each in (os.sep, ":")):  # it could lead to another drive
+        return False
+    try:
+        os.fsencode(part)
+    except UnicodeEncodeError:
+        return False
+    return True
