@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from greenroom import Execution, ExecutionError, InvalidRequest, Output, RemoteFile
 from greenroom.azure.codecs import current, legacy, shared
 from greenroom.azure.codecs.problems import BadRequest, decode_problem, error_of
+from greenroom.azure.codecs.requests import shell_request
 from greenroom.azure.codecs.shared import CURRENT_VERSIONS, LATEST, ExecuteRequest, Malformed, Pending
 
 GOLDEN = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "golden").glob("*.json"))}
@@ -88,6 +89,32 @@ def test_a_shell_command_is_written_as_azure_writes_it() -> None:
     execution = Execution(id="1", status="succeeded", stdout="Hello world!\n", duration=0.001)
     with_id = {"id": "1", **body_of("current-shell")}  # which the specification requires, and its example lacks
     assert current.encode_shell_execution(execution, "testSessionIdentifier", 0) == with_id
+
+
+def test_a_shell_command_is_read() -> None:
+    read = current.decode_shell_execution(body_of("current-shell"), timeout=60)
+    assert (read.status, read.exit_code, read.stdout, read.error) == ("succeeded", 0, "Hello world!\n", None)
+    failed = Execution(id="1", status="failed", stderr="no", exit_code=3)
+    read = current.decode_shell_execution(current.encode_shell_execution(failed, "session", 3), timeout=60)
+    assert (read.status, read.exit_code, read.stderr, read.error and read.error.name) == ("failed", 3, "no", "ExitCode")
+    read = current.decode_shell_execution(current.encode_shell_execution(failed, "session", -1), timeout=60)
+    assert (read.status, read.exit_code, read.error and read.error.name) == ("timed_out", None, "TimeoutError")
+    for status in ("", "Succeeded", "1" * 5000, None, 0, "1.5"):
+        with pytest.raises(Malformed, match="is not an exit code"):
+            current.decode_shell_execution({"status": status, "result": {}}, timeout=60)
+
+
+@pytest.mark.parametrize(("command", "stdin"), [("ls", b""), ("cat", b"x"), (("ls", "-l"), b""), (("cat",), b"x")])
+def test_a_shell_request_comes_back_as_it_was(command: str | tuple[str, ...], stdin: bytes) -> None:
+    request = shell_request(command, stdin, LATEST, timeout=60, output_limit=5000)
+    assert current.decode_execute_request(current.encode_execute_request(request, LATEST).body) == request
+    with pytest.raises(InvalidRequest, match="Shell commands need api_version 2025-02-02-preview or later"):
+        shell_request("ls", b"", "2024-10-02-preview", timeout=60, output_limit=5000)
+    if stdin or not isinstance(command, str):
+        with pytest.raises(InvalidRequest, match="A list of arguments and stdin need api_version 2025-10-02-preview"):
+            shell_request(command, stdin, "2025-02-02-preview", timeout=60, output_limit=5000)
+    with pytest.raises(InvalidRequest, match="stdin must be UTF-8"):
+        shell_request("cat", b"\xff", LATEST, timeout=60, output_limit=5000)
 
 
 def test_files_are_read() -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from greenroom import SessionPool, connect
+from greenroom import Execution, SessionPool, StreamText, connect
 from greenroom.testing import ExecutionSuite, FileSuite, IsolationSuite, LimitSuite
 from greenroom.testing.engines import skipping_without
 from greenroom.testing.server import serving
@@ -22,6 +22,7 @@ _EXECUTION = {
     "test_figures_and_text_keep_their_order": _ONE_VALUE,
     "test_a_data_frame_has_html": _ONE_VALUE,
     "test_a_stream_yields_text_while_the_code_runs": _AT_THE_END,
+    "test_variables_are_those_of_the_session_and_of_the_execution": "sessions in Azure have no variables of their own",
 }
 _EXECUTION_NOT_RUN = {"test_leaving_a_stream_interrupts_the_code": _AT_THE_END}
 _FILES = {"test_an_execution_lists_the_files_that_it_wrote": _NOT_TOLD}
@@ -57,6 +58,18 @@ class TestExecution(_Flat, ExecutionSuite):
     not_run = _EXECUTION_NOT_RUN
 
 
+def test_a_shell_command_runs_over_http() -> None:
+    with serving("bubblewrap:", container_type="Shell") as url, connect(url) as pool, pool.session() as session:
+        execution = session.shell("cat; echo err >&2; exit 3", stdin="words")
+        assert (execution.status, execution.exit_code) == ("failed", 3)
+        assert (execution.stdout, execution.stderr) == ("words", "err\n")
+        assert session.shell(["printf", "%s", "$HOME"]).stdout == "$HOME"
+        assert session.shell("yes | head -c 100000").stdout == "y\n" * 50_000
+        late = session.shell("echo begun; sleep 60", timeout=1)
+        assert (late.status, late.stdout, late.exit_code) == ("timed_out", "begun\n", None)
+        assert [type(event) for event in session.stream_shell("echo a")] == [StreamText, Execution]
+
+
 class TestFiles(_Flat, FileSuite):
     known_differences = _FILES
     not_run = _FILES_NOT_RUN
@@ -80,6 +93,7 @@ class TestExecutionLegacy(_Legacy, ExecutionSuite):
         **_EXECUTION,
         "test_text_keeps_every_character": _NO_QUOTES,
         "test_magics_shell_commands_and_await_work": _NO_QUOTES,
+        "test_a_shell_command_runs_beside_the_code": "the legacy contract has no shell commands",
         "test_an_exit_of_the_process_fails_and_the_next_execution_works": _NO_QUOTES,
         "test_one_pool_serves_blocking_code_threads_and_two_loops_at_the_same_time": _NO_QUOTES,
         "test_a_submitted_execution_can_be_cancelled": _AT_THE_END,

@@ -15,6 +15,7 @@ from greenroom.testing import (
     FileSuite,
     IsolationSuite,
     LimitSuite,
+    ShellAttackSuite,
     ShellPoolSuite,
     ShellSuite,
     TextSuite,
@@ -78,3 +79,8 @@ class TestAttacks(_Bubblewrap, AttackSuite):
         "test_the_use_of_system_files_by_a_neighbour_cannot_be_watched": _SHARED_SYSTEM,
         **AttackSuite.shared_by_the_kernel,
     }
+
+
+class TestAttacksFromAShell(_Bubblewrap, ShellAttackSuite):
+    options: ClassVar[Mapping[str, Any]] = ShellAttackSuite.options
+    known_differences: ClassVar[Mapping[str, str]] = ShellAttackSuite.programs_end

@@ -16,6 +16,7 @@ from greenroom.testing import (
     FileSuite,
     IsolationSuite,
     LimitSuite,
+    ShellAttackSuite,
     ShellPoolSuite,
     ShellSuite,
     TextSuite,
@@ -131,6 +132,11 @@ _COUNTED_APART = (
 class TestAttacks(_Docker, AttackSuite):
     options: ClassVar[Mapping[str, Any]] = AttackSuite.options
     known_differences: ClassVar[Mapping[str, str]] = {**AttackSuite.shared_by_the_kernel, **_COUNTED_APART}
+
+
+class TestAttacksFromAShell(_Docker, ShellAttackSuite):
+    options: ClassVar[Mapping[str, Any]] = ShellAttackSuite.options
+    known_differences: ClassVar[Mapping[str, str]] = ShellAttackSuite.programs_end
 
 
 class TestAttacksUnderGVisor(_GVisor, AttackSuite):

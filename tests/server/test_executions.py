@@ -289,6 +289,50 @@ async def test_each_stream_of_a_shell_command_is_cut_and_its_time_is_limited() -
         assert late.json()["result"]["stdout"] == "begun\n"
 
 
+async def test_a_command_has_standard_input_and_may_be_a_list_of_arguments() -> None:
+    async with served() as client:
+
+        async def run(**body: Any) -> tuple[str, str]:
+            answer = (await client.post("/executions", params=query(LATEST), json=body)).json()
+            return answer["status"], answer["result"]["stdout"]
+
+        assert await run(shellCommand="cat; exit 4", stdin="words ü") == ("4", "words ü")
+        assert await run(execCommandAndArgs=["printf", "%s|", "$HOME", "a b"]) == ("0", "$HOME|a b|")
+        assert await run(execCommandAndArgs=["wc", "-c"], stdin="12345") == ("0", "5\n")
+        assert (await run(shellCommand="yes | head -c 5000", outputStreamsMaxLength=4500))[1] == "y\n" * 2250
+        assert (await run(execCommandAndArgs=["no-such-program"]))[0] in {"126", "127"}
+
+
+@pytest.mark.parametrize(
+    ("body", "target"),
+    [
+        ({"shellCommand": "ls", "execCommandAndArgs": ["ls"]}, "shellCommand"),
+        ({"execCommandAndArgs": "ls"}, "execCommandAndArgs"),
+        ({"execCommandAndArgs": []}, "execCommandAndArgs"),
+        ({"execCommandAndArgs": ["ls", 5]}, "execCommandAndArgs"),
+        ({"execCommandAndArgs": ["ls", "a\0b"]}, "execCommandAndArgs"),
+        ({"execCommandAndArgs": [""]}, "execCommandAndArgs"),
+        ({"shellCommand": "  "}, "shellCommand"),
+        ({"shellCommand": "a\0b"}, "shellCommand"),
+        ({"shellCommand": "cat", "stdin": 5}, "stdin"),
+    ],
+    ids=str,
+)
+async def test_a_command_that_breaks_a_rule_is_refused(body: dict[str, Any], target: str) -> None:
+    async with served() as client:
+        response = await client.post("/executions", params=query(LATEST), json=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["target"] == target
+
+
+async def test_a_strict_server_has_lists_and_standard_input_in_the_latest_version_only() -> None:
+    async with served(strict=True) as client:
+        for body in ({"execCommandAndArgs": ["true"]}, shell("cat", stdin="x")):
+            earlier = await client.post("/executions", params=query(CURRENT[1]), json=body)
+            assert (earlier.status_code, code_of(earlier)) == (400, "SessionRequestNotSupported")
+            assert (await client.post("/executions", params=query(LATEST), json=body)).status_code == 200
+
+
 async def test_the_legacy_contract_has_no_shell() -> None:
     async with served() as client:
         response = await client.post("/code/execute", params=query(LEGACY[0]), json={"properties": shell("ls")})

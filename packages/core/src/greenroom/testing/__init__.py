@@ -20,7 +20,7 @@ if importlib.util.find_spec("pytest") is None:
     )
 
 from greenroom.testing.adapters import AdapterDriver, AdapterSuite, ToolDescription, ToolResult
-from greenroom.testing.attacks import AttackSuite
+from greenroom.testing.attacks import AttackSuite, ShellAttackSuite
 from greenroom.testing.backend import BareBackend
 from greenroom.testing.cells import CellSuite
 from greenroom.testing.engines import engine_pool
@@ -47,6 +47,7 @@ __all__ = [
     "LimitSuite",
     "RecordedRun",
     "ScriptedBackend",
+    "ShellAttackSuite",
     "ShellPoolSuite",
     "ShellSuite",
     "Suite",

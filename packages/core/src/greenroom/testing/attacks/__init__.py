@@ -10,6 +10,7 @@ from greenroom.testing.attacks.floods import FloodAttacks
 from greenroom.testing.attacks.host import HostAttacks
 from greenroom.testing.attacks.neighbours import NeighbourAttacks
 from greenroom.testing.attacks.networks import NetworkAttacks
+from greenroom.testing.attacks.shell import ShellAttackSuite
 from greenroom.testing.attacks.system_calls import SystemCallAttacks
 
 _UNCOUNTED = "Linux counts the buffers of netlink towards no control group"
@@ -28,4 +29,4 @@ class AttackSuite(SystemCallAttacks, HostAttacks, NetworkAttacks, NeighbourAttac
     """Known differences of engines whose sandboxes share the host's kernel."""
 
 
-__all__ = ["AttackSuite"]
+__all__ = ["AttackSuite", "ShellAttackSuite"]
