@@ -137,7 +137,8 @@ def test_no_value_is_shown_or_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     env = {"PASSWORD": SECRET}
     parsed = Environment.parse(env)
-    shown: list[object] = [parsed, Overrides(env=parsed), ShellCommand("true", env=parsed), PoolSettings(env=parsed)]
+    shown: list[Any] = [parsed, Overrides(env=parsed), ShellCommand("true", env=parsed)]
+    shown.append(PoolSettings.parse({"env": env}))
     with memory_pool(env=env) as pool, pool.session(env=env) as session:
         shown += [pool, session, session.execute("1", env=env), session.shell("true", env=env), session.info()]
         shown += [session.shell("exit 1", env=env).text_for_model(), session.submit("1", env=env).result()]

@@ -342,9 +342,9 @@ class Scripted(BareBackend):
     heard: list[str] = field(default_factory=list[str])
 
     async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: Callable[[Event], None] | None
+        self, identifier: str, code: str, *, on_event: Callable[[Event], None] | None, **_: Any
     ) -> Execution:
-        del identifier, timeout, on_event
+        del identifier, on_event
         self.heard.append(code)
         answer = self.script.pop(0)
         if isinstance(answer, GreenroomError):

@@ -151,7 +151,7 @@ def decode_command_end(header: dict[str, Any], timeout: float | None) -> Executi
     if code == 0:
         return None
     if header.get("oom") is True:
-        reason = "The command used more memory than the session may, and a process of it was killed."
+        reason = "The command used more memory than the session allows, and a process of it was killed."
         return ExecutionError("MemoryError", reason)
     return ExecutionError("ExitCode", f"The command failed with exit code {code}.")
 

@@ -102,7 +102,7 @@ def check_command(
         InvalidRequest: a part is empty, over 16 MiB, has a NUL, or is not encodable as UTF-8.
     """
     given: object = command  # a caller without types can give anything
-    if isinstance(given, bytes | bytearray | memoryview) or not isinstance(given, Sequence):
+    if isinstance(given, bytes | bytearray | memoryview) or not isinstance(given, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The command must be str or a list of str, not {type(given).__name__}.")
     texts: list[str] = []
     for argument in [given] if isinstance(given, str) else cast("Sequence[object]", given):

@@ -47,6 +47,12 @@ class LimitSuite(Suite):
         assert execution.error.name == "MemoryError"
         assert session.download("kept.txt") == b"kept"
 
+    def test_a_command_out_of_memory_fails_and_spares_the_variables(self, session: Session) -> None:
+        session.execute("x = 1")
+        execution = session.shell(["python3", "-c", "x = bytearray(4 << 30)\nx[::4096] = b'x' * len(x[::4096])"])
+        assert execution.status == "failed"
+        assert session.execute("x").result == "1"
+
     def test_memory_of_many_processes_counts_together(self, session: Session) -> None:
         code = (
             "import multiprocessing, time\n"
