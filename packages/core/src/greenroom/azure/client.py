@@ -37,7 +37,7 @@ from greenroom.azure.transport import Transport
 from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
-from greenroom.models import Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo, StreamText
+from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo, StreamText
 
 T = TypeVar("T")
 
@@ -105,6 +105,8 @@ class AzurePool:
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
     ) -> Execution:
+        if self.container_type is ContainerType.SHELL:
+            return await self.shell(identifier, ShellCommand(code, env=env), timeout=timeout, on_event=on_event)
         refuse_variables(env)
         seconds = self._settings.timeout if timeout is None else timeout
         request = self._request(code, seconds)
