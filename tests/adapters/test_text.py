@@ -145,10 +145,10 @@ KeyError: 'year'""",
         "The code was cancelled.",
     ),
     "a crash": (
-        failed("WorkerCrashed", "The Python process that ran the code exited with code 3.", state_lost=True),
+        failed("WorkerCrashed", "The process that ran the code exited with code 3.", state_lost=True),
         (
             "The code failed. All variables are lost; files in /mnt/data are kept.\n\n"
-            "error:\nWorkerCrashed: The Python process that ran the code exited with code 3."
+            "error:\nWorkerCrashed: The process that ran the code exited with code 3."
         ),
     ),
     "a missing package": (

@@ -168,4 +168,4 @@ def test_an_unknown_container_type_ends_the_supervisor_and_names_the_known_ones(
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 1
     assert ended.stdout == ""
-    assert ended.stderr == "container_type must be one of PythonLTS, Shell, not 'Rust'\n"
+    assert ended.stderr == "container_type must be one of PythonLTS, NodeLTS, Shell, not 'Rust'\n"

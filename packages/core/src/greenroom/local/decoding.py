@@ -118,7 +118,7 @@ def decode_error(header: dict[str, Any], fields: dict[str, Any]) -> ExecutionErr
         if crash.get("oom") is True:
             return ExecutionError("MemoryError", "The code used more memory than the session may, and was killed.")
         how = f"was killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exited with code {code}"
-        return ExecutionError("WorkerCrashed", f"The Python process that ran the code {how}.")
+        return ExecutionError("WorkerCrashed", f"The process that ran the code {how}.")
     return None if fields.get("error") is None else decode_shown_error(fields["error"])
 
 

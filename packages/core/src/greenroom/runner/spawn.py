@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import shutil
 import signal
 import socket
 import struct
@@ -26,6 +27,10 @@ class Command(NamedTuple):
     arguments: list[str]
     environment: dict[str, str]
     """Variables for this language; those of the sandbox take precedence."""
+    reserved: int = 0
+    """Bytes of memory that it reserves without using them, which `RLIMIT_DATA` counts."""
+    out_of_memory: bytes | None = None
+    """What it writes to its standard error before it crashes for lack of memory."""
 
 
 NOBODY_THERE = {
@@ -61,7 +66,24 @@ def _python(step_down: str) -> Command:
     return Command([sys.executable, "-I", "-B", "-u", "-c", source, home], environment)
 
 
-_COMMANDS: dict[str, Callable[[str], Command]] = {DEFAULT_CONTAINER_TYPE: _python}
+def _node(step_down: str) -> Command:
+    worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "workers", "node", "main.cjs")
+    command = [
+        shutil.which("node") or "node",
+        "--no-warnings",
+        "--expose-internals",  # its parser, and signals in a thread
+        "--experimental-vm-modules",  # `import()` in cells, and the places of errors in modules
+        "--no-force-async-hooks-checks",  # an interrupt leaves calls without their end
+        worker,
+    ]
+    if step_down:
+        command = [sys.executable, "-I", "-S", "-c", f"{step_down}os.execv({command[0]!r}, {command!r})"]
+    node_modules = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(command[0]))), "lib", "node_modules")
+    # V8 reserves 512 MiB for compiled code, all of it writable.
+    return Command(command, {"NODE_PATH": node_modules}, 576 << 20, b"out of memory")
+
+
+_COMMANDS: dict[str, Callable[[str], Command]] = {DEFAULT_CONTAINER_TYPE: _python, "NodeLTS": _node}
 """By container type: from Python source that must run first (empty if there is none), the worker's command."""
 
 
@@ -150,6 +172,8 @@ class WorkerProcess:
             setsigmask=[],
             setsigdef=[signal.SIGPIPE, signal.SIGINT],
         )
+        if "DATA" in rlimits:
+            rlimits = {**rlimits, "DATA": rlimits["DATA"] + command.reserved}
         for name, limit in rlimits.items():
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(self.pid, getattr(resource, f"RLIMIT_{name}"), (limit, limit))
@@ -162,6 +186,8 @@ class WorkerProcess:
         self.outbox = bytearray()
         self.ready = False
         self.used = False  # code of the session has run in it
+        self.reports_lack_of_memory = False
+        self._out_of_memory = command.out_of_memory
 
     def flush(self) -> bool:
         """Write as much of the outbox as the worker accepts; return whether that was all.
@@ -176,6 +202,11 @@ class WorkerProcess:
         except OSError:  # it has ended, which its exit reports better
             self.outbox.clear()
         return True
+
+    def look_at(self, pipe: Pipe, data: bytes) -> None:
+        """Notice what it writes before it crashes for lack of memory."""
+        if pipe.name == "stderr" and self._out_of_memory is not None and self._out_of_memory in data:
+            self.reports_lack_of_memory = True
 
     def acknowledge(self) -> None:
         """Let the worker continue after a display."""

@@ -32,6 +32,7 @@ from .spawn import DEFAULT_CONTAINER_TYPE, SHELL, WorkerProcess, check_container
 _CHUNK = 1 << 16
 _MAX_REAPED = 100  # children per turn of the loop
 _CACHE = "/opt/greenroom/cache"
+_CRASHES = (-signal.SIGABRT, -signal.SIGILL, -signal.SIGTRAP)  # how a runtime ends itself
 
 
 class Supervisor:
@@ -278,6 +279,7 @@ class Supervisor:
                         self._selector.unregister(pipe.descriptor)
                     break
                 held -= len(data)
+                self._worker.look_at(pipe, data)
                 (self._run or self._idle).add_text(pipe.name, data)
                 if once:
                     break
@@ -323,6 +325,7 @@ class Supervisor:
                 self._selector.unregister(descriptor)
         worker.close()
         killed, self._killed = self._killed, False
+        out_of_memory |= worker.reports_lack_of_memory and code in _CRASHES and not killed
         if self._run is not None:
             self._finish(crash=crash(code, killed=killed, out_of_memory=out_of_memory))
         elif worker.used:

@@ -1,0 +1,338 @@
+// Cells as scripts of V8. What a cell declares at its top level becomes a property of the global object: then it may be
+// declared again, as another kind, too, and what earlier cells have defined sees the current binding. A cell that
+// awaits becomes the body of an asynchronous function. No edit changes the number of a line.
+"use strict";
+
+const acorn = require("internal/deps/acorn/acorn/dist/acorn");
+const walk = require("internal/deps/acorn/acorn-walk/dist/walk");
+const vm = require("node:vm");
+const { decorateErrorStack } = require("internal/util");
+
+const HELPERS = "__greenroom";
+const BEGIN = "(async () => {";
+const END = "\n})()";
+const LITERAL = /^\s*\{/;
+const ENDS_A_STATEMENT = /;\s*$/;
+const NEEDS_ASYNC = /^await is only valid|^Unexpected reserved word/;
+const NEEDS_A_MODULE = /^Cannot use import statement/;
+const OPTIONS = {
+  ecmaVersion: "latest",
+  allowAwaitOutsideFunction: true,
+  allowImportExportEverywhere: true, // in a script, which is not strict
+};
+
+const constants = new Set(); // the names that no code may assign to
+
+/** Return `{scripts, names, asynchronous}`: what to run in this order, and what it declares; or throw a SyntaxError. */
+function rewrite(source, filename) {
+  if (source.startsWith("#!")) source = `//${source.slice(2)}`;
+  if (LITERAL.test(source) && !ENDS_A_STATEMENT.test(source)) {
+    // An object rather than a block, where it can be one.
+    try {
+      return rewriteCode(`(${source}\n)`, filename);
+    } catch {}
+  }
+  return rewriteCode(source, filename);
+}
+
+function rewriteCode(source, filename) {
+  let cell;
+  try {
+    cell = new Cell(source, acorn.parse(source, OPTIONS));
+  } catch {
+    return untouched(source, filename);
+  }
+  if (cell.isModule) return untouched(source, filename);
+  const scripts = cell.scripts();
+  try {
+    for (const script of scripts) compile(script, filename);
+  } catch (error) {
+    untouched(source, filename); // V8's own error, of the code as it was written
+    throw error;
+  }
+  for (const name of cell.names) constants.delete(name);
+  for (const name of cell.constants) constants.add(name);
+  return { scripts, names: [...cell.names], asynchronous: cell.asynchronous };
+}
+
+/** What the parser does not understand is V8's to judge. */
+function untouched(source, filename) {
+  try {
+    compile(source, filename);
+    return { scripts: [source], names: [], asynchronous: false };
+  } catch (error) {
+    if (NEEDS_A_MODULE.test(error.message)) throw asModule(source, filename, error);
+    if (!NEEDS_ASYNC.test(error.message)) throw error;
+    asFunction(source, filename, error);
+  }
+  return { scripts: [BEGIN + source + END], names: [], asynchronous: true };
+}
+
+/** Throw the error of a source that is not the body of an asynchronous function; the given one if it is the same. */
+function asFunction(source, filename, original) {
+  try {
+    new vm.Script(`${BEGIN}\n${source}${END}`, { filename, lineOffset: -1 });
+  } catch (error) {
+    if (error.message === original.message) throw original;
+    const line = /^Cell \d+:(\d+)/.exec(error.stack)?.[1];
+    throw line > source.split("\n").length ? asModule(source, filename, error) : error;
+  }
+}
+
+/** The error that a module with this source has, with its place; the given one if it has none. */
+function asModule(source, filename, error) {
+  try {
+    new vm.SourceTextModule(source, { identifier: filename });
+    return error;
+  } catch (other) {
+    decorateErrorStack(other);
+    return other;
+  }
+}
+
+function compile(source, filename) {
+  return new vm.Script(source, { filename });
+}
+
+class Cell {
+  constructor(source, tree) {
+    this.source = source;
+    this.tree = tree;
+    this.isModule = false; // it has what only a module can have
+    this.names = new Set();
+    this.constants = new Set();
+    this.asynchronous = false;
+    this._variables = []; // declarations with `var`, with the statement that each is in
+    this._edits = [];
+    this._imports = "";
+    this._look();
+  }
+
+  scripts() {
+    const functions = this.tree.body.filter((node) => node.type === "FunctionDeclaration");
+    this._protectConstants();
+    for (const node of this.tree.body) this._declare(node);
+    if (!this.asynchronous) return [this._edited()];
+    this._variables.forEach(({ node, parent }) => this._assign(node, parent));
+    this._return();
+    if (functions.length === 0) return [this._wrapped(this._edited())];
+    const others = this.tree.body.filter((node) => node.type !== "FunctionDeclaration" && !node.directive);
+    return [this._edited(others), this._wrapped(this._edited(functions))];
+  }
+
+  _look() {
+    const { base } = walk;
+    const visitors = {
+      Function() {},
+      StaticBlock() {},
+      PropertyDefinition: (node, parent, visit) => node.computed && visit(node.key, node),
+      AwaitExpression: (node, parent, visit) => {
+        this.asynchronous = true;
+        visit(node.argument, node);
+      },
+      ForOfStatement: (node, parent, visit) => {
+        if (node.await) this.asynchronous = true;
+        base.ForOfStatement(node, node, visit);
+      },
+      ForInStatement: (node, parent, visit) => base.ForInStatement(node, node, visit),
+      VariableDeclaration: (node, parent, visit) => {
+        if (node.kind === "var") {
+          this._variables.push({ node, parent });
+          for (const each of node.declarations) this._name(each.id);
+        }
+        base.VariableDeclaration(node, node, visit);
+      },
+    };
+    walk.recursive(this.tree, this.tree, visitors);
+    walk.full(this.tree, (node) => {
+      if (node.type.startsWith("Export") || node.type === "MetaProperty" && node.meta.name === "import") {
+        this.isModule = true;
+      }
+    });
+    for (const node of this.tree.body) {
+      if (node.type === "ImportDeclaration") this.asynchronous = true;
+    }
+  }
+
+  _name(pattern, isConstant = false) {
+    for (const { node } of identifiers(pattern)) {
+      this.names.add(node.name);
+      if (isConstant) this.constants.add(node.name);
+    }
+  }
+
+  _declare(node) {
+    switch (node.type) {
+      case "VariableDeclaration":
+        if (node.kind === "var") return;
+        for (const each of node.declarations) this._name(each.id, node.kind === "const");
+        if (this.asynchronous) return this._assign(node, this.tree);
+        this._edit(node.start, node.start + node.kind.length, "var".padEnd(node.kind.length));
+        for (const each of node.declarations) if (!each.init) this._insert(each.end, "=void 0");
+        return;
+      case "FunctionDeclaration":
+        return this._name(node.id);
+      case "ClassDeclaration":
+        this._name(node.id);
+        this._insert(node.start, this.asynchronous ? `void (${node.id.name} = ` : `var ${node.id.name}=`);
+        return this._insert(node.end, this.asynchronous ? ");" : ";");
+      case "ImportDeclaration":
+        for (const each of node.specifiers) this._name(each.local, true);
+        this._import(node);
+        return this._blank(node);
+    }
+  }
+
+  /** A declaration in an asynchronous cell becomes an assignment. */
+  _assign(node, parent) {
+    const first = node.declarations[0];
+    if (parent.type === "ForOfStatement" || parent.type === "ForInStatement") {
+      return this._edit(node.start, first.start, "");
+    }
+    this._edit(node.start, first.start, "void ");
+    for (const each of node.declarations) {
+      const isPattern = each.init || node.kind !== "var";
+      this._insert(each.start, isPattern ? "(" : "(void ");
+      this._insert(each.end, each.init ? ")" : isPattern ? "=void 0)" : ")");
+    }
+    if (parent.type !== "ForStatement" && this.source[node.end - 1] !== ";") this._insert(node.end, ";");
+  }
+
+  _import(node) {
+    const [all] = node.specifiers.filter((each) => each.type === "ImportNamespaceSpecifier");
+    const names = node.specifiers.filter((each) => each !== all).map((each) => [
+      each.type === "ImportDefaultSpecifier" ? "default" : each.imported.name ?? each.imported.value,
+      each.local.name,
+    ]);
+    const text = JSON.stringify;
+    const attributes = (node.attributes ?? []).map((each) => `${text(each.key.name ?? each.key.value)}: ${each.value.raw}`);
+    const options = attributes.length ? `, {with: {${attributes.join(", ")}}}` : "";
+    let namespace = `await import(${node.source.raw}${options})`;
+    if (all) namespace = `(${all.local.name} = ${namespace})`;
+    if (names.length) {
+      const wanted = names.map(([name]) => text(name)).join(", ");
+      const pattern = names.map(([name, local]) => `${text(name)}: ${local}`).join(", ");
+      namespace = `({${pattern}} = ${HELPERS}.exporting(${namespace}, ${node.source.raw}, [${wanted}]))`;
+    }
+    this._imports += `${namespace}; `;
+  }
+
+  /** The value of the last statement is the function's. */
+  _return() {
+    const without = new Set(["FunctionDeclaration", "EmptyStatement", "ImportDeclaration"]);
+    const last = this.tree.body.filter((node) => !without.has(node.type)).at(-1);
+    if (last?.type !== "ExpressionStatement" || last.directive) return;
+    this._insert(last.start, "return { __proto__: null, value: (");
+    this._insert(this.source[last.end - 1] === ";" ? last.end - 1 : last.end, ") }");
+  }
+
+  /** An assignment to a constant goes to what refuses it. */
+  _protectConstants() {
+    const own = new Set(this.tree.body);
+    const declared = new Set(); // names within functions and blocks: with these, it could be another variable
+    const targets = [];
+    const inner = (pattern) => {
+      for (const { node } of identifiers(pattern)) declared.add(node.name);
+    };
+    walk.full(this.tree, (node) => {
+      switch (node.type) {
+        case "VariableDeclaration":
+          if (!own.has(node)) for (const each of node.declarations) inner(each.id);
+          break;
+        case "FunctionDeclaration":
+        case "FunctionExpression":
+        case "ArrowFunctionExpression":
+          node.params.forEach(inner);
+        // falls through
+        case "ClassDeclaration":
+        case "ClassExpression":
+          if (node.id && !own.has(node)) inner(node.id);
+          break;
+        case "CatchClause":
+          if (node.param) inner(node.param);
+          break;
+        case "AssignmentExpression":
+          targets.push(...identifiers(node.left));
+          break;
+        case "UpdateExpression":
+          targets.push(...identifiers(node.argument));
+          break;
+        case "ForInStatement":
+        case "ForOfStatement":
+          if (node.left.type !== "VariableDeclaration") targets.push(...identifiers(node.left));
+      }
+    });
+    if (targets.length === 0) return;
+    const here = new Map(); // top-level names of this cell: whether they are constant
+    for (const node of this.tree.body) {
+      const patterns = node.type === "VariableDeclaration" ? node.declarations.map((each) => each.id) : [];
+      if (node.type === "ClassDeclaration" || node.type === "FunctionDeclaration") patterns.push(node.id);
+      if (node.type === "ImportDeclaration") patterns.push(...node.specifiers.map((each) => each.local));
+      const isConstant = node.kind === "const" || node.type === "ImportDeclaration";
+      for (const pattern of patterns) for (const each of identifiers(pattern)) here.set(each.node.name, isConstant);
+    }
+    for (const { node, shorthand } of targets) {
+      if (declared.has(node.name) || !(here.get(node.name) ?? constants.has(node.name))) continue;
+      this._edit(node.start, node.end, `${shorthand ? `${node.name}: ` : ""}${HELPERS}.constant`);
+    }
+  }
+
+  _edit(start, end, text) {
+    this._edits.push({ start, end, text });
+  }
+
+  _insert(position, text) {
+    this._edit(position, position, text);
+  }
+
+  _blank(node) {
+    this._edit(node.start, node.end, blank(this.source.slice(node.start, node.end)));
+  }
+
+  /** The source with the edits, and without some of its statements. */
+  _edited(without = []) {
+    const isWithin = (edit) => without.some((node) => node.start <= edit.start && edit.end <= node.end);
+    const edits = this._edits.filter((edit) => !isWithin(edit));
+    for (const node of without) {
+      edits.push({ start: node.start, end: node.end, text: blank(this.source.slice(node.start, node.end)) });
+    }
+    let text = "";
+    let position = 0;
+    for (const edit of edits.sort((one, other) => one.start - other.start || one.end - other.end)) {
+      text += this.source.slice(position, edit.start) + edit.text;
+      position = edit.end;
+    }
+    return text + this.source.slice(position);
+  }
+
+  _wrapped(body) {
+    const directives = this.tree.body.filter((node) => node.directive).map((node) => `"${node.directive}"; `);
+    return BEGIN + directives.join("") + this._imports + body + END;
+  }
+}
+
+/** The identifiers that a pattern binds or assigns to. */
+function* identifiers(pattern, shorthand = false) {
+  switch (pattern?.type) {
+    case "Identifier":
+      yield { node: pattern, shorthand };
+      break;
+    case "ObjectPattern":
+      for (const each of pattern.properties) yield* identifiers(each.value ?? each.argument, each.shorthand);
+      break;
+    case "ArrayPattern":
+      for (const each of pattern.elements) yield* identifiers(each);
+      break;
+    case "AssignmentPattern":
+      yield* identifiers(pattern.left, shorthand);
+      break;
+    case "RestElement":
+      yield* identifiers(pattern.argument);
+  }
+}
+
+function blank(text) {
+  return text.replace(/[^\n\r\u2028\u2029]/g, " ");
+}
+
+module.exports = { rewrite };
