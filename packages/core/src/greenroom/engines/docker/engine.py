@@ -31,17 +31,11 @@ from greenroom.engines.base import (
     runner_command,
     sandbox_environment,
 )
+from greenroom.engines.docker import image as images
 from greenroom.engines.docker.attachment import STDERR, Attachment
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
-from greenroom.engines.docker.image import (
-    BASE_IMAGE,
-    BASE_LABEL,
-    RUNNER_LABEL,
-    build_command,
-    default_image,
-    runner_digest,
-)
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
+from greenroom.models import ContainerType
 from greenroom.runner import seccomp
 
 if TYPE_CHECKING:
@@ -68,7 +62,6 @@ _STARTING_SHARES, _FULL_SHARES = 64, 1024
 
 # By the name in Docker's description of itself.
 _LIMITS = {"MemoryLimit": "the memory", "CpuCfsQuota": "the processors", "PidsLimit": "the processes"}
-
 _log = logging.getLogger(__name__)
 
 
@@ -179,13 +172,14 @@ class DockerEngine(Engine):
     """Starts sandboxes with a Docker engine, on this machine or elsewhere.
 
     Args:
-        image: the image of the sandboxes; by default that of this version, `greenroom-python:<version>`.
+        image: the image of the sandboxes; by default this version's for their type, as `greenroom-python:<version>`.
         runtime: the OCI runtime, such as `runsc` for gVisor; by default Docker's own.
         docker_host: the URL of the Docker engine; by default that of Docker's own command line.
         allow_unfiltered: whether sandboxes may run where a filter of system calls is not possible.
     """
 
     name = "docker"
+    container_types = frozenset({ContainerType.PYTHON_LTS, ContainerType.NODE_LTS})
 
     def __init__(
         self,
@@ -196,7 +190,8 @@ class DockerEngine(Engine):
         allow_unfiltered: bool = False,
     ) -> None:
         self._allow_unfiltered = allow_unfiltered
-        self._image = image or default_image()
+        self._container_type = ContainerType.PYTHON_LTS
+        self._given_image = image
         self._runtime = runtime
         self._host = docker_host
         self._opened: Daemon | None = None
@@ -207,7 +202,8 @@ class DockerEngine(Engine):
     def starts_give_way(self) -> bool:
         return not self._is_gvisor  # Debian 12's runsc cannot change the limits of a container
 
-    async def check(self) -> None:
+    async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
+        self._container_type = container_type
         try:
             await self._check(self._daemon())
         except BaseException:
@@ -267,6 +263,10 @@ class DockerEngine(Engine):
         if self._opened is None:
             self._opened = Daemon(self._host)
         return self._opened
+
+    @property
+    def _image(self) -> str:
+        return self._given_image or images.default_image(self._container_type)
 
     @property
     def _is_gvisor(self) -> bool:
@@ -343,10 +343,11 @@ class DockerEngine(Engine):
         except FAILURES as error:
             raise self._refusal(daemon, error, "answer") from error
         labels: dict[str, str] = found["Config"].get("Labels") or {}
-        if labels.get(RUNNER_LABEL) != runner_digest():
+        if labels.get(images.RUNNER_LABEL) != images.runner_digest():
+            base = labels.get(images.BASE_LABEL, images.BASE_IMAGE)
             raise ImageMissing(
                 f"The image {self._image!r} was not made for this version of Greenroom. "
-                f"Make it again: {build_command(self._image, labels.get(BASE_LABEL, BASE_IMAGE))}"
+                f"Make it again: {images.build_command(self._image, base, self._container_type)}"
             )
 
     def _check_abilities(self, daemon: Daemon, info: Mapping[str, Any]) -> None:
@@ -380,7 +381,8 @@ class DockerEngine(Engine):
     def _refusal(self, daemon: Daemon, error: BaseException, doing: str) -> GreenroomError:
         status = status_of(error)
         if status == 404 and "image" in str(error):
-            return ImageMissing(f"Docker has no image {self._image!r}. Make it: {build_command(self._image)}")
+            command = images.build_command(self._image, container_type=self._container_type)
+            return ImageMissing(f"Docker has no image {self._image!r}. Make it: {command}")
         if status == 400:
             return InvalidRequest(f"Docker cannot make a sandbox with these settings: {error}.")
         return daemon.unavailable(error, doing)

@@ -19,6 +19,7 @@ from greenroom.engines.base import RUNNER_SOURCE
 from greenroom.engines.docker import pip_config
 from greenroom.engines.docker.client import FAILURES, Daemon
 from greenroom.errors import EngineUnavailable
+from greenroom.models import ContainerType
 
 RUNNER_LABEL = "greenroom.runner"
 """The image's label with the digest of the runner that is in it."""
@@ -28,20 +29,25 @@ BASE_LABEL = "greenroom.base"
 
 BASE_IMAGE = "python:3.12-slim"
 
+_NAMES = {ContainerType.PYTHON_LTS: "python", ContainerType.NODE_LTS: "node"}
+"""The container types that have an image: its name, and that of its directory."""
+
 _PACKAGES_INSIDE = "/build"  # where the Dockerfile has the context's `packages`
 _COLOUR = re.compile(r"\x1b\[\d*m")
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.+)")
 
 
-def default_image() -> str:
-    """The image of this version of Greenroom."""
-    return f"greenroom-python:{version('greenroom')}"
+def default_image(container_type: ContainerType = ContainerType.PYTHON_LTS) -> str:
+    """The image of this version of Greenroom for a container type."""
+    return f"greenroom-{_NAMES[container_type]}:{version('greenroom')}"
 
 
-def build_command(image: str, base: str = BASE_IMAGE) -> str:
+def build_command(image: str, base: str = BASE_IMAGE, container_type: ContainerType = ContainerType.PYTHON_LTS) -> str:
     """The command that builds that image."""
     words = ["greenroom image build"]
-    if image != default_image():
+    if container_type is not ContainerType.PYTHON_LTS:
+        words += ["--container-type", container_type]
+    if image != default_image(container_type):
         words += ["--tag", image]
     if base != BASE_IMAGE:
         words += ["--base", base]
@@ -69,7 +75,14 @@ class Step:
 
 
 async def build(
-    daemon: Daemon, context: IO[bytes], *, base: str, tag: str, network: str, cache: bool
+    daemon: Daemon,
+    context: IO[bytes],
+    *,
+    base: str,
+    tag: str,
+    network: str,
+    cache: bool,
+    container_type: ContainerType = ContainerType.PYTHON_LTS,
 ) -> AsyncGenerator[Step | str, None]:
     """Build the image; yield the steps and the lines of their output as they come.
 
@@ -79,6 +92,7 @@ async def build(
         context: the archive that `write_context` wrote.
         network: which network the build uses, in Docker's words; `host` is that of the engine's machine.
         cache: whether steps that were done before with the same files may be taken from Docker's cache.
+        container_type: whose image it is.
 
     Raises:
         EngineUnavailable: Docker does not answer, the base image cannot be pulled, or a step failed.
@@ -91,7 +105,7 @@ async def build(
         "nocache": str(int(not cache)),
         "forcerm": "1",
     }
-    titles = _titles()
+    titles = _titles(container_type)
     instruction = ""
     try:
         headers = {"Content-Type": "application/x-tar"}
@@ -110,14 +124,21 @@ async def build(
         raise daemon.unavailable(error, "build the image") from error
 
 
-def write_context(file: IO[bytes], *, packages: Sequence[str] = (), wheels: Sequence[Path] = ()) -> None:
+def write_context(
+    file: IO[bytes],
+    *,
+    packages: Sequence[str] = (),
+    wheels: Sequence[Path] = (),
+    container_type: ContainerType = ContainerType.PYTHON_LTS,
+) -> None:
     """Write the build context of the image, a tar archive.
 
     Args:
         packages: requirements beyond the image's own, as pip reads them.
         wheels: wheels of this machine that pip can use in the build.
+        container_type: whose image it is.
     """
-    source = _source()
+    source = _source(container_type)
     requirements = (source / "requirements.txt").read_text(encoding="utf-8")
     requirements += "".join(f"{package}\n" for package in packages)
     with tarfile.open(fileobj=file, mode="w|") as archive:
@@ -135,26 +156,27 @@ def write_context(file: IO[bytes], *, packages: Sequence[str] = (), wheels: Sequ
             _add(archive, f"runner/{path.relative_to(RUNNER_SOURCE).as_posix()}", path.read_bytes())
 
 
-def package_count() -> int:
+def package_count(container_type: ContainerType = ContainerType.PYTHON_LTS) -> int:
     """The approximate number of packages that a build installs."""
-    lines = (_source() / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (_source(container_type) / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return sum("==" in line and "win32" not in line for line in lines)
 
 
-def _source() -> Path:
+def _source(container_type: ContainerType) -> Path:
     """The directory of the Dockerfile: beside the package in a wheel, above it in a checkout."""
     package = Path(__file__).parents[2]
-    for directory in (package / "image", package.parents[1] / "image"):
+    for images in (package / "image", package.parents[1] / "image"):
+        directory = images / _NAMES[container_type]
         if (directory / "Dockerfile").is_file():
             return directory
     raise FileNotFoundError("This installation of greenroom has no Dockerfile.")
 
 
-def _titles() -> dict[int, str]:
+def _titles(container_type: ContainerType) -> dict[int, str]:
     """Descriptions of the Dockerfile's instructions by number, from the comments that begin with `#:`."""
     titles: dict[int, str] = {}
     number = 1
-    for line in (_source() / "Dockerfile").read_text(encoding="utf-8").splitlines():
+    for line in (_source(container_type) / "Dockerfile").read_text(encoding="utf-8").splitlines():
         if line.startswith("#: "):
             titles[number] = line[3:]
         elif line and line[0] not in "# ":  # continued lines are indented
@@ -163,7 +185,7 @@ def _titles() -> dict[int, str]:
 
 
 def _runner_files() -> list[Path]:
-    return sorted(RUNNER_SOURCE.rglob("*.py"))
+    return sorted([*RUNNER_SOURCE.rglob("*.py"), *RUNNER_SOURCE.rglob("*.cjs")])
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
