@@ -21,6 +21,7 @@ from greenroom import GreenroomError, Session, SessionPool
 from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.local import PoolSettings, channel
 from greenroom.local.pool import LocalPool
+from greenroom.models import ContainerType
 from greenroom.runner.protocol import encode
 from greenroom.sessions import OpenPool
 
@@ -126,8 +127,8 @@ class HostileEngine(Engine):
     def __init__(self, make: Callable[[], ScriptedSandbox]) -> None:
         self._make = make
 
-    async def check(self) -> None:
-        pass
+    async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
+        del container_type
 
     async def start(self, spec: SandboxSpec) -> StreamSandbox:
         del spec

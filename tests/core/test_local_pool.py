@@ -16,7 +16,7 @@ from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull, SandboxLost
 from greenroom.local import PoolSettings
 from greenroom.local.pool import LocalPool
-from greenroom.models import Execution
+from greenroom.models import ContainerType, Execution
 
 from .scripted import READY, ScriptedSandbox, done, obey
 from .virtual_time import in_virtual_time
@@ -49,8 +49,8 @@ class ScriptedEngine(Engine):
     def alive(self) -> list[ScriptedSandbox]:
         return [sandbox for sandbox in self.sandboxes if not sandbox.kills]
 
-    async def check(self) -> None:
-        pass
+    async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
+        del container_type
 
     async def start(self, spec: SandboxSpec) -> StreamSandbox:
         del spec

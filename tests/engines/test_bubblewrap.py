@@ -14,6 +14,7 @@ from greenroom.testing import (
     ExecutionSuite,
     FileSuite,
     IsolationSuite,
+    JavaScriptSuite,
     LimitSuite,
     ShellAttackSuite,
     ShellPoolSuite,
@@ -39,6 +40,10 @@ class TestExecution(_Bubblewrap, ExecutionSuite):
 
 class TestCells(_Bubblewrap, CellSuite):
     pass
+
+
+class TestJavaScript(_Bubblewrap, JavaScriptSuite):
+    options: ClassVar[Mapping[str, Any]] = {"container_type": "NodeLTS", "memory": "512Mi"}
 
 
 class TestTexts(_Bubblewrap, TextSuite):

@@ -15,6 +15,7 @@ from greenroom.testing import (
     ExecutionSuite,
     FileSuite,
     IsolationSuite,
+    JavaScriptSuite,
     LimitSuite,
     ShellAttackSuite,
     ShellPoolSuite,
@@ -45,6 +46,10 @@ class TestExecution(_Docker, ExecutionSuite):
 
 class TestCells(_Docker, CellSuite):
     pass
+
+
+class TestJavaScript(_Docker, JavaScriptSuite):
+    options: ClassVar[Mapping[str, Any]] = {"container_type": "NodeLTS", "memory": "512Mi"}
 
 
 class TestTexts(_Docker, TextSuite):

@@ -40,7 +40,7 @@ def run(*arguments: str | Path, **options: str) -> subprocess.CompletedProcess[s
 def test_a_crash_is_one_line() -> None:
     ended = run("-c", "import os; os._exit(4)")
     assert ended.returncode == 1
-    assert ended.stderr == "WorkerCrashed: The Python process that ran the code exited with code 4.\n"
+    assert ended.stderr == "WorkerCrashed: The process that ran the code exited with code 4.\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs control groups")

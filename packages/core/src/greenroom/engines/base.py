@@ -72,8 +72,10 @@ def sandbox_environment(spec: SandboxSpec) -> dict[str, str]:
     Libraries start as many threads and processes as the sandbox has processors, not as many as the machine has.
     """
     processors = str(math.ceil(spec.limits.cpus))
+    heap = spec.limits.memory * 3 // 4 >> 20  # the rest is for what is not in it, such as buffers and code
     return {
         **RUNNER_ENVIRONMENT,
+        **({"NODE_OPTIONS": f"--max-old-space-size={heap}"} if spec.container_type is ContainerType.NODE_LTS else {}),
         **dict.fromkeys(_COUNTS_OF_PROCESSORS, processors),
         **({} if spec.limits.network else _INSTALLERS_WITHOUT_NETWORK),
         **spec.env,
@@ -209,8 +211,8 @@ class Engine(ABC):
         return False
 
     @abstractmethod
-    async def check(self) -> None:
-        """Find out whether sandboxes can be made here.
+    async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
+        """Find out whether sandboxes of a container type can be made here.
 
         Raises:
             EngineUnavailable: they cannot; the message says what to do.

@@ -59,7 +59,7 @@ class LocalPool:
             raise EngineUnavailable(
                 f"The container type of a pool on {engine.name} must be {known}, not {settings.container_type}."
             )
-        await engine.check()
+        await engine.check(settings.container_type)
         await engine.sweep()
         return cls(engine, settings, observer)
 

@@ -27,6 +27,7 @@ from greenroom.testing.engines import engine_pool
 from greenroom.testing.execution import ExecutionSuite
 from greenroom.testing.files import FileSuite
 from greenroom.testing.isolation import IsolationSuite
+from greenroom.testing.javascript import JavaScriptSuite
 from greenroom.testing.limits import LimitSuite
 from greenroom.testing.memory import memory_pool
 from greenroom.testing.scripted import ENDLESS_CODE, RecordedRun, ScriptedBackend, scripted_pool, wait_until
@@ -44,6 +45,7 @@ __all__ = [
     "ExecutionSuite",
     "FileSuite",
     "IsolationSuite",
+    "JavaScriptSuite",
     "LimitSuite",
     "RecordedRun",
     "ScriptedBackend",

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
+from greenroom.models import ContainerType
 from greenroom.runner.files import DATA_DIR, FileTree, Transfers
 from greenroom.runner.protocol import Decoder, Frame, HostEvent, encode, file_entry
 from greenroom.testing.memory_shell import MemoryCommand
@@ -218,8 +219,8 @@ class MemoryEngine(Engine):
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
 
-    async def check(self) -> None:
-        pass
+    async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
+        del container_type
 
     async def start(self, spec: SandboxSpec) -> StreamSandbox:
         del spec

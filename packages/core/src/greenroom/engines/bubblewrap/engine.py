@@ -32,9 +32,10 @@ from greenroom.engines.base import (
     refuse_unfiltered,
     runner_command,
 )
-from greenroom.engines.bubblewrap import bytecode, cgroups, font_cache
+from greenroom.engines.bubblewrap import bytecode, cgroups, font_cache, node
 from greenroom.engines.bubblewrap.arguments import INSIDE_USER, environment, file_system, isolation
 from greenroom.errors import EngineUnavailable, InvalidRequest
+from greenroom.models import ContainerType
 from greenroom.runner import seccomp
 
 _READ = 1 << 18
@@ -58,7 +59,7 @@ if os.getuid() == 0:
 private = [path for path in needed if not os.access(path, os.R_OK | os.X_OK)]
 if private:
     sys.exit(f"private: {private[0]}")
-sys.exit(importlib.util.find_spec("IPython") is None and "no IPython")
+sys.exit("IPython" in sys.argv and importlib.util.find_spec("IPython") is None and "no IPython")
 """
 
 _NOT_ALLOWED = ("amespace", "setting up uid map", "RTM_NEWADDR", "mount proc", "cannot become the user")
@@ -155,20 +156,22 @@ class BubblewrapEngine(Engine):
     """
 
     name = "bubblewrap"
+    container_types = frozenset({ContainerType.PYTHON_LTS, ContainerType.NODE_LTS, ContainerType.SHELL})
 
     def __init__(self, *, python: str | None = None, allow_unfiltered: bool = False) -> None:
         self._allow_unfiltered = allow_unfiltered
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
         self._hierarchy: cgroups.Hierarchy | None = None
         self._executable = ""
-        self._checked = False
+        self._checked: set[ContainerType] = set()
+        self._node: Path | None = None
         self._font_cache = Path()
         self._binds_descriptors = False
         self._compiling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def check(self) -> None:
-        if self._checked:
+    async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
+        if container_type in self._checked:
             return
         if sys.platform != "linux":
             raise EngineUnavailable('bubblewrap runs only on Linux. Use Docker: greenroom.connect("docker:").')
@@ -177,14 +180,20 @@ class BubblewrapEngine(Engine):
         self._executable = _find_executable()
         self._hierarchy = await asyncio.to_thread(cgroups.find)
         self.control_groups = ControlGroups.NONE if self._hierarchy is None else self._hierarchy.version
+        is_python = container_type is ContainerType.PYTHON_LTS
+        if container_type is ContainerType.NODE_LTS:
+            self._node = await node.find()
         try:
-            code, errors = await self._try([self._python, "-I", "-c", _TRY, str(_new_user())])
+            needed = ["IPython"] if is_python else []
+            code, errors = await self._try([self._python, "-I", "-c", _TRY, str(_new_user()), *needed])
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path of an interpreter
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
-        self._checked = True
+        self._checked.add(container_type)
         self._binds_descriptors = await self._knows("--ro-bind-fd")
+        if not is_python:
+            return
         self._font_cache = font_cache.place(self._python)
         if (fonts := font_cache.descriptor(self._font_cache)) is not None:
             os.close(fonts)
@@ -197,7 +206,7 @@ class BubblewrapEngine(Engine):
         return self._hierarchy is not None
 
     async def start(self, spec: SandboxSpec) -> BubblewrapSandbox:
-        await self.check()
+        await self.check(spec.container_type)
         limits = spec.limits
         group = self._hierarchy.create(limits) if self._hierarchy is not None else None
         settings: dict[str, object] = {
@@ -347,8 +356,8 @@ class BubblewrapEngine(Engine):
 
             arguments = [self._executable]
             arguments += isolation(spec.limits)
-            arguments += file_system(Path(self._python), spec.limits)
-            arguments += environment(Path(self._python), spec)
+            arguments += file_system(Path(self._python), self._node, spec.limits)
+            arguments += environment(Path(self._python), self._node, spec)
             arguments += [
                 "--perms",
                 "0644",
