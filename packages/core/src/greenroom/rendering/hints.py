@@ -51,6 +51,11 @@ _NETWORK_ERRORS = frozenset(
 )
 _ALWAYS_OF_THE_NETWORK = frozenset(("APIConnectionError", "ConnectTimeout", "NameResolutionError", "gaierror"))
 
+# Of Node.js. A path is a file of the session.
+_MISSING_NODE_PACKAGE = re.compile(r"^Cannot find (?:module|package) '((?:@[\w.-]{1,100}/)?[\w-][\w.-]{0,100})[/']")
+_NPM_COMMAND = re.compile(r"^Command failed: (?:npm|npx|pnpm|yarn|corepack) ")
+_NODE_WITHOUT_NETWORK = re.compile(r"\b(?:EAI_AGAIN|ENETUNREACH|ENOTFOUND)\b")
+
 _NOT_UTF_8 = re.compile(r"'utf-8' codec can't decode byte 0x([0-9a-f]{2}) in position (\d+)")
 
 
@@ -65,6 +70,7 @@ def hints(execution: Execution) -> Iterator[str]:
         None,
         (
             _about_a_package(error) if error else "",
+            _about_node(error) if error else "",
             _about_an_installation(error, output),
             _about_the_network(error, output),
             _about_an_encoding(error) if error else "",
@@ -83,6 +89,20 @@ def _about_a_package(error: ExecutionError) -> str:
     if error.name in {"ImportError", "ModuleNotFoundError"} and (missing := _MISSING_OPTIONAL.search(value)):
         name = missing[missing.lastindex or 0]
         return f"This call needs the package {name!r}, which is not installed here. Choose one that works without it."
+    return ""
+
+
+def _about_node(error: ExecutionError) -> str:
+    value = error.value[:_LONGEST]
+    if missing := _MISSING_NODE_PACKAGE.match(value):
+        return f"The package {missing[1]!r} is not installed here. Use another one."
+    if _NPM_COMMAND.match(value):
+        return "Packages cannot be installed here. Use those that are there."
+    is_of_fetch = error.name == "TypeError" and value == "fetch failed"
+    if (is_of_fetch or error.name == "Error") and _NODE_WITHOUT_NETWORK.search(
+        error.summary[:_LONGEST] if is_of_fetch else value
+    ):
+        return "This sandbox may not have network access. Work with the files in /mnt/data."
     return ""
 
 

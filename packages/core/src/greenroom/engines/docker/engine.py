@@ -179,7 +179,7 @@ class DockerEngine(Engine):
     """
 
     name = "docker"
-    container_types = frozenset({ContainerType.PYTHON_LTS, ContainerType.NODE_LTS})
+    container_types = frozenset({ContainerType.PYTHON_LTS, ContainerType.NODE_LTS, ContainerType.SHELL})
 
     def __init__(
         self,

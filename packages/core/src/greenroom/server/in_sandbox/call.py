@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 from greenroom.models import Execution
 
 _MIME = "application/vnd.greenroom.answer+json"
+
+NODE_INVENTORY = Path(__file__).with_name("inventory.js").read_text(encoding="utf-8")
+"""JavaScript that displays Node's version and its packages, as `functions.take_inventory` does Python's."""
 
 # In its own namespace, so that it neither sees nor changes the session's variables.
 _PROGRAM = """

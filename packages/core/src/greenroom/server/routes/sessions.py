@@ -14,19 +14,23 @@ from greenroom.azure.codecs.problems import SESSION_NOT_FOUND, BadRequest
 from greenroom.azure.codecs.shared import MAX_INT32, Json, Malformed, mapping, text
 from greenroom.backend import Backend
 from greenroom.errors import EngineUnavailable
-from greenroom.models import SessionInfo
-from greenroom.server.in_sandbox import functions
-from greenroom.server.in_sandbox.call import program, result_of
+from greenroom.models import ContainerType, SessionInfo
+from greenroom.server.in_sandbox import call, functions
 from greenroom.server.responses import RequestRefused, json_response
 from greenroom.server.routes.target import Target
 
 _PAGE = 100
 _SINCE = "2025-02-02-preview"
 _INVENTORY_TIMEOUT = 60.0
-_KERNEL = {
+_IPYTHON = {
     "name": "IPython",
     "projectUrl": "https://ipython.org",
     "description": "IPython's InteractiveShell, without a Jupyter kernel around it",
+}
+_NODE = {
+    "name": "Node.js",
+    "projectUrl": "https://nodejs.org",
+    "description": "Cells with the displays of IJavascript, without a Jupyter kernel around them",
 }
 
 
@@ -87,24 +91,25 @@ async def _delete(target: Target) -> None:
 
 async def _take_inventory(backend: Backend) -> Json:
     identifier = f"greenroom-metadata-{uuid.uuid4()}"
+    is_node = backend.container_type is ContainerType.NODE_LTS
+    code = call.NODE_INVENTORY if is_node else call.program(functions.take_inventory)
+    runtime, kernel = ("node", _NODE) if is_node else ("python", _IPYTHON)
     try:
-        execution = await backend.execute(
-            identifier, program(functions.take_inventory), timeout=_INVENTORY_TIMEOUT, on_event=None
-        )
+        execution = await backend.execute(identifier, code, timeout=_INVENTORY_TIMEOUT, on_event=None)
     finally:
         await backend.delete(identifier)
     try:
-        answer = mapping(result_of(execution))
+        answer = mapping(call.result_of(execution))
         packages = mapping(answer.get("packages"))
     except Malformed:
         raise EngineUnavailable("A sandbox could not list its packages.") from None
     now = datetime.now(UTC)
     return current.encode_metadata(
-        runtimes={"python": text(answer.get("python"))},
+        runtimes={runtime: text(answer.get(runtime))},
         packages={name: str(version) for name, version in packages.items()},
         created=now,
         updated=now,
-        kernel={**_KERNEL, "version": text(answer.get("ipython"))},
+        kernel={**kernel, "version": text(answer.get("node" if is_node else "ipython"))},
     )
 
 
