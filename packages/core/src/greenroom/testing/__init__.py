@@ -23,6 +23,7 @@ from greenroom.testing.adapters import AdapterDriver, AdapterSuite, ToolDescript
 from greenroom.testing.attacks import AttackSuite, ShellAttackSuite
 from greenroom.testing.backend import BareBackend
 from greenroom.testing.cells import CellSuite
+from greenroom.testing.children import python_in_children
 from greenroom.testing.engines import engine_pool
 from greenroom.testing.execution import ExecutionSuite
 from greenroom.testing.files import FileSuite
@@ -58,6 +59,7 @@ __all__ = [
     "ToolResult",
     "engine_pool",
     "memory_pool",
+    "python_in_children",
     "scripted_pool",
     "wait_until",
 ]

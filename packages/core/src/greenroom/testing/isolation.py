@@ -76,6 +76,8 @@ class IsolationSuite(Suite):
                 "HOSTNAME",
                 "MPLBACKEND",
                 "PLOTLY_RENDERER",
+                "NODE_OPTIONS",
+                "NODE_PATH",
                 "PYTHONDONTWRITEBYTECODE",
                 *sandbox_environment(SandboxSpec()),
             }

@@ -102,7 +102,7 @@ class Cell {
     this.names = new Set();
     this.constants = new Set();
     this.asynchronous = false;
-    this._variables = []; // declarations with `var`, with the statement that each is in
+    this._variables = []; // declarations with `var`, with the innermost loop around each
     this._edits = [];
     this._imports = "";
     this._look();
@@ -113,7 +113,7 @@ class Cell {
     this._protectConstants();
     for (const node of this.tree.body) this._declare(node);
     if (!this.asynchronous) return [this._edited()];
-    this._variables.forEach(({ node, parent }) => this._assign(node, parent));
+    this._variables.forEach(({ node, loop }) => this._assign(node, loop));
     this._return();
     if (functions.length === 0) return [this._wrapped(this._edited())];
     const others = this.tree.body.filter((node) => node.type !== "FunctionDeclaration" && !node.directive);
@@ -125,25 +125,26 @@ class Cell {
     const visitors = {
       Function() {},
       StaticBlock() {},
-      PropertyDefinition: (node, parent, visit) => node.computed && visit(node.key, node),
-      AwaitExpression: (node, parent, visit) => {
+      PropertyDefinition: (node, loop, visit) => node.computed && visit(node.key, loop),
+      AwaitExpression: (node, loop, visit) => {
         this.asynchronous = true;
-        visit(node.argument, node);
+        visit(node.argument, loop);
       },
-      ForOfStatement: (node, parent, visit) => {
+      ForOfStatement: (node, loop, visit) => {
         if (node.await) this.asynchronous = true;
         base.ForOfStatement(node, node, visit);
       },
-      ForInStatement: (node, parent, visit) => base.ForInStatement(node, node, visit),
-      VariableDeclaration: (node, parent, visit) => {
+      ForInStatement: (node, loop, visit) => base.ForInStatement(node, node, visit),
+      ForStatement: (node, loop, visit) => base.ForStatement(node, node, visit),
+      VariableDeclaration: (node, loop, visit) => {
         if (node.kind === "var") {
-          this._variables.push({ node, parent });
+          this._variables.push({ node, loop });
           for (const each of node.declarations) this._name(each.id);
         }
-        base.VariableDeclaration(node, node, visit);
+        base.VariableDeclaration(node, loop, visit);
       },
     };
-    walk.recursive(this.tree, this.tree, visitors);
+    walk.recursive(this.tree, null, visitors);
     walk.full(this.tree, (node) => {
       if (node.type.startsWith("Export") || node.type === "MetaProperty" && node.meta.name === "import") {
         this.isModule = true;
@@ -166,7 +167,7 @@ class Cell {
       case "VariableDeclaration":
         if (node.kind === "var") return;
         for (const each of node.declarations) this._name(each.id, node.kind === "const");
-        if (this.asynchronous) return this._assign(node, this.tree);
+        if (this.asynchronous) return this._assign(node);
         this._edit(node.start, node.start + node.kind.length, "var".padEnd(node.kind.length));
         for (const each of node.declarations) if (!each.init) this._insert(each.end, "=void 0");
         return;
@@ -184,18 +185,16 @@ class Cell {
   }
 
   /** A declaration in an asynchronous cell becomes an assignment. */
-  _assign(node, parent) {
+  _assign(node, loop = null) {
     const first = node.declarations[0];
-    if (parent.type === "ForOfStatement" || parent.type === "ForInStatement") {
-      return this._edit(node.start, first.start, "");
-    }
+    if (loop?.left === node) return this._edit(node.start, first.start, "");
     this._edit(node.start, first.start, "void ");
     for (const each of node.declarations) {
       const isPattern = each.init || node.kind !== "var";
       this._insert(each.start, isPattern ? "(" : "(void ");
       this._insert(each.end, each.init ? ")" : isPattern ? "=void 0)" : ")");
     }
-    if (parent.type !== "ForStatement" && this.source[node.end - 1] !== ";") this._insert(node.end, ";");
+    if (loop?.init !== node && this.source[node.end - 1] !== ";") this._insert(node.end, ";");
   }
 
   _import(node) {
