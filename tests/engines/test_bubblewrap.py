@@ -43,7 +43,7 @@ class TestCells(_Bubblewrap, CellSuite):
 
 
 class TestJavaScript(_Bubblewrap, JavaScriptSuite):
-    options: ClassVar[Mapping[str, Any]] = {"container_type": "NodeLTS", "memory": "512Mi"}
+    options: ClassVar[Mapping[str, Any]] = JavaScriptSuite.options
 
 
 class TestTexts(_Bubblewrap, TextSuite):

@@ -49,7 +49,7 @@ class TestCells(_Docker, CellSuite):
 
 
 class TestJavaScript(_Docker, JavaScriptSuite):
-    options: ClassVar[Mapping[str, Any]] = {"container_type": "NodeLTS", "memory": "512Mi"}
+    options: ClassVar[Mapping[str, Any]] = JavaScriptSuite.options
 
 
 class TestTexts(_Docker, TextSuite):

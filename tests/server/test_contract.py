@@ -14,9 +14,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from greenroom.connecting import open_backend
 from greenroom.errors import EngineUnavailable
 from greenroom.models import Execution, ExecutionError, Output, PoolStatus
 from greenroom.testing import ScriptedBackend
+from greenroom.testing.engines import skipping_without
 
 from .served import CURRENT, LATEST, LEGACY, POOL, code_of, current, inline, memory_backend, query, served
 
@@ -335,6 +337,16 @@ async def test_the_metadata_describe_the_runtime(client: httpx.AsyncClient) -> N
     assert body["jupyterKernel"].keys() == {"name", "version", "projectUrl", "description"}
     assert TIME.fullmatch(body["createdAt"])
     assert (await client.get("/listSessions", params={"api-version": LATEST})).json()["sessions"] == []
+
+
+async def test_the_metadata_of_a_pool_for_javascript_are_nodes() -> None:
+    with skipping_without("bubblewrap:"):
+        backend = await open_backend("bubblewrap:", container_type="NodeLTS")
+    async with served(backend) as client:
+        body = (await client.get("/metadata", params={"api-version": LATEST})).json()
+    assert body["runtimes"][0]["name"] == "node"
+    assert int(body["runtimes"][0]["version"].split(".")[0]) >= 22
+    assert body["jupyterKernel"]["name"] == "Node.js"
 
 
 async def test_an_unknown_version_is_refused_with_the_known_ones(client: httpx.AsyncClient) -> None:

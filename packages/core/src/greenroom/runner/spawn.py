@@ -70,7 +70,7 @@ def _node(step_down: str) -> Command:
     worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "workers", "node", "main.cjs")
     command = [
         shutil.which("node") or "node",
-        "--no-warnings",
+        "--disable-warning=ExperimentalWarning",
         "--expose-internals",  # its parser, and signals in a thread
         "--experimental-vm-modules",  # `import()` in cells, and the places of errors in modules
         "--no-force-async-hooks-checks",  # an interrupt leaves calls without their end

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from greenroom.models import Execution, StreamText
 from greenroom.sessions import Session
 from greenroom.testing.suite import Suite
@@ -19,7 +22,18 @@ def _failure(session: Session, code: str) -> tuple[str, str]:
 
 
 class JavaScriptSuite(Suite):
-    """JavaScript in Node.js: state, results, output, errors, interrupts."""
+    """JavaScript in Node.js: state, results, output, errors, interrupts.
+
+    The pool has `JavaScriptSuite.options`.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {
+        "container_type": "NodeLTS",
+        "memory": "512Mi",
+        "disk": "32Mi",
+        "pids": 64,
+        "preload": (),
+    }
 
     # State
 
@@ -324,7 +338,8 @@ class JavaScriptSuite(Suite):
     # The end
 
     def test_code_is_interrupted_wherever_it_is(self, session: Session) -> None:
-        session.execute("let kept = 7")
+        # With hooks, Node checks that code leaves every call that it has entered.
+        session.execute("let kept = 7; require('async_hooks').createHook({ before() {}, after() {} }).enable()")
         for code in (
             "for (;;);",
             "await new Promise(() => {})",
@@ -344,6 +359,9 @@ class JavaScriptSuite(Suite):
             execution = session.execute(code, timeout=0.5)
             assert (execution.status, execution.state_lost) == ("timed_out", False), code
             assert "not run" not in execution.stdout
+            assert execution.error is not None
+            if "Promise" not in code:  # else no code may run at that moment
+                assert "Cell" in execution.error.summary, code
             assert session.execute("kept").result == "7", code
 
     def test_what_cannot_be_interrupted_is_killed(self, session: Session) -> None:
@@ -421,19 +439,33 @@ class JavaScriptSuite(Suite):
             "fs.mkdirSync('deeper', { recursive: true }); process.chdir('deeper'); process.cwd()",
             "process.chdir(__dirname); Number(process.versions.node.split('.')[0]) >= 22",
             "require('child_process').execSync('node -p 1+1').toString().trim()",
+            "require('stream').Readable.from(['piped']).pipe(process.stdout); await new Promise(r => setImmediate(r))",
+            "await new Promise(r => require('child_process').execFile('echo', ['async'], (e, out) => r(out)))",
         ) == [
             "[ '/mnt/data', '/mnt/data', 'cell.js', 1, 0 ]",
             "'ended'",
             "'/mnt/data/deeper'",
             "true",
             "'2'",
+            None,
+            "'async\\n'",
         ]
         execution: Execution = shared.execute("fs.writeFileSync('new.txt', 'abc')")
         assert [(file.name, file.size) for file in execution.files] == [("new.txt", 3)]
 
     def test_memory_that_runs_out_ends_the_code_and_says_so(self, session: Session) -> None:
         session.upload(b"kept", "kept.txt")
-        error = session.execute("const all = []; for (;;) all.push(Buffer.alloc(64 << 20, 1))", timeout=60).error
-        assert error is not None
-        assert error.name in {"MemoryError", "RangeError"}
-        assert session.download("kept.txt") == b"kept"
+        for code in ("all.push(Buffer.alloc(64 << 20, 1))", "all.push(new Array(1000).fill(1.5))"):
+            error = session.execute(f"const all = []; for (;;) {code}", timeout=60).error
+            assert error is not None, code
+            assert error.name in {"MemoryError", "RangeError"}, (code, error)
+            assert session.download("kept.txt") == b"kept"
+            assert session.execute("6 * 7").result == "42"
+
+    def test_a_full_disk_and_too_many_processes_are_errors_of_the_code(self, session: Session) -> None:
+        name, value = _failure(session, "fs.writeFileSync('big', Buffer.alloc(64 << 20))")
+        assert (name, "no space left on device" in value) == ("Error", True)
+        session.execute("fs.rmSync('big')").raise_for_error()
+        many = "for (let n = 0; n < 100; n++) require('child_process').spawn('sleep', ['60'])"
+        assert "EAGAIN" in _failure(session, f"{many}; await new Promise(() => {{}})")[1]
+        assert session.execute("6 * 7").result == "42"

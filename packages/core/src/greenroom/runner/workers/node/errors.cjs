@@ -15,12 +15,14 @@ const MAX_LINE = 3_000; // characters of an error's own text
 const MAX_SOURCE = 300; // characters of a line of code
 const MAX_FILE = 1 << 20;
 const MAX_CELLS = 200;
+const MAX_CELL = 1 << 20;
 const CAUSE = "\n\nThe above error was the cause of the following error:\n\n";
 
 const sources = new Map(); // the lines of cells, by name
 
 /** Remember the code of a cell, for its frames. */
 function remember(name, source) {
+  if (source.length > MAX_CELL) return;
   sources.set(name, source.split(/\r\n|[\n\r\u2028\u2029]/));
   if (sources.size > MAX_CELLS) sources.delete(sources.keys().next().value);
 }

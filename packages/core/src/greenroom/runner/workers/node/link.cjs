@@ -3,11 +3,11 @@
 // SIGINT, whatever the main thread does.
 "use strict";
 
-const fs = require("node:fs");
 const inspector = require("node:inspector");
 const net = require("node:net");
 const { performance } = require("node:perf_hooks");
 const { workerData } = require("node:worker_threads");
+process.emitWarning = () => {}; // the next module's, for its name
 const { Signal } = require("internal/test/binding").internalBinding("signal_wrap");
 const { describe, remember } = require("./errors.cjs");
 const { rewrite } = require("./rewrite.cjs");
@@ -23,7 +23,10 @@ let received = Buffer.alloc(0);
 let number = 0; // of the last cell
 let began = 0;
 let running = false;
-let isTerminating = false;
+let isTerminating = false; // until the main thread runs again
+let isInspecting = false; // until the inspector has answered
+let interruptedAt = ""; // the stack of the code that is terminated
+let ending = null; // of a cell whose code is being terminated
 let waiting = null; // an order that came meanwhile
 
 link.on("data", (data) => {
@@ -77,6 +80,11 @@ function execute(source) {
 
 function done(error) {
   running = false;
+  if (error?.isBare && interruptedAt.includes("Cell ")) {
+    error.stack = error.shown = `${error.name}: ${error.value}\n${interruptedAt}`;
+    error.isBare = false;
+  }
+  interruptedAt = "";
   const duration = (performance.now() - began) / 1000;
   send({ ev: "done", duration }, JSON.stringify(error && describe(error)));
 }
@@ -88,7 +96,9 @@ port.on("message", (message) => {
     const note = `<an output of ${size} bytes, too large to show>`;
     send(header, size <= MAX_BODY ? body : JSON.stringify({ data: { "text/plain": note }, metadata: {} }));
   } else if (message.done) {
-    if (message.done.number === number && running) done(message.done.error);
+    if (message.done.number !== number || !running) return;
+    if (isInspecting) ending = message.done; // the inspector has still to say where the code was
+    else done(message.done.error);
   } else if (message.stop) {
     terminate();
   } else if (message.settled) {
@@ -119,11 +129,17 @@ function insist(target) {
 
 function terminate() {
   if (isTerminating) return;
-  isTerminating = true;
+  isTerminating = isInspecting = true;
   const session = new inspector.Session();
   session.connectToMainThread();
+  session.post("Runtime.evaluate", { expression: "__greenroom.unwind()" }, (error, reply) => {
+    if (running && typeof reply?.result.value === "string") interruptedAt = reply.result.value;
+  });
   session.post("Runtime.terminateExecution", () => {
     session.disconnect();
+    isInspecting = false;
+    if (ending?.number === number && running) done(ending.error);
+    ending = null;
     settle();
   });
 }

@@ -9,6 +9,7 @@ const { Writable } = require("node:stream");
 const { inspect, types } = require("node:util");
 const vm = require("node:vm");
 const { MessageChannel, MessagePort, Worker } = require("node:worker_threads");
+const { clearAsyncIdStack } = require("internal/async_hooks");
 const { makeDisplays } = require("./display.cjs");
 
 const [LINK, ACKS] = [3, 4];
@@ -26,6 +27,7 @@ const { load } = Atomics;
 const isArray = Array.isArray;
 const stringify = JSON.stringify;
 const toText = String;
+const NativeError = Error;
 const later = setImmediate;
 const reallyExit = process.reallyExit.bind(process);
 const listenerCount = process.listenerCount;
@@ -323,13 +325,23 @@ function exit(code) {
 
 // What code finds
 
+Error.stackTraceLimit = 50; // the session's own frames can be far below those of libraries
 process.exit = exit;
 process.reallyExit = exit;
 process.execArgv = [];
 process.argv = [process.execPath];
 defineProperty(globalThis, "__greenroom", {
-  value: {
+  value: Object.freeze({
     __proto__: null,
+    /** Prepare for the termination of the code that runs, and return where it is. */
+    unwind() {
+      let frames = "";
+      try {
+        frames = new NativeError().stack.split("\n").slice(3).join("\n"); // below this call and its evaluation
+      } catch {}
+      clearAsyncIdStack(); // Node counts on code to leave its calls, which a termination does not
+      return frames;
+    },
     get constant() {
       return undefined;
     },
@@ -344,7 +356,7 @@ defineProperty(globalThis, "__greenroom", {
       }
       return namespace;
     },
-  },
+  }),
 });
 const displays = makeDisplays({ show, current: () => current, finish, read: (error) => read(error, { left: MAX_ERRORS }) });
 
@@ -369,7 +381,7 @@ for (const [name, value] of Object.entries(found)) {
 }
 for (const name of Module.builtinModules) {
   // As in Node's REPL.
-  if (name.startsWith("_") || name.includes("/") || name in globalThis) continue;
+  if (name.startsWith("_") || name.includes("/") || (name in globalThis && name !== "crypto")) continue;
   const define = (value) => {
     defineProperty(globalThis, name, { value, writable: true, enumerable: false, configurable: true });
     return value;
