@@ -79,8 +79,8 @@ def _node(step_down: str) -> Command:
     if step_down:
         command = [sys.executable, "-I", "-S", "-c", f"{step_down}os.execv({command[0]!r}, {command!r})"]
     node_modules = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(command[0]))), "lib", "node_modules")
-    # V8 reserves 512 MiB for compiled code, all of it writable.
-    return Command(command, {"NODE_PATH": node_modules}, 576 << 20, b"out of memory")
+    # V8 reserves 512 MiB for compiled code, all of it writable, and its threads have stacks.
+    return Command(command, {"NODE_PATH": node_modules}, 640 << 20, b"out of memory")
 
 
 _COMMANDS: dict[str, Callable[[str], Command]] = {DEFAULT_CONTAINER_TYPE: _python, "NodeLTS": _node}

@@ -400,6 +400,7 @@ defineStream(2);
 const thread = new Worker(path.join(__dirname, "link.cjs"), {
   workerData: { descriptor: LINK, port: port2, interrupted },
   transferList: [port2],
+  resourceLimits: { codeRangeSizeMb: 16 }, // V8 would reserve another 512 MiB
 });
 thread.on("error", (error) => {
   writeAll(2, Buffer.from(`${shown(error)}\n`));
