@@ -136,10 +136,20 @@ def _gives_pools_for_tests(programs: Path) -> None:
     assert run(programs / "python", "-c", program).stdout == "42\n"
 
 
+def _runs_javascript(programs: Path) -> None:
+    program = (
+        "import greenroom\n"
+        "with greenroom.connect('bubblewrap:', container_type='NodeLTS') as pool:\n"
+        "    print(pool.session().execute('6 * 7').result)"
+    )
+    assert run(programs / "python", "-c", program).stdout == "42\n"
+
+
 EXTRAS: dict[str, Callable[[Path], None]] = {
     "azure": _reaches_azure,
     "bubblewrap,data": _plots,
     "bubblewrap,data,notebook": _runs_notebooks,
+    "bubblewrap,node": _runs_javascript,
     "server,bubblewrap": _serves,
     "testing": _gives_pools_for_tests,
 }
