@@ -34,6 +34,7 @@ from greenroom.engines.base import (
 from greenroom.engines.docker import image as images
 from greenroom.engines.docker.attachment import STDERR, Attachment
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
+from greenroom.engines.docker.removal import remove, undo
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 _CHECK_TIMEOUT = 5.0
 _START_TIMEOUT = 60.0
-_KILL_TIMEOUT = 10.0
 _EVENTS_TIMEOUT = 1.0
 _UPDATE_TIMEOUT = 10.0
 _STDERR_KEPT = 8192
@@ -148,7 +148,7 @@ class DockerSandbox(StreamSandbox):
 
     async def _kill(self) -> None:
         try:
-            await _remove(self._container, self.id)
+            await remove(self._container, self.id)
         finally:
             self._attachment.close()
             self._on_end()
@@ -226,7 +226,7 @@ class DockerEngine(Engine):
             if attachment is not None:
                 attachment.close()
             self._users.discard(user)
-            await self._see_through(_undo(create, container, name))
+            await self._see_through(undo(create, container, name))
             if isinstance(error, FAILURES):
                 raise self._refusal(daemon, error, "start a sandbox") from error
             raise
@@ -249,7 +249,7 @@ class DockerEngine(Engine):
         except FAILURES as error:
             raise self._refusal(daemon, error, "list containers") from error
         orphans = [container for container in found if owner.is_gone(container["Labels"])]
-        await asyncio.gather(*(_remove(orphan, orphan.id) for orphan in orphans))
+        await asyncio.gather(*(remove(orphan, orphan.id) for orphan in orphans))
         return len(orphans)
 
     async def close(self) -> None:
@@ -393,28 +393,3 @@ class DockerEngine(Engine):
         self._undoings.add(task)
         task.add_done_callback(self._undoings.discard)
         await asyncio.shield(task)
-
-
-async def _undo(create: asyncio.Future[Any], container: DockerContainer, name: str) -> None:
-    """Remove what a failed start has left, whichever step it reached."""
-    # Docker may be about to make the container: until then, there is nothing to remove.
-    await asyncio.wait([create], timeout=_KILL_TIMEOUT)
-    create.cancel()
-    with contextlib.suppress(asyncio.CancelledError, *FAILURES):
-        await create
-    await _remove(container, name)
-
-
-async def _remove(container: DockerContainer, name: str) -> None:
-    """End a container and wait until it is gone, within a time limit."""
-    try:
-        async with asyncio.timeout(_KILL_TIMEOUT):
-            try:
-                await container.delete(force=True, v=True)
-            except FAILURES as error:
-                if status_of(error) != 409:
-                    raise
-                await container.wait(condition="removed")  # AutoRemove was first, and has not finished
-    except FAILURES as error:
-        if status_of(error) != 404:
-            _log.warning("The container %s could not be removed: %s", name, error or "Docker did not answer in time")
