@@ -140,6 +140,8 @@ def test_the_types_of_connect_are_those_of_the_settings() -> None:
         *AzureSettings.model_fields,
         *BubblewrapOptions.model_fields,
         *DockerOptions.model_fields,
+        "template",
+        "secrets",
     }
     assert set(PoolOptions.__annotations__) == fields
 

@@ -103,9 +103,10 @@ def test_the_command_line_prints_its_version() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     assert set(greenroom.__all__) == {
-        "AccessDenied", "AzureDetails", "AzureRangeWarning", "ContainerType", "EngineUnavailable", "Event", "Execution",
-        "ExecutionCancelled", "ExecutionError", "ExecutionFailed", "ExecutionHandle", "ExecutionTimedOut",
-        "FileMissing", "FileRefused", "GreenroomError", "Image", "ImageMissing", "InvalidRequest", "Output",
-        "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "RemoteFile", "SandboxLost", "ServiceFailed",
-        "Session", "SessionInfo", "SessionPool", "StreamText", "aconnect", "connect", "session",
+        "AccessDenied", "AzureDetails", "AzureRangeWarning", "ContainerType", "CustomContainer", "EngineUnavailable",
+        "Event", "Execution", "ExecutionCancelled", "ExecutionError", "ExecutionFailed", "ExecutionHandle",
+        "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image", "ImageMissing", "InvalidRequest",
+        "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "Probe", "RegistryCredentials", "RemoteFile",
+        "RequestFailed", "Response", "SandboxLost", "ServiceFailed", "Session", "SessionInfo", "SessionPool",
+        "StreamText", "StreamedResponse", "aconnect", "connect", "session",
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """Agents write code; Greenroom runs it: isolated, stateful sessions on a laptop or on Azure."""
 
+from greenroom.config.containers import CustomContainer, Probe, RegistryCredentials
 from greenroom.connecting import aconnect, connect, session
 from greenroom.errors import (
     AccessDenied,
@@ -15,6 +16,7 @@ from greenroom.errors import (
     InvalidRequest,
     PoolClosed,
     PoolFull,
+    RequestFailed,
     SandboxLost,
     ServiceFailed,
 )
@@ -32,7 +34,7 @@ from greenroom.models import (
     SessionInfo,
     StreamText,
 )
-from greenroom.sessions import ExecutionHandle, Session, SessionPool
+from greenroom.sessions import ExecutionHandle, Headers, Response, Session, SessionPool, StreamedResponse
 
 __version__ = "0.1.0"
 
@@ -41,6 +43,7 @@ __all__ = [
     "AzureDetails",
     "AzureRangeWarning",
     "ContainerType",
+    "CustomContainer",
     "EngineUnavailable",
     "Event",
     "Execution",
@@ -52,6 +55,7 @@ __all__ = [
     "FileMissing",
     "FileRefused",
     "GreenroomError",
+    "Headers",
     "Image",
     "ImageMissing",
     "InvalidRequest",
@@ -61,13 +65,18 @@ __all__ = [
     "PoolFull",
     "PoolSettings",
     "PoolStatus",
+    "Probe",
+    "RegistryCredentials",
     "RemoteFile",
+    "RequestFailed",
+    "Response",
     "SandboxLost",
     "ServiceFailed",
     "Session",
     "SessionInfo",
     "SessionPool",
     "StreamText",
+    "StreamedResponse",
     "aconnect",
     "connect",
     "session",

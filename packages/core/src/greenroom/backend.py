@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from greenroom.config.environment import Environment
+from greenroom.engines.base import Connection
 from greenroom.models import ContainerType, Event, Execution, PoolStatus, RemoteFile, SessionInfo
 
 OnEvent: TypeAlias = Callable[[Event], None]
@@ -35,6 +37,32 @@ class ShellCommand:
     """A text for bash, or a program and its arguments."""
     stdin: bytes = b""
     env: Environment = NO_VARIABLES
+
+
+RawHeaders: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request to a custom container, as it is sent: only what belongs to one connection is left to the backend."""
+
+    method: str
+    target: str
+    """The path and the query, percent-encoded."""
+    headers: RawHeaders = ()
+    content: bytes | AsyncIterator[bytes] = b""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """The response of a custom container; its content is still to be read."""
+
+    status: int
+    reason: bytes
+    headers: RawHeaders
+    content: AsyncGenerator[bytes, None]
+    upgraded: Connection | None = None
+    """The connection, where the container has switched to another protocol (status 101)."""
 
 
 class Backend(Protocol):
@@ -69,6 +97,16 @@ class Backend(Protocol):
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
         """Run a command, as `execute` runs code."""
+        ...
+
+    def request(
+        self, identifier: str, request: HttpRequest, *, timeout: float | None
+    ) -> AbstractAsyncContextManager[HttpResponse]:
+        """Send a request to the session's container; its response ends with the context.
+
+        `timeout` is in seconds until the response begins; `None` stands for the pool's own limit, infinity for no
+        limit.
+        """
         ...
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile: ...

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from greenroom.backend import Backend
 from greenroom.config import sources
 from greenroom.config.options import PoolOptions
+from greenroom.config.templates import with_template
 from greenroom.engines import registry
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local import PoolSettings
@@ -20,6 +21,7 @@ from greenroom.sessions import OpenPool, Session, SessionPool
 from greenroom.telemetry import Observer, ignore
 
 _MOST_OPTIONS = 100
+_OF_TEMPLATES = ("template", "secrets")
 
 
 def connect(
@@ -37,7 +39,8 @@ def connect(
             variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs neither a daemon
             nor an image, then Docker.
         config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
-        options: those of every local pool are the fields of `greenroom.PoolSettings`; bubblewrap's is `python`,
+        options: those of every local pool are the fields of `greenroom.PoolSettings`, and `template`, Azure's JSON of a
+            pool of custom containers, with `secrets`, values of its secrets by name; bubblewrap's is `python`,
             Docker's are `image`, `runtime` and `docker_host`. Those of a pool in Azure are the fields of
             `greenroom.azure.settings.AzureSettings`, such as `credential`.
 
@@ -204,15 +207,20 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
 
 
 async def _open(scheme: str, options: Mapping[str, Any], observer: Observer) -> Backend:
-    from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
-
     plugin = registry.plugin(scheme)
     names = plugin.options.model_fields.keys()
-    options = {**sources.from_environment([*PoolSettings.model_fields, *names]), **options}
+    known = [*PoolSettings.model_fields, *names, *_OF_TEMPLATES]
+    options = with_template({**sources.from_environment(known), **options})
     settings = PoolSettings.parse(
-        {name: value for name, value in options.items() if name not in names}, also_known=names
+        {name: value for name, value in options.items() if name not in names}, also_known=[*names, *_OF_TEMPLATES]
     )
     engine = plugin.engine({name: value for name, value in options.items() if name in names})
+    if settings.container is not None:
+        from greenroom.local.container_pool import ContainerPool  # noqa: PLC0415  needs h11
+
+        return await ContainerPool.open(engine, settings, observer)
+    from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
+
     return await LocalPool.open(engine, settings, observer)
 
 

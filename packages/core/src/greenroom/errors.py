@@ -13,6 +13,7 @@ An error of the user's code is data (an `Execution` with a status and an error);
     ├── SandboxLost             the sandbox ended or stopped answering; its session is gone
     ├── AccessDenied            Azure, or a server that speaks its API, does not accept the credentials
     ├── ServiceFailed           it failed, could not be reached, or sent an unreadable response
+    ├── RequestFailed           only from `Response.raise_for_status()`
     └── ExecutionFailed         only from `Execution.raise_for_error()`
         ├── ExecutionTimedOut
         └── ExecutionCancelled
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from greenroom.models import Execution
@@ -124,6 +125,18 @@ class ServiceFailed(GreenroomError):
 
     The message says whether code may have run; it is never retried automatically.
     """
+
+
+class RequestFailed(GreenroomError):
+    """A custom container answered with a status of 400 or more, and the caller asked for an exception.
+
+    Attributes:
+        response: the response; a `StreamedResponse` can still be read while its context lasts.
+    """
+
+    def __init__(self, message: str, response: Any) -> None:
+        super().__init__(message)
+        self.response = response
 
 
 class ExecutionFailed(GreenroomError):

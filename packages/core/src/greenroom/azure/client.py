@@ -30,6 +30,7 @@ from greenroom.azure.codecs.shared import (
     multipart_frame,
 )
 from greenroom.azure.credentials import tokens_for
+from greenroom.azure.forwarding import Forwarding
 from greenroom.azure.http import MARGIN, Connection, no_session
 from greenroom.azure.httpx_transport import HttpxTransport
 from greenroom.azure.settings import AzureSettings, check_proxy, parse_endpoint, refuse_overrides, refuse_variables
@@ -58,7 +59,7 @@ _CLOSE_TIMEOUT = 10.0
 _MAX_CONCURRENT_DELETIONS = 8
 
 
-class AzurePool:
+class AzurePool(Forwarding):
     """Sessions of a pool in Azure.
 
     Differences from a local pool: the events of a stream come at the end of the execution; an execution has one picture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from greenroom.config.containers import CustomContainer
 from greenroom.models import ContainerType
 
 Bytes = int | str
@@ -38,6 +40,9 @@ class PoolOptions(TypedDict, total=False):
     display_limit: Bytes
     preload: Sequence[str] | str
     env: Mapping[str, str] | str
+    container: CustomContainer | Mapping[str, Any] | None
+    template: str | Path | Mapping[str, Any]
+    secrets: Mapping[str, str]
 
     # Its engine: `BubblewrapOptions`, `DockerOptions`
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from greenroom import runner
+from greenroom.config.containers import CustomContainer
 from greenroom.config.values import validate
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.models import ContainerType
@@ -119,6 +120,8 @@ class SandboxSpec:
     that starts sandboxes from a template can do so before."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """Environment variables beside the sandbox's own."""
+    container: CustomContainer | None = None
+    """What a custom container is made from; `None` for other types."""
 
 
 class Sandbox(ABC):
@@ -173,11 +176,44 @@ class StreamSandbox(Sandbox):
         """Return the next bytes of the supervisor's standard output; empty at its end, and from then on."""
 
 
-class PortSandbox(Sandbox):
-    """A sandbox that serves HTTP requests."""
+class Connection(Protocol):
+    """A connection to a port of a sandbox. Each method raises OSError when it was reset."""
 
-    address: tuple[str, int]
-    """Host and port, reachable only from this process."""
+    async def read(self) -> bytes:
+        """Return the next bytes, empty at the end."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; return when more can be sent."""
+        ...
+
+    async def end(self) -> None:
+        """Send the end of the bytes; reading goes on."""
+        ...
+
+    async def close(self) -> None:
+        """Give the connection up. Idempotent, never raises OSError."""
+        ...
+
+
+class PortSandbox(Sandbox):
+    """A sandbox whose program serves connections, such as a custom container. Only this process can reach it."""
+
+    @abstractmethod
+    async def connect(self, port: int) -> Connection:
+        """Open a connection to a port.
+
+        Raises:
+            OSError: nothing listens there, or the sandbox has ended.
+        """
+
+    @abstractmethod
+    async def ended(self) -> None:
+        """Wait until it ends by itself."""
+
+    @abstractmethod
+    def output(self) -> str:
+        """Return the last of what its program printed."""
 
 
 def refuse_unfiltered(reason: str | None, *, allowed: bool) -> None:
@@ -228,6 +264,14 @@ class Engine(ABC):
             EngineUnavailable: the engine does not answer or refuses.
             InvalidRequest: this engine cannot enforce a limit.
         """
+
+    async def check_container(self, container: CustomContainer) -> None:
+        """As `check`, for custom containers of this kind; an image that is missing is pulled."""
+        raise EngineUnavailable(f"The engine {self.name} cannot run custom containers, such as {container.image!r}.")
+
+    async def start_container(self, spec: SandboxSpec) -> PortSandbox:
+        """As `start`, for a specification with a `container`."""
+        raise EngineUnavailable(f"The engine {self.name} cannot run custom containers.")
 
     @abstractmethod
     async def sweep(self) -> int:

@@ -86,6 +86,7 @@ class Allocator(Generic[InstanceT]):
         start: starts an instance, which calls its argument once when it ends by itself. Cancelling it leaves nothing
             behind.
         description: names the kind of instance in messages, such as an engine.
+        start_timeout: in seconds; `None` where instances have limits of their own.
     """
 
     def __init__(
@@ -94,8 +95,11 @@ class Allocator(Generic[InstanceT]):
         rules: Rules,
         description: str,
         observer: Observer,
+        *,
+        start_timeout: float | None = _START_TIMEOUT,
     ) -> None:
         self._start_instance = start
+        self._start_timeout = start_timeout
         self._rules = rules
         self._description = description
         self._observer = observer
@@ -304,7 +308,7 @@ class Allocator(Generic[InstanceT]):
 
     async def _start(self, slot: Slot) -> None:
         try:
-            async with asyncio.timeout(_START_TIMEOUT):
+            async with asyncio.timeout(self._start_timeout):
                 instance = self._instances[slot.number] = await self._start_instance(lambda: self._lost(slot))
                 if self._state.waiters:  # a caller waits for it, so it no longer yields
                     await instance.take_full_share()
@@ -323,7 +327,9 @@ class Allocator(Generic[InstanceT]):
     def _failed(self, slot: Slot, error: Exception) -> None:
         if not isinstance(error, EngineUnavailable | InvalidRequest):
             late = isinstance(error, TimeoutError)
-            reason = f"it was not ready after {_START_TIMEOUT:g} seconds" if late else str(error) or repr(error)
+            reason = (
+                f"it was not ready after {self._start_timeout or 0:g} seconds" if late else str(error) or repr(error)
+            )
             cause, error = error, EngineUnavailable(f"A sandbox of {self._description} did not start: {reason}")
             error.__cause__ = cause
         self._emit(StartFailed(error))

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from weakref import WeakValueDictionary
 
-from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
+from greenroom.backend import NO_VARIABLES, HttpRequest, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.engines.base import Engine, StreamSandbox
 from greenroom.errors import EngineUnavailable, FileMissing, FileRefused, InvalidRequest, in_units
 from greenroom.local.allocator import Allocator
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
-from greenroom.local.plan import Rules
 from greenroom.local.settings import PoolSettings
 from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo
 from greenroom.telemetry import EndCause, ExecutionEnded, Observer, guarded, ignore
@@ -35,15 +33,7 @@ class LocalPool:
         self.file_limit = settings.file_limit
         self._observer = guarded(observer)
         self._spec = settings.spec
-        rules = Rules(
-            maximum=settings.max_concurrent_sessions,
-            ready=None if settings.ready_session_instances == "auto" else settings.ready_session_instances,
-            cooldown=settings.cooldown_period if settings.lifecycle == "timed" else None,
-            maximum_age=settings.max_alive_period if settings.lifecycle == "on_container_exit" else None,
-            acquire_timeout=settings.acquire_timeout,
-            max_concurrent_starts=max(2, os.cpu_count() or 2),
-            max_starts_beside_work=None if engine.starts_give_way else 1,
-        )
+        rules = settings.rules(starts_give_way=engine.starts_give_way)
         self._overrides: WeakValueDictionary[str, Overrides] = WeakValueDictionary()
         self._allocator = Allocator(self._start, rules, engine.name, self._observer)
 
@@ -113,6 +103,12 @@ class LocalPool:
                 raise
             self._observer(ExecutionEnded(identifier, execution.status, execution.duration))
             return execution
+
+    def request(self, identifier: str, request: HttpRequest, *, timeout: float | None) -> NoReturn:
+        raise InvalidRequest(
+            f"A session of type {self._settings.container_type} must be used with execute() and its file methods, "
+            f"not with request(), which is for custom containers: {request.method} {request.target:.200}"
+        )
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
         async with self._channel(identifier) as channel:

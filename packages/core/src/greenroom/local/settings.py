@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -9,9 +10,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from greenroom.config.containers import CustomContainer
 from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.engines.base import Limits, SandboxSpec
+from greenroom.local.plan import Rules
 from greenroom.models import ContainerType
 
 
@@ -94,12 +97,24 @@ class PoolSettings(BaseModel):
     """Modules that warm sandboxes import while they wait."""
     env: Annotated[Environment, BeforeValidator(Environment.parse)] = Environment()
     """Environment variables of every session: a mapping, or `TZ=UTC,LANG=C`. Values are never shown or logged."""
+    container: CustomContainer | None = None
+    """What the containers of a pool of type `CustomContainer` are made from."""
 
     @model_validator(mode="after")
     def _ready_within_maximum(self) -> Self:
         ready, most = self.ready_session_instances, self.max_concurrent_sessions
         if ready != "auto" and ready > most:
             raise ValueError(f"ready_session_instances ({ready}) must not exceed max_concurrent_sessions ({most})")
+        return self
+
+    @model_validator(mode="after")
+    def _container_as_its_type(self) -> Self:
+        if (self.container is not None) != (self.container_type is ContainerType.CUSTOM_CONTAINER):
+            given = "none" if self.container is None else f"one of {self.container.image!r}"
+            raise ValueError(
+                f"a container must be given for the container type CustomContainer and for no other, not {given} for "
+                f"{self.container_type}"
+            )
         return self
 
     @classmethod
@@ -109,13 +124,33 @@ class PoolSettings(BaseModel):
         Raises:
             InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
         """
+        if options.get("container") is not None:
+            options = {"container_type": ContainerType.CUSTOM_CONTAINER, **options}
         settings = validate(cls, options, also_known=also_known)
         for name in settings.model_fields_set & _AZURE_RANGES.keys():
             least, most = _AZURE_RANGES[name]
             if not least <= getattr(settings, name) <= most:
                 message = f"{name}={options[name]!r} works here, but Azure accepts {least:,} to {most:,}."
                 warnings.warn(message, AzureRangeWarning, stacklevel=2)
+        for message in settings.container.outside_azure() if settings.container is not None else ():
+            warnings.warn(f"container.{message}", AzureRangeWarning, stacklevel=2)
         return settings
+
+    def rules(self, *, starts_give_way: bool) -> Rules:
+        """How many sandboxes the pool has, and when each ends.
+
+        Args:
+            starts_give_way: whether sandboxes that start leave the processors to those that work.
+        """
+        return Rules(
+            maximum=self.max_concurrent_sessions,
+            ready=None if self.ready_session_instances == "auto" else self.ready_session_instances,
+            cooldown=self.cooldown_period if self.lifecycle == "timed" else None,
+            maximum_age=self.max_alive_period if self.lifecycle == "on_container_exit" else None,
+            acquire_timeout=self.acquire_timeout,
+            max_concurrent_starts=max(2, os.cpu_count() or 2),
+            max_starts_beside_work=None if starts_give_way else 1,
+        )
 
     @property
     def spec(self) -> SandboxSpec:
@@ -128,4 +163,4 @@ class PoolSettings(BaseModel):
             network=self.network == "enabled",
         )
         preload = () if self.container_type is ContainerType.SHELL else self.preload
-        return SandboxSpec(self.container_type, limits, preload)
+        return SandboxSpec(self.container_type, limits, preload, container=self.container)

@@ -233,7 +233,7 @@ class WorkerOrder:
 
     @staticmethod
     def execute(code: bytes, *, env: int = 0) -> Frame:
-        """Run code that follows `env` bytes of variables. Answered by `began`, then what it shows, and at last `done`."""
+        """Run code that follows `env` bytes of variables. Answered by `began`, then what it shows, and `done`."""
         return Frame({"op": "execute", "env": env}, code)
 
     @staticmethod

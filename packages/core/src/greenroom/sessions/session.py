@@ -7,15 +7,24 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import Any, Self, overload
 
-from greenroom.backend import OnEvent, Overrides, ShellCommand
+from greenroom.backend import HttpRequest, OnEvent, Overrides, ShellCommand
 from greenroom.errors import GreenroomError, InvalidRequest
 from greenroom.models import DATA_DIR, ContainerType, Event, Execution, RemoteFile, SessionInfo
 from greenroom.sessions.events import astreamed, streamed
 from greenroom.sessions.files import download, upload
 from greenroom.sessions.handle import ExecutionHandle
 from greenroom.sessions.open_pool import OpenPool
+from greenroom.sessions.requests import (
+    Content,
+    Params,
+    RequestHeaders,
+    Response,
+    StreamedResponse,
+    request_of,
+    whole_response,
+)
 from greenroom.sessions.rules import (
     check_code,
     check_command,
@@ -278,6 +287,77 @@ class Session:
         """As `delete_file`."""
         await self._pool.arun(self._delete_file(path))
 
+    # Requests, to custom containers only
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: RequestHeaders | None = None,
+        content: Content | None = None,
+        data: Params | bytes | None = None,
+        json: Any = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Send a request to the session's custom container, and return its whole response.
+
+        A status of 400 or more is a response, not an exception. Requests of one session run at the same time.
+
+        Args:
+            method: such as `"POST"`.
+            path: begins with a slash; it can have a query.
+            params: further fields of the query.
+            headers: sent as they are.
+            content: the body, as bytes, text, or an iterable of bytes that is sent as it comes.
+            data: the fields of a form.
+            json: what is sent as JSON.
+            timeout: seconds until the response is complete; by default the pool's `timeout`.
+
+        Raises:
+            InvalidRequest: the pool is not one of custom containers, or an argument breaks a rule.
+            ServiceFailed: the response did not arrive in time, is not HTTP, or is over the pool's `file_limit`.
+            SandboxLost: the container has ended.
+        """
+        request = request_of(method, path, params=params, headers=headers, content=content, data=data, json=json)
+        return self._pool.run(self._request(request, timeout))
+
+    async def arequest(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: RequestHeaders | None = None,
+        content: Content | None = None,
+        data: Params | bytes | None = None,
+        json: Any = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """As `request`."""
+        request = request_of(method, path, params=params, headers=headers, content=content, data=data, json=json)
+        return await self._pool.arun(self._request(request, timeout))
+
+    def stream_request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: RequestHeaders | None = None,
+        content: Content | None = None,
+        data: Params | bytes | None = None,
+        json: Any = None,
+        timeout: float | None = None,
+    ) -> StreamedResponse:
+        """As `request`, for a response that is read as it comes: `with session.stream_request(…) as response`.
+
+        The time limit is until the response begins. Leaving the context early closes the connection.
+        """
+        request = request_of(method, path, params=params, headers=headers, content=content, data=data, json=json)
+        return StreamedResponse(self._pool, self._identifier, request, timeout or self._timeout)
+
     # End
 
     def info(self) -> SessionInfo | None:
@@ -343,6 +423,9 @@ class Session:
             timeout=check_timeout(timeout) or self._timeout,
             on_event=on_event,
         )
+
+    async def _request(self, request: HttpRequest, timeout: float | None) -> Response:
+        return await whole_response(self._pool.backend, self._identifier, request, timeout or self._timeout)
 
     async def _upload(self, source: Source, path: str | None) -> RemoteFile:
         return await upload(self._pool.backend, self._identifier, source, path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
-from greenroom.backend import Overrides
+from greenroom.backend import HttpRequest, Overrides
 from greenroom.errors import InvalidRequest
 from greenroom.models import ContainerType, PoolStatus, SessionInfo
 
@@ -16,6 +17,10 @@ class BareBackend:
     """The kind of program in its sandboxes."""
     file_limit = sys.maxsize
     """The maximum size of one file, in bytes."""
+
+    def request(self, identifier: str, request: HttpRequest, *, timeout: float | None) -> NoReturn:
+        """Refuse, as there are no custom containers."""
+        raise InvalidRequest(f"The session {identifier!r} takes no requests: {request.method} {request.target}.")
 
     async def sessions(self) -> list[SessionInfo]:
         """None."""

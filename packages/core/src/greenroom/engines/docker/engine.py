@@ -21,6 +21,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from greenroom.config.containers import CustomContainer
 from greenroom.engines import owner
 from greenroom.engines.base import (
     ControlGroups,
@@ -34,6 +35,7 @@ from greenroom.engines.base import (
 from greenroom.engines.docker import image as images
 from greenroom.engines.docker.attachment import STDERR, Attachment
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
+from greenroom.engines.docker.custom import CustomContainers, CustomSandbox
 from greenroom.engines.docker.removal import remove, undo
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
 from greenroom.models import ContainerType
@@ -179,7 +181,7 @@ class DockerEngine(Engine):
     """
 
     name = "docker"
-    container_types = frozenset({ContainerType.PYTHON_LTS, ContainerType.NODE_LTS, ContainerType.SHELL})
+    container_types = frozenset(ContainerType)
 
     def __init__(
         self,
@@ -197,6 +199,7 @@ class DockerEngine(Engine):
         self._opened: Daemon | None = None
         self._undoings: set[asyncio.Task[None]] = set()
         self._users: set[int] = set()
+        self._custom = CustomContainers(self._image, runtime, self._take_user, self._users.discard, self._see_through)
 
     @property
     def starts_give_way(self) -> bool:
@@ -238,6 +241,16 @@ class DockerEngine(Engine):
             gives_way=self.starts_give_way,
             on_end=lambda: self._users.discard(user),
         )
+
+    async def check_container(self, container: CustomContainer) -> None:
+        try:
+            await self._custom.check(self._daemon(), container, self._check_abilities)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def start_container(self, spec: SandboxSpec) -> CustomSandbox:
+        return await self._custom.start(self._daemon(), spec)
 
     async def sweep(self) -> int:
         daemon = self._daemon()

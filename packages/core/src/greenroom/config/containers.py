@@ -1,0 +1,103 @@
+"""The description of a custom container, in the terms of Azure's template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+DEFAULT_PORT = 80
+
+# What Azure accepts; other values work here, with a warning.
+_AZURE_RANGES = {
+    "initial_delay": (1, 60),
+    "period": (1, 240),
+    "timeout": (1, 240),
+    "failure_threshold": (1, 10),
+    "success_threshold": (1, 10),
+}
+
+
+class Probe(BaseModel):
+    """A question to a container whether it works: an HTTP request where `path` is set, else a connection.
+
+    Times are in seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str | None = Field(None, pattern=r"^/[!-~]*$")
+    """Of a GET request; a status from 200 to 399 is a success."""
+    port: int | None = Field(None, ge=1, le=65535)
+    """By default the container's `target_port`."""
+    headers: Mapping[str, str] = Field(default_factory=dict[str, str])
+    initial_delay: float = Field(0, ge=0, le=3600)
+    period: float = Field(10, gt=0, le=3600)
+    timeout: float = Field(1, gt=0, le=3600)
+    failure_threshold: int = Field(3, ge=1, le=1000)
+    """How many failures in succession count."""
+    success_threshold: int = Field(1, ge=1, le=1000)
+    """How many successes in succession count."""
+
+    @property
+    def longest(self) -> float:
+        """How long it can take until the probe has failed for good."""
+        return self.initial_delay + self.failure_threshold * self.success_threshold * (self.period + self.timeout)
+
+    def outside_azure(self, name: str) -> Iterator[str]:
+        """Describe the values that Azure does not accept."""
+        for field in sorted(self.model_fields_set & _AZURE_RANGES.keys()):
+            least, most = _AZURE_RANGES[field]
+            if not least <= (value := getattr(self, field)) <= most:
+                yield f"{name}.{field}={value:g} works here, but Azure accepts {least} to {most}."
+
+
+class RegistryCredentials(BaseModel):
+    """Who pulls the image, where Docker does not have it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server: str = Field(min_length=1)
+    username: str = Field(min_length=1)
+    password: SecretStr
+
+
+class CustomContainer(BaseModel):
+    """One container per session, from an image of your own, that serves HTTP on `target_port`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    image: str = Field(pattern=r"^[\w][\w./:@-]*$", max_length=1000)
+    target_port: int = Field(DEFAULT_PORT, ge=1, le=65535)
+    command: tuple[str, ...] = ()
+    """In place of the image's entry point and command."""
+    args: tuple[str, ...] = ()
+    """The arguments of `command`, or of the image's entry point."""
+    env: Mapping[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
+    """Environment variables; values are not shown."""
+    startup: Probe | None = None
+    """Until it succeeds, no request is sent; by default a connection to `target_port`, every half second at most."""
+    liveness: Probe | None = None
+    """When it fails, the container is ended, and its session with it."""
+    registry: RegistryCredentials | None = None
+
+    @field_validator("env")
+    @classmethod
+    def _names(cls, env: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+        if not all(name and "=" not in name and "\0" not in name for name in env):
+            raise ValueError("must have names of variables, without '=' and not empty")
+        return env
+
+    @model_validator(mode="after")
+    def _liveness_cannot_need_several(self) -> Self:
+        if self.liveness is not None and self.liveness.success_threshold != 1:
+            raise ValueError(f"success_threshold of liveness must be 1, not {self.liveness.success_threshold}")
+        return self
+
+    def outside_azure(self) -> Iterator[str]:
+        """Describe the values that Azure does not accept."""
+        for name in ("startup", "liveness"):
+            probe: Probe | None = getattr(self, name)
+            if probe is not None:
+                yield from probe.outside_azure(name)

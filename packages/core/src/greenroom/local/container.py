@@ -1,0 +1,200 @@
+"""A custom container as an instance that an allocator leases: its probes, its requests, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncGenerator, Callable
+
+from greenroom.backend import HttpRequest, HttpResponse
+from greenroom.config.containers import CustomContainer, Probe
+from greenroom.engines.base import Connection, PortSandbox
+from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
+from greenroom.local.exchange import ConnectionEnded, exchange
+from greenroom.untrusted import without_controls
+
+_IMPLICIT = Probe.model_validate({"period": 0.25, "timeout": 5, "failure_threshold": 240})
+_QUICK = 0.02  # seconds between the first attempts
+_LINES, _CHARACTERS = 20, 2000
+_END_TIMEOUT = 1.0  # between the end of a connection and that of its container
+
+
+class NotListening(ServiceFailed):
+    """Nothing accepts connections on the container's port."""
+
+
+class ContainerInstance:
+    """One custom container, ready after its startup probe.
+
+    Args:
+        sandbox: started.
+        container: what it was made from.
+        on_lost: called once, when it ends by itself or fails its liveness probe.
+    """
+
+    def __init__(self, sandbox: PortSandbox, container: CustomContainer, on_lost: Callable[[], None]) -> None:
+        self._sandbox = sandbox
+        self._container = container
+        self._on_lost = on_lost
+        self._ended = asyncio.create_task(sandbox.ended())
+        self._watch: asyncio.Task[None] | None = None
+        self._reason = ""
+        self.used = False
+        """Whether a request was sent to it."""
+
+    async def ready(self) -> None:
+        """Wait until the startup probe succeeds.
+
+        Raises:
+            EngineUnavailable: it failed, or the container ended; with the last lines that the container printed.
+        """
+        probing = asyncio.create_task(self._start_up(self._container.startup or _IMPLICIT))
+        try:
+            await asyncio.wait([probing, self._ended], return_when=asyncio.FIRST_COMPLETED)
+            if not probing.done():
+                raise EngineUnavailable(
+                    f"A container of {self._container.image!r} ended before it was ready{await self._how()}."
+                    f"{self._last_lines()}"
+                )
+            failure = probing.result()
+        finally:
+            probing.cancel()
+        if failure:
+            raise EngineUnavailable(
+                f"A container of {self._container.image!r} did not become ready: {failure}.{self._last_lines()}"
+            )
+        self._watch = asyncio.create_task(self._live())
+
+    async def take_full_share(self) -> None:
+        await self._sandbox.take_full_share()
+
+    async def warm_up(self) -> None:
+        """Do nothing: the startup probe tells when a container is warm."""
+
+    async def limit_memory(self, memory: int) -> None:
+        await self._sandbox.limit_memory(memory)
+
+    async def close(self, reason: str) -> None:
+        self._reason = reason
+        if self._watch is not None:
+            self._watch.cancel()
+        self._ended.cancel()
+        await self._sandbox.kill()
+
+    def give_up(self) -> None:
+        """Have it replaced."""
+        self._on_lost()
+
+    @contextlib.asynccontextmanager
+    async def request(self, request: HttpRequest, timeout: float) -> AsyncGenerator[HttpResponse, None]:
+        """Send a request; `timeout` is in seconds until the response begins.
+
+        Raises:
+            NotListening: it does not accept the connection, and nothing was sent.
+            ServiceFailed: it did not respond in time, or not with HTTP.
+            SandboxLost: it ended.
+        """
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    async with asyncio.timeout(None if math.isinf(timeout) else timeout):
+                        connection = await self._connect(self._container.target_port)
+                        self.used = True
+                        response = await stack.enter_async_context(exchange(connection, request))
+                except TimeoutError:
+                    raise ServiceFailed(
+                        f"The container did not respond within {timeout:g} seconds to {request.method} "
+                        f"{request.target:.200}."
+                    ) from None
+                yield response
+        except (ConnectionEnded, NotListening) as error:
+            await asyncio.wait([self._ended], timeout=_END_TIMEOUT)
+            if not self._ended.done():
+                raise
+            why = f": {self._reason}" if self._reason else await self._how()
+            raise SandboxLost(
+                f"The session's container has ended{why}. Its state is gone; the same identifier begins again."
+                f"{self._last_lines()}"
+            ) from error
+
+    async def _connect(self, port: int) -> Connection:
+        try:
+            return await self._sandbox.connect(port)
+        except OSError as error:
+            raise NotListening(f"The container does not accept connections on port {port}: {error}.") from error
+
+    async def _live(self) -> None:
+        """Report its end, and a liveness probe that has failed."""
+        if self._container.liveness is not None:
+            probing = asyncio.create_task(self._liveness(self._container.liveness))
+            try:
+                await asyncio.wait([probing, self._ended], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                probing.cancel()
+        else:
+            await asyncio.wait([self._ended])
+        self._on_lost()
+
+    async def _start_up(self, probe: Probe) -> str:
+        """Return why it failed; empty if it succeeded."""
+        await asyncio.sleep(probe.initial_delay)
+        failures = successes = 0
+        quick = _QUICK if probe is _IMPLICIT else None
+        while True:
+            failure = await self._ask(probe)
+            if failure is None:
+                failures, successes = 0, successes + 1
+                if successes >= probe.success_threshold:
+                    return ""
+            else:
+                failures, successes = failures + 1, 0
+                if failures >= probe.failure_threshold:
+                    return f"its startup probe ({_name(probe, self._container)}) failed {failures} times, {failure}"
+            period = probe.period
+            if quick is not None:
+                period = quick = min(quick * 1.5, probe.period)
+            await asyncio.sleep(period)
+
+    async def _liveness(self, probe: Probe) -> None:
+        """Return when it has failed."""
+        await asyncio.sleep(probe.initial_delay)
+        failures, failure = 0, None
+        while failures < probe.failure_threshold:
+            await asyncio.sleep(probe.period)
+            failure = await self._ask(probe)
+            failures = 0 if failure is None else failures + 1
+        self._reason = f"its liveness probe ({_name(probe, self._container)}) failed {failures} times, {failure}"
+
+    async def _ask(self, probe: Probe) -> str | None:
+        """Return how one attempt failed; `None` if it succeeded."""
+        try:
+            async with asyncio.timeout(probe.timeout):
+                connection = await self._connect(probe.port or self._container.target_port)
+                if probe.path is None:
+                    await connection.close()
+                    return None
+                headers = tuple((name.encode(), value.encode()) for name, value in probe.headers.items())
+                async with exchange(connection, HttpRequest("GET", probe.path, headers)) as response:
+                    return None if 200 <= response.status < 400 else f"the last time with status {response.status}"
+        except TimeoutError:
+            return f"the last time without an answer within {probe.timeout:g} seconds"
+        except InvalidRequest:
+            raise
+        except GreenroomError as error:
+            return f"the last time so: {str(error).rstrip('.')}"
+
+    async def _how(self) -> str:
+        """Return how it ended, as the rest of a sentence."""
+        diagnosis = await self._sandbox.diagnosis()
+        return f": {diagnosis}" if diagnosis else ""
+
+    def _last_lines(self) -> str:
+        lines = without_controls(self._sandbox.output()).strip().splitlines()[-_LINES:]
+        text = "\n".join(lines)[-_CHARACTERS:]
+        return f" It printed last:\n{text}" if text else " It printed nothing."
+
+
+def _name(probe: Probe, container: CustomContainer) -> str:
+    port = probe.port or container.target_port
+    return f"a connection to port {port}" if probe.path is None else f"GET {probe.path} on port {port}"

@@ -1,0 +1,130 @@
+"""A pool of custom containers on this machine, whose only verb is `request`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import NoReturn, Self
+from weakref import WeakValueDictionary
+
+from greenroom.backend import HttpRequest, HttpResponse, OnEvent, Overrides
+from greenroom.engines.base import Engine
+from greenroom.errors import InvalidRequest, SandboxLost
+from greenroom.local.allocator import Allocator
+from greenroom.local.container import ContainerInstance, NotListening
+from greenroom.local.settings import PoolSettings
+from greenroom.models import PoolStatus, SessionInfo
+from greenroom.telemetry import Observer, guarded, ignore
+
+_MOST_TRIED = 3  # ready instances for one request
+
+
+class ContainerPool:
+    """A `Backend` of custom containers over one engine. Made and used on one event loop."""
+
+    def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> None:
+        assert settings.container is not None  # noqa: S101  a rule of the settings
+        self._engine = engine
+        self._container = settings.container
+        self._spec = settings.spec
+        self._timeout = settings.timeout
+        self.file_limit = settings.file_limit
+        self._overrides: WeakValueDictionary[str, Overrides] = WeakValueDictionary()
+        self._allocator = Allocator(
+            self._start,
+            settings.rules(starts_give_way=engine.starts_give_way),
+            engine.name,
+            guarded(observer),
+            start_timeout=None,  # the probes have their own
+        )
+
+    @classmethod
+    async def open(cls, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> Self:
+        """Check the engine, pull the image if it is missing, remove what dead owners left, start the first containers.
+
+        Raises:
+            EngineUnavailable: no container can be made.
+        """
+        assert settings.container is not None  # noqa: S101  a rule of the settings
+        await engine.check_container(settings.container)
+        await engine.sweep()
+        return cls(engine, settings, observer)
+
+    def __repr__(self) -> str:
+        return repr(self._allocator)
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self, identifier: str, request: HttpRequest, *, timeout: float | None
+    ) -> AsyncGenerator[HttpResponse, None]:
+        for attempt in range(1, _MOST_TRIED + 1):
+            async with self._lease(identifier) as instance:
+                try:
+                    async with instance.request(request, timeout or self._timeout) as response:
+                        yield response
+                        return
+                except (NotListening, SandboxLost):
+                    if instance.used or attempt == _MOST_TRIED:
+                        raise
+                    instance.give_up()  # no request was ever sent to it, so the session has nothing to lose
+
+    async def delete(self, identifier: str) -> None:
+        await self._allocator.end(identifier)
+
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        self._overrides[identifier] = overrides
+
+    def mark_owned(self, identifier: str) -> None:
+        """Do nothing: every session of a local pool ends with the pool."""
+
+    async def sessions(self) -> list[SessionInfo]:
+        return self._allocator.sessions()
+
+    async def session(self, identifier: str) -> SessionInfo | None:
+        return self._allocator.session(identifier)
+
+    async def status(self) -> PoolStatus:
+        return self._allocator.status()
+
+    async def close(self) -> None:
+        await self._allocator.close()
+        await self._engine.close()
+
+    # What it does not have
+
+    async def execute(self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None) -> NoReturn:
+        raise _only_requests("execute")
+
+    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> NoReturn:
+        raise _only_requests("upload")
+
+    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+        raise _only_requests("download")
+        yield b""
+
+    async def files(self, identifier: str, path: str, *, recursive: bool) -> NoReturn:
+        raise _only_requests("files")
+
+    async def file(self, identifier: str, path: str) -> NoReturn:
+        raise _only_requests("file")
+
+    async def delete_file(self, identifier: str, path: str) -> NoReturn:
+        raise _only_requests("delete_file")
+
+    async def _start(self, on_lost: Callable[[], None]) -> ContainerInstance:
+        return ContainerInstance(await self._engine.start_container(self._spec), self._container, on_lost)
+
+    @contextlib.asynccontextmanager
+    async def _lease(self, identifier: str) -> AsyncGenerator[ContainerInstance, None]:
+        async with self._allocator.lease(identifier) as instance:
+            overrides = self._overrides.get(identifier)
+            if overrides is not None and overrides.memory is not None:
+                await instance.limit_memory(overrides.memory)
+            yield instance
+
+
+def _only_requests(verb: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"A custom container must be used with request(), not with {verb}(), which is for sessions of code: "
+        'session.request("POST", "/path", json=…)'
+    )

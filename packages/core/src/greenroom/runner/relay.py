@@ -1,0 +1,336 @@
+"""Connections into and out of a custom container, multiplexed over two byte streams.
+
+Run as a program, it is process 1 of a container without a network, whose namespaces the custom container shares: it
+connects to ports on their loopback for the host, and passes on connections to the port of the proxy, if there is one.
+When its standard input ends, it ends, and the kernel ends every process of its namespace with it. `Link` is the
+protocol, the same on both sides:
+
+    frame    kind (1 byte), channel (4 bytes), size (4 bytes), body
+    OPEN     begins a channel; the body is the port, empty for a connection to the proxy
+    OPENED   the channel's connection stands
+    FAILED   it does not; the body is the reason
+    DATA     bytes, at most as many as the receiver gave credit for
+    CREDIT   4 bytes: the receiver takes so many more
+    END      the sender has no more bytes
+    RESET    the channel is gone
+
+Channels of the host have odd numbers, those of the container even ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+OPEN, OPENED, FAILED, DATA, CREDIT, END, RESET = range(7)
+
+HEADER = struct.Struct(">BII")
+_NUMBER = struct.Struct(">I")
+PORT = struct.Struct(">H")
+MOST_BYTES = 1 << 16
+"""The size of the largest body."""
+WINDOW = 1 << 18
+"""How many bytes of a channel are on the way at most, in each direction."""
+_MOST_ACCEPTED = 64  # channels that the other side has open
+
+_PR_SET_DUMPABLE = 4
+
+
+class Violation(Exception):
+    """The other side broke the protocol."""
+
+
+class Channel:
+    """One connection. It is read and written by one task each."""
+
+    def __init__(self, link: Link, number: int) -> None:
+        self._link = link
+        self._number = number
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changed = asyncio.Event()
+        self._received = bytearray()
+        self._ended = False
+        self._credit = WINDOW
+        self._given = asyncio.Event()
+        self._error: OSError | None = None
+
+    async def read(self) -> bytes:
+        """Return the next bytes, empty at the end.
+
+        Raises:
+            OSError: the connection was reset, or the link has ended.
+        """
+        while not self._received:
+            if self._ended:
+                return b""
+            if self._error is not None:
+                raise self._error
+            self._changed.clear()
+            await self._changed.wait()
+        data = bytes(self._received)
+        self._received.clear()
+        if not self._ended and self._error is None:
+            with contextlib.suppress(OSError):  # the next call reports it
+                await self._link.send(CREDIT, self._number, _NUMBER.pack(len(data)))
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; return when the other side had room for them.
+
+        Raises:
+            OSError: the connection was reset, or the link has ended.
+        """
+        view = memoryview(data)
+        while view:
+            while not self._credit and self._error is None:
+                self._given.clear()
+                await self._given.wait()
+            if self._error is not None:
+                raise self._error
+            size = min(len(view), self._credit, MOST_BYTES)
+            self._credit -= size
+            await self._link.send(DATA, self._number, bytes(view[:size]))
+            view = view[size:]
+
+    async def end(self) -> None:
+        """Send the end of the bytes; reading goes on."""
+        if self._error is None:
+            await self._link.send(END, self._number)
+
+    async def close(self) -> None:
+        """Give the connection up. Idempotent, never raises OSError."""
+        if self._link.forget(self._number):
+            self.fail(ConnectionResetError("The connection was closed."))
+            with contextlib.suppress(OSError):
+                await self._link.send(RESET, self._number)
+
+    async def opened(self) -> None:
+        """Wait until the other side has the connection.
+
+        Raises:
+            OSError: it could not be made.
+        """
+        await self._opened
+
+    async def accept(self) -> None:
+        """Report that the connection stands."""
+        await self._link.send(OPENED, self._number)
+
+    async def refuse(self, reason: str) -> None:
+        """Report that the connection cannot be made."""
+        if self._link.forget(self._number):
+            await self._link.send(FAILED, self._number, reason.encode("utf-8", "replace")[:1000])
+
+    # For the link
+
+    def take(self, kind: int, body: bytes) -> None:
+        if kind == DATA:
+            if self._ended or len(self._received) + len(body) > WINDOW:
+                raise Violation("more bytes than were asked for")
+            self._received += body
+            self._changed.set()
+        elif kind == CREDIT:
+            self._credit += _NUMBER.unpack(body)[0]
+            if self._credit > WINDOW:
+                raise Violation("more credit than there is")
+            self._given.set()
+        elif kind == END:
+            self._ended = True
+            self._changed.set()
+        elif kind == OPENED:
+            if not self._opened.done():
+                self._opened.set_result(None)
+        else:
+            self._link.forget(self._number)
+            reason = body.decode("utf-8", "replace") if kind == FAILED else "the connection was reset"
+            self.fail(ConnectionRefusedError(reason) if kind == FAILED else ConnectionResetError(reason))
+
+    def fail(self, error: OSError) -> None:
+        self._error = self._error or error
+        if not self._opened.done():
+            self._opened.set_exception(self._error)
+            self._opened.exception()  # there may be no one who waits
+        self._changed.set()
+        self._given.set()
+
+
+class Link:
+    """The two streams, with the channels in them.
+
+    Args:
+        write: sends bytes in order; waits while the stream is full.
+        on_open: called with each channel that the other side begins, and the body of its `OPEN`.
+        first: the number of the first own channel, 1 or 2.
+    """
+
+    def __init__(
+        self, write: Callable[[bytes], Awaitable[None]], on_open: Callable[[Channel, bytes], None], first: int
+    ) -> None:
+        self._write = write
+        self._on_open = on_open
+        self._next = first
+        self._parity = first % 2
+        self._channels: dict[int, Channel] = {}
+        self._buffer = bytearray()
+        self._lock = asyncio.Lock()
+        self._error: OSError | None = None
+
+    async def open(self, body: bytes) -> Channel:
+        """Begin a channel; `Channel.opened` waits for its connection.
+
+        Raises:
+            OSError: the link has ended.
+        """
+        if self._error is not None:
+            raise self._error
+        number, self._next = self._next, self._next + 2
+        channel = self._channels[number] = Channel(self, number)
+        await self.send(OPEN, number, body)
+        return channel
+
+    async def send(self, kind: int, number: int, body: bytes = b"") -> None:
+        async with self._lock:
+            if self._error is not None:
+                raise self._error
+            await self._write(HEADER.pack(kind, number, len(body)) + body)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes of the other side.
+
+        Raises:
+            Violation: they break the protocol.
+        """
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= HEADER.size:
+            kind, number, size = HEADER.unpack_from(buffer, start)
+            if kind > RESET or size > (MOST_BYTES if kind == DATA else 1000) or (kind == CREDIT and size != 4):
+                raise Violation(f"a frame of kind {kind} and {size} bytes")
+            end = start + HEADER.size + size
+            if end > len(buffer):
+                break
+            self._take(kind, number, bytes(buffer[start + HEADER.size : end]))
+            start = end
+        del buffer[:start]
+
+    def forget(self, number: int) -> bool:
+        """Return whether there was such a channel."""
+        return self._channels.pop(number, None) is not None
+
+    def close(self, reason: str) -> None:
+        """Fail all channels. Idempotent."""
+        self._error = self._error or ConnectionResetError(reason)
+        for channel in list(self._channels.values()):
+            channel.fail(self._error)
+        self._channels.clear()
+
+    def _take(self, kind: int, number: int, body: bytes) -> None:
+        if kind != OPEN:
+            channel = self._channels.get(number)
+            if channel is not None:  # not for one that was just closed here
+                channel.take(kind, body)
+            return
+        theirs = [each for each in self._channels if each % 2 != self._parity]
+        if number % 2 == self._parity or number in self._channels or len(theirs) >= _MOST_ACCEPTED:
+            raise Violation(f"a channel {number} beside {len(theirs)} others")
+        channel = self._channels[number] = Channel(self, number)
+        self._on_open(channel, body)
+
+
+# The program
+
+
+async def _relay(proxy_port: int | None) -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    tasks: set[asyncio.Task[None]] = set()
+    places = asyncio.Semaphore(_MOST_ACCEPTED)
+
+    async def write(data: bytes) -> None:
+        writer.write(data)
+        await writer.drain()
+
+    def spawn(coroutine: Any) -> None:
+        task = loop.create_task(coroutine)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def connect(channel: Channel, port: int) -> None:
+        try:
+            streams = await _connect(port)
+        except OSError as error:
+            await channel.refuse(error.strerror or str(error))
+            return
+        await channel.accept()
+        await _join(channel, *streams)
+
+    async def accepted(from_code: asyncio.StreamReader, to_code: asyncio.StreamWriter) -> None:
+        async with places:
+            await _join(await link.open(b""), from_code, to_code)
+
+    link = Link(write, lambda channel, body: spawn(connect(channel, PORT.unpack(body)[0])), first=2)
+    if proxy_port is not None:
+        await asyncio.start_server(accepted, "127.0.0.1", proxy_port)
+    await write(b"ready\n")
+    while data := await reader.read(MOST_BYTES):
+        link.feed(data)
+
+
+async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        return await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        with contextlib.suppress(OSError):
+            return await asyncio.open_connection("::1", port)
+        raise
+
+
+async def _join(channel: Channel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass bytes in both directions until both have ended or one has failed."""
+
+    async def out() -> None:
+        while data := await reader.read(MOST_BYTES):
+            await channel.write(data)
+        await channel.end()
+
+    async def into() -> None:
+        while data := await channel.read():
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+
+    directions = [asyncio.ensure_future(out()), asyncio.ensure_future(into())]
+    try:
+        await asyncio.gather(*directions)
+    except OSError:
+        writer.transport.abort()
+    finally:
+        for direction in directions:
+            direction.cancel()
+        writer.close()
+        await channel.close()
+
+
+def main() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries orphans of the container
+    with contextlib.suppress(OSError):
+        asyncio.run(_relay(json.loads(sys.argv[1])["proxy_port"]))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The image of these tests, and pools of its containers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import greenroom
+from greenroom import SessionPool
+
+IMAGE = "greenroom-test-custom:latest"
+BASE = "greenroom-base:bookworm"
+
+
+def _cannot(reason: str) -> None:
+    if "docker" in os.environ.get("GREENROOM_REQUIRE_ENGINES", "").split(","):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _fails(*command: str) -> bool:
+    return bool(subprocess.run(["docker", *command], capture_output=True, check=False).returncode)
+
+
+def docker(*command: str) -> str:
+    done = subprocess.run(["docker", *command], capture_output=True, text=True, check=True, timeout=300)
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The image, built from Debian's packages; a build that changes nothing takes a moment."""
+    if shutil.which("docker") is None or _fails("version"):
+        _cannot("no Docker engine answers")
+    if _fails("image", "inspect", BASE):
+        _cannot(f"Docker has no image {BASE}; .ci/engine-docker makes it")
+    with Path(tempfile.gettempdir(), "greenroom-test-custom.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of the processes of one run
+        environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+        command = ["docker", "build", "--quiet", "--tag", IMAGE, str(Path(__file__).parent / "image")]
+        subprocess.run(command, env=environment, capture_output=True, check=True, timeout=300)
+    return IMAGE
+
+
+def template(image: str, **properties: Any) -> dict[str, Any]:
+    """A template of one container of the image; properties replace those of the pool."""
+    return {
+        "type": "Microsoft.App/sessionPools",
+        "apiVersion": "2024-08-02-preview",
+        "name": "custom",
+        "location": "westeurope",
+        "properties": {
+            "environmentId": "/subscriptions/s/resourceGroups/g/providers/Microsoft.App/managedEnvironments/e",
+            "poolManagementType": "Dynamic",
+            "containerType": "CustomContainer",
+            "scaleConfiguration": {"maxConcurrentSessions": 50, "readySessionInstances": 1},
+            "dynamicPoolConfiguration": {"executionType": "Timed", "cooldownPeriodInSeconds": 600},
+            "customContainerTemplate": {
+                "containers": [{"image": image, "name": "sandbox", "resources": {"cpu": 0.5, "memory": "1Gi"}}],
+                "ingress": {"targetPort": 8080},
+            },
+            "sessionNetworkConfiguration": {"status": "EgressDisabled"},
+            **properties,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def pool(image: str) -> Iterator[SessionPool]:
+    """A pool for tests that change nothing of it."""
+    with greenroom.connect("docker:", template=template(image)) as pool:
+        yield pool
+
+
+def containers_of(pid: int | None = None) -> list[str]:
+    """The names of a process's containers, by default of this one's."""
+    label = f"label=greenroom.owner.pid={pid or os.getpid()}"
+    return docker("ps", "--all", "--filter", label, "--format", "{{.Names}}").splitlines()
