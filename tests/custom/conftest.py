@@ -17,6 +17,7 @@ import greenroom
 from greenroom import SessionPool
 
 IMAGE = "greenroom-test-custom:latest"
+ROOT_IMAGE = "greenroom-test-custom:root"
 BASE = "greenroom-base:bookworm"
 
 
@@ -42,12 +43,24 @@ def image() -> str:
         _cannot("no Docker engine answers")
     if _fails("image", "inspect", BASE):
         _cannot(f"Docker has no image {BASE}; .ci/engine-docker makes it")
+    _build(IMAGE)
+    return IMAGE
+
+
+@pytest.fixture(scope="session")
+def root_image(image: str) -> str:
+    """The same, whose user is root."""
+    del image
+    _build(ROOT_IMAGE, "--build-arg", "USER=0:0")
+    return ROOT_IMAGE
+
+
+def _build(tag: str, *options: str) -> None:
     with Path(tempfile.gettempdir(), "greenroom-test-custom.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of the processes of one run
+        command = ["docker", "build", "--quiet", "--tag", tag, *options, str(Path(__file__).parent / "image")]
         environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
-        command = ["docker", "build", "--quiet", "--tag", IMAGE, str(Path(__file__).parent / "image")]
         subprocess.run(command, env=environment, capture_output=True, check=True, timeout=300)
-    return IMAGE
 
 
 def template(image: str, **properties: Any) -> dict[str, Any]:

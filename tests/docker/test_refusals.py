@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 from greenroom.engines.base import SandboxSpec
+from greenroom.engines.docker import container
 from greenroom.engines.docker import engine as docker
-from greenroom.engines.docker import removal
 from greenroom.engines.docker.client import Daemon
 from greenroom.engines.docker.engine import DockerEngine
 from greenroom.errors import EngineUnavailable, InvalidRequest
@@ -188,7 +188,7 @@ class TestAttached:
     async def test_a_kill_is_bounded_when_docker_does_not_answer(
         self, fake: FakeDocker, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(removal, "_KILL_TIMEOUT", 0.1)
+        monkeypatch.setattr(container, "_KILL_TIMEOUT", 0.1)
         sandbox = await engine.start(SandboxSpec())
         fake.answers["DELETE /containers"] = never
         await sandbox.kill()

@@ -105,8 +105,8 @@ def test_the_public_names_are_pinned() -> None:
     assert set(greenroom.__all__) == {
         "AccessDenied", "AzureDetails", "AzureRangeWarning", "ContainerType", "CustomContainer", "EngineUnavailable",
         "Event", "Execution", "ExecutionCancelled", "ExecutionError", "ExecutionFailed", "ExecutionHandle",
-        "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image", "ImageMissing", "InvalidRequest",
-        "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "Probe", "RegistryCredentials", "RemoteFile",
-        "RequestFailed", "Response", "SandboxLost", "ServiceFailed", "Session", "SessionInfo", "SessionPool",
-        "StreamText", "StreamedResponse", "aconnect", "connect", "session",
+        "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image", "ImageMissing",
+        "InvalidRequest", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "Probe",
+        "RegistryCredentials", "RemoteFile", "RequestFailed", "Response", "SandboxLost", "ServiceFailed", "Session",
+        "SessionInfo", "SessionPool", "StreamText", "StreamedResponse", "aconnect", "connect", "session",
     }  # fmt: skip

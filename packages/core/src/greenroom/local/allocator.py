@@ -41,6 +41,7 @@ from greenroom.telemetry import (
 _CLOSE_TIMEOUT = 15.0
 _START_TIMEOUT = 60.0
 _HOLD_AFTER_FAILURE = 5.0
+_MOST_FAILED_STARTS = 2  # for one session, if the next instance is being started already
 _MAX_REMEMBERED = 10_000  # identifiers whose instance has ended; a few megabytes
 
 
@@ -74,6 +75,8 @@ class _PendingLease:
         self.place = place
         self.since = since
         self.callers = 0
+        self.failed_starts = 0
+        """Instances that were to serve it and did not start."""
 
 
 class Allocator(Generic[InstanceT]):
@@ -335,7 +338,10 @@ class Allocator(Generic[InstanceT]):
         self._emit(StartFailed(error))
         self._retire(slot, EndCause.START_FAILED)
         if self._state.waiters:
-            self._leave_queue(self._state.waiters[0].identifier).place.set_exception(error)
+            pending = self._pending[self._state.waiters[0].identifier]
+            pending.failed_starts += 1
+            if pending.failed_starts >= _MOST_FAILED_STARTS or not self._state.count("starting"):
+                self._leave_queue(self._state.waiters[0].identifier).place.set_exception(error)
         else:
             self._state.hold_starts_until = self._clock() + _HOLD_AFTER_FAILURE
         self._advance()

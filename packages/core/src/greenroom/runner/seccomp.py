@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 # Numbers as in the kernel's tables: x86_64, then the generic one (aarch64). None: no such call.
-_DENIED: dict[str, tuple[int, int | None]] = {
+DENIED: dict[str, tuple[int, int | None]] = {
     "acct": (163, 89),
     "add_key": (248, 217),
     "bpf": (321, 280),
@@ -102,15 +102,15 @@ _SETSOCKOPT = (54, 208)
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _X32_BIT = 0x40000000
 
-_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 _SOL_SOCKET = 1
-_ATTACHMENTS = (
+ATTACHMENTS = (
     26,
     50,
     51,
     52,
 )  # SO_ATTACH_FILTER and its kin: the machine has one pool of memory for programs
-_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
+FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
@@ -134,7 +134,7 @@ def _program(architecture: int, column: int) -> Iterator[bytes]:
     if column == 0:  # the same calls under other numbers
         yield _instruction(_JUMP_GREATER_EQUAL, _X32_BIT, if_false=1)
         yield _instruction(_RETURN, _refuse(errno.ENOSYS))
-    for numbers in _DENIED.values():
+    for numbers in DENIED.values():
         if (number := numbers[column]) is not None:
             yield _instruction(_JUMP_EQUAL, number, if_false=1)
             yield _instruction(_RETURN, _refuse(errno.EPERM))
@@ -145,21 +145,21 @@ def _program(architecture: int, column: int) -> Iterator[bytes]:
     yield _instruction(_RETURN, _refuse(errno.ENOSYS))
     yield _instruction(_JUMP_EQUAL, _CLONE[column], if_false=4)
     yield _instruction(_LOAD, _FIRST_ARGUMENT)
-    yield _instruction(_JUMP_ANY_BIT, _NAMESPACES, if_false=1)
+    yield _instruction(_JUMP_ANY_BIT, NAMESPACES, if_false=1)
     yield _instruction(_RETURN, _refuse(errno.EPERM))
     yield _instruction(_RETURN, _ALLOW)
-    yield _instruction(_JUMP_EQUAL, _SETSOCKOPT[column], if_false=4 + 2 * len(_ATTACHMENTS))
+    yield _instruction(_JUMP_EQUAL, _SETSOCKOPT[column], if_false=4 + 2 * len(ATTACHMENTS))
     yield _instruction(_LOAD, _FIRST_ARGUMENT + _ARGUMENT)
-    yield _instruction(_JUMP_EQUAL, _SOL_SOCKET, if_false=1 + 2 * len(_ATTACHMENTS))
+    yield _instruction(_JUMP_EQUAL, _SOL_SOCKET, if_false=1 + 2 * len(ATTACHMENTS))
     yield _instruction(_LOAD, _FIRST_ARGUMENT + 2 * _ARGUMENT)
-    for option in _ATTACHMENTS:
+    for option in ATTACHMENTS:
         yield _instruction(_JUMP_EQUAL, option, if_false=1)
         yield _instruction(_RETURN, _refuse(errno.EPERM))
     yield _instruction(_RETURN, _ALLOW)
     yield _instruction(_JUMP_EQUAL, _SOCKET[column], if_true=1)
     yield _instruction(_RETURN, _ALLOW)
     yield _instruction(_LOAD, _FIRST_ARGUMENT)
-    for family in _FAMILIES:
+    for family in FAMILIES:
         yield _instruction(_JUMP_EQUAL, family, if_false=1)
         yield _instruction(_RETURN, _ALLOW)
     yield _instruction(_RETURN, _refuse(errno.EAFNOSUPPORT))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import ipaddress
 import json
 import logging
 import uuid
@@ -24,8 +25,17 @@ from greenroom.engines import owner
 from greenroom.engines.base import Connection, PortSandbox, SandboxSpec
 from greenroom.engines.docker.attachment import STDERR, STDOUT, Attachment
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
+from greenroom.engines.docker.container import (
+    STARTING_SHARES,
+    cause_of_end,
+    give_full_share,
+    limit_memory,
+    remove,
+    undo,
+)
+from greenroom.engines.docker.egress import Egress, Network
+from greenroom.engines.docker.filter import profile
 from greenroom.engines.docker.image import build_command
-from greenroom.engines.docker.removal import remove, undo
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
 from greenroom.runner import relay
 
@@ -36,7 +46,9 @@ _CHECK_TIMEOUT = 10.0
 _START_TIMEOUT = 60.0
 _OUTPUT_KEPT = 8192
 _RELAY_MEMORY = 96 << 20
+_SHARING_RUNTIMES = ("runc", "crun", "io.containerd.runc.v2")
 _READY = b"ready\n"
+_WRITABLE = ("/mnt/data", "/run", "/tmp", "/var/tmp")  # noqa: S108  in the container
 
 _log = logging.getLogger(__name__)
 
@@ -46,17 +58,25 @@ class CustomSandbox(PortSandbox):
 
     def __init__(
         self,
+        daemon: Daemon,
         name: str,
         containers: list[tuple[DockerContainer, str]],
         attachments: list[Attachment],
+        *,
+        egress: Egress | None,
+        gives_way: bool,
         on_end: Callable[[], None],
     ) -> None:
         self.id = name
+        self._daemon = daemon
+        self._egress = egress
+        self._gives_way = gives_way
+        self._leaving: set[asyncio.Task[None]] = set()
         self._containers = containers
         self._relay, self._program = attachments
         self._on_end = on_end
         self._output = bytearray()
-        self._link = relay.Link(self._relay.write, self._refuse, first=1)
+        self._link = relay.Link(self._relay.write, self._leave, first=1)
         self._tasks = [asyncio.create_task(self._read_relay()), asyncio.create_task(self._read_output())]
         self._end: asyncio.Task[None] | None = None
 
@@ -75,20 +95,35 @@ class CustomSandbox(PortSandbox):
     def output(self) -> str:
         return self._output.decode("utf-8", "replace")
 
+    async def limit_memory(self, memory: int) -> None:
+        await limit_memory(self._daemon, self.id, memory)
+
+    async def take_full_share(self) -> None:
+        if self._gives_way:
+            self._gives_way = not await give_full_share(self._daemon, self.id)
+
     async def kill(self) -> None:
         if self._end is None:
             self._end = asyncio.create_task(self._kill())
         await asyncio.shield(self._end)
 
     async def diagnosis(self) -> str:
-        return self.output().strip()
+        match await cause_of_end(self._daemon, self.id):
+            case "oom", _:
+                return "it ran out of memory"
+            case "killed", _:
+                return "it was killed, perhaps because it ran out of memory"
+            case "exit", code:
+                return f"it ended with exit code {code}"
+            case _:
+                return ""
 
     async def _kill(self) -> None:
         self._link.close("The container was ended.")
         try:
             await asyncio.gather(*(remove(container, name) for container, name in self._containers))
         finally:
-            for task in self._tasks:
+            for task in (*self._tasks, *self._leaving):
                 task.cancel()
             self._relay.close()
             self._program.close()
@@ -112,8 +147,13 @@ class CustomSandbox(PortSandbox):
             self._output += piece[1]
             del self._output[:-_OUTPUT_KEPT]
 
-    def _refuse(self, channel: relay.Channel, body: bytes) -> None:
-        raise relay.Violation("a connection that nobody asked for")
+    def _leave(self, channel: relay.Channel, _body: bytes) -> None:
+        """Begin to serve a connection from the container to the proxy."""
+        if self._egress is None:
+            raise relay.Violation("a connection, though there is no proxy")
+        task = asyncio.create_task(self._egress.serve(channel))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
 
 class CustomContainers:
@@ -138,6 +178,9 @@ class CustomContainers:
         self._runtime = runtime
         self._take_user = take_user
         self._return_user = return_user
+        self._gives_way = True
+        self._filtered = True
+        self._volumes: frozenset[str] = frozenset()
         self._see_through = see_through
 
     async def check(
@@ -146,11 +189,24 @@ class CustomContainers:
         """As `Engine.check_container`."""
         try:
             async with asyncio.timeout(_CHECK_TIMEOUT):
-                check_abilities(daemon, cast("Mapping[str, Any]", await daemon.client.system.info()))
+                info = cast("Mapping[str, Any]", await daemon.client.system.info())
+            check_abilities(daemon, info)
+            self._check_runtime(self._runtime or str(info.get("DefaultRuntime", "")))
+            self._filtered = any(option.startswith("name=seccomp") for option in info["SecurityOptions"])
             await self._find_relay_image(daemon)
-            await self._find_image(daemon, container)
+            found = await self._find_image(daemon, container)
+            # Docker would give each a directory of its disk.
+            self._volumes = frozenset(found["Config"].get("Volumes") or ())
         except FAILURES as error:
             raise daemon.unavailable(error, "answer") from error
+
+    def _check_runtime(self, runtime: str) -> None:
+        """Refuse a runtime that might not share the relay's processes: its containers would outlive their owner."""
+        if runtime not in _SHARING_RUNTIMES:
+            raise EngineUnavailable(
+                f"Custom containers need one of the runtimes {', '.join(_SHARING_RUNTIMES)}, not {runtime!r}, whose "
+                "containers would not end with this process. Leave out the option runtime."
+            )
 
     async def start(self, daemon: Daemon, spec: SandboxSpec) -> CustomSandbox:
         """As `Engine.start_container`."""
@@ -179,16 +235,56 @@ class CustomContainers:
                 await container.start()
                 return container, attachment
 
-            relay_container, relay_attachment = await begin(relay_name, _relay_config(self._relay_image, user))
+            egress = Egress(lambda: _networks(daemon)) if spec.limits.network else None
+            port = None if egress is None else _proxy_port(spec)
+            relay_container, relay_attachment = await begin(relay_name, _relay_config(self._relay_image, user, port))
             await _wait_for_relay(relay_attachment)
-            container, attachment = await begin(name, _config(spec, relay_name, self._runtime or ""))
+            container, attachment = await begin(name, self._config(spec, relay_name, port))
             undoing.pop_all()
         return CustomSandbox(
+            daemon,
             name,
             [(relay_container, relay_name), (container, name)],
             [relay_attachment, attachment],
-            lambda: self._return_user(user),
+            egress=egress,
+            gives_way=self._gives_way,
+            on_end=lambda: self._return_user(user),
         )
+
+    def _config(self, spec: SandboxSpec, relay_name: str, proxy_port: int | None) -> dict[str, Any]:
+        limits, container = spec.limits, spec.container
+        assert container is not None  # noqa: S101  as the caller found
+        scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
+        return {
+            "Image": container.image,
+            # As in Azure and Kubernetes, a command replaces the image's entry point, and its arguments too.
+            **({"Entrypoint": list(container.command)} if container.command else {}),
+            **({"Cmd": list(container.args)} if container.args else {}),
+            "Env": [f"{name}={value}" for name, value in _environment(container, proxy_port).items()],
+            "Labels": owner.labels(),
+            "Healthcheck": {"Test": ["NONE"]},
+            "Tty": False,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "HostConfig": {
+                **_HARDENED,
+                "SecurityOpt": ["no-new-privileges", *([f"seccomp={profile()}"] if self._filtered else [])],
+                "Runtime": self._runtime or "",
+                "NetworkMode": f"container:{relay_name}",
+                "PidMode": f"container:{relay_name}",
+                "IpcMode": "private",
+                # Docker cannot limit a writable layer on most disks, so all that a container writes is memory.
+                "ReadonlyRootfs": True,
+                "Tmpfs": dict.fromkeys(sorted({*_WRITABLE, *self._volumes}), scratch),
+                "Memory": limits.memory,
+                "MemorySwap": limits.memory,  # both together: no swap
+                "KernelMemoryTCP": limits.memory // 4,  # counted separately only by version 1 of control groups
+                "NanoCpus": int(limits.cpus * 1e9),
+                "CpuShares": STARTING_SHARES if self._gives_way else 0,
+                "PidsLimit": limits.pids,
+                "ShmSize": limits.memory // 4,
+            },
+        }
 
     async def _find_relay_image(self, daemon: Daemon) -> None:
         try:
@@ -201,9 +297,9 @@ class CustomContainers:
                 f"Make it: {build_command(self._relay_image)}"
             ) from error
 
-    async def _find_image(self, daemon: Daemon, container: CustomContainer) -> None:
+    async def _find_image(self, daemon: Daemon, container: CustomContainer) -> dict[str, Any]:
         try:
-            await daemon.client.images.inspect(container.image)
+            return await daemon.client.images.inspect(container.image)
         except FAILURES as error:
             if status_of(error) != 404:
                 raise
@@ -226,10 +322,10 @@ async def _wait_for_relay(attachment: Attachment) -> None:
         said += piece[1]
 
 
-def _relay_config(image: str, user: int) -> dict[str, Any]:
+def _relay_config(image: str, user: int, proxy_port: int | None) -> dict[str, Any]:
     return {
         "Image": image,
-        "Entrypoint": ["python3", "-I", "-S", "-c", inspect.getsource(relay), json.dumps({"proxy_port": None})],
+        "Entrypoint": ["python3", "-I", "-S", "-c", inspect.getsource(relay), json.dumps({"proxy_port": proxy_port})],
         "Cmd": [],
         "User": f"{user}:{user}",
         "WorkingDir": "/",
@@ -244,6 +340,7 @@ def _relay_config(image: str, user: int) -> dict[str, Any]:
         "AttachStderr": True,
         "HostConfig": {
             **_HARDENED,
+            "SecurityOpt": ["no-new-privileges"],
             "NetworkMode": "none",
             "Memory": _RELAY_MEMORY,
             "MemorySwap": _RELAY_MEMORY,
@@ -254,43 +351,36 @@ def _relay_config(image: str, user: int) -> dict[str, Any]:
     }
 
 
-def _config(spec: SandboxSpec, relay_name: str, runtime: str) -> dict[str, Any]:
-    limits, container = spec.limits, spec.container
-    assert container is not None  # noqa: S101  as the caller found
-    scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
-    return {
-        "Image": container.image,
-        # As in Azure and Kubernetes, a command replaces the image's entry point, and its arguments too.
-        **({"Entrypoint": list(container.command)} if container.command else {}),
-        **({"Cmd": list(container.args)} if container.args else {}),
-        "Env": [f"{name}={value.get_secret_value()}" for name, value in container.env.items()],
-        "Labels": owner.labels(),
-        "Healthcheck": {"Test": ["NONE"]},
-        "Tty": False,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "HostConfig": {
-            **_HARDENED,
-            "Runtime": runtime,
-            "NetworkMode": f"container:{relay_name}",
-            "PidMode": f"container:{relay_name}",
-            "IpcMode": "private",
-            "ReadonlyRootfs": True,
-            "Memory": limits.memory,
-            "MemorySwap": limits.memory,  # both together: no swap
-            "KernelMemoryTCP": limits.memory // 4,  # counted separately only by version 1 of control groups
-            "NanoCpus": int(limits.cpus * 1e9),
-            "PidsLimit": limits.pids,
-            "Tmpfs": dict.fromkeys(("/mnt/data", "/run", "/tmp", "/var/tmp"), scratch),  # noqa: S108  in it
-            "ShmSize": limits.memory // 4,
-        },
-    }
+def _proxy_port(spec: SandboxSpec) -> int:
+    return 3128 if spec.container is None or spec.container.target_port != 3128 else 3129
+
+
+def _environment(container: CustomContainer, proxy_port: int | None) -> dict[str, str]:
+    own = {name: value.get_secret_value() for name, value in container.env.items()}
+    if proxy_port is None:
+        return own
+    proxy = f"http://127.0.0.1:{proxy_port}"
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+    near = "localhost,127.0.0.1,::1"
+    return {**dict.fromkeys(names, proxy), "NO_PROXY": near, "no_proxy": near, **own}
+
+
+async def _networks(daemon: Daemon) -> list[Network]:
+    """Docker's networks on its machine."""
+    found: list[Network] = []
+    async with await daemon.request("GET", "networks") as response:
+        networks: Any = await response.json()
+    for network in networks:
+        config: Any
+        for config in (network.get("IPAM") or {}).get("Config") or ():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found.append(ipaddress.ip_network(config["Subnet"], strict=False))
+    return found
 
 
 _HARDENED: Mapping[str, Any] = {
     "AutoRemove": True,
     "CapDrop": ["ALL"],
-    "SecurityOpt": ["no-new-privileges"],
     "OomKillDisable": False,
     "OomScoreAdj": 500,  # when the whole machine runs out, sandboxes go first
     "Ulimits": [

@@ -12,13 +12,11 @@ container.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import secrets
-import textwrap
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from greenroom.config.containers import CustomContainer
@@ -35,8 +33,15 @@ from greenroom.engines.base import (
 from greenroom.engines.docker import image as images
 from greenroom.engines.docker.attachment import STDERR, Attachment
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
+from greenroom.engines.docker.container import (
+    STARTING_SHARES,
+    cause_of_end,
+    give_full_share,
+    limit_memory,
+    remove,
+    undo,
+)
 from greenroom.engines.docker.custom import CustomContainers, CustomSandbox
-from greenroom.engines.docker.removal import remove, undo
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
@@ -46,10 +51,7 @@ if TYPE_CHECKING:
 
 _CHECK_TIMEOUT = 5.0
 _START_TIMEOUT = 60.0
-_EVENTS_TIMEOUT = 1.0
-_UPDATE_TIMEOUT = 10.0
 _STDERR_KEPT = 8192
-_KILLED = "137"  # 128 + SIGKILL
 
 # Each container has its own user, as the kernel limits much per user (inotify, pipes, pending signals). The image has
 # a name for each; they are few enough for an engine that maps users (rootless, or with userns-remap).
@@ -58,9 +60,6 @@ _USERS = 4096
 
 # The supervisor's capabilities as root of gVisor's kernel: to change to the worker's user, to end it, to own its files.
 _GVISOR_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
-
-# A container's share of busy processors: while it starts and no caller waits for it, and after that.
-_STARTING_SHARES, _FULL_SHARES = 64, 1024
 
 # By the name in Docker's description of itself.
 _LIMITS = {"MemoryLimit": "the memory", "CpuCfsQuota": "the processors", "PidsLimit": "the processes"}
@@ -114,39 +113,25 @@ class DockerSandbox(StreamSandbox):
         await asyncio.shield(self._end)
 
     async def limit_memory(self, memory: int) -> None:
-        try:
-            await self._update({"Memory": memory, "MemorySwap": memory})
-        except FAILURES as error:
-            if status_of(error) is None:
-                raise self._daemon.unavailable(error, "limit the memory of a sandbox") from error
-            reason = textwrap.shorten(str(error), 200, placeholder=" …")
-            raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {reason}") from error
+        await limit_memory(self._daemon, self.id, memory)
 
     async def take_full_share(self) -> None:
         if self._gives_way:
-            try:
-                await self._update({"CpuShares": _FULL_SHARES})
-                self._gives_way = False
-            except FAILURES as error:
-                _log.debug("The container %s keeps its share of the processors: %s", self.id, error)
-
-    async def _update(self, settings: Mapping[str, int]) -> None:
-        async with asyncio.timeout(_UPDATE_TIMEOUT):
-            response = await self._daemon.request("POST", f"containers/{self.id}/update", json=settings)
-            response.release()
+            self._gives_way = not await give_full_share(self._daemon, self.id)
 
     async def diagnosis(self) -> str:
         said = self._errors.decode("utf-8", "replace").strip()
         if self._end is not None:
             return said
-        code = None
-        async for event in self._last_events():
-            if event["Action"] == "oom":
+        match await cause_of_end(self._daemon, self.id):
+            case "oom", _:
                 return "it ran out of memory"
-            code = event["Actor"]["Attributes"].get("exitCode")
-        if code == _KILLED:
-            return said or "it was killed, probably because it ran out of memory"
-        return said or (f"it ended with exit code {code}" if code is not None else "")
+            case "killed", _:
+                return said or "it was killed, probably because it ran out of memory"
+            case "exit", code:
+                return said or f"it ended with exit code {code}"
+            case _:
+                return said
 
     async def _kill(self) -> None:
         try:
@@ -154,20 +139,6 @@ class DockerSandbox(StreamSandbox):
         finally:
             self._attachment.close()
             self._on_end()
-
-    async def _last_events(self) -> AsyncIterator[dict[str, Any]]:
-        """The events of the container's end, which Docker keeps after the container is removed."""
-        parameters = {"since": "1", "filters": json.dumps({"container": [self.id], "event": ["oom", "die"]})}
-        with contextlib.suppress(*FAILURES):
-            async with (
-                asyncio.timeout(_EVENTS_TIMEOUT),
-                await self._daemon.request("GET", "events", params=parameters) as response,
-            ):
-                async for line in response.content:
-                    event = json.loads(line)
-                    yield event
-                    if event["Action"] == "die":
-                        return
 
 
 class DockerEngine(Engine):
@@ -334,7 +305,7 @@ class DockerEngine(Engine):
                 "OomScoreAdj": 500,  # when the whole machine runs out, sandboxes go first
                 "KernelMemoryTCP": limits.memory // 4,  # counted separately only by version 1 of control groups
                 "NanoCpus": int(limits.cpus * 1e9),
-                "CpuShares": _STARTING_SHARES if self.starts_give_way else 0,
+                "CpuShares": STARTING_SHARES if self.starts_give_way else 0,
                 "PidsLimit": limits.pids,
                 "Ulimits": [
                     {"Name": "core", "Soft": 0, "Hard": 0},

@@ -1,0 +1,109 @@
+"""What is done to one container: its limits, the cause of its end, its removal."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from greenroom.engines.docker.client import FAILURES, Daemon, status_of
+from greenroom.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from aiodocker.containers import DockerContainer
+
+_KILL_TIMEOUT = 10.0
+_EVENTS_TIMEOUT = 1.0
+_UPDATE_TIMEOUT = 10.0
+_KILLED = "137"  # 128 + SIGKILL
+
+# A container's share of busy processors: while it starts and no caller waits for it, and after that.
+STARTING_SHARES, FULL_SHARES = 64, 1024
+
+_log = logging.getLogger(__name__)
+
+
+async def limit_memory(daemon: Daemon, name: str, memory: int) -> None:
+    """Set a new memory limit in bytes.
+
+    Raises:
+        EngineUnavailable: Docker does not answer.
+        InvalidRequest: it refuses.
+    """
+    try:
+        await _update(daemon, name, {"Memory": memory, "MemorySwap": memory})
+    except FAILURES as error:
+        if status_of(error) is None:
+            raise daemon.unavailable(error, "limit the memory of a sandbox") from error
+        reason = textwrap.shorten(str(error), 200, placeholder=" …")
+        raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {reason}") from error
+
+
+async def give_full_share(daemon: Daemon, name: str) -> bool:
+    """Give a container the full share of busy processors; return whether that was possible."""
+    try:
+        await _update(daemon, name, {"CpuShares": FULL_SHARES})
+    except FAILURES as error:
+        _log.debug("The container %s keeps its share of the processors: %s", name, error)
+        return False
+    return True
+
+
+async def cause_of_end(daemon: Daemon, name: str) -> tuple[str, str]:
+    """Return what Docker's events say about a container's end, which it keeps after the container is removed.
+
+    Returns:
+        `"oom"`, `"killed"`, `"exit"` or nothing; and the exit code, if there is one.
+    """
+    code = ""
+    parameters = {"since": "1", "filters": json.dumps({"container": [name], "event": ["oom", "die"]})}
+    with contextlib.suppress(*FAILURES):
+        async with (
+            asyncio.timeout(_EVENTS_TIMEOUT),
+            await daemon.request("GET", "events", params=parameters) as response,
+        ):
+            async for line in response.content:
+                event = json.loads(line)
+                if event["Action"] == "oom":
+                    return "oom", ""
+                code = event["Actor"]["Attributes"].get("exitCode", "")
+                if event["Action"] == "die":
+                    break
+    return ("killed" if code == _KILLED else "exit" if code else ""), code
+
+
+async def _update(daemon: Daemon, name: str, settings: Mapping[str, int]) -> None:
+    async with asyncio.timeout(_UPDATE_TIMEOUT):
+        response = await daemon.request("POST", f"containers/{name}/update", json=settings)
+        response.release()
+
+
+async def undo(create: asyncio.Future[Any], container: DockerContainer, name: str) -> None:
+    """Remove what a failed start has left, whichever step it reached."""
+    # Docker may be about to make the container: until then, there is nothing to remove.
+    await asyncio.wait([create], timeout=_KILL_TIMEOUT)
+    create.cancel()
+    with contextlib.suppress(asyncio.CancelledError, *FAILURES):
+        await create
+    await remove(container, name)
+
+
+async def remove(container: DockerContainer, name: str) -> None:
+    """End a container and wait until it is gone, within a time limit."""
+    try:
+        async with asyncio.timeout(_KILL_TIMEOUT):
+            try:
+                await container.delete(force=True, v=True)
+            except FAILURES as error:
+                if status_of(error) != 409:
+                    raise
+                await container.wait(condition="removed")  # AutoRemove was first, and has not finished
+    except FAILURES as error:
+        if status_of(error) != 404:
+            _log.warning("The container %s could not be removed: %s", name, error or "Docker did not answer in time")

@@ -1,0 +1,186 @@
+"""The way out of custom containers with egress: an HTTP proxy in this process, as they have no network of their own.
+
+Each connection is made here, to an address that was checked: not this machine, nor what only this machine can reach.
+A list of allowed domains would be one more check in `_addresses`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from greenroom.engines.base import Connection
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MOST_HEAD = 32 * 1024
+_HEAD_TIMEOUT = 30.0
+_CONNECT_TIMEOUT = 15.0
+_PIECE = 1 << 16
+_LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]{1,8192}) HTTP/1\.[01]")
+_OF_PROXIES = (b"proxy-authorization:", b"proxy-connection:", b"connection:", b"keep-alive:")
+
+
+class _Refused(Exception):
+    """The request is not carried out; the arguments are a status of HTTP and the reason."""
+
+
+class Egress:
+    """The proxy of one engine.
+
+    Args:
+        inner_networks: finds the networks that only the engine's machine can reach, such as Docker's own.
+    """
+
+    def __init__(self, inner_networks: Callable[[], Awaitable[Sequence[Network]]]) -> None:
+        self._inner_networks = inner_networks
+
+    async def serve(self, connection: Connection) -> None:
+        """Serve one connection of a container until its end. Never raises OSError."""
+        try:
+            await self._serve(connection)
+        except OSError:
+            pass  # one of the two ends has gone
+        finally:
+            await connection.close()
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(_HEAD_TIMEOUT):
+                head, rest = await _read_head(connection)
+            host, port, first = _target(head)
+            reader, writer = await self._connect(host, port)
+        except TimeoutError:
+            return
+        except _Refused as refusal:
+            status, reason = refusal.args
+            body = f"{reason}\n".encode()
+            await connection.write(
+                b"HTTP/1.1 %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close"
+                b"\r\n\r\n%s" % (status.encode(), len(body), body)
+            )
+            await connection.end()
+            await asyncio.sleep(0)
+            return
+        if first is None:
+            await connection.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        try:
+            writer.write((first or b"") + rest)
+            await _join(connection, reader, writer)
+        finally:
+            writer.close()
+
+    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reason: object = "it has no address"
+        for address in await self._addresses(host, port):
+            try:
+                async with asyncio.timeout(_CONNECT_TIMEOUT):
+                    return await asyncio.open_connection(str(address), port)
+            except TimeoutError:
+                reason = "it does not answer"
+            except OSError as error:
+                reason = error.strerror or error
+        raise _Refused("502 Bad Gateway", f"{host} cannot be reached: {reason}")
+
+    async def _addresses(self, host: str, port: int) -> list[Address]:
+        """Return the addresses of a host that code may connect to."""
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise _Refused("502 Bad Gateway", f"The name {host} cannot be resolved") from None
+        addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
+        if not all(map(is_elsewhere, addresses)):
+            raise _Refused("403 Forbidden", f"{host} is this machine or only reachable from it")
+        private = [address for address in addresses if not address.is_global]
+        networks = await self._inner_networks() if private else ()
+        if any(address in network for address in private for network in networks):
+            raise _Refused("403 Forbidden", f"{host} is in a network of this machine's containers")
+        return list(dict.fromkeys(addresses))
+
+
+def is_elsewhere(address: Address) -> bool:
+    """Whether an address is of another machine, and not of a service that answers by who asks, as of a cloud."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if (
+        address.is_loopback
+        or address.is_unspecified
+        or address.is_multicast
+        or address.is_link_local
+        or address.is_reserved
+    ):
+        return False
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((str(address), 0))  # only possible with addresses of this machine
+        return False
+    return True
+
+
+async def _read_head(connection: Connection) -> tuple[bytes, bytes]:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if len(data) > _MOST_HEAD:
+            raise _Refused("431 Request Header Fields Too Large", f"The head must have at most {_MOST_HEAD} bytes")
+        piece = await connection.read()
+        if not piece:
+            raise ConnectionResetError
+        data += piece
+    head, _, rest = data.partition(b"\r\n\r\n")
+    return head, rest
+
+
+def _target(head: bytes) -> tuple[str, int, bytes | None]:
+    """Return the host and port of a request to a proxy, and the head to send there; `None` for a tunnel."""
+    line, *fields = head.split(b"\r\n")
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise _Refused("400 Bad Request", "The request must be one to an HTTP proxy")
+    method, target = match[1], match[2].decode("ascii")
+    tunnel = method == b"CONNECT"
+    try:
+        parts = urlsplit(f"//{target}" if tunnel else target)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+        parts = None
+    if not host or parts is None or (port is None if tunnel else parts.scheme != "http"):
+        raise _Refused("400 Bad Request", "The request must be CONNECT host:port, or have a URL of http")
+    if tunnel:
+        return host, port or 443, None
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    kept = [field for field in fields if not field.lower().startswith(_OF_PROXIES)]
+    lines = [b"%s %s HTTP/1.1" % (method, path.encode()), *kept, b"Connection: close", b"", b""]
+    return host, port or 80, b"\r\n".join(lines)
+
+
+async def _join(connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass bytes in both directions until both have ended or one has failed."""
+
+    async def out() -> None:
+        while data := await connection.read():
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+
+    async def back() -> None:
+        while data := await reader.read(_PIECE):
+            await connection.write(data)
+        await connection.end()
+
+    directions = [asyncio.ensure_future(out()), asyncio.ensure_future(back())]
+    try:
+        await asyncio.gather(*directions)
+    finally:
+        for direction in directions:
+            direction.cancel()
+        await asyncio.wait(directions)

@@ -1,0 +1,78 @@
+"""The pool of custom containers: which instance a session gets, and what it is told when there is none."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from greenroom.backend import HttpRequest
+from greenroom.errors import EngineUnavailable, SandboxLost, ServiceFailed
+from greenroom.local.container_pool import ContainerPool
+
+from .scripted import ScriptedContainer, ScriptedContainers, answer, scripted_pool
+
+
+async def ask(pool: ContainerPool, identifier: str = "session") -> str:
+    async with pool.request(identifier, HttpRequest("GET", "/"), timeout=5) as response:
+        return b"".join([piece async for piece in response.content]).partition(b"\n")[0].decode()
+
+
+async def until_ready(pool: ContainerPool, count: int) -> None:
+    async with asyncio.timeout(10):
+        while (await pool.status()).ready < count:  # noqa: ASYNC110  it is about what happens elsewhere
+            await asyncio.sleep(0.01)
+
+
+async def test_the_next_ready_instance_is_tried_when_one_does_not_listen() -> None:
+    engine = ScriptedContainers(answer)
+    pool = await scripted_pool(engine, ready_session_instances=2)
+    await until_ready(pool, 2)
+    engine.started[0].refuses = True
+    assert await ask(pool) == "2 1"
+    assert await ask(pool) == "2 2"
+    assert engine.started[0].killed
+    await pool.close()
+    assert all(container.killed for container in engine.started)
+
+
+async def test_a_session_with_a_state_is_not_replaced_behind_its_back() -> None:
+    engine = ScriptedContainers(answer)
+    pool = await scripted_pool(engine)
+    assert await ask(pool) == "1 1"
+    engine.started[0].refuses = True
+    with pytest.raises(ServiceFailed, match="does not accept connections on port 80: Connection refused"):
+        await ask(pool)
+    engine.started[0].refuses = False
+    assert await ask(pool) == "1 2"
+    engine.started[0].end()
+    with pytest.raises(SandboxLost, match=r"it ended with exit code 3\. .* It printed last:\nthe last line of 1"):
+        await asyncio.gather(*(ask(pool) for _ in range(1)))
+    assert await ask(pool) == "2 1"
+    await pool.close()
+
+
+async def test_a_caller_gets_the_next_instance_when_one_fails_its_probe() -> None:
+    def first_refuses(container: ScriptedContainer) -> None:
+        container.refuses = container.number == 1
+
+    engine = ScriptedContainers(answer, first_refuses)
+    probe = {"startup": {"port": 80, "period": 0.2, "failure_threshold": 1}}
+    with pytest.warns(match="Azure accepts"):
+        pool = await scripted_pool(engine, ready_session_instances=1, container=probe)
+    assert await ask(pool) == "2 1"
+    await pool.close()
+
+
+async def test_a_container_that_never_starts_fails_every_caller() -> None:
+    def refuses(container: ScriptedContainer) -> None:
+        container.refuses = True
+
+    engine = ScriptedContainers(answer, refuses)
+    probe = {"startup": {"port": 80, "period": 0.2, "failure_threshold": 2}}
+    with pytest.warns(match="Azure accepts"):
+        pool = await scripted_pool(engine, ready_session_instances=1, container=probe)
+    results = await asyncio.gather(*(ask(pool, f"session-{n}") for n in range(4)), return_exceptions=True)
+    assert {type(result) for result in results} == {EngineUnavailable}
+    await pool.close()
+    assert all(container.killed for container in engine.started)
