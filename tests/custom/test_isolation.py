@@ -8,7 +8,7 @@ import socket
 import textwrap
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -62,7 +62,7 @@ def outcomes(session: Session, code: str, **values: object) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def service(family: int, address: Any) -> Iterator[Any]:
+def service(family: int, address: Any) -> Generator[Any]:
     """A service of the host, which counts its callers."""
     callers: list[Any] = []
     with socket.socket(family) as listener:

@@ -41,6 +41,7 @@ class PoolOptions(TypedDict, total=False):
     preload: Sequence[str] | str
     env: Mapping[str, str] | str
     container: CustomContainer | Mapping[str, Any] | None
+    forward_authorization: bool
     template: str | Path | Mapping[str, Any]
     secrets: Mapping[str, str]
 

@@ -29,6 +29,7 @@ class ContainerPool:
         self._spec = settings.spec
         self._timeout = settings.timeout
         self.file_limit = settings.file_limit
+        self.forward_authorization = settings.forward_authorization
         self._overrides: WeakValueDictionary[str, Overrides] = WeakValueDictionary()
         self._allocator = Allocator(
             self._start,

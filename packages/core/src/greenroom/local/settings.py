@@ -99,6 +99,8 @@ class PoolSettings(BaseModel):
     """Environment variables of every session: a mapping, or `TZ=UTC,LANG=C`. Values are never shown or logged."""
     container: CustomContainer | None = None
     """What the containers of a pool of type `CustomContainer` are made from."""
+    forward_authorization: bool = False
+    """Whether `greenroom serve` passes the header `Authorization`, its own callers' credentials, on to them."""
 
     @model_validator(mode="after")
     def _ready_within_maximum(self) -> Self:

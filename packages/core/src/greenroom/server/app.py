@@ -34,6 +34,7 @@ from greenroom.server.budget import Budget, Share
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.responses import COMMON_HEADERS, RequestRefused, json_response, no_room, problem_response
 from greenroom.server.routes import executions, files, sessions
+from greenroom.server.routes.forwarding import ForwardRoute
 from greenroom.server.routes.target import ContractName, Target, find_target
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.access_log import Entry
@@ -70,6 +71,7 @@ class Application:
         self.budget = Budget(settings.max_in_flight)
         self._running = 0
         self._draining = False
+        self._forward = ForwardRoute(pools)
         self._router = Router(self._routes(), redirect_slashes=False)
 
     async def drain(self, timeout: float) -> None:
@@ -81,7 +83,7 @@ class Application:
         if scope["type"] != "http":
             return
         path = scope["path"]
-        if path in _HEALTH and not _is_ambiguous(scope):
+        if path in _HEALTH and not _is_ambiguous(scope) and not self._is_forwarded(scope):
             response = await self._health(ready=path == "/readyz")
             await response(scope, receive, send)
             return
@@ -101,7 +103,7 @@ class Application:
                 status = message["status"]
                 entry.note(status=status)
                 headers = MutableHeaders(scope=message)
-                for name, value in common.items():
+                for name, value in () if scope.get("greenroom.forwarded") else common.items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -118,6 +120,7 @@ class Application:
                 logger.error("request %s failed", request_id, exc_info=error)
             if status is not None:
                 raise  # the connection ends, so that the client does not take the part for the whole
+            scope["greenroom.forwarded"] = False
             problem = replace(problem, trace_id=request_id)
             await problem_response(problem, headers)(scope, receive, observed_send)
         finally:
@@ -171,6 +174,10 @@ class Application:
         if not self._settings.strict and scope["path"] != "/":
             scope["path"] = scope["path"].rstrip("/")
 
+    def _is_forwarded(self, scope: Scope) -> bool:
+        """Whether a path of the server's own is one of a custom container: the request names a session."""
+        return b"identifier=" in scope["query_string"] and self._forward.find(scope) is not None
+
     async def _health(self, *, ready: bool) -> Response:
         if not ready:
             return json_response({"status": "alive"})
@@ -186,6 +193,7 @@ class Application:
     def _routes(self) -> Sequence[BaseRoute]:
         operations = self._operations()
         return [
+            self._forward,
             Mount(f"{_POOL_PATH}/identifier/{{identifier}}", routes=operations),
             Mount(_POOL_PATH, routes=operations),
             Mount("/identifier/{identifier}", routes=operations),
@@ -216,6 +224,10 @@ class Application:
             self._route("GET", "/listSessions", sessions.list_sessions, "current"),
             self._route("GET", "/metadata", sessions.get_metadata, "current"),
             self._route("POST", "/.management/stopSession", sessions.stop_session, "current"),
+            self._route("GET", "/.management/getSession", sessions.get_session_of_container, "current"),
+            self._route("POST", "/.management/getSession", sessions.get_session_of_container, "current"),
+            self._route("GET", "/.management/listSessions", sessions.list_sessions, "current"),
+            self._route("POST", "/.management/listSessions", sessions.list_sessions, "current"),
         ]
 
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:

@@ -370,11 +370,10 @@ async def _networks(daemon: Daemon) -> list[Network]:
     found: list[Network] = []
     async with await daemon.request("GET", "networks") as response:
         networks: Any = await response.json()
-    for network in networks:
-        config: Any
-        for config in (network.get("IPAM") or {}).get("Config") or ():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                found.append(ipaddress.ip_network(config["Subnet"], strict=False))
+    configurations: Any = [each for network in networks for each in (network.get("IPAM") or {}).get("Config") or ()]
+    for configuration in configurations:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found.append(ipaddress.ip_network(configuration["Subnet"], strict=False))
     return found
 
 

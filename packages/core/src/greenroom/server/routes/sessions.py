@@ -44,6 +44,16 @@ async def get_session(request: Request, target: Target) -> Response:
     return json_response(_encode(session))
 
 
+async def get_session_of_container(request: Request, target: Target) -> Response:
+    """`.management/getSession`, whose refusal differs: the status is 400."""
+    del request
+    target.require(since=_SINCE)
+    session = await target.pool.backend.session(target.identifier)
+    if session is None:
+        raise RequestRefused(400, "SessionWithIdentifierNotFound", "The pool has no session with this identifier.")
+    return json_response(_encode(session))
+
+
 async def delete_session(request: Request, target: Target) -> Response:
     """`DELETE session`, which succeeds without one too."""
     del request

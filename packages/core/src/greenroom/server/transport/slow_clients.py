@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import Any
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
 
 from starlette.types import Message, Receive, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -63,6 +66,10 @@ def in_pieces(send: Send) -> Send:
     return send_in_pieces
 
 
+TakeOver: TypeAlias = Callable[[], AbstractContextManager[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+"""Takes the connection of a request that asked for another protocol; it is closed at the end of the context."""
+
+
 class SlowClientProtocol(H11Protocol):
     """Disconnects clients that are too slow.
 
@@ -74,6 +81,17 @@ class SlowClientProtocol(H11Protocol):
     _head_timer: asyncio.TimerHandle | None = None
     _response_timer: asyncio.TimerHandle | None = None
     _untaken = 0
+    _taken_over = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        application: Any = self.app
+
+        async def with_connection(scope: Any, receive: Receive, send: Send) -> None:
+            scope["greenroom.take_over"] = self._take_over
+            await application(scope, receive, send)
+
+        self.app = with_connection
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -102,6 +120,38 @@ class SlowClientProtocol(H11Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._response_timer = _cancelled(self._response_timer)
+
+    def shutdown(self) -> None:
+        if self._taken_over:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    @contextlib.contextmanager
+    def _take_over(self) -> Generator[tuple[asyncio.StreamReader, asyncio.StreamWriter], None, None]:
+        """Give the connection away, with what the client has sent after its request."""
+        transport: Any = self.transport
+        reader = asyncio.StreamReader(limit=_PIECE, loop=self.loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
+        # For uvicorn, the response is complete; from now on it hears nothing of the connection.
+        self._taken_over = self.cycle.response_started = self.cycle.response_complete = True
+        self._head_timer = _cancelled(self._head_timer)
+        self._response_timer = _cancelled(self._response_timer)
+        transport.set_write_buffer_limits(high=_PIECE)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if transport.is_closing():
+            reader.feed_eof()
+        elif early := bytes(self.conn.trailing_data[0]):
+            reader.feed_data(early)
+        with contextlib.suppress(RuntimeError):  # it is not paused
+            transport.resume_reading()
+        writer = asyncio.StreamWriter(transport, protocol, reader, self.loop)
+        try:
+            yield reader, writer
+        finally:
+            transport.close()
+            self.connections.discard(self)
 
     def _watch_head(self) -> None:
         cycle: Any = self.cycle  # None before the first request, despite its type

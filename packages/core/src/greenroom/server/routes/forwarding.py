@@ -1,0 +1,195 @@
+"""Requests to custom containers: passed on as they are, in both directions, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncGenerator, Awaitable
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+
+from greenroom.azure.codecs.problems import IDENTIFIER_LENGTH, BadRequest
+from greenroom.backend import HttpRequest, HttpResponse, RawHeaders
+from greenroom.errors import ServiceFailed
+from greenroom.local.container_pool import ContainerPool
+from greenroom.local.exchange import end_to_end, upgrade_of
+from greenroom.server.registry import PoolRegistry, ServedPool
+from greenroom.server.responses import RequestRefused
+from greenroom.server.transport.access_log import Entry
+from greenroom.server.transport.slow_clients import TakeOver
+from greenroom.sessions.rules import check_identifier
+
+_POOL = re.compile(r"/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/([^/]+)(?=/|$)")
+_RAW_POOL = re.compile(rb"/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+(?=/|$)")
+_MANAGEMENT = "/.management/"
+_MOST_FIELDS = 1000
+_SHORTEST, _LONGEST = 4, 128
+
+
+class ForwardRoute(BaseRoute):
+    """Matches every path of a pool of custom containers but those of its management, and no path of another pool."""
+
+    def __init__(self, pools: PoolRegistry) -> None:
+        self._pools = pools
+
+    def find(self, scope: Scope) -> ServedPool | None:
+        """Return the pool whose container the request is for."""
+        match = _POOL.match(scope["path"])
+        pool = self._pools.get(match[1] if match else None)
+        rest = scope["path"][match.end() if match else 0 :]
+        if pool is None or not isinstance(pool.backend, ContainerPool) or rest.startswith(_MANAGEMENT):
+            return None
+        return pool
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        pool = self.find(scope) if scope["type"] == "http" else None
+        return (Match.NONE, {}) if pool is None else (Match.FULL, {"greenroom.pool": pool})
+
+    def url_path_for(self, name: str, /, **path_params: object) -> object:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise NotImplementedError(name)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pool: ServedPool = scope["greenroom.pool"]
+        scope["greenroom.operation"] = "forward"
+        identifier = _identifier(scope)
+        entry: Entry = scope["greenroom.entry"]
+        entry.note(pool=pool.name, identifier=identifier)
+        assert isinstance(pool.backend, ContainerPool)  # noqa: S101  as `find` saw
+        body = _Body(receive, Headers(scope=scope))
+        request = HttpRequest(
+            scope["method"],
+            _target(scope),
+            _without_credentials(scope, kept=pool.backend.forward_authorization),
+            body.content,
+        )
+        with pool.in_use():
+            try:
+                async with pool.backend.request(identifier, request, timeout=None) as response:
+                    if response.upgraded is not None:
+                        await _switch(scope, response)
+                        return
+                    scope["greenroom.forwarded"] = True
+                    await body.unless_disconnected(_respond(response, send))
+            except ServiceFailed as error:
+                raise RequestRefused(502, "SessionRequestFailed", str(error)) from error
+
+
+class _Body:
+    """The body of a request, and the end of its connection."""
+
+    def __init__(self, receive: Receive, headers: Headers) -> None:
+        self._receive = receive
+        self._ended = asyncio.Event()
+        empty = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        self.content: bytes | AsyncGenerator[bytes, None] = b"" if empty else self._pieces()
+        if empty:
+            self._ended.set()
+
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            if message.get("body"):
+                yield message["body"]
+            if not message.get("more_body", False):
+                self._ended.set()
+                return
+
+    async def unless_disconnected(self, work: Awaitable[None]) -> None:
+        """Await the work, and cancel it when the client has gone."""
+        working = asyncio.ensure_future(work)
+        watching = asyncio.create_task(self._disconnected())
+        try:
+            await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientDisconnect
+            await working
+        finally:
+            for task in (working, watching):
+                task.cancel()
+            await asyncio.wait([working, watching])
+
+    async def _disconnected(self) -> None:
+        await self._ended.wait()  # until then, the request's content is received elsewhere
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _respond(response: HttpResponse, send: Send) -> None:
+    if not 200 <= response.status <= 599:
+        raise ServiceFailed(f"The container sent the status {response.status}, which HTTP does not have.")
+    # The server sets the date.
+    headers = [(name.lower(), value) for name, value in end_to_end(response.headers) if name.lower() != b"date"]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    async for piece in response.content:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _switch(scope: Scope, response: HttpResponse) -> None:
+    """Take the client's connection over, and pass bytes in both directions until one of them ends."""
+    take_over: TakeOver | None = scope.get("greenroom.take_over")
+    container, protocol = response.upgraded, upgrade_of(response.headers)
+    if take_over is None or container is None or protocol is None:
+        raise RequestRefused(502, "SessionRequestFailed", "The connection cannot switch to another protocol.")
+    scope["greenroom.entry"].note(status=101)
+    fields = [*end_to_end(response.headers), (b"Connection", b"Upgrade"), (b"Upgrade", protocol)]
+    head = b"".join(b"%s: %s\r\n" % field for field in fields)
+    with take_over() as (reader, writer):
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\n" + head + b"\r\n")
+
+        async def into() -> None:
+            while data := await reader.read(65536):
+                await container.write(data)
+
+        async def back() -> None:
+            while data := await container.read():
+                writer.write(data)
+                await writer.drain()
+
+        directions = [asyncio.create_task(into()), asyncio.create_task(back())]
+        try:
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(OSError, TimeoutError):
+                await asyncio.wait_for(writer.drain(), 5)
+        finally:
+            for direction in directions:
+                direction.cancel()
+            await asyncio.wait(directions)
+            for direction in directions:
+                if not direction.cancelled():
+                    direction.exception()  # one end has gone, which ends both
+
+
+def _identifier(scope: Scope) -> str:
+    """Return the session that the query names; the container sees the query too."""
+    try:
+        fields = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError as error:
+        raise BadRequest(f"The query must have at most {_MOST_FIELDS} valid fields: {error}.") from None
+    found = [value for name, value in fields if name == "identifier"]
+    if len(found) != 1:
+        raise BadRequest(f"The request must have one 'identifier', not {len(found)}.", target="identifier")
+    if not _SHORTEST <= len(found[0]) <= _LONGEST:
+        raise BadRequest(
+            f"The session identifier must have {_SHORTEST} to {_LONGEST} characters, not {len(found[0])}.",
+            code=IDENTIFIER_LENGTH,
+            target="identifier",
+        )
+    return check_identifier(found[0])
+
+
+def _target(scope: Scope) -> str:
+    path = _RAW_POOL.sub(b"", scope["raw_path"], count=1).decode("latin-1") or "/"
+    query = scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
+
+
+def _without_credentials(scope: Scope, *, kept: bool) -> RawHeaders:
+    return tuple((name, value) for name, value in scope["headers"] if kept or name != b"authorization")

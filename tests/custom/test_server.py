@@ -1,0 +1,231 @@
+"""`greenroom serve` over pools of custom containers: requests pass as they are, in both directions, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import httpx
+import pytest
+from tests.server.served import (
+    LATEST,
+    POOL,
+    application,
+    client_of,
+    current,
+    eventually,
+    listening,
+    memory_backend,
+    served,
+)
+
+from greenroom.server.access.keys import ApiKeys, digest
+from greenroom.server.run import Server
+
+from .scripted import ScriptedContainer, ScriptedContainers, answer, scripted_pool
+
+KEY = "0123456789abcdef0123456789abcdef"
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
+
+
+async def raw(container: ScriptedContainer, reader: Reader, writer: Writer) -> None:
+    """Do what the path says."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    container.requests += 1
+    path = head.split(b" ")[1].partition(b"?")[0]
+    if path == b"/events":
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        for number in range(10_000):
+            writer.write(b"data: %d\n\n" % number)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+    elif path == b"/both":  # answers each chunk as it comes
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while size := int(await reader.readline(), 16):
+            writer.write(await reader.readexactly(size))
+            await reader.readline()
+    elif path == b"/socket":
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo/1\r\nX-More: a\r\n\r\nhi "
+        )
+        while data := await reader.read(1000):
+            writer.write(data.upper())
+    elif path == b"/headers":
+        writer.write(
+            b"HTTP/1.1 203 Whatever\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
+            b"Keep-Alive: 5\r\nContent-Length: 2\r\n\r\nok"
+        )
+    elif path == b"/bad":
+        writer.write(b"nonsense\r\n\r\n")
+    else:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(head), head))
+    await writer.drain()
+
+
+@asynccontextmanager
+async def serving(**options: Any) -> AsyncGenerator[tuple[Server, ScriptedContainers]]:
+    engine = ScriptedContainers(raw)
+    pool = await scripted_pool(engine, **options)
+    async with listening(pool) as server:
+        yield server, engine
+
+
+async def connected(server: Server) -> tuple[Reader, Writer]:
+    return await asyncio.open_connection(*server.servers[0].sockets[0].getsockname()[:2])
+
+
+def in_flight(server: Server) -> int:
+    return sum(pool.in_flight for pool in server.application.pools)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving() as (server, _):
+        yield server
+
+
+async def test_method_path_query_and_headers_arrive_as_they_were_sent(server: Server) -> None:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        response = await client.request(
+            "PURGE",
+            "/a%2Fb//c/?q=1&q=%2F&identifier=user-0001",
+            headers={"X-Kept": "yes", "Authorization": "Bearer secret", "Connection": "X-Hop", "X-Hop": "1", "TE": "x"},
+        )
+    lines = response.text.lower().split("\r\n")
+    assert response.text.startswith("PURGE /a%2Fb//c/?q=1&q=%2F&identifier=user-0001 HTTP/1.1\r\n")
+    assert "x-kept: yes" in lines
+    assert f"host: {server.url.removeprefix('http://')}" in lines
+    assert not [line for line in lines if line.startswith(("authorization", "x-hop", "te:"))]
+    assert "api-supported-versions" not in response.headers
+
+
+async def test_a_response_arrives_as_it_was_sent(server: Server) -> None:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        response = await client.get("/headers?identifier=user-0001")
+    assert (response.status_code, response.text) == (203, "ok")
+    assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert {"x-hop", "keep-alive", "cache-control", "x-content-type-options"} & response.headers.keys() == set()
+    assert len(response.headers.get_list("date")) == 1
+
+
+async def test_authorization_is_passed_on_only_if_the_owner_asks_for_it() -> None:
+    for asked in (False, True):
+        pool = await scripted_pool(ScriptedContainers(answer), forward_authorization=asked)
+        guard = ApiKeys({"name": digest(KEY)})
+        async with served(pool, guard=guard) as client:
+            response = await client.get("/?identifier=user-0001", headers={"Authorization": f"Bearer {KEY}"})
+            assert response.status_code == 200
+            assert (KEY in response.text) is asked
+            assert (await client.get("/?identifier=user-0001")).status_code == 401
+
+
+async def test_events_arrive_as_they_come_and_end_with_their_reader() -> None:
+    async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url) as client:
+        async with client.stream("GET", "/events?identifier=user-0001") as response:
+            assert response.headers["content-type"] == "text/event-stream"
+            seen: list[str] = []
+            async for line in response.aiter_lines():
+                seen.append(line)
+                if len(seen) == 4:
+                    break
+        assert seen == ["data: 0", "", "data: 1", ""]
+        await eventually(lambda: not in_flight(server))
+        assert len(engine.started) == 1
+
+
+async def test_a_body_and_its_response_pass_at_the_same_time(server: Server) -> None:
+    async with asyncio.timeout(20):
+        reader, writer = await connected(server)
+        writer.write(
+            b"POST /both?identifier=user-0001 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        for word in (b"one", b"two"):
+            writer.write(b"%x\r\n%s\r\n" % (len(word), word))
+            assert word in await reader.readuntil(word)
+        writer.write(b"0\r\n\r\n")
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.close()
+
+
+async def test_an_upgraded_connection_passes_in_both_directions(server: Server) -> None:
+    async with asyncio.timeout(20):
+        reader, writer = await connected(server)
+        writer.write(
+            b"GET /socket?identifier=user-0001 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+            b"Upgrade: echo/1\r\n\r\nearly "
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert head.startswith(b"http/1.1 101 switching protocols\r\n")
+        assert b"upgrade: echo/1\r\n" in head
+        assert b"x-more: a\r\n" in head
+        assert await reader.readexactly(9) == b"hi EARLY "
+        for _ in range(3):
+            writer.write(b"more")
+            assert await reader.readexactly(4) == b"MORE"
+        writer.close()
+        await eventually(lambda: not in_flight(server) and not server.server_state.connections)
+
+
+async def test_a_refused_upgrade_is_a_response(server: Server) -> None:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        response = await client.get("/?identifier=user-0001", headers=headers)
+        assert response.status_code == 200
+        assert "upgrade: websocket" in response.text.lower()
+        assert (await client.get("/?identifier=user-0001")).status_code == 200
+
+
+async def test_errors_have_azures_form() -> None:
+    async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url) as client:
+        for path, status, code in (
+            ("/", 400, "SessionRequestValidationFailed"),
+            ("/?identifier=a", 400, "InvalidLengthOfSessionIdentifier"),
+            ("/?identifier=user-0001&identifier=user-0002", 400, "SessionRequestValidationFailed"),
+            ("/bad?identifier=user-0001", 502, "SessionRequestFailed"),
+        ):
+            response = await client.get(path)
+            assert response.status_code == status, path
+            assert response.headers["x-ms-error-code"] == code, path
+        engine.started[0].refuses = True
+        response = await client.get("/?identifier=user-0001")
+        assert "does not accept connections on port 80" in response.json()["error"]["message"]
+
+
+async def test_sessions_are_managed_beside_the_containers_own_paths() -> None:
+    async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url) as client:
+        query = {"identifier": "user-0001"}
+        missing = await client.post("/.management/getSession", params=query)
+        assert (missing.status_code, missing.headers["x-ms-error-code"]) == (400, "SessionWithIdentifierNotFound")
+        for path in ("/session", "/listSessions", "/metadata", "/executions", "/files", "/healthz"):  # the container's
+            assert (await client.get(path, params=query)).text.startswith(f"GET {path}?")
+        assert (await client.get("/healthz")).json() == {"status": "alive"}
+        assert (await client.get("/.management/getSession", params=query)).json()["identifier"] == "user-0001"
+        listed = (await client.get("/.management/listSessions")).json()
+        assert [each["identifier"] for each in listed["sessions"]] == ["user-0001"]
+        stopped = await client.post("/.management/stopSession", params=query)
+        assert stopped.text == "Session user-0001 in session pool p stopped."
+        assert engine.started[0].killed
+        assert (await client.get("/.management/listSessions")).json()["sessions"] == []
+
+
+@pytest.mark.parametrize("first", ["custom", "code"])
+async def test_no_route_of_another_pool_is_hidden(first: str) -> None:
+    custom, code = await scripted_pool(ScriptedContainers(answer)), await memory_backend()
+    pools = {"custom": custom, "code": code} if first == "custom" else {"code": code, "custom": custom}
+    prefix = POOL.removesuffix("/p")
+    query = {"identifier": "user-0001", "api-version": LATEST}
+    async with application(pools) as app, client_of(app) as client:
+        ran = await client.post(f"{prefix}/code/executions", params=query, json=current("6 * 7"))
+        assert ran.json()["result"]["executionResult"] == 42
+        assert (await client.get(f"{prefix}/code/listSessions", params=query)).status_code == 200
+        for path in ("/executions", "/listSessions", "/healthz", ""):
+            forwarded = await client.get(f"{prefix}/custom{path}", params=query)
+            assert f"GET {path or '/'}?identifier=user-0001" in forwarded.text
+        assert (await client.get(f"{prefix}/other/x", params=query)).status_code in {400, 404}
+        at_root = await client.post("/executions", params=query, json=current("6 * 7"))
+        assert ("POST /executions?" in at_root.text) is (first == "custom")
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
