@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 DEFAULT_PORT = 80
+_IMAGE = re.compile(r"[A-Za-z0-9_][\w./:@-]{0,999}", re.ASCII)
+_PATH = re.compile("/[!-~]*")
 
 # What Azure accepts; other values work here, with a warning.
 _AZURE_RANGES = {
@@ -27,7 +30,7 @@ class Probe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str | None = Field(None, pattern=r"^/[!-~]*$")
+    path: str | None = None
     """Of a GET request; a status from 200 to 399 is a success."""
     port: int | None = Field(None, ge=1, le=65535)
     """By default the container's `target_port`."""
@@ -40,10 +43,12 @@ class Probe(BaseModel):
     success_threshold: int = Field(1, ge=1, le=1000)
     """How many successes in succession count."""
 
-    @property
-    def longest(self) -> float:
-        """How long it can take until the probe has failed for good."""
-        return self.initial_delay + self.failure_threshold * self.success_threshold * (self.period + self.timeout)
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: str | None) -> str | None:
+        if path is not None and not _PATH.fullmatch(path):
+            raise ValueError("must begin with a slash and be percent-encoded")
+        return path
 
     def outside_azure(self, name: str) -> Iterator[str]:
         """Describe the values that Azure does not accept."""
@@ -68,7 +73,7 @@ class CustomContainer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    image: str = Field(pattern=r"^[\w][\w./:@-]*$", max_length=1000)
+    image: str
     target_port: int = Field(DEFAULT_PORT, ge=1, le=65535)
     command: tuple[str, ...] = ()
     """In place of the image's entry point and command."""
@@ -82,6 +87,13 @@ class CustomContainer(BaseModel):
     """When it fails, the container is ended, and its session with it."""
     registry: RegistryCredentials | None = None
 
+    @field_validator("image")
+    @classmethod
+    def _name(cls, image: str) -> str:
+        if not _IMAGE.fullmatch(image):
+            raise ValueError("must be the name of an image, such as registry.example/model:1.0")
+        return image
+
     @field_validator("env")
     @classmethod
     def _names(cls, env: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
@@ -93,6 +105,12 @@ class CustomContainer(BaseModel):
     def _liveness_cannot_need_several(self) -> Self:
         if self.liveness is not None and self.liveness.success_threshold != 1:
             raise ValueError(f"success_threshold of liveness must be 1, not {self.liveness.success_threshold}")
+        return self
+
+    @model_validator(mode="after")
+    def _image_of_the_registry(self) -> Self:
+        if self.registry is not None and not self.image.startswith(f"{self.registry.server}/"):
+            raise ValueError(f"must have an image of its registry {self.registry.server}, not {self.image!r}")
         return self
 
     def outside_azure(self) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
@@ -17,6 +17,8 @@ MAX_TIMEOUT = 1800
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 _MOST = (1 << 63) - 1
+_SECRET = {"env", "password", "secrets"}
+"""Options whose values no error shows."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
@@ -78,20 +80,35 @@ def validate(settings: type[SettingsT], options: Mapping[str, Any], *, also_know
         return settings.model_validate(dict(options))
     except ValidationError as error:
         known = sorted([*settings.model_fields, *also_known])
-        raise InvalidRequest(" ".join(_explain(item, known) for item in error.errors())) from None
+        explained = [_explain(item, _fields_at(settings, item["loc"]) or known) for item in error.errors()]
+        raise InvalidRequest(" ".join(explained)) from None
+
+
+def _fields_at(settings: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    """The fields of the model inside the settings that an error is about; none if it is about the settings."""
+    model: type[BaseModel] | None = None
+    for name in place[:-1]:
+        fields = (model or settings).model_fields
+        annotation = fields[str(name)].annotation if name in fields else None
+        inner = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+        model = next((each for each in inner if issubclass(each, BaseModel)), None)
+    return sorted(model.model_fields) if model is not None else []
 
 
 def _explain(error: Any, known: Sequence[str]) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"Unknown option {brief(name)}.{did_you_mean(name, known)} Options: {', '.join(known)}."
+        last = str(error["loc"][-1])
+        return f"Unknown option {brief(name)}.{did_you_mean(last, known)} Options: {', '.join(known)}."
+    if error["type"] == "missing":
+        return f"The option {name} must be given."
     message: str = error["msg"].removeprefix("Value error, ").partition(", unable to")[0]
     message = re.sub("^Input should ", "must ", message)
     if not name:
         return f"The options must fit together: {message}."
     value = error["input"]
-    if name == "env":  # whose values can be secrets
-        return f"The option env {message}."
+    if name == "env" or isinstance(value, Mapping) or _SECRET.intersection(error["loc"]):
+        return f"The option {name} {message}."
     allowed = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", ""))
     hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
     return f"The option {name} {message}, not {brief(value)}.{hint}"

@@ -111,12 +111,10 @@ class PoolSettings(BaseModel):
 
     @model_validator(mode="after")
     def _container_as_its_type(self) -> Self:
-        if (self.container is not None) != (self.container_type is ContainerType.CUSTOM_CONTAINER):
-            given = "none" if self.container is None else f"one of {self.container.image!r}"
-            raise ValueError(
-                f"a container must be given for the container type CustomContainer and for no other, not {given} for "
-                f"{self.container_type}"
-            )
+        if self.container is None and self.container_type is ContainerType.CUSTOM_CONTAINER:
+            raise ValueError("container or template must be given for the container type CustomContainer")
+        if self.container is not None and self.container_type is not ContainerType.CUSTOM_CONTAINER:
+            raise ValueError(f"container must come with the container type CustomContainer, not {self.container_type}")
         return self
 
     @classmethod

@@ -36,6 +36,7 @@ from greenroom.engines.docker.container import (
 from greenroom.engines.docker.egress import Egress, Network
 from greenroom.engines.docker.filter import profile
 from greenroom.engines.docker.image import build_command
+from greenroom.engines.docker.pull import find_or_pull
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
 from greenroom.runner import relay
 
@@ -194,7 +195,7 @@ class CustomContainers:
             self._check_runtime(self._runtime or str(info.get("DefaultRuntime", "")))
             self._filtered = any(option.startswith("name=seccomp") for option in info["SecurityOptions"])
             await self._find_relay_image(daemon)
-            found = await self._find_image(daemon, container)
+            found = await find_or_pull(daemon, container)
             # Docker would give each a directory of its disk.
             self._volumes = frozenset(found["Config"].get("Volumes") or ())
         except FAILURES as error:
@@ -297,14 +298,6 @@ class CustomContainers:
                 f"Make it: {build_command(self._relay_image)}"
             ) from error
 
-    async def _find_image(self, daemon: Daemon, container: CustomContainer) -> dict[str, Any]:
-        try:
-            return await daemon.client.images.inspect(container.image)
-        except FAILURES as error:
-            if status_of(error) != 404:
-                raise
-            raise ImageMissing(f"Docker has no image {container.image!r}.") from error
-
 
 def _refusal(daemon: Daemon, error: BaseException) -> GreenroomError:
     if status_of(error) == 400:
@@ -370,10 +363,10 @@ async def _networks(daemon: Daemon) -> list[Network]:
     found: list[Network] = []
     async with await daemon.request("GET", "networks") as response:
         networks: Any = await response.json()
-    configurations: Any = [each for network in networks for each in (network.get("IPAM") or {}).get("Config") or ()]
-    for configuration in configurations:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            found.append(ipaddress.ip_network(configuration["Subnet"], strict=False))
+    for network in networks:
+        for configuration in cast("list[dict[str, str]]", (network.get("IPAM") or {}).get("Config") or []):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found.append(ipaddress.ip_network(configuration["Subnet"], strict=False))
     return found
 
 
