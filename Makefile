@@ -81,6 +81,7 @@ openapi: $(READY) $(OPENAPI)/.ready ## a strict server against Microsoft's OpenA
 
 bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
+	@$(BIN)/python benchmarks/custom.py
 
 # The versions that everything here is developed and tested with, for every platform, without an index's address.
 lock: ## after a change of dependencies

@@ -18,6 +18,7 @@ from greenroom import SessionPool
 
 IMAGE = "greenroom-test-custom:latest"
 ROOT_IMAGE = "greenroom-test-custom:root"
+TINY_IMAGE = "greenroom-test-custom:tiny"
 BASE = "greenroom-base:bookworm"
 
 
@@ -55,10 +56,28 @@ def root_image(image: str) -> str:
     return ROOT_IMAGE
 
 
-def _build(tag: str, *options: str) -> None:
+@pytest.fixture(scope="session")
+def tiny_image(image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image of one program: neither Python nor a shell are in it."""
+    del image
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        _cannot("busybox is not installed; Debian's package busybox-static has it")
+    directory = tmp_path_factory.mktemp("tiny")
+    shutil.copy(busybox or "", directory / "busybox")
+    (directory / "index.html").write_text("hello")
+    (directory / "Dockerfile").write_text(
+        "FROM scratch\nCOPY busybox /busybox\nCOPY index.html /www/\nUSER 1000\n"
+        'ENTRYPOINT ["/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"]\n'
+    )
+    _build(TINY_IMAGE, directory=directory)
+    return TINY_IMAGE
+
+
+def _build(tag: str, *options: str, directory: Path = Path(__file__).parent / "image") -> None:
     with Path(tempfile.gettempdir(), "greenroom-test-custom.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of the processes of one run
-        command = ["docker", "build", "--quiet", "--tag", tag, *options, str(Path(__file__).parent / "image")]
+        command = ["docker", "build", "--quiet", "--tag", tag, *options, str(directory)]
         environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
         subprocess.run(command, env=environment, capture_output=True, check=True, timeout=300)
 

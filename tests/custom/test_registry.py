@@ -72,11 +72,11 @@ def _answers(port: int) -> bool:
 
 
 @pytest.fixture
-def pushed(registry: str, image: str, tmp_path: Path) -> Iterator[str]:
+def pushed(registry: str, tiny_image: str, tmp_path: Path) -> Iterator[str]:
     """The image in the registry, and not in Docker."""
     name = f"{registry}/team/custom:1.0"
     environment = {**os.environ, "DOCKER_CONFIG": str(tmp_path)}  # where its password is kept
-    docker("tag", image, name)
+    docker("tag", tiny_image, name)
     login = ["docker", "login", "--username", USER, "--password-stdin", registry]
     subprocess.run(login, input=PASSWORD, env=environment, text=True, capture_output=True, check=True, timeout=60)
     subprocess.run(["docker", "push", "--quiet", name], env=environment, capture_output=True, check=True, timeout=300)
@@ -107,7 +107,7 @@ def test_the_image_is_pulled_with_the_templates_credentials(pushed: str) -> None
 
 def test_a_registry_that_refuses_is_an_error_with_its_reason(pushed: str) -> None:
     for password in (None, "another-password"):
-        with pytest.raises(ImageMissing, match=r"can pull, not .*: unauthorized") as raised:
+        with pytest.raises(ImageMissing, match=r"can pull, not .*: (unauthorized|no basic auth)") as raised:
             greenroom.connect("docker:", template=template_of(pushed, password))
         assert pushed in str(raised.value)
         assert "another-password" not in str(raised.value)
