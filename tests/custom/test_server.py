@@ -21,6 +21,7 @@ from tests.server.served import (
     served,
 )
 
+import greenroom
 from greenroom.server.access.keys import ApiKeys, digest
 from greenroom.server.run import Server
 
@@ -193,6 +194,24 @@ async def test_errors_have_azures_form() -> None:
         engine.started[0].refuses = True
         response = await client.get("/?identifier=user-0001")
         assert "does not accept connections on port 80" in response.json()["error"]["message"]
+
+
+async def test_our_client_sends_requests_through_the_server() -> None:
+    async with serving(max_concurrent_sessions=1, acquire_timeout=0) as (server, engine):
+        async with greenroom.aconnect(server.url, acquire_timeout=0) as pool:
+            session = pool.session("user-0001")
+            response = await session.arequest("POST", "/a?b=c", json={"x": 1}, headers={"X-Kept": "yes"})
+            assert response.text.startswith("POST /a?b=c&identifier=user-0001 HTTP/1.1\r\n")
+            assert "x-kept: yes" in response.text.lower()
+            async with session.stream_request("GET", "/events") as events:
+                lines = events.aiter_lines()
+                assert [await anext(lines) for _ in range(3)] == ["data: 0", "", "data: 1"]
+            assert (await session.arequest("GET", "/headers")).status == 203
+            with pytest.raises(greenroom.ServiceFailed, match="not valid HTTP"):
+                await session.arequest("GET", "/bad")
+            with pytest.raises(greenroom.PoolFull):
+                await pool.session("user-0002").arequest("GET", "/")
+        assert len(engine.started) == 1
 
 
 async def test_sessions_are_managed_beside_the_containers_own_paths() -> None:

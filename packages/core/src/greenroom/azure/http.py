@@ -41,6 +41,7 @@ _MAX_LINK = 4 << 10
 _USER_AGENT = f"greenroom/{version('greenroom')} (Language=Python)"
 
 _REQUEST_ID = "x-ms-client-request-id"
+_ERROR_CODE = "x-ms-error-code"
 
 _OURS = ("api-version", "identifier")
 """Query parameters that the link to a next page cannot change."""
@@ -113,6 +114,52 @@ class Connection:
             raise self._broken(call, error) from error
         except Malformed as error:
             raise ServiceFailed(f"The response from {self.endpoint} cannot be read: {error}.") from error
+        finally:
+            await response.close()
+
+    @contextlib.asynccontextmanager
+    async def forward(
+        self, method: str, target: str, headers: Mapping[str, str], content: Any, *, timeout: float
+    ) -> AsyncGenerator[Response, None]:
+        """Send a request for a custom container, once, and yield its response, whatever the status is.
+
+        Args:
+            method, headers, content: as they are sent.
+            target: the path below the endpoint, with a slash in front, and the query.
+            timeout: seconds until the response begins.
+        """
+        if self._closed:
+            raise PoolClosed("The pool was closed.")
+        token = await self._tokens.get()
+        own = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        request = Request(
+            method,
+            f"{self.endpoint}{target}",
+            {
+                "User-Agent": _USER_AGENT,
+                "Accept-Encoding": "identity",
+                _REQUEST_ID: str(uuid.uuid4()),
+                **headers,
+                **own,
+            },
+            content,
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=timeout,
+            write_timeout=timeout,
+        )
+        call = Call(method, target)
+        try:
+            response = await self._transport.send(request)
+        except Unreachable as error:
+            raise self._unreachable(call, error) from error
+        except TransportError as error:
+            raise self._broken(call, error) from error
+        try:
+            if not response.is_success and _ERROR_CODE in response.headers:  # the service's own, not the container's
+                raise error_of(await _problem(request, response, MARGIN))
+            yield response
+        except TransportError as error:
+            raise self._broken(call, error) from error
         finally:
             await response.close()
 

@@ -40,6 +40,7 @@ class ContainerInstance:
         self._ended = asyncio.create_task(sandbox.ended())
         self._watch: asyncio.Task[None] | None = None
         self._reason = ""
+        self._memory: int | None = None
         self.used = False
         """Whether a request was sent to it."""
 
@@ -73,7 +74,9 @@ class ContainerInstance:
         """Do nothing: the startup probe tells when a container is warm."""
 
     async def limit_memory(self, memory: int) -> None:
-        await self._sandbox.limit_memory(memory)
+        if memory != self._memory:
+            await self._sandbox.limit_memory(memory)
+            self._memory = memory
 
     async def close(self, reason: str) -> None:
         self._reason = reason
