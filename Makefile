@@ -40,7 +40,7 @@ test-together: $(READY) $(OPENAPI)/.ready
 	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone and not soak"
 
 test-alone: $(READY)
-	@$(BIN)/pytest -q --durations 20 -m "alone and not soak" tests/orphans tests/soak
+	@$(BIN)/pytest -q --durations 20 -m "alone and not soak" tests/custom tests/orphans tests/soak
 
 soak: $(READY) ## what takes minutes of an idle machine; writes docs/soak.md
 	@$(BIN)/python -m tests.soak.run

@@ -22,7 +22,7 @@ from greenroom.engines.docker.egress import is_elsewhere
 
 from .conftest import docker, template
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 SERVER = """
 import http.server, sys

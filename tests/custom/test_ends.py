@@ -84,19 +84,15 @@ def test_a_container_that_exits_at_once_is_an_error_with_its_last_lines(image: s
 @pytest.mark.parametrize(
     ("startup", "message"),
     [
-        (
-            {"path": "/status/503", "period": 0.1},
-            r"\(GET /status/503 on port 8080\) failed 3 times, the last time with",
-        ),
-        ({"port": 9, "period": 0.1}, r"\(a connection to port 9\) failed 3 times, the last time so: "),
-        ({"path": "/slow", "period": 0.1, "timeout": 0.2}, r"without an answer within 0\.2 seconds"),
-        ({"path": "/garbage", "period": 0.1}, r"not valid HTTP/1\.1"),
+        ({"path": "/status/503"}, r"\(GET /status/503 on port 8080\) failed 2 times, the last time with status 503\."),
+        ({"port": 9}, r"\(a connection to port 9\) failed 2 times, the last time so: .* Connection refused\."),
     ],
 )
 def test_a_container_that_never_answers_its_probe_is_an_error(
     image: str, startup: dict[str, Any], message: str
 ) -> None:
-    with connect(image, startup=startup) as pool:
+    later = {"initial_delay": 5, "period": 0.1, "failure_threshold": 2}  # after the server's start
+    with connect(image, startup={**startup, **later}) as pool:
         with pytest.raises(EngineUnavailable, match=message) as raised:
             pool.session().request("GET", "/")
         assert "It printed last:\nserving, with arguments ['8080']" in str(raised.value)

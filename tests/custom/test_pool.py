@@ -10,7 +10,7 @@ from greenroom.backend import HttpRequest
 from greenroom.errors import EngineUnavailable, SandboxLost, ServiceFailed
 from greenroom.local.container_pool import ContainerPool
 
-from .scripted import ScriptedContainer, ScriptedContainers, answer, scripted_pool
+from .scripted import Program, ScriptedContainer, ScriptedContainers, answer, scripted_pool
 
 
 async def ask(pool: ContainerPool, identifier: str = "session") -> str:
@@ -62,6 +62,38 @@ async def test_a_caller_gets_the_next_instance_when_one_fails_its_probe() -> Non
         pool = await scripted_pool(engine, ready_session_instances=1, container=probe)
     assert await ask(pool) == "2 1"
     await pool.close()
+
+
+async def silent(_: ScriptedContainer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def nonsense(_: ScriptedContainer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"nonsense\r\n\r\n")
+    await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (
+            silent,
+            r"GET /ready on port 80\) failed 2 times, the last time without an answer within 0\.2 seconds\. It pr",
+        ),
+        (nonsense, r"the last time so: The container sent a response that is not valid HTTP/1\.1: .* It printed last:"),
+    ],
+)
+async def test_the_way_in_which_a_probe_fails_is_told(program: Program, message: str) -> None:
+    engine = ScriptedContainers(program)
+    probe = {"startup": {"path": "/ready", "period": 0.2, "timeout": 0.2, "failure_threshold": 2}}
+    with pytest.warns(match="Azure accepts"):
+        pool = await scripted_pool(engine, container=probe)
+    with pytest.raises(EngineUnavailable, match=message):
+        await ask(pool)
+    await pool.close()
+    assert all(container.killed for container in engine.started)
 
 
 async def test_a_container_that_never_starts_fails_every_caller() -> None:

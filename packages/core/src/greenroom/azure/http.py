@@ -131,17 +131,14 @@ class Connection:
         if self._closed:
             raise PoolClosed("The pool was closed.")
         token = await self._tokens.get()
-        own = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", _REQUEST_ID: str(uuid.uuid4()), **headers}
+        if token is not None:
+            headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+            headers["Authorization"] = f"Bearer {token}"
         request = Request(
             method,
             f"{self.endpoint}{target}",
-            {
-                "User-Agent": _USER_AGENT,
-                "Accept-Encoding": "identity",
-                _REQUEST_ID: str(uuid.uuid4()),
-                **headers,
-                **own,
-            },
+            headers,
             content,
             connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=timeout,

@@ -271,7 +271,7 @@ async def _relay(proxy_port: int | None) -> None:
         try:
             streams = await _connect(port)
         except OSError as error:
-            await channel.refuse(error.strerror or str(error))
+            await channel.refuse(os.strerror(error.errno) if error.errno else str(error))
             return
         await channel.accept()
         await _join(channel, *streams)
