@@ -41,7 +41,6 @@ from greenroom.telemetry import (
 _CLOSE_TIMEOUT = 15.0
 _START_TIMEOUT = 60.0
 _HOLD_AFTER_FAILURE = 5.0
-_MOST_FAILED_STARTS = 2  # for one session, if the next instance is being started already
 _MAX_REMEMBERED = 10_000  # identifiers whose instance has ended; a few megabytes
 
 
@@ -90,6 +89,7 @@ class Allocator(Generic[InstanceT]):
             behind.
         description: names the kind of instance in messages, such as an engine.
         start_timeout: in seconds; `None` where instances have limits of their own.
+        most_failed_starts: how many can fail for one session if others are under way, before its callers fail.
     """
 
     def __init__(
@@ -100,9 +100,11 @@ class Allocator(Generic[InstanceT]):
         observer: Observer,
         *,
         start_timeout: float | None = _START_TIMEOUT,
+        most_failed_starts: int = 1,
     ) -> None:
         self._start_instance = start
         self._start_timeout = start_timeout
+        self._most_failed_starts = most_failed_starts
         self._rules = rules
         self._description = description
         self._observer = observer
@@ -340,7 +342,7 @@ class Allocator(Generic[InstanceT]):
         if self._state.waiters:
             pending = self._pending[self._state.waiters[0].identifier]
             pending.failed_starts += 1
-            if pending.failed_starts >= _MOST_FAILED_STARTS or not self._state.count("starting"):
+            if pending.failed_starts >= self._most_failed_starts or not self._state.count("starting"):
                 self._leave_queue(self._state.waiters[0].identifier).place.set_exception(error)
         else:
             self._state.hold_starts_until = self._clock() + _HOLD_AFTER_FAILURE

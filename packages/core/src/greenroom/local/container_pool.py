@@ -37,6 +37,7 @@ class ContainerPool:
             engine.name,
             guarded(observer),
             start_timeout=None,  # the probes have their own
+            most_failed_starts=2,
         )
 
     @classmethod
