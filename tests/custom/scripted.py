@@ -91,7 +91,7 @@ class ScriptedContainers(Engine):
         self._program = program
         self._prepare = prepare
 
-    async def check(self) -> None:
+    async def check(self, container_type: ContainerType = ContainerType.CUSTOM_CONTAINER) -> None:
         pass
 
     async def check_container(self, container: CustomContainer) -> None:

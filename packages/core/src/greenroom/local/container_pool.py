@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 from weakref import WeakValueDictionary
 
-from greenroom.backend import HttpRequest, HttpResponse, OnEvent, Overrides
+from greenroom.backend import HttpRequest, HttpResponse, Overrides, ShellCommand
 from greenroom.engines.base import Engine
 from greenroom.errors import InvalidRequest, SandboxLost
 from greenroom.local.allocator import Allocator
@@ -25,9 +25,10 @@ class ContainerPool:
     def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> None:
         assert settings.container is not None  # noqa: S101  a rule of the settings
         self._engine = engine
+        self._settings = settings
+        self.container_type = settings.container_type
         self._container = settings.container
         self._spec = settings.spec
-        self._timeout = settings.timeout
         self.file_limit = settings.file_limit
         self.forward_authorization = settings.forward_authorization
         self._overrides: WeakValueDictionary[str, Overrides] = WeakValueDictionary()
@@ -62,7 +63,7 @@ class ContainerPool:
         for attempt in range(1, _MOST_TRIED + 1):
             async with self._lease(identifier) as instance:
                 try:
-                    async with instance.request(request, timeout or self._timeout) as response:
+                    async with instance.request(request, timeout or self._settings.timeout) as response:
                         yield response
                         return
                 except (NotListening, SandboxLost):
@@ -74,6 +75,9 @@ class ContainerPool:
         await self._allocator.end(identifier)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
+        self._settings.check_idle_timeout(overrides.idle_timeout)
+        if overrides.env is not None:
+            raise InvalidRequest("The env of custom containers must be in their template: it is set as they start.")
         self._overrides[identifier] = overrides
 
     def mark_owned(self, identifier: str) -> None:
@@ -94,8 +98,11 @@ class ContainerPool:
 
     # What it does not have
 
-    async def execute(self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None) -> NoReturn:
+    async def execute(self, identifier: str, code: str, **options: Any) -> NoReturn:
         raise _only_requests("execute")
+
+    async def shell(self, identifier: str, command: ShellCommand, **options: Any) -> NoReturn:
+        raise _only_requests("shell")
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> NoReturn:
         raise _only_requests("upload")
@@ -118,9 +125,9 @@ class ContainerPool:
 
     @contextlib.asynccontextmanager
     async def _lease(self, identifier: str) -> AsyncGenerator[ContainerInstance, None]:
-        async with self._allocator.lease(identifier) as instance:
-            overrides = self._overrides.get(identifier)
-            if overrides is not None and overrides.memory is not None:
+        overrides = self._overrides.get(identifier, Overrides())
+        async with self._allocator.lease(identifier, overrides.idle_timeout) as instance:
+            if overrides.memory is not None:
                 await instance.limit_memory(overrides.memory)
             yield instance
 

@@ -136,17 +136,7 @@ class LocalPool:
         await self._allocator.end(identifier)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
-        settings = self._settings
-        if (idle := overrides.idle_timeout) is not None:
-            if settings.lifecycle != "timed":
-                raise InvalidRequest(
-                    f"The idle_timeout of a session needs a pool with the lifecycle timed, not {settings.lifecycle}."
-                )
-            if idle > settings.cooldown_period:
-                raise InvalidRequest(
-                    f"The idle_timeout of a session must be at most the pool's cooldown_period of "
-                    f"{settings.cooldown_period:g} seconds, not {idle:g}."
-                )
+        self._settings.check_idle_timeout(overrides.idle_timeout)
         if overrides.env is not None:
             self._merged(overrides.env)
         self._overrides[identifier] = overrides

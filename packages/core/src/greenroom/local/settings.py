@@ -14,6 +14,7 @@ from greenroom.config.containers import CustomContainer
 from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.engines.base import Limits, SandboxSpec
+from greenroom.errors import InvalidRequest
 from greenroom.local.plan import Rules
 from greenroom.models import ContainerType
 
@@ -115,6 +116,8 @@ class PoolSettings(BaseModel):
             raise ValueError("container or template must be given for the container type CustomContainer")
         if self.container is not None and self.container_type is not ContainerType.CUSTOM_CONTAINER:
             raise ValueError(f"container must come with the container type CustomContainer, not {self.container_type}")
+        if self.container is not None and self.env:
+            raise ValueError("env must be in the container for the container type CustomContainer")
         return self
 
     @classmethod
@@ -151,6 +154,24 @@ class PoolSettings(BaseModel):
             max_concurrent_starts=max(2, os.cpu_count() or 2),
             max_starts_beside_work=None if starts_give_way else 1,
         )
+
+    def check_idle_timeout(self, seconds: float | None) -> None:
+        """Check the time without use after which one session ends.
+
+        Raises:
+            InvalidRequest: it is longer than the pool's, or sessions do not end by it.
+        """
+        if seconds is None:
+            return
+        if self.lifecycle != "timed":
+            raise InvalidRequest(
+                f"The idle_timeout of a session needs a pool with the lifecycle timed, not {self.lifecycle}."
+            )
+        if seconds > self.cooldown_period:
+            raise InvalidRequest(
+                f"The idle_timeout of a session must be at most the pool's cooldown_period of "
+                f"{self.cooldown_period:g} seconds, not {seconds:g}."
+            )
 
     @property
     def spec(self) -> SandboxSpec:

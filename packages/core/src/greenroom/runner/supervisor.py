@@ -279,7 +279,7 @@ class Supervisor:
                         self._selector.unregister(pipe.descriptor)
                     break
                 held -= len(data)
-                self._worker.look_at(pipe, data)
+                worker.look_at(pipe, data)
                 (self._run or self._idle).add_text(pipe.name, data)
                 if once:
                     break

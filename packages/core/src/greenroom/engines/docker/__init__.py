@@ -10,7 +10,7 @@ class DockerOptions(IsolationOptions):
 
     image: str | None = None
     """The image of the sandboxes; by default that of this version for the container type, such as
-    `greenroom-python:<version>`. Custom containers have an image of their own, and their relay is made from this one."""
+    `greenroom-python:<version>`. Custom containers have an image of their own; their relay is made from this one."""
     runtime: str | None = None
     """The OCI runtime, such as `runsc` for gVisor; by default Docker's own."""
     docker_host: str | None = None

@@ -3,7 +3,7 @@
 The relay, process 1 of a network and of processes of its own, has no network but a loopback; the custom container
 shares both. Connections reach it through the relay's standard streams, which only this process holds. When they close,
 even because this process was killed, the relay ends, the kernel ends the processes that share its namespace, and Docker
-removes both containers: docs/decisions/0011-a-relay-into-custom-containers.md.
+removes both containers: docs/decisions/0013-a-relay-into-custom-containers.md.
 """
 
 # pyright: reportUnknownMemberType=false
