@@ -66,6 +66,10 @@ class TestShellOfShellPools(_Bubblewrap, ShellSuite):
     options: ClassVar[Mapping[str, Any]] = {**ShellSuite.options, "container_type": "Shell"}
 
 
+class TestShellOfNodePools(_Bubblewrap, ShellSuite):
+    options: ClassVar[Mapping[str, Any]] = {**ShellSuite.options, "container_type": "NodeLTS"}
+
+
 class TestShellPools(_Bubblewrap, ShellPoolSuite):
     options: ClassVar[Mapping[str, Any]] = ShellPoolSuite.options
 

@@ -72,6 +72,10 @@ class TestShellOfShellPools(_Docker, ShellSuite):
     options: ClassVar[Mapping[str, Any]] = {**ShellSuite.options, "container_type": "Shell"}
 
 
+class TestShellOfNodePools(_Docker, ShellSuite):
+    options: ClassVar[Mapping[str, Any]] = {**ShellSuite.options, "container_type": "NodeLTS"}
+
+
 class TestShellPools(_Docker, ShellPoolSuite):
     options: ClassVar[Mapping[str, Any]] = ShellPoolSuite.options
 
@@ -86,6 +90,10 @@ class TestExecutionUnderGVisor(_GVisor, ExecutionSuite):
 
 class TestCellsUnderGVisor(_GVisor, CellSuite):
     pass
+
+
+class TestJavaScriptUnderGVisor(_GVisor, JavaScriptSuite):
+    options: ClassVar[Mapping[str, Any]] = JavaScriptSuite.options
 
 
 class TestTextsUnderGVisor(_GVisor, TextSuite):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from greenroom.models import StreamText
-from greenroom.sessions import Session
+from greenroom.sessions import Session, SessionPool
 from greenroom.testing.javascript_ends import JavaScriptEnds, failure, results
 
 
@@ -126,6 +126,18 @@ class JavaScriptSuite(JavaScriptEnds):
         execution = shared.execute(f"{slow}main()")
         assert (execution.stdout, execution.result) == ("done\n", "Promise { 1 }")
         assert failure(shared, "(async () => { throw new RangeError('late') })()") == ("RangeError", "late")
+
+    def test_variables_of_the_environment(self, pool: SessionPool) -> None:
+        show = "[process.env.A, process.env.B, new Date(0).getHours()]"
+        with pool.session(env={"A": "a", "TZ": "Asia/Tokyo"}) as session:
+            usual = "[ 'a', undefined, 9 ]"
+            assert session.execute(show).result == usual
+            assert session.execute(show, env={"A": "Ω", "B": "b", "TZ": "UTC"}).result == "[ 'Ω', 'b', 0 ]"
+            session.execute("process.env.B = 'kept'; throw new Error('failed')", env={"B": "b"})
+            session.execute("for (;;);", env={"B": "interrupted"}, timeout=0.5)
+            assert session.execute(show).result == usual
+            other = pool.session(session.identifier, env={"B": "other"})
+            assert other.execute(show).result == "[ undefined, 'other', 0 ]"
 
     # Output
 

@@ -36,9 +36,12 @@ link.on("data", (data) => {
     const length = end + received.readUInt32BE(4);
     if (received.length < length) return;
     const header = JSON.parse(received.toString("utf8", 8, end));
-    const body = received.toString("utf8", end, length);
+    const begin = end + (header.env ?? 0);
+    const variables = begin > end ? JSON.parse(received.toString("utf8", end, begin)) : {};
+    const body = received.toString("utf8", begin, length);
     received = received.subarray(length);
-    if (header.op === "execute") execute(body);
+    if (header.op === "execute") execute({ source: body, variables });
+    else if (header.op === "environment") port.postMessage({ environment: JSON.parse(body) });
     else if (header.op === "preload") send({ ev: "preloaded" });
     else throw new Error(`unknown order ${header.op}`);
   }
@@ -56,11 +59,12 @@ function send(header, body = "") {
   link.write(Buffer.concat([lengths, head, content]));
 }
 
-function execute(source) {
+function execute(order) {
   if (isTerminating) {
-    waiting = source;
+    waiting = order;
     return;
   }
+  const { source, variables } = order;
   number += 1;
   running = true;
   const name = `Cell ${number}`;
@@ -75,7 +79,7 @@ function execute(source) {
     const [place] = stack.split("\n    at "); // the frames are this thread's
     return done({ name: kind, value, stack: place, shown: place });
   }
-  port.postMessage({ run: { ...cell, name, number } });
+  port.postMessage({ run: { ...cell, variables, name, number } });
 }
 
 function done(error) {
@@ -153,7 +157,7 @@ function settle() {
 
 function settled() {
   isTerminating = false;
-  const source = waiting;
+  const order = waiting;
   waiting = null;
-  if (source !== null) execute(source);
+  if (order !== null) execute(order);
 }

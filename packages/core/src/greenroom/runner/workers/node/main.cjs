@@ -11,6 +11,7 @@ const vm = require("node:vm");
 const { MessageChannel, MessagePort, Worker } = require("node:worker_threads");
 const { clearAsyncIdStack } = require("internal/async_hooks");
 const { makeDisplays } = require("./display.cjs");
+const variables = require("./variables.cjs");
 
 const [LINK, ACKS] = [3, 4];
 const DATA = "/mnt/data";
@@ -129,8 +130,9 @@ function defineStream(number) {
 // Cells
 
 class Cell {
-  constructor(number) {
+  constructor(number, environment) {
     this.number = number;
+    this.variablesBefore = variables.change(environment);
     this.isAsync = false; // it ends when its code says so, by the functions of `$$`
     this.hasResult = false;
     this.isOver = false;
@@ -172,6 +174,7 @@ function finish(cell, error) {
   if (cell.isOver) return;
   cell.isOver = true;
   if (current === cell) current = null;
+  variables.change(cell.variablesBefore);
   settleOutputs();
   post({ done: { number: cell.number, error } });
 }
@@ -198,8 +201,8 @@ async function follow(cell, promise) {
   cell.conclude(box?.value);
 }
 
-function run({ scripts, names: declared, asynchronous, name, number }) {
-  const cell = new Cell(number);
+function run({ scripts, names: declared, asynchronous, variables: environment, name, number }) {
+  const cell = new Cell(number, environment);
   current = cell;
   if (load(interrupted, 0) >= number) {
     interrupt(number);
@@ -242,6 +245,7 @@ function interrupt(number) {
 port.on("message", (message) => {
   if (message.run) run(message.run);
   else if (message.interrupt) interrupt(message.interrupt);
+  else if (message.environment) variables.setForSession(message.environment);
   else if (message.settle) post({ settled: true });
 });
 
