@@ -661,8 +661,8 @@ def test_the_pools_representation_keeps_the_key() -> None:
 
 
 def test_without_httpx_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("client", "httpx_transport"):
-        monkeypatch.delitem(sys.modules, f"greenroom.azure.{module}")
+    for module in ("remote", "client", "httpx_transport"):
+        monkeypatch.delitem(sys.modules, f"greenroom.azure.{module}", raising=False)
     for library in {"httpx", httpx_transport.httpx.__name__}:  # pyright: ignore[reportPrivateImportUsage]
         monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(EngineUnavailable, match=r"pip install 'greenroom\[azure\]'"):

@@ -193,7 +193,7 @@ def test_requests_to_a_server_on_this_machine_bypass_the_proxy(monkeypatch: pyte
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with (
         identity_endpoint() as (url, _),
-        greenroom.connect(url.partition("/msi")[0], api_key="the-key") as pool,
+        greenroom.connect(url.partition("/msi")[0], api_version="2025-10-02-preview", api_key="the-key") as pool,
         pytest.raises(ServiceFailed, match="HTTP 501"),  # what that server says to any POST
     ):
         pool.session("abcd").execute("1")

@@ -277,8 +277,9 @@ BEHAVIOURS: dict[str, Behaviour] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("version", ["2025-02-02-preview", "greenroom/1"])
 @pytest.mark.parametrize("behave", BEHAVIOURS.values(), ids=BEHAVIOURS)
-async def test_an_endpoint_that_stops_trickles_floods_or_closes_harms_nobody(behave: Behaviour) -> None:
+async def test_an_endpoint_that_stops_trickles_floods_or_closes_harms_nobody(behave: Behaviour, version: str) -> None:
     """All calls at the same time, so that it takes the time of one."""
 
     async def outcome(call: AsyncCall) -> object:
@@ -288,7 +289,7 @@ async def test_an_endpoint_that_stops_trickles_floods_or_closes_harms_nobody(beh
             return error
 
     with endpoint(behave) as url:
-        options: dict[str, Any] = {"file_limit": "8Mi", "acquire_timeout": 0.2, "api_version": "2025-02-02-preview"}
+        options: dict[str, Any] = {"file_limit": "8Mi", "acquire_timeout": 0.2, "api_version": version}
         async with greenroom.connect(url, **options) as pool:
             with Resident() as memory:
                 async with asyncio.timeout(LIMIT):

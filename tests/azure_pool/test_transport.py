@@ -159,7 +159,7 @@ def trusting(certificate: Certificate) -> ssl.SSLContext:
 
 def test_an_ssl_context_decides_whom_to_trust(serving_tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
     with endpoint(ANSWER, certificate=serving_tls) as url:
-        with greenroom.connect(url, ssl_context=trusting) as pool:
+        with greenroom.connect(url, api_version="2025-10-02-preview", ssl_context=trusting) as pool:
             assert pool.session("abcd").execute("1").stdout == "hi"
         with greenroom.connect(url) as pool, pytest.raises(ServiceFailed, match=r"(?i)certificate.*Nothing was run"):
             pool.session("abcd").execute("1")
@@ -233,7 +233,11 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 def test_a_proxy_carries_plain_requests() -> None:
     proxy = Proxy()
-    with endpoint(ANSWER) as url, proxy.running() as address, greenroom.connect(url, proxy=address) as pool:
+    with (
+        endpoint(ANSWER) as url,
+        proxy.running() as address,
+        greenroom.connect(url, api_version="2025-10-02-preview", proxy=address) as pool,
+    ):
         assert pool.session("abcd").execute("1").stdout == "hi"
     assert proxy.heads[0].startswith(f"POST {url}/executions?")
 
@@ -243,7 +247,7 @@ def test_a_proxy_carries_tls_without_reading_it(serving_tls: ssl.SSLContext, tru
     with (
         endpoint(ANSWER, certificate=serving_tls) as url,
         proxy.running() as address,
-        greenroom.connect(url, proxy=address, ssl_context=trusting) as pool,
+        greenroom.connect(url, api_version="2025-10-02-preview", proxy=address, ssl_context=trusting) as pool,
     ):
         assert pool.session("abcd").execute("1").stdout == "hi"
     authority = url.removeprefix("https://")
@@ -256,7 +260,7 @@ def test_a_proxy_may_speak_tls_itself(serving_tls: ssl.SSLContext, trusting: ssl
     with (
         endpoint(ANSWER, certificate=serving_tls) as url,
         proxy.running() as address,
-        greenroom.connect(url, proxy=address, ssl_context=trusting) as pool,
+        greenroom.connect(url, api_version="2025-10-02-preview", proxy=address, ssl_context=trusting) as pool,
     ):
         assert pool.session("abcd").execute("1").stdout == "hi"
     assert len(proxy.heads) == 1
@@ -267,7 +271,7 @@ def test_a_proxy_gets_its_user_and_password() -> None:
     with (
         endpoint(ANSWER) as url,
         proxy.running() as address,
-        greenroom.connect(url, proxy=address.replace("//", "//user:secret@")) as pool,
+        greenroom.connect(url, api_version="2025-10-02-preview", proxy=address.replace("//", "//user:secret@")) as pool,
     ):
         assert "secret" not in repr(pool)
         assert pool.session("abcd").execute("1").stdout == "hi"
@@ -280,7 +284,7 @@ def test_a_proxy_that_is_not_there_is_named_as_unreachable() -> None:
         address = f"http://127.0.0.1:{bound.getsockname()[1]}"
         with (
             endpoint(ANSWER) as url,
-            greenroom.connect(url, proxy=address) as pool,
+            greenroom.connect(url, api_version="2025-10-02-preview", proxy=address) as pool,
             pytest.raises(ServiceFailed, match="cannot be reached"),
         ):
             pool.session("abcd").execute("1")
@@ -299,7 +303,7 @@ def test_a_proxy_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     proxy = Proxy()
     with endpoint(ANSWER) as url, proxy.running() as address:
         monkeypatch.setenv("GREENROOM_PROXY", address)
-        with greenroom.connect(url) as pool:
+        with greenroom.connect(url, api_version="2025-10-02-preview") as pool:
             assert pool.session("abcd").execute("1").stdout == "hi"
     assert len(proxy.heads) == 1
 

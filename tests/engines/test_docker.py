@@ -93,7 +93,7 @@ class TestCellsUnderGVisor(_GVisor, CellSuite):
 
 
 class TestJavaScriptUnderGVisor(_GVisor, JavaScriptSuite):
-    options: ClassVar[Mapping[str, Any]] = JavaScriptSuite.options
+    options: ClassVar[Mapping[str, Any]] = {**JavaScriptSuite.options, "pids": 256}  # its own threads count, too
 
 
 class TestTextsUnderGVisor(_GVisor, TextSuite):

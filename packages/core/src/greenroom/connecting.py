@@ -195,7 +195,7 @@ def _shown(url: str) -> str:
 
 def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
     try:
-        from greenroom.azure.client import AzurePool  # noqa: PLC0415
+        from greenroom.azure.remote import remote_pool  # noqa: PLC0415
     except ImportError as error:
         raise EngineUnavailable(
             f"A pool in Azure needs {error.name}. Install it: pip install 'greenroom[azure]'."
@@ -203,7 +203,7 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
     from greenroom.azure.settings import AzureSettings  # noqa: PLC0415
 
     names = [name for name in AzureSettings.model_fields if name not in {"credential", "ssl_context"}]
-    return AzurePool(endpoint, AzureSettings.parse({**sources.from_environment(names), **options}))
+    return remote_pool(endpoint, AzureSettings.parse({**sources.from_environment(names), **options}))
 
 
 async def _open(scheme: str, options: Mapping[str, Any], observer: Observer) -> Backend:

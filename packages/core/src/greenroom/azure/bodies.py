@@ -41,12 +41,46 @@ class TimeBudget:
         self._left = min(self._left - seconds + size / MIN_RATE, self._most)
 
 
-async def received(response: Response, seconds: float, limit: int) -> AsyncGenerator[bytes, None]:
+class IdleLimit(TimeBudget):
+    """The time that an endpoint has for each piece, however many there are."""
+
+    def spend(self, seconds: float, size: int) -> None:
+        pass
+
+
+async def lines(response: Response, seconds: float, *, longest: int, limit: int) -> AsyncGenerator[bytes, None]:
+    """Yield the lines of a response, without their ends.
+
+    Args:
+        response: its body has not been read.
+        seconds: how long the endpoint can send nothing.
+        longest: bytes of a line.
+        limit: bytes of all lines.
+
+    Raises:
+        TooSlow: it takes longer.
+        Malformed: it exceeds a limit, or ends within a line.
+    """
+    line = bytearray()
+    async with contextlib.aclosing(received(response, IdleLimit(seconds), limit)) as pieces:
+        async for piece in pieces:
+            first, *others = piece.split(b"\n")
+            line += first
+            for other in others:
+                yield bytes(line)
+                line = bytearray(other)
+            if len(line) > longest:
+                raise Malformed(f"a line of it must have at most {longest} bytes")
+    if line:
+        raise Malformed("its body must end with a line")
+
+
+async def received(response: Response, budget: TimeBudget, limit: int) -> AsyncGenerator[bytes, None]:
     """Yield the content of a response, decompressed in chunks of at most 64 KiB.
 
     Args:
         response: its body has not been read.
-        seconds: how long the endpoint can keep us waiting, besides the time for its bytes at `MIN_RATE`.
+        budget: how long the endpoint can keep us waiting.
         limit: bytes to read from the network; the caller counts the decompressed ones.
 
     Raises:
@@ -56,7 +90,7 @@ async def received(response: Response, seconds: float, limit: int) -> AsyncGener
     coding = response.headers.get("content-encoding", "").strip().lower()
     if coding not in {"", "identity", "gzip", "x-gzip"}:  # several gzips would multiply
         raise Malformed(f"its Content-Encoding must be identity or gzip, not {coding!r:.100}")
-    async with contextlib.aclosing(_raw(response, TimeBudget(seconds), limit + _FRAMING)) as raw:
+    async with contextlib.aclosing(_raw(response, budget, limit + _FRAMING)) as raw:
         if coding in {"", "identity"}:
             async for piece in raw:
                 yield piece

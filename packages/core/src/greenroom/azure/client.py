@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
-from weakref import WeakValueDictionary
 
 from greenroom.azure.bodies import framed, replayable
 from greenroom.azure.codecs import current
@@ -33,6 +32,7 @@ from greenroom.azure.credentials import tokens_for
 from greenroom.azure.forwarding import Forwarding
 from greenroom.azure.http import MARGIN, Connection, no_session
 from greenroom.azure.httpx_transport import HttpxTransport
+from greenroom.azure.sessions import OwnSessions, Turns
 from greenroom.azure.settings import AzureSettings, check_proxy, parse_endpoint, refuse_overrides, refuse_variables
 from greenroom.azure.transport import Transport
 from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
@@ -52,11 +52,6 @@ _LIST_TIMEOUT = 300.0
 """Seconds for all pages of a list, besides the time for which a full pool is retried."""
 _MAX_ID = 1000
 _MAX_DIRECTORIES = 2000
-_COOLED_DOWN = 3600.0
-"""Seconds after its last use after which a session has ended by itself, whatever its pool's cool-down is."""
-_MAX_OWN = 10_000
-_CLOSE_TIMEOUT = 10.0
-_MAX_CONCURRENT_DELETIONS = 8
 
 
 class AzurePool(Forwarding):
@@ -67,11 +62,19 @@ class AzurePool(Forwarding):
     connection, after which the service might or might not interrupt the code.
     """
 
-    def __init__(self, endpoint: str, settings: AzureSettings, *, transport: Transport | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        settings: AzureSettings,
+        *,
+        transport: Transport | None = None,
+        connection: Connection | None = None,
+    ) -> None:
         """
         Args:
             endpoint: the pool's management endpoint.
             transport: sends the requests; by default httpx, configured by the settings.
+            connection: an open one, in place of one with that transport.
 
         Raises:
             InvalidRequest: the endpoint, the key or the proxy is not valid.
@@ -80,17 +83,11 @@ class AzurePool(Forwarding):
         self._settings = settings
         self.container_type = settings.container_type
         self.file_limit = settings.file_limit
-        self._version = settings.api_version
+        self._version = settings.api_version or LATEST
         self._codec = contract_of(self._version)
-        self._http = Connection(
-            self._endpoint,
-            tokens_for(self._endpoint, settings),
-            transport or _transport(self._endpoint, settings),
-            retry_for=settings.acquire_timeout,
-        )
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._own: dict[str, float] = {}
-        """Sessions with a generated identifier, with the time of their last use, 0 for none."""
+        self._http = connection or connection_of(self._endpoint, settings, transport)
+        self._turns = Turns()
+        self._own = OwnSessions()
 
     def __repr__(self) -> str:
         return f"azure: {self._endpoint}, api-version {self._version}"
@@ -112,7 +109,7 @@ class AzurePool(Forwarding):
         seconds = self._settings.timeout if timeout is None else timeout
         request = self._request(code, seconds)
         # The service's order of concurrent calls is unknown, and an HTTP timeout should not include the wait.
-        async with self._turn(identifier):
+        async with self._turns.of(identifier):
             outcome = await self._post(identifier, request, seconds)
             if isinstance(outcome, Pending):
                 outcome = await self._poll(identifier, outcome.id, seconds)
@@ -201,14 +198,6 @@ class AzurePool(Forwarding):
             f"The execution {id} did not end within {MARGIN:g} seconds after its time limit of {seconds:g}."
         )
 
-    @contextlib.asynccontextmanager
-    async def _turn(self, identifier: str) -> AsyncGenerator[None, None]:
-        lock = self._turns.get(identifier)
-        if lock is None:
-            lock = self._turns[identifier] = asyncio.Lock()
-        async with lock:
-            yield
-
     # Files
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
@@ -278,8 +267,7 @@ class AzurePool(Forwarding):
     async def delete(self, identifier: str) -> None:
         with no_session():
             await self._call(current.delete_session(), identifier, _nothing)
-        if identifier in self._own:
-            self._own[identifier] = 0.0
+        self._own.note_end(identifier)
 
     async def sessions(self) -> list[SessionInfo]:
         async with self._list_in_time():
@@ -299,27 +287,12 @@ class AzurePool(Forwarding):
         refuse_overrides(identifier, overrides)
 
     def mark_owned(self, identifier: str) -> None:
-        if len(self._own) >= _MAX_OWN:  # the oldest cooled down long ago
-            del self._own[next(iter(self._own))]
-        self._own[identifier] = 0.0
+        self._own.add(identifier)
 
     async def close(self) -> None:
         """Delete the sessions with a generated identifier; the others cool down in Azure."""
-        since = time.monotonic() - _COOLED_DOWN
-        own = list(self._own.items())  # a copy: other threads call mark_owned
-        used = [identifier for identifier, last_used in own if last_used and last_used > since]
-        places = asyncio.Semaphore(_MAX_CONCURRENT_DELETIONS)
-
-        async def end(identifier: str) -> None:
-            async with places:
-                with contextlib.suppress(GreenroomError):  # it cools down
-                    await self.delete(identifier)
-
         try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await asyncio.gather(*map(end, used))
-        except TimeoutError:
-            pass
+            await self._own.end(self.delete)
         finally:
             await self._http.close()
 
@@ -329,8 +302,7 @@ class AzurePool(Forwarding):
         query = {"api-version": version or self._version}
         if identifier is not None:
             query["identifier"] = identifier
-            if identifier in self._own:
-                self._own[identifier] = time.monotonic()
+            self._own.note_use(identifier)
         return replace(call, query={**query, **call.query})
 
     async def _call(
@@ -396,6 +368,20 @@ class AzurePool(Forwarding):
     def _version_of(self, call: Call) -> str:
         of_sessions = call.path in {"session", "listSessions"}
         return LATEST if of_sessions and self._version < _SESSIONS_SINCE else self._version
+
+
+def connection_of(endpoint: str, settings: AzureSettings, transport: Transport | None = None) -> Connection:
+    """Return a connection to an endpoint, by default with httpx.
+
+    Raises:
+        InvalidRequest: the key or the proxy is not valid.
+    """
+    return Connection(
+        endpoint,
+        tokens_for(endpoint, settings),
+        transport or _transport(endpoint, settings),
+        retry_for=settings.acquire_timeout,
+    )
 
 
 def _transport(endpoint: str, settings: AzureSettings) -> Transport:

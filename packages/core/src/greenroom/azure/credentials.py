@@ -10,10 +10,9 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from greenroom.azure.codecs.shared import SCOPE
-from greenroom.azure.settings import AzureSettings, is_loopback
+from greenroom.azure.settings import AzureSettings, is_azure, is_loopback
 from greenroom.errors import AccessDenied, EngineUnavailable, InvalidRequest
 
-_AZURE = (".dynamicsessions.io", ".azurecontainerapps.io")
 """Domains whose hosts get an Azure token by default."""
 
 _RENEW_BEFORE = 300.0
@@ -151,7 +150,7 @@ def tokens_for(endpoint: str, settings: AzureSettings) -> Tokens:
     host = urlsplit(endpoint).hostname or ""
     if is_loopback(host):  # a server on this machine must not see an Azure token
         return FixedToken(None)
-    if not host.endswith(_AZURE):
+    if not is_azure(endpoint):
         raise InvalidRequest(
             f"A pool's host must be Azure's to get an Azure token by default, not that of {endpoint!r:.200}. Give "
             "connect() the api_key of the server, or a credential."

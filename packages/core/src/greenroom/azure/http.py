@@ -13,13 +13,15 @@ from importlib.metadata import version
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
-from greenroom.azure.bodies import MIN_RATE, TooSlow, received, sent
+from greenroom.azure.bodies import MIN_RATE, TimeBudget, TooSlow, received, sent
 from greenroom.azure.codecs.problems import NO_SESSION, POOL_FULL, Problem, decode_problem, error_of
 from greenroom.azure.codecs.shared import Call, Json, Malformed, quote_segment
 from greenroom.azure.credentials import Tokens
 from greenroom.azure.transport import Request, Response, Transport, TransportError, Unreachable
 from greenroom.errors import GreenroomError, PoolClosed, ServiceFailed
 from greenroom.runner.json_weight import TooDeep, weigh_json
+from greenroom.wire.problems import error_in
+from greenroom.wire.values import WireError
 
 T = TypeVar("T")
 
@@ -112,7 +114,7 @@ class Connection:
             yield response
         except (TransportError, TooSlow) as error:
             raise self._broken(call, error) from error
-        except Malformed as error:
+        except (Malformed, WireError) as error:
             raise ServiceFailed(f"The response from {self.endpoint} cannot be read: {error}.") from error
         finally:
             await response.close()
@@ -168,7 +170,7 @@ class Connection:
             timeout: seconds to wait in total, besides the time for its bytes.
             limit: bytes of the file; the caller counts them.
         """
-        return received(response, timeout, limit)
+        return received(response, TimeBudget(timeout), limit)
 
     def following(self, link: str, call: Call) -> Call:
         """Return the request for the next page of a list, from the link in the page before.
@@ -216,8 +218,8 @@ class Connection:
             else:
                 if response.is_success:
                     return response
-                problem = await _problem(request, response, timeout)
-                error = error_of(problem, path=path)
+                problem, whole = await _problem(request, response, timeout)
+                error = whole or error_of(problem, path=path)
                 if problem.status == 401 and self._tokens.refused(token) and not refusals and not once:
                     refusals += 1
                     continue
@@ -266,7 +268,7 @@ class Connection:
         query = "&".join(f"{quote_segment(name)}={quote_segment(value)}" for name, value in call.query.items())
         return Request(
             call.method,
-            f"{self.endpoint}/{call.path}?{query}",
+            f"{self.endpoint}/{call.path}?{query}" if query else f"{self.endpoint}/{call.path}",
             headers,
             content,
             connect_timeout=_CONNECT_TIMEOUT,
@@ -315,7 +317,8 @@ def _parse(body: bytes, decode: Callable[[Json], T]) -> T:
     return decode(value)
 
 
-async def _problem(request: Request, response: Response, timeout: float) -> Problem:
+async def _problem(request: Request, response: Response, timeout: float) -> tuple[Problem, GreenroomError | None]:
+    """Return the error of a response, and the exception in it, which only a Greenroom server sends."""
     try:
         content = await _read(response, _MAX_PROBLEM, timeout)
     except (TransportError, TooSlow, Malformed):
@@ -323,7 +326,12 @@ async def _problem(request: Request, response: Response, timeout: float) -> Prob
     finally:
         await response.close()
     problem = decode_problem(response.status, response.headers, content)
-    return problem if problem.request_id else replace(problem, request_id=request.headers[_REQUEST_ID])
+    if not problem.request_id:
+        problem = replace(problem, request_id=request.headers[_REQUEST_ID])
+    try:
+        return problem, error_in(json.loads(content))
+    except (ValueError, RecursionError):
+        return problem, None
 
 
 async def _read(response: Response, limit: int, timeout: float) -> bytes:
@@ -336,7 +344,7 @@ async def _read(response: Response, limit: int, timeout: float) -> bytes:
     content = bytearray()
     whole = asyncio.timeout(timeout)
     try:
-        async with whole, contextlib.aclosing(received(response, timeout, limit)) as pieces:
+        async with whole, contextlib.aclosing(received(response, TimeBudget(timeout), limit)) as pieces:
             async for piece in pieces:
                 content += piece
                 if len(content) > limit:

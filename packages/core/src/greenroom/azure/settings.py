@@ -10,7 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from greenroom.azure.codecs.shared import API_VERSIONS, LATEST
+from greenroom import wire
+from greenroom.azure.codecs.shared import API_VERSIONS
 from greenroom.backend import Overrides
 from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT, Size, validate
@@ -37,7 +38,9 @@ class AzureSettings(BaseModel):
     """The client ID of a user-assigned managed identity; by default that of `AZURE_CLIENT_ID`."""
     api_key: SecretStr | None = None
     """A key of `greenroom serve`, sent in place of a token."""
-    api_version: str = LATEST
+    api_version: str | None = None
+    """A version of Azure's API, or `greenroom/1`; by default `greenroom/1` if the server speaks it, as
+    `greenroom serve` does, else Azure's 2025-10-02-preview. Hosts of Azure are not asked."""
     timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
     """The time limit of an execution whose caller gives none. Azure ends a synchronous one after 220 seconds, so
     longer ones are asynchronous."""
@@ -55,9 +58,9 @@ class AzureSettings(BaseModel):
 
     @field_validator("api_version")
     @classmethod
-    def _is_known(cls, version: str) -> str:
-        if version not in API_VERSIONS:
-            raise ValueError(f"must be one of {', '.join(API_VERSIONS)}")
+    def _is_known(cls, version: str | None) -> str | None:
+        if version not in {None, wire.VERSION, *API_VERSIONS}:
+            raise ValueError(f"must be one of {', '.join((*API_VERSIONS, wire.VERSION))}")
         return version
 
     @classmethod
@@ -142,6 +145,11 @@ def check_proxy(url: str) -> str:
         shown = f"{parts.scheme}://{parts.hostname or ''}"
         raise InvalidRequest(f"The option proxy must have the form http://host:port or https://…, not {shown!r:.200}.")
     return url
+
+
+def is_azure(endpoint: str) -> bool:
+    """Whether an endpoint's host is Azure's: it gets an Azure token by default."""
+    return (urlsplit(endpoint).hostname or "").endswith((".dynamicsessions.io", ".azurecontainerapps.io"))
 
 
 def is_loopback(host: str) -> bool:

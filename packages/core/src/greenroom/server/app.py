@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from greenroom import wire
 from greenroom.azure.codecs.problems import (
     INTERNAL,
     NOT_SUPPORTED,
@@ -33,7 +34,7 @@ from greenroom.server.access.origins import host_name, refuse_browsers
 from greenroom.server.budget import Budget, Share
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.responses import COMMON_HEADERS, RequestRefused, json_response, no_room, problem_response
-from greenroom.server.routes import executions, files, sessions
+from greenroom.server.routes import executions, files, native, sessions
 from greenroom.server.routes.forwarding import ForwardRoute
 from greenroom.server.routes.target import ContractName, Target, find_target
 from greenroom.server.settings import ServerSettings
@@ -46,6 +47,20 @@ Operation: TypeAlias = Callable[[Request, Target], Awaitable[Response]]
 logger = logging.getLogger("greenroom.server")
 
 _HEALTH = {"/healthz", "/readyz"}
+_NATIVE: Sequence[tuple[str, str, Operation]] = [
+    ("POST", "/executions", native.execute),
+    ("GET", "/executions/{id}", native.attach),
+    ("DELETE", "/executions/{id}", native.cancel),
+    ("GET", "/files", native.list_files),
+    ("GET", "/file", native.get_file),
+    ("PUT", "/file", native.upload),
+    ("DELETE", "/file", native.delete_file),
+    ("GET", "/content", native.download),
+    ("GET", "/session", native.get_session),
+    ("DELETE", "/session", native.delete_session),
+    ("GET", "/sessions", native.list_sessions),
+    ("GET", "/status", native.get_status),
+]
 _POOL_PATH = "/subscriptions/{subscription}/resourceGroups/{group}/sessionPools/{pool}"
 _DOCUMENTATION = "https://learn.microsoft.com/azure/container-apps/sessions"  # of the API
 _CLIENT_CLOSED_REQUEST = 499  # only in the log: the client has gone
@@ -122,7 +137,8 @@ class Application:
                 raise  # the connection ends, so that the client does not take the part for the whole
             scope["greenroom.forwarded"] = False
             problem = replace(problem, trace_id=request_id)
-            await problem_response(problem, headers)(scope, receive, observed_send)
+            whole = error if isinstance(error, GreenroomError) and scope.get("greenroom.native") else None
+            await problem_response(problem, headers, whole)(scope, receive, observed_send)
         finally:
             entry.write()
             self._observer(RequestEnded(scope.get("greenroom.operation"), status, entry.duration))
@@ -168,7 +184,7 @@ class Application:
             refuse_browsers(headers, self._settings.allowed_hosts)
         else:
             entry.note(caller=await self._guard.admit(headers.get("authorization")))
-        if self._draining and not (scope["method"] == "GET" and "/executions/" in scope["path"]):
+        if self._draining and not (scope["method"] in {"GET", "DELETE"} and "/executions/" in scope["path"]):
             raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
         scope["path"] = _encoded_path(scope)
         if not self._settings.strict and scope["path"] != "/":
@@ -228,12 +244,18 @@ class Application:
             self._route("POST", "/.management/getSession", sessions.get_session_of_container, "current"),
             self._route("GET", "/.management/listSessions", sessions.list_sessions, "current"),
             self._route("POST", "/.management/listSessions", sessions.list_sessions, "current"),
+            self._route("GET", "/greenroom", native.get_versions, "greenroom"),
+            *(
+                self._route(method, f"/{wire.VERSION}{path}", operation, "greenroom")
+                for method, path, operation in _NATIVE
+            ),
         ]
 
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
             scope["greenroom.operation"] = f"{method} {path}".replace(":path", "")
             scope["path_params"] = {name: unquote(value) for name, value in scope["path_params"].items()}
+            scope["greenroom.native"] = contract == "greenroom"
             request = Request(scope, receive, send)
             target = find_target(request, self.pools, self._settings, contract)
             entry: Entry = scope["greenroom.entry"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from greenroom.azure.codecs.problems import UNAVAILABLE, problem_of
 from greenroom.azure.codecs.shared import ExecuteRequest
+from greenroom.backend import OnEvent
 from greenroom.errors import GreenroomError
-from greenroom.models import Execution, ExecutionError, Output
+from greenroom.models import Event, Execution, ExecutionError, Output
 from greenroom.server.responses import RequestRefused
 
 _RETENTION = 3600.0
@@ -20,6 +22,7 @@ _MAX_KEPT = 1000
 _MAX_KEPT_BYTES = 64 << 20
 _MAX_RUNNING = 500
 _MAX_PER_SESSION = 100  # they run one after the other, and must not crowd out other sessions
+_MAX_CANCELLED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,21 @@ class Outcome:
 
 
 @dataclass(eq=False, slots=True)
+class Live:
+    """The events of an execution, for those who listen to it now."""
+
+    listeners: set[OnEvent] = field(default_factory=set[OnEvent])
+    last: Execution | None = None
+    """The execution at its end, also if it was cancelled, which a task cannot return."""
+
+    def note(self, event: Event) -> None:
+        if isinstance(event, Execution):
+            self.last = event
+        for listener in self.listeners:
+            listener(event)
+
+
+@dataclass(eq=False, slots=True)
 class Record:
     """One execution, from its start until it is forgotten."""
 
@@ -40,6 +58,10 @@ class Record:
     request: ExecuteRequest
     """Without its code."""
     task: asyncio.Task[Outcome]
+    kept: bool = True
+    """Whether it is remembered after its end."""
+    live: Live | None = None
+    """Its events; an execution without them is kept only as Azure's contracts have it."""
     ended: float | None = None
     size: int = 0
 
@@ -52,6 +74,8 @@ class Record:
         if not self.task.done():
             return None
         if self.task.cancelled():
+            if self.live is not None and self.live.last is not None:
+                return Outcome(replace(self.live.last, id=self.id))
             return self._failure("cancelled", "CancelledError", "The execution was cancelled.")
         error = self.task.exception()
         if error is None:
@@ -74,6 +98,8 @@ class ExecutionRecords:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._records: dict[tuple[str, str], Record] = {}
+        self._cancelled: dict[tuple[str, str], None] = {}
+        """Executions that were cancelled before they began, the latest one last."""
         self._draining = False
 
     @property
@@ -86,6 +112,9 @@ class ExecutionRecords:
         request: ExecuteRequest,
         work: Callable[[], Awaitable[Outcome]],
         operation_id: str | None = None,
+        *,
+        live: Live | None = None,
+        kept: bool = True,
     ) -> Record:
         """Start an execution.
 
@@ -94,10 +123,12 @@ class ExecutionRecords:
             request: what to execute.
             work: executes it.
             operation_id: the id that the client chose; by default a random one.
+            live: gets the events; the execution is then kept whole.
+            kept: whether it is remembered after its end.
 
         Raises:
-            RequestRefused: the session has an execution with this id, so the request was carried out before; or too
-                many are running; or the server is shutting down.
+            RequestRefused: the session has an execution with this id, so the request was carried out before; or it was
+                cancelled before it came; or too many are running; or the server is shutting down.
         """
         if self._draining:
             raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
@@ -108,12 +139,15 @@ class ExecutionRecords:
                 "ExecutionAlreadyExists",
                 "The operation id must be new in its session: an execution has it already.",
             )
+        if (identifier, record_id) in self._cancelled:
+            raise RequestRefused(409, "ExecutionCancelled", "The execution was cancelled before it began.")
         running = self.running
         of_session = sum(record.identifier == identifier for record in running)
         if len(running) >= _MAX_RUNNING or of_session >= _MAX_PER_SESSION:
             raise RequestRefused(429, "TooManyExecutions", "Too many executions are running.", retry_after=1)
-        task = asyncio.create_task(_run(record_id, work))
-        record = Record(record_id, identifier, replace(request, code="", arguments=(), stdin=""), task)
+        task = asyncio.create_task(_run(record_id, work, whole=live is not None))
+        kept_request = replace(request, code="", arguments=(), stdin="")
+        record = Record(record_id, identifier, kept_request, task, kept, live)
         self._records[identifier, record_id] = record
         record.task.add_done_callback(lambda _: self._end(record))
         return record
@@ -128,9 +162,23 @@ class ExecutionRecords:
 
     def cancel(self, identifier: str) -> None:
         """Cancel a session's executions, and forget them."""
-        for record in [record for record in self._records.values() if record.identifier == identifier]:
+        for record in self.of(identifier):
             record.task.cancel()
             self.forget(record)
+
+    def of(self, identifier: str) -> list[Record]:
+        """The records of a session, in the order of their beginning or end."""
+        return [record for record in self._records.values() if record.identifier == identifier]
+
+    def cancel_one(self, identifier: str, id: str) -> None:  # noqa: A002
+        """Cancel an execution, now or when its request arrives."""
+        record = self._records.get((identifier, id))
+        if record is not None:
+            record.task.cancel()
+            return
+        self._cancelled[identifier, id] = None
+        if len(self._cancelled) > _MAX_CANCELLED:
+            del self._cancelled[next(iter(self._cancelled))]
 
     async def drain(self, timeout: float) -> None:
         """Start no more, wait for those that run, and cancel them after `timeout` seconds."""
@@ -143,6 +191,9 @@ class ExecutionRecords:
             await asyncio.gather(*late, return_exceptions=True)
 
     def _end(self, record: Record) -> None:
+        if not record.kept:
+            self.forget(record)
+            return
         outcome = record.outcome()
         record.ended = self._clock()
         record.size = _size(outcome.execution) if outcome is not None else 0
@@ -161,9 +212,11 @@ class ExecutionRecords:
             self.forget(record)
 
 
-async def _run(id: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:  # noqa: A002
-    """Await the work, and drop the parts of its result that no response has."""
+async def _run(id: str, work: Callable[[], Awaitable[Outcome]], *, whole: bool) -> Outcome:  # noqa: A002
+    """Await the work, and drop the parts of its result that no response has, unless all of it is wanted."""
     outcome = await work()
+    if whole:
+        return replace(outcome, execution=replace(outcome.execution, id=id))
     pictures = (
         {mime: data for mime, data in output.data.items() if mime.startswith("image/") and isinstance(data, str)}
         for output in outcome.execution.outputs
@@ -175,7 +228,8 @@ async def _run(id: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:  # n
 def _size(execution: Execution) -> int:
     """Return about how many bytes of memory an execution takes."""
     texts = [execution.stdout, execution.stderr, execution.result or ""]
-    texts += [data for output in execution.outputs for data in output.data.values()]
+    for output in (*execution.outputs, *execution.updates):
+        texts += [data if isinstance(data, str) else json.dumps(data) for data in output.data.values()]
     if (error := execution.error) is not None:
         texts += [error.name, error.value, error.traceback, error.summary]
-    return sum(map(len, texts)) + 1000
+    return sum(map(len, texts)) + 200 * len(execution.files) + 1000

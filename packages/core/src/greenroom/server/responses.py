@@ -9,6 +9,8 @@ from starlette.responses import Response
 
 from greenroom.azure.codecs.problems import UNAVAILABLE, Problem, encode_problem
 from greenroom.azure.codecs.shared import API_VERSIONS, Json
+from greenroom.errors import GreenroomError
+from greenroom.wire.problems import ERROR_KEY, encode_error
 
 COMMON_HEADERS: Mapping[str, str] = {
     "api-supported-versions": ", ".join(API_VERSIONS),
@@ -56,6 +58,9 @@ def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | No
     return Response(content, status, headers, "application/json; charset=utf-8")
 
 
-def problem_response(problem: Problem, headers: Mapping[str, str]) -> Response:
+def problem_response(problem: Problem, headers: Mapping[str, str], whole: GreenroomError | None = None) -> Response:
+    """Return an error; `whole` is the exception, for a client that can have it with all its fields."""
     problem_headers, body = encode_problem(problem)
+    if whole is not None:
+        body[ERROR_KEY] = encode_error(whole)
     return json_response(body, problem.status, {**headers, **problem_headers})

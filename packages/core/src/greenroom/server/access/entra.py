@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias, cast
 import jwt
 from pydantic import StringConstraints
 
-from greenroom.azure.bodies import TooSlow, received
+from greenroom.azure.bodies import TimeBudget, TooSlow, received
 from greenroom.azure.transport import Request, Transport, TransportError
 from greenroom.server.access.keys import bearer
 from greenroom.server.responses import RequestRefused, unauthorized
@@ -144,7 +144,7 @@ class KeySet:
             try:
                 if not response.is_success:
                     raise ValueError(f"the status must be 200, not {response.status}")
-                async for chunk in received(response, _FETCH_TIMEOUT, _MAX_DOCUMENT):
+                async for chunk in received(response, TimeBudget(_FETCH_TIMEOUT), _MAX_DOCUMENT):
                     content += chunk
                     if len(content) > _MAX_DOCUMENT:
                         raise ValueError(f"the document must have at most {_MAX_DOCUMENT} bytes")

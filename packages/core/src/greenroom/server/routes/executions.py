@@ -51,7 +51,7 @@ async def execute(request: Request, target: Target) -> Response:
     """`POST code/execute` and `POST executions`."""
     began = time.perf_counter()
     identifier = target.identifier
-    order = _decode(await _read_json(request, target), target)
+    order = _decode(await read_json(request, target), target)
     code = target.held.handed_over()  # held until the execution ends, which can be after the request
     try:
         record = target.pool.records.begin(
@@ -149,22 +149,23 @@ async def _while_connected(request: Request, record: Record) -> Outcome:
         GreenroomError: the execution's.
     """
     task = record.task
-    gone = asyncio.create_task(_gone(request))
+    left = asyncio.create_task(gone(request))
     try:
-        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         if task.cancelled() and (cancelled := record.outcome()) is not None:  # its session was deleted in the meantime
             return cancelled
         return task.result()
     finally:
-        for each in (task, gone):
+        for each in (task, left):
             each.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await gone
+            await left
 
 
-async def _gone(request: Request) -> None:
+async def gone(request: Request) -> None:
+    """Wait until the client has disconnected; the request's body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -235,7 +236,7 @@ def _operation_id(request: Request) -> str | None:
     return operation_id
 
 
-async def _read_json(request: Request, target: Target) -> Json:
+async def read_json(request: Request, target: Target) -> Json:
     """Read the body of a request.
 
     Raises:

@@ -19,7 +19,7 @@ from greenroom.server.transport.multipart import file_parts
 from greenroom.sessions.transfers import at_most
 
 _FRAME = 1 << 20  # bytes that an upload can have around its file
-_PIECES = 512 * 1024  # bytes that an upload takes in memory, approximately
+PIECES = 512 * 1024  # bytes that an upload takes in memory, approximately
 
 
 async def list_files(request: Request, target: Target) -> Response:
@@ -36,10 +36,10 @@ async def list_files(request: Request, target: Target) -> Response:
 async def upload_files(request: Request, target: Target) -> Response:
     """`POST files/upload` and `POST files`: each part `file` of a multipart body, as it arrives."""
     identifier, directory, limit = target.identifier, _directory(target), target.settings.max_upload
-    if not target.held.hold(_PIECES):
+    if not target.held.hold(PIECES):
         raise no_room("The server holds too much for other requests to take this upload. Try again.", CLOSE)
     uploaded: list[RemoteFile] = []
-    body = _body(request, limit + _FRAME)
+    body = body_of(request, limit, around=_FRAME)
     async with contextlib.aclosing(
         file_parts(request.headers.get("content-type"), body, strict=target.strict)
     ) as parts:
@@ -141,15 +141,15 @@ def _path_errors() -> Generator[None, None, None]:
         raise BadRequest(str(error), code=PATH_INVALID, target="path") from None
 
 
-async def _body(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """Yield the request's body, of which no more than `limit` bytes are read."""
+async def body_of(request: Request, limit: int, *, around: int = 0) -> AsyncIterator[bytes]:
+    """Yield the request's body, of which no more is read than `limit` bytes and those around the content."""
     claimed = request.headers.get("content-length", "0")
     size = int(claimed) if claimed.isdecimal() else 0
-    if size > limit:
-        raise too_large(f"An upload must have at most {limit - _FRAME} bytes.")
+    if size > limit + around:
+        raise too_large(f"An upload must have at most {limit} bytes.")
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > limit:
-            raise too_large(f"An upload must have at most {limit - _FRAME} bytes.")
+        if size > limit + around:
+            raise too_large(f"An upload must have at most {limit} bytes.")
         yield chunk

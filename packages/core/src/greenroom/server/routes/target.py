@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from greenroom import wire
 from greenroom.azure.codecs.contract import Contract, contract_of
 from greenroom.azure.codecs.problems import IDENTIFIER_LENGTH, NOT_SUPPORTED, BadRequest
 from greenroom.azure.codecs.shared import API_VERSIONS, CURRENT_VERSIONS, LATEST, LEGACY_VERSIONS, is_legacy
@@ -18,7 +19,7 @@ from greenroom.server.responses import RequestRefused
 from greenroom.server.settings import ServerSettings
 from greenroom.sessions.rules import check_identifier
 
-ContractName: TypeAlias = Literal["legacy", "current"]
+ContractName: TypeAlias = Literal["legacy", "current", "greenroom"]
 
 _MAX_FIELDS = 50
 
@@ -85,7 +86,7 @@ def find_target(
         request: with the path parameters of its route.
         pools: the server's.
         settings: the server's.
-        contract: the one that has the path, or `None` if both have it.
+        contract: the one that has the path, or `None` if both of Azure's have it.
 
     Raises:
         BadRequest: the query is not valid, or its version is unknown.
@@ -99,7 +100,11 @@ def find_target(
         raise BadRequest("An identifier with a slash must be in the query, not in the path.", target="identifier")
     return Target(
         pool=_pool(request.path_params.get("pool"), pools),
-        version=_version(query.get("api-version"), contract, strict=settings.strict),
+        version=(
+            wire.VERSION
+            if contract == "greenroom"
+            else _version(query.get("api-version"), contract, strict=settings.strict)
+        ),
         query=query,
         settings=settings,
         session=identifier or query.get("identifier") or None,
@@ -130,7 +135,7 @@ def _pool(name: str | None, pools: PoolRegistry) -> ServedPool:
     return pool
 
 
-def _version(version: str | None, contract: ContractName | None, *, strict: bool) -> str:
+def _version(version: str | None, contract: Literal["legacy", "current"] | None, *, strict: bool) -> str:
     if version is None:
         if strict:
             raise BadRequest("The request must have an 'api-version'.", target="api-version")

@@ -1,0 +1,302 @@
+"""A pool of `greenroom serve` as a `Backend`, in the version `greenroom/1`: everything as in a pool of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from greenroom import wire
+from greenroom.azure.bodies import TooSlow, lines, replayable
+from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND
+from greenroom.azure.codecs.shared import MAX_SYNCHRONOUS, Call, Json
+from greenroom.azure.http import MARGIN, Connection
+from greenroom.azure.sessions import OwnSessions, Turns
+from greenroom.azure.settings import AzureSettings
+from greenroom.azure.transport import Response, TransportError
+from greenroom.backend import OnEvent, Overrides
+from greenroom.config.values import MAX_TIMEOUT
+from greenroom.errors import FileRefused, GreenroomError, PoolFull, SandboxLost, ServiceFailed
+from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.wire.content import ContentDecoder
+from greenroom.wire.executions import MAX_LINE, MAX_LINES, Assembler, Order
+from greenroom.wire.values import WireError, decode, decode_list, encode
+
+T = TypeVar("T")
+
+_TIMEOUT = 60.0
+"""Seconds in which a server must respond, and within an execution send a line, which can be empty."""
+_MAX_WAIT = 3600.0
+"""Seconds that an execution can wait for others of its session, whose callers are other processes."""
+_CANCEL_TIMEOUT = 10.0
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
+_LARGE = 256 << 10
+"""Bytes from which a line is parsed in a thread."""
+
+
+class NativePool:
+    """Sessions of a pool that `greenroom serve` serves."""
+
+    def __init__(self, connection: Connection, settings: AzureSettings) -> None:
+        self._http = connection
+        self.file_limit = settings.file_limit
+        self._timeout = settings.timeout if "timeout" in settings.model_fields_set else None
+        self._turns = Turns()
+        self._own = OwnSessions()
+        self._overrides: WeakValueDictionary[str, Overrides] = WeakValueDictionary()
+
+    def __repr__(self) -> str:
+        return f"{wire.VERSION}: {self._http.endpoint}"
+
+    # Executions
+
+    async def execute(
+        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        timeout = self._timeout if timeout is None else timeout
+        order = Order(
+            id=uuid.uuid4().hex,
+            code=code,
+            timeout=timeout,
+            stream=on_event is not None,
+            background=timeout is not None and timeout > MAX_SYNCHRONOUS,
+        )
+        # Two requests can overtake each other, and a time limit here should not include the wait.
+        async with self._turns.of(identifier):
+            running = _Running(order, on_event or _ignore)
+            task = asyncio.create_task(self._run(identifier, running))
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if not task.done():
+                    await self._cancel(identifier, order, task)
+                raise
+            finally:
+                task.cancel()
+
+    async def _run(self, identifier: str, running: _Running) -> Execution:
+        order = running.order
+        call = self._call("POST", "executions", identifier, body=encode(order))
+        delay = _FIRST_DELAY
+        while True:
+            reached = running.reached
+            try:
+                execution = await self._receive(call, running)
+            except GreenroomError as error:
+                if error is running.error or not running.reached or not order.background:
+                    raise
+                raise _unknown(order, error) from error
+            if execution is not None:
+                return execution
+            # The connection broke, and the execution continues.
+            delay = _FIRST_DELAY if running.reached > reached else min(2 * delay, _LONGEST_DELAY)
+            await asyncio.sleep(delay)
+            stream = {"stream": "true"} if order.stream else {}
+            call = self._call("GET", f"executions/{order.id}", identifier, **stream)
+
+    async def _receive(self, call: Call, running: _Running) -> Execution | None:
+        """Receive lines until the execution has ended; return `None` if the connection broke, and it continues."""
+        async with self._http.stream(call, timeout=_TIMEOUT) as response:
+            try:
+                return await running.read(response)
+            except (TransportError, TooSlow):
+                if running.order.background:
+                    return None
+                raise
+            except GreenroomError as error:
+                running.error = error
+                raise
+
+    async def _cancel(self, identifier: str, order: Order, task: asyncio.Task[Execution]) -> None:
+        """Interrupt an execution, and wait for what it had."""
+        with contextlib.suppress(GreenroomError, TimeoutError):
+            async with asyncio.timeout(_CANCEL_TIMEOUT):
+                call = self._call("DELETE", f"executions/{order.id}", identifier)
+                await self._http.json(call, _nothing, timeout=_CANCEL_TIMEOUT)
+                await asyncio.wait([task])
+
+    # Files
+
+    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+        call = self._call("PUT", "file", identifier, path=path)
+        content = await replayable(self._limited(chunks, path))
+        return await self._http.json(call, _decoder(RemoteFile), timeout=_TIMEOUT, path=path, content=content)
+
+    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+        call = self._call("GET", "content", identifier, path=path)
+        async with (
+            self._http.stream(call, timeout=_TIMEOUT, path=path) as response,
+            contextlib.aclosing(self._content(response)) as content,
+            contextlib.aclosing(self._limited(content, path)) as chunks,
+        ):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _content(self, response: Response) -> AsyncGenerator[bytes, None]:
+        decoder = ContentDecoder()
+        # Chunks have their size in front.
+        limit = self.file_limit + (self.file_limit >> 3) + (1 << 20)
+        async with contextlib.aclosing(self._http.download(response, timeout=_TIMEOUT, limit=limit)) as pieces:
+            async for piece in pieces:
+                for chunk in decoder.feed(piece):
+                    yield chunk
+        if not decoder.ended:
+            raise WireError("a file must have an end")
+
+    async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
+        query = {"path": path, **({"recursive": "true"} if recursive else {})}
+        call = self._call("GET", "files", identifier, **query)
+        return await self._http.json(call, _list_decoder(RemoteFile), timeout=_TIMEOUT, path=path)
+
+    async def file(self, identifier: str, path: str) -> RemoteFile:
+        call = self._call("GET", "file", identifier, path=path)
+        return await self._http.json(call, _decoder(RemoteFile), timeout=_TIMEOUT, path=path)
+
+    async def delete_file(self, identifier: str, path: str) -> None:
+        call = self._call("DELETE", "file", identifier, path=path)
+        await self._http.json(call, _nothing, timeout=_TIMEOUT, path=path)
+
+    async def _limited(self, chunks: AsyncIterator[bytes], path: str) -> AsyncGenerator[bytes, None]:
+        size, limit = 0, self.file_limit
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise FileRefused.too_large(path, limit, option="file_limit")
+            yield chunk
+
+    # Sessions and the pool
+
+    async def delete(self, identifier: str) -> None:
+        await self._http.json(self._call("DELETE", "session", identifier), _nothing, timeout=_TIMEOUT)
+        self._own.note_end(identifier)
+
+    async def sessions(self) -> list[SessionInfo]:
+        return await self._http.json(self._call("GET", "sessions"), _list_decoder(SessionInfo), timeout=_TIMEOUT)
+
+    async def session(self, identifier: str) -> SessionInfo | None:
+        def decode_session(body: Json) -> SessionInfo | None:
+            return None if body is None else decode(SessionInfo, body)
+
+        return await self._http.json(self._call("GET", "session", identifier), decode_session, timeout=_TIMEOUT)
+
+    async def status(self) -> PoolStatus:
+        return await self._http.json(self._call("GET", "status"), _decoder(PoolStatus), timeout=_TIMEOUT)
+
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        """Give a session settings of its own; the server refuses those that its pool cannot give, with their use."""
+        self._overrides[identifier] = overrides
+
+    def overrides_of(self, identifier: str | None) -> Overrides | None:
+        return None if identifier is None else self._overrides.get(identifier)
+
+    def mark_owned(self, identifier: str) -> None:
+        self._own.add(identifier)
+
+    async def close(self) -> None:
+        """Delete the sessions with a generated identifier; other processes can use the others."""
+        try:
+            await self._own.end(self.delete)
+        finally:
+            await self._http.close()
+
+    # Requests
+
+    def _call(
+        self, method: str, path: str, identifier: str | None = None, /, *, body: Json = None, **query: str
+    ) -> Call:
+        headers: dict[str, str] = {}
+        if identifier is not None:
+            query = {"identifier": identifier, **query}
+            self._own.note_use(identifier)
+            if (overrides := self.overrides_of(identifier)) is not None:
+                headers[wire.OVERRIDES_HEADER] = json.dumps(encode(overrides))
+        return Call(method, f"{wire.VERSION}/{path}", query, body, headers)
+
+
+@dataclass(slots=True)
+class _Running:
+    """An execution whose lines are being received."""
+
+    order: Order
+    on_event: OnEvent
+    reached: int = 0
+    """How many responses have begun."""
+    error: GreenroomError | None = None
+    """How it ended, other than with an execution."""
+
+    async def read(self, response: Response) -> Execution:
+        """Return the execution when it has ended.
+
+        Raises:
+            ServiceFailed: it did not end in time.
+            GreenroomError: the server's pool raised it.
+        """
+        self.reached += 1
+        order, assembler = self.order, Assembler()
+        loop = asyncio.get_running_loop()
+        # Without a time limit here, the pool's own holds, which has a maximum.
+        seconds = (MAX_TIMEOUT if order.timeout is None else order.timeout) + MARGIN
+        last = loop.time() + seconds + _MAX_WAIT
+        whole = asyncio.timeout(None)
+
+        def extend() -> None:
+            until = min(loop.time() + seconds, last)
+            whole.reschedule(None if math.isinf(until) else until)
+
+        try:
+            async with (
+                whole,
+                contextlib.aclosing(lines(response, _TIMEOUT, longest=MAX_LINE, limit=MAX_LINES)) as received,
+            ):
+                extend()
+                async for line in received:
+                    large = len(line) > _LARGE
+                    event = await asyncio.to_thread(assembler.add, line) if large else assembler.add(line)
+                    if assembler.waits:
+                        extend()
+                    if event is None:
+                        continue
+                    self.on_event(event)
+                    if isinstance(event, Execution):
+                        return event
+                raise WireError("the lines of an execution must end with it")
+        except TimeoutError:
+            if whole.expired():
+                raise ServiceFailed(
+                    f"The execution {order.id} did not end within {MARGIN:g} seconds after its time limit."
+                ) from None
+            raise
+
+
+def _unknown(order: Order, error: GreenroomError) -> GreenroomError:
+    """Return the error of an execution that was started, and whose further lines could not be received."""
+    if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
+        return SandboxLost(f"The execution {order.id} is no longer known: its session has ended.")
+    if not isinstance(error, ServiceFailed | PoolFull):  # their text could claim that nothing was run
+        return error
+    unknown = ServiceFailed(f"The execution {order.id} was started, and its outcome is unknown. {error}")
+    unknown.azure = error.azure
+    return unknown
+
+
+def _decoder(kind: type[T]) -> Callable[[Json], T]:
+    return lambda body: decode(kind, body)
+
+
+def _list_decoder(kind: type[T]) -> Callable[[Json], list[T]]:
+    return lambda body: decode_list(kind, body)
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+def _nothing(body: Json) -> None:
+    """Decode a body whose content does not matter."""
+    del body

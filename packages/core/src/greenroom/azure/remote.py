@@ -1,0 +1,129 @@
+"""A pool behind a URL: our own server's in `greenroom/1`, any other in a version of Azure's API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from greenroom import wire
+from greenroom.azure.client import AzurePool, connection_of
+from greenroom.azure.codecs.shared import Call
+from greenroom.azure.native import NativePool
+from greenroom.azure.settings import AzureSettings, is_azure, parse_endpoint
+from greenroom.azure.transport import Transport
+from greenroom.backend import Backend, OnEvent, Overrides
+from greenroom.errors import GreenroomError, ServiceFailed
+from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
+
+_TIMEOUT = 60.0
+_UNKNOWN_PATH = frozenset({400, 404, 405, 501})
+"""How a server answers that has no such path."""
+
+
+def remote_pool(endpoint: str, settings: AzureSettings, *, transport: Transport | None = None) -> Backend:
+    """Return the pool of an endpoint.
+
+    Args:
+        endpoint: of a pool in Azure, or of `greenroom serve`.
+        settings: with the version, or without one to find it out with the first call.
+        transport: sends the requests; by default httpx, configured by the settings.
+
+    Raises:
+        InvalidRequest: the endpoint, the key or the proxy is not valid.
+    """
+    endpoint = parse_endpoint(endpoint)
+    if settings.api_version == wire.VERSION:
+        return NativePool(connection_of(endpoint, settings, transport), settings)
+    if settings.api_version is not None or is_azure(endpoint):
+        return AzurePool(endpoint, settings, transport=transport)
+    return _Negotiated(endpoint, settings, transport)
+
+
+class _Negotiated:
+    """A pool that asks its server once, before the first call, which version it speaks."""
+
+    def __init__(self, endpoint: str, settings: AzureSettings, transport: Transport | None) -> None:
+        self._http = connection_of(endpoint, settings, transport)
+        self._native = NativePool(self._http, settings)
+        self._azure = AzurePool(endpoint, settings, connection=self._http)
+        self.file_limit = settings.file_limit
+        self._chosen: Backend | None = None
+        self._asking = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return repr(self._chosen) if self._chosen is not None else f"not used yet: {self._http.endpoint}"
+
+    async def _backend(self, identifier: str | None = None) -> Backend:
+        if self._chosen is None:
+            async with self._asking:
+                if self._chosen is None:
+                    self._chosen = self._native if await self._is_native() else self._azure
+        if self._chosen is self._azure and (overrides := self._native.overrides_of(identifier)) is not None:
+            self._azure.configure(identifier or "", overrides)  # which refuses
+        return self._chosen
+
+    async def _is_native(self) -> bool:
+        """Ask whether the server is Greenroom's.
+
+        Raises:
+            GreenroomError: it cannot be known, as the server cannot be reached, or refuses the credentials.
+        """
+        try:
+            async with self._http.stream(Call("GET", "greenroom"), timeout=_TIMEOUT) as response:
+                versions = response.headers.get(wire.VERSIONS_HEADER, "")
+        except GreenroomError as error:
+            if error.azure is not None and error.azure.status in _UNKNOWN_PATH:
+                return False
+            if not isinstance(error, ServiceFailed):
+                raise
+            failed = ServiceFailed(f"{error} Nothing was run.")
+            failed.azure = error.azure
+            raise failed from error
+        return wire.VERSION in (version.strip() for version in versions.split(","))
+
+    async def execute(
+        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        backend = await self._backend(identifier)
+        return await backend.execute(identifier, code, timeout=timeout, on_event=on_event)
+
+    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+        return await (await self._backend(identifier)).upload(identifier, path, chunks)
+
+    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+        async with aclosing((await self._backend(identifier)).download(identifier, path)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
+        return await (await self._backend(identifier)).files(identifier, path, recursive=recursive)
+
+    async def file(self, identifier: str, path: str) -> RemoteFile:
+        return await (await self._backend(identifier)).file(identifier, path)
+
+    async def delete_file(self, identifier: str, path: str) -> None:
+        await (await self._backend(identifier)).delete_file(identifier, path)
+
+    async def delete(self, identifier: str) -> None:
+        await (await self._backend()).delete(identifier)
+
+    async def sessions(self) -> list[SessionInfo]:
+        return await (await self._backend()).sessions()
+
+    async def session(self, identifier: str) -> SessionInfo | None:
+        return await (await self._backend()).session(identifier)
+
+    async def status(self) -> PoolStatus:
+        return await (await self._backend()).status()
+
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        """Give a session settings of its own. A server that cannot do that is found out with the session's use."""
+        (self._chosen or self._native).configure(identifier, overrides)
+
+    def mark_owned(self, identifier: str) -> None:
+        for backend in (self._native, self._azure):
+            backend.mark_owned(identifier)
+
+    async def close(self) -> None:
+        await (self._chosen or self._azure).close()

@@ -1,0 +1,429 @@
+"""The operations of `greenroom/1`, our own client's: every value whole, executions as they run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from greenroom import wire
+from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, PATH_INVALID, BadRequest, problem_of
+from greenroom.azure.codecs.shared import ExecuteRequest, Json
+from greenroom.backend import Overrides
+from greenroom.config.values import MAX_TIMEOUT
+from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
+from greenroom.models import Output, StreamText
+from greenroom.server.records import Live, Outcome, Record
+from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room
+from greenroom.server.routes.executions import gone, read_json
+from greenroom.server.routes.files import PIECES, body_of
+from greenroom.server.routes.target import Target
+from greenroom.server.transport.access_log import Entry
+from greenroom.sessions.events import Events
+from greenroom.sessions.rules import check_code, check_file_path, check_path, check_timeout
+from greenroom.sessions.transfers import at_most
+from greenroom.wire.content import encode_chunk, encode_content_end
+from greenroom.wire.executions import KEEP_ALIVE, WAITING, Order, error_line, event_lines, execution_lines
+from greenroom.wire.values import WireError, decode, dump, encode
+
+T = TypeVar("T")
+
+_KEEP_ALIVE = 10.0
+"""Seconds without a line after which an empty one is sent."""
+_LARGE = 256 << 10
+"""Bytes from which JSON is written in a thread."""
+_TOGETHER = 64 << 10
+"""Bytes of lines that are sent in one piece."""
+_RETRY = 0.05
+"""Seconds after which a line that found no room in memory tries again."""
+_MAX_ID = 128
+
+
+async def get_versions(request: Request, target: Target) -> Response:
+    """`GET greenroom`: what a client asks once, to find out whether it can use this version."""
+    del request, target
+    return Response(status_code=204, headers={wire.VERSIONS_HEADER: wire.VERSION})
+
+
+# Executions
+
+
+async def execute(request: Request, target: Target) -> Response:
+    """`POST greenroom/1/executions`: run code, and send its events and its end as lines."""
+    identifier = target.identifier
+    order = _decoded(Order, await read_json(request, target))
+    _check(order)
+    overrides = _overrides(request, target)
+    live = Live()
+
+    async def run() -> Outcome:
+        with _configured(target, overrides):
+            return Outcome(
+                await target.pool.backend.execute(identifier, order.code, timeout=order.timeout, on_event=live.note)
+            )
+
+    code = target.held.handed_over()  # held until the execution ends, which can be after the request
+    feed = _Feed(live if order.stream else None)
+    try:
+        asked = ExecuteRequest("", execution_type="Asynchronous" if order.background else "Synchronous")
+        record = target.pool.records.begin(identifier, asked, run, order.id, live=live, kept=order.background)
+    except BaseException:
+        code.close()
+        raise
+    record.task.add_done_callback(lambda _: code.close())
+    return _Executing(request, target, record, feed)
+
+
+async def attach(request: Request, target: Target) -> Response:
+    """`GET greenroom/1/executions/{id}`: the further lines of an execution in the background."""
+    record = target.pool.records.find(target.identifier, request.path_params["id"])
+    if record is None or record.live is None:
+        raise RequestRefused(404, EXECUTION_NOT_FOUND, "The session has no such execution, or it ended too long ago.")
+    return _Executing(request, target, record, _Feed(record.live if target.query.get("stream") == "true" else None))
+
+
+async def cancel(request: Request, target: Target) -> Response:
+    """`DELETE greenroom/1/executions/{id}`: interrupt an execution; its lines end with what it had."""
+    target.pool.records.cancel_one(target.identifier, request.path_params["id"][:_MAX_ID])
+    return Response(status_code=204)
+
+
+def _check(order: Order) -> None:
+    if not (order.id.isascii() and order.id.isalnum() and len(order.id) <= _MAX_ID):
+        raise BadRequest(f"The id must be 1 to {_MAX_ID} letters and digits of ASCII, not {order.id!r:.50}.")
+    check_code(order.code)
+    if not (order.background and order.timeout == math.inf):
+        check_timeout(order.timeout, most=None if order.background else MAX_TIMEOUT)
+
+
+class _Feed:
+    """The events of an execution on their way to one client.
+
+    What waits takes no more memory than the execution itself, which the pool limits: text is joined, and rich outputs
+    are the execution's own.
+    """
+
+    def __init__(self, live: Live | None) -> None:
+        self._waiting = 0
+        self._wake = asyncio.Event()
+        self._events = Events(self._arrived)
+        self._live = live
+        if live is not None:
+            live.listeners.add(self._events.put)
+
+    def _arrived(self) -> None:
+        self._waiting += 1
+        self._wake.set()
+
+    async def next(self, record: Record) -> StreamText | Output | None:
+        """Return the next event, or `None` if the execution has ended and no event waits."""
+        record.task.add_done_callback(self._woken)
+        try:
+            while not self._waiting:
+                if record.task.done():
+                    return None
+                self._wake.clear()
+                await self._wake.wait()
+        finally:
+            record.task.remove_done_callback(self._woken)
+        self._waiting -= 1
+        event = self._events.take()
+        assert isinstance(event, StreamText | Output)  # noqa: S101  no future is put
+        return event
+
+    def _woken(self, _: object) -> None:
+        self._wake.set()
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.listeners.discard(self._events.put)
+
+
+class _Executing(StreamingResponse):
+    """The lines of an execution, which ends if the client leaves, unless it is in the background.
+
+    The head is sent with the first line, so that an error before it has its own status.
+    """
+
+    def __init__(self, request: Request, target: Target, record: Record, feed: _Feed) -> None:
+        super().__init__((), media_type=wire.STREAM_TYPE)
+        self._request = request
+        self._target = target
+        self._record = record
+        self._feed = feed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self._send(send))
+        left = asyncio.create_task(gone(self._request))
+        try:
+            await asyncio.wait([sending, left], return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                raise ClientDisconnect
+            sending.result()
+        finally:
+            for task in (sending, left):
+                task.cancel()
+            await asyncio.wait([sending, left])
+            self._feed.close()
+            if not self._record.kept:
+                self._record.task.cancel()
+
+    async def _send(self, send: Send) -> None:
+        headers = self.raw_headers
+        begun = False
+        async with contextlib.aclosing(self._lines()) as lines:
+            async for content, last in lines:
+                if not begun:
+                    begun = True
+                    if last:  # the usual case: code that was quick
+                        headers = [*headers, (b"content-length", str(len(content)).encode())]
+                    await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+                await send({"type": "http.response.body", "body": content, "more_body": not last})
+
+    async def _lines(self) -> AsyncGenerator[tuple[bytes, bool], None]:
+        """Yield lines, as soon as they are there, and whether they are the last ones.
+
+        Raises:
+            GreenroomError: the execution's, before the first line.
+        """
+        record, begun = self._record, False
+        if record.kept:  # from now on, the client can ask for it again
+            begun = True
+            yield KEEP_ALIVE, False
+        while True:
+            try:
+                async with asyncio.timeout(_KEEP_ALIVE):
+                    event = await self._feed.next(record)
+            except TimeoutError:
+                begun = True
+                yield dump(WAITING) if self._is_queued() else KEEP_ALIVE, False
+                continue
+            if event is None:
+                break
+            begun = True
+            for line in event_lines(event):
+                yield await self._held(line), False
+        if (error := _error_of(record)) is not None:
+            if not begun:
+                raise error
+            entry: Entry = self._request.scope["greenroom.entry"]
+            entry.note(error=problem_of(error).code)
+            yield dump(error_line(error)), True
+        elif (outcome := record.outcome()) is not None:
+            small = bytearray()
+            for line in execution_lines(outcome.execution):
+                content = await self._held(line)
+                if len(small) + len(content) > _TOGETHER:
+                    yield bytes(small), False
+                    small.clear()
+                small += content
+            yield bytes(small), True
+
+    def _is_queued(self) -> bool:
+        """Whether an earlier execution of the session runs."""
+        for other in self._target.pool.records.of(self._record.identifier):
+            if other is self._record:
+                return False
+            if not other.task.done():
+                return True
+        return False
+
+    async def _held(self, line: dict[str, Json]) -> bytes:
+        """Return a line as bytes, once there is room for it among the other responses."""
+        large = sum(len(each) for each in _texts(line)) > _LARGE
+        content = await asyncio.to_thread(dump, line) if large else dump(line)
+        held = self._target.held
+        if len(content) > self._target.settings.max_in_flight:
+            error = ServiceFailed(
+                f"The execution ran, and the server cannot send a part of {len(content)} bytes: its option "
+                f"max_in_flight is {self._target.settings.max_in_flight}."
+            )
+            return dump(error_line(error))
+        while not held.hold(len(content)):  # noqa: ASYNC110  room is made in many places
+            await asyncio.sleep(_RETRY)
+        return content
+
+
+def _texts(line: dict[str, Json]) -> Generator[str, None, None]:
+    for value in (line.get("text"), *line.get("data", {}).values()):
+        if isinstance(value, str):
+            yield value
+        elif value is not None:
+            yield json.dumps(value)
+
+
+def _error_of(record: Record) -> GreenroomError | None:
+    """Return the exception of an execution that has ended."""
+    if record.task.cancelled():
+        return None
+    error = record.task.exception()
+    if error is None or isinstance(error, GreenroomError):
+        return error
+    raise error
+
+
+# Files
+
+
+async def upload(request: Request, target: Target) -> Response:
+    """`PUT greenroom/1/file?path=`: the body is the content."""
+    identifier, path, limit = target.identifier, _path(target), target.settings.max_upload
+    if not target.held.hold(PIECES):
+        raise no_room("The server holds too much for other requests to take this upload. Try again.", CLOSE)
+    body = body_of(request, limit)
+    try:
+        with _configured(target, _overrides(request, target)):
+            file = await target.pool.backend.upload(identifier, path, at_most(limit, body, path))
+    except GreenroomError:
+        async for _ in body:  # the client reads the error only when it has sent everything
+            pass
+        raise
+    return _value(file)
+
+
+async def download(request: Request, target: Target) -> Response:
+    """`GET greenroom/1/content?path=`."""
+    overrides = _overrides(request, target)
+    chunks = target.pool.backend.download(target.identifier, _path(target))
+    with _configured(target, overrides):
+        try:
+            first = await anext(chunks, None)  # an error before it has its own status
+            if not target.held.hold(2 * len(first or b"")):  # a chunk, and the one being sent
+                raise no_room("The server holds too much for other requests to send this file. Try again.")
+        except BaseException:
+            await chunks.aclose()
+            raise
+    return _Content(first, chunks)
+
+
+class _Content(StreamingResponse):
+    """A file that is sent as it is read, as long as the client takes it."""
+
+    def __init__(self, first: bytes | None, chunks: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(_framed(first, chunks), media_type=wire.CONTENT_TYPE)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self._chunks):
+            await super().__call__(scope, receive, send)
+
+
+async def _framed(first: bytes | None, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    if first is not None:
+        yield encode_chunk(first)
+        first = None
+    try:
+        async for chunk in chunks:
+            yield encode_chunk(chunk)
+    except GreenroomError as error:
+        yield encode_content_end(error)
+    else:
+        yield encode_content_end()
+
+
+async def list_files(request: Request, target: Target) -> Response:
+    """`GET greenroom/1/files?path=&recursive=`."""
+    path = _checked(check_path, target.query.get("path", ""))
+    with _configured(target, _overrides(request, target)):
+        recursive = target.query.get("recursive") == "true"
+        return _value(await target.pool.backend.files(target.identifier, path, recursive=recursive))
+
+
+async def get_file(request: Request, target: Target) -> Response:
+    """`GET greenroom/1/file?path=`."""
+    with _configured(target, _overrides(request, target)):
+        return _value(await target.pool.backend.file(target.identifier, _path(target)))
+
+
+async def delete_file(request: Request, target: Target) -> Response:
+    """`DELETE greenroom/1/file?path=`."""
+    with _configured(target, _overrides(request, target)):
+        await target.pool.backend.delete_file(target.identifier, _path(target))
+    return Response(status_code=204)
+
+
+# Sessions and the pool
+
+
+async def get_session(request: Request, target: Target) -> Response:
+    """`GET greenroom/1/session`: `null` without one."""
+    del request
+    return _value(await target.pool.backend.session(target.identifier))
+
+
+async def delete_session(request: Request, target: Target) -> Response:
+    """`DELETE greenroom/1/session`: as in a local pool, what runs in it fails with `SandboxLost`."""
+    del request
+    records = target.pool.records.of(target.identifier)
+    await target.pool.backend.delete(target.identifier)
+    for record in records:
+        target.pool.records.forget(record)
+    return Response(status_code=204)
+
+
+async def list_sessions(request: Request, target: Target) -> Response:
+    """`GET greenroom/1/sessions`."""
+    del request
+    return _value(await target.pool.backend.sessions())
+
+
+async def get_status(request: Request, target: Target) -> Response:
+    """`GET greenroom/1/status`."""
+    del request
+    return _value(await target.pool.backend.status())
+
+
+# Requests
+
+
+def _value(value: object) -> Response:
+    return json_response(encode(value))
+
+
+def _path(target: Target) -> str:
+    return _checked(check_file_path, target.query.get("path", ""))
+
+
+def _checked(check: Callable[[str], str], path: str) -> str:
+    try:
+        return check(path)
+    except InvalidRequest as error:
+        raise BadRequest(str(error), code=PATH_INVALID, target="path") from None
+
+
+def _decoded(kind: type[T], value: Json) -> T:
+    try:
+        return decode(kind, value)
+    except WireError as error:
+        raise BadRequest(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+
+
+def _overrides(request: Request, target: Target) -> Overrides | None:
+    """Return the session's own settings.
+
+    Raises:
+        BadRequest: they are not valid.
+        InvalidRequest: the pool cannot give them to one session.
+    """
+    header = request.headers.get(wire.OVERRIDES_HEADER)
+    if header is None:
+        return None
+    try:
+        return _decoded(Overrides, json.loads(header))
+    except (ValueError, RecursionError):
+        raise BadRequest(f"The header {wire.OVERRIDES_HEADER!r} must be JSON.") from None
+
+
+@contextlib.contextmanager
+def _configured(target: Target, overrides: Overrides | None) -> Generator[None, None, None]:
+    """Give the session its own settings for the time of a block."""
+    if overrides is not None:
+        target.pool.backend.configure(target.identifier, overrides)
+    yield

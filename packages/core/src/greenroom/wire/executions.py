@@ -1,0 +1,158 @@
+"""An execution as lines, sent as they come. Each is empty, or a JSON object with a `type`:
+
+- `text`, `output`: an event of the running code;
+- `waiting`: the session runs other code first; an empty line: the code runs and has nothing to say;
+- `part`: a part of the execution, of which the last line would be too large;
+- `end`: the execution, without what the parts had; or `error`: an exception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from greenroom.errors import GreenroomError
+from greenroom.models import Execution, Output, StreamText
+from greenroom.wire.problems import decode_error, encode_error
+from greenroom.wire.values import Json, WireError, decode, decode_as, encode, parse
+
+Line: TypeAlias = dict[str, Json]
+
+KEEP_ALIVE = b"\n"
+WAITING: Line = {"type": "waiting"}
+
+_MAX_TEXT = 64 << 20
+"""Characters of an execution, and of its events: the most that a local pool can be set to."""
+_MAX_REST = 96 << 20
+"""Bytes of memory of everything else in an execution, and in its events: more than twice what a local pool allows."""
+MAX_LINE = 64 << 20
+"""Bytes of one line."""
+MAX_LINES = 1 << 30
+"""Bytes of all lines: JSON takes six for some characters. They are counted, and never kept together."""
+_PIECE = 64 << 10
+"""Characters of text in one line."""
+
+_TEXTS = ("stdout", "stderr", "result")
+_BUNDLES = ("outputs", "updates")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A request to execute."""
+
+    id: str
+    """Chosen by the client, which can then cancel the execution before its response."""
+    code: str
+    timeout: float | None = None
+    """Seconds; `None` for the pool's own limit, infinity for none."""
+    stream: bool = False
+    """Whether to send events."""
+    background: bool = False
+    """Whether the execution continues if its connection breaks, and is kept for a while after its end."""
+
+
+def event_lines(event: StreamText | Output) -> Generator[Line, None, None]:
+    """Yield the lines of an event."""
+    if isinstance(event, StreamText):
+        for start in range(0, len(event.text), _PIECE):
+            yield {"type": "text", "stream": event.stream, "text": event.text[start : start + _PIECE]}
+    else:
+        yield {"type": "output", **encode(event)}
+
+
+def execution_lines(execution: Execution) -> Generator[Line, None, None]:
+    """Yield the lines of an execution that has ended."""
+    rest: Line = {}
+    for each in dataclasses.fields(execution):
+        name, value = each.name, getattr(execution, each.name)
+        if name in _BUNDLES:
+            for output in value:
+                yield {"type": "part", "of": name, **encode(output)}
+        elif name in _TEXTS and value is not None and len(value) > _PIECE:
+            for start in range(0, len(value), _PIECE):
+                yield {"type": "part", "of": name, "text": value[start : start + _PIECE]}
+        else:
+            rest[name] = encode(value)
+    yield {"type": "end", "execution": rest}
+
+
+def error_line(error: GreenroomError) -> Line:
+    return {"type": "error", "error": encode_error(error)}
+
+
+class Assembler:
+    """Reads the lines of one execution, within limits."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, list[str]] = {name: [] for name in _TEXTS}
+        self._bundles: dict[str, list[Output]] = {name: [] for name in _BUNDLES}
+        self._of_events, self._of_parts = _Limits(), _Limits()
+        self.waits = False
+        """Whether the execution waits for its session, as far as is known."""
+
+    def add(self, content: bytes) -> StreamText | Output | Execution | None:
+        """Return the event in a line, or the whole execution with its last one.
+
+        Raises:
+            WireError: it has another form, or there is too much.
+            GreenroomError: it is an error.
+        """
+        if not content:
+            return None
+        line, weight = parse(content, _MAX_REST)
+        self.waits = line.get("type") == "waiting"
+        match line.get("type"):
+            case "text":
+                self._of_events.count_text(line)
+                return decode(StreamText, line)
+            case "output":
+                self._of_events.count(weight)
+                return decode(Output, line)
+            case "part":
+                self._add_part(line, weight)
+                return None
+            case "end":
+                self._of_parts.count(weight)
+                return self._end(decode_as(Mapping[str, Any], line.get("execution"), "execution"))
+            case "error":
+                raise decode_error(line.get("error"))
+            case _:
+                return None
+
+    def _add_part(self, line: Line, weight: int) -> None:
+        name = line.get("of")
+        if name in _TEXTS:
+            self._of_parts.count_text(line)
+            self._texts[name].append(line["text"])
+        elif name in _BUNDLES:
+            self._of_parts.count(weight)
+            self._bundles[name].append(decode(Output, line))
+
+    def _end(self, fields: Mapping[str, Json]) -> Execution:
+        texts = {name: "".join(pieces) for name, pieces in self._texts.items() if pieces}
+        others = {name: value for name, value in fields.items() if name not in _BUNDLES}
+        execution = decode(Execution, {**others, **texts})
+        outputs, updates = (tuple(self._bundles[name]) for name in _BUNDLES)
+        return dataclasses.replace(execution, outputs=outputs, updates=updates)
+
+
+class _Limits:
+    """How much more can come."""
+
+    def __init__(self) -> None:
+        self._text, self._rest = _MAX_TEXT, _MAX_REST
+
+    def count_text(self, line: Line) -> None:
+        text = line.get("text")
+        if not isinstance(text, str):
+            raise WireError(f"the text of a line must be str, not {type(text).__name__}")
+        self._text -= len(text)
+        if self._text < 0:
+            raise WireError(f"the text of an execution must have at most {_MAX_TEXT} characters")
+
+    def count(self, weight: int) -> None:
+        self._rest -= weight
+        if self._rest < 0:
+            raise WireError(f"the outputs of an execution must take at most {_MAX_REST} bytes")
