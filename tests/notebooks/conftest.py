@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from greenroom import SessionPool
 from greenroom.testing import engine_pool
+from greenroom.testing.engines import skipping_without
+from greenroom.testing.server import serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +46,12 @@ def bubblewrap() -> Iterator[SessionPool]:
     """A pool of real sandboxes."""
     with engine_pool("bubblewrap:", ready_session_instances=0) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[str]:
+    """The address of a server of real sandboxes."""
+    with ExitStack() as stack:
+        with skipping_without("bubblewrap:"):
+            url = stack.enter_context(serving("bubblewrap:"))
+        yield url

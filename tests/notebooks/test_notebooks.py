@@ -61,6 +61,14 @@ def test_the_first_cell_says_what_to_install(path: Path) -> None:
     assert "`pip install " in committed(path.stem).cells[0].source
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "untrusted_code"])  # its pool has local options
+def test_a_notebook_gives_the_same_through_a_server(build: Any, served: str, name: str) -> None:
+    executed = build.execute(FOLDER / f"{name}.ipynb", GREENROOM_POOL=served)
+    for cell, expected in zip(executed.cells, committed(name).cells, strict=True):
+        assert _comparable(cell) == _comparable(expected), cell.source
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_an_agent_says_that_its_model_is_scripted(name: str) -> None:
     first = next(cell for cell in committed(name).cells if cell.cell_type == "code")

@@ -71,7 +71,8 @@ async def listening(
     backend: Backend | None = None, certificate: Certificate | None = None, **options: Any
 ) -> AsyncGenerator[Server, None]:
     """A server at a port of its own; it is stopped at the end."""
-    settings = ServerSettings.parse({"port": 0, "shutdown_grace": 0.2, **options})
+    of_server = {name: value for name, value in options.items() if name not in {"guard", "observer"}}
+    settings = ServerSettings.parse({"port": 0, "shutdown_grace": 0.2, **of_server})
     async with application(backend, **options) as app:
         server, started = Server(app, settings, certificate), asyncio.Event()
         server.on_start = started.set

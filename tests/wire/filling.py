@@ -14,7 +14,7 @@ from greenroom.models import RemoteFile
 T = TypeVar("T")
 
 TEXT = 'naïve Ω 🦊 \u2028\0\x1b[1m "quoted" \\ \n end'
-BUNDLE = {"text/plain": TEXT, "application/json": {"a": [1, 2.5, None, True, {}], "": float("inf")}}
+BUNDLE: dict[str, Any] = {"text/plain": TEXT, "application/json": {"a": [1, 2.5, None, True, {}], "": float("inf")}}
 
 
 def filled(kind: type[T]) -> T:

@@ -74,6 +74,17 @@ def test_events_come_out_in_order_and_long_text_in_pieces() -> None:
     assert all(event.stream == "stderr" for event in received[2:])
 
 
+def test_an_output_that_was_an_event_is_sent_once_and_is_the_same_object() -> None:
+    first, second, update = Output(BUNDLE), Output({"text/plain": "x" * 100_000}), Output({"text/plain": "later"})
+    execution = Execution("1", "succeeded", outputs=(second, first, second), updates=(update,))
+    shown = [first, second]
+    last = list(execution_lines(execution, shown))
+    assert len(dump(last)) < 1000
+    *events, received = lines_of(*(line for event in shown for line in event_lines(event)), *last)
+    assert (events, received) == (shown, execution)
+    assert [id(each) for each in received.outputs] == [id(events[1]), id(events[0]), id(events[1])]
+
+
 NESTED = json.loads('{"a":' * 198 + "1" + "}" * 198)
 
 
@@ -204,6 +215,9 @@ def test_a_list_has_no_more_entries_than_a_local_one() -> None:
         b'{"type":"text","stream":"stdout"}',
         b'{"type":"output","data":[]}',
         b'{"type":"part","of":"stdout","text":7}',
+        b'{"type":"part","of":"outputs","event":0}',
+        b'{"type":"part","of":"outputs","event":-1}',
+        b'{"type":"part","of":"outputs","event":"0"}',
         b'{"type":"end"}',
         b'{"type":"end","execution":{}}',
         b'{"type":"error"}',

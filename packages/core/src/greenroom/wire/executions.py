@@ -2,14 +2,15 @@
 
 - `text`, `output`: an event of the running code;
 - `waiting`: the session runs other code first; an empty line: the code runs and has nothing to say;
-- `part`: a part of the execution, of which the last line would be too large;
+- `part`: a part of the execution, of which the last line would be too large; a rich output that was an event before is
+  named by its number, from 0, among the events of this response that were rich outputs;
 - `end`: the execution, without what the parts had; or `error`: an exception.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -62,14 +63,16 @@ def event_lines(event: StreamText | Output) -> Generator[Line, None, None]:
         yield {"type": "output", **encode(event)}
 
 
-def execution_lines(execution: Execution) -> Generator[Line, None, None]:
-    """Yield the lines of an execution that has ended."""
+def execution_lines(execution: Execution, shown: Sequence[Output] = ()) -> Generator[Line, None, None]:
+    """Yield the lines of an execution that has ended; `shown` are its rich outputs that were sent as events."""
+    numbers = {id(output): number for number, output in enumerate(shown)}
     rest: Line = {}
     for each in dataclasses.fields(execution):
         name, value = each.name, getattr(execution, each.name)
         if name in _BUNDLES:
             for output in value:
-                yield {"type": "part", "of": name, **encode(output)}
+                number = numbers.get(id(output))
+                yield {"type": "part", "of": name, **(encode(output) if number is None else {"event": number})}
         elif name in _TEXTS and value is not None and len(value) > _PIECE:
             for start in range(0, len(value), _PIECE):
                 yield {"type": "part", "of": name, "text": value[start : start + _PIECE]}
@@ -88,6 +91,7 @@ class Assembler:
     def __init__(self) -> None:
         self._texts: dict[str, list[str]] = {name: [] for name in _TEXTS}
         self._bundles: dict[str, list[Output]] = {name: [] for name in _BUNDLES}
+        self._shown: list[Output] = []
         self._of_events, self._of_parts = _Limits(), _Limits()
         self.waits = False
         """Whether the execution waits for its session, as far as is known."""
@@ -109,7 +113,9 @@ class Assembler:
                 return decode(StreamText, line)
             case "output":
                 self._of_events.count(weight)
-                return decode(Output, line)
+                output = decode(Output, line)
+                self._shown.append(output)
+                return output
             case "part":
                 self._add_part(line, weight)
                 return None
@@ -128,7 +134,13 @@ class Assembler:
             self._texts[name].append(line["text"])
         elif name in _BUNDLES:
             self._of_parts.count(weight)
-            self._bundles[name].append(decode(Output, line))
+            self._bundles[name].append(self._shown_at(line["event"]) if "event" in line else decode(Output, line))
+
+    def _shown_at(self, number: Json) -> Output:
+        """Return the rich output that was an event: the same object, as in a local pool."""
+        if not isinstance(number, int) or not 0 <= number < len(self._shown):
+            raise WireError(f"the number of an event must be that of one before, not {number!r:.50}")
+        return self._shown[number]
 
     def _end(self, fields: Mapping[str, Json]) -> Execution:
         texts = {name: "".join(pieces) for name, pieces in self._texts.items() if pieces}

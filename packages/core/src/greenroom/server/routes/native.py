@@ -194,6 +194,7 @@ class _Executing(StreamingResponse):
             GreenroomError: the execution's, before the first line.
         """
         record, begun = self._record, False
+        shown: list[Output] = []
         if record.kept:  # from now on, the client can ask for it again
             begun = True
             yield KEEP_ALIVE, False
@@ -208,6 +209,8 @@ class _Executing(StreamingResponse):
             if event is None:
                 break
             begun = True
+            if isinstance(event, Output):
+                shown.append(event)
             for line in event_lines(event):
                 yield await self._held(line), False
         if (error := _error_of(record)) is not None:
@@ -218,7 +221,7 @@ class _Executing(StreamingResponse):
             yield dump(error_line(error)), True
         elif (outcome := record.outcome()) is not None:
             small = bytearray()
-            for line in execution_lines(outcome.execution):
+            for line in execution_lines(outcome.execution, shown):
                 content = await self._held(line)
                 if len(small) + len(content) > _TOGETHER:
                     yield bytes(small), False

@@ -1,0 +1,503 @@
+"""greenroom/1 between our client and our server, at a real socket: nothing is lost, the rules of all routes hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from greenroom import errors, wire
+from greenroom.azure.codecs.shared import Call
+from greenroom.azure.native import NativePool
+from greenroom.backend import Backend, OnEvent, Overrides
+from greenroom.connecting import open_backend
+from greenroom.errors import AccessDenied, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
+from greenroom.models import Event, Execution, Output, PoolStatus, RemoteFile, SessionInfo, StreamText
+from greenroom.server.access.keys import ApiKeys, digest
+from greenroom.server.records import ExecutionRecords, Live
+from greenroom.server.responses import RequestRefused
+from greenroom.server.run import Server
+from greenroom.telemetry import RequestEnded, TelemetryEvent
+from greenroom.testing.scripted import ENDLESS_CODE, ScriptedBackend
+
+from .served import eventually, listening, memory_backend
+
+FIGURE = Output({"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}, {"width": 3}, is_result=True)
+MIB = 1 << 20
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    backend: Backend | None = None, *, key: str | None = None, **options: Any
+) -> AsyncGenerator[tuple[NativePool, Server], None]:
+    """A client of a server over a backend."""
+    async with listening(backend, **options) as server, client_of(server.url, key) as pool:
+        yield pool, server
+
+
+@contextlib.asynccontextmanager
+async def client_of(url: str, key: str | None = None) -> AsyncGenerator[NativePool, None]:
+    options: dict[str, Any] = {} if key is None else {"api_key": key}
+    pool = await open_backend(url, api_version=wire.VERSION, acquire_timeout=0, **options)
+    assert isinstance(pool, NativePool)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def run(
+    pool: Backend, code: str, timeout: float | None = None, on_event: OnEvent | None = None
+) -> asyncio.Task[Execution]:
+    return asyncio.create_task(pool.execute("session", code, timeout=timeout, on_event=on_event))
+
+
+class Raising(ScriptedBackend):
+    """Raises the same error for everything."""
+
+    def __init__(self, error: GreenroomError) -> None:
+        super().__init__()
+        self._error = error
+
+    async def execute(
+        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        raise self._error
+
+    async def file(self, identifier: str, path: str) -> RemoteFile:
+        raise self._error
+
+    async def delete(self, identifier: str) -> None:
+        raise self._error
+
+    async def sessions(self) -> list[SessionInfo]:
+        raise self._error
+
+    async def status(self) -> PoolStatus:
+        raise self._error
+
+
+def fields(error: GreenroomError) -> dict[str, Any]:
+    names = ("args", "errno", "strerror", "filename", "sessions", "retry_after", "azure")
+    return {"type": type(error), "str": str(error), **{name: getattr(error, name, None) for name in names}}
+
+
+ERRORS: list[GreenroomError] = [
+    errors.PoolFull("full", sessions=4, retry_after=2.5),
+    errors.FileRefused.too_large("/mnt/data/a", 5, option="file_limit"),
+    errors.FileRefused(28, "the disk is full", "/mnt/data/a"),
+    errors.FileMissing("ended, and began again"),
+    *(
+        kind("why, ü")
+        for kind in (errors.EngineUnavailable, errors.ImageMissing, errors.PoolClosed, errors.SandboxLost)
+    ),
+    *(
+        kind("why")
+        for kind in (errors.InvalidRequest, errors.AccessDenied, errors.ServiceFailed, errors.GreenroomError)
+    ),
+]
+
+
+async def chunks(*content: bytes) -> AsyncIterator[bytes]:
+    for each in content:
+        yield each
+
+
+async def everything(pool: Backend) -> list[GreenroomError]:
+    """The errors of each call, also of an upload that is not read and of an execution in the background."""
+
+    async def download() -> None:
+        async for _ in pool.download("session", "/mnt/data/a"):
+            pass
+
+    calls: list[Callable[[], Any]] = [
+        lambda: pool.execute("session", "1", timeout=None, on_event=None),
+        lambda: pool.execute("session", "1", timeout=math.inf, on_event=lambda _: None),
+        lambda: pool.upload("session", "/mnt/data/a", chunks(b"a")),
+        download,
+        lambda: pool.file("session", "/mnt/data/a"),
+        lambda: pool.delete_file("session", "/mnt/data/a"),
+        lambda: pool.delete("session"),
+        pool.sessions,
+        lambda: pool.session("session"),
+        pool.status,
+    ]
+    found: list[GreenroomError] = []
+    for call in calls:
+        with pytest.raises(GreenroomError) as caught:
+            await call()
+        found.append(caught.value)
+    return found
+
+
+async def test_each_call_raises_what_the_pool_raises() -> None:
+    for error in ERRORS:
+        async with connected(Raising(error)) as (pool, _):
+            for caught in await everything(pool):
+                assert fields(caught) == fields(error)
+
+
+async def test_an_error_in_the_middle_of_a_download_is_not_content() -> None:
+    class Broken(ScriptedBackend):
+        async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+            yield bytes(300_000)
+            yield b"more"
+            raise SandboxLost("lost in the middle")
+
+    received = bytearray()
+    async with connected(Broken()) as (pool, _):
+        with pytest.raises(SandboxLost, match="lost in the middle"):  # noqa: PT012  what came before is needed
+            async for chunk in pool.download("session", "/mnt/data/a"):
+                received += chunk
+    assert received == bytes(300_000) + b"more"
+
+
+async def test_a_large_upload_that_is_refused_has_its_own_error() -> None:
+    class Full(ScriptedBackend):
+        async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+            await anext(chunks)
+            raise errors.FileRefused(28, "the disk is full", path)
+
+    async with connected(Full()) as (pool, _):
+        with pytest.raises(errors.FileRefused) as caught:
+            await pool.upload("session", "/mnt/data/a", chunks(*[bytes(MIB)] * 40))
+    assert (caught.value.errno, caught.value.filename) == (28, "/mnt/data/a")
+
+
+async def test_files_and_pool_status_have_every_field() -> None:
+    class Other(ScriptedBackend):
+        async def status(self) -> PoolStatus:
+            return PoolStatus(7, 1, 2, 3, 4, 5, 6, 7, 0.1, 0.2, 0.3, 0.4, {"lost": 3})
+
+    backend = Other()
+    async with connected(backend) as (pool, _):
+        name = "/mnt/data/a b/é?#%&+ü.txt"
+        uploaded = await pool.upload("session", name, chunks(bytes(5 * MIB), b"end"))
+        assert uploaded == await backend.file("session", name) == await pool.file("session", name)
+        assert await pool.files("session", "/mnt/data", recursive=True) == [uploaded]
+        assert b"".join([chunk async for chunk in pool.download("session", name)]) == bytes(5 * MIB) + b"end"
+        assert await pool.status() == await backend.status()
+        assert await pool.session("session") is None
+        await pool.delete_file("session", name)
+        assert await pool.files("session", "/mnt/data", recursive=False) == []
+        for path in ("/etc/passwd", "/mnt/data/../x", "/mnt/data"):
+            with pytest.raises(InvalidRequest, match="path must"):
+                await pool.file("session", path)
+
+
+# Executions
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf], ids=["in the foreground", "in the background"])
+async def test_large_outputs_come_whole_also_to_a_slow_consumer(timeout: float | None) -> None:
+    backend = ScriptedBackend()
+    pictures = tuple(Output({"image/png": "A" * (6 * MIB)}, is_result=number == 4) for number in range(5))
+    text = ("x" * 999 + "\n") * 60_000
+    backend.answer = Execution("1", "succeeded", stdout=text, stderr="é" * MIB, outputs=pictures, updates=pictures[:1])
+    events: list[Event] = []
+    async with connected(backend, max_in_flight="16Mi") as (pool, server):
+        execution = await run(pool, "big", timeout, events.append)
+        app: Any = server.application
+        await eventually(lambda: app.budget.used == 0)
+    assert (execution.stdout, execution.stderr) == (text, "é" * MIB)
+    assert (execution.outputs, execution.updates) == (pictures, pictures[:1])
+    assert "".join(event.text for event in events if isinstance(event, StreamText)) == text
+
+
+async def test_code_that_says_nothing_for_long_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.server.routes.native._KEEP_ALIVE", 0.05)
+    monkeypatch.setattr("greenroom.azure.native._TIMEOUT", 0.5)
+    async with connected(await memory_backend()) as (pool, _):
+        execution = await run(pool, "import time\nprint('a')\ntime.sleep(2)\n'end'")
+    assert (execution.stdout, execution.result) == ("a\n", "'end'")
+
+
+async def test_the_wait_for_another_process_is_not_a_part_of_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.server.routes.native._KEEP_ALIVE", 0.05)
+    monkeypatch.setattr("greenroom.azure.native.MARGIN", 0.2)
+    async with connected(await memory_backend()) as (pool, server), client_of(server.url) as other:
+        first = run(pool, "import time\ntime.sleep(1.5)", 5)
+        await asyncio.sleep(0.3)
+        assert (await run(other, "6 * 7", 0.5)).result == "42"
+        await first
+
+
+async def test_an_execution_that_does_not_end_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.server.routes.native._KEEP_ALIVE", 0.05)
+    monkeypatch.setattr("greenroom.azure.native.MARGIN", 0.2)
+    backend = ScriptedBackend()
+    async with connected(backend) as (pool, _):
+        with pytest.raises(ServiceFailed, match="did not end within"):
+            await run(pool, ENDLESS_CODE, 0.3)
+        await eventually(lambda: backend.interrupted == ["session"])
+
+
+@pytest.mark.parametrize("timeout", [None, 500, math.inf])
+async def test_a_caller_that_leaves_interrupts_the_code_and_has_what_it_printed(timeout: float | None) -> None:
+    backend = ScriptedBackend()
+    events: list[Event] = []
+    async with connected(backend) as (pool, _):
+        task = run(pool, ENDLESS_CODE, timeout, events.append)
+        await eventually(lambda: bool(events))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert backend.interrupted == ["session"]
+    assert isinstance(events[-1], Execution)
+    assert (events[-1].status, events[-1].stdout) == ("cancelled", "ran\n")
+
+
+async def test_a_session_that_is_deleted_loses_what_runs_in_it() -> None:
+    async with connected(await memory_backend()) as (pool, _):
+        running = run(pool, "import time\ntime.sleep(30)", math.inf)
+        await asyncio.sleep(0.5)
+        assert await pool.session("session") is not None
+        await pool.delete("session")
+        with pytest.raises(SandboxLost, match="session was deleted"):
+            await running
+
+
+async def test_an_execution_that_was_cancelled_before_it_came_does_not_begin() -> None:
+    records = ExecutionRecords()
+    for number in range(1500):
+        records.cancel_one("session", f"x{number}")
+
+    async def work() -> Any:
+        pytest.fail("it was cancelled")
+
+    with pytest.raises(RequestRefused, match="cancelled before it began"):
+        records.begin("session", None, work, "x1499", live=Live())  # pyright: ignore[reportArgumentType]
+
+
+# Lost connections
+
+
+class Relay:
+    """Passes bytes on, until it breaks all connections."""
+
+    def __init__(self, url: str) -> None:
+        self._port = urlsplit(url).port
+        self._writers: list[asyncio.StreamWriter] = []
+        self.closed = False
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[str, None]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            self.break_all()
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.closed:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, far_writer]
+
+        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await source.read(1 << 16):
+                    target.write(data)
+                    await target.drain()
+
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+
+    def break_all(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+
+async def test_an_execution_in_the_background_survives_lost_connections() -> None:
+    async with listening(await memory_backend()) as server:
+        relay = Relay(server.url)
+        async with relay.running() as url, client_of(url) as pool:
+            events: list[Event] = []
+            code = "import time\nfor n in range(20):\n    print(n)\n    time.sleep(0.1)\n'end'"
+            running = run(pool, code, math.inf, events.append)
+            for count in (2, 3):
+                await eventually(lambda count=count: len(events) >= count)
+                relay.break_all()
+                await asyncio.sleep(0.3)
+            execution = await running
+    assert execution.stdout == "".join(f"{n}\n" for n in range(20))
+    assert execution.result == "'end'"
+    assert events[-1] == execution
+    assert len(events) > 5, "after a lost connection, events come again"
+
+
+async def test_an_execution_in_the_background_whose_server_is_gone_is_unknown() -> None:
+    async with listening(await memory_backend()) as server:
+        relay = Relay(server.url)
+        async with relay.running() as url, client_of(url) as pool:
+            running = run(pool, "import time\ntime.sleep(30)", math.inf)
+            await asyncio.sleep(0.5)
+            relay.closed = True
+            relay.break_all()
+            with pytest.raises(ServiceFailed, match="was started, and its outcome is unknown"):
+                await running
+
+
+async def test_an_execution_in_the_background_that_is_forgotten_is_lost() -> None:
+    async with connected(await memory_backend()) as (_, server):
+        relay = Relay(server.url)
+        async with relay.running() as url, client_of(url) as pool:
+            running = run(pool, "import time\ntime.sleep(1)", math.inf)
+            await asyncio.sleep(0.5)
+            app: Any = server.application
+            for served in app.pools:
+                for record in served.records.of("session"):
+                    served.records.forget(record)
+            relay.break_all()
+            with pytest.raises(SandboxLost, match="no longer known"):
+                await running
+
+
+async def test_a_lost_connection_interrupts_an_execution_in_the_foreground() -> None:
+    backend = ScriptedBackend()
+    async with listening(backend) as server:
+        relay = Relay(server.url)
+        async with relay.running() as url, client_of(url) as pool:
+            events: list[Event] = []
+            running = run(pool, ENDLESS_CODE, None, events.append)
+            await eventually(lambda: bool(events))
+            relay.break_all()
+            with pytest.raises(ServiceFailed, match="Whether it was carried out is unknown"):
+                await running
+        await eventually(lambda: backend.interrupted == ["session"])
+
+
+# The rules of all routes
+
+
+async def test_keys_the_log_and_the_events_cover_the_routes(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[TelemetryEvent] = []
+    guard = ApiKeys({"ci": digest("the-key-of-this-test")})
+    with caplog.at_level(logging.INFO, "greenroom.server.access"):
+        async with connected(ScriptedBackend(), key="the-key-of-this-test", guard=guard, observer=seen.append) as (
+            pool,
+            server,
+        ):
+            await run(pool, "secret_code")
+            async with client_of(server.url) as stranger:
+                for error in await everything(stranger):
+                    assert isinstance(error, AccessDenied)
+            await eventually(lambda: len(seen) > 10)
+    entry = json.loads(caplog.records[0].getMessage())
+    expected = {"method": "POST", "path": "/greenroom/1/executions", "status": 200, "caller": "ci", "pool": "p"}
+    assert {**entry, **expected, "identifier": "session", "api_version": wire.VERSION} == entry
+    assert "secret_code" not in caplog.text
+    first = seen[0]
+    assert isinstance(first, RequestEnded)
+    assert (first.operation, first.status) == ("POST /greenroom/1/executions", 200)
+
+
+async def test_a_client_that_does_not_take_its_lines_is_disconnected() -> None:
+    backend = ScriptedBackend()
+    backend.answer = Execution("1", "succeeded", stdout="x" * (50 * MIB))
+    async with listening(backend, client_timeout=0.5) as server:
+        app: Any = server.application
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port, limit=1024)
+        body = json.dumps({"id": "a1", "code": "x"}).encode()
+        head = "POST /greenroom/1/executions?identifier=session HTTP/1.1\r\nHost: localhost\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        began = time.monotonic()
+        await eventually(lambda: bool(backend.runs))
+        await eventually(lambda: all(not served.in_flight for served in app.pools))
+        assert time.monotonic() - began < 20
+        assert app.budget.used == 0
+        writer.close()
+        del reader
+
+
+async def test_an_output_that_no_memory_is_allowed_for_is_an_error_that_names_the_option() -> None:
+    backend = ScriptedBackend()
+    backend.answer = Execution("1", "succeeded", outputs=(Output({"text/html": "x" * (3 * MIB)}),))
+    async with connected(backend, max_in_flight="2Mi", max_body="1Mi") as (pool, server):
+        with pytest.raises(ServiceFailed, match=r"The execution ran, .* max_in_flight is 2097152"):
+            await run(pool, "1")
+        app: Any = server.application
+        await eventually(lambda: app.budget.used == 0)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ({"id": "a", "code": ""}, "code must not be empty"),
+        ({"id": "a"}, "must have the field code"),
+        ({"id": "../x", "code": "1"}, "letters and digits"),
+        ({"id": "a", "code": "1", "timeout": 1801}, "at most 1800"),
+        ({"id": "a", "code": "1", "timeout": -1}, "positive"),
+        ({"id": "a", "code": "1", "timeout": math.inf}, "positive"),
+        ({"id": "a", "code": "1", "timeout": math.nan, "background": True}, "positive"),
+        ([], "must be an object"),
+    ],
+)
+async def test_an_order_of_another_form_is_refused(order: Any, message: str) -> None:
+    async with connected(ScriptedBackend()) as (pool, _):
+        connection: Any = pool._http  # pyright: ignore[reportPrivateUsage]
+        call = Call("POST", "greenroom/1/executions", {"identifier": "session"}, order)
+        with pytest.raises(InvalidRequest, match=message):
+            await connection.json(call, _as_it_is, timeout=10)
+
+
+async def test_a_strict_server_speaks_it_too() -> None:
+    async with connected(ScriptedBackend(), strict=True) as (pool, _):
+        assert (await run(pool, "1")).stdout == "ran\n"
+
+
+# Settings of one session
+
+
+class Configured(ScriptedBackend):
+    """Notes the settings that each execution has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: list[int | None] = []
+        self.given: dict[str, Overrides] = {}
+
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        self.given[identifier] = overrides
+
+    async def execute(
+        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        given = self.given.get(identifier)
+        self.memory.append(None if given is None else given.memory)
+        return await super().execute(identifier, code, timeout=timeout, on_event=on_event)
+
+
+async def test_the_settings_of_a_session_reach_the_pool_for_as_long_as_they_are_held() -> None:
+    backend = Configured()
+    async with connected(backend) as (pool, _):
+        overrides = Overrides(memory=512 * MIB)
+        pool.configure("session", overrides)
+        await run(pool, "1")
+        assert backend.memory == [512 * MIB]
+        del overrides
+        backend.given.clear()
+        await run(pool, "1")
+        assert backend.memory == [512 * MIB, None]
+
+
+async def test_a_pool_that_cannot_configure_a_session_says_so_with_its_use() -> None:
+    async with connected(ScriptedBackend()) as (pool, _):
+        overrides = Overrides(memory=512 * MIB)
+        pool.configure("session", overrides)
+        with pytest.raises(InvalidRequest, match="cannot differ from its pool"):
+            await run(pool, "1")
+
+
+def _as_it_is(body: Any) -> Any:
+    return body
