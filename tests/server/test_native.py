@@ -277,7 +277,7 @@ async def test_an_execution_that_was_cancelled_before_it_came_does_not_begin() -
         records.begin("session", None, work, "x1499", live=Live())  # pyright: ignore[reportArgumentType]
 
 
-# Lost connections
+# Connections
 
 
 class Relay:
@@ -287,6 +287,7 @@ class Relay:
         self._port = urlsplit(url).port
         self._writers: list[asyncio.StreamWriter] = []
         self.closed = False
+        self.connections = 0
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[str, None]:
@@ -301,6 +302,7 @@ class Relay:
         if self.closed:
             writer.transport.abort()
             return
+        self.connections += 1
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writers += [writer, far_writer]
 
@@ -316,6 +318,18 @@ class Relay:
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
+
+
+async def test_one_call_after_the_other_uses_the_same_connection() -> None:
+    async with listening(ScriptedBackend()) as server:
+        relay = Relay(server.url)
+        async with relay.running() as url, client_of(url) as pool:
+            for timeout in (None, math.inf) * 2:
+                await run(pool, "1", timeout)
+                await run(pool, "1", timeout, lambda _: None)
+                await pool.upload("session", "/mnt/data/a", chunks(b"a"))
+                assert [chunk async for chunk in pool.download("session", "/mnt/data/a")] == [b"a"]
+            assert relay.connections == 1
 
 
 async def test_an_execution_in_the_background_survives_lost_connections() -> None:

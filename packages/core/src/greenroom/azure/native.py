@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from greenroom import wire
 from greenroom.azure.bodies import TooSlow, lines, replayable
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND
-from greenroom.azure.codecs.shared import MAX_SYNCHRONOUS, Call, Json
+from greenroom.azure.codecs.shared import MAX_SYNCHRONOUS, Call, Json, Malformed
 from greenroom.azure.http import MARGIN, Connection
 from greenroom.azure.sessions import OwnSessions, Turns
 from greenroom.azure.settings import AzureSettings
@@ -35,6 +35,8 @@ _TIMEOUT = 60.0
 _MAX_WAIT = 3600.0
 """Seconds that an execution can wait for others of its session, whose callers are other processes."""
 _CANCEL_TIMEOUT = 10.0
+_END_TIMEOUT = 1.0
+"""Seconds for the end of a response after its last line, without which its connection cannot be used again."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 _LARGE = 256 << 10
 """Bytes from which a line is parsed in a thread."""
@@ -244,6 +246,7 @@ class _Running:
         seconds = (MAX_TIMEOUT if order.timeout is None else order.timeout) + MARGIN
         last = loop.time() + seconds + _MAX_WAIT
         whole = asyncio.timeout(None)
+        execution: Execution | None = None
 
         def extend() -> None:
             until = min(loop.time() + seconds, last)
@@ -256,6 +259,8 @@ class _Running:
             ):
                 extend()
                 async for line in received:
+                    if execution is not None:  # nothing follows it
+                        break
                     large = len(line) > _LARGE
                     event = await asyncio.to_thread(assembler.add, line) if large else assembler.add(line)
                     if assembler.waits:
@@ -264,14 +269,19 @@ class _Running:
                         continue
                     self.on_event(event)
                     if isinstance(event, Execution):
-                        return event
-                raise WireError("the lines of an execution must end with it")
-        except TimeoutError:
-            if whole.expired():
+                        execution = event
+                        whole.reschedule(loop.time() + _END_TIMEOUT)
+        except (TimeoutError, TransportError, TooSlow, Malformed) as error:
+            if execution is not None:  # the rest does not matter
+                return execution
+            if isinstance(error, TimeoutError) and whole.expired():
                 raise ServiceFailed(
                     f"The execution {order.id} did not end within {MARGIN:g} seconds after its time limit."
                 ) from None
             raise
+        if execution is None:
+            raise WireError("the lines of an execution must end with it")
+        return execution
 
 
 def _unknown(order: Order, error: GreenroomError) -> GreenroomError:
