@@ -19,6 +19,7 @@ from greenroom.runner.shell import NOT_RUN, Order
 
 _POLL = 0.02
 _CHUNK = 1 << 16
+_LONG = 100_000  # bytes; Linux takes no argument of 128 KiB
 
 
 class MemoryCommand:
@@ -41,10 +42,17 @@ class MemoryCommand:
         """Run it, and send what it writes and its end."""
         run = Run(self._header, tree, send)
         command = self._order.command
-        arguments = ["bash", "-lc", command] if isinstance(command, str) else command
-        with tempfile.TemporaryFile() as stdin:
+        with tempfile.TemporaryFile() as stdin, tempfile.NamedTemporaryFile() as script:
             stdin.write(self._order.stdin)
             stdin.seek(0)
+            if isinstance(command, list):
+                arguments = command
+            elif len(command.encode()) < _LONG:
+                arguments = ["bash", "-lc", command]
+            else:
+                script.write(command.encode())
+                script.flush()
+                arguments = ["bash", "-l", script.name]
             try:
                 process = self._process = subprocess.Popen(
                     arguments,
@@ -59,10 +67,10 @@ class MemoryCommand:
                 run.add_text("stderr", f"The command cannot be started: {error.strerror}.\n".encode())
                 run.finish(exit_code=NOT_RUN, state_lost=False)
                 return
-        with process:
-            if self._interrupted:
-                _kill(process)
-            self._copy(process, run)
+            with process:
+                if self._interrupted:
+                    _kill(process)
+                self._copy(process, run)
         code = process.returncode
         run.finish(exit_code=128 - code if code < 0 else code, state_lost=False)
 
