@@ -67,9 +67,7 @@ class Raising(ScriptedBackend):
         super().__init__()
         self._error = error
 
-    async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
-    ) -> Execution:
+    async def execute(self, identifier: str, code: str, **options: Any) -> Execution:
         raise self._error
 
     async def file(self, identifier: str, path: str) -> RemoteFile:
@@ -484,12 +482,10 @@ class Configured(ScriptedBackend):
     def configure(self, identifier: str, overrides: Overrides) -> None:
         self.given[identifier] = overrides
 
-    async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
-    ) -> Execution:
+    async def execute(self, identifier: str, code: str, **options: Any) -> Execution:
         given = self.given.get(identifier)
         self.memory.append(None if given is None else given.memory)
-        return await super().execute(identifier, code, timeout=timeout, on_event=on_event)
+        return await super().execute(identifier, code, **options)
 
 
 async def test_the_settings_of_a_session_reach_the_pool_for_as_long_as_they_are_held() -> None:

@@ -124,7 +124,7 @@ class AzurePool(Forwarding):
         seconds = self._settings.timeout if timeout is None else timeout
         limit = self._settings.output_limit
         request = shell_request(command.command, command.stdin, self._version, timeout=seconds, output_limit=limit)
-        async with self._turn(identifier):
+        async with self._turns.of(identifier):
             execution = await self._call(
                 current.encode_execute_request(request, self._version),
                 identifier,

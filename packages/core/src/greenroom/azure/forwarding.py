@@ -15,7 +15,7 @@ _ONE_DAY = 86_400.0
 
 
 class Forwarding:
-    """The part of `AzurePool` that sends requests to custom containers. They are never sent twice."""
+    """The part of a remote pool that sends requests to custom containers. They are never sent twice."""
 
     _http: Connection
     _settings: AzureSettings

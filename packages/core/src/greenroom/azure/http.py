@@ -155,7 +155,8 @@ class Connection:
             raise self._broken(call, error) from error
         try:
             if not response.is_success and _ERROR_CODE in response.headers:  # the service's own, not the container's
-                raise error_of(await _problem(request, response, MARGIN))
+                problem, whole = await _problem(request, response, MARGIN)
+                raise whole or error_of(problem)
             yield response
         except TransportError as error:
             raise self._broken(call, error) from error

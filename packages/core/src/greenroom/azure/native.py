@@ -8,7 +8,7 @@ import json
 import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -16,11 +16,13 @@ from greenroom import wire
 from greenroom.azure.bodies import TooSlow, lines, replayable
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND
 from greenroom.azure.codecs.shared import MAX_SYNCHRONOUS, Call, Json, Malformed
+from greenroom.azure.forwarding import Forwarding
 from greenroom.azure.http import MARGIN, Connection
 from greenroom.azure.sessions import OwnSessions, Turns
 from greenroom.azure.settings import AzureSettings
 from greenroom.azure.transport import Response, TransportError
-from greenroom.backend import OnEvent, Overrides
+from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
+from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import FileRefused, GreenroomError, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
@@ -42,11 +44,13 @@ _LARGE = 256 << 10
 """Bytes from which a line is parsed in a thread."""
 
 
-class NativePool:
+class NativePool(Forwarding):
     """Sessions of a pool that `greenroom serve` serves."""
 
     def __init__(self, connection: Connection, settings: AzureSettings) -> None:
         self._http = connection
+        self._settings = settings
+        self.container_type = settings.container_type
         self.file_limit = settings.file_limit
         self._timeout = settings.timeout if "timeout" in settings.model_fields_set else None
         self._turns = Turns()
@@ -59,16 +63,32 @@ class NativePool:
     # Executions
 
     async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+        self,
+        identifier: str,
+        code: str,
+        *,
+        timeout: float | None,
+        on_event: OnEvent | None,
+        env: Environment = NO_VARIABLES,
+    ) -> Execution:
+        return await self._carry_out(identifier, Order(uuid.uuid4().hex, code, env=env), timeout, on_event)
+
+    async def shell(
+        self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        order = Order(uuid.uuid4().hex, stdin=command.stdin, env=command.env)
+        if isinstance(command.command, str):
+            order = replace(order, command=(command.command,))
+        else:
+            order = replace(order, command=command.command, is_program=True)
+        return await self._carry_out(identifier, order, timeout, on_event)
+
+    async def _carry_out(
+        self, identifier: str, order: Order, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
         timeout = self._timeout if timeout is None else timeout
-        order = Order(
-            id=uuid.uuid4().hex,
-            code=code,
-            timeout=timeout,
-            stream=on_event is not None,
-            background=timeout is not None and timeout > MAX_SYNCHRONOUS,
-        )
+        background = timeout is not None and timeout > MAX_SYNCHRONOUS
+        order = replace(order, timeout=timeout, stream=on_event is not None, background=background)
         # Two requests can overtake each other, and a time limit here should not include the wait.
         async with self._turns.of(identifier):
             running = _Running(order, on_event or _ignore)

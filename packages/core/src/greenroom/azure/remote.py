@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 from greenroom import wire
 from greenroom.azure.client import AzurePool, connection_of
@@ -12,7 +12,8 @@ from greenroom.azure.codecs.shared import Call
 from greenroom.azure.native import NativePool
 from greenroom.azure.settings import AzureSettings, is_azure, parse_endpoint
 from greenroom.azure.transport import Transport
-from greenroom.backend import Backend, OnEvent, Overrides
+from greenroom.backend import NO_VARIABLES, Backend, HttpRequest, HttpResponse, OnEvent, Overrides, ShellCommand
+from greenroom.config.environment import Environment
 from greenroom.errors import GreenroomError, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
 
@@ -47,6 +48,7 @@ class _Negotiated:
         self._http = connection_of(endpoint, settings, transport)
         self._native = NativePool(self._http, settings)
         self._azure = AzurePool(endpoint, settings, connection=self._http)
+        self.container_type = settings.container_type
         self.file_limit = settings.file_limit
         self._chosen: Backend | None = None
         self._asking = asyncio.Lock()
@@ -83,10 +85,30 @@ class _Negotiated:
         return wire.VERSION in (version.strip() for version in versions.split(","))
 
     async def execute(
-        self, identifier: str, code: str, *, timeout: float | None, on_event: OnEvent | None
+        self,
+        identifier: str,
+        code: str,
+        *,
+        timeout: float | None,
+        on_event: OnEvent | None,
+        env: Environment = NO_VARIABLES,
     ) -> Execution:
         backend = await self._backend(identifier)
-        return await backend.execute(identifier, code, timeout=timeout, on_event=on_event)
+        return await backend.execute(identifier, code, timeout=timeout, on_event=on_event, env=env)
+
+    async def shell(
+        self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        backend = await self._backend(identifier)
+        return await backend.shell(identifier, command, timeout=timeout, on_event=on_event)
+
+    @asynccontextmanager
+    async def request(
+        self, identifier: str, request: HttpRequest, *, timeout: float | None
+    ) -> AsyncGenerator[HttpResponse, None]:
+        backend = await self._backend(identifier)
+        async with backend.request(identifier, request, timeout=timeout) as response:
+            yield response
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
         return await (await self._backend(identifier)).upload(identifier, path, chunks)

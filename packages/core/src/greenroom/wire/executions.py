@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from greenroom.config.environment import Environment
 from greenroom.errors import GreenroomError
 from greenroom.models import Execution, Output, StreamText
 from greenroom.wire.problems import decode_error, encode_error
@@ -41,11 +42,17 @@ _BUNDLES = ("outputs", "updates")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A request to execute."""
+    """A request to execute code or a command."""
 
     id: str
     """Chosen by the client, which can then cancel the execution before its response."""
-    code: str
+    code: str = ""
+    command: tuple[str, ...] = ()
+    """In place of code, for a shell: one text, or with `is_program` a program and its arguments."""
+    is_program: bool = False
+    stdin: bytes = b""
+    """Of the command."""
+    env: Environment = field(default_factory=Environment)
     timeout: float | None = None
     """Seconds; `None` for the pool's own limit, infinity for none."""
     stream: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
 import json
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from greenroom.config.environment import Environment
 from greenroom.models import DATA_DIR, RemoteFile
 from greenroom.runner.json_weight import TooDeep, weigh_json
 
@@ -72,6 +74,8 @@ def encode(value: object) -> Json:
             return value.astimezone(UTC).isoformat()
         case Enum():
             return value.value
+        case bytes():
+            return base64.b64encode(value).decode()
         case Mapping():
             return dict(cast("Mapping[str, Json]", value))  # a mime bundle, which is JSON
         case list() | tuple():
@@ -151,6 +155,16 @@ def _decode_plain(kind: Any, value: Json, name: str) -> Any:
             raise _wrong("a number", value, name) from None
     if kind is datetime:
         return _decode_time(value, name)
+    if kind is Environment:
+        try:
+            return Environment.parse(value)
+        except ValueError as error:
+            raise WireError(f"{name} {error}") from None
+    if kind is bytes:
+        try:
+            return base64.b64decode(cast("str", value), validate=True)
+        except (TypeError, ValueError):
+            raise _wrong("base64", value, name) from None
     if isinstance(kind, type) and issubclass(kind, Enum):
         try:
             return kind(value)

@@ -16,10 +16,10 @@ from starlette.types import Receive, Scope, Send
 from greenroom import wire
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, PATH_INVALID, BadRequest, problem_of
 from greenroom.azure.codecs.shared import ExecuteRequest, Json
-from greenroom.backend import Overrides
+from greenroom.backend import OnEvent, Overrides, ShellCommand
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
-from greenroom.models import Output, StreamText
+from greenroom.models import Execution, Output, StreamText
 from greenroom.server.records import Live, Outcome, Record
 from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room
 from greenroom.server.routes.executions import gone, read_json
@@ -27,7 +27,7 @@ from greenroom.server.routes.files import PIECES, body_of
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.access_log import Entry
 from greenroom.sessions.events import Events
-from greenroom.sessions.rules import check_code, check_file_path, check_path, check_timeout
+from greenroom.sessions.rules import check_code, check_command, check_file_path, check_path, check_timeout
 from greenroom.sessions.transfers import at_most
 from greenroom.wire.content import encode_chunk, encode_content_end
 from greenroom.wire.executions import KEEP_ALIVE, WAITING, Order, error_line, event_lines, execution_lines
@@ -65,9 +65,7 @@ async def execute(request: Request, target: Target) -> Response:
 
     async def run() -> Outcome:
         with _configured(target, overrides):
-            return Outcome(
-                await target.pool.backend.execute(identifier, order.code, timeout=order.timeout, on_event=live.note)
-            )
+            return Outcome(await _carry_out(target, order, live.note))
 
     code = target.held.handed_over()  # held until the execution ends, which can be after the request
     feed = _Feed(live if order.stream else None)
@@ -95,10 +93,25 @@ async def cancel(request: Request, target: Target) -> Response:
     return Response(status_code=204)
 
 
+async def _carry_out(target: Target, order: Order, on_event: OnEvent) -> Execution:
+    pool, identifier, timeout = target.pool.backend, target.identifier, order.timeout
+    if order.command:
+        return await pool.shell(identifier, _command(order), timeout=timeout, on_event=on_event)
+    return await pool.execute(identifier, order.code, timeout=timeout, on_event=on_event, env=order.env)
+
+
+def _command(order: Order) -> ShellCommand:
+    command = order.command if order.is_program else order.command[0]
+    return check_command(command, order.stdin, order.env)
+
+
 def _check(order: Order) -> None:
     if not (order.id.isascii() and order.id.isalnum() and len(order.id) <= _MAX_ID):
         raise BadRequest(f"The id must be 1 to {_MAX_ID} letters and digits of ASCII, not {order.id!r:.50}.")
-    check_code(order.code)
+    if order.command:
+        _command(order)
+    else:
+        check_code(order.code)
     if not (order.background and order.timeout == math.inf):
         check_timeout(order.timeout, most=None if order.background else MAX_TIMEOUT)
 
