@@ -204,7 +204,7 @@ def test_a_server_on_this_machine_gets_no_token_of_azure(url: str, monkeypatch: 
     def unwanted(client_id: str | None) -> None:
         pytest.fail(f"no credential is needed, and none for {client_id}")
 
-    monkeypatch.setattr("greenroom.azure.client.default_credential", unwanted)
+    monkeypatch.setattr("greenroom.azure.credentials.default_credential", unwanted)
     azure = Azure(executed())
     with pool_of(azure, url, api_key=None) as pool:
         pool.session("abcd").execute("1")

@@ -114,7 +114,6 @@ def test_errors_of_local_files_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp
         ("-c", "open('a', 'w').close()", "-o", str(tmp_path / "file")),
         ("-c", "open('a', 'w').close()", "-o", str(tmp_path / "file" / "below")),
         ("-c", "1", "-u", str(tmp_path / "fifo")),
-        ("-c", "1", "-u", str(tmp_path)),
         ("-c", "1", "-u", str(tmp_path / "none")),
         ("-c", "1", "--timeout", "nan"),
         ("-c", "1", "--timeout", "-1"),

@@ -37,6 +37,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.body["timeoutInSeconds"] = 1 + abs(case.body["timeoutInSeconds"]) % MOST
         if case.body.get("codeInputType") == "InlineBase64":
             case.body["codeInputType"] = "InlineText"
+        if not case.body.get("shellCommand", "true").strip():
+            case.body["shellCommand"] = "exit 3"
         if not {"code", "shellCommand"} & case.body.keys():
             case.body["code"] = "1 + 1"
 

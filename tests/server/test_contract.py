@@ -492,7 +492,7 @@ async def test_strictly_each_contract_takes_its_own_alone(strict: httpx.AsyncCli
         (LATEST, current("1", outputStreamsMaxLength=2**31), "outputStreamsMaxLength"),
         (LATEST, {"shellCommand": "true", "code": False}, "code"),
         (LATEST, {"shellCommand": "true", "execCommandAndArgs": ["true"]}, "execCommandAndArgs"),
-        (LATEST, current("1", execCommandAndArgs=["true"]), "execCommandAndArgs"),
+        (LATEST, current("1", execCommandAndArgs="true"), "execCommandAndArgs"),
         (LATEST, {"code": "1", "shellCommand": ["true"]}, "shellCommand"),
     ],
 )

@@ -26,7 +26,7 @@ def decode_fields(fields: Mapping[str, Json]) -> ExecuteRequest:
     arguments = _arguments(fields)
     if shell and arguments:
         raise BadRequest(
-            "Either 'shellCommand' or 'execCommandAndArgs' must be given, not both.", target="shellCommand"
+            "Either 'shellCommand' or 'execCommandAndArgs' must be given, not both.", target="execCommandAndArgs"
         )
     return ExecuteRequest(
         code="" if arguments else _code(fields, "shellCommand" if shell else "code"),
@@ -34,7 +34,7 @@ def decode_fields(fields: Mapping[str, Json]) -> ExecuteRequest:
         execution_type=_word(fields, "executionType", _EXECUTION_TYPES, "Synchronous"),
         shell=shell or bool(arguments),
         arguments=arguments,
-        stdin=_stdin(fields),
+        stdin=_stdin(fields) if shell or arguments else "",
         output_limit=_output_limit(fields),
         # The specification names it one way, and its own examples another.
         jupyter_format=_flag(fields, "returnJupyterFormatExecutionResult") or _flag(fields, "returnJupyterFormat"),
