@@ -16,7 +16,7 @@ import pytest
 
 from greenroom.connecting import open_backend
 from greenroom.errors import EngineUnavailable
-from greenroom.models import Execution, ExecutionError, Output, PoolStatus
+from greenroom.models import ContainerType, Execution, ExecutionError, Output, PoolStatus
 from greenroom.testing import ScriptedBackend
 from greenroom.testing.engines import skipping_without
 
@@ -339,14 +339,19 @@ async def test_the_metadata_describe_the_runtime(client: httpx.AsyncClient) -> N
     assert (await client.get("/listSessions", params={"api-version": LATEST})).json()["sessions"] == []
 
 
-async def test_the_metadata_of_a_pool_for_javascript_are_nodes() -> None:
+@pytest.mark.parametrize(
+    ("container_type", "runtime", "least", "kernel"), [("NodeLTS", "node", 22, "Node.js"), ("Shell", "bash", 4, "bash")]
+)
+async def test_the_metadata_of_a_pool_of_another_type_are_its_own(
+    container_type: str, runtime: str, least: int, kernel: str
+) -> None:
     with skipping_without("bubblewrap:"):
-        backend = await open_backend("bubblewrap:", container_type="NodeLTS")
+        backend = await open_backend("bubblewrap:", container_type=ContainerType(container_type))
     async with served(backend) as client:
         body = (await client.get("/metadata", params={"api-version": LATEST})).json()
-    assert body["runtimes"][0]["name"] == "node"
-    assert int(body["runtimes"][0]["version"].split(".")[0]) >= 22
-    assert body["jupyterKernel"]["name"] == "Node.js"
+    assert body["runtimes"][0]["name"] == runtime
+    assert int(body["runtimes"][0]["version"].split(".")[0]) >= least
+    assert body["jupyterKernel"]["name"] == kernel
 
 
 async def test_an_unknown_version_is_refused_with_the_known_ones(client: httpx.AsyncClient) -> None:

@@ -213,7 +213,7 @@ class ShellSuite(Suite):
         # Until the shell in the background has become `sleep`, or has ended.
         wait = f"until [ $({_SLEEPING} | wc -l) = {{}} ]; do sleep 0.05; done"
         assert session.shell(wait.format(20), timeout=30).succeeded
-        assert session.shell(["kill", *started]).succeeded
+        assert session.shell(f"kill {' '.join(started)}").succeeded
         assert session.shell(wait.format(0), timeout=30).succeeded
 
     def test_commands_and_files_work_one_after_the_other(self, shared: Session) -> None:

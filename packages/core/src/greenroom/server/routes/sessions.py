@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from greenroom.azure.codecs import current
 from greenroom.azure.codecs.problems import SESSION_NOT_FOUND, BadRequest
 from greenroom.azure.codecs.shared import MAX_INT32, Json, Malformed, mapping, text
-from greenroom.backend import Backend
+from greenroom.backend import Backend, ShellCommand
 from greenroom.errors import EngineUnavailable
 from greenroom.models import ContainerType, SessionInfo
 from greenroom.server.in_sandbox import call, functions
@@ -31,6 +31,11 @@ _NODE = {
     "name": "Node.js",
     "projectUrl": "https://nodejs.org",
     "description": "Cells with the displays of IJavascript, without a Jupyter kernel around them",
+}
+_BASH = {
+    "name": "bash",
+    "projectUrl": "https://www.gnu.org/software/bash/",
+    "description": "A shell for each command, without a Jupyter kernel",
 }
 
 
@@ -100,27 +105,37 @@ async def _delete(target: Target) -> None:
 
 
 async def _take_inventory(backend: Backend) -> Json:
+    runtime, kernel, packages = "bash", _BASH, dict[str, Json]()
     identifier = f"greenroom-metadata-{uuid.uuid4()}"
-    is_node = backend.container_type is ContainerType.NODE_LTS
-    code = call.NODE_INVENTORY if is_node else call.program(functions.take_inventory)
-    runtime, kernel = ("node", _NODE) if is_node else ("python", _IPYTHON)
     try:
-        execution = await backend.execute(identifier, code, timeout=_INVENTORY_TIMEOUT, on_event=None)
-    finally:
-        await backend.delete(identifier)
-    try:
-        answer = mapping(call.result_of(execution))
-        packages = mapping(answer.get("packages"))
+        if backend.container_type is ContainerType.SHELL:
+            version = await _bash_version(backend, identifier)
+        else:
+            is_node = backend.container_type is ContainerType.NODE_LTS
+            runtime, kernel = ("node", _NODE) if is_node else ("python", _IPYTHON)
+            code = call.NODE_INVENTORY if is_node else call.program(functions.take_inventory)
+            execution = await backend.execute(identifier, code, timeout=_INVENTORY_TIMEOUT, on_event=None)
+            answer = mapping(call.result_of(execution))
+            version, packages = text(answer.get(runtime)), mapping(answer.get("packages"))
+            kernel = {**kernel, "version": text(answer.get("node" if is_node else "ipython"))}
     except Malformed:
         raise EngineUnavailable("A sandbox could not list its packages.") from None
+    finally:
+        await backend.delete(identifier)
     now = datetime.now(UTC)
     return current.encode_metadata(
-        runtimes={runtime: text(answer.get(runtime))},
+        runtimes={runtime: version},
         packages={name: str(version) for name, version in packages.items()},
         created=now,
         updated=now,
-        kernel={**kernel, "version": text(answer.get("node" if is_node else "ipython"))},
+        kernel={"version": version, **kernel},
     )
+
+
+async def _bash_version(backend: Backend, identifier: str) -> str:
+    command = ShellCommand("echo $BASH_VERSION")
+    execution = await backend.shell(identifier, command, timeout=_INVENTORY_TIMEOUT, on_event=None)
+    return execution.stdout.strip()
 
 
 def _encode(session: SessionInfo) -> Json:
