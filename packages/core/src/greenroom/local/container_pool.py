@@ -75,7 +75,7 @@ class ContainerPool:
         await self._allocator.end(identifier)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
-        self._settings.check_idle_timeout(overrides.idle_timeout)
+        self._settings.check_limits(overrides.memory, overrides.idle_timeout)
         if overrides.env is not None:
             raise InvalidRequest("The env of custom containers must be in their template: it is set as they start.")
         self._overrides[identifier] = overrides

@@ -136,7 +136,7 @@ class LocalPool:
         await self._allocator.end(identifier)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
-        self._settings.check_idle_timeout(overrides.idle_timeout)
+        self._settings.check_limits(overrides.memory, overrides.idle_timeout)
         if overrides.env is not None:
             self._merged(overrides.env)
         self._overrides[identifier] = overrides

@@ -14,7 +14,7 @@ from greenroom.config.containers import CustomContainer
 from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.engines.base import Limits, SandboxSpec
-from greenroom.errors import InvalidRequest
+from greenroom.errors import InvalidRequest, in_units
 from greenroom.local.plan import Rules
 from greenroom.models import ContainerType
 
@@ -155,22 +155,27 @@ class PoolSettings(BaseModel):
             max_starts_beside_work=None if starts_give_way else 1,
         )
 
-    def check_idle_timeout(self, seconds: float | None) -> None:
-        """Check the time without use after which one session ends.
+    def check_limits(self, memory: int | None, idle_timeout: float | None) -> None:
+        """Check the limits of one session: bytes of memory, and seconds without use after which it ends.
 
         Raises:
-            InvalidRequest: it is longer than the pool's, or sessions do not end by it.
+            InvalidRequest: one exceeds the pool's, or sessions do not end by it.
         """
-        if seconds is None:
+        if memory is not None and memory > self.memory:
+            raise InvalidRequest(
+                f"The memory of a session must be at most the pool's of {in_units(self.memory)}, "
+                f"not {in_units(memory)}."
+            )
+        if idle_timeout is None:
             return
         if self.lifecycle != "timed":
             raise InvalidRequest(
                 f"The idle_timeout of a session needs a pool with the lifecycle timed, not {self.lifecycle}."
             )
-        if seconds > self.cooldown_period:
+        if idle_timeout > self.cooldown_period:
             raise InvalidRequest(
                 f"The idle_timeout of a session must be at most the pool's cooldown_period of "
-                f"{self.cooldown_period:g} seconds, not {seconds:g}."
+                f"{self.cooldown_period:g} seconds, not {idle_timeout:g}."
             )
 
     @property

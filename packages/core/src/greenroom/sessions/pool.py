@@ -49,8 +49,8 @@ class SessionPool:
         Args:
             identifier: 4 to 128 characters, by Azure's rule.
             timeout: the time limit of this session's executions in seconds; by default the pool's `timeout`.
-            memory: this session's memory limit in bytes, or as `"512Mi"`; by default the pool's `memory`. It holds
-                from the next use on, also for a session that has begun.
+            memory: this session's memory limit in bytes, or as `"512Mi"`; at most the pool's `memory`, which is
+                the default. It holds from the next use on, also for a session that has begun.
             idle_timeout: the seconds without use after which this session ends, at most the pool's `cooldown_period`,
                 which is the default. It holds from the next use on.
             env: environment variables of this session, in addition to the pool's `env`, for its code and its shell

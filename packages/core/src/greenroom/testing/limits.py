@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from greenroom.errors import FileRefused, PoolFull, SandboxLost
+from greenroom.errors import FileRefused, InvalidRequest, PoolFull, SandboxLost
 from greenroom.sessions import Session, SessionPool
 from greenroom.testing.suite import Suite
 
@@ -126,9 +126,11 @@ class LimitSuite(Suite):
                 other.delete()
 
     def test_a_session_may_have_a_memory_of_its_own(self, pool: SessionPool) -> None:
-        with pool.session("small", memory="256Mi") as small, pool.session("large", memory="1Gi") as large:
+        with pool.session("small", memory="256Mi") as small, pool.session("large", memory="512Mi") as large:
             take = "x = b'x' * (400 << 20)\nlen(x) >> 20"
             assert large.execute(take).result == "400"
             execution = small.execute(take, timeout=20)
             assert execution.error is not None
             assert execution.error.name in {"MemoryError", "TimeoutError"}
+        with pytest.raises(InvalidRequest, match="at most the pool's of 512 MiB, not 1 GiB"):
+            pool.session("larger", memory="1Gi")
