@@ -1,4 +1,4 @@
-"""The conformance suites of files, isolation and attacks over NodeLTS sessions of bubblewrap."""
+"""The conformance suites of files, isolation and attacks over NodeLTS sessions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from greenroom.testing.attacks.host import HostAttacks
 from greenroom.testing.attacks.networks import NetworkAttacks
 from greenroom.testing.attacks.system_calls import SystemCallAttacks
 
+_PARENT = "the code's parent is its session's own worker"
+
 
 class _Node:
+    url = "bubblewrap:"
     options: ClassVar[Mapping[str, Any]] = {"preload": ()}
 
     @pytest.fixture(scope="class")
     @classmethod
     def pool(cls) -> Iterator[SessionPool]:
-        with engine_pool("bubblewrap:", container_type="NodeLTS", **cls.options) as pool:
+        with engine_pool(cls.url, container_type="NodeLTS", **cls.options) as pool:
             yield python_in_children(pool)
 
 
@@ -29,11 +32,32 @@ class TestFiles(_Node, FileSuite):
     pass
 
 
+class TestFilesInDocker(_Node, FileSuite):
+    url = "docker:"
+
+
+class TestFilesUnderGVisor(_Node, FileSuite):
+    url = "docker:?runtime=runsc"
+
+
 class TestIsolation(_Node, IsolationSuite):
     known_differences: ClassVar[Mapping[str, str]] = {
-        "test_the_supervisor_cannot_be_traced_or_written_to": "the code's parent is its session's own worker",
+        "test_the_supervisor_cannot_be_traced_or_written_to": _PARENT,
     }
 
 
+class TestIsolationInDocker(TestIsolation):
+    url = "docker:"
+
+
+class TestIsolationUnderGVisor(TestIsolation):
+    url = "docker:?runtime=runsc"
+
+
 class TestAttacks(_Node, SystemCallAttacks, HostAttacks, NetworkAttacks):
+    options: ClassVar[Mapping[str, Any]] = AttackSuite.options
+
+
+class TestAttacksInDocker(_Node, SystemCallAttacks, HostAttacks, NetworkAttacks):
+    url = "docker:"
     options: ClassVar[Mapping[str, Any]] = AttackSuite.options
