@@ -37,7 +37,7 @@ WORKS = {
     "agent_framework": """
         import asyncio
         from greenroom_agent_framework import GreenroomTools
-        (text,) = asyncio.run(GreenroomTools(session=session).run_python.invoke(arguments={"code": "6 * 7"}))
+        (text,) = asyncio.run(GreenroomTools(session=session).code_tool.invoke(arguments={"code": "6 * 7"}))
         print(text.text)
     """,
 }

@@ -107,7 +107,7 @@ def examples() -> list[GreenroomError]:
             for kind in vars(errors).values()
             if inspect.isclass(kind)
             and issubclass(kind, GreenroomError)
-            and not issubclass(kind, PoolFull | ExecutionFailed)
+            and not issubclass(kind, PoolFull | ExecutionFailed | errors.RequestFailed)
         ),
         PoolFull("full", sessions=4, retry_after=2.5),
         PoolFull("full", sessions=4),

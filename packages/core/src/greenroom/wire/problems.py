@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from greenroom import errors
-from greenroom.errors import AzureDetails, ExecutionFailed, GreenroomError, PoolFull
+from greenroom.errors import AzureDetails, ExecutionFailed, GreenroomError, PoolFull, RequestFailed
 from greenroom.models import Execution
 from greenroom.wire.values import Json, WireError, decode, decode_as, encode
 
@@ -15,7 +15,9 @@ ERROR_KEY = "greenroom"
 """The member of an error response that has the exception, beside Azure's description."""
 
 _KNOWN = {
-    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, GreenroomError)
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, GreenroomError) and kind is not RequestFailed  # raised by callers
 }
 
 

@@ -29,7 +29,7 @@ BASE_LABEL = "greenroom.base"
 
 BASE_IMAGE = "python:3.12-slim"
 
-_NAMES = {ContainerType.PYTHON_LTS: "python", ContainerType.NODE_LTS: "node"}
+_NAMES = {ContainerType.PYTHON_LTS: "python", ContainerType.NODE_LTS: "node", ContainerType.SHELL: "python"}
 """The container types that have an image: its name, and that of its directory."""
 
 _PACKAGES_INSIDE = "/build"  # where the Dockerfile has the context's `packages`
@@ -45,7 +45,7 @@ def default_image(container_type: ContainerType = ContainerType.PYTHON_LTS) -> s
 def build_command(image: str, base: str = BASE_IMAGE, container_type: ContainerType = ContainerType.PYTHON_LTS) -> str:
     """The command that builds that image."""
     words = ["greenroom image build"]
-    if container_type is not ContainerType.PYTHON_LTS:
+    if container_type is ContainerType.NODE_LTS:
         words += ["--container-type", container_type]
     if image != default_image(container_type):
         words += ["--tag", image]
