@@ -46,10 +46,8 @@ _NORMAL = [
     (re.compile(r"<dc:date>.*?</dc:date>"), "<dc:date>…</dc:date>"),  # in matplotlib's SVG
     (re.compile(r"<ipython-input-\d+-\w+>|/tmp/ipykernel_\d+/\d+\.py"), "<cell>"),
     (re.compile(r"\(\d+\.py, line"), "(<cell>, line"),
-    (
-        re.compile(r"\S+:\d+: UserWarning: To exit: use [^\n]*\n  warn[^\n]*\n"),
-        "",
-    ),  # advice for a terminal, which is not there
+    # Advice for a terminal, which is not there.
+    (re.compile(r"^\S{1,300}:\d+: UserWarning: To exit: use [^\n]*\n  warn[^\n]*\n", re.MULTILINE), ""),
 ]
 _TRACEBACK = re.compile(r"-{75}\n.*?\n\n(?=[\w.]+: )", re.DOTALL)
 _BLANK_LINES = re.compile(r"\n(\s*\n)+")  # without colours, IPython's tracebacks have fewer of them
