@@ -72,7 +72,8 @@ ASYNC_CALLS: dict[str, AsyncCall] = {
 
 @pytest.fixture(autouse=True)
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greenroom.azure.client._TIMEOUT", 0.4)
+    for name in ("client._TIMEOUT", "native._TIMEOUT", "native.MARGIN", "native._MAX_WAIT", "remote._TIMEOUT"):
+        monkeypatch.setattr(f"greenroom.azure.{name}", 0.4)
     monkeypatch.setattr("greenroom.azure.client.MARGIN", 0.4)
     monkeypatch.setattr("greenroom.azure.client._LIST_TIMEOUT", 5)
     monkeypatch.setattr("greenroom.azure.client._MAX_PAGES", 20)

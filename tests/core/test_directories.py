@@ -21,7 +21,7 @@ from greenroom.testing import ScriptedBackend, memory_pool, scripted_pool
 MOMENT = datetime(2026, 11, 1, tzinfo=UTC)
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
-    lambda name: name not in {".", ".."} and len(name.encode()) < 200
+    lambda name: name not in {".", ".."} and len(name.encode()) < 200 and not name.startswith(".greenroom-upload-")
 )
 trees = st.dictionaries(st.lists(names, min_size=1, max_size=4).map(tuple), st.binary(max_size=100), max_size=8)
 

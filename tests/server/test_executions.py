@@ -271,6 +271,7 @@ async def test_a_shell_command_answers_with_its_exit_code_as_the_status() -> Non
         assert response.status_code == 200
         body = response.json()
         assert isinstance(body["result"].pop("executionTimeInMilliseconds"), int)
+        assert body.pop("id")
         assert body == {
             "identifier": "session",
             "status": "3",
@@ -306,7 +307,7 @@ async def test_a_command_has_standard_input_and_may_be_a_list_of_arguments() -> 
 @pytest.mark.parametrize(
     ("body", "target"),
     [
-        ({"shellCommand": "ls", "execCommandAndArgs": ["ls"]}, "shellCommand"),
+        ({"shellCommand": "ls", "execCommandAndArgs": ["ls"]}, "execCommandAndArgs"),
         ({"execCommandAndArgs": "ls"}, "execCommandAndArgs"),
         ({"execCommandAndArgs": []}, "execCommandAndArgs"),
         ({"execCommandAndArgs": ["ls", 5]}, "execCommandAndArgs"),
@@ -327,7 +328,7 @@ async def test_a_command_that_breaks_a_rule_is_refused(body: dict[str, Any], tar
 
 async def test_a_strict_server_has_lists_and_standard_input_in_the_latest_version_only() -> None:
     async with served(strict=True) as client:
-        for body in ({"execCommandAndArgs": ["true"]}, shell("cat", stdin="x")):
+        for body in (current("1", execCommandAndArgs=["true"]), shell("cat", stdin="x")):
             earlier = await client.post("/executions", params=query(CURRENT[1]), json=body)
             assert (earlier.status_code, code_of(earlier)) == (400, "SessionRequestNotSupported")
             assert (await client.post("/executions", params=query(LATEST), json=body)).status_code == 200

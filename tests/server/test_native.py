@@ -446,7 +446,7 @@ async def test_an_output_that_no_memory_is_allowed_for_is_an_error_that_names_th
     ("order", "message"),
     [
         ({"id": "a", "code": ""}, "code must not be empty"),
-        ({"id": "a"}, "must have the field code"),
+        ({"id": "a"}, "code must not be empty"),
         ({"id": "../x", "code": "1"}, "letters and digits"),
         ({"id": "a", "code": "1", "timeout": 1801}, "at most 1800"),
         ({"id": "a", "code": "1", "timeout": -1}, "positive"),

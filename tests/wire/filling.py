@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from greenroom.config.environment import Environment
 from greenroom.models import RemoteFile
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ def _value(kind: Any, name: str) -> Any:
         int: 7,
         float: 0.1 + 0.2,
         bool: True,
+        bytes: b"\0\xff",
+        Environment: Environment({"A": "Ω\n"}),
         datetime: datetime(2026, 11, 1, 2, 3, 4, 567891, UTC),
     }
     return plain[kind]

@@ -264,7 +264,9 @@ class Execution:
             texts["stdout"].append(self.stdout[out : place.stdout])
             texts["stderr"].append(self.stderr[err : place.stderr])
             out, err = place.stdout, place.stderr + place.repeated
-            shown = place.error if place.output is None else self.outputs[place.output]
+            shown = place.error
+            if place.output in range(len(self.outputs)):
+                shown = self.outputs[place.output]
             if shown is not None:
                 add_text()
                 parts.append(shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -159,8 +160,10 @@ class PoolSettings(BaseModel):
         """Check the limits of one session: bytes of memory, and seconds without use after which it ends.
 
         Raises:
-            InvalidRequest: one exceeds the pool's, or sessions do not end by it.
+            InvalidRequest: one is not positive or exceeds the pool's, or sessions do not end by it.
         """
+        if memory is not None and memory < 1:
+            raise InvalidRequest(f"The memory of a session must be positive, not {memory} bytes.")
         if memory is not None and memory > self.memory:
             raise InvalidRequest(
                 f"The memory of a session must be at most the pool's of {in_units(self.memory)}, "
@@ -168,6 +171,8 @@ class PoolSettings(BaseModel):
             )
         if idle_timeout is None:
             return
+        if not 0 < idle_timeout < math.inf:
+            raise InvalidRequest(f"The idle_timeout of a session must be positive and finite, not {idle_timeout:g}.")
         if self.lifecycle != "timed":
             raise InvalidRequest(
                 f"The idle_timeout of a session needs a pool with the lifecycle timed, not {self.lifecycle}."

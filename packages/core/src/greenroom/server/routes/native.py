@@ -432,9 +432,10 @@ def _overrides(request: Request, target: Target) -> Overrides | None:
     if header is None:
         return None
     try:
-        return _decoded(Overrides, json.loads(header))
+        fields = json.loads(header)
     except (ValueError, RecursionError):
         raise BadRequest(f"The header {wire.OVERRIDES_HEADER!r} must be JSON.") from None
+    return _decoded(Overrides, fields)
 
 
 @contextlib.contextmanager
