@@ -139,7 +139,11 @@ def test_neither_this_machine_nor_its_containers_are_reached(session: Session, i
         port = server.server_port
         hosts = [gateway, "127.0.0.2", "0.0.0.0", "[::ffff:127.0.0.1]", "[::]", socket.gethostname(), "2130706433"]
         urls = [f"http://{host}:{port}/" for host in hosts]
-        urls += [f"http://{neighbour}:8080/", "http://169.254.169.254/latest/meta-data"]
+        urls += [
+            f"http://{neighbour}:8080/",
+            f"http://[::ffff:{neighbour}]:8080/",
+            "http://169.254.169.254/latest/meta-data",
+        ]
         assert [line[:4] for line in run(session, FETCH, urls=urls)] == ["403 "] * len(urls)
         targets = [f"{host}:{port}" for host in (*hosts, "localhost")]
         assert set(run(session, TUNNEL, targets=targets)) == {"HTTP/1.1 403 Forbidden"}
@@ -189,5 +193,8 @@ print(connection.recv(1000).decode().split(" ")[1])
 def test_what_is_elsewhere() -> None:
     for address in ("127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "::1", "fe80::1", "::", "::ffff:127.0.0.1"):
         assert not is_elsewhere(ipaddress.ip_address(address)), address
+    for address in ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"):
+        assert not is_elsewhere(ipaddress.ip_address(address)), f"{address} is a service of a cloud"
+    assert not is_elsewhere(ipaddress.ip_address("2002:a9fe:a9fe::1")), "169.254.169.254 in another form"
     for address in ("192.0.2.1", "10.255.1.2", "8.8.8.8", "::ffff:8.8.8.8", "2606:4700::1111"):
         assert is_elsewhere(ipaddress.ip_address(address)), address

@@ -25,7 +25,8 @@ class Daemon:
     def __init__(self, directory: Path) -> None:
         self.url = f"unix://{directory}/docker.sock"
         self._command = [
-            *("dockerd", "--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec"),
+            # In a network of its own: without a bridge of its own, it would remove that of the machine's engine.
+            *("unshare", "--net", "dockerd", "--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec"),
             *("--pidfile", f"{directory}/pid", "--host", self.url, "--bridge", "none", "--iptables=false"),
         ]
         self._log = (directory / "log").open("wb")

@@ -264,8 +264,8 @@ class Execution:
             texts["stdout"].append(self.stdout[out : place.stdout])
             texts["stderr"].append(self.stderr[err : place.stderr])
             out, err = place.stdout, place.stderr + place.repeated
-            shown = place.error
-            if place.output in range(len(self.outputs)):
+            shown: Output | ExecutionError | None = place.error
+            if place.output is not None and 0 <= place.output < len(self.outputs):
                 shown = self.outputs[place.output]
             if shown is not None:
                 add_text()

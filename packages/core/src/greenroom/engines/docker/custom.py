@@ -48,6 +48,7 @@ _START_TIMEOUT = 60.0
 _OUTPUT_KEPT = 8192
 _RELAY_MEMORY = 96 << 20
 _SHARING_RUNTIMES = ("runc", "crun", "io.containerd.runc.v2")
+_MOST_LEAVING = 64  # connections to the proxy
 _READY = b"ready\n"
 _WRITABLE = ("/mnt/data", "/run", "/tmp", "/var/tmp")  # noqa: S108  in the container
 
@@ -152,7 +153,9 @@ class CustomSandbox(PortSandbox):
         """Begin to serve a connection from the container to the proxy."""
         if self._egress is None:
             raise relay.Violation("a connection, though there is no proxy")
-        task = asyncio.create_task(self._egress.serve(channel))
+        # Those that the container has given up count, too, until they have ended here.
+        serve = self._egress.serve(channel) if len(self._leaving) < _MOST_LEAVING else channel.close()
+        task = asyncio.create_task(serve)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
@@ -236,7 +239,7 @@ class CustomContainers:
                 await container.start()
                 return container, attachment
 
-            egress = Egress(lambda: _networks(daemon)) if spec.limits.network else None
+            egress = Egress(lambda: _networks(daemon), FAILURES) if spec.limits.network else None
             port = None if egress is None else _proxy_port(spec)
             relay_container, relay_attachment = await begin(relay_name, _relay_config(self._relay_image, user, port))
             await _wait_for_relay(relay_attachment)

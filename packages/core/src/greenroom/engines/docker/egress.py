@@ -7,11 +7,13 @@ A list of allowed domains would be one more check in `_addresses`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import ipaddress
 import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -25,6 +27,22 @@ _HEAD_TIMEOUT = 30.0
 _CONNECT_TIMEOUT = 15.0
 _PIECE = 1 << 16
 _LINE = re.compile(rb"([A-Z]{1,20}) ([!-~]{1,8192}) HTTP/1\.[01]")
+_MOST_LOOK_UPS = 4
+_OF_CLOUDS = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "168.63.129.16/32",  # Azure's host
+            "100.100.100.200/32",  # Alibaba Cloud's metadata
+            "192.0.0.0/24",  # Oracle Cloud's among others; of protocols, never of a machine
+            "fd00:ec2::/32",  # AWS's
+            "fd20:ce::/32",  # Google Cloud's
+            "2002::/16",  # IPv4 in IPv6, which a gateway would unpack
+            "64:ff9b::/96",
+        ),
+    )
+)
+"""Networks of services that a cloud offers each of its machines, beside the link-local ones."""
 _OF_PROXIES = (b"proxy-authorization:", b"proxy-connection:", b"connection:", b"keep-alive:")
 
 
@@ -33,14 +51,19 @@ class _Refused(Exception):
 
 
 class Egress:
-    """The proxy of one engine.
+    """The proxy of one container.
 
     Args:
         inner_networks: finds the networks that only the engine's machine can reach, such as Docker's own.
+        failures: the exceptions with which that fails.
     """
 
-    def __init__(self, inner_networks: Callable[[], Awaitable[Sequence[Network]]]) -> None:
+    def __init__(
+        self, inner_networks: Callable[[], Awaitable[Sequence[Network]]], failures: tuple[type[Exception], ...]
+    ) -> None:
         self._inner_networks = inner_networks
+        self._failures = failures
+        self._look_ups = ThreadPoolExecutor(_MOST_LOOK_UPS, "greenroom names")
 
     async def serve(self, connection: Connection) -> None:
         """Serve one connection of a container until its end. Never raises OSError."""
@@ -91,25 +114,38 @@ class Egress:
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         """Return the addresses of a host that code may connect to."""
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                # In threads of this container alone: names that are slow to resolve must keep no other waiting.
+                look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+                found = await asyncio.get_running_loop().run_in_executor(self._look_ups, look_up)
         except (OSError, UnicodeError):
             raise _Refused("502 Bad Gateway", f"The name {host} cannot be resolved") from None
-        addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
+        addresses = list(dict.fromkeys(_plain(str(each[4][0])) for each in found))
         if not all(map(is_elsewhere, addresses)):
             raise _Refused("403 Forbidden", f"{host} is this machine or only reachable from it")
-        private = [address for address in addresses if not address.is_global]
-        networks = await self._inner_networks() if private else ()
-        if any(address in network for address in private for network in networks):
+        try:
+            networks = await self._inner_networks()
+        except self._failures:
+            raise _Refused("502 Bad Gateway", "The networks of this machine's containers are not known") from None
+        if any(address in network for address in addresses for network in networks):
             raise _Refused("403 Forbidden", f"{host} is in a network of this machine's containers")
-        return list(dict.fromkeys(addresses))
+        return addresses
+
+
+def _plain(text: str) -> Address:
+    """Return an address; the one of IPv4 that one of IPv6 stands for."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
 
 
 def is_elsewhere(address: Address) -> bool:
     """Whether an address is of another machine, and not of a service that answers by who asks, as of a cloud."""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    address = _plain(str(address))
+    if any(address in network for network in _OF_CLOUDS):
+        return False
     if (
         address.is_loopback
         or address.is_unspecified
@@ -119,10 +155,12 @@ def is_elsewhere(address: Address) -> bool:
     ):
         return False
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((str(address), 0))  # only possible with addresses of this machine
-        return False
-    return True
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((str(address), 0))  # only possible with addresses of this machine
+    except OSError as error:  # any other, as without a free descriptor, says nothing
+        return error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+    return False
 
 
 async def _read_head(connection: Connection) -> tuple[bytes, bytes]:
