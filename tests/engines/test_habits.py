@@ -298,6 +298,14 @@ def test_an_endless_recursion_without_a_limit_costs_no_variables(session: Sessio
     assert session.execute("sys.setrecursionlimit(usual)\nkept").result == "5"
 
 
+def test_files_survive_a_worker_that_is_killed_as_it_starts(session: Session) -> None:
+    session.upload(b"precious", "data.txt")
+    assert session.execute("import os\nos._exit(1)").state_lost
+    session.shell("kill -9 -1")
+    assert session.execute("6 * 7").result == "42"
+    assert session.download("data.txt") == b"precious"
+
+
 # Processors and files
 
 

@@ -18,6 +18,7 @@ from greenroom import errors, wire
 from greenroom.azure.codecs.shared import Call
 from greenroom.azure.native import NativePool
 from greenroom.backend import Backend, OnEvent, Overrides
+from greenroom.config.environment import Environment
 from greenroom.connecting import open_backend
 from greenroom.errors import AccessDenied, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
 from greenroom.models import Event, Execution, Output, PoolStatus, RemoteFile, SessionInfo, StreamText
@@ -28,7 +29,7 @@ from greenroom.server.run import Server
 from greenroom.telemetry import RequestEnded, TelemetryEvent
 from greenroom.testing.scripted import ENDLESS_CODE, ScriptedBackend
 
-from .served import eventually, listening, memory_backend
+from .served import eventually, listening, memory_backend, served
 
 FIGURE = Output({"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}, {"width": 3}, is_result=True)
 MIB = 1 << 20
@@ -499,6 +500,35 @@ async def test_the_settings_of_a_session_reach_the_pool_for_as_long_as_they_are_
         backend.given.clear()
         await run(pool, "1")
         assert backend.memory == [512 * MIB, None]
+
+
+async def test_variables_that_no_header_can_hold_are_refused_at_once() -> None:
+    async with connected(ScriptedBackend()) as (pool, _):
+        with pytest.raises(InvalidRequest, match="at most 24 KiB as JSON"):
+            pool.configure("session", Overrides(env=Environment({"A": "é" * 6_000})))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"memory": -1}, "must be positive, not -1 bytes"),
+        ({"memory": 4 << 30}, "at most the pool's"),
+        ({"idle_timeout": math.nan}, "positive and finite"),
+        ({"idle_timeout": 0}, "positive and finite"),
+        ({"env": {"A": 1}}, "values of type str"),
+    ],
+)
+async def test_settings_that_break_a_rule_are_refused_whoever_sends_them(
+    overrides: dict[str, Any], message: str
+) -> None:
+    async with served(await memory_backend()) as client:
+        response = await client.get(
+            "/greenroom/1/files",
+            params={"identifier": "session"},
+            headers={wire.OVERRIDES_HEADER: json.dumps(overrides)},
+        )
+    assert response.status_code == 400
+    assert message in response.json()["error"]["message"]
 
 
 async def test_a_pool_that_cannot_configure_a_session_says_so_with_its_use() -> None:

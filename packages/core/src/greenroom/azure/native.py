@@ -24,7 +24,7 @@ from greenroom.azure.transport import Response, TransportError
 from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT
-from greenroom.errors import FileRefused, GreenroomError, PoolFull, SandboxLost, ServiceFailed
+from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
 from greenroom.wire.content import ContentDecoder
 from greenroom.wire.executions import MAX_LINE, MAX_LINES, Assembler, Order
@@ -37,6 +37,8 @@ _TIMEOUT = 60.0
 _MAX_WAIT = 3600.0
 """Seconds that an execution can wait for others of its session, whose callers are other processes."""
 _CANCEL_TIMEOUT = 10.0
+_MOST_OVERRIDES = 24 << 10
+"""Bytes of a session's own settings in a header: three quarters of what a server takes for all."""
 _END_TIMEOUT = 1.0
 """Seconds for the end of a response after its last line, without which its connection cannot be used again."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
@@ -212,6 +214,11 @@ class NativePool(Forwarding):
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         """Give a session settings of its own; the server refuses those that its pool cannot give, with their use."""
+        if len(json.dumps(encode(overrides))) > _MOST_OVERRIDES:
+            raise InvalidRequest(
+                f"The env of a session must have at most {_MOST_OVERRIDES >> 10} KiB as JSON over HTTP, as it comes "
+                "with each request. That of one execution may have more."
+            )
         self._overrides[identifier] = overrides
 
     def overrides_of(self, identifier: str | None) -> Overrides | None:

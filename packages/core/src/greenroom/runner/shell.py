@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -74,7 +75,10 @@ class Command:
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
-            return False
+            if self.exit_code is not None:
+                return False
+            with contextlib.suppress(PermissionError):
+                os.kill(self.pid, number)  # it has no group of its own yet, and its number is still its own
         except PermissionError:
             pass
         return True

@@ -30,6 +30,7 @@ from .shell import Shell
 from .spawn import DEFAULT_CONTAINER_TYPE, SHELL, WorkerProcess, check_container_type
 
 _CHUNK = 1 << 16
+_MOST_FAILED_STARTS = 3
 _MAX_REAPED = 100  # children per turn of the loop
 _CACHE = "/opt/greenroom/cache"
 _CRASHES = (-signal.SIGABRT, -signal.SIGILL, -signal.SIGTRAP)  # how a runtime ends itself
@@ -69,6 +70,7 @@ class Supervisor:
         self._files = Transfers(tree)
         self._killed = False
         self._state_lost = False  # while no code ran: the next execution reports it
+        self._failed_starts = 0  # of workers, one after the other
         self._announced = False  # the host knows that a worker is ready
         self._oom = OutOfMemory()
         self._shell = Shell(self._selector, tree, self._send, user=user, rlimits=rlimits)
@@ -317,7 +319,9 @@ class Supervisor:
                     if event.header.get("ev") in ("output", "error"):
                         self._handle_event(worker, event)
         self._read_text(worker)
-        if not worker.ready:  # it could not even start, and a second one would fare no better
+        self._failed_starts = 0 if worker.ready else self._failed_starts + 1
+        # One that could not even start fares no better again, unless code or the lack of memory has ended it.
+        if self._failed_starts > (_MOST_FAILED_STARTS if self._announced else 0):
             os.write(2, self._idle.text())
             os._exit(1)
         for descriptor in (worker.socket, *(pipe.descriptor for pipe in worker.pipes)):

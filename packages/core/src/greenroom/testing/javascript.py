@@ -55,6 +55,9 @@ class JavaScriptSuite(JavaScriptEnds):
             "[typeof fs.readFileSync, crypto, navigator.userAgent, performance]",
             "typeof path.join + typeof os.cpus + typeof structuredClone + typeof fetch",
         ) == [None, "[ 'function', 1, 'mine', 2 ]", "'functionfunctionfunctionfunction'"]
+        assert results(
+            session, "let process = null; const console = 5", "6 * 7", "function process(d) { return d }; process(1)"
+        ) == [None, "42", "1"]
 
     def test_modules_can_be_imported(self, session: Session) -> None:
         session.upload(b"export const one = 1; export default function two() { return 2 }", "own.mjs")

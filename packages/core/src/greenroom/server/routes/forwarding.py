@@ -125,7 +125,10 @@ async def _respond(response: HttpResponse, send: Send) -> None:
     if not 200 <= response.status <= 599:
         raise ServiceFailed(f"The container sent the status {response.status}, which HTTP does not have.")
     # The server sets the date.
-    headers = [(name.lower(), value) for name, value in end_to_end(response.headers) if name.lower() != b"date"]
+    left_out = {b"date"}
+    if any(name.lower() == b"transfer-encoding" for name, _ in response.headers):
+        left_out.add(b"content-length")  # which does not count beside it
+    headers = [(name.lower(), value) for name, value in end_to_end(response.headers) if name.lower() not in left_out]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     async for piece in response.content:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -186,7 +189,9 @@ def _identifier(scope: Scope) -> str:
 
 
 def _target(scope: Scope) -> str:
-    path = _RAW_POOL.sub(b"", scope["raw_path"], count=1).decode("latin-1") or "/"
+    raw: bytes = scope["raw_path"]
+    prefix = _RAW_POOL.match(raw)
+    path = raw[0 if prefix is None else prefix.end() :].decode("latin-1") or "/"
     query = scope["query_string"].decode("latin-1")
     return f"{path}?{query}" if query else path
 

@@ -13,6 +13,7 @@ const { clearAsyncIdStack } = require("internal/async_hooks");
 const { makeDisplays } = require("./display.cjs");
 const variables = require("./variables.cjs");
 
+const { process, console } = globalThis; // code may declare these names
 const [LINK, ACKS] = [3, 4];
 const DATA = "/mnt/data";
 const MAX_TEXT = 200_000; // characters of each text of an error
@@ -54,7 +55,11 @@ function show(header, body) {
 
 function settleOutputs() {
   while (unread > 0) {
-    if (readSync(ACKS, ack, 0, 1, null) !== 1) reallyExit(1);
+    let size = 0;
+    try {
+      size = readSync(ACKS, ack, 0, 1, null);
+    } catch {} // the code has closed it
+    if (size !== 1) reallyExit(1);
     unread -= 1;
   }
 }
