@@ -22,6 +22,7 @@ from tests.server.served import (
 )
 
 import greenroom
+from greenroom.errors import InvalidRequest
 from greenroom.server.access.keys import ApiKeys, digest
 from greenroom.server.run import Server
 
@@ -59,6 +60,16 @@ async def raw(container: ScriptedContainer, reader: Reader, writer: Writer) -> N
             b"HTTP/1.1 203 Whatever\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
             b"Keep-Alive: 5\r\nContent-Length: 2\r\n\r\nok"
         )
+    elif path == b"/silent":
+        await reader.read(1)  # until the connection ends
+    elif path == b"/chunks":
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5\r\nwhole\r\n0\r\n\r\n"
+        )
+    elif path == b"/hints":
+        while True:
+            writer.write(b"HTTP/1.1 100 \r\n\r\n" * 100)
+            await writer.drain()
     elif path == b"/bad":
         writer.write(b"nonsense\r\n\r\n")
     else:
@@ -135,6 +146,48 @@ async def test_events_arrive_as_they_come_and_end_with_their_reader() -> None:
         assert seen == ["data: 0", "", "data: 1", ""]
         await eventually(lambda: not in_flight(server))
         assert len(engine.started) == 1
+
+
+@pytest.mark.parametrize("path", ["/silent", "/events"], ids=["before the response", "with an unread body"])
+async def test_a_client_that_leaves_ends_its_request(server: Server, path: str) -> None:
+    _, writer = await connected(server)
+    writer.write(b"POST %s?identifier=user-0001 HTTP/1.1\r\nHost: localhost\r\n" % path.encode())
+    writer.write(b"Content-Length: 1000000\r\n\r\nbegun")
+    await eventually(lambda: bool(in_flight(server)))
+    writer.close()
+    await eventually(lambda: not in_flight(server))
+
+
+async def test_a_path_may_look_like_a_pools_in_its_middle(server: Server) -> None:
+    path = "/a/subscriptions/x/resourceGroups/y/sessionPools/z/b"
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        response = await client.get(f"{path}?identifier=user-0001")
+    assert response.text.startswith(f"GET {path}?")
+
+
+async def test_a_length_beside_chunks_does_not_count(server: Server) -> None:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        assert (await client.get("/chunks?identifier=user-0001")).text == "whole"
+        response = await client.get("/hints?identifier=user-0001")
+    assert (response.status_code, "informational" in response.text) == (502, True)
+
+
+@pytest.mark.parametrize(
+    "path", ["/../other", "/a/%2e%2e/b", "/./a", "/.management/listSessions", "/a?identifier=another-one"]
+)
+async def test_a_path_stays_in_its_session_on_every_pool(server: Server, path: str) -> None:
+    pool = await greenroom.aconnect(server.url)
+    async with pool:
+        with pytest.raises(InvalidRequest, match="must not"):
+            await pool.session("user-0001").arequest("GET", path)
+
+
+async def test_headers_of_one_name_stay_apart_through_our_client(server: Server) -> None:
+    async with greenroom.aconnect(server.url) as pool:
+        response = await pool.session("user-0001").arequest("GET", "/headers")
+        assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
+        sent = await pool.session("user-0001").arequest("GET", "/", headers=[("X-A", "1"), ("X-A", "2")])
+    assert sent.text.lower().count("x-a: ") == 2
 
 
 async def test_a_body_and_its_response_pass_at_the_same_time(server: Server) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncGenerator
+from urllib.parse import parse_qsl, unquote
 
 from greenroom.azure.codecs.shared import quote_segment
 from greenroom.azure.http import MARGIN, Connection
 from greenroom.azure.settings import AzureSettings
 from greenroom.backend import HttpRequest, HttpResponse
+from greenroom.errors import InvalidRequest
+from greenroom.untrusted import brief
 
 _ONE_DAY = 86_400.0
 
@@ -24,9 +27,10 @@ class Forwarding:
     async def request(
         self, identifier: str, request: HttpRequest, *, timeout: float | None
     ) -> AsyncGenerator[HttpResponse, None]:
+        _check_target(request.target)
         seconds = timeout or self._settings.timeout
         separator = "&" if "?" in request.target else "?"
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers]
         async with self._http.forward(
             request.method,
             f"{request.target}{separator}identifier={quote_segment(identifier)}",
@@ -39,6 +43,21 @@ class Forwarding:
                 async for piece in response.chunks:
                     yield piece
 
-            raw = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items())
             async with contextlib.aclosing(content()) as pieces:
-                yield HttpResponse(response.status, b"", raw, pieces)
+                yield HttpResponse(response.status, b"", tuple(response.raw_headers), pieces)
+
+
+def _check_target(target: str) -> None:
+    """Refuse a path that would leave the session, as the service reads it.
+
+    Raises:
+        InvalidRequest: it has a segment of dots, is one of the pool's own, or names a session.
+    """
+    path, _, query = target.partition("?")
+    segments = unquote(path).split("/")
+    if {".", ".."} & set(segments):
+        raise InvalidRequest(f"The path must not have segments of dots alone, as {brief(path)} has.")
+    if segments[1] == ".management":
+        raise InvalidRequest(f"The path must not be one of the pool's own, as {brief(path)} is.")
+    if any(name == "identifier" for name, _ in parse_qsl(query, keep_blank_values=True)):
+        raise InvalidRequest("The query must not have an identifier: it names the session, and is added.")

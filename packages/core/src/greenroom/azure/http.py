@@ -7,7 +7,7 @@ import contextlib
 import json
 import random
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
@@ -121,7 +121,7 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def forward(
-        self, method: str, target: str, headers: Mapping[str, str], content: Any, *, timeout: float
+        self, method: str, target: str, headers: Sequence[tuple[str, str]], content: Any, *, timeout: float
     ) -> AsyncGenerator[Response, None]:
         """Send a request for a custom container, once, and yield its response, whatever the status is.
 
@@ -133,10 +133,14 @@ class Connection:
         if self._closed:
             raise PoolClosed("The pool was closed.")
         token = await self._tokens.get()
-        headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", _REQUEST_ID: str(uuid.uuid4()), **headers}
+        own = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", _REQUEST_ID: str(uuid.uuid4())}
         if token is not None:
-            headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-            headers["Authorization"] = f"Bearer {token}"
+            own["Authorization"] = f"Bearer {token}"
+        given = {name.lower() for name, _ in headers}
+        headers = [
+            *((name, value) for name, value in own.items() if name == "Authorization" or name.lower() not in given),
+            *((name, value) for name, value in headers if token is None or name.lower() != "authorization"),
+        ]
         request = Request(
             method,
             f"{self.endpoint}{target}",
@@ -328,7 +332,7 @@ async def _problem(request: Request, response: Response, timeout: float) -> tupl
         await response.close()
     problem = decode_problem(response.status, response.headers, content)
     if not problem.request_id:
-        problem = replace(problem, request_id=request.headers[_REQUEST_ID])
+        problem = replace(problem, request_id=dict(request.headers)[_REQUEST_ID])
     try:
         return problem, error_in(json.loads(content))
     except (ValueError, RecursionError):

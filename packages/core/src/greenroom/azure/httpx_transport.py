@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from http.cookiejar import CookieJar
 from typing import Any, Self
 
@@ -51,7 +51,7 @@ class HttpxTransport:
                     request.method,
                     request.url,
                     content=request.content,
-                    headers=request.headers,
+                    headers=dict(request.headers) if isinstance(request.headers, Mapping) else [*request.headers],
                     timeout=httpx.Timeout(
                         connect=request.connect_timeout,
                         read=request.read_timeout,
@@ -61,7 +61,8 @@ class HttpxTransport:
                 ),
                 stream=True,
             )
-        return Response(response.status_code, dict(response.headers.items()), _Chunks(response), response.aclose)
+        headers, raw = dict(response.headers.items()), response.headers.raw
+        return Response(response.status_code, headers, _Chunks(response), response.aclose, raw)
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,7 +26,7 @@ class Request:
     method: str
     url: str
     """With its query, percent-encoded."""
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = field(default_factory=dict[str, str])
     content: bytes | AsyncIterator[bytes] | None = None
     """An iterator is read once, and sent in chunks."""
     connect_timeout: float = 10.0
@@ -45,6 +45,8 @@ class Response:
     """The body as it is on the wire, not decompressed. Raises `Broken`."""
     close: Callable[[], Awaitable[None]]
     """Release the connection; to be called in any case."""
+    raw_headers: Sequence[tuple[bytes, bytes]] = ()
+    """As they were sent, each by itself."""
 
     @property
     def is_success(self) -> bool:

@@ -20,6 +20,8 @@ except ModuleNotFoundError as error:
         "Custom containers need the package h11. Install it with: pip install 'greenroom[docker]'."
     ) from error
 
+_MOST_INFORMATIONAL = 20
+_EVENTS_IN_A_TURN = 50
 _MOST_HEAD = 64 * 1024
 _SWITCHING = 101
 
@@ -93,6 +95,7 @@ class _Exchange:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD)
         self._head = self._bytes(head)
         self._failure: Exception | None = None
+        self._events = 0
 
     @property
     def rest(self) -> bytes:
@@ -102,24 +105,33 @@ class _Exchange:
     async def send(self, content: bytes | AsyncIterator[bytes]) -> None:
         """Send all of the request; whatever fails but the connection, `head` and `content` raise it."""
         try:
-            await self._connection.write(self._head)
+            if not await self._written(self._head):
+                return
             async for piece in _pieces(content):
-                await self._connection.write(self._bytes(h11.Data(piece)))
-            await self._connection.write(self._bytes(h11.EndOfMessage()))
-        except OSError:
-            pass  # the container does not want the rest: its response says why
+                if not await self._written(self._bytes(h11.Data(piece))):
+                    return
+            await self._written(self._bytes(h11.EndOfMessage()))
         except Exception as error:  # noqa: BLE001  of the caller's content
             self._failure = error
             await self._connection.close()
 
+    async def _written(self, data: bytes) -> bool:
+        """Write; return whether the container takes more. If not, its response says why."""
+        try:
+            await self._connection.write(data)
+        except OSError:
+            return False
+        return True
+
     async def head(self) -> h11.Response | h11.InformationalResponse:
         """Return the final response, or the one that switches to another protocol."""
-        while True:
+        for _ in range(_MOST_INFORMATIONAL + 1):
             event = await self._next()
             if isinstance(event, h11.Response) or (
                 isinstance(event, h11.InformationalResponse) and event.status_code == _SWITCHING
             ):
                 return event
+        raise ServiceFailed(f"The container sent more than {_MOST_INFORMATIONAL} informational responses.")
 
     async def content(self) -> AsyncGenerator[bytes, None]:
         while not isinstance(event := await self._next(), h11.EndOfMessage):
@@ -128,24 +140,32 @@ class _Exchange:
 
     async def _next(self) -> h11.Event:
         ended = False
+        self._events += 1
+        if self._events % _EVENTS_IN_A_TURN == 0:  # small chunks must not keep other sessions waiting
+            await asyncio.sleep(0)
         try:
             while (event := self._http.next_event()) is h11.NEED_DATA:
                 data = await self._connection.read()
                 ended = not data
                 self._http.receive_data(data)
         except OSError as error:
-            if self._failure is not None:
-                raise self._failure from None
+            self._raise_failure()
             raise _ended() from error
         except h11.RemoteProtocolError as error:
             if ended:
+                self._raise_failure()
                 raise _ended() from error
             raise ServiceFailed(
                 f"The container sent a response that is not valid HTTP/1.1: {brief(str(error))}."
             ) from error
         if event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
+            self._raise_failure()
             raise _ended()
         return cast("h11.Event", event)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure from None
 
     def _bytes(self, event: h11.Event) -> bytes:
         try:

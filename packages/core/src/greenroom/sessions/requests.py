@@ -214,6 +214,10 @@ class StreamedResponse:
         return self._response
 
 
+_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BREAKS = re.compile(rb"[\r\n\0]")
+
+
 class _Lines:
     """Text in pieces, as lines."""
 
@@ -268,12 +272,16 @@ def request_of(
     elif data is not None:
         body, kind = _fields(data, "data").encode(), "application/x-www-form-urlencoded"
     elif isinstance(content, str):
-        body, kind = content.encode(), "text/plain; charset=utf-8"
+        body, kind = _encoded(content), "text/plain; charset=utf-8"
     elif content is not None:
         body = bytes(content) if isinstance(content, bytes | bytearray | memoryview) else _pieces(content)
     raw = _raw(headers)
     if kind and b"content-type" not in {name.lower() for name, _ in raw}:
         raw = (*raw, (b"Content-Type", kind.encode()))
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"The path must be encodable as UTF-8: {error}.") from None
     target = quote(path.partition("#")[0], safe=_KEPT_AS_SENT)
     if params and (query := _fields(params, "params")):
         target += f"{'&' if '?' in target else '?'}{query}"
@@ -314,12 +322,25 @@ def _fields(fields: Params, name: str) -> str:
         raise InvalidRequest(f"The argument {name} must be a mapping or pairs: {error}.") from None
 
 
+def _encoded(content: str) -> bytes:
+    try:
+        return content.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"The content must be encodable as UTF-8: {error}.") from None
+
+
 def _raw(headers: RequestHeaders | None) -> RawHeaders:
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
     try:
-        return tuple((name.encode("ascii"), value.encode("utf-8")) for name, value in pairs)
+        raw = tuple((name.encode("ascii"), value.encode("utf-8")) for name, value in pairs)
     except (AttributeError, ValueError) as error:
         raise InvalidRequest(f"The headers must be names and values as str: {error}.") from None
+    for name, value in raw:
+        if not _FIELD_NAME.fullmatch(name) or _BREAKS.search(value):
+            raise InvalidRequest(
+                f"A header must have a name of HTTP and a value of one line; {brief(name.decode('ascii'))} has not."
+            )
+    return raw
 
 
 async def _pieces(content: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from greenroom.azure.codecs.problems import IDENTIFIER_LENGTH, BadRequest
 from greenroom.backend import HttpRequest, HttpResponse, RawHeaders
@@ -28,6 +30,7 @@ _POOL = re.compile(r"/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/([^/
 _RAW_POOL = re.compile(rb"/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+(?=/|$)")
 _MANAGEMENT = "/.management/"
 _MOST_FIELDS = 1000
+_MOST_WAITING = 2  # messages of a request's body
 _SHORTEST, _LONGEST = 4, 128
 
 
@@ -69,63 +72,85 @@ class ForwardRoute(BaseRoute):
         )
         with pool.in_use():
             try:
-                async with pool.backend.request(identifier, request, timeout=None) as response:
-                    if response.upgraded is not None:
-                        await _switch(scope, response)
-                        return
-                    scope["greenroom.forwarded"] = True
-                    await body.unless_disconnected(_respond(response, send))
+                await body.unless_disconnected(
+                    _forward(scope, send, body, pool.backend.request(identifier, request, timeout=None))
+                )
             except ServiceFailed as error:
                 raise RequestRefused(502, "SessionRequestFailed", str(error)) from error
 
 
 class _Body:
-    """The body of a request, and the end of its connection."""
+    """The body of a request, and the end of its connection.
+
+    Messages are received as they come, so that the end is noticed even if nobody reads the body; few of them wait.
+    """
 
     def __init__(self, receive: Receive, headers: Headers) -> None:
         self._receive = receive
-        self._ended = asyncio.Event()
+        self._room = asyncio.Semaphore(_MOST_WAITING)
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._watching: asyncio.Task[None] | None = None
         empty = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
         self.content: bytes | AsyncGenerator[bytes, None] = b"" if empty else self._pieces()
-        if empty:
-            self._ended.set()
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         while True:
-            message = await self._receive()
+            message = await self._messages.get()
+            self._room.release()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             if message.get("body"):
                 yield message["body"]
             if not message.get("more_body", False):
-                self._ended.set()
                 return
 
-    async def unless_disconnected(self, work: Awaitable[None]) -> None:
+    async def _watch(self) -> None:
+        """Receive until the client has gone."""
+        ended = False
+        while True:
+            if not ended:
+                await self._room.acquire()
+            message = await self._receive()
+            ended = ended or not message.get("more_body", False)
+            self._messages.put_nowait(message)
+            if message["type"] == "http.disconnect":
+                return
+
+    def stop_watching(self) -> None:
+        """Leave the connection to another reader."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def unless_disconnected(self, work: Coroutine[Any, Any, None]) -> None:
         """Await the work, and cancel it when the client has gone."""
-        working = asyncio.ensure_future(work)
-        watching = asyncio.create_task(self._disconnected())
+        working = asyncio.create_task(work)
+        self._watching = asyncio.create_task(self._watch())
         try:
-            await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
+            await asyncio.wait([working, self._watching], return_when=asyncio.FIRST_COMPLETED)
+            if not working.done() and not self._watching.cancelled():
                 raise ClientDisconnect
             await working
         finally:
-            for task in (working, watching):
+            for task in (working, self._watching):
                 task.cancel()
-            await asyncio.wait([working, watching])
+            await asyncio.wait([working, self._watching])
 
-    async def _disconnected(self) -> None:
-        await self._ended.wait()  # until then, the request's content is received elsewhere
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+
+async def _forward(scope: Scope, send: Send, body: _Body, sending: AbstractAsyncContextManager[HttpResponse]) -> None:
+    async with sending as response:
+        if response.upgraded is not None:
+            body.stop_watching()
+            await _switch(scope, response)
+            return
+        scope["greenroom.forwarded"] = True
+        await _respond(response, send)
 
 
 async def _respond(response: HttpResponse, send: Send) -> None:
     if not 200 <= response.status <= 599:
         raise ServiceFailed(f"The container sent the status {response.status}, which HTTP does not have.")
     # The server sets the date.
-    left_out = {b"date"}
+    left_out = {b"date", b"x-ms-error-code"}  # the latter is by which clients know the service's own errors
     if any(name.lower() == b"transfer-encoding" for name, _ in response.headers):
         left_out.add(b"content-length")  # which does not count beside it
     headers = [(name.lower(), value) for name, value in end_to_end(response.headers) if name.lower() not in left_out]
