@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -30,6 +29,8 @@ _POOL = re.compile(r"/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/([^/
 _RAW_POOL = re.compile(rb"/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+(?=/|$)")
 _MANAGEMENT = "/.management/"
 _MOST_FIELDS = 1000
+_CLIENT_TIMEOUT = 60.0
+"""Seconds for which a client may take nothing of a connection that has switched."""
 _MOST_WAITING = 2  # messages of a request's body
 _SHORTEST, _LONGEST = 4, 128
 
@@ -179,13 +180,16 @@ async def _switch(scope: Scope, response: HttpResponse) -> None:
         async def back() -> None:
             while data := await container.read():
                 writer.write(data)
-                await writer.drain()
+                async with asyncio.timeout(_CLIENT_TIMEOUT):
+                    await writer.drain()
 
         directions = [asyncio.create_task(into()), asyncio.create_task(back())]
         try:
             await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
-            with contextlib.suppress(OSError, TimeoutError):
+            try:
                 await asyncio.wait_for(writer.drain(), 5)
+            except (OSError, TimeoutError):
+                writer.transport.abort()  # closing would wait for a client that takes nothing
         finally:
             for direction in directions:
                 direction.cancel()
