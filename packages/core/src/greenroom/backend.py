@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from threading import RLock
 from typing import Protocol, TypeAlias
+from weakref import ref
 
 from greenroom.config.environment import Environment
 from greenroom.engines.base import Connection
@@ -27,6 +29,31 @@ class Overrides:
     """Seconds without use after which it ends."""
     env: Environment | None = None
     """Its environment variables, in addition to the pool's."""
+
+
+class HeldOverrides:
+    """The overrides of sessions, each for as long as somebody holds it; of several, the latest counts. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, list[ref[Overrides]]] = {}
+        self._lock = RLock()  # an object can be collected while its own thread holds it
+
+    def __setitem__(self, identifier: str, overrides: Overrides) -> None:
+        with self._lock:
+            self._held.setdefault(identifier, []).append(ref(overrides, lambda _: self._forget(identifier)))
+
+    def get(self, identifier: str) -> Overrides | None:
+        with self._lock:
+            held = [overrides for each in self._held.get(identifier, ()) if (overrides := each()) is not None]
+        return held[-1] if held else None
+
+    def _forget(self, identifier: str) -> None:
+        with self._lock:
+            held = [each for each in self._held.get(identifier, ()) if each() is not None]
+            if held:
+                self._held[identifier] = held
+            else:
+                self._held.pop(identifier, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
 from greenroom import wire
 from greenroom.azure.bodies import TooSlow, lines, replayable
@@ -21,7 +20,7 @@ from greenroom.azure.http import MARGIN, Connection
 from greenroom.azure.sessions import OwnSessions, Turns
 from greenroom.azure.settings import AzureSettings
 from greenroom.azure.transport import Response, TransportError
-from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
+from greenroom.backend import NO_VARIABLES, HeldOverrides, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
@@ -57,7 +56,7 @@ class NativePool(Forwarding):
         self._timeout = settings.timeout if "timeout" in settings.model_fields_set else None
         self._turns = Turns()
         self._own = OwnSessions()
-        self._overrides: WeakValueDictionary[str, Overrides] = WeakValueDictionary()
+        self._overrides = HeldOverrides()
 
     def __repr__(self) -> str:
         return f"{wire.VERSION}: {self._http.endpoint}"

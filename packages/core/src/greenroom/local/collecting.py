@@ -222,7 +222,8 @@ class Collector:
         for name in self.names[back.names :]:
             self.displays.pop(name, None)  # code can use a name twice
         del self.names[back.names :]
-        self.ending = None
+        if self.ending is not None and self.ending >= back.places:
+            self.ending = None
         if back is _START:
             self.places_left = MAX_OUTPUTS
 

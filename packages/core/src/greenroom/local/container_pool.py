@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, NoReturn, Self
-from weakref import WeakValueDictionary
 
-from greenroom.backend import HttpRequest, HttpResponse, Overrides, ShellCommand
+from greenroom.backend import HeldOverrides, HttpRequest, HttpResponse, Overrides, ShellCommand
 from greenroom.engines.base import Engine
 from greenroom.errors import InvalidRequest, SandboxLost
 from greenroom.local.allocator import Allocator
@@ -31,7 +30,7 @@ class ContainerPool:
         self._spec = settings.spec
         self.file_limit = settings.file_limit
         self.forward_authorization = settings.forward_authorization
-        self._overrides: WeakValueDictionary[str, Overrides] = WeakValueDictionary()
+        self._overrides = HeldOverrides()
         self._allocator = Allocator(
             self._start,
             settings.rules(starts_give_way=engine.starts_give_way),
@@ -125,7 +124,7 @@ class ContainerPool:
 
     @contextlib.asynccontextmanager
     async def _lease(self, identifier: str) -> AsyncGenerator[ContainerInstance, None]:
-        overrides = self._overrides.get(identifier, Overrides())
+        overrides = self._overrides.get(identifier) or Overrides()
         async with self._allocator.lease(identifier, overrides.idle_timeout) as instance:
             if overrides.memory is not None:
                 await instance.limit_memory(overrides.memory)

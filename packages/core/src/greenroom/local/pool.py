@@ -8,9 +8,8 @@ import errno
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, NoReturn, Self
-from weakref import WeakValueDictionary
 
-from greenroom.backend import NO_VARIABLES, HttpRequest, OnEvent, Overrides, ShellCommand
+from greenroom.backend import NO_VARIABLES, HeldOverrides, HttpRequest, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.engines.base import Engine, StreamSandbox
 from greenroom.errors import EngineUnavailable, FileMissing, FileRefused, InvalidRequest, in_units
@@ -34,7 +33,7 @@ class LocalPool:
         self._observer = guarded(observer)
         self._spec = settings.spec
         rules = settings.rules(starts_give_way=engine.starts_give_way)
-        self._overrides: WeakValueDictionary[str, Overrides] = WeakValueDictionary()
+        self._overrides = HeldOverrides()
         self._allocator = Allocator(self._start, rules, engine.name, self._observer)
 
     @classmethod
@@ -177,7 +176,7 @@ class LocalPool:
     @contextlib.asynccontextmanager
     async def _channel(self, identifier: str) -> AsyncGenerator[Channel, None]:
         """Lease the session's sandbox, and give it the limits of its own that the session has."""
-        overrides = self._overrides.get(identifier, _NO_OVERRIDES)
+        overrides = self._overrides.get(identifier) or _NO_OVERRIDES
         async with self._allocator.lease(identifier, overrides.idle_timeout) as channel:
             if overrides.env is not None:
                 channel.environment = self._merged(overrides.env)

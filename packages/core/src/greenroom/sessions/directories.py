@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -104,15 +104,17 @@ async def download_directory(backend: Backend, identifier: str, remote: str, tar
     partial = target.with_name(f".greenroom-{uuid.uuid4().hex}")
     left = DOWNLOAD_LIMIT if limit is None else limit
     total = left
+    files = [(entry, partial.joinpath(*_parts_below(entry, remote))) for entry in entries if not entry.is_directory]
+    directories = {partial.joinpath(*_parts_below(entry, remote)) for entry in entries if entry.is_directory}
+    for path in [*directories, *(path.parent for _, path in files)]:
+        directories.update(path.parents[: len(path.parts) - len(partial.parts)])
+        directories.add(path)
+        if len(directories) > MAX_FILES:
+            raise FileRefused(errno.EMFILE, f"The session lists files in more than {MAX_FILES:,} directories", remote)
     with writing(target):
-        partial.mkdir()
         try:
-            for entry in entries:
-                path = partial.joinpath(*_parts_below(entry, remote))
-                if entry.is_directory:
-                    path.mkdir(parents=True, exist_ok=True)
-                    continue
-                path.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(_make, sorted(directories | {partial}))
+            for entry, path in files:
                 try:
                     async with aclosing(backend.download(identifier, entry.path)) as chunks:
                         left -= await write_chunks(at_most(left, chunks, remote, whole=total), path)
@@ -127,7 +129,14 @@ async def download_directory(backend: Backend, identifier: str, remote: str, tar
             raise
 
 
+def _make(directories: Iterable[Path]) -> None:
+    for directory in directories:
+        directory.mkdir(exist_ok=True)
+
+
 def _check_empty(target: Path) -> None:
+    if not target.name or target.is_symlink():
+        raise refused(target, errno.EINVAL, "a new or empty directory must have a name, and be no link")
     with writing(target):
         try:
             empty = not any(target.iterdir())

@@ -133,4 +133,4 @@ class LimitSuite(Suite):
             assert execution.error is not None
             assert execution.error.name in {"MemoryError", "TimeoutError"}
         with pytest.raises(InvalidRequest, match="at most the pool's of 512 MiB, not 1 GiB"):
-            pool.session("larger", memory="1Gi")
+            pool.session("larger", memory="1Gi").execute("1")  # a server says so at the first use

@@ -57,7 +57,8 @@ class MemoryCommand:
                 process = self._process = subprocess.Popen(
                     arguments,
                     cwd=directory,
-                    env={**os.environ, **self._environment, **self._order.environment},
+                    # Without the home of whoever runs the tests, whose profile a login shell would read.
+                    env={**os.environ, "HOME": directory, **self._environment, **self._order.environment},
                     stdin=stdin,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
