@@ -82,7 +82,7 @@ class ShellSuite(Suite):
         assert shared.shell(["no-such-program"]).exit_code == 127
         long = shared.shell(["echo", "x" * 200_000])  # Linux takes no argument of 128 KiB
         assert long.exit_code == 126
-        assert "Argument list too long" in long.stderr
+        assert "too long" in long.stderr  # Linux names the list of arguments, gVisor a file's name
 
     def test_standard_input_is_given_or_empty(self, shared: Session) -> None:
         assert shared.shell("cat; echo end").stdout == "end\n"
@@ -97,17 +97,15 @@ class ShellSuite(Suite):
         assert (execution.stdout, execution.exit_code) == ("300000\ninput", 5)
 
     def test_a_shell_keeps_to_the_sandboxes_rules(self, shared: Session) -> None:
-        status = shared.shell(
-            "grep -E 'NoNewPrivs|Seccomp:|CapEff|CapBnd' /proc/self/status; cat /proc/self/oom_score_adj"
-        )
-        lines = dict(line.split(":\t") for line in status.stdout.splitlines()[:-1])
-        assert lines["NoNewPrivs"] == "1"
-        assert lines["Seccomp"] == "2"
-        assert int(lines["CapEff"], 16) == 0
-        assert status.stdout.splitlines()[-1] == "1000"
-        assert shared.shell("ls /proc/$$/fd; true").stdout.split() == ["0", "1", "2"]
+        status = shared.shell("cat /proc/self/oom_score_adj; grep -E 'Seccomp:|CapEff' /proc/self/status").stdout
+        assert status == "1000\nCapEff:\t0000000000000000\nSeccomp:\t2\n"
+        descriptors = "for fd in {0..99}; do [ -e /proc/self/fd/$fd ] && echo $fd; done; true"
+        assert shared.shell(descriptors).stdout.split() == ["0", "1", "2"]
         assert shared.shell("kill -9 1").exit_code != 0
         assert shared.shell("echo x > /usr/x || echo refused").stdout == "refused\n"
+
+    def test_a_shell_gains_no_privileges(self, shared: Session) -> None:
+        assert shared.shell("grep NoNewPrivs /proc/self/status").stdout == "NoNewPrivs:\t1\n"
 
     # Variables
 
@@ -266,10 +264,7 @@ class ShellPoolSuite(Suite):
         assert shared.execute('echo "[$x]"; pwd; cat kept.txt').stdout == "[]\n/mnt/data\nkept\n"
 
     def test_no_worker_runs(self, shared: Session) -> None:
-        assert shared.execute("ls -d /proc/[0-9]* | wc -l").stdout.strip() in {
-            "3",
-            "4",
-        }  # process 1, a shell, its tools
+        assert shared.execute("set -- /proc/[0-9]*; echo $#").stdout == "2\n", "process 1 and the shell"
 
     def test_executions_stream_and_can_be_submitted(self, shared: Session) -> None:
         events = list(shared.stream("echo a; sleep 0.1; echo b"))
