@@ -191,7 +191,7 @@ async def test_headers_of_one_name_stay_apart_through_our_client(server: Server)
 
 
 async def test_a_body_and_its_response_pass_at_the_same_time(server: Server) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reader, writer = await connected(server)
         writer.write(
             b"POST /both?identifier=user-0001 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -206,7 +206,7 @@ async def test_a_body_and_its_response_pass_at_the_same_time(server: Server) -> 
 
 
 async def test_an_upgraded_connection_passes_in_both_directions(server: Server) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reader, writer = await connected(server)
         writer.write(
             b"GET /socket?identifier=user-0001 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"

@@ -160,7 +160,7 @@ class JavaScriptSuite(JavaScriptEnds):
             assert isinstance(event, StreamText)
             assert event.text == "now\n"
             break
-        assert shared.execute("1", timeout=20).result == "1"
+        assert shared.execute("1", timeout=60).result == "1"
 
     def test_a_flood_is_cut_and_does_not_fill_the_memory(self, shared: Session) -> None:
         execution = shared.execute(
