@@ -376,6 +376,31 @@ async def test_an_execution_in_the_background_that_is_forgotten_is_lost() -> Non
                 await running
 
 
+async def test_a_server_that_breaks_every_connection_is_given_up_after_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("greenroom.azure.native.MAX_SYNCHRONOUS", 0.1)
+    monkeypatch.setattr("greenroom.azure.native.MARGIN", 0.5)
+    asked = ended = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked, ended
+        asked += 1
+        with contextlib.suppress(OSError, EOFError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n\n")
+            await asyncio.sleep(0.05)
+        writer.transport.abort()
+        ended += 1
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as pool:
+        with pytest.raises(ServiceFailed, match=r"did not end within 0\.5 seconds after its time limit"):
+            await asyncio.wait_for(run(pool, "1", 0.2), 30)
+    await eventually(lambda: ended == asked)
+    assert asked > 1
+
+
 async def test_a_lost_connection_interrupts_an_execution_in_the_foreground() -> None:
     backend = ScriptedBackend()
     async with listening(backend) as server:
