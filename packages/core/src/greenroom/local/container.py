@@ -142,18 +142,15 @@ class ContainerInstance:
     async def _start_up(self, probe: Probe) -> str:
         """Return why it failed; empty if it succeeded."""
         await asyncio.sleep(probe.initial_delay)
-        failures = successes = 0
+        failures = 0
         quick = _QUICK if probe is _IMPLICIT else None
         while True:
             failure = await self._ask(probe)
             if failure is None:
-                failures, successes = 0, successes + 1
-                if successes >= probe.success_threshold:
-                    return ""
-            else:
-                failures, successes = failures + 1, 0
-                if failures >= probe.failure_threshold:
-                    return f"its startup probe ({_name(probe, self._container)}) failed {failures} times, {failure}"
+                return ""
+            failures += 1
+            if failures >= probe.failure_threshold:
+                return f"its startup probe ({_name(probe, self._container)}) failed {failures} times, {failure}"
             period = probe.period
             if quick is not None:
                 period = quick = min(quick * 1.5, probe.period)
