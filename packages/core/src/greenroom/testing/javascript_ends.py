@@ -248,6 +248,22 @@ class JavaScriptEnds(Suite):
             assert failure(session, "throw new TypeError('told')") == ("TypeError", "told"), code
         assert not session.execute("0").state_lost
 
+    def test_return_has_no_meaning_outside_of_a_function(self, shared: Session) -> None:
+        for code in ("return 5", "await 1; return 5", "if (await 1) { return 5 }", "for await (const x of []) return"):
+            assert failure(shared, code) == ("SyntaxError", "Illegal return statement"), code
+        assert results(shared, "await (async () => { return 5 })()") == ["5"]
+
+    def test_a_function_in_a_block_is_a_variable_unless_that_would_be_an_error(self, shared: Session) -> None:
+        assert results(
+            shared,
+            "{ let lexical = 1; { function lexical() {} } } await 1; typeof lexical",
+            "'use strict'; 0; { function strict() {} } await 1; typeof strict",
+            "0; { async function later() {} } await 1; typeof later",
+            "[typeof lexical, typeof strict, typeof later].join()",
+            "0; { function twice() { return 1 } } await 1; twice = 2; 0; { function twice() { return 3 } } twice()",
+            "twice()",
+        ) == ["'undefined'"] * 3 + ["'undefined,undefined,undefined'", "3", "3"]
+
     def test_broken_streams_are_restored(self, session: Session) -> None:
         for code in (
             "process.stdout.end(); process.stderr.destroy()",
