@@ -47,9 +47,11 @@ _MAX_ID = 128
 
 
 async def get_versions(request: Request, target: Target) -> Response:
-    """`GET greenroom`: what a client asks once, to find out whether it can use this version."""
-    del request, target
-    return Response(status_code=204, headers={wire.VERSIONS_HEADER: wire.VERSION})
+    """`GET greenroom`: what a client asks once, to find out whether it can use this version, and the pool's type."""
+    del request
+    container_type = target.pool.backend.container_type
+    headers = {wire.VERSIONS_HEADER: wire.VERSION, wire.TYPE_HEADER: container_type.value}
+    return Response(status_code=204, headers=headers)
 
 
 # Executions
