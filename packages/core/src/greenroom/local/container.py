@@ -18,6 +18,8 @@ _IMPLICIT = Probe.model_validate({"period": 0.25, "timeout": 5, "failure_thresho
 _QUICK = 0.02  # seconds between the first attempts
 _LINES, _CHARACTERS = 20, 2000
 _END_TIMEOUT = 1.0  # between the end of a connection and that of its container
+_MOST_REQUESTS = 60
+"""At the same time; further ones wait. It leaves some of a sandbox's connections (`relay.MOST_OPEN`) to the probes."""
 
 
 class NotListening(ServiceFailed):
@@ -39,6 +41,7 @@ class ContainerInstance:
         self._on_lost = on_lost
         self._ended = asyncio.create_task(sandbox.ended())
         self._watch: asyncio.Task[None] | None = None
+        self._places = asyncio.Semaphore(_MOST_REQUESTS)
         self._reason = ""
         self._memory: int | None = None
         self.used = False
@@ -95,13 +98,14 @@ class ContainerInstance:
 
         Raises:
             NotListening: it does not accept the connection, and nothing was sent.
-            ServiceFailed: it did not respond in time, or not with HTTP.
+            ServiceFailed: it did not respond in time, or not with HTTP, or other requests left no place.
             SandboxLost: it ended.
         """
         try:
             async with contextlib.AsyncExitStack() as stack:
                 try:
                     async with asyncio.timeout(None if math.isinf(timeout) else timeout):
+                        await stack.enter_async_context(self._places)
                         connection = await self._connect(self._container.target_port)
                         self.used = True
                         response = await stack.enter_async_context(exchange(connection, request))
