@@ -105,6 +105,15 @@ def test_the_properties_alone_are_a_template_too(tmp_path: Path) -> None:
     assert settings.network == "disabled"
 
 
+@pytest.mark.parametrize("kind", ["PythonLTS", "NodeLTS", "Shell", "shell"])
+def test_the_other_types_have_templates_too(kind: str) -> None:
+    resource = template("unused", containerType=kind, managedIdentitySettings=[{"identity": "i", "lifecycle": "None"}])
+    del resource["properties"]["customContainerTemplate"]
+    settings = settings_of(resource)
+    assert settings.container_type.casefold() == kind.casefold()
+    assert (settings.cooldown_period, settings.max_concurrent_sessions, settings.network) == (600, 50, "disabled")
+
+
 CONTAINERS = ("properties", "customContainerTemplate", "containers", 0)
 PROBE = (*CONTAINERS, "probes", 0)
 
@@ -135,7 +144,23 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             at("properties", "containerType", value="PythonLTS"),
-            "properties.containerType must be CustomContainer, not 'PythonLTS'.",
+            "properties.customContainerTemplate must come with the type CustomContainer, not PythonLTS.",
+        ),
+        (
+            at("properties", "containerType", value="JavaLTS"),
+            "properties.containerType must be one of PythonLTS, NodeLTS, Shell, CustomContainer, not 'JavaLTS'.",
+        ),
+        (
+            at("properties", "managedIdentitySettings", value=[{"identity": "system", "lifecycle": "Main"}]),
+            "managedIdentitySettings[0].lifecycle must be None, not 'Main': this machine has no managed identities",
+        ),
+        (
+            at("properties", "mcpServerSettings", value={"isMcpServerEnabled": True}),
+            "mcpServerSettings.isMcpServerEnabled must be false",
+        ),
+        (
+            at(*PROBE, "terminationGracePeriodSeconds", value="long"),
+            "terminationGracePeriodSeconds must be a number, not 'long'.",
         ),
         (at("type", value="Microsoft.App/jobs"), "type must be Microsoft.App/sessionPools, not 'Microsoft.App/jobs'."),
         (

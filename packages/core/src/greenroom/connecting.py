@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import parse_qsl, urlsplit
 
 from greenroom.backend import Backend
@@ -19,6 +20,11 @@ from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local import PoolSettings
 from greenroom.sessions import OpenPool, Session, SessionPool
 from greenroom.telemetry import Observer, ignore
+
+if TYPE_CHECKING:
+    from greenroom.engines.base import Engine
+    from greenroom.local.container_pool import ContainerPool
+    from greenroom.local.pool import LocalPool
 
 _MOST_OPTIONS = 100
 _OF_TEMPLATES = ("template", "secrets")
@@ -207,21 +213,74 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
 
 
 async def _open(scheme: str, options: Mapping[str, Any], observer: Observer) -> Backend:
-    plugin = registry.plugin(scheme)
-    names = plugin.options.model_fields.keys()
+    return await read_choice(scheme, options).open(observer)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalChoice:
+    """A pool on this machine as its options describe it, not yet opened."""
+
+    scheme: str
+    settings: PoolSettings
+    of_engine: Mapping[str, Any]
+    """The options of its engine."""
+
+    def engine(self) -> Engine:
+        """Return a new engine.
+
+        Raises:
+            InvalidRequest: an option of the engine is unknown or breaks a rule.
+            EngineUnavailable: something that it needs is not installed.
+        """
+        return registry.plugin(self.scheme).engine(self.of_engine)
+
+    async def open(self, observer: Observer = ignore) -> LocalPool | ContainerPool:
+        """Open the pool on the running event loop.
+
+        Raises:
+            GreenroomError: as `engine`, or the engine does not work here.
+        """
+        engine = self.engine()
+        try:
+            if self.settings.container is not None:
+                from greenroom.local.container_pool import ContainerPool  # noqa: PLC0415  needs h11
+
+                return await ContainerPool.open(engine, self.settings, observer)
+            from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
+
+            return await LocalPool.open(engine, self.settings, observer)
+        except BaseException:
+            await engine.close()
+            raise
+
+
+def read_choice(scheme: str, options: Mapping[str, Any]) -> LocalChoice:
+    """Read the options of a pool on this machine, those of the environment included.
+
+    Raises:
+        InvalidRequest: an option is unknown or breaks a rule.
+        EngineUnavailable: the engine's plug-in cannot be imported.
+    """
+    names = registry.plugin(scheme).options.model_fields.keys()
     known = [*PoolSettings.model_fields, *names, *_OF_TEMPLATES]
     options = with_template({**sources.from_environment(known), **options})
     settings = PoolSettings.parse(
         {name: value for name, value in options.items() if name not in names}, also_known=[*names, *_OF_TEMPLATES]
     )
-    engine = plugin.engine({name: value for name, value in options.items() if name in names})
-    if settings.container is not None:
-        from greenroom.local.container_pool import ContainerPool  # noqa: PLC0415  needs h11
+    return LocalChoice(scheme, settings, {name: value for name, value in options.items() if name in names})
 
-        return await ContainerPool.open(engine, settings, observer)
-    from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
 
-    return await LocalPool.open(engine, settings, observer)
+def read_engine(url: str) -> tuple[str, dict[str, str]]:
+    """Return the scheme and the options of an engine's URL.
+
+    Raises:
+        InvalidRequest: it is not the URL of an engine on this machine.
+    """
+    scheme, endpoint, options = _parse(url)
+    if endpoint:
+        raise InvalidRequest(f"The engine must be one of this machine, such as 'docker:', not {_shown(url)!r:.200}.")
+    registry.plugin(scheme)
+    return scheme, options
 
 
 async def _best(options: Mapping[str, Any], observer: Observer) -> Backend:
@@ -231,4 +290,9 @@ async def _best(options: Mapping[str, Any], observer: Observer) -> Backend:
             return await _open(scheme, options, observer)
         except EngineUnavailable as error:
             tried.append(f"- {scheme}: {error}")
-    raise EngineUnavailable("No engine can make sandboxes here.\n" + "\n".join(tried))
+    raise no_engine(tried)
+
+
+def no_engine(tried: Sequence[str]) -> EngineUnavailable:
+    """The error that none of several engines works; a line for each of them."""
+    return EngineUnavailable("No engine can make sandboxes here.\n" + "\n".join(tried))

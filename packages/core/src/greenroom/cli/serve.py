@@ -24,6 +24,16 @@ def serve(
     pool: Annotated[
         str | None, typer.Option(help='Where code runs, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Where created pools run that name no engine.", metavar="URL")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file that keeps created pools, or :memory:.",
+            show_default="in the user's data directory; memory with --pool or --config",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help=r"A TOML file with \[server] and, for several pools, \[pools.NAME].")
     ] = None,
@@ -31,6 +41,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="0 for any free port.", show_default="8080")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="Refuse what Azure's specification refuses.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="Digests of the API keys; see greenroom api-key.")] = None,
+    management_key_file: Annotated[
+        Path | None, typer.Option(help="Digests of the keys that can create, change and delete pools.")
+    ] = None,
     entra_tenant: Annotated[
         str | None, typer.Option(help="Accept tokens of this Microsoft Entra ID tenant.", metavar="GUID")
     ] = None,
@@ -55,7 +68,9 @@ def serve(
         float | None, typer.Option(help="Seconds for executions to end at shutdown.", show_default="30")
     ] = None,
 ) -> None:
-    """Serve Azure's dynamic sessions API from sandboxes on this machine.
+    """Serve Azure's dynamic sessions API from sandboxes on this machine, and manage its session pools.
+
+    Without --pool and --config, the pools that were created live on when the server ends, and open again.
 
     These options take precedence over the configuration file. The access log is written to standard output, a line of
     JSON per request.
@@ -74,6 +89,9 @@ def serve(
         "port": port,
         "strict": strict,
         "api_key_file": api_key_file,
+        "management_key_file": management_key_file,
+        "engine": engine,
+        "state": state,
         "certfile": certfile,
         "keyfile": keyfile,
         "tls_self_signed": tls_self_signed,
@@ -81,6 +99,8 @@ def serve(
         "allowed_hosts": allowed_host,
         "shutdown_grace": shutdown_grace,
     }
+    if pool is None and config is None:
+        from_file = {"state": run.default_path()}
     options = {**from_file, **{name: value for name, value in given.items() if value is not None}}
     _log_to_standard_output()
     asyncio.run(run.serve(ServerSettings.parse(options), pools or {"default": {"url": pool}}, _announce))
@@ -118,6 +138,10 @@ def _announce(server: Announcement) -> None:
         console.print(
             "Without TLS: keys, tokens and code travel in the clear unless something before it encrypts them."
         )
+    if server.state.name == ":memory:":
+        console.print("Created pools end with the server: --state FILE would keep them.")
+    else:
+        console.print(f"Created pools are kept in {server.state}")
     if server.authority is not None:
         console.print(f"Clients trust its certificate with SSL_CERT_FILE={server.authority}")
 

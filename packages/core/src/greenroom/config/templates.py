@@ -1,20 +1,22 @@
-"""Read the options of a pool of custom containers from Azure's template of it, the JSON of Azure Resource Manager."""
+"""Read the options of a pool from Azure's template of it, the JSON of Azure Resource Manager."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from pydantic import SecretStr
 
 from greenroom.config.containers import DEFAULT_PORT
+from greenroom.config.nodes import InvalidProperty, Node, Object, as_object
 from greenroom.config.values import did_you_mean
 from greenroom.errors import InvalidRequest
+from greenroom.models import ContainerType
 from greenroom.untrusted import brief
 
-Object: TypeAlias = Mapping[str, Any]
+_TYPES = {each.value: each.value for each in ContainerType}
 
 _PROBE = {
     "initialDelaySeconds": "initial_delay",
@@ -52,8 +54,8 @@ def options_of_template(resource: object, secrets: Mapping[str, SecretStr]) -> d
     Raises:
         InvalidRequest: a property is unknown or breaks a rule.
     """
-    if "properties" in _object(resource, "The template"):
-        whole = _Node(resource, "")
+    if "properties" in as_object(resource, "The template"):
+        whole = Node(resource, "")
         for name in ("$schema", "apiVersion", "comments", "dependsOn", "id", "identity", "location", "name"):
             whole.ignore(name)
         for name in ("systemData", "tags"):
@@ -62,30 +64,53 @@ def options_of_template(resource: object, secrets: Mapping[str, SecretStr]) -> d
         properties = whole.node("properties")
         whole.done()
     else:
-        properties = _Node(resource, "")
+        properties = Node(resource, "")
     return _Template(properties, secrets).options()
 
 
 class _Template:
     """The properties of a pool; each method reads one of their objects to its end."""
 
-    def __init__(self, properties: _Node, secrets: Mapping[str, SecretStr]) -> None:
+    def __init__(self, properties: Node, secrets: Mapping[str, SecretStr]) -> None:
         self._properties = properties
         self._secrets = secrets
 
     def options(self) -> dict[str, Any]:
         properties = self._properties
-        for name in ("environmentId", "nodeCount", "poolManagementEndpoint", "provisioningState"):
+        for name in ("nodeCount", "poolManagementEndpoint", "provisioningState"):
             properties.ignore(name)
-        properties.word("containerType", {"CustomContainer": None}, required=True)
+        properties.text("environmentId")
+        kind = properties.word("containerType", _TYPES, required=True)
         properties.word("poolManagementType", {"Dynamic": None})
         self._secrets = {**self._declared(), **self._secrets}
-        options = {**self._scale(), **self._lifecycle(), **self._network(), **self._container()}
-        properties.refuse(
-            "managedIdentitySettings", "is not available on this machine: give the container what it needs"
-        )
+        options = {**self._scale(), **self._lifecycle(), **self._network()}
+        if kind == ContainerType.CUSTOM_CONTAINER:
+            options |= self._container()
+        else:
+            properties.refuse("customContainerTemplate", f"must come with the type CustomContainer, not {kind}")
+        self._identities()
+        self._mcp_server()
         properties.done()
-        return {"container_type": "CustomContainer", **options}
+        return {"container_type": kind, **options}
+
+    def _identities(self) -> None:
+        for identity in self._properties.nodes("managedIdentitySettings"):
+            identity.text("identity")
+            lifecycle = identity.text("lifecycle") or ""
+            if lifecycle.casefold() != "none":
+                raise identity.invalid(
+                    "lifecycle",
+                    f"must be None, not {lifecycle!r:.100}: this machine has no managed identities for sandboxes",
+                )
+            identity.done()
+
+    def _mcp_server(self) -> None:
+        server = self._properties.node("mcpServerSettings")
+        if server.flag("isMcpServerEnabled"):
+            raise server.invalid("isMcpServerEnabled", "must be false: pools on this machine have no MCP server")
+        server.flag("mcpServerApiKeyDisabled")
+        server.text("mcpServerEndpoint")
+        server.done()
 
     def _declared(self) -> dict[str, SecretStr]:
         found: dict[str, SecretStr] = {}
@@ -126,12 +151,12 @@ class _Template:
         template = self._properties.node("customContainerTemplate", required=True)
         containers = template.nodes("containers")
         if len(containers) != 1:
-            raise InvalidRequest(f"{template.path('containers')} must have one container, not {len(containers)}.")
+            raise template.invalid("containers", f"must have one container, not {len(containers)}")
         (found,) = containers
         ingress = template.node("ingress")
         port = ingress.number("targetPort")
         ingress.done()
-        found.ignore("name")
+        found.text("name")
         container: dict[str, Any] = {
             "image": found.text("image", required=True),
             "target_port": DEFAULT_PORT if port is None else port,
@@ -144,22 +169,23 @@ class _Template:
         for probe in found.nodes("probes"):
             name, value = self._probe(probe)
             if name in container:
-                raise InvalidRequest(f"{found.path('probes')} must have at most one of each type, not several {name}.")
+                raise found.invalid("probes", f"must have at most one of each type, not several {name}")
             container[name] = value
         found.done()
         registry = self._registry(template.node("registryCredentials"))
         template.done()
         return {**limits, "container": {**container, **({"registry": registry} if registry else {})}}
 
-    def _variable(self, variable: _Node) -> list[tuple[str, SecretStr]]:
+    def _variable(self, variable: Node) -> list[tuple[str, SecretStr]]:
         name = variable.text("name", required=True) or ""
         value, reference = variable.text("value", secret=True), variable.text("secretRef")
         variable.done()
         if (value is None) == (reference is None):
-            raise InvalidRequest(f"{variable.name} ({name!r:.100}) must have either a value or a secretRef.")
+            message = f"{variable.name} ({name!r:.100}) must have either a value or a secretRef."
+            raise InvalidProperty(message, variable.name)
         return [(name, self._secret(reference, variable.path("secretRef")) if reference else SecretStr(value or ""))]
 
-    def _registry(self, registry: _Node) -> dict[str, Any]:
+    def _registry(self, registry: Node) -> dict[str, Any]:
         registry.refuse("identity", "is not available on this machine: use username and passwordSecretRef")
         if registry.empty:
             return {}
@@ -175,18 +201,19 @@ class _Template:
     def _secret(self, name: str, path: str) -> SecretStr:
         if name not in self._secrets:
             known = ", ".join(sorted(self._secrets)) or "none"
-            raise InvalidRequest(
+            raise InvalidProperty(
                 f"{path} must name a secret with a value, not {name!r:.100}; those are: {known}."
-                f"{did_you_mean(name, self._secrets)} Values can be given with secrets={{{name!r:.100}: …}}."
+                f"{did_you_mean(name, self._secrets)} Values can be given with secrets={{{name!r:.100}: …}}.",
+                path,
             )
         return self._secrets[name]
 
-    def _probe(self, probe: _Node) -> tuple[str, dict[str, Any]]:
+    def _probe(self, probe: Node) -> tuple[str, dict[str, Any]]:
         kind = probe.word("type", {"Startup": "startup", "Liveness": "liveness"}, required=True) or ""
-        probe.ignore("terminationGracePeriodSeconds")  # a container is ended at once
+        probe.number("terminationGracePeriodSeconds")  # which has no effect: a container is ended at once
         http, tcp = probe.node("httpGet"), probe.node("tcpSocket")
         if http.given == tcp.given:
-            raise InvalidRequest(f"{probe.name} must have either httpGet or tcpSocket.")
+            raise InvalidProperty(f"{probe.name} must have either httpGet or tcpSocket.", probe.name)
         target: dict[str, Any] = {}
         for each in (http, tcp):
             each.refuse("host", "is not available: a probe asks its own container")
@@ -203,116 +230,6 @@ class _Template:
                 header.done()
         http.done()
         return kind, {**target, **probe.renamed(_PROBE)}
-
-
-class _Node:
-    """An object of the template. Its properties are taken by name; `done` refuses those that are left."""
-
-    def __init__(self, value: object, name: str, *, given: bool = True) -> None:
-        self.name = name
-        self.given = given
-        self._left = dict(_object(value, name or "The template"))
-        self._known: list[str] = []
-
-    @property
-    def empty(self) -> bool:
-        return not self._left
-
-    def path(self, name: str) -> str:
-        return f"{self.name}.{name}" if self.name else name
-
-    def done(self) -> None:
-        """Refuse the properties that were not taken."""
-        for name in self._left:
-            known = sorted(self._known)
-            raise InvalidRequest(
-                f"Unknown property {self.path(str(name))!r:.200}.{did_you_mean(str(name), known)} "
-                f"Known{f' in {self.name}' if self.name else ''}: {', '.join(known)}."
-            )
-
-    def ignore(self, name: str) -> None:
-        """Take a property that has no meaning on this machine."""
-        self._take(name)
-
-    def refuse(self, name: str, why: str) -> None:
-        if self._take(name):
-            raise InvalidRequest(f"{self.path(name)} {why}.")
-
-    def node(self, name: str, *, required: bool = False) -> _Node:
-        value = self._take(name, required=required)
-        return _Node({} if value is None else value, self.path(name), given=value is not None)
-
-    def nodes(self, name: str) -> list[_Node]:
-        return [_Node(value, f"{self.path(name)}[{number}]") for number, value in enumerate(self._list(name))]
-
-    def texts(self, name: str) -> list[str]:
-        values = self._list(name)
-        for number, value in enumerate(values):
-            if not isinstance(value, str):
-                raise InvalidRequest(f"{self.path(name)}[{number}] must be a string, not {brief(value)}.")
-        return values
-
-    def text(self, name: str, *, required: bool = False, secret: bool = False) -> str | None:
-        return self._checked(name, lambda value: isinstance(value, str), "a string", required=required, secret=secret)
-
-    def number(self, name: str) -> int | float | None:
-        return self._checked(
-            name, lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number"
-        )
-
-    def word(self, name: str, known: Mapping[str, str | None], *, required: bool = False) -> str | None:
-        """Return what one of the known words stands for; words are compared without regard to case, as in Azure."""
-        value = self.text(name, required=required)
-        if value is None:
-            return None
-        by_folded = {each.casefold(): meaning for each, meaning in known.items()}
-        if value.casefold() not in by_folded:
-            words = list(known)
-            rule = f"be {words[0]}" if len(words) == 1 else f"be one of {', '.join(words)}"
-            raise InvalidRequest(f"{self.path(name)} must {rule}, not {value!r:.200}.{did_you_mean(value, known)}")
-        return by_folded[value.casefold()]
-
-    def renamed(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """Return the last properties under the names of options; the options' own rules check their values."""
-        found = {option: value for name, option in names.items() if (value := self._take(name)) is not None}
-        self.done()
-        return found
-
-    def _checked(
-        self,
-        name: str,
-        valid: Callable[[Any], bool],
-        rule: str,
-        *,
-        required: bool = False,
-        secret: bool = False,
-    ) -> Any:
-        value = self._take(name, required=required)
-        if value is not None and not valid(value):
-            given = type(value).__name__ if secret else brief(value)
-            raise InvalidRequest(f"{self.path(name)} must be {rule}, not {given}.")
-        return value
-
-    def _list(self, name: str) -> list[Any]:
-        value = self._take(name)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            raise InvalidRequest(f"{self.path(name)} must be a list, not {brief(value)}.")
-        return cast("list[Any]", value)
-
-    def _take(self, name: str, *, required: bool = False) -> Any:
-        self._known.append(name)
-        value = self._left.pop(name, None)
-        if value is None and required:
-            raise InvalidRequest(f"The template must have {self.path(name)}.{did_you_mean(name, self._left)}")
-        return value
-
-
-def _object(value: object, name: str) -> Object:
-    if not isinstance(value, Mapping):
-        raise InvalidRequest(f"{name} must be an object, not {brief(value)}.")
-    return cast("Object", value)
 
 
 def _read(template: object) -> object:

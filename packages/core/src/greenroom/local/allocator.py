@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from greenroom.local.plan import (
     Slot,
     Start,
     State,
-    cooldown,
+    expires_at,
     next_due,
     plan,
 )
@@ -187,6 +187,31 @@ class Allocator(Generic[InstanceT]):
             raise PoolClosed("The pool was closed.")
         return self._statistics.status(self._state, self._rules.maximum)
 
+    def change(self, rules: Rules, *, outdated: bool) -> None:
+        """Follow other rules. Sessions keep their instances and their lifetimes; those over the maximum drain.
+
+        Args:
+            rules: the new ones.
+            outdated: whether instances that serve no session must be replaced by new ones.
+        """
+        before = self._rules
+        if rules.lifetime != before.lifetime:
+            for slot in self._slots.values():
+                slot.lifetime = slot.lifetime or before.lifetime
+        self._rules = replace(rules, generation=before.generation + outdated)
+        self._state.hold_starts_until = 0.0
+        if not self._state.closing:
+            self._advance()
+
+    @property
+    def generation(self) -> int:
+        """How often `change` has outdated the instances."""
+        return self._rules.generation
+
+    def generations(self) -> set[int]:
+        """The generations of the instances that there are."""
+        return {slot.generation for slot in self._state.slots.values()}
+
     async def close(self) -> None:
         """End every instance. Idempotent, bounded in time."""
         self._state.closing = True
@@ -202,11 +227,7 @@ class Allocator(Generic[InstanceT]):
     def _info(self, slot: Slot) -> SessionInfo:
         wall = datetime.now(UTC)
         now = self._clock()
-        lasts = cooldown(slot, self._rules)
-        if lasts is not None:
-            expires = None if slot.users else slot.last_used + lasts
-        else:
-            expires = slot.since + (self._rules.maximum_age or math.inf)
+        expires = expires_at(slot, self._rules)
         return SessionInfo(
             identifier=slot.identifier or "",
             created=wall + timedelta(seconds=slot.since - now),
@@ -266,7 +287,7 @@ class Allocator(Generic[InstanceT]):
     def _apply(self, action: Action, now: float) -> None:
         match action:
             case Start():
-                slot = Slot(next(self._numbers), "starting", now, began=now)
+                slot = Slot(next(self._numbers), "starting", now, began=now, generation=self._rules.generation)
                 self._state.slots[slot.number] = slot
                 self._starts[slot.number] = self._spawn(self._start(slot))
             case Lease(number, identifier):
@@ -391,6 +412,7 @@ _REASONS = {
     EndCause.COOLED_DOWN: "it cooled down",
     EndCause.MAX_AGE: "it reached its maximum age",
     EndCause.SURPLUS: "it was not needed",
+    EndCause.OUTDATED: "its pool has changed",
     EndCause.DELETED: "its session was deleted",
     EndCause.LOST: "it ended by itself",
     EndCause.START_FAILED: "it did not start",

@@ -10,6 +10,7 @@ from greenroom.backend import HeldOverrides, HttpRequest, HttpResponse, Override
 from greenroom.engines.base import Engine
 from greenroom.errors import InvalidRequest, SandboxLost
 from greenroom.local.allocator import Allocator
+from greenroom.local.changing import ChangeablePool
 from greenroom.local.container import ContainerInstance, NotListening
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, SessionInfo
@@ -18,18 +19,11 @@ from greenroom.telemetry import Observer, guarded, ignore
 _MOST_TRIED = 3  # ready instances for one request
 
 
-class ContainerPool:
+class ContainerPool(ChangeablePool[ContainerInstance]):
     """A `Backend` of custom containers over one engine. Made and used on one event loop."""
 
     def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> None:
-        assert settings.container is not None  # noqa: S101  a rule of the settings
-        self._engine = engine
-        self._settings = settings
-        self.container_type = settings.container_type
-        self._container = settings.container
-        self._spec = settings.spec
-        self.file_limit = settings.file_limit
-        self.forward_authorization = settings.forward_authorization
+        super().__init__(engine, settings)
         self._overrides = HeldOverrides()
         self._allocator = Allocator(
             self._start,
@@ -47,13 +41,14 @@ class ContainerPool:
         Raises:
             EngineUnavailable: no container can be made.
         """
-        assert settings.container is not None  # noqa: S101  a rule of the settings
-        await engine.check_container(settings.container)
+        await cls._check(engine, settings)
         await engine.sweep()
         return cls(engine, settings, observer)
 
-    def __repr__(self) -> str:
-        return repr(self._allocator)
+    @staticmethod
+    async def _check(engine: Engine, settings: PoolSettings) -> None:
+        assert settings.container is not None  # noqa: S101  a rule of the settings
+        await engine.check_container(settings.container)
 
     @contextlib.asynccontextmanager
     async def request(
@@ -91,10 +86,6 @@ class ContainerPool:
     async def status(self) -> PoolStatus:
         return self._allocator.status()
 
-    async def close(self) -> None:
-        await self._allocator.close()
-        await self._engine.close()
-
     # What it does not have
 
     async def execute(self, identifier: str, code: str, **options: Any) -> NoReturn:
@@ -119,8 +110,9 @@ class ContainerPool:
     async def delete_file(self, identifier: str, path: str) -> NoReturn:
         raise _only_requests("delete_file")
 
-    async def _start(self, on_lost: Callable[[], None]) -> ContainerInstance:
-        return ContainerInstance(await self._engine.start_container(self._spec), self._container, on_lost)
+    async def _launch(self, engine: Engine, settings: PoolSettings, on_lost: Callable[[], None]) -> ContainerInstance:
+        assert settings.container is not None  # noqa: S101  a rule of the settings
+        return ContainerInstance(await engine.start_container(settings.spec), settings.container, on_lost)
 
     @contextlib.asynccontextmanager
     async def _lease(self, identifier: str) -> AsyncGenerator[ContainerInstance, None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -14,6 +14,15 @@ SURPLUS_TIMEOUT = 30.0
 """How long a surplus ready sandbox is kept in case it is needed, in seconds."""
 
 _RATE_WINDOWS = (5.0, 60.0)  # seconds: for bursts, and for a steady rate
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """When a session ends, in seconds."""
+
+    cooldown: float | None
+    """From the last use; `None` where a session ends with its sandbox."""
+    maximum_age: float | None
 
 
 @dataclass(slots=True)
@@ -33,6 +42,10 @@ class Slot:
     """The session's own time without use; `None` for the pool's."""
     began: float = 0.0
     """When its start was decided."""
+    generation: int = 0
+    """The rules under which it was started."""
+    lifetime: Lifetime | None = None
+    """The session's own, if the pool's has changed since it began."""
 
 
 @dataclass(slots=True)
@@ -75,6 +88,13 @@ class Rules:
     max_concurrent_starts: int
     max_starts_beside_work: int | None = None
     """The same while code runs; `None`: no difference."""
+    generation: int = 0
+    """That of the sandboxes that can serve new sessions; others are ended unless they serve one."""
+
+    @property
+    def lifetime(self) -> Lifetime:
+        """That of a session, unless it has its own."""
+        return Lifetime(self.cooldown, self.maximum_age)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +136,14 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
         End(slot.number, cause) for slot in state.slots.values() if (cause := _expiry(slot, rules, now)) is not None
     ]
 
-    ready = sorted((slot for slot in state.slots.values() if slot.phase == "ready"), key=lambda slot: slot.since)
+    dropped = _dropped(state, rules)
+    actions += [End(number, cause) for number, cause in dropped.items()]
+
+    ready = _in_phase(state, "ready", dropped)
     served = min(len(ready), len(state.waiters))
     actions += [Lease(slot.number, waiter.identifier) for slot, waiter in zip(ready, state.waiters, strict=False)]
 
-    starting, room = state.count("starting"), _room(state, rules)
+    starting, room = len(_in_phase(state, "starting", dropped)), _room(state, rules)
     waiting = state.waiters[served:]
     refused = [waiter for waiter in waiting[starting + room :] if now >= waiter.since + rules.acquire_timeout]
     actions += [Refuse(waiter.identifier) for waiter in refused]
@@ -152,7 +175,8 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
     """When `plan` will have the next action if the state does not change before; its actions so far are applied."""
     times = [due for slot in state.slots.values() if (due := _due(slot, rules)) is not None]
     # The head of the queue gets the sandboxes that are starting or have room to start, however long that takes.
-    sure = state.count("starting") + _room(state, rules)
+    starting = len(_in_phase(state, "starting", _dropped(state, rules)))
+    sure = starting + _room(state, rules)
     times += [waiter.since + rules.acquire_timeout for waiter in state.waiters[sure:]]
     times.append(state.hold_starts_until)
     ready = [slot.since for slot in state.slots.values() if slot.phase == "ready"]
@@ -163,14 +187,36 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
 
 def cooldown(slot: Slot, rules: Rules) -> float | None:
     """How long a session lasts without use, in seconds; `None` where it ends with its sandbox."""
-    if rules.cooldown is None or slot.idle_timeout is None:
-        return rules.cooldown
-    return min(slot.idle_timeout, rules.cooldown)
+    pools = (slot.lifetime or rules.lifetime).cooldown
+    return pools if pools is None or slot.idle_timeout is None else min(slot.idle_timeout, pools)
+
+
+def expires_at(slot: Slot, rules: Rules) -> float | None:
+    """When a session's sandbox is due to end; `None` while it is in use, or if nothing ends it."""
+    if (lasts := cooldown(slot, rules)) is not None:
+        return None if slot.users else slot.last_used + lasts
+    maximum_age = (slot.lifetime or rules.lifetime).maximum_age
+    return None if maximum_age is None else slot.since + maximum_age
+
+
+def _in_phase(state: State, phase: str, dropped: Mapping[int, EndCause]) -> list[Slot]:
+    """The slots in a phase that are not about to end, the oldest first."""
+    found = (slot for slot in state.slots.values() if slot.phase == phase and slot.number not in dropped)
+    return sorted(found, key=lambda slot: slot.since)
+
+
+def _dropped(state: State, rules: Rules) -> dict[int, EndCause]:
+    """The sandboxes without a session that a change of the rules leaves no place for: of older rules, or too many."""
+    unused = [slot for phase in ("starting", "ready") for slot in _in_phase(state, phase, {})]
+    dropped = {slot.number: EndCause.OUTDATED for slot in unused if slot.generation != rules.generation}
+    current = [slot.number for slot in unused if slot.number not in dropped]
+    excess = sum(1 for _ in _alive(state)) - len(dropped) - rules.maximum
+    return {**dropped, **dict.fromkeys(current[: max(0, excess)], EndCause.SURPLUS)}
 
 
 def _room(state: State, rules: Rules) -> int:
     # A sandbox counts until it is gone, so one that is ending keeps its place.
-    return rules.maximum - len(state.slots)
+    return max(0, rules.maximum - len(state.slots))  # more than the maximum: it was lowered
 
 
 def _alive(state: State) -> Iterable[Slot]:
@@ -181,12 +227,8 @@ def _expiry(slot: Slot, rules: Rules, now: float) -> EndCause | None:
     due = _due(slot, rules)
     if due is None or now < due:
         return None
-    return EndCause.COOLED_DOWN if rules.cooldown is not None else EndCause.MAX_AGE
+    return EndCause.COOLED_DOWN if cooldown(slot, rules) is not None else EndCause.MAX_AGE
 
 
 def _due(slot: Slot, rules: Rules) -> float | None:
-    if slot.phase != "leased":
-        return None
-    if (lasts := cooldown(slot, rules)) is not None:
-        return None if slot.users else slot.last_used + lasts
-    return None if rules.maximum_age is None else slot.since + rules.maximum_age
+    return expires_at(slot, rules) if slot.phase == "leased" else None

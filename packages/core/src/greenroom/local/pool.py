@@ -14,6 +14,7 @@ from greenroom.config.environment import Environment
 from greenroom.engines.base import Engine, StreamSandbox
 from greenroom.errors import EngineUnavailable, FileMissing, FileRefused, InvalidRequest, in_units
 from greenroom.local.allocator import Allocator
+from greenroom.local.changing import ChangeablePool
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
 from greenroom.local.settings import PoolSettings
@@ -22,16 +23,12 @@ from greenroom.telemetry import EndCause, ExecutionEnded, Observer, guarded, ign
 from greenroom.text import restarted
 
 
-class LocalPool:
+class LocalPool(ChangeablePool[Channel]):
     """A `Backend` over one engine. Made and used on one event loop."""
 
     def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> None:
-        self._engine = engine
-        self._settings = settings
-        self.container_type = settings.container_type
-        self.file_limit = settings.file_limit
+        super().__init__(engine, settings)
         self._observer = guarded(observer)
-        self._spec = settings.spec
         rules = settings.rules(starts_give_way=engine.starts_give_way)
         self._overrides = HeldOverrides()
         self._allocator = Allocator(self._start, rules, engine.name, self._observer)
@@ -43,17 +40,18 @@ class LocalPool:
         Raises:
             EngineUnavailable: no sandbox can be made, or none of this container type.
         """
+        await cls._check(engine, settings)
+        await engine.sweep()
+        return cls(engine, settings, observer)
+
+    @staticmethod
+    async def _check(engine: Engine, settings: PoolSettings) -> None:
         if settings.container_type not in engine.container_types:
             known = ", ".join(sorted(engine.container_types))
             raise EngineUnavailable(
                 f"The container type of a pool on {engine.name} must be {known}, not {settings.container_type}."
             )
         await engine.check(settings.container_type)
-        await engine.sweep()
-        return cls(engine, settings, observer)
-
-    def __repr__(self) -> str:
-        return repr(self._allocator)
 
     async def execute(
         self,
@@ -152,16 +150,12 @@ class LocalPool:
     async def status(self) -> PoolStatus:
         return self._allocator.status()
 
-    async def close(self) -> None:
-        await self._allocator.close()
-        await self._engine.close()
-
-    async def _start(self, on_lost: Callable[[], None]) -> Channel:
-        sandbox = await self._engine.start(self._spec)
+    async def _launch(self, engine: Engine, settings: PoolSettings, on_lost: Callable[[], None]) -> Channel:
+        sandbox = await engine.start(settings.spec)
         if not isinstance(sandbox, StreamSandbox):
             await sandbox.kill()
-            raise EngineUnavailable(f"The engine {self._engine.name} must give sandboxes of code two streams.")
-        return Channel(sandbox, on_lost, preload=self._spec.preload, env=self._settings.env)
+            raise EngineUnavailable(f"The engine {engine.name} must give sandboxes of code two streams.")
+        return Channel(sandbox, on_lost, preload=settings.spec.preload, env=settings.env)
 
     def _restarted(self, identifier: str) -> RestartCause | None:
         """Return why the session had ended before, for the first execution since."""

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TypeAlias
 from urllib.parse import quote, unquote, unquote_to_bytes
@@ -32,9 +32,11 @@ from greenroom.errors import GreenroomError
 from greenroom.server.access.keys import Guard
 from greenroom.server.access.origins import host_name, refuse_browsers
 from greenroom.server.budget import Budget, Share
+from greenroom.server.control.plane import ControlPlane
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.responses import COMMON_HEADERS, RequestRefused, json_response, no_room, problem_response
 from greenroom.server.routes import executions, files, native, sessions
+from greenroom.server.routes.arm import ArmRoute, is_management
 from greenroom.server.routes.forwarding import ForwardRoute
 from greenroom.server.routes.target import ContractName, Target, find_target
 from greenroom.server.settings import ServerSettings
@@ -66,11 +68,25 @@ _DOCUMENTATION = "https://learn.microsoft.com/azure/container-apps/sessions"  # 
 _CLIENT_CLOSED_REQUEST = 499  # only in the log: the client has gone
 
 
+@dataclass(frozen=True, slots=True)
+class Management:
+    """The control plane of a server."""
+
+    plane: ControlPlane
+    guard: Guard | None
+    """Who can use it; `None` accepts every program on this machine, and no web page."""
+
+
 class Application:
-    """Azure's data plane over local pools."""
+    """Azure's data plane over local pools, and its control plane."""
 
     def __init__(
-        self, pools: PoolRegistry, settings: ServerSettings, guard: Guard | None, observer: Observer = ignore
+        self,
+        pools: PoolRegistry,
+        settings: ServerSettings,
+        guard: Guard | None,
+        observer: Observer = ignore,
+        management: Management | None = None,
     ) -> None:
         """
         Args:
@@ -78,10 +94,12 @@ class Application:
             settings: the server's.
             guard: `None` accepts every program on this machine, and no web page.
             observer: called at the end of each request, health checks excepted.
+            management: the control plane, and who can use it; `None` for a server without one.
         """
         self.pools = pools
         self._settings = settings
         self._guard = guard
+        self._management = management
         self._observer = guarded(observer)
         self.budget = Budget(settings.max_in_flight)
         self._running = 0
@@ -180,13 +198,17 @@ class Application:
             raise BadRequest(f"The header 'Host' must be the name of a host, not {headers['host']!r:.100}.")
         if len(headers.getlist("authorization")) > 1:  # a proxy could have checked the other one
             raise BadRequest("A request must have at most one header 'Authorization'.")
-        if self._guard is None:
+        scope["path"] = _encoded_path(scope)  # by which both the guard and the route are chosen
+        guard = self._guard
+        if self._management is not None and is_management(scope["path"]):
+            guard = self._management.guard
+        if guard is None:
             refuse_browsers(headers, self._settings.allowed_hosts)
         else:
-            entry.note(caller=await self._guard.admit(headers.get("authorization")))
+            scope["greenroom.caller"] = await guard.admit(headers.get("authorization"))
+            entry.note(caller=scope["greenroom.caller"])
         if self._draining and not (scope["method"] in {"GET", "DELETE"} and "/executions/" in scope["path"]):
             raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
-        scope["path"] = _encoded_path(scope)
         if not self._settings.strict and scope["path"] != "/":
             scope["path"] = scope["path"].rstrip("/")
 
@@ -209,6 +231,7 @@ class Application:
     def _routes(self) -> Sequence[BaseRoute]:
         operations = self._operations()
         return [
+            *([] if self._management is None else [ArmRoute(self._management.plane)]),
             self._forward,
             Mount(f"{_POOL_PATH}/identifier/{{identifier}}", routes=operations),
             Mount(_POOL_PATH, routes=operations),

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from greenroom.arm.ids import PoolId
 from greenroom.azure.codecs.shared import Json
 from greenroom.backend import Backend
 from greenroom.connecting import open_backend
 from greenroom.server.records import ExecutionRecords
+from greenroom.server.responses import RequestRefused
 from greenroom.telemetry import Observer, ignore
+
+_log = logging.getLogger("greenroom.server")
+
+_MOST_RESERVED = 20_000
 
 
 @dataclass(eq=False, slots=True)
@@ -38,6 +45,13 @@ class ServedPool:
         finally:
             self.in_flight -= 1
 
+    async def end(self) -> None:
+        """End its sessions: what runs in them ends with an error that says so. An error of the pool is logged."""
+        try:
+            await self.backend.close()
+        except Exception:  # noqa: BLE001  whatever it is, the pool serves no more
+            _log.exception("a session pool did not close")
+
     def forget_failed_metadata(self, task: asyncio.Task[Json]) -> None:
         """Let the next caller try again."""
         if task.cancelled() or task.exception() is not None:
@@ -45,9 +59,10 @@ class ServedPool:
 
 
 class PoolRegistry:
-    """Opens, finds and closes pools. The first one is the default.
+    """Opens, finds and closes pools: those that the server declares, by name, and those of its control plane, by id.
 
-    Requests look a pool up when they begin and hold it until they end, so the registry can change in between.
+    The first declared one is the default. Requests look a pool up when they begin and hold it until they end, so the
+    registry can change in between.
     """
 
     def __init__(self, observer: Observer = ignore) -> None:
@@ -55,11 +70,21 @@ class PoolRegistry:
         Args:
             observer: that of every pool that it opens.
         """
-        self._observer = observer
+        self.observer = observer
         self._pools: dict[str, ServedPool] = {}
+        self._managed: dict[tuple[str, str, str], ServedPool | str] = {}
+        """By key, the pool, or the reason for which it does not serve."""
+        self._reserved: dict[str, None] = {}
+        """Names that pools of the control plane have or had, in lower case, the latest last."""
 
     def __iter__(self) -> Iterator[ServedPool]:
-        return iter(list(self._pools.values()))
+        managed = (pool for pool in self._managed.values() if isinstance(pool, ServedPool))
+        return iter([*self._pools.values(), *managed])
+
+    @property
+    def declared(self) -> Mapping[str, ServedPool]:
+        """The pools that the server's options declare, by name."""
+        return self._pools
 
     async def open(self, name: str, options: Mapping[str, Any]) -> ServedPool:
         """Open a pool.
@@ -73,21 +98,54 @@ class PoolRegistry:
             EngineUnavailable: the pool cannot make sandboxes.
         """
         others = {option: value for option, value in options.items() if option != "url"}
-        return self.add(name, await open_backend(options.get("url"), self._observer, **others), options)
+        return self.add(name, await open_backend(options.get("url"), self.observer, **others), options)
 
     def add(self, name: str, backend: Backend, options: Mapping[str, Any] | None = None) -> ServedPool:
         """Serve an open pool under a new name, and close it at the end."""
         pool = self._pools[name] = ServedPool(name, backend, options or {})
         return pool
 
-    def get(self, name: str | None) -> ServedPool | None:
-        """Return the pool of that name, or the default for `None`.
+    def manage(self, id: PoolId, pool: ServedPool | str) -> None:  # noqa: A002  ARM's own word
+        """Serve a pool of the control plane under its id, or answer with the reason for which it does not serve."""
+        self._managed[id.key] = pool
+        self.reserve(id.name)
 
-        A single pool serves every name, so that a client's URL needs another host and nothing else.
+    def unmanage(self, id: PoolId) -> None:  # noqa: A002
+        """Serve a pool no more. Its name stays its own: no other pool answers in its place."""
+        self._managed.pop(id.key, None)
+
+    def reserve(self, name: str) -> None:
+        """Keep the only declared pool from serving a name that is, or was, one of a pool of the control plane."""
+        self._reserved.pop(name.casefold(), None)
+        self._reserved[name.casefold()] = None
+        if len(self._reserved) > _MOST_RESERVED:
+            del self._reserved[next(iter(self._reserved))]
+
+    def get(self, name: str | None) -> ServedPool | None:
+        """Return the declared pool of that name, or the default for `None`.
+
+        A single pool serves every name, so that a client's URL needs another host and nothing else; but none that a
+        pool of the control plane has or had.
         """
-        if name is None or len(self._pools) == 1:
+        if name is None:
             return next(iter(self._pools.values()), None)
+        if len(self._pools) == 1 and name.casefold() not in self._reserved:
+            return next(iter(self._pools.values()))
         return self._pools.get(name)
+
+    def find(self, id: PoolId | None) -> ServedPool | None:  # noqa: A002
+        """Return the pool of a path: that of the control plane with this id, else the declared one of its name.
+
+        Args:
+            id: as it is in the path, or `None` where the path has none.
+
+        Raises:
+            RequestRefused: with status 503; the pool does not serve at the moment.
+        """
+        managed = None if id is None else self._managed.get(id.key)
+        if isinstance(managed, str):
+            raise RequestRefused(503, "SessionPoolNotReady", managed, retry_after=2)
+        return managed or self.get(None if id is None else id.name)
 
     async def drain(self, timeout: float) -> None:
         """Begin no more executions, wait for the running ones, and cancel those that exceed `timeout` seconds."""
@@ -99,3 +157,4 @@ class PoolRegistry:
             for pool in self:
                 stack.push_async_callback(pool.backend.close)
             self._pools.clear()
+            self._managed.clear()

@@ -19,15 +19,22 @@ import uvicorn
 from greenroom.azure.httpx_transport import HttpxTransport
 from greenroom.errors import InvalidRequest
 from greenroom.server.access.entra import EntraTokens, KeySet
-from greenroom.server.access.keys import ApiKeys, EitherOf, Guard, check_key, digest, read_keys
-from greenroom.server.app import Application
+from greenroom.server.access.keys import ApiKeys, EitherOf, Guard, ManagementGuard, check_key, digest, read_keys
+from greenroom.server.app import Application, Management
+from greenroom.server.control.choices import Engines
+from greenroom.server.control.plane import ControlPlane
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.settings import ServerSettings
+from greenroom.server.state.file import IN_MEMORY, StateFile, default_path
+from greenroom.server.state.pools import PoolTable
 from greenroom.server.transport.slow_clients import SlowClientProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
 from greenroom.telemetry import Observer, ignore
 
+__all__ = ["Announcement", "Server", "default_path", "serve"]
+
 KEY_VARIABLE = "GREENROOM_API_KEY"
+MANAGEMENT_KEY_VARIABLE = "GREENROOM_MANAGEMENT_KEY"
 
 _OTHER_FILES = 4096
 """Open files besides the connections: mainly those of sandboxes."""
@@ -47,6 +54,8 @@ class Announcement:
     """Whether credentials travel over a network in the clear."""
     authority: Path | None
     """The CA file that clients must trust, if the certificate is self-signed."""
+    state: Path
+    """Where created pools are kept."""
 
 
 async def serve(
@@ -59,7 +68,7 @@ async def serve(
 
     Args:
         settings: the server's.
-        pools: by name, what `greenroom.connect` takes: `url`, and options.
+        pools: the declared ones by name, what `greenroom.connect` takes: `url`, and options.
         announce: called once the server accepts requests.
         observer: called with the events of the pools and of the server.
 
@@ -70,19 +79,31 @@ async def serve(
     """
     _allow_open_files(settings.max_connections + _OTHER_FILES)
     async with contextlib.AsyncExitStack() as stack:
-        guard = await stack.enter_async_context(_guard(settings))
+        guards = await stack.enter_async_context(_guards(settings))
         certificate = _certificate(settings)
         registry = PoolRegistry(observer)
         stack.push_async_callback(registry.close)
-        for name, options in pools.items():
-            await registry.open(name, options)
-        server = Server(Application(registry, settings, guard, observer), settings, certificate)
+        state = settings.state.expanduser() if settings.state is not None else IN_MEMORY
+        engines = Engines(settings.engine)
+        table = PoolTable(await StateFile.open(state))
+        try:
+            engines.check()
+            for name, options in pools.items():
+                await registry.open(name, options)
+            plane = await ControlPlane.open(registry, table, engines, strict=settings.strict)
+        except BaseException:
+            await table.close()
+            raise
+        stack.push_async_callback(plane.close)
+        application = Application(registry, settings, guards.sessions, observer, Management(plane, guards.management))
+        server = Server(application, settings, certificate)
         server.on_start = lambda: announce(
             Announcement(
                 url=server.url,
-                guarded=guard is not None,
+                guarded=guards.sessions is not None,
                 exposed=certificate is None and not settings.is_local,
                 authority=certificate.authority if certificate else None,
+                state=state,
             )
         )
         await server.serve()
@@ -185,41 +206,66 @@ def _allow_open_files(number: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
+@dataclass(frozen=True, slots=True)
+class _Guards:
+    """Who can do what; `None` accepts every program on this machine."""
+
+    sessions: Guard | None
+    management: Guard | None
+
+
 @contextlib.asynccontextmanager
-async def _guard(settings: ServerSettings) -> AsyncGenerator[Guard | None, None]:
-    """Make the guard that the settings and the environment ask for.
+async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
+    """Make the guards that the settings and the environment ask for.
 
     Raises:
-        InvalidRequest: there are no credentials, and others can reach the address.
+        InvalidRequest: there are no credentials for sessions, and others can reach the address; or one key is for
+            sessions and for management.
     """
-    guards: list[Guard] = []
     async with contextlib.AsyncExitStack() as stack:
-        digests = read_keys(settings.api_key_file.expanduser()) if settings.api_key_file else {}
-        if key := _take_key():
-            digests["environment"] = digest(check_key(key))
-        if digests:
-            guards.append(ApiKeys(digests))
-        if settings.entra is not None:
-            transport = HttpxTransport(settings.entra.keys_url)
+        sessions = _digests(settings.api_key_file, KEY_VARIABLE)
+        management = _digests(settings.management_key_file, MANAGEMENT_KEY_VARIABLE)
+        if set(sessions.values()) & set(management.values()):
+            raise InvalidRequest("A key must be either for sessions or for management, not for both.")
+        using: list[Guard] = [ApiKeys(sessions)] if sessions else []
+        managing: list[Guard] = [ApiKeys(management)] if management else []
+        if (entra := settings.entra) is not None:
+            transport = HttpxTransport(entra.keys_url)
             stack.push_async_callback(transport.close)
-            guards.append(EntraTokens(settings.entra, KeySet(settings.entra.keys_url, transport)))
-        if not guards and not settings.is_local:
+            keys = KeySet(entra.keys_url, transport)
+            using.append(EntraTokens(entra, keys))
+            if entra.management_object_ids:
+                managing.append(EntraTokens(entra, keys, management=True))
+        if not using and not settings.is_local:
             raise InvalidRequest(
                 f"A server without credentials must listen on 127.0.0.1, not {settings.host!r}, which others can "
                 f"reach. Give it --api-key-file, {KEY_VARIABLE} or --entra-tenant."
             )
-        yield EitherOf(guards) if guards else None
+        manager = EitherOf(managing) if managing else None
+        if not using:
+            yield _Guards(None, manager)
+        else:
+            user = EitherOf(using)
+            yield _Guards(user, ManagementGuard(manager, user))
 
 
-def _take_key() -> str | None:
-    """Remove the key from the environment, and from `/proc/PID/environ`, and return it."""
-    key = os.environ.get(KEY_VARIABLE)
+def _digests(file: Path | None, variable: str) -> dict[str, str]:
+    """Return the digests of keys by name, from a file and from the environment."""
+    digests = read_keys(file.expanduser()) if file else {}
+    if key := _take_key(variable):
+        digests["environment"] = digest(check_key(key))
+    return digests
+
+
+def _take_key(variable: str) -> str | None:
+    """Remove a key from the environment, and from `/proc/PID/environ`, and return it."""
+    key = os.environ.get(variable)
     if key is not None and sys.platform == "linux":
         getenv = ctypes.CDLL(None).getenv
         getenv.restype = ctypes.c_void_p
-        if address := getenv(KEY_VARIABLE.encode()):
+        if address := getenv(variable.encode()):
             ctypes.memset(address, 0, len(os.fsencode(key)))
-    os.environ.pop(KEY_VARIABLE, None)
+    os.environ.pop(variable, None)
     return key
 
 

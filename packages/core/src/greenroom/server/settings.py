@@ -31,6 +31,12 @@ class ServerSettings(BaseModel):
     """Whether to refuse what Azure's specification refuses, even if clients send it."""
     api_key_file: Path | None = None
     """Digests of the API keys; see `greenroom.server.access.keys.read_keys`."""
+    management_key_file: Path | None = None
+    """Digests of the keys with which pools are created, changed and deleted, in the same form."""
+    engine: str | None = None
+    """The URL of the engine for created pools that name none; by default the best one for their type."""
+    state: Path | None = None
+    """The file of the created pools, or `:memory:`; by default the user's, or memory where pools are declared."""
     entra: EntraSettings | None = None
     """Which Microsoft Entra ID tokens are accepted."""
     certfile: Path | None = None

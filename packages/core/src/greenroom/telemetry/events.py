@@ -24,6 +24,8 @@ class EndCause(StrEnum):
     MAX_AGE = "reached its maximum age"
     SURPLUS = "surplus"
     """The sandbox was ready, and no longer needed."""
+    OUTDATED = "outdated"
+    """The pool has changed, and the sandbox served no session."""
     DELETED = "session deleted"
     LOST = "ended by itself"
     START_FAILED = "failed to start"

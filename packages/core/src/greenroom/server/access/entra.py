@@ -41,6 +41,15 @@ class EntraSettings:
     """Accepted audiences: Azure's own, and the one that Semantic Kernel's tool requests."""
     object_ids: Sequence[Guid] = ()
     """Object IDs of the users or service principals that are accepted (claim `oid`); by default all of the tenant."""
+    management_object_ids: Sequence[Guid] = ()
+    """Object IDs of those that can create, change and delete pools; by default nobody."""
+    management_audiences: Sequence[str] = (
+        "https://management.azure.com",
+        "https://management.azure.com/",
+        "https://management.core.windows.net",
+        "https://management.core.windows.net/",
+    )
+    """Accepted audiences of their tokens: Azure Resource Manager's."""
     authority: str = "https://login.microsoftonline.com"
     issuers: Sequence[str] = ()
     """The accepted issuers; by default the tenant's two."""
@@ -60,9 +69,17 @@ class EntraSettings:
 class EntraTokens:
     """Accepts callers with a valid token of one tenant and an allowed object ID."""
 
-    def __init__(self, settings: EntraSettings, keys: KeySet) -> None:
+    def __init__(self, settings: EntraSettings, keys: KeySet, *, management: bool = False) -> None:
+        """
+        Args:
+            settings: which tokens are accepted.
+            keys: the tenant's.
+            management: whether the tokens are those of callers that manage pools.
+        """
         self._settings = settings
         self._keys = keys
+        self._audiences = settings.management_audiences if management else settings.audiences
+        self._callers = settings.management_object_ids if management else settings.object_ids
 
     async def admit(self, authorization: str | None) -> str:
         token = bearer(authorization)
@@ -75,7 +92,7 @@ class EntraTokens:
                 token,
                 key,
                 algorithms=["RS256"],
-                audience=self._settings.audiences,
+                audience=self._audiences,
                 issuer=self._settings.known_issuers,
                 leeway=_LEEWAY,
                 options={"require": ["exp", "iat", "aud", "iss", "tid", "oid"]},
@@ -85,7 +102,7 @@ class EntraTokens:
         if str(claims["tid"]).lower() != self._settings.tenant:
             raise unauthorized("The token must be of this server's tenant.")
         caller = str(claims["oid"]).lower()
-        if self._settings.object_ids and caller not in self._settings.object_ids:
+        if self._callers and caller not in self._callers:
             raise RequestRefused(403, "Forbidden", f"The object id {caller} is not allowed to use this server.")
         return caller
 

@@ -49,6 +49,47 @@ class EitherOf:
         raise refused
 
 
+class ManagementGuard:
+    """Accepts callers that can manage pools; those that can only use sessions are told so."""
+
+    def __init__(self, management: Guard | None, sessions: Guard) -> None:
+        """
+        Args:
+            management: `None` accepts nobody: only credentials for sessions are configured.
+            sessions: whose callers cannot manage.
+        """
+        self._management = management
+        self._sessions = sessions
+
+    async def admit(self, authorization: str | None) -> str:
+        if self._management is None:
+            raise RequestRefused(
+                403,
+                "AuthorizationFailed",
+                "Session pools cannot be managed here: the server has credentials for sessions, and none for "
+                "management. Start it with --management-key-file, GREENROOM_MANAGEMENT_KEY or, in [server.entra], "
+                "management_object_ids.",
+            )
+        try:
+            return await self._management.admit(authorization)
+        except RequestRefused as refused:
+            if refused.problem.status != 401 or not await self._is_of_sessions(authorization):
+                raise
+        raise RequestRefused(
+            403,
+            "AuthorizationFailed",
+            "These credentials are for sessions, and cannot manage session pools. Those of --management-key-file, "
+            "GREENROOM_MANAGEMENT_KEY or management_object_ids can.",
+        )
+
+    async def _is_of_sessions(self, authorization: str | None) -> bool:
+        try:
+            await self._sessions.admit(authorization)
+        except RequestRefused:
+            return False
+        return True
+
+
 class ApiKeys:
     """Accepts callers with one of the keys. Only digests are kept; keys are random, so a plain hash suffices."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import re
 import time
@@ -33,25 +32,23 @@ from greenroom.azure.codecs.shared import (
 )
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import InvalidRequest
-from greenroom.runner.json_weight import TooDeep, weigh_json
 from greenroom.server.records import Outcome, Record
-from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room, too_large
+from greenroom.server.responses import RequestRefused, json_response, no_room
+from greenroom.server.routes.bodies import read_json
 from greenroom.server.routes.target import Target
 from greenroom.sessions.rules import check_code, check_command, check_timeout
 
 _OPERATION_ID = re.compile(r"[ -~]{1,128}")
 _SHELL_TIMEOUT = float(MAX_SYNCHRONOUS)
-_MAX_VALUES = 10_000
-_VALUE = 48  # bytes, as `weigh_json` counts them
 _LARGE = 256 << 10
-"""Bytes from which JSON is parsed and written in a thread."""
+"""Bytes from which JSON is written in a thread."""
 
 
 async def execute(request: Request, target: Target) -> Response:
     """`POST code/execute` and `POST executions`."""
     began = time.perf_counter()
     identifier = target.identifier
-    order = _decode(await read_json(request, target), target)
+    order = _decode(await read_json(request, target.held, target.settings.max_body), target)
     code = target.held.handed_over()  # held until the execution ends, which can be after the request
     try:
         record = target.pool.records.begin(
@@ -234,41 +231,3 @@ def _operation_id(request: Request) -> str | None:
             target="operation-id",
         )
     return operation_id
-
-
-async def read_json(request: Request, target: Target) -> Json:
-    """Read the body of a request.
-
-    Raises:
-        RequestRefused: it exceeds its limit, or the memory that is left.
-        BadRequest: it is not JSON, or has too many values.
-    """
-    limit = target.settings.max_body
-    content = bytearray()
-    async for chunk in request.stream():
-        if len(content) + len(chunk) > limit:
-            raise too_large(f"The request's body must have at most {limit} bytes.")
-        if not target.held.add(len(chunk)):
-            raise no_room("The server holds too much for other requests to take this one's body. Try again.", CLOSE)
-        content += chunk
-    body = bytes(content)
-    return await asyncio.to_thread(_parse, body) if len(body) > _LARGE else _parse(body)
-
-
-def _parse(body: bytes) -> Json:
-    """Weigh JSON and parse it: a few bytes can become many values.
-
-    Raises:
-        BadRequest: it is not JSON, or has more values than any request needs.
-    """
-    most = len(body) + _VALUE * _MAX_VALUES
-    try:
-        if weigh_json(body, most) > most:
-            raise BadRequest(f"The request's body must have at most {_MAX_VALUES} values.")
-        return json.loads(body)
-    except TooDeep as error:
-        raise BadRequest(f"The request's body must not be nested so deep: {error}.") from None
-    except BadRequest:
-        raise
-    except (ValueError, RecursionError):
-        raise BadRequest("The request's body must be JSON.") from None

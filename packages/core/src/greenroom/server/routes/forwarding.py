@@ -7,13 +7,14 @@ import re
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import Message, Receive, Scope, Send
 
+from greenroom.arm.ids import PoolId
 from greenroom.azure.codecs.problems import IDENTIFIER_LENGTH, BadRequest
 from greenroom.backend import HttpRequest, HttpResponse, RawHeaders
 from greenroom.errors import ServiceFailed
@@ -25,7 +26,7 @@ from greenroom.server.transport.access_log import Entry
 from greenroom.server.transport.slow_clients import TakeOver
 from greenroom.sessions.rules import check_identifier
 
-_POOL = re.compile(r"/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/([^/]+)(?=/|$)")
+_POOL = re.compile(r"/subscriptions/([^/]+)/resourceGroups/([^/]+)/sessionPools/([^/]+)(?=/|$)")
 _RAW_POOL = re.compile(rb"/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+(?=/|$)")
 _MANAGEMENT = "/.management/"
 _MOST_FIELDS = 1000
@@ -42,9 +43,13 @@ class ForwardRoute(BaseRoute):
         self._pools = pools
 
     def find(self, scope: Scope) -> ServedPool | None:
-        """Return the pool whose container the request is for."""
+        """Return the pool whose container the request is for.
+
+        Raises:
+            RequestRefused: the pool does not serve at the moment.
+        """
         match = _POOL.match(scope["path"])
-        pool = self._pools.get(match[1] if match else None)
+        pool = self._pools.find(PoolId(*map(unquote, match.groups())) if match else None)
         rest = scope["path"][match.end() if match else 0 :]
         if pool is None or not isinstance(pool.backend, ContainerPool) or rest.startswith(_MANAGEMENT):
             return None

@@ -22,7 +22,8 @@ from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
 from greenroom.models import Event, Execution, Output, StreamText
 from greenroom.server.records import Live, Outcome, Record
 from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room
-from greenroom.server.routes.executions import gone, read_json
+from greenroom.server.routes.bodies import read_json
+from greenroom.server.routes.executions import gone
 from greenroom.server.routes.files import PIECES, body_of
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.access_log import Entry
@@ -60,7 +61,7 @@ async def get_versions(request: Request, target: Target) -> Response:
 async def execute(request: Request, target: Target) -> Response:
     """`POST greenroom/1/executions`: run code, and send its events and its end as lines."""
     identifier = target.identifier
-    order = _decoded(Order, await read_json(request, target))
+    order = _decoded(Order, await read_json(request, target.held, target.settings.max_body))
     _check(order)
     overrides = _overrides(request, target)
     live = Live()

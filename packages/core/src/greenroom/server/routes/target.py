@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 
 from greenroom import wire
+from greenroom.arm.ids import PoolId
 from greenroom.azure.codecs.contract import Contract, contract_of
 from greenroom.azure.codecs.problems import IDENTIFIER_LENGTH, NOT_SUPPORTED, BadRequest
 from greenroom.azure.codecs.shared import API_VERSIONS, CURRENT_VERSIONS, LATEST, LEGACY_VERSIONS, is_legacy
@@ -92,14 +93,14 @@ def find_target(
         BadRequest: the query is not valid, or its version is unknown.
         RequestRefused: the pool does not exist.
     """
-    query = _parse_query(request)
+    query = parse_query(request)
     identifier = request.path_params.get("identifier")
     if identifier is not None and query.get("identifier", identifier) != identifier:
         raise BadRequest("The identifier in the query must be that in the path.", target="identifier")
     if identifier is not None and "/" in identifier:  # something before this server could take it for two segments
         raise BadRequest("An identifier with a slash must be in the query, not in the path.", target="identifier")
     return Target(
-        pool=_pool(request.path_params.get("pool"), pools),
+        pool=_pool(request.path_params, pools),
         version=(
             wire.VERSION
             if contract == "greenroom"
@@ -112,7 +113,12 @@ def find_target(
     )
 
 
-def _parse_query(request: Request) -> dict[str, str]:
+def parse_query(request: Request) -> dict[str, str]:
+    """Return the parameters of a query.
+
+    Raises:
+        BadRequest: one is repeated, or there are too many.
+    """
     try:
         fields = parse_qsl(
             request.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS
@@ -126,8 +132,9 @@ def _parse_query(request: Request) -> dict[str, str]:
     return dict(fields)
 
 
-def _pool(name: str | None, pools: PoolRegistry) -> ServedPool:
-    pool = pools.get(name)
+def _pool(path: Mapping[str, str], pools: PoolRegistry) -> ServedPool:
+    name = path.get("pool")
+    pool = pools.find(None if name is None else PoolId(path["subscription"], path["group"], name))
     if pool is None:
         raise RequestRefused(
             404, "SessionPoolNotFound", f"The session pool must be one of this server, not {name or 'default'!r:.200}."

@@ -1,0 +1,113 @@
+"""The names of session pools: their rules, and the paths that they are part of."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import quote
+
+from greenroom.arm.errors import ArmError
+
+LOCAL_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+LOCAL_GROUP = "greenroom"
+RESOURCE_TYPE = "Microsoft.App/sessionPools"
+
+_SUBSCRIPTION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_GROUP = re.compile(r"[\w().-]{1,90}(?<!\.)")
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
+_ID = re.compile(
+    r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"
+    r"/providers/Microsoft\.App/sessionPools/(?P<name>[^/]+)/?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolId:
+    """What identifies a pool. Two ids that differ in case alone are of the same pool: compare their `key`."""
+
+    subscription: str
+    group: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the id in a path such as `/subscriptions/…/providers/Microsoft.App/sessionPools/ci`.
+
+        Raises:
+            ArmError: it is not the id of a session pool, or a name in it breaks ARM's rules.
+        """
+        match = _ID.fullmatch(text)
+        if match is None:
+            raise ArmError(
+                "InvalidResourceId",
+                "The id of a session pool must be '/subscriptions/…/resourceGroups/…/providers/"
+                f"{RESOURCE_TYPE}/NAME', not {text!r:.300}.",
+            )
+        return cls(match["subscription"], match["group"], match["name"]).checked()
+
+    def checked(self) -> Self:
+        """Return this id if each of its names keeps ARM's rules.
+
+        Raises:
+            ArmError: one does not; the message has the rule.
+        """
+        check_subscription(self.subscription)
+        check_group(self.group)
+        if not _NAME.fullmatch(self.name):
+            raise ArmError(
+                "InvalidResourceName",
+                "The name of a session pool must be 1 to 63 letters, digits and hyphens, the first one a letter and "
+                f"the last one no hyphen, not {self.name!r:.100}.",
+                "name",
+            )
+        return self
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The same for every spelling of the id."""
+        return self.subscription.casefold(), self.group.casefold(), self.name.casefold()
+
+    @property
+    def path(self) -> str:
+        """The resource's id, which is its path in ARM."""
+        return f"/subscriptions/{self.subscription}/resourceGroups/{self.group}/providers/{RESOURCE_TYPE}/{self.name}"
+
+    @property
+    def sessions_path(self) -> str:
+        """The path of the pool's sessions, on the host of its management endpoint."""
+        group = quote(self.group, safe="()")
+        return f"/subscriptions/{self.subscription}/resourceGroups/{group}/sessionPools/{self.name}"
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def check_subscription(subscription: str) -> str:
+    """Return a subscription's id, which must be a GUID.
+
+    Raises:
+        ArmError: it is not one.
+    """
+    if not _SUBSCRIPTION.fullmatch(subscription):
+        raise ArmError(
+            "InvalidSubscriptionId", f"The subscription must be a GUID, not {subscription!r:.100}.", "subscriptionId"
+        )
+    return subscription
+
+
+def check_group(group: str) -> str:
+    """Return the name of a resource group.
+
+    Raises:
+        ArmError: it breaks ARM's rules.
+    """
+    if not _GROUP.fullmatch(group):
+        raise ArmError(
+            "InvalidResourceGroup",
+            "The name of a resource group must be 1 to 90 letters, digits or characters of '-_.()', and must not end "
+            f"with a period, not {group!r:.100}.",
+            "resourceGroupName",
+        )
+    return group

@@ -1,0 +1,307 @@
+"""Session pools as resources: read from a request, patched, and written into a response.
+
+A resource is kept as it was given, with two exceptions: a property that is null is not there, and the life cycle has
+the form of the newest version. Values of secrets are kept, and never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, cast
+
+from greenroom.arm.errors import ArmError
+from greenroom.arm.ids import RESOURCE_TYPE, PoolId
+from greenroom.arm.versions import for_version, with_lifecycle
+from greenroom.config.nodes import InvalidProperty, Node
+from greenroom.config.templates import options_of_template
+from greenroom.models import ContainerType
+
+ProvisioningState: TypeAlias = Literal["InProgress", "Succeeded", "Failed", "Canceled", "Deleting"]
+Properties: TypeAlias = Mapping[str, Any]
+
+ENGINE_TAG = "greenroom:engine"
+"""The tag that names the engine of a pool, a URL such as `docker:?runtime=runsc`."""
+DECLARED_TAG = "greenroom:declared"
+"""The tag of a pool that the server's command line or file declares; it is `true`, and clients cannot set it."""
+LOCAL_LOCATION = "local"
+
+_MOST_TAGS, _LONGEST_TAG_NAME, _LONGEST_TAG_VALUE = 50, 512, 256
+_READ_ONLY = ("nodeCount", "poolManagementEndpoint", "provisioningState")
+_PATCHABLE = {
+    "scaleConfiguration",
+    "secrets",
+    "dynamicPoolConfiguration",
+    "customContainerTemplate",
+    "sessionNetworkConfiguration",
+    # In the previews that have them.
+    "managedIdentitySettings",
+    "mcpServerSettings",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A session pool as it was asked for."""
+
+    properties: Properties
+    location: str = LOCAL_LOCATION
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    identity: Properties | None = None
+
+    @property
+    def container_type(self) -> ContainerType:
+        return _container_type(self.properties)
+
+    @property
+    def engine(self) -> str | None:
+        """The URL of the engine that the pool asks for."""
+        return self.tags.get(ENGINE_TAG) or None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the pool, as for `greenroom.connect`."""
+        return options_of_template({"properties": self.properties}, {})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it, with the values of its secrets, for the state of a server."""
+        return {
+            "properties": self.properties,
+            "location": self.location,
+            "tags": self.tags,
+            "identity": self.identity,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Resource:
+        """The inverse of `to_json`."""
+        return cls(value["properties"], value["location"], value["tags"], value["identity"])
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the server knows of a pool, beside what was asked for."""
+
+    state: ProvisioningState
+    endpoint: str
+    """Where its sessions are."""
+    error: tuple[str, str] | None = None
+    """The code and the message of the reason for which it is Failed."""
+    system_data: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def decode_resource(body: object, pool: PoolId, known: Resource | None = None) -> Resource:
+    """Read the body of `PUT`.
+
+    Args:
+        body: the resource.
+        pool: its id, from the path.
+        known: the resource as it is, whose secrets keep their values where the body has none.
+
+    Raises:
+        InvalidRequest: a property is unknown or breaks a rule; an `ArmError` or `InvalidProperty`, which name it.
+    """
+    whole = _Read(body)
+    whole.check_name(pool)
+    properties = whole.properties(required=True)
+    resource = Resource(
+        _with_known_secrets(properties, known),
+        location=whole.location() or LOCAL_LOCATION,
+        tags=whole.tags() or {},
+        identity=whole.identity(),
+    )
+    whole.node.done()
+    _check(resource)
+    if known is not None and resource.container_type != known.container_type:
+        raise _unchangeable("properties.containerType")
+    return resource
+
+
+def patched(known: Resource, body: object) -> Resource:
+    """Return a resource with the changes of a `PATCH`, a JSON merge patch of its tags, identity and properties.
+
+    Raises:
+        InvalidRequest: as `decode_resource`; also if it changes a property that cannot be patched.
+    """
+    whole = _Read(body)
+    given: Mapping[str, Any] = cast("Mapping[str, Any]", body)
+    changes = whole.properties(required=False, nulls=True)
+    location, tags, identity = whole.location(), whole.tags(nulls=True), whole.identity(nulls=True)
+    whole.node.done()
+    for name, value in changes.items():
+        if name not in _PATCHABLE and value != known.properties.get(name):
+            raise _unchangeable(f"properties.{name}")
+    if location is not None and location.casefold() != known.location.casefold():
+        raise _unchangeable("location")
+    resource = replace(
+        known,
+        properties=_with_known_secrets(_merged(known.properties, changes), known),
+        tags=known.tags if tags is None else _merged(known.tags, tags),
+        identity=_merged(known.identity or {}, identity) if identity is not None else known.identity,
+    )
+    if "identity" in given and given["identity"] is None:
+        resource = replace(resource, identity=None)
+    if "tags" in given and given["tags"] is None:
+        resource = replace(resource, tags={})
+    _check(resource)
+    return resource
+
+
+def encode_resource(pool: PoolId, resource: Resource, facts: Facts, version: str) -> dict[str, Any]:
+    """Return a resource as ARM writes it in an api-version."""
+    properties = for_version(resource.properties, version)
+    if "secrets" in properties:
+        properties["secrets"] = [{"name": secret["name"]} for secret in properties["secrets"]]
+    body: dict[str, Any] = {
+        "id": pool.path,
+        "name": pool.name,
+        "type": RESOURCE_TYPE,
+        "location": resource.location,
+        **({"tags": dict(resource.tags)} if resource.tags else {}),
+        **({"identity": resource.identity} if resource.identity is not None else {}),
+        **({"systemData": dict(facts.system_data)} if facts.system_data else {}),
+        "properties": {
+            **properties,
+            "poolManagementEndpoint": facts.endpoint,
+            "provisioningState": facts.state,
+            **({"nodeCount": 1} if facts.state == "Succeeded" else {}),
+        },
+    }
+    if facts.error is not None:
+        code, message = facts.error
+        body["properties"]["provisioningError"] = {"code": code, "message": message}
+    return body
+
+
+class _Read:
+    """The body of a request, part by part."""
+
+    def __init__(self, body: object) -> None:
+        self.node = Node(body, "")
+        for name in ("type", "systemData", "etag", "$schema", "apiVersion", "comments", "dependsOn"):
+            self.node.ignore(name)
+
+    def check_name(self, pool: PoolId) -> None:
+        """Refuse a body that is another pool's."""
+        for name, value in (("name", pool.name), ("id", pool.path)):
+            given = self.node.text(name)
+            if given is not None and given.casefold() != value.casefold():
+                raise ArmError("InvalidResourceName", f"The {name} must be that in the path, not {given!r:.200}.", name)
+
+    def location(self) -> str | None:
+        location = self.node.text("location")
+        if location is not None and not 1 <= len(location) <= 100:
+            raise self.node.invalid("location", f"must have 1 to 100 characters, not {len(location)}")
+        return location
+
+    def tags(self, *, nulls: bool = False) -> dict[str, Any] | None:
+        node = self.node.node("tags")
+        if not node.given:
+            return None
+        found = node.values()
+        for name, value in found.items():
+            if not isinstance(value, str) and not (nulls and value is None):
+                raise node.invalid(name[:100], "must be a string")
+        if name := next((name for name in found if name.casefold() == DECLARED_TAG), None):
+            raise node.invalid(name, "must be absent: it marks the pools of the server's own options")
+        return {name: value for name, value in found.items() if nulls or value is not None}
+
+    def identity(self, *, nulls: bool = False) -> dict[str, Any] | None:
+        node = self.node.node("identity")
+        if not node.given:
+            return None
+        found = node.values()
+        for name in ("principalId", "tenantId"):
+            found.pop(name, None)
+        if unknown := sorted(found.keys() - {"type", "userAssignedIdentities"}):
+            raise node.invalid(unknown[0][:100], "is unknown; known are type and userAssignedIdentities")
+        if not isinstance(found.get("type", ""), str):
+            raise node.invalid("type", "must be a string")
+        users = found.get("userAssignedIdentities")
+        if users is not None:
+            if not isinstance(users, dict):
+                raise node.invalid("userAssignedIdentities", "must be an object")
+            given = cast("dict[str, Any]", users)  # what is in them is for ARM alone to say
+            found["userAssignedIdentities"] = {name: None if each is None else {} for name, each in given.items()}
+        return found if nulls else _without_nulls(found)
+
+    def properties(self, *, required: bool, nulls: bool = False) -> dict[str, Any]:
+        found = self.node.node("properties", required=required).values()
+        for name in (*_READ_ONLY, "provisioningError"):
+            found.pop(name, None)
+        found = with_lifecycle(found)
+        return found if nulls else _without_nulls(found)
+
+
+def _check(resource: Resource) -> None:
+    """Check the result of a request: a patch is judged by what it leads to."""
+    if len(resource.tags) > _MOST_TAGS:
+        raise InvalidProperty(f"tags must be at most {_MOST_TAGS}, not {len(resource.tags)}.", "tags")
+    for name, value in resource.tags.items():
+        if not 1 <= len(name) <= _LONGEST_TAG_NAME or len(value) > _LONGEST_TAG_VALUE:
+            raise InvalidProperty(
+                f"tags must have names of 1 to {_LONGEST_TAG_NAME} and values of up to {_LONGEST_TAG_VALUE} "
+                f"characters, unlike {name!r:.100}.",
+                "tags",
+            )
+    names = [secret["name"] for secret in resource.properties.get("secrets", ()) if "name" in secret]
+    if len(set(names)) < len(names):
+        raise InvalidProperty("properties.secrets must have each name once.", "properties.secrets")
+    options = resource.options  # which reads all of the properties
+    del options
+
+
+def _container_type(properties: Properties) -> ContainerType:
+    word = str(properties["containerType"]).casefold()
+    return next(each for each in ContainerType if each.casefold() == word)
+
+
+def _with_known_secrets(properties: Properties, known: Resource | None) -> dict[str, Any]:
+    """Return properties with the values of secrets that were given before, and are now named alone."""
+    secrets = properties.get("secrets")
+    if not isinstance(secrets, list) or known is None:
+        return dict(properties)
+    values = {secret["name"]: secret["value"] for secret in known.properties.get("secrets", ()) if "value" in secret}
+    filled = [_filled(secret, values) for secret in cast("list[Any]", secrets)]
+    return {**properties, "secrets": filled}
+
+
+def _filled(secret: Any, values: Mapping[str, str]) -> Any:
+    if not isinstance(secret, Mapping):
+        return secret
+    given = cast("Mapping[str, Any]", secret)
+    name = given.get("name")
+    if given.get("value") is None and isinstance(name, str) and name in values:
+        return {**given, "value": values[name]}
+    return dict(given)
+
+
+def _merged(value: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object after a merge patch (RFC 7396)."""
+    merged = dict(value)
+    for name, change in patch.items():
+        if change is None:
+            merged.pop(name, None)
+        elif isinstance(change, Mapping):
+            before = merged.get(name)
+            known = cast("Mapping[str, Any]", before if isinstance(before, Mapping) else {})
+            merged[name] = _merged(known, cast("Mapping[str, Any]", change))
+        else:
+            merged[name] = _without_nulls(change)
+    return merged
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return JSON without the properties that are null; items of lists stay, so that their reader can refuse them."""
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return {name: _without_nulls(each) for name, each in items if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in cast("list[Any]", value)]
+    return value
+
+
+def _unchangeable(path: str) -> ArmError:
+    return ArmError(
+        "PropertyChangeNotAllowed", f"{path} must stay as it is: a pool of another kind is a new pool.", target=path
+    )

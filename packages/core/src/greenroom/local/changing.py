@@ -1,0 +1,147 @@
+"""A pool whose settings can change while it serves: sessions keep their sandboxes, later ones get the new kind."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from greenroom.engines.base import Engine
+from greenroom.errors import EngineUnavailable, GreenroomError
+from greenroom.local.allocator import Allocator, Instance
+from greenroom.local.settings import PoolSettings
+
+InstanceT = TypeVar("InstanceT", bound=Instance)
+
+_TRIAL_TIMEOUT = 300.0
+"""Seconds in which an instance must become ready; a container's probes can take minutes."""
+
+
+class ChangeablePool(ABC, Generic[InstanceT]):
+    """What pools of code and of custom containers have in common. Made and used on one event loop."""
+
+    _allocator: Allocator[InstanceT]
+
+    def __init__(self, engine: Engine, settings: PoolSettings) -> None:
+        self._engine = engine
+        self._engines: dict[int, Engine] = {}
+        """Those that earlier generations of instances still need."""
+        self._take(settings)
+
+    def _take(self, settings: PoolSettings) -> None:
+        self._settings = settings
+        self.container_type = settings.container_type
+        self.file_limit = settings.file_limit
+        self.forward_authorization = settings.forward_authorization
+
+    @property
+    def settings(self) -> PoolSettings:
+        """Those of the sandboxes that start now."""
+        return self._settings
+
+    @property
+    def engine_name(self) -> str:
+        """The name of the engine that starts them."""
+        return self._engine.name
+
+    def __repr__(self) -> str:
+        return repr(self._allocator)
+
+    @staticmethod
+    @abstractmethod
+    async def _check(engine: Engine, settings: PoolSettings) -> None:
+        """Find out whether an engine can make the instances.
+
+        Raises:
+            EngineUnavailable: it cannot.
+        """
+
+    @abstractmethod
+    async def _launch(self, engine: Engine, settings: PoolSettings, on_lost: Callable[[], None]) -> InstanceT:
+        """Start an instance."""
+
+    async def _start(self, on_lost: Callable[[], None]) -> InstanceT:
+        return await self._launch(self._engine, self._settings, on_lost)
+
+    async def change(self, settings: PoolSettings, engine: Engine | None = None) -> None:
+        """Take other settings, of the same container type.
+
+        They hold for sandboxes that start from now on; those that serve a session go on until it ends. If sandboxes
+        will differ, one is tried first, unless none are to be kept ready.
+
+        Args:
+            settings: all of them.
+            engine: another one; the pool closes it.
+
+        Raises:
+            GreenroomError: the engine cannot make such sandboxes; nothing has changed.
+        """
+        outdated = engine is not None or _sandboxes_of(settings) != _sandboxes_of(self._settings)
+        chosen = engine or self._engine
+        try:
+            if outdated:
+                await self._check(chosen, settings)
+                if settings.ready_session_instances != 0:
+                    await self._try(chosen, settings)
+        except BaseException:
+            if engine is not None:
+                await engine.close()
+            raise
+        if engine is not None:
+            self._engines[self._allocator.generation] = self._engine
+            self._engine = engine
+        self._take(settings)
+        self._allocator.change(settings.rules(starts_give_way=chosen.starts_give_way), outdated=outdated)
+        await self._close_unused_engines()
+
+    async def wait_until_ready(self, failed: asyncio.Future[Exception]) -> None:
+        """Wait for the first of the sandboxes that are kept ready.
+
+        Args:
+            failed: done when one has not started; see `StartFailed`.
+
+        Raises:
+            EngineUnavailable: the first one did not start.
+        """
+        if self._settings.ready_session_instances == 0:
+            return
+        async with asyncio.timeout(_TRIAL_TIMEOUT):
+            while not failed.done():
+                status = self._allocator.status()
+                if status.ready or status.idle or status.executing:
+                    return
+                await asyncio.wait([failed], timeout=0.02)
+        error = failed.result()
+        raise error if isinstance(error, GreenroomError) else EngineUnavailable(str(error))
+
+    async def close(self) -> None:
+        await self._allocator.close()
+        for engine in (*self._engines.values(), self._engine):
+            await engine.close()
+        self._engines.clear()
+
+    async def _try(self, engine: Engine, settings: PoolSettings) -> None:
+        try:
+            async with asyncio.timeout(_TRIAL_TIMEOUT):
+                instance = await self._launch(engine, settings, lambda: None)
+                try:
+                    await instance.ready()
+                finally:
+                    await instance.close("it was tried")
+        except GreenroomError:
+            raise
+        except Exception as error:
+            reason = f"it was not ready after {_TRIAL_TIMEOUT:g} seconds" if isinstance(error, TimeoutError) else error
+            raise EngineUnavailable(f"A sandbox of {engine.name} did not start: {reason}") from error
+
+    async def _close_unused_engines(self) -> None:
+        used = self._allocator.generations()
+        for generation in sorted(self._engines):
+            if not any(each <= generation for each in used):  # it served that generation and some before
+                await self._engines.pop(generation).close()
+
+
+def _sandboxes_of(settings: PoolSettings) -> object:
+    """What a change of requires other sandboxes."""
+    return settings.spec, settings.env

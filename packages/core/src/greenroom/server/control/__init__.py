@@ -1,0 +1,1 @@
+"""The control plane: pools that are created, changed and deleted while the server runs. Private."""

@@ -1,0 +1,61 @@
+"""The pools that a server's options declare, as resources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenroom.arm.resources import DECLARED_TAG, ENGINE_TAG, Resource
+from greenroom.local.changing import ChangeablePool
+from greenroom.local.settings import PoolSettings
+from greenroom.server.registry import ServedPool
+
+
+def declared_resource(served: ServedPool) -> Resource:
+    """Describe a declared pool. Values of environment variables are not part of it."""
+    backend = served.backend
+    tags = {DECLARED_TAG: "true"}
+    if not isinstance(backend, ChangeablePool):  # it is elsewhere, or a test's
+        return Resource({"containerType": str(backend.container_type)}, tags=tags)
+    return Resource(_properties(backend.settings), tags={**tags, ENGINE_TAG: f"{backend.engine_name}:"})
+
+
+def _properties(settings: PoolSettings) -> dict[str, Any]:
+    ready = settings.ready_session_instances
+    timed = settings.lifecycle == "timed"
+    properties: dict[str, Any] = {
+        "containerType": str(settings.container_type),
+        "poolManagementType": "Dynamic",
+        "scaleConfiguration": {
+            "maxConcurrentSessions": settings.max_concurrent_sessions,
+            **({} if ready == "auto" else {"readySessionInstances": ready}),
+        },
+        "dynamicPoolConfiguration": {
+            "lifecycleConfiguration": {
+                "lifecycleType": "Timed" if timed else "OnContainerExit",
+                **(
+                    {"cooldownPeriodInSeconds": _whole(settings.cooldown_period)}
+                    if timed
+                    else {"maxAlivePeriodInSeconds": _whole(settings.max_alive_period)}
+                ),
+            }
+        },
+        "sessionNetworkConfiguration": {
+            "status": "EgressEnabled" if settings.network == "enabled" else "EgressDisabled"
+        },
+    }
+    if (container := settings.container) is not None:
+        properties["customContainerTemplate"] = {
+            "containers": [
+                {
+                    "image": container.image,
+                    "resources": {"cpu": settings.cpu, "memory": f"{settings.memory / (1 << 30):g}Gi"},
+                }
+            ],
+            "ingress": {"targetPort": container.target_port},
+        }
+    return properties
+
+
+def _whole(seconds: float) -> int | float:
+    """Return a number of seconds without the fraction that it does not have."""
+    return int(seconds) if seconds == int(seconds) else seconds

@@ -1,0 +1,83 @@
+"""Open the pool of a resource, or change one that serves."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from greenroom.arm.resources import Resource
+from greenroom.connecting import LocalChoice, no_engine
+from greenroom.errors import EngineUnavailable
+from greenroom.local.settings import AzureRangeWarning
+from greenroom.server.control.choices import Engines
+from greenroom.telemetry import Observer, StartFailed, TelemetryEvent
+
+if TYPE_CHECKING:
+    from greenroom.local.container_pool import ContainerPool
+    from greenroom.local.pool import LocalPool
+
+ManagedBackend: TypeAlias = "LocalPool | ContainerPool"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open pool, and what it was opened as."""
+
+    backend: ManagedBackend
+    choice: LocalChoice
+
+
+async def open_pool(engines: Engines, resource: Resource, observer: Observer) -> Opened:
+    """Open a pool, and wait for the first of the sandboxes that it keeps ready.
+
+    Raises:
+        GreenroomError: it cannot be opened; nothing of it is left.
+    """
+    choices = _choices(engines, resource, None)
+    tried: list[str] = []
+    for choice in choices:
+        try:
+            return Opened(await _open(choice, observer), choice)
+        except EngineUnavailable as error:
+            if len(choices) == 1:
+                raise
+            tried.append(f"- {choice.scheme}: {error}")
+    raise no_engine(tried)
+
+
+async def change_pool(engines: Engines, opened: Opened, resource: Resource) -> Opened:
+    """Change a pool to what a resource asks for.
+
+    Raises:
+        GreenroomError: it cannot be changed so; it serves as before.
+    """
+    before = opened.choice
+    choice = _choices(engines, resource, before.scheme)[0]
+    same = (choice.scheme, choice.of_engine) == (before.scheme, before.of_engine)
+    await opened.backend.change(choice.settings, None if same else choice.engine())
+    return Opened(opened.backend, choice)
+
+
+def _choices(engines: Engines, resource: Resource, preferred: str | None) -> list[LocalChoice]:
+    with warnings.catch_warnings():  # the request was answered with them
+        warnings.simplefilter("ignore", AzureRangeWarning)
+        return list(engines.choices(resource, preferred))
+
+
+async def _open(choice: LocalChoice, observer: Observer) -> ManagedBackend:
+    failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+    def observe(event: TelemetryEvent) -> None:
+        if isinstance(event, StartFailed) and not failed.done():
+            failed.set_result(event.error)
+        observer(event)
+
+    backend = await choice.open(observe)
+    try:
+        await backend.wait_until_ready(failed)
+    except BaseException:
+        await backend.close()
+        raise
+    return backend

@@ -1,0 +1,404 @@
+"""The control plane: accepts changes of pools, keeps them, and carries them out in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from greenroom.arm.ids import LOCAL_GROUP, LOCAL_SUBSCRIPTION, PoolId
+from greenroom.arm.resources import ProvisioningState, Resource, decode_resource, patched
+from greenroom.errors import GreenroomError, InvalidRequest
+from greenroom.server.control.choices import Engines, in_arms_words
+from greenroom.server.control.declared import declared_resource
+from greenroom.server.control.opening import Opened, change_pool, open_pool
+from greenroom.server.control.operations import Operation, Operations, now
+from greenroom.server.registry import PoolRegistry, ServedPool
+from greenroom.server.responses import RequestRefused
+from greenroom.server.state.file import StateNotWritten
+from greenroom.server.state.pools import PoolTable, StoredPool
+
+_log = logging.getLogger("greenroom.server.control")
+
+_MOST_POOLS = 1000
+_OPENED_TOGETHER = 4
+_OPENING = "The session pool is being opened. Try again in a moment."
+
+
+@dataclass(eq=False, slots=True)
+class ManagedPool:
+    """A pool of the control plane."""
+
+    id: PoolId
+    resource: Resource
+    """As it serves, or is to serve if it does not yet."""
+    system_data: Mapping[str, str]
+    state: ProvisioningState = "InProgress"
+    next: Resource | None = None
+    """What an update under way makes of it."""
+    error: tuple[str, str] | None = None
+    operation: Operation | None = None
+    """The one under way."""
+    task: asyncio.Task[None] | None = None
+    opened: Opened | None = None
+    served: ServedPool | None = None
+
+    @property
+    def shown(self) -> Resource:
+        """The resource for clients, who see an update from its acceptance on."""
+        return self.next or self.resource
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A change that was accepted and is durable; an operation carries it out."""
+
+    pool: ManagedPool
+    operation: Operation
+    created: bool = False
+    warnings: list[str] = field(default_factory=list[str])
+    """What Azure would refuse."""
+
+
+class ControlPlane:
+    """Creates, changes and deletes the pools of a registry. Used on one event loop."""
+
+    def __init__(self, registry: PoolRegistry, table: PoolTable, engines: Engines, *, strict: bool) -> None:
+        """
+        Args:
+            registry: with the declared pools.
+            table: what is kept; the control plane closes it.
+            engines: for the pools.
+            strict: whether values out of Azure's ranges are refused.
+        """
+        self._registry = registry
+        self._table = table
+        self._engines = engines
+        self._strict = strict
+        self._pools: dict[tuple[str, str, str], ManagedPool] = {}
+        self._accepting: set[tuple[str, str, str]] = set()
+        """Keys of pools with a change that is being written."""
+        self._opening = asyncio.Semaphore(_OPENED_TOGETHER)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.operations = Operations()
+
+    @classmethod
+    async def open(cls, registry: PoolRegistry, table: PoolTable, engines: Engines, *, strict: bool = False) -> Self:
+        """Begin to open the stored pools, and to end what a killed server left unfinished.
+
+        Raises:
+            InvalidRequest: the state cannot be read, or has a pool that the server's options declare, too.
+        """
+        plane = cls(registry, table, engines, strict=strict)
+        try:
+            stored = await table.load()
+        except (StateNotWritten, ValueError, KeyError, TypeError) as error:
+            raise InvalidRequest(
+                f"The state {table.place!r} cannot be read: {error}. Restore it from a copy, or name another file with "
+                "--state."
+            ) from error
+        for name in stored.deleted:
+            registry.reserve(name)
+        plane.operations.keep(*stored.operations)
+        under_way = {operation.pool.key: operation for operation in plane.operations.under_way()}
+        for each in stored.pools:
+            if plane._declared(each.id) is not None:
+                raise InvalidRequest(
+                    f"The pool {each.id.name!r} must not be declared: the state {table.place!r} has it, too. Rename "
+                    "the declared one, or delete the other in a server that does not declare it."
+                )
+            plane._resume(each, under_way.pop(each.id.key, None))
+        for operation in under_way.values():  # its pool is gone: a deletion that was done but for its last word
+            plane.operations.keep(operation.done())
+        return plane
+
+    async def close(self) -> None:
+        """Stop what is under way, which goes on at the next start, and give up the state. The pools stay open."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._table.close()
+
+    # Questions
+
+    def get(self, id: PoolId) -> ManagedPool | None:  # noqa: A002  ARM's own word
+        """Return a pool, declared or not."""
+        return self._pools.get(id.key) or self._declared(id)
+
+    def pools(self, subscription: str, group: str | None = None) -> list[ManagedPool]:
+        """Return the pools of a subscription or of one of its groups, in the order of their ids."""
+        declared = [self._declared_pool(name, served) for name, served in self._registry.declared.items()]
+        wanted = [subscription.casefold(), *([] if group is None else [group.casefold()])]
+        found = [pool for pool in (*declared, *self._pools.values()) if list(pool.id.key[: len(wanted)]) == wanted]
+        return sorted(found, key=lambda pool: pool.id.key)
+
+    # Changes
+
+    async def put(self, id: PoolId, body: object, caller: str | None) -> Accepted:  # noqa: A002
+        """Create a pool, or change it to what the body says.
+
+        Raises:
+            RequestRefused: it is declared, or another operation is under way.
+            InvalidRequest: the body breaks a rule.
+            StateNotWritten: nothing was kept.
+        """
+        pool = self._free(id)
+        if pool is None and len(self._pools) + len(self._accepting) >= _MOST_POOLS:
+            raise RequestRefused(409, "QuotaExceeded", f"A server must have at most {_MOST_POOLS} session pools.")
+        resource = decode_resource(body, id, None if pool is None else pool.shown)
+        warnings = self._engines.judge(resource, strict=self._strict)
+        if pool is None:
+            pool = ManagedPool(id, resource, _authored({}, caller))
+            return await self._accept(pool, resource, pool.system_data, warnings, created=True)
+        return await self._accept(pool, resource, _authored(pool.system_data, caller), warnings)
+
+    async def patch(self, id: PoolId, body: object, caller: str | None) -> Accepted:  # noqa: A002
+        """Change some properties of a pool. Raises as `put`, or `RequestRefused` if there is none."""
+        pool = self._free(id)
+        if pool is None:
+            raise not_found(id)
+        resource = patched(pool.shown, body)
+        warnings = self._engines.judge(resource, strict=self._strict)
+        return await self._accept(pool, resource, _authored(pool.system_data, caller), warnings)
+
+    async def delete(self, id: PoolId) -> Accepted | None:  # noqa: A002
+        """Delete a pool, with its sessions, even if another operation is under way; `None` if there is none.
+
+        Raises:
+            RequestRefused: it is declared, or a change of it is being written.
+            StateNotWritten: nothing was kept.
+        """
+        if self._declared(id) is not None:
+            raise self._is_declared(id)
+        pool = self._pools.get(id.key)
+        if pool is None:
+            return None
+        if pool.state == "Deleting" and pool.operation is not None:
+            return Accepted(pool, pool.operation)
+        operation = Operation.new(pool.id)
+        before = pool.task
+
+        async def accept() -> None:
+            await self._table.delete(pool.id, operation)
+            self._registry.unmanage(pool.id)
+            self._registry.reserve(pool.id.name)
+            canceled, pool.state, pool.operation = pool.operation, "Deleting", operation
+            self.operations.keep(operation)
+            pool.task = self._in_background(self._delete(pool, operation, before, canceled))
+
+        with self._writing(pool.id):
+            await self._to_its_end(accept())
+        return Accepted(pool, operation)
+
+    async def _accept(
+        self,
+        pool: ManagedPool,
+        resource: Resource,
+        system_data: Mapping[str, str],
+        warnings: list[str],
+        *,
+        created: bool = False,
+    ) -> Accepted:
+        operation = Operation.new(pool.id)
+        serves = pool.opened is not None
+
+        async def accept() -> None:
+            keep = self._table.update if serves else self._table.create
+            await keep(pool.id, resource, system_data, operation)
+            if serves:
+                pool.next = resource
+            else:
+                pool.resource = resource
+                self._registry.manage(pool.id, _OPENING)
+            pool.system_data, pool.state, pool.error, pool.operation = system_data, "InProgress", None, operation
+            self._pools[pool.id.key] = pool
+            self.operations.keep(operation)
+            work = self._change(pool, operation) if serves else self._open(pool, operation)
+            pool.task = self._in_background(work)
+
+        with self._writing(pool.id):
+            await self._to_its_end(accept())
+        return Accepted(pool, operation, created, warnings)
+
+    # What operations do
+
+    def _resume(self, stored: StoredPool, operation: Operation | None) -> None:
+        """Take a stored pool up where the last server left it."""
+        pool = ManagedPool(stored.id, stored.resource, stored.system_data, next=stored.next, operation=operation)
+        self._pools[pool.id.key] = pool
+        if stored.deleting:
+            pool.state = "Deleting"
+            self._registry.reserve(pool.id.name)
+            pool.task = self._in_background(self._delete(pool, operation, None, None))
+            return
+        self._registry.manage(pool.id, _OPENING)
+        pool.task = self._in_background(self._open_again(pool, operation))
+
+    async def _open_again(self, pool: ManagedPool, operation: Operation | None) -> None:
+        """Open a stored pool, after its unfinished update if the machine can take that."""
+        taken, error = pool.next is not None, None
+        if pool.next is not None:
+            error = await self._try_to_open(pool, pool.next)
+        if pool.opened is None:
+            reason = await self._try_to_open(pool, pool.resource)
+            taken, error = False, error or reason
+        await self._end(pool, operation, error, taken=taken)
+
+    async def _open(self, pool: ManagedPool, operation: Operation) -> None:
+        error = await self._try_to_open(pool, pool.resource)
+        await self._end(pool, operation, error, taken=False)
+
+    async def _change(self, pool: ManagedPool, operation: Operation) -> None:
+        assert pool.opened is not None  # noqa: S101  it serves
+        assert pool.next is not None  # noqa: S101  as `_accept` left it
+        error = None
+        try:
+            async with self._opening:
+                pool.opened = await change_pool(self._engines, pool.opened, pool.next)
+        except Exception as reason:  # noqa: BLE001  whatever it is, the pool serves as before
+            error = _described(reason)
+        await self._end(pool, operation, error, taken=error is None)
+
+    async def _delete(
+        self, pool: ManagedPool, operation: Operation | None, before: asyncio.Task[None] | None, other: Operation | None
+    ) -> None:
+        if before is not None:
+            before.cancel()
+            await asyncio.wait([before])
+            self._registry.unmanage(pool.id)  # it could have opened a moment ago
+        if other is not None and other.ended is None:
+            self.operations.keep(other.canceled())
+        if pool.served is not None:
+            await pool.served.end()
+            pool.opened = pool.served = None
+        done = None if operation is None else operation.done()
+        await self._written(self._table.deleted(pool.id, done))
+        del self._pools[pool.id.key]
+        if done is not None:
+            self.operations.keep(done)
+
+    async def _try_to_open(self, pool: ManagedPool, resource: Resource) -> tuple[str, str] | None:
+        """Open a pool, and return the reason if that fails."""
+        try:
+            async with self._opening:
+                pool.opened = await open_pool(self._engines, resource, self._registry.observer)
+        except Exception as reason:  # noqa: BLE001  whatever it is, the server serves the other pools
+            return _described(reason)
+        pool.served = ServedPool(pool.id.name, pool.opened.backend, {})
+        self._registry.manage(pool.id, pool.served)
+        return None
+
+    async def _end(
+        self, pool: ManagedPool, operation: Operation | None, error: tuple[str, str] | None, *, taken: bool
+    ) -> None:
+        """End an operation: durably first, so that its client never sees an end that a restart takes back."""
+        done = None if operation is None else operation.done(error)
+        await self._written(self._table.updated(pool.id, taken=taken, operation=done))
+        if taken and pool.next is not None:
+            pool.resource = pool.next
+        pool.next = pool.operation = None
+        if pool.opened is None:
+            pool.state, pool.error = "Failed", error
+            self._registry.manage(pool.id, f"The session pool cannot be opened. {error[1] if error else ''}")
+        else:
+            pool.state = "Succeeded"
+        if done is not None:
+            self.operations.keep(done)
+
+    async def _written(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Await the last write of an operation. If it fails, the next start of the server does the rest again."""
+        try:
+            await writing
+        except StateNotWritten:
+            _log.exception("the end of an operation was not kept")
+
+    # Help
+
+    def _free(self, id: PoolId) -> ManagedPool | None:  # noqa: A002
+        """Return the pool that a change is about.
+
+        Raises:
+            RequestRefused: it must not be changed, or not now.
+        """
+        if self._declared(id) is not None:
+            raise self._is_declared(id)
+        pool = self._pools.get(id.key)
+        if id.key in self._accepting or (pool is not None and pool.state in {"InProgress", "Deleting"}):
+            raise _busy(id)
+        return pool
+
+    @contextlib.contextmanager
+    def _writing(self, id: PoolId) -> Generator[None, None, None]:  # noqa: A002
+        if id.key in self._accepting:
+            raise _busy(id)
+        self._accepting.add(id.key)
+        try:
+            yield
+        finally:
+            self._accepting.discard(id.key)
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await work that goes on if the caller is cancelled, so that memory and file stay the same."""
+        await asyncio.shield(self._in_background(work))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _declared(self, id: PoolId) -> ManagedPool | None:  # noqa: A002
+        if id.key[:2] != (LOCAL_SUBSCRIPTION, LOCAL_GROUP):
+            return None
+        found = ((name, served) for name, served in self._registry.declared.items() if name.casefold() == id.key[2])
+        return next((self._declared_pool(name, served) for name, served in found), None)
+
+    def _declared_pool(self, name: str, served: ServedPool) -> ManagedPool:
+        id = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, name)  # noqa: A001
+        return ManagedPool(id, declared_resource(served), {}, "Succeeded", served=served)
+
+    def _is_declared(self, id: PoolId) -> RequestRefused:  # noqa: A002
+        return RequestRefused(
+            409,
+            "SessionPoolIsDeclared",
+            f"The session pool {id.name!r} must be changed where it is declared: on the command line of the server, or "
+            "in its configuration file.",
+        )
+
+
+def not_found(id: PoolId) -> RequestRefused:  # noqa: A002
+    """The error that there is no such pool, in ARM's words."""
+    return RequestRefused(
+        404,
+        "ResourceNotFound",
+        f"The Resource 'Microsoft.App/sessionPools/{id.name}' under resource group '{id.group}' was not found.",
+    )
+
+
+def _busy(id: PoolId) -> RequestRefused:  # noqa: A002
+    return RequestRefused(
+        409,
+        "OperationNotAllowed",
+        f"The session pool {id.name!r} must not be changed while another operation of it is in progress. Wait for its "
+        "end.",
+    )
+
+
+def _described(reason: Exception) -> tuple[str, str]:
+    """Return the code and the message of the reason for which an operation fails."""
+    if isinstance(reason, GreenroomError):
+        return type(reason).__name__, in_arms_words(str(reason))[0]
+    _log.error("an operation failed", exc_info=reason)
+    return "InternalServerError", f"The server failed: {type(reason).__name__}. Its log has the details."
+
+
+def _authored(before: Mapping[str, str], caller: str | None) -> dict[str, str]:
+    """Return systemData after a change; a caller is named where credentials are needed."""
+    author = {"By": caller, "ByType": "Application"} if caller is not None else {}
+    changes = {**author, "At": now()}
+    modified = {f"lastModified{name}": value for name, value in changes.items()}
+    return {**(before or {f"created{name}": value for name, value in changes.items()}), **modified}

@@ -1,0 +1,211 @@
+"""The state file: opened, locked, brought to the present schema, and used from a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import stat
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import IO, Self, TypeVar
+
+from greenroom.errors import GreenroomError, InvalidRequest
+from greenroom.server.state.migrations import APPLICATION, MIGRATIONS
+
+T = TypeVar("T")
+
+IN_MEMORY = Path(":memory:")
+"""In place of a file: state that ends with the server."""
+
+
+class StateNotWritten(GreenroomError):
+    """The state cannot be written: nothing of the change was kept."""
+
+
+def default_path() -> Path:
+    """Return the file below the user's data directory."""
+    given = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if given.is_absolute():
+        directory = given
+    elif sys.platform == "darwin":
+        directory = Path("~/Library/Application Support").expanduser()
+    elif sys.platform == "win32":
+        directory = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser()
+    else:
+        directory = Path("~/.local/share").expanduser()
+    return directory / "greenroom" / "state.db"
+
+
+class StateFile:
+    """A database in a thread of its own, so that no write keeps the event loop waiting.
+
+    A change is durable when `write` returns: the log is synchronized with each of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path` can be `IN_MEMORY`. Made by `open`."""
+        self.path = path
+        self._thread = ThreadPoolExecutor(1, "greenroom-state")
+        self._lock: IO[bytes] | None = None
+        self._database: sqlite3.Connection | None = None
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open the file, which is made if it is missing; it is this process's until `close`.
+
+        Raises:
+            InvalidRequest: another server uses the file; or it is no state file, is damaged, or is of a newer version;
+                or it cannot be opened.
+        """
+        file = cls(path)
+        try:
+            await file._run(file._open)
+        except BaseException:
+            await file.close()
+            raise
+        return file
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query in the thread."""
+        return await self._run(lambda: query(self._connection))
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a change in the thread, in a transaction; all of it is durable afterwards, or none of it is there.
+
+        Raises:
+            StateNotWritten: the disk is full or fails, or the file was damaged.
+        """
+        try:
+            return await self._run(partial(_in_transaction, lambda: self._connection, change))
+        except (sqlite3.Error, OSError) as error:
+            raise StateNotWritten(f"The state {str(self.path)!r} could not be written: {error}.") from error
+
+    async def close(self) -> None:
+        """Close the database and give up the file. Idempotent."""
+        await self._run(self._close)
+        await asyncio.to_thread(self._thread.shutdown)
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        assert self._database is not None  # noqa: S101  it is open
+        return self._database
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Run work in the thread, to its end even if the caller is cancelled."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+
+    # In the thread
+
+    def _open(self) -> None:
+        try:
+            if self.path != IN_MEMORY:
+                _prepare(self.path)
+                self._lock = _locked(self.path)
+            self._database = sqlite3.connect(self.path, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+        except sqlite3.Error as error:
+            raise InvalidRequest(
+                f"The state {str(self.path)!r} cannot be used: {error}. Restore it from a copy, or name another file "
+                "with --state."
+            ) from error
+        except OSError as error:
+            raise InvalidRequest(f"The state {str(self.path)!r} cannot be opened: {error}.") from error
+
+    def _migrate(self) -> None:
+        def pragma(name: str) -> int:
+            return self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+        version, tables = pragma("user_version"), self._connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        if tables is not None and pragma("application_id") != APPLICATION:
+            raise InvalidRequest(f"The state {str(self.path)!r} must be a file of greenroom serve, not another one.")
+        if version > len(MIGRATIONS):
+            raise InvalidRequest(
+                f"The state {str(self.path)!r} is of a newer version of Greenroom (its schema is {version}, the newest "
+                f"known here is {len(MIGRATIONS)}). Update Greenroom, or name another file with --state."
+            )
+        damage = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            raise sqlite3.DatabaseError(damage)
+        for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+
+            def migrate(database: sqlite3.Connection, number: int = number, statements: str = statements) -> None:
+                for statement in filter(str.strip, statements.split(";")):
+                    database.execute(statement)
+                database.execute(f"PRAGMA application_id = {APPLICATION}")
+                database.execute(f"PRAGMA user_version = {number}")
+
+            _in_transaction(lambda: self._connection, migrate)
+
+    def _close(self) -> None:
+        if self._database is not None:
+            with contextlib.suppress(sqlite3.Error):  # of a full disk; the log still has everything
+                self._database.close()
+            self._database = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _in_transaction(connection: Callable[[], sqlite3.Connection], change: Callable[[sqlite3.Connection], T]) -> T:
+    database = connection()
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        result = change(database)
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _prepare(path: Path) -> None:
+    """Make the file, for this user alone.
+
+    Raises:
+        InvalidRequest: it is another user's, or not a file.
+    """
+    if not path.parent.exists():
+        path.parent.mkdir(mode=0o700, parents=True)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        facts = path.lstat()
+        owned = sys.platform == "win32" or facts.st_uid == os.geteuid()
+        if not stat.S_ISREG(facts.st_mode) or not owned:
+            raise InvalidRequest(f"The state {str(path)!r} must be a file of this user's own.") from None
+        path.chmod(0o600)  # it has secrets
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """Take the lock of a file, which ends with this process however it ends.
+
+    Raises:
+        InvalidRequest: another process has it.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    file = os.fdopen(os.open(lock, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o600), "r+b")
+    try:
+        if sys.platform == "win32":
+            import msvcrt  # noqa: PLC0415
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl  # noqa: PLC0415
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise InvalidRequest(
+            f"The state {str(path)!r} is in use by another server. Name another file with --state, or keep the state "
+            f"in memory with --state {IN_MEMORY}."
+        ) from None
+    return file

@@ -1,0 +1,36 @@
+"""The schema of the state file, as the steps that lead to it.
+
+A step that was released is never changed: add another one.
+"""
+
+from __future__ import annotations
+
+APPLICATION = 0x67726E72
+"""What marks a database as a state file."""
+
+MIGRATIONS = (
+    """
+    CREATE TABLE pools (
+        id TEXT PRIMARY KEY,      -- of the pool, in lower case
+        path TEXT NOT NULL,       -- its id as it was first given
+        resource TEXT NOT NULL,   -- JSON, with the values of its secrets
+        next TEXT,                -- JSON: an update that was accepted and has not ended
+        deleting INTEGER NOT NULL DEFAULT 0,
+        facts TEXT NOT NULL       -- JSON: systemData
+    ) STRICT;
+
+    CREATE TABLE operations (
+        id TEXT PRIMARY KEY,
+        pool TEXT NOT NULL,       -- the id of its pool
+        status TEXT NOT NULL,
+        started TEXT NOT NULL,
+        ended TEXT,
+        error TEXT                -- JSON: [code, message]
+    ) STRICT;
+
+    CREATE TABLE deleted (
+        name TEXT PRIMARY KEY,    -- of a pool that was, in lower case
+        number INTEGER NOT NULL   -- in the order of deletion
+    ) STRICT
+    """,
+)
