@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,7 @@ from greenroom.local.plan import (
     Action,
     End,
     Lease,
+    Lifetime,
     QueueEntry,
     Refuse,
     Rules,
@@ -191,6 +193,10 @@ def test_a_pool_that_closes_ends_everything_and_starts_nothing() -> None:
 
 
 times = st.floats(0.0, 40.0)
+lifetimes = st.one_of(
+    st.builds(Lifetime, st.floats(0.1, 60), st.none()),
+    st.builds(Lifetime, st.none(), st.none() | st.floats(1, 60)),
+)
 
 
 class Pool(RuleBasedStateMachine):
@@ -303,6 +309,23 @@ class Pool(RuleBasedStateMachine):
         self.now += seconds
         self.advance()
 
+    @rule(maximum=st.integers(1, 6), ready=st.integers(0, 6), outdated=st.booleans(), limits=lifetimes)
+    def the_rules_change(self, maximum: int, ready: int, outdated: bool, limits: Lifetime) -> None:
+        """As `Allocator.change` does."""
+        before = self.limits
+        for slot in self.slots("leased"):
+            slot.lifetime = slot.lifetime or before.lifetime
+        self.limits = replace(
+            before,
+            maximum=maximum,
+            ready=min(ready, maximum),
+            cooldown=limits.cooldown,
+            maximum_age=limits.maximum_age,
+            generation=before.generation + outdated,
+        )
+        self.state.hold_starts_until = 0
+        self.advance()
+
     @precondition(lambda self: not self.state.closing and self.count > 3)
     @rule()
     def the_pool_closes(self) -> None:
@@ -334,9 +357,11 @@ class Pool(RuleBasedStateMachine):
         assert len(touched) == len(set(touched)), "nothing is planned twice for one sandbox"
         assert [lease.identifier for lease in leases] == waiting[: len(leases)], "first come, first served"
         assert all(state.slots[lease.slot].phase == "ready" for lease in leases)
+        assert all(state.slots[lease.slot].generation == rules.generation for lease in leases)
 
-        room = rules.maximum - len(state.slots)
-        safe = len(leases) + state.count("starting") + room
+        room = max(0, rules.maximum - len(state.slots))
+        ended = {end.slot for end in ends}
+        safe = len(leases) + sum(slot.number not in ended for slot in self.slots("starting")) + room
         assert not set(refused) & set(waiting[:safe]), "nobody is refused whose sandbox is starting, or could"
         for waiter in state.waiters:
             assert waiter.identifier not in refused or self.now >= waiter.since + rules.acquire_timeout
@@ -344,15 +369,20 @@ class Pool(RuleBasedStateMachine):
         for end in ends:
             slot = state.slots[end.slot]
             match end.cause:
+                case EndCause.OUTDATED:
+                    assert slot.phase in {"starting", "ready"}
+                    assert slot.generation != rules.generation
+                case EndCause.SURPLUS if len(state.slots) > rules.maximum:
+                    assert slot.phase in {"starting", "ready"}, "a session drains"
                 case EndCause.COOLED_DOWN:
-                    assert rules.cooldown is not None
                     assert slot.phase == "leased"
                     assert slot.users == 0, "a session in use never cools down"
                     assert self.now >= slot.last_used + (cooldown(slot, rules) or 0)
                 case EndCause.MAX_AGE:
-                    assert rules.maximum_age is not None
+                    age = (slot.lifetime or rules.lifetime).maximum_age
+                    assert age is not None
                     assert slot.phase == "leased"
-                    assert self.now >= slot.since + rules.maximum_age
+                    assert self.now >= slot.since + age
                 case EndCause.SURPLUS:
                     assert slot.phase == "ready"
                     assert not waiting or len(leases) == len(waiting)
@@ -365,7 +395,7 @@ class Pool(RuleBasedStateMachine):
         match action:
             case Start():
                 self.count += 1
-                self.state.slots[self.count] = Slot(self.count, "starting", self.now)
+                self.state.slots[self.count] = Slot(self.count, "starting", self.now, generation=self.limits.generation)
             case Lease(number, identifier):
                 slot = self.state.slots[number]
                 slot.phase, slot.since, slot.identifier, slot.last_used = "leased", self.now, identifier, self.now
@@ -377,7 +407,9 @@ class Pool(RuleBasedStateMachine):
 
     @invariant()
     def the_limits_are_kept(self) -> None:
-        assert len(self.state.slots) <= self.limits.maximum
+        alive = self.slots("starting", "ready", "leased")
+        assert len(alive) <= max(self.limits.maximum, len(self.slots("leased"))), "more than sessions that drain"
+        assert all(slot.generation == self.limits.generation for slot in self.slots("starting", "ready"))
         assert self.state.count("starting") <= self.limits.max_concurrent_starts
 
     @invariant()
@@ -402,10 +434,11 @@ class Pool(RuleBasedStateMachine):
     @invariant()
     def nothing_lives_past_its_time(self) -> None:
         for slot in self.slots("leased"):
-            if self.limits.cooldown is not None:
+            lifetime = slot.lifetime or self.limits.lifetime
+            if lifetime.cooldown is not None:
                 assert slot.users or self.now < slot.last_used + (cooldown(slot, self.limits) or 0)
-            elif self.limits.maximum_age is not None:
-                assert self.now < slot.since + self.limits.maximum_age
+            elif lifetime.maximum_age is not None:
+                assert self.now < slot.since + lifetime.maximum_age
 
     def teardown(self) -> None:
         """From here on every start succeeds and the callers do not change: the pool settles."""
@@ -416,7 +449,7 @@ class Pool(RuleBasedStateMachine):
         if state.closing:
             assert not state.slots
         else:
-            room = rules.maximum - state.count("leased")
+            room = max(0, rules.maximum - state.count("leased"))
             assert len(self.slots("ready")) == min(rules.ready or 0, room), "as many are ready as there should be"
 
     def steps_to_peace(self) -> Iterator[None]:

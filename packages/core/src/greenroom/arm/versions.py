@@ -79,4 +79,4 @@ def for_version(properties: Mapping[str, Any], version: str) -> dict[str, Any]:
         return dict(properties)
     flat = {name: lifecycle[new] for name, new in _FLAT.items() if new in lifecycle}
     rest = {name: value for name, value in lifecycle.items() if name not in _FLAT.values()}
-    return {**properties, _DYNAMIC: {**flat, **({_LIFECYCLE: rest} if rest else {})}}
+    return {**properties, _DYNAMIC: {**flat, **({_LIFECYCLE: rest} if rest or not flat else {})}}

@@ -53,6 +53,7 @@ class StateFile:
         self._thread = ThreadPoolExecutor(1, "greenroom-state")
         self._lock: IO[bytes] | None = None
         self._database: sqlite3.Connection | None = None
+        self._closed = False
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -87,6 +88,9 @@ class StateFile:
 
     async def close(self) -> None:
         """Close the database and give up the file. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
         await self._run(self._close)
         await asyncio.to_thread(self._thread.shutdown)
 
@@ -107,10 +111,11 @@ class StateFile:
                 _prepare(self.path)
                 self._lock = _locked(self.path)
             self._database = sqlite3.connect(self.path, isolation_level=None)
+            version = self._version()  # before anything changes a file that is not ours
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
-            self._migrate()
+            self._migrate(version)
         except sqlite3.Error as error:
             raise InvalidRequest(
                 f"The state {str(self.path)!r} cannot be used: {error}. Restore it from a copy, or name another file "
@@ -119,7 +124,14 @@ class StateFile:
         except OSError as error:
             raise InvalidRequest(f"The state {str(self.path)!r} cannot be opened: {error}.") from error
 
-    def _migrate(self) -> None:
+    def _version(self) -> int:
+        """Return the number of the last migration that the file has had.
+
+        Raises:
+            InvalidRequest: it is another database, or a newer version's.
+            sqlite3.Error: it is damaged.
+        """
+
         def pragma(name: str) -> int:
             return self._connection.execute(f"PRAGMA {name}").fetchone()[0]
 
@@ -134,6 +146,9 @@ class StateFile:
         damage = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if damage != "ok":
             raise sqlite3.DatabaseError(damage)
+        return version
+
+    def _migrate(self, version: int) -> None:
         for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
 
             def migrate(database: sqlite3.Connection, number: int = number, statements: str = statements) -> None:

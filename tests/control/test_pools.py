@@ -1,0 +1,195 @@
+"""The life of pools: created, used, changed, listed and deleted, as Azure Resource Manager has it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from greenroom.arm.ids import LOCAL_SUBSCRIPTION
+from greenroom.arm.resources import ENGINE_TAG
+from greenroom.arm.versions import API_VERSIONS
+
+from .plane import OTHER, Control, control, path_of, resource
+
+CI = path_of("ci")
+
+
+async def test_a_pool_is_created_used_changed_and_deleted(server: Control) -> None:
+    body = resource(dynamicPoolConfiguration={"lifecycleConfiguration": {"lifecycleType": "Timed"}})
+    created = await server.call("PUT", CI, body)
+    assert created.status_code == 201
+    assert created.json()["properties"]["provisioningState"] == "InProgress"
+    assert (await server.end_of(created))["status"] == "Succeeded"
+    pool = (await server.call("GET", CI)).json()
+    assert (pool["id"], pool["name"], pool["type"]) == (CI, "ci", "Microsoft.App/sessionPools")
+    assert pool["properties"].items() >= body["properties"].items()
+    assert pool["properties"]["provisioningState"] == "Succeeded"
+    endpoint = f"http://localhost/subscriptions/{LOCAL_SUBSCRIPTION}/resourceGroups/greenroom/sessionPools/ci"
+    assert pool["properties"]["poolManagementEndpoint"] == endpoint
+
+    assert (await server.run("x = 41", pool)).is_success
+    changed = await server.done("PATCH", CI, {"tags": {"team": "a"}, "properties": {"scaleConfiguration": scale(7)}})
+    assert changed["tags"] == {"team": "a"}
+    assert changed["properties"]["scaleConfiguration"] == {"maxConcurrentSessions": 7, "readySessionInstances": 0}
+    assert (await server.run("x + 1", pool)).json()["result"]["executionResult"] == 42, "the session has stayed"
+    replaced = await server.done("PUT", CI, resource())
+    assert "tags" not in replaced
+    assert replaced["systemData"]["createdAt"] == pool["systemData"]["createdAt"]
+
+    deleted = await server.call("DELETE", CI)
+    assert (deleted.status_code, deleted.content) == (202, b"")
+    assert (await server.end_of(deleted))["status"] == "Succeeded"
+    missing = await server.call("GET", CI)
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "ResourceNotFound")
+    assert (await server.call("DELETE", CI)).status_code == 204
+    refused = await server.run("x", pool)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "SessionPoolNotFound"), "not the default one"
+    assert (await server.done("PUT", CI, resource()))["properties"]["provisioningState"] == "Succeeded"
+    assert (await server.run("x", pool)).json()["status"] == "Failed", "another pool of that name has other sessions"
+
+
+def scale(maximum: int) -> dict[str, int]:
+    return {"maxConcurrentSessions": maximum}
+
+
+async def test_pools_of_other_groups_and_subscriptions_are_other_pools(server: Control) -> None:
+    places: list[dict[str, str]] = [{}, {"group": "other"}, {"subscription": OTHER}, {"group": "with.(all)-of_it"}]
+    pools = [await server.done("PUT", path_of("ci", **place), resource()) for place in places]
+    for number, pool in enumerate(pools):
+        assert (await server.run(f"x = {number}", pool)).is_success
+    found = [(await server.run("x", pool)).json()["result"]["executionResult"] for pool in pools]
+    assert found == [0, 1, 2, 3]
+    elsewhere = {"properties": {"poolManagementEndpoint": pools[0]["properties"]["poolManagementEndpoint"] + "2"}}
+    assert (await server.run("x", elsewhere)).status_code == 200, "a name that no pool had is the declared one's"
+
+
+async def test_names_differ_by_more_than_case(server: Control) -> None:
+    await server.done("PUT", path_of("Ci"), resource())
+    again = await server.call("PUT", path_of("cI").replace("resourceGroups", "resourcegroups"), resource())
+    assert again.status_code == 200
+    await server.end_of(again)
+    assert (await server.call("GET", path_of("CI", group="GREENROOM"))).json()["name"] == "Ci"
+
+
+@pytest.mark.parametrize("version", API_VERSIONS)
+async def test_the_life_cycle_has_the_form_of_the_version(server: Control, version: str) -> None:
+    old = {"executionType": "Timed", "cooldownPeriodInSeconds": 400}
+    new = {"lifecycleConfiguration": {"lifecycleType": "Timed", "cooldownPeriodInSeconds": 400}}
+    pool = await server.done(
+        "PUT", CI, resource(dynamicPoolConfiguration=old if version < "2025" else new), **{"api-version": version}
+    )
+    assert pool["properties"]["dynamicPoolConfiguration"] == (old if version < "2025" else new)
+    for other, form in (("2024-08-02-preview", old), ("2026-07-01", new)):
+        seen = (await server.call("GET", CI, **{"api-version": other})).json()
+        assert seen["properties"]["dynamicPoolConfiguration"] == form
+
+
+async def test_lists_have_pages_and_the_declared_pools(server: Control) -> None:
+    names = [f"pool-{number:03}" for number in range(100)]
+    accepted = await asyncio.gather(*(server.call("PUT", path_of(name), resource()) for name in names))
+    assert {each.status_code for each in accepted} == {201}
+    assert {(await server.end_of(each))["status"] for each in accepted} == {"Succeeded"}
+    await server.done("PUT", path_of("elsewhere", group="other"), resource())
+    pages = [await server.call("GET", path_of())]
+    while (link := pages[-1].json().get("nextLink")) is not None:
+        assert link.startswith("http://localhost/")
+        pages.append(await server.client.get(link))
+    found = [pool for page in pages for pool in page.json()["value"]]
+    assert [len(page.json()["value"]) for page in pages] == [100, 1]
+    assert [pool["name"] for pool in found] == ["default", *names]
+    assert found[0]["tags"] == {"greenroom:declared": "true", ENGINE_TAG: "memory:"}
+    everywhere = f"/subscriptions/{LOCAL_SUBSCRIPTION}/providers/Microsoft.App/sessionPools"
+    whole = (await server.call("GET", everywhere)).json()
+    second = (await server.client.get(whole["nextLink"])).json()
+    assert [pool["name"] for pool in second["value"]] == ["pool-099", "elsewhere"]
+    assert (await server.call("GET", path_of(subscription=OTHER))).json() == {"value": []}
+
+
+@pytest.mark.parametrize(("method", "body"), [("PUT", resource()), ("PATCH", {}), ("DELETE", None)])
+async def test_a_declared_pool_is_changed_where_it_is_declared(server: Control, method: str, body: Any) -> None:
+    refused = await server.call(method, path_of("Default"), body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "SessionPoolIsDeclared")
+    assert "must be changed where it is declared" in refused.json()["error"]["message"]
+
+
+async def test_a_second_change_waits_for_the_end_of_the_first(server: Control) -> None:
+    first = await server.call("PUT", CI, resource())
+    for method, body in (("PUT", resource()), ("PATCH", {})):
+        second = await server.call(method, CI, body)
+        assert (second.status_code, second.json()["error"]["code"]) == (409, "OperationNotAllowed")
+    assert (await server.end_of(first))["status"] == "Succeeded"
+    answers = await asyncio.gather(*(server.call("PATCH", CI, {"tags": {"n": str(n)}}) for n in range(10)))
+    (taken,) = [answer for answer in answers if answer.status_code == 202]
+    assert {answer.status_code for answer in answers} == {202, 409}
+    await server.end_of(taken)
+    assert (await server.call("GET", CI)).json()["tags"] == taken.json()["tags"]
+
+
+async def test_a_pool_that_is_being_created_can_be_deleted(server: Control) -> None:
+    created = await server.call("PUT", CI, resource())
+    await server.done("DELETE", CI)
+    assert (await server.end_of(created))["status"] in {"Succeeded", "Canceled"}
+    assert (await server.call("GET", CI)).status_code == 404
+
+
+async def test_a_pool_that_is_deleted_ends_what_runs_in_it(server: Control) -> None:
+    pool = await server.done("PUT", CI, resource())
+    running = asyncio.create_task(server.run("import time; time.sleep(60)", pool))
+    await asyncio.sleep(0.2)
+    await server.done("DELETE", CI)
+    async with asyncio.timeout(10):
+        ended = await running
+    assert ended.status_code == 410
+    assert "its pool was closed" in ended.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("engine", ["broken:", "lame:?pids=99"])
+async def test_an_update_that_fails_leaves_the_pool_as_it_was(server: Control, engine: str) -> None:
+    ready = {"maxConcurrentSessions": 3, "readySessionInstances": 1}
+    before = await server.done("PUT", CI, resource(scaleConfiguration=ready))
+    assert (await server.run("x = 1", before)).is_success
+    refused = await server.end_of(await server.call("PATCH", CI, {"tags": {ENGINE_TAG: engine}}))
+    assert refused["status"] == "Failed"
+    assert refused["error"]["code"] == "EngineUnavailable"
+    assert re.search("is broken|with 99 processes does not start", refused["error"]["message"])
+    after = (await server.call("GET", CI)).json()
+    assert "tags" not in after
+    assert after["properties"] == before["properties"]
+    for identifier, code in (("session", "x"), ("another", "1")):
+        result = (await server.run(code, after, identifier)).json()
+        assert result["result"]["executionResult"] == 1
+
+
+@pytest.mark.parametrize("engine", ["broken:", "lame:?pids=99"])
+async def test_a_pool_that_cannot_be_created_says_why(server: Control, engine: str) -> None:
+    ready = {"scaleConfiguration": {"maxConcurrentSessions": 3, "readySessionInstances": 1}}
+    ended = await server.end_of(await server.call("PUT", CI, {**resource(**ready), "tags": {ENGINE_TAG: engine}}))
+    assert ended["status"] == "Failed"
+    pool = (await server.call("GET", CI)).json()
+    assert pool["properties"]["provisioningState"] == "Failed"
+    assert pool["properties"]["provisioningError"] == ended["error"]
+    refused = await server.run("1", pool)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "SessionPoolNotReady")
+    assert ended["error"]["message"] in refused.json()["error"]["message"]
+    mended = await server.done("PUT", CI, resource())
+    assert mended["properties"]["provisioningState"] == "Succeeded"
+    assert "provisioningError" not in mended["properties"]
+    assert (await server.run("1", mended)).is_success
+
+
+async def test_a_pool_without_an_engine_gets_the_best_one_that_works() -> None:
+    async with control(engine=None) as server:
+        assert (await server.run("1", await server.done("PUT", CI, resource()))).is_success
+
+
+async def test_a_custom_container_needs_an_engine_that_has_them(server: Control) -> None:
+    ended = await server.end_of(await server.call("PUT", CI, custom()))
+    assert ended["error"]["message"] == "The engine memory cannot run custom containers, such as 'example/image:1'."
+
+
+def custom(**changes: Any) -> dict[str, Any]:
+    template = {"containers": [{"image": "example/image:1", "name": "c", **changes}], "ingress": {"targetPort": 80}}
+    return resource("CustomContainer", customContainerTemplate=template)

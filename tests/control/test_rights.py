@@ -1,0 +1,143 @@
+"""Who can manage pools, and who can only use them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.server.served import LATEST, current, memory_backend, query
+
+from greenroom.errors import InvalidRequest
+from greenroom.server.access.keys import digest
+from greenroom.server.app import Application, Management
+from greenroom.server.control.choices import Engines
+from greenroom.server.control.plane import ControlPlane
+from greenroom.server.registry import PoolRegistry
+from greenroom.server.run import _guards  # pyright: ignore[reportPrivateUsage]
+from greenroom.server.settings import ServerSettings
+from greenroom.server.state.file import IN_MEMORY, StateFile
+from greenroom.server.state.pools import PoolTable
+
+from .plane import path_of, resource
+
+USER, MANAGER = "a key that is for sessions", "a key that manages pools"
+CI = path_of("ci")
+
+
+@contextlib.asynccontextmanager
+async def server(**options: Any) -> AsyncGenerator[httpx.AsyncClient, None]:
+    """A server with the guards that its options ask for."""
+    settings = ServerSettings.parse(options)
+    registry = PoolRegistry()
+    registry.add("default", await memory_backend())
+    async with _guards(settings) as guards:
+        plane = await ControlPlane.open(registry, PoolTable(await StateFile.open(IN_MEMORY)), Engines("memory:"))
+        app = Application(registry, settings, guards.sessions, management=Management(plane, guards.management))
+        try:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+                yield client
+        finally:
+            await plane.close()
+            await registry.close()
+
+
+async def manage(client: httpx.AsyncClient, key: str | None, path: str = CI) -> tuple[int, str | None]:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    response = await client.put(path, params={"api-version": "2026-07-01"}, json=resource(), headers=headers)
+    return response.status_code, response.json().get("error", {}).get("code")
+
+
+async def use(client: httpx.AsyncClient, key: str | None) -> int:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    response = await client.post("/executions", params=query(LATEST), json=current("1"), headers=headers)
+    return response.status_code
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, Path]:
+    files = {"api_key_file": tmp_path / "users", "management_key_file": tmp_path / "managers"}
+    files["api_key_file"].write_text(f"user sha256:{digest(USER)}\n")
+    files["management_key_file"].write_text(f"manager sha256:{digest(MANAGER)}\n")
+    return files
+
+
+async def test_without_credentials_every_program_can_manage_and_no_web_page() -> None:
+    async with server() as client:
+        assert (await manage(client, None))[0] == 201
+        assert await use(client, None) == 200
+        for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}):
+            page = await client.delete(CI, params={"api-version": "2026-07-01"}, headers=headers)
+            assert page.status_code == 403
+
+
+async def test_a_key_is_for_sessions_or_for_management(keys: dict[str, Path]) -> None:
+    async with server(**keys) as client:
+        assert (await manage(client, MANAGER))[0] == 201
+        assert await use(client, USER) == 200
+        assert await manage(client, USER) == (403, "AuthorizationFailed")
+        assert await use(client, MANAGER) == 401
+        assert await manage(client, "another key altogether") == (401, "Unauthorized")
+        assert await manage(client, None) == (401, "Unauthorized")
+        changed = await client.get(CI, params={"api-version": "2026-07-01"}, headers=_with(MANAGER))
+        assert changed.json()["systemData"]["createdBy"] == "manager"
+
+
+def _with(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        CI,
+        CI.replace("subscriptions", "%73ubscriptions"),
+        CI.replace("providers", "PROVIDERS"),
+        CI.replace("Microsoft.App", "Microsoft%2EApp"),
+        CI + "/",
+        path_of(),
+        "/subscriptions/x/providers/Microsoft.Other/things",
+    ],
+)
+async def test_no_spelling_of_a_path_is_managed_with_a_key_for_sessions(keys: dict[str, Path], path: str) -> None:
+    async with server(**keys) as client:
+        status, _ = await manage(client, USER, path)
+        assert status in {400, 403}, "400: a path that is no operation"
+        listed = await client.get(path_of(), params={"api-version": "2026-07-01"}, headers=_with(MANAGER))
+        assert [pool["name"] for pool in listed.json()["value"]] == ["default"]
+
+
+async def test_credentials_for_sessions_alone_close_the_control_plane(keys: dict[str, Path]) -> None:
+    async with server(api_key_file=keys["api_key_file"]) as client:
+        for key in (USER, MANAGER, None):
+            refused = await client.get(CI, params={"api-version": "2026-07-01"}, headers=_with(key) if key else {})
+            assert refused.status_code == 403
+            assert "--management-key-file, GREENROOM_MANAGEMENT_KEY" in refused.json()["error"]["message"]
+        assert await use(client, USER) == 200
+
+
+async def test_a_key_for_management_alone_leaves_the_sessions_as_they_were(keys: dict[str, Path]) -> None:
+    async with server(management_key_file=keys["management_key_file"]) as client:
+        assert await use(client, None) == 200
+        assert (await manage(client, None))[0] == 401
+        assert (await manage(client, MANAGER))[0] == 201
+
+
+async def test_the_key_can_be_in_the_environment(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]) -> None:
+    monkeypatch.setenv("GREENROOM_MANAGEMENT_KEY", MANAGER)
+    async with server(api_key_file=keys["api_key_file"]) as client:
+        assert (await manage(client, MANAGER))[0] == 201
+        assert await use(client, MANAGER) == 401
+
+
+async def test_what_does_not_start(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]) -> None:
+    monkeypatch.setenv("GREENROOM_MANAGEMENT_KEY", USER)
+    with pytest.raises(InvalidRequest, match="either for sessions or for management"):
+        async with server(api_key_file=keys["api_key_file"]):
+            pass
+    with pytest.raises(InvalidRequest, match=r"must listen on 127\.0\.0\.1"):
+        async with server(host="0.0.0.0", management_key_file=keys["management_key_file"]):
+            pass
