@@ -50,7 +50,7 @@ class Control:
     file: StateFile
 
     async def call(self, method: str, path: str, body: object = None, **parameters: str) -> httpx.Response:
-        content = {} if body is None else {"json": body}
+        content: dict[str, Any] = {} if body is None else {"json": body}
         return await self.client.request(method, path, params={"api-version": NEWEST, **parameters}, **content)
 
     async def end_of(self, response: httpx.Response) -> dict[str, Any]:

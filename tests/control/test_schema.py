@@ -1,5 +1,7 @@
 """Whatever a client sends: no error of the server's own, and no property that is lost on its way round."""
 
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -28,7 +30,7 @@ def some(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[st
     return st.fixed_dictionaries({}, optional=fields)
 
 
-def probe(kind: str) -> st.SearchStrategy[dict[str, Any]]:
+def probe(kind: str) -> st.SearchStrategy[Any]:
     port = {"port": st.integers(1, 65535)}
     header = st.fixed_dictionaries({"name": names, "value": names})
     times = {
@@ -43,10 +45,10 @@ def probe(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.builds(lambda *parts: {"type": kind} | parts[0] | parts[1], target, some(times))
 
 
-secrets = st.dictionaries(names, texts, max_size=3).map(
+secrets: st.SearchStrategy[Any] = st.dictionaries(names, texts, max_size=3).map(
     lambda found: [{"name": name, "value": value} for name, value in found.items()]
 )
-containers = st.builds(
+containers: st.SearchStrategy[Any] = st.builds(
     lambda container, probes: [{"image": "example/image:1", **container, **({"probes": probes} if probes else {})}],
     some(
         {
@@ -61,16 +63,16 @@ containers = st.builds(
         lambda kinds: st.tuples(*map(probe, kinds)).map(list)
     ),
 )
-template = st.builds(
+template: st.SearchStrategy[Any] = st.builds(
     lambda containers, ingress: {"containers": containers, **ingress},
     containers,
     some({"ingress": some({"targetPort": st.integers(1, 65535)})}),
 )
-lifecycle = st.one_of(
+lifecycle: st.SearchStrategy[Any] = st.one_of(
     st.fixed_dictionaries({"lifecycleType": st.just("Timed"), "cooldownPeriodInSeconds": st.integers(300, 3600)}),
     some({"lifecycleType": st.just("OnContainerExit"), "maxAlivePeriodInSeconds": st.integers(1, 9999)}),
 )
-common = some(
+common: st.SearchStrategy[Any] = some(
     {
         "environmentId": texts,
         "poolManagementType": st.just("Dynamic"),
@@ -86,7 +88,7 @@ common = some(
         "mcpServerSettings": some({"isMcpServerEnabled": st.just(False), "mcpServerApiKeyDisabled": st.booleans()}),
     }
 )
-properties = st.one_of(
+properties: st.SearchStrategy[Any] = st.one_of(
     st.builds(lambda kind, rest: {"containerType": kind, **rest}, st.sampled_from(["PythonLTS", "Shell"]), common),
     st.builds(
         lambda template, rest: {"containerType": "CustomContainer", "customContainerTemplate": template, **rest},
@@ -94,16 +96,16 @@ properties = st.one_of(
         common,
     ),
 )
-identity = st.fixed_dictionaries(
+identity: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {"type": st.sampled_from(["None", "SystemAssigned", "UserAssigned"])},
     optional={"userAssignedIdentities": st.dictionaries(names, st.just({}), max_size=2)},
 )
-resources = st.builds(
+resources: st.SearchStrategy[Any] = st.builds(
     lambda properties, rest: {"properties": properties, **rest},
     properties,
     some({"location": names, "tags": st.dictionaries(names, texts, max_size=3), "identity": identity}),
 )
-anything = st.recursive(
+anything: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
@@ -113,17 +115,16 @@ anything = st.recursive(
 @st.composite
 def spoilt(draw: st.DrawFn) -> Any:
     """A resource in which one value, anywhere, is another one."""
-    resource = draw(resources)
+    resource: Any = draw(resources)
     node: Any = resource
     while True:
-        keys: list[Any] = list(node) if isinstance(node, dict) else list(range(len(node)))
-        key = draw(st.sampled_from([*keys, "new"]) if isinstance(node, dict) else st.sampled_from(keys or [0]))
-        inner = node.get(key) if isinstance(node, dict) else (node[key] if key < len(node) else None)
+        fields = isinstance(node, dict)
+        key: Any = draw(st.sampled_from([*node, "new"] if fields else list(range(len(node)))))
+        inner: Any = None if key == "new" and key not in node else node[key]
         if not isinstance(inner, dict | list) or not inner or draw(st.booleans()):
             break
         node = inner
-    if isinstance(node, dict) or node:
-        node[key] = draw(anything)
+    node[key] = draw(anything)
     return resource
 
 
