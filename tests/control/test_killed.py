@@ -19,7 +19,7 @@ from .memory_engine_plugin import install
 from .plane import path_of, resource
 
 COMMAND = Path(sys.executable).with_name("greenroom")
-ROUNDS = int(os.environ.get("GREENROOM_KILLS", "12"))
+ROUNDS = int(os.environ.get("GREENROOM_KILLS", "8"))
 NAMES = [f"pool-{number}" for number in range(6)]
 VERSION = {"api-version": "2026-07-01"}
 

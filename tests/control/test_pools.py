@@ -166,9 +166,8 @@ async def test_an_update_that_fails_leaves_the_pool_as_it_was(server: Control, e
 @pytest.mark.parametrize("engine", ["broken:", "lame:?pids=99"])
 async def test_a_pool_that_cannot_be_created_says_why(server: Control, engine: str) -> None:
     ready = {"maxConcurrentSessions": 3, "readySessionInstances": 1}
-    ended = await server.end_of(
-        await server.call("PUT", CI, {**resource(scaleConfiguration=ready), "tags": {ENGINE_TAG: engine}})
-    )
+    body = {**resource(scaleConfiguration=ready), "tags": {ENGINE_TAG: engine}}
+    ended = await server.end_of(await server.call("PUT", CI, body))
     assert ended["status"] == "Failed"
     pool = (await server.call("GET", CI)).json()
     assert pool["properties"]["provisioningState"] == "Failed"

@@ -529,12 +529,13 @@ def test_a_key_that_others_could_read_is_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
-def test_a_key_from_the_environment_is_not_shown_by_the_process() -> None:
+@pytest.mark.parametrize("variable", ["GREENROOM_API_KEY", "GREENROOM_MANAGEMENT_KEY"])
+def test_a_key_from_the_environment_is_not_shown_by_the_process(variable: str) -> None:
     code = (
-        "import os, pathlib; from greenroom.server import run;"
-        "print(run._take_key(), run._take_key(), pathlib.Path('/proc/self/environ').read_bytes())"
+        f"import os, pathlib; from greenroom.server import run; take = lambda: run._take_key({variable!r});"
+        "print(take(), take(), pathlib.Path('/proc/self/environ').read_bytes())"
     )
-    environment = {**os.environ, "GREENROOM_API_KEY": "the-secret-key-of-a-test"}
+    environment = {**os.environ, variable: "the-secret-key-of-a-test"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("the-secret-key-of-a-test None ")
     assert done.stdout.count("the-secret-key-of-a-test") == 1

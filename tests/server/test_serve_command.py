@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from greenroom.cli.app import app
 from greenroom.errors import GreenroomError
 from greenroom.server.access.keys import digest
+from greenroom.server.state.file import StateFile
 from greenroom.testing import engine_pool
 
 from .served import CURRENT, LATEST, LEGACY, POOL, current, eventually, inline, query
@@ -174,6 +175,27 @@ def test_an_invalid_configuration_is_refused(
     path = tmp_path / "greenroom.toml"
     path.write_text(content)
     assert message in refusal("--config", str(path), "--entra-tenant", "11111111-2222-3333-4444-555555555555")
+
+
+def test_two_servers_do_not_share_the_users_state(
+    refusal: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("GREENROOM_POOL", raising=False)
+    path = tmp_path / "greenroom" / "state.db"
+    with asyncio.Runner() as runner:
+        held = runner.run(StateFile.open(path))
+        assert f"The state '{path}' is in use by another server" in refusal("--port", "0")
+        runner.run(held.close())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--engine", "https://x"], "The engine must be one of this machine")]
+)
+def test_bad_options_of_the_control_plane_are_named(
+    refusal: Callable[..., str], options: list[str], message: str
+) -> None:
+    assert message in refusal("--pool", "bubblewrap:", *options)
 
 
 def test_a_short_key_is_refused(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def serve(
         "shutdown_grace": shutdown_grace,
     }
     if pool is None and config is None:
-        from_file = {"state": run.default_path()}
+        from_file["state"] = run.default_path()
     options = {**from_file, **{name: value for name, value in given.items() if value is not None}}
     _log_to_standard_output()
     asyncio.run(run.serve(ServerSettings.parse(options), pools or {"default": {"url": pool}}, _announce))

@@ -106,12 +106,15 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         """
         if self._settings.ready_session_instances == 0:
             return
-        async with asyncio.timeout(_TRIAL_TIMEOUT):
-            while not failed.done():
-                status = self._allocator.status()
-                if status.ready or status.idle or status.executing:
-                    return
-                await asyncio.wait([failed], timeout=0.02)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + _TRIAL_TIMEOUT
+        while not failed.done():
+            status = self._allocator.status()
+            if status.ready or status.idle or status.executing:
+                return
+            if clock() > deadline:
+                raise EngineUnavailable(f"No sandbox of {self.engine_name} was ready after {_TRIAL_TIMEOUT:g} seconds.")
+            await asyncio.wait([failed], timeout=0.02)
         error = failed.result()
         raise error if isinstance(error, GreenroomError) else EngineUnavailable(str(error))
 
