@@ -221,8 +221,22 @@ def test_the_life_of_a_custom_pool(server: Server, client: ContainerAppsAPIClien
     created = pools.begin_create_or_update(GROUP, "custom", given, **server.calls).result()
     assert created.properties is not None
     assert created.properties.custom_container_template == template
-    answer = server.call(f"{created.properties.pool_management_endpoint}/echo?identifier=session-1", {"a": 1})
-    assert answer
+    echo = f"{created.properties.pool_management_endpoint}/echo?identifier=session-1"
+    assert server.call(echo, {"a": 1})
+
+    missing = CustomContainerTemplate(
+        containers=[SessionContainer(image="localhost:1/no/such:image")], ingress=SessionIngress(target_port=80)
+    )
+    changes = SessionPoolUpdatableProperties(
+        properties=SessionPoolUpdatablePropertiesProperties(custom_container_template=missing)
+    )
+    with pytest.raises(HttpResponseError, match="localhost:1/no/such:image"):
+        pools.begin_update(GROUP, "custom", changes, **server.calls).result()
+    kept = pools.get(GROUP, "custom", **server.calls)
+    assert kept.properties is not None
+    assert kept.properties.custom_container_template == template
+    assert kept.properties.provisioning_state == "Succeeded"
+    assert server.call(echo, {"a": 1})
     pools.begin_delete(GROUP, "custom", **server.calls).result()
 
 

@@ -189,13 +189,8 @@ def test_two_servers_do_not_share_the_users_state(
         runner.run(held.close())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [(["--engine", "https://x"], "The engine must be one of this machine")]
-)
-def test_bad_options_of_the_control_plane_are_named(
-    refusal: Callable[..., str], options: list[str], message: str
-) -> None:
-    assert message in refusal("--pool", "bubblewrap:", *options)
+def test_the_engine_of_created_pools_is_one_of_this_machine(refusal: Callable[..., str]) -> None:
+    assert "The engine must be one of this machine" in refusal("--pool", "bubblewrap:", "--engine", "https://x")
 
 
 def test_a_short_key_is_refused(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
     async def _start(self, on_lost: Callable[[], None]) -> InstanceT:
         return await self._launch(self._engine, self._settings, on_lost)
 
-    async def change(self, settings: PoolSettings, engine: Engine | None = None) -> None:
+    async def change(self, settings: PoolSettings, make_engine: Callable[[], Engine], *, outdated: bool) -> None:
         """Take other settings, of the same container type.
 
         They hold for sandboxes that start from now on; those that serve a session go on until it ends. If sandboxes
@@ -72,27 +72,28 @@ class ChangeablePool(ABC, Generic[InstanceT]):
 
         Args:
             settings: all of them.
-            engine: another one; the pool closes it.
+            make_engine: makes the engine for sandboxes that differ: an engine whose check fails closes itself, so that
+                of the present ones is left alone.
+            outdated: whether they differ by more than the settings.
 
         Raises:
             GreenroomError: the engine cannot make such sandboxes; nothing has changed.
         """
-        outdated = engine is not None or _sandboxes_of(settings) != _sandboxes_of(self._settings)
-        chosen = engine or self._engine
-        try:
-            if outdated:
-                await self._check(chosen, settings)
+        outdated = outdated or _sandboxes_of(settings) != _sandboxes_of(self._settings)
+        if outdated:
+            engine = make_engine()
+            try:
+                await self._check(engine, settings)
                 if settings.ready_session_instances != 0:
-                    await self._try(chosen, settings)
-        except BaseException:
-            if engine is not None:
+                    await self._try(engine, settings)
+            except BaseException:
                 await engine.close()
-            raise
-        if engine is not None:
+                raise
             self._engines[self._allocator.generation] = self._engine
             self._engine = engine
         self._take(settings)
-        self._allocator.change(settings.rules(starts_give_way=chosen.starts_give_way), outdated=outdated)
+        rules = settings.rules(starts_give_way=self._engine.starts_give_way)
+        self._allocator.change(rules, outdated=outdated)
         await self._close_unused_engines()
 
     async def wait_until_ready(self, failed: asyncio.Future[Exception]) -> None:

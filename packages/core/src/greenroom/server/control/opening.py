@@ -56,7 +56,7 @@ async def change_pool(engines: Engines, opened: Opened, resource: Resource) -> O
     before = opened.choice
     choice = _choices(engines, resource, before.scheme)[0]
     same = (choice.scheme, choice.of_engine) == (before.scheme, before.of_engine)
-    await opened.backend.change(choice.settings, None if same else choice.engine())
+    await opened.backend.change(choice.settings, choice.engine, outdated=not same)
     return Opened(opened.backend, choice)
 
 

@@ -116,11 +116,14 @@ class ControlPlane:
         return plane
 
     async def close(self) -> None:
-        """Stop what is under way, which goes on at the next start, and give up the state. The pools stay open."""
+        """Stop what is under way, which goes on at the next start, and give up the state. The other pools stay open."""
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for pool in self._pools.values():
+            if pool.state == "Deleting" and pool.served is not None:  # the registry no longer has it
+                await pool.served.end()
         await self._table.close()
 
     # Questions
