@@ -6,12 +6,10 @@ import asyncio
 import os
 from collections.abc import Generator, Mapping
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Unpack
 from urllib.parse import parse_qsl, urlsplit
 
-from greenroom.arm.ids import PoolId, split_id
 from greenroom.backend import Backend
 from greenroom.config import sources
 from greenroom.config.options import PoolOptions
@@ -37,12 +35,11 @@ def connect(
     Args:
         url: `"bubblewrap:"`, `"docker:"`, the scheme of another package's engine, or the management endpoint of a
             pool in Azure (`"https://eastasia.dynamicsessions.io/subscriptions/…/sessionPools/my-pool"`); options may
-            follow, as in `"docker:?runtime=runsc&memory=1Gi"`. Or a pool's id in Azure Resource Manager,
-            `"/subscriptions/…/resourceGroups/…/providers/Microsoft.App/sessionPools/my-pool"`, which is asked for the
-            endpoint: by default Azure, else the `server` or that of the environment variable `GREENROOM_SERVER`; the id
-            can follow the server's URL. By default the file's `url`, else the environment
-            variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs neither a daemon
-            nor an image, then Docker.
+            follow, as in `"docker:?runtime=runsc&memory=1Gi"`. Or a pool's id, alone
+            or after the URL of a server (`"/subscriptions/…/providers/Microsoft.App/sessionPools/my-pool"`): that
+            server, else the option `server`, else Azure, is asked for the endpoint. By default the file's `url`, else
+            the environment variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs
+            neither a daemon nor an image, then Docker.
         config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
         options: those of every local pool are the fields of `greenroom.PoolSettings`, and `template`, Azure's JSON of a
             pool of custom containers, with `secrets`, values of its secrets by name; bubblewrap's is `python`,
@@ -142,7 +139,7 @@ def is_local(url: str | None = None, *, config: str | os.PathLike[str] | None = 
         InvalidRequest: the URL is not valid.
     """
     url = _named(url, sources.from_file(config).get("url"))
-    return url is None or _parse(url).is_local
+    return url is None or not _parse(url)[1]
 
 
 async def open_backend(
@@ -162,34 +159,18 @@ async def open_backend(
     url = _named(url, from_file.pop("url", None))
     if url is None:
         return await _best({**from_file, **options}, observer)
-    place = _parse(url)
-    given = {**from_file, **place.options, **options}
-    if place.is_local:
-        return await _open(place.scheme, given, observer)
-    return await _remote(place, given)
+    scheme, endpoint, from_url = _parse(url)
+    if endpoint:
+        return await _remote(endpoint, {**from_file, **from_url, **options})
+    return await _open(scheme, {**from_file, **from_url, **options}, observer)
 
 
 def _named(url: str | None, url_of_file: str | None) -> str | None:
     return url or url_of_file or os.environ.get(f"{sources.PREFIX}POOL") or None
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What the URL of a pool says."""
-
-    scheme: str
-    options: Mapping[str, str]
-    endpoint: str = ""
-    """The endpoint of Azure's API, or the server before the id of a pool; empty where the URL has neither."""
-    id: str = ""
-    """The path that has the id of a pool in Azure Resource Manager, if it has one."""
-
-    @property
-    def is_local(self) -> bool:
-        return not self.endpoint and not self.id
-
-
-def _parse(url: str) -> _Place:
+def _parse(url: str) -> tuple[str, str, dict[str, str]]:
+    """Return the scheme of a pool's URL, the endpoint or the id if it is one of Azure's, and the options."""
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The pool must be a URL, not {type(url).__name__}.")
     try:
@@ -197,25 +178,17 @@ def _parse(url: str) -> _Place:
         options = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=_MOST_OPTIONS)
     except ValueError as error:
         raise InvalidRequest(f"The pool must be a URL, not {_shown(url)!r:.200}: {error}.") from None
-    names = [name for name, _ in options]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise InvalidRequest(f"The pool must name each option once, not {', '.join(repeated):.200} twice.")
-    remote = parts.scheme in {"https", "http"}
-    if (remote or not (parts.scheme or parts.netloc)) and (found := split_id(parts.path)) is not None:
-        prefix, pool = found
-        server = parts._replace(path=prefix, query="").geturl() if remote else ""
-        if remote or not prefix:
-            return _Place(parts.scheme, dict(options), server, str(pool))
-    if remote:
-        return _Place(parts.scheme, dict(options), parts._replace(query="").geturl())
-    if parts.path.lower().startswith("/subscriptions/"):
-        PoolId.parse(parts.path)  # which tells the form
-    if parts.netloc or parts.path or parts.fragment:
+    is_id = not parts.scheme and not parts.netloc and parts.path.lower().startswith("/subscriptions/")
+    remote = is_id or parts.scheme in {"https", "http"}
+    if not remote and (parts.netloc or parts.path or parts.fragment):
         scheme = parts.scheme or "docker"
         raise InvalidRequest(
             f'The pool must be a URL such as "{scheme}:" or "{scheme}:?option=value", not {_shown(url)!r:.200}.'
         )
-    return _Place(parts.scheme, dict(options))
+    names = [name for name, _ in options]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidRequest(f"The pool must name each option once, not {', '.join(repeated):.200} twice.")
+    return parts.scheme, parts._replace(query="").geturl() if remote else "", dict(options)
 
 
 def _shown(url: str) -> str:
@@ -224,32 +197,20 @@ def _shown(url: str) -> str:
     return f"{place}?…" if mark else place
 
 
-async def _remote(place: _Place, options: Mapping[str, Any]) -> Backend:
+async def _remote(endpoint: str, options: Mapping[str, Any]) -> Backend:
+    """Return the pool of an endpoint, or of an id, for whose endpoint a server is asked."""
     try:
-        from greenroom.azure import discovery  # noqa: PLC0415
-        from greenroom.azure.management import is_azure_management  # noqa: PLC0415
         from greenroom.azure.remote import remote_pool  # noqa: PLC0415
     except ImportError as error:
         raise EngineUnavailable(
             f"A pool in Azure needs {error.name}. Install it: pip install 'greenroom[azure]'."
         ) from error
+    from greenroom.azure.discovery import find  # noqa: PLC0415
     from greenroom.azure.settings import AzureSettings  # noqa: PLC0415
 
-    names = {name for name in AzureSettings.model_fields if name not in {"credential", "ssl_context"}}
-    if not place.id:
-        if options.get("server") is not None:
-            raise InvalidRequest("The option server must come with the id of a pool, not with an endpoint.")
-        return remote_pool(place.endpoint, AzureSettings.parse({**sources.from_environment(names), **options}))
-    if place.endpoint and options.get("server") is not None:
-        raise InvalidRequest("The option server must come with an id alone, not with one that has a server.")
-    server = place.endpoint or options.get("server") or discovery.default_server()
-    if is_azure_management(str(server)):
-        names -= {"api_key", "management_key"}  # those of a server on this machine
+    names = [name for name in AzureSettings.model_fields if name not in {"credential", "ssl_context"}]
     settings = AzureSettings.parse({**sources.from_environment(names), **options})
-    found = await discovery.discover(PoolId.parse(place.id), server, settings)
-    if found.container_type is not None:
-        settings = settings.model_copy(update={"container_type": found.container_type})
-    return remote_pool(found.endpoint, settings)
+    return remote_pool(*await find(endpoint, settings, options.keys()))
 
 
 async def _open(scheme: str, options: Mapping[str, Any], observer: Observer) -> Backend:

@@ -1,1 +1,4 @@
-"""Azure Resource Manager's `Microsoft.App/sessionPools`: ids, resources, errors. Pure; both sides use it."""
+"""Azure Resource Manager's form of session pools, `Microsoft.App/sessionPools`: a codec without I/O.
+
+The server and clients of the control plane share it.
+"""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from greenroom.arm.ids import RESOURCE_TYPE
+from greenroom.arm.paths import RESOURCE_TYPE
 from greenroom.errors import InvalidRequest
 from greenroom.models import ContainerType
 from greenroom.untrusted import brief

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
-from greenroom.arm.ids import PoolId
+from greenroom.arm.paths import PoolId, split_id
 from greenroom.azure.codecs.management import AZURE, has_succeeded, state_of
 from greenroom.azure.codecs.shared import fields_of, text
 from greenroom.azure.management import ManagementClient, ManagementSettings, is_azure_management
 from greenroom.azure.settings import AzureSettings, is_azure, is_loopback
-from greenroom.errors import ServiceFailed
+from greenroom.errors import InvalidRequest, ServiceFailed
 from greenroom.models import ContainerType
-
-SERVER_VARIABLE = "GREENROOM_SERVER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +25,42 @@ class Discovered:
     """`None` for one that is not known here."""
 
 
-async def discover(pool: PoolId, server: str, settings: AzureSettings) -> Discovered:
-    """Ask a server for a pool.
+async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -> tuple[str, AzureSettings]:
+    """Return the endpoint of a pool and the settings to call it with.
 
     Args:
-        pool: its id.
-        server: the URL of Azure Resource Manager or of a `greenroom serve`.
-        settings: with the credentials.
+        endpoint: the endpoint itself, or the id of the pool, alone or after the URL of a server that is asked for it.
+        settings: all options.
+        given: the names of those that are not from the environment.
 
     Raises:
-        InvalidRequest: there is no such pool.
+        InvalidRequest: there is no such pool, or the options do not fit together.
         ServiceFailed: it is not ready, or its endpoint is one that must not get the credentials.
     """
+    parts = urlsplit(endpoint)
+    prefix, pool = split_id(parts.path) or ("", None)
+    if pool is None and not parts.scheme:
+        pool = PoolId.parse(parts.path)  # which tells the form of an id
+    if "server" in given and (pool is None or parts.scheme):
+        raise InvalidRequest("The option server must come with the id of a pool that has no server in front of it.")
+    if pool is None:
+        return endpoint, settings
+    server = parts._replace(path=prefix).geturl() if parts.scheme else settings.server or AZURE
+    if is_azure_management(server):  # keys of the environment are those of a server on this machine
+        foreign = {"api_key", "management_key"}.difference(given)
+        settings = settings.model_copy(update=dict.fromkeys(foreign))
     async with ManagementClient(server, management_settings(settings)) as client:
-        resource = await client.get(pool)
-    return discovered(resource, server, pool.name)
+        found = discovered(await client.get(pool), server, pool.name)
+    if found.container_type is not None:
+        settings = settings.model_copy(update={"container_type": found.container_type})
+    return found.endpoint, settings
 
 
-def discovered(resource: dict[str, object], server: str, name: str) -> Discovered:
+def discovered(resource: Mapping[str, Any], server: str, name: str) -> Discovered:
     """Return what a resource says about its pool.
 
     Raises:
-        ServiceFailed: as for `discover`.
+        ServiceFailed: as for `find`.
     """
     if not has_succeeded(state := state_of(resource)):
         raise ServiceFailed(
@@ -76,11 +89,6 @@ def management_settings(settings: AzureSettings) -> ManagementSettings:
         key=lambda: None if key is None else key.get_secret_value(),
         retry_for=settings.acquire_timeout,
     )
-
-
-def default_server() -> str:
-    """Return the server of `GREENROOM_SERVER`, else Azure."""
-    return os.environ.get(SERVER_VARIABLE) or AZURE
 
 
 def _may_serve(server: str, endpoint: str) -> bool:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
-from greenroom.arm.ids import PoolId, pools_of
+from greenroom.arm.paths import PoolId, pools_of
 from greenroom.azure.codecs.management import (
     API_VERSION,
     AZURE,
@@ -261,10 +261,10 @@ class ManagementClient:
         if error.azure is None or error.azure.status != 404:
             return error
         try:
-            others = [str(each.get("name")) for each in await self.list(pool.subscription, pool.resource_group)]
+            others = [str(each.get("name")) for each in await self.list(pool.subscription, pool.group)]
         except GreenroomError:  # it would hide the error that matters
             return error
-        explained = InvalidRequest(missing(pool.name, pool.resource_group, others))
+        explained = InvalidRequest(missing(pool.name, pool.group, others))
         explained.azure = error.azure
         return explained
 

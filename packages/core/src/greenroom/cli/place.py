@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
-from greenroom.arm.ids import PoolId
+from greenroom.arm.paths import PoolId
 from greenroom.config import sources
 from greenroom.config.values import did_you_mean
 from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from greenroom.arm.ids import environment_id
+from greenroom.arm.paths import environment_id
 from greenroom.arm.request import Lifecycle, Network, Wanted, changes, new_resource, read_template
 from greenroom.arm.summary import summary_of
 from greenroom.cli import place as places

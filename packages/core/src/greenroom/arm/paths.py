@@ -1,4 +1,4 @@
-"""The ids of session pools in Azure Resource Manager."""
+"""The paths of session pools in Azure Resource Manager, as clients write them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESOURCE_TYPE = f"{PROVIDER}/sessionPools"
 _SEGMENT = re.compile(r"(?!\.+$)[\w.()-]{1,128}")
 """A name in an id. Dots alone would lead to another path."""
 _ID = re.compile(
-    r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<resource_group>[^/]+)"
+    r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"
     r"/providers/Microsoft\.App/sessionPools/(?P<name>[^/]+)/?",
     re.IGNORECASE,
 )
@@ -23,19 +23,19 @@ _ID = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PoolId:
-    """The id of a pool; its text is the id's canonical form, without a server."""
+    """What identifies a pool; its text is the id's canonical form, without a server."""
 
     subscription: str
-    resource_group: str
+    group: str
     name: str
 
     def __post_init__(self) -> None:
         check_segment(self.subscription, "subscription")
-        check_segment(self.resource_group, "resource group")
+        check_segment(self.group, "resource group")
         check_segment(self.name, "name of a pool")
 
     def __str__(self) -> str:
-        return f"{pools_of(self.subscription, self.resource_group)}/{self.name}"
+        return f"{pools_of(self.subscription, self.group)}/{self.name}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -61,17 +61,17 @@ def split_id(path: str) -> tuple[str, PoolId] | None:
     return path[:start], PoolId.parse(path[start:])
 
 
-def pools_of(subscription: str, resource_group: str | None = None) -> str:
+def pools_of(subscription: str, group: str | None = None) -> str:
     """Return the path of all pools of a resource group, or of a subscription.
 
     Raises:
         InvalidRequest: one of them cannot be a part of a path.
     """
-    group = "" if resource_group is None else f"/resourceGroups/{check_segment(resource_group, 'resource group')}"
-    return f"/subscriptions/{check_segment(subscription, 'subscription')}{group}/providers/{RESOURCE_TYPE}"
+    within = "" if group is None else f"/resourceGroups/{check_segment(group, 'resource group')}"
+    return f"/subscriptions/{check_segment(subscription, 'subscription')}{within}/providers/{RESOURCE_TYPE}"
 
 
-def environment_id(subscription: str, resource_group: str, environment: str) -> str:
+def environment_id(subscription: str, group: str, environment: str) -> str:
     """Return the id of a managed environment that is given by its name or its id.
 
     Raises:
@@ -81,7 +81,7 @@ def environment_id(subscription: str, resource_group: str, environment: str) -> 
         return environment
     return (
         f"/subscriptions/{check_segment(subscription, 'subscription')}"
-        f"/resourceGroups/{check_segment(resource_group, 'resource group')}"
+        f"/resourceGroups/{check_segment(group, 'resource group')}"
         f"/providers/{PROVIDER}/managedEnvironments/{check_segment(environment, 'environment')}"
     )
 
