@@ -175,7 +175,7 @@ class Arm:
         return 200, headers if running else {}, status
 
     def _list(self, seen: Seen, group: str | None) -> Answer:
-        pools = [pool for (of, _), pool in self.pools.items() if group is None or of == group.lower()]
+        pools = [pool for (of, _), pool in sorted(self.pools.items()) if group is None or of == group.lower()]
         start = int(parse_qs(urlsplit(seen.target).query).get("$skiptoken", ["0"])[0])
         body: Object = {"value": pools[start : start + self.page]}
         if start + self.page < len(pools):

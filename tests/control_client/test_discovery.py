@@ -20,7 +20,7 @@ from greenroom.connecting import is_local
 from greenroom.testing.engines import skipping_without
 from greenroom.testing.server import serving
 
-from .arm import GROUP, Arm, serving_arm
+from .arm import GROUP, Arm, refused, serving_arm, to
 
 ID = f"{GROUP}/ci"
 
@@ -124,6 +124,17 @@ def test_a_server_gets_its_key(arm: Arm, key: str) -> None:
     ready(arm, "http://127.0.0.1:9")
     arm.token = "a-key"
     greenroom.connect(f"{arm.url}{ID}", **{key: "a-key"}).close()  # pyright: ignore[reportArgumentType]
+
+
+def test_a_key_of_sessions_suffices_for_a_server_of_ours(arm: Arm) -> None:
+    arm.answers.append(to("GET", refused(403, "AuthorizationFailed", "These credentials are for sessions."), path=ID))
+    options: dict[str, Any] = {"api_key": "the-key", "api_version": "2025-10-02-preview"}
+    with greenroom.connect(f"{arm.url}{ID}", **options) as pool, pytest.raises(ServiceFailed):
+        pool.session("abcd").execute("1")
+    assert arm.calls == [f"GET {ID}", f"POST {ID.replace('/providers/Microsoft.App', '')}/executions"]
+    arm.answers.append(to("GET", refused(403, "AuthorizationFailed", "Nobody may."), path=ID))
+    with pytest.raises(greenroom.AccessDenied, match="Nobody may"):
+        greenroom.connect(f"{arm.url}{ID}")
 
 
 def test_the_management_key_does_not_reach_the_sessions(arm: Arm) -> None:

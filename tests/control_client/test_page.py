@@ -37,6 +37,15 @@ def _recorded() -> Generator[str, None, None]:
         arm = stack.enter_context(serving_arm())
         with skipping_without("bubblewrap:"):
             arm.endpoint = stack.enter_context(serving("bubblewrap:", ready_session_instances=0, preload=()))
+        declared = arm.add(
+            "default",
+            "greenroom",
+            containerType="PythonLTS",
+            scaleConfiguration={"maxConcurrentSessions": 100, "readySessionInstances": 1},
+            dynamicPoolConfiguration={"lifecycleConfiguration": {"cooldownPeriodInSeconds": 300}},
+        )
+        declared["properties"]["provisioningState"] = "Succeeded"
+        declared["tags"] = {"greenroom:declared": "true"}
         yield arm.url
 
 

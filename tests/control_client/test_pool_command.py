@@ -78,7 +78,7 @@ def put(arm: Arm, *arguments: str) -> Mapping[str, Any]:
 def test_a_pool_is_created_listed_shown_changed_and_deleted(arm: Arm) -> None:
     size = ["--max-sessions", "20", "--ready-sessions", "4", "--cooldown-period", "300"]
     shown = run(arm, "create", "--name", "ci", "--container-type", "NodeLTS", *size)
-    assert [re.split("  +", line.strip()) for line in shown.splitlines()] == [
+    assert [re.split("  +", line) for line in shown.splitlines()] == [
         ["name", "ci"],
         ["type", "NodeLTS"],
         ["state", "Succeeded"],

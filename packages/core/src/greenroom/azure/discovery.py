@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from greenroom.arm.paths import PoolId, split_id
 from greenroom.azure.codecs.management import AZURE, has_succeeded, state_of
 from greenroom.azure.codecs.shared import fields_of, text
 from greenroom.azure.management import ManagementClient, ManagementSettings, is_azure_management
 from greenroom.azure.settings import AzureSettings, is_azure, is_loopback
-from greenroom.errors import InvalidRequest, ServiceFailed
+from greenroom.errors import AccessDenied, InvalidRequest, ServiceFailed
 from greenroom.models import ContainerType
 
 
@@ -49,8 +49,15 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
     if is_azure_management(server):  # keys of the environment are those of a server on this machine
         foreign = {"api_key", "management_key"}.difference(given)
         settings = settings.model_copy(update=dict.fromkeys(foreign))
-    async with ManagementClient(server, management_settings(settings)) as client:
-        found = discovered(await client.get(pool), server, pool.name)
+    try:
+        async with ManagementClient(server, management_settings(settings)) as client:
+            found = discovered(await client.get(pool), server, pool.name)
+    except AccessDenied:
+        if is_azure_management(server) or settings.api_key is None:
+            raise
+        # Who may use sessions need not be allowed to manage pools; a server of ours has them at this path.
+        path = f"/subscriptions/{pool.subscription}/resourceGroups/{pool.group}/sessionPools/{pool.name}"
+        return f"{server.rstrip('/')}{quote(path, safe='/()')}", settings
     if found.container_type is not None:
         settings = settings.model_copy(update={"container_type": found.container_type})
     return found.endpoint, settings

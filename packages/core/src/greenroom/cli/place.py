@@ -225,29 +225,33 @@ def _can_print_all() -> bool:
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows for people; to a pipe, each is one line."""
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 500
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(_one_line(cell) for cell in row))
-    console.print(table)
+    _print(table)
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
     """Print what is known of one thing, without what is empty."""
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 500
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in fields.items():
         if value:
             table.add_row(name, _one_line(value))
-    console.print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 500
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 def _one_line(text: str) -> str:
