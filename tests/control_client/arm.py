@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
@@ -252,6 +252,6 @@ def serving_arm(*, certificate: ssl.SSLContext | None = None, host: str = "127.0
 def _merge(into: Object, changed: Object) -> None:
     for name, value in changed.items():
         if isinstance(value, dict) and isinstance(into.get(name), dict):
-            _merge(into[name], value)
+            _merge(into[name], cast("Object", value))
         else:
             into[name] = value

@@ -71,7 +71,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Generator[Azure, None, No
     with (
         serving_arm(certificate=certificate) as arm,
         _identity() as (identity, resources),
-        _sessions(files) as port,
+        _sessions(files, directory) as port,
         tunnel_to({"management.azure.com": urlsplit(arm.url).port or 0, SESSIONS: port}) as tunnel,
     ):
         arm.url, arm.token = "https://management.azure.com", TOKEN
@@ -127,6 +127,9 @@ def test_a_pool_lives_in_azure_as_it_does_here(azure: Azure, tmp_path: Path) -> 
     (tmp_path / "a.txt").write_text("hello")
     azure.run("session", "upload-file", *session, "--filepath", str(tmp_path / "a.txt"))
     assert azure.run("session", "show-file-content", *session, "--filename", "a.txt")[0] == "hello"
+    asked = len(azure.arm.seen)
+    assert azure.run("session", "execute", *session, "--code", "x", "--session-pool-location", "EastAsia")[0] == "21\n"
+    assert len(azure.arm.seen) == asked
     azure.run("session", "stop", *session)
     assert azure.run("pool", "delete", "--name", "ci", "--yes", *PLACE) == ("", "")
     assert azure.run("pool", "list", "--subscription", SUBSCRIPTION, "--output", "json")[0] == "[]\n"
@@ -162,6 +165,8 @@ def test_what_azure_needs_is_said(azure: Azure) -> None:
     subscription = ["--subscription", SUBSCRIPTION]
     assert "--resource-group" in azure.run("pool", "show", "--name", "ci", *subscription, code=2)[1]
     assert "must have a --location" in azure.run("pool", "create", "--name", "ci", *PLACE, code=2)[1]
+    located = ["--identifier", "abcd", *PLACE, "--session-pool-location", "evil.example/"]
+    assert "A location must be" in azure.run("session", "list-files", "--pool", "ci", *located, code=2)[1]
     custom = ["--container-type", "CustomContainer", "--image", "a", "--target-port", "80", "--location", "eastasia"]
     assert "an --environment" in azure.run("pool", "create", "--name", "ci", *custom, *PLACE, code=2)[1]
     assert azure.arm.seen == []
@@ -221,7 +226,7 @@ def _identity() -> Generator[tuple[str, list[str]], None, None]:
 
 
 @contextmanager
-def _sessions(files: Certificate) -> Generator[int, None, None]:
+def _sessions(files: Certificate, home: Path) -> Generator[int, None, None]:
     """A server whose key is the identity's token; yields its port."""
     process = subprocess.Popen(
         [
@@ -229,7 +234,7 @@ def _sessions(files: Certificate) -> Generator[int, None, None]:
             *("--pool", "bubblewrap:?ready_session_instances=0&preload="),
             *("--certfile", str(files.certificate), "--keyfile", str(files.key)),
         ],
-        env={**os.environ, "GREENROOM_API_KEY": TOKEN},
+        env={**os.environ, "GREENROOM_API_KEY": TOKEN, "HOME": str(home), "XDG_DATA_HOME": str(home / "data")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -238,7 +243,8 @@ def _sessions(files: Certificate) -> Generator[int, None, None]:
     line = process.stderr.readline()
     try:
         assert line.startswith("Serving"), line
-        yield urlsplit(line.split()[-1]).port or 0
+        url: str = line.split()[-1]
+        yield urlsplit(url).port or 0
     finally:
         process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=60)[1]

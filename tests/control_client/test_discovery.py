@@ -211,11 +211,8 @@ def test_a_resource_without_an_endpoint_is_an_error(resource: dict[str, Any]) ->
 
 
 def test_keys_of_the_environment_do_not_go_to_azure(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wanted(Exception):
-        pass
-
     def default(_: str | None) -> None:
-        raise Wanted("the default credential was asked for")
+        raise RuntimeError("the default credential was asked for")
 
     for name in ("API_KEY", "MANAGEMENT_KEY"):
         monkeypatch.setenv(f"GREENROOM_{name}", "a-key-of-this-machine")
@@ -223,7 +220,17 @@ def test_keys_of_the_environment_do_not_go_to_azure(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("greenroom.azure.management.default_credential", default)
     with pytest.raises(greenroom.AccessDenied, match="the default credential was asked for"):
         greenroom.connect(ID)
-    assert credentials.default_credential is not default
+
+
+def test_a_key_of_the_environment_does_not_go_to_an_endpoint_of_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def default(_: str | None) -> None:
+        raise RuntimeError("the default credential was asked for")
+
+    monkeypatch.setenv("GREENROOM_API_KEY", "a-key-of-this-machine")
+    monkeypatch.setattr(credentials, "default_credential", default)
+    url = "https://eastasia.dynamicsessions.io/subscriptions/s/resourceGroups/g/sessionPools/p"
+    with greenroom.connect(url) as pool, pytest.raises(greenroom.AccessDenied, match="default credential was asked"):
+        pool.session("abcd").execute("1")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def arm() -> Generator[Arm, None, None]:
 
 
 def client_of(arm: Arm, **settings: Any) -> ManagementClient:
-    return ManagementClient(arm.url, ManagementSettings(**{"key": lambda: TOKEN, "retry_for": 5, **settings}))
+    given: dict[str, Any] = {"key": lambda: TOKEN, "retry_for": 5, **settings}
+    return ManagementClient(arm.url, ManagementSettings(**given))
 
 
 @pytest.mark.parametrize("follow", ["Azure-AsyncOperation", "Location", ""])

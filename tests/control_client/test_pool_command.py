@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import within
 from typer.testing import CliRunner
 
 from greenroom.cli.app import app
@@ -383,6 +385,10 @@ def test_names_of_pools_and_words_are_completed(arm: Arm) -> None:
     assert completed(arm, "session", "execute", "--pool", "o") == ["other"]
     assert completed(arm, "pool", "create", "--container-type", "No") == ["NodeLTS"]
     assert completed(arm, "pool", "cr") == ["create"]
+    with serving_arm() as other:
+        other.add("cell", "a-group")
+        place = ["--server", other.url, "-g", "a-group"]
+        assert completed(arm, "pool", "show", *place, "--name", "c") == ["cell"]
 
 
 def test_completion_without_a_server_is_empty(arm: Arm) -> None:
@@ -428,6 +434,20 @@ def test_the_state_of_a_long_operation_is_shown_on_a_terminal(arm: Arm) -> None:
     arm.questions, arm.retry_after = 3, "1"
     code, shown = on_a_terminal(arm, "pool", "create", "--name", "ci")
     assert (code, "Creating ci: InProgress" in shown) == (0, True), shown
+
+
+def test_an_interrupted_command_says_that_the_operation_continues(arm: Arm) -> None:
+    arm.questions = 1_000_000
+    process = subprocess.Popen(
+        [sys.executable, "-m", "greenroom", "pool", "create", "--name", "ci", "--server", arm.url],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert within(60, lambda: any("/statuses/" in seen.path for seen in arm.seen))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.startswith("Interrupted. What has begun continues")) == (130, True), errors
 
 
 @pytest.mark.parametrize(("typed", "deleted"), [("y\n", True), ("n\n", False)])

@@ -164,7 +164,11 @@ def test_what_is_typed_runs_as_commands(monkeypatch: pytest.MonkeyPatch) -> None
 
     typed = iter(["echo one > a.txt", "", "cat a.txt", "exit"])
     out = Terminal()
-    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+
+    def read(_: str) -> str:
+        return next(typed)
+
+    monkeypatch.setattr("builtins.input", read)
     monkeypatch.setattr(sys, "argv", ["greenroom", "session", "shell", "--pool", "python", *SESSION])
     for name, stream in (("stdin", Terminal()), ("stdout", out), ("stderr", Terminal())):
         monkeypatch.setattr(sys, name, stream)
@@ -190,5 +194,6 @@ def test_what_does_not_exist_is_an_error(tmp_path: Path) -> None:
         result = run(*arguments)
         assert result.exit_code != 0
         assert message in str(result.exception), arguments
+    assert "must come with --subscription" in str(run("show", "--session-pool-location", "eastasia").exception)
     missing = run("execute", "--code", "1", pool="pythn")
     assert "Did you mean 'python'? Pools: python, shell." in str(missing.exception)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import quote
 
 from greenroom.errors import InvalidRequest
 from greenroom.untrusted import brief
@@ -14,6 +15,7 @@ RESOURCE_TYPE = f"{PROVIDER}/sessionPools"
 
 _SEGMENT = re.compile(r"(?!\.+$)[\w.()-]{1,128}")
 """A name in an id. Dots alone would lead to another path."""
+_LOCATION = re.compile(r"[A-Za-z0-9]{1,50}")
 _ID = re.compile(
     r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"
     r"/providers/Microsoft\.App/sessionPools/(?P<name>[^/]+)/?",
@@ -69,6 +71,23 @@ def pools_of(subscription: str, group: str | None = None) -> str:
     """
     within = "" if group is None else f"/resourceGroups/{check_segment(group, 'resource group')}"
     return f"/subscriptions/{check_segment(subscription, 'subscription')}{within}/providers/{RESOURCE_TYPE}"
+
+
+def sessions_path(pool: PoolId) -> str:
+    """Return the path of a pool's sessions on the host of its endpoint, percent-encoded."""
+    path = f"/subscriptions/{pool.subscription}/resourceGroups/{pool.group}/sessionPools/{pool.name}"
+    return quote(path, safe="/()")
+
+
+def sessions_url(pool: PoolId, location: str) -> str:
+    """Return the endpoint of a pool of code interpreters in a region of Azure.
+
+    Raises:
+        InvalidRequest: the region cannot be a part of a host's name.
+    """
+    if not _LOCATION.fullmatch(location):
+        raise InvalidRequest(f"A location must be letters of ASCII and digits, not {brief(location)}.")
+    return f"https://{location.lower()}.dynamicsessions.io{sessions_path(pool)}"
 
 
 def environment_id(subscription: str, group: str, environment: str) -> str:

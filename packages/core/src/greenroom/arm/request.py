@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from greenroom.arm.paths import RESOURCE_TYPE
@@ -105,28 +104,26 @@ class Wanted:
         return [f"--{name.replace('_', '-')}" for name in given]
 
 
-def read_template(path: Path) -> Object:
-    """Return the resource in a file of ARM JSON, which holds it whole or only its `properties`.
+def template_of(content: object, name: str) -> Object:
+    """Return the resource in ARM JSON, which holds it whole or only its `properties`.
+
+    Args:
+        content: the JSON.
+        name: where it is from, for errors.
 
     Raises:
-        InvalidRequest: the file cannot be read, or is something else.
+        InvalidRequest: it is something else.
     """
-    try:
-        content: object = json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The template {str(path)!r} cannot be read: {error}.") from error
     if not isinstance(content, dict):
-        raise InvalidRequest(f"The template {str(path)!r} must be a JSON object, not {type(content).__name__}.")
+        raise InvalidRequest(f"The template {name!r} must be a JSON object, not {type(content).__name__}.")
     template = cast("Object", content)
     if "properties" not in template:
         if "resources" in template:
-            raise InvalidRequest(
-                f"The template {str(path)!r} must be the resource of one pool, not a deployment with resources."
-            )
+            raise InvalidRequest(f"The template {name!r} must be the resource of one pool, not a deployment.")
         return {"properties": template}
     kind = template.get("type", RESOURCE_TYPE)
     if not isinstance(kind, str) or kind.lower() != RESOURCE_TYPE.lower():
-        raise InvalidRequest(f"The type of the template {str(path)!r} must be {RESOURCE_TYPE}, not {brief(kind)}.")
+        raise InvalidRequest(f"The type of the template {name!r} must be {RESOURCE_TYPE}, not {brief(kind)}.")
     _object(template["properties"], "properties")
     return template
 
@@ -137,7 +134,7 @@ def new_resource(name: str, wanted: Wanted, template: Mapping[str, Any] | None =
     Args:
         name: of the pool.
         wanted: takes precedence over the template.
-        template: a resource as `read_template` returns it.
+        template: a resource as `template_of` returns it.
         in_azure: whether to add the defaults that `az` adds. A server on this machine has its own.
 
     Raises:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from greenroom.arm.paths import PoolId, split_id
+from greenroom.arm.paths import PoolId, sessions_path, split_id
 from greenroom.azure.codecs.management import AZURE, has_succeeded, state_of
 from greenroom.azure.codecs.shared import fields_of, text
 from greenroom.azure.management import ManagementClient, ManagementSettings, is_azure_management
-from greenroom.azure.settings import AzureSettings, is_azure, is_loopback
+from greenroom.azure.settings import AzureSettings, is_azure, is_dynamic_sessions, is_loopback
 from greenroom.errors import AccessDenied, InvalidRequest, ServiceFailed
 from greenroom.models import ContainerType
 
@@ -44,11 +44,12 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
     if "server" in given and (pool is None or parts.scheme):
         raise InvalidRequest("The option server must come with the id of a pool that has no server in front of it.")
     if pool is None:
+        if is_dynamic_sessions(endpoint):
+            settings = _without_foreign_keys(settings, given)
         return endpoint, settings
     server = parts._replace(path=prefix).geturl() if parts.scheme else settings.server or AZURE
-    if is_azure_management(server):  # keys of the environment are those of a server on this machine
-        foreign = {"api_key", "management_key"}.difference(given)
-        settings = settings.model_copy(update=dict.fromkeys(foreign))
+    if is_azure_management(server):
+        settings = _without_foreign_keys(settings, given)
     try:
         async with ManagementClient(server, management_settings(settings)) as client:
             found = discovered(await client.get(pool), server, pool.name)
@@ -56,11 +57,16 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
         if is_azure_management(server) or settings.api_key is None:
             raise
         # Who may use sessions need not be allowed to manage pools; a server of ours has them at this path.
-        path = f"/subscriptions/{pool.subscription}/resourceGroups/{pool.group}/sessionPools/{pool.name}"
-        return f"{server.rstrip('/')}{quote(path, safe='/()')}", settings
+        return f"{server.rstrip('/')}{sessions_path(pool)}", settings
     if found.container_type is not None:
         settings = settings.model_copy(update={"container_type": found.container_type})
     return found.endpoint, settings
+
+
+def _without_foreign_keys(settings: AzureSettings, given: Collection[str]) -> AzureSettings:
+    """Return the settings for Azure: keys of the environment are those of another server, and do not go there."""
+    foreign = {"api_key", "management_key"}.difference(given)
+    return settings.model_copy(update=dict.fromkeys(foreign))
 
 
 def discovered(resource: Mapping[str, Any], server: str, name: str) -> Discovered:

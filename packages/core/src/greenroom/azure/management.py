@@ -120,10 +120,7 @@ class ManagementClient:
         Raises:
             InvalidRequest: there is none; the message has the names of those that there are.
         """
-        try:
-            return (await self._send("GET", str(pool)))[0]
-        except InvalidRequest as error:
-            raise await self._explained(pool, error) from error
+        return (await self._send("GET", pool))[0]
 
     async def list(self, subscription: str, resource_group: str | None = None) -> list[Resource]:
         """Return the pools of a resource group, or of a subscription, in the order of the server."""
@@ -165,14 +162,11 @@ class ManagementClient:
         self, pool: PoolId, changes: Mapping[str, Any], *, wait: bool = True, on_state: OnState = _ignore
     ) -> Resource:
         """Change some properties of a pool; arguments as for `create`."""
-        try:
-            return await self._change("PATCH", pool, changes, wait, on_state)
-        except InvalidRequest as error:
-            raise await self._explained(pool, error) from error
+        return await self._change("PATCH", pool, changes, wait, on_state)
 
     async def delete(self, pool: PoolId, *, wait: bool = True, on_state: OnState = _ignore) -> bool:
         """Delete a pool with its sessions; return whether there was one."""
-        _, status, headers = await self._send("DELETE", str(pool))
+        _, status, headers = await self._send("DELETE", pool)
         operation = operation_of(status, headers)
         if operation is not None:
             self._path_of(operation.url, "The URL of an operation")
@@ -183,7 +177,7 @@ class ManagementClient:
     async def _change(
         self, method: str, pool: PoolId, body: Mapping[str, Any], wait: bool, on_state: OnState
     ) -> Resource:
-        resource, status, headers = await self._send(method, str(pool), dict(body))
+        resource, status, headers = await self._send(method, pool, dict(body))
         operation = operation_of(status, headers)
         if operation is not None:
             self._path_of(operation.url, "The URL of an operation")
@@ -231,11 +225,18 @@ class ManagementClient:
             raise failed_operation(state, None)
         return resource
 
-    async def _send(self, method: str, path: str, body: Json = None) -> tuple[Resource, int, Mapping[str, str]]:
-        with _advised(self.server):
-            async with self._http.stream(self._call(method, path, body), timeout=_TIMEOUT) as response:
-                resource = await read_json(response, decode_resource, timeout=_TIMEOUT)
-                return resource, response.status, response.headers
+    async def _send(self, method: str, pool: PoolId, body: Json = None) -> tuple[Resource, int, Mapping[str, str]]:
+        """Return the resource in a response, with its status and its headers."""
+        try:
+            with _advised(self.server):
+                async with self._http.stream(self._call(method, str(pool), body), timeout=_TIMEOUT) as response:
+                    resource = await read_json(response, decode_resource, timeout=_TIMEOUT)
+                    return resource, response.status, response.headers
+        except InvalidRequest as error:
+            explained = await self._missing(pool, error) if method in {"GET", "PATCH"} else None
+            if explained is None:
+                raise
+            raise explained from error
 
     async def _json(self, call: Call) -> tuple[list[Resource], str | None]:
         with _advised(self.server):
@@ -256,14 +257,14 @@ class ManagementClient:
             raise ServiceFailed(f"{what} must lead to {self._http.endpoint}, not to {link!r:.200}.")
         return path
 
-    async def _explained(self, pool: PoolId, error: InvalidRequest) -> InvalidRequest:
+    async def _missing(self, pool: PoolId, error: InvalidRequest) -> InvalidRequest | None:
         """Return the error that there is no such pool, with the names of those that there are."""
         if error.azure is None or error.azure.status != 404:
-            return error
+            return None
         try:
             others = [str(each.get("name")) for each in await self.list(pool.subscription, pool.group)]
         except GreenroomError:  # it would hide the error that matters
-            return error
+            return None
         explained = InvalidRequest(missing(pool.name, pool.group, others))
         explained.azure = error.azure
         return explained

@@ -156,6 +156,11 @@ def is_azure(endpoint: str) -> bool:
     return (urlsplit(endpoint).hostname or "").endswith((".dynamicsessions.io", ".azurecontainerapps.io"))
 
 
+def is_dynamic_sessions(endpoint: str) -> bool:
+    """Whether an endpoint is one of the service itself, which takes no key of another server."""
+    return (urlsplit(endpoint).hostname or "").endswith(".dynamicsessions.io")
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name always means this machine."""
     if host == "localhost" or host.endswith(".localhost"):

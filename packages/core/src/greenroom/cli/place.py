@@ -19,6 +19,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from greenroom.arm.paths import PoolId
+from greenroom.cli.output import ExitCode, print_line
 from greenroom.config import sources
 from greenroom.config.values import did_you_mean
 from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest
@@ -203,11 +204,15 @@ def run(work: Callable[[Callable[[str], None]], Coroutine[Any, Any, T]], doing: 
         work: is given a function to call with each state.
         doing: what it does, such as `Creating ci`.
     """
-    if not sys.stderr.isatty():
-        return asyncio.run(work(_ignore))
-    console = Console(stderr=True, highlight=False, markup=False)
-    with console.status(without_controls(doing)) as shown:
-        return asyncio.run(work(lambda state: shown.update(without_controls(f"{doing}: {state}"))))
+    try:
+        if not sys.stderr.isatty():
+            return asyncio.run(work(_ignore))
+        console = Console(stderr=True, highlight=False, markup=False)
+        with console.status(without_controls(doing)) as shown:
+            return asyncio.run(work(lambda state: shown.update(without_controls(f"{doing}: {state}"))))
+    except KeyboardInterrupt:
+        print_line("Interrupted. What has begun continues; greenroom pool show tells its state.")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def _ignore(state: str) -> None:

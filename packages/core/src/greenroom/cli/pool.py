@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greenroom.arm.paths import environment_id
-from greenroom.arm.request import Lifecycle, Network, Wanted, changes, new_resource, read_template
+from greenroom.arm.request import Lifecycle, Network, Wanted, changes, new_resource, template_of
 from greenroom.arm.summary import summary_of
 from greenroom.cli import place as places
 from greenroom.cli.output import print_line
@@ -144,7 +145,7 @@ def create(
     place = Place.of(server, subscription, resource_group)
     if environment is not None:
         environment = environment_id(place.subscription, place.group, environment)
-    content = None if template is None else read_template(template)
+    content = None if template is None else _read_template(template)
     if location is None and not place.in_azure and not (content or {}).get("location"):
         location = places.LOCAL_LOCATION
     wanted = _wanted(locals())
@@ -274,6 +275,18 @@ def delete(
 
     if not places.run(work, f"Deleting {name}"):
         print_line(f"There was no pool {name!r}.")
+
+
+def _read_template(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        InvalidRequest: the file cannot be read, or does not have a pool.
+    """
+    try:
+        content = json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The template {str(path)!r} cannot be read: {error}.") from error
+    return template_of(content, str(path))
 
 
 def _wanted(given: dict[str, Any]) -> Wanted:

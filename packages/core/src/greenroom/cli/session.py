@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from greenroom.arm.paths import sessions_url
 from greenroom.azure.codecs import current
 from greenroom.azure.codecs.shared import LATEST, ExecuteRequest
 from greenroom.cli import place as places
@@ -40,6 +41,10 @@ Timeout = Annotated[
 ]
 Filename = Annotated[str, typer.Option(help="The file in the session.", metavar="NAME")]
 InDirectory = Annotated[str, typer.Option("--path", help="A directory in the session.", metavar="DIRECTORY")]
+Location = Annotated[
+    str | None,
+    typer.Option(help="The pool's region in Azure: the pool is not asked for first.", metavar="NAME"),
+]
 
 
 @app.command()
@@ -57,6 +62,7 @@ def execute(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """Run code in a session, which keeps its variables and files for the next command.
 
@@ -64,7 +70,7 @@ def execute(
     is printed instead.
     """
     source = _text(code, "--code")
-    with _session(Place.of(server, subscription, resource_group), pool, identifier) as session:
+    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         directory = None if save is None else Directory(save, overwrite=overwrite)
         if output is Format.JSON:
             execution = session.execute(source, timeout=timeout)
@@ -92,6 +98,7 @@ def shell(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """Run a shell command in a session; its exit code is the command's.
 
@@ -99,7 +106,7 @@ def shell(
     """
     if command is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InvalidRequest("A --command must be given where nobody can type one.")
-    with _session(Place.of(server, subscription, resource_group), pool, identifier) as session:
+    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         if command is None:
             raise typer.Exit(converse_in_shell(session, timeout))
         if output is Format.JSON:
@@ -121,9 +128,10 @@ def upload_file(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """Put a file into a session."""
-    with _session(Place.of(server, subscription, resource_group), pool, identifier) as session:
+    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         uploaded = session.upload(filepath, _in(directory, filepath.name))
         _print_files([uploaded], output, current.encode_file(uploaded, LATEST))
 
@@ -139,9 +147,10 @@ def list_files(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """List the files in a directory of a session."""
-    with _session(Place.of(server, subscription, resource_group), pool, identifier) as session:
+    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         listed = _in(directory)
         files = session.files(listed, recursive=recursive)
         _print_files(files, output, current.encode_files(files, listed, LATEST))
@@ -157,9 +166,10 @@ def show_file_content(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """Print a file of a session: as it is to a file or a pipe, without control sequences to a terminal."""
-    with _session(Place.of(server, subscription, resource_group), pool, identifier) as session:
+    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         content = session.download(_in(directory, filename))
     if sys.stdout.isatty():
         write(sys.stdout, content.decode("utf-8", "replace"))
@@ -180,9 +190,10 @@ def show_file_metadata(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """Show the size and the time of a file of a session."""
-    with _session(Place.of(server, subscription, resource_group), pool, identifier) as session:
+    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         file = session.file(_in(directory, filename))
         _print_files([file], output, current.encode_file(file, LATEST))
 
@@ -197,9 +208,10 @@ def delete_file(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """Delete a file of a session."""
-    with _session(Place.of(server, subscription, resource_group), pool, identifier) as session:
+    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         session.delete_file(_in(directory, filename))
 
 
@@ -211,9 +223,10 @@ def list_sessions(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """List the sessions of a pool that hold a sandbox."""
-    with _pool(Place.of(server, subscription, resource_group), pool) as opened:
+    with _pool(Place.of(server, subscription, resource_group), pool, session_pool_location) as opened:
         found = opened.sessions()
     if output is Format.JSON:
         places.print_json(current.encode_sessions([_json_of(session) for session in found]))
@@ -233,9 +246,10 @@ def show(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """Show a session, without starting it."""
-    with _session(Place.of(server, subscription, resource_group), pool, identifier) as session:
+    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         found = session.info()
     if found is None:
         raise InvalidRequest(f"The pool {pool!r} has no session {identifier!r}: it has not begun, or it has ended.")
@@ -254,17 +268,23 @@ def stop(
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
+    session_pool_location: Location = None,
 ) -> None:
     """End a session, with its variables and files. It is no error if there is none."""
-    with _session(Place.of(server, subscription, resource_group), pool, identifier) as session:
+    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         session.delete()
 
 
 @contextlib.contextmanager
-def _pool(place: Place, name: str) -> Generator[SessionPool, None, None]:
+def _pool(place: Place, name: str, location: str | None) -> Generator[SessionPool, None, None]:
     """Open a pool by its name; its sessions live on."""
+    url = f"{place.server}{place.pool(name)}"
+    if location is not None:
+        if not place.in_azure:
+            raise InvalidRequest("--session-pool-location must come with --subscription: it is a region of Azure.")
+        url = sessions_url(place.pool(name), location)
     try:
-        with connect(f"{place.server}{place.pool(name)}") as pool:
+        with connect(url) as pool:
             yield pool
     except KeyboardInterrupt:
         print_line("Interrupted.")
@@ -272,8 +292,8 @@ def _pool(place: Place, name: str) -> Generator[SessionPool, None, None]:
 
 
 @contextlib.contextmanager
-def _session(place: Place, name: str, identifier: str) -> Generator[Session, None, None]:
-    with _pool(place, name) as pool:
+def _session(place: Place, name: str, identifier: str, location: str | None) -> Generator[Session, None, None]:
+    with _pool(place, name, location) as pool:
         yield pool.session(identifier)
 
 
