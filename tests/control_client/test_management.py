@@ -78,7 +78,7 @@ async def test_no_wait_returns_when_the_operation_has_begun(arm: Arm) -> None:
 async def test_pages_are_followed_to_the_last(arm: Arm) -> None:
     arm.page = 2
     for number in range(5):
-        arm.add(f"pool{number}", group="rg" if number < 4 else "Other")
+        arm.add(f"pool{number}", group="rg" if number < 4 else "Zoo")
     async with client_of(arm) as client:
         found = await client.list(SUBSCRIPTION)
         assert [pool["name"] for pool in found] == [f"pool{number}" for number in range(5)]

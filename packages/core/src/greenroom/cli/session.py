@@ -43,7 +43,11 @@ Filename = Annotated[str, typer.Option(help="The file in the session.", metavar=
 InDirectory = Annotated[str, typer.Option("--path", help="A directory in the session.", metavar="DIRECTORY")]
 Location = Annotated[
     str | None,
-    typer.Option(help="The pool's region in Azure: the pool is not asked for first.", metavar="NAME"),
+    typer.Option(
+        help="The pool's region in Azure: Azure is not asked for the pool first.",
+        metavar="NAME",
+        rich_help_panel="Place",
+    ),
 ]
 
 
