@@ -6,6 +6,8 @@ answers as Resource Manager does, and a `greenroom serve` as the pool.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -19,10 +21,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from greenroom.cli import main
 from greenroom.server.transport.tls import Certificate, self_signed
 from greenroom.testing.engines import skipping_without
 from greenroom.testing.server import serving
@@ -45,7 +49,21 @@ class Azure:
     """What tokens were requested for."""
 
     def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        """Run the program; return what it printed on standard output and error."""
+        """Run the program in this process; return what it printed on standard output and error."""
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            mock.patch.object(sys, "argv", ["greenroom", *arguments]),
+            contextlib.redirect_stdout(streams[0]),
+            contextlib.redirect_stderr(streams[1]),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        out, errors = (stream.buffer.getvalue().decode() for stream in streams)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.checked(int(ended.value.code or 0), code, out, errors)
+
+    def run_program(self, *arguments: str) -> tuple[str, str]:
+        """As `run`, in a process of its own."""
         ran = subprocess.run(
             [sys.executable, "-m", "greenroom", *arguments],
             env=self.environment,
@@ -54,10 +72,13 @@ class Azure:
             timeout=200,
             check=False,
         )
-        assert ran.returncode == code, (ran.stdout, ran.stderr)
-        assert 'File "' not in ran.stderr  # a traceback of ours
-        assert TOKEN not in ran.stdout + ran.stderr
-        return ran.stdout, ran.stderr
+        return self.checked(ran.returncode, 0, ran.stdout, ran.stderr)
+
+    def checked(self, code: int, expected: int, out: str, errors: str) -> tuple[str, str]:
+        assert code == expected, (out, errors)
+        assert 'File "' not in errors  # a traceback of ours
+        assert TOKEN not in out + errors
+        return out, errors
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +125,7 @@ def _anew(azure: Azure) -> None:
 
 def test_a_pool_lives_in_azure_as_it_does_here(azure: Azure, tmp_path: Path) -> None:
     create = ["--name", "ci", "--location", "eastasia", "--max-sessions", "20", *PLACE]
-    created = json.loads(azure.run("pool", "create", *create, "--output", "json")[0])
+    created = json.loads(azure.run_program("pool", "create", *create, "--output", "json")[0])
     assert created["properties"]["provisioningState"] == "Succeeded"
     assert azure.arm.body_of("PUT") == {
         "location": "eastasia",

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenroom import AccessDenied, InvalidRequest, ServiceFailed
-from greenroom.arm.paths import PoolId
+from greenroom.arm.paths import PoolId, split_id
 from greenroom.azure.codecs.management import within
 from greenroom.azure.management import ManagementClient, ManagementSettings
 from greenroom.server.transport.tls import self_signed
@@ -250,6 +250,13 @@ def test_any_link_is_within_or_not(link: str) -> None:
 def test_the_words_of_an_id_have_any_case(text: str) -> None:
     assert PoolId.parse(text) == CI
     assert str(CI) == f"{GROUP}/ci"
+
+
+@given(prefix=st.text(max_size=9), suffix=st.sampled_from(["", "/"]))
+def test_an_id_is_found_at_the_end_of_any_path(prefix: str, suffix: str) -> None:
+    found = split_id(f"{prefix}{GROUP}/ci{suffix}")
+    assert found == (prefix, CI)
+    assert split_id(f"{prefix}{GROUP}/ci/x") is None
 
 
 @pytest.mark.parametrize("text", ["", "ci", GROUP, f"{GROUP}/a/b", f"{GROUP}/..", f"{GROUP}/a%2fb", f"{GROUP}/a?b"])

@@ -21,6 +21,7 @@ _ID = re.compile(
     r"/providers/Microsoft\.App/sessionPools/(?P<name>[^/]+)/?",
     re.IGNORECASE,
 )
+_ID_AT_END = re.compile(rf"{_ID.pattern}\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,8 @@ class PoolId:
 
 def split_id(path: str) -> tuple[str, PoolId] | None:
     """Return what stands before the id of a pool in a URL's path, and the id; `None` if the path has none."""
-    start = path.lower().find("/subscriptions/")
-    if start < 0 or _ID.fullmatch(path, start) is None:
-        return None
-    return path[:start], PoolId.parse(path[start:])
+    match = _ID_AT_END.search(path)
+    return None if match is None else (path[: match.start()], PoolId(**match.groupdict()))
 
 
 def pools_of(subscription: str, group: str | None = None) -> str:

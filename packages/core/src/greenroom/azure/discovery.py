@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from greenroom.arm.paths import PoolId, sessions_path, split_id
 from greenroom.azure.codecs.management import AZURE, has_succeeded, state_of
@@ -38,7 +38,7 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
         ServiceFailed: it is not ready, or its endpoint is one that must not get the credentials.
     """
     parts = urlsplit(endpoint)
-    prefix, pool = split_id(parts.path) or ("", None)
+    prefix, pool = split_id(unquote(parts.path)) or ("", None)
     if pool is None and not parts.scheme:
         pool = PoolId.parse(parts.path)  # which tells the form of an id
     if "server" in given and (pool is None or parts.scheme):
