@@ -177,6 +177,17 @@ def test_what_is_typed_runs_as_commands(monkeypatch: pytest.MonkeyPatch) -> None
     assert (ended.value.code, out.getvalue()) == (0, "one\n")
 
 
+def test_a_container_that_runs_no_code_is_told(arm: Arm) -> None:
+    with serving_arm() as container:
+        arm.endpoint = container.url
+        arm.add("custom", "greenroom", containerType="CustomContainer")
+        try:
+            for command in (["execute", "--code", "1"], ["list-files"]):
+                assert "must run code and keep files themselves" in str(run(*command, pool="custom").exception)
+        finally:
+            del arm.pools["greenroom", "custom"]
+
+
 def test_bytes_of_a_file_are_printed_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(bytes(range(256)))
     output_of("upload-file", "--filepath", str(tmp_path / "a.bin"))

@@ -13,13 +13,14 @@ import typer
 
 from greenroom.arm.paths import sessions_url
 from greenroom.azure.codecs import current
+from greenroom.azure.codecs.problems import FILE_NOT_FOUND
 from greenroom.azure.codecs.shared import LATEST, ExecuteRequest
 from greenroom.cli import place as places
 from greenroom.cli.output import Directory, ExitCode, code_of, exit_code_of, print_events, print_line, write
 from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Subscription
 from greenroom.cli.prompt import converse_in_shell
 from greenroom.connecting import connect
-from greenroom.errors import InvalidRequest
+from greenroom.errors import FileMissing, GreenroomError, InvalidRequest, ServiceFailed
 from greenroom.models import ContainerType, Execution, RemoteFile, SessionInfo
 from greenroom.sessions import Session, SessionPool
 from greenroom.untrusted import brief, printable
@@ -289,10 +290,23 @@ def _pool(place: Place, name: str, location: str | None) -> Generator[SessionPoo
         url = sessions_url(place.pool(name), location)
     try:
         with connect(url) as pool:
-            yield pool
+            try:
+                yield pool
+            except (FileMissing, ServiceFailed) as error:
+                if pool.container_type is not ContainerType.CUSTOM_CONTAINER or not _is_missing(error):
+                    raise
+                raise InvalidRequest(
+                    f"The containers of the pool {name!r} must run code and keep files themselves for this: they "
+                    "answered with HTTP 404. Session.request() of the Python API sends them any request."
+                ) from error
     except KeyboardInterrupt:
         print_line("Interrupted.")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _is_missing(error: GreenroomError) -> bool:
+    """Whether nothing answers at the path of a request: a missing file would have Azure's word for it."""
+    return error.azure is not None and error.azure.status == 404 and error.azure.code != FILE_NOT_FOUND
 
 
 @contextlib.contextmanager
