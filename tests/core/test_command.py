@@ -196,7 +196,10 @@ def test_completion_of_the_shell_can_be_installed(monkeypatch: pytest.MonkeyPatc
     assert "--install-completion" in help_text
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "doctor", "sweep", "api-key", "image build"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "serve", "doctor", "sweep", "api-key", "image build", "pool create", "pool update", "session execute"],
+)
 def test_help_fills_its_lines(command: str) -> None:
     """A line ends early only where a paragraph does."""
     text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output

@@ -41,9 +41,11 @@ def connect(
     Args:
         url: `"bubblewrap:"`, `"docker:"`, the scheme of another package's engine, or the management endpoint of a
             pool in Azure (`"https://eastasia.dynamicsessions.io/subscriptions/…/sessionPools/my-pool"`); options may
-            follow, as in `"docker:?runtime=runsc&memory=1Gi"`. By default the file's `url`, else the environment
-            variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs neither a daemon
-            nor an image, then Docker.
+            follow, as in `"docker:?runtime=runsc&memory=1Gi"`. Or a pool's id, alone
+            or after the URL of a server (`"/subscriptions/…/providers/Microsoft.App/sessionPools/my-pool"`): that
+            server, else the option `server`, else Azure, is asked for the endpoint. By default the file's `url`, else
+            the environment variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs
+            neither a daemon nor an image, then Docker.
         config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
         options: those of every local pool are the fields of `greenroom.PoolSettings`, and `template`, Azure's JSON of a
             pool of custom containers, with `secrets`, values of its secrets by name; bubblewrap's is `python`,
@@ -53,6 +55,7 @@ def connect(
     Raises:
         InvalidRequest: the scheme or an option is unknown, or a value breaks a rule.
         EngineUnavailable: no sandbox can be made here; the message lists what was tried and what to install.
+        AccessDenied, ServiceFailed: a pool given by its id cannot be asked for, or is not ready.
     """
     return SessionPool(OpenPool.open(lambda: open_backend(url, config=config, **options)))
 
@@ -164,7 +167,7 @@ async def open_backend(
         return await _best({**from_file, **options}, observer)
     scheme, endpoint, from_url = _parse(url)
     if endpoint:
-        return _azure(endpoint, {**from_file, **from_url, **options})
+        return await _remote(endpoint, {**from_file, **from_url, **options})
     return await _open(scheme, {**from_file, **from_url, **options}, observer)
 
 
@@ -173,7 +176,7 @@ def _named(url: str | None, url_of_file: str | None) -> str | None:
 
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:
-    """Return the scheme of a pool's URL, the endpoint if it is an endpoint of Azure's API, and the options."""
+    """Return the scheme of a pool's URL, the endpoint or the id if it is one of Azure's, and the options."""
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The pool must be a URL, not {type(url).__name__}.")
     try:
@@ -181,7 +184,8 @@ def _parse(url: str) -> tuple[str, str, dict[str, str]]:
         options = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=_MOST_OPTIONS)
     except ValueError as error:
         raise InvalidRequest(f"The pool must be a URL, not {_shown(url)!r:.200}: {error}.") from None
-    remote = parts.scheme in {"https", "http"}
+    is_id = not parts.scheme and not parts.netloc and parts.path.lower().startswith("/subscriptions/")
+    remote = is_id or parts.scheme in {"https", "http"}
     if not remote and (parts.netloc or parts.path or parts.fragment):
         scheme = parts.scheme or "docker"
         raise InvalidRequest(
@@ -199,17 +203,20 @@ def _shown(url: str) -> str:
     return f"{place}?…" if mark else place
 
 
-def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
+async def _remote(endpoint: str, options: Mapping[str, Any]) -> Backend:
+    """Return the pool of an endpoint, or of an id, for whose endpoint a server is asked."""
     try:
         from greenroom.azure.remote import remote_pool  # noqa: PLC0415
     except ImportError as error:
         raise EngineUnavailable(
             f"A pool in Azure needs {error.name}. Install it: pip install 'greenroom[azure]'."
         ) from error
+    from greenroom.azure.discovery import find  # noqa: PLC0415
     from greenroom.azure.settings import AzureSettings  # noqa: PLC0415
 
     names = [name for name in AzureSettings.model_fields if name not in {"credential", "ssl_context"}]
-    return remote_pool(endpoint, AzureSettings.parse({**sources.from_environment(names), **options}))
+    settings = AzureSettings.parse({**sources.from_environment(names), **options})
+    return remote_pool(*await find(endpoint, settings, options.keys()))
 
 
 async def _open(scheme: str, options: Mapping[str, Any], observer: Observer) -> Backend:

@@ -83,6 +83,7 @@ class AzurePool(Forwarding):
         self._settings = settings
         self.container_type = settings.container_type
         self.file_limit = settings.file_limit
+        self._is_custom = settings.container_type is ContainerType.CUSTOM_CONTAINER
         self._version = settings.api_version or LATEST
         self._codec = contract_of(self._version)
         self._http = connection or connection_of(self._endpoint, settings, transport)
@@ -265,18 +266,26 @@ class AzurePool(Forwarding):
     # Sessions and the pool. Only later versions have these requests; the service accepts them for any session.
 
     async def delete(self, identifier: str) -> None:
+        call = current.delete_session(of_container=self._is_custom)
         with no_session():
-            await self._call(current.delete_session(), identifier, _nothing)
+            if self._is_custom:  # the response is a sentence
+                async with self._http.stream(self._addressed(call, identifier), timeout=_TIMEOUT):
+                    pass
+            else:
+                await self._call(call, identifier, _nothing)
         self._own.note_end(identifier)
 
     async def sessions(self) -> list[SessionInfo]:
         async with self._list_in_time():
-            found = await self._pages(current.list_sessions(), None, current.decode_sessions, _MAX_ENTRIES)
+            found = await self._pages(
+                current.list_sessions(of_containers=self._is_custom), None, current.decode_sessions, _MAX_ENTRIES
+            )
         return sorted(found, key=lambda session: session.identifier)
 
     async def session(self, identifier: str) -> SessionInfo | None:
         with no_session():
-            return await self._call(current.get_session(), identifier, current.decode_session)
+            call = current.get_session(of_container=self._is_custom)
+            return await self._call(call, identifier, current.decode_session)
         return None
 
     async def status(self) -> PoolStatus:

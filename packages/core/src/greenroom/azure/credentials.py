@@ -13,8 +13,6 @@ from greenroom.azure.codecs.shared import SCOPE
 from greenroom.azure.settings import AzureSettings, is_azure, is_loopback
 from greenroom.errors import AccessDenied, EngineUnavailable, InvalidRequest
 
-"""Domains whose hosts get an Azure token by default."""
-
 _RENEW_BEFORE = 300.0
 """Seconds before its expiry at which a token is renewed, as in azure-core's own policy."""
 
@@ -40,13 +38,17 @@ class Tokens(Protocol):
 class FixedToken:
     """A key of `greenroom serve`, or no token."""
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, *, option: str = "api_key") -> None:
         """
+        Args:
+            token: what is sent.
+            option: the name of the option with the key.
+
         Raises:
             InvalidRequest: a header cannot hold it; the message does not show it.
         """
         if token is not None and not _fits_a_header(token):
-            raise InvalidRequest("The option api_key must be printable ASCII, without spaces or newlines around it.")
+            raise InvalidRequest(f"The option {option} must be printable ASCII, without spaces or newlines around it.")
         self._token = token
 
     async def get(self) -> str | None:
@@ -63,15 +65,24 @@ class FixedToken:
 class CredentialTokens:
     """The tokens of an azure-core credential, synchronous or asynchronous."""
 
-    def __init__(self, make: Callable[[], Any], *, owned: bool, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        *,
+        owned: bool,
+        scope: str = SCOPE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """
         Args:
             make: returns the credential; called on first use, in a thread, as azure-identity takes long to import.
             owned: whether to close the credential too.
+            scope: what the tokens are for.
             clock: seconds since 1970.
         """
         self._make = make
         self._owned = owned
+        self._scope = scope
         self._clock = clock
         self._lock = asyncio.Lock()
         self._credential: Any = None
@@ -100,9 +111,9 @@ class CredentialTokens:
                 self._credential = await asyncio.to_thread(self._make)
             get_token = self._credential.get_token
             if inspect.iscoroutinefunction(get_token):
-                token = await get_token(SCOPE)
+                token = await get_token(self._scope)
             else:
-                token = await asyncio.to_thread(get_token, SCOPE)
+                token = await asyncio.to_thread(get_token, self._scope)
         except EngineUnavailable:
             raise
         except Exception as error:  # a credential can raise anything, and its reason helps

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from greenroom.azure.bodies import MIN_RATE, TimeBudget, TooSlow, received, sent
@@ -24,6 +24,13 @@ from greenroom.wire.problems import error_in
 from greenroom.wire.values import WireError
 
 T = TypeVar("T")
+
+
+class ErrorOf(Protocol):
+    """Returns the exception for an error response; `path` is the file that the request concerned."""
+
+    def __call__(self, problem: Problem, *, path: str | None) -> GreenroomError: ...
+
 
 MARGIN = 60.0
 """Seconds for a response beyond the execution's own time limit: a pool can wait for a free session."""
@@ -55,18 +62,28 @@ _OF_A_SESSION = ("operation-id", "operation-location", "x-ms-session-guid", "x-m
 class Connection:
     """Requests to a pool's endpoint. Each method raises `AccessDenied`, `PoolFull`, `ServiceFailed` and so on."""
 
-    def __init__(self, endpoint: str, tokens: Tokens, transport: Transport, *, retry_for: float) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        tokens: Tokens,
+        transport: Transport,
+        *,
+        retry_for: float,
+        errors: ErrorOf = error_of,
+    ) -> None:
         """
         Args:
             endpoint: the pool's, without a slash at its end.
             tokens: the credentials.
             transport: sends the requests; it is closed with the connection.
             retry_for: seconds for which a request is retried while the pool is full or too busy.
+            errors: returns the exception for an error response.
         """
         self.endpoint = endpoint
         self._tokens = tokens
         self._transport = transport
         self._retry_for = retry_for
+        self._errors = errors
         self._closed = False
 
     async def close(self) -> None:
@@ -99,10 +116,7 @@ class Connection:
         async with self.stream(call, timeout=timeout, path=path, content=content) as response:
             if on_headers is not None:
                 on_headers(response.headers)
-            body = await _read(response, _MAX_BODY, timeout)
-            if len(body) > _LARGE:
-                return await asyncio.to_thread(_parse, body, decode)
-            return _parse(body, decode)
+            return await read_json(response, decode, timeout=timeout)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -160,7 +174,7 @@ class Connection:
         try:
             if not response.is_success and _ERROR_CODE in response.headers:  # the service's own, not the container's
                 problem, whole = await _problem(request, response, MARGIN)
-                raise whole or error_of(problem)
+                raise whole or self._errors(problem, path=None)
             yield response
         except TransportError as error:
             raise self._broken(call, error) from error
@@ -214,6 +228,7 @@ class Connection:
                 request, response = await self._response(call, timeout, content, token)
             except Unreachable as failure:
                 error = self._unreachable(call, failure)
+                error.__cause__ = failure
                 if attempt + 1 < _CONNECT_ATTEMPTS:
                     wait = _delay(attempt)
             except (TransportError, TooSlow) as failure:
@@ -224,7 +239,7 @@ class Connection:
                 if response.is_success:
                     return response
                 problem, whole = await _problem(request, response, timeout)
-                error = whole or error_of(problem, path=path)
+                error = whole or self._errors(problem, path=path)
                 if problem.status == 401 and self._tokens.refused(token) and not refusals and not once:
                     refusals += 1
                     continue
@@ -290,6 +305,14 @@ class Connection:
         return ServiceFailed(f"The connection to {self.endpoint} broke: {error}.{unknown}")
 
 
+async def read_json(response: Response, decode: Callable[[Json], T], *, timeout: float) -> T:
+    """Read the JSON of a response of `stream`, within its block, and decode it as `json` does."""
+    body = await _read(response, _MAX_BODY, timeout)
+    if len(body) > _LARGE:
+        return await asyncio.to_thread(_parse, body, decode)
+    return _parse(body, decode)
+
+
 def _was_not_dispatched(problem: Problem, response: Response) -> bool:
     full = problem.code == POOL_FULL  # observed with 429 and with 500
     return (full or problem.status in {429, 503}) and not any(name in response.headers for name in _OF_A_SESSION)
@@ -318,7 +341,7 @@ def _parse(body: bytes, decode: Callable[[Json], T]) -> T:
     except Malformed:
         raise
     except (ValueError, RecursionError):
-        raise Malformed("it must be JSON; is the URL the endpoint of a pool?") from None
+        raise Malformed("it must be JSON; is the URL right?") from None
     return decode(value)
 
 

@@ -39,6 +39,10 @@ class AzureSettings(BaseModel):
     """The client ID of a user-assigned managed identity; by default that of `AZURE_CLIENT_ID`."""
     api_key: SecretStr | None = None
     """A key of `greenroom serve`, sent in place of a token."""
+    server: str | None = None
+    """The server that is asked for a pool given by its id: by default that of `GREENROOM_SERVER`, else Azure."""
+    management_key: SecretStr | None = None
+    """The management key of a `greenroom serve`, for that question; by default `api_key`."""
     api_version: str | None = None
     """A version of Azure's API, or `greenroom/1`; by default `greenroom/1` if the server speaks it, as
     `greenroom serve` does, else Azure's 2025-10-02-preview. Hosts of Azure are not asked."""
@@ -151,6 +155,11 @@ def check_proxy(url: str) -> str:
 def is_azure(endpoint: str) -> bool:
     """Whether an endpoint's host is Azure's: it gets an Azure token by default."""
     return (urlsplit(endpoint).hostname or "").endswith((".dynamicsessions.io", ".azurecontainerapps.io"))
+
+
+def is_dynamic_sessions(endpoint: str) -> bool:
+    """Whether an endpoint is one of the service itself, which takes no key of another server."""
+    return (urlsplit(endpoint).hostname or "").endswith(".dynamicsessions.io")
 
 
 def is_loopback(host: str) -> bool:

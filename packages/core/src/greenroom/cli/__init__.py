@@ -1,4 +1,4 @@
-"""The command line: `greenroom run | doctor | sweep | serve | api-key | image`."""
+"""The command line: `greenroom run | doctor | sweep | serve | api-key | image | pool | session`."""
 
 from __future__ import annotations
 

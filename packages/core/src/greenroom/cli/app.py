@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from greenroom.cli import doctor, image, run, serve
+from greenroom.cli import doctor, image, pool, run, serve, session
 from greenroom.cli.doctor import checked_engine
 from greenroom.cli.output import code_of_error, print_error, print_line
 from greenroom.engines import registry
@@ -21,6 +21,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.command(context_settings={"allow_interspersed_args": False})(run.run)
 app.command()(doctor.doctor)
 app.add_typer(image.app, name="image")
+app.add_typer(pool.app, name="pool")
+app.add_typer(session.app, name="session")
 
 
 def main() -> None:

@@ -62,6 +62,11 @@ def code_of(execution: Execution) -> int:
             return ExitCode.OUT_OF_MEMORY if killed else ExitCode.FAILED
 
 
+def exit_code_of(execution: Execution) -> int:
+    """Return the exit code of a shell command: its own, if it ended by itself."""
+    return code_of(execution) if execution.exit_code is None else execution.exit_code
+
+
 def ended_itself(execution: Execution) -> bool:
     """Whether the code ended with `sys.exit`, `exit` or `SystemExit`."""
     return execution.error is not None and execution.error.name == "SystemExit"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from greenroom.cli.output import Directory, code_of, ended_itself, print_error, print_events, print_line
+from greenroom.cli.output import Directory, code_of, ended_itself, exit_code_of, print_error, print_events, print_line
 from greenroom.errors import GreenroomError
 from greenroom.models import Execution, Image
 from greenroom.sessions import Session
@@ -44,6 +44,28 @@ def converse(session: Session, directory: Directory | None, timeout: float | Non
             return 0
         except KeyboardInterrupt:
             print("\nKeyboardInterrupt")
+        except GreenroomError as error:
+            print_error(error)
+
+
+def converse_in_shell(session: Session, timeout: float | None) -> int:
+    """Run the commands that are typed until Ctrl-D or `exit`; returns the exit code of the last one."""
+    _edit_lines()
+    print_line("A shell for each line, in /mnt/data. Ctrl-C stops the command, Ctrl-D leaves; the session goes on.")
+    ended = 0
+    while True:
+        try:
+            line = input("$ ").strip()
+            if line in {"exit", "logout"}:
+                return ended
+            if line:
+                execution = print_events(session.stream_shell(line, timeout=timeout))
+                ended = exit_code_of(execution)
+        except EOFError:
+            print()
+            return ended
+        except KeyboardInterrupt:
+            print()
         except GreenroomError as error:
             print_error(error)
 

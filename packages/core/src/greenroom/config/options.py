@@ -58,6 +58,8 @@ class PoolOptions(TypedDict, total=False):
     credential: Any
     client_id: str | None
     api_key: str | None
+    server: str | None
+    management_key: str | None
     api_version: str
     proxy: str | None
     ssl_context: ssl.SSLContext | None

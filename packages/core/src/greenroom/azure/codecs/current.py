@@ -327,19 +327,20 @@ def _relative(path: str) -> str:
 # Sessions and the pool
 
 
-def get_session() -> Call:
-    """`GET session`."""
-    return Call("GET", "session")
+def get_session(*, of_container: bool = False) -> Call:
+    """`GET session`, or `GET .management/getSession` for a custom container, to which all other paths are forwarded."""
+    return Call("GET", ".management/getSession" if of_container else "session")
 
 
-def delete_session() -> Call:
-    """`DELETE session`."""
-    return Call("DELETE", "session")
+def delete_session(*, of_container: bool = False) -> Call:
+    """`DELETE session`, or `POST .management/stopSession` for a custom container."""
+    return Call("POST", ".management/stopSession") if of_container else Call("DELETE", "session")
 
 
-def list_sessions(skip: int = 0) -> Call:
-    """`GET listSessions`, which takes no identifier."""
-    return Call("GET", "listSessions", {"skip": str(skip)} if skip else {})
+def list_sessions(skip: int = 0, *, of_containers: bool = False) -> Call:
+    """`GET listSessions`, which takes no identifier, or `GET .management/listSessions` for custom containers."""
+    path = ".management/listSessions" if of_containers else "listSessions"
+    return Call("GET", path, {"skip": str(skip)} if skip else {})
 
 
 def encode_session(session: SessionInfo, etag: str) -> Json:

@@ -1,0 +1,116 @@
+"""Find the endpoint of a pool by its id in Azure Resource Manager."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from greenroom.arm.paths import PoolId, sessions_path, split_id
+from greenroom.azure.codecs.management import AZURE, has_succeeded, state_of
+from greenroom.azure.codecs.shared import fields_of, text
+from greenroom.azure.management import ManagementClient, ManagementSettings, is_azure_management
+from greenroom.azure.settings import AzureSettings, is_azure, is_dynamic_sessions, is_loopback
+from greenroom.errors import AccessDenied, InvalidRequest, ServiceFailed
+from greenroom.models import ContainerType
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """What Resource Manager knows of a pool."""
+
+    endpoint: str
+    container_type: ContainerType | None
+    """`None` for one that is not known here."""
+
+
+async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -> tuple[str, AzureSettings]:
+    """Return the endpoint of a pool and the settings to call it with.
+
+    Args:
+        endpoint: the endpoint itself, or the id of the pool, alone or after the URL of a server that is asked for it.
+        settings: all options.
+        given: the names of those that are not from the environment.
+
+    Raises:
+        InvalidRequest: there is no such pool, or the options do not fit together.
+        ServiceFailed: it is not ready, or its endpoint is one that must not get the credentials.
+    """
+    parts = urlsplit(endpoint)
+    prefix, pool = split_id(unquote(parts.path)) or ("", None)
+    if pool is None and not parts.scheme:
+        pool = PoolId.parse(parts.path)  # which tells the form of an id
+    if "server" in given and (pool is None or parts.scheme):
+        raise InvalidRequest("The option server must come with the id of a pool that has no server in front of it.")
+    if pool is None:
+        if is_dynamic_sessions(endpoint):
+            settings = _without_foreign_keys(settings, given)
+        return endpoint, settings
+    server = parts._replace(path=prefix).geturl() if parts.scheme else settings.server or AZURE
+    if is_azure_management(server):
+        settings = _without_foreign_keys(settings, given)
+    try:
+        async with ManagementClient(server, management_settings(settings)) as client:
+            found = discovered(await client.get(pool), server, pool.name)
+    except AccessDenied:
+        if is_azure_management(server) or settings.api_key is None:
+            raise
+        # Who may use sessions need not be allowed to manage pools; a server of ours has them at this path.
+        return f"{server.rstrip('/')}{sessions_path(pool)}", settings
+    if found.container_type is not None:
+        settings = settings.model_copy(update={"container_type": found.container_type})
+    return found.endpoint, settings
+
+
+def _without_foreign_keys(settings: AzureSettings, given: Collection[str]) -> AzureSettings:
+    """Return the settings for Azure: keys of the environment are those of another server, and do not go there."""
+    foreign = {"api_key", "management_key"}.difference(given)
+    return settings.model_copy(update=dict.fromkeys(foreign))
+
+
+def discovered(resource: Mapping[str, Any], server: str, name: str) -> Discovered:
+    """Return what a resource says about its pool.
+
+    Raises:
+        ServiceFailed: as for `find`.
+    """
+    if not has_succeeded(state := state_of(resource)):
+        raise ServiceFailed(
+            f"The pool {name!r} must be ready to be used: its provisioningState must be 'Succeeded', not {state!r}."
+        )
+    properties = fields_of(resource.get("properties"))
+    endpoint = text(properties.get("poolManagementEndpoint"))
+    if not _may_serve(server, endpoint):
+        raise ServiceFailed(
+            f"The endpoint of the pool {name!r} must be on the host of its server, {server}, or on one of Azure for a "
+            f"pool in Azure, not {endpoint!r:.200}."
+        )
+    kind = text(properties.get("containerType"))
+    known = {str(each): each for each in ContainerType}
+    return Discovered(endpoint, known.get(kind))
+
+
+def management_settings(settings: AzureSettings) -> ManagementSettings:
+    """Return how to call Resource Manager with the options of a pool."""
+    key, proxy = settings.management_key or settings.api_key, settings.proxy
+    return ManagementSettings(
+        credential=settings.credential,
+        client_id=settings.client_id,
+        proxy=None if proxy is None else proxy.get_secret_value(),
+        ssl_context=settings.ssl_context,
+        key=lambda: None if key is None else key.get_secret_value(),
+        retry_for=settings.acquire_timeout,
+    )
+
+
+def _may_serve(server: str, endpoint: str) -> bool:
+    """Whether the credentials for a server's pools may go to an endpoint that it names."""
+    try:
+        found, own = urlsplit(endpoint), urlsplit(server)
+        host, own_host = found.hostname or "", own.hostname or ""
+    except ValueError:
+        return False
+    if is_azure_management(server):
+        return found.scheme == "https" and is_azure(endpoint)
+    return bool(host) and (host == own_host or (is_loopback(host) and is_loopback(own_host)))

@@ -1,0 +1,263 @@
+"""Where the commands of pools and sessions do their work: a server on this machine, or Azure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperCommand
+
+from greenroom.arm.paths import PoolId
+from greenroom.cli.output import ExitCode, print_line
+from greenroom.config import sources
+from greenroom.config.values import did_you_mean
+from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest
+from greenroom.untrusted import without_controls
+
+if TYPE_CHECKING:
+    from greenroom.azure.management import ManagementClient
+
+T = TypeVar("T")
+
+LOCAL_SERVER = "http://127.0.0.1:8080"
+LOCAL_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+LOCAL_GROUP = "greenroom"
+LOCAL_LOCATION = "local"
+
+_COMPLETION_TIMEOUT = 2.0
+
+
+class Format(StrEnum):
+    """The form of what a command prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+Output = Annotated[
+    Format, typer.Option("--output", "-o", help="The form of what is printed; json is for programs, as Azure has it.")
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        help="The URL of a greenroom serve; by default that of GREENROOM_SERVER.",
+        show_default=LOCAL_SERVER,
+        metavar="URL",
+        rich_help_panel="Place",
+    ),
+]
+Subscription = Annotated[
+    str | None,
+    typer.Option(
+        "--subscription",
+        help="A subscription's id: the command works in Azure, unless --server is given.",
+        metavar="ID",
+        rich_help_panel="Place",
+    ),
+]
+ResourceGroup = Annotated[
+    str | None,
+    typer.Option(
+        "--resource-group",
+        "-g",
+        help="The resource group of the pool.",
+        show_default=f"{LOCAL_GROUP}, on a server",
+        metavar="NAME",
+        rich_help_panel="Place",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server with the subscription and the resource group that a command names."""
+
+    server: str
+    subscription: str
+    resource_group: str | None
+    in_azure: bool
+
+    @classmethod
+    def of(cls, server: str | None, subscription: str | None, resource_group: str | None) -> Place:
+        """Return the place that options name; without any, a server on this machine."""
+        if subscription is not None and server is None:
+            from greenroom.azure.codecs.management import AZURE  # noqa: PLC0415
+
+            return cls(AZURE, subscription, resource_group, in_azure=True)
+        server = server or os.environ.get(f"{sources.PREFIX}SERVER") or LOCAL_SERVER
+        return cls(server.rstrip("/"), subscription or LOCAL_SUBSCRIPTION, resource_group, in_azure=False)
+
+    @property
+    def group(self) -> str:
+        """
+        Raises:
+            InvalidRequest: none is given, and there is no default in Azure.
+        """
+        if self.resource_group is not None:
+            return self.resource_group
+        if self.in_azure:
+            raise InvalidRequest("A pool in Azure must be named with its --resource-group.")
+        return LOCAL_GROUP
+
+    def pool(self, name: str) -> PoolId:
+        """Return the id of a pool by its name."""
+        return PoolId(self.subscription, self.group, name)
+
+    @contextlib.asynccontextmanager
+    async def client(self, *, retry_for: float = 30) -> AsyncGenerator[ManagementClient, None]:
+        """Yield a client of the server.
+
+        Raises:
+            EngineUnavailable: the extra that it needs is not installed.
+        """
+        with needs_azure():
+            from greenroom.azure.management import ManagementClient, ManagementSettings  # noqa: PLC0415
+
+        key = os.environ.get(f"{sources.PREFIX}MANAGEMENT_KEY") or None
+        client_id = os.environ.get(f"{sources.PREFIX}CLIENT_ID") or None
+        settings = ManagementSettings(key=lambda: key, client_id=client_id, retry_for=retry_for)
+        logging.getLogger("azure").addHandler(logging.NullHandler())  # else its own report goes to standard error
+        async with ManagementClient(self.server, settings) as client:
+            yield client
+
+
+class ListCommand(TyperCommand):
+    """A command without arguments, whose options take several words, as those of `az` do: `--env-vars A=1 B=2`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        expanded: list[str] = []
+        option: str | None = None
+        has_value = False
+        for word in args:
+            if word.startswith("-") and word != "-":
+                option, has_value = (word if word in several else None), False
+            elif option is not None and has_value:
+                expanded.append(option)
+            else:
+                has_value = True
+            expanded.append(word)
+        return super().parse_args(ctx, expanded)
+
+
+def one_of(words: type[StrEnum]) -> dict[str, Any]:
+    """Return the arguments of an option whose value is one of an enum's, in any case; completion offers them."""
+
+    def parse(text: str) -> StrEnum:
+        by_folded = {str(word).casefold(): word for word in words}
+        if isinstance(text, words):
+            return text
+        if (word := by_folded.get(text.casefold())) is not None:
+            return word
+        known = [str(word) for word in words]
+        hint = did_you_mean(text, known)
+        raise typer.BadParameter(f"must be one of {', '.join(known)}, not {text!r:.100}.{hint}")
+
+    def complete(incomplete: str) -> list[str]:
+        return [str(word) for word in words if str(word).casefold().startswith(incomplete.casefold())]
+
+    return {"parser": parse, "autocompletion": complete, "metavar": "|".join(words)}
+
+
+def complete_pool(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of pools for a shell's completion: nothing if they cannot be had at once."""
+    given = ctx.params
+    place = Place.of(given.get("server"), given.get("subscription"), given.get("resource_group"))
+
+    async def names() -> list[str]:
+        async with asyncio.timeout(_COMPLETION_TIMEOUT), place.client(retry_for=0) as client:
+            return [str(each.get("name")) for each in await client.list(place.subscription, place.resource_group)]
+
+    try:
+        return [name for name in asyncio.run(names()) if name.startswith(incomplete) and name.isprintable()]
+    except (GreenroomError, TimeoutError):
+        return []
+
+
+@contextlib.contextmanager
+def needs_azure() -> Generator[None, None, None]:
+    """Turn a failed import into an error that names the extra."""
+    try:
+        yield
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"Commands of pools and sessions need {error.name}. Install it: pip install 'greenroom[azure]'."
+        ) from error
+
+
+def run(work: Callable[[Callable[[str], None]], Coroutine[Any, Any, T]], doing: str) -> T:
+    """Run work that can take long. On a terminal its state is shown meanwhile, on standard error.
+
+    Args:
+        work: is given a function to call with each state.
+        doing: what it does, such as `Creating ci`.
+    """
+    try:
+        if not sys.stderr.isatty():
+            return asyncio.run(work(_ignore))
+        console = Console(stderr=True, highlight=False, markup=False)
+        with console.status(without_controls(doing)) as shown:
+            return asyncio.run(work(lambda state: shown.update(without_controls(f"{doing}: {state}"))))
+    except KeyboardInterrupt:
+        print_line("Interrupted. What has begun continues; greenroom pool show tells its state.")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _ignore(state: str) -> None:
+    del state
+
+
+def print_json(value: object) -> None:
+    """Print JSON for programs."""
+    print(json.dumps(value, indent=2, ensure_ascii=not _can_print_all()))
+
+
+def _can_print_all() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows for people; to a pipe, each is one line."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(_one_line(cell) for cell in row))
+    _print(table)
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    """Print what is known of one thing, without what is empty."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        if value:
+            table.add_row(name, _one_line(value))
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 500
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
+def _one_line(text: str) -> str:
+    return " ".join(without_controls(text).split())
