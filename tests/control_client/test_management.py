@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenroom import AccessDenied, InvalidRequest, ServiceFailed
-from greenroom.arm.paths import PoolId, split_id
+from greenroom.arm.ids import PoolId, split_id
 from greenroom.azure.codecs.management import within
 from greenroom.azure.management import ManagementClient, ManagementSettings
 from greenroom.server.transport.tls import self_signed

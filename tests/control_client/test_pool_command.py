@@ -257,8 +257,8 @@ WRONG = {
     "no port": (["--container-type", "CustomContainer", "--image", "a"], "must have a --target-port"),
     "a password alone": (["--registry-password", "hunter2"], "must come with --registry-username"),
     "a secret without a name": (["--secrets", "hunter2"], "--secrets must have the form name=value"),
-    "a name": (["-n", "../x"], "must be letters, digits and ._()-, not '../x'"),
-    "a group": (["-g", "a/b"], "must be letters, digits and ._()-, not 'a/b'"),
+    "a name": (["-n", "../x"], "the last one no hyphen, not '../x'"),
+    "a group": (["-g", "a/b"], "must not end with a period, not 'a/b'"),
     "a template": (["--template", "/none"], "The template '/none' cannot be read"),
     "a server": (["--server", "http://example.com"], "must begin with https://"),
 }

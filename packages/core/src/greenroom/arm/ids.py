@@ -11,6 +11,7 @@ from greenroom.arm.errors import ArmError
 
 LOCAL_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 LOCAL_GROUP = "greenroom"
+LOCAL_LOCATION = "local"
 RESOURCE_TYPE = "Microsoft.App/sessionPools"
 
 _SUBSCRIPTION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -21,6 +22,9 @@ _ID = re.compile(
     r"/providers/Microsoft\.App/sessionPools/(?P<name>[^/]+)/?",
     re.IGNORECASE,
 )
+_ID_AT_END = re.compile(rf"{_ID.pattern}\Z", re.IGNORECASE)
+_ENVIRONMENT = re.compile(r"(?!\.+$)[\w.()-]{1,128}")
+_LOCATION = re.compile(r"[A-Za-z0-9]{1,50}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class PoolId:
     @property
     def path(self) -> str:
         """The resource's id, which is its path in ARM."""
-        return f"/subscriptions/{self.subscription}/resourceGroups/{self.group}/providers/{RESOURCE_TYPE}/{self.name}"
+        return f"{pools_path(self.subscription, self.group)}/{self.name}"
 
     @property
     def sessions_path(self) -> str:
@@ -80,8 +84,60 @@ class PoolId:
         group = quote(self.group, safe="()")
         return f"/subscriptions/{self.subscription}/resourceGroups/{group}/sessionPools/{self.name}"
 
+    def sessions_url(self, location: str) -> str:
+        """The endpoint of a pool of code interpreters in a region of Azure.
+
+        Raises:
+            ArmError: the region cannot be a part of a host's name.
+        """
+        if not _LOCATION.fullmatch(location):
+            raise ArmError(
+                "InvalidLocation", f"The location must be ASCII letters and digits, not {location!r:.100}.", "location"
+            )
+        return f"https://{location.lower()}.dynamicsessions.io{self.sessions_path}"
+
     def __str__(self) -> str:
         return self.path
+
+
+def split_id(path: str) -> tuple[str, PoolId] | None:
+    """Return what stands before the id of a pool in a URL's path, and the id; `None` if the path has none.
+
+    Raises:
+        ArmError: a name in the id breaks ARM's rules.
+    """
+    match = _ID_AT_END.search(path)
+    return None if match is None else (path[: match.start()], PoolId(**match.groupdict()).checked())
+
+
+def pools_path(subscription: str, group: str | None = None) -> str:
+    """Return the path of the pools of a resource group, or of a subscription.
+
+    Raises:
+        ArmError: one of them breaks ARM's rules.
+    """
+    within = "" if group is None else f"/resourceGroups/{check_group(group)}"
+    return f"/subscriptions/{check_subscription(subscription)}{within}/providers/{RESOURCE_TYPE}"
+
+
+def environment_id(subscription: str, group: str, environment: str) -> str:
+    """Return the id of a managed environment that is given by its name or its id.
+
+    Raises:
+        ArmError: it is neither.
+    """
+    if environment.startswith("/"):
+        return environment
+    if not _ENVIRONMENT.fullmatch(environment):
+        raise ArmError(
+            "InvalidResourceName",
+            f"The environment must be letters, digits and ._()-, not {environment!r:.100}.",
+            "environmentId",
+        )
+    return (
+        f"/subscriptions/{check_subscription(subscription)}/resourceGroups/{check_group(group)}"
+        f"/providers/Microsoft.App/managedEnvironments/{environment}"
+    )
 
 
 def check_subscription(subscription: str) -> str:

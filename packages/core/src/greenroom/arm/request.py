@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias, cast
 
-from greenroom.arm.paths import RESOURCE_TYPE
+from greenroom.arm.ids import RESOURCE_TYPE
+from greenroom.arm.resources import ENGINE_TAG
 from greenroom.errors import InvalidRequest
 from greenroom.models import ContainerType
 from greenroom.untrusted import brief
 
 Object: TypeAlias = dict[str, Any]
 """A JSON object."""
-
-ENGINE_TAG = "greenroom:engine"
-"""The tag with the URL of a pool's engine, for which ARM has no property."""
-DECLARED_TAG = "greenroom:declared"
-"""The tag of a pool that the server's options declare: it cannot be changed."""
 
 _OF_DEPLOYMENTS = ("$schema", "apiVersion", "comments", "dependsOn", "id", "name", "type", "systemData")
 _READ_ONLY = ("nodeCount", "poolManagementEndpoint", "provisioningState")

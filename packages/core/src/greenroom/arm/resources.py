@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, cast
 
 from greenroom.arm.errors import ArmError
-from greenroom.arm.ids import RESOURCE_TYPE, PoolId
+from greenroom.arm.ids import LOCAL_LOCATION, RESOURCE_TYPE, PoolId
 from greenroom.arm.versions import for_version, with_lifecycle
 from greenroom.config.nodes import InvalidProperty, Node
 from greenroom.config.templates import options_of_template
@@ -24,7 +24,6 @@ ENGINE_TAG = "greenroom:engine"
 """The tag that names the engine of a pool, a URL such as `docker:?runtime=runsc`."""
 DECLARED_TAG = "greenroom:declared"
 """The tag of a pool that the server's command line or file declares; it is `true`, and clients cannot set it."""
-LOCAL_LOCATION = "local"
 
 _MOST_TAGS, _LONGEST_TAG_NAME, _LONGEST_TAG_VALUE = 50, 512, 256
 _READ_ONLY = ("nodeCount", "poolManagementEndpoint", "provisioningState")

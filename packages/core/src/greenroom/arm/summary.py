@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from greenroom.arm.request import DECLARED_TAG, ENGINE_TAG
+from greenroom.arm.resources import DECLARED_TAG, ENGINE_TAG
 
 
 @dataclass(frozen=True, slots=True)

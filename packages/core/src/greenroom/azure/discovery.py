@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from greenroom.arm.paths import PoolId, sessions_path, split_id
+from greenroom.arm.ids import PoolId, split_id
 from greenroom.azure.codecs.management import AZURE, has_succeeded, state_of
 from greenroom.azure.codecs.shared import fields_of, text
 from greenroom.azure.management import ManagementClient, ManagementSettings, is_azure_management
@@ -57,7 +57,7 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
         if is_azure_management(server) or settings.api_key is None:
             raise
         # Who may use sessions need not be allowed to manage pools; a server of ours has them at this path.
-        return f"{server.rstrip('/')}{sessions_path(pool)}", settings
+        return f"{server.rstrip('/')}{pool.sessions_path}", settings
     if found.container_type is not None:
         settings = settings.model_copy(update={"container_type": found.container_type})
     return found.endpoint, settings

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
-from greenroom.arm.paths import PoolId, pools_of
+from greenroom.arm.ids import PoolId, pools_path
 from greenroom.azure.codecs.management import (
     API_VERSION,
     AZURE,
@@ -125,7 +125,7 @@ class ManagementClient:
     async def list(self, subscription: str, resource_group: str | None = None) -> list[Resource]:
         """Return the pools of a resource group, or of a subscription, in the order of the server."""
         found: list[Resource] = []
-        call: Call | None = self._call("GET", pools_of(subscription, resource_group))
+        call: Call | None = self._call("GET", pools_path(subscription, resource_group))
         seen: set[str] = set()
         try:
             async with asyncio.timeout(_LIST_TIMEOUT):

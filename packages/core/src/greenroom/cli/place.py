@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperCommand
 
-from greenroom.arm.paths import PoolId
+from greenroom.arm.ids import LOCAL_GROUP, LOCAL_SUBSCRIPTION, PoolId
 from greenroom.cli.output import ExitCode, print_line
 from greenroom.config import sources
 from greenroom.config.values import did_you_mean
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOCAL_SERVER = "http://127.0.0.1:8080"
-LOCAL_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
-LOCAL_GROUP = "greenroom"
-LOCAL_LOCATION = "local"
 
 _COMPLETION_TIMEOUT = 2.0
 
@@ -113,7 +110,7 @@ class Place:
 
     def pool(self, name: str) -> PoolId:
         """Return the id of a pool by its name."""
-        return PoolId(self.subscription, self.group, name)
+        return PoolId(self.subscription, self.group, name).checked()
 
     @contextlib.asynccontextmanager
     async def client(self, *, retry_for: float = 30) -> AsyncGenerator[ManagementClient, None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from greenroom.arm.paths import environment_id
+from greenroom.arm.ids import LOCAL_LOCATION, environment_id
 from greenroom.arm.request import Lifecycle, Network, Wanted, changes, new_resource, template_of
 from greenroom.arm.summary import summary_of
 from greenroom.cli import place as places
@@ -147,7 +147,7 @@ def create(
         environment = environment_id(place.subscription, place.group, environment)
     content = None if template is None else _read_template(template)
     if location is None and not place.in_azure and not (content or {}).get("location"):
-        location = places.LOCAL_LOCATION
+        location = LOCAL_LOCATION
     wanted = _wanted(locals())
     resource = new_resource(name, wanted, content, in_azure=place.in_azure)
     pool = place.pool(name)

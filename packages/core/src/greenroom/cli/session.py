@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from greenroom.arm.paths import sessions_url
 from greenroom.azure.codecs import current
 from greenroom.azure.codecs.problems import FILE_NOT_FOUND
 from greenroom.azure.codecs.shared import LATEST, ExecuteRequest
@@ -287,7 +286,7 @@ def _pool(place: Place, name: str, location: str | None) -> Generator[SessionPoo
     if location is not None:
         if not place.in_azure:
             raise InvalidRequest("--session-pool-location must come with --subscription: it is a region of Azure.")
-        url = sessions_url(place.pool(name), location)
+        url = place.pool(name).sessions_url(location)
     try:
         with connect(url) as pool:
             try:
