@@ -33,7 +33,16 @@ def tunnel_to(ports: Mapping[str, int]) -> Generator[Tunnel, None, None]:
             if writer.can_write_eof():
                 writer.write_eof()
 
+    connections: set[asyncio.Task[None]] = set()
+
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(lead(reader, writer))
+        connections.add(task)
+        await asyncio.wait([task])
+        connections.discard(task)
+
+    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened = [writer]
         with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
             head = await reader.readuntil(b"\r\n\r\n")
             host = head.split()[1].decode().partition(":")[0]
@@ -43,10 +52,11 @@ def tunnel_to(ports: Mapping[str, int]) -> Generator[Tunnel, None, None]:
                 await writer.drain()
             else:
                 other_reader, other = await asyncio.open_connection("127.0.0.1", ports[host])
+                opened.append(other)
                 writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
                 await asyncio.gather(pipe(reader, other), pipe(other_reader, writer))
-                other.transport.abort()
-        writer.transport.abort()
+        for each in opened:
+            each.transport.abort()
 
     async def serve() -> None:
         stop = asyncio.Event()
@@ -56,14 +66,19 @@ def tunnel_to(ports: Mapping[str, int]) -> Generator[Tunnel, None, None]:
         started.set()
         await stop.wait()
         server.close()
+        for task in connections:
+            task.cancel()
+        if connections:
+            await asyncio.wait(connections)
+        await asyncio.sleep(0.05)  # the ends of aborted connections are told with the next turns of the loop
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     loop, stop = found[0]
     try:
         yield tunnel
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
