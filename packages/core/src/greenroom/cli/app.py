@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from greenroom.cli import doctor, image, run, serve
+from greenroom.cli import doctor, image, mcp, run, serve
 from greenroom.cli.doctor import checked_engine
 from greenroom.cli.output import code_of_error, print_error, print_line
 from greenroom.engines import registry
@@ -60,6 +60,7 @@ def sweep() -> None:
 
 
 app.command()(serve.serve)
+app.command()(mcp.mcp)
 app.command()(serve.api_key)
 
 

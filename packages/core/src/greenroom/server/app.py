@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
@@ -30,11 +31,19 @@ from greenroom.azure.codecs.problems import (
 )
 from greenroom.errors import GreenroomError
 from greenroom.server.access.keys import Guard
-from greenroom.server.access.origins import host_name, refuse_browsers
+from greenroom.server.access.origins import host_name, refuse_browsers, refuse_foreign_origin
+from greenroom.server.access.pool_keys import KEY_HEADER, pool_of_key
 from greenroom.server.budget import Budget, Share
 from greenroom.server.registry import PoolRegistry
-from greenroom.server.responses import COMMON_HEADERS, RequestRefused, json_response, no_room, problem_response
-from greenroom.server.routes import executions, files, native, sessions
+from greenroom.server.responses import (
+    COMMON_HEADERS,
+    RequestRefused,
+    json_response,
+    no_room,
+    problem_response,
+    unauthorized,
+)
+from greenroom.server.routes import executions, files, mcp, native, sessions
 from greenroom.server.routes.forwarding import ForwardRoute
 from greenroom.server.routes.target import ContractName, Target, find_target
 from greenroom.server.settings import ServerSettings
@@ -62,6 +71,7 @@ _NATIVE: Sequence[tuple[str, str, Operation]] = [
     ("GET", "/status", native.get_status),
 ]
 _POOL_PATH = "/subscriptions/{subscription}/resourceGroups/{group}/sessionPools/{pool}"
+_MCP_PATH = re.compile(r"(?:/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+)?/mcp/?")
 _DOCUMENTATION = "https://learn.microsoft.com/azure/container-apps/sessions"  # of the API
 _CLIENT_CLOSED_REQUEST = 499  # only in the log: the client has gone
 
@@ -180,15 +190,35 @@ class Application:
             raise BadRequest(f"The header 'Host' must be the name of a host, not {headers['host']!r:.100}.")
         if len(headers.getlist("authorization")) > 1:  # a proxy could have checked the other one
             raise BadRequest("A request must have at most one header 'Authorization'.")
-        if self._guard is None:
-            refuse_browsers(headers, self._settings.allowed_hosts)
-        else:
-            entry.note(caller=await self._guard.admit(headers.get("authorization")))
+        scope["greenroom.caller"] = await self._caller(scope, headers)
+        entry.note(caller=scope["greenroom.caller"])
         if self._draining and not (scope["method"] in {"GET", "DELETE"} and "/executions/" in scope["path"]):
             raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
         scope["path"] = _encoded_path(scope)
         if not self._settings.strict and scope["path"] != "/":
             scope["path"] = scope["path"].rstrip("/")
+
+    async def _caller(self, scope: Scope, headers: Headers) -> str | None:
+        """Return the caller's name; `None` without authentication.
+
+        Raises:
+            RequestRefused: it is not accepted.
+        """
+        if self._guard is None:
+            refuse_browsers(headers, self._settings.allowed_hosts)
+            return None
+        authorization = headers.get("authorization")
+        if _MCP_PATH.fullmatch(_encoded_path(scope)) is None or self._is_forwarded(scope):
+            return await self._guard.admit(authorization)
+        refuse_foreign_origin(headers, self._settings.allowed_hosts)
+        key = headers.get(KEY_HEADER)
+        if key is None or authorization is not None:
+            return await self._guard.admit(authorization)
+        pool = pool_of_key(key, self.pools)
+        if pool is None:
+            return await self._guard.admit(f"Bearer {key}")
+        scope["greenroom.only_pool"] = pool
+        return f"mcp:{pool.name}"
 
     def _is_forwarded(self, scope: Scope) -> bool:
         """Whether a path of the server's own is one of a custom container: the request names a session."""
@@ -208,8 +238,15 @@ class Application:
 
     def _routes(self) -> Sequence[BaseRoute]:
         operations = self._operations()
+        endpoint = [
+            self._route("POST", "/mcp", mcp.post, "mcp"),
+            *(self._route(method, "/mcp", mcp.refuse_method, "mcp") for method in ("GET", "PUT", "PATCH")),
+            self._route("DELETE", "/mcp", mcp.forget_peer, "mcp"),
+        ]
         return [
             self._forward,
+            Mount(_POOL_PATH, routes=endpoint),
+            *endpoint,
             Mount(f"{_POOL_PATH}/identifier/{{identifier}}", routes=operations),
             Mount(_POOL_PATH, routes=operations),
             Mount("/identifier/{identifier}", routes=operations),
@@ -258,6 +295,8 @@ class Application:
             scope["greenroom.native"] = contract == "greenroom"
             request = Request(scope, receive, send)
             target = find_target(request, self.pools, self._settings, contract)
+            if scope.get("greenroom.only_pool", target.pool) is not target.pool:
+                raise unauthorized("The key must be that of this pool.")
             entry: Entry = scope["greenroom.entry"]
             entry.note(pool=target.pool.name, identifier=target.session, api_version=target.version)
             with target.pool.in_use():

@@ -243,6 +243,16 @@ async def read_json(request: Request, target: Target) -> Json:
         RequestRefused: it exceeds its limit, or the memory that is left.
         BadRequest: it is not JSON, or has too many values.
     """
+    body = await read_body(request, target)
+    return await asyncio.to_thread(_parse, body) if len(body) > _LARGE else _parse(body)
+
+
+async def read_body(request: Request, target: Target) -> bytes:
+    """Read the body of a request, whatever it is.
+
+    Raises:
+        RequestRefused: it exceeds its limit, or the memory that is left.
+    """
     limit = target.settings.max_body
     content = bytearray()
     async for chunk in request.stream():
@@ -251,8 +261,7 @@ async def read_json(request: Request, target: Target) -> Json:
         if not target.held.add(len(chunk)):
             raise no_room("The server holds too much for other requests to take this one's body. Try again.", CLOSE)
         content += chunk
-    body = bytes(content)
-    return await asyncio.to_thread(_parse, body) if len(body) > _LARGE else _parse(body)
+    return bytes(content)
 
 
 def _parse(body: bytes) -> Json:
