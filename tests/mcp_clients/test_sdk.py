@@ -6,7 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -46,8 +46,7 @@ async def connected(server: Server, transport: str, mode: str, **options: Any) -
 
 def fields(result: CallToolResult) -> dict[str, Any]:
     """The structured result, which the client has checked against its schema."""
-    assert isinstance(result.structured_content, dict)
-    return result.structured_content
+    return cast("dict[str, Any]", result.structured_content)
 
 
 async def test_everything_that_a_client_needs(server: Server, transport: str, mode: str, version: str) -> None:
@@ -66,22 +65,22 @@ async def test_everything_that_a_client_needs(server: Server, transport: str, mo
 
         # State over calls.
         first = await client.call_tool("run_python", {"code": "x = 20"})
-        session = fields(first)["session"]
+        session = fields(first)["session_id"]
         assert isinstance(first.content[0], TextContent)
         assert session in first.content[0].text
-        second = await client.call_tool("run_python", {"code": "print('out'); x + 1", "session": session})
+        second = await client.call_tool("run_python", {"code": "print('out'); x + 1", "session_id": session})
         assert (fields(second)["result"], fields(second)["stdout"]) == ("21", "out\n")
         assert [message.data for message in logged if message.logger == "stdout"] == ["out\n"]
 
         # A figure is an image.
-        shown = await client.call_tool("run_python", {"code": FIGURE, "session": session})
+        shown = await client.call_tool("run_python", {"code": FIGURE, "session_id": session})
         (image,) = (part for part in shown.content if isinstance(part, ImageContent))
         assert image.mime_type == "image/png"
         assert base64.b64decode(image.data).startswith(b"\x89PNG")
 
         # A file is a resource.
         code = "open('/mnt/data/größe 1.csv', 'w').write('a,b')"
-        written = await client.call_tool("run_python", {"code": code, "session": session})
+        written = await client.call_tool("run_python", {"code": code, "session_id": session})
         (link,) = (part for part in written.content if isinstance(part, ResourceLink))
         (content,) = (await client.read_resource(link.uri)).contents
         assert getattr(content, "text", None) == "a,b"
@@ -92,13 +91,13 @@ async def test_everything_that_a_client_needs(server: Server, transport: str, mo
             await client.read_resource(f"{link.uri}.missing")
 
         # The code's error is a result; a handle of nobody is one, too.
-        failed = await client.call_tool("run_python", {"code": "1 / 0", "session": session})
+        failed = await client.call_tool("run_python", {"code": "1 / 0", "session_id": session})
         assert (failed.is_error, fields(failed)["error"]["name"]) == (True, "ZeroDivisionError")
-        assert (await client.call_tool("run_python", {"code": "1", "session": "another"})).is_error
+        assert (await client.call_tool("run_python", {"code": "1", "session_id": "another"})).is_error
 
-        ended = await client.call_tool("end_session", {"session": session})
+        ended = await client.call_tool("end_session", {"session_id": session})
         assert not ended.is_error
-        assert (await client.call_tool("list_files", {"session": session})).is_error
+        assert (await client.call_tool("list_files", {"session_id": session})).is_error
 
 
 async def test_progress_comes_before_the_end_and_cancelling_ends_the_code(
@@ -114,8 +113,8 @@ async def test_progress_comes_before_the_end_and_cancelling_ends_the_code(
             begun.set()
 
     async with connected(server, transport, mode) as client:
-        session = fields(await client.call_tool("run_python", {"code": "x = 20"}))["session"]
-        arguments = {"code": ENDLESS, "session": session}
+        session = fields(await client.call_tool("run_python", {"code": "x = 20"}))["session_id"]
+        arguments = {"code": ENDLESS, "session_id": session}
         running = asyncio.create_task(client.call_tool("run_python", arguments, progress_callback=progressed))
         await begun.wait()
         assert not running.done()
@@ -124,6 +123,6 @@ async def test_progress_comes_before_the_end_and_cancelling_ends_the_code(
             await running
         # Executions of a session run one after the other, so this one tells that the other has ended.
         async with asyncio.timeout(60):
-            after = await client.call_tool("run_python", {"code": "x + 1", "session": session})
+            after = await client.call_tool("run_python", {"code": "x + 1", "session_id": session})
         assert fields(after)["result"] == "21"
-        await client.call_tool("end_session", {"session": session})
+        await client.call_tool("end_session", {"session_id": session})

@@ -30,7 +30,10 @@ BUDGET = 8_000
 """Characters of one result that a model reads, as in the adapters."""
 _PROGRAMS_BUDGET = 100_000
 """Characters of each text in the results of Azure's tools, which programs read."""
-_MOST_LINKS = 20
+_SHARE = BUDGET // 2
+"""Characters of each text in a structured result, which some clients show the model in place of the text."""
+_MOST_FILES = 20
+"""Files of one execution that are linked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ async def _session(
 
 
 def _own_result(handle: Handle, execution: Execution, *, is_new: bool, links: bool) -> Json:
-    beginning = f"New session: {handle.value}\n\n" if is_new else ""
+    beginning = f"New session_id: {handle.value}\n\n" if is_new else ""
     figures = figures_for_models(execution)
     content: list[Json] = [
         {"type": "text", "text": beginning + execution.text_for_model(BUDGET - len(beginning))},
@@ -160,29 +163,29 @@ def _own_result(handle: Handle, execution: Execution, *, is_new: bool, links: bo
             for figure in figures
         ),
     ]
+    files = [file for file in execution.files if not file.is_directory]
     if links:
-        files = [file for file in execution.files if not file.is_directory]
-        content += [{"type": "resource_link", **resource_of(handle.value, file)} for file in files[:_MOST_LINKS]]
+        content += [{"type": "resource_link", **resource_of(handle.value, file)} for file in files[:_MOST_FILES]]
     error = execution.error
     structured: Json = {
-        "session": handle.value,
+        "session_id": handle.value,
         "status": execution.status,
-        "stdout": _cut(execution.stdout, BUDGET),
-        "stderr": _cut(execution.stderr, BUDGET),
-        "result": None if execution.result is None else _cut(execution.result, BUDGET),
+        "stdout": _cut(execution.stdout, _SHARE),
+        "stderr": _cut(execution.stderr, _SHARE),
+        "result": None if execution.result is None else _cut(execution.result, _SHARE),
         "error": error
         and {
-            "name": _cut(error.name, BUDGET),
-            "value": _cut(error.value, BUDGET),
-            "traceback": _cut(error.summary or error.traceback, BUDGET),
+            "name": _cut(error.name, _SHARE),
+            "value": _cut(error.value, _SHARE),
+            "traceback": _cut(error.summary or error.traceback, _SHARE),
         },
-        "exitCode": execution.exit_code,
+        "exit_code": execution.exit_code,
         "figures": len(figures),
-        "files": [_file(handle, file) for file in execution.files if not file.is_directory],
-        "filesOmitted": execution.files_omitted,
+        "files": [_file(handle, file) for file in files[:_MOST_FILES]],
+        "files_omitted": execution.files_omitted + len(files[_MOST_FILES:]),
         "duration": round(execution.duration, 6),
-        "stateLost": execution.state_lost,
-        "sessionRestarted": execution.session_restarted,
+        "state_lost": execution.state_lost,
+        "session_restarted": execution.session_restarted,
         "truncated": execution.truncated,
     }
     return {"content": content, "structuredContent": structured, "isError": not execution.succeeded}
@@ -220,7 +223,9 @@ async def _list_files(sessions: Sessions, context: Context, tool: Tool, argument
     async with sessions.handles.using(handle) as identifier:
         found = await sessions.backend.files(identifier, directory, recursive=True)
     answer = listed(found, BUDGET)
-    return _result(answer.text, {"session": handle.value, "files": [_file(handle, file) for file in answer.artifact]})
+    return _result(
+        answer.text, {"session_id": handle.value, "files": [_file(handle, file) for file in answer.artifact]}
+    )
 
 
 async def _read_file(sessions: Sessions, context: Context, tool: Tool, arguments: Mapping[str, Json]) -> Json:
@@ -230,7 +235,7 @@ async def _read_file(sessions: Sessions, context: Context, tool: Tool, arguments
         file = within(READ_LIMIT, await sessions.backend.file(identifier, path), container_type)
         content = await download(sessions.backend, identifier, path, READ_LIMIT)
     text = as_text(file, content, BUDGET, container_type).text
-    return _result(text, {"session": handle.value, "file": _file(handle, file), "text": text})
+    return _result(text, {"session_id": handle.value, "file": _file(handle, file), "text": text})
 
 
 async def _write_file(sessions: Sessions, context: Context, tool: Tool, arguments: Mapping[str, Json]) -> Json:
@@ -240,9 +245,9 @@ async def _write_file(sessions: Sessions, context: Context, tool: Tool, argument
     chunks = at_most(sessions.backend.file_limit, bytes_chunks(content), path)
     async with sessions.handles.using(handle, is_new=is_new) as identifier:
         file = await sessions.backend.upload(identifier, path, chunks)
-    beginning = f"New session: {handle.value}\n\n" if is_new else ""
+    beginning = f"New session_id: {handle.value}\n\n" if is_new else ""
     text = f"{beginning}The file is at {file.path} ({file.size} bytes)."
-    return _result(text, {"session": handle.value, "file": _file(handle, file)})
+    return _result(text, {"session_id": handle.value, "file": _file(handle, file)})
 
 
 def _content(content: str, encoding: str) -> bytes:
@@ -257,19 +262,19 @@ async def _delete_file(sessions: Sessions, context: Context, tool: Tool, argumen
     path = check_file_path(arguments["path"])
     async with sessions.handles.using(handle) as identifier:
         await sessions.backend.delete_file(identifier, path)
-    return _result(f"Deleted {path}.", {"session": handle.value})
+    return _result(f"Deleted {path}.", {"session_id": handle.value})
 
 
 async def _reset_session(sessions: Sessions, context: Context, tool: Tool, arguments: Mapping[str, Json]) -> Json:
     handle, _ = await _session(sessions, context, tool, arguments)
     await sessions.handles.reset(handle)
-    return _result("The session is empty.", {"session": handle.value})
+    return _result("The session is empty.", {"session_id": handle.value})
 
 
 async def _end_session(sessions: Sessions, context: Context, tool: Tool, arguments: Mapping[str, Json]) -> Json:
     handle, _ = await _session(sessions, context, tool, arguments)
     await sessions.handles.end(handle)
-    return _result("The session has ended.", {"session": handle.value})
+    return _result("The session has ended.", {"session_id": handle.value})
 
 
 async def _list_sessions(sessions: Sessions, context: Context, tool: Tool, arguments: Mapping[str, Json]) -> Json:
@@ -277,15 +282,15 @@ async def _list_sessions(sessions: Sessions, context: Context, tool: Tool, argum
     handles = {handle.identifier: handle for handle in await sessions.handles.of(context.caller)}
     found = [
         {
-            "session": handles[info.identifier].value,
+            "session_id": handles[info.identifier].value,
             "created": info.created.isoformat(),
-            "lastUsed": info.last_used.isoformat(),
+            "last_used": info.last_used.isoformat(),
             "expires": info.expires and info.expires.isoformat(),
         }
         for info in await sessions.backend.sessions()
         if info.identifier in handles
     ]
-    text = "\n".join(f"{each['session']}, last used {each['lastUsed']}" for each in found)
+    text = "\n".join(f"{each['session_id']}, last used {each['last_used']}" for each in found)
     return _result(shorten(text, BUDGET) or "You have no sessions.", {"sessions": found})
 
 

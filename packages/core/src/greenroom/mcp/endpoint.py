@@ -52,8 +52,8 @@ _MOST_RESOURCES = 1000
 _DEFAULT_LEVEL = "info"
 
 _INSTRUCTIONS = (
-    "Runs code and commands in isolated sandboxes. The result of a tool names its session: pass it on to find "
-    "variables and files again. Files are kept in /mnt/data, and are resources: {template}"
+    "Runs code and commands in isolated sandboxes. The result of a tool names its session_id: pass it on to "
+    "find variables and files again. Files are kept in /mnt/data, and are resources: {template}"
 )
 
 

@@ -97,6 +97,10 @@ class OutputFeed:
 
     async def _round(self, notify: Notify) -> None:
         written, self._written = self._written, {}
+        for stream, text in written.items():
+            if _LEVEL[stream] in self._levels:
+                message = {"level": _LEVEL[stream], "logger": stream, "data": visible(text)}
+                await notify("notifications/message", message)
         if self._token is not None:
             elapsed = round(time.monotonic() - self._began, 3)
             self._reported = max(elapsed, round(self._reported + 0.001, 3))  # it must increase
@@ -104,10 +108,6 @@ class OutputFeed:
             if self._message:
                 progress["message"] = visible(self._message)
             await notify("notifications/progress", progress)
-        for stream, text in written.items():
-            if _LEVEL[stream] in self._levels:
-                message = {"level": _LEVEL[stream], "logger": stream, "data": visible(text)}
-                await notify("notifications/message", message)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:

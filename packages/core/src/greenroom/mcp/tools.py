@@ -19,9 +19,10 @@ from greenroom.untrusted import brief
 
 Kind = Literal["string", "number"]
 
+# Agent Framework keeps an argument named `session` to itself.
 SESSION = "The session to work in, as an earlier result named it."
 NEW_SESSION = "The session to continue, as an earlier result named it. Without it, a new session begins."
-_STARTS = "Without a session a new one begins, and the result names it."
+_STARTS = "Without a session_id a new session begins, and the result names it."
 _LIFETIME = "Sessions end when they are not used for a while."
 
 
@@ -78,7 +79,7 @@ class Tool:
     @property
     def session(self) -> str:
         """The name of the parameter for the session."""
-        return "environmentId" if self.is_azures else "session"
+        return "environmentId" if self.is_azures else "session_id"
 
     @property
     def definition(self) -> Json:
@@ -130,25 +131,25 @@ def _object(properties: Mapping[str, Json], *optional: str) -> Json:
 _TEXT: Json = {"type": "string"}
 _TEXT_OR_NONE: Json = {"type": ["string", "null"]}
 _INTEGER: Json = {"type": "integer"}
-_SESSION: Json = {"type": "string", "description": "Pass it as `session` to continue."}
+_SESSION: Json = {"type": "string", "description": "Pass it as `session_id` to continue."}
 _FILE = _object({"path": _TEXT, "size": _INTEGER, "modified": _TEXT, "uri": _TEXT})
 _FILES: Json = {"type": "array", "items": _FILE}
 _ERROR: Json = {**_object({"name": _TEXT, "value": _TEXT, "traceback": _TEXT}), "type": ["object", "null"]}
 _EXECUTION = _object(
     {
-        "session": _SESSION,
+        "session_id": _SESSION,
         "status": {"type": "string", "enum": ["succeeded", "failed", "timed_out", "cancelled"]},
         "stdout": _TEXT,
         "stderr": _TEXT,
         "result": _TEXT_OR_NONE,
         "error": _ERROR,
-        "exitCode": {"type": ["integer", "null"]},
+        "exit_code": {"type": ["integer", "null"]},
         "figures": _INTEGER,
         "files": _FILES,
-        "filesOmitted": _INTEGER,
+        "files_omitted": _INTEGER,
         "duration": {"type": "number", "description": "Seconds."},
-        "stateLost": {"type": "boolean", "description": "Whether variables are gone; files stay."},
-        "sessionRestarted": _TEXT_OR_NONE,
+        "state_lost": {"type": "boolean", "description": "Whether variables are gone; files stay."},
+        "session_restarted": _TEXT_OR_NONE,
         "truncated": {"type": "integer", "description": "Bytes of output over the pool's limit."},
     }
 )
@@ -165,8 +166,8 @@ _AZURES_EXECUTION = _object(
 )
 
 _TIMEOUT = Parameter("timeout", "The time limit in seconds.", "number", required=False)
-_OPTIONAL_SESSION = Parameter("session", NEW_SESSION, required=False)
-_REQUIRED_SESSION = Parameter("session", SESSION)
+_OPTIONAL_SESSION = Parameter("session_id", NEW_SESSION, required=False)
+_REQUIRED_SESSION = Parameter("session_id", SESSION)
 _ENVIRONMENT_ID = Parameter("environmentId", "The id that launchShell returned.")
 
 
@@ -220,7 +221,7 @@ def _own(container_type: ContainerType) -> tuple[Tool, ...]:
             description=descriptions["list_files"],
             does="list_files",
             parameters=(_REQUIRED_SESSION, Parameter("directory", DIRECTORY, required=False)),
-            output=_object({"session": _SESSION, "files": _FILES}),
+            output=_object({"session_id": _SESSION, "files": _FILES}),
             reads_only=True,
             idempotent=True,
         ),
@@ -230,7 +231,7 @@ def _own(container_type: ContainerType) -> tuple[Tool, ...]:
             description=descriptions["read_file"],
             does="read_file",
             parameters=(_REQUIRED_SESSION, Parameter("path", PATH)),
-            output=_object({"session": _SESSION, "file": _FILE, "text": _TEXT}),
+            output=_object({"session_id": _SESSION, "file": _FILE, "text": _TEXT}),
             reads_only=True,
             idempotent=True,
         ),
@@ -250,7 +251,7 @@ def _own(container_type: ContainerType) -> tuple[Tool, ...]:
                 ),
                 _OPTIONAL_SESSION,
             ),
-            output=_object({"session": _SESSION, "file": _FILE}),
+            output=_object({"session_id": _SESSION, "file": _FILE}),
             destroys=True,
             idempotent=True,
         ),
@@ -260,7 +261,7 @@ def _own(container_type: ContainerType) -> tuple[Tool, ...]:
             description="Delete a file in /mnt/data.",
             does="delete_file",
             parameters=(_REQUIRED_SESSION, Parameter("path", PATH)),
-            output=_object({"session": _SESSION}),
+            output=_object({"session_id": _SESSION}),
             destroys=True,
             idempotent=True,
         ),
@@ -270,7 +271,7 @@ def _own(container_type: ContainerType) -> tuple[Tool, ...]:
             description="Empty a session: its variables, files and processes are gone, and it can be used again.",
             does="reset_session",
             parameters=(_REQUIRED_SESSION,),
-            output=_object({"session": _SESSION}),
+            output=_object({"session_id": _SESSION}),
             destroys=True,
             idempotent=True,
         ),
@@ -280,7 +281,7 @@ def _own(container_type: ContainerType) -> tuple[Tool, ...]:
             description="End a session that is no longer needed, with its variables and files.",
             does="end_session",
             parameters=(_REQUIRED_SESSION,),
-            output=_object({"session": _TEXT}),
+            output=_object({"session_id": _TEXT}),
             destroys=True,
             idempotent=True,
         ),
@@ -298,7 +299,9 @@ _LISTING = (
             {
                 "sessions": {
                     "type": "array",
-                    "items": _object({"session": _TEXT, "created": _TEXT, "lastUsed": _TEXT, "expires": _TEXT_OR_NONE}),
+                    "items": _object(
+                        {"session_id": _TEXT, "created": _TEXT, "last_used": _TEXT, "expires": _TEXT_OR_NONE}
+                    ),
                 }
             }
         ),
