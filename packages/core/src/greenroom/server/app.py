@@ -70,6 +70,13 @@ _NATIVE: Sequence[tuple[str, str, Operation]] = [
     ("GET", "/sessions", native.list_sessions),
     ("GET", "/status", native.get_status),
 ]
+_MCP: Mapping[str, Operation] = {
+    "POST": mcp.post,
+    "GET": mcp.refuse_method,
+    "PUT": mcp.refuse_method,
+    "PATCH": mcp.refuse_method,
+    "DELETE": mcp.forget_peer,
+}
 _POOL_PATH = "/subscriptions/{subscription}/resourceGroups/{group}/sessionPools/{pool}"
 _MCP_PATH = re.compile(r"(?:/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+)?/mcp/?")
 _DOCUMENTATION = "https://learn.microsoft.com/azure/container-apps/sessions"  # of the API
@@ -239,13 +246,12 @@ class Application:
     def _routes(self) -> Sequence[BaseRoute]:
         operations = self._operations()
         endpoint = [
-            self._route("POST", "/mcp", mcp.post, "mcp"),
-            *(self._route(method, "/mcp", mcp.refuse_method, "mcp") for method in ("GET", "PUT", "PATCH")),
-            self._route("DELETE", "/mcp", mcp.forget_peer, "mcp"),
+            self._route(method, f"{prefix}/mcp", operation, "mcp")
+            for prefix in (_POOL_PATH, "")
+            for method, operation in _MCP.items()
         ]
         return [
             self._forward,
-            Mount(_POOL_PATH, routes=endpoint),
             *endpoint,
             Mount(f"{_POOL_PATH}/identifier/{{identifier}}", routes=operations),
             Mount(_POOL_PATH, routes=operations),
@@ -290,7 +296,7 @@ class Application:
 
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["greenroom.operation"] = f"{method} {path}".replace(":path", "")
+            scope["greenroom.operation"] = f"{method} {path.removeprefix(_POOL_PATH)}".replace(":path", "")
             scope["path_params"] = {name: unquote(value) for name, value in scope["path_params"].items()}
             scope["greenroom.native"] = contract == "greenroom"
             request = Request(scope, receive, send)
