@@ -35,6 +35,8 @@ MOST_BYTES = 32 << 20
 _MOST_RUNNING = 100
 _PIECE = 64 * 1024
 _LARGE = 256 * 1024
+_LAST_ANSWERS = 0.5
+"""Seconds for requests to be answered after the client has closed its end; then they are cancelled."""
 _LAST_WRITES = 2.0
 """Seconds for what has been answered to reach the client after it has closed its end."""
 
@@ -64,6 +66,8 @@ class Stdio:
                     return
                 line = reading.result()
                 if line is None:
+                    if self._tasks:
+                        await asyncio.wait(self._tasks, timeout=_LAST_ANSWERS)
                     return
                 await self._take(line)
         finally:
