@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any, cast
 
 import pytest
 from tests.server.served import eventually, memory_backend
@@ -74,8 +75,8 @@ async def test_a_line_that_is_not_valid_has_the_protocols_error_and_the_next_one
     async with connected(ScriptedBackend()) as line:
         line.write(content)
         answer = await line.receive()
-        (answer,) = answer if isinstance(answer, list) else [answer]
-        assert answer["error"]["code"] == code
+        first: Any = cast("list[Any]", answer)[0] if isinstance(answer, list) else answer
+        assert first["error"]["code"] == code
         line.write(b"\n \n")
         assert (await line.ask(request("ping", "x")))["result"] == {}
 

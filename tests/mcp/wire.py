@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -26,7 +26,7 @@ def request(method: str, id: Any = 1, **params: Any) -> dict[str, Any]:  # noqa:
 
 def stateless(method: str, id: Any = 1, meta: Any = (), **params: Any) -> dict[str, Any]:  # noqa: A002
     """A request of the version in which each stands alone."""
-    fields = {f"{META}protocolVersion": STATELESS, f"{META}clientCapabilities": {}, **dict(meta)}
+    fields: dict[str, Any] = {f"{META}protocolVersion": STATELESS, f"{META}clientCapabilities": {}, **dict(meta)}
     return request(method, id, _meta=fields, **params)
 
 
@@ -49,8 +49,11 @@ BOTH = {"accept": "application/json, text/event-stream", "content-type": "applic
 
 async def post(client: httpx.AsyncClient, message: Any, path: str = "/mcp", **headers: str) -> httpx.Response:
     """Send a message as its client would; `headers` have `_` for `-`."""
-    is_stateless = isinstance(message, dict) and f"{META}protocolVersion" in message.get("params", {}).get("_meta", {})
-    sent = {**BOTH, **(headers_of(message) if is_stateless else {})}
+    sent = dict(BOTH)
+    if isinstance(message, dict):
+        fields = cast("dict[str, Any]", message)
+        if f"{META}protocolVersion" in fields.get("params", {}).get("_meta", {}):
+            sent |= headers_of(fields)
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.post(path, content=json.dumps(message), headers=sent)
 

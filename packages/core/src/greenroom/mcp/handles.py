@@ -9,11 +9,11 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from greenroom.backend import Backend
-from greenroom.errors import SandboxLost
+from greenroom.errors import GreenroomError, SandboxLost
 
 _UNUSED_LIFETIME = 3600.0
 """Seconds after which a handle whose session never began is forgotten."""
@@ -41,7 +41,7 @@ class Handle:
     """Whether the session had a sandbox."""
     in_use: int = 0
     """The number of running calls."""
-    ended: bool = field(default=False)
+    ended: bool = False
 
 
 class Handles:
@@ -55,11 +55,12 @@ class Handles:
 
     async def mint(self, caller: str | None) -> Handle:
         """Return a handle of a new session, which begins with its first use."""
-        await self._sweep()
-        own = [handle for handle in self._handles.values() if handle.caller == caller]
-        if len(own) >= _MOST_OF_A_CALLER:  # a pool has fewer sessions, so the oldest are unused, or have ended
-            idle = [handle for handle in own if not handle.in_use]
-            self._forget(next((handle for handle in idle if not handle.begun), (idle or own)[0]))
+        await self._sweep(now=len(self._of(caller)) >= _MOST_OF_A_CALLER)
+        own = self._of(caller)
+        if len(own) >= _MOST_OF_A_CALLER:  # the pool bounds the number of those that have begun
+            unused = next((handle for handle in own if not handle.begun and not handle.in_use), None)
+            if unused is not None:
+                self._forget(unused)
         handle = Handle(str(uuid.UUID(bytes=secrets.token_bytes(16), version=4)), caller, "", self._clock())
         self._new_session(handle)
         self._handles[handle.value] = handle
@@ -83,7 +84,7 @@ class Handles:
     async def of(self, caller: str | None) -> list[Handle]:
         """Return the handles of a caller whose sessions have begun and have not ended."""
         await self._sweep(now=True)
-        return [handle for handle in self._handles.values() if handle.caller == caller and handle.begun]
+        return [handle for handle in self._of(caller) if handle.begun]
 
     @asynccontextmanager
     async def using(self, handle: Handle, *, is_new: bool = False) -> AsyncGenerator[str, None]:
@@ -98,7 +99,8 @@ class Handles:
         except BaseException as error:
             handle.in_use -= 1
             if is_new:
-                await self.end(handle)
+                with suppress(GreenroomError):  # the one of the call counts
+                    await self.end(handle)
             elif isinstance(error, SandboxLost) and handle.identifier == identifier:
                 self._forget(handle)
             raise
@@ -116,6 +118,9 @@ class Handles:
         """End the session and its handle."""
         self._forget(handle)
         await self._backend.delete(handle.identifier)
+
+    def _of(self, caller: str | None) -> list[Handle]:
+        return [handle for handle in self._handles.values() if handle.caller == caller]
 
     def _new_session(self, handle: Handle) -> None:
         handle.identifier, handle.begun = f"mcp-{uuid.uuid4().hex}", False

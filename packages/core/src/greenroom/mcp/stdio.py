@@ -94,7 +94,7 @@ class Stdio:
             return
         match message:
             case Request(method="initialize"):
-                await self._answer_one(message, version)
+                self._start(self._writer.send(await self._answer(message, version)))
             case Request():
                 self._start(self._answer_one(message, version))
             case Notification():
