@@ -350,3 +350,28 @@ async def test_progress_and_log_messages_come_in_the_stream() -> None:
         assert quiet.headers["content-type"] == "application/json"
         alone = await post(client, call("run_python", meta=meta, code="1"), accept="application/json")
         assert alone.headers["content-type"] == "application/json"
+
+
+async def test_a_session_deleted_under_its_code_ends_the_call_and_the_handle() -> None:
+    backend = ScriptedBackend()
+    async with served(backend) as client:
+        made = await result_of(client, call("run_python", code="1"))
+        session = made["structuredContent"]["session_id"]
+        running = asyncio.create_task(post(client, call("run_python", code=ENDLESS_CODE, session_id=session)))
+        await eventually(lambda: len(backend.runs) == 2)
+        query = {"identifier": backend.runs[0].identifier, "api-version": "2025-10-02-preview"}
+        assert (await client.delete("/session", params=query)).status_code == 204
+        result = (await running).json()["result"]
+        assert result["isError"]
+        assert "deleted" in result["content"][0]["text"]
+        assert (await result_of(client, call("run_python", code="1", session_id=session)))["isError"]
+
+
+async def test_a_server_that_stops_ends_its_code() -> None:
+    backend = ScriptedBackend()
+    async with application(backend) as app, client_of(app) as client:
+        running = asyncio.create_task(post(client, call("run_python", code=ENDLESS_CODE)))
+        await eventually(lambda: len(backend.runs) == 1)
+        await app.drain(0.05)
+        assert (await running).json()["result"]["isError"]
+        assert (await post(client, stateless("tools/list"))).status_code == 503

@@ -70,7 +70,7 @@ async def test_everything_that_a_client_needs(server: Server, transport: str, mo
         assert session in first.content[0].text
         second = await client.call_tool("run_python", {"code": "print('out'); x + 1", "session_id": session})
         assert (fields(second)["result"], fields(second)["stdout"]) == ("21", "out\n")
-        assert [message.data for message in logged if message.logger == "stdout"] == ["out\n"]
+        assert "".join(str(message.data) for message in logged if message.logger == "stdout") == "out\n"
 
         # A figure is an image.
         shown = await client.call_tool("run_python", {"code": FIGURE, "session_id": session})
