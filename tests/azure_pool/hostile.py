@@ -47,13 +47,13 @@ def endpoint(
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     port, loop, stop = found[0]
     try:
         yield f"{'http' if certificate is None else 'https'}://127.0.0.1:{port}"
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -13,7 +13,7 @@ from greenroom.azure.remote import remote_pool
 from greenroom.azure.settings import AzureSettings
 from greenroom.azure.transport import Unreachable
 from greenroom.backend import Backend
-from greenroom.models import Execution
+from greenroom.models import ContainerType, Execution
 from greenroom.sessions import OpenPool
 from greenroom.testing.server import serving
 from greenroom.wire.executions import execution_lines
@@ -117,6 +117,52 @@ def test_a_session_with_a_memory_of_its_own_is_refused_where_the_server_cannot_d
         with pytest.raises(InvalidRequest, match="in Azure it is the pool's"):
             pool.session("efgh", memory="1Gi")
     assert azure.calls == ["GET greenroom"]
+
+
+# The container type, which the server tells
+
+
+def of_type(name: str) -> Answer:
+    return Answer(204, b"", {wire.VERSIONS_HEADER: "greenroom/1", wire.TYPE_HEADER: name})
+
+
+def test_the_container_type_is_that_of_the_server() -> None:
+    with connected(Azure(of_type("NodeLTS"), HI)) as pool:
+        pool.session("abcd").execute("1")
+        assert pool.container_type is ContainerType.NODE_LTS
+    with connected(Azure(of_type("NodeLTS"), HI), container_type="NodeLTS") as pool:
+        assert pool.container_type is ContainerType.NODE_LTS
+        assert pool.session("abcd").execute("1").stdout == "hi"
+    with connected(Azure(OURS, HI), container_type="Shell") as pool:  # an earlier server, which does not tell
+        assert pool.session("abcd").execute("1").stdout == "hi"
+        assert pool.container_type is ContainerType.SHELL
+
+
+def test_a_container_type_that_contradicts_the_servers_is_refused_before_anything_runs() -> None:
+    azure = Azure(of_type("NodeLTS"))
+    with connected(azure, container_type="Shell") as pool:
+        for _ in range(2):
+            with pytest.raises(InvalidRequest, match=r"container_type must be NodeLTS, .* not Shell"):
+                pool.session("abcd").execute("1")
+    with connected(azure) as pool:
+        assert pool.container_type is ContainerType.PYTHON_LTS  # as a tool asks for it, to describe itself
+        with pytest.raises(InvalidRequest, match=r"container_type must be NodeLTS, .* not PythonLTS"):
+            pool.session("abcd").execute("1")
+    assert set(azure.calls) == {"GET greenroom"}
+
+
+def test_a_container_type_that_is_none_is_unreadable() -> None:
+    with connected(Azure(of_type("Pascal"))) as pool, pytest.raises(ServiceFailed, match="not 'Pascal'"):
+        pool.session("abcd").execute("1")
+
+
+def test_our_server_tells_the_container_type() -> None:
+    with (
+        serving("bubblewrap:", container_type="Shell", preload=(), ready_session_instances=0) as url,
+        greenroom.connect(url) as pool,
+    ):
+        assert pool.session("abcd").execute("echo a > a; cat a").stdout == "a\n"
+        assert pool.container_type is ContainerType.SHELL
 
 
 # One server, several applications

@@ -198,12 +198,12 @@ class Proxy:
         task = loop.create_task(serve())
         thread = threading.Thread(target=loop.run_until_complete, args=(task,))
         thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         try:
             yield addresses[0]
         finally:
             loop.call_soon_threadsafe(task.cancel)
-            thread.join(10)
+            thread.join(60)
             for other in asyncio.all_tasks(loop):
                 other.cancel()
             loop.run_until_complete(asyncio.sleep(0))

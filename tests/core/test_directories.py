@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -173,3 +173,42 @@ def test_too_much_is_refused_before_anything_is_sent(tmp_path: Path, monkeypatch
         with pytest.raises(InvalidRequest, match="UTF-8"):
             session.upload(tmp_path / "named")
     assert not any(backend.contents.values())
+
+
+class Replacing(ScriptedBackend):
+    """Has a part of the local directory replaced by a link while the first file is uploaded."""
+
+    def __init__(self, replaced: Path, outside: Path) -> None:
+        super().__init__()
+        self._replaced, self._outside = replaced, outside
+
+    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+        if not self._replaced.is_symlink():
+            self._replaced.rename(self._replaced.with_name("away"))
+            self._replaced.symlink_to(self._outside)
+        return await super().upload(identifier, path, chunks)
+
+
+@pytest.mark.parametrize("part", ["local/b", "local/b/c", "local/b/c/file"])
+def test_a_link_that_takes_the_place_of_a_directory_is_not_followed(tmp_path: Path, part: str) -> None:
+    for top in ("local", "outside"):
+        (tmp_path / top / "b/c").mkdir(parents=True)
+        (tmp_path / top / "b/c/file").write_bytes(top.encode())
+    (tmp_path / "local/a").write_bytes(b"first")
+    backend = Replacing(tmp_path / part, tmp_path / part.replace("local", "outside"))
+    with scripted_pool(backend) as pool, pool.session("there") as session:
+        with pytest.raises(InvalidRequest, match="/b/c/file' cannot be read"):
+            session.upload(tmp_path / "local", "there")
+        assert backend.contents["there"] == {"/mnt/data/there/a": b"first"}
+
+
+def test_the_directory_itself_may_be_a_link_and_stays_what_it_was(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        for file in ("a", "b"):
+            (tmp_path / name / file).write_bytes(name.encode())
+    (tmp_path / "link").symlink_to("one")
+    backend = Replacing(tmp_path / "one", tmp_path / "other")
+    with scripted_pool(backend) as pool, pool.session("there") as session:
+        session.upload(tmp_path / "link", "there")
+        assert set(backend.contents["there"].values()) == {b"one"}

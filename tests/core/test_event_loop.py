@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,19 +13,33 @@ import pytest
 from blockbuster import BlockingError, blockbuster_ctx
 
 import greenroom
+from greenroom.engines.base import EngineOptions, EnginePlugin
+from greenroom.models import ContainerType
 from greenroom.notebook import arun_notebook
+from greenroom.testing.memory_engine import MemoryEngine
 
 from .plugins import IN_MEMORY, only_engines
 
 
+class NeverReady(MemoryEngine):
+    """Whoever waits for it blocks, on a machine of any speed: one that was ready at once would not be waited for."""
+
+    async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
+        await asyncio.Event().wait()
+
+
+NEVER_READY = EnginePlugin(EngineOptions, lambda _: NeverReady())
+
+
 @pytest.fixture(autouse=True)
 def _only_an_engine_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    only_engines(monkeypatch, memory=IN_MEMORY)
+    only_engines(monkeypatch, memory=IN_MEMORY, never=NEVER_READY)
 
 
 @pytest.fixture
 def _unblocked() -> Iterator[None]:
     """Blocking calls raise in this thread; the pool's own loop has another, and may look at files."""
+    gc.collect()  # a pool of an earlier test, collected here, would block as it closes
     here = threading.get_ident()
 
     def elsewhere_or(allowed: Callable[..., bool]) -> Callable[..., bool]:
@@ -40,7 +56,7 @@ def _unblocked() -> Iterator[None]:
 @pytest.mark.usefixtures("_unblocked")
 async def test_connect_blocks_and_aconnect_does_not() -> None:
     with pytest.raises(BlockingError):
-        greenroom.connect("memory:")
+        greenroom.connect("never:")
     pool = await greenroom.aconnect("memory:")
     await pool.aclose()
 

@@ -102,7 +102,7 @@ def test_waiting_calls_are_served_in_the_order_of_arrival() -> None:
             time.sleep(0.05)
         first.delete()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert served == [0, 1, 2, 3, 4]
 
 
@@ -173,7 +173,7 @@ def test_closing_fails_running_and_waiting_calls() -> None:
     time.sleep(0.5)
     pool.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert {type(error) for error in errors} == {greenroom.SandboxLost, greenroom.PoolClosed}
 
 

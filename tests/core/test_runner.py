@@ -36,6 +36,28 @@ class Started:
         return header, json.loads(body)
 
 
+def test_a_wake_pipe_that_is_full_does_not_end_the_supervisor() -> None:
+    program = """
+import json, os, sys
+from greenroom.runner.files import FileTree
+from greenroom.runner.supervisor import Supervisor
+from greenroom.runner.protocol import Decoder
+
+(orders, to_supervisor), (answers, from_supervisor) = os.pipe(), os.pipe()
+supervisor = Supervisor(orders, from_supervisor, FileTree(sys.argv[1]), spawn=None, user=None, rlimits={})
+try:
+    while True:
+        os.write(supervisor._waker, bytes(4096))
+except BlockingIOError:
+    supervisor._wake_up()
+os.close(to_supervisor)
+supervisor.serve()
+print("served")
+"""
+    ran = subprocess.run([sys.executable, "-c", program, "."], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.stdout, ran.stderr) == ("served\n", "")
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[FileTree]:
     tree = FileTree(str(tmp_path))

@@ -34,6 +34,7 @@ class ScriptedContainer(PortSandbox):
             raise ConnectionRefusedError("Connection refused")
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            server.close()  # it was for this connection
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await self._program(self, reader, writer)
             writer.close()

@@ -100,7 +100,7 @@ def test_a_container_that_never_answers_its_probe_is_an_error(
 
 
 def test_a_slow_start_is_waited_for(image: str) -> None:
-    probe = Probe(path="/health", period=0.2, failure_threshold=100, success_threshold=2)  # pyright: ignore[reportCallIssue]
+    probe = Probe(path="/health", period=0.2, failure_threshold=100)  # pyright: ignore[reportCallIssue]
     with connect(image, startup=probe, env={"START_DELAY": "2"}) as pool:
         began = time.monotonic()
         assert pool.session().request("GET", "/").text == "hello"

@@ -9,6 +9,7 @@ import pytest
 from greenroom.backend import HttpRequest
 from greenroom.errors import EngineUnavailable, SandboxLost, ServiceFailed
 from greenroom.local.container_pool import ContainerPool
+from greenroom.runner.relay import MOST_OPEN
 
 from .scripted import Program, ScriptedContainer, ScriptedContainers, answer, scripted_pool
 
@@ -19,7 +20,7 @@ async def ask(pool: ContainerPool, identifier: str = "session") -> str:
 
 
 async def until_ready(pool: ContainerPool, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await pool.status()).ready < count:  # noqa: ASYNC110  it is about what happens elsewhere
             await asyncio.sleep(0.01)
 
@@ -61,6 +62,22 @@ async def test_a_caller_gets_the_next_instance_when_one_fails_its_probe() -> Non
     with pytest.warns(match="Azure accepts"):
         pool = await scripted_pool(engine, ready_session_instances=1, container=probe)
     assert await ask(pool) == "2 1"
+    await pool.close()
+
+
+async def test_open_requests_leave_connections_to_the_probe() -> None:
+    waiting: list[asyncio.StreamWriter] = []
+
+    async def stall(_: ScriptedContainer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(1):  # else it was the probe
+            waiting.append(writer)
+            await reader.read()
+
+    pool = await scripted_pool(ScriptedContainers(stall), container={"startup": {"port": 80}})
+    requests = [asyncio.create_task(ask(pool)) for _ in range(MOST_OPEN + 10)]
+    ended = await asyncio.gather(*requests, return_exceptions=True)
+    assert all(isinstance(each, ServiceFailed) for each in ended)
+    assert 0 < len(waiting) < MOST_OPEN
     await pool.close()
 
 

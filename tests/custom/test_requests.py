@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -91,6 +92,14 @@ async def test_the_asynchronous_twins(pool: SessionPool) -> None:
     async with session.stream_request("GET", "/") as response:
         assert (await response.aread()).text == "hello"
     await session.adelete()
+
+
+async def test_more_requests_at_a_time_than_the_relay_holds_wait_for_a_place(pool: SessionPool) -> None:
+    async with asyncio.timeout(120):
+        session = pool.session()
+        responses = await asyncio.gather(*(session.arequest("GET", "/") for _ in range(200)))
+        assert {response.status for response in responses} == {200}
+        await session.adelete()
 
 
 def test_a_response_can_be_read_as_it_comes(session: Session) -> None:

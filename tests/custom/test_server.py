@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
@@ -191,7 +194,7 @@ async def test_headers_of_one_name_stay_apart_through_our_client(server: Server)
 
 
 async def test_a_body_and_its_response_pass_at_the_same_time(server: Server) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reader, writer = await connected(server)
         writer.write(
             b"POST /both?identifier=user-0001 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -206,7 +209,7 @@ async def test_a_body_and_its_response_pass_at_the_same_time(server: Server) -> 
 
 
 async def test_an_upgraded_connection_passes_in_both_directions(server: Server) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reader, writer = await connected(server)
         writer.write(
             b"GET /socket?identifier=user-0001 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
@@ -311,3 +314,48 @@ async def test_mcp_reaches_a_container_that_is_named_and_has_no_tools_of_its_own
         refused = await client.post("/mcp", json=message)
         assert refused.status_code == 400
         assert "CustomContainer" in refused.json()["error"]["message"]
+
+
+# Floods and stalls
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_connections_that_are_reset_at_once_leave_no_descriptors(server: Server) -> None:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        assert (await client.get("/?identifier=user-0001")).status_code == 200
+    before = _descriptors()
+    most = 0
+    for _ in range(12):
+        writers = [(await connected(server))[1] for _ in range(50)]
+        for number, writer in enumerate(writers):
+            writer.write(b"GET /silent?identifier=user-%04d HTTP/1.1\r\nHost: localhost\r\n\r\n" % (number % 5))
+        await asyncio.sleep(0)
+        for writer in writers:
+            reset = struct.pack("ii", 1, 0)  # no lingering: closing sends RST
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            writer.transport.abort()
+        await eventually(lambda: not in_flight(server))
+        most = max(most, _descriptors())
+    assert most < before + 1000
+    await eventually(lambda: _descriptors() < before + 100)
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        assert (await client.get("/?identifier=user-0001")).status_code == 200
+
+
+async def test_responses_that_stall_do_not_hold_up_other_sessions(server: Server) -> None:
+    stalled = [await connected(server) for _ in range(20)]
+    for number, (_, writer) in enumerate(stalled):
+        path = (b"/silent", b"/events")[number % 2]  # no response; one that nobody reads
+        writer.write(b"GET %s?identifier=user-0001 HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+    await eventually(lambda: in_flight(server) == len(stalled))
+    async with asyncio.timeout(60), httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        for number in range(20):
+            response = await client.get(f"/?identifier=user-{number % 4 + 2:04}")
+            assert response.status_code == 200
+    assert in_flight(server) >= len(stalled)
+    for _, writer in stalled:
+        writer.close()
+    await eventually(lambda: not in_flight(server))

@@ -51,7 +51,7 @@ FULL: dict[str, Any] = template(
                         "periodSeconds": 2,
                         "timeoutSeconds": 3,
                         "failureThreshold": 4,
-                        "successThreshold": 2,
+                        "successThreshold": 1,
                     },
                     {"type": "liveness", "tcpSocket": {"port": 9000}, "terminationGracePeriodSeconds": 30},
                 ],
@@ -91,7 +91,7 @@ def test_everything_that_azure_knows_is_understood() -> None:
         "period": 2,
         "timeout": 3,
         "failure_threshold": 4,
-        "success_threshold": 2,
+        "success_threshold": 1,
     }
     assert (liveness.path, liveness.port) == (None, 9000)
     assert "hidden" not in repr(settings)
@@ -160,6 +160,24 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         (at(*PROBE, "tcpSocket", value={"port": 1}), "probes[0] must have either httpGet or tcpSocket."),
         (at(*PROBE, "httpGet", "scheme", value="HTTPS"), "httpGet.scheme must be HTTP, not 'HTTPS'."),
         (at(*PROBE, "httpGet", "host", value="x"), "httpGet.host is not available: a probe asks its own container."),
+        (
+            at(*PROBE, "successThreshold", value=2),
+            "The option container must have a success_threshold of 1 for its startup probe, not 2.",
+        ),
+        *(
+            (
+                at(*PROBE, "httpGet", "httpHeaders", value=[{"name": "X-Probe", "value": value}]),
+                "The option container.startup.headers must have a value for X-Probe that a header can have, not ",
+            )
+            for value in ("1\r\nX-Other: 2", "1\n", "\0", "\x7f", " 1", "\udc80")
+        ),
+        *(
+            (
+                at(*PROBE, "httpGet", "httpHeaders", value=[{"name": name, "value": "1"}]),
+                "The option container.startup.headers must have names of headers of a GET request, not ",
+            )
+            for name in ("", "X Probe", "X:", "X\r\nY", "Ü", "Content-Length", "transfer-encoding", "Upgrade")
+        ),
         (at(*PROBE, "periodSeconds", value="often"), "The option container.startup.period must be a valid number"),
         (
             at("properties", "customContainerTemplate", "registryCredentials", "identity", value="system"),

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from greenroom.config.containers import CustomContainer
 from greenroom.engines.base import SandboxSpec
 from greenroom.engines.docker import container
 from greenroom.engines.docker import engine as docker
@@ -209,3 +210,22 @@ async def test_one_client_holds_any_number_of_connections(fake: FakeDocker) -> N
     daemon = Daemon(fake.url)
     assert daemon.client.connector.limit == 0
     await daemon.close()
+
+
+class TestCustomContainers:
+    @pytest.fixture(autouse=True)
+    def _able(self, fake: FakeDocker) -> None:
+        fake.answers["GET /info"] = lambda: (200, {**ABILITIES, "DefaultRuntime": "runc"})
+
+    @pytest.mark.parametrize("user", ["30000", "34095", "30001:100", "100:30001", "030000"])
+    async def test_an_image_with_a_user_of_the_relays_is_refused(
+        self, fake: FakeDocker, engine: DockerEngine, user: str
+    ) -> None:
+        fake.answers["GET /images/json"] = lambda: (200, {"Config": {"User": user}})
+        with pytest.raises(InvalidRequest, match=f"'model' must not have the user '{user}': the users 30000 to 34095"):
+            await engine.check_container(CustomContainer(image="model"))  # pyright: ignore[reportCallIssue]
+
+    @pytest.mark.parametrize("user", ["", "0", "app", "29999", "34096:34096", "²"])
+    async def test_an_image_with_another_user_is_not(self, fake: FakeDocker, engine: DockerEngine, user: str) -> None:
+        fake.answers["GET /images/json"] = lambda: (200, {"Config": {"User": user}})
+        await engine.check_container(CustomContainer(image="model"))  # pyright: ignore[reportCallIssue]

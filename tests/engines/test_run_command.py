@@ -23,7 +23,7 @@ _ON_ITS_TERMINAL = (
     "import fcntl, runpy, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
     "sys.argv = ['greenroom', *sys.argv[1:]]; runpy.run_module('greenroom', run_name='__main__')"
 )
-_LIMIT = 20.0
+_LIMIT = 60.0
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -138,6 +138,40 @@ _NORMAL = [
 ]
 
 
+SILENT = {
+    "an earlier display": (("shown = display('one', display_id='d')", "shown.update('two')"), [["two"], []]),
+    "its own display": (("display('one', display_id='d').update('two'); print('end')",), [["two", "end"]]),
+    "a clearance": (
+        ("from IPython.display import clear_output\nprint('a'); display('b'); clear_output(); print('c')",),
+        [["c"]],
+    ),
+    "a clearance with the next output": (
+        ("from IPython.display import clear_output\nprint('a'); clear_output(wait=True); display('b')",),
+        [["b"]],
+    ),
+}
+
+
+@pytest.mark.parametrize(("cells", "expected"), SILENT.values(), ids=SILENT)
+def test_a_cell_that_falls_silent_has_updated_and_cleared_what_it_has_in_jupyter(
+    pool: SessionPool, cells: tuple[str, ...], expected: list[list[str]]
+) -> None:
+    *earlier, last = cells
+    source = notebook(*((each,) for each in earlier), (f"{last}\nimport time\ntime.sleep(60)",))
+    with pool.session() as session:
+        ran = run_notebook(source, session, idle_timeout=2)
+    shown = [
+        [
+            str(output.get("text") or output.get("ename") or output["data"]["text/plain"]).strip("'\n")
+            for output in cell["outputs"]
+        ]
+        for cell in ran["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    *before, ended = expected
+    assert shown == [*before, [*ended, "TimeoutError"]]
+
+
 def told(cell: Any) -> list[Any]:
     """A cell's outputs; between two rich ones, stdout and stderr in one piece each."""
     parts: list[Any] = [{"stdout": "", "stderr": ""}]

@@ -79,7 +79,7 @@ def attack(session: greenroom.Session, name: str) -> None:
                 begun.set()
 
     threading.Thread(target=follow, daemon=True).start()
-    begun.wait(20)
+    begun.wait(60)
 
 
 def main(url: str, *names: str) -> None:

@@ -139,7 +139,7 @@ def start_owner() -> Iterator[StartOwner]:
     yield start
     for owner in owners:
         owner.kill()
-        owner.communicate(timeout=10)
+        owner.communicate(timeout=60)
 
 
 def wait_for(owner: subprocess.Popen[str], word: str) -> None:
@@ -158,7 +158,7 @@ def test_a_killed_owner_leaves_no_process_and_no_container(
     group = below(owner.pid)
     assert group if url == "bubblewrap:" else containers(owner.pid)
     owner.send_signal(number)
-    owner.communicate(timeout=10)
+    owner.communicate(timeout=60)
     assert within(LIMIT, lambda: not alive(group) and not containers(owner.pid)), (alive(group), containers(owner.pid))
 
 

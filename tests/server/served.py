@@ -78,12 +78,12 @@ async def listening(
         server.on_start = started.set
         task = asyncio.create_task(server.serve())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await started.wait()
             yield server
         finally:
             server.should_exit = True
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await task
 
 
@@ -110,6 +110,6 @@ def code_of(response: httpx.Response) -> str:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  it is about what happens elsewhere
             await asyncio.sleep(0.01)

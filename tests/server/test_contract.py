@@ -188,7 +188,7 @@ async def test_an_asynchronous_execution_is_asked_for_until_it_has_ended(client:
     }
     location = response.headers["operation-location"]
     assert location == f"/executions/{begun['id']}?api-version={LATEST}&identifier=session"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (ended := (await client.get(location)).json())["status"] == "Running":  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert ended["status"] == "Succeeded"

@@ -117,7 +117,7 @@ async def send(app: Any, scope: Any, body: bytes) -> int:
     async def collect(message: Any) -> None:
         sent.append(message)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await app(scope, receive, collect)
     status = sent[0]["status"]
     found = dict(sent[0]["headers"])

@@ -376,6 +376,31 @@ async def test_an_execution_in_the_background_that_is_forgotten_is_lost() -> Non
                 await running
 
 
+async def test_a_server_that_breaks_every_connection_is_given_up_after_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("greenroom.azure.native.MAX_SYNCHRONOUS", 0.1)
+    monkeypatch.setattr("greenroom.azure.native.MARGIN", 0.5)
+    asked = ended = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked, ended
+        asked += 1
+        with contextlib.suppress(OSError, EOFError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n\n")
+            await asyncio.sleep(0.05)
+        writer.transport.abort()
+        ended += 1
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as pool:
+        with pytest.raises(ServiceFailed, match=r"did not end within 0\.5 seconds after its time limit"):
+            await asyncio.wait_for(run(pool, "1", 0.2), 30)
+    await eventually(lambda: ended == asked)
+    assert asked > 1
+
+
 async def test_a_lost_connection_interrupts_an_execution_in_the_foreground() -> None:
     backend = ScriptedBackend()
     async with listening(backend) as server:
@@ -388,6 +413,64 @@ async def test_a_lost_connection_interrupts_an_execution_in_the_foreground() -> 
             with pytest.raises(ServiceFailed, match="Whether it was carried out is unknown"):
                 await running
         await eventually(lambda: backend.interrupted == ["session"])
+
+
+async def test_events_come_to_the_latest_of_several_clients_and_wait_for_no_other() -> None:
+    class Talking(ScriptedBackend):
+        said: OnEvent
+
+        async def execute(self, identifier: str, code: str, **options: Any) -> Execution:
+            self.said = options["on_event"]
+            await asyncio.sleep(30)
+            raise AssertionError
+
+    async def attached(pool: NativePool, lines: list[dict[str, Any]]) -> None:
+        connection: Any = pool._http  # pyright: ignore[reportPrivateUsage]
+        call = Call("GET", "greenroom/1/executions/a1", {"identifier": "session", "stream": "true"})
+        async with connection.stream(call, timeout=30) as response:
+            lines.append({})  # it has begun
+            async for piece in response.chunks:
+                lines += [json.loads(line) for line in piece.splitlines() if line]
+
+    backend = Talking()
+    async with connected(backend) as (pool, server), client_of(server.url) as other:
+        connection: Any = pool._http  # pyright: ignore[reportPrivateUsage]
+        order = {"id": "a1", "code": "1", "background": True, "timeout": 300}
+        begin = Call("POST", "greenroom/1/executions", {"identifier": "session"}, order)
+        async with connection.stream(begin, timeout=30):
+            pass
+        first: list[dict[str, Any]] = []
+        second: list[dict[str, Any]] = []
+        early = asyncio.create_task(attached(pool, first))
+        await eventually(lambda: bool(first))
+        backend.said(StreamText("stdout", "one"))
+        await eventually(lambda: len(first) == 2)
+        late = asyncio.create_task(attached(other, second))
+        await early
+        backend.said(StreamText("stdout", "two"))
+        await eventually(lambda: len(second) == 2)
+        late.cancel()
+        await asyncio.wait([late])
+    assert first[1]["text"] == "one"
+    assert first[2]["type"] == "error"
+    assert "a later request receives its lines" in first[2]["error"]["message"]
+    assert second[1:] == [{"type": "text", "stream": "stdout", "text": "two"}]
+
+
+async def test_only_an_execution_in_the_background_can_be_received_again() -> None:
+    backend = ScriptedBackend()
+    async with connected(backend) as (pool, server):
+        running = run(pool, ENDLESS_CODE)
+        await eventually(lambda: bool(backend.runs))
+        app: Any = server.application
+        (record,) = (record for served in app.pools for record in served.records.of("session"))
+        connection: Any = pool._http  # pyright: ignore[reportPrivateUsage]
+        call = Call("GET", f"greenroom/1/executions/{record.id}", {"identifier": "session"})
+        with pytest.raises(GreenroomError, match="no such execution"):
+            await connection.json(call, _as_it_is, timeout=10)
+        assert backend.interrupted == []
+        running.cancel()
+        await asyncio.wait([running])
 
 
 # The rules of all routes

@@ -56,7 +56,7 @@ class Serving:
     async def end(self, number: int = signal.SIGTERM) -> tuple[str, str]:
         """Its outputs, after a signal."""
         self.process.send_signal(number)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             output, errors = await self.process.communicate()
         return output.decode(), errors.decode()
 
@@ -77,7 +77,7 @@ async def serving(*options: str, **environment: str) -> AsyncGenerator[Serving, 
     try:
         assert process.stderr is not None
         said = ""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (found := re.search(r" at (https?://\S+)\n", said)) is None:
                 line = await process.stderr.readline()
                 assert line, said

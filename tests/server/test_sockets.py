@@ -46,7 +46,7 @@ def execute(code: str) -> bytes:
 
 
 async def all_of(reader: asyncio.StreamReader) -> bytes:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await reader.read()
 
 
@@ -112,7 +112,7 @@ async def test_a_body_that_comes_too_slowly_is_refused() -> None:
 async def test_a_client_may_be_as_slow_as_its_code() -> None:
     async with listening(await memory_backend(), client_timeout=0.3) as server, connected(server) as (reader, writer):
         writer.write(execute("import time; time.sleep(1); print('done')"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200 ")
 
 
@@ -213,7 +213,7 @@ async def test_a_body_has_a_limit_whatever_length_it_claims(length: str) -> None
     ):
         head = f"POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
         writer.write(head.encode() + b"x" * 3000)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await reader.read(1 << 16)).startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 "))
 
 
@@ -222,7 +222,7 @@ async def test_a_chunked_body_has_the_same_limit() -> None:
         writer.write(f"POST {TARGET} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         for _ in range(10):
             writer.write(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413 ")
 
 

@@ -190,6 +190,44 @@ def test_a_value_of_another_form_is_refused(kind: type[Any], value: Any, message
         decode(kind, value)
 
 
+ENDED = {"id": "1", "status": "failed"}
+
+
+@pytest.mark.parametrize("number", [-1, -(10**30), 10**30, -0.5, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("kind", "value", "field"),
+    [
+        (Execution, ENDED, "truncated"),
+        (Execution, ENDED, "files_omitted"),
+        (Execution, ENDED, "duration"),
+        (RemoteFile, {"path": "/mnt/data/x", "modified": "2026-01-01"}, "size"),
+        (models.Place, {"stdout": 0, "stderr": 0}, "output"),
+        (models.Place, {"stderr": 0}, "stdout"),
+        (models.Place, {"stdout": 0, "stderr": 0}, "repeated"),
+        (models.PoolStatus, {}, "limit"),
+        (models.PoolStatus, {"limit": 1}, "wait_max"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_count_size_or_time_is_negative_or_beyond_all_bounds(
+    kind: type[Any], value: dict[str, Any], field: str, number: float
+) -> None:
+    with pytest.raises(WireError, match=rf"{field} must be (at least 0, and finite|of type int), not"):
+        decode(kind, {**value, field: number})
+
+
+@pytest.mark.parametrize("fields", [{"sessions": -1}, {"sessions": 1, "retry_after": -1.0}, {"retry_after": 1e400}])
+def test_the_numbers_of_a_full_pool_are_possible(fields: dict[str, Any]) -> None:
+    with pytest.raises(WireError, match="must be at least 0, and finite"):
+        decode_error({"type": "PoolFull", "message": "full", "sessions": 1, **fields})
+
+
+def test_the_numbers_of_ended_sandboxes_are_possible_and_an_exit_code_can_be_negative() -> None:
+    with pytest.raises(WireError, match="evictions must be at least 0"):
+        decode(models.PoolStatus, {"limit": 1, "evictions": {"lost": -3}})
+    assert decode(Execution, {**ENDED, "exit_code": -1}).exit_code == -1
+
+
 def test_a_field_of_a_later_release_is_passed_over() -> None:
     assert decode(Execution, {"id": "1", "status": "failed", "later": {}}) == Execution("1", "failed")
 

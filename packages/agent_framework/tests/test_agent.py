@@ -142,7 +142,7 @@ async def test_cancelling_an_agent_interrupts_its_code(tools: GreenroomTools, se
     ours = tools.session_for(session)
     code = "import time\nopen('/mnt/data/started', 'w').close()\nwhile True: time.sleep(0.01)"
     task = asyncio.ensure_future(agent_with(tools).run(code, session=session))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await ours.afiles():  # noqa: ASYNC110  another process begins, which no event can tell
             await asyncio.sleep(0.05)
         task.cancel()

@@ -160,7 +160,7 @@ async def test_cancelling_an_agent_interrupts_its_code(
     code = "import time\nopen('/mnt/data/started', 'w').close()\nwhile True: time.sleep(0.01)"
     turn = agent_with(plugin).get_response(code, thread=thread, arguments=arguments(thread))
     task = asyncio.ensure_future(turn)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await session.afiles():  # noqa: ASYNC110  another process begins, which no event can tell
             await asyncio.sleep(0.05)
         task.cancel()

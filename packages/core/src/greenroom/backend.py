@@ -100,10 +100,13 @@ class Backend(Protocol):
     method ends its work in the sandbox, too.
     """
 
-    container_type: ContainerType
-    """The kind of program in its sandboxes."""
     file_limit: int
     """The maximum size of one file that is uploaded or downloaded, in bytes."""
+
+    @property
+    def container_type(self) -> ContainerType:
+        """The kind of program in its sandboxes."""
+        ...
 
     async def execute(
         self,

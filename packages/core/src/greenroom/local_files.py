@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -36,17 +36,18 @@ def is_directory(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises errors
 
 
-def open_to_read(path: Path, *, follow: bool = True) -> BinaryIO:
-    """Open a local file, which must be a regular file: reading from any other can block forever.
+def open_without_waiting(name: str, flags: int, *, dir_fd: int | None = None) -> int:
+    """As `os.open`, also for a pipe without a writer, which would block."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0), dir_fd=dir_fd)
 
-    Unless `follow` is set, it must not be a symbolic link.
+
+def open_to_read(path: Path, opener: Callable[[str, int], int] = open_without_waiting) -> BinaryIO:
+    """Open a local file, which must be a regular file: reading from any other can block forever.
 
     Raises:
         InvalidRequest: it cannot be read, or is not a regular file.
     """
     try:
-        # Opening a pipe without a writer would block as well.
-        opener = _open_without_waiting if follow else _open_itself
         file = open(path, "rb", opener=opener)  # noqa: SIM115  the caller closes it
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return file
@@ -56,14 +57,6 @@ def open_to_read(path: Path, *, follow: bool = True) -> BinaryIO:
     raise InvalidRequest(
         f"The local file {str(path)!r} must be a regular file, not a device or a pipe. Pass it as an open file."
     )
-
-
-def _open_without_waiting(name: str, flags: int) -> int:
-    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _open_itself(name: str, flags: int) -> int:
-    return _open_without_waiting(name, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def unreadable(path: Path, error: OSError) -> InvalidRequest:

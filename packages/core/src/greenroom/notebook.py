@@ -7,22 +7,21 @@ reads older formats and validates notebooks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from greenroom.errors import InvalidRequest
-from greenroom.models import Execution, ExecutionError, Output, Place, StreamText
-from greenroom.runner.protocol import MAX_OUTPUTS
+from greenroom.models import Event, Execution, ExecutionError, Output, StreamText
 from greenroom.sessions import Session
 from greenroom.sessions.background import BackgroundLoop
 from greenroom.sessions.rules import check_timeout
+from greenroom.sessions.session import begin
 
 try:
     import nbformat
@@ -187,58 +186,39 @@ async def _run(
     """Run a cell, and return whether it fell silent and was interrupted."""
     if idle_timeout is None:
         return await session.aexecute(code, timeout=timeout), False
-    events: list[StreamText | Output] = []
-    shown = 0
-    async with aclosing(session.astream(code, timeout=timeout)) as stream:
-        while True:
-            idle_timer = asyncio.timeout(idle_timeout)
-            try:
-                async with idle_timer:
-                    event = await anext(stream)
-            except TimeoutError:
-                if idle_timer.expired():
-                    return _silence(events, idle_timeout), True
-                raise
-            match event:
-                case Execution():
-                    return event, False
-                case StreamText():
-                    events.append(event)
-                case Output():
-                    events.append(event)
-                    shown += 1
-                    if shown == 2 * MAX_OUTPUTS:  # most have been replaced or cleared
-                        events = list(_without_the_first_outputs(events, MAX_OUTPUTS))
-                        shown = MAX_OUTPUTS
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+
+    def note(_: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(arrived.set)
+
+    handle = begin(session, code, timeout, note)
+    ended = asyncio.create_task(handle.aresult())
+    ended.add_done_callback(lambda _: arrived.set())
+    try:
+        while not ended.done():
+            arrived.clear()
+            async with asyncio.timeout(idle_timeout):
+                await arrived.wait()
+        return ended.result(), False
+    except TimeoutError:
+        await handle.acancel()
+        execution = await ended
+        if execution.status != "cancelled":  # it has just ended
+            return execution, False
+        return _silence(execution, idle_timeout), True
+    finally:
+        if not ended.done():
+            ended.cancel()
+            await handle.acancel()
 
 
-def _without_the_first_outputs(events: Iterable[StreamText | Output], number: int) -> Iterator[StreamText | Output]:
-    for event in events:
-        if isinstance(event, Output) and number > 0:
-            number -= 1
-        else:
-            yield event
-
-
-def _silence(events: Sequence[StreamText | Output], idle_timeout: float) -> Execution:
-    """The execution of a cell that fell silent, with the output so far."""
+def _silence(execution: Execution, idle_timeout: float) -> Execution:
+    """The execution of a cell that fell silent, with what it had when it was interrupted."""
     error = ExecutionError("TimeoutError", f"The cell showed nothing for {idle_timeout} seconds.")
-    lengths = {"stdout": 0, "stderr": 0}
-    places: list[Place] = []
-    for event in events:
-        if isinstance(event, StreamText):
-            lengths[event.stream] += len(event.text)
-        else:
-            places.append(Place(lengths["stdout"], lengths["stderr"], output=len(places)))
-    return Execution(
-        id=uuid.uuid4().hex,
-        status="timed_out",
-        stdout=_text(events, "stdout"),
-        stderr=_text(events, "stderr"),
-        outputs=tuple(event for event in events if isinstance(event, Output)),
-        error=error,
-        places=(*places, Place(lengths["stdout"], lengths["stderr"], error=error)),
-    )
+    places = (replace(place, error=error) if place.error is execution.error else place for place in execution.places)
+    return replace(execution, status="timed_out", error=error, places=tuple(places))
 
 
 class _Outputs:
@@ -303,10 +283,6 @@ def _is_in_stderr(error: ExecutionError, execution: Execution) -> bool:
 
 def _content(output: Output) -> dict[str, Any]:
     return {"data": _bundle(output.data), "metadata": dict(output.metadata)}
-
-
-def _text(events: Sequence[StreamText | Output], stream: str) -> str:
-    return "".join(event.text for event in events if isinstance(event, StreamText) and event.stream == stream)
 
 
 def _bundle(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,7 @@ class NativePool(Forwarding):
             if execution is not None:
                 return execution
             # The connection broke, and the execution continues.
+            running.check_time()
             delay = _FIRST_DELAY if running.reached > reached else min(2 * delay, _LONGEST_DELAY)
             await asyncio.sleep(delay)
             stream = {"stream": "true"} if order.stream else {}
@@ -257,6 +258,10 @@ class _Running:
     """How many responses have begun."""
     error: GreenroomError | None = None
     """How it ended, other than with an execution."""
+    until: float = math.inf
+    """The time of the event loop at which it must have ended, over all connections."""
+    last: float = math.inf
+    """As `until`, however long it waits for others of its session."""
 
     async def read(self, response: Response) -> Execution:
         """Return the execution when it has ended.
@@ -266,31 +271,28 @@ class _Running:
             GreenroomError: the server's pool raised it.
         """
         self.reached += 1
-        order, assembler = self.order, Assembler()
+        assembler = Assembler()
         loop = asyncio.get_running_loop()
-        # Without a time limit here, the pool's own holds, which has a maximum.
-        seconds = (MAX_TIMEOUT if order.timeout is None else order.timeout) + MARGIN
-        last = loop.time() + seconds + _MAX_WAIT
         whole = asyncio.timeout(None)
         execution: Execution | None = None
-
-        def extend() -> None:
-            until = min(loop.time() + seconds, last)
-            whole.reschedule(None if math.isinf(until) else until)
+        if self.reached == 1:
+            self.last = loop.time() + self.seconds + _MAX_WAIT
+            self.extend()
 
         try:
             async with (
                 whole,
                 contextlib.aclosing(lines(response, _TIMEOUT, longest=MAX_LINE, limit=MAX_LINES)) as received,
             ):
-                extend()
+                whole.reschedule(None if math.isinf(self.until) else self.until)
                 async for line in received:
                     if execution is not None:  # nothing follows it
                         break
                     large = len(line) > _LARGE
                     event = await asyncio.to_thread(assembler.add, line) if large else assembler.add(line)
                     if assembler.waits:
-                        extend()
+                        self.extend()
+                        whole.reschedule(None if math.isinf(self.until) else self.until)
                     if event is None:
                         continue
                     self.on_event(event)
@@ -301,13 +303,34 @@ class _Running:
             if execution is not None:  # the rest does not matter
                 return execution
             if isinstance(error, TimeoutError) and whole.expired():
-                raise ServiceFailed(
-                    f"The execution {order.id} did not end within {MARGIN:g} seconds after its time limit."
-                ) from None
+                raise self._too_late() from None
             raise
         if execution is None:
             raise WireError("the lines of an execution must end with it")
         return execution
+
+    @property
+    def seconds(self) -> float:
+        """How long it can take. Without a time limit here, the pool's own holds, which has a maximum."""
+        return (MAX_TIMEOUT if self.order.timeout is None else self.order.timeout) + MARGIN
+
+    def extend(self) -> None:
+        """Note that the execution has not begun: it waits for others of its session."""
+        self.until = min(asyncio.get_running_loop().time() + self.seconds, self.last)
+
+    def check_time(self) -> None:
+        """Check that the execution can still run, whatever has become of its connection.
+
+        Raises:
+            ServiceFailed: it must have ended.
+        """
+        if asyncio.get_running_loop().time() >= self.until:
+            raise self._too_late()
+
+    def _too_late(self) -> ServiceFailed:
+        return ServiceFailed(
+            f"The execution {self.order.id} did not end within {MARGIN:g} seconds after its time limit."
+        )
 
 
 def _unknown(order: Order, error: GreenroomError) -> GreenroomError:

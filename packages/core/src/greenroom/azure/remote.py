@@ -14,8 +14,8 @@ from greenroom.azure.settings import AzureSettings, is_azure, parse_endpoint
 from greenroom.azure.transport import Transport
 from greenroom.backend import NO_VARIABLES, Backend, HttpRequest, HttpResponse, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
-from greenroom.errors import GreenroomError, ServiceFailed
-from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
+from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, SessionInfo
 
 _TIMEOUT = 60.0
 _UNKNOWN_PATH = frozenset({400, 404, 405, 501})
@@ -48,10 +48,18 @@ class _Negotiated:
         self._http = connection_of(endpoint, settings, transport)
         self._native = NativePool(self._http, settings)
         self._azure = AzurePool(endpoint, settings, connection=self._http)
-        self.container_type = settings.container_type
+        self._container_type = settings.container_type
+        self._is_type_taken = "container_type" in settings.model_fields_set
+        """Whether somebody counts on the type: it was given, or asked for before the server told it."""
         self.file_limit = settings.file_limit
         self._chosen: Backend | None = None
         self._asking = asyncio.Lock()
+
+    @property
+    def container_type(self) -> ContainerType:
+        """The server's, once it is known; before, that of the options."""
+        self._is_type_taken = True
+        return self._container_type
 
     def __repr__(self) -> str:
         return repr(self._chosen) if self._chosen is not None else f"not used yet: {self._http.endpoint}"
@@ -69,11 +77,13 @@ class _Negotiated:
         """Ask whether the server is Greenroom's.
 
         Raises:
+            InvalidRequest: it has another container type than the caller counts on.
             GreenroomError: it cannot be known, as the server cannot be reached, or refuses the credentials.
         """
         try:
             async with self._http.stream(Call("GET", "greenroom"), timeout=_TIMEOUT) as response:
                 versions = response.headers.get(wire.VERSIONS_HEADER, "")
+                container_type = response.headers.get(wire.TYPE_HEADER)
         except GreenroomError as error:
             if error.azure is not None and error.azure.status in _UNKNOWN_PATH:
                 return False
@@ -82,7 +92,26 @@ class _Negotiated:
             failed = ServiceFailed(f"{error} Nothing was run.")
             failed.azure = error.azure
             raise failed from error
-        return wire.VERSION in (version.strip() for version in versions.split(","))
+        if wire.VERSION not in (version.strip() for version in versions.split(",")):
+            return False
+        if container_type is not None:
+            self._take_type(container_type)
+        return True
+
+    def _take_type(self, name: str) -> None:
+        """Take the container type of the server's pool, which no earlier answer to a caller may contradict."""
+        if name not in set(ContainerType):
+            raise ServiceFailed(
+                f"The container type of the server must be one of {', '.join(ContainerType)}, not {name!r:.100}. "
+                "Nothing was run."
+            )
+        if self._is_type_taken and name != self._container_type:
+            raise InvalidRequest(
+                f"The option container_type must be {name}, as that of the server's pool, not {self._container_type}. "
+                "Nothing was run."
+            )
+        self._container_type = ContainerType(name)
+        self._native.container_type = self._container_type
 
     async def execute(
         self,

@@ -30,7 +30,8 @@ class AzureSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     container_type: ContainerType = ContainerType.PYTHON_LTS
-    """The kind of program in the pool's sandboxes, as it was created: the service does not report it."""
+    """The kind of program in the pool's sandboxes, as it was created. Azure does not report it; our own server does,
+    and one that contradicts it is refused with the first call."""
     credential: Any = None
     """An azure-core credential, synchronous or asynchronous; by default `DefaultAzureCredential`, which takes
     the login of `az`, environment variables or a managed identity."""

@@ -8,9 +8,15 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from greenroom.untrusted import brief
+
 DEFAULT_PORT = 80
 _IMAGE = re.compile(r"[A-Za-z0-9_][\w./:@-]{0,999}", re.ASCII)
 _PATH = re.compile("/[!-~]*")
+_HEADER = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
+_VALUE = re.compile(r"[\t -~\x80-\ud7ff\ue000-\U0010ffff]{0,8000}")
+_FRAMING = frozenset({"connection", "content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"})
+"""Headers that belong to the connection, or announce a content, which a probe has not."""
 
 # What Azure accepts; other values work here, with a warning.
 _AZURE_RANGES = {
@@ -18,7 +24,6 @@ _AZURE_RANGES = {
     "period": (1, 240),
     "timeout": (1, 240),
     "failure_threshold": (1, 10),
-    "success_threshold": (1, 10),
 }
 
 
@@ -41,7 +46,8 @@ class Probe(BaseModel):
     failure_threshold: int = Field(3, ge=1, le=1000)
     """How many failures in succession count."""
     success_threshold: int = Field(1, ge=1, le=1000)
-    """How many successes in succession count."""
+    """How many successes in succession count: 1, as Kubernetes demands of startup and liveness probes. With more, a
+    probe that fails now and then would never come to an end."""
 
     @field_validator("path")
     @classmethod
@@ -49,6 +55,16 @@ class Probe(BaseModel):
         if path is not None and not _PATH.fullmatch(path):
             raise ValueError("must begin with a slash and be percent-encoded")
         return path
+
+    @field_validator("headers")
+    @classmethod
+    def _headers(cls, headers: Mapping[str, str]) -> Mapping[str, str]:
+        for name, value in headers.items():
+            if not _HEADER.fullmatch(name) or name.lower() in _FRAMING:
+                raise ValueError(f"must have names of headers of a GET request, not {brief(name)}")
+            if not _VALUE.fullmatch(value) or value != value.strip():
+                raise ValueError(f"must have a value for {name} that a header can have, not {brief(value)}")
+        return headers
 
     def outside_azure(self, name: str) -> Iterator[str]:
         """Describe the values that Azure does not accept."""
@@ -102,9 +118,13 @@ class CustomContainer(BaseModel):
         return env
 
     @model_validator(mode="after")
-    def _liveness_cannot_need_several(self) -> Self:
-        if self.liveness is not None and self.liveness.success_threshold != 1:
-            raise ValueError(f"success_threshold of liveness must be 1, not {self.liveness.success_threshold}")
+    def _one_success_counts(self) -> Self:
+        for name in ("startup", "liveness"):
+            probe: Probe | None = getattr(self, name)
+            if probe is not None and probe.success_threshold != 1:
+                raise ValueError(
+                    f"must have a success_threshold of 1 for its {name} probe, not {probe.success_threshold}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,8 @@ _IMPLICIT = Probe.model_validate({"period": 0.25, "timeout": 5, "failure_thresho
 _QUICK = 0.02  # seconds between the first attempts
 _LINES, _CHARACTERS = 20, 2000
 _END_TIMEOUT = 1.0  # between the end of a connection and that of its container
+_MOST_REQUESTS = 60
+"""At the same time; further ones wait. It leaves some of a sandbox's connections (`relay.MOST_OPEN`) to the probes."""
 
 
 class NotListening(ServiceFailed):
@@ -39,6 +41,7 @@ class ContainerInstance:
         self._on_lost = on_lost
         self._ended = asyncio.create_task(sandbox.ended())
         self._watch: asyncio.Task[None] | None = None
+        self._places = asyncio.Semaphore(_MOST_REQUESTS)
         self._reason = ""
         self._memory: int | None = None
         self.used = False
@@ -95,13 +98,14 @@ class ContainerInstance:
 
         Raises:
             NotListening: it does not accept the connection, and nothing was sent.
-            ServiceFailed: it did not respond in time, or not with HTTP.
+            ServiceFailed: it did not respond in time, or not with HTTP, or other requests left no place.
             SandboxLost: it ended.
         """
         try:
             async with contextlib.AsyncExitStack() as stack:
                 try:
                     async with asyncio.timeout(None if math.isinf(timeout) else timeout):
+                        await stack.enter_async_context(self._places)
                         connection = await self._connect(self._container.target_port)
                         self.used = True
                         response = await stack.enter_async_context(exchange(connection, request))
@@ -142,18 +146,15 @@ class ContainerInstance:
     async def _start_up(self, probe: Probe) -> str:
         """Return why it failed; empty if it succeeded."""
         await asyncio.sleep(probe.initial_delay)
-        failures = successes = 0
+        failures = 0
         quick = _QUICK if probe is _IMPLICIT else None
         while True:
             failure = await self._ask(probe)
             if failure is None:
-                failures, successes = 0, successes + 1
-                if successes >= probe.success_threshold:
-                    return ""
-            else:
-                failures, successes = failures + 1, 0
-                if failures >= probe.failure_threshold:
-                    return f"its startup probe ({_name(probe, self._container)}) failed {failures} times, {failure}"
+                return ""
+            failures += 1
+            if failures >= probe.failure_threshold:
+                return f"its startup probe ({_name(probe, self._container)}) failed {failures} times, {failure}"
             period = probe.period
             if quick is not None:
                 period = quick = min(quick * 1.5, probe.period)

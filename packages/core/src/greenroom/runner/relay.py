@@ -39,7 +39,9 @@ MOST_BYTES = 1 << 16
 """The size of the largest body."""
 WINDOW = 1 << 18
 """How many bytes of a channel are on the way at most, in each direction."""
-_MOST_ACCEPTED = 64  # channels that the other side has open
+MOST_OPEN = 64
+"""How many channels of each side are open at most; further ones wait."""
+_MOST_WAITING = 128  # connections of the container
 
 _PR_SET_DUMPABLE = 4
 
@@ -181,14 +183,18 @@ class Link:
         self._channels: dict[int, Channel] = {}
         self._buffer = bytearray()
         self._lock = asyncio.Lock()
+        self._places = asyncio.Event()
         self._error: OSError | None = None
 
     async def open(self, body: bytes) -> Channel:
-        """Begin a channel; `Channel.opened` waits for its connection.
+        """Begin a channel, as soon as there is a place; `Channel.opened` waits for its connection.
 
         Raises:
             OSError: the link has ended.
         """
+        while self._error is None and self._count(self._parity) >= MOST_OPEN:
+            self._places.clear()
+            await self._places.wait()
         if self._error is not None:
             raise self._error
         number, self._next = self._next, self._next + 2
@@ -224,6 +230,7 @@ class Link:
 
     def forget(self, number: int) -> bool:
         """Return whether there was such a channel."""
+        self._places.set()
         return self._channels.pop(number, None) is not None
 
     def close(self, reason: str) -> None:
@@ -232,6 +239,10 @@ class Link:
         for channel in list(self._channels.values()):
             channel.fail(self._error)
         self._channels.clear()
+        self._places.set()
+
+    def _count(self, parity: int) -> int:
+        return sum(number % 2 == parity for number in self._channels)
 
     def _take(self, kind: int, number: int, body: bytes) -> None:
         if kind != OPEN:
@@ -239,9 +250,9 @@ class Link:
             if channel is not None:  # not for one that was just closed here
                 channel.take(kind, body)
             return
-        theirs = [each for each in self._channels if each % 2 != self._parity]
-        if number % 2 == self._parity or number in self._channels or len(theirs) >= _MOST_ACCEPTED:
-            raise Violation(f"a channel {number} beside {len(theirs)} others")
+        theirs = self._count(1 - self._parity)
+        if number % 2 == self._parity or number in self._channels or theirs >= MOST_OPEN:
+            raise Violation(f"a channel {number} beside {theirs} others")
         channel = self._channels[number] = Channel(self, number)
         self._on_open(channel, body)
 
@@ -256,7 +267,7 @@ async def _relay(proxy_port: int | None) -> None:
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
     tasks: set[asyncio.Task[None]] = set()
-    places = asyncio.Semaphore(_MOST_ACCEPTED)
+    accepting = 0
 
     async def write(data: bytes) -> None:
         writer.write(data)
@@ -277,8 +288,15 @@ async def _relay(proxy_port: int | None) -> None:
         await _join(channel, *streams)
 
     async def accepted(from_code: asyncio.StreamReader, to_code: asyncio.StreamWriter) -> None:
-        async with places:
+        nonlocal accepting
+        if accepting >= MOST_OPEN + _MOST_WAITING:  # each takes memory, also while it waits
+            to_code.transport.abort()
+            return
+        accepting += 1
+        try:
             await _join(await link.open(b""), from_code, to_code)
+        finally:
+            accepting -= 1
 
     link = Link(write, lambda channel, body: spawn(connect(channel, PORT.unpack(body)[0])), first=2)
     if proxy_port is not None:

@@ -301,12 +301,17 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if self._spawn is not None and self._worker is not None and pid == self._worker.pid:
                 self._worker = self._replace(self._worker, code, self._spawn)
-                os.write(self._waker, b"\0")  # there may be more
+                self._wake_up()  # there may be more
                 break
             self._shell.on_end(pid, code)
         else:
-            os.write(self._waker, b"\0")
+            self._wake_up()
         self._finish_command()
+
+    def _wake_up(self) -> None:
+        """Look for ended processes again with the next turn."""
+        with contextlib.suppress(BlockingIOError):  # full of signals, which wake as well
+            os.write(self._waker, b"\0")
 
     def _replace(self, worker: WorkerProcess, code: int, spawn: Callable[[], WorkerProcess]) -> WorkerProcess:
         """Kill all that a worker has left when it ended, report its end, and start another."""

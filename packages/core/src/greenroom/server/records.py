@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from greenroom.azure.codecs.problems import UNAVAILABLE, problem_of
@@ -36,17 +36,29 @@ class Outcome:
 
 @dataclass(eq=False, slots=True)
 class Live:
-    """The events of an execution, for those who listen to it now."""
+    """The events of an execution, for the one that listens to it now: of several, each would keep a copy."""
 
-    listeners: set[OnEvent] = field(default_factory=set[OnEvent])
     last: Execution | None = None
     """The execution at its end, also if it was cancelled, which a task cannot return."""
+    _listener: OnEvent | None = None
+    _on_replaced: Callable[[], None] | None = None
 
     def note(self, event: Event) -> None:
         if isinstance(event, Execution):
             self.last = event
-        for listener in self.listeners:
-            listener(event)
+        if self._listener is not None:
+            self._listener(event)
+
+    def listen(self, listener: OnEvent, on_replaced: Callable[[], None]) -> None:
+        """Send further events to a listener in place of the one before, which gets no more."""
+        replaced, self._listener, self._on_replaced = self._on_replaced, listener, on_replaced
+        if replaced is not None:
+            replaced()
+
+    def leave(self, listener: OnEvent) -> None:
+        """Send no more events to a listener, if it is still the one that gets them."""
+        if self._listener == listener:
+            self._listener = self._on_replaced = None
 
 
 @dataclass(eq=False, slots=True)

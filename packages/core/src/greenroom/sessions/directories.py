@@ -16,11 +16,11 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Self
 
 from greenroom.backend import Backend
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
-from greenroom.local_files import refused, unreadable, writing
+from greenroom.local_files import open_to_read, open_without_waiting, refused, unreadable, writing
 from greenroom.models import DATA_DIR, RemoteFile
 from greenroom.sessions.rules import check_file_path
 from greenroom.sessions.transfers import at_most, write_chunks
@@ -33,6 +33,9 @@ DOWNLOAD_LIMIT = 1 << 30
 
 _MAX_DEPTH = 50  # of a session's lists
 
+_BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+
 # Links, devices and pipes, which a directory comes without, and what was replaced since it was listed. Over HTTP there
 # is one error for all of them.
 _NO_FILE = {errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR, errno.ENOTDIR, errno.EPERM}
@@ -42,31 +45,78 @@ class LocalFile(NamedTuple):
     """A file to upload."""
 
     local: Path
+    parts: tuple[str, ...]
+    """The names that lead to it from its directory."""
     remote: str
     size: int
 
 
-def local_files(directory: Path, remote: str) -> list[LocalFile]:
-    """Return the regular files below a local directory, with their paths in the session.
+class LocalDirectory:
+    """A local directory to upload.
 
-    Symbolic links below it are not followed, as they could lead out of it.
+    Symbolic links below it are not followed, as they could lead out of it: neither those that are there, nor those that
+    take the place of a directory or a file while it is uploaded (where the system can open files from a directory).
 
     Raises:
-        InvalidRequest: the directory cannot be read, has no files or too many, or a name is not possible in a session.
+        InvalidRequest: it cannot be read.
     """
-    found: list[LocalFile] = []
-    for path, parts, size in _regular(directory, ()):
-        if len(found) == MAX_FILES:
-            raise InvalidRequest(f"The local directory {str(directory)!r} must have at most {MAX_FILES:,} files.")
-        path_there = PurePosixPath(remote, *parts)
-        if len(path_there.parts) - len(PurePosixPath(DATA_DIR).parts) > _MAX_DEPTH:
-            raise _too_deep(directory)
-        found.append(LocalFile(path, check_file_path(str(path_there)), size))
-    if not found:
-        raise InvalidRequest(
-            f"The local directory {str(directory)!r} must have a file: a session has no directories without one."
-        )
-    return found
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        if _BY_DESCRIPTOR:
+            try:
+                self._descriptor = os.open(path, _DIRECTORY)
+            except OSError as error:
+                raise unreadable(path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def files(self, remote: str) -> list[LocalFile]:
+        """Return the regular files below it, with their paths in the session.
+
+        Raises:
+            InvalidRequest: it cannot be read, has no files or too many, or a name is not possible in a session.
+        """
+        directory = self._path
+        found: list[LocalFile] = []
+        for parts, size in _regular(directory, self._descriptor, ()):
+            if len(found) == MAX_FILES:
+                raise InvalidRequest(f"The local directory {str(directory)!r} must have at most {MAX_FILES:,} files.")
+            path_there = PurePosixPath(remote, *parts)
+            if len(path_there.parts) - len(PurePosixPath(DATA_DIR).parts) > _MAX_DEPTH:
+                raise _too_deep(directory)
+            found.append(LocalFile(directory.joinpath(*parts), parts, check_file_path(str(path_there)), size))
+        if not found:
+            raise InvalidRequest(
+                f"The local directory {str(directory)!r} must have a file: a session has no directories without one."
+            )
+        return found
+
+    def open(self, file: LocalFile) -> BinaryIO:
+        """Open one of its files.
+
+        Raises:
+            InvalidRequest: it cannot be read, is no longer a regular file, or a link is on the way to it.
+        """
+
+        def opener(name: str, flags: int) -> int:
+            flags |= getattr(os, "O_NOFOLLOW", 0)
+            if self._descriptor is None:
+                return open_without_waiting(name, flags)
+            with contextlib.ExitStack() as opened:
+                above = self._descriptor
+                for part in file.parts[:-1]:
+                    above = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+                    opened.callback(os.close, above)
+                return open_without_waiting(file.parts[-1], flags, dir_fd=above)
+
+        return open_to_read(file.local, opener)
 
 
 def _too_deep(directory: Path) -> InvalidRequest:
@@ -75,19 +125,27 @@ def _too_deep(directory: Path) -> InvalidRequest:
     )
 
 
-def _regular(directory: Path, parts: tuple[str, ...]) -> Iterator[tuple[Path, tuple[str, ...], int]]:
+def _regular(directory: Path, descriptor: int | None, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Yield the names and the size of each regular file below a directory, which `descriptor` has open."""
     try:
-        with os.scandir(directory) as scanned:
-            entries = sorted(scanned, key=lambda entry: entry.name)
-        for entry in entries:
-            status = entry.stat(follow_symlinks=False)
-            below = (*parts, entry.name)
+        found: list[tuple[str, os.stat_result]] = []
+        with os.scandir(directory if descriptor is None else descriptor) as scanned:
+            found += ((entry.name, entry.stat(follow_symlinks=False)) for entry in scanned)
+        for name, status in sorted(found, key=lambda each: each[0]):
+            below = (*parts, name)
             if stat.S_ISREG(status.st_mode):
-                yield Path(entry.path), below, status.st_size
+                yield below, status.st_size
             elif stat.S_ISDIR(status.st_mode):
                 if len(below) > _MAX_DEPTH:
                     raise _too_deep(directory)
-                yield from _regular(Path(entry.path), below)
+                if descriptor is None:
+                    yield from _regular(directory / name, None, below)
+                    continue
+                opened = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+                try:
+                    yield from _regular(directory / name, opened, below)
+                finally:
+                    os.close(opened)
     except OSError as error:
         raise unreadable(directory, error) from error
 

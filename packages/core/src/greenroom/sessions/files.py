@@ -6,12 +6,13 @@ import asyncio
 import os
 from contextlib import aclosing
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from greenroom.backend import Backend
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, InvalidRequest
 from greenroom.local_files import check_target, is_directory, local_path, open_to_read, unreadable
 from greenroom.models import DATA_DIR, RemoteFile
-from greenroom.sessions.directories import download_directory, local_files
+from greenroom.sessions.directories import LocalDirectory, download_directory
 from greenroom.sessions.rules import check_file_path, check_path
 from greenroom.sessions.transfers import Source, at_most, bytes_chunks, chunks_of, keep
 
@@ -60,27 +61,33 @@ async def download(
     return await download_directory(backend, identifier, remote, target, limit)
 
 
-async def _upload_file(
-    backend: Backend, identifier: str, local: Path, remote: str, *, follow: bool = True
-) -> RemoteFile:
-    with open_to_read(local, follow=follow) as file:
-        _check_size(backend, remote, os.fstat(file.fileno()).st_size)
+async def _upload_file(backend: Backend, identifier: str, local: Path, remote: str) -> RemoteFile:
+    with open_to_read(local) as file:
+        return await _upload_open(backend, identifier, file, local, remote)
 
-        def read(size: int) -> bytes:
-            try:
-                return file.read(size)
-            except OSError as error:
-                raise unreadable(local, error) from error
 
-        return await backend.upload(identifier, remote, chunks_of(read))
+async def _upload_open(backend: Backend, identifier: str, file: BinaryIO, local: Path, remote: str) -> RemoteFile:
+    _check_size(backend, remote, os.fstat(file.fileno()).st_size)
+
+    def read(size: int) -> bytes:
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise unreadable(local, error) from error
+
+    return await backend.upload(identifier, remote, chunks_of(read))
 
 
 async def _upload_directory(backend: Backend, identifier: str, local: Path, path: str | None) -> RemoteFile:
     remote = check_file_path(local.resolve().name) if path is None else check_path(path)
-    files = await asyncio.to_thread(local_files, local, remote)
-    for file in files:
-        _check_size(backend, file.remote, file.size)
-    sent = [await _upload_file(backend, identifier, file.local, file.remote, follow=False) for file in files]
+    sent: list[RemoteFile] = []
+    with LocalDirectory(local) as directory:
+        found = await asyncio.to_thread(directory.files, remote)
+        for each in found:
+            _check_size(backend, each.remote, each.size)
+        for each in found:
+            with directory.open(each) as file:
+                sent.append(await _upload_open(backend, identifier, file, each.local, each.remote))
     return RemoteFile(remote, sum(each.size for each in sent), sent[-1].modified, is_directory=True)
 
 

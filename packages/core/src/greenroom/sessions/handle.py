@@ -9,7 +9,7 @@ import time
 import uuid
 from typing import Any, Literal
 
-from greenroom.backend import NO_VARIABLES
+from greenroom.backend import NO_VARIABLES, OnEvent
 from greenroom.config.environment import Environment
 from greenroom.errors import InvalidRequest
 from greenroom.models import Event, Execution, ExecutionError, Status
@@ -22,11 +22,25 @@ class ExecutionHandle:
     """An execution in the background. Made by `Session.submit`; it continues when the handle is dropped."""
 
     def __init__(
-        self, pool: OpenPool, identifier: str, code: str, timeout: float | None, env: Environment = NO_VARIABLES
+        self,
+        pool: OpenPool,
+        identifier: str,
+        code: str,
+        timeout: float | None,
+        env: Environment = NO_VARIABLES,
+        *,
+        on_event: OnEvent | None = None,
     ) -> None:
+        """
+        Args:
+            pool, identifier, code, env: what to execute, and where.
+            timeout: in seconds; `None` stands for the pool's own limit, infinity for no limit.
+            on_event: called on the pool's event loop.
+        """
         self.id = uuid.uuid4().hex
         """The execution's identifier."""
         self._pool = pool
+        self._on_event = on_event
         self._last: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
@@ -70,9 +84,8 @@ class ExecutionHandle:
     async def _run(self, identifier: str, code: str, timeout: float | None, env: Environment) -> Execution:
         self._task = asyncio.current_task()
         began = time.monotonic()
-        limit = float("inf") if timeout is None else timeout
         try:
-            return await self._pool.backend.execute(identifier, code, timeout=limit, on_event=self._note, env=env)
+            return await self._pool.backend.execute(identifier, code, timeout=timeout, on_event=self._note, env=env)
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise
@@ -88,6 +101,8 @@ class ExecutionHandle:
         """Keep the execution, which comes last and has everything that came before."""
         if isinstance(event, Execution):
             self._last = event
+        if self._on_event is not None:
+            self._on_event(event)
 
     async def _cancel(self) -> None:
         if self._task is not None and not self._task.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from functools import partial
@@ -120,7 +121,7 @@ class Session:
             self._pool,
             self._identifier,
             check_code(code),
-            check_timeout(timeout, most=None),
+            math.inf if timeout is None else check_timeout(timeout, most=None),
             check_env(env),
         )
 
@@ -416,6 +417,11 @@ class Session:
             env=check_env(env),
         )
 
+    def _begin(self, code: str, timeout: float | None, on_event: OnEvent) -> ExecutionHandle:
+        return ExecutionHandle(
+            self._pool, self._identifier, check_code(code), check_timeout(timeout), on_event=on_event
+        )
+
     async def _shell(self, command: ShellCommand, timeout: float | None, on_event: OnEvent | None) -> Execution:
         return await self._pool.backend.shell(
             self._identifier,
@@ -443,3 +449,8 @@ class Session:
 
     async def _delete_file(self, path: str) -> None:
         await self._pool.backend.delete_file(self._identifier, check_file_path(path))
+
+
+def begin(session: Session, code: str, timeout: float | None, on_event: OnEvent) -> ExecutionHandle:
+    """Begin `session.execute(code, timeout=timeout)`; `on_event` is called on the pool's event loop."""
+    return session._begin(code, timeout, on_event)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module

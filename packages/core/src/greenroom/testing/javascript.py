@@ -160,7 +160,7 @@ class JavaScriptSuite(JavaScriptEnds):
             assert isinstance(event, StreamText)
             assert event.text == "now\n"
             break
-        assert shared.execute("1", timeout=20).result == "1"
+        assert shared.execute("1", timeout=60).result == "1"
 
     def test_a_flood_is_cut_and_does_not_fill_the_memory(self, shared: Session) -> None:
         execution = shared.execute(
@@ -170,9 +170,9 @@ class JavaScriptSuite(JavaScriptEnds):
         assert execution.truncated > 200 << 20
 
     def test_what_earlier_code_writes_later_goes_to_the_next_execution(self, session: Session) -> None:
-        session.execute("setTimeout(() => { console.log('late'); throw new Error('of a timer') }, 10)")
+        first = session.execute("setTimeout(() => { console.log('late'); throw new Error('of a timer') }, 10)")
         execution = session.execute("await new Promise(r => setTimeout(r, 300)); 1")
-        if execution.error is None:  # the timer was first
+        if first.error is None and execution.error is None:  # the timer came between them
             assert execution.stdout == "late\n"
             assert "Uncaught Error: of a timer" in execution.stderr
         assert session.execute("2").result == "2"

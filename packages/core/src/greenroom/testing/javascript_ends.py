@@ -223,6 +223,47 @@ class JavaScriptEnds(Suite):
         assert session.execute("for (;;);", timeout=0.5).status == "timed_out"
         assert session.execute("x").result == "1"
 
+    def test_code_can_change_what_all_objects_inherit(self, session: Session) -> None:
+        inherited = (
+            "value", "get", "set", "writable", "name", "result", "error", "run", "interrupt", "output", "done", "then",
+            "lineOffset", "timeout", "number", "isOver", "isAsync", "display_id", "update", "text/html", "data",
+        )  # fmt: skip
+        of_each = f"for (const each of {list(inherited)})"
+        accessor = "{ __proto__: null, get() { return 5 }, set() { throw 1 }, configurable: true }"
+        for code in (
+            f"{of_each} Object.prototype[each] = 5",
+            f"{of_each} Object.prototype[each] = () => 5",
+            f"{of_each} Object.defineProperty(Object.prototype, each, {accessor})",
+            f"{of_each} delete Object.prototype[each]",
+            "Object.entries = Object.keys = Object.defineProperty = () => { throw 1 }",
+            "Object.getPrototypeOf([][Symbol.iterator]()).next = () => { throw 1 }",
+            "Array.prototype[Symbol.iterator] = () => { throw 1 }",
+            "Set.prototype.has = Set.prototype.add = Map.prototype.get = () => { throw 1 }",
+            "process.__defineGetter__('stdout', () => { throw 1 })",
+            "globalThis.__defineGetter__('$$', () => 5)",
+            "Object.freeze(Object.prototype)",
+        ):
+            session.execute(f"{code}; null")
+            assert results(session, "1 + 1", "await 3", "const own = { a: 1 }; own") == ["2", "3", "{ a: 1 }"], code
+            assert failure(session, "throw new TypeError('told')") == ("TypeError", "told"), code
+        assert not session.execute("0").state_lost
+
+    def test_return_has_no_meaning_outside_of_a_function(self, shared: Session) -> None:
+        for code in ("return 5", "await 1; return 5", "if (await 1) { return 5 }", "for await (const x of []) return"):
+            assert failure(shared, code) == ("SyntaxError", "Illegal return statement"), code
+        assert results(shared, "await (async () => { return 5 })()") == ["5"]
+
+    def test_a_function_in_a_block_is_a_variable_unless_that_would_be_an_error(self, shared: Session) -> None:
+        assert results(
+            shared,
+            "{ let lexical = 1; { function lexical() {} } } await 1; typeof lexical",
+            "'use strict'; 0; { function strict() {} } await 1; typeof strict",
+            "0; { async function later() {} } await 1; typeof later",
+            "[typeof lexical, typeof strict, typeof later].join()",
+            "0; { function twice() { return 1 } } await 1; twice = 2; 0; { function twice() { return 3 } } twice()",
+            "twice()",
+        ) == ["'undefined'"] * 3 + ["'undefined,undefined,undefined'", "3", "3"]
+
     def test_broken_streams_are_restored(self, session: Session) -> None:
         for code in (
             "process.stdout.end(); process.stderr.destroy()",

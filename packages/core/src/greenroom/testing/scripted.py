@@ -151,6 +151,6 @@ async def wait_until(condition: Callable[[], bool]) -> None:
     Raises:
         TimeoutError: it has not become true within 10 seconds.
     """
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  an asyncio.Event belongs to one loop
             await asyncio.sleep(0.01)

@@ -142,7 +142,7 @@ class ShellSuite(Suite):
         for event in shared.stream_shell("echo begun; sleep 600"):
             assert isinstance(event, StreamText)
             break
-        assert shared.shell("echo free", timeout=20).stdout == "free\n"
+        assert shared.shell("echo free", timeout=60).stdout == "free\n"
         assert shared.shell(_SLEEPING).stdout == ""
 
     async def test_the_asynchronous_spellings_do_the_same(self, shared: Session) -> None:
@@ -186,7 +186,7 @@ class ShellSuite(Suite):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (await shared.ashell(_SLEEPING, timeout=20)).stdout == ""
+        assert (await shared.ashell(_SLEEPING, timeout=60)).stdout == ""
 
     def test_output_over_the_limit_is_cut_and_the_command_goes_on(self, shared: Session) -> None:
         execution = shared.shell("yes 0123456789 | head -n 100000; echo end > end.txt")

@@ -6,6 +6,8 @@ Our client and our server import it, and nothing else speaks it. Azure's contrac
 VERSION = "greenroom/1"
 VERSIONS_HEADER = "x-greenroom-versions"
 """In the response to `GET greenroom`: the versions that the server speaks, separated by commas."""
+TYPE_HEADER = "x-greenroom-container-type"
+"""In the same response: the container type of the pool."""
 OVERRIDES_HEADER = "x-greenroom-overrides"
 """In a request: the settings of its session that differ from the pool's, as JSON."""
 STREAM_TYPE = "application/x-ndjson"

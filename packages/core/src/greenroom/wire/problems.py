@@ -9,7 +9,7 @@ from typing import Any, cast
 from greenroom import errors
 from greenroom.errors import AzureDetails, ExecutionFailed, GreenroomError, PoolFull, RequestFailed
 from greenroom.models import Execution
-from greenroom.wire.values import Json, WireError, decode, decode_as, encode
+from greenroom.wire.values import Json, WireError, check_number, decode, decode_as, encode
 
 ERROR_KEY = "greenroom"
 """The member of an error response that has the exception, beside Azure's description."""
@@ -56,8 +56,11 @@ def decode_error(value: Json) -> GreenroomError:
 
 def _error(kind: type[GreenroomError], message: str, fields: Mapping[str, Json]) -> GreenroomError:
     if issubclass(kind, PoolFull):
+        sessions = decode_as(int, fields.get("sessions"), "sessions")
         wait = decode_as(float | None, fields.get("retry_after"), "retry_after")
-        return kind(message, sessions=decode_as(int, fields.get("sessions"), "sessions"), retry_after=wait)
+        check_number(sessions, "sessions")
+        check_number(wait or 0, "retry_after")
+        return kind(message, sessions=sessions, retry_after=wait)
     if issubclass(kind, ExecutionFailed):
         return kind(decode(Execution, fields.get("execution")))
     code = fields.get("errno")

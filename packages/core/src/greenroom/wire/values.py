@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from greenroom import models
 from greenroom.config.environment import Environment
 from greenroom.models import DATA_DIR, RemoteFile
 from greenroom.runner.json_weight import TooDeep, weigh_json
@@ -19,6 +20,7 @@ from greenroom.runner.json_weight import TooDeep, weigh_json
 T = TypeVar("T")
 _FIRST_GUESS = 1000  # bytes
 _MAX_ENTRIES = 20_000  # of a list, as in a local pool
+_MAX_NUMBER = 1 << 63
 
 Json: TypeAlias = Any
 """A JSON value, as `json.loads` returns it; numbers include infinity."""
@@ -188,7 +190,28 @@ def _decode_dataclass(kind: type[Any], value: Json, name: str) -> Any:
         path: str = found["path"]
         if not path.startswith(f"{DATA_DIR}/") or ".." in path.split("/"):
             raise WireError(f"the path of a file must be below {DATA_DIR}, not {path!r:.200}")
+    if kind.__module__ == models.__name__:
+        _check_numbers(found, name)
     return kind(**found)
+
+
+def _check_numbers(fields: Mapping[str, Any], name: str) -> None:
+    """Check the numbers of a value of `greenroom.models`: they are counts, sizes and seconds, except an exit code."""
+    for field, value in fields.items():
+        each: object
+        for each in cast("Mapping[str, object]", value).values() if field == "evictions" else (value,):
+            if isinstance(each, int | float) and field != "exit_code":
+                check_number(each, f"{name}.{field}")
+
+
+def check_number(value: float, name: str) -> None:
+    """Check a count, a size or a time in seconds.
+
+    Raises:
+        WireError: it is negative, not finite, or too large for any of them.
+    """
+    if not 0 <= value < _MAX_NUMBER:
+        raise WireError(f"{name} must be at least 0, and finite, not {value!r:.50}")
 
 
 def _decode_time(value: Json, name: str) -> datetime:

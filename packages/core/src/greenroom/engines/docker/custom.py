@@ -168,6 +168,7 @@ class CustomContainers:
         runtime: the OCI runtime of the engine.
         take_user, return_user: a number of a user that no other container of ours has.
         see_through: runs a coroutine to its end even if the caller is cancelled.
+        users: the numbers that `take_user` gives.
     """
 
     def __init__(
@@ -177,11 +178,14 @@ class CustomContainers:
         take_user: Callable[[], int],
         return_user: Callable[[int], None],
         see_through: Callable[[Coroutine[Any, Any, None]], Coroutine[Any, Any, None]],
+        *,
+        users: range,
     ) -> None:
         self._relay_image = relay_image
         self._runtime = runtime
         self._take_user = take_user
         self._return_user = return_user
+        self._users = users
         self._gives_way = True
         self._filtered = True
         self._volumes: frozenset[str] = frozenset()
@@ -199,6 +203,7 @@ class CustomContainers:
             self._filtered = any(option.startswith("name=seccomp") for option in info["SecurityOptions"])
             await self._find_relay_image(daemon)
             found = await find_or_pull(daemon, container)
+            self._check_user(container.image, str(found["Config"].get("User") or ""))
             # Docker would give each a directory of its disk.
             self._volumes = frozenset(found["Config"].get("Volumes") or ())
         except FAILURES as error:
@@ -211,6 +216,15 @@ class CustomContainers:
                 f"Custom containers need one of the runtimes {', '.join(_SHARING_RUNTIMES)}, not {runtime!r}, whose "
                 "containers would not end with this process. Leave out the option runtime."
             )
+
+    def _check_user(self, image: str, user: str) -> None:
+        """Refuse an image whose own user could be a relay's, whose process is in the same namespace, or a sandbox's."""
+        for number in user.split(":"):
+            if number.isascii() and number.isdecimal() and len(number) <= 10 and int(number) in self._users:
+                raise InvalidRequest(
+                    f"The image {image!r} must not have the user {user!r}: the users {self._users.start} to "
+                    f"{self._users.stop - 1} are those of Greenroom's own containers. Build it with another USER."
+                )
 
     async def start(self, daemon: Daemon, spec: SandboxSpec) -> CustomSandbox:
         """As `Engine.start_container`."""

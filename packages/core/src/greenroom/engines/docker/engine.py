@@ -170,7 +170,14 @@ class DockerEngine(Engine):
         self._opened: Daemon | None = None
         self._undoings: set[asyncio.Task[None]] = set()
         self._users: set[int] = set()
-        self._custom = CustomContainers(self._image, runtime, self._take_user, self._users.discard, self._see_through)
+        self._custom = CustomContainers(
+            self._image,
+            runtime,
+            self._take_user,
+            self._users.discard,
+            self._see_through,
+            users=range(_FIRST_USER, _FIRST_USER + _USERS),
+        )
 
     @property
     def starts_give_way(self) -> bool:

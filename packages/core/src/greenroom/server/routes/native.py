@@ -19,7 +19,7 @@ from greenroom.azure.codecs.shared import ExecuteRequest, Json
 from greenroom.backend import OnEvent, Overrides, ShellCommand
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
-from greenroom.models import Execution, Output, StreamText
+from greenroom.models import Event, Execution, Output, StreamText
 from greenroom.server.records import Live, Outcome, Record
 from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room
 from greenroom.server.routes.executions import gone, read_json
@@ -47,9 +47,11 @@ _MAX_ID = 128
 
 
 async def get_versions(request: Request, target: Target) -> Response:
-    """`GET greenroom`: what a client asks once, to find out whether it can use this version."""
-    del request, target
-    return Response(status_code=204, headers={wire.VERSIONS_HEADER: wire.VERSION})
+    """`GET greenroom`: what a client asks once, to find out whether it can use this version, and the pool's type."""
+    del request
+    container_type = target.pool.backend.container_type
+    headers = {wire.VERSIONS_HEADER: wire.VERSION, wire.TYPE_HEADER: container_type.value}
+    return Response(status_code=204, headers=headers)
 
 
 # Executions
@@ -80,9 +82,12 @@ async def execute(request: Request, target: Target) -> Response:
 
 
 async def attach(request: Request, target: Target) -> Response:
-    """`GET greenroom/1/executions/{id}`: the further lines of an execution in the background."""
+    """`GET greenroom/1/executions/{id}`: the further lines of an execution in the background.
+
+    Its events come to the latest request alone: the lines of the one before end with an error.
+    """
     record = target.pool.records.find(target.identifier, request.path_params["id"])
-    if record is None or record.live is None:
+    if record is None or record.live is None or not record.kept:
         raise RequestRefused(404, EXECUTION_NOT_FOUND, "The session has no such execution, or it ended too long ago.")
     return _Executing(request, target, record, _Feed(record.live if target.query.get("stream") == "true" else None))
 
@@ -119,8 +124,8 @@ def _check(order: Order) -> None:
 class _Feed:
     """The events of an execution on their way to one client.
 
-    What waits takes no more memory than the execution itself, which the pool limits: text is joined, and rich outputs
-    are the execution's own.
+    What waits takes no more memory than the execution itself, which the pool limits: text is joined, rich outputs are
+    the execution's own, and an event waits for one client at most.
     """
 
     def __init__(self, live: Live | None) -> None:
@@ -128,18 +133,33 @@ class _Feed:
         self._wake = asyncio.Event()
         self._events = Events(self._arrived)
         self._live = live
+        self._is_replaced = False
         if live is not None:
-            live.listeners.add(self._events.put)
+            live.listen(self._put, self._replaced)
+
+    def _put(self, event: Event) -> None:
+        self._events.put(event)
 
     def _arrived(self) -> None:
         self._waiting += 1
         self._wake.set()
 
+    def _replaced(self) -> None:
+        self._is_replaced = True
+        self._waiting, self._events = 0, Events(self._arrived)
+        self._wake.set()
+
     async def next(self, record: Record) -> StreamText | Output | None:
-        """Return the next event, or `None` if the execution has ended and no event waits."""
+        """Return the next event, or `None` if the execution has ended and no event waits.
+
+        Raises:
+            ServiceFailed: a later request gets the events.
+        """
         record.task.add_done_callback(self._woken)
         try:
             while not self._waiting:
+                if self._is_replaced:
+                    raise ServiceFailed("The execution runs, and a later request receives its lines in place of this.")
                 if record.task.done():
                     return None
                 self._wake.clear()
@@ -156,7 +176,7 @@ class _Feed:
 
     def close(self) -> None:
         if self._live is not None:
-            self._live.listeners.discard(self._events.put)
+            self._live.leave(self._put)
 
 
 class _Executing(StreamingResponse):
@@ -207,6 +227,7 @@ class _Executing(StreamingResponse):
             GreenroomError: the execution's, before the first line.
         """
         record, begun = self._record, False
+        error: GreenroomError | None = None
         shown: list[Output] = []
         if record.kept:  # from now on, the client can ask for it again
             begun = True
@@ -219,6 +240,9 @@ class _Executing(StreamingResponse):
                 begun = True
                 yield dump(WAITING) if self._is_queued() else KEEP_ALIVE, False
                 continue
+            except ServiceFailed as replaced:
+                error = replaced
+                break
             if event is None:
                 break
             begun = True
@@ -226,7 +250,7 @@ class _Executing(StreamingResponse):
                 shown.append(event)
             for line in event_lines(event):
                 yield await self._held(line), False
-        if (error := _error_of(record)) is not None:
+        if (error := error or _error_of(record)) is not None:
             if not begun:
                 raise error
             entry: Entry = self._request.scope["greenroom.entry"]

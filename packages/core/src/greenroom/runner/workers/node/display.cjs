@@ -4,9 +4,10 @@
 const { inspect, types } = require("node:util");
 
 const { apply } = Reflect;
-const { isPromise, isUint8Array } = types;
-const { defineProperty } = Object;
-const { keys } = Object;
+const { isPromise, isProxy, isUint8Array } = types;
+const { defineProperty, keys } = Object;
+const { has, add, delete: forget } = Set.prototype;
+const NativeError = Error;
 const { stringify } = JSON;
 const { slice, toWellFormed } = String.prototype;
 const toBase64 = Buffer.prototype.base64Slice;
@@ -30,6 +31,14 @@ const KINDS = {
   jpeg: "image/jpeg",
   json: "application/json",
 };
+const METHOD_NAMES = keys(METHODS);
+const KIND_NAMES = keys(KINDS);
+const SETTERS = ["mime", "html", "svg", "png", "jpeg"];
+
+/** Give an object a property of its own, whatever the prototype of all objects has under this name. */
+function own(target, name, value) {
+  defineProperty(target, name, { __proto__: null, value, writable: true, enumerable: true, configurable: true });
+}
 
 /** Return the functions that a worker needs for displays; `show` sends an output and returns when it is in order. */
 function makeDisplays({ show, current, finish, read }) {
@@ -43,11 +52,11 @@ function makeDisplays({ show, current, finish, read }) {
       const type = types_[index];
       if (bundle[type] !== undefined) data[type] = content(type, bundle[type]);
     }
-    const header = { ev: "output", result: result && data["text/plain"] !== undefined };
+    const header = { __proto__: null, ev: "output", result: result && data["text/plain"] !== undefined };
     if (name !== undefined) {
       header.display_id = apply(slice, toText(name), [0, MAX_NAME]);
-      header.update = seen.has(header.display_id);
-      seen.add(header.display_id);
+      header.update = apply(has, seen, [header.display_id]);
+      apply(add, seen, [header.display_id]);
     }
     show(header, apply(stringify, JSON, [{ __proto__: null, data, metadata: { __proto__: null } }, wellFormed]));
   }
@@ -61,7 +70,7 @@ function makeDisplays({ show, current, finish, read }) {
   class Context {
     constructor(cell) {
       const send = (bundle, keepAlive, isResult) => {
-        output(bundle, { result: isResult && !keepAlive });
+        output(bundle, { __proto__: null, result: isResult && !keepAlive });
         settle(keepAlive);
       };
       const settle = (keepAlive) => {
@@ -86,40 +95,46 @@ function makeDisplays({ show, current, finish, read }) {
           }
         })();
       };
-      this.async = (...values) => (cell.isAsync = values.length === 0 ? true : Boolean(values[0]));
-      this.sendResult = resolving((value, keepAlive) => send(mimer(value), keepAlive, true));
-      this.done = (value) => {
+      own(this, "async", (...values) => (cell.isAsync = values.length === 0 ? true : !!values[0]));
+      own(this, "sendResult", resolving((value, keepAlive) => send(mimer(value), keepAlive, true)));
+      own(this, "done", (value) => {
         if (value === undefined) settle(false);
         else this.sendResult(value);
-      };
-      this.sendError = resolving((error) => cell.fail(error));
-      this.mime = resolving((bundle, keepAlive) => send(bundle, keepAlive, true));
-      for (const [kind, type] of Object.entries(KINDS)) {
-        this[kind] = resolving((value, keepAlive) => send({ [type]: value }, keepAlive, true));
+      });
+      own(this, "sendError", resolving((error) => cell.fail(error)));
+      own(this, "mime", resolving((bundle, keepAlive) => send(bundle, keepAlive, true)));
+      for (let index = 0; index < KIND_NAMES.length; index++) {
+        const type = KINDS[KIND_NAMES[index]];
+        const handle = (value, keepAlive) => send({ __proto__: null, [type]: value }, keepAlive, true);
+        own(this, KIND_NAMES[index], resolving(handle));
       }
-      this.input = () => {
-        throw new Error("$$.input() cannot be answered: no person is at this session. Put the value into the code.");
-      };
-      this.display = (name) => new Display(name);
-      this.clear = (options) => show({ ev: "clear", wait: Boolean(options?.wait) }, "");
-      defineProperty(this, "config", { value: config });
+      own(this, "input", () => {
+        throw new NativeError("$$.input() cannot be answered: no person is at this session. Put the value into the code.");
+      });
+      own(this, "display", (name) => new Display(name));
+      own(this, "clear", (options) => show({ ev: "clear", wait: !!options?.wait }, ""));
+      defineProperty(this, "config", { __proto__: null, value: config });
     }
   }
 
   class Display {
     constructor(name) {
-      this.mime = (bundle) => output(bundle, { name });
-      for (const [kind, type] of Object.entries(KINDS)) this[kind] = (value) => output({ [type]: value }, { name });
-      this.close = () => {
-        seen.delete(toText(name));
-      };
+      const options = { __proto__: null, name };
+      own(this, "mime", (bundle) => output(bundle, options));
+      for (let index = 0; index < KIND_NAMES.length; index++) {
+        const type = KINDS[KIND_NAMES[index]];
+        own(this, KIND_NAMES[index], (value) => output({ __proto__: null, [type]: value }, options));
+      }
+      own(this, "close", () => apply(forget, seen, [toText(name)]));
     }
   }
 
   const config = { awaitExecution: true };
 
   function define(name, property) {
-    defineProperty(globalThis, name, { configurable: true, enumerable: false, ...property });
+    try {
+      defineProperty(globalThis, name, { __proto__: null, configurable: true, enumerable: false, ...property });
+    } catch {} // the code has defined it for good
   }
 
   define("$$mimer$$", { value: defaultMimer, writable: true });
@@ -129,12 +144,14 @@ function makeDisplays({ show, current, finish, read }) {
   function begin(cell) {
     const context = new Context(cell);
     define("$$", { value: context, writable: true });
-    for (const kind of ["mime", "html", "svg", "png", "jpeg"]) define(`$$${kind}$$`, { set: context[kind] });
+    for (let index = 0; index < SETTERS.length; index++) {
+      define(`$$${SETTERS[index]}$$`, { set: context[SETTERS[index]] });
+    }
     define("$$async$$", { get: () => cell.isAsync, set: (value) => context.async(value) });
     define("$$done$$", { value: context.done, writable: true });
   }
 
-  return { begin, showResult: (value) => output(mimer(value), { result: true }) };
+  return { begin, showResult: (value) => output(mimer(value), { __proto__: null, result: true }) };
 }
 
 /** The bundle of a value: its own methods' as in IJavascript, and what Node's REPL prints. */
@@ -147,15 +164,17 @@ function defaultMimer(value) {
       return undefined; // a value that cannot be shown so can be shown otherwise
     }
   };
-  if (!types.isProxy(value)) {
-    const own = call("_toMime");
-    if (typeof own === "object" && own !== null) for (const type of keys(own)) bundle[type] = own[type];
-    for (const name of keys(METHODS)) {
+  if (!isProxy(value)) {
+    const given = call("_toMime");
+    const types_ = typeof given === "object" && given !== null ? keys(given) : [];
+    for (let index = 0; index < types_.length; index++) bundle[types_[index]] = given[types_[index]];
+    for (let index = 0; index < METHOD_NAMES.length; index++) {
+      const name = METHOD_NAMES[index];
       const content = METHODS[name] in bundle ? undefined : call(name);
       if (content !== undefined) bundle[METHODS[name]] = content;
     }
   }
-  if (!("text/plain" in bundle)) bundle["text/plain"] = inspect(value, { showProxy: true });
+  if (!("text/plain" in bundle)) bundle["text/plain"] = inspect(value, { __proto__: null, showProxy: true });
   return bundle;
 }
 

@@ -24,7 +24,8 @@ const { isPromise } = types;
 const { readSync, writeSync, fstatSync, openSync, closeSync } = fs;
 const { Script, constants } = vm;
 const { runInThisContext } = Script.prototype;
-const { getOwnPropertyDescriptor, defineProperty } = Object;
+const { getOwnPropertyDescriptor, defineProperty, hasOwn } = Object;
+const NativePromise = Promise;
 const { load } = Atomics;
 const isArray = Array.isArray;
 const stringify = JSON.stringify;
@@ -118,29 +119,36 @@ function restoreStreams() {
       const opened = openSync(`/proc/self/fd/${originals[number]}`, "a"); // takes the lowest free number
       if (opened !== number) closeSync(opened);
     }
-    const stream = process[names[number]];
-    if (typeof stream?.write !== "function" || stream.writableEnded || stream.destroyed) {
+    try {
+      const stream = process[names[number]];
+      if (typeof stream?.write === "function" && !stream.writableEnded && !stream.destroyed) continue;
+    } catch {}
+    try {
       defineStream(number);
-    }
+    } catch {} // the code has made it so that nothing can
   }
 }
 
 function defineStream(number) {
   const name = names[number];
   const value = new Text(number);
-  defineProperty(process, name, { value, writable: true, enumerable: true, configurable: true });
+  defineProperty(process, name, { __proto__: null, value, writable: true, enumerable: true, configurable: true });
   console[`_${name}`] = value;
 }
 
 // Cells
 
 class Cell {
+  // Its own properties, whatever code has done to the prototype of all objects.
+  number;
+  variablesBefore;
+  isAsync = false; // it ends when its code says so, by the functions of `$$`
+  hasResult = false;
+  isOver = false;
+
   constructor(number, environment) {
     this.number = number;
     this.variablesBefore = variables.change(environment);
-    this.isAsync = false; // it ends when its code says so, by the functions of `$$`
-    this.hasResult = false;
-    this.isOver = false;
   }
 
   /** Show the value of the code, and end. A promise is waited for, so that its work is part of this execution. */
@@ -167,7 +175,7 @@ class Cell {
 
   /** End after what is due now: rejections that nothing handles belong to this cell. */
   end() {
-    later(finish, this, null);
+    later(() => finish(this, null)); // Node would spread further arguments by the iterator of arrays
   }
 
   fail(error) {
@@ -198,6 +206,7 @@ async function wait_for(cell, promise) {
 async function follow(cell, promise) {
   let box;
   try {
+    defineProperty(promise, "constructor", { __proto__: null, value: NativePromise }); // `await` asks for it
     box = await promise;
   } catch (error) {
     cell.fail(error);
@@ -219,8 +228,9 @@ function run({ scripts, names: declared, asynchronous, variables: environment, n
     displays.begin(cell);
     for (let index = 0; index < declared.length; index++) declare(declared[index]);
     for (let index = 0; index < scripts.length; index++) {
-      const options = { filename: name, importModuleDynamically: importForCell };
-      value = apply(runInThisContext, new Script(scripts[index], options), [{ displayErrors: false }]);
+      const options = { __proto__: null, filename: name, importModuleDynamically: importForCell };
+      const script = new Script(scripts[index], options);
+      value = apply(runInThisContext, script, [{ __proto__: null, displayErrors: false }]);
     }
   } catch (error) {
     cell.fail(error);
@@ -237,8 +247,9 @@ function importForCell(specifier, script, attributes) {
 /** Make a name assignable, as a declaration does, whatever the global object had under it. */
 function declare(name) {
   const property = getOwnPropertyDescriptor(globalThis, name);
-  if (property !== undefined && (property.writable || !property.configurable)) return;
-  defineProperty(globalThis, name, { value: undefined, writable: true, enumerable: true, configurable: true });
+  if (property !== undefined && ((hasOwn(property, "writable") && property.writable) || !property.configurable)) return;
+  const variable = { __proto__: null, value: undefined, writable: true, enumerable: true, configurable: true };
+  defineProperty(globalThis, name, variable);
 }
 
 function interrupt(number) {
@@ -248,10 +259,10 @@ function interrupt(number) {
 }
 
 port.on("message", (message) => {
-  if (message.run) run(message.run);
-  else if (message.interrupt) interrupt(message.interrupt);
-  else if (message.environment) variables.setForSession(message.environment);
-  else if (message.settle) post({ settled: true });
+  if (hasOwn(message, "run")) run(message.run);
+  else if (hasOwn(message, "interrupt")) interrupt(message.interrupt);
+  else if (hasOwn(message, "environment")) variables.setForSession(message.environment);
+  else if (hasOwn(message, "settle")) post({ settled: true });
 });
 
 // Errors, which can be anything, and whose properties can do anything
@@ -282,7 +293,10 @@ function read(error, limit) {
   const errors = property("errors");
   if (result.stack !== null && isArray(errors)) {
     let index = 0;
-    for (; index < errors.length && limit.left > 0; index++) result.errors[index] = read(errors[index], limit);
+    for (; index < errors.length && limit.left > 0; index++) {
+      const value = read(errors[index], limit);
+      defineProperty(result.errors, index, { __proto__: null, value, writable: true, enumerable: true, configurable: true });
+    }
     result.omitted = errors.length - index;
   }
   return result;
@@ -325,8 +339,9 @@ function exit(code) {
   const number = code ?? process.exitCode ?? 0;
   process.exitCode = undefined;
   if (current) {
+    const cell = current;
     const value = `process.exit(${text(number)}) ended the code.`;
-    later(finish, current, { name: "ProcessExit", value, stack: "", shown: "" });
+    later(() => finish(cell, { name: "ProcessExit", value, stack: "", shown: "" }));
   }
   post({ stop: true });
   for (;;); // until this thread's JavaScript is terminated
@@ -392,7 +407,8 @@ for (const name of Module.builtinModules) {
   // As in Node's REPL.
   if (name.startsWith("_") || name.includes("/") || (name in globalThis && name !== "crypto")) continue;
   const define = (value) => {
-    defineProperty(globalThis, name, { value, writable: true, enumerable: false, configurable: true });
+    const property = { __proto__: null, value, writable: true, enumerable: false, configurable: true };
+    defineProperty(globalThis, name, property);
     return value;
   };
   defineProperty(globalThis, name, {

@@ -14,6 +14,7 @@ const END = "\n})()";
 const LITERAL = /^\s*\{/;
 const ENDS_A_STATEMENT = /;\s*$/;
 const NEEDS_ASYNC = /^await is only valid|^Unexpected reserved word/;
+const RETURNS = /^'return' outside of function/; // the parser's words
 const NEEDS_A_MODULE = /^Cannot use import statement/;
 const OPTIONS = {
   ecmaVersion: "latest",
@@ -39,8 +40,8 @@ function rewriteCode(source, filename) {
   let cell;
   try {
     cell = new Cell(source, acorn.parse(source, OPTIONS));
-  } catch {
-    return untouched(source, filename);
+  } catch (error) {
+    return untouched(source, filename, RETURNS.test(error.message));
   }
   if (cell.isModule) return untouched(source, filename);
   const scripts = cell.scripts();
@@ -55,13 +56,14 @@ function rewriteCode(source, filename) {
   return { scripts, names: [...cell.names], asynchronous: cell.asynchronous };
 }
 
-/** What the parser does not understand is V8's to judge. */
-function untouched(source, filename) {
+/** What the parser does not understand is V8's to judge; of a function, `return` would be a part. */
+function untouched(source, filename, returns = false) {
   try {
     compile(source, filename);
     return { scripts: [source], names: [], asynchronous: false };
   } catch (error) {
     if (NEEDS_A_MODULE.test(error.message)) throw asModule(source, filename, error);
+    if (returns) throw asModule(source, filename, error);
     if (!NEEDS_ASYNC.test(error.message)) throw error;
     asFunction(source, filename, error);
   }
@@ -103,6 +105,7 @@ class Cell {
     this.constants = new Set();
     this.asynchronous = false;
     this._variables = []; // declarations with `var`, with the innermost loop around each
+    this._functions = []; // in blocks, with whether each is the whole branch of an `if`
     this._edits = [];
     this._imports = "";
     this._look();
@@ -114,6 +117,7 @@ class Cell {
     for (const node of this.tree.body) this._declare(node);
     if (!this.asynchronous) return [this._edited()];
     this._variables.forEach(({ node, loop }) => this._assign(node, loop));
+    this._functions.forEach(({ node, isBranch }) => this._hoist(node, isBranch));
     this._return();
     if (functions.length === 0) return [this._wrapped(this._edited())];
     const others = this.tree.body.filter((node) => node.type !== "FunctionDeclaration" && !node.directive);
@@ -122,8 +126,17 @@ class Cell {
 
   _look() {
     const { base } = walk;
+    const isStrict = this.tree.body.some((node) => node.directive === "use strict");
+    const branches = new Set();
     const visitors = {
-      Function() {},
+      Function: (node) => {
+        if (node.type !== "FunctionDeclaration" || node.async || node.generator || isStrict) return;
+        if (!this.tree.body.includes(node)) this._functions.push({ node, isBranch: branches.has(node) });
+      },
+      IfStatement: (node, loop, visit) => {
+        branches.add(node.consequent).add(node.alternate);
+        base.IfStatement(node, loop, visit);
+      },
       StaticBlock() {},
       PropertyDefinition: (node, loop, visit) => node.computed && visit(node.key, loop),
       AwaitExpression: (node, loop, visit) => {
@@ -195,6 +208,26 @@ class Cell {
       this._insert(each.end, each.init ? ")" : isPattern ? "=void 0)" : ")");
     }
     if (loop?.init !== node && this.source[node.end - 1] !== ";") this._insert(node.end, ";");
+  }
+
+  /** As outside of an asynchronous cell, a function in a block is a variable too, from where the block has it. */
+  _hoist(node, isBranch) {
+    const { name } = node.id;
+    if (!this._canBeVariable(node)) return;
+    this.names.add(name);
+    this._insert(node.start, `${isBranch ? "{ " : ""}this.${name} = ${name}; `);
+    if (isBranch) this._insert(node.end, " }");
+  }
+
+  /** Whether a variable in place of a function would not be an error: the condition of ECMAScript's annex B.3.2. */
+  _canBeVariable(node) {
+    const before = this.source.slice(0, node.start);
+    try {
+      acorn.parse(`${before}var ${node.id.name};${this.source.slice(node.end)}`, OPTIONS);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   _import(node) {
