@@ -187,9 +187,12 @@ async def test_an_error_of_the_pool_is_a_result_and_leaves_no_session(error: Exc
     assert backend.deleted == backend.identifiers
 
 
-async def test_a_failure_of_the_server_shows_nothing_of_it(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, OSError])
+async def test_a_failure_of_the_server_shows_nothing_of_it(
+    kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
     backend = ScriptedBackend()
-    backend.answer = RuntimeError("a secret of the server")
+    backend.answer = kind("a secret of the server")
     async with served(backend) as client:
         response = await post(client, call("run_python", code="1"))
         assert (response.status_code, response.json()["error"]["code"]) == (200, -32603)

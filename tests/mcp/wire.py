@@ -73,7 +73,8 @@ class Line:
         self._reader = reader
 
     def write(self, content: bytes) -> None:
-        os.write(self._to_server, content)
+        while content:
+            content = content[os.write(self._to_server, content) :]
 
     def send(self, *messages: Any) -> None:
         for message in messages:

@@ -17,6 +17,7 @@ from greenroom.backend import Backend
 from greenroom.errors import GreenroomError, InvalidRequest
 from greenroom.mcp import resources
 from greenroom.mcp.calls import Context, Execute, Sessions, call, download, execute_directly
+from greenroom.mcp.feed import ClientGone
 from greenroom.mcp.handles import Handles, UnknownHandle
 from greenroom.mcp.protocol import (
     INTERNAL_ERROR,
@@ -136,6 +137,9 @@ class Endpoint:
         """Return the message that answers a request, or `None` if the peer cancelled it meanwhile.
 
         Cancelling this cancels the request.
+
+        Raises:
+            ClientGone: a notification could not be sent.
         """
         task = asyncio.create_task(self._respond(request, peer, context))
         try:
@@ -158,7 +162,7 @@ class Endpoint:
             return error_message(error, request.id)
         except GreenroomError as error:
             return error_message(ProtocolError(INTERNAL_ERROR, str(error)), request.id)
-        except OSError:  # the client has gone
+        except ClientGone:
             raise
         except Exception as error:  # nothing of it goes to a client
             logger.error("the request %s failed", brief(request.method), exc_info=error)

@@ -15,7 +15,7 @@ from greenroom.text import shorten
 from greenroom.untrusted import visible
 
 Notify: TypeAlias = Callable[[str, Json], Awaitable[None]]
-"""Sends a notification: its method and its params. It waits for a client that is slow."""
+"""Sends a notification: its method and its params. It waits for a client that is slow, or raises `ClientGone`."""
 
 _PAUSE = 0.1
 """Seconds between two rounds of messages: what is written meanwhile is joined."""
@@ -28,6 +28,10 @@ _MOST_LINE = 200
 
 # The level of the messages with what code writes to each stream.
 _LEVEL: dict[Literal["stdout", "stderr"], str] = {"stdout": "info", "stderr": "warning"}
+
+
+class ClientGone(Exception):
+    """The client cannot be reached any more."""
 
 
 class OutputFeed:

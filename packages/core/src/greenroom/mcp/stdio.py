@@ -13,6 +13,7 @@ from typing import cast
 
 from greenroom.mcp.calls import Context
 from greenroom.mcp.endpoint import Endpoint, Peer, context_of
+from greenroom.mcp.feed import ClientGone
 from greenroom.mcp.protocol import (
     INVALID_REQUEST,
     OLDEST,
@@ -33,6 +34,8 @@ from greenroom.wire.values import dump
 MOST_BYTES = 32 << 20
 """Bytes of one message: the largest code, written with escapes."""
 _MOST_RUNNING = 100
+_MOST_WAITING = 200
+"""Answers, those of running requests included, after which nothing more is read."""
 _PIECE = 64 * 1024
 _LARGE = 256 * 1024
 _LAST_ANSWERS = 0.5
@@ -59,6 +62,8 @@ class Stdio:
         broken = asyncio.create_task(self._writer.broken.wait())
         try:
             while True:
+                while len(self._tasks) >= _MOST_WAITING and not broken.done():
+                    await asyncio.wait({*self._tasks, broken}, return_when=asyncio.FIRST_COMPLETED)
                 reading = asyncio.create_task(self._reader.lines.get())
                 await asyncio.wait([reading, broken], return_when=asyncio.FIRST_COMPLETED)
                 if not reading.done():
@@ -109,7 +114,7 @@ class Stdio:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, OSError):
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ClientGone):
             asyncio.get_running_loop().call_exception_handler({"message": "an answer failed", "exception": error})
 
     def _note(self, message: Notification) -> None:
@@ -205,7 +210,7 @@ class _Writer:
         """Write a message; return when the client, or a pipe to it, has it.
 
         Raises:
-            OSError: the client cannot be reached.
+            ClientGone: the client cannot be reached.
         """
         written = self._loop.create_future()
         self._waiting.put((dump(message), written))
@@ -245,4 +250,4 @@ class _Writer:
         if error is None:
             written.set_result(None)
         else:
-            written.set_exception(error)
+            written.set_exception(ClientGone(str(error)))
