@@ -5,6 +5,7 @@ PACKAGES := packages/core packages/langchain packages/llamaindex packages/semant
 READY := .venv/.ready
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
 CLIENTS := .venv-clients
+MCP := .venv-mcp
 HTTPX2 := .venv-httpx2
 OPENAPI := .venv-openapi
 # Random requests per operation and document, and a folder with Microsoft's own documents.
@@ -69,9 +70,11 @@ lint: $(READY) ## ruff and the import rules
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports --no-logo
 
-clients: $(READY) $(CLIENTS)/.ready ## Azure's released clients against the server, over each engine
+clients: $(READY) $(CLIENTS)/.ready $(MCP)/.ready ## released clients, of Azure's API and of MCP, against the server
 	@$(BIN)/pyright --project tests/clients
+	@$(BIN)/pyright --project tests/mcp_clients
 	@$(CLIENTS)/bin/pytest -q tests/clients
+	@$(MCP)/bin/pytest -q tests/mcp_clients
 
 parity: $(READY) ## write docs/azure-parity.md from the cases of tests/parity
 	@$(BIN)/python -m tests.parity.page
@@ -88,6 +91,7 @@ lock: ## after a change of dependencies
 	@$(COMPILE) --no-emit-package greenroom \
 		--all-extras --group test --group frameworks --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
+	@$(COMPILE) tests/mcp_clients/pyproject.toml -o tests/mcp_clients/requirements.lock
 	@$(COMPILE) tests/openapi/pyproject.toml -o tests/openapi/requirements.lock
 
 $(READY): requirements.lock pyproject.toml $(PACKAGES:=/pyproject.toml)
@@ -104,6 +108,13 @@ $(CLIENTS)/.ready: tests/clients/requirements.lock $(READY)
 	@$(BIN)/uv pip install --python $(CLIENTS)/bin/python --compile-bytecode --require-hashes \
 		-r tests/clients/requirements.lock
 	@touch $(CLIENTS)/.ready
+
+$(MCP)/.ready: tests/mcp_clients/requirements.lock $(READY)
+	@echo "Setting up $(MCP) with MCP's clients of version 2 (about 150 MB) …"
+	@test -x $(MCP)/bin/python || $(PYTHON) -m venv --without-pip $(MCP)
+	@$(BIN)/uv pip install --python $(MCP)/bin/python --compile-bytecode --require-hashes \
+		-r tests/mcp_clients/requirements.lock
+	@touch $(MCP)/.ready
 
 $(OPENAPI)/.ready: tests/openapi/requirements.lock $(READY)
 	@echo "Setting up $(OPENAPI) with Schemathesis (about 50 MB) …"
@@ -130,4 +141,4 @@ $(NEL)/.ready: tests/javascript/package-lock.json $(READY)
 	@touch $(NEL)/.ready
 
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(HTTPX2) $(OPENAPI) $(NEL) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(NEL) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache

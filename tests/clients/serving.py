@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
-GREENROOM = Path(__file__).parents[2] / ".venv/bin/greenroom"
+GREENROOM = Path(__file__).resolve().parents[2] / ".venv/bin/greenroom"
 POOL_PATH = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/group/sessionPools/pool"
 _VERSION = "2025-10-02-preview"
 
@@ -68,7 +68,7 @@ class Server:
 
 
 @contextmanager
-def serving(engine: str, key: str, *, tls: Path | None = None) -> Generator[Server]:
+def serving(engine: str, key: str, *, tls: Path | None = None, pool: str | None = None) -> Generator[Server]:
     """A server until the end of the block, which has to be an orderly one.
 
     Without the engine the test is skipped, or fails where `GREENROOM_REQUIRE_ENGINES` says so.
@@ -77,10 +77,11 @@ def serving(engine: str, key: str, *, tls: Path | None = None) -> Generator[Serv
         engine: one of `POOLS`.
         key: what is to let callers in.
         tls: where its certificate is kept, if it is to have one.
+        pool: the pool's URL, in place of that in `POOLS`.
     """
     options = ["--tls-self-signed", "--tls-directory", str(tls)] if tls else []
     process = subprocess.Popen(
-        [GREENROOM, "serve", "--pool", POOLS[engine], "--port", "0", *options],
+        [GREENROOM, "serve", "--pool", pool or POOLS[engine], "--port", "0", *options],
         env={**os.environ, "GREENROOM_API_KEY": key},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -51,6 +51,22 @@ async def test_a_pool_is_created_used_changed_and_deleted(server: Control) -> No
     assert (await server.run("x", pool)).json()["status"] == "Failed", "another pool of that name has other sessions"
 
 
+async def test_the_key_of_a_pools_mcp_server_is_fetched_and_opens_that_alone(server: Control) -> None:
+    pool = await server.done("PUT", CI, resource(mcpServerSettings={"isMcpServerEnabled": True}))
+    fetch = f"{CI}/fetchMCPServerCredentials"
+    key = (await server.call("POST", fetch)).json()["apiKey"]
+    assert (await server.call("POST", fetch)).json() == {"apiKey": key}
+    await server.done("PUT", path_of("other"), resource())
+    assert (await server.call("POST", path_of("other") + "/fetchMCPServerCredentials")).json()["apiKey"] != key
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    endpoint = f"{pool['properties']['poolManagementEndpoint']}/mcp"
+    listed = await server.client.post(endpoint, json=call, headers={"x-ms-apikey": key})
+    assert "runPythonCodeInRemoteEnvironment" in {tool["name"] for tool in listed.json()["result"]["tools"]}
+    await server.done("PATCH", CI, {"properties": {"mcpServerSettings": {"mcpServerApiKeyDisabled": True}}})
+    refused = await server.call("POST", fetch)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "McpServerApiKeyDisabled")
+
+
 def scale(maximum: int) -> dict[str, int]:
     return {"maxConcurrentSessions": maximum}
 

@@ -51,7 +51,9 @@ async def test_what_is_not_there(server: Control) -> None:
         ("GET", f"{operation}/operationStatuses/1", (404, "OperationNotFound", None)),
         ("POST", CI, (405, "MethodNotAllowed", None)),
         ("PUT", path_of(), (405, "MethodNotAllowed", None)),
-        ("POST", f"{CI}/fetchMCPServerCredentials", (404, "InvalidResourceType", None)),
+        ("POST", f"{CI}/fetchMCPServerCredentials", (404, "ResourceNotFound", None)),
+        ("GET", f"{CI}/fetchMCPServerCredentials", (405, "MethodNotAllowed", None)),
+        ("POST", f"{CI}/stop", (404, "InvalidResourceType", None)),
     ]:
         assert code_and_target(await server.call(method, path, {} if method == "PATCH" else None)) == expected
 

@@ -85,7 +85,7 @@ common: st.SearchStrategy[Any] = some(
         "dynamicPoolConfiguration": some({"lifecycleConfiguration": lifecycle}),
         "sessionNetworkConfiguration": some({"status": st.sampled_from(["EgressEnabled", "EgressDisabled"])}),
         "managedIdentitySettings": st.lists(some({"identity": texts}).map(lambda i: {**i, "lifecycle": "None"})),
-        "mcpServerSettings": some({"isMcpServerEnabled": st.just(False), "mcpServerApiKeyDisabled": st.booleans()}),
+        "mcpServerSettings": some({"isMcpServerEnabled": st.booleans(), "mcpServerApiKeyDisabled": st.booleans()}),
     }
 )
 properties: st.SearchStrategy[Any] = st.one_of(

@@ -306,6 +306,16 @@ async def test_no_route_of_another_pool_is_hidden(first: str) -> None:
         assert (await client.get("/readyz")).json() == {"status": "ready"}
 
 
+async def test_mcp_reaches_a_container_that_is_named_and_has_no_tools_of_its_own() -> None:
+    async with served(await scripted_pool(ScriptedContainers(answer))) as client:
+        message = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+        forwarded = await client.post("/mcp", params={"identifier": "user-0001"}, json=message)
+        assert "POST /mcp?identifier=user-0001" in forwarded.text
+        refused = await client.post("/mcp", json=message)
+        assert refused.status_code == 400
+        assert "CustomContainer" in refused.json()["error"]["message"]
+
+
 # Floods and stalls
 
 

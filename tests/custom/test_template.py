@@ -155,8 +155,8 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
             "managedIdentitySettings[0].lifecycle must be None, not 'Main': this machine has no managed identities",
         ),
         (
-            at("properties", "mcpServerSettings", value={"isMcpServerEnabled": True}),
-            "mcpServerSettings.isMcpServerEnabled must be false",
+            at("properties", "mcpServerSettings", value={"isMcpServerEnabled": "yes"}),
+            "mcpServerSettings.isMcpServerEnabled must be",
         ),
         (
             at(*PROBE, "terminationGracePeriodSeconds", value="long"),

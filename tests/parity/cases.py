@@ -361,17 +361,6 @@ def a_session_can_be_stopped(azure: Azure) -> None:
     assert azure.names() == []
 
 
-@case(
-    SESSIONS,
-    "`POST mcp`",
-    [None, None, None, None, D],
-    differs="not offered: it is no part of the data plane, and a preview",
-)
-def a_pool_speaks_mcp(azure: Azure) -> None:
-    """A pool speaks the Model Context Protocol."""
-    azure.call("POST", "mcp", json={"jsonrpc": "2.0", "id": 1, "method": "initialize"})
-
-
 # Errors
 
 ERRORS = "Errors"

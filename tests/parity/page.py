@@ -11,7 +11,7 @@ from tests.openapi import differences
 from greenroom.azure.codecs.shared import API_VERSIONS
 
 from .azure import Case
-from .cases import CASES
+from .mcp_cases import CASES
 
 PATH = Path(__file__).parents[2] / "docs/azure-parity.md"
 

@@ -10,7 +10,7 @@ from greenroom.azure.codecs.shared import API_VERSIONS
 
 from . import page
 from .azure import Azure, Case
-from .cases import CASES
+from .mcp_cases import CASES
 
 
 def known_difference(case: Case) -> list[pytest.MarkDecorator]:

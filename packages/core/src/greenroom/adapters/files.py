@@ -12,7 +12,7 @@ from greenroom.adapters.descriptions import code_tool_of
 from greenroom.adapters.downloads import Download
 from greenroom.adapters.results import ToolAnswer
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest, in_units
-from greenroom.models import DATA_DIR, RemoteFile
+from greenroom.models import DATA_DIR, ContainerType, RemoteFile
 from greenroom.sessions import Session
 from greenroom.text import check_budget, shorten
 from greenroom.untrusted import brief, printable, visible
@@ -26,12 +26,12 @@ DOWNLOAD_LIMIT = 20 << 20
 
 def list_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> ToolAnswer[list[RemoteFile]]:
     """List the files in and below a directory, in a text of at most `budget` characters."""
-    return _listed(session.files(directory, recursive=True), budget)
+    return listed(session.files(directory, recursive=True), budget)
 
 
 async def alist_files(session: Session, directory: str = DATA_DIR, *, budget: int) -> ToolAnswer[list[RemoteFile]]:
     """As `list_files`."""
-    return _listed(await session.afiles(directory, recursive=True), budget)
+    return listed(await session.afiles(directory, recursive=True), budget)
 
 
 def read_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> ToolAnswer[RemoteFile]:
@@ -40,14 +40,14 @@ def read_file(session: Session, path: str, *, budget: int, limit: int = READ_LIM
     Raises:
         FileRefused: it has more than `limit` bytes, or is not text.
     """
-    file = _within(limit, session.file(path), session)
-    return _as_text(file, session.download(path, limit=limit), budget, session)
+    file = within(limit, session.file(path), session.container_type)
+    return as_text(file, session.download(path, limit=limit), budget, session.container_type)
 
 
 async def aread_file(session: Session, path: str, *, budget: int, limit: int = READ_LIMIT) -> ToolAnswer[RemoteFile]:
     """As `read_file`."""
-    file = _within(limit, await session.afile(path), session)
-    return _as_text(file, await session.adownload(path, limit=limit), budget, session)
+    file = within(limit, await session.afile(path), session.container_type)
+    return as_text(file, await session.adownload(path, limit=limit), budget, session.container_type)
 
 
 def download_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> ToolAnswer[Download]:
@@ -56,13 +56,13 @@ def download_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -
     Raises:
         FileRefused: it has more than `limit` bytes.
     """
-    file = _within(limit, session.file(path), session)
+    file = within(limit, session.file(path), session.container_type)
     return _sent(file, session.download(path, limit=limit))
 
 
 async def adownload_file(session: Session, path: str, *, limit: int = DOWNLOAD_LIMIT) -> ToolAnswer[Download]:
     """As `download_file`."""
-    file = _within(limit, await session.afile(path), session)
+    file = within(limit, await session.afile(path), session.container_type)
     return _sent(file, await session.adownload(path, limit=limit))
 
 
@@ -99,29 +99,38 @@ def _fit(text: str, budget: int) -> str:
     return shorten(text, check_budget(budget))
 
 
-def _listed(found: Iterable[RemoteFile], budget: int) -> ToolAnswer[list[RemoteFile]]:
+def listed(found: Iterable[RemoteFile], budget: int) -> ToolAnswer[list[RemoteFile]]:
+    """Return the answer of `list_files`."""
     files = [file for file in found if not file.is_directory]
     return ToolAnswer(_fit("\n".join(map(_line, files)), budget) or "There are no files.", files)
 
 
-def _within(limit: int, file: RemoteFile, session: Session) -> RemoteFile:
+def within(limit: int, file: RemoteFile, container_type: ContainerType) -> RemoteFile:
+    """Return a file that has at most `limit` bytes.
+
+    Raises:
+        FileRefused: it has more.
+    """
     # A file can grow after this check, so the download enforces the limit too.
     if file.size > limit:
         limited = f"{_line(file)} is over the limit of {in_units(limit)}"
-        raise FileRefused(f"{limited}. Read the part that you need with {_means(session)}.")
+        raise FileRefused(f"{limited}. Read the part that you need with {code_tool_of(container_type).means}.")
     return file
 
 
-def _as_text(file: RemoteFile, content: bytes, budget: int, session: Session) -> ToolAnswer[RemoteFile]:
+def as_text(file: RemoteFile, content: bytes, budget: int, container_type: ContainerType) -> ToolAnswer[RemoteFile]:
+    """Return the answer of `read_file`.
+
+    Raises:
+        FileRefused: the content is not text.
+    """
     try:
         text = visible(content.decode().replace("\r\n", "\n"))  # some databases refuse a conversation with NUL in it
         return ToolAnswer(_fit(text, budget) or "The file is empty.", file)
     except UnicodeDecodeError:
-        raise FileRefused(f"{_line(file)} is not a UTF-8 text file. Read it with {_means(session)}.") from None
-
-
-def _means(session: Session) -> str:
-    return code_tool_of(session.container_type).means
+        raise FileRefused(
+            f"{_line(file)} is not a UTF-8 text file. Read it with {code_tool_of(container_type).means}."
+        ) from None
 
 
 def _sent(file: RemoteFile, data: bytes) -> ToolAnswer[Download]:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from greenroom.cli import doctor, image, pool, run, serve, session
+from greenroom.cli import doctor, image, mcp, pool, run, serve, session
 from greenroom.cli.doctor import checked_engine
 from greenroom.cli.output import code_of_error, print_error, print_line
 from greenroom.engines import registry
@@ -62,6 +62,7 @@ def sweep() -> None:
 
 
 app.command()(serve.serve)
+app.command()(mcp.mcp)
 app.command()(serve.api_key)
 
 

@@ -106,8 +106,7 @@ class _Template:
 
     def _mcp_server(self) -> None:
         server = self._properties.node("mcpServerSettings")
-        if server.flag("isMcpServerEnabled"):
-            raise server.invalid("isMcpServerEnabled", "must be false: pools on this machine have no MCP server")
+        server.flag("isMcpServerEnabled")  # every pool of a server has one
         server.flag("mcpServerApiKeyDisabled")
         server.text("mcpServerEndpoint")
         server.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,12 +31,20 @@ from greenroom.azure.codecs.problems import (
 )
 from greenroom.errors import GreenroomError
 from greenroom.server.access.keys import Guard
-from greenroom.server.access.origins import host_name, refuse_browsers
+from greenroom.server.access.origins import host_name, refuse_browsers, refuse_foreign_origin
+from greenroom.server.access.pool_keys import KEY_HEADER, pool_of_key
 from greenroom.server.budget import Budget, Share
 from greenroom.server.control.plane import ControlPlane
 from greenroom.server.registry import PoolRegistry
-from greenroom.server.responses import COMMON_HEADERS, RequestRefused, json_response, no_room, problem_response
-from greenroom.server.routes import executions, files, native, sessions
+from greenroom.server.responses import (
+    COMMON_HEADERS,
+    RequestRefused,
+    json_response,
+    no_room,
+    problem_response,
+    unauthorized,
+)
+from greenroom.server.routes import executions, files, mcp, native, sessions
 from greenroom.server.routes.arm import ArmRoute, is_management
 from greenroom.server.routes.forwarding import ForwardRoute
 from greenroom.server.routes.target import ContractName, Target, find_target
@@ -63,7 +72,15 @@ _NATIVE: Sequence[tuple[str, str, Operation]] = [
     ("GET", "/sessions", native.list_sessions),
     ("GET", "/status", native.get_status),
 ]
+_MCP: Mapping[str, Operation] = {
+    "POST": mcp.post,
+    "GET": mcp.refuse_method,
+    "PUT": mcp.refuse_method,
+    "PATCH": mcp.refuse_method,
+    "DELETE": mcp.forget_peer,
+}
 _POOL_PATH = "/subscriptions/{subscription}/resourceGroups/{group}/sessionPools/{pool}"
+_MCP_PATH = re.compile(r"(?:/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+)?/mcp/?")
 _DOCUMENTATION = "https://learn.microsoft.com/azure/container-apps/sessions"  # of the API
 _CLIENT_CLOSED_REQUEST = 499  # only in the log: the client has gone
 
@@ -199,18 +216,37 @@ class Application:
         if len(headers.getlist("authorization")) > 1:  # a proxy could have checked the other one
             raise BadRequest("A request must have at most one header 'Authorization'.")
         scope["path"] = _encoded_path(scope)  # by which both the guard and the route are chosen
+        scope["greenroom.caller"] = await self._caller(scope, headers)
+        entry.note(caller=scope["greenroom.caller"])
+        if self._draining and not (scope["method"] in {"GET", "DELETE"} and "/executions/" in scope["path"]):
+            raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
+        if not self._settings.strict and scope["path"] != "/":
+            scope["path"] = scope["path"].rstrip("/")
+
+    async def _caller(self, scope: Scope, headers: Headers) -> str | None:
+        """Return the caller's name; `None` without authentication.
+
+        Raises:
+            RequestRefused: it is not accepted.
+        """
         guard = self._guard
         if self._management is not None and is_management(scope["path"]):
             guard = self._management.guard
         if guard is None:
             refuse_browsers(headers, self._settings.allowed_hosts)
-        else:
-            scope["greenroom.caller"] = await guard.admit(headers.get("authorization"))
-            entry.note(caller=scope["greenroom.caller"])
-        if self._draining and not (scope["method"] in {"GET", "DELETE"} and "/executions/" in scope["path"]):
-            raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
-        if not self._settings.strict and scope["path"] != "/":
-            scope["path"] = scope["path"].rstrip("/")
+            return None
+        authorization = headers.get("authorization")
+        if _MCP_PATH.fullmatch(scope["path"]) is None or self._is_forwarded(scope):
+            return await guard.admit(authorization)
+        refuse_foreign_origin(headers, self._settings.allowed_hosts)
+        key = headers.get(KEY_HEADER)
+        if key is None or authorization is not None:
+            return await guard.admit(authorization)
+        pool = pool_of_key(key, self.pools)
+        if pool is None:
+            return await guard.admit(f"Bearer {key}")
+        scope["greenroom.only_pool"] = pool
+        return f"mcp:{pool.name}"
 
     def _is_forwarded(self, scope: Scope) -> bool:
         """Whether a path of the server's own is one of a custom container: the request names a session."""
@@ -230,9 +266,15 @@ class Application:
 
     def _routes(self) -> Sequence[BaseRoute]:
         operations = self._operations()
+        endpoint = [
+            self._route(method, f"{prefix}/mcp", operation, "mcp")
+            for prefix in (_POOL_PATH, "")
+            for method, operation in _MCP.items()
+        ]
         return [
             *([] if self._management is None else [ArmRoute(self._management.plane)]),
             self._forward,
+            *endpoint,
             Mount(f"{_POOL_PATH}/identifier/{{identifier}}", routes=operations),
             Mount(_POOL_PATH, routes=operations),
             Mount("/identifier/{identifier}", routes=operations),
@@ -276,11 +318,13 @@ class Application:
 
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["greenroom.operation"] = f"{method} {path}".replace(":path", "")
+            scope["greenroom.operation"] = f"{method} {path.removeprefix(_POOL_PATH)}".replace(":path", "")
             scope["path_params"] = {name: unquote(value) for name, value in scope["path_params"].items()}
             scope["greenroom.native"] = contract == "greenroom"
             request = Request(scope, receive, send)
             target = find_target(request, self.pools, self._settings, contract)
+            if scope.get("greenroom.only_pool", target.pool) is not target.pool:
+                raise unauthorized("The key must be that of this pool.")
             entry: Entry = scope["greenroom.entry"]
             entry.note(pool=target.pool.name, identifier=target.session, api_version=target.version)
             with target.pool.in_use():

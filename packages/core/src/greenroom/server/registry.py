@@ -13,6 +13,8 @@ from greenroom.arm.ids import PoolId
 from greenroom.azure.codecs.shared import Json
 from greenroom.backend import Backend
 from greenroom.connecting import open_backend
+from greenroom.mcp.endpoint import Endpoint, Peers
+from greenroom.server.access.pool_keys import new_pool_key
 from greenroom.server.records import ExecutionRecords
 from greenroom.server.responses import RequestRefused
 from greenroom.telemetry import Observer, ignore
@@ -33,6 +35,11 @@ class ServedPool:
     records: ExecutionRecords = field(default_factory=ExecutionRecords)
     in_flight: int = 0
     """Requests whose response is not sent completely."""
+    mcp_key: str = field(default_factory=new_pool_key, repr=False)
+    """The key to its MCP endpoint, and to nothing else: what ARM's `fetchMCPServerCredentials` returns."""
+    mcp: Endpoint | None = None
+    """Its MCP endpoint, once somebody has used it."""
+    mcp_peers: Peers = field(default_factory=Peers)
     metadata: asyncio.Task[Json] | None = None
     """The versions of the packages in its sandboxes: determined once, for all callers."""
 

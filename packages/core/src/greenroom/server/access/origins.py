@@ -40,6 +40,23 @@ def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
         raise RequestRefused(403, "OriginNotAllowed", "A web page cannot use this server, which has no authentication.")
 
 
+def refuse_foreign_origin(headers: Headers, allowed_hosts: Collection[str]) -> None:
+    """Check the origin of a request with credentials to an MCP endpoint, as the protocol requires.
+
+    Raises:
+        RequestRefused: with status 403; it comes from a web page of another host.
+    """
+    for origin in headers.getlist("origin"):
+        host = host_name(origin.partition("://")[2])
+        if host not in allowed_hosts and not is_loopback(host):
+            raise RequestRefused(
+                403,
+                "OriginNotAllowed",
+                f"The origin of a request must be a name of this machine, or allowed with --allowed-host, not "
+                f"{origin!r:.200}.",
+            )
+
+
 def host_name(host: str) -> str:
     """Return the name in a `Host` header, without its port, in lower case; empty if it is not valid."""
     match = _HOST.fullmatch(host)

@@ -44,6 +44,7 @@ _POOL = re.compile(
     r"/providers/Microsoft\.App/sessionPools/(?P<name>[^/]+)/?",
     re.IGNORECASE,
 )
+_CREDENTIALS = re.compile(rf"{_POOL.pattern.removesuffix('/?')}/fetchMCPServerCredentials/?", re.IGNORECASE)
 _OPERATION = re.compile(
     r"/subscriptions/(?P<subscription>[^/]+)/providers/Microsoft\.App/locations/[^/]+/operationStatuses/(?P<id>[^/]+)/?",
     re.IGNORECASE,
@@ -94,6 +95,9 @@ class ArmRoute(BaseRoute):
         if match := _POOL.fullmatch(path):
             version = check_version(query.get("api-version"))
             return await self._pool(request, PoolId(*map(unquote, match.groups())).checked(), version)
+        if match := _CREDENTIALS.fullmatch(path):
+            check_version(query.get("api-version"))
+            return self._credentials(request, PoolId(*map(unquote, match.groups())).checked())
         if match := _POOLS.fullmatch(path):
             _allow(request, "GET")
             _note(request, "sessionPools")
@@ -131,6 +135,22 @@ class ArmRoute(BaseRoute):
                 if accepted is None:
                     return Response(status_code=204)
                 return Response(status_code=202, headers=_headers(request, accepted, version))
+
+    def _credentials(self, request: Request, pool: PoolId) -> Response:
+        _allow(request, "POST")
+        _note(request, "sessionPools/{name}/fetchMCPServerCredentials", pool.name)
+        found = self._plane.get(pool)
+        if found is None:
+            raise not_found(pool)
+        if found.served is None:
+            raise RequestRefused(503, "SessionPoolNotReady", f"The session pool {pool.name!r} does not serve now.")
+        if (found.shown.properties.get("mcpServerSettings") or {}).get("mcpServerApiKeyDisabled"):
+            raise RequestRefused(
+                409,
+                "McpServerApiKeyDisabled",
+                f"The session pool {pool.name!r} has mcpServerApiKeyDisabled: use a key or a token of the server.",
+            )
+        return json_response({"apiKey": found.served.mcp_key}, headers={"Cache-Control": "no-store"})
 
     def _list(
         self, request: Request, subscription: str, group: str | None, version: str, query: Mapping[str, str]

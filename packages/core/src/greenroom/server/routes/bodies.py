@@ -1,4 +1,4 @@
-"""Bodies that are JSON."""
+"""Bodies of requests."""
 
 from __future__ import annotations
 
@@ -31,6 +31,21 @@ async def read_json(request: Request, held: Share, limit: int) -> Json:
         RequestRefused: it exceeds its limit, or the memory that is left.
         BadRequest: it is not JSON, or has too many values.
     """
+    body = await read_body(request, held, limit)
+    return await asyncio.to_thread(_parse, body) if len(body) > _LARGE else _parse(body)
+
+
+async def read_body(request: Request, held: Share, limit: int) -> bytes:
+    """Read the body of a request, whatever it is.
+
+    Args:
+        request: the request.
+        held: the memory that is reserved for it.
+        limit: the most bytes that it can have.
+
+    Raises:
+        RequestRefused: it exceeds its limit, or the memory that is left.
+    """
     content = bytearray()
     async for chunk in request.stream():
         if len(content) + len(chunk) > limit:
@@ -38,8 +53,7 @@ async def read_json(request: Request, held: Share, limit: int) -> Json:
         if not held.add(len(chunk)):
             raise no_room("The server holds too much for other requests to take this one's body. Try again.", CLOSE)
         content += chunk
-    body = bytes(content)
-    return await asyncio.to_thread(_parse, body) if len(body) > _LARGE else _parse(body)
+    return bytes(content)
 
 
 def _parse(body: bytes) -> Json:

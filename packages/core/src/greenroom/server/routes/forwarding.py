@@ -29,6 +29,7 @@ from greenroom.sessions.rules import check_identifier
 _POOL = re.compile(r"/subscriptions/([^/]+)/resourceGroups/([^/]+)/sessionPools/([^/]+)(?=/|$)")
 _RAW_POOL = re.compile(rb"/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+(?=/|$)")
 _MANAGEMENT = "/.management/"
+_MCP = "/mcp"
 _MOST_FIELDS = 1000
 _CLIENT_TIMEOUT = 60.0
 """Seconds for which a client may take nothing of a connection that has switched."""
@@ -52,6 +53,8 @@ class ForwardRoute(BaseRoute):
         pool = self._pools.find(PoolId(*map(unquote, match.groups())) if match else None)
         rest = scope["path"][match.end() if match else 0 :]
         if pool is None or not isinstance(pool.backend, ContainerPool) or rest.startswith(_MANAGEMENT):
+            return None
+        if rest == _MCP and b"identifier=" not in scope["query_string"]:  # it is for no container: an error of our own
             return None
         return pool
 

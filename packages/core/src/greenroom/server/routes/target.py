@@ -20,7 +20,7 @@ from greenroom.server.responses import RequestRefused
 from greenroom.server.settings import ServerSettings
 from greenroom.sessions.rules import check_identifier
 
-ContractName: TypeAlias = Literal["legacy", "current", "greenroom"]
+ContractName: TypeAlias = Literal["legacy", "current", "greenroom", "mcp"]
 
 _MAX_FIELDS = 50
 
@@ -101,11 +101,7 @@ def find_target(
         raise BadRequest("An identifier with a slash must be in the query, not in the path.", target="identifier")
     return Target(
         pool=_pool(request.path_params, pools),
-        version=(
-            wire.VERSION
-            if contract == "greenroom"
-            else _version(query.get("api-version"), contract, strict=settings.strict)
-        ),
+        version=_version(query.get("api-version"), contract, strict=settings.strict),
         query=query,
         settings=settings,
         session=identifier or query.get("identifier") or None,
@@ -142,7 +138,11 @@ def _pool(path: Mapping[str, str], pools: PoolRegistry) -> ServedPool:
     return pool
 
 
-def _version(version: str | None, contract: Literal["legacy", "current"] | None, *, strict: bool) -> str:
+def _version(version: str | None, contract: ContractName | None, *, strict: bool) -> str:
+    if contract == "greenroom":
+        return wire.VERSION
+    if contract == "mcp":  # its messages name the version
+        return contract
     if version is None:
         if strict:
             raise BadRequest("The request must have an 'api-version'.", target="api-version")

@@ -1,0 +1,355 @@
+"""Answers requests: which methods each version has, and what they return."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from types import MappingProxyType
+from typing import TypeAlias, cast
+
+from greenroom.adapters.files import DOWNLOAD_LIMIT
+from greenroom.backend import Backend
+from greenroom.errors import GreenroomError, InvalidRequest
+from greenroom.mcp import resources
+from greenroom.mcp.calls import Context, Execute, Sessions, call, download, execute_directly
+from greenroom.mcp.feed import ClientGone
+from greenroom.mcp.handles import Handles, UnknownHandle
+from greenroom.mcp.protocol import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PREFIX,
+    RESOURCE_NOT_FOUND,
+    STATELESS,
+    VERSIONS,
+    Json,
+    ProtocolError,
+    Request,
+    error_message,
+    log_level,
+    negotiated,
+    result_message,
+    server_info,
+    version_of,
+)
+from greenroom.mcp.tools import Tool, tools_of
+from greenroom.models import DATA_DIR, ContainerType
+from greenroom.sessions.rules import check_file_path
+from greenroom.untrusted import brief
+
+logger = logging.getLogger("greenroom.mcp")
+
+_FRESH = 300_000
+"""Milliseconds for which lists that are the same for every caller can be kept."""
+_LIST_TIMEOUT = 5.0
+"""Seconds that one session can take to list its files."""
+_MOST_RESOURCES = 1000
+_DEFAULT_LEVEL = "info"
+
+_INSTRUCTIONS = (
+    "Runs code and commands in isolated sandboxes. The result of a tool names its session_id: pass it on to "
+    "find variables and files again. Files are kept in /mnt/data, and are resources: {template}"
+)
+
+
+@dataclass(eq=False, slots=True)
+class Peer:
+    """What is remembered of a client with a handshake, or of the process at the other end of stdio."""
+
+    version: str | None = None
+    """The version that it negotiated; `None` before."""
+    level: str = _DEFAULT_LEVEL
+    running: dict[str | int, asyncio.Task[object]] = field(default_factory=dict[str | int, asyncio.Task[object]])
+    """The tasks that answer its requests, by id."""
+
+    def begin(self, request: Request, task: asyncio.Task[object]) -> None:
+        """Note the task that answers a request.
+
+        Raises:
+            ProtocolError: another request with this id is running.
+        """
+        if request.id in self.running:
+            raise ProtocolError(INVALID_REQUEST, "The id of a request must not be that of one that is running.")
+        self.running[request.id] = task
+
+    def end(self, request: Request) -> None:
+        self.running.pop(request.id, None)
+
+    def cancel(self, params: Mapping[str, Json]) -> None:
+        """Carry out `notifications/cancelled`, which may name a request that has ended, or nothing at all."""
+        id_ = params.get("requestId")
+        if isinstance(id_, str | int) and not isinstance(id_, bool) and (task := self.running.get(id_)) is not None:
+            task.cancel()
+
+
+class Peers:
+    """The clients with a handshake over HTTP, by the id that each got then; the longest unused one is forgotten.
+
+    What is remembered makes no difference to what a client can do, so that one which is forgotten just goes on.
+    """
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._peers: dict[tuple[str | None, str], Peer] = {}
+
+    def add(self, caller: str | None, peer: Peer) -> str:
+        """Remember a client, and return its id."""
+        id_ = secrets.token_urlsafe(16)
+        if len(self._peers) >= self._most:
+            del self._peers[next(iter(self._peers))]
+        self._peers[caller, id_] = peer
+        return id_
+
+    def find(self, caller: str | None, id_: str | None) -> Peer:
+        """Return a client, or a new one if it is not known."""
+        peer = self._peers.pop((caller, id_), None) if id_ is not None else None
+        if peer is None or id_ is None:
+            return Peer()
+        self._peers[caller, id_] = peer  # as the latest
+        return peer
+
+    def remove(self, caller: str | None, id_: str | None) -> None:
+        """Forget a client, and cancel its requests."""
+        peer = self._peers.pop((caller, id_), None) if id_ is not None else None
+        for task in peer.running.values() if peer is not None else ():
+            task.cancel()
+
+
+class Endpoint:
+    """The methods of the protocol over one pool."""
+
+    def __init__(self, backend: Backend, execute: Execute = execute_directly) -> None:
+        """
+        Args:
+            backend: the pool's, on the running event loop; the caller closes it.
+            execute: carries out executions.
+        """
+        self.container_type = backend.container_type
+        self.sessions = Sessions(backend, Handles(backend), execute)
+
+    async def exchange(self, request: Request, peer: Peer, context: Context) -> Json | None:
+        """Return the message that answers a request, or `None` if the peer cancelled it meanwhile.
+
+        Cancelling this cancels the request.
+
+        Raises:
+            ClientGone: a notification could not be sent.
+        """
+        task = asyncio.create_task(self._respond(request, peer, context))
+        try:
+            peer.begin(request, task)
+        except ProtocolError as error:
+            task.cancel()
+            return error_message(error, request.id)
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+            peer.end(request)
+            await asyncio.wait([task])
+        return None if task.cancelled() else task.result()
+
+    async def _respond(self, request: Request, peer: Peer, context: Context) -> Json:
+        try:
+            return result_message(request, await self.answer(request, peer, context), context.version)
+        except ProtocolError as error:
+            return error_message(error, request.id)
+        except GreenroomError as error:
+            return error_message(ProtocolError(INTERNAL_ERROR, str(error)), request.id)
+        except ClientGone:
+            raise
+        except Exception as error:  # nothing of it goes to a client
+            logger.error("the request %s failed", brief(request.method), exc_info=error)
+            message = "The server failed. Its log has the details."
+            return error_message(ProtocolError(INTERNAL_ERROR, message), request.id)
+
+    async def answer(self, request: Request, peer: Peer, context: Context) -> Json:
+        """Return the result of a request.
+
+        Raises:
+            ProtocolError: it has none.
+        """
+        if self.container_type is ContainerType.CUSTOM_CONTAINER:
+            try:
+                tools_of(self.container_type, lists_sessions=False, azures=False)
+            except InvalidRequest as error:
+                raise ProtocolError(INVALID_REQUEST, str(error)) from None
+        methods = _STATELESS if context.version == STATELESS else _WITH_HANDSHAKE
+        method = methods.get(request.method)
+        if method is None:
+            raise ProtocolError(
+                METHOD_NOT_FOUND, f"The version {context.version} has no method {brief(request.method)} on this server."
+            )
+        return await method(self, request, peer, context)
+
+    # The beginning
+
+    async def initialize(self, request: Request, peer: Peer, context: Context) -> Json:
+        del context
+        peer.version = negotiated(request)
+        # As Azure answers a client that names no version; others look at the presence of these alone.
+        tools: Json = {"call": True, "list": True} if "protocolVersion" not in request.params else {}
+        return {
+            "protocolVersion": peer.version,
+            "capabilities": {"logging": {}, "resources": {}, "tools": tools},
+            "serverInfo": server_info(),
+            "instructions": _INSTRUCTIONS.format(template=resources.TEMPLATE),
+        }
+
+    async def discover(self, request: Request, peer: Peer, context: Context) -> Json:
+        del request, peer, context
+        return {
+            "supportedVersions": list(VERSIONS),
+            "capabilities": {"logging": {}, "resources": {}, "tools": {}},
+            "instructions": _INSTRUCTIONS.format(template=resources.TEMPLATE),
+            **_public(),
+        }
+
+    async def ping(self, request: Request, peer: Peer, context: Context) -> Json:
+        del request, peer, context
+        return {}
+
+    async def set_level(self, request: Request, peer: Peer, context: Context) -> Json:
+        del context
+        peer.level = log_level(request.params.get("level"))
+        return {}
+
+    async def listen(self, request: Request, peer: Peer, context: Context) -> Json:
+        """End a subscription as soon as it began: nothing that can be subscribed to ever changes here."""
+        del peer
+        meta = {f"{PREFIX}subscriptionId": request.id}
+        if context.notify is not None:
+            await context.notify("notifications/subscriptions/acknowledged", {"_meta": meta, "notifications": {}})
+        return {"_meta": meta}
+
+    # Tools
+
+    async def list_tools(self, request: Request, peer: Peer, context: Context) -> Json:
+        del peer
+        _check_cursor(request)
+        tools = [tool.definition for tool in self._tools(context).values()]
+        return {"tools": tools, **(_private() if context.lists else _public())}
+
+    async def call_tool(self, request: Request, peer: Peer, context: Context) -> Json:
+        del peer
+        name, arguments = request.params.get("name"), request.params.get("arguments")
+        tool = self._tools(context).get(name) if isinstance(name, str) else None
+        if tool is None:
+            raise ProtocolError(INVALID_PARAMS, f"Unknown tool: {brief(name)}.")
+        if not isinstance(arguments, dict | None):
+            raise ProtocolError(INVALID_PARAMS, "The arguments of a tool must be an object.")
+        return await call(self.sessions, context, tool, cast("Mapping[str, Json]", arguments or {}))
+
+    def _tools(self, context: Context) -> Mapping[str, Tool]:
+        return _tools(self.container_type, context.lists, context.azures_tools)
+
+    # Resources
+
+    async def list_resources(self, request: Request, peer: Peer, context: Context) -> Json:
+        del peer
+        _check_cursor(request)
+        found: list[Json] = []
+        for handle in await self.sessions.handles.of(context.caller) if context.lists else ():
+            with suppress(GreenroomError, TimeoutError):  # it has just ended, or is too busy
+                async with asyncio.timeout(_LIST_TIMEOUT), self.sessions.handles.using(handle) as identifier:
+                    files = await self.sessions.backend.files(identifier, DATA_DIR, recursive=True)
+                found += [resources.resource_of(handle.value, file) for file in files if not file.is_directory]
+            if len(found) >= _MOST_RESOURCES:
+                break
+        return {"resources": found[:_MOST_RESOURCES], **_private()}
+
+    async def list_templates(self, request: Request, peer: Peer, context: Context) -> Json:
+        del peer, context
+        _check_cursor(request)
+        return {"resourceTemplates": [resources.template()], **_public()}
+
+    async def read_resource(self, request: Request, peer: Peer, context: Context) -> Json:
+        del peer
+        uri = request.params.get("uri")
+        if not isinstance(uri, str):
+            raise ProtocolError(INVALID_PARAMS, "The uri of a resource must be a string.")
+        backend, parsed = self.sessions.backend, resources.parse_uri(uri)
+        try:
+            if parsed is None:
+                raise InvalidRequest(f"The uri must be of the form {resources.TEMPLATE}, not {brief(uri)}.")
+            path = check_file_path(parsed[1])
+            handle = await self.sessions.handles.find(parsed[0], context.caller)
+            async with self.sessions.handles.using(handle) as identifier:
+                file = await backend.file(identifier, path)
+                content = await download(backend, identifier, path, min(DOWNLOAD_LIMIT, backend.file_limit))
+        except (UnknownHandle, FileNotFoundError, InvalidRequest) as error:
+            code = INVALID_PARAMS if context.version == STATELESS else RESOURCE_NOT_FOUND
+            raise ProtocolError(code, str(error) or "The session has ended, or is not yours.", {"uri": uri}) from None
+        except GreenroomError as error:
+            raise ProtocolError(INTERNAL_ERROR, str(error), {"uri": uri}) from None
+        return {"contents": [await asyncio.to_thread(resources.contents_of, uri, file, content)], **_private()}
+
+
+@cache
+def _tools(container_type: ContainerType, lists_sessions: bool, azures: bool) -> Mapping[str, Tool]:
+    return tools_of(container_type, lists_sessions=lists_sessions, azures=azures)
+
+
+def _check_cursor(request: Request) -> None:
+    if (cursor := request.params.get("cursor")) is not None:
+        raise ProtocolError(INVALID_PARAMS, f"The cursor must be one of this server, not {brief(cursor)}.")
+
+
+def _public() -> Json:
+    """The caching hints of a result that is the same for every caller."""
+    return {"ttlMs": _FRESH, "cacheScope": "public"}
+
+
+def _private() -> Json:
+    return {"ttlMs": 0, "cacheScope": "private"}
+
+
+_Method: TypeAlias = Callable[[Endpoint, Request, Peer, Context], Awaitable[Json]]
+
+_IN_ALL: Mapping[str, _Method] = {
+    "tools/list": Endpoint.list_tools,
+    "tools/call": Endpoint.call_tool,
+    "resources/list": Endpoint.list_resources,
+    "resources/read": Endpoint.read_resource,
+    "resources/templates/list": Endpoint.list_templates,
+}
+_WITH_HANDSHAKE: Mapping[str, _Method] = MappingProxyType(
+    {
+        **_IN_ALL,
+        "initialize": Endpoint.initialize,
+        "ping": Endpoint.ping,
+        "logging/setLevel": Endpoint.set_level,
+    }
+)
+_STATELESS: Mapping[str, _Method] = MappingProxyType(
+    {**_IN_ALL, "server/discover": Endpoint.discover, "subscriptions/listen": Endpoint.listen}
+)
+
+
+def context_of(request: Request, peer: Peer, context: Context) -> Context:
+    """Return the context of a request: its version, and what it wants to know while it runs.
+
+    Args:
+        request: the request.
+        peer: who sent it.
+        context: with what the transport knows, and the version of a request that names none.
+
+    Raises:
+        ProtocolError: the request's version is not known, or it lacks what its version requires.
+    """
+    token = request.meta.get("progressToken")
+    if not isinstance(token, str | int) or isinstance(token, bool):
+        token = None
+    if not request.is_stateless:
+        level = peer.level if peer.version is not None else None
+        return replace(context, progress_token=token, level=level)
+    version = version_of(request)
+    wanted = request.meta.get(f"{PREFIX}logLevel")
+    level = None if wanted is None else log_level(wanted)
+    return replace(context, version=version, progress_token=token, level=level)
