@@ -20,6 +20,7 @@ from greenroom.testing import (
     ShellPoolSuite,
     ShellSuite,
     TextSuite,
+    ToolSuite,
     engine_pool,
 )
 
@@ -48,6 +49,10 @@ class TestJavaScript(_Bubblewrap, JavaScriptSuite):
 
 class TestTexts(_Bubblewrap, TextSuite):
     pass
+
+
+class TestTools(_Bubblewrap, ToolSuite):
+    options: ClassVar[Mapping[str, Any]] = ToolSuite.options
 
 
 class TestFiles(_Bubblewrap, FileSuite):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from greenroom import SessionPool
-from greenroom.testing import ExecutionSuite, FileSuite, memory_pool
+from greenroom.testing import ExecutionSuite, FileSuite, ToolSuite, memory_pool
 
 _NO_IPYTHON = "it runs plain Python"
 _NO_PROCESS = "its code shares this process"
@@ -32,6 +32,23 @@ class TestExecution(ExecutionSuite):
         "test_code_that_does_not_react_is_killed": _NO_PROCESS,
         "test_an_exit_of_the_process_fails_and_the_next_execution_works": _NO_PROCESS,
         "test_a_segmentation_fault_fails_and_the_next_execution_works": _NO_PROCESS,
+    }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls, memory: SessionPool) -> SessionPool:
+        return memory
+
+
+class TestTools(ToolSuite):
+    known_differences = {
+        "test_a_call_can_be_awaited_at_the_top": _NO_IPYTHON,
+        "test_fifty_gathered_calls_at_the_top": _NO_IPYTHON,
+    }
+    not_run = {
+        "test_a_fork_cannot_call_and_confuses_nobody": _NO_PROCESS,
+        "test_forged_calls_harm_their_own_session_alone": _NO_PROCESS,
+        "test_answers_that_are_never_read_end_with_the_execution": _NO_PROCESS,
     }
 
     @pytest.fixture(scope="class")

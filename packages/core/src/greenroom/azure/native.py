@@ -25,6 +25,7 @@ from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.tools import Toolbox
 from greenroom.wire.content import ContentDecoder
 from greenroom.wire.executions import MAX_LINE, MAX_LINES, Assembler, Order
 from greenroom.wire.values import WireError, decode, decode_list, encode
@@ -71,6 +72,7 @@ class NativePool(Forwarding):
         timeout: float | None,
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
+        tools: Toolbox | None = None,
     ) -> Execution:
         return await self._carry_out(identifier, Order(uuid.uuid4().hex, code, env=env), timeout, on_event)
 

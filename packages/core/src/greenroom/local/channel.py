@@ -13,6 +13,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from greenroom.backend import NO_VARIABLES, OnEvent, ShellCommand
@@ -20,9 +21,12 @@ from greenroom.config.environment import Environment
 from greenroom.engines.base import StreamSandbox
 from greenroom.errors import FileRefused, GreenroomError, SandboxLost
 from greenroom.local.collecting import Collector, ExecutionLimits
+from greenroom.local.deadline import Deadline
 from greenroom.local.decoding import decode_file, decode_files, file_error, off_loop, parse_json
 from greenroom.models import Execution, RemoteFile, RestartCause
 from greenroom.runner.protocol import MAX_ENDING, MAX_LIST, VERSION, Decoder, Frame, FrameError, HostOrder, encode
+from greenroom.tools import RunningCalls, ToolAnswer, Toolbox
+from greenroom.tools.stubs import described
 from greenroom.untrusted import without_controls
 
 _CHUNK = 256 * 1024
@@ -70,6 +74,8 @@ class Channel:
         """Requests whose replies are still to come; their callers can have been cancelled."""
         self._numbers = itertools.count(1)
         self._running: tuple[int, Collector] | None = None
+        self._calls: RunningCalls | None = None
+        """Of the execution that runs, if it has tools."""
         self._turn = asyncio.Lock()
         self._lost: SandboxLost | None = None
         self._stops: set[asyncio.Task[Any]] = set()
@@ -130,16 +136,23 @@ class Channel:
         on_event: OnEvent | None,
         restarted: Callable[[], RestartCause | None] = lambda: None,
         env: Environment = NO_VARIABLES,
+        *,
+        tools: Toolbox | None = None,
     ) -> Execution:
         """Run code when those before it are done. Then `restarted` says whether the session had ended before.
 
         Cancelling interrupts the code; the next execution waits until it has ended.
         """
+        calling: dict[str, Any] = {}
+        if tools is not None:
+            calling["tools"] = described(tools.stubs)
+            calling |= {"call_limit": tools.limits.calls, "call_bytes": tools.limits.argument_bytes}
 
         def order(number: int) -> Frame:
-            return HostOrder.execute(number, code, text_limit=limits.text, output_limit=limits.display, env=env)
+            limited = {"text_limit": limits.text, "output_limit": limits.display}
+            return HostOrder.execute(number, code, env=env, **limited, **calling)
 
-        return await self._run(order, lambda: Collector(limits, on_event, restarted()))
+        return await self._run(order, lambda: Collector(limits, on_event, restarted()), tools)
 
     async def shell(
         self,
@@ -157,15 +170,21 @@ class Channel:
 
         return await self._run(order, lambda: Collector(limits, on_event, restarted(), command=True))
 
-    async def _run(self, order: Callable[[int], Frame], collector: Callable[[], Collector]) -> Execution:
+    async def _run(
+        self, order: Callable[[int], Frame], collector: Callable[[], Collector], tools: Toolbox | None = None
+    ) -> Execution:
         await self._turn.acquire()
         running = collector()
         number = next(self._numbers)
+        deadline = Deadline(running.limits.timeout, waits=tools.limits.total_timeout if tools is not None else 0)
         try:
             self._running = (number, running)
+            self._calls = tools and RunningCalls(tools, partial(self._answer, number), deadline.set_waiting)
             await self._set_environment()
             await self._send(order(number))
-            timed_out = not await _within(running.done, running.limits.timeout)
+            await asyncio.wait([running.done, deadline.passed], return_when=asyncio.FIRST_COMPLETED)
+            timed_out = not running.done.done()
+            self._end_calls()
             if timed_out:
                 await asyncio.wait([self._in_background(self._stop(number, running))])
             try:
@@ -182,9 +201,21 @@ class Channel:
         except BaseException:
             self._turn.release()
             raise
+        finally:
+            self._end_calls()
+            deadline.end()
         self._running = None
         self._turn.release()
         return execution
+
+    async def _answer(self, number: int, call: int, answer: ToolAnswer) -> None:
+        """Send the answer to a call of an execution that still runs."""
+        if self._running is not None and self._running[0] == number:
+            await self._send(HostOrder.answer(number, call, answer.content, failed=answer.failed))
+
+    def _end_calls(self) -> None:
+        if self._calls is not None:
+            self._calls.end()
 
     async def _stop(self, number: int, running: Collector) -> None:
         """Interrupt an execution and wait for its end; a runner that does not stop it is lost."""
@@ -326,6 +357,8 @@ class Channel:
         if self._running is not None:
             _, running = self._running
             most = max(most, running.text_left, running.display_left, MAX_ENDING)
+        if self._calls is not None:
+            most = max(most, self._calls.arguments_left)
         return most
 
     async def _handle_event(self, header: dict[str, Any], body: bytes) -> None:
@@ -364,6 +397,10 @@ class Channel:
                 running.area(begins=header.get("begins") is True)
             case "clear":
                 running.clear(wait=header.get("wait") is True)
+            case "call" if self._calls is not None:
+                self._calls.take(header.get("call"), header.get("tool"), body)
+            case "withdraw" if self._calls is not None:
+                self._calls.withdraw(header.get("call"))
             case "done":
                 running.done.set_result(Frame(header, body))
             case _:

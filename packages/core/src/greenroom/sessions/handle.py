@@ -15,6 +15,7 @@ from greenroom.errors import InvalidRequest
 from greenroom.models import Event, Execution, ExecutionError, Status
 from greenroom.sessions.open_pool import OpenPool
 from greenroom.sessions.rules import seconds
+from greenroom.tools import Toolbox
 from greenroom.untrusted import brief
 
 
@@ -22,7 +23,14 @@ class ExecutionHandle:
     """An execution in the background. Made by `Session.submit`; it continues when the handle is dropped."""
 
     def __init__(
-        self, pool: OpenPool, identifier: str, code: str, timeout: float | None, env: Environment = NO_VARIABLES
+        self,
+        pool: OpenPool,
+        identifier: str,
+        code: str,
+        timeout: float | None,
+        env: Environment = NO_VARIABLES,
+        *,
+        tools: Toolbox | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex
         """The execution's identifier."""
@@ -30,7 +38,7 @@ class ExecutionHandle:
         self._last: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
-        self._future = pool.submit(self._run(identifier, code, timeout, env))
+        self._future = pool.submit(self._run(identifier, code, timeout, env, tools))
 
     @property
     def status(self) -> Literal["running"] | Status:
@@ -67,12 +75,16 @@ class ExecutionHandle:
         """As `cancel`."""
         await self._pool.arun(self._cancel())
 
-    async def _run(self, identifier: str, code: str, timeout: float | None, env: Environment) -> Execution:
+    async def _run(
+        self, identifier: str, code: str, timeout: float | None, env: Environment, tools: Toolbox | None
+    ) -> Execution:
         self._task = asyncio.current_task()
         began = time.monotonic()
         limit = float("inf") if timeout is None else timeout
         try:
-            return await self._pool.backend.execute(identifier, code, timeout=limit, on_event=self._note, env=env)
+            return await self._pool.backend.execute(
+                identifier, code, timeout=limit, on_event=self._note, env=env, tools=tools
+            )
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise

@@ -76,7 +76,9 @@ class OpenPool:
     def _adopt(self, opening: _Opening) -> None:
         self._make_backend = opening.make_backend
         self._backend, self._loop = opening.backend, opening.loop
-        self._finalizer = weakref.finalize(self, _close, self._backend, self._loop)
+        self.tool_loop = BackgroundLoop("greenroom tools")
+        """For asynchronous tools of blocking callers; its thread starts when the first one is called."""
+        self._finalizer = weakref.finalize(self, _close, self._backend, self._loop, self.tool_loop)
 
     def _loop_for(self, coroutine: Coroutine[Any, Any, Any]) -> BackgroundLoop:
         try:
@@ -133,5 +135,8 @@ class _Opening:
             await self.backend.close()
 
 
-def _close(backend: Backend, loop: BackgroundLoop) -> None:
-    loop.close(backend.close)
+def _close(backend: Backend, loop: BackgroundLoop, tool_loop: BackgroundLoop) -> None:
+    try:
+        loop.close(backend.close)
+    finally:
+        tool_loop.close()

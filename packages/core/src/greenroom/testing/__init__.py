@@ -35,6 +35,7 @@ from greenroom.testing.scripted import ENDLESS_CODE, RecordedRun, ScriptedBacken
 from greenroom.testing.shell import ShellPoolSuite, ShellSuite
 from greenroom.testing.suite import Suite
 from greenroom.testing.texts import TextSuite
+from greenroom.testing.tools import ToolSuite
 
 __all__ = [
     "ENDLESS_CODE",
@@ -57,6 +58,7 @@ __all__ = [
     "TextSuite",
     "ToolDescription",
     "ToolResult",
+    "ToolSuite",
     "engine_pool",
     "memory_pool",
     "python_in_children",
