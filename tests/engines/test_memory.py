@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from greenroom import SessionPool
-from greenroom.testing import ExecutionSuite, FileSuite, ToolSuite, memory_pool
+from greenroom.testing import ExecutionSuite, FileSuite, ToolLimitSuite, ToolSuite, memory_pool
 
 _NO_IPYTHON = "it runs plain Python"
 _NO_PROCESS = "its code shares this process"
@@ -45,12 +45,14 @@ class TestTools(ToolSuite):
         "test_a_call_can_be_awaited_at_the_top": _NO_IPYTHON,
         "test_fifty_gathered_calls_at_the_top": _NO_IPYTHON,
     }
-    not_run = {
-        "test_a_fork_cannot_call_and_confuses_nobody": _NO_PROCESS,
-        "test_forged_calls_harm_their_own_session_alone": _NO_PROCESS,
-        "test_answers_that_are_never_read_end_with_the_execution": _NO_PROCESS,
-    }
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls, memory: SessionPool) -> SessionPool:
+        return memory
+
+
+class TestToolLimits(ToolLimitSuite):
     @pytest.fixture(scope="class")
     @classmethod
     def pool(cls, memory: SessionPool) -> SessionPool:

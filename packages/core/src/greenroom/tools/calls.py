@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from greenroom.errors import GreenroomError
 from greenroom.runner.protocol import MAX_BODY, MAX_CALL, MAX_REFUSAL, MAX_TOOL_NAME, FrameError
@@ -84,8 +85,8 @@ class RunningCalls:
         """Bytes that the arguments of the next call can have."""
         return min(self._arguments_left, MAX_BODY)
 
-    def take(self, number: object, tool: object, arguments: bytes) -> None:
-        """Begin a call.
+    def take(self, number: object, tool: object, arguments: bytes, most: int = MAX_BODY) -> None:
+        """Begin a call, whose result can have that many bytes if as much is left.
 
         Raises:
             FrameError: an honest runner does not send it: its number was used before, or it is over a limit.
@@ -101,10 +102,16 @@ class RunningCalls:
             raise FrameError("more calls than the execution can make")
         if self._ended:
             return
-        if not self._tasks:
-            self._on_waiting(True)
-        task = self._tasks[number] = asyncio.create_task(self._serve(number, tool, arguments))
-        task.add_done_callback(lambda _: self._forget(number))
+        self._begin(number, self._serve(number, tool, arguments, most))
+
+    def is_known(self, number: int) -> bool:
+        """Whether the call was taken before."""
+        return number <= self._last
+
+    def repeat(self, number: int, answer: ToolAnswer | None) -> None:
+        """Send an answer again."""
+        if answer is not None and not self._ended:
+            self._begin(number, self._sent(number, answer))
 
     def withdraw(self, number: object) -> None:
         """Cancel a call that the code no longer waits for. Unknown numbers are ignored."""
@@ -118,26 +125,35 @@ class RunningCalls:
         for task in self._tasks.values():
             task.cancel()
 
+    def _begin(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        if not self._tasks:
+            self._on_waiting(True)
+        task = self._tasks[number] = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._forget(number))
+
     def _forget(self, number: int) -> None:
         del self._tasks[number]
         if not self._tasks:
             self._on_waiting(False)
 
-    async def _serve(self, number: int, tool: str, arguments: bytes) -> None:
+    async def _serve(self, number: int, tool: str, arguments: bytes, most: int) -> None:
         timeout = self._limits.timeout
         try:
             async with asyncio.timeout(timeout), self._turns:
-                answer = await self._answer(ToolCall(number, tool, arguments, min(self._results_left, MAX_BODY)))
+                answer = await self._answer(ToolCall(number, tool, arguments, min(self._results_left, most)))
         except TimeoutError:
             answer = ToolAnswer.failure(f"{tool} did not answer within {timeout:g} seconds.")
         except Exception as error:  # noqa: BLE001  the code must not wait for an answer that never comes
             answer = ToolAnswer.failure(f"{tool} failed: {type(error).__name__}.")
         if not answer.failed:
-            if len(answer.content) > min(self._results_left, MAX_BODY):  # others have been faster
+            if len(answer.content) > min(self._results_left, most):  # others have been faster
                 answer = ToolAnswer.failure(f"The results of {tool} and others are over the limit of this execution.")
             else:
                 self._results_left -= len(answer.content)
-        with contextlib.suppress(GreenroomError):  # the sandbox is lost, which its execution reports
+        await self._sent(number, answer)
+
+    async def _sent(self, number: int, answer: ToolAnswer) -> None:
+        with contextlib.suppress(GreenroomError):  # the sandbox or the connection is lost, which its execution reports
             await self._send(number, answer)
 
     async def _answer(self, call: ToolCall) -> ToolAnswer:
