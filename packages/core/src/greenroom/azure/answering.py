@@ -7,10 +7,8 @@ from collections.abc import Awaitable, Callable
 from greenroom.errors import GreenroomError
 from greenroom.runner.protocol import FrameError
 from greenroom.tools import RunningCalls, ToolAnswer, Toolbox
-from greenroom.wire.executions import Answer, Called, Withdrawn
+from greenroom.wire.executions import NOT_WAITING, Answer, Called, Withdrawn
 from greenroom.wire.values import WireError
-
-_CONFLICT = 409  # the call waits no longer, or for another client
 
 
 class AnsweredCalls:
@@ -56,7 +54,7 @@ class AnsweredCalls:
                 await self._send(Answer(number, key, answer.content, answer.failed))
                 return
             except GreenroomError as error:
-                if error.azure is None or error.azure.status != _CONFLICT:
+                if error.azure is None or error.azure.code != NOT_WAITING:
                     self._unsent[number] = answer  # if the call is repeated, it did not arrive
                 if self._keys[number] == key:
                     raise

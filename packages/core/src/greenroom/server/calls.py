@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from greenroom.server.responses import RequestRefused
 from greenroom.tools import ToolAnswer, Toolbox, ToolCall
-from greenroom.wire.executions import Answer, Called, Order, Withdrawn
+from greenroom.wire.executions import NOT_WAITING, Answer, Called, Order, Withdrawn
 
 
 class RemoteCalls:
@@ -50,15 +50,11 @@ class RemoteCalls:
         Raises:
             RequestRefused: it does not wait, or the client does not receive this execution.
         """
-        if not self._key or not hmac.compare_digest(answer.key.encode(), self._key.encode()):
-            raise RequestRefused(
-                409, "CallNotYours", "The answer must have the key of its call: another client has it."
-            )
+        if not self._key or not hmac.compare_digest(answer.key.encode("utf-8", "replace"), self._key.encode()):
+            raise RequestRefused(409, "CallNotYours", "The answer must have the key of its call.")
         _, waiting = self._waiting.get(answer.call, (None, None))
         if waiting is None or waiting.done():
-            raise RequestRefused(
-                409, "CallNotWaiting", f"The call {answer.call} must wait for an answer, and does not."
-            )
+            raise RequestRefused(409, NOT_WAITING, f"The call {answer.call} does not wait for an answer.")
         waiting.set_result(ToolAnswer(answer.content, answer.failed))
 
     async def _answer(self, call: ToolCall) -> ToolAnswer:

@@ -195,16 +195,10 @@ class ToolLimitSuite(Suite):
         for tools in not_tools:
             with pytest.raises(InvalidRequest, match=r"[Tt]ool"):
                 shared.execute("1", tools=tools)
-        bad: list[dict[str, Any]] = [
-            {"calls": 0},
-            {"timeout": -1},
-            {"timeout": float("nan")},
-            {"concurrent": 1.5},
-            {"calls": True},
-        ]
-        for limits in bad:
+        bad: list[tuple[str, Any]] = [("calls", 0), ("timeout", -1), ("timeout", float("nan")), ("concurrent", 1.5)]
+        for name, value in [*bad, ("calls", True)]:
             with pytest.raises(InvalidRequest, match="must be a positive"):
-                ToolLimits(**limits)
+                ToolLimits(**{name: value})
         untyped: Any = {"calls": 3}
         with pytest.raises(InvalidRequest, match=r"greenroom\.ToolLimits"):
             shared.execute("1", tools=[echo], tool_limits=untyped)
@@ -273,7 +267,7 @@ class HostileToolSuite(Suite):
             "[frame({'ev': 'answer', 'id': id, 'call': 1}, b'1')]",
         ],
     )
-    def test_forged_calls_harm_their_own_session_alone(self, session: Session, shared: Session, frames: str) -> None:
+    def test_forged_calls_end_their_own_execution_at_most(self, shared: Session, frames: str) -> None:
         code = (
             "import json, os, struct\n"
             "cells = [cell.cell_contents for cell in echo.__closure__]\n"
@@ -293,14 +287,13 @@ class HostileToolSuite(Suite):
             calls.append(value)
             return value
 
-        execution = session.execute(code, tools=[echo], timeout=60)
+        execution = shared.execute(code, tools=[echo], timeout=60)
         assert execution.status in {"succeeded", "failed"}
         assert set(calls) <= {1}
         assert len(calls) <= 1_000
-        assert session.execute("echo(2) + 1", tools=[echo], timeout=60).result == "3", "the session lives"
-        assert shared.execute("1").result == "1"
+        assert shared.execute("echo(2) + 1", tools=[echo], timeout=60).result == "3", "the session lives"
 
-    def test_answers_that_are_never_read_end_with_the_execution(self, session: Session) -> None:
+    def test_answers_that_are_never_read_end_with_the_execution(self, shared: Session) -> None:
         code = (
             "import threading, os, signal, socket, struct, json\n"
             "def give(*_):\n    pass\n"
@@ -311,6 +304,6 @@ class HostileToolSuite(Suite):
         def big() -> str:
             return "x" * (1 << 20)
 
-        execution = session.execute(code, tools=[big], timeout=2, tool_limits=ToolLimits(timeout=5))
+        execution = shared.execute(code, tools=[big], timeout=2, tool_limits=ToolLimits(timeout=5))
         assert execution.status in {"succeeded", "failed", "timed_out"}
-        assert session.execute("1 + 1", timeout=60).result == "2"
+        assert shared.execute("1 + 1", timeout=60).result == "2"

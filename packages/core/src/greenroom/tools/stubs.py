@@ -30,7 +30,7 @@ class ToolParameter:
     name: str
     annotation: str
     """Its type, as Python writes it."""
-    required: bool = True
+    required: bool = False
     default: Any = None
     """As JSON, for those who read the signature: it is not sent."""
 
@@ -97,8 +97,8 @@ def annotation(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
     if isinstance(values, Sequence) and not isinstance(values, str):
         return f"Literal[{', '.join(map(repr, cast('Sequence[Any]', values)))}]"
     options = given.get("anyOf") or given.get("oneOf")
-    if options:
-        return _union(annotation(each, root, depth + 1) for each in options)
+    if isinstance(options, Sequence) and not isinstance(options, str):
+        return _union(annotation(each, root, depth + 1) for each in cast("Sequence[Any]", options))
     kind = given.get("type")
     if isinstance(kind, Sequence) and not isinstance(kind, str):
         return _union(annotation({**given, "type": each}, root, depth + 1) for each in cast("Sequence[Any]", kind))

@@ -66,6 +66,10 @@ class Order:
     tool_limits: ToolLimits | None = None
 
 
+NOT_WAITING = "CallNotWaiting"
+"""The code of an error: the call that a request answers does not wait for an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Called:
     """A call that waits for its answer."""
