@@ -130,22 +130,27 @@ async def test_a_call_that_waits_for_hours_is_answered() -> None:
 
 
 @in_virtual_time
-async def test_a_call_that_is_given_up_is_cancelled_and_its_end_is_the_executions() -> None:
+async def test_a_call_that_is_given_up_is_cancelled_and_those_left_end_with_the_execution() -> None:
     ended: list[int] = []
 
     async def answer(call: ToolCall) -> ToolAnswer:
         try:
-            await asyncio.sleep(1 if call.number == 2 else 3600)
+            await asyncio.sleep({1: 3600, 2: 1, 3: 2, 4: 3600}[call.number])
         finally:
             ended.append(call.number)
         return ToolAnswer(b"1")
 
     answers: list[Any] = []
-    withdraw = encode({"ev": "withdraw", "id": 1, "call": 1})
-    runner = calling(call(1), withdraw, call(2), call(3), answers=answers, ends_after=1)
-    assert (await executed(runner, toolbox(answer))).succeeded
-    assert answers == [(2, False, b"1")]
-    assert sorted(ended) == [1, 2, 3]
+    runner = calling(*map(call, range(1, 5)), answers=answers, ends_after=2)
+
+    def withdrawing(header: dict[str, Any], body: bytes) -> Iterator[bytes]:
+        if header["op"] == "answer" and header["call"] == 2:
+            yield encode({"ev": "withdraw", "id": 1, "call": 1})
+        yield from runner(header, body)
+
+    assert (await executed(withdrawing, toolbox(answer))).succeeded
+    assert answers == [(2, False, b"1"), (3, False, b"1")]
+    assert ended == [2, 1, 3, 4]
 
 
 @in_virtual_time

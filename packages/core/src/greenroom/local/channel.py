@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,17 +18,17 @@ from typing import Any
 from greenroom.backend import NO_VARIABLES, OnEvent, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.engines.base import StreamSandbox
-from greenroom.errors import FileRefused, GreenroomError, SandboxLost
+from greenroom.errors import SandboxLost
 from greenroom.local.collecting import Collector, ExecutionLimits
 from greenroom.local.deadline import Deadline
-from greenroom.local.decoding import decode_file, decode_files, file_error, off_loop, parse_json
-from greenroom.models import Execution, RemoteFile, RestartCause
-from greenroom.runner.protocol import MAX_ENDING, MAX_LIST, VERSION, Decoder, Frame, FrameError, HostOrder, encode
+from greenroom.local.decoding import file_error
+from greenroom.local.file_requests import FileRequests
+from greenroom.models import Execution, RestartCause
+from greenroom.runner.protocol import MAX_ENDING, VERSION, Decoder, Frame, FrameError, HostOrder, encode
 from greenroom.tools import RunningCalls, ToolAnswer, Toolbox
 from greenroom.tools.stubs import described
 from greenroom.untrusted import without_controls
 
-_CHUNK = 256 * 1024
 _PIECE = 16 * 1024  # bytes of received data that are decoded together
 _TURN = 0.002  # seconds after which other sessions get their turn
 _SEND_TIMEOUT = 20.0  # until a runner reads what it is sent; an honest one does so even while its code is busy
@@ -46,7 +45,7 @@ class _Request:
     most: int
 
 
-class Channel:
+class Channel(FileRequests):
     """The connection to one sandbox's runner.
 
     `on_lost` is called once, when the sandbox has ended or violated the protocol; from then on every call raises
@@ -61,6 +60,7 @@ class Channel:
         preload: tuple[str, ...] = (),
         env: Environment = NO_VARIABLES,
     ) -> None:
+        super().__init__()
         self._sandbox = sandbox
         self._modules = preload
         self._memory: int | None = None
@@ -72,7 +72,6 @@ class Channel:
         self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests: dict[int, _Request] = {}
         """Requests whose replies are still to come; their callers can have been cancelled."""
-        self._numbers = itertools.count(1)
         self._running: tuple[int, Collector] | None = None
         self._calls: RunningCalls | None = None
         """Of the execution that runs, if it has tools."""
@@ -233,75 +232,6 @@ class Channel:
         self._stops.add(task)
         task.add_done_callback(self._stops.discard)
         return task
-
-    # Files
-
-    async def upload(self, path: str, chunks: AsyncIterator[bytes], limit: int) -> RemoteFile:
-        header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "w"))
-        file = self._handle(header)
-        size = 0
-        try:
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > limit:
-                    raise FileRefused.too_large(path, limit, option="file_limit")
-                for start in range(0, len(chunk), _CHUNK):
-                    piece = chunk[start : start + _CHUNK]
-                    await self._request(path, HostOrder.write(next(self._numbers), file, piece))
-            header, _ = await self._request(path, HostOrder.finish(next(self._numbers), file))
-        finally:
-            self._in_background(self._forget(file))
-        return self._entry(header)
-
-    async def download(self, path: str, limit: int) -> AsyncGenerator[bytes, None]:
-        header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "r"))
-        file = self._handle(header)
-        size = 0
-        try:
-            if self._entry(header).size > limit:
-                raise FileRefused.too_large(path, limit, option="file_limit")
-            while True:
-                order = HostOrder.read(next(self._numbers), file, _CHUNK)
-                _, data = await self._request(path, order, most=_CHUNK)
-                if not data:
-                    break
-                size += len(data)
-                if size > limit:  # the file grows as it is read
-                    raise FileRefused.too_large(path, limit, option="file_limit")
-                yield data
-        finally:
-            self._in_background(self._forget(file))
-
-    async def files(self, path: str, *, recursive: bool) -> list[RemoteFile]:
-        order = HostOrder.list(next(self._numbers), path, recursive=recursive)
-        _, body = await self._request(path, order, most=MAX_LIST)
-        try:
-            return await off_loop(body, lambda: decode_files(parse_json(body, MAX_LIST)))
-        except FrameError as error:
-            raise self._fail("it sent a broken list of files") from error
-
-    async def file(self, path: str) -> RemoteFile:
-        header, _ = await self._request(path, HostOrder.stat(next(self._numbers), path))
-        return self._entry(header)
-
-    async def delete_file(self, path: str) -> None:
-        await self._request(path, HostOrder.delete(next(self._numbers), path))
-
-    def _entry(self, header: dict[str, Any]) -> RemoteFile:
-        try:
-            return decode_file(header.get("entry"))
-        except FrameError as error:
-            raise self._fail(str(error)) from error
-
-    def _handle(self, header: dict[str, Any]) -> int:
-        file = header.get("file")
-        if not isinstance(file, int):
-            raise self._fail("it opened a file without a number for it")
-        return file
-
-    async def _forget(self, file: int) -> None:
-        with contextlib.suppress(GreenroomError):
-            await self._request("", HostOrder.close(next(self._numbers), file))
 
     # Frames
 

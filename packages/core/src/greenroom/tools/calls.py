@@ -100,7 +100,8 @@ class RunningCalls:
         self._arguments_left -= len(arguments)
         if self._calls_left < 0 or self._arguments_left < 0:
             raise FrameError("more calls than the execution can make")
-        if self._ended:
+        if self._ended:  # code that is being stopped and cleans up must not wait
+            self._begin(number, self._sent(number, ToolAnswer.failure(f"{tool} was not called: the execution ends.")))
             return
         self._begin(number, self._serve(number, tool, arguments, most))
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, Required, TypeAlias, cast
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -133,6 +134,8 @@ def _check_name(name: object) -> str:
 
 def _of_schema(tool: Tool) -> Definition:
     name = _check_name(tool.name)
+    if not isinstance(tool.description, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The description of the tool {name!r} must be str, not {brief(tool.description)}.")
     if not callable(tool.handler):
         raise InvalidRequest(f"The handler of the tool {name!r} must be callable, not {brief(tool.handler)}.")
     parameters: Any = tool.parameters
@@ -204,26 +207,54 @@ def _given(problem: Any) -> str:
 # Callables
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What the signature of a function says. It takes a millisecond, and holds no reference to the function."""
+
+    stub: ToolStub
+    arguments: TypeAdapter[Any]
+    positional: tuple[str, ...]
+    """Parameters that have no name for callers."""
+    result: TypeAdapter[Any] | None
+
+
+_readings: WeakKeyDictionary[Any, dict[bool, _Reading]] = WeakKeyDictionary()
+"""By function, and whether it is a method of an object."""
+
+
 def _of_callable(function: Any) -> Definition:
     if not callable(function) or isinstance(function, type):
         raise InvalidRequest(f"A tool must be a function or a greenroom.Tool, not {brief(function)}.")
+    key = getattr(function, "__func__", function)
+    try:
+        known = _readings.setdefault(key, {})
+    except TypeError:  # a callable object without a hash, or without weak references
+        known = {}
+    is_method = key is not function
+    reading = known.get(is_method)
+    if reading is None:
+        reading = known[is_method] = _read(function)
+
+    def bind(arguments: dict[str, Any]) -> Callable[[], Any]:
+        values = _validated(reading.arguments, arguments)
+        first = [values.pop(each) for each in reading.positional if each in values]
+        return functools.partial(function, *first, **values)
+
+    return Definition(reading.stub, bind, _is_async(function), reading.result)
+
+
+def _read(function: Any) -> _Reading:
     name = _check_name(getattr(function, "__name__", None))
     try:
         signature = inspect.signature(function, eval_str=True)
     except (TypeError, ValueError, NameError) as error:
         raise InvalidRequest(f"The tool {name!r} must have a signature that can be read: {error}.") from None
     fields: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
-    positional: list[str] = []
     for each in signature.parameters.values():
         if each.kind in {each.VAR_POSITIONAL, each.VAR_KEYWORD}:
             raise InvalidRequest(f"The tool {name!r} must name each of its parameters, not take {each}.")
         kind = Any if each.annotation is each.empty else each.annotation
         fields[each.name] = Required[kind] if each.default is each.empty else NotRequired[kind]
-        if each.default is not each.empty:
-            defaults[each.name] = each.default
-        if each.kind is each.POSITIONAL_ONLY:
-            positional.append(each.name)
     typed_dict: Any = TypedDict
     arguments_type: Any = with_config(ConfigDict(extra="forbid"))(typed_dict(f"Arguments of {name}", fields))
     returns, result = _of_result(name, signature)
@@ -234,15 +265,11 @@ def _of_callable(function: Any) -> Definition:
         raise InvalidRequest(
             f"The parameters of the tool {name!r} must have types that JSON can hold: {str(error).splitlines()[0]}"
         ) from None
-    _add_defaults(schema, defaults)
-
-    def bind(arguments: dict[str, Any]) -> Callable[[], Any]:
-        values = _validated(adapter, arguments)
-        first = [values.pop(each) for each in positional if each in values]
-        return functools.partial(function, *first, **values)
-
+    parameters = signature.parameters.values()
+    _add_defaults(schema, {each.name: each.default for each in parameters if each.default is not each.empty})
     stub = stub_of(name, inspect.getdoc(function) or "", schema, returns)
-    return Definition(stub, bind, _is_async(function), result)
+    positional = tuple(each.name for each in parameters if each.kind is each.POSITIONAL_ONLY)
+    return _Reading(stub, adapter, positional, result)
 
 
 def _of_result(name: str, signature: inspect.Signature) -> tuple[Mapping[str, Any] | None, TypeAdapter[Any] | None]:

@@ -8,7 +8,7 @@ import socket
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Generator
 from os import read  # by name, like the following: code can replace them in their modules
-from select import select
+from select import POLLIN, poll
 from signal import SIG_BLOCK, SIGINT, default_int_handler, pthread_sigmask, raise_signal, signal
 from threading import Lock, current_thread, main_thread
 from types import FrameType
@@ -64,7 +64,10 @@ class SupervisorLink:
     def _read_answers(self, take: Callable[[Frame], None], stopped: int, ended: Lock) -> None:
         pthread_sigmask(SIG_BLOCK, {SIGINT})
         try:
-            while stopped not in select([self._socket, stopped], [], [])[0]:
+            waiting = poll()  # select() takes no descriptors from 1024 on
+            waiting.register(self._socket, POLLIN)
+            waiting.register(stopped, POLLIN)
+            while stopped not in {descriptor for descriptor, _ in waiting.poll()}:
                 data = self._socket.recv(1 << 16)
                 if not data:
                     os._exit(0)  # the supervisor is gone, and the sandbox with it
@@ -73,9 +76,10 @@ class SupervisorLink:
                         take(frame)
                     else:
                         self._pending.append(frame)
-        finally:
-            os.close(stopped)
-            ended.release()
+        except BaseException:  # noqa: BLE001  such as MemoryError: what follows on the link cannot be read any more
+            os._exit(1)
+        os.close(stopped)
+        ended.release()
 
     def send_and_wait(self, frame: Frame) -> None:
         """Send an event and wait until the supervisor has acknowledged it.

@@ -32,7 +32,7 @@ class ToolError(Exception):
     """A call of one of the application's functions failed; the message is the application's."""
 
 
-ToolError.__module__ = "builtins"  # so that its name alone is shown
+ToolError.__module__ = "__main__"  # so that its name alone is shown; the code's module has it
 
 
 class Link(Protocol):
@@ -125,8 +125,13 @@ class Tools:
         if call is not None:
             if header["failed"]:
                 call.end(error=body.decode("utf-8", "replace"))
+                return
+            try:
+                value = loads(body)
+            except MemoryError:
+                call.end(error=f"The result of {call.tool} does not fit into the session's memory.")
             else:
-                call.end(loads(body))
+                call.end(value)
 
     def withdraw(self, call: Call) -> None:
         """Give up a call."""
@@ -244,7 +249,8 @@ class Call(Coroutine[Any, Any, Any]):
         return self._coroutine.send(value)
 
     def throw(self, kind: Any, *details: Any) -> Any:
-        if self._coroutine is None:
+        if self._coroutine is None:  # a task that is cancelled before it begins
+            self._tools.withdraw(self)
             self._coroutine = self._wait()
         return self._coroutine.throw(kind, *details)
 
