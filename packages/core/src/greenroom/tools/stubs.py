@@ -44,6 +44,8 @@ class ToolStub:
     parameters: tuple[ToolParameter, ...] = ()
     returns: str = "Any"
     """The type of its result, as Python writes it."""
+    takes_others: bool = False
+    """Whether it takes arguments beside its parameters, by name."""
 
     @property
     def signature(self) -> str:
@@ -52,6 +54,7 @@ class ToolStub:
             f"{each.name}: {each.annotation}" + ("" if each.required else f" = {each.default!r}")
             for each in sorted(self.parameters, key=lambda each: not each.required)
         ]
+        parts += ["**others"] if self.takes_others else []
         return f"{self.name}({', '.join(parts)}) -> {self.returns}"
 
 
@@ -62,7 +65,9 @@ def stub_of(name: str, description: str, schema: Mapping[str, Any], returns: Map
     parameters = tuple(
         ToolParameter(each, annotation(of, schema), each in required, _default(of)) for each, of in properties.items()
     )
-    return ToolStub(name, description, parameters, "Any" if returns is None else annotation(returns, returns))
+    takes_others = bool(schema.get("additionalProperties", not properties))
+    returned = "Any" if returns is None else annotation(returns, returns)
+    return ToolStub(name, description, parameters, returned, takes_others)
 
 
 def described(stubs: Iterable[ToolStub]) -> bytes:

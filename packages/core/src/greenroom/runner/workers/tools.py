@@ -354,7 +354,7 @@ def _function(tools: Tools, described: Mapping[str, Any]) -> Callable[..., Any]:
         if each["name"].isidentifier() and not iskeyword(each["name"])
     ]
     parameters.sort(key=lambda each: each.default is not Parameter.empty)  # those without a default come first
-    if len(parameters) < len(described["parameters"]):  # the others can be given by name
+    if described["takes_others"] or len(parameters) < len(described["parameters"]):  # by name
         parameters.append(Parameter(_OTHERS, Parameter.VAR_KEYWORD))
     signature = Signature(parameters, return_annotation=_Annotation(described["returns"]))
 
