@@ -512,6 +512,44 @@ async def test_only_the_client_that_receives_an_execution_answers_its_calls() ->
         assert await post(key="x") == 404, "it has ended"
 
 
+@pytest.mark.parametrize(
+    ("stubs", "limits"),
+    [
+        ([{"name": "print"}], {}),
+        ([{"name": "a b"}], {}),
+        ([{"name": "f", "parameters": [{"name": "x", "annotation": "int"}] * 2}], {}),
+        ([{"name": "f", "parameters": [{"name": "x"}]}], {}),
+        ([{"name": "f"}], {"calls": 0}),
+        ([{"name": "f"}], {"calls": "many"}),
+        ([{"name": "f"}], {"calls": 10**9}),
+        ([{"name": "f"}], {"argument_bytes": 1 << 40}),
+        ([{"name": "f"}], None),
+        ([], {}),
+        ([{"name": "f", "description": "x" * (1 << 20)}], {}),
+    ],
+)
+async def test_tools_that_break_a_rule_are_refused(stubs: list[Any], limits: Any) -> None:
+    order = {"id": "1", "code": "1", "tools": stubs, "tool_limits": limits}
+    async with connected(await memory_backend()) as (pool, _):
+        client: Any = pool
+        call = Call("POST", f"{wire.VERSION}/executions", {"identifier": "session"}, order)
+        with pytest.raises(InvalidRequest):
+            await client._http.json(call, str, timeout=10)
+
+
+async def test_arguments_count_as_memory_of_the_server() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        return ToolAnswer(b"1")
+
+    async with connected(await memory_backend(), max_body=1 << 19, max_in_flight=1 << 20) as (pool, _):
+        code = "print(f(x='x' * 200_000))\nf(x='x' * 300_000)"
+        tools = tools_of(answer)
+        execution = await pool.execute("session", code, timeout=None, on_event=None, tools=tools)
+    assert execution.stdout == "1\n"
+    assert execution.error is not None
+    assert "the server holds too much" in execution.error.value
+
+
 async def test_a_result_that_the_server_does_not_take_is_refused_by_its_size() -> None:
     def large(x: int) -> str:
         return "x" * x

@@ -8,21 +8,26 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
+from greenroom.server.budget import Share
 from greenroom.server.responses import RequestRefused
 from greenroom.tools import ToolAnswer, Toolbox, ToolCall
 from greenroom.wire.executions import NOT_WAITING, Answer, Called, Order, Withdrawn
+
+_COPIES = 4  # of the arguments while their line is sent: as they came, in base64, and twice as JSON
 
 
 class RemoteCalls:
     """The calls of one execution that wait for the client that receives it."""
 
-    def __init__(self, order: Order, most: int) -> None:
+    def __init__(self, order: Order, held: Share, most: int) -> None:
         """
         Args:
             order: has tools.
+            held: an empty share of the server's memory, for arguments.
             most: bytes that a result can have.
         """
         self._order = order
+        self._held = held
         self._most = most
         self._waiting: dict[int, tuple[Called, asyncio.Future[ToolAnswer]]] = {}
         self._listener: Callable[[Called | Withdrawn], None] | None = None
@@ -58,6 +63,15 @@ class RemoteCalls:
         waiting.set_result(ToolAnswer(answer.content, answer.failed))
 
     async def _answer(self, call: ToolCall) -> ToolAnswer:
+        size = _COPIES * len(call.arguments)
+        if not self._held.add(size):
+            return ToolAnswer.failure(f"{call.tool} was not called: the server holds too much for other requests.")
+        try:
+            return await self._answer_of_client(call)
+        finally:
+            self._held.add(-size)
+
+    async def _answer_of_client(self, call: ToolCall) -> ToolAnswer:
         called = Called(call.number, call.tool, call.arguments, min(call.most, self._most))
         waiting: asyncio.Future[ToolAnswer] = asyncio.get_running_loop().create_future()
         self._waiting[call.number] = called, waiting

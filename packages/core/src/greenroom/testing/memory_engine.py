@@ -131,11 +131,13 @@ class MemorySandbox(StreamSandbox):
         before = self._tree.snapshot(1000) or {}
         began = time.perf_counter()
         error: dict[str, str] | None = None
+        hidden: dict[str, Any] = {}
         cell = f"<{self.id} cell {next(self._count)}>"
         try:
             try:
                 self._running = True
                 if self._tools is not None:
+                    hidden = {name: self._namespace[name] for name in self._tools.functions if name in self._namespace}
                     self._namespace |= {"ToolError": ToolError, **self._tools.functions}
                 self._run(code, cell)
                 if self._tools is not None:
@@ -152,6 +154,7 @@ class MemorySandbox(StreamSandbox):
             for name, function in self._tools.functions.items():
                 if self._namespace.get(name) is function:
                     del self._namespace[name]
+                    self._namespace |= {name: hidden[name]} if name in hidden else {}
         after = self._tree.snapshot(1000) or {}
         changed = [
             file_entry(path, size=mark[0], modified=mark[1], directory=False)

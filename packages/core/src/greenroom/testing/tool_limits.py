@@ -94,7 +94,7 @@ class ToolLimitSuite(Suite):
     def test_functions_are_there_only_while_their_execution_runs(self, shared: Session) -> None:
         shared.execute("get_orders = 'mine'")
         shared.execute("kept = get_orders\nget_orders(1)", tools=[get_orders]).raise_for_error()
-        assert shared.execute("get_orders").result in ("'mine'", None)
+        assert shared.execute("get_orders").result == "'mine'"
         late = shared.execute("kept(1)")
         assert late.error is not None
         assert "can only be called while the execution runs" in late.error.value

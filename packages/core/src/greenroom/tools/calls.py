@@ -130,12 +130,13 @@ class RunningCalls:
         if not self._tasks:
             self._on_waiting(True)
         task = self._tasks[number] = asyncio.create_task(work)
-        task.add_done_callback(lambda _: self._forget(number))
+        task.add_done_callback(lambda _: self._forget(number, task))
 
-    def _forget(self, number: int) -> None:
-        del self._tasks[number]
-        if not self._tasks:
-            self._on_waiting(False)
+    def _forget(self, number: int, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(number) is task:  # else its answer is being sent again
+            del self._tasks[number]
+            if not self._tasks:
+                self._on_waiting(False)
 
     async def _serve(self, number: int, tool: str, arguments: bytes, most: int) -> None:
         timeout = self._limits.timeout

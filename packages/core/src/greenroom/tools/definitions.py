@@ -115,7 +115,12 @@ def definitions_of(tools: Iterable[ToolLike]) -> dict[str, Definition]:
     return found
 
 
-def _check_name(name: object) -> str:
+def check_name(name: object) -> str:
+    """Return the name of a tool if it can be that of a function in a session.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
     if not isinstance(name, str) or not name.isidentifier() or not name.isascii() or len(name) > MAX_TOOL_NAME:
         raise InvalidRequest(
             f"The name of a tool must be an identifier of Python in ASCII with at most {MAX_TOOL_NAME} characters, not "
@@ -133,7 +138,7 @@ def _check_name(name: object) -> str:
 
 
 def _of_schema(tool: Tool) -> Definition:
-    name = _check_name(tool.name)
+    name = check_name(tool.name)
     if not isinstance(tool.description, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The description of the tool {name!r} must be str, not {brief(tool.description)}.")
     if not callable(tool.handler):
@@ -244,7 +249,7 @@ def _of_callable(function: Any) -> Definition:
 
 
 def _read(function: Any) -> _Reading:
-    name = _check_name(getattr(function, "__name__", None))
+    name = check_name(getattr(function, "__name__", None))
     try:
         signature = inspect.signature(function, eval_str=True)
     except (TypeError, ValueError, NameError) as error:

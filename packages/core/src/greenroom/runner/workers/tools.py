@@ -277,6 +277,9 @@ class Call(Coroutine[Any, Any, Any]):
     __hash__ = object.__hash__  # gather() asks for it
 
 
+Call.__name__ = Call.__qualname__ = "UnawaitedCall"  # a hint, where a library names what it cannot take
+
+
 def _forward(function: Callable[..., Any]) -> Any:
     def forward(call: Call, *arguments: Any) -> Any:
         return function(call.wait(), *(_value(each) for each in arguments))

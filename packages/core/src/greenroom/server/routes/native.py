@@ -31,6 +31,7 @@ from greenroom.server.transport.access_log import Entry
 from greenroom.sessions.events import Events
 from greenroom.sessions.rules import check_code, check_command, check_file_path, check_path, check_timeout
 from greenroom.sessions.transfers import at_most
+from greenroom.tools.definitions import check_name
 from greenroom.wire.content import encode_chunk, encode_content_end
 from greenroom.wire.executions import (
     KEEP_ALIVE,
@@ -56,6 +57,7 @@ _TOGETHER = 64 << 10
 _RETRY = 0.05
 """Seconds after which a line that found no room in memory tries again."""
 _MAX_ID = 128
+_MOST_OF_TOOLS = {"calls": 100_000, "concurrent": 1_000, "argument_bytes": 64 << 20, "result_bytes": 1 << 30}
 _REST_OF_ANSWER = 1 << 10
 """Bytes of the answer to a call beside its content."""
 
@@ -77,7 +79,7 @@ async def execute(request: Request, target: Target) -> Response:
     overrides = _overrides(request, target)
     live = Live()
     if order.tools:
-        live.calls = RemoteCalls(order, most=_most_result(target))
+        live.calls = RemoteCalls(order, target.held.another(), most=_most_result(target))
 
     async def run() -> Outcome:
         with _configured(target, overrides):
@@ -140,6 +142,7 @@ def _command(order: Order) -> ShellCommand:
 def _check(order: Order) -> None:
     if bool(order.tools) != (order.tool_limits is not None):
         raise BadRequest("The tools and the tool_limits must come together.")
+    _check_tools(order)
     if not (order.id.isascii() and order.id.isalnum() and len(order.id) <= _MAX_ID):
         raise BadRequest(f"The id must be 1 to {_MAX_ID} letters and digits of ASCII, not {order.id!r:.50}.")
     if order.command:
@@ -148,6 +151,17 @@ def _check(order: Order) -> None:
         check_code(order.code)
     if not (order.background and order.timeout == math.inf):
         check_timeout(order.timeout, most=None if order.background else MAX_TIMEOUT)
+
+
+def _check_tools(order: Order) -> None:
+    for stub in order.tools:
+        check_name(stub.name)
+        names = {parameter.name for parameter in stub.parameters}
+        if len(names) < len(stub.parameters):
+            raise BadRequest(f"The parameters of the tool {stub.name!r} must have different names.")
+    for name, most in _MOST_OF_TOOLS.items():
+        if order.tool_limits is not None and getattr(order.tool_limits, name) > most:
+            raise BadRequest(f"The {name} of tools must be at most {most:,} on a server.")
 
 
 class _Feed:
@@ -267,7 +281,8 @@ class _Executing(StreamingResponse):
             if isinstance(event, Output):
                 shown.append(event)
             for line in event_lines(event):
-                yield await self._held(line), False
+                # The arguments of a call are held by the call, which could not wait for room that it takes itself.
+                yield await (_dumped(line) if isinstance(event, Called) else self._held(line)), False
         if (error := _error_of(record)) is not None:
             if not begun:
                 raise error
@@ -295,8 +310,7 @@ class _Executing(StreamingResponse):
 
     async def _held(self, line: dict[str, Json]) -> bytes:
         """Return a line as bytes, once there is room for it among the other responses."""
-        large = sum(len(each) for each in _texts(line)) > _LARGE
-        content = await asyncio.to_thread(dump, line) if large else dump(line)
+        content = await _dumped(line)
         held = self._target.held
         if len(content) > self._target.settings.max_in_flight:
             error = ServiceFailed(
@@ -307,6 +321,11 @@ class _Executing(StreamingResponse):
         while not held.hold(len(content)):  # noqa: ASYNC110  room is made in many places
             await asyncio.sleep(_RETRY)
         return content
+
+
+async def _dumped(line: dict[str, Json]) -> bytes:
+    large = sum(len(each) for each in _texts(line)) > _LARGE
+    return await asyncio.to_thread(dump, line) if large else dump(line)
 
 
 def _texts(line: dict[str, Json]) -> Generator[str, None, None]:
