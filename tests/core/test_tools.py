@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -334,6 +336,45 @@ def test_schemas_become_signatures() -> None:
         "e: dict[str, float] = None, f: list[list["
     )
     assert stub.signature.endswith("-> list[str]")
+
+
+# Where functions run
+
+
+def test_an_asynchronous_function_that_blocks_its_loop_delays_no_pool() -> None:
+    release = threading.Event()
+
+    async def block() -> None:
+        release.wait(60)  # as a mistake of the application
+
+    pool = memory_pool()
+    try:
+        with pool.session() as session:
+            execution = session.execute("block()", tools=[block], tool_limits=ToolLimits(timeout=0.2))
+            assert execution.error is not None
+            assert "did not answer" in execution.error.value
+            assert session.execute("1").result == "1"
+        pool.close()
+        assert not release.is_set()
+    finally:
+        release.set()
+        pool.close()
+
+
+def test_a_closed_pool_leaves_no_thread() -> None:
+    async def work() -> int:
+        return 1
+
+    def other() -> int:
+        return 2
+
+    before = threading.active_count()
+    with memory_pool() as pool, pool.session() as session:
+        assert session.execute("[work(), other()]", tools=[work, other]).result == "[1, 2]"
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
 
 
 # Sessions without tools

@@ -15,6 +15,8 @@ from greenroom.sessions.background import BackgroundLoop
 
 T = TypeVar("T")
 
+_TOOLS_TIMEOUT = 1.0  # seconds in which the thread of asynchronous tools should end, which they can block
+
 
 class OpenPool:
     """The backend and event loop that a `SessionPool`, its sessions and its handles share.
@@ -139,4 +141,4 @@ def _close(backend: Backend, loop: BackgroundLoop, tool_loop: BackgroundLoop) ->
     try:
         loop.close(backend.close)
     finally:
-        tool_loop.close()
+        tool_loop.close(timeout=_TOOLS_TIMEOUT)
