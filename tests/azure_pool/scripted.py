@@ -49,7 +49,7 @@ class Request:
     @property
     def headers(self) -> dict[str, str]:
         """By name in lower case."""
-        return {name.lower(): value for name, value in self.sent.headers.items()}
+        return {name.lower(): value for name, value in dict(self.sent.headers).items()}
 
 
 @dataclass(frozen=True)
