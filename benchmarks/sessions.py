@@ -94,6 +94,35 @@ def beside_starts(url: str, rounds: int) -> tuple[float, float]:
     return quantiles(calm, n=20)[-1], quantiles(busy, n=20)[-1]
 
 
+INNER_CALLS = """
+import statistics, time
+times = []
+for _ in range({count}):
+    began = time.perf_counter()
+    double(21)
+    times.append(time.perf_counter() - began)
+statistics.median(times)
+"""
+
+
+def inner_call(url: str, rounds: int) -> tuple[float, float]:
+    """A call of the application's function by code, there and back; and the next execution in the same minutes."""
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    inner: list[float] = []
+    outer: list[float] = []
+    with greenroom.connect(url, ready_session_instances=0) as pool, pool.session() as session:
+        for _ in range(20):
+            session.execute("double(1)", tools=[double])
+        for _ in range(rounds):  # in turn, as other work comes and goes
+            outer += [seconds(lambda: session.execute("1+1")) for _ in range(20)]
+            result = session.execute(INNER_CALLS.format(count=20), tools=[double]).raise_for_error().result
+            inner.append(float(result or "nan"))
+    return median(inner), median(outer)
+
+
 def over_http(url: str, rounds: int) -> tuple[float, float]:
     """The next execution through `greenroom serve` in a process of its own, in our version and in Azure's."""
     command = [sys.executable, "-m", "greenroom", "serve", "--pool", url, "--port", "0"]
@@ -258,6 +287,9 @@ def main() -> None:
                 "ms",
                 lambda pool=pool: next_execution(pool, rounds, ready_session_instances=0),
             )
+            inner, outer = inner_call(pool, rounds)
+            measure(pool, "one call of a tool by the code", "ms", lambda inner=inner: inner)
+            measure(pool, "next execution in the same minutes", "ms", lambda outer=outer: outer)
             calm, busy = beside_starts(pool, rounds)
             measure(pool, "the same, 95th percentile", "ms", lambda calm=calm: calm)
             measure(pool, "the same while ten sandboxes start", "ms", lambda busy=busy: busy)

@@ -611,6 +611,16 @@ def test_a_session_has_the_limits_and_variables_of_its_pool() -> None:
             assert "secret" not in str(caught.value)
 
 
+def test_tools_are_refused_before_anything_is_sent() -> None:
+    def get_orders(customer: int) -> list[int]:
+        return [customer]
+
+    azure = Azure()
+    with pool_of(azure) as pool, pytest.raises(InvalidRequest, match=r"The tools must .*Azure offers code .* no way"):
+        pool.session("abcd").execute("get_orders(1)", tools=[get_orders])
+    assert azure.calls == []
+
+
 async def test_a_closed_pool_raises_and_can_be_closed_again() -> None:
     pool = backend_of(Azure())
     pool.mark_owned("abcd")

@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 import pytest
 
 from greenroom import SessionPool, connect, wire
-from greenroom.testing import CellSuite, ExecutionSuite, FileSuite, IsolationSuite, LimitSuite, TextSuite
+from greenroom.testing import (
+    CellSuite,
+    ExecutionSuite,
+    FileSuite,
+    IsolationSuite,
+    LimitSuite,
+    TextSuite,
+    ToolLimitSuite,
+    ToolSuite,
+)
 from greenroom.testing.engines import skipping_without
 from greenroom.testing.server import serving
 
@@ -48,6 +57,14 @@ class TestFiles(_Served, FileSuite):
 
 class TestLimits(_Served, LimitSuite):
     options: ClassVar[Mapping[str, Any]] = {**LimitSuite.options, "preload": ()}
+
+
+class TestTools(_Served, ToolSuite):
+    options: ClassVar[Mapping[str, Any]] = ToolSuite.options
+
+
+class TestToolLimits(_Served, ToolLimitSuite):
+    options: ClassVar[Mapping[str, Any]] = ToolLimitSuite.options
 
 
 class TestIsolation(_Served, IsolationSuite):

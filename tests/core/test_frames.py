@@ -39,7 +39,11 @@ ENTRY = file_entry("/mnt/data/a", size=1, modified=2, directory=False)
 CRASH = crash(-9, killed=True, out_of_memory=False)
 MESSAGES: dict[type, dict[Callable[..., Frame], list[Frame]]] = {
     HostOrder: {
-        HostOrder.execute: [HostOrder.execute(1, "1 + 1", text_limit=2, output_limit=3)],
+        HostOrder.execute: [
+            HostOrder.execute(1, "1 + 1", text_limit=2, output_limit=3),
+            HostOrder.execute(1, "f()", text_limit=2, output_limit=3, tools=b"[]", call_limit=4, call_bytes=5),
+        ],
+        HostOrder.answer: [HostOrder.answer(1, 2, b"null", failed=False)],
         HostOrder.environment: [HostOrder.environment({"TZ": "UTC"})],
         HostOrder.shell: [HostOrder.shell(1, ["ls", "-l"], stdin=b"x", env={"TZ": "UTC"}, text_limit=2)],
         HostOrder.interrupt: [HostOrder.interrupt(1, grace=0.5)],
@@ -61,6 +65,8 @@ MESSAGES: dict[type, dict[Callable[..., Frame], list[Frame]]] = {
         HostEvent.error: [HostEvent.error(1, dict.fromkeys(ERROR_LIMITS, "x"), ends=True)],
         HostEvent.clear: [HostEvent.clear(1, wait=True)],
         HostEvent.area: [HostEvent.area(1, begins=True)],
+        HostEvent.call: [HostEvent.call(1, 2, "f", b"{}")],
+        HostEvent.withdraw: [HostEvent.withdraw(1, 2)],
         HostEvent.done: [
             HostEvent.done(1, duration=0.5, crash=CRASH, files=[ENTRY]),
             HostEvent.done(1, duration=0.5, exit_code=3),
@@ -68,7 +74,10 @@ MESSAGES: dict[type, dict[Callable[..., Frame], list[Frame]]] = {
         HostEvent.reply: [HostEvent.reply(1, file=2, entry=ENTRY), HostEvent.reply(1, errno=2)],
     },
     WorkerOrder: {
-        WorkerOrder.execute: [WorkerOrder.execute(b"1 + 1")],
+        WorkerOrder.execute: [
+            WorkerOrder.execute({"id": 1, "env": 0, "tools": 2, "call_limit": 4, "call_bytes": 5}, b"[]f()")
+        ],
+        WorkerOrder.answer: [WorkerOrder.answer(1, 2, b"null", failed=False)],
         WorkerOrder.environment: [WorkerOrder.environment(b'{"TZ": "UTC"}')],
         WorkerOrder.preload: [WorkerOrder.preload(b'["numpy"]')],
     },
@@ -80,6 +89,8 @@ MESSAGES: dict[type, dict[Callable[..., Frame], list[Frame]]] = {
         WorkerEvent.error: [WorkerEvent.error(dict.fromkeys(ERROR_LIMITS, "x"), ends=True)],
         WorkerEvent.clear: [WorkerEvent.clear(wait=True)],
         WorkerEvent.area: [WorkerEvent.area(begins=True)],
+        WorkerEvent.call: [WorkerEvent.call(1, 2, "f", b"{}")],
+        WorkerEvent.withdraw: [WorkerEvent.withdraw(1, 2)],
         WorkerEvent.done: [WorkerEvent.done(duration=0.5, error=dict.fromkeys(ERROR_LIMITS, "x"))],
     },
 }

@@ -36,9 +36,17 @@ VALUES: list[Any] = [
 ]
 NAMES = [
     *("ev", "id", "stream", "display_id", "update", "result", "ends", "begins"),
-    *("crash", "errno", "file", "entry", "wait", "duration", "exit_code", "oom"),
+    *("crash", "errno", "file", "entry", "wait", "duration", "exit_code", "oom", "call", "tool"),
 ]
-EVENTS = ["text", "output", "error", "clear", "area", "done", "reply", "ready", "preloaded", "news"]
+EVENTS = [
+    *("text", "output", "error", "clear", "area", "done", "reply", "ready", "preloaded", "news"),
+    "call",
+    "withdraw",
+]
+
+
+def echo(value: int = 0) -> int:
+    return value
 
 
 def liar(seed: int) -> Answer:
@@ -115,6 +123,8 @@ RUNNERS: dict[str, Callable[[], ScriptedSandbox]] = {
     "floods with errors": flood({"ev": "error"}, b'{"traceback": "x"}'),
     "floods with names": flood({"ev": "output", "display_id": "Ā" * 9_000}, b'{"data": {}, "metadata": {}}'),
     "floods with replies": flood({"ev": "reply"}),
+    "floods with calls": flood({"ev": "call", "call": 1, "tool": "echo"}, b"{}"),
+    "floods with withdrawals": flood({"ev": "withdraw", "call": 1}),
     "floods with nothing": flood({"ev": "news"}),
     "floods with heads": flood({"ev": "reply", "x": [[] for _ in range(10_000)]}),
     **{f"lies {seed}": lambda seed=seed: ScriptedSandbox(liar(seed)) for seed in range(16)},
@@ -172,6 +182,7 @@ def cancel(session: Session) -> object:
 
 BLOCKING: dict[str, Callable[[Session, Path], object]] = {
     "execute": lambda session, _: session.execute("x"),
+    "execute with tools": lambda session, _: session.execute("x", tools=[echo]),
     "stream": lambda session, _: [str(event)[:10] for event in session.stream("x")],
     "submit": lambda session, _: session.submit("x", timeout=0.1).result(LIMIT),
     "cancel": lambda session, _: cancel(session),
@@ -193,6 +204,7 @@ async def stream(session: Session) -> None:
 
 ASYNCHRONOUS: dict[str, Callable[[Session, Path], Coroutine[Any, Any, object]]] = {
     "aexecute": lambda session, _: session.aexecute("x"),
+    "aexecute with tools": lambda session, _: session.aexecute("x", tools=[echo]),
     "astream": lambda session, _: stream(session),
     "aupload": lambda session, _: session.aupload(b"x" * 300_000, "a"),
     "adownload": lambda session, _: session.adownload("a"),

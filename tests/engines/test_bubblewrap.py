@@ -13,6 +13,7 @@ from greenroom.testing import (
     CellSuite,
     ExecutionSuite,
     FileSuite,
+    HostileToolSuite,
     IsolationSuite,
     JavaScriptSuite,
     LimitSuite,
@@ -20,6 +21,8 @@ from greenroom.testing import (
     ShellPoolSuite,
     ShellSuite,
     TextSuite,
+    ToolLimitSuite,
+    ToolSuite,
     engine_pool,
 )
 
@@ -48,6 +51,18 @@ class TestJavaScript(_Bubblewrap, JavaScriptSuite):
 
 class TestTexts(_Bubblewrap, TextSuite):
     pass
+
+
+class TestTools(_Bubblewrap, ToolSuite):
+    options: ClassVar[Mapping[str, Any]] = ToolSuite.options
+
+
+class TestToolLimits(_Bubblewrap, ToolLimitSuite):
+    options: ClassVar[Mapping[str, Any]] = ToolLimitSuite.options
+
+
+class TestHostileTools(_Bubblewrap, HostileToolSuite):
+    options: ClassVar[Mapping[str, Any]] = HostileToolSuite.options
 
 
 class TestFiles(_Bubblewrap, FileSuite):

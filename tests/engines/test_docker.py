@@ -14,6 +14,7 @@ from greenroom.testing import (
     CellSuite,
     ExecutionSuite,
     FileSuite,
+    HostileToolSuite,
     IsolationSuite,
     JavaScriptSuite,
     LimitSuite,
@@ -21,6 +22,8 @@ from greenroom.testing import (
     ShellPoolSuite,
     ShellSuite,
     TextSuite,
+    ToolLimitSuite,
+    ToolSuite,
     engine_pool,
 )
 
@@ -54,6 +57,18 @@ class TestJavaScript(_Docker, JavaScriptSuite):
 
 class TestTexts(_Docker, TextSuite):
     pass
+
+
+class TestTools(_Docker, ToolSuite):
+    options: ClassVar[Mapping[str, Any]] = ToolSuite.options
+
+
+class TestToolLimits(_Docker, ToolLimitSuite):
+    options: ClassVar[Mapping[str, Any]] = ToolLimitSuite.options
+
+
+class TestHostileTools(_Docker, HostileToolSuite):
+    options: ClassVar[Mapping[str, Any]] = HostileToolSuite.options
 
 
 class TestFiles(_Docker, FileSuite):
@@ -105,6 +120,14 @@ class TestJavaScriptUnderGVisor(_GVisor, JavaScriptSuite):
 
 class TestTextsUnderGVisor(_GVisor, TextSuite):
     pass
+
+
+class TestToolsUnderGVisor(_GVisor, ToolSuite):
+    options: ClassVar[Mapping[str, Any]] = ToolSuite.options
+
+
+class TestHostileToolsUnderGVisor(_GVisor, HostileToolSuite):
+    options: ClassVar[Mapping[str, Any]] = HostileToolSuite.options
 
 
 class TestFilesUnderGVisor(_GVisor, FileSuite):

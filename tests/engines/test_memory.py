@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from greenroom import SessionPool
-from greenroom.testing import ExecutionSuite, FileSuite, memory_pool
+from greenroom.testing import ExecutionSuite, FileSuite, ToolLimitSuite, ToolSuite, memory_pool
 
 _NO_IPYTHON = "it runs plain Python"
 _NO_PROCESS = "its code shares this process"
@@ -34,6 +34,25 @@ class TestExecution(ExecutionSuite):
         "test_a_segmentation_fault_fails_and_the_next_execution_works": _NO_PROCESS,
     }
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls, memory: SessionPool) -> SessionPool:
+        return memory
+
+
+class TestTools(ToolSuite):
+    known_differences = {
+        "test_a_call_can_be_awaited_at_the_top": _NO_IPYTHON,
+        "test_fifty_gathered_calls_at_the_top": _NO_IPYTHON,
+    }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls, memory: SessionPool) -> SessionPool:
+        return memory
+
+
+class TestToolLimits(ToolLimitSuite):
     @pytest.fixture(scope="class")
     @classmethod
     def pool(cls, memory: SessionPool) -> SessionPool:

@@ -131,7 +131,9 @@ def _runs_notebooks(programs: Path) -> None:
 def _gives_pools_for_tests(programs: Path) -> None:
     program = (
         "from greenroom.testing import memory_pool, scripted_pool\n"
-        "with memory_pool() as pool: print(pool.session().execute('6 * 7').result)"
+        "from greenroom import Tool\n"
+        "tool = Tool('f', '', {'type': 'object', 'required': ['x']}, lambda arguments: arguments['x'])\n"
+        "with memory_pool() as pool: print(pool.session().execute('f(**{\"x\": 6}) * 7', tools=[tool]).result)"
     )
     assert run(programs / "python", "-c", program).stdout == "42\n"
 

@@ -108,5 +108,6 @@ def test_the_public_names_are_pinned() -> None:
         "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image", "ImageMissing",
         "InvalidRequest", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "Probe",
         "RegistryCredentials", "RemoteFile", "RequestFailed", "Response", "SandboxLost", "ServiceFailed", "Session",
-        "SessionInfo", "SessionPool", "StreamText", "StreamedResponse", "aconnect", "connect", "session",
+        "SessionInfo", "SessionPool", "StreamText", "StreamedResponse", "Tool", "ToolLimits", "aconnect", "connect",
+        "session",
     }  # fmt: skip

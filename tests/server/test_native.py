@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,8 +26,11 @@ from greenroom.server.access.keys import ApiKeys, digest
 from greenroom.server.records import ExecutionRecords, Live
 from greenroom.server.responses import RequestRefused
 from greenroom.server.run import Server
+from greenroom.sessions.background import BackgroundLoop
+from greenroom.sessions.tools import toolbox_of
 from greenroom.telemetry import RequestEnded, TelemetryEvent
 from greenroom.testing.scripted import ENDLESS_CODE, ScriptedBackend
+from greenroom.tools import ToolAnswer, Toolbox, ToolCall, ToolLimits, ToolParameter, ToolStub
 
 from .served import eventually, listening, memory_backend, served
 
@@ -471,6 +474,177 @@ async def test_only_an_execution_in_the_background_can_be_received_again() -> No
         assert backend.interrupted == []
         running.cancel()
         await asyncio.wait([running])
+
+
+# Tools of the client
+
+
+async def doubled(call: ToolCall) -> ToolAnswer:
+    return ToolAnswer(b"%d" % (2 * json.loads(call.arguments)["x"]))
+
+
+def tools_of(answer: Callable[[ToolCall], Awaitable[ToolAnswer]] = doubled, **limits: Any) -> Toolbox:
+    return Toolbox((ToolStub("f", "Do it.", (ToolParameter("x", "int"),)),), ToolLimits(**limits), answer)
+
+
+def run_with(pool: Backend, tools: Toolbox, timeout: float | None = None) -> asyncio.Task[Execution]:
+    code = "total = f(1)\nprint(total)\nf(x=total)"
+    return asyncio.create_task(pool.execute("session", code, timeout=timeout, on_event=None, tools=tools))
+
+
+async def test_a_call_is_made_once_over_lost_connections() -> None:
+    calls: list[int] = []
+    go = asyncio.Event()
+
+    async def answer(call: ToolCall) -> ToolAnswer:
+        calls.append(call.number)
+        await go.wait()
+        return await doubled(call)
+
+    async with listening(await memory_backend()) as server:
+        relay = Relay(server.url)
+        async with relay.running() as url, client_of(url) as pool:
+            running = run_with(pool, tools_of(answer), math.inf)
+            await eventually(lambda: calls == [1])
+            relay.break_all()
+            await asyncio.sleep(0.5)
+            go.set()
+            execution = await running
+    assert (execution.stdout, execution.result, calls) == ("2\n", "4", [1, 2])
+
+
+async def test_an_answer_that_is_lost_is_sent_again() -> None:
+    relay: Relay
+
+    async def answer(call: ToolCall) -> ToolAnswer:
+        if call.number == 1:
+            relay.break_all()
+        return await doubled(call)
+
+    async with listening(await memory_backend()) as server:
+        relay = Relay(server.url)
+        async with relay.running() as url, client_of(url) as pool:
+            execution = await run_with(pool, tools_of(answer), math.inf)
+    assert (execution.stdout, execution.result) == ("2\n", "4")
+
+
+async def test_a_client_that_leaves_cancels_its_calls() -> None:
+    ended = asyncio.Event()
+
+    async def answer(call: ToolCall) -> ToolAnswer:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+        raise AssertionError
+
+    async with listening(await memory_backend()) as server:
+        relay = Relay(server.url)
+        async with relay.running() as url, client_of(url) as pool:
+            running = run_with(pool, tools_of(answer))
+            await asyncio.sleep(0.5)
+            relay.break_all()
+            with pytest.raises(ServiceFailed):
+                await running
+            await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_only_the_client_that_receives_an_execution_answers_its_calls() -> None:
+    seen: dict[str, Any] = {}
+
+    async with connected(await memory_backend()) as (pool, server):
+
+        async def post(**fields: Any) -> int:
+            call = Call(
+                "POST",
+                f"{wire.VERSION}/executions/{seen['id']}/answers",
+                {"identifier": fields.pop("identifier", "session")},
+                {"call": 1, "key": "guessed", "content": "MQ==", **fields},
+            )
+            client: Any = pool
+            try:
+                await client._http.json(call, str, timeout=10)
+            except GreenroomError as error:
+                return error.azure.status if error.azure is not None else 400  # of our own
+            return 204
+
+        async def answer(call: ToolCall) -> ToolAnswer:
+            app: Any = server.application
+            (record,) = [record for served in app.pools for record in served.records.of("session")]
+            seen["id"], key = record.id, record.live.calls._key
+            seen["refused"] = [
+                await post(),
+                await post(key=""),
+                await post(key="\ud800"),
+                await post(key=key, call=call.number + 1),
+                await post(key=key, call=-1),
+                await post(key=key, identifier="another"),
+                await post(key=key, content="no base64"),
+                await post(key=key, call="1"),
+            ]
+            if call.number == 1:
+                seen["first"] = await post(key=key)
+                seen["twice"] = await post(key=key)
+            return ToolAnswer(b"7")
+
+        execution = await run_with(pool, tools_of(answer))
+        assert execution.error is None
+        assert execution.stdout == "1\n", "the first answer counts"
+        assert seen["refused"] == [409, 409, 409, 409, 409, 404, 400, 400]
+        assert (seen["first"], seen["twice"]) == (204, 409)
+        assert await post(key="x") == 404, "it has ended"
+
+
+@pytest.mark.parametrize(
+    ("stubs", "limits"),
+    [
+        ([{"name": "print"}], {}),
+        ([{"name": "a b"}], {}),
+        ([{"name": "f", "parameters": [{"name": "x", "annotation": "int"}] * 2}], {}),
+        ([{"name": "f", "parameters": [{"name": "x"}]}], {}),
+        ([{"name": "f"}], {"calls": 0}),
+        ([{"name": "f"}], {"calls": "many"}),
+        ([{"name": "f"}], {"calls": 10**9}),
+        ([{"name": "f"}], {"argument_bytes": 1 << 40}),
+        ([{"name": "f"}], None),
+        ([], {}),
+        ([{"name": "f", "description": "x" * (1 << 20)}], {}),
+    ],
+)
+async def test_tools_that_break_a_rule_are_refused(stubs: list[Any], limits: Any) -> None:
+    order = {"id": "1", "code": "1", "tools": stubs, "tool_limits": limits}
+    async with connected(await memory_backend()) as (pool, _):
+        client: Any = pool
+        call = Call("POST", f"{wire.VERSION}/executions", {"identifier": "session"}, order)
+        with pytest.raises(InvalidRequest):
+            await client._http.json(call, str, timeout=10)
+
+
+async def test_arguments_count_as_memory_of_the_server() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        return ToolAnswer(b"1")
+
+    async with connected(await memory_backend(), max_body=1 << 19, max_in_flight=1 << 20) as (pool, _):
+        code = "print(f(x='x' * 200_000))\nf(x='x' * 300_000)"
+        tools = tools_of(answer)
+        execution = await pool.execute("session", code, timeout=None, on_event=None, tools=tools)
+    assert execution.stdout == "1\n"
+    assert execution.error is not None
+    assert "the server holds too much" in execution.error.value
+
+
+async def test_a_result_that_the_server_does_not_take_is_refused_by_its_size() -> None:
+    def large(x: int) -> str:
+        return "x" * x
+
+    async with connected(await memory_backend(), max_body=8192) as (pool, _):
+        tools = toolbox_of([large], None, BackgroundLoop("unused"), on_callers_loop=True)
+        assert tools is not None
+        code = "print(len(large(5000)))\nlarge(9000)"
+        execution = await pool.execute("session", code, timeout=None, on_event=None, tools=tools)
+    assert execution.stdout == "5000\n"
+    assert execution.error is not None
+    assert "must have at most" in execution.error.value
 
 
 # The rules of all routes

@@ -50,6 +50,7 @@ def _value(kind: Any, name: str) -> Any:
         float: 0.1 + 0.2,
         bool: True,
         bytes: b"\0\xff",
+        Any: BUNDLE,
         Environment: Environment({"A": "Ω\n"}),
         datetime: datetime(2026, 11, 1, 2, 3, 4, 567891, UTC),
     }

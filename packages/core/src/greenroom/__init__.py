@@ -35,6 +35,7 @@ from greenroom.models import (
     StreamText,
 )
 from greenroom.sessions import ExecutionHandle, Headers, Response, Session, SessionPool, StreamedResponse
+from greenroom.tools import Tool, ToolLimits
 
 __version__ = "0.1.0"
 
@@ -77,6 +78,8 @@ __all__ = [
     "SessionPool",
     "StreamText",
     "StreamedResponse",
+    "Tool",
+    "ToolLimits",
     "aconnect",
     "connect",
     "session",

@@ -12,6 +12,7 @@ from weakref import ref
 from greenroom.config.environment import Environment
 from greenroom.engines.base import Connection
 from greenroom.models import ContainerType, Event, Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.tools import Toolbox
 
 OnEvent: TypeAlias = Callable[[Event], None]
 """Called on the pool's event loop as the code runs; it must return immediately and not raise."""
@@ -116,10 +117,11 @@ class Backend(Protocol):
         timeout: float | None,
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
+        tools: Toolbox | None = None,
     ) -> Execution:
         """Run code. `timeout` is in seconds; `None` stands for the pool's own limit, infinity for no limit.
 
-        `env` are variables that hold during this execution.
+        `env` are variables that hold during this execution, `tools` the application's functions that it can call.
         """
         ...
 

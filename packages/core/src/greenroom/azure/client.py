@@ -39,6 +39,7 @@ from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo, StreamText
+from greenroom.tools import Toolbox
 
 T = TypeVar("T")
 
@@ -103,7 +104,13 @@ class AzurePool(Forwarding):
         timeout: float | None,
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
+        tools: Toolbox | None = None,
     ) -> Execution:
+        if tools is not None:
+            raise InvalidRequest(
+                "The tools must be for a pool on this machine or of greenroom serve: Azure offers code in its sessions "
+                "no way to call functions of the application."
+            )
         if self.container_type is ContainerType.SHELL:
             return await self.shell(identifier, ShellCommand(code, env=env), timeout=timeout, on_event=on_event)
         refuse_variables(env)

@@ -9,9 +9,11 @@ import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from greenroom import wire
+from greenroom.azure.answering import AnsweredCalls
 from greenroom.azure.bodies import TooSlow, lines, replayable
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND
 from greenroom.azure.codecs.shared import MAX_SYNCHRONOUS, Call, Json, Malformed
@@ -25,8 +27,9 @@ from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.tools import Toolbox
 from greenroom.wire.content import ContentDecoder
-from greenroom.wire.executions import MAX_LINE, MAX_LINES, Assembler, Order
+from greenroom.wire.executions import MAX_LINE, MAX_LINES, Answer, Assembler, Called, Order, Withdrawn
 from greenroom.wire.values import WireError, decode, decode_list, encode
 
 T = TypeVar("T")
@@ -71,8 +74,12 @@ class NativePool(Forwarding):
         timeout: float | None,
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
+        tools: Toolbox | None = None,
     ) -> Execution:
-        return await self._carry_out(identifier, Order(uuid.uuid4().hex, code, env=env), timeout, on_event)
+        order = Order(uuid.uuid4().hex, code, env=env)
+        if tools is not None:
+            order = replace(order, tools=tools.stubs, tool_limits=tools.limits)
+        return await self._carry_out(identifier, order, timeout, on_event, tools)
 
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
@@ -85,14 +92,22 @@ class NativePool(Forwarding):
         return await self._carry_out(identifier, order, timeout, on_event)
 
     async def _carry_out(
-        self, identifier: str, order: Order, timeout: float | None, on_event: OnEvent | None
+        self,
+        identifier: str,
+        order: Order,
+        timeout: float | None,
+        on_event: OnEvent | None,
+        tools: Toolbox | None = None,
     ) -> Execution:
         timeout = self._timeout if timeout is None else timeout
-        background = timeout is not None and timeout > MAX_SYNCHRONOUS
+        longest = max(timeout or 0, tools.limits.timeout if tools is not None else 0)
+        background = longest > MAX_SYNCHRONOUS
         order = replace(order, timeout=timeout, stream=on_event is not None, background=background)
         # Two requests can overtake each other, and a time limit here should not include the wait.
         async with self._turns.of(identifier):
             running = _Running(order, on_event or _ignore)
+            if tools is not None:
+                running.calls = AnsweredCalls(tools, partial(self._answer, identifier, order.id))
             task = asyncio.create_task(self._run(identifier, running))
             try:
                 return await asyncio.shield(task)
@@ -102,6 +117,12 @@ class NativePool(Forwarding):
                 raise
             finally:
                 task.cancel()
+                if running.calls is not None:
+                    running.calls.end()
+
+    async def _answer(self, identifier: str, id: str, answer: Answer) -> None:  # noqa: A002  the model's own word
+        call = self._call("POST", f"executions/{id}/answers", identifier, body=encode(answer))
+        await self._http.json(call, _nothing, timeout=_TIMEOUT)
 
     async def _run(self, identifier: str, running: _Running) -> Execution:
         order = running.order
@@ -256,6 +277,8 @@ class _Running:
     on_event: OnEvent
     reached: int = 0
     """How many responses have begun."""
+    calls: AnsweredCalls | None = None
+    """Of the tools that it has."""
     error: GreenroomError | None = None
     """How it ended, other than with an execution."""
     until: float = math.inf
@@ -295,6 +318,10 @@ class _Running:
                         whole.reschedule(None if math.isinf(self.until) else self.until)
                     if event is None:
                         continue
+                    if isinstance(event, Called | Withdrawn):
+                        if self.calls is not None:
+                            self.calls.take(event)
+                        continue
                     self.on_event(event)
                     if isinstance(event, Execution):
                         execution = event
@@ -312,7 +339,8 @@ class _Running:
     @property
     def seconds(self) -> float:
         """How long it can take. Without a time limit here, the pool's own holds, which has a maximum."""
-        return (MAX_TIMEOUT if self.order.timeout is None else self.order.timeout) + MARGIN
+        waiting = 0.0 if self.order.tool_limits is None else self.order.tool_limits.total_timeout
+        return (MAX_TIMEOUT if self.order.timeout is None else self.order.timeout) + waiting + MARGIN
 
     def extend(self) -> None:
         """Note that the execution has not begun: it waits for others of its session."""

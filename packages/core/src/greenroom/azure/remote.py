@@ -16,6 +16,7 @@ from greenroom.backend import NO_VARIABLES, Backend, HttpRequest, HttpResponse, 
 from greenroom.config.environment import Environment
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
 from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.tools import Toolbox
 
 _TIMEOUT = 60.0
 _UNKNOWN_PATH = frozenset({400, 404, 405, 501})
@@ -121,9 +122,10 @@ class _Negotiated:
         timeout: float | None,
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
+        tools: Toolbox | None = None,
     ) -> Execution:
         backend = await self._backend(identifier)
-        return await backend.execute(identifier, code, timeout=timeout, on_event=on_event, env=env)
+        return await backend.execute(identifier, code, timeout=timeout, on_event=on_event, env=env, tools=tools)
 
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from greenroom.backend import NO_VARIABLES, OnEvent, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.engines.base import StreamSandbox
-from greenroom.errors import FileRefused, GreenroomError, SandboxLost
+from greenroom.errors import SandboxLost
 from greenroom.local.collecting import Collector, ExecutionLimits
-from greenroom.local.decoding import decode_file, decode_files, file_error, off_loop, parse_json
-from greenroom.models import Execution, RemoteFile, RestartCause
-from greenroom.runner.protocol import MAX_ENDING, MAX_LIST, VERSION, Decoder, Frame, FrameError, HostOrder, encode
+from greenroom.local.deadline import Deadline
+from greenroom.local.decoding import file_error
+from greenroom.local.file_requests import FileRequests
+from greenroom.models import Execution, RestartCause
+from greenroom.runner.protocol import MAX_ENDING, VERSION, Decoder, Frame, FrameError, HostOrder, encode
+from greenroom.tools import RunningCalls, ToolAnswer, Toolbox
+from greenroom.tools.stubs import described
 from greenroom.untrusted import without_controls
 
-_CHUNK = 256 * 1024
 _PIECE = 16 * 1024  # bytes of received data that are decoded together
 _TURN = 0.002  # seconds after which other sessions get their turn
 _SEND_TIMEOUT = 20.0  # until a runner reads what it is sent; an honest one does so even while its code is busy
@@ -42,7 +45,7 @@ class _Request:
     most: int
 
 
-class Channel:
+class Channel(FileRequests):
     """The connection to one sandbox's runner.
 
     `on_lost` is called once, when the sandbox has ended or violated the protocol; from then on every call raises
@@ -57,6 +60,7 @@ class Channel:
         preload: tuple[str, ...] = (),
         env: Environment = NO_VARIABLES,
     ) -> None:
+        super().__init__()
         self._sandbox = sandbox
         self._modules = preload
         self._memory: int | None = None
@@ -68,8 +72,9 @@ class Channel:
         self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests: dict[int, _Request] = {}
         """Requests whose replies are still to come; their callers can have been cancelled."""
-        self._numbers = itertools.count(1)
         self._running: tuple[int, Collector] | None = None
+        self._calls: RunningCalls | None = None
+        """Of the execution that runs, if it has tools."""
         self._turn = asyncio.Lock()
         self._lost: SandboxLost | None = None
         self._stops: set[asyncio.Task[Any]] = set()
@@ -130,16 +135,23 @@ class Channel:
         on_event: OnEvent | None,
         restarted: Callable[[], RestartCause | None] = lambda: None,
         env: Environment = NO_VARIABLES,
+        *,
+        tools: Toolbox | None = None,
     ) -> Execution:
         """Run code when those before it are done. Then `restarted` says whether the session had ended before.
 
         Cancelling interrupts the code; the next execution waits until it has ended.
         """
+        calling: dict[str, Any] = {}
+        if tools is not None:
+            calling["tools"] = described(tools.stubs)
+            calling |= {"call_limit": tools.limits.calls, "call_bytes": tools.limits.argument_bytes}
 
         def order(number: int) -> Frame:
-            return HostOrder.execute(number, code, text_limit=limits.text, output_limit=limits.display, env=env)
+            limited = {"text_limit": limits.text, "output_limit": limits.display}
+            return HostOrder.execute(number, code, env=env, **limited, **calling)
 
-        return await self._run(order, lambda: Collector(limits, on_event, restarted()))
+        return await self._run(order, lambda: Collector(limits, on_event, restarted()), tools)
 
     async def shell(
         self,
@@ -157,15 +169,21 @@ class Channel:
 
         return await self._run(order, lambda: Collector(limits, on_event, restarted(), command=True))
 
-    async def _run(self, order: Callable[[int], Frame], collector: Callable[[], Collector]) -> Execution:
+    async def _run(
+        self, order: Callable[[int], Frame], collector: Callable[[], Collector], tools: Toolbox | None = None
+    ) -> Execution:
         await self._turn.acquire()
         running = collector()
         number = next(self._numbers)
+        deadline = Deadline(running.limits.timeout, waits=tools.limits.total_timeout if tools is not None else 0)
         try:
             self._running = (number, running)
+            self._calls = tools and RunningCalls(tools, partial(self._answer, number), deadline.set_waiting)
             await self._set_environment()
             await self._send(order(number))
-            timed_out = not await _within(running.done, running.limits.timeout)
+            await asyncio.wait([running.done, deadline.passed], return_when=asyncio.FIRST_COMPLETED)
+            timed_out = not running.done.done()
+            self._end_calls()
             if timed_out:
                 await asyncio.wait([self._in_background(self._stop(number, running))])
             try:
@@ -182,9 +200,21 @@ class Channel:
         except BaseException:
             self._turn.release()
             raise
+        finally:
+            self._end_calls()
+            deadline.end()
         self._running = None
         self._turn.release()
         return execution
+
+    async def _answer(self, number: int, call: int, answer: ToolAnswer) -> None:
+        """Send the answer to a call of an execution that still runs."""
+        if self._running is not None and self._running[0] == number:
+            await self._send(HostOrder.answer(number, call, answer.content, failed=answer.failed))
+
+    def _end_calls(self) -> None:
+        if self._calls is not None:
+            self._calls.end()
 
     async def _stop(self, number: int, running: Collector) -> None:
         """Interrupt an execution and wait for its end; a runner that does not stop it is lost."""
@@ -202,75 +232,6 @@ class Channel:
         self._stops.add(task)
         task.add_done_callback(self._stops.discard)
         return task
-
-    # Files
-
-    async def upload(self, path: str, chunks: AsyncIterator[bytes], limit: int) -> RemoteFile:
-        header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "w"))
-        file = self._handle(header)
-        size = 0
-        try:
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > limit:
-                    raise FileRefused.too_large(path, limit, option="file_limit")
-                for start in range(0, len(chunk), _CHUNK):
-                    piece = chunk[start : start + _CHUNK]
-                    await self._request(path, HostOrder.write(next(self._numbers), file, piece))
-            header, _ = await self._request(path, HostOrder.finish(next(self._numbers), file))
-        finally:
-            self._in_background(self._forget(file))
-        return self._entry(header)
-
-    async def download(self, path: str, limit: int) -> AsyncGenerator[bytes, None]:
-        header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "r"))
-        file = self._handle(header)
-        size = 0
-        try:
-            if self._entry(header).size > limit:
-                raise FileRefused.too_large(path, limit, option="file_limit")
-            while True:
-                order = HostOrder.read(next(self._numbers), file, _CHUNK)
-                _, data = await self._request(path, order, most=_CHUNK)
-                if not data:
-                    break
-                size += len(data)
-                if size > limit:  # the file grows as it is read
-                    raise FileRefused.too_large(path, limit, option="file_limit")
-                yield data
-        finally:
-            self._in_background(self._forget(file))
-
-    async def files(self, path: str, *, recursive: bool) -> list[RemoteFile]:
-        order = HostOrder.list(next(self._numbers), path, recursive=recursive)
-        _, body = await self._request(path, order, most=MAX_LIST)
-        try:
-            return await off_loop(body, lambda: decode_files(parse_json(body, MAX_LIST)))
-        except FrameError as error:
-            raise self._fail("it sent a broken list of files") from error
-
-    async def file(self, path: str) -> RemoteFile:
-        header, _ = await self._request(path, HostOrder.stat(next(self._numbers), path))
-        return self._entry(header)
-
-    async def delete_file(self, path: str) -> None:
-        await self._request(path, HostOrder.delete(next(self._numbers), path))
-
-    def _entry(self, header: dict[str, Any]) -> RemoteFile:
-        try:
-            return decode_file(header.get("entry"))
-        except FrameError as error:
-            raise self._fail(str(error)) from error
-
-    def _handle(self, header: dict[str, Any]) -> int:
-        file = header.get("file")
-        if not isinstance(file, int):
-            raise self._fail("it opened a file without a number for it")
-        return file
-
-    async def _forget(self, file: int) -> None:
-        with contextlib.suppress(GreenroomError):
-            await self._request("", HostOrder.close(next(self._numbers), file))
 
     # Frames
 
@@ -326,6 +287,8 @@ class Channel:
         if self._running is not None:
             _, running = self._running
             most = max(most, running.text_left, running.display_left, MAX_ENDING)
+        if self._calls is not None:
+            most = max(most, self._calls.arguments_left)
         return most
 
     async def _handle_event(self, header: dict[str, Any], body: bytes) -> None:
@@ -364,6 +327,10 @@ class Channel:
                 running.area(begins=header.get("begins") is True)
             case "clear":
                 running.clear(wait=header.get("wait") is True)
+            case "call" if self._calls is not None:
+                self._calls.take(header.get("call"), header.get("tool"), body)
+            case "withdraw" if self._calls is not None:
+                self._calls.withdraw(header.get("call"))
             case "done":
                 running.done.set_result(Frame(header, body))
             case _:

@@ -21,6 +21,7 @@ from greenroom.local.settings import PoolSettings
 from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo
 from greenroom.telemetry import EndCause, ExecutionEnded, Observer, guarded, ignore
 from greenroom.text import restarted
+from greenroom.tools import Toolbox
 
 
 class LocalPool(ChangeablePool[Channel]):
@@ -61,13 +62,21 @@ class LocalPool(ChangeablePool[Channel]):
         timeout: float | None,
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
+        tools: Toolbox | None = None,
     ) -> Execution:
+        if tools is not None and self.container_type is not ContainerType.PYTHON_LTS:
+            raise InvalidRequest(
+                f"The tools must be for a session of type {ContainerType.PYTHON_LTS}, not {self.container_type}: only "
+                "Python code can call functions of the application."
+            )
         if self._settings.container_type is ContainerType.SHELL:
             return await self.shell(identifier, ShellCommand(code, env=env), timeout=timeout, on_event=on_event)
         limits = self._limits(timeout)
         return await self._observed(
             identifier,
-            lambda channel: channel.execute(code, limits, on_event, lambda: self._restarted(identifier), env),
+            lambda channel: channel.execute(
+                code, limits, on_event, lambda: self._restarted(identifier), env, tools=tools
+            ),
         )
 
     async def shell(

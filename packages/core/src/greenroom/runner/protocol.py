@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from .json_weight import weigh_json
 
-VERSION = 3
+VERSION = 4
 """Of the host link; the supervisor's first event states it."""
 
 MAX_HEADER = 64 << 10
@@ -43,7 +43,21 @@ MAX_ENDING = 4 << 20
 ERROR_LIMITS = {"name": 200, "value": 10_000, "traceback": 50_000, "summary": 10_000}
 """Characters of each part of an error; as JSON, a character takes up to 12 bytes."""
 
+MAX_TOOLS = 1 << 20
+"""Bytes of the description of an execution's tools."""
+
+MAX_TOOL_NAME = 100
+"""Characters of a tool's name."""
+
+MAX_CALL = 1 << 31
+"""The highest number of a call."""
+
+MAX_REFUSAL = 64 << 10
+"""Bytes of the message of a call that failed."""
+
 _OUTPUT = 500  # bytes of memory that an output takes beside its content
+
+_FOR_WORKER = ("id", "env", "tools", "call_limit", "call_bytes")  # fields of the host's order to execute
 
 _LENGTHS = struct.Struct(">II")
 
@@ -64,12 +78,32 @@ class HostOrder:
 
     @staticmethod
     def execute(
-        number: int, code: str, *, text_limit: int, output_limit: int, env: Mapping[str, str] | None = None
+        number: int,
+        code: str,
+        *,
+        text_limit: int,
+        output_limit: int,
+        env: Mapping[str, str] | None = None,
+        tools: bytes = b"",
+        call_limit: int = 0,
+        call_bytes: int = 0,
     ) -> Frame:
-        """Run code. Answered by `text`, `output`, `error` and `clear`, and at last by `done`."""
+        """Run code. Answered by `text`, `output`, `error`, `clear` and `call`, and at last by `done`.
+
+        With `tools`, a description of functions, the code can make up to `call_limit` calls, whose arguments have up to
+        `call_bytes` together.
+        """
         variables = _variables(env)
         header = {"op": "execute", "id": number, "text_limit": text_limit, "output_limit": output_limit}
-        return Frame(header | {"env": len(variables)}, variables + code.encode())
+        header |= {"env": len(variables), "tools": len(tools)}
+        if tools:
+            header |= {"call_limit": call_limit, "call_bytes": call_bytes}
+        return Frame(header, variables + tools + code.encode())
+
+    @staticmethod
+    def answer(number: int, call: int, content: bytes, *, failed: bool) -> Frame:
+        """Answer a call of an execution: with its result as JSON, or if it `failed`, with a message."""
+        return Frame({"op": "answer", "id": number, "call": call, "failed": failed}, content)
 
     @staticmethod
     def environment(env: Mapping[str, str]) -> Frame:
@@ -184,6 +218,16 @@ class HostEvent:
         return Frame({"ev": "area", "id": number, "begins": begins})
 
     @staticmethod
+    def call(number: int, call: int, tool: str, arguments: bytes) -> Frame:
+        """A call of one of the execution's tools, with a JSON object of its arguments. Answered by `answer`."""
+        return Frame({"ev": "call", "id": number, "call": call, "tool": tool}, arguments)
+
+    @staticmethod
+    def withdraw(number: int, call: int) -> Frame:
+        """The code no longer waits for the answer to a call."""
+        return Frame({"ev": "withdraw", "id": number, "call": call})
+
+    @staticmethod
     def done(
         number: int,
         *,
@@ -229,12 +273,18 @@ class HostEvent:
 
 
 class WorkerOrder:
-    """Orders of the supervisor to the worker, one at a time. Bodies are those of the host's orders."""
+    """Orders of the supervisor to the worker, one at a time but for `answer`. Bodies are those of the host's orders."""
 
     @staticmethod
-    def execute(code: bytes, *, env: int = 0) -> Frame:
-        """Run code that follows `env` bytes of variables. Answered by `began`, then what it shows, and `done`."""
-        return Frame({"op": "execute", "env": env}, code)
+    def execute(order: Mapping[str, Any], body: bytes) -> Frame:
+        """Run code that follows variables and tools. Answered by `began`, then what it shows, and `done`."""
+        fields = {"env": 0, "tools": 0} | {name: order[name] for name in _FOR_WORKER if name in order}
+        return Frame({"op": "execute", **fields}, body)
+
+    @staticmethod
+    def answer(number: int, call: int, content: bytes, *, failed: bool) -> Frame:
+        """Answer a call of the execution that runs."""
+        return Frame({"op": "answer", "id": number, "call": call, "failed": failed}, content)
 
     @staticmethod
     def environment(env: bytes) -> Frame:
@@ -284,6 +334,16 @@ class WorkerEvent:
     def area(*, begins: bool) -> Frame:
         """Until its end, `clear` forgets no more than what was shown since its beginning. Areas can be nested."""
         return Frame({"ev": "area", "begins": begins})
+
+    @staticmethod
+    def call(number: int, call: int, tool: str, arguments: bytes) -> Frame:
+        """A call of one of the execution's tools; `call` is higher with each. Not acknowledged."""
+        return Frame({"ev": "call", "id": number, "call": call, "tool": tool}, arguments)
+
+    @staticmethod
+    def withdraw(number: int, call: int) -> Frame:
+        """The code no longer waits for the answer to a call. Not acknowledged."""
+        return Frame({"ev": "withdraw", "id": number, "call": call})
 
     @staticmethod
     def done(*, duration: float, error: Mapping[str, str] | None) -> Frame:

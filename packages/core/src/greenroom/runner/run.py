@@ -12,7 +12,19 @@ from typing import Any
 
 from .files import FileTree
 from .json_weight import TooDeep
-from .protocol import ERROR_LIMITS, MAX_ENDING, MAX_NAME, MAX_OUTPUTS, Frame, HostEvent, file_entry, output_cost
+from .protocol import (
+    ERROR_LIMITS,
+    MAX_CALL,
+    MAX_ENDING,
+    MAX_NAME,
+    MAX_OUTPUTS,
+    MAX_TOOL_NAME,
+    Frame,
+    FrameError,
+    HostEvent,
+    file_entry,
+    output_cost,
+)
 
 TEXT_PIECE = 1 << 16
 """Bytes of text at which a piece is sent without waiting for more."""
@@ -46,6 +58,9 @@ class Run:
         self._text_left = int(order["text_limit"])
         self._output_left = int(order.get("output_limit", 0))
         self._outputs_left = MAX_OUTPUTS
+        self._calls_left = int(order.get("call_limit", 0))
+        self._call_bytes_left = int(order.get("call_bytes", 0))
+        self._last_call = 0
         self._areas = 0  # that are open
         self._truncated = 0
         self._text: list[tuple[str, bytearray]] = []  # waiting to be sent
@@ -144,6 +159,33 @@ class Run:
             if not self._areas:
                 self.send_text()
                 self._send(HostEvent.area(self.id, begins=False))
+
+    def call(self, header: Mapping[str, Any], body: bytes) -> None:
+        """Pass on a call of a tool, after the text before it. One of another execution is dropped.
+
+        Raises:
+            FrameError: a number is used again, or there are more calls or bytes than the worker may send.
+        """
+        number, tool = header.get("call"), header.get("tool")
+        if header.get("id") != self.id:
+            return
+        self._calls_left -= 1
+        self._call_bytes_left -= len(body)
+        if self._calls_left < 0 or self._call_bytes_left < 0:
+            raise FrameError("there are more calls than the worker may send")
+        if type(number) is not int or not self._last_call < number <= MAX_CALL:
+            raise FrameError("the number of a call must be higher than those before it")
+        if not isinstance(tool, str) or len(tool) > MAX_TOOL_NAME:
+            raise FrameError("a call must name its tool")
+        self._last_call = number
+        self.send_text()
+        self._send(HostEvent.call(self.id, number, tool, body))
+
+    def withdraw(self, header: Mapping[str, Any]) -> None:
+        """Pass on that the code no longer waits for the answer to a call, which can have arrived."""
+        number = header.get("call")
+        if header.get("id") == self.id and type(number) is int and 0 < number <= self._last_call:
+            self._send(HostEvent.withdraw(self.id, number))
 
     def finish(
         self,

@@ -147,6 +147,8 @@ class Supervisor:
                     self._waiting.append(order)
             case "interrupt":
                 self._interrupt(int(header["id"]), float(header["grace"]))
+            case "answer":
+                self._answer(header, body)
             case _:
                 self._send(self._files.answer(header, body))
 
@@ -159,7 +161,7 @@ class Supervisor:
             worker.used = True
             self._run = Run(header, self._tree, self._send)
             self._idle.hand_over(self._run)
-            order = WorkerOrder.execute(body, env=int(header["env"]))
+            order = WorkerOrder.execute(header, body)
         else:
             order = WorkerOrder.preload(body)
         worker.outbox += encode(*order)
@@ -182,6 +184,13 @@ class Supervisor:
             return
         run.kill_at = time.monotonic() + grace
         worker.signal(signal.SIGINT)  # if the code has not begun: what keeps the worker from it
+
+    def _answer(self, header: dict[str, Any], body: bytes) -> None:
+        """Give the worker the answer to a call, unless its execution has ended."""
+        run, worker = self._run, self._worker
+        if run is not None and worker is not None and run.id == header["id"]:
+            worker.outbox += encode(*WorkerOrder.answer(run.id, header["call"], body, failed=header["failed"]))
+            self._on_worker_writable(worker)
 
     # The worker
 
@@ -237,6 +246,12 @@ class Supervisor:
             case "clear":
                 (run or self._idle).clear(wait=header.get("wait") is True)
                 worker.acknowledge()
+            case "call":
+                if run is not None:
+                    run.call(header, body)
+            case "withdraw":
+                if run is not None:
+                    run.withdraw(header)
             case "done":
                 self._finish(duration=float(header["duration"]), error=parse_error(body))
             case _:

@@ -62,6 +62,7 @@ _NATIVE: Sequence[tuple[str, str, Operation]] = [
     ("POST", "/executions", native.execute),
     ("GET", "/executions/{id}", native.attach),
     ("DELETE", "/executions/{id}", native.cancel),
+    ("POST", "/executions/{id}/answers", native.answer),
     ("GET", "/files", native.list_files),
     ("GET", "/file", native.get_file),
     ("PUT", "/file", native.upload),

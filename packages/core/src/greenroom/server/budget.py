@@ -43,6 +43,10 @@ class Share:
         """Reserve more bytes, as `hold`."""
         return self.hold(self._size + size)
 
+    def another(self) -> Share:
+        """Return a new, empty share of the same budget."""
+        return Share(self._budget)
+
     def handed_over(self) -> Share:
         """Move the reservation to a new share."""
         other = Share(self._budget)

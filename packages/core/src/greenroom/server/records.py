@@ -15,6 +15,7 @@ from greenroom.azure.codecs.shared import ExecuteRequest
 from greenroom.backend import OnEvent
 from greenroom.errors import GreenroomError
 from greenroom.models import Event, Execution, ExecutionError, Output
+from greenroom.server.calls import RemoteCalls
 from greenroom.server.responses import RequestRefused
 
 _RETENTION = 3600.0
@@ -38,6 +39,8 @@ class Outcome:
 class Live:
     """The events of an execution, for the one that listens to it now: of several, each would keep a copy."""
 
+    calls: RemoteCalls | None = None
+    """Its calls, if it has tools of the client."""
     last: Execution | None = None
     """The execution at its end, also if it was cancelled, which a task cannot return."""
     _listener: OnEvent | None = None

@@ -59,10 +59,16 @@ class BackgroundLoop:
         """Wait for the coroutine without blocking the caller's loop; cancelling the caller cancels it."""
         return await asyncio.wrap_future(self.submit(coroutine))
 
-    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+    def close(
+        self, last: Callable[[], Coroutine[Any, Any, None]] | None = None, *, timeout: float | None = None
+    ) -> None:
         """Run one last coroutine, then stop the loop and its thread. Idempotent.
 
         It blocks until that is done, except on the loop's own thread, where the garbage collector can call it.
+
+        Args:
+            last: the coroutine function.
+            timeout: seconds to wait for a loop that others can block; its thread then ends when they do.
         """
         with self._lock:
             loop, thread, self._loop, self._closed = self._loop, self._thread, None, True
@@ -79,9 +85,12 @@ class BackgroundLoop:
         future = asyncio.run_coroutine_threadsafe(finish(), loop)
         if threading.current_thread() is not thread:
             try:
-                future.result()
+                future.result(timeout)
+            except TimeoutError:
+                if timeout is None:
+                    raise
             finally:
-                thread.join(timeout=5)
+                thread.join(timeout=5 if timeout is None else timeout)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:

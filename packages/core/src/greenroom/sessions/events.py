@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Generic, Literal, NamedTuple, Never, TypeAlias, TypeVar
 
 from greenroom.backend import OnEvent
 from greenroom.models import Event, Execution, Output, StreamText
@@ -17,6 +17,8 @@ from greenroom.sessions.open_pool import OpenPool
 
 _Execute: TypeAlias = Callable[[OnEvent], Coroutine[Any, Any, Execution]]
 """Begins an execution whose events go to the function."""
+
+OtherT = TypeVar("OtherT")
 
 _MANY = 100  # events that wait for their consumer
 
@@ -28,8 +30,8 @@ class _Text(NamedTuple):
     content: io.StringIO
 
 
-class Events:
-    """The events of an execution that wait for their consumer.
+class Events(Generic[OtherT]):
+    """The events of an execution that wait for their consumer; `OtherT` are those that no caller sees.
 
     If there are many, a piece of text is joined with the last piece of its stream, so that millions of pieces take no
     more memory than their text. `on_arrival` is called for each event that `take` will return.
@@ -38,9 +40,9 @@ class Events:
     def __init__(self, on_arrival: Callable[[], None]) -> None:
         self._on_arrival = on_arrival
         self._lock = threading.Lock()
-        self._waiting: deque[Output | _Text | Future[Execution]] = deque()
+        self._waiting: deque[OtherT | Output | _Text | Future[Execution]] = deque()
 
-    def put(self, event: Event | Future[Execution]) -> None:
+    def put(self, event: Event | OtherT | Future[Execution]) -> None:
         if isinstance(event, Execution):  # the future holds it
             return
         with self._lock:
@@ -62,7 +64,7 @@ class Events:
         recent = (self._waiting[-1], self._waiting[-2])  # two, as code can write to both streams in turn
         return next((event for event in recent if isinstance(event, _Text) and event.stream == stream), None)
 
-    def take(self) -> StreamText | Output | Future[Execution]:
+    def take(self) -> StreamText | OtherT | Output | Future[Execution]:
         with self._lock:
             event = self._waiting.popleft()
         return StreamText(event.stream, event.content.getvalue()) if isinstance(event, _Text) else event
@@ -71,7 +73,7 @@ class Events:
 def streamed(pool: OpenPool, execute: _Execute) -> Generator[Event, None, None]:
     """Yield the events of an execution, and last the whole of it; leaving early interrupts it."""
     arrived = threading.Semaphore(0)
-    events = Events(arrived.release)
+    events = Events[Never](arrived.release)
     future = pool.submit(execute(events.put))
     future.add_done_callback(events.put)
     try:
@@ -91,7 +93,7 @@ async def astreamed(pool: OpenPool, execute: _Execute) -> AsyncGenerator[Event, 
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(arrived.release)
 
-    events = Events(release)
+    events = Events[Never](release)
     future = pool.submit(execute(events.put))
     future.add_done_callback(events.put)
     try:

@@ -15,6 +15,7 @@ from greenroom.errors import InvalidRequest
 from greenroom.models import Event, Execution, ExecutionError, Status
 from greenroom.sessions.open_pool import OpenPool
 from greenroom.sessions.rules import seconds
+from greenroom.tools import Toolbox
 from greenroom.untrusted import brief
 
 
@@ -29,6 +30,7 @@ class ExecutionHandle:
         timeout: float | None,
         env: Environment = NO_VARIABLES,
         *,
+        tools: Toolbox | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         """
@@ -44,7 +46,7 @@ class ExecutionHandle:
         self._last: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
-        self._future = pool.submit(self._run(identifier, code, timeout, env))
+        self._future = pool.submit(self._run(identifier, code, timeout, env, tools))
 
     @property
     def status(self) -> Literal["running"] | Status:
@@ -81,11 +83,15 @@ class ExecutionHandle:
         """As `cancel`."""
         await self._pool.arun(self._cancel())
 
-    async def _run(self, identifier: str, code: str, timeout: float | None, env: Environment) -> Execution:
+    async def _run(
+        self, identifier: str, code: str, timeout: float | None, env: Environment, tools: Toolbox | None
+    ) -> Execution:
         self._task = asyncio.current_task()
         began = time.monotonic()
         try:
-            return await self._pool.backend.execute(identifier, code, timeout=timeout, on_event=self._note, env=env)
+            return await self._pool.backend.execute(
+                identifier, code, timeout=timeout, on_event=self._note, env=env, tools=tools
+            )
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise

@@ -15,6 +15,8 @@ from greenroom.sessions.background import BackgroundLoop
 
 T = TypeVar("T")
 
+_TOOLS_TIMEOUT = 1.0  # seconds in which the thread of asynchronous tools should end, which they can block
+
 
 class OpenPool:
     """The backend and event loop that a `SessionPool`, its sessions and its handles share.
@@ -76,7 +78,9 @@ class OpenPool:
     def _adopt(self, opening: _Opening) -> None:
         self._make_backend = opening.make_backend
         self._backend, self._loop = opening.backend, opening.loop
-        self._finalizer = weakref.finalize(self, _close, self._backend, self._loop)
+        self.tool_loop = BackgroundLoop("greenroom tools")
+        """For asynchronous tools of blocking callers; its thread starts when the first one is called."""
+        self._finalizer = weakref.finalize(self, _close, self._backend, self._loop, self.tool_loop)
 
     def _loop_for(self, coroutine: Coroutine[Any, Any, Any]) -> BackgroundLoop:
         try:
@@ -133,5 +137,8 @@ class _Opening:
             await self.backend.close()
 
 
-def _close(backend: Backend, loop: BackgroundLoop) -> None:
-    loop.close(backend.close)
+def _close(backend: Backend, loop: BackgroundLoop, tool_loop: BackgroundLoop) -> None:
+    try:
+        loop.close(backend.close)
+    finally:
+        tool_loop.close(timeout=_TOOLS_TIMEOUT)

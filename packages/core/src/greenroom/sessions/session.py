@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +35,10 @@ from greenroom.sessions.rules import (
     check_path,
     check_timeout,
 )
+from greenroom.sessions.tools import toolbox_of
 from greenroom.sessions.transfers import Source
+from greenroom.tools import Toolbox, ToolLimits
+from greenroom.tools.definitions import ToolLike
 from greenroom.untrusted import brief
 
 
@@ -73,7 +76,15 @@ class Session:
 
     # Execution
 
-    def execute(self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None) -> Execution:
+    def execute(
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        tools: Iterable[ToolLike] | None = None,
+        tool_limits: ToolLimits | None = None,
+    ) -> Execution:
         """Run code like a notebook cell, and wait for its end; in a pool of type Shell, it is a command as for `shell`.
 
         Executions of one session run one after the other. The code's own errors come back in the `Execution`.
@@ -83,32 +94,66 @@ class Session:
             timeout: seconds until the code is interrupted; by default the pool's `timeout`.
             env: environment variables that hold during this execution, with what they were before afterwards. The
                 code can print their values; Greenroom shows them nowhere.
+            tools: functions of this application that the code can call by their names while it runs: with annotations
+                and a docstring, synchronous or not, or as `Tool`. Only sessions of type PythonLTS have them. The time
+                limit stands still while the code waits for them.
+            tool_limits: of their calls; by default `ToolLimits()`.
         """
-        return self._pool.run(self._execute(code, timeout, env, None))
+        return self._pool.run(self._execute(code, timeout, env, None, self._toolbox(tools, tool_limits)))
 
     async def aexecute(
-        self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        tools: Iterable[ToolLike] | None = None,
+        tool_limits: ToolLimits | None = None,
     ) -> Execution:
-        """As `execute`. Cancelling it interrupts the code in the sandbox."""
-        return await self._pool.arun(self._execute(code, timeout, env, None))
+        """As `execute`. Cancelling it interrupts the code in the sandbox, and cancels its calls.
+
+        Asynchronous tools run on this event loop.
+        """
+        toolbox = self._toolbox(tools, tool_limits, on_callers_loop=True)
+        return await self._pool.arun(self._execute(code, timeout, env, None, toolbox))
 
     def stream(
-        self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        tools: Iterable[ToolLike] | None = None,
+        tool_limits: ToolLimits | None = None,
     ) -> Generator[Event, None, None]:
         """Run code and yield its output as it comes; the whole `Execution` comes last.
 
         Leaving the loop early interrupts the code.
         """
-        return streamed(self._pool, lambda on_event: self._execute(code, timeout, env, on_event))
+        toolbox = self._toolbox(tools, tool_limits)
+        return streamed(self._pool, lambda on_event: self._execute(code, timeout, env, on_event, toolbox))
 
     def astream(
-        self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        tools: Iterable[ToolLike] | None = None,
+        tool_limits: ToolLimits | None = None,
     ) -> AsyncGenerator[Event, None]:
         """As `stream`."""
-        return astreamed(self._pool, lambda on_event: self._execute(code, timeout, env, on_event))
+        toolbox = self._toolbox(tools, tool_limits, on_callers_loop=True)
+        return astreamed(self._pool, lambda on_event: self._execute(code, timeout, env, on_event, toolbox))
 
     def submit(
-        self, code: str, *, timeout: float | None = None, env: Mapping[str, str] | None = None
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        tools: Iterable[ToolLike] | None = None,
+        tool_limits: ToolLimits | None = None,
     ) -> ExecutionHandle:
         """Run code in the background, after the earlier executions of this session, and return immediately.
 
@@ -116,6 +161,8 @@ class Session:
             code: as for `execute`.
             timeout: seconds until the code is interrupted; by default there is no limit, as in Azure.
             env: as for `execute`.
+            tools: as for `execute`. Asynchronous ones run on the caller's event loop, if there is one.
+            tool_limits: as for `execute`.
         """
         return ExecutionHandle(
             self._pool,
@@ -123,6 +170,7 @@ class Session:
             check_code(code),
             math.inf if timeout is None else check_timeout(timeout, most=None),
             check_env(env),
+            tools=self._toolbox(tools, tool_limits, on_callers_loop=True),
         )
 
     # Shell commands
@@ -406,8 +454,18 @@ class Session:
 
     # The one implementation of both spellings; all of it runs on the pool's loop.
 
+    def _toolbox(
+        self, tools: Iterable[ToolLike] | None, limits: ToolLimits | None, *, on_callers_loop: bool = False
+    ) -> Toolbox | None:
+        return toolbox_of(tools, limits, self._pool.tool_loop, on_callers_loop=on_callers_loop)
+
     async def _execute(
-        self, code: str, timeout: float | None, env: Mapping[str, str] | None, on_event: OnEvent | None
+        self,
+        code: str,
+        timeout: float | None,
+        env: Mapping[str, str] | None,
+        on_event: OnEvent | None,
+        tools: Toolbox | None,
     ) -> Execution:
         return await self._pool.backend.execute(
             self._identifier,
@@ -415,6 +473,7 @@ class Session:
             timeout=check_timeout(timeout) or self._timeout,
             on_event=on_event,
             env=check_env(env),
+            tools=tools,
         )
 
     def _begin(self, code: str, timeout: float | None, on_event: OnEvent) -> ExecutionHandle:

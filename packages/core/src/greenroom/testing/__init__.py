@@ -35,6 +35,8 @@ from greenroom.testing.scripted import ENDLESS_CODE, RecordedRun, ScriptedBacken
 from greenroom.testing.shell import ShellPoolSuite, ShellSuite
 from greenroom.testing.suite import Suite
 from greenroom.testing.texts import TextSuite
+from greenroom.testing.tool_limits import HostileToolSuite, ToolLimitSuite
+from greenroom.testing.tools import ToolSuite
 
 __all__ = [
     "ENDLESS_CODE",
@@ -45,6 +47,7 @@ __all__ = [
     "CellSuite",
     "ExecutionSuite",
     "FileSuite",
+    "HostileToolSuite",
     "IsolationSuite",
     "JavaScriptSuite",
     "LimitSuite",
@@ -56,7 +59,9 @@ __all__ = [
     "Suite",
     "TextSuite",
     "ToolDescription",
+    "ToolLimitSuite",
     "ToolResult",
+    "ToolSuite",
     "engine_pool",
     "memory_pool",
     "python_in_children",

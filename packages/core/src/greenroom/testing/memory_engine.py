@@ -24,12 +24,14 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.models import ContainerType
 from greenroom.runner.files import DATA_DIR, FileTree, Transfers
 from greenroom.runner.protocol import Decoder, Frame, HostEvent, encode, file_entry
+from greenroom.runner.workers.tools import ToolError, Tools
 from greenroom.testing.memory_shell import MemoryCommand
 
 
@@ -50,6 +52,7 @@ class MemorySandbox(StreamSandbox):
         self._thread: threading.Thread | None = None
         self._command: MemoryCommand | None = None
         self._environment: dict[str, str] = {}  # of commands alone, as code shares that of this process
+        self._tools: Tools | None = None
         self._current = 0
         self._running = False
         self._interrupting = threading.Lock()
@@ -65,9 +68,14 @@ class MemorySandbox(StreamSandbox):
                     self._environment = json.loads(body)
                 case "execute":
                     self._command = None
-                    code = body[header["env"] :].decode()
+                    described = body[header["env"] :][: header["tools"]]
+                    code = body[header["env"] + header["tools"] :].decode()
+                    self._tools = Tools(header, described, _Link(self)) if described else None
                     self._thread = threading.Thread(target=self._execute, args=(header, code), daemon=True)
                     self._thread.start()
+                case "answer":
+                    if self._tools is not None:
+                        self._tools.take(Frame(header, body))
                 case "shell":
                     command = self._command = MemoryCommand(header, body, self._environment)
                     arguments = self._directory, self._tree, self._emit
@@ -103,9 +111,16 @@ class MemorySandbox(StreamSandbox):
         else:
             self._output.put_nowait(frame)
 
+    def emit_from_any_thread(self, event: Frame) -> None:
+        """Send an event, also from a thread that the code has started."""
+        if not self._ended:
+            self._loop.call_soon_threadsafe(self._output.put_nowait, encode(*event))
+
     def _interrupt(self) -> None:
         if self._command is not None:
             self._command.interrupt()
+        if self._tools is not None:
+            self._tools.end()  # no exception reaches a thread that waits for an answer
         with self._interrupting:
             if self._running and self._thread is not None and self._thread.ident is not None:
                 identifier, kind = ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
@@ -116,11 +131,17 @@ class MemorySandbox(StreamSandbox):
         before = self._tree.snapshot(1000) or {}
         began = time.perf_counter()
         error: dict[str, str] | None = None
+        hidden: dict[str, Any] = {}
         cell = f"<{self.id} cell {next(self._count)}>"
         try:
             try:
                 self._running = True
+                if self._tools is not None:
+                    hidden = {name: self._namespace[name] for name in self._tools.functions if name in self._namespace}
+                    self._namespace |= {"ToolError": ToolError, **self._tools.functions}
                 self._run(code, cell)
+                if self._tools is not None:
+                    self._tools.settle()
             except BaseException as caught:  # noqa: BLE001  whatever the code raises is its result
                 error = _describe(caught, cell)
             finally:
@@ -128,6 +149,12 @@ class MemorySandbox(StreamSandbox):
                     self._running = False
         except KeyboardInterrupt:  # the interrupt came at the last moment
             self._running = False
+        if self._tools is not None:
+            self._tools.end()
+            for name, function in self._tools.functions.items():
+                if self._namespace.get(name) is function:
+                    del self._namespace[name]
+                    self._namespace |= {name: hidden[name]} if name in hidden else {}
         after = self._tree.snapshot(1000) or {}
         changed = [
             file_entry(path, size=mark[0], modified=mark[1], directory=False)
@@ -184,6 +211,22 @@ class MemorySandbox(StreamSandbox):
             if absolute.startswith(f"{DATA_DIR}/"):
                 file = self._directory + absolute.removeprefix(DATA_DIR)
         return self._real_open(file, *arguments, **options)
+
+
+class _Link:
+    """The way of calls out of the code; answers come back by `MemorySandbox.send`."""
+
+    def __init__(self, sandbox: MemorySandbox) -> None:
+        self._sandbox = sandbox
+
+    def send(self, frame: Frame) -> None:
+        self._sandbox.emit_from_any_thread(frame)  # the supervisor's own events look the same
+
+    def read_answers(self, take: Callable[[Frame], None]) -> None:
+        del take
+
+    def uninterrupted(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def _import(name: str, *arguments: Any, **options: Any) -> Any:

@@ -16,6 +16,7 @@ from greenroom.errors import FileMissing
 from greenroom.models import ContainerType, Execution, ExecutionError, RemoteFile, StreamText
 from greenroom.sessions import OpenPool, SessionPool
 from greenroom.testing.backend import BareBackend
+from greenroom.tools import Toolbox
 
 ENDLESS_CODE = "while True: pass"
 """Code that a scripted backend ends only when it is cancelled."""
@@ -79,8 +80,9 @@ class ScriptedBackend(BareBackend):
         timeout: float | None,
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
+        tools: Toolbox | None = None,
     ) -> Execution:
-        del env
+        del env, tools
         return await self._answer(RecordedRun(identifier, code, timeout), on_event)
 
     async def shell(

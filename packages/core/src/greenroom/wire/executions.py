@@ -1,6 +1,7 @@
 """An execution as lines, sent as they come. Each is empty, or a JSON object with a `type`:
 
 - `text`, `output`: an event of the running code;
+- `call`, `withdraw`: the code calls a tool, or no longer waits for the answer, which is a request of its own;
 - `waiting`: the session runs other code first; an empty line: the code runs and has nothing to say;
 - `part`: a part of the execution, of which the last line would be too large; a rich output that was an event before is
   named by its number, from 0, among the events of this response that were rich outputs;
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 from greenroom.config.environment import Environment
 from greenroom.errors import GreenroomError
 from greenroom.models import Execution, Output, StreamText
+from greenroom.tools import ToolLimits, ToolStub
 from greenroom.wire.problems import decode_error, encode_error
 from greenroom.wire.values import Json, WireError, decode, decode_as, encode, parse
 
@@ -59,11 +61,54 @@ class Order:
     """Whether to send events."""
     background: bool = False
     """Whether the execution continues if its connection breaks, and is kept for a while after its end."""
+    tools: tuple[ToolStub, ...] = ()
+    """The client's functions that the code can call."""
+    tool_limits: ToolLimits | None = None
 
 
-def event_lines(event: StreamText | Output) -> Generator[Line, None, None]:
+NOT_WAITING = "CallNotWaiting"
+"""The code of an error: the call that a request answers does not wait for an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A call that waits for its answer."""
+
+    call: int
+    tool: str
+    arguments: bytes
+    """A JSON object, as the code says."""
+    most: int
+    """Bytes that its result can have."""
+    key: str = ""
+    """The answer must have it: only who receives the execution can answer its calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A call that no longer waits."""
+
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A request that answers a call."""
+
+    call: int
+    key: str
+    content: bytes
+    """The result as JSON, or if the call failed, a message."""
+    failed: bool = False
+
+
+def event_lines(event: StreamText | Output | Called | Withdrawn) -> Generator[Line, None, None]:
     """Yield the lines of an event."""
-    if isinstance(event, StreamText):
+    if isinstance(event, Called):
+        yield {"type": "call", **encode(event)}
+    elif isinstance(event, Withdrawn):
+        yield {"type": "withdraw", **encode(event)}
+    elif isinstance(event, StreamText):
         for start in range(0, len(event.text), _PIECE):
             yield {"type": "text", "stream": event.stream, "text": event.text[start : start + _PIECE]}
     else:
@@ -103,7 +148,7 @@ class Assembler:
         self.waits = False
         """Whether the execution waits for its session, as far as is known."""
 
-    def add(self, content: bytes) -> StreamText | Output | Execution | None:
+    def add(self, content: bytes) -> StreamText | Output | Called | Withdrawn | Execution | None:
         """Return the event in a line, or the whole execution with its last one.
 
         Raises:
@@ -123,6 +168,10 @@ class Assembler:
                 output = decode(Output, line)
                 self._shown.append(output)
                 return output
+            case "call":
+                return decode(Called, line)
+            case "withdraw":
+                return decode(Withdrawn, line)
             case "part":
                 self._add_part(line, weight)
                 return None

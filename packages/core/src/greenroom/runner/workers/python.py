@@ -24,79 +24,23 @@ import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from json import loads
-from os import getpid, read  # by name, like the following: code can replace them in their modules
-from signal import SIG_IGN, SIGINT, default_int_handler, raise_signal, signal
-from threading import Lock, current_thread, main_thread
+from os import getpid  # by name, like the following: code can replace it in its module
+from signal import SIG_IGN, SIGINT, default_int_handler, signal
 from time import perf_counter
-from types import FrameType
 from typing import Any, NoReturn, cast
 
-from ..protocol import MAX_BODY, MAX_NAME, Decoder, Frame, WorkerEvent, bundle, encode
+from ..protocol import MAX_BODY, MAX_NAME, Frame, WorkerEvent, bundle
 from .errors import describe, shorten
 from .event_loop import EventLoop
 from .kernel import like_ipykernels
 from .libraries import adjust_when_imported
+from .link import SupervisorLink
 from .processors import count_as_given
 from .session_modules import find_session_modules
+from .tools import ToolError, Tools
 from .variables import Variables
-
-
-class SupervisorLink:
-    """The worker's end of the link to the supervisor."""
-
-    def __init__(self, orders: socket.socket, acks: int) -> None:
-        self._socket = orders
-        self._acks = acks
-        self._decoder = Decoder()
-        self._pending: list[Frame] = []
-        self._lock = Lock()
-        self._interrupted = False
-
-    def receive(self, wait_for: Callable[[socket.socket], None]) -> Frame:
-        """Wait for the next order, by means of a function; when the supervisor has gone, end this process."""
-        while not self._pending:
-            wait_for(self._socket)
-            data = self._socket.recv(1 << 16)
-            if not data:
-                os._exit(0)  # the supervisor is gone, and the sandbox with it
-            self._pending = self._decoder.feed(data)
-        return self._pending.pop(0)
-
-    def send(self, frame: Frame) -> None:
-        """Send an event that needs no acknowledgement."""
-        data = encode(*frame)
-        with self._lock:
-            self._socket.sendall(data)
-
-    def send_and_wait(self, frame: Frame) -> None:
-        """Send an event and wait until the supervisor has acknowledged it.
-
-        Waiting keeps it in order with the text before and after it, which travels through the pipes.
-        """
-        data = encode(*frame)
-        with self._uninterrupted(), self._lock:
-            self._socket.sendall(data)
-            read(self._acks, 1)
-
-    @contextlib.contextmanager
-    def _uninterrupted(self) -> Generator[None, None, None]:
-        """Delay an interrupt until the end, as half a frame would break the protocol."""
-        if current_thread() is not main_thread():  # Python runs signal handlers in the main thread only
-            yield
-            return
-        self._interrupted = False
-        handler = signal(SIGINT, self._remember)
-        try:
-            yield
-        finally:
-            signal(SIGINT, default_int_handler if handler is None else handler)
-        if self._interrupted:
-            raise_signal(SIGINT)
-
-    def _remember(self, _signal: int, _frame: FrameType | None) -> None:
-        self._interrupted = True
 
 
 class Worker:
@@ -127,9 +71,13 @@ class Worker:
             match header["op"]:
                 case "execute":
                     size: int = header["env"]
+                    described, code = body[size : size + header["tools"]], body[size + header["tools"] :]
+                    tools = Tools(header, described, self._supervisor) if described else None
                     with self._variables.during(loads(body[:size]) if size else {}):
-                        done = self._execute(body[size:].decode())
+                        done = self._execute(code.decode(), tools)
                     self._supervisor.send(done)
+                case "answer":
+                    pass  # the code that it is for has ended
                 case "environment":
                     self._variables.set(loads(body))
                 case "preload":
@@ -138,7 +86,8 @@ class Worker:
                 case other:
                     raise ValueError(other)
 
-    def _execute(self, code: str) -> Frame:
+    def _execute(self, code: str, tools: Tools | None) -> Frame:
+        hidden = self._give(tools) if tools is not None else {}
         self._error = self._cause = self._cell = None
         self._failed_to_display = False
         self._restore_streams()
@@ -147,6 +96,8 @@ class Worker:
             signal(SIGINT, default_int_handler)
             self._supervisor.send(WorkerEvent.began())
             result = self._shell.run_cell(code, store_history=True)
+            if tools is not None and result.success and getpid() == self._process:
+                tools.settle()
             signal(SIGINT, SIG_IGN)
         except KeyboardInterrupt:  # between the code's end and here
             signal(SIGINT, SIG_IGN)
@@ -157,7 +108,28 @@ class Worker:
                 stream.flush()
         if getpid() != self._process:
             os._exit(0)  # a fork that has reached the end of the code: only the original answers
+        if tools is not None:
+            self._take_back(tools, hidden)
         return WorkerEvent.done(duration=perf_counter() - began, error=self._error)
+
+    def _give(self, tools: Tools) -> dict[str, Any]:
+        """Give functions to the code, by their names; return the variables that they hide."""
+        names = self._shell.user_ns
+        hidden = {name: names[name] for name in tools.functions if name in names}
+        names.setdefault("ToolError", ToolError)
+        names.update(tools.functions)
+        return hidden
+
+    def _take_back(self, tools: Tools, hidden: dict[str, Any]) -> None:
+        """Remove the functions, unless the code has given their names to other things."""
+        self._supervisor.stop_reading()
+        tools.end()
+        names = self._shell.user_ns
+        for name, function in tools.functions.items():
+            if names.get(name) is function:
+                del names[name]
+                if name in hidden:
+                    names[name] = hidden[name]
 
     def _conclude(self, result: Any) -> None:
         """Record the error of code that failed, and check that the shell can still run code.

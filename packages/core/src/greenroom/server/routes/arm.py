@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 from starlette.requests import Request
@@ -144,7 +145,8 @@ class ArmRoute(BaseRoute):
             raise not_found(pool)
         if found.served is None:
             raise RequestRefused(503, "SessionPoolNotReady", f"The session pool {pool.name!r} does not serve now.")
-        if (found.shown.properties.get("mcpServerSettings") or {}).get("mcpServerApiKeyDisabled"):
+        server: Mapping[str, Any] = found.shown.properties.get("mcpServerSettings") or {}
+        if server.get("mcpServerApiKeyDisabled"):
             raise RequestRefused(
                 409,
                 "McpServerApiKeyDisabled",

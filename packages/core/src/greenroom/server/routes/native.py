@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import Future
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -16,10 +17,11 @@ from starlette.types import Receive, Scope, Send
 from greenroom import wire
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND, PATH_INVALID, BadRequest, problem_of
 from greenroom.azure.codecs.shared import ExecuteRequest, Json
-from greenroom.backend import OnEvent, Overrides, ShellCommand
+from greenroom.backend import Overrides, ShellCommand
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
 from greenroom.models import Event, Execution, Output, StreamText
+from greenroom.server.calls import RemoteCalls
 from greenroom.server.records import Live, Outcome, Record
 from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room
 from greenroom.server.routes.bodies import read_json
@@ -30,8 +32,19 @@ from greenroom.server.transport.access_log import Entry
 from greenroom.sessions.events import Events
 from greenroom.sessions.rules import check_code, check_command, check_file_path, check_path, check_timeout
 from greenroom.sessions.transfers import at_most
+from greenroom.tools.definitions import check_name
 from greenroom.wire.content import encode_chunk, encode_content_end
-from greenroom.wire.executions import KEEP_ALIVE, WAITING, Order, error_line, event_lines, execution_lines
+from greenroom.wire.executions import (
+    KEEP_ALIVE,
+    WAITING,
+    Answer,
+    Called,
+    Order,
+    Withdrawn,
+    error_line,
+    event_lines,
+    execution_lines,
+)
 from greenroom.wire.values import WireError, decode, dump, encode
 
 T = TypeVar("T")
@@ -45,6 +58,9 @@ _TOGETHER = 64 << 10
 _RETRY = 0.05
 """Seconds after which a line that found no room in memory tries again."""
 _MAX_ID = 128
+_MOST_OF_TOOLS = {"calls": 100_000, "concurrent": 1_000, "argument_bytes": 64 << 20, "result_bytes": 1 << 30}
+_REST_OF_ANSWER = 1 << 10
+"""Bytes of the answer to a call beside its content."""
 
 
 async def get_versions(request: Request, target: Target) -> Response:
@@ -65,13 +81,15 @@ async def execute(request: Request, target: Target) -> Response:
     _check(order)
     overrides = _overrides(request, target)
     live = Live()
+    if order.tools:
+        live.calls = RemoteCalls(order, target.held.another(), most=_most_result(target))
 
     async def run() -> Outcome:
         with _configured(target, overrides):
-            return Outcome(await _carry_out(target, order, live.note))
+            return Outcome(await _carry_out(target, order, live))
 
     code = target.held.handed_over()  # held until the execution ends, which can be after the request
-    feed = _Feed(live if order.stream else None)
+    feed = _Feed(live, stream=order.stream)
     try:
         asked = ExecuteRequest("", execution_type="Asynchronous" if order.background else "Synchronous")
         record = target.pool.records.begin(identifier, asked, run, order.id, live=live, kept=order.background)
@@ -90,7 +108,7 @@ async def attach(request: Request, target: Target) -> Response:
     record = target.pool.records.find(target.identifier, request.path_params["id"])
     if record is None or record.live is None or not record.kept:
         raise RequestRefused(404, EXECUTION_NOT_FOUND, "The session has no such execution, or it ended too long ago.")
-    return _Executing(request, target, record, _Feed(record.live if target.query.get("stream") == "true" else None))
+    return _Executing(request, target, record, _Feed(record.live, stream=target.query.get("stream") == "true"))
 
 
 async def cancel(request: Request, target: Target) -> Response:
@@ -99,11 +117,27 @@ async def cancel(request: Request, target: Target) -> Response:
     return Response(status_code=204)
 
 
-async def _carry_out(target: Target, order: Order, on_event: OnEvent) -> Execution:
+async def answer(request: Request, target: Target) -> Response:
+    """`POST greenroom/1/executions/{id}/answers`: the answer to a call of an execution with tools."""
+    given = _decoded(Answer, await read_json(request, target.held, target.settings.max_body))
+    record = target.pool.records.find(target.identifier, request.path_params["id"])
+    if record is None or record.live is None or record.live.calls is None:
+        raise RequestRefused(404, EXECUTION_NOT_FOUND, "The session has no such execution with tools.")
+    record.live.calls.answer(given)
+    return Response(status_code=204)
+
+
+def _most_result(target: Target) -> int:
+    """Return how many bytes a result can have, which comes in base64 and with a few other fields."""
+    return max((target.settings.max_body - _REST_OF_ANSWER) * 3 // 4, 0)
+
+
+async def _carry_out(target: Target, order: Order, live: Live) -> Execution:
     pool, identifier, timeout = target.pool.backend, target.identifier, order.timeout
     if order.command:
-        return await pool.shell(identifier, _command(order), timeout=timeout, on_event=on_event)
-    return await pool.execute(identifier, order.code, timeout=timeout, on_event=on_event, env=order.env)
+        return await pool.shell(identifier, _command(order), timeout=timeout, on_event=live.note)
+    tools = live.calls.toolbox() if live.calls is not None else None
+    return await pool.execute(identifier, order.code, timeout=timeout, on_event=live.note, env=order.env, tools=tools)
 
 
 def _command(order: Order) -> ShellCommand:
@@ -112,6 +146,9 @@ def _command(order: Order) -> ShellCommand:
 
 
 def _check(order: Order) -> None:
+    if bool(order.tools) != (order.tool_limits is not None):
+        raise BadRequest("The tools and the tool_limits must come together.")
+    _check_tools(order)
     if not (order.id.isascii() and order.id.isalnum() and len(order.id) <= _MAX_ID):
         raise BadRequest(f"The id must be 1 to {_MAX_ID} letters and digits of ASCII, not {order.id!r:.50}.")
     if order.command:
@@ -122,6 +159,17 @@ def _check(order: Order) -> None:
         check_timeout(order.timeout, most=None if order.background else MAX_TIMEOUT)
 
 
+def _check_tools(order: Order) -> None:
+    for stub in order.tools:
+        check_name(stub.name)
+        names = {parameter.name for parameter in stub.parameters}
+        if len(names) < len(stub.parameters):
+            raise BadRequest(f"The parameters of the tool {stub.name!r} must have different names.")
+    for name, most in _MOST_OF_TOOLS.items():
+        if order.tool_limits is not None and getattr(order.tool_limits, name) > most:
+            raise BadRequest(f"The {name} of tools must be at most {most:,} on a server.")
+
+
 class _Feed:
     """The events of an execution on their way to one client.
 
@@ -129,16 +177,27 @@ class _Feed:
     the execution's own, and an event waits for one client at most.
     """
 
-    def __init__(self, live: Live | None) -> None:
+    def __init__(self, live: Live, *, stream: bool) -> None:
+        """
+        Args:
+            live: the events.
+            stream: whether to send what the code writes and shows; calls are always sent.
+        """
         self._waiting = 0
         self._wake = asyncio.Event()
-        self._events = Events(self._arrived)
+        self._events = Events[Called | Withdrawn](self._arrived)
         self._live = live
+        self._stream = stream
         self._is_replaced = False
-        if live is not None:
-            live.listen(self._put, self._replaced)
+        live.listen(self._put, self._replaced)
+        if live.calls is not None:
+            live.calls.attach(self._put_call)
 
     def _put(self, event: Event) -> None:
+        if self._stream:
+            self._events.put(event)
+
+    def _put_call(self, event: Called | Withdrawn) -> None:
         self._events.put(event)
 
     def _arrived(self) -> None:
@@ -147,10 +206,10 @@ class _Feed:
 
     def _replaced(self) -> None:
         self._is_replaced = True
-        self._waiting, self._events = 0, Events(self._arrived)
+        self._waiting, self._events = 0, Events[Called | Withdrawn](self._arrived)
         self._wake.set()
 
-    async def next(self, record: Record) -> StreamText | Output | None:
+    async def next(self, record: Record) -> StreamText | Output | Called | Withdrawn | None:
         """Return the next event, or `None` if the execution has ended and no event waits.
 
         Raises:
@@ -169,15 +228,16 @@ class _Feed:
             record.task.remove_done_callback(self._woken)
         self._waiting -= 1
         event = self._events.take()
-        assert isinstance(event, StreamText | Output)  # noqa: S101  no future is put
+        assert not isinstance(event, Future)  # noqa: S101  none is put
         return event
 
     def _woken(self, _: object) -> None:
         self._wake.set()
 
     def close(self) -> None:
-        if self._live is not None:
-            self._live.leave(self._put)
+        self._live.leave(self._put)
+        if self._live.calls is not None:
+            self._live.calls.detach(self._put_call)
 
 
 class _Executing(StreamingResponse):
@@ -250,7 +310,8 @@ class _Executing(StreamingResponse):
             if isinstance(event, Output):
                 shown.append(event)
             for line in event_lines(event):
-                yield await self._held(line), False
+                # The arguments of a call are held by the call, which could not wait for room that it takes itself.
+                yield await (_dumped(line) if isinstance(event, Called) else self._held(line)), False
         if (error := error or _error_of(record)) is not None:
             if not begun:
                 raise error
@@ -278,8 +339,7 @@ class _Executing(StreamingResponse):
 
     async def _held(self, line: dict[str, Json]) -> bytes:
         """Return a line as bytes, once there is room for it among the other responses."""
-        large = sum(len(each) for each in _texts(line)) > _LARGE
-        content = await asyncio.to_thread(dump, line) if large else dump(line)
+        content = await _dumped(line)
         held = self._target.held
         if len(content) > self._target.settings.max_in_flight:
             error = ServiceFailed(
@@ -292,8 +352,13 @@ class _Executing(StreamingResponse):
         return content
 
 
+async def _dumped(line: dict[str, Json]) -> bytes:
+    large = sum(len(each) for each in _texts(line)) > _LARGE
+    return await asyncio.to_thread(dump, line) if large else dump(line)
+
+
 def _texts(line: dict[str, Json]) -> Generator[str, None, None]:
-    for value in (line.get("text"), *line.get("data", {}).values()):
+    for value in (line.get("text"), line.get("arguments"), *line.get("data", {}).values()):
         if isinstance(value, str):
             yield value
         elif value is not None:

@@ -1,0 +1,61 @@
+"""The time limit of an execution, which stands still while the code waits for the host."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+
+class Deadline:
+    """Counts the time in which code runs; what it may wait in total has a limit of its own, after which it counts."""
+
+    def __init__(self, seconds: float, *, waits: float = 0.0) -> None:
+        """
+        Args:
+            seconds: the time limit.
+            waits: for how long it can stand still in total.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._left = seconds
+        self._waits_left = waits
+        self._since = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting = False
+        self.passed: asyncio.Future[None] = self._loop.create_future()
+        """Done when the time is used up."""
+        self._count()
+
+    def set_waiting(self, waiting: bool) -> None:
+        """Stop counting while the code waits, or continue."""
+        if waiting == self._waiting or (waiting and self._waits_left <= 0):
+            return
+        now = self._loop.time()
+        passed, self._since = now - self._since, now
+        if waiting:
+            self._left -= passed
+        else:
+            self._waits_left -= passed
+        self._waiting = waiting
+        self._count()
+
+    def end(self) -> None:
+        """Count no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.passed.cancel()
+
+    def _count(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        left, act = (self._waits_left, self._go_on) if self._waiting else (self._left, self._pass)
+        if math.isfinite(left):
+            self._timer = self._loop.call_later(max(left, 0), act)
+
+    def _go_on(self) -> None:
+        self.set_waiting(False)
+        self._waits_left = 0
+
+    def _pass(self) -> None:
+        if not self.passed.done():
+            self.passed.set_result(None)

@@ -1,0 +1,113 @@
+"""The worker's end of the link to the supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from _thread import allocate_lock, start_new_thread
+from collections.abc import Callable, Generator
+from os import read  # by name, like the following: code can replace them in their modules
+from select import POLLIN, poll
+from signal import SIG_BLOCK, SIGINT, default_int_handler, pthread_sigmask, raise_signal, signal
+from threading import Lock, current_thread, main_thread
+from types import FrameType
+
+from ..protocol import Decoder, Frame, encode
+
+
+class SupervisorLink:
+    """Sends events to the supervisor and receives its orders; answers to calls also while code runs."""
+
+    def __init__(self, orders: socket.socket, acks: int) -> None:
+        self._socket = orders
+        self._acks = acks
+        self._decoder = Decoder()
+        self._pending: list[Frame] = []
+        self._lock = Lock()
+        self._interrupted = False
+        self._reading: tuple[int, Lock] | None = None  # what stops the thread that reads answers, and its end
+
+    def receive(self, wait_for: Callable[[socket.socket], None]) -> Frame:
+        """Wait for the next order, by means of a function; when the supervisor has gone, end this process."""
+        while not self._pending:
+            wait_for(self._socket)
+            data = self._socket.recv(1 << 16)
+            if not data:
+                os._exit(0)  # the supervisor is gone, and the sandbox with it
+            self._pending = self._decoder.feed(data)
+        return self._pending.pop(0)
+
+    def send(self, frame: Frame) -> None:
+        """Send an event that needs no acknowledgement."""
+        data = encode(*frame)
+        with self.uninterrupted(), self._lock:
+            self._socket.sendall(data)
+
+    def read_answers(self, take: Callable[[Frame], None]) -> None:
+        """Have a thread read what arrives, and give answers to a function, until `stop_reading`."""
+        if self._reading is None:
+            stopped, stop = os.pipe()
+            ended = allocate_lock()
+            ended.acquire()
+            self._reading = stop, ended
+            start_new_thread(self._read_answers, (take, stopped, ended))
+
+    def stop_reading(self) -> None:
+        """End the thread that reads answers; other orders that it has read are received next."""
+        if self._reading is not None:
+            stop, ended = self._reading
+            self._reading = None
+            os.close(stop)
+            ended.acquire()
+
+    def _read_answers(self, take: Callable[[Frame], None], stopped: int, ended: Lock) -> None:
+        pthread_sigmask(SIG_BLOCK, {SIGINT})
+        try:
+            waiting = poll()  # select() takes no descriptors from 1024 on
+            waiting.register(self._socket, POLLIN)
+            waiting.register(stopped, POLLIN)
+            while stopped not in {descriptor for descriptor, _ in waiting.poll()}:
+                data = self._socket.recv(1 << 16)
+                if not data:
+                    os._exit(0)  # the supervisor is gone, and the sandbox with it
+                for frame in self._decoder.feed(data):
+                    if frame.header["op"] == "answer":
+                        take(frame)
+                    else:
+                        self._pending.append(frame)
+        except BaseException:  # noqa: BLE001  such as MemoryError: what follows on the link cannot be read any more
+            os._exit(1)
+        os.close(stopped)
+        ended.release()
+
+    def send_and_wait(self, frame: Frame) -> None:
+        """Send an event and wait until the supervisor has acknowledged it.
+
+        Waiting keeps it in order with the text before and after it, which travels through the pipes.
+        """
+        data = encode(*frame)
+        with self.uninterrupted(), self._lock:
+            self._socket.sendall(data)
+            read(self._acks, 1)
+
+    @contextlib.contextmanager
+    def uninterrupted(self) -> Generator[None, None, None]:
+        """Delay an interrupt until the end, as half a frame would break the protocol. Can be nested."""
+        if current_thread() is not main_thread():  # Python runs signal handlers in the main thread only
+            yield
+            return
+        handler = signal(SIGINT, self._remember)
+        if handler == self._remember:
+            yield
+            return
+        self._interrupted = False
+        try:
+            yield
+        finally:
+            signal(SIGINT, default_int_handler if handler is None else handler)
+        if self._interrupted:
+            raise_signal(SIGINT)
+
+    def _remember(self, _signal: int, _frame: FrameType | None) -> None:
+        self._interrupted = True

@@ -1,0 +1,184 @@
+"""Where an application's tools run: each execution remembers where it was begun."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from concurrent.futures import Future
+from contextvars import copy_context
+from typing import Any, TypeAlias
+
+from greenroom.errors import InvalidRequest
+from greenroom.sessions.background import BackgroundLoop
+from greenroom.tools import ToolAnswer, Toolbox, ToolCall, ToolLimits
+from greenroom.tools.definitions import ArgumentsRefused, Definition, ToolLike, definitions_of
+from greenroom.tools.values import ArgumentsMalformed, ResultRefused, decode_arguments, encode_result
+from greenroom.untrusted import brief
+
+_Submit: TypeAlias = Callable[[Coroutine[Any, Any, bytes]], Future[bytes]]
+
+_LARGE = 64 << 10
+"""Bytes of arguments from which an event loop does not wait while they are checked."""
+
+
+class _Refused(Exception):
+    """A call fails; the message is for the code."""
+
+
+def toolbox_of(
+    tools: Iterable[ToolLike] | None,
+    limits: ToolLimits | None,
+    background: BackgroundLoop,
+    *,
+    on_callers_loop: bool,
+) -> Toolbox | None:
+    """Return the tools of an execution that begins now; `None` if there are none.
+
+    Synchronous functions run in threads of their own. Asynchronous ones run on the caller's event loop, if the caller
+    does not block it, and otherwise on that of a thread for tools. Both see the caller's context variables.
+
+    Args:
+        tools: functions, or `Tool`s.
+        limits: of their calls; by default `ToolLimits()`.
+        background: the loop of that thread.
+        on_callers_loop: whether the caller leaves its event loop, if one runs, to others.
+
+    Raises:
+        InvalidRequest: one cannot be a function in a session.
+    """
+    if limits is not None and not isinstance(limits, ToolLimits):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The tool_limits must be a greenroom.ToolLimits, not {brief(limits)}.")
+    definitions = definitions_of(tools) if tools is not None else {}
+    if not definitions:
+        return None
+    submit: _Submit = background.submit
+    if on_callers_loop:
+        with contextlib.suppress(RuntimeError):  # no loop runs
+            loop = asyncio.get_running_loop()
+            submit = lambda coroutine: _submit_to(loop, coroutine)  # noqa: E731
+    limits = limits or ToolLimits()
+    application = _Application(definitions, submit, limits.concurrent)
+    return Toolbox(tuple(each.stub for each in definitions.values()), limits, application.answer)
+
+
+def _submit_to(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, bytes]) -> Future[bytes]:
+    try:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+    except RuntimeError:
+        coroutine.close()
+        raise _Refused("The application's event loop has ended.") from None
+
+
+class _Application:
+    """The functions, and how they are called."""
+
+    def __init__(self, definitions: dict[str, Definition], submit: _Submit, threads: int) -> None:
+        self._definitions = definitions
+        self._submit = submit
+        self._context = copy_context()
+        self._threads = asyncio.Semaphore(threads)  # those of functions that never return count until they do
+
+    async def answer(self, call: ToolCall) -> ToolAnswer:
+        """Call a function; whatever goes wrong is in the answer, and nothing of this process beside its message."""
+        definition = self._definitions[call.tool]
+        run = self._call_async if definition.is_async else self._call_in_thread
+        try:
+            return ToolAnswer(await run(definition, call))
+        except _Refused as error:
+            return ToolAnswer.failure(str(error))
+
+    async def _call_async(self, definition: Definition, call: ToolCall) -> bytes:
+        async def work() -> bytes:
+            if len(call.arguments) > _LARGE:
+                bound = await asyncio.to_thread(_bound, definition, call)
+            else:
+                bound = _bound(definition, call)
+            with _refusing(definition):
+                value = await bound()
+            return _encoded(definition, call, value)
+
+        return await self._result_of(definition, self._context.copy().run(self._submit, work()))
+
+    async def _call_in_thread(self, definition: Definition, call: ToolCall) -> bytes:
+        await self._threads.acquire()
+        loop = asyncio.get_running_loop()
+        future: Future[bytes] = Future()
+        context = self._context.copy()
+
+        def work() -> bytes:
+            bound = _bound(definition, call)
+            with _refusing(definition):
+                value = bound()
+                if inspect.isawaitable(value):  # of a function that does not look asynchronous
+                    value = self._submit(_awaited(value)).result()
+            return _encoded(definition, call, value)
+
+        def run() -> None:
+            try:
+                if future.set_running_or_notify_cancel():
+                    future.set_result(context.run(work))
+            except BaseException as error:  # noqa: BLE001  such as SystemExit: it must not end in this thread unseen
+                future.set_exception(error)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the pool was closed
+                    loop.call_soon_threadsafe(self._threads.release)
+
+        threading.Thread(target=run, name=f"greenroom tool {call.tool}", daemon=True).start()
+        return await self._result_of(definition, future)
+
+    async def _result_of(self, definition: Definition, future: Future[bytes]) -> bytes:
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise _Refused(f"{definition.stub.name} was cancelled by the application.") from None
+
+
+async def _awaited(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def _bound(definition: Definition, call: ToolCall) -> Callable[[], Any]:
+    name = definition.stub.name
+    try:
+        return definition.bind(decode_arguments(call.arguments))
+    except ArgumentsMalformed as error:
+        raise _Refused(f"The arguments of {name} {error}.") from None
+    except ArgumentsRefused as error:
+        raise _Refused(f"The arguments of {name} are not valid: {error}") from None
+
+
+def _encoded(definition: Definition, call: ToolCall, value: object) -> bytes:
+    with _refusing(definition):
+        try:
+            return encode_result(value, call.most, definition.result)
+        except ResultRefused as error:
+            raise _Refused(f"The result of {definition.stub.name} {error}.") from None
+
+
+@contextlib.contextmanager
+def _refusing(definition: Definition) -> Generator[None, None, None]:
+    """Turn an exception of the application into a failed call with its message."""
+    try:
+        yield
+    except (_Refused, asyncio.CancelledError):
+        raise
+    except BaseException as error:  # noqa: BLE001  such as SystemExit, which must not end the application
+        raise _Refused(_message(definition.stub.name, error)) from None
+
+
+def _message(tool: str, error: BaseException) -> str:
+    """Return the message of an application's exception; the class is in it only where the message says nothing."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  of the application's class
+        text = ""
+    name = type(error).__name__
+    if isinstance(error, KeyError):
+        return f"{tool} failed: {name}: {text}"
+    return text or f"{tool} failed: {name}"

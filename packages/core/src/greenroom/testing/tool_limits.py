@@ -1,0 +1,309 @@
+"""The conformance suites of what ends calls: limits, the end of their execution, and hostile code."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+from greenroom.errors import InvalidRequest
+from greenroom.models import Execution, StreamText
+from greenroom.sessions import Session
+from greenroom.testing.scripted import wait_until
+from greenroom.testing.suite import Suite
+from greenroom.testing.tools import SAFETY, Stuck, echo, get_orders, who
+from greenroom.tools import Tool, ToolLimits
+
+
+class ToolLimitSuite(Suite):
+    """Limits of calls, and their end.
+
+    The pool has `ToolLimitSuite.options`.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {"preload": (), "interrupt_grace": 1}
+
+    @pytest.fixture(autouse=True)
+    def works_afterwards(self, shared: Session) -> Iterator[None]:
+        """Whatever the test did, the session answers."""
+        yield
+        assert shared.execute("echo(6) * 7", tools=[echo], timeout=30).result == "42"
+
+    # Limits
+
+    def test_the_deadline_stands_still_while_a_call_waits(self, shared: Session) -> None:
+        async def take_time() -> str:
+            await asyncio.sleep(3)
+            return "done"
+
+        assert shared.execute("take_time()", tools=[take_time], timeout=2).result == "'done'"
+        execution = shared.execute("take_time()\nwhile True: pass", tools=[take_time], timeout=0.5)
+        assert execution.status == "timed_out"
+
+    def test_the_wait_has_a_limit_of_its_own(self, shared: Session) -> None:
+        stuck = Stuck()
+        limits = ToolLimits(total_timeout=0.3)
+        execution = shared.execute("wait()", tools=[stuck.wait], timeout=0.3, tool_limits=limits)
+        assert (execution.status, stuck.begun) == ("timed_out", 1)
+
+    def test_calls_over_a_limit_are_refused(self, shared: Session) -> None:
+        calls: list[int] = []
+
+        def note(number: int, text: str = "") -> str:
+            calls.append(number)
+            return text
+
+        code = (
+            "failed = []\nfor n in range(10_000):\n    try:\n        note(n)\n"
+            "    except ToolError as error:\n        failed.append(error)\nprint(len(failed), failed[0])"
+        )
+        execution = shared.execute(code, tools=[note], tool_limits=ToolLimits(calls=50))
+        assert execution.stdout == "9950 note was not called: this execution can make 50 calls.\n"
+        assert calls == list(range(50))
+        large = "note(1, 'x' * 600)\nnote(2, 'x' * 600)"
+        sent = shared.execute(large, tools=[note], tool_limits=ToolLimits(argument_bytes=1000))
+        assert "this execution can send 1,000 bytes of arguments" in (sent.error.value if sent.error else "")
+        received = shared.execute(large, tools=[note], tool_limits=ToolLimits(result_bytes=1000))
+        assert "must have at most 398 bytes as JSON" in (received.error.value if received.error else "")
+
+    def test_calls_wait_for_their_turn(self, shared: Session) -> None:
+        running: list[int] = []
+        most: list[int] = []
+
+        async def work(number: int) -> int:
+            running.append(number)
+            most.append(len(running))
+            await asyncio.sleep(0.01)
+            running.remove(number)
+            return number
+
+        code = (
+            "import asyncio\nasync def main():\n    return sum(await asyncio.gather(*map(work, range(20))))\n"
+            "asyncio.run(main())"
+        )
+        execution = shared.execute(code, tools=[work], tool_limits=ToolLimits(concurrent=3))
+        assert execution.result == str(sum(range(20)))
+        assert max(most) <= 3
+
+    # The end
+
+    def test_functions_are_there_only_while_their_execution_runs(self, shared: Session) -> None:
+        shared.execute("get_orders = 'mine'")
+        shared.execute("kept = get_orders\nget_orders(1)", tools=[get_orders]).raise_for_error()
+        assert shared.execute("get_orders").result == "'mine'"
+        late = shared.execute("kept(1)")
+        assert late.error is not None
+        assert "can only be called while the execution runs" in late.error.value
+        other = shared.execute("kept(1)", tools=[get_orders])
+        assert other.error is not None, "that of another execution"
+
+    def test_code_can_redefine_a_function(self, shared: Session) -> None:
+        code = "def echo(value):\n    return 'mine'\necho(1)"
+        assert shared.execute(code, tools=[echo]).result == "'mine'"
+        assert shared.execute("echo(1)").result == "'mine'"
+        assert shared.execute("echo(1)", tools=[echo]).result == "1"
+        shared.execute("del ToolError, echo", tools=[echo])
+
+    async def test_cancelling_an_execution_cancels_its_calls(self, shared: Session) -> None:
+        stuck = Stuck()
+        task = asyncio.create_task(shared.aexecute("wait()", tools=[stuck.wait]))
+        await wait_until(lambda: stuck.begun == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await wait_until(lambda: stuck.cancelled == 1)
+
+    def test_an_execution_in_the_background_calls_and_can_be_cancelled(self, shared: Session) -> None:
+        assert shared.submit("get_orders(2, 0)", tools=[get_orders]).result(SAFETY).result == "[]"
+        stuck = Stuck()
+        handle = shared.submit("wait()", tools=[stuck.wait])
+        deadline = time.monotonic() + SAFETY
+        while not stuck.begun and time.monotonic() < deadline:
+            time.sleep(0.01)
+        handle.cancel()
+        assert handle.result(SAFETY).status == "cancelled"
+
+    def test_a_stream_has_its_text_before_a_call_ends(self, shared: Session) -> None:
+        go = threading.Event()
+
+        def proceed() -> bool:
+            return go.wait(SAFETY)
+
+        seen: list[str] = []
+        for event in shared.stream("print('before')\nprint(proceed())", tools=[proceed]):
+            if isinstance(event, StreamText):
+                seen.append(event.text)
+                go.set()
+            elif isinstance(event, Execution):
+                assert event.stdout == "before\nTrue\n"
+        assert seen[0].startswith("before")
+
+    async def test_the_asynchronous_spellings_call_on_the_callers_loop(self, shared: Session) -> None:
+        loops: list[Any] = []
+        who.set("somebody")
+
+        async def where() -> str:
+            loops.append(asyncio.get_running_loop())
+            return who.get()
+
+        def thread() -> str:
+            loops.append(threading.current_thread())
+            return who.get()
+
+        execution = await shared.aexecute("[where(), thread()]", tools=[where, thread])
+        assert execution.result == "['somebody', 'somebody']"
+        assert loops[0] is asyncio.get_running_loop()
+        assert loops[1] is not threading.current_thread()
+        events = [event async for event in shared.astream("where()", tools=[where])]
+        assert isinstance(events[-1], Execution)
+        assert events[-1].result == "'somebody'"
+
+    async def test_an_application_that_blocks_its_loop_delays_its_own_calls_alone(self, shared: Session) -> None:
+        async def answer() -> str:
+            return "late"
+
+        code = "try:\n    answer()\nexcept ToolError as error:\n    print(error)\nprint(echo(1))"
+        limits = ToolLimits(timeout=0.5)
+        task = asyncio.create_task(shared.aexecute(code, tools=[answer, echo], tool_limits=limits))
+        await asyncio.sleep(0)  # it is submitted
+        time.sleep(4)  # noqa: ASYNC251  the subject
+        execution = await task
+        assert execution.stdout == "answer did not answer within 0.5 seconds.\n1\n"
+
+    # Bad input
+
+    @pytest.mark.parametrize(
+        "name", ["print", "class", "a b", "", "_x", "get_ipython", "größe", "ToolError", "x" * 101, None, 3]
+    )
+    def test_a_bad_name_is_refused_before_anything_runs(self, shared: Session, name: Any) -> None:
+        with pytest.raises(InvalidRequest, match="The name of a tool"):
+            shared.execute("1", tools=[Tool(name, "", {"type": "object"}, echo)])
+
+    def test_what_is_not_a_tool_is_refused(self, shared: Session) -> None:
+        def variable(*values: int) -> None:
+            del values
+
+        def unknown(value: threading.Event) -> None:
+            del value
+
+        not_tools: list[Any] = [3, "text", [3], [int], [lambda: 1], [variable], [unknown], [echo, echo], {"a": echo}]
+        not_tools += [[Tool("t", "", {"type": "no type"}, echo)], [Tool("t", "", 3, echo)]]  # type: ignore[arg-type]
+        for tools in not_tools:
+            with pytest.raises(InvalidRequest, match=r"[Tt]ool"):
+                shared.execute("1", tools=tools)
+        bad: list[tuple[str, Any]] = [("calls", 0), ("timeout", -1), ("timeout", float("nan")), ("concurrent", 1.5)]
+        for name, value in [*bad, ("calls", True)]:
+            with pytest.raises(InvalidRequest, match="must be a positive"):
+                ToolLimits(**{name: value})
+        untyped: Any = {"calls": 3}
+        with pytest.raises(InvalidRequest, match=r"greenroom\.ToolLimits"):
+            shared.execute("1", tools=[echo], tool_limits=untyped)
+        assert shared.execute("1", tools=[]).result == "1"
+
+
+class HostileToolSuite(Suite):
+    """Code that misuses the way of calls. It harms its own session alone.
+
+    The pool has `HostileToolSuite.options`.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {"preload": (), "interrupt_grace": 1}
+
+    def test_a_fork_cannot_call_and_confuses_nobody(self, shared: Session) -> None:
+        code = (
+            "import os, warnings\nwarnings.simplefilter('ignore')\n"
+            "echo(0)\n"
+            "reading, writing = os.pipe()\n"
+            "if os.fork() == 0:\n"
+            "    try:\n        echo('child')\n        message = 'called'\n"
+            "    except ToolError as error:\n        message = str(error)\n"
+            "    os.write(writing, message.encode())\n    os._exit(0)\n"
+            "values = [echo(n) for n in range(20)]\nos.wait()\n"
+            "print(os.read(reading, 1000).decode(), values == list(range(20)))"
+        )
+        execution = shared.execute(code, tools=[echo]).raise_for_error()
+        assert execution.stdout == (
+            "echo can only be called in the process that runs the code, not in a child of it. True\n"
+        )
+
+    def test_a_thread_that_outlives_its_execution_cannot_call(self, shared: Session) -> None:
+        code = (
+            "import threading, time\nseen = []\ngo = threading.Event()\n"
+            "def late():\n    go.wait(60)\n    try:\n        seen.append(function(1))\n"
+            "    except ToolError as error:\n        seen.append(str(error))\n"
+            "function = echo\nthread = threading.Thread(target=late)\nthread.start()"
+        )
+        shared.execute(code, tools=[echo]).raise_for_error()
+        execution = shared.execute("go.set()\nthread.join(60)\nprint(seen)", tools=[echo])
+        assert "can only be called while the execution runs" in execution.stdout
+
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            "[call(1), call(1)]",
+            "[call(5), call(2)]",
+            "[call(0)]",
+            "[call(-1)]",
+            "[call(2 ** 40)]",
+            "[call('1')]",
+            "[call(True)]",
+            "[call(1, id=10 ** 6)] * 100",
+            "[call(1, tool='no_such_tool')]",
+            "[call(1, tool=['echo'])]",
+            "[call(1, tool='x' * 1000)]",
+            "[call(1, body=b'no JSON')]",
+            "[call(1, body=b'[]')]",
+            "[call(1, body=b'[' * 100_000)]",
+            '[call(1, body=b\'{"value": NaN, "\\\\ud800": 1}\')]',
+            "[call(1, body=bytes(17 << 20))]",
+            "[call(n) for n in range(1, 3_000)]",
+            "[frame({'ev': 'withdraw', 'id': id, 'call': n}) for n in range(3_000)]",
+            "[frame({'ev': 'withdraw', 'id': id, 'call': 'x'})]",
+            "[frame({'op': 'answer', 'id': id, 'call': 1, 'failed': False}, b'1')]",
+            "[frame({'ev': 'answer', 'id': id, 'call': 1}, b'1')]",
+        ],
+    )
+    def test_forged_calls_end_their_own_execution_at_most(self, shared: Session, frames: str) -> None:
+        code = (
+            "import json, os, struct\n"
+            "cells = [cell.cell_contents for cell in echo.__closure__]\n"
+            "id = next(each._execution for each in cells if hasattr(each, '_execution'))\n"
+            "def frame(header, body=b''):\n"
+            "    text = json.dumps(header).encode()\n"
+            "    return struct.pack('>II', len(text), len(body)) + text + body\n"
+            "def call(number, id=id, tool='echo', body=b'{\"value\": 1}'):\n"
+            "    return frame({'ev': 'call', 'id': id, 'call': number, 'tool': tool}, body)\n"
+            "import socket\nlink = socket.socket(fileno=os.dup(3))\n"
+            f"for each in {frames}:\n    link.sendall(each)\n"
+            "print('sent')"
+        )
+        calls: list[Any] = []
+
+        def echo(value: int) -> int:
+            calls.append(value)
+            return value
+
+        execution = shared.execute(code, tools=[echo], timeout=60)
+        assert execution.status in {"succeeded", "failed"}
+        assert set(calls) <= {1}
+        assert len(calls) <= 1_000
+        assert shared.execute("echo(2) + 1", tools=[echo], timeout=60).result == "3", "the session lives"
+
+    def test_answers_that_are_never_read_end_with_the_execution(self, shared: Session) -> None:
+        code = (
+            "import threading, os, signal, socket, struct, json\n"
+            "def give(*_):\n    pass\n"
+            "import asyncio\nasync def main():\n    calls = [big() for _ in range(60)]\n"
+            "    os.close(3)\n    await asyncio.gather(*calls)\nasyncio.run(main())"
+        )
+
+        def big() -> str:
+            return "x" * (1 << 20)
+
+        execution = shared.execute(code, tools=[big], timeout=2, tool_limits=ToolLimits(timeout=5))
+        assert execution.status in {"succeeded", "failed", "timed_out"}
+        assert shared.execute("1 + 1", timeout=60).result == "2"

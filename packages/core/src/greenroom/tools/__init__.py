@@ -1,0 +1,16 @@
+"""Functions of the application that code in a session can call: what they are, and the calls of one execution."""
+
+from greenroom.tools.calls import RunningCalls, ToolAnswer, Toolbox, ToolCall
+from greenroom.tools.definitions import Tool, ToolLimits
+from greenroom.tools.stubs import ToolParameter, ToolStub
+
+__all__ = [
+    "RunningCalls",
+    "Tool",
+    "ToolAnswer",
+    "ToolCall",
+    "ToolLimits",
+    "ToolParameter",
+    "ToolStub",
+    "Toolbox",
+]

@@ -1,0 +1,305 @@
+"""Tools as the application defines them: callables, or schemas with a handler."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import functools
+import inspect
+import keyword
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NotRequired, Required, TypeAlias, cast
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
+from pydantic.errors import PydanticInvalidForJsonSchema
+from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on only
+
+from greenroom.errors import EngineUnavailable, InvalidRequest
+from greenroom.runner.protocol import MAX_TOOL_NAME
+from greenroom.tools.stubs import ToolStub, described, stub_of
+from greenroom.untrusted import brief
+
+_MOST_TOOLS = 128
+_TAKEN = frozenset({*dir(builtins), "ToolError", "display", "get_ipython", "exit", "quit"})
+_MOST_EXPLAINED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that has a schema instead of annotations, as those of frameworks and of MCP servers have."""
+
+    name: str
+    """An identifier of Python: the name of the function that code calls."""
+    description: str
+    """The function's docstring."""
+    parameters: Mapping[str, Any] | type[BaseModel]
+    """A JSON schema of an object, or a model of pydantic: what arguments must be before the handler is called."""
+    handler: Callable[[dict[str, Any]], Any]
+    """Called with the arguments, as JSON; its result must be JSON. It can be asynchronous, and take its time."""
+    returns: Mapping[str, Any] | None = None
+    """A JSON schema of the result, for the function's signature."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolLimits:
+    """What the calls of one execution can take."""
+
+    calls: int = 1_000
+    """How many there can be."""
+    concurrent: int = 64
+    """How many run at the same time; others wait for their turn."""
+    argument_bytes: int = 16 << 20
+    """Bytes of all arguments together, as JSON."""
+    result_bytes: int = 64 << 20
+    """Bytes of all results together, as JSON."""
+    timeout: float = 60
+    """Seconds until a call fails, from when the code makes it."""
+    total_timeout: float = 600
+    """Seconds for which the execution's own time limit stands still in total, while calls wait for their answers."""
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value: object = getattr(self, each.name)
+            whole = each.name not in {"timeout", "total_timeout"}
+            kind = int if whole else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or math.isnan(value) or value <= 0:
+                number = "whole number" if whole else "number of seconds"
+                raise InvalidRequest(f"The {each.name} of tools must be a positive {number}, not {brief(value)}.")
+
+
+ToolLike: TypeAlias = Tool | Callable[..., Any]
+"""A tool: a function with annotations and a docstring, synchronous or not; or a `Tool`."""
+
+
+class ArgumentsRefused(ValueError):
+    """The arguments of a call break the tool's schema; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A tool that is ready to be called."""
+
+    stub: ToolStub
+    bind: Callable[[dict[str, Any]], Callable[[], Any]]
+    """Validates arguments, and returns what calls the application with them; raises `ArgumentsRefused`."""
+    is_async: bool
+    result: TypeAdapter[Any] | None = None
+    """Makes JSON of results, by the function's annotation."""
+
+
+def definitions_of(tools: Iterable[ToolLike]) -> dict[str, Definition]:
+    """Return tools by name.
+
+    Raises:
+        InvalidRequest: one cannot be a function in a session.
+        EngineUnavailable: one has a JSON schema, and the package that checks it is missing.
+    """
+    given: Any = tools
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise InvalidRequest(
+            f"The tools must be a list of functions or of greenroom.Tool, not {brief(cast('object', given))}."
+        )
+    found: dict[str, Definition] = {}
+    for tool in tools:
+        definition = _of_schema(tool) if isinstance(tool, Tool) else _of_callable(tool)
+        name = definition.stub.name
+        if name in found:
+            raise InvalidRequest(f"The tools must have different names, not {name!r} twice.")
+        found[name] = definition
+        if len(found) > _MOST_TOOLS:
+            raise InvalidRequest(f"The tools must be at most {_MOST_TOOLS}.")
+    described(each.stub for each in found.values())  # which checks their size
+    return found
+
+
+def check_name(name: object) -> str:
+    """Return the name of a tool if it can be that of a function in a session.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
+    if not isinstance(name, str) or not name.isidentifier() or not name.isascii() or len(name) > MAX_TOOL_NAME:
+        raise InvalidRequest(
+            f"The name of a tool must be an identifier of Python in ASCII with at most {MAX_TOOL_NAME} characters, not "
+            f"{brief(name)}. Give another with greenroom.Tool(name=…)."
+        )
+    if keyword.iskeyword(name) or name in _TAKEN or name.startswith("_"):
+        raise InvalidRequest(
+            f"The name of a tool must not hide a builtin of Python or begin with an underscore, as {name!r} does. Give "
+            "another with greenroom.Tool(name=…)."
+        )
+    return name
+
+
+# Schemas
+
+
+def _of_schema(tool: Tool) -> Definition:
+    name = check_name(tool.name)
+    if not isinstance(tool.description, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The description of the tool {name!r} must be str, not {brief(tool.description)}.")
+    if not callable(tool.handler):
+        raise InvalidRequest(f"The handler of the tool {name!r} must be callable, not {brief(tool.handler)}.")
+    parameters: Any = tool.parameters
+    if isinstance(parameters, type) and issubclass(parameters, BaseModel):
+        adapter: TypeAdapter[Any] = TypeAdapter(parameters)
+        schema = adapter.json_schema()
+        check = functools.partial(_validated, adapter)
+    elif isinstance(parameters, Mapping):
+        schema = cast("Mapping[str, Any]", parameters)
+        check = _schema_check(name, schema)
+    else:
+        raise InvalidRequest(
+            f"The parameters of the tool {name!r} must be a JSON schema or a pydantic model, not "
+            f"{brief(cast('object', parameters))}."
+        )
+
+    def bind(arguments: dict[str, Any]) -> Callable[[], Any]:
+        check(arguments)
+        return functools.partial(tool.handler, arguments)
+
+    stub = stub_of(name, tool.description, schema, tool.returns)
+    return Definition(stub, bind, _is_async(tool.handler))
+
+
+def _schema_check(name: str, schema: Mapping[str, Any]) -> Callable[[dict[str, Any]], object]:
+    try:
+        from jsonschema import exceptions, validators  # noqa: PLC0415  an extra
+        from referencing import Registry  # noqa: PLC0415  comes with it
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(
+            f"The JSON schema of the tool {name!r} needs jsonschema. Install it: pip install 'greenroom[tools]'."
+        ) from error
+    untyped: Any = validators  # its types are incomplete
+    kind = untyped.validator_for(schema)
+    best_match: Callable[[Any], Any] = cast("Any", exceptions).best_match
+    try:
+        kind.check_schema(schema)
+    except exceptions.SchemaError as error:
+        raise InvalidRequest(f"The parameters of the tool {name!r} must be a JSON schema: {error.message}.") from None
+    registry: Any = Registry
+    validator = kind(schema, registry=registry())  # without one, it fetches references to other documents
+
+    def check(arguments: dict[str, Any]) -> None:
+        error = best_match(validator.iter_errors(arguments))
+        if error is not None:
+            place = "".join(f"[{part!r}]" for part in error.absolute_path)
+            raise ArgumentsRefused(f"{place}: {error.message}" if place else error.message)
+
+    return check
+
+
+def _validated(adapter: TypeAdapter[Any], arguments: dict[str, Any]) -> Any:
+    try:
+        return adapter.validate_python(arguments)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        texts = [
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" + ("" if each["type"] == "missing" else _given(each))
+            for each in problems[:_MOST_EXPLAINED]
+        ]
+        more = len(problems) - _MOST_EXPLAINED
+        raise ArgumentsRefused("; ".join([*texts, f"{more} more"] if more > 0 else texts)) from None
+
+
+def _given(problem: Any) -> str:
+    return f", not {brief(problem['input'])}"
+
+
+# Callables
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What the signature of a function says. It takes a millisecond, and holds no reference to the function."""
+
+    stub: ToolStub
+    arguments: TypeAdapter[Any]
+    positional: tuple[str, ...]
+    """Parameters that have no name for callers."""
+    result: TypeAdapter[Any] | None
+
+
+_readings: WeakKeyDictionary[Any, dict[bool, _Reading]] = WeakKeyDictionary()
+"""By function, and whether it is a method of an object."""
+
+
+def _of_callable(function: Any) -> Definition:
+    if not callable(function) or isinstance(function, type):
+        raise InvalidRequest(f"A tool must be a function or a greenroom.Tool, not {brief(function)}.")
+    key = getattr(function, "__func__", function)
+    try:
+        known = _readings.setdefault(key, {})
+    except TypeError:  # a callable object without a hash, or without weak references
+        known = {}
+    is_method = key is not function
+    reading = known.get(is_method)
+    if reading is None:
+        reading = known[is_method] = _read(function)
+
+    def bind(arguments: dict[str, Any]) -> Callable[[], Any]:
+        values = _validated(reading.arguments, arguments)
+        first = [values.pop(each) for each in reading.positional if each in values]
+        return functools.partial(function, *first, **values)
+
+    return Definition(reading.stub, bind, _is_async(function), reading.result)
+
+
+def _read(function: Any) -> _Reading:
+    name = check_name(getattr(function, "__name__", None))
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except (TypeError, ValueError, NameError) as error:
+        raise InvalidRequest(f"The tool {name!r} must have a signature that can be read: {error}.") from None
+    fields: dict[str, Any] = {}
+    for each in signature.parameters.values():
+        if each.kind in {each.VAR_POSITIONAL, each.VAR_KEYWORD}:
+            raise InvalidRequest(f"The tool {name!r} must name each of its parameters, not take {each}.")
+        kind = Any if each.annotation is each.empty else each.annotation
+        fields[each.name] = Required[kind] if each.default is each.empty else NotRequired[kind]
+    typed_dict: Any = TypedDict
+    arguments_type: Any = with_config(ConfigDict(extra="forbid"))(typed_dict(f"Arguments of {name}", fields))
+    returns, result = _of_result(name, signature)
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(arguments_type)
+        schema = adapter.json_schema()
+    except (PydanticUserError, PydanticInvalidForJsonSchema, TypeError) as error:
+        raise InvalidRequest(
+            f"The parameters of the tool {name!r} must have types that JSON can hold: {str(error).splitlines()[0]}"
+        ) from None
+    parameters = signature.parameters.values()
+    _add_defaults(schema, {each.name: each.default for each in parameters if each.default is not each.empty})
+    stub = stub_of(name, inspect.getdoc(function) or "", schema, returns)
+    positional = tuple(each.name for each in parameters if each.kind is each.POSITIONAL_ONLY)
+    return _Reading(stub, adapter, positional, result)
+
+
+def _of_result(name: str, signature: inspect.Signature) -> tuple[Mapping[str, Any] | None, TypeAdapter[Any] | None]:
+    """Return the JSON schema of a function's result, and what makes JSON of it, if its annotation tells."""
+    if signature.return_annotation in {inspect.Signature.empty, Any}:
+        return None, None
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(signature.return_annotation)
+        return adapter.json_schema(mode="serialization"), adapter
+    except (PydanticUserError, PydanticInvalidForJsonSchema, TypeError) as error:
+        raise InvalidRequest(
+            f"The result of the tool {name!r} must have a type that JSON can hold: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _add_defaults(schema: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Note defaults in a schema, for the signature that the code sees."""
+    properties = schema.get("properties", {})
+    for name, value in defaults.items():
+        plain = value is None or isinstance(value, str | int | float | bool)
+        properties[name] = {**properties[name], "default": value if plain else repr(value)[:100]}
+
+
+def _is_async(function: Any) -> bool:
+    while isinstance(function, functools.partial):
+        function = cast("functools.partial[Any]", function).func
+    call = getattr(function, "__call__", None)  # noqa: B004  of an object that is called
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)

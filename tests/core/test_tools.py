@@ -1,0 +1,392 @@
+"""Tools on the host's side: their calls within limits, their values, and what a runner that lies can do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.effort import examples
+
+from greenroom import InvalidRequest, SandboxLost, ToolLimits
+from greenroom.local.channel import Channel
+from greenroom.local.collecting import ExecutionLimits
+from greenroom.models import ContainerType, Execution
+from greenroom.runner.protocol import FrameError, encode
+from greenroom.testing import memory_pool
+from greenroom.testing.memory_engine import MemoryEngine
+from greenroom.tools import RunningCalls, ToolAnswer, Toolbox, ToolCall, ToolParameter, ToolStub
+from greenroom.tools.stubs import annotation, stub_of
+from greenroom.tools.values import ArgumentsMalformed, ResultRefused, decode_arguments, encode_result
+
+from .scripted import READY, Answer, ScriptedSandbox, done, obey
+from .virtual_time import in_virtual_time
+
+LIMITS = ExecutionLimits(timeout=5, grace=1, text=1000, display=10_000)
+STUBS = (ToolStub("f", "Do it.", (ToolParameter("x", "int", required=True),)), ToolStub("g"))
+
+
+async def succeed(call: ToolCall) -> ToolAnswer:
+    return ToolAnswer(call.arguments)
+
+
+def toolbox(answer: Callable[[ToolCall], Awaitable[ToolAnswer]] = succeed, **limits: Any) -> Toolbox:
+    return Toolbox(STUBS, ToolLimits(**limits), answer)
+
+
+def call(number: object, *, of: object = 1, tool: object = "f", body: bytes = b"{}") -> bytes:
+    return encode({"ev": "call", "id": of, "call": number, "tool": tool}, body)
+
+
+async def executed(answer: Answer, tools: Toolbox | None, limits: ExecutionLimits = LIMITS) -> Execution:
+    """An execution with a runner that answers in this way."""
+    sandbox = ScriptedSandbox(answer)
+    channel = Channel(sandbox, lambda: None)
+    sandbox.say(READY)
+    await channel.ready()
+    try:
+        return await channel.execute("x", limits, None, tools=tools)
+    finally:
+        await channel.close("the test has ended")
+
+
+def calling(*frames: bytes, answers: list[Any], ends_after: int) -> Answer:
+    """A runner that makes calls, and ends after so many answers."""
+
+    def answer(header: dict[str, Any], body: bytes) -> Iterator[bytes]:
+        match header["op"]:
+            case "execute":
+                yield from frames
+                if not ends_after:
+                    yield done(1)
+            case "answer":
+                answers.append((header["call"], header["failed"], body))
+                if len(answers) == ends_after:
+                    yield done(1)
+            case "interrupt":
+                yield done(1)
+            case _:
+                yield from obey(header, body)
+
+    return answer
+
+
+# What an honest runner gets
+
+
+@in_virtual_time
+async def test_calls_are_answered_in_the_order_in_which_they_end() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        await asyncio.sleep(3 - call.number)
+        return ToolAnswer(b"%d" % call.number)
+
+    answers: list[Any] = []
+    runner = calling(call(1), call(2), answers=answers, ends_after=2)
+    assert (await executed(runner, toolbox(answer))).succeeded
+    assert answers == [(2, False, b"2"), (1, False, b"1")]
+
+
+@in_virtual_time
+async def test_time_counts_only_while_no_call_waits() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        await asyncio.sleep(50)
+        return ToolAnswer(b"1")
+
+    answers: list[Any] = []
+    runner = calling(call(1), call(2), answers=answers, ends_after=2)
+    assert (await executed(runner, toolbox(answer))).succeeded
+    begun = asyncio.get_running_loop().time()
+    runner = calling(call(1), answers=[], ends_after=2)
+    assert (await executed(runner, toolbox(answer))).status == "timed_out"
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(55)
+
+
+@in_virtual_time
+async def test_the_waits_together_have_a_limit() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        await asyncio.sleep(50)
+        return ToolAnswer(b"1")
+
+    begun = asyncio.get_running_loop().time()
+    runner = calling(call(1), answers=[], ends_after=2)
+    assert (await executed(runner, toolbox(answer, total_timeout=20))).status == "timed_out"
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(25)
+
+
+@in_virtual_time
+async def test_a_call_that_waits_for_hours_is_answered() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        await asyncio.sleep(5 * 3600)
+        return ToolAnswer(b"1")
+
+    answers: list[Any] = []
+    runner = calling(call(1), answers=answers, ends_after=1)
+    assert (await executed(runner, toolbox(answer, timeout=8 * 3600, total_timeout=8 * 3600))).succeeded
+    assert answers == [(1, False, b"1")]
+
+
+@in_virtual_time
+async def test_a_call_that_is_given_up_is_cancelled_and_those_left_end_with_the_execution() -> None:
+    ended: list[int] = []
+
+    async def answer(call: ToolCall) -> ToolAnswer:
+        try:
+            await asyncio.sleep({1: 3600, 2: 1, 3: 2, 4: 3600}[call.number])
+        finally:
+            ended.append(call.number)
+        return ToolAnswer(b"1")
+
+    answers: list[Any] = []
+    runner = calling(*map(call, range(1, 5)), answers=answers, ends_after=2)
+
+    def withdrawing(header: dict[str, Any], body: bytes) -> Iterator[bytes]:
+        if header["op"] == "answer" and header["call"] == 2:
+            yield encode({"ev": "withdraw", "id": 1, "call": 1})
+        yield from runner(header, body)
+
+    assert (await executed(withdrawing, toolbox(answer))).succeeded
+    assert answers == [(2, False, b"1"), (3, False, b"1")]
+    assert ended == [2, 1, 3, 4]
+
+
+@in_virtual_time
+async def test_an_application_that_breaks_answers_nevertheless() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        raise ZeroDivisionError
+
+    answers: list[Any] = []
+    runner = calling(call(1), call(2, tool="h"), answers=answers, ends_after=2)
+    assert (await executed(runner, toolbox(answer))).succeeded
+    assert sorted(answers) == [
+        (1, True, b"f failed: ZeroDivisionError."),
+        (2, True, b"This execution has no tool of that name."),
+    ]
+
+
+@in_virtual_time
+async def test_results_over_the_limit_of_all_fail() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        await asyncio.sleep(1)
+        return ToolAnswer(b"1" * 60)
+
+    answers: list[Any] = []
+    runner = calling(call(1), call(2), answers=answers, ends_after=2)
+    await executed(runner, toolbox(answer, result_bytes=100))
+    assert [failed for _, failed, _ in answers] == [False, True]
+
+
+# What a runner that lies gets
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        *([call(1), call(1)], [call(2), call(1)], [call(0)], [call(-1)], [call(True)], [call("1")], [call(None)]),
+        *([call(2**40)], [call(1, tool=None)], [call(1, tool=["f"])], [call(1, tool="f" * 101)], [call(1, of=7)]),
+        *([call(number) for number in range(1, 5)], [call(1, body=b"x" * 101)], [call(1, of="1")]),
+        [call(1, body=b"x" * 60), call(2, body=b"x" * 60)],
+    ],
+)
+@in_virtual_time
+async def test_calls_that_an_honest_runner_does_not_send_end_the_sandbox(frames: list[bytes]) -> None:
+    with pytest.raises(SandboxLost, match="violated the protocol"):
+        await executed(calling(*frames, answers=[], ends_after=9), toolbox(calls=3, argument_bytes=100))
+
+
+@pytest.mark.parametrize("frame", [call(1), encode({"ev": "withdraw", "id": 1, "call": 1})])
+@in_virtual_time
+async def test_code_without_tools_cannot_call(frame: bytes) -> None:
+    with pytest.raises(SandboxLost, match="of an unknown kind"):
+        await executed(calling(frame, answers=[], ends_after=9), None)
+
+
+@in_virtual_time
+async def test_a_withdrawal_of_anything_is_ignored() -> None:
+    numbers: list[Any] = [None, -1, 5, "1", [], True, 2**70]
+    frames = [encode({"ev": "withdraw", "id": 1, "call": number}) for number in numbers]
+    assert (await executed(calling(*frames, answers=[], ends_after=0), toolbox())).succeeded
+
+
+operations = st.lists(
+    st.tuples(st.sampled_from(["take", "withdraw", "wait", "end"]), st.integers(-1, 12), st.integers(0, 30)),
+    max_size=30,
+)
+
+
+@given(operations)
+@settings(max_examples=examples(100), deadline=None)
+def test_each_call_is_answered_once_at_most_and_within_the_limits(steps: list[tuple[str, int, int]]) -> None:
+    @in_virtual_time
+    async def check() -> None:
+        begun: list[int] = []
+        running: set[int] = set()
+        answered: list[int] = []
+        waits: list[bool] = []
+
+        async def answer(call: ToolCall) -> ToolAnswer:
+            begun.append(call.number)
+            running.add(call.number)
+            assert len(running) <= 2
+            try:
+                await asyncio.sleep(call.number)
+            finally:
+                running.remove(call.number)
+            return ToolAnswer(b"1" * call.number)
+
+        async def send(number: int, answer: ToolAnswer) -> None:
+            answered.append(number)
+
+        tools = toolbox(answer, calls=5, concurrent=2, argument_bytes=60, result_bytes=25, timeout=9)
+        calls = RunningCalls(tools, send, waits.append)
+        taken: list[int] = []
+        try:
+            for step, number, size in steps:
+                if step == "take":
+                    calls.take(number, "f", b"x" * size)
+                    taken.append(number)
+                elif step == "withdraw":
+                    calls.withdraw(number)
+                elif step == "end":
+                    calls.end()
+                else:
+                    await asyncio.sleep(size)
+        except FrameError:
+            pass
+        await asyncio.sleep(100)
+        calls.end()
+        await asyncio.sleep(0)
+        assert len(begun) == len(set(begun))
+        assert len(answered) == len(set(answered))
+        assert set(begun) | set(answered) <= set(taken)
+        assert taken == sorted(set(taken))
+        assert len(taken) <= 5
+        assert waits == [index % 2 == 0 for index in range(len(waits))]
+        assert not running
+
+    check()
+
+
+# Values
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(json_values)
+@settings(max_examples=examples(100), deadline=None)
+def test_json_stays_what_it_is(value: Any) -> None:
+    encoded = json.loads(encode_result(value, 1 << 20))
+    assert encoded == json.loads(json.dumps(value).encode("utf-8", "replace")) or "\\ud" in json.dumps(value)
+
+
+@given(json_values, st.integers(1, 100))
+@settings(max_examples=examples(100), deadline=None)
+def test_a_result_is_within_its_limit_or_refused(value: Any, most: int) -> None:
+    try:
+        assert len(encode_result(value, most)) <= most
+    except ResultRefused:
+        assert len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")) >= most / 2
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=examples(200), deadline=None)
+def test_arguments_are_an_object_or_refused(body: bytes) -> None:
+    try:
+        arguments = decode_arguments(body)
+    except ArgumentsMalformed:
+        return
+    assert isinstance(arguments, dict)
+    json.dumps(arguments, ensure_ascii=False).encode()
+
+
+keywords = st.sampled_from(["type", "anyOf", "items", "$ref", "enum", "const", "properties", "additionalProperties"])
+
+
+@given(st.recursive(json_values, lambda inner: st.dictionaries(keywords, inner), max_leaves=8))
+@settings(max_examples=examples(200), deadline=None)
+def test_any_schema_has_a_type(schema: Any) -> None:
+    assert isinstance(annotation(schema, {"properties": schema}), str)
+
+
+def test_schemas_become_signatures() -> None:
+    schema = {
+        "properties": {
+            "a": {"type": "array", "items": {"$ref": "#/$defs/Item"}},
+            "b": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+            "c": {"enum": ["x", 1]},
+            "d": {"type": ["string", "boolean"]},
+            "e": {"type": "object", "additionalProperties": {"type": "number"}},
+            "f": {"$ref": "#/$defs/Loop"},
+        },
+        "required": ["c", "a"],
+        "$defs": {"Item": {"type": "object"}, "Loop": {"type": "array", "items": {"$ref": "#/$defs/Loop"}}},
+    }
+    stub = stub_of("find", "Find.", schema, {"type": "array", "items": {"type": "string"}})
+    assert stub.signature.startswith(
+        "find(a: list[dict[str, Any]], c: Literal['x', 1], b: int | None = None, d: str | bool = None, "
+        "e: dict[str, float] = None, f: list[list["
+    )
+    assert stub.signature.endswith("-> list[str]")
+
+
+# Where functions run
+
+
+def test_an_asynchronous_function_that_blocks_its_loop_delays_no_pool() -> None:
+    release = threading.Event()
+
+    async def block() -> None:
+        release.wait(60)  # as a mistake of the application
+
+    pool = memory_pool()
+    try:
+        with pool.session() as session:
+            execution = session.execute("block()", tools=[block], tool_limits=ToolLimits(timeout=0.2))
+            assert execution.error is not None
+            assert "did not answer" in execution.error.value
+            assert session.execute("1").result == "1"
+        pool.close()
+        assert not release.is_set()
+    finally:
+        release.set()
+        pool.close()
+
+
+def test_a_closed_pool_leaves_no_thread() -> None:
+    async def work() -> int:
+        return 1
+
+    def other() -> int:
+        return 2
+
+    before = threading.active_count()
+    with memory_pool() as pool, pool.session() as session:
+        assert session.execute("[work(), other()]", tools=[work, other]).result == "[1, 2]"
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
+# Sessions without tools
+
+
+@pytest.mark.parametrize("container_type", ["Shell", "NodeLTS"])
+def test_sessions_of_other_types_refuse_tools_by_name(container_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def f() -> None:
+        pass
+
+    monkeypatch.setattr(MemoryEngine, "container_types", frozenset(ContainerType))
+    with memory_pool(container_type=container_type) as pool, pool.session() as session:
+        with pytest.raises(InvalidRequest, match=f"of type PythonLTS, not {container_type}"):
+            session.execute("1", tools=[f])
+        assert session.info() is None, "none was begun"
