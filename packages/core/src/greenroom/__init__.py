@@ -30,9 +30,12 @@ from greenroom.models import (
     Output,
     Place,
     PoolStatus,
+    PoolUsage,
     RemoteFile,
     SessionInfo,
+    SessionUsage,
     StreamText,
+    UsageSource,
 )
 from greenroom.sessions import ExecutionHandle, Headers, Response, Session, SessionPool, StreamedResponse
 
@@ -65,6 +68,7 @@ __all__ = [
     "PoolFull",
     "PoolSettings",
     "PoolStatus",
+    "PoolUsage",
     "Probe",
     "RegistryCredentials",
     "RemoteFile",
@@ -75,8 +79,10 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionPool",
+    "SessionUsage",
     "StreamText",
     "StreamedResponse",
+    "UsageSource",
     "aconnect",
     "connect",
     "session",

@@ -18,7 +18,8 @@ from greenroom.engines import registry
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local import PoolSettings
 from greenroom.sessions import OpenPool, Session, SessionPool
-from greenroom.telemetry import Observer, ignore
+from greenroom.telemetry import Observer, both, ignore
+from greenroom.telemetry.meters import meters
 
 _MOST_OPTIONS = 100
 _OF_TEMPLATES = ("template", "secrets")
@@ -142,6 +143,7 @@ def is_local(url: str | None = None, *, config: str | os.PathLike[str] | None = 
 async def open_backend(
     url: str | None = None,
     observer: Observer = ignore,
+    name: str | None = None,
     /,
     *,
     config: str | os.PathLike[str] | None = None,
@@ -151,15 +153,16 @@ async def open_backend(
 
     Args:
         observer: called with the events of a pool on this machine.
+        name: that pool's in its metrics and traces; by default its engine's, with a number if there are several.
     """
     from_file = sources.from_file(config)
     url = _named(url, from_file.pop("url", None))
     if url is None:
-        return await _best({**from_file, **options}, observer)
+        return await _best({**from_file, **options}, observer, name)
     scheme, endpoint, from_url = _parse(url)
     if endpoint:
         return _azure(endpoint, {**from_file, **from_url, **options})
-    return await _open(scheme, {**from_file, **from_url, **options}, observer)
+    return await _open(scheme, {**from_file, **from_url, **options}, observer, name)
 
 
 def _named(url: str | None, url_of_file: str | None) -> str | None:
@@ -206,7 +209,7 @@ def _azure(endpoint: str, options: Mapping[str, Any]) -> Backend:
     return remote_pool(endpoint, AzureSettings.parse({**sources.from_environment(names), **options}))
 
 
-async def _open(scheme: str, options: Mapping[str, Any], observer: Observer) -> Backend:
+async def _open(scheme: str, options: Mapping[str, Any], observer: Observer, name: str | None) -> Backend:
     plugin = registry.plugin(scheme)
     names = plugin.options.model_fields.keys()
     known = [*PoolSettings.model_fields, *names, *_OF_TEMPLATES]
@@ -215,20 +218,29 @@ async def _open(scheme: str, options: Mapping[str, Any], observer: Observer) -> 
         {name: value for name, value in options.items() if name not in names}, also_known=[*names, *_OF_TEMPLATES]
     )
     engine = plugin.engine({name: value for name, value in options.items() if name in names})
+    instruments = meters()
+    if instruments is not None:
+        name = instruments.name(engine.name) if name is None else name
+        observer = both(observer, instruments.observer(name))
+    name = name or engine.name
     if settings.container is not None:
         from greenroom.local.container_pool import ContainerPool  # noqa: PLC0415  needs h11
 
-        return await ContainerPool.open(engine, settings, observer)
-    from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
+        pool = await ContainerPool.open(engine, settings, observer, name)
+    else:
+        from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
 
-    return await LocalPool.open(engine, settings, observer)
+        pool = await LocalPool.open(engine, settings, observer, name)
+    if instruments is not None:
+        instruments.watch(name, pool.reading)
+    return pool
 
 
-async def _best(options: Mapping[str, Any], observer: Observer) -> Backend:
+async def _best(options: Mapping[str, Any], observer: Observer, name: str | None) -> Backend:
     tried: list[str] = []
     for scheme in registry.BUILT_IN:
         try:
-            return await _open(scheme, options, observer)
+            return await _open(scheme, options, observer, name)
         except EngineUnavailable as error:
             tried.append(f"- {scheme}: {error}")
     raise EngineUnavailable("No engine can make sandboxes here.\n" + "\n".join(tried))

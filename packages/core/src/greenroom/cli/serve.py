@@ -31,6 +31,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="0 for any free port.", show_default="8080")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="Refuse what Azure's specification refuses.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="Digests of the API keys; see greenroom api-key.")] = None,
+    metrics_key_file: Annotated[
+        Path | None, typer.Option(help="Digests of keys that can read /metrics and nothing else.")
+    ] = None,
     entra_tenant: Annotated[
         str | None, typer.Option(help="Accept tokens of this Microsoft Entra ID tenant.", metavar="GUID")
     ] = None,
@@ -74,6 +77,7 @@ def serve(
         "port": port,
         "strict": strict,
         "api_key_file": api_key_file,
+        "metrics_key_file": metrics_key_file,
         "certfile": certfile,
         "keyfile": keyfile,
         "tls_self_signed": tls_self_signed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, NoReturn, Self
 
 from greenroom.backend import HeldOverrides, HttpRequest, HttpResponse, Overrides, ShellCommand
@@ -11,9 +12,10 @@ from greenroom.engines.base import Engine
 from greenroom.errors import InvalidRequest, SandboxLost
 from greenroom.local.allocator import Allocator
 from greenroom.local.container import ContainerInstance, NotListening
+from greenroom.local.recording import Recorder
 from greenroom.local.settings import PoolSettings
-from greenroom.models import PoolStatus, SessionInfo
-from greenroom.telemetry import Observer, guarded, ignore
+from greenroom.models import PoolStatus, PoolUsage, SessionInfo, SessionUsage
+from greenroom.telemetry import Observer, Work, guarded, ignore, tracing
 
 _MOST_TRIED = 3  # ready instances for one request
 
@@ -21,7 +23,7 @@ _MOST_TRIED = 3  # ready instances for one request
 class ContainerPool:
     """A `Backend` of custom containers over one engine. Made and used on one event loop."""
 
-    def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> None:
+    def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> None:
         assert settings.container is not None  # noqa: S101  a rule of the settings
         self._engine = engine
         self._settings = settings
@@ -31,18 +33,22 @@ class ContainerPool:
         self.file_limit = settings.file_limit
         self.forward_authorization = settings.forward_authorization
         self._overrides = HeldOverrides()
+        observer = guarded(observer)
         self._allocator = Allocator(
             self._start,
             settings.rules(starts_give_way=engine.starts_give_way),
             engine.name,
-            guarded(observer),
+            observer,
             start_timeout=None,  # the probes have their own
             most_failed_starts=2,
         )
+        self._recorder = Recorder(observer, self._allocator.metering, name or engine.name, content=False)
 
     @classmethod
-    async def open(cls, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> Self:
+    async def open(cls, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> Self:
         """Check the engine, pull the image if it is missing, remove what dead owners left, start the first containers.
+
+        The arguments are those of `LocalPool.open`.
 
         Raises:
             EngineUnavailable: no container can be made.
@@ -50,7 +56,7 @@ class ContainerPool:
         assert settings.container is not None  # noqa: S101  a rule of the settings
         await engine.check_container(settings.container)
         await engine.sweep()
-        return cls(engine, settings, observer)
+        return cls(engine, settings, observer, name)
 
     def __repr__(self) -> str:
         return repr(self._allocator)
@@ -59,16 +65,22 @@ class ContainerPool:
     async def request(
         self, identifier: str, request: HttpRequest, *, timeout: float | None
     ) -> AsyncGenerator[HttpResponse, None]:
-        for attempt in range(1, _MOST_TRIED + 1):
-            async with self._lease(identifier) as instance:
-                try:
-                    async with instance.request(request, timeout or self._settings.timeout) as response:
-                        yield response
-                        return
-                except (NotListening, SandboxLost):
-                    if instance.used or attempt == _MOST_TRIED:
-                        raise
-                    instance.give_up()  # no request was ever sent to it, so the session has nothing to lose
+        with self._recorder.executing(identifier, Work.REQUEST) as recorded:
+            for attempt in range(1, _MOST_TRIED + 1):
+                async with contextlib.AsyncExitStack() as stack:
+                    with recorded.span.active():  # not while the caller has the response: it can be in another task
+                        instance = await stack.enter_async_context(self._lease(identifier))
+                        request = _traced(request)
+                    recorded.began()
+                    try:
+                        async with instance.request(request, timeout or self._settings.timeout) as response:
+                            yield response
+                            recorded.answered()
+                            return
+                    except (NotListening, SandboxLost):
+                        if instance.used or attempt == _MOST_TRIED:
+                            raise
+                        instance.give_up()  # no request was ever sent to it, so the session has nothing to lose
 
     async def delete(self, identifier: str) -> None:
         await self._allocator.end(identifier)
@@ -90,6 +102,20 @@ class ContainerPool:
 
     async def status(self) -> PoolStatus:
         return self._allocator.status()
+
+    def reading(self) -> tuple[PoolStatus, PoolUsage]:
+        """Return the state of the pool at once; called from any thread.
+
+        Raises:
+            PoolClosed: the pool was closed.
+        """
+        return self._allocator.status(), self._allocator.metering.pool()
+
+    async def usage(self, identifier: str) -> SessionUsage | None:
+        return await self._allocator.metering.session(identifier)
+
+    async def pool_usage(self) -> PoolUsage:
+        return self._allocator.metering.pool()
 
     async def close(self) -> None:
         await self._allocator.close()
@@ -129,6 +155,17 @@ class ContainerPool:
             if overrides.memory is not None:
                 await instance.limit_memory(overrides.memory)
             yield instance
+
+
+def _traced(request: HttpRequest) -> HttpRequest:
+    """Tell the container the current span, as a proxy does; without one, what the caller told it stays."""
+    own = {name.encode(): value.encode() for name, value in tracing.headers().items()}
+    if not own:
+        return request
+    others = tuple(
+        (name, value) for name, value in request.headers if name.lower() not in {b"traceparent", b"tracestate"}
+    )
+    return replace(request, headers=(*others, *own.items()))
 
 
 def _only_requests(verb: str) -> InvalidRequest:

@@ -12,7 +12,8 @@ from greenroom.azure.codecs.shared import Json
 from greenroom.backend import Backend
 from greenroom.connecting import open_backend
 from greenroom.server.records import ExecutionRecords
-from greenroom.telemetry import Observer, ignore
+from greenroom.telemetry import ObserverOf, both, nobody
+from greenroom.telemetry.aggregate import Aggregate
 
 
 @dataclass(eq=False, slots=True)
@@ -26,6 +27,8 @@ class ServedPool:
     records: ExecutionRecords = field(default_factory=ExecutionRecords)
     in_flight: int = 0
     """Requests whose response is not sent completely."""
+    metrics: Aggregate = field(default_factory=Aggregate)
+    """What its events add up to; it goes with the pool."""
     metadata: asyncio.Task[Json] | None = None
     """The versions of the packages in its sandboxes: determined once, for all callers."""
 
@@ -50,12 +53,12 @@ class PoolRegistry:
     Requests look a pool up when they begin and hold it until they end, so the registry can change in between.
     """
 
-    def __init__(self, observer: Observer = ignore) -> None:
+    def __init__(self, observers: ObserverOf = nobody) -> None:
         """
         Args:
-            observer: that of every pool that it opens.
+            observers: returns the observer of a pool that it opens, by its name.
         """
-        self._observer = observer
+        self._observers = observers
         self._pools: dict[str, ServedPool] = {}
 
     def __iter__(self) -> Iterator[ServedPool]:
@@ -73,11 +76,20 @@ class PoolRegistry:
             EngineUnavailable: the pool cannot make sandboxes.
         """
         others = {option: value for option, value in options.items() if option != "url"}
-        return self.add(name, await open_backend(options.get("url"), self._observer, **others), options)
+        metrics = Aggregate()
+        observer = both(metrics.observe, self._observers(name))
+        backend = await open_backend(options.get("url"), observer, name, **others)
+        return self.add(name, backend, options, metrics)
 
-    def add(self, name: str, backend: Backend, options: Mapping[str, Any] | None = None) -> ServedPool:
-        """Serve an open pool under a new name, and close it at the end."""
-        pool = self._pools[name] = ServedPool(name, backend, options or {})
+    def add(
+        self,
+        name: str,
+        backend: Backend,
+        options: Mapping[str, Any] | None = None,
+        metrics: Aggregate | None = None,
+    ) -> ServedPool:
+        """Serve an open pool under a new name, and close it at the end; `metrics` observe its events."""
+        pool = self._pools[name] = ServedPool(name, backend, options or {}, metrics=metrics or Aggregate())
         return pool
 
     def get(self, name: str | None) -> ServedPool | None:

@@ -25,7 +25,8 @@ from greenroom.server.registry import PoolRegistry
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.slow_clients import SlowClientProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
-from greenroom.telemetry import Observer, ignore
+from greenroom.telemetry import ObserverOf, both, nobody
+from greenroom.telemetry.meters import observer_of
 
 KEY_VARIABLE = "GREENROOM_API_KEY"
 
@@ -53,7 +54,7 @@ async def serve(
     settings: ServerSettings,
     pools: Mapping[str, Mapping[str, Any]],
     announce: Callable[[Announcement], None],
-    observer: Observer = ignore,
+    observers: ObserverOf = nobody,
 ) -> None:
     """Serve until a signal arrives.
 
@@ -61,7 +62,7 @@ async def serve(
         settings: the server's.
         pools: by name, what `greenroom.connect` takes: `url`, and options.
         announce: called once the server accepts requests.
-        observer: called with the events of the pools and of the server.
+        observers: returns what is called with the events of a pool, by its name, or of the server for `None`.
 
     Raises:
         InvalidRequest: the settings do not fit together, such as an address that others can reach without
@@ -72,11 +73,13 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         guard = await stack.enter_async_context(_guard(settings))
         certificate = _certificate(settings)
-        registry = PoolRegistry(observer)
+        registry = PoolRegistry(observers)
         stack.push_async_callback(registry.close)
         for name, options in pools.items():
             await registry.open(name, options)
-        server = Server(Application(registry, settings, guard, observer), settings, certificate)
+        observer = both(observers(None), observer_of(None))
+        metrics_guard = _metrics_guard(settings, guard)
+        server = Server(Application(registry, settings, guard, observer, metrics_guard), settings, certificate)
         server.on_start = lambda: announce(
             Announcement(
                 url=server.url,
@@ -209,6 +212,14 @@ async def _guard(settings: ServerSettings) -> AsyncGenerator[Guard | None, None]
                 f"reach. Give it --api-key-file, {KEY_VARIABLE} or --entra-tenant."
             )
         yield EitherOf(guards) if guards else None
+
+
+def _metrics_guard(settings: ServerSettings, guard: Guard | None) -> Guard | None:
+    """Make the guard of the metrics, whose keys open nothing else."""
+    if settings.metrics_key_file is None:
+        return guard
+    keys = ApiKeys(read_keys(settings.metrics_key_file.expanduser()))
+    return keys if guard is None else EitherOf([guard, keys])
 
 
 def _take_key() -> str | None:

@@ -31,6 +31,8 @@ class ServerSettings(BaseModel):
     """Whether to refuse what Azure's specification refuses, even if clients send it."""
     api_key_file: Path | None = None
     """Digests of the API keys; see `greenroom.server.access.keys.read_keys`."""
+    metrics_key_file: Path | None = None
+    """Digests of keys that can read the metrics and do nothing else; those of `api_key_file` can read them, too."""
     entra: EntraSettings | None = None
     """Which Microsoft Entra ID tokens are accepted."""
     certfile: Path | None = None
