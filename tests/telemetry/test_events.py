@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
 
-from greenroom.engines.base import SandboxSpec
+from greenroom.engines.base import SandboxSpec, StreamSandbox
 from greenroom.errors import EngineUnavailable, FileMissing, PoolFull, SandboxLost
 from greenroom.telemetry import (
     AllocationRefusal,
@@ -32,7 +32,7 @@ from greenroom.telemetry import (
     TransferEnded,
     Work,
 )
-from greenroom.testing.memory_engine import MemoryEngine, MemorySandbox
+from greenroom.testing.memory_engine import MemoryEngine
 
 from .watched import pool_with_events
 
@@ -87,7 +87,7 @@ def _command(text: str) -> Any:
 
 
 async def test_transfers_tell_their_size_and_their_end_but_no_name() -> None:
-    async def chunks() -> Any:
+    async def chunks() -> AsyncGenerator[bytes, None]:
         yield b"12345"
 
     async with pool_with_events() as (pool, events):
@@ -121,7 +121,7 @@ class Failing(MemoryEngine):
 
     error: Exception | None = None
 
-    async def start(self, spec: SandboxSpec) -> MemorySandbox:
+    async def start(self, spec: SandboxSpec) -> StreamSandbox:
         if self.error is not None:
             raise self.error
         return await super().start(spec)
@@ -157,9 +157,9 @@ async def test_a_cancelled_execution_is_told() -> None:
 
 async def test_an_execution_whose_sandbox_is_lost_is_told() -> None:
     class Losing(MemoryEngine):
-        sandboxes: list[MemorySandbox] = []
+        sandboxes: list[StreamSandbox] = []
 
-        async def start(self, spec: SandboxSpec) -> MemorySandbox:
+        async def start(self, spec: SandboxSpec) -> StreamSandbox:
             sandbox = await super().start(spec)
             self.sandboxes.append(sandbox)
             return sandbox

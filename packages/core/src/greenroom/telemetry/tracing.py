@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from functools import wraps
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from greenroom.errors import GreenroomError
@@ -22,9 +22,6 @@ from greenroom.untrusted import visible
 if TYPE_CHECKING:
     from opentelemetry.trace import Span as OtelSpan
     from opentelemetry.trace import Tracer
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 Kind = Literal["internal", "client", "server"]
 Value = str | int | float | bool
@@ -185,22 +182,15 @@ class RemotePool(Protocol):
         ...
 
 
-RemotePoolT = TypeVar("RemotePoolT", bound=RemotePool)
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 
-def remote_call(
-    name: str,
-) -> Callable[
-    [Callable[Concatenate[RemotePoolT, str, P], Coroutine[Any, Any, T]]],
-    Callable[Concatenate[RemotePoolT, str, P], Coroutine[Any, Any, T]],
-]:
-    """Make a span of each call of a pool's method, whose first argument is the session's identifier."""
+def remote_call(name: str) -> Callable[[MethodT], MethodT]:
+    """Make a span of each call of a `RemotePool`'s method, whose first argument is the session's identifier."""
 
-    def decorate(
-        method: Callable[Concatenate[RemotePoolT, str, P], Coroutine[Any, Any, T]],
-    ) -> Callable[Concatenate[RemotePoolT, str, P], Coroutine[Any, Any, T]]:
+    def decorate(method: MethodT) -> MethodT:
         @wraps(method)
-        async def call(self: RemotePoolT, identifier: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        async def call(self: RemotePool, identifier: str, *args: Any, **kwargs: Any) -> Any:
             if _tracer() is None:
                 return await method(self, identifier, *args, **kwargs)
             with spanning(name, _remote_attributes(self.endpoint, identifier), kind="client") as span:
@@ -211,20 +201,16 @@ def remote_call(
                     describe_execution(span, result, content=self.trace_content)
                 return result
 
-        return call
+        return cast("MethodT", call)
 
     return decorate
 
 
-def remote_download(
-    method: Callable[Concatenate[RemotePoolT, str, P], AsyncGenerator[bytes, None]],
-) -> Callable[Concatenate[RemotePoolT, str, P], AsyncGenerator[bytes, None]]:
+def remote_download(method: MethodT) -> MethodT:
     """As `remote_call`, for the method that yields the content of a file."""
 
     @wraps(method)
-    async def call(
-        self: RemotePoolT, identifier: str, /, *args: P.args, **kwargs: P.kwargs
-    ) -> AsyncGenerator[bytes, None]:
+    async def call(self: RemotePool, identifier: str, *args: Any, **kwargs: Any) -> AsyncGenerator[bytes, None]:
         span, size = start(DOWNLOAD_FILE, _remote_attributes(self.endpoint, identifier), kind="client"), 0
         try:
             async with contextlib.aclosing(method(self, identifier, *args, **kwargs)) as chunks:
@@ -243,7 +229,7 @@ def remote_download(
             span.set({"greenroom.transfer.size": size})
             span.end()
 
-    return call
+    return cast("MethodT", call)
 
 
 def _remote_attributes(endpoint: str, identifier: str) -> dict[str, Value | None]:

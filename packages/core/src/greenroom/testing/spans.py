@@ -18,6 +18,8 @@ class RecordedSpans(SpanProcessor):
     def __init__(self) -> None:
         self.all: list[ReadableSpan] = []
         self.active = False
+        self.added = False
+        """Whether the provider of this process knows it."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Keep a span."""
@@ -55,9 +57,11 @@ _recorded = RecordedSpans()
 def recorded_spans() -> Generator[RecordedSpans, None, None]:
     """Record the spans of this process. A process can have one provider of tracers, so it is set up once."""
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
-        provider = TracerProvider()
+        trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, TracerProvider) and not _recorded.added:
         provider.add_span_processor(_recorded)
-        trace.set_tracer_provider(provider)
+        _recorded.added = True
     _recorded.all, _recorded.active = [], True
     try:
         yield _recorded
