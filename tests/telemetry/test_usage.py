@@ -12,7 +12,7 @@ from tests.server.served import listening
 
 import greenroom
 from greenroom import SessionPool, UsageSource
-from greenroom.engines.base import Resources
+from greenroom.engines.base import ControlGroups, Resources
 from greenroom.engines.bubblewrap import cgroups
 from greenroom.engines.measuring import of_group, of_processes
 from greenroom.errors import InvalidRequest
@@ -173,7 +173,7 @@ def test_a_session_knows_what_it_used_also_after_its_end(pool: SessionPool) -> N
 def test_the_kernel_counts_what_is_told(request: pytest.FixtureRequest) -> None:
     """The sum over sessions is that of their groups' parent, read once they are gone."""
     hierarchy = cgroups.find()
-    if hierarchy is None or hierarchy.version is not cgroups.ControlGroups.VERSION_1:
+    if hierarchy is None or hierarchy.version is not ControlGroups.VERSION_1:
         pytest.skip("needs control groups of version 1, whose parents count what is gone")
     own = Path("/sys/fs/cgroup/cpuacct") / f"greenroom-test-{id(request):x}"
     own.mkdir()
