@@ -7,10 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from opentelemetry.trace import SpanKind, StatusCode
-from tests.effort import examples
 from tests.server.served import LATEST, current, listening, memory_backend, query, served
 
 import greenroom
@@ -98,48 +95,6 @@ def test_content_is_in_spans_only_if_that_is_asked_for() -> None:
         assert found["greenroom.execution.code"].startswith("print(")
         assert len(found["greenroom.execution.code"]) == 8_000
         assert "some output" in found["greenroom.execution.output"]
-
-
-@given(st.text(st.characters(codec="utf-8"), min_size=12), st.booleans())
-@settings(max_examples=examples(30))
-def test_no_code_output_or_name_of_a_file_is_in_a_span(text: str, fails: bool) -> None:
-    pool, marked = POOL.get(), f"mark{text.encode().hex()}mark"
-    with recorded_spans() as spans:
-        session = pool.session()
-        code = f"print({marked!r})\nraise type({marked!r}, (Exception,), {{}})({text!r})" if fails else f"{marked!r}"
-        session.execute(code)
-        session.shell(["echo", marked])
-        session.upload(marked.encode(), f"{marked}.txt")
-        session.download(f"{marked}.txt")
-        session.delete_file(f"{marked}.txt")
-        session.delete()
-        assert marked not in texts_of(spans.ours)
-        assert len(spans.ours) == 5
-
-
-class _Pool:
-    """A pool for all examples of a property."""
-
-    def __init__(self) -> None:
-        self._pool: greenroom.SessionPool | None = None
-
-    def get(self) -> greenroom.SessionPool:
-        if self._pool is None:
-            self._pool = memory_pool(max_concurrent_sessions=10)
-        return self._pool
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-
-
-POOL = _Pool()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def closed_at_the_end() -> Any:
-    yield
-    POOL.close()
 
 
 # Client and server

@@ -97,6 +97,35 @@ async def test_what_nothing_measures_is_not_known_rather_than_nothing() -> None:
     await metering.close()
 
 
+async def test_an_engine_that_cannot_measure_ends_its_sandboxes_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Scripted):
+        async def resources(self) -> Resources | None:
+            raise RuntimeError("the engine's own")
+
+    metering = Metering(asyncio.get_running_loop().time)
+    metering.start(0, Broken(), asyncio.get_running_loop().time())
+    metering.allocate(0, "session")
+    await metering.before_end(0)
+    assert (await metering.end(0, "session")).source is UsageSource.NONE
+    assert "cannot be read" in caplog.text
+    await metering.close()
+
+
+async def test_what_is_read_slowly_is_not_read_at_the_end() -> None:
+    instance = Scripted()
+    instance.sampling_interval = 10.0
+    metering = Metering(asyncio.get_running_loop().time)
+    metering.start(0, instance, asyncio.get_running_loop().time())
+    metering.allocate(0, "session")
+    instance.now = Resources(GROUPS, cpu=1, memory=100)
+    await metering.before_end(0)  # nothing else is known of it
+    instance.now = Resources(GROUPS, cpu=2, memory=1000)
+    await metering.before_end(0)
+    usage = await metering.end(0, "session")
+    assert (usage.cpu, usage.peak_memory) == (2, 100)
+    await metering.close()
+
+
 async def test_the_usage_of_ended_sessions_is_kept_for_a_bounded_number() -> None:
     metering = Metering(asyncio.get_running_loop().time)
     for number in range(1500):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -10,6 +11,8 @@ from typing import Protocol
 from greenroom.engines.base import Resources
 from greenroom.models import PoolUsage, SessionUsage, UsageSource
 from greenroom.telemetry import Direction
+
+_log = logging.getLogger("greenroom")
 
 _INTERVAL = 10.0
 """Seconds between two samples of all sessions that have worked in between."""
@@ -49,6 +52,8 @@ class Meter:
     memory_time: float = 0.0
     last: Resources | None = None
     peak: int = 0
+    until: float | None = None
+    """When its end began."""
 
     def take(self, resources: Resources | None, now: float, *, ended: bool = False) -> None:
         """Add a sample. One of a sandbox that has ended has no memory any more, but all of the rest."""
@@ -66,7 +71,8 @@ class Meter:
         self.peak = max(self.peak, resources.peak or 0)
 
     def usage(self, now: float) -> SessionUsage:
-        """What it has used until now."""
+        """What it has used until now, or until its end."""
+        now = now if self.until is None else self.until
         wall = 0.0 if self.allocated is None else max(0.0, now - self.allocated)
         if self.last is None:
             return SessionUsage(wall, self.executions, self.uploaded, self.downloaded)
@@ -131,7 +137,8 @@ class Metering:
         if (entry := self._meters.get(number)) is not None:
             meter, instance = entry
             if meter.sampled is None or instance.sampling_interval <= _QUICK:
-                meter.take(await instance.resources(), self._clock())
+                meter.take(await _read(instance), self._clock())
+            meter.until = self._clock()
 
     async def end(self, number: int, identifier: str | None) -> SessionUsage:
         """Settle what an instance has used that is gone now."""
@@ -139,9 +146,9 @@ class Metering:
         if entry is None:  # it never started
             return SessionUsage()
         meter, instance = entry
-        meter.take(await instance.resources(), self._clock(), ended=True)
+        meter.take(await _read(instance), self._clock(), ended=True)
         del self._meters[number]
-        usage = meter.usage(meter.sampled or self._clock())
+        usage = meter.usage(self._clock())
         self._total = _added(self._total, meter, usage)
         if identifier is not None:
             if self._sessions.get(identifier, (None,))[0] is meter:
@@ -158,7 +165,7 @@ class Metering:
         if entry is None:
             return self._ended.get(identifier)
         meter, instance = entry
-        meter.take(await instance.resources(), self._clock())
+        meter.take(await _read(instance), self._clock())
         return meter.usage(self._clock())
 
     def pool(self) -> PoolUsage:
@@ -198,8 +205,17 @@ class Metering:
         for meter, instance in list(self._meters.values()):
             due = meter.sampled is None or self._clock() - meter.sampled >= instance.sampling_interval
             if meter.worked and due:
-                meter.take(await instance.resources(), self._clock())
+                meter.take(await _read(instance), self._clock())
                 await asyncio.sleep(0)
+
+
+async def _read(instance: Measured) -> Resources | None:
+    """Read the resources of an instance. An engine that fails at it, whatever it raises, must not keep its slot."""
+    try:
+        return await instance.resources()
+    except Exception:  # noqa: BLE001
+        _log.exception("The resources of a sandbox cannot be read")
+        return None
 
 
 def _added(total: PoolUsage, meter: Meter, usage: SessionUsage) -> PoolUsage:
