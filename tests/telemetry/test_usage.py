@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.core.virtual_time import in_virtual_time
 from tests.server.served import listening
 
 import greenroom
@@ -39,8 +40,10 @@ class Scripted:
 
     def __init__(self) -> None:
         self.now: Resources | None = None
+        self.read = 0
 
     async def resources(self) -> Resources | None:
+        self.read += 1
         return self.now
 
 
@@ -69,7 +72,9 @@ async def test_a_pool_adds_up_its_sessions_and_its_spare_sandboxes() -> None:
         instance.now = Resources(GROUPS, cpu=number + 1, memory=1000)
     metering.allocate(0, "first")
     metering.allocate(1, "second")
-    metering.execute("first")
+    begun = metering.begin("first")
+    assert begun is not None
+    metering.complete(begun)
     await metering.before_end(0)
     first = await metering.end(0, "first")
     assert (first.cpu, first.executions) == (1, 1)
@@ -123,6 +128,29 @@ async def test_what_is_read_slowly_is_not_read_at_the_end() -> None:
     await metering.before_end(0)
     usage = await metering.end(0, "session")
     assert (usage.cpu, usage.peak_memory) == (2, 100)
+    await metering.close()
+
+
+@in_virtual_time
+async def test_memory_is_sampled_while_an_execution_runs_and_not_for_longer() -> None:
+    instance = Scripted()
+    metering = Metering(asyncio.get_running_loop().time)
+    metering.start(0, instance, asyncio.get_running_loop().time())
+    metering.allocate(0, "session")
+    instance.now = Resources(GROUPS, cpu=0, memory=0)
+    entry = metering.begin("session")
+    assert entry is not None
+    for second in range(100):
+        instance.now = Resources(GROUPS, cpu=second, memory=second)
+        await asyncio.sleep(1)
+    metering.complete(entry)
+    await asyncio.sleep(1)
+    usage = await metering.session("session")
+    assert usage is not None
+    assert usage.memory_time == pytest.approx(100 * 50, rel=0.1)
+    read = instance.read
+    await asyncio.sleep(1000)
+    assert instance.read <= read + 1
     await metering.close()
 
 
@@ -233,6 +261,21 @@ def test_without_control_groups_there_is_an_estimate(monkeypatch: pytest.MonkeyP
             assert usage.cpu is not None
             assert usage.cpu >= 0.4
         assert pool.usage().cpu >= 0.4
+
+
+def test_where_docker_is_elsewhere_its_statistics_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenroom.engines.docker.measuring.groups_of", lambda *_: ())
+    with engine_pool("docker:", preload=(), ready_session_instances=0) as pool:
+        with pool.session() as session:
+            session.execute(BURN).raise_for_error()
+            usage = session.usage()
+            assert usage is not None
+            assert usage.source is UsageSource.DOCKER
+            assert usage.cpu is not None
+            assert usage.cpu >= 0.4
+            assert usage.memory_time is not None
+        assert session.usage() is not None
+        assert pool.usage().source is UsageSource.DOCKER
 
 
 async def test_a_server_tells_the_usage_of_its_sessions() -> None:

@@ -115,6 +115,7 @@ class ContainerPool:
         return await self._allocator.metering.session(identifier)
 
     async def pool_usage(self) -> PoolUsage:
+        await self._allocator.metering.refresh()
         return self._allocator.metering.pool()
 
     async def close(self) -> None:

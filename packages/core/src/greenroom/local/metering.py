@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from greenroom.engines.base import Resources
 from greenroom.models import PoolUsage, SessionUsage, UsageSource
@@ -15,7 +15,7 @@ from greenroom.telemetry import Direction
 _log = logging.getLogger("greenroom")
 
 _INTERVAL = 10.0
-"""Seconds between two samples of all sessions that have worked in between."""
+"""Seconds between two samples while an execution runs."""
 _QUICK = 1.0
 """The interval of those whose resources are read at once."""
 _MAX_REMEMBERED = 1000
@@ -45,6 +45,8 @@ class Meter:
     executions: int = 0
     uploaded: int = 0
     downloaded: int = 0
+    running: int = 0
+    """Executions that have begun and not ended."""
     worked: bool = True
     """Whether it has been used since the last sample."""
     sampled: float | None = None
@@ -89,13 +91,16 @@ class Meter:
         )
 
 
+Entry: TypeAlias = tuple[Meter, Measured]
+
+
 class Metering:
     """The meters of a pool's sandboxes. Used on the event loop of the pool; `pool` from any thread."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._meters: dict[int, tuple[Meter, Measured]] = {}
-        self._sessions: dict[str, tuple[Meter, Measured]] = {}
+        self._meters: dict[int, Entry] = {}
+        self._sessions: dict[str, Entry] = {}
         self._ended: dict[str, SessionUsage] = {}
         """What the last sessions used, the latest one last."""
         self._total = PoolUsage()
@@ -105,7 +110,6 @@ class Metering:
     def start(self, number: int, instance: Measured, began: float) -> None:
         """Begin to measure an instance, which was ordered at that time."""
         self._meters[number] = Meter(began), instance
-        self._arm()
 
     def allocate(self, number: int, identifier: str) -> None:
         """Note that a session has got the instance."""
@@ -113,14 +117,27 @@ class Metering:
         meter.allocated = self._clock()
         self._sessions[identifier] = meter, instance
 
-    def execute(self, identifier: str) -> None:
+    def begin(self, identifier: str) -> Entry | None:
+        """Note the beginning of an execution, whose end `leave` or `complete` is to be told."""
+        entry = self._sessions.get(identifier)
+        if entry is not None:
+            entry[0].running += 1
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self._tick)
+        return entry
+
+    def leave(self, entry: Entry) -> None:
+        """Note that an execution goes elsewhere."""
+        entry[0].running -= 1
+
+    def complete(self, entry: Entry) -> None:
         """Note the end of an execution."""
-        if (entry := self._sessions.get(identifier)) is not None:
-            meter, instance = entry
-            meter.executions += 1
-            meter.worked = True
-            if meter.sampled is None or self._clock() - meter.sampled > instance.sampling_interval:
-                self._sample_soon()
+        meter, instance = entry
+        meter.executions += 1
+        meter.running -= 1
+        meter.worked = True
+        if meter.sampled is None or self._clock() - meter.sampled > instance.sampling_interval:
+            self._sample_soon()
 
     def transfer(self, identifier: str, direction: Direction, size: int) -> None:
         """Note a transfer of so many bytes."""
@@ -168,6 +185,12 @@ class Metering:
         meter.take(await _read(instance), self._clock())
         return meter.usage(self._clock())
 
+    async def refresh(self) -> None:
+        """Sample what has worked since its last sample."""
+        self._sample_soon()
+        if self._sampling is not None:
+            await asyncio.wait([self._sampling])
+
     def pool(self) -> PoolUsage:
         """What all sandboxes have used, by their last samples."""
         total, now, memory = self._total, self._clock(), 0
@@ -186,15 +209,11 @@ class Metering:
 
     # Samples
 
-    def _arm(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self._tick)
-
     def _tick(self) -> None:
         self._timer = None
         self._sample_soon()
-        if self._meters:
-            self._arm()
+        if any(meter.running for meter, _ in self._meters.values()):  # an idle pool wakes for nothing
+            self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self._tick)
 
     def _sample_soon(self) -> None:
         if self._sampling is None or self._sampling.done():
@@ -204,7 +223,7 @@ class Metering:
         """Sample the instances that have worked; the memory of the others has not changed."""
         for meter, instance in list(self._meters.values()):
             due = meter.sampled is None or self._clock() - meter.sampled >= instance.sampling_interval
-            if meter.worked and due:
+            if due and (meter.worked or meter.running):
                 meter.take(await _read(instance), self._clock())
                 await asyncio.sleep(0)
 

@@ -179,6 +179,7 @@ class LocalPool:
         return await self._allocator.metering.session(identifier)
 
     async def pool_usage(self) -> PoolUsage:
+        await self._allocator.metering.refresh()
         return self._allocator.metering.pool()
 
     async def close(self) -> None:

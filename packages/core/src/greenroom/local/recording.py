@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator
 
 from greenroom.errors import GreenroomError
-from greenroom.local.metering import Metering
+from greenroom.local.metering import Entry, Metering
 from greenroom.models import Execution, Status
 from greenroom.telemetry import (
     Direction,
@@ -54,15 +54,15 @@ class Recorder:
         span = tracing.start(_SPANS[work], tracing.session_attributes(identifier, self._name))
         if self._content and span:
             span.set_content("greenroom.execution.code", content)
-        recorded = RecordedExecution(self._observer, identifier, work, span, content=self._content)
+        recorded = RecordedExecution(self._observer, self._metering, identifier, work, span, content=self._content)
         try:
             yield recorded
         except BaseException as error:
             recorded.failed(error)
             raise
         finally:
-            if recorded.since is not None:
-                self._metering.execute(identifier)
+            if recorded.entry is not None:
+                self._metering.complete(recorded.entry)
             span.end()
 
     @contextlib.contextmanager
@@ -89,19 +89,27 @@ class Recorder:
 class RecordedExecution:
     """An execution that is being recorded."""
 
-    __slots__ = ("_content", "_identifier", "_observer", "_work", "since", "span")
+    __slots__ = ("_content", "_identifier", "_metering", "_observer", "_work", "entry", "since", "span")
 
-    def __init__(self, observer: Observer, identifier: str, work: Work, span: tracing.Span, *, content: bool) -> None:
+    def __init__(
+        self, observer: Observer, metering: Metering, identifier: str, work: Work, span: tracing.Span, *, content: bool
+    ) -> None:
         self._observer = observer
+        self._metering = metering
         self._identifier = identifier
         self._work = work
         self._content = content
         self.span = span
         self.since: float | None = None
         """When it got its sandbox."""
+        self.entry: Entry | None = None
+        """That of its sandbox in the metering."""
 
     def began(self) -> None:
-        """Note that it has its sandbox."""
+        """Note that it has its sandbox; of a request, perhaps another one than before."""
+        if self.entry is not None:
+            self._metering.leave(self.entry)
+        self.entry = self._metering.begin(self._identifier)
         self.since = time.monotonic()
         if self._observer is not ignore:
             self._observer(ExecutionBegan(self._identifier, self._work))
