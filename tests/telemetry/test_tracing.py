@@ -7,11 +7,14 @@ import json
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.server.served import LATEST, current, listening, memory_backend, query, served
 
 import greenroom
+from greenroom.backend import HttpRequest
 from greenroom.errors import FileMissing, PoolFull
+from greenroom.local.container_pool import traced
 from greenroom.testing import memory_pool
 from greenroom.testing.spans import RecordedSpans, caller, recorded_spans, texts_of
 
@@ -184,3 +187,14 @@ async def test_an_asynchronous_execution_is_below_its_request() -> None:
                 while not spans.named("execute code"):  # noqa: ASYNC110  it runs after its request
                     await asyncio.sleep(0.01)
             assert spans.ancestors(spans.one("execute code")) == ["POST /executions"]
+
+
+def test_a_custom_container_is_told_the_span_as_by_a_proxy() -> None:
+    given = HttpRequest("GET", "/", ((b"Traceparent", PARENT.encode()), (b"accept", b"*/*")))
+    assert traced(given) == given
+    with recorded_spans(), caller():
+        headers = traced(given).headers
+        (told,) = (value.decode() for name, value in headers if name.lower() == b"traceparent")
+        context = trace.get_current_span().get_span_context()
+        assert told.startswith(f"00-{context.trace_id:032x}-{context.span_id:016x}-")
+        assert (b"accept", b"*/*") in headers

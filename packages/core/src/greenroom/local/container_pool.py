@@ -70,7 +70,7 @@ class ContainerPool:
                 async with contextlib.AsyncExitStack() as stack:
                     with recorded.span.active():  # not while the caller has the response: it can be in another task
                         instance = await stack.enter_async_context(self._lease(identifier))
-                        request = _traced(request)
+                        request = traced(request)
                     recorded.began()
                     try:
                         async with instance.request(request, timeout or self._settings.timeout) as response:
@@ -158,7 +158,7 @@ class ContainerPool:
             yield instance
 
 
-def _traced(request: HttpRequest) -> HttpRequest:
+def traced(request: HttpRequest) -> HttpRequest:
     """Tell the container the current span, as a proxy does; without one, what the caller told it stays."""
     own = {name.encode(): value.encode() for name, value in tracing.headers().items()}
     if not own:
