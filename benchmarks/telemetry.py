@@ -3,7 +3,8 @@
 `python benchmarks/telemetry.py bubblewrap: --pairs 60`. Each pair is a batch of executions on either pool, in a random
 order, so that other work on the machine meets both. Printed are, each as the median of the pairs with its quartiles,
 the ratio of the times, and the processor time of this process that an execution takes more, which tells something on a
-busy machine, too. The first line compares two pools without consumers: what the measurement can tell.
+busy machine, too. The first line compares two pools without consumers: what the measurement can tell. The last lines
+are the processor time of recording an execution by itself, in a loop: the least of ten.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median, quantiles
+from unittest.mock import patch
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -23,8 +25,11 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 import greenroom
 from greenroom.backend import Backend
 from greenroom.connecting import open_backend
+from greenroom.local.metering import Metering
+from greenroom.local.recording import Recorder
+from greenroom.models import Execution
 from greenroom.sessions import OpenPool, SessionPool
-from greenroom.telemetry import Observer, ignore, meters, tracing
+from greenroom.telemetry import Observer, Work, both, ignore, meters, tracing
 from greenroom.telemetry.aggregate import Aggregate
 
 
@@ -79,6 +84,22 @@ def compare(what: str, plain: Callable[[], Batch], watched: Callable[[], Batch],
     )
 
 
+def alone(observer: Observer, rounds: int = 3000) -> float:
+    """Return the seconds of processors that recording one execution takes, with nothing in it."""
+    recorder = Recorder(observer, Metering(time.monotonic), "benchmark", content=False)
+    execution = Execution("1", "succeeded", result="2")
+
+    def once() -> float:
+        began = time.process_time()
+        for _ in range(rounds):
+            with recorder.executing("session", Work.CODE) as recorded, recorded.span.active():
+                recorded.began()
+                recorded.ended(execution)
+        return (time.process_time() - began) / rounds
+
+    return min(once() for _ in range(10))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", nargs="?", default="bubblewrap:")
@@ -98,8 +119,8 @@ def main() -> None:
 
         def run(session: greenroom.Session, *, traced: bool) -> Callable[[], Batch]:
             def measure() -> Batch:
-                vars(tracing)["_tracer"] = lambda: tracer if traced else None
-                return batch(session, arguments.batch)
+                with patch.object(tracing, "_tracer", lambda: tracer if traced else None):
+                    return batch(session, arguments.batch)
 
             return measure
 
@@ -118,6 +139,15 @@ def main() -> None:
             ("spans and metrics by OpenTelemetry", otel, True),
         ):
             compare(what, untraced, run(session, traced=traced), arguments.pairs)
+        for what, observer, traced in (
+            ("without consumers", ignore, False),
+            ("events, counted for /metrics", Aggregate().observe, False),
+            ("metrics by OpenTelemetry", instruments.observer("benchmark"), False),
+            ("spans", ignore, True),
+            ("all of it", both(Aggregate().observe, instruments.observer("benchmark")), True),
+        ):
+            with patch.object(tracing, "_tracer", lambda traced=traced: tracer if traced else None):
+                print(f"recording alone, {what}: {1e6 * alone(observer):.1f} us")
 
 
 if __name__ == "__main__":

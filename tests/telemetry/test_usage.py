@@ -264,7 +264,10 @@ def test_without_control_groups_there_is_an_estimate(monkeypatch: pytest.MonkeyP
 
 
 def test_where_docker_is_elsewhere_its_statistics_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("greenroom.engines.docker.measuring.groups_of", lambda *_: ())
+    def nowhere(_process: int, _name: str) -> tuple[Path, ...]:
+        return ()
+
+    monkeypatch.setattr("greenroom.engines.docker.measuring.groups_of", nowhere)
     with engine_pool("docker:", preload=(), ready_session_instances=0) as pool:
         with pool.session() as session:
             session.execute(BURN).raise_for_error()

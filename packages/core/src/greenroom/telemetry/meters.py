@@ -17,6 +17,8 @@ from greenroom.telemetry.instruments import EVENTS, STATE, Instrument, measureme
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
+_MAX_KNOWN = 2000
+
 Read: TypeAlias = Callable[[], tuple[PoolStatus, PoolUsage]]
 """Returns the state of a pool, from any thread. Raises `PoolClosed` from its end on."""
 
@@ -46,11 +48,17 @@ class Meters:
     def observer(self, pool: str | None) -> Observer:
         """Return a consumer of a pool's events, or of the server's for `None`."""
 
+        known: dict[tuple[Instrument, tuple[str, ...]], dict[str, str]] = {}  # those seen before
+
         def observe(event: TelemetryEvent) -> None:
             for instrument, value, labels in measurements(event):
-                attributes = dict(zip(map(_attribute, instrument.labels), labels, strict=True))
-                if pool is not None:
-                    attributes[pool_label(instrument)] = pool
+                attributes = known.get((instrument, labels))
+                if attributes is None:
+                    attributes = dict(zip(map(_attribute, instrument.labels), labels, strict=True))
+                    if pool is not None:
+                        attributes[pool_label(instrument)] = pool
+                    if len(known) < _MAX_KNOWN:
+                        known[instrument, labels] = attributes
                 self._record[instrument](value, attributes)
 
         return observe

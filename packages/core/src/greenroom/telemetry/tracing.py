@@ -260,7 +260,11 @@ def _propagator() -> Any:
 
 def _clean(attributes: Mapping[str, Value | None]) -> dict[str, Value]:
     return {
-        name: visible(value)[:_MAX_TEXT] if isinstance(value, str) else value
+        name: _text(value) if isinstance(value, str) else value
         for name, value in attributes.items()
         if value is not None
     }
+
+
+def _text(value: str) -> str:
+    return (value if value.isprintable() else visible(value))[:_MAX_TEXT]
