@@ -22,6 +22,7 @@ from greenroom.server.registry import PoolRegistry
 from greenroom.server.settings import ServerSettings
 from greenroom.server.state.file import IN_MEMORY, StateFile
 from greenroom.server.state.pools import PoolTable
+from greenroom.telemetry import ObserverOf, nobody
 
 OTHER = "11111111-2222-3333-4444-555555555555"
 
@@ -95,9 +96,10 @@ async def control(
     strict: bool = False,
     guard: Guard | None = None,
     management: Guard | None = None,
+    observers: ObserverOf = nobody,
 ) -> AsyncGenerator[Control, None]:
     """A server with one declared pool, `default`."""
-    registry = PoolRegistry()
+    registry = PoolRegistry(observers)
     registry.add("default", await memory_backend(), {"url": "memory:"})
     file = await StateFile.open(state)
     try:

@@ -36,7 +36,8 @@ async def server(**options: Any) -> AsyncGenerator[httpx.AsyncClient, None]:
     registry.add("default", await memory_backend())
     async with _guards(settings) as guards:
         plane = await ControlPlane.open(registry, PoolTable(await StateFile.open(IN_MEMORY)), Engines("memory:"))
-        app = Application(registry, settings, guards.sessions, management=Management(plane, guards.management))
+        management = Management(plane, guards.management)
+        app = Application(registry, settings, guards.sessions, metrics_guard=guards.metrics, management=management)
         try:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
                 yield client
@@ -133,9 +134,29 @@ async def test_the_key_can_be_in_the_environment(monkeypatch: pytest.MonkeyPatch
         assert await use(client, MANAGER) == 401
 
 
+async def test_a_key_for_metrics_opens_nothing_else(tmp_path: Path, keys: dict[str, Path]) -> None:
+    scraper = "a key that reads metrics"
+    keys["metrics_key_file"] = tmp_path / "scrapers"
+    keys["metrics_key_file"].write_text(f"scraper sha256:{digest(scraper)}\n")
+    async with server(**keys) as client:
+
+        async def read(key: str, path: str = "/metrics") -> int:
+            return (await client.get(path, headers={"Authorization": f"Bearer {key}"})).status_code
+
+        assert [await read(key) for key in (scraper, USER, MANAGER)] == [200, 200, 401]
+        assert await use(client, scraper) == 401
+        assert (await manage(client, scraper))[0] == 401
+        assert [await read(scraper, path) for path in ("/metrics/", "/mcp", "/session", CI)] == [401] * 4
+        assert (await client.post("/mcp", json={}, headers={"x-ms-apikey": scraper})).status_code == 401
+    keys["metrics_key_file"].write_text(f"scraper sha256:{digest(MANAGER)}\n")
+    with pytest.raises(InvalidRequest, match="not for two of them"):
+        async with server(**keys):
+            pass
+
+
 async def test_what_does_not_start(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]) -> None:
     monkeypatch.setenv("GREENROOM_MANAGEMENT_KEY", USER)
-    with pytest.raises(InvalidRequest, match="either for sessions or for management"):
+    with pytest.raises(InvalidRequest, match="for sessions, for management or for metrics"):
         async with server(api_key_file=keys["api_key_file"]):
             pass
     with pytest.raises(InvalidRequest, match=r"must listen on 127\.0\.0\.1"):

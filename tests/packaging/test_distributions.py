@@ -147,12 +147,24 @@ def _runs_javascript(programs: Path) -> None:
     assert run(programs / "python", "-c", program).stdout == "42\n"
 
 
+def _speaks_opentelemetry(programs: Path) -> None:
+    program = (
+        "import greenroom, sys; assert 'opentelemetry' not in sys.modules\n"
+        "import opentelemetry.metrics, opentelemetry.trace\n"
+        "from greenroom.telemetry import meters, tracing\n"
+        "assert meters.meters() is not None\n"
+        "with tracing.spanning('a span', {}): print(tracing.headers())"
+    )
+    assert run(programs / "python", "-c", program).stdout == "{}\n"  # nobody records
+
+
 EXTRAS: dict[str, Callable[[Path], None]] = {
     "azure": _reaches_azure,
     "bubblewrap,data": _plots,
     "bubblewrap,data,notebook": _runs_notebooks,
     "bubblewrap,node": _runs_javascript,
     "server,bubblewrap": _serves,
+    "telemetry": _speaks_opentelemetry,
     "testing": _gives_pools_for_tests,
 }
 """The calls that a reader makes after installing the extras of a page, by these extras."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
-CORE = "packages/core[azure,bubblewrap,cli,docker,notebook,server,testing]"
+CORE = "packages/core[azure,bubblewrap,cli,docker,notebook,server,telemetry,testing]"
 CORE_TESTS = ("@tests/unit.txt", "tests/docker/test_refusals.py")
 TESTING = "packages/core[notebook,testing]"
 

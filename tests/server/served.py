@@ -39,6 +39,7 @@ async def application(
     *,
     guard: Guard | None = None,
     observer: Observer = ignore,
+    metrics_guard: Guard | None = None,
     **options: Any,
 ) -> AsyncGenerator[Application, None]:
     """The application over one backend or several named ones, by default over a pool in memory."""
@@ -47,7 +48,7 @@ async def application(
     for name, each in (backend if isinstance(backend, Mapping) else {"p": backend}).items():
         pools.add(name, each)
     try:
-        yield Application(pools, ServerSettings.parse(options), guard, observer)
+        yield Application(pools, ServerSettings.parse(options), guard, observer, metrics_guard=metrics_guard)
     finally:
         await pools.close()
 
@@ -71,7 +72,7 @@ async def listening(
     backend: Backend | None = None, certificate: Certificate | None = None, **options: Any
 ) -> AsyncGenerator[Server, None]:
     """A server at a port of its own; it is stopped at the end."""
-    of_server = {name: value for name, value in options.items() if name not in {"guard", "observer"}}
+    of_server = {name: value for name, value in options.items() if name not in {"guard", "metrics_guard", "observer"}}
     settings = ServerSettings.parse({"port": 0, "shutdown_grace": 0.2, **of_server})
     async with application(backend, **options) as app:
         server, started = Server(app, settings, certificate), asyncio.Event()

@@ -9,7 +9,7 @@ import pytest
 
 from greenroom import InvalidRequest
 from greenroom.server.registry import PoolRegistry
-from greenroom.telemetry import ExecutionEnded, RequestEnded, SessionAllocated, TelemetryEvent
+from greenroom.telemetry import ExecutionEnded, Observer, RequestEnded, SessionAllocated, TelemetryEvent
 from greenroom.testing import ScriptedBackend
 from greenroom.testing.engines import skipping_without
 
@@ -84,9 +84,15 @@ async def test_a_request_counts_as_in_flight_until_its_response_is_sent() -> Non
         assert pool.in_flight == 0
 
 
-async def test_the_pools_that_it_opens_have_its_observer() -> None:
+async def test_each_pool_that_it_opens_has_the_observer_of_its_name() -> None:
     events: list[TelemetryEvent] = []
-    pools = PoolRegistry(events.append)
+    names: list[str | None] = []
+
+    def observer_of(name: str | None) -> Observer:
+        names.append(name)
+        return events.append
+
+    pools = PoolRegistry(observer_of)
     try:
         with skipping_without("bubblewrap:"):
             pool = await pools.open("p", {"url": "bubblewrap:", "preload": (), "ready_session_instances": 0})
@@ -94,6 +100,7 @@ async def test_the_pools_that_it_opens_have_its_observer() -> None:
     finally:
         await pools.close()
     assert {SessionAllocated, ExecutionEnded} <= {type(event) for event in events}
+    assert names == ["p"]
 
 
 async def test_the_observer_learns_the_end_of_each_request() -> None:

@@ -17,6 +17,8 @@ from greenroom_agent_framework import GreenroomTools, downloads, execution_of
 class AgentFramework(AdapterDriver):
     """Invokes the tools with a session in the context, as an agent's run does."""
 
+    makes_tool_spans = True
+
     def __init__(self, **options: Any) -> None:
         self._collection = GreenroomTools(**options)
         self._tools = {tool.name: tool for tool in self._collection}

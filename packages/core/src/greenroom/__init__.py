@@ -30,9 +30,12 @@ from greenroom.models import (
     Output,
     Place,
     PoolStatus,
+    PoolUsage,
     RemoteFile,
     SessionInfo,
+    SessionUsage,
     StreamText,
+    UsageSource,
 )
 from greenroom.sessions import ExecutionHandle, Headers, Response, Session, SessionPool, StreamedResponse
 from greenroom.tools import Tool, ToolLimits
@@ -66,6 +69,7 @@ __all__ = [
     "PoolFull",
     "PoolSettings",
     "PoolStatus",
+    "PoolUsage",
     "Probe",
     "RegistryCredentials",
     "RemoteFile",
@@ -76,10 +80,12 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionPool",
+    "SessionUsage",
     "StreamText",
     "StreamedResponse",
     "Tool",
     "ToolLimits",
+    "UsageSource",
     "aconnect",
     "connect",
     "session",

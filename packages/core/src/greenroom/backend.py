@@ -11,7 +11,16 @@ from weakref import ref
 
 from greenroom.config.environment import Environment
 from greenroom.engines.base import Connection
-from greenroom.models import ContainerType, Event, Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.models import (
+    ContainerType,
+    Event,
+    Execution,
+    PoolStatus,
+    PoolUsage,
+    RemoteFile,
+    SessionInfo,
+    SessionUsage,
+)
 from greenroom.tools import Toolbox
 
 OnEvent: TypeAlias = Callable[[Event], None]
@@ -166,6 +175,22 @@ class Backend(Protocol):
 
         Raises:
             PoolClosed: the pool was closed.
+        """
+        ...
+
+    async def usage(self, identifier: str) -> SessionUsage | None:
+        """What the session has used so far, or had used when it ended; `None` if that is not known.
+
+        Raises:
+            InvalidRequest: the pool does not report it.
+        """
+        ...
+
+    async def pool_usage(self) -> PoolUsage:
+        """What all sessions of the pool have used since it was opened.
+
+        Raises:
+            InvalidRequest: the pool does not report it.
         """
         ...
 

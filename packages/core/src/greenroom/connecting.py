@@ -19,7 +19,8 @@ from greenroom.engines import registry
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local import PoolSettings
 from greenroom.sessions import OpenPool, Session, SessionPool
-from greenroom.telemetry import Observer, ignore
+from greenroom.telemetry import Observer, both, ignore
+from greenroom.telemetry.meters import meters
 
 if TYPE_CHECKING:
     from greenroom.engines.base import Engine
@@ -151,6 +152,7 @@ def is_local(url: str | None = None, *, config: str | os.PathLike[str] | None = 
 async def open_backend(
     url: str | None = None,
     observer: Observer = ignore,
+    name: str | None = None,
     /,
     *,
     config: str | os.PathLike[str] | None = None,
@@ -160,15 +162,16 @@ async def open_backend(
 
     Args:
         observer: called with the events of a pool on this machine.
+        name: that pool's in its metrics and traces; by default its engine's, with a number if there are several.
     """
     from_file = sources.from_file(config)
     url = _named(url, from_file.pop("url", None))
     if url is None:
-        return await _best({**from_file, **options}, observer)
+        return await _best({**from_file, **options}, observer, name)
     scheme, endpoint, from_url = _parse(url)
     if endpoint:
         return await _remote(endpoint, {**from_file, **from_url, **options})
-    return await _open(scheme, {**from_file, **from_url, **options}, observer)
+    return await _open(scheme, {**from_file, **from_url, **options}, observer, name)
 
 
 def _named(url: str | None, url_of_file: str | None) -> str | None:
@@ -219,8 +222,8 @@ async def _remote(endpoint: str, options: Mapping[str, Any]) -> Backend:
     return remote_pool(*await find(endpoint, settings, options.keys()))
 
 
-async def _open(scheme: str, options: Mapping[str, Any], observer: Observer) -> Backend:
-    return await read_choice(scheme, options).open(observer)
+async def _open(scheme: str, options: Mapping[str, Any], observer: Observer, name: str | None) -> Backend:
+    return await read_choice(scheme, options).open(observer, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,24 +244,34 @@ class LocalChoice:
         """
         return registry.plugin(self.scheme).engine(self.of_engine)
 
-    async def open(self, observer: Observer = ignore) -> LocalPool | ContainerPool:
-        """Open the pool on the running event loop.
+    async def open(self, observer: Observer = ignore, name: str | None = None) -> LocalPool | ContainerPool:
+        """Open the pool on the running event loop. The arguments are those of `open_backend`.
 
         Raises:
             GreenroomError: as `engine`, or the engine does not work here.
         """
         engine = self.engine()
+        instruments = meters()
+        if instruments is not None:
+            name = instruments.name(engine.name) if name is None else name
+            observer = both(observer, instruments.observer(name))
         try:
-            if self.settings.container is not None:
-                from greenroom.local.container_pool import ContainerPool  # noqa: PLC0415  needs h11
-
-                return await ContainerPool.open(engine, self.settings, observer)
-            from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
-
-            return await LocalPool.open(engine, self.settings, observer)
+            pool = await self._open(engine, observer, name or engine.name)
         except BaseException:
             await engine.close()
             raise
+        if instruments is not None:
+            instruments.watch(name or engine.name, pool.reading)
+        return pool
+
+    async def _open(self, engine: Engine, observer: Observer, name: str) -> LocalPool | ContainerPool:
+        if self.settings.container is not None:
+            from greenroom.local.container_pool import ContainerPool  # noqa: PLC0415  needs h11
+
+            return await ContainerPool.open(engine, self.settings, observer, name)
+        from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
+
+        return await LocalPool.open(engine, self.settings, observer, name)
 
 
 def read_choice(scheme: str, options: Mapping[str, Any]) -> LocalChoice:
@@ -290,11 +303,11 @@ def read_engine(url: str) -> tuple[str, dict[str, str]]:
     return scheme, options
 
 
-async def _best(options: Mapping[str, Any], observer: Observer) -> Backend:
+async def _best(options: Mapping[str, Any], observer: Observer, name: str | None) -> Backend:
     tried: list[str] = []
     for scheme in registry.BUILT_IN:
         try:
-            return await _open(scheme, options, observer)
+            return await _open(scheme, options, observer, name)
         except EngineUnavailable as error:
             tried.append(f"- {scheme}: {error}")
     raise no_engine(tried)

@@ -351,5 +351,64 @@ class PoolStatus:
         )
 
 
+class UsageSource(StrEnum):
+    """Where the figures of processors and memory come from."""
+
+    CONTROL_GROUPS = "control_groups"
+    """The kernel's own count of all processes of a sandbox."""
+    DOCKER = "docker"
+    """The same, as Docker reports it."""
+    PROCESSES = "processes"
+    """An estimate, from the processes that are running: those that ended in between may be missing."""
+    NONE = "none"
+    """Nothing reports them: `cpu` and `memory_time` are `None`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUsage:
+    """What a session has used, from its allocation on; its sandbox's start and preparation count as its own.
+
+    Times are in seconds, sizes in bytes.
+    """
+
+    wall: float = 0.0
+    """How long the session has held its sandbox."""
+    executions: int = 0
+    uploaded: int = 0
+    downloaded: int = 0
+    source: UsageSource = UsageSource.NONE
+    """Where the following come from."""
+    cpu: float | None = None
+    """Time of processors."""
+    memory_time: float | None = None
+    """Byte-seconds: the memory over time, from samples of it."""
+    peak_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """What a pool's sandboxes have used since it was opened, those of present sessions included; units as above."""
+
+    sessions: int = 0
+    wall: float = 0.0
+    """The sum over its sessions, as all that follows."""
+    executions: int = 0
+    uploaded: int = 0
+    downloaded: int = 0
+    source: UsageSource = UsageSource.NONE
+    """Where the following come from."""
+    cpu: float = 0.0
+    memory_time: float = 0.0
+    peak_memory: int = 0
+    """The highest of one session."""
+    spare_cpu: float = 0.0
+    """What sandboxes used that served no session: it is part of no other figure."""
+    spare_memory_time: float = 0.0
+    memory: int = 0
+    """The memory of all sandboxes together, as last sampled."""
+    unmeasured: int = 0
+    """Sessions whose processor time and memory are not known, and so missing above."""
+
+
 Event: TypeAlias = StreamText | Output | Execution
 """An event of a stream: text and rich outputs as they come, and last the whole execution."""

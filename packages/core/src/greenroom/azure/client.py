@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 from greenroom.azure.bodies import framed, replayable
 from greenroom.azure.codecs import current
@@ -33,12 +33,26 @@ from greenroom.azure.forwarding import Forwarding
 from greenroom.azure.http import MARGIN, Connection, no_session
 from greenroom.azure.httpx_transport import HttpxTransport
 from greenroom.azure.sessions import OwnSessions, Turns
-from greenroom.azure.settings import AzureSettings, check_proxy, parse_endpoint, refuse_overrides, refuse_variables
+from greenroom.azure.settings import (
+    AzureSettings,
+    check_proxy,
+    parse_endpoint,
+    refuse_overrides,
+    refuse_usage,
+    refuse_variables,
+)
 from greenroom.azure.transport import Transport
 from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
 from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo, StreamText
+from greenroom.telemetry.tracing import (
+    EXECUTE_CODE,
+    EXECUTE_COMMAND,
+    UPLOAD_FILE,
+    remote_call,
+    remote_download,
+)
 from greenroom.tools import Toolbox
 
 T = TypeVar("T")
@@ -94,8 +108,17 @@ class AzurePool(Forwarding):
     def __repr__(self) -> str:
         return f"azure: {self._endpoint}, api-version {self._version}"
 
+    @property
+    def endpoint(self) -> str:
+        return self._endpoint
+
+    @property
+    def trace_content(self) -> bool:
+        return self._settings.trace_content
+
     # Executions
 
+    @remote_call(EXECUTE_CODE)
     async def execute(
         self,
         identifier: str,
@@ -112,7 +135,7 @@ class AzurePool(Forwarding):
                 "no way to call functions of the application."
             )
         if self.container_type is ContainerType.SHELL:
-            return await self.shell(identifier, ShellCommand(code, env=env), timeout=timeout, on_event=on_event)
+            return await self._shell(identifier, ShellCommand(code, env=env), timeout, on_event)
         refuse_variables(env)
         seconds = self._settings.timeout if timeout is None else timeout
         request = self._request(code, seconds)
@@ -125,8 +148,14 @@ class AzurePool(Forwarding):
             _send_events(outcome, on_event)
         return outcome
 
+    @remote_call(EXECUTE_COMMAND)
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
+    ) -> Execution:
+        return await self._shell(identifier, command, timeout, on_event)
+
+    async def _shell(
+        self, identifier: str, command: ShellCommand, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
         refuse_variables(command.env)
         seconds = self._settings.timeout if timeout is None else timeout
@@ -208,6 +237,7 @@ class AzurePool(Forwarding):
 
     # Files
 
+    @remote_call(UPLOAD_FILE)
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
         call, filename = self._codec.upload_file(path)
         boundary = uuid.uuid4().hex
@@ -218,6 +248,7 @@ class AzurePool(Forwarding):
             call, identifier, lambda body: self._codec.decode_uploaded(body, path), path=path, content=content
         )
 
+    @remote_download
     async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
         call = self._addressed(self._codec.download_file(path), identifier)
         async with (
@@ -298,6 +329,12 @@ class AzurePool(Forwarding):
     async def status(self) -> PoolStatus:
         """Return how many sessions the pool has; the service reports nothing else."""
         return PoolStatus(limit=None, idle=len(await self.sessions()))
+
+    async def usage(self, identifier: str) -> NoReturn:
+        refuse_usage()
+
+    async def pool_usage(self) -> NoReturn:
+        refuse_usage()
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         refuse_overrides(identifier, overrides)

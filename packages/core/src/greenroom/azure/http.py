@@ -20,6 +20,7 @@ from greenroom.azure.credentials import Tokens
 from greenroom.azure.transport import Request, Response, Transport, TransportError, Unreachable
 from greenroom.errors import GreenroomError, PoolClosed, ServiceFailed
 from greenroom.runner.json_weight import TooDeep, weigh_json
+from greenroom.telemetry import tracing
 from greenroom.wire.problems import error_in
 from greenroom.wire.values import WireError
 
@@ -148,6 +149,7 @@ class Connection:
             raise PoolClosed("The pool was closed.")
         token = await self._tokens.get()
         own = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", _REQUEST_ID: str(uuid.uuid4())}
+        own.update(tracing.headers())
         if token is not None:
             own["Authorization"] = f"Bearer {token}"
         given = {name.lower() for name, _ in headers}
@@ -277,6 +279,7 @@ class Connection:
             "User-Agent": _USER_AGENT,
             "Accept-Encoding": "identity",  # a compressed body can be a bomb
             _REQUEST_ID: str(uuid.uuid4()),
+            **tracing.headers(),
             **call.headers,
         }
         if token is not None:

@@ -26,7 +26,14 @@ from greenroom.backend import NO_VARIABLES, HeldOverrides, OnEvent, Overrides, S
 from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import FileRefused, GreenroomError, InvalidRequest, PoolFull, SandboxLost, ServiceFailed
-from greenroom.models import Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.models import Execution, PoolStatus, PoolUsage, RemoteFile, SessionInfo, SessionUsage
+from greenroom.telemetry.tracing import (
+    EXECUTE_CODE,
+    EXECUTE_COMMAND,
+    UPLOAD_FILE,
+    remote_call,
+    remote_download,
+)
 from greenroom.tools import Toolbox
 from greenroom.wire.content import ContentDecoder
 from greenroom.wire.executions import MAX_LINE, MAX_LINES, Answer, Assembler, Called, Order, Withdrawn
@@ -64,8 +71,17 @@ class NativePool(Forwarding):
     def __repr__(self) -> str:
         return f"{wire.VERSION}: {self._http.endpoint}"
 
+    @property
+    def endpoint(self) -> str:
+        return self._http.endpoint
+
+    @property
+    def trace_content(self) -> bool:
+        return self._settings.trace_content
+
     # Executions
 
+    @remote_call(EXECUTE_CODE)
     async def execute(
         self,
         identifier: str,
@@ -81,6 +97,7 @@ class NativePool(Forwarding):
             order = replace(order, tools=tools.stubs, tool_limits=tools.limits)
         return await self._carry_out(identifier, order, timeout, on_event, tools)
 
+    @remote_call(EXECUTE_COMMAND)
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
@@ -168,11 +185,13 @@ class NativePool(Forwarding):
 
     # Files
 
+    @remote_call(UPLOAD_FILE)
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
         call = self._call("PUT", "file", identifier, path=path)
         content = await replayable(self._limited(chunks, path))
         return await self._http.json(call, _decoder(RemoteFile), timeout=_TIMEOUT, path=path, content=content)
 
+    @remote_download
     async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
         call = self._call("GET", "content", identifier, path=path)
         async with (
@@ -232,6 +251,15 @@ class NativePool(Forwarding):
 
     async def status(self) -> PoolStatus:
         return await self._http.json(self._call("GET", "status"), _decoder(PoolStatus), timeout=_TIMEOUT)
+
+    async def usage(self, identifier: str) -> SessionUsage | None:
+        def decode_usage(body: Json) -> SessionUsage | None:
+            return None if body is None else decode(SessionUsage, body)
+
+        return await self._http.json(self._call("GET", "usage", identifier), decode_usage, timeout=_TIMEOUT)
+
+    async def pool_usage(self) -> PoolUsage:
+        return await self._http.json(self._call("GET", "pool-usage"), _decoder(PoolUsage), timeout=_TIMEOUT)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         """Give a session settings of its own; the server refuses those that its pool cannot give, with their use."""

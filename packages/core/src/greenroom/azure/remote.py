@@ -15,7 +15,7 @@ from greenroom.azure.transport import Transport
 from greenroom.backend import NO_VARIABLES, Backend, HttpRequest, HttpResponse, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
-from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, SessionInfo
+from greenroom.models import ContainerType, Execution, PoolStatus, PoolUsage, RemoteFile, SessionInfo, SessionUsage
 from greenroom.tools import Toolbox
 
 _TIMEOUT = 60.0
@@ -169,6 +169,12 @@ class _Negotiated:
 
     async def status(self) -> PoolStatus:
         return await (await self._backend()).status()
+
+    async def usage(self, identifier: str) -> SessionUsage | None:
+        return await (await self._backend()).usage(identifier)
+
+    async def pool_usage(self) -> PoolUsage:
+        return await (await self._backend()).pool_usage()
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         """Give a session settings of its own. A server that cannot do that is found out with the session's use."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -55,6 +55,8 @@ class AzureSettings(BaseModel):
     """Characters of each stream that are returned (2025-10-02-preview; Azure's own default is 4,096)."""
     file_limit: Size = Field(128 * _MIB, ge=1)
     """Bytes of one uploaded or downloaded file."""
+    trace_content: bool = False
+    """Whether the spans of OpenTelemetry have the code and what it printed."""
     proxy: SecretStr | None = None
     """The URL of an HTTP proxy, which can contain a user and a password; by default that of `HTTPS_PROXY`, except
     for the hosts of `NO_PROXY` and for this machine."""
@@ -118,6 +120,18 @@ def refuse_variables(env: Environment) -> None:
             f"A session in Azure cannot have variables of its own, such as {next(iter(env))}. Set them in the code, as "
             "with os.environ['TZ'] = 'UTC', or in the command: TZ=UTC date."
         )
+
+
+def refuse_usage() -> NoReturn:
+    """Refuse to tell what was used, which the service does not report.
+
+    Raises:
+        InvalidRequest: always.
+    """
+    raise InvalidRequest(
+        "The usage of a session must be asked of a pool on this machine or of greenroom serve, not of a pool in Azure, "
+        "whose API does not report it: its metrics and its bill do."
+    )
 
 
 def refuse_overrides(identifier: str, overrides: Overrides) -> None:

@@ -44,6 +44,9 @@ def serve(
     management_key_file: Annotated[
         Path | None, typer.Option(help="Digests of the keys that can create, change and delete pools.")
     ] = None,
+    metrics_key_file: Annotated[
+        Path | None, typer.Option(help="Digests of keys that can read /metrics and nothing else.")
+    ] = None,
     entra_tenant: Annotated[
         str | None, typer.Option(help="Accept tokens of this Microsoft Entra ID tenant.", metavar="GUID")
     ] = None,
@@ -90,6 +93,7 @@ def serve(
         "strict": strict,
         "api_key_file": api_key_file,
         "management_key_file": management_key_file,
+        "metrics_key_file": metrics_key_file,
         "engine": engine,
         "state": state,
         "certfile": certfile,

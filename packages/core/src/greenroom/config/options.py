@@ -23,6 +23,7 @@ class PoolOptions(TypedDict, total=False):
     acquire_timeout: float
     output_limit: Bytes
     file_limit: Bytes
+    trace_content: bool
 
     # A pool on this machine: `greenroom.PoolSettings`
 

@@ -17,7 +17,7 @@ from greenroom import runner
 from greenroom.config.containers import CustomContainer
 from greenroom.config.values import validate
 from greenroom.errors import EngineUnavailable, InvalidRequest
-from greenroom.models import ContainerType
+from greenroom.models import ContainerType, UsageSource
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +124,19 @@ class SandboxSpec:
     """What a custom container is made from; `None` for other types."""
 
 
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a sandbox has used so far, as counted outside of it."""
+
+    source: UsageSource
+    cpu: float
+    """Seconds of processors, since its start."""
+    memory: int
+    """Bytes at this moment."""
+    peak: int | None = None
+    """The most bytes at any time, if that is known."""
+
+
 class Sandbox(ABC):
     """One isolated process tree.
 
@@ -134,9 +147,21 @@ class Sandbox(ABC):
     id: str
     """The sandbox's name in messages, such as a container's id."""
 
+    @property
+    def sampling_interval(self) -> float:
+        """The seconds between two calls of `resources` that are not worth their price more often."""
+        return 1.0
+
     @abstractmethod
     async def kill(self) -> None:
         """End all of its processes and free its resources. Idempotent, bounded in time, never raises OSError."""
+
+    async def resources(self) -> Resources | None:
+        """Return what it has used so far, after `kill` what it had used; `None` if that is not known.
+
+        Bounded in time, never raises OSError.
+        """
+        return None
 
     async def limit_memory(self, memory: int) -> None:
         """Set a new memory limit in bytes, files included.

@@ -8,9 +8,11 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
-from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull
+from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, PoolClosed, PoolFull
+from greenroom.local.instance import REASONS, InstanceT, start_failure
+from greenroom.local.metering import Metering
 from greenroom.local.plan import (
     Action,
     End,
@@ -28,43 +30,27 @@ from greenroom.local.plan import (
 from greenroom.local.statistics import Statistics
 from greenroom.models import PoolStatus, SessionInfo
 from greenroom.telemetry import (
+    AllocationRefusal,
     AllocationRefused,
     EndCause,
+    EngineLost,
+    EngineRecovered,
     Observer,
     SandboxEnded,
+    SandboxRemoved,
     SandboxStarted,
+    SandboxStarting,
     SessionAllocated,
     StartFailed,
+    StartFailure,
     TelemetryEvent,
+    tracing,
 )
 
 _CLOSE_TIMEOUT = 15.0
 _START_TIMEOUT = 60.0
 _HOLD_AFTER_FAILURE = 5.0
 _MAX_REMEMBERED = 10_000  # identifiers whose instance has ended; a few megabytes
-
-
-class Instance(Protocol):
-    """A thing that an allocator leases: a code sandbox, a custom container, a fork of a template."""
-
-    async def ready(self) -> None:
-        """Wait until the instance can be used."""
-        ...
-
-    async def take_full_share(self) -> None:
-        """Stop yielding the processor to other instances: from now on a caller uses the instance or waits for it."""
-        ...
-
-    async def warm_up(self) -> None:
-        """Prepare for a session while the instance waits for one. Never raises."""
-        ...
-
-    async def close(self, reason: str) -> None:
-        """End the instance; pending calls fail with the reason. Idempotent, bounded in time."""
-        ...
-
-
-InstanceT = TypeVar("InstanceT", bound=Instance)
 
 
 class _PendingLease:
@@ -111,6 +97,10 @@ class Allocator(Generic[InstanceT]):
         self._clock = asyncio.get_running_loop().time  # the timers use it, too
         self._state = State()
         self._statistics = Statistics()
+        self.metering = Metering(self._clock)
+        self.start_error: GreenroomError | None = None
+        """Why the last start failed; `None` if it succeeded."""
+        self._engine_lost = False
         self._numbers = itertools.count(1)
         self._instances: dict[int, InstanceT] = {}
         self._slots: dict[str, Slot] = {}
@@ -178,7 +168,7 @@ class Allocator(Generic[InstanceT]):
         return None if slot is None else self._info(slot)
 
     def status(self) -> PoolStatus:
-        """The present state and the statistics.
+        """The present state and the statistics; called from any thread.
 
         Raises:
             PoolClosed: the allocator was closed.
@@ -218,7 +208,9 @@ class Allocator(Generic[InstanceT]):
         for identifier, pending in list(self._pending.items()):
             self._leave_queue(identifier)
             pending.place.set_exception(PoolClosed("The pool was closed."))
+            self._refused(identifier, AllocationRefusal.POOL_CLOSED, pending)
         self._advance()
+        await self.metering.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
         for task in list(self._tasks):
@@ -250,7 +242,9 @@ class Allocator(Generic[InstanceT]):
         pending.callers += 1
         self._advance(now)
         try:
-            return await asyncio.shield(pending.place)
+            with tracing.spanning(tracing.ALLOCATE_SESSION, tracing.session_attributes(identifier)) as span:
+                span.set({"greenroom.session.warm": pending.place.done()})
+                return await asyncio.shield(pending.place)
         except asyncio.CancelledError:
             pending.callers -= 1
             if not pending.place.done():
@@ -289,6 +283,7 @@ class Allocator(Generic[InstanceT]):
             case Start():
                 slot = Slot(next(self._numbers), "starting", now, began=now, generation=self._rules.generation)
                 self._state.slots[slot.number] = slot
+                self._emit(SandboxStarting())
                 self._starts[slot.number] = self._spawn(self._start(slot))
             case Lease(number, identifier):
                 slot = self._state.slots[number]
@@ -296,6 +291,7 @@ class Allocator(Generic[InstanceT]):
                 self._slots[identifier] = slot
                 pending = self._leave_queue(identifier)
                 slot.users = pending.callers
+                self.metering.allocate(number, identifier)
                 self._emit(SessionAllocated(identifier, now - pending.since, warm=pending.since == now))
                 self._state.arrivals.append(now)
                 pending.place.set_result(slot)
@@ -303,8 +299,9 @@ class Allocator(Generic[InstanceT]):
             case End(number, cause):
                 self._retire(self._state.slots[number], cause)
             case Refuse(identifier):
-                self._leave_queue(identifier).place.set_exception(self._full(now))
-                self._emit(AllocationRefused(identifier))
+                pending = self._leave_queue(identifier)
+                pending.place.set_exception(self._full(now))
+                self._refused(identifier, AllocationRefusal.POOL_FULL, pending)
 
     def _full(self, now: float) -> PoolFull:
         due = next_due(State(slots=self._state.slots), self._rules, now)
@@ -319,6 +316,9 @@ class Allocator(Generic[InstanceT]):
             sessions=sessions,
             retry_after=retry_after,
         )
+
+    def _refused(self, identifier: str, reason: AllocationRefusal, pending: _PendingLease) -> None:
+        self._emit(AllocationRefused(identifier, reason, self._clock() - pending.since))
 
     def _emit(self, event: TelemetryEvent) -> None:
         self._statistics.observe(event)
@@ -336,14 +336,19 @@ class Allocator(Generic[InstanceT]):
         try:
             async with asyncio.timeout(self._start_timeout):
                 instance = self._instances[slot.number] = await self._start_instance(lambda: self._lost(slot))
+                self.metering.start(slot.number, instance, slot.began)
                 if self._state.waiters:  # a caller waits for it, so it no longer yields
                     await instance.take_full_share()
                 await instance.ready()
         except Exception as error:  # noqa: BLE001  on any error, the slot must become free and waiters must fail
             self._failed(slot, error)
             return
+        self.start_error = None
         now = self._clock()
         self._emit(SandboxStarted(now - slot.since))
+        if self._engine_lost:
+            self._engine_lost = False
+            self._emit(EngineRecovered())
         self._state.start_time = self._statistics.start_time
         slot.phase, slot.since = "ready", now
         self._advance()
@@ -351,6 +356,7 @@ class Allocator(Generic[InstanceT]):
             await instance.warm_up()
 
     def _failed(self, slot: Slot, error: Exception) -> None:
+        failure = start_failure(error, started=slot.number in self._instances)
         if not isinstance(error, EngineUnavailable | InvalidRequest):
             late = isinstance(error, TimeoutError)
             reason = (
@@ -358,13 +364,19 @@ class Allocator(Generic[InstanceT]):
             )
             cause, error = error, EngineUnavailable(f"A sandbox of {self._description} did not start: {reason}")
             error.__cause__ = cause
-        self._emit(StartFailed(error))
+        self.start_error = error
+        self._emit(StartFailed(failure))
+        if failure is StartFailure.ENGINE_LOST and not self._engine_lost:
+            self._engine_lost = True
+            self._emit(EngineLost())
         self._retire(slot, EndCause.START_FAILED)
         if self._state.waiters:
             pending = self._pending[self._state.waiters[0].identifier]
             pending.failed_starts += 1
             if pending.failed_starts >= self._most_failed_starts or not self._state.count("starting"):
-                self._leave_queue(self._state.waiters[0].identifier).place.set_exception(error)
+                identifier = self._state.waiters[0].identifier
+                self._leave_queue(identifier).place.set_exception(error)
+                self._refused(identifier, AllocationRefusal.START_FAILED, pending)
         else:
             self._state.hold_starts_until = self._clock() + _HOLD_AFTER_FAILURE
         self._advance()
@@ -401,20 +413,9 @@ class Allocator(Generic[InstanceT]):
         await asyncio.wait([start])
         instance = self._instances.pop(slot.number, None)
         if instance is not None:
-            await instance.close(_REASONS[cause])
+            await self.metering.before_end(slot.number)
+            await instance.close(REASONS[cause])
+        self._emit(SandboxRemoved(cause, slot.identifier, await self.metering.end(slot.number, slot.identifier)))
         del self._state.slots[slot.number], self._ends[slot.number]
         if not self._state.closing:
             self._advance()
-
-
-# Why a sandbox ended, as part of a sentence about it.
-_REASONS = {
-    EndCause.COOLED_DOWN: "it cooled down",
-    EndCause.MAX_AGE: "it reached its maximum age",
-    EndCause.SURPLUS: "it was not needed",
-    EndCause.OUTDATED: "its pool has changed",
-    EndCause.DELETED: "its session was deleted",
-    EndCause.LOST: "it ended by itself",
-    EndCause.START_FAILED: "it did not start",
-    EndCause.POOL_CLOSED: "its pool was closed",
-}

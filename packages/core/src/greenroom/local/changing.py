@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic
 
 from greenroom.engines.base import Engine
 from greenroom.errors import EngineUnavailable, GreenroomError
-from greenroom.local.allocator import Allocator, Instance
+from greenroom.local.allocator import Allocator
+from greenroom.local.instance import InstanceT
 from greenroom.local.settings import PoolSettings
-
-InstanceT = TypeVar("InstanceT", bound=Instance)
+from greenroom.models import PoolStatus, PoolUsage, SessionUsage
 
 _TRIAL_TIMEOUT = 300.0
 """Seconds in which an instance must become ready; a container's probes can take minutes."""
@@ -96,28 +96,39 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         self._allocator.change(rules, outdated=outdated)
         await self._close_unused_engines()
 
-    async def wait_until_ready(self, failed: asyncio.Future[Exception]) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait for the first of the sandboxes that are kept ready.
 
-        Args:
-            failed: done when one has not started; see `StartFailed`.
-
         Raises:
-            EngineUnavailable: the first one did not start.
+            GreenroomError: one did not start.
         """
         if self._settings.ready_session_instances == 0:
             return
         clock = asyncio.get_running_loop().time
         deadline = clock() + _TRIAL_TIMEOUT
-        while not failed.done():
+        while (error := self._allocator.start_error) is None:
             status = self._allocator.status()
             if status.ready or status.idle or status.executing:
                 return
             if clock() > deadline:
                 raise EngineUnavailable(f"No sandbox of {self.engine_name} was ready after {_TRIAL_TIMEOUT:g} seconds.")
-            await asyncio.wait([failed], timeout=0.02)
-        error = failed.result()
-        raise error if isinstance(error, GreenroomError) else EngineUnavailable(str(error))
+            await asyncio.sleep(0.02)
+        raise error
+
+    def reading(self) -> tuple[PoolStatus, PoolUsage]:
+        """Return the state of the pool at once; called from any thread.
+
+        Raises:
+            PoolClosed: the pool was closed.
+        """
+        return self._allocator.status(), self._allocator.metering.pool()
+
+    async def usage(self, identifier: str) -> SessionUsage | None:
+        return await self._allocator.metering.session(identifier)
+
+    async def pool_usage(self) -> PoolUsage:
+        await self._allocator.metering.refresh()
+        return self._allocator.metering.pool()
 
     async def close(self) -> None:
         await self._allocator.close()

@@ -17,7 +17,7 @@ from typing import Any
 
 from greenroom.backend import NO_VARIABLES, OnEvent, ShellCommand
 from greenroom.config.environment import Environment
-from greenroom.engines.base import StreamSandbox
+from greenroom.engines.base import Resources, StreamSandbox
 from greenroom.errors import SandboxLost
 from greenroom.local.collecting import Collector, ExecutionLimits
 from greenroom.local.deadline import Deadline
@@ -117,6 +117,13 @@ class Channel(FileRequests):
 
     async def take_full_share(self) -> None:
         await self._sandbox.take_full_share()
+
+    @property
+    def sampling_interval(self) -> float:
+        return self._sandbox.sampling_interval
+
+    async def resources(self) -> Resources | None:
+        return await self._sandbox.resources()
 
     async def close(self, reason: str) -> None:
         """End the sandbox; pending calls fail with the reason."""

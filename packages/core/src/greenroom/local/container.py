@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from greenroom.backend import HttpRequest, HttpResponse
 from greenroom.config.containers import CustomContainer, Probe
-from greenroom.engines.base import Connection, PortSandbox
+from greenroom.engines.base import Connection, PortSandbox, Resources
 from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
 from greenroom.local.exchange import ConnectionEnded, exchange
 from greenroom.untrusted import without_controls
@@ -72,6 +72,13 @@ class ContainerInstance:
 
     async def take_full_share(self) -> None:
         await self._sandbox.take_full_share()
+
+    @property
+    def sampling_interval(self) -> float:
+        return self._sandbox.sampling_interval
+
+    async def resources(self) -> Resources | None:
+        return await self._sandbox.resources()
 
     async def warm_up(self) -> None:
         """Do nothing: the startup probe tells when a container is warm."""

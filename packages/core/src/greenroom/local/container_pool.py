@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, NoReturn, Self
 
 from greenroom.backend import HeldOverrides, HttpRequest, HttpResponse, Overrides, ShellCommand
@@ -12,9 +13,10 @@ from greenroom.errors import InvalidRequest, SandboxLost
 from greenroom.local.allocator import Allocator
 from greenroom.local.changing import ChangeablePool
 from greenroom.local.container import ContainerInstance, NotListening
+from greenroom.local.recording import Recorder
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, SessionInfo
-from greenroom.telemetry import Observer, guarded, ignore
+from greenroom.telemetry import Observer, Work, guarded, ignore, tracing
 
 _MOST_TRIED = 3  # ready instances for one request
 
@@ -22,28 +24,32 @@ _MOST_TRIED = 3  # ready instances for one request
 class ContainerPool(ChangeablePool[ContainerInstance]):
     """A `Backend` of custom containers over one engine. Made and used on one event loop."""
 
-    def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> None:
+    def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> None:
         super().__init__(engine, settings)
         self._overrides = HeldOverrides()
+        observer = guarded(observer)
         self._allocator = Allocator(
             self._start,
             settings.rules(starts_give_way=engine.starts_give_way),
             engine.name,
-            guarded(observer),
+            observer,
             start_timeout=None,  # the probes have their own
             most_failed_starts=2,
         )
+        self._recorder = Recorder(observer, self._allocator.metering, name or engine.name, content=False)
 
     @classmethod
-    async def open(cls, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> Self:
+    async def open(cls, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> Self:
         """Check the engine, pull the image if it is missing, remove what dead owners left, start the first containers.
+
+        The arguments are those of `LocalPool.open`.
 
         Raises:
             EngineUnavailable: no container can be made.
         """
         await cls._check(engine, settings)
         await engine.sweep()
-        return cls(engine, settings, observer)
+        return cls(engine, settings, observer, name)
 
     @staticmethod
     async def _check(engine: Engine, settings: PoolSettings) -> None:
@@ -54,16 +60,22 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
     async def request(
         self, identifier: str, request: HttpRequest, *, timeout: float | None
     ) -> AsyncGenerator[HttpResponse, None]:
-        for attempt in range(1, _MOST_TRIED + 1):
-            async with self._lease(identifier) as instance:
-                try:
-                    async with instance.request(request, timeout or self._settings.timeout) as response:
-                        yield response
-                        return
-                except (NotListening, SandboxLost):
-                    if instance.used or attempt == _MOST_TRIED:
-                        raise
-                    instance.give_up()  # no request was ever sent to it, so the session has nothing to lose
+        with self._recorder.executing(identifier, Work.REQUEST) as recorded:
+            for attempt in range(1, _MOST_TRIED + 1):
+                async with contextlib.AsyncExitStack() as stack:
+                    with recorded.span.active():  # not while the caller has the response: it can be in another task
+                        instance = await stack.enter_async_context(self._lease(identifier))
+                        request = traced(request)
+                    recorded.began()
+                    try:
+                        async with instance.request(request, timeout or self._settings.timeout) as response:
+                            yield response
+                            recorded.answered()
+                            return
+                    except (NotListening, SandboxLost):
+                        if instance.used or attempt == _MOST_TRIED:
+                            raise
+                        instance.give_up()  # no request was ever sent to it, so the session has nothing to lose
 
     async def delete(self, identifier: str) -> None:
         await self._allocator.end(identifier)
@@ -121,6 +133,17 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
             if overrides.memory is not None:
                 await instance.limit_memory(overrides.memory)
             yield instance
+
+
+def traced(request: HttpRequest) -> HttpRequest:
+    """Tell the container the current span, as a proxy does; without one, what the caller told it stays."""
+    own = {name.encode(): value.encode() for name, value in tracing.headers().items()}
+    if not own:
+        return request
+    others = tuple(
+        (name, value) for name, value in request.headers if name.lower() not in {b"traceparent", b"tracestate"}
+    )
+    return replace(request, headers=(*others, *own.items()))
 
 
 def _only_requests(verb: str) -> InvalidRequest:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from typing import Any, NoReturn, Self
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
+from typing import NoReturn, Self
 
 from greenroom.backend import NO_VARIABLES, HeldOverrides, HttpRequest, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
@@ -17,9 +16,17 @@ from greenroom.local.allocator import Allocator
 from greenroom.local.changing import ChangeablePool
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
+from greenroom.local.recording import Recorder
 from greenroom.local.settings import PoolSettings
-from greenroom.models import ContainerType, Execution, PoolStatus, RemoteFile, RestartCause, SessionInfo
-from greenroom.telemetry import EndCause, ExecutionEnded, Observer, guarded, ignore
+from greenroom.models import (
+    ContainerType,
+    Execution,
+    PoolStatus,
+    RemoteFile,
+    RestartCause,
+    SessionInfo,
+)
+from greenroom.telemetry import Direction, EndCause, Observer, Work, guarded, ignore
 from greenroom.text import restarted
 from greenroom.tools import Toolbox
 
@@ -27,23 +34,31 @@ from greenroom.tools import Toolbox
 class LocalPool(ChangeablePool[Channel]):
     """A `Backend` over one engine. Made and used on one event loop."""
 
-    def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> None:
+    def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> None:
         super().__init__(engine, settings)
-        self._observer = guarded(observer)
         rules = settings.rules(starts_give_way=engine.starts_give_way)
         self._overrides = HeldOverrides()
-        self._allocator = Allocator(self._start, rules, engine.name, self._observer)
+        observer = guarded(observer)
+        self._allocator = Allocator(self._start, rules, engine.name, observer)
+        metering, content = self._allocator.metering, settings.trace_content
+        self._recorder = Recorder(observer, metering, name or engine.name, content=content)
 
     @classmethod
-    async def open(cls, engine: Engine, settings: PoolSettings, observer: Observer = ignore) -> Self:
+    async def open(cls, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> Self:
         """Check the engine, remove what dead owners left, and start the first sandboxes.
+
+        Args:
+            engine: starts them.
+            settings: the pool's.
+            observer: called with its events.
+            name: the pool's in traces; by default the engine's.
 
         Raises:
             EngineUnavailable: no sandbox can be made, or none of this container type.
         """
         await cls._check(engine, settings)
         await engine.sweep()
-        return cls(engine, settings, observer)
+        return cls(engine, settings, observer, name)
 
     @staticmethod
     async def _check(engine: Engine, settings: PoolSettings) -> None:
@@ -72,21 +87,22 @@ class LocalPool(ChangeablePool[Channel]):
         if self._settings.container_type is ContainerType.SHELL:
             return await self.shell(identifier, ShellCommand(code, env=env), timeout=timeout, on_event=on_event)
         limits = self._limits(timeout)
-        return await self._observed(
-            identifier,
-            lambda channel: channel.execute(
-                code, limits, on_event, lambda: self._restarted(identifier), env, tools=tools
-            ),
-        )
+        with self._recorder.executing(identifier, Work.CODE, code) as recorded, recorded.span.active():
+            async with self._channel(identifier) as channel:
+                recorded.began()
+                why = partial(self._restarted, identifier)
+                return recorded.ended(await channel.execute(code, limits, on_event, why, env, tools=tools))
 
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
         limits = self._limits(timeout)
-        return await self._observed(
-            identifier,
-            lambda channel: channel.shell(command, limits, on_event, lambda: self._restarted(identifier)),
-        )
+        content = command.command if isinstance(command.command, str) else " ".join(command.command)
+        with self._recorder.executing(identifier, Work.COMMAND, content) as recorded, recorded.span.active():
+            async with self._channel(identifier) as channel:
+                recorded.began()
+                why = partial(self._restarted, identifier)
+                return recorded.ended(await channel.shell(command, limits, on_event, why))
 
     def _limits(self, timeout: float | None) -> ExecutionLimits:
         settings = self._settings
@@ -97,19 +113,6 @@ class LocalPool(ChangeablePool[Channel]):
             display=settings.display_limit,
         )
 
-    async def _observed(
-        self, identifier: str, execute: Callable[[Channel], Coroutine[Any, Any, Execution]]
-    ) -> Execution:
-        async with self._channel(identifier) as channel:
-            began = time.monotonic()
-            try:
-                execution = await execute(channel)
-            except asyncio.CancelledError:
-                self._observer(ExecutionEnded(identifier, "cancelled", time.monotonic() - began))
-                raise
-            self._observer(ExecutionEnded(identifier, execution.status, execution.duration))
-            return execution
-
     def request(self, identifier: str, request: HttpRequest, *, timeout: float | None) -> NoReturn:
         raise InvalidRequest(
             f"A session of type {self._settings.container_type} must be used with execute() and its file methods, "
@@ -117,14 +120,22 @@ class LocalPool(ChangeablePool[Channel]):
         )
 
     async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
-        async with self._channel(identifier) as channel:
-            return await channel.upload(path, chunks, self.file_limit)
+        with self._recorder.transferring(identifier, Direction.UPLOAD) as recorded, recorded.span.active():
+            async with self._channel(identifier) as channel:
+                file = await channel.upload(path, chunks, self.file_limit)
+                recorded.size = file.size
+                return file
 
     async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
         limit = self.file_limit
-        async with self._channel(identifier) as channel, contextlib.aclosing(channel.download(path, limit)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        with self._recorder.transferring(identifier, Direction.DOWNLOAD) as recorded:
+            async with contextlib.AsyncExitStack() as stack:
+                with recorded.span.active():  # not while the consumer has a chunk: it can be in another task
+                    channel = await stack.enter_async_context(self._channel(identifier))
+                chunks = await stack.enter_async_context(contextlib.aclosing(channel.download(path, limit)))
+                async for chunk in chunks:
+                    recorded.size += len(chunk)
+                    yield chunk
 
     async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
         async with self._channel(identifier) as channel:

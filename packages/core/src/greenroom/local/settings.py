@@ -99,6 +99,8 @@ class PoolSettings(BaseModel):
     """Modules that warm sandboxes import while they wait."""
     env: Annotated[Environment, BeforeValidator(Environment.parse)] = Environment()
     """Environment variables of every session: a mapping, or `TZ=UTC,LANG=C`. Values are never shown or logged."""
+    trace_content: bool = False
+    """Whether the spans of OpenTelemetry have the code and what it printed; no other signal ever has."""
     container: CustomContainer | None = None
     """What the containers of a pool of type `CustomContainer` are made from."""
     forward_authorization: bool = False

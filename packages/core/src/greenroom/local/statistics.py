@@ -39,10 +39,11 @@ class Statistics:
     @property
     def start_time(self) -> float:
         """The median of the recent starts, 0 before the first."""
-        return median(self._starts) if self._starts else 0.0
+        return _median(self._starts)
 
     def status(self, state: State, limit: int) -> PoolStatus:
         """Return the counts together with the pool's present state."""
+        state = State(slots=dict(state.slots), waiters=list(state.waiters))  # another thread can be asking
         leased = [slot for slot in state.slots.values() if slot.phase == "leased"]
         executing = sum(slot.users > 0 for slot in leased)
         return PoolStatus(
@@ -54,9 +55,14 @@ class Statistics:
             waiting=len(state.waiters),
             allocations_warm=self._warm,
             allocations_cold=self._cold,
-            wait_median=median(self._waits) if self._waits else 0.0,
-            wait_max=max(self._waits, default=0.0),
+            wait_median=_median(self._waits),
+            wait_max=max(tuple(self._waits), default=0.0),
             start_median=self.start_time,
-            start_max=max(self._starts, default=0.0),
+            start_max=max(tuple(self._starts), default=0.0),
             evictions=dict(self._evictions),
         )
+
+
+def _median(values: deque[float]) -> float:
+    copied = tuple(values)
+    return median(copied) if copied else 0.0

@@ -35,6 +35,7 @@ from greenroom.server.access.origins import host_name, refuse_browsers, refuse_f
 from greenroom.server.access.pool_keys import KEY_HEADER, pool_of_key
 from greenroom.server.budget import Budget, Share
 from greenroom.server.control.plane import ControlPlane
+from greenroom.server.observing import end_server_span, metrics_response, refusal_of, server_span
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.responses import (
     COMMON_HEADERS,
@@ -51,13 +52,16 @@ from greenroom.server.routes.target import ContractName, Target, find_target
 from greenroom.server.settings import ServerSettings
 from greenroom.server.transport.access_log import Entry
 from greenroom.server.transport.slow_clients import TooSlow, in_pieces, within_time
-from greenroom.telemetry import Observer, RequestEnded, guarded, ignore
+from greenroom.telemetry import Observer, RequestEnded, both, ignore
+from greenroom.telemetry import RequestRefused as RequestRefusedEvent
+from greenroom.telemetry.aggregate import Aggregate
 
 Operation: TypeAlias = Callable[[Request, Target], Awaitable[Response]]
 
 logger = logging.getLogger("greenroom.server")
 
 _HEALTH = {"/healthz", "/readyz"}
+_METRICS = "/metrics"
 _NATIVE: Sequence[tuple[str, str, Operation]] = [
     ("POST", "/executions", native.execute),
     ("GET", "/executions/{id}", native.attach),
@@ -72,6 +76,8 @@ _NATIVE: Sequence[tuple[str, str, Operation]] = [
     ("DELETE", "/session", native.delete_session),
     ("GET", "/sessions", native.list_sessions),
     ("GET", "/status", native.get_status),
+    ("GET", "/usage", native.get_usage),
+    ("GET", "/pool-usage", native.get_pool_usage),
 ]
 _MCP: Mapping[str, Operation] = {
     "POST": mcp.post,
@@ -104,6 +110,8 @@ class Application:
         settings: ServerSettings,
         guard: Guard | None,
         observer: Observer = ignore,
+        *,
+        metrics_guard: Guard | None = None,
         management: Management | None = None,
     ) -> None:
         """
@@ -112,13 +120,16 @@ class Application:
             settings: the server's.
             guard: `None` accepts every program on this machine, and no web page.
             observer: called at the end of each request, health checks excepted.
+            metrics_guard: that of the metrics; `None` stands for `guard`.
             management: the control plane, and who can use it; `None` for a server without one.
         """
         self.pools = pools
         self._settings = settings
         self._guard = guard
         self._management = management
-        self._observer = guarded(observer)
+        self._metrics_guard = metrics_guard or guard
+        self._metrics = Aggregate()
+        self._observer = both(self._metrics.observe, observer)
         self.budget = Budget(settings.max_in_flight)
         self._running = 0
         self._draining = False
@@ -147,6 +158,8 @@ class Application:
         entry.note(request_id=request_id, user_agent=Headers(scope=scope).get("user-agent"))
         scope["app"], scope["greenroom.entry"] = self, entry
         status: int | None = None
+        is_metrics = scope["path"] == _METRICS and scope["method"] == "GET" and not self._is_forwarded(scope)
+        span = server_span(scope)
 
         async def observed_send(message: Message) -> None:
             nonlocal status
@@ -159,13 +172,15 @@ class Application:
             await send(message)
 
         try:
-            await self._admit(scope, entry)
-            with self._counted(), Share(self.budget) as scope["greenroom.held"]:
-                await self._router(scope, receive, observed_send)
+            await self._admit(scope, entry, is_metrics=is_metrics)
+            with self._counted(), Share(self.budget) as scope["greenroom.held"], span.active():
+                await (self._show_metrics if is_metrics else self._router)(scope, receive, observed_send)
         except ClientDisconnect:
             entry.note(status=_CLIENT_CLOSED_REQUEST)
         except Exception as error:
             problem, headers = _problem(error)
+            if (reason := refusal_of(problem)) is not None:
+                self._observer(RequestRefusedEvent(reason))
             entry.note(error=problem.code)
             if problem.status == 500:
                 logger.error("request %s failed", request_id, exc_info=error)
@@ -177,7 +192,9 @@ class Application:
             await problem_response(problem, headers, whole)(scope, receive, observed_send)
         finally:
             entry.write()
-            self._observer(RequestEnded(scope.get("greenroom.operation"), status, entry.duration))
+            operation = scope.get("greenroom.operation")
+            end_server_span(span, operation, status)
+            self._observer(RequestEnded(operation, status, entry.duration))
 
     @contextlib.contextmanager
     def _counted(self) -> Generator[None, None, None]:
@@ -194,7 +211,7 @@ class Application:
         finally:
             self._running -= 1
 
-    async def _admit(self, scope: Scope, entry: Entry) -> None:
+    async def _admit(self, scope: Scope, entry: Entry, *, is_metrics: bool) -> None:
         """Check a request before its route does.
 
         Raises:
@@ -217,20 +234,20 @@ class Application:
         if len(headers.getlist("authorization")) > 1:  # a proxy could have checked the other one
             raise BadRequest("A request must have at most one header 'Authorization'.")
         scope["path"] = _encoded_path(scope)  # by which both the guard and the route are chosen
-        scope["greenroom.caller"] = await self._caller(scope, headers)
+        scope["greenroom.caller"] = await self._caller(scope, headers, is_metrics=is_metrics)
         entry.note(caller=scope["greenroom.caller"])
         if self._draining and not (scope["method"] in {"GET", "DELETE"} and "/executions/" in scope["path"]):
             raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
         if not self._settings.strict and scope["path"] != "/":
             scope["path"] = scope["path"].rstrip("/")
 
-    async def _caller(self, scope: Scope, headers: Headers) -> str | None:
+    async def _caller(self, scope: Scope, headers: Headers, *, is_metrics: bool) -> str | None:
         """Return the caller's name; `None` without authentication.
 
         Raises:
             RequestRefused: it is not accepted.
         """
-        guard = self._guard
+        guard = self._metrics_guard if is_metrics else self._guard
         if self._management is not None and is_management(scope["path"]):
             guard = self._management.guard
         if guard is None:
@@ -252,6 +269,12 @@ class Application:
     def _is_forwarded(self, scope: Scope) -> bool:
         """Whether a path of the server's own is one of a custom container: the request names a session."""
         return b"identifier=" in scope["query_string"] and self._forward.find(scope) is not None
+
+    async def _show_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the metrics of the server and of its pools."""
+        scope["greenroom.operation"] = f"GET {_METRICS}"
+        accept = Headers(scope=scope).get("accept", "")
+        await (await metrics_response(self._metrics, self.pools, accept))(scope, receive, send)
 
     async def _health(self, *, ready: bool) -> Response:
         if not ready:

@@ -17,7 +17,8 @@ from greenroom.mcp.endpoint import Endpoint, Peers
 from greenroom.server.access.pool_keys import new_pool_key
 from greenroom.server.records import ExecutionRecords
 from greenroom.server.responses import RequestRefused
-from greenroom.telemetry import Observer, ignore
+from greenroom.telemetry import Observer, ObserverOf, both, nobody
+from greenroom.telemetry.aggregate import Aggregate
 
 _log = logging.getLogger("greenroom.server")
 
@@ -40,8 +41,15 @@ class ServedPool:
     mcp: Endpoint | None = None
     """Its MCP endpoint, once somebody has used it."""
     mcp_peers: Peers = field(default_factory=Peers)
+    signal_name: str = ""
+    """Its name in metrics and traces, which no other pool of the server has; by default its name."""
+    metrics: Aggregate = field(default_factory=Aggregate)
+    """What its events add up to; it goes with the pool."""
     metadata: asyncio.Task[Json] | None = None
     """The versions of the packages in its sandboxes: determined once, for all callers."""
+
+    def __post_init__(self) -> None:
+        self.signal_name = self.signal_name or self.name
 
     @contextlib.contextmanager
     def in_use(self) -> Generator[None, None, None]:
@@ -72,12 +80,12 @@ class PoolRegistry:
     registry can change in between.
     """
 
-    def __init__(self, observer: Observer = ignore) -> None:
+    def __init__(self, observers: ObserverOf = nobody) -> None:
         """
         Args:
-            observer: that of every pool that it opens.
+            observers: returns the observer of a pool, by its name in metrics and traces.
         """
-        self.observer = observer
+        self._observers = observers
         self._pools: dict[str, ServedPool] = {}
         self._managed: dict[tuple[str, str, str], ServedPool | str] = {}
         """By key, the pool, or the reason for which it does not serve."""
@@ -105,11 +113,24 @@ class PoolRegistry:
             EngineUnavailable: the pool cannot make sandboxes.
         """
         others = {option: value for option, value in options.items() if option != "url"}
-        return self.add(name, await open_backend(options.get("url"), self.observer, **others), options)
+        metrics, observer = self.observe(name)
+        backend = await open_backend(options.get("url"), observer, name, **others)
+        return self.add(name, backend, options, metrics)
 
-    def add(self, name: str, backend: Backend, options: Mapping[str, Any] | None = None) -> ServedPool:
-        """Serve an open pool under a new name, and close it at the end."""
-        pool = self._pools[name] = ServedPool(name, backend, options or {})
+    def observe(self, signal_name: str) -> tuple[Aggregate, Observer]:
+        """Return the sums and the observer of a pool that is to be opened."""
+        metrics = Aggregate()
+        return metrics, both(metrics.observe, self._observers(signal_name))
+
+    def add(
+        self,
+        name: str,
+        backend: Backend,
+        options: Mapping[str, Any] | None = None,
+        metrics: Aggregate | None = None,
+    ) -> ServedPool:
+        """Serve an open pool under a new name, and close it at the end; `metrics` observe its events."""
+        pool = self._pools[name] = ServedPool(name, backend, options or {}, metrics=metrics or Aggregate())
         return pool
 
     def manage(self, id: PoolId, pool: ServedPool | str) -> None:  # noqa: A002  ARM's own word

@@ -29,7 +29,8 @@ from greenroom.server.state.file import IN_MEMORY, StateFile, default_path
 from greenroom.server.state.pools import PoolTable
 from greenroom.server.transport.slow_clients import SlowClientProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
-from greenroom.telemetry import Observer, ignore
+from greenroom.telemetry import ObserverOf, both, nobody
+from greenroom.telemetry.meters import observer_of
 
 __all__ = ["Announcement", "Server", "default_path", "serve"]
 
@@ -62,7 +63,7 @@ async def serve(
     settings: ServerSettings,
     pools: Mapping[str, Mapping[str, Any]],
     announce: Callable[[Announcement], None],
-    observer: Observer = ignore,
+    observers: ObserverOf = nobody,
 ) -> None:
     """Serve until a signal arrives.
 
@@ -70,7 +71,7 @@ async def serve(
         settings: the server's.
         pools: the declared ones by name, what `greenroom.connect` takes: `url`, and options.
         announce: called once the server accepts requests.
-        observer: called with the events of the pools and of the server.
+        observers: returns what is called with the events of a pool, by its name, or of the server for `None`.
 
     Raises:
         InvalidRequest: the settings do not fit together, such as an address that others can reach without
@@ -81,7 +82,7 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         guards = await stack.enter_async_context(_guards(settings))
         certificate = _certificate(settings)
-        registry = PoolRegistry(observer)
+        registry = PoolRegistry(observers)
         stack.push_async_callback(registry.close)
         state = settings.state.expanduser() if settings.state is not None else IN_MEMORY
         engines = Engines(settings.engine)
@@ -95,7 +96,14 @@ async def serve(
             await table.close()
             raise
         stack.push_async_callback(plane.close)
-        application = Application(registry, settings, guards.sessions, observer, Management(plane, guards.management))
+        application = Application(
+            registry,
+            settings,
+            guards.sessions,
+            both(observers(None), observer_of(None)),
+            metrics_guard=guards.metrics,
+            management=Management(plane, guards.management),
+        )
         server = Server(application, settings, certificate)
         server.on_start = lambda: announce(
             Announcement(
@@ -212,6 +220,7 @@ class _Guards:
 
     sessions: Guard | None
     management: Guard | None
+    metrics: Guard | None
 
 
 @contextlib.asynccontextmanager
@@ -219,14 +228,16 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
     """Make the guards that the settings and the environment ask for.
 
     Raises:
-        InvalidRequest: there are no credentials for sessions, and others can reach the address; or one key is for
-            sessions and for management.
+        InvalidRequest: there are no credentials for sessions, and others can reach the address; or a key is for two
+            things.
     """
     async with contextlib.AsyncExitStack() as stack:
         sessions = _digests(settings.api_key_file, KEY_VARIABLE)
         management = _digests(settings.management_key_file, MANAGEMENT_KEY_VARIABLE)
-        if set(sessions.values()) & set(management.values()):
-            raise InvalidRequest("A key must be either for sessions or for management, not for both.")
+        metrics = read_keys(settings.metrics_key_file.expanduser()) if settings.metrics_key_file else {}
+        purposes = [set(digests.values()) for digests in (sessions, management, metrics)]
+        if len(set[str]().union(*purposes)) < sum(map(len, purposes)):
+            raise InvalidRequest("A key must be for sessions, for management or for metrics, not for two of them.")
         using: list[Guard] = [ApiKeys(sessions)] if sessions else []
         managing: list[Guard] = [ApiKeys(management)] if management else []
         if (entra := settings.entra) is not None:
@@ -242,11 +253,12 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
                 f"reach. Give it --api-key-file, {KEY_VARIABLE} or --entra-tenant."
             )
         manager = EitherOf(managing) if managing else None
+        reader = EitherOf([*using, ApiKeys(metrics)]) if metrics else None
         if not using:
-            yield _Guards(None, manager)
+            yield _Guards(None, manager, reader)
         else:
             user = EitherOf(using)
-            yield _Guards(user, ManagementGuard(manager, user))
+            yield _Guards(user, ManagementGuard(manager, user), reader)
 
 
 def _digests(file: Path | None, variable: str) -> dict[str, str]:

@@ -33,6 +33,8 @@ class ServerSettings(BaseModel):
     """Digests of the API keys; see `greenroom.server.access.keys.read_keys`."""
     management_key_file: Path | None = None
     """Digests of the keys with which pools are created, changed and deleted, in the same form."""
+    metrics_key_file: Path | None = None
+    """Digests of keys that can read the metrics and do nothing else; those of `api_key_file` can read them, too."""
     engine: str | None = None
     """The URL of the engine for created pools that name none; by default the best one for their type."""
     state: Path | None = None

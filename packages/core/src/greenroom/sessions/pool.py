@@ -10,7 +10,7 @@ from typing import Self
 
 from greenroom.backend import Overrides
 from greenroom.config.values import parse_size
-from greenroom.models import ContainerType, PoolStatus, SessionInfo
+from greenroom.models import ContainerType, PoolStatus, PoolUsage, SessionInfo
 from greenroom.sessions.open_pool import OpenPool
 from greenroom.sessions.rules import check_env, check_identifier, check_timeout
 from greenroom.sessions.session import Session
@@ -91,6 +91,18 @@ class SessionPool:
     async def astatus(self) -> PoolStatus:
         """As `status`."""
         return await self._pool.arun(self._pool.backend.status())
+
+    def usage(self) -> PoolUsage:
+        """What all sessions of the pool have used since it was opened.
+
+        Raises:
+            InvalidRequest: the pool does not report it, as one in Azure.
+        """
+        return self._pool.run(self._pool.backend.pool_usage())
+
+    async def ausage(self) -> PoolUsage:
+        """As `usage`."""
+        return await self._pool.arun(self._pool.backend.pool_usage())
 
     def close(self) -> None:
         """End the pool: its sandboxes, or its own sessions in Azure. Idempotent; bounded in time."""

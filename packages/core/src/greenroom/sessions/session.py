@@ -12,7 +12,7 @@ from typing import Any, Self, overload
 
 from greenroom.backend import HttpRequest, OnEvent, Overrides, ShellCommand
 from greenroom.errors import GreenroomError, InvalidRequest
-from greenroom.models import DATA_DIR, ContainerType, Event, Execution, RemoteFile, SessionInfo
+from greenroom.models import DATA_DIR, ContainerType, Event, Execution, RemoteFile, SessionInfo, SessionUsage
 from greenroom.sessions.events import astreamed, streamed
 from greenroom.sessions.files import download, upload
 from greenroom.sessions.handle import ExecutionHandle
@@ -416,6 +416,20 @@ class Session:
     async def ainfo(self) -> SessionInfo | None:
         """As `info`."""
         return await self._pool.arun(self._pool.backend.session(self._identifier))
+
+    def usage(self) -> SessionUsage | None:
+        """What the session has used so far: time of processors, memory over time, bytes, executions.
+
+        Of a session that has ended, what it had used; `None` if it has not begun, or ended too long ago.
+
+        Raises:
+            InvalidRequest: the pool does not report it, as one in Azure.
+        """
+        return self._pool.run(self._pool.backend.usage(self._identifier))
+
+    async def ausage(self) -> SessionUsage | None:
+        """As `usage`."""
+        return await self._pool.arun(self._pool.backend.usage(self._identifier))
 
     def delete(self) -> None:
         """End the session: its sandbox, variables and files. Idempotent; the next use begins a new one."""

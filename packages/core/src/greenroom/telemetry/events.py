@@ -1,7 +1,8 @@
 """The events of a pool, and of the server.
 
-No event has code, output or file contents. Causes and statuses are enumerations, as they become labels; identifiers are
-for logs and traces only, where any number of them is harmless. Times are in seconds.
+No event has code, output, a file's name or its contents. Causes, reasons and statuses are enumerations with stable
+names, as they become labels; identifiers are for logs and traces only, where any number of them is harmless. Times are
+in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from greenroom.models import Status
+from greenroom.models import SessionUsage, Status
 
 _log = logging.getLogger("greenroom")
 
@@ -31,6 +32,83 @@ class EndCause(StrEnum):
     START_FAILED = "failed to start"
     POOL_CLOSED = "pool closed"
 
+    @property
+    def label(self) -> str:
+        """Its name in metrics, logs and traces."""
+        return self.name.lower()
+
+
+class StartFailure(StrEnum):
+    """Why a sandbox did not start."""
+
+    ENGINE_LOST = "engine_lost"
+    """The engine did not answer, or refused."""
+    IMAGE_MISSING = "image_missing"
+    INVALID = "invalid"
+    """The engine cannot keep a limit that the pool asks for."""
+    NOT_READY = "not_ready"
+    """It was started, and ended or failed its probes before it was ready."""
+    TOO_SLOW = "too_slow"
+    OTHER = "other"
+
+
+class AllocationRefusal(StrEnum):
+    """Why a session got no sandbox."""
+
+    POOL_FULL = "pool_full"
+    START_FAILED = "start_failed"
+    POOL_CLOSED = "pool_closed"
+
+
+class RequestRefusal(StrEnum):
+    """Why the server refused a request."""
+
+    INVALID = "invalid"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"
+    TOO_MANY = "too_many"
+    """Too many requests or executions were running."""
+    POOL_FULL = "pool_full"
+    UNAVAILABLE = "unavailable"
+    """The server is shutting down or short of memory, or an engine does not answer."""
+
+
+class Work(StrEnum):
+    """What an execution runs."""
+
+    CODE = "code"
+    COMMAND = "command"
+    """A shell command."""
+    REQUEST = "request"
+    """A request to a custom container."""
+
+
+class Direction(StrEnum):
+    """Which way a file went."""
+
+    UPLOAD = "upload"
+    DOWNLOAD = "download"
+
+
+class Outcome(StrEnum):
+    """How a transfer ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+# Of sandboxes and sessions
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStarting:
+    """The start of a sandbox was decided."""
+
 
 @dataclass(frozen=True, slots=True)
 class SandboxStarted:
@@ -44,7 +122,17 @@ class SandboxStarted:
 class StartFailed:
     """A sandbox did not start."""
 
-    error: Exception
+    reason: StartFailure
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLost:
+    """The engine starts no sandboxes any more: the first failure after it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRecovered:
+    """The engine starts sandboxes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +147,11 @@ class SessionAllocated:
 
 @dataclass(frozen=True, slots=True)
 class AllocationRefused:
-    """A session got no sandbox in time: the pool is full."""
+    """A session got no sandbox."""
 
     identifier: str
+    reason: AllocationRefusal
+    wait: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +166,27 @@ class SandboxEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxRemoved:
+    """A sandbox is gone, and with it the session that it served."""
+
+    cause: EndCause
+    identifier: str | None
+    usage: SessionUsage
+    """What it used; of a sandbox that served no session, what it used while it waited."""
+
+
+# Of the work in sessions
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionBegan:
+    """An execution has its sandbox; it may still wait for those before it."""
+
+    identifier: str
+    work: Work
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionEnded:
     """An execution ended in a sandbox."""
 
@@ -83,6 +194,25 @@ class ExecutionEnded:
     status: Status
     duration: float
     """The time in the sandbox."""
+    work: Work = Work.CODE
+    output: int = 0
+    """Characters of text that it wrote."""
+    error: str | None = None
+    """The class of its error, one of a fixed set: see `error_class`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEnded:
+    """An upload to a session, or a download from it, has ended."""
+
+    identifier: str
+    direction: Direction
+    size: int
+    outcome: Outcome
+    duration: float
+
+
+# Of the server
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +227,35 @@ class RequestEnded:
     """The time until the response was sent."""
 
 
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """The server refused a request."""
+
+    reason: RequestRefusal
+
+
 TelemetryEvent: TypeAlias = (
-    SandboxStarted | StartFailed | SessionAllocated | AllocationRefused | SandboxEnded | ExecutionEnded | RequestEnded
+    SandboxStarting
+    | SandboxStarted
+    | StartFailed
+    | EngineLost
+    | EngineRecovered
+    | SessionAllocated
+    | AllocationRefused
+    | SandboxEnded
+    | SandboxRemoved
+    | ExecutionBegan
+    | ExecutionEnded
+    | TransferEnded
+    | RequestEnded
+    | RequestRefused
 )
 
 Observer: TypeAlias = Callable[[TelemetryEvent], None]
 """Called on the event loop of the pool or of the server; it must return immediately. Its exceptions are logged."""
+
+ObserverOf: TypeAlias = Callable[[str | None], Observer]
+"""Returns the observer of the pool of that name, or that of the server for `None`."""
 
 
 def guarded(observer: Observer) -> Observer:
@@ -119,3 +272,21 @@ def guarded(observer: Observer) -> Observer:
 
 def ignore(_event: TelemetryEvent) -> None:
     """Observe nothing."""
+
+
+def nobody(_pool: str | None) -> Observer:
+    """Return no observer for any pool."""
+    return ignore
+
+
+def both(first: Observer, second: Observer) -> Observer:
+    """Return an observer for two, each of which gets every event, whatever the other raises."""
+    if first is ignore or second is ignore:
+        return second if first is ignore else first
+    one, other = guarded(first), guarded(second)
+
+    def observe(event: TelemetryEvent) -> None:
+        one(event)
+        other(event)
+
+    return observe

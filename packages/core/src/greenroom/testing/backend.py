@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from greenroom.backend import HttpRequest, Overrides
 from greenroom.errors import InvalidRequest
-from greenroom.models import ContainerType, PoolStatus, SessionInfo
+from greenroom.models import ContainerType, PoolStatus, PoolUsage, SessionInfo, SessionUsage
 
 
 class BareBackend:
@@ -33,6 +33,14 @@ class BareBackend:
     async def status(self) -> PoolStatus:
         """The status of an empty pool."""
         return PoolStatus(limit=0)
+
+    async def usage(self, identifier: str) -> SessionUsage | None:
+        """None, as nothing is measured."""
+        return None
+
+    async def pool_usage(self) -> PoolUsage:
+        """Nothing."""
+        return PoolUsage()
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         """Refuse, as there is nothing to configure."""

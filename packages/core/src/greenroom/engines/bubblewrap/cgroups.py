@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenroom.engines import owner
-from greenroom.engines.base import ControlGroups, Limits
+from greenroom.engines import measuring, owner
+from greenroom.engines.base import ControlGroups, Limits, Resources
 
 MOUNT = Path("/sys/fs/cgroup")
 _PREFIX = "greenroom-"
@@ -60,6 +60,10 @@ class Group:
                 if (directory / name).exists():
                     return directory / name, f"{MOUNT}/{place}{name}"
         return None
+
+    def resources(self) -> Resources | None:
+        """What its processes have used so far; `None` if the kernel does not tell."""
+        return measuring.of_group(self.directories)
 
     def limit_memory(self, memory: int) -> None:
         """Change the memory limit.
@@ -202,6 +206,7 @@ def _places() -> Iterator[dict[str, Path]]:
     """Candidates for the parents of a `Hierarchy`, the best first."""
     if (parents := _version_1()) is not None:
         yield parents
+        yield {controller: parents[controller] for controller in _CONTROLLERS}  # where nothing may be counted
     own = MOUNT / _own_groups().get("", "/").lstrip("/")
     for group in dict.fromkeys((own.parent if own.name == _HOST else own, MOUNT)):
         with contextlib.suppress(OSError):
@@ -218,7 +223,17 @@ def _version_1() -> dict[str, Path] | None:
         if parent is None:
             return None
         parents[controller] = parent
+    if (counter := _counter_of_version_1(own, parents["cpu"])) is not None:
+        parents["cpuacct"] = counter
     return parents
+
+
+def _counter_of_version_1(own: dict[str, str], cpu: Path) -> Path | None:
+    """The parent in the hierarchy that counts the time of processors, which is often that of `cpu`."""
+    for path in (MOUNT / "cpuacct" / own.get("cpuacct", "/").lstrip("/"), MOUNT / "cpuacct"):
+        if (path / "cgroup.procs").exists():
+            return cpu if path.samefile(cpu) else path
+    return None
 
 
 def _is_delegated(group: Path) -> bool:

@@ -22,11 +22,13 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from greenroom.engines import measuring
 from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
     ControlGroups,
     Engine,
+    Resources,
     SandboxSpec,
     StreamSandbox,
     refuse_unfiltered,
@@ -80,6 +82,7 @@ class BubblewrapSandbox(StreamSandbox):
         self._errors = bytearray()
         self._error_reader = asyncio.create_task(self._read_errors())
         self._end: asyncio.Task[None] | None = None
+        self._resources: Resources | None = None
 
     async def send(self, data: bytes) -> None:
         assert self._process.stdin is not None  # noqa: S101  a pipe by construction
@@ -94,6 +97,16 @@ class BubblewrapSandbox(StreamSandbox):
         if self._end is None:
             self._end = asyncio.create_task(self._kill())
         await asyncio.shield(self._end)
+
+    async def resources(self) -> Resources | None:
+        if self._end is None:
+            self._measure()
+        return self._resources
+
+    def _measure(self) -> None:
+        """Read what it has used; these are small files of the kernel, so it takes microseconds."""
+        found = measuring.of_processes(self._process.pid) if self._group is None else self._group.resources()
+        self._resources = found or self._resources
 
     async def limit_memory(self, memory: int) -> None:
         if self._group is None:
@@ -118,6 +131,8 @@ class BubblewrapSandbox(StreamSandbox):
     async def _kill(self) -> None:
         if self._group is not None:
             await asyncio.to_thread(self._group.kill)
+        else:
+            self._measure()
         # The first process inside ends all others with it; once it has changed its user, bubblewrap itself can no
         # longer kill it.
         for pid in [*self._children(), self._process.pid]:
@@ -132,6 +147,7 @@ class BubblewrapSandbox(StreamSandbox):
         process: Any = self._process
         process._transport.close()  # noqa: SLF001
         if self._group is not None:
+            self._measure()  # the count is complete only once they have all ended
             await asyncio.to_thread(self._group.remove)
 
     def _children(self) -> list[int]:

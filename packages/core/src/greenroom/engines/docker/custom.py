@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from greenroom.config.containers import CustomContainer
 from greenroom.engines import owner
-from greenroom.engines.base import Connection, PortSandbox, SandboxSpec
+from greenroom.engines.base import Connection, PortSandbox, Resources, SandboxSpec
 from greenroom.engines.docker.attachment import STDERR, STDOUT, Attachment
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
 from greenroom.engines.docker.container import (
@@ -36,6 +36,7 @@ from greenroom.engines.docker.container import (
 from greenroom.engines.docker.egress import Egress, Network
 from greenroom.engines.docker.filter import profile
 from greenroom.engines.docker.image import build_command
+from greenroom.engines.docker.measuring import ContainerMeter
 from greenroom.engines.docker.pull import find_or_pull
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
 from greenroom.runner import relay
@@ -81,6 +82,7 @@ class CustomSandbox(PortSandbox):
         self._link = relay.Link(self._relay.write, self._leave, first=1)
         self._tasks = [asyncio.create_task(self._read_relay()), asyncio.create_task(self._read_output())]
         self._end: asyncio.Task[None] | None = None
+        self._meter = ContainerMeter(daemon, [name for _, name in containers])
 
     async def connect(self, port: int) -> Connection:
         channel = await self._link.open(relay.PORT.pack(port))
@@ -96,6 +98,13 @@ class CustomSandbox(PortSandbox):
 
     def output(self) -> str:
         return self._output.decode("utf-8", "replace")
+
+    @property
+    def sampling_interval(self) -> float:
+        return self._meter.sampling_interval
+
+    async def resources(self) -> Resources | None:
+        return await self._meter.read()
 
     async def limit_memory(self, memory: int) -> None:
         await limit_memory(self._daemon, self.id, memory)

@@ -24,6 +24,7 @@ from greenroom.engines import owner
 from greenroom.engines.base import (
     ControlGroups,
     Engine,
+    Resources,
     SandboxSpec,
     StreamSandbox,
     refuse_unfiltered,
@@ -42,6 +43,7 @@ from greenroom.engines.docker.container import (
     undo,
 )
 from greenroom.engines.docker.custom import CustomContainers, CustomSandbox
+from greenroom.engines.docker.measuring import ContainerMeter
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
@@ -88,6 +90,7 @@ class DockerSandbox(StreamSandbox):
         self._errors = bytearray()
         self._ended = False
         self._end: asyncio.Task[None] | None = None
+        self._meter = ContainerMeter(daemon, [name])
 
     async def send(self, data: bytes) -> None:
         await self._attachment.write(data)
@@ -111,6 +114,13 @@ class DockerSandbox(StreamSandbox):
         if self._end is None:
             self._end = asyncio.create_task(self._kill())
         await asyncio.shield(self._end)
+
+    @property
+    def sampling_interval(self) -> float:
+        return self._meter.sampling_interval
+
+    async def resources(self) -> Resources | None:
+        return await self._meter.read()
 
     async def limit_memory(self, memory: int) -> None:
         await limit_memory(self._daemon, self.id, memory)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,7 +11,7 @@ from greenroom.connecting import LocalChoice, no_engine
 from greenroom.errors import EngineUnavailable
 from greenroom.local.settings import AzureRangeWarning
 from greenroom.server.control.choices import Engines
-from greenroom.telemetry import Observer, StartFailed, TelemetryEvent
+from greenroom.telemetry import Observer
 
 if TYPE_CHECKING:
     from greenroom.local.container_pool import ContainerPool
@@ -29,8 +28,14 @@ class Opened:
     choice: LocalChoice
 
 
-async def open_pool(engines: Engines, resource: Resource, observer: Observer) -> Opened:
+async def open_pool(engines: Engines, resource: Resource, observer: Observer, name: str) -> Opened:
     """Open a pool, and wait for the first of the sandboxes that it keeps ready.
+
+    Args:
+        engines: those that it can be opened on.
+        resource: the pool.
+        observer: called with its events.
+        name: the pool's in metrics and traces.
 
     Raises:
         GreenroomError: it cannot be opened; nothing of it is left.
@@ -39,7 +44,7 @@ async def open_pool(engines: Engines, resource: Resource, observer: Observer) ->
     tried: list[str] = []
     for choice in choices:
         try:
-            return Opened(await _open(choice, observer), choice)
+            return Opened(await _open(choice, observer, name), choice)
         except EngineUnavailable as error:
             if len(choices) == 1:
                 raise
@@ -66,17 +71,10 @@ def _choices(engines: Engines, resource: Resource, preferred: str | None) -> lis
         return list(engines.choices(resource, preferred))
 
 
-async def _open(choice: LocalChoice, observer: Observer) -> ManagedBackend:
-    failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-
-    def observe(event: TelemetryEvent) -> None:
-        if isinstance(event, StartFailed) and not failed.done():
-            failed.set_result(event.error)
-        observer(event)
-
-    backend = await choice.open(observe)
+async def _open(choice: LocalChoice, observer: Observer, name: str) -> ManagedBackend:
+    backend = await choice.open(observer, name)
     try:
-        await backend.wait_until_ready(failed)
+        await backend.wait_until_ready()
     except BaseException:
         await backend.close()
         raise

@@ -486,6 +486,18 @@ async def get_status(request: Request, target: Target) -> Response:
     return _value(await target.pool.backend.status())
 
 
+async def get_usage(request: Request, target: Target) -> Response:
+    """`GET greenroom/1/usage`: a session's, `null` if it is not known."""
+    del request
+    return _value(await target.pool.backend.usage(target.identifier))
+
+
+async def get_pool_usage(request: Request, target: Target) -> Response:
+    """`GET greenroom/1/pool-usage`."""
+    del request
+    return _value(await target.pool.backend.pool_usage())
+
+
 # Requests
 
 

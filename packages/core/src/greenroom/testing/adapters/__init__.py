@@ -7,10 +7,11 @@ from greenroom.testing.adapters.driver import AdapterDriver, ToolDescription, To
 from greenroom.testing.adapters.executions import ExecutionTests
 from greenroom.testing.adapters.files import FileTests
 from greenroom.testing.adapters.sessions import SessionTests
+from greenroom.testing.adapters.tracing import TracingTests
 
 
-class AdapterSuite(DescriptionTests, SessionTests, ExecutionTests, FileTests):
-    """An adapter's tools: their descriptions, their sessions, and their results for the model and the application.
+class AdapterSuite(DescriptionTests, SessionTests, ExecutionTests, FileTests, TracingTests):
+    """An adapter's tools: their descriptions, sessions and spans, and their results for the model and the application.
 
     The tests that begin with `test_no_` are about faults that other integrations of code sandboxes have.
 

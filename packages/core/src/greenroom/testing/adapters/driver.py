@@ -41,6 +41,8 @@ class AdapterDriver(ABC):
 
     shows_figures: ClassVar[bool] = True
     """Whether results of tools can carry pictures in this framework."""
+    makes_tool_spans: ClassVar[bool] = False
+    """Whether the framework makes a span `execute_tool` of each call of a tool."""
 
     @abstractmethod
     def __init__(self, **options: Any) -> None:

@@ -1,0 +1,82 @@
+"""What containers have used: from their control groups if they are on this machine, else from Docker's statistics."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from greenroom.engines.base import Resources
+from greenroom.engines.docker.client import FAILURES, Daemon
+from greenroom.engines.measuring import groups_of, of_group
+from greenroom.models import UsageSource
+
+_STATS_TIMEOUT = 3.0
+_AT_ONCE, _SLOW = 1.0, 10.0  # seconds
+
+_log = logging.getLogger(__name__)
+
+
+class ContainerMeter:
+    """Measures the containers of one sandbox together.
+
+    Docker's statistics come once a second, so each reading waits for up to a second; control groups are read at once.
+    """
+
+    def __init__(self, daemon: Daemon, names: Sequence[str]) -> None:
+        self._daemon = daemon
+        self._names = names
+        self._groups: list[tuple[Path, ...]] | None = None
+        self._last: Resources | None = None
+        self.sampling_interval = _AT_ONCE
+        """The seconds between two readings that are not worth their price more often."""
+
+    async def read(self) -> Resources | None:
+        """Return what they have used so far, or what was read last."""
+        if self._groups is None:
+            self._groups = await asyncio.gather(*map(self._groups_of, self._names))
+            if not all(self._groups):
+                self.sampling_interval = _SLOW
+        if self.sampling_interval == _AT_ONCE:
+            self._last = _sum([of_group(directories) for directories in self._groups]) or self._last
+        else:
+            self._last = _sum(await asyncio.gather(*map(self._statistics, self._names))) or self._last
+        return self._last
+
+    async def _groups_of(self, name: str) -> tuple[Path, ...]:
+        try:
+            async with asyncio.timeout(_STATS_TIMEOUT):
+                async with await self._daemon.request("GET", f"containers/{name}/json") as response:
+                    described = json.loads(await response.read())
+            return groups_of(int(described["State"]["Pid"]), str(described["Id"]))
+        except (*FAILURES, KeyError, TypeError, ValueError) as error:
+            _log.debug("Docker does not describe the container %s: %r", name, error)
+            return ()
+
+    async def _statistics(self, name: str) -> Resources | None:
+        parameters = {"stream": "false", "one-shot": "true"}
+        try:
+            async with asyncio.timeout(_STATS_TIMEOUT):
+                async with await self._daemon.request("GET", f"containers/{name}/stats", params=parameters) as response:
+                    stats = json.loads(await response.read())
+            memory = stats["memory_stats"]
+            # Version 2 of control groups has no maximum here. A container that has ended has no figures at all.
+            usage, peak = int(memory["usage"]), memory.get("max_usage")
+            cpu = int(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
+            return Resources(UsageSource.DOCKER, cpu, usage, None if peak is None else int(peak))
+        except (*FAILURES, KeyError, TypeError, ValueError) as error:
+            _log.debug("Docker does not tell what the container %s has used: %r", name, error)
+            return None
+
+
+def _sum(found: Sequence[Resources | None]) -> Resources | None:
+    known = [each for each in found if each is not None]
+    if not known or len(known) < len(found):
+        return None
+    peaks = [each.peak for each in known if each.peak is not None]
+    peak = sum(peaks) if len(peaks) == len(known) else None
+    return Resources(known[0].source, sum(each.cpu for each in known), sum(each.memory for each in known), peak)
