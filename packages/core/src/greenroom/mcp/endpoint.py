@@ -85,7 +85,13 @@ class Peer:
         """Carry out `notifications/cancelled`, which may name a request that has ended, or nothing at all."""
         id_ = params.get("requestId")
         if isinstance(id_, str | int) and not isinstance(id_, bool) and (task := self.running.get(id_)) is not None:
-            task.cancel()
+            _cancel(task)
+
+
+def _cancel(task: asyncio.Task[object]) -> None:
+    """Cancel a task once: a second time would interrupt it while it ends what it began, such as a session."""
+    if not task.cancelling():
+        task.cancel()
 
 
 class Peers:
@@ -118,7 +124,7 @@ class Peers:
         """Forget a client, and cancel its requests."""
         peer = self._peers.pop((caller, id_), None) if id_ is not None else None
         for task in peer.running.values() if peer is not None else ():
-            task.cancel()
+            _cancel(task)
 
 
 class Endpoint:
@@ -150,7 +156,7 @@ class Endpoint:
         try:
             await asyncio.wait([task])
         finally:
-            task.cancel()
+            _cancel(task)
             peer.end(request)
             await asyncio.wait([task])
         return None if task.cancelled() else task.result()
