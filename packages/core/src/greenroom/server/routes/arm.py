@@ -145,8 +145,7 @@ class ArmRoute(BaseRoute):
             raise not_found(pool)
         if found.served is None:
             raise RequestRefused(503, "SessionPoolNotReady", f"The session pool {pool.name!r} does not serve now.")
-        server: Mapping[str, Any] = found.shown.properties.get("mcpServerSettings") or {}
-        if server.get("mcpServerApiKeyDisabled"):
+        if not found.shown.has_mcp_key:
             raise RequestRefused(
                 409,
                 "McpServerApiKeyDisabled",
