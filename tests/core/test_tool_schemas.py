@@ -112,4 +112,5 @@ def test_own_keywords_mean_what_the_standard_ones_do(items: list[Any], rest: dic
             valid = True
         except ArgumentsRefused:
             valid = False
-        assert valid == Draft202012Validator(each).is_valid(given_)
+        standard: Any = Draft202012Validator(each)
+        assert valid == standard.is_valid(given_)
