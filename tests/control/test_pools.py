@@ -11,6 +11,7 @@ import pytest
 from greenroom.arm.ids import LOCAL_SUBSCRIPTION
 from greenroom.arm.resources import ENGINE_TAG
 from greenroom.arm.versions import API_VERSIONS
+from greenroom.server.access.keys import ApiKeys, digest
 
 from .plane import OTHER, Control, control, path_of, resource
 
@@ -65,6 +66,29 @@ async def test_the_key_of_a_pools_mcp_server_is_fetched_and_opens_that_alone(ser
     await server.done("PATCH", CI, {"properties": {"mcpServerSettings": {"mcpServerApiKeyDisabled": True}}})
     refused = await server.call("POST", fetch)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "McpServerApiKeyDisabled")
+
+
+async def test_a_key_that_was_fetched_is_of_no_use_once_keys_are_disabled() -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    fetch = f"{CI}/fetchMCPServerCredentials"
+    async with control(guard=ApiKeys({"ann": digest("ann-key-0123456789")})) as server:
+
+        async def disable(disabled: bool) -> None:
+            properties = {"mcpServerSettings": {"mcpServerApiKeyDisabled": disabled}}
+            await server.done("PATCH", CI, {"properties": properties})
+
+        async def status(key: str) -> int:
+            return (await server.client.post(endpoint, json=call, headers={"x-ms-apikey": key})).status_code
+
+        pool = await server.done("PUT", CI, resource())
+        endpoint = f"{pool['properties']['poolManagementEndpoint']}/mcp"
+        key = (await server.call("POST", fetch)).json()["apiKey"]
+        assert await status(key) == 200
+        await disable(True)
+        assert await status(key) == 401
+        await disable(False)
+        assert await status(key) == 401
+        assert await status((await server.call("POST", fetch)).json()["apiKey"]) == 200
 
 
 def scale(maximum: int) -> dict[str, int]:

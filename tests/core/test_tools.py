@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -15,8 +17,11 @@ from hypothesis import strategies as st
 from tests.effort import examples
 
 from greenroom import InvalidRequest, SandboxLost, ToolLimits
+from greenroom.local import PoolSettings
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
+from greenroom.local.deadline import Deadline
+from greenroom.local.pool import LocalPool
 from greenroom.models import ContainerType, Execution
 from greenroom.runner.protocol import FrameError, encode
 from greenroom.testing import memory_pool
@@ -119,6 +124,17 @@ async def test_the_waits_together_have_a_limit() -> None:
     assert asyncio.get_running_loop().time() - begun == pytest.approx(25)
 
 
+async def test_calls_that_end_after_their_execution_leave_no_timer() -> None:
+    deadline = Deadline(3600, waits=3600)
+    deadline.set_waiting(True)
+    deadline.end()
+    deadline.set_waiting(False)
+    known = weakref.ref(deadline)
+    del deadline
+    gc.collect()
+    assert known() is None
+
+
 @in_virtual_time
 async def test_a_call_that_waits_for_hours_is_answered() -> None:
     async def answer(call: ToolCall) -> ToolAnswer:
@@ -167,6 +183,20 @@ async def test_an_application_that_breaks_answers_nevertheless() -> None:
         (1, True, b"f failed: ZeroDivisionError."),
         (2, True, b"This execution has no tool of that name."),
     ]
+
+
+@pytest.mark.parametrize("content", [b"no", b"", b"\xff", b"NaN", b"[" * 100_000, b"9" * 5000])
+async def test_a_client_that_answers_with_no_json_fails_the_call_and_not_the_session(content: bytes) -> None:
+    async def answer(_call: ToolCall) -> ToolAnswer:
+        return ToolAnswer(content)
+
+    code = "try: f(x=1)\nexcept ToolError as error: print(error)"
+    pool = await LocalPool.open(MemoryEngine(), PoolSettings.parse({"preload": (), "ready_session_instances": 0}))
+    try:
+        execution = await pool.execute("s", code, timeout=30, on_event=None, tools=toolbox(answer))
+    finally:
+        await pool.close()
+    assert execution.stdout == "The result of f is not JSON that Python can read.\n"
 
 
 @in_virtual_time
@@ -297,6 +327,12 @@ def test_a_result_is_within_its_limit_or_refused(value: Any, most: int) -> None:
         assert len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")) >= most / 2
 
 
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999"])
+def test_numbers_that_pass_any_bound_are_no_arguments(number: bytes) -> None:
+    with pytest.raises(ArgumentsMalformed):
+        decode_arguments(b'{"x":[%s]}' % number)
+
+
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
 @settings(max_examples=examples(200), deadline=None)
 def test_arguments_are_an_object_or_refused(body: bytes) -> None:
@@ -315,6 +351,16 @@ keywords = st.sampled_from(["type", "anyOf", "items", "$ref", "enum", "const", "
 @settings(max_examples=examples(200), deadline=None)
 def test_any_schema_has_a_type(schema: Any) -> None:
     assert isinstance(annotation(schema, {"properties": schema}), str)
+
+
+def test_a_schema_that_grows_with_each_level_has_a_type_soon() -> None:
+    nodes: dict[str, Any] = {
+        f"n{level}": {"anyOf": [{"type": "array", "items": {"$ref": f"#/$defs/n{level + 1}"}}] * 1000}
+        for level in range(10)
+    }
+    root = {"$defs": {**nodes, "wide": {"anyOf": [{"$ref": "#/$defs/wide"}] * 1000}}}
+    for name in ("n0", "wide"):
+        assert annotation({"$ref": f"#/$defs/{name}"}, root) == "Any"
 
 
 def test_schemas_become_signatures() -> None:

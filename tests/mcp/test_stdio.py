@@ -127,3 +127,29 @@ async def test_a_client_that_never_reads_does_not_keep_the_server() -> None:
         line.send(*(request("tools/call", n, name="run_python", arguments={"code": "1"}) for n in range(50)))
         await eventually(lambda: len(backend.runs) == 50)
         line.close()
+
+
+class SlowToEnd(ScriptedBackend):
+    """Sessions whose end takes a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ending = self.ended = 0
+
+    async def delete(self, identifier: str) -> None:
+        self.ending += 1
+        await asyncio.sleep(0.1)
+        self.ended += 1
+
+
+async def test_a_request_that_is_cancelled_twice_ends_its_session_nevertheless() -> None:
+    backend = SlowToEnd()
+    async with connected(backend) as line:
+        line.send(call("run_python", "endless", code=ENDLESS_CODE))
+        await eventually(lambda: len(backend.runs) == 1)
+        cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "endless"}}
+        line.send(cancelled)
+        await eventually(lambda: backend.ending == 1)
+        line.send(cancelled)
+        assert (await line.ask(request("ping", "after")))["result"] == {}
+        await eventually(lambda: backend.ended == 1)

@@ -378,3 +378,17 @@ async def test_a_server_that_stops_ends_its_code() -> None:
         await app.drain(0.05)
         assert (await running).json()["result"]["isError"]
         assert (await post(client, stateless("tools/list"))).status_code == 503
+
+
+async def test_files_that_are_read_at_the_same_time_fit_into_memory() -> None:
+    async with application(max_in_flight=8 << 20, max_body=4 << 20) as app, client_of(app) as client:
+        made = await result_of(
+            client, call("run_python", code="with open('/mnt/data/a', 'wb') as f: f.write(b'x' * 1_000_000)")
+        )
+        uri = made["structuredContent"]["files"][0]["uri"]
+        batch = [request("resources/read", number, uri=uri) for number in range(10)]
+        answers = (await post(client, batch)).json()
+        assert {answer.get("error", {}).get("code") for answer in answers} == {None, 429}
+        assert app.budget.used == 0
+        (content,) = (await result_of(client, stateless("resources/read", uri=uri)))["contents"]
+        assert len(content["text"]) == 1_000_000

@@ -58,6 +58,12 @@ class Resource:
         return self.tags.get(ENGINE_TAG) or None
 
     @property
+    def has_mcp_key(self) -> bool:
+        """Whether its MCP endpoint takes a key of its own."""
+        server: Mapping[str, Any] = self.properties.get("mcpServerSettings") or {}
+        return not server.get("mcpServerApiKeyDisabled")
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options of the pool, as for `greenroom.connect`."""
         return options_of_template({"properties": self.properties}, {})

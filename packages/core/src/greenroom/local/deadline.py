@@ -39,7 +39,8 @@ class Deadline:
         self._count()
 
     def end(self) -> None:
-        """Count no more."""
+        """Count no more, even if calls end later."""
+        self._left = self._waits_left = math.inf
         if self._timer is not None:
             self._timer.cancel()
         self.passed.cancel()

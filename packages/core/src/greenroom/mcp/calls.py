@@ -52,6 +52,8 @@ class Context:
     progress_token: str | int | None = None
     level: str | None = None
     """The lowest level of the log messages to send; `None` for none."""
+    reserve: Callable[[int], bool] | None = None
+    """Makes room for so many more bytes in memory, where others need it too; returns whether there is."""
 
     def reporting_to(self, notify: Notify | None) -> Context:
         """Return this with the way to the client."""

@@ -27,6 +27,7 @@ from greenroom.mcp.protocol import (
     PREFIX,
     RESOURCE_NOT_FOUND,
     STATELESS,
+    TOO_BUSY,
     VERSIONS,
     Json,
     ProtocolError,
@@ -50,6 +51,10 @@ _FRESH = 300_000
 _LIST_TIMEOUT = 5.0
 """Seconds that one session can take to list its files."""
 _MOST_RESOURCES = 1000
+_COPIES = 4
+"""Of a file's content while it becomes an answer: as bytes, as text, and twice as JSON."""
+_GROWTH = 64 << 10
+"""Bytes by which a file can grow while it is read."""
 _DEFAULT_LEVEL = "info"
 
 _INSTRUCTIONS = (
@@ -85,7 +90,13 @@ class Peer:
         """Carry out `notifications/cancelled`, which may name a request that has ended, or nothing at all."""
         id_ = params.get("requestId")
         if isinstance(id_, str | int) and not isinstance(id_, bool) and (task := self.running.get(id_)) is not None:
-            task.cancel()
+            _cancel(task)
+
+
+def _cancel(task: asyncio.Task[object]) -> None:
+    """Cancel a task once: a second time would interrupt it while it ends what it began, such as a session."""
+    if not task.cancelling():
+        task.cancel()
 
 
 class Peers:
@@ -118,7 +129,7 @@ class Peers:
         """Forget a client, and cancel its requests."""
         peer = self._peers.pop((caller, id_), None) if id_ is not None else None
         for task in peer.running.values() if peer is not None else ():
-            task.cancel()
+            _cancel(task)
 
 
 class Endpoint:
@@ -150,7 +161,7 @@ class Endpoint:
         try:
             await asyncio.wait([task])
         finally:
-            task.cancel()
+            _cancel(task)
             peer.end(request)
             await asyncio.wait([task])
         return None if task.cancelled() else task.result()
@@ -282,7 +293,10 @@ class Endpoint:
             handle = await self.sessions.handles.find(parsed[0], context.caller)
             async with self.sessions.handles.using(handle) as identifier:
                 file = await backend.file(identifier, path)
-                content = await download(backend, identifier, path, min(DOWNLOAD_LIMIT, backend.file_limit))
+                if context.reserve is not None and not context.reserve(_COPIES * file.size):
+                    raise ProtocolError(TOO_BUSY, "The server holds too much for other requests.", {"uri": uri})
+                limit = min(file.size + _GROWTH, DOWNLOAD_LIMIT, backend.file_limit)
+                content = await download(backend, identifier, path, limit)
         except (UnknownHandle, FileNotFoundError, InvalidRequest) as error:
             code = INVALID_PARAMS if context.version == STATELESS else RESOURCE_NOT_FOUND
             raise ProtocolError(code, str(error) or "The session has ended, or is not yours.", {"uri": uri}) from None

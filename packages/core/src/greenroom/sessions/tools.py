@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 from greenroom.errors import InvalidRequest
 from greenroom.sessions.background import BackgroundLoop
 from greenroom.tools import ToolAnswer, Toolbox, ToolCall, ToolLimits
-from greenroom.tools.definitions import ArgumentsRefused, Definition, ToolLike, definitions_of
+from greenroom.tools.definitions import Definition, ToolLike, definitions_of
+from greenroom.tools.schemas import ArgumentsRefused, CheckTooLong, at_most
 from greenroom.tools.values import ArgumentsMalformed, ResultRefused, decode_arguments, encode_result
 from greenroom.untrusted import brief
 
@@ -22,6 +23,8 @@ _Submit: TypeAlias = Callable[[Coroutine[Any, Any, bytes]], Future[bytes]]
 
 _LARGE = 64 << 10
 """Bytes of arguments from which an event loop does not wait while they are checked."""
+_SHORT = 0.05
+"""Seconds after which it does not wait for the check of smaller ones either."""
 
 
 class _Refused(Exception):
@@ -95,7 +98,11 @@ class _Application:
             if len(call.arguments) > _LARGE:
                 bound = await asyncio.to_thread(_bound, definition, call)
             else:
-                bound = _bound(definition, call)
+                try:
+                    with at_most(_SHORT):
+                        bound = _bound(definition, call, quickly=True)
+                except CheckTooLong:
+                    bound = await asyncio.to_thread(_bound, definition, call)
             with _refusing(definition):
                 value = await bound()
             return _encoded(definition, call, value)
@@ -143,13 +150,15 @@ async def _awaited(value: Awaitable[Any]) -> Any:
     return await value
 
 
-def _bound(definition: Definition, call: ToolCall) -> Callable[[], Any]:
+def _bound(definition: Definition, call: ToolCall, *, quickly: bool = False) -> Callable[[], Any]:
     name = definition.stub.name
     try:
         return definition.bind(decode_arguments(call.arguments))
     except ArgumentsMalformed as error:
         raise _Refused(f"The arguments of {name} {error}.") from None
     except ArgumentsRefused as error:
+        if quickly and isinstance(error, CheckTooLong):
+            raise
         raise _Refused(f"The arguments of {name} are not valid: {error}") from None
 
 

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, Vali
 from pydantic.errors import PydanticInvalidForJsonSchema
 from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on only
 
-from greenroom.errors import EngineUnavailable, InvalidRequest
+from greenroom.errors import InvalidRequest
 from greenroom.runner.protocol import MAX_TOOL_NAME
+from greenroom.tools.schemas import ArgumentsRefused, schema_check
 from greenroom.tools.stubs import ToolStub, described, stub_of
 from greenroom.untrusted import brief
 
@@ -72,10 +73,6 @@ class ToolLimits:
 
 ToolLike: TypeAlias = Tool | Callable[..., Any]
 """A tool: a function with annotations and a docstring, synchronous or not; or a `Tool`."""
-
-
-class ArgumentsRefused(ValueError):
-    """The arguments of a call break the tool's schema; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +147,7 @@ def _of_schema(tool: Tool) -> Definition:
         check = functools.partial(_validated, adapter)
     elif isinstance(parameters, Mapping):
         schema = cast("Mapping[str, Any]", parameters)
-        check = _schema_check(name, schema)
+        check = schema_check(name, schema)
     else:
         raise InvalidRequest(
             f"The parameters of the tool {name!r} must be a JSON schema or a pydantic model, not "
@@ -163,33 +160,6 @@ def _of_schema(tool: Tool) -> Definition:
 
     stub = stub_of(name, tool.description, schema, tool.returns)
     return Definition(stub, bind, _is_async(tool.handler))
-
-
-def _schema_check(name: str, schema: Mapping[str, Any]) -> Callable[[dict[str, Any]], object]:
-    try:
-        from jsonschema import exceptions, validators  # noqa: PLC0415  an extra
-        from referencing import Registry  # noqa: PLC0415  comes with it
-    except ModuleNotFoundError as error:
-        raise EngineUnavailable(
-            f"The JSON schema of the tool {name!r} needs jsonschema. Install it: pip install 'greenroom[tools]'."
-        ) from error
-    untyped: Any = validators  # its types are incomplete
-    kind = untyped.validator_for(schema)
-    best_match: Callable[[Any], Any] = cast("Any", exceptions).best_match
-    try:
-        kind.check_schema(schema)
-    except exceptions.SchemaError as error:
-        raise InvalidRequest(f"The parameters of the tool {name!r} must be a JSON schema: {error.message}.") from None
-    registry: Any = Registry
-    validator = kind(schema, registry=registry())  # without one, it fetches references to other documents
-
-    def check(arguments: dict[str, Any]) -> None:
-        error = best_match(validator.iter_errors(arguments))
-        if error is not None:
-            place = "".join(f"[{part!r}]" for part in error.absolute_path)
-            raise ArgumentsRefused(f"{place}: {error.message}" if place else error.message)
-
-    return check
 
 
 def _validated(adapter: TypeAdapter[Any], arguments: dict[str, Any]) -> Any:

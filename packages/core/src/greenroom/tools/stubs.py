@@ -21,6 +21,7 @@ _TYPES = {
     "array": "list[Any]",
 }
 _MOST_NESTED = 10
+_MOST_PARTS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +86,53 @@ def described(stubs: Iterable[ToolStub]) -> bytes:
     return content
 
 
-def annotation(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
-    """Return the type of a JSON schema as Python writes it; what has no counterpart is `Any`.
+def annotation(schema: Any, root: Mapping[str, Any]) -> str:
+    """Return the type of a JSON schema as Python writes it; what has no counterpart, or far too many parts, is `Any`.
 
     Args:
         schema: the schema.
         root: where its references point into.
-        depth: how deep it is nested in others.
     """
-    if not isinstance(schema, Mapping) or depth > _MOST_NESTED:
+    try:
+        return _Annotation(root).of(schema)
+    except _TooLarge:
         return "Any"
-    given = cast("Mapping[str, Any]", schema)
-    if isinstance(given.get("$ref"), str):
-        return annotation(_target(given["$ref"], root), root, depth + 1)
-    values = [given["const"]] if "const" in given else given.get("enum")
-    if isinstance(values, Sequence) and not isinstance(values, str):
-        return f"Literal[{', '.join(map(repr, cast('Sequence[Any]', values)))}]"
-    options = given.get("anyOf") or given.get("oneOf")
-    if isinstance(options, Sequence) and not isinstance(options, str):
-        return _union(annotation(each, root, depth + 1) for each in cast("Sequence[Any]", options))
-    kind = given.get("type")
-    if isinstance(kind, Sequence) and not isinstance(kind, str):
-        return _union(annotation({**given, "type": each}, root, depth + 1) for each in cast("Sequence[Any]", kind))
-    if kind == "array" and "items" in given:
-        return f"list[{annotation(given['items'], root, depth + 1)}]"
-    if kind == "object" and isinstance(given.get("additionalProperties"), Mapping):
-        return f"dict[str, {annotation(given['additionalProperties'], root, depth + 1)}]"
-    return _TYPES.get(str(kind), "Any")
+
+
+class _TooLarge(Exception):
+    """A schema has more parts than anyone reads."""
+
+
+class _Annotation:
+    """Writes one type."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._left = _MOST_PARTS
+
+    def of(self, schema: Any, depth: int = 0) -> str:
+        self._left -= 1  # references make few schemas many
+        if self._left < 0:
+            raise _TooLarge
+        if not isinstance(schema, Mapping) or depth > _MOST_NESTED:
+            return "Any"
+        given = cast("Mapping[str, Any]", schema)
+        if isinstance(given.get("$ref"), str):
+            return self.of(_target(given["$ref"], self._root), depth + 1)
+        values = [given["const"]] if "const" in given else given.get("enum")
+        if isinstance(values, Sequence) and not isinstance(values, str):
+            return f"Literal[{', '.join(map(repr, cast('Sequence[Any]', values)))}]"
+        options = given.get("anyOf") or given.get("oneOf")
+        if isinstance(options, Sequence) and not isinstance(options, str):
+            return _union(self.of(each, depth + 1) for each in cast("Sequence[Any]", options))
+        kind = given.get("type")
+        if isinstance(kind, Sequence) and not isinstance(kind, str):
+            return _union(self.of({**given, "type": each}, depth + 1) for each in cast("Sequence[Any]", kind))
+        if kind == "array" and "items" in given:
+            return f"list[{self.of(given['items'], depth + 1)}]"
+        if kind == "object" and isinstance(given.get("additionalProperties"), Mapping):
+            return f"dict[str, {self.of(given['additionalProperties'], depth + 1)}]"
+        return _TYPES.get(str(kind), "Any")
 
 
 def _union(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -139,7 +139,7 @@ def decode_arguments(body: bytes) -> dict[str, Any]:
         if weigh_json(body, _MAX_WEIGHT) > _MAX_WEIGHT:
             raise ArgumentsMalformed("must take less memory")
         text = body.decode("utf-8", "replace")
-        arguments: Any = json.loads(text)
+        arguments: Any = json.loads(text, parse_constant=_not_a_number, parse_float=_finite)
         if "\\ud" in text.lower():  # half of a surrogate pair, which cannot be encoded
             arguments = json.loads(json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace"))
     except ArgumentsMalformed:
@@ -149,3 +149,14 @@ def decode_arguments(body: bytes) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise ArgumentsMalformed("must be a JSON object")
     return cast("dict[str, Any]", arguments)
+
+
+def _not_a_number(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    """Return a number; infinity and NaN, which Python's JSON has, are within the bounds of many schemas."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(text)
+    return number

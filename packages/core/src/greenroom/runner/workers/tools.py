@@ -18,7 +18,7 @@ from json import dumps, loads
 from keyword import iskeyword
 from numbers import Integral, Real
 from os import getpid
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from ..protocol import Frame, WorkerEvent
 
@@ -127,9 +127,11 @@ class Tools:
                 call.end(error=body.decode("utf-8", "replace"))
                 return
             try:
-                value = loads(body)
+                value = loads(body, parse_constant=_refuse)
             except MemoryError:
                 call.end(error=f"The result of {call.tool} does not fit into the session's memory.")
+            except (ValueError, RecursionError):  # another client than ours can send anything
+                call.end(error=f"The result of {call.tool} is not JSON that Python can read.")
             else:
                 call.end(value)
 
@@ -334,6 +336,10 @@ def _plain(value: Any) -> Any:
         if not isinstance(value, type) and callable(convert := getattr(value, method, None)):
             return convert()
     raise TypeError(f"a value of type {type(value).__name__} is not")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
 
 
 class _Annotation(str):

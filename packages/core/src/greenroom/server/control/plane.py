@@ -12,6 +12,7 @@ from typing import Any, Self
 from greenroom.arm.ids import LOCAL_GROUP, LOCAL_SUBSCRIPTION, PoolId
 from greenroom.arm.resources import ProvisioningState, Resource, decode_resource, patched
 from greenroom.errors import GreenroomError, InvalidRequest
+from greenroom.server.access.pool_keys import new_pool_key
 from greenroom.server.control.choices import Engines, in_arms_words
 from greenroom.server.control.declared import declared_resource
 from greenroom.server.control.opening import Opened, change_pool, open_pool
@@ -262,6 +263,8 @@ class ControlPlane:
         try:
             async with self._opening:
                 pool.opened = await change_pool(self._engines, pool.opened, pool.next)
+            if pool.served is not None and not pool.next.has_mcp_key:  # what was fetched must be of no use
+                pool.served.mcp_key = new_pool_key()
         except Exception as reason:  # noqa: BLE001  whatever it is, the pool serves as before
             error = _described(reason)
         await self._end(pool, operation, error, taken=error is None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import quote, unquote
 
 from starlette.requests import Request
@@ -145,8 +144,7 @@ class ArmRoute(BaseRoute):
             raise not_found(pool)
         if found.served is None:
             raise RequestRefused(503, "SessionPoolNotReady", f"The session pool {pool.name!r} does not serve now.")
-        server: Mapping[str, Any] = found.shown.properties.get("mcpServerSettings") or {}
-        if server.get("mcpServerApiKeyDisabled"):
+        if not found.shown.has_mcp_key:
             raise RequestRefused(
                 409,
                 "McpServerApiKeyDisabled",

@@ -105,7 +105,7 @@ async def _respond(request: Request, target: Target, value: Json) -> Response:
         return Response(status_code=202)
     try:
         version = http.version_from(message, request.headers, peer.version)
-        context = context_of(message, peer, _context(caller, version))
+        context = context_of(message, peer, _context(caller, version, target))
     except ProtocolError as error:
         error.id = message.id
         raise
@@ -132,7 +132,7 @@ def _respond_to_batch(request: Request, target: Target, peer: Peer, values: list
             _note(message, peer)
     if all(isinstance(message, Notification | Answer) for message in messages):
         return Response(status_code=202)
-    endpoint, known = _endpoint(target.pool), _context(_caller(request), version)
+    endpoint, known = _endpoint(target.pool), _context(_caller(request), version, target)
 
     async def answer_one(message: McpRequest, notify: Notify | None) -> Json:
         try:
@@ -155,8 +155,8 @@ def _caller(request: Request) -> str | None:
     return request.scope["greenroom.caller"]
 
 
-def _context(caller: str | None, version: str) -> Context:
-    return Context(caller, version, lists=caller is not None, azures_tools=True)
+def _context(caller: str | None, version: str, target: Target) -> Context:
+    return Context(caller, version, lists=caller is not None, azures_tools=True, reserve=target.held.add)
 
 
 def _note(message: Notification, peer: Peer) -> None:
