@@ -103,7 +103,11 @@ class ControlPlane:
         for name in stored.deleted:
             registry.reserve(name)
         plane.operations.keep(*stored.operations)
-        under_way = {operation.pool.key: operation for operation in plane.operations.under_way()}
+        under_way: dict[tuple[str, str, str], Operation] = {}
+        for operation in plane.operations.under_way():
+            if (earlier := under_way.get(operation.pool.key)) is not None:  # only a deletion takes another's place
+                plane.operations.keep(earlier.canceled())
+            under_way[operation.pool.key] = operation
         for each in stored.pools:
             if plane._declared(each.id) is not None:
                 raise InvalidRequest(
@@ -111,8 +115,8 @@ class ControlPlane:
                     "the declared one, or delete the other in a server that does not declare it."
                 )
             plane._resume(each, under_way.pop(each.id.key, None))
-        for operation in under_way.values():  # its pool is gone: a deletion that was done but for its last word
-            plane.operations.keep(operation.done())
+        for operation in under_way.values():  # its pool is gone, and a deletion ends together with its pool
+            plane.operations.keep(operation.canceled())
         return plane
 
     async def close(self) -> None:
@@ -273,16 +277,16 @@ class ControlPlane:
             before.cancel()
             await asyncio.wait([before])
             self._registry.unmanage(pool.id)  # it could have opened a moment ago
-        if other is not None and other.ended is None:
-            self.operations.keep(other.canceled())
+        ended = [other.canceled()] if other is not None and other in self.operations.under_way() else []
+        self.operations.keep(*ended)
         if pool.served is not None:
             await pool.served.end()
             pool.opened = pool.served = None
-        done = None if operation is None else operation.done()
-        await self._written(self._table.deleted(pool.id, done))
+        if operation is not None:
+            ended.append(operation.done())
+        await self._written(self._table.deleted(pool.id, *ended))
         del self._pools[pool.id.key]
-        if done is not None:
-            self.operations.keep(done)
+        self.operations.keep(*ended)
 
     async def _try_to_open(self, pool: ManagedPool, resource: Resource) -> tuple[str, str] | None:
         """Open a pool, and return the reason if that fails."""
