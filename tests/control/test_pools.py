@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -142,6 +143,23 @@ async def test_a_second_change_waits_for_the_end_of_the_first(server: Control) -
     assert {answer.status_code for answer in answers} == {202, 409}
     await server.end_of(taken)
     assert (await server.call("GET", CI)).json()["tags"] == taken.json()["tags"]
+
+
+async def test_a_change_whose_client_has_gone_is_not_begun_twice(server: Control) -> None:
+    released = threading.Event()
+    blocked = asyncio.create_task(server.file.read(lambda _: released.wait(60)))  # the next write waits for it
+    first = asyncio.create_task(server.call("PUT", CI, resource()))
+    await asyncio.sleep(0.1)
+    first.cancel()
+    await asyncio.wait([first])
+    second = await server.call("PUT", CI, resource())
+    released.set()
+    await blocked
+    async with asyncio.timeout(30):
+        while (await server.call("GET", CI)).status_code == 404:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert (second.status_code, second.json()["error"]["code"]) == (409, "OperationNotAllowed")
+    assert (await server.settled(CI))["properties"]["provisioningState"] == "Succeeded", "the first one was accepted"
 
 
 async def test_a_pool_that_is_being_created_can_be_deleted(server: Control) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -197,8 +196,7 @@ class ControlPlane:
             self.operations.keep(operation)
             pool.task = self._in_background(self._delete(pool, operation, before, canceled))
 
-        with self._writing(pool.id):
-            await self._to_its_end(accept())
+        await self._to_its_end(pool.id, accept())
         return Accepted(pool, operation)
 
     async def _accept(
@@ -227,8 +225,7 @@ class ControlPlane:
             work = self._change(pool, operation) if serves else self._open(pool, operation)
             pool.task = self._in_background(work)
 
-        with self._writing(pool.id):
-            await self._to_its_end(accept())
+        await self._to_its_end(pool.id, accept())
         return Accepted(pool, operation, created, warnings)
 
     # What operations do
@@ -338,19 +335,19 @@ class ControlPlane:
             raise _busy(id)
         return pool
 
-    @contextlib.contextmanager
-    def _writing(self, id: PoolId) -> Generator[None, None, None]:  # noqa: A002
+    async def _to_its_end(self, id: PoolId, work: Coroutine[Any, Any, None]) -> None:  # noqa: A002
+        """Await the writing of a change, which goes on if the caller is cancelled: memory and file stay the same.
+
+        Raises:
+            RequestRefused: another change of the pool is being written.
+        """
         if id.key in self._accepting:
+            work.close()
             raise _busy(id)
         self._accepting.add(id.key)
-        try:
-            yield
-        finally:
-            self._accepting.discard(id.key)
-
-    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await work that goes on if the caller is cancelled, so that memory and file stay the same."""
-        await asyncio.shield(self._in_background(work))
+        task = self._in_background(work)
+        task.add_done_callback(lambda _: self._accepting.discard(id.key))
+        await asyncio.shield(task)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
