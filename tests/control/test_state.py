@@ -64,6 +64,7 @@ async def test_secrets_lie_in_the_file_alone(path: Path) -> None:
         again = await server.done("PUT", CI, changed)
         assert again["properties"] == changed["properties"], "a resource that was read can be written"
         assert not any("hidden" in text for text in texts)
+        assert "hidden" not in repr(server.plane.get(PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "ci")))
         (pool,) = [each.resource for each in (await PoolTable(server.file).load()).pools]
         kept = {each["name"]: each["value"] for each in pool.properties["secrets"]}
         assert kept == {"key": "hidden", "new": "hidden-3"}

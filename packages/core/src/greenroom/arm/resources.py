@@ -41,9 +41,9 @@ _PATCHABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A session pool as it was asked for."""
+    """A session pool as it was asked for. No representation has its properties, which have secrets."""
 
-    properties: Properties
+    properties: Properties = field(repr=False)
     location: str = LOCAL_LOCATION
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     identity: Properties | None = None
