@@ -138,11 +138,11 @@ def new_resource(name: str, wanted: Wanted, template: Mapping[str, Any] | None =
     """
     wanted.check()
     resource: Object = json.loads(json.dumps(template or {}))  # a copy
-    for field in _OF_DEPLOYMENTS:
-        resource.pop(field, None)
+    for each in _OF_DEPLOYMENTS:
+        resource.pop(each, None)
     properties = _object(resource.setdefault("properties", {}), "properties")
-    for field in _READ_ONLY:
-        properties.pop(field, None)
+    for each in _READ_ONLY:
+        properties.pop(each, None)
     if wanted.location is not None:
         resource["location"] = wanted.location
     if wanted.container_type is not None:

@@ -243,11 +243,11 @@ def _check(resource: Resource) -> None:
                 f"characters, unlike {name!r:.100}.",
                 "tags",
             )
+    options = resource.options  # which reads all of the properties, so that each has the form that it must have
+    del options
     names = [secret["name"] for secret in resource.properties.get("secrets", ()) if "name" in secret]
     if len(set(names)) < len(names):
         raise InvalidProperty("properties.secrets must have each name once.", "properties.secrets")
-    options = resource.options  # which reads all of the properties
-    del options
 
 
 def _container_type(properties: Properties) -> ContainerType:
