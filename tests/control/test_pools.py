@@ -197,6 +197,13 @@ async def test_an_update_that_fails_leaves_the_pool_as_it_was(server: Control, e
         assert result["result"]["executionResult"] == 1
 
 
+async def test_an_update_is_made_although_the_engine_before_does_not_close(server: Control) -> None:
+    before = await server.done("PUT", CI, {**resource(), "tags": {ENGINE_TAG: "stuck:"}})
+    after = await server.done("PATCH", CI, {"tags": {ENGINE_TAG: "memory:"}})
+    assert (before["tags"], after["tags"]) == ({ENGINE_TAG: "stuck:"}, {ENGINE_TAG: "memory:"})
+    assert (await server.run("1", after)).is_success
+
+
 @pytest.mark.parametrize("engine", ["broken:", "lame:?pids=99"])
 async def test_a_pool_that_cannot_be_created_says_why(server: Control, engine: str) -> None:
     ready = {"maxConcurrentSessions": 3, "readySessionInstances": 1}

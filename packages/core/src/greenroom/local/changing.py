@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -11,6 +13,8 @@ from greenroom.engines.base import Engine
 from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.local.allocator import Allocator, Instance
 from greenroom.local.settings import PoolSettings
+
+_log = logging.getLogger("greenroom.local")
 
 InstanceT = TypeVar("InstanceT", bound=Instance)
 
@@ -120,10 +124,11 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         raise error if isinstance(error, GreenroomError) else EngineUnavailable(str(error))
 
     async def close(self) -> None:
-        await self._allocator.close()
-        for engine in (*self._engines.values(), self._engine):
-            await engine.close()
-        self._engines.clear()
+        async with contextlib.AsyncExitStack() as stack:  # an error of one keeps no other open
+            for engine in (self._engine, *self._engines.values()):
+                stack.push_async_callback(engine.close)
+            self._engines.clear()
+            await self._allocator.close()
 
     async def _try(self, engine: Engine, settings: PoolSettings) -> None:
         try:
@@ -143,7 +148,10 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         used = self._allocator.generations()
         for generation in sorted(self._engines):
             if not any(each <= generation for each in used):  # it served that generation and some before
-                await self._engines.pop(generation).close()
+                try:
+                    await self._engines.pop(generation).close()
+                except Exception:  # noqa: BLE001  whatever it is, the change is made
+                    _log.exception("an engine that is no longer needed did not close")
 
 
 def _sandboxes_of(settings: PoolSettings) -> object:
