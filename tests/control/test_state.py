@@ -132,12 +132,16 @@ async def test_a_creation_and_a_deletion_that_were_cut_off_are_ended(path: Path)
 
 async def test_a_stored_pool_is_not_declared_as_well(path: Path) -> None:
     pool = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "Default")
+    first = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "another")
     file = await StateFile.open(path)
-    await PoolTable(file).create(pool, decode_resource(resource(), pool), {}, Operation.new(pool))
+    for each in (first, pool):
+        await PoolTable(file).create(each, decode_resource(resource(), each), {}, Operation.new(each))
     await file.close()
+    before = asyncio.all_tasks()
     with pytest.raises(InvalidRequest, match="The pool 'Default' must not be declared"):
         async with control(path):
             pass
+    assert asyncio.all_tasks() == before, "no pool is being opened"
 
 
 async def test_a_file_is_one_servers(path: Path) -> None:

@@ -99,6 +99,12 @@ class ControlPlane:
                 f"The state {table.place!r} cannot be read: {error}. Restore it from a copy, or name another file with "
                 "--state."
             ) from error
+        for each in stored.pools:  # before anything begins
+            if plane._declared(each.id) is not None:
+                raise InvalidRequest(
+                    f"The pool {each.id.name!r} must not be declared: the state {table.place!r} has it, too. Rename "
+                    "the declared one, or delete the other in a server that does not declare it."
+                )
         for name in stored.deleted:
             registry.reserve(name)
         plane.operations.keep(*stored.operations)
@@ -108,11 +114,6 @@ class ControlPlane:
                 plane.operations.keep(earlier.canceled())
             under_way[operation.pool.key] = operation
         for each in stored.pools:
-            if plane._declared(each.id) is not None:
-                raise InvalidRequest(
-                    f"The pool {each.id.name!r} must not be declared: the state {table.place!r} has it, too. Rename "
-                    "the declared one, or delete the other in a server that does not declare it."
-                )
             plane._resume(each, under_way.pop(each.id.key, None))
         for operation in under_way.values():  # its pool is gone, and a deletion ends together with its pool
             plane.operations.keep(operation.canceled())
