@@ -112,8 +112,8 @@ class PoolTable:
             )
             for operation in operations:
                 _keep(database, operation)
-            for operation in _operations(database):
-                if operation.ended is None and operation.pool.key == id.key:
+            for operation in _operations(database, "WHERE ended IS NULL"):
+                if operation.pool.key == id.key:
                     _keep(database, operation.canceled())
 
         await self._file.write(change)
@@ -146,11 +146,11 @@ def _load(database: sqlite3.Connection) -> Stored:
     return Stored(pools, _operations(database), names)
 
 
-def _operations(database: sqlite3.Connection) -> list[Operation]:
+def _operations(database: sqlite3.Connection, which: str = "") -> list[Operation]:
     return [
         Operation(id, PoolId.parse(pool), status, started, ended, None if error is None else tuple(json.loads(error)))
         for id, pool, status, started, ended, error in database.execute(  # noqa: A001
-            "SELECT id, pool, status, started, ended, error FROM operations ORDER BY rowid"
+            f"SELECT id, pool, status, started, ended, error FROM operations {which} ORDER BY rowid"  # noqa: S608
         )
     ]
 
