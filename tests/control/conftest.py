@@ -33,13 +33,23 @@ class Lame(MemoryEngine):
         raise EngineUnavailable(f"A sandbox with {spec.limits.pids} processes does not start.")
 
 
+class Stuck(MemoryEngine):
+    """It does not close."""
+
+    name = "stuck"
+
+    async def close(self) -> None:
+        await super().close()
+        raise OSError("something holds it")
+
+
 def plugin(engine: type[Engine]) -> EnginePlugin[EngineOptions]:
     return EnginePlugin(EngineOptions, lambda _: engine())
 
 
 @pytest.fixture(autouse=True)
 def engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    only_engines(monkeypatch, memory=IN_MEMORY, broken=plugin(Broken), lame=plugin(Lame))
+    only_engines(monkeypatch, memory=IN_MEMORY, broken=plugin(Broken), lame=plugin(Lame), stuck=plugin(Stuck))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -168,6 +169,23 @@ async def test_a_second_change_waits_for_the_end_of_the_first(server: Control) -
     assert (await server.call("GET", CI)).json()["tags"] == taken.json()["tags"]
 
 
+async def test_a_change_whose_client_has_gone_is_not_begun_twice(server: Control) -> None:
+    released = threading.Event()
+    blocked = asyncio.create_task(server.file.read(lambda _: released.wait(60)))  # the next write waits for it
+    first = asyncio.create_task(server.call("PUT", CI, resource()))
+    await asyncio.sleep(0.1)
+    first.cancel()
+    await asyncio.wait([first])
+    second = await server.call("PUT", CI, resource())
+    released.set()
+    await blocked
+    async with asyncio.timeout(30):
+        while (await server.call("GET", CI)).status_code == 404:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert (second.status_code, second.json()["error"]["code"]) == (409, "OperationNotAllowed")
+    assert (await server.settled(CI))["properties"]["provisioningState"] == "Succeeded", "the first one was accepted"
+
+
 async def test_a_pool_that_is_being_created_can_be_deleted(server: Control) -> None:
     created = await server.call("PUT", CI, resource())
     await server.done("DELETE", CI)
@@ -201,6 +219,13 @@ async def test_an_update_that_fails_leaves_the_pool_as_it_was(server: Control, e
     for identifier, code in (("session", "x"), ("another", "1")):
         result = (await server.run(code, after, identifier)).json()
         assert result["result"]["executionResult"] == 1
+
+
+async def test_an_update_is_made_although_the_engine_before_does_not_close(server: Control) -> None:
+    before = await server.done("PUT", CI, {**resource(), "tags": {ENGINE_TAG: "stuck:"}})
+    after = await server.done("PATCH", CI, {"tags": {ENGINE_TAG: "memory:"}})
+    assert (before["tags"], after["tags"]) == ({ENGINE_TAG: "stuck:"}, {ENGINE_TAG: "memory:"})
+    assert (await server.run("1", after)).is_success
 
 
 @pytest.mark.parametrize("engine", ["broken:", "lame:?pids=99"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -11,6 +12,8 @@ import httpx
 import pytest
 from tests.server.served import LATEST, current, memory_backend, query
 
+from greenroom.arm.resources import ENGINE_TAG
+from greenroom.arm.versions import LATEST as LATEST_OF_ARM
 from greenroom.errors import InvalidRequest
 from greenroom.server.access.keys import digest
 from greenroom.server.app import Application, Management
@@ -64,6 +67,21 @@ def keys(tmp_path: Path) -> dict[str, Path]:
     files["api_key_file"].write_text(f"user sha256:{digest(USER)}\n")
     files["management_key_file"].write_text(f"manager sha256:{digest(MANAGER)}\n")
     return files
+
+
+async def test_why_a_pool_does_not_serve_is_no_strangers_business(keys: dict[str, Path]) -> None:
+    async with server(**keys) as client:
+        manager, user = ({"Authorization": f"Bearer {key}"} for key in (MANAGER, USER))
+        broken = {**resource(), "tags": {ENGINE_TAG: "broken:"}}
+        created = await client.put(CI, params={"api-version": LATEST_OF_ARM}, json=broken, headers=manager)
+        async with asyncio.timeout(30):
+            url = created.headers["Azure-AsyncOperation"]
+            while "InProgress" in (await client.get(url, headers=manager)).text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        url = f"{created.json()['properties']['poolManagementEndpoint']}/mcp?identifier=user-0007"
+        for headers, status in (({}, 401), ({"x-ms-apikey": "grm_guessed"}, 401), (user, 503)):
+            answer = await client.post(url, json={}, headers=headers)
+            assert (answer.status_code, "is broken" in answer.text) == (status, status == 503)
 
 
 async def test_without_credentials_every_program_can_manage_and_no_web_page() -> None:

@@ -64,6 +64,7 @@ async def test_secrets_lie_in_the_file_alone(path: Path) -> None:
         again = await server.done("PUT", CI, changed)
         assert again["properties"] == changed["properties"], "a resource that was read can be written"
         assert not any("hidden" in text for text in texts)
+        assert "hidden" not in repr(server.plane.get(PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "ci")))
         (pool,) = [each.resource for each in (await PoolTable(server.file).load()).pools]
         kept = {each["name"]: each["value"] for each in pool.properties["secrets"]}
         assert kept == {"key": "hidden", "new": "hidden-3"}
@@ -131,12 +132,16 @@ async def test_a_creation_and_a_deletion_that_were_cut_off_are_ended(path: Path)
 
 async def test_a_stored_pool_is_not_declared_as_well(path: Path) -> None:
     pool = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "Default")
+    first = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "another")
     file = await StateFile.open(path)
-    await PoolTable(file).create(pool, decode_resource(resource(), pool), {}, Operation.new(pool))
+    for each in (first, pool):
+        await PoolTable(file).create(each, decode_resource(resource(), each), {}, Operation.new(each))
     await file.close()
+    before = asyncio.all_tasks()
     with pytest.raises(InvalidRequest, match="The pool 'Default' must not be declared"):
         async with control(path):
             pass
+    assert asyncio.all_tasks() == before, "no pool is being opened"
 
 
 async def test_a_file_is_one_servers(path: Path) -> None:
@@ -230,6 +235,54 @@ async def test_a_full_disk_loses_nothing(path: Path) -> None:
         assert (await server.done("PATCH", CI, large))["tags"] == large["tags"]
     async with control(path) as server:
         assert (await server.settled(CI))["tags"] == large["tags"]
+
+
+async def test_secrets_of_deleted_and_changed_pools_do_not_stay_in_the_files(path: Path) -> None:
+    def kept(text: str) -> bool:
+        return any(text.encode() in each.read_bytes() for each in path.parent.iterdir())
+
+    async with control(path) as server:
+        await server.done("PUT", CI, resource(secrets=SECRETS))
+        await server.done("PUT", path_of("other"), resource(secrets=[{"name": "key", "value": "a-third-one"}]))
+        await server.done("PATCH", CI, {"properties": {"secrets": [{"name": "other"}]}})
+        assert (kept("hidden-too"), kept('"hidden"')) == (True, False)
+        await server.done("DELETE", CI)
+        assert (kept("hidden"), kept("a-third-one")) == (False, True)
+
+
+async def test_a_pool_in_the_place_of_one_whose_deletion_was_not_written_stays(path: Path) -> None:
+    ci = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "ci")
+    async with control(path) as server:
+        await server.done("PUT", CI, resource())
+        await PoolTable(server.file).delete(ci, Operation.new(ci))
+        await server.done("PUT", CI, {**resource(), "tags": {"new": "yes"}})
+        # As in a server whose disk was full when the first one had been deleted.
+        await PoolTable(server.file).create(ci, decode_resource(resource(), ci), {}, Operation.new(ci))
+    async with control(path) as server:
+        assert (await server.settled(CI))["properties"]["provisioningState"] == "Succeeded"
+
+
+async def test_what_a_deletion_has_canceled_stays_so(path: Path) -> None:
+    ci = PoolId(LOCAL_SUBSCRIPTION, LOCAL_GROUP, "ci")
+    async with control(path) as server:
+        created = await server.call("PUT", CI, resource())
+        await server.done("DELETE", CI)
+        assert (await server.end_of(created))["status"] == "Canceled"
+    async with control(path) as server:
+        assert (await server.end_of(created))["status"] == "Canceled"
+    cut_off, deletion = Operation.new(ci), Operation.new(ci)
+    file = await StateFile.open(path)
+    table = PoolTable(file)
+    await table.create(ci, decode_resource(resource(), ci), {}, cut_off)
+    await table.delete(ci, deletion)
+    await file.close()
+    for _ in range(2):
+        async with control(path) as server:
+            async with asyncio.timeout(30):
+                while (await server.call("GET", CI)).status_code != 404:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            ends = [server.plane.operations.find(LOCAL_SUBSCRIPTION, each.id) for each in (cut_off, deletion)]
+            assert [end.status for end in ends if end is not None] == ["Canceled", "Succeeded"]
 
 
 def test_the_default_is_below_the_users_data(monkeypatch: pytest.MonkeyPatch) -> None:

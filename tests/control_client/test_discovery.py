@@ -110,7 +110,20 @@ def test_a_pool_that_is_not_ready_is_an_error(arm: Arm, state: str) -> None:
     pool["properties"]["provisioningState"] = state
     arm.answers.append(lambda _: (200, {}, pool))
     with pytest.raises(ServiceFailed, match=f"must be 'Succeeded', not '{state}'"):
-        greenroom.connect(f"{arm.url}{ID}")
+        greenroom.connect(f"{arm.url}{ID}", acquire_timeout=0.3 if state == "InProgress" else 30)
+
+
+def test_a_pool_that_is_being_opened_is_waited_for(arm: Arm) -> None:
+    ready(arm, "http://127.0.0.1:9")
+    states = ["InProgress", "Updating", "Succeeded"]
+
+    def answer(_: object) -> tuple[int, dict[str, str], Any]:
+        arm.pools["rg", "ci"]["properties"]["provisioningState"] = states.pop(0)
+        return 200, {}, arm.pools["rg", "ci"]
+
+    arm.answers.append(answer)
+    with greenroom.connect(f"{arm.url}{ID}"):
+        assert not states
 
 
 def test_a_pool_that_does_not_exist_is_an_error_with_those_that_do(arm: Arm) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias, cast
 
@@ -57,20 +57,20 @@ class Wanted:
     max_sessions: int | None = None
     ready_sessions: int | None = None
     network_status: Network | None = None
-    secrets: Sequence[str] | None = None
+    secrets: Sequence[str] | None = field(default=None, repr=False)
     """`name=value`."""
     image: str | None = None
     container_name: str | None = None
     cpu: float | None = None
     memory: str | None = None
-    env_vars: Sequence[str] | None = None
+    env_vars: Sequence[str] | None = field(default=None, repr=False)
     """`name=value` or `name=secretref:secret`."""
     command: Sequence[str] | None = None
     args: Sequence[str] | None = None
     target_port: int | None = None
     registry_server: str | None = None
     registry_username: str | None = None
-    registry_password: str | None = None
+    registry_password: str | None = field(default=None, repr=False)
     """The password, or `secretref:` and the name of a secret."""
     registry_identity: str | None = None
     mi_system_assigned: bool = False
@@ -138,11 +138,11 @@ def new_resource(name: str, wanted: Wanted, template: Mapping[str, Any] | None =
     """
     wanted.check()
     resource: Object = json.loads(json.dumps(template or {}))  # a copy
-    for field in _OF_DEPLOYMENTS:
-        resource.pop(field, None)
+    for each in _OF_DEPLOYMENTS:
+        resource.pop(each, None)
     properties = _object(resource.setdefault("properties", {}), "properties")
-    for field in _READ_ONLY:
-        properties.pop(field, None)
+    for each in _READ_ONLY:
+        properties.pop(each, None)
     if wanted.location is not None:
         resource["location"] = wanted.location
     if wanted.container_type is not None:

@@ -41,9 +41,9 @@ _PATCHABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A session pool as it was asked for."""
+    """A session pool as it was asked for. No representation has its properties, which have secrets."""
 
-    properties: Properties
+    properties: Properties = field(repr=False)
     location: str = LOCAL_LOCATION
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     identity: Properties | None = None
@@ -249,11 +249,11 @@ def _check(resource: Resource) -> None:
                 f"characters, unlike {name!r:.100}.",
                 "tags",
             )
+    options = resource.options  # which reads all of the properties, so that each has the form that it must have
+    del options
     names = [secret["name"] for secret in resource.properties.get("secrets", ()) if "name" in secret]
     if len(set(names)) < len(names):
         raise InvalidProperty("properties.secrets must have each name once.", "properties.secrets")
-    options = resource.options  # which reads all of the properties
-    del options
 
 
 def _container_type(properties: Properties) -> ContainerType:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from greenroom.arm.ids import PoolId, split_id
-from greenroom.azure.codecs.management import AZURE, has_succeeded, state_of
+from greenroom.azure.codecs.management import AZURE, has_ended, has_succeeded, state_of
 from greenroom.azure.codecs.shared import fields_of, text
 from greenroom.azure.management import ManagementClient, ManagementSettings, is_azure_management
 from greenroom.azure.settings import AzureSettings, is_azure, is_dynamic_sessions, is_loopback
@@ -52,7 +53,7 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
         settings = _without_foreign_keys(settings, given)
     try:
         async with ManagementClient(server, management_settings(settings)) as client:
-            found = discovered(await client.get(pool), server, pool.name)
+            found = discovered(await _settled(client, pool, settings.acquire_timeout), server, pool.name)
     except AccessDenied:
         if is_azure_management(server) or settings.api_key is None:
             raise
@@ -61,6 +62,23 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
     if found.container_type is not None:
         settings = settings.model_copy(update={"container_type": found.container_type})
     return found.endpoint, settings
+
+
+async def _settled(client: ManagementClient, pool: PoolId, timeout: float) -> Mapping[str, Any]:
+    """Return a pool once it is ready or has failed, or as it is after some seconds.
+
+    A server that has just started opens its pools one after the other.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout
+    pause = 0.1
+    while True:
+        resource = await client.get(pool)
+        state = state_of(resource)
+        if has_ended(state) or state.lower() == "deleting" or clock() + pause > deadline:
+            return resource
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, 2.0)
 
 
 def _without_foreign_keys(settings: AzureSettings, given: Collection[str]) -> AzureSettings:

@@ -50,7 +50,7 @@ class AzureSettings(BaseModel):
     """The time limit of an execution whose caller gives none. Azure ends a synchronous one after 220 seconds, so
     longer ones are asynchronous."""
     acquire_timeout: float = Field(30, ge=0)
-    """How long a call is retried while the pool is full or too busy."""
+    """How long a call is retried while the pool is full or too busy, and a pool's id is asked for until it is ready."""
     output_limit: Size = Field(_MIB, ge=1024, le=64 * _MIB)
     """Characters of each stream that are returned (2025-10-02-preview; Azure's own default is 4,096)."""
     file_limit: Size = Field(128 * _MIB, ge=1)

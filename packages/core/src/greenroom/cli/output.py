@@ -114,7 +114,7 @@ def _print_end(execution: Execution) -> None:
             write(sys.stderr, f"{error.traceback}\n")
         if execution.status != "failed":
             print_line(error.value)
-        elif not error.traceback:
+        elif not error.traceback and error.name != "ExitCode":  # of a command, which has said what it had to say
             write(sys.stderr, f"{error.name}: {error.value}\n")
     if execution.truncated:
         print_line(f"{execution.truncated} bytes of output were over the limit and are left out.")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from greenroom.cli import prompt
-from greenroom.cli.output import Directory, ExitCode, code_of, print_events, print_line
+from greenroom.cli.output import Directory, ExitCode, exit_code_of, print_events, print_line
 from greenroom.connecting import session as one_session
 from greenroom.sessions import Session
 from greenroom.untrusted import printable
@@ -100,7 +100,7 @@ def _run(program: _Program, session: Session, directory: Directory | None, timeo
     execution = print_events(session.stream(program.code, timeout=timeout))
     if directory is not None:
         directory.save(execution, session, execution.images)
-    return code_of(execution)
+    return exit_code_of(execution)
 
 
 def _program(source: list[str], code: str | None) -> _Program:

@@ -15,7 +15,7 @@ from greenroom.azure.codecs import current
 from greenroom.azure.codecs.problems import FILE_NOT_FOUND
 from greenroom.azure.codecs.shared import LATEST, ExecuteRequest
 from greenroom.cli import place as places
-from greenroom.cli.output import Directory, ExitCode, code_of, exit_code_of, print_events, print_line, write
+from greenroom.cli.output import Directory, ExitCode, exit_code_of, print_events, print_line, write
 from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Subscription
 from greenroom.cli.prompt import converse_in_shell
 from greenroom.connecting import connect
@@ -85,7 +85,7 @@ def execute(
             directory.save(execution, session, execution.images)
         elif execution.images and output is Format.TABLE:
             print_line("Figures are saved with --save DIRECTORY.")
-    raise typer.Exit(code_of(execution))
+    raise typer.Exit(exit_code_of(execution))
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic
@@ -13,6 +15,8 @@ from greenroom.local.allocator import Allocator
 from greenroom.local.instance import InstanceT
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, PoolUsage, SessionUsage
+
+_log = logging.getLogger("greenroom.local")
 
 _TRIAL_TIMEOUT = 300.0
 """Seconds in which an instance must become ready; a container's probes can take minutes."""
@@ -131,10 +135,11 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         return self._allocator.metering.pool()
 
     async def close(self) -> None:
-        await self._allocator.close()
-        for engine in (*self._engines.values(), self._engine):
-            await engine.close()
-        self._engines.clear()
+        async with contextlib.AsyncExitStack() as stack:  # an error of one keeps no other open
+            for engine in (self._engine, *self._engines.values()):
+                stack.push_async_callback(engine.close)
+            self._engines.clear()
+            await self._allocator.close()
 
     async def _try(self, engine: Engine, settings: PoolSettings) -> None:
         try:
@@ -154,7 +159,10 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         used = self._allocator.generations()
         for generation in sorted(self._engines):
             if not any(each <= generation for each in used):  # it served that generation and some before
-                await self._engines.pop(generation).close()
+                try:
+                    await self._engines.pop(generation).close()
+                except Exception:  # noqa: BLE001  whatever it is, the change is made
+                    _log.exception("an engine that is no longer needed did not close")
 
 
 def _sandboxes_of(settings: PoolSettings) -> object:

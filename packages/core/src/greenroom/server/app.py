@@ -268,7 +268,12 @@ class Application:
 
     def _is_forwarded(self, scope: Scope) -> bool:
         """Whether a path of the server's own is one of a custom container: the request names a session."""
-        return b"identifier=" in scope["query_string"] and self._forward.find(scope) is not None
+        if b"identifier=" not in scope["query_string"]:
+            return False
+        try:
+            return self._forward.find(scope) is not None
+        except RequestRefused:  # its pool does not serve: the route says so, to callers that are accepted
+            return False
 
     async def _show_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the metrics of the server and of its pools."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -101,19 +100,24 @@ class ControlPlane:
                 f"The state {table.place!r} cannot be read: {error}. Restore it from a copy, or name another file with "
                 "--state."
             ) from error
-        for name in stored.deleted:
-            registry.reserve(name)
-        plane.operations.keep(*stored.operations)
-        under_way = {operation.pool.key: operation for operation in plane.operations.under_way()}
-        for each in stored.pools:
+        for each in stored.pools:  # before anything begins
             if plane._declared(each.id) is not None:
                 raise InvalidRequest(
                     f"The pool {each.id.name!r} must not be declared: the state {table.place!r} has it, too. Rename "
                     "the declared one, or delete the other in a server that does not declare it."
                 )
+        for name in stored.deleted:
+            registry.reserve(name)
+        plane.operations.keep(*stored.operations)
+        under_way: dict[tuple[str, str, str], Operation] = {}
+        for operation in plane.operations.under_way():
+            if (earlier := under_way.get(operation.pool.key)) is not None:  # only a deletion takes another's place
+                plane.operations.keep(earlier.canceled())
+            under_way[operation.pool.key] = operation
+        for each in stored.pools:
             plane._resume(each, under_way.pop(each.id.key, None))
-        for operation in under_way.values():  # its pool is gone: a deletion that was done but for its last word
-            plane.operations.keep(operation.done())
+        for operation in under_way.values():  # its pool is gone, and a deletion ends together with its pool
+            plane.operations.keep(operation.canceled())
         return plane
 
     async def close(self) -> None:
@@ -194,8 +198,7 @@ class ControlPlane:
             self.operations.keep(operation)
             pool.task = self._in_background(self._delete(pool, operation, before, canceled))
 
-        with self._writing(pool.id):
-            await self._to_its_end(accept())
+        await self._to_its_end(pool.id, accept())
         return Accepted(pool, operation)
 
     async def _accept(
@@ -224,8 +227,7 @@ class ControlPlane:
             work = self._change(pool, operation) if serves else self._open(pool, operation)
             pool.task = self._in_background(work)
 
-        with self._writing(pool.id):
-            await self._to_its_end(accept())
+        await self._to_its_end(pool.id, accept())
         return Accepted(pool, operation, created, warnings)
 
     # What operations do
@@ -276,16 +278,16 @@ class ControlPlane:
             before.cancel()
             await asyncio.wait([before])
             self._registry.unmanage(pool.id)  # it could have opened a moment ago
-        if other is not None and other.ended is None:
-            self.operations.keep(other.canceled())
+        ended = [other.canceled()] if other is not None and other in self.operations.under_way() else []
+        self.operations.keep(*ended)
         if pool.served is not None:
             await pool.served.end()
             pool.opened = pool.served = None
-        done = None if operation is None else operation.done()
-        await self._written(self._table.deleted(pool.id, done))
+        if operation is not None:
+            ended.append(operation.done())
+        await self._written(self._table.deleted(pool.id, *ended))
         del self._pools[pool.id.key]
-        if done is not None:
-            self.operations.keep(done)
+        self.operations.keep(*ended)
 
     async def _try_to_open(self, pool: ManagedPool, resource: Resource) -> tuple[str, str] | None:
         """Open a pool, and return the reason if that fails."""
@@ -339,19 +341,19 @@ class ControlPlane:
             raise _busy(id)
         return pool
 
-    @contextlib.contextmanager
-    def _writing(self, id: PoolId) -> Generator[None, None, None]:  # noqa: A002
+    async def _to_its_end(self, id: PoolId, work: Coroutine[Any, Any, None]) -> None:  # noqa: A002
+        """Await the writing of a change, which goes on if the caller is cancelled: memory and file stay the same.
+
+        Raises:
+            RequestRefused: another change of the pool is being written.
+        """
         if id.key in self._accepting:
+            work.close()
             raise _busy(id)
         self._accepting.add(id.key)
-        try:
-            yield
-        finally:
-            self._accepting.discard(id.key)
-
-    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await work that goes on if the caller is cancelled, so that memory and file stay the same."""
-        await asyncio.shield(self._in_background(work))
+        task = self._in_background(work)
+        task.add_done_callback(lambda _: self._accepting.discard(id.key))
+        await asyncio.shield(task)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

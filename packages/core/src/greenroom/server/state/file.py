@@ -86,6 +86,18 @@ class StateFile:
         except (sqlite3.Error, OSError) as error:
             raise StateNotWritten(f"The state {str(self.path)!r} could not be written: {error}.") from error
 
+    async def forget(self) -> None:
+        """Remove what was deleted or replaced from the log as well, where it would stay for long.
+
+        A failure is not the caller's: the next call does it.
+        """
+
+        def checkpoint() -> None:
+            with contextlib.suppress(sqlite3.Error):  # such as of a full disk
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+        await self._run(checkpoint)
+
     async def close(self) -> None:
         """Close the database and give up the file. Idempotent."""
         if self._closed:
@@ -115,6 +127,7 @@ class StateFile:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
+            self._connection.execute("PRAGMA secure_delete = ON")  # no secret stays in a free page
             self._migrate(version)
         except sqlite3.Error as error:
             raise InvalidRequest(

@@ -58,7 +58,8 @@ class PoolTable:
         def change(database: sqlite3.Connection) -> None:
             database.execute(
                 "INSERT INTO pools (id, path, resource, facts) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET resource = excluded.resource, next = NULL, facts = excluded.facts",
+                " ON CONFLICT (id) DO UPDATE SET path = excluded.path, resource = excluded.resource, next = NULL,"
+                " deleting = 0, facts = excluded.facts",  # it is, if the end of a deletion could not be written
                 (_key(id), id.path, _dump(resource.to_json()), _dump(facts)),
             )
             database.execute("DELETE FROM deleted WHERE name = ?", (id.name.casefold(),))
@@ -86,6 +87,7 @@ class PoolTable:
                 _keep(database, operation)
 
         await self._file.write(change)
+        await self._file.forget()
 
     async def delete(self, id: PoolId, operation: Operation) -> None:  # noqa: A002
         """Keep that a pool is being deleted."""
@@ -96,8 +98,8 @@ class PoolTable:
 
         await self._file.write(change)
 
-    async def deleted(self, id: PoolId, operation: Operation | None) -> None:  # noqa: A002
-        """Forget a pool, and keep that its name was one of a pool."""
+    async def deleted(self, id: PoolId, *operations: Operation) -> None:  # noqa: A002
+        """Forget a pool, and keep that its name was one of a pool, and how its operations ended."""
 
         def change(database: sqlite3.Connection) -> None:
             database.execute("DELETE FROM pools WHERE id = ?", (_key(id),))
@@ -108,10 +110,14 @@ class PoolTable:
             database.execute(
                 "DELETE FROM deleted WHERE number <= (SELECT max(number) FROM deleted) - ?", (_MOST_DELETED,)
             )
-            if operation is not None:
+            for operation in operations:
                 _keep(database, operation)
+            for operation in _operations(database, "WHERE ended IS NULL"):
+                if operation.pool.key == id.key:
+                    _keep(database, operation.canceled())
 
         await self._file.write(change)
+        await self._file.forget()
 
     async def close(self) -> None:
         """Give up the file."""
@@ -136,13 +142,17 @@ def _load(database: sqlite3.Connection) -> Stored:
             "SELECT path, resource, next, deleting, facts FROM pools ORDER BY id"
         )
     ]
-    operations = [
+    names = [name for (name,) in database.execute("SELECT name FROM deleted ORDER BY number")]
+    return Stored(pools, _operations(database), names)
+
+
+def _operations(database: sqlite3.Connection, which: str = "") -> list[Operation]:
+    return [
         Operation(id, PoolId.parse(pool), status, started, ended, None if error is None else tuple(json.loads(error)))
         for id, pool, status, started, ended, error in database.execute(  # noqa: A001
-            "SELECT id, pool, status, started, ended, error FROM operations ORDER BY rowid"
+            f"SELECT id, pool, status, started, ended, error FROM operations {which} ORDER BY rowid"  # noqa: S608
         )
     ]
-    return Stored(pools, operations, [name for (name,) in database.execute("SELECT name FROM deleted ORDER BY number")])
 
 
 def _keep(database: sqlite3.Connection, operation: Operation) -> None:
