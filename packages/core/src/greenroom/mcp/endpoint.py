@@ -46,6 +46,7 @@ from greenroom.untrusted import brief
 
 logger = logging.getLogger("greenroom.mcp")
 
+_LONGEST_TOKEN = 1000  # it comes back in each notification
 _FRESH = 300_000
 """Milliseconds for which lists that are the same for every caller can be kept."""
 _LIST_TIMEOUT = 5.0
@@ -358,7 +359,7 @@ def context_of(request: Request, peer: Peer, context: Context) -> Context:
         ProtocolError: the request's version is not known, or it lacks what its version requires.
     """
     token = request.meta.get("progressToken")
-    if not isinstance(token, str | int) or isinstance(token, bool):
+    if not isinstance(token, str | int) or isinstance(token, bool) or len(str(token)) > _LONGEST_TOKEN:
         token = None
     if not request.is_stateless:
         level = peer.level if peer.version is not None else None
