@@ -159,7 +159,7 @@ def test_a_cell_that_falls_silent_has_updated_and_cleared_what_it_has_in_jupyter
     *earlier, last = cells
     source = notebook(*((each,) for each in earlier), (f"{last}\nimport time\ntime.sleep(60)",))
     with pool.session() as session:
-        ran = run_notebook(source, session, idle_timeout=2)
+        ran = run_notebook(source, session, idle_timeout=5)
     shown = [
         [
             str(output.get("text") or output.get("ename") or output["data"]["text/plain"]).strip("'\n")

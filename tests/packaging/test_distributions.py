@@ -104,6 +104,17 @@ def _serves(programs: Path) -> None:
             server.terminate()
 
 
+def _keeps_pools(programs: Path) -> None:
+    command = [programs / "greenroom", "serve", "--pool", "bubblewrap:", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/") as server:
+        assert server.stderr is not None
+        try:
+            url = server.stderr.readline().split()[-1]
+            assert "default (declared)" in run(programs / "greenroom", "pool", "list", "--server", url).stdout
+        finally:
+            server.terminate()
+
+
 def _plots(programs: Path) -> None:
     code = (
         "import pandas as pd; pd.Series([1, 2]).plot()\n"
@@ -163,6 +174,7 @@ EXTRAS: dict[str, Callable[[Path], None]] = {
     "bubblewrap,data": _plots,
     "bubblewrap,data,notebook": _runs_notebooks,
     "bubblewrap,node": _runs_javascript,
+    "server,azure,bubblewrap": _keeps_pools,
     "server,bubblewrap": _serves,
     "telemetry": _speaks_opentelemetry,
     "testing": _gives_pools_for_tests,

@@ -234,7 +234,7 @@ def test_a_key_is_made_and_printed_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 async def client(engine: None) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving() as server, httpx.AsyncClient(base_url=server.url + POOL) as client:
+    async with serving() as server, httpx.AsyncClient(base_url=server.url + POOL, timeout=60) as client:
         yield client
 
 

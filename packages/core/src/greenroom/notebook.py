@@ -217,7 +217,7 @@ async def _run(
 def _silence(execution: Execution, idle_timeout: float) -> Execution:
     """The execution of a cell that fell silent, with what it had when it was interrupted."""
     error = ExecutionError("TimeoutError", f"The cell showed nothing for {idle_timeout} seconds.")
-    places = (replace(place, error=error) if place.error is execution.error else place for place in execution.places)
+    places = (replace(place, error=error) if place.error == execution.error else place for place in execution.places)
     return replace(execution, status="timed_out", error=error, places=tuple(places))
 
 
