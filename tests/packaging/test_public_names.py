@@ -106,8 +106,8 @@ def test_the_public_names_are_pinned() -> None:
         "AccessDenied", "AzureDetails", "AzureRangeWarning", "ContainerType", "CustomContainer", "EngineUnavailable",
         "Event", "Execution", "ExecutionCancelled", "ExecutionError", "ExecutionFailed", "ExecutionHandle",
         "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image", "ImageMissing",
-        "InvalidRequest", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "Probe",
-        "RegistryCredentials", "RemoteFile", "RequestFailed", "Response", "SandboxLost", "ServiceFailed", "Session",
-        "SessionInfo", "SessionPool", "StreamText", "StreamedResponse", "Tool", "ToolLimits", "aconnect", "connect",
-        "session",
+        "InvalidRequest", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "PoolUsage",
+        "Probe", "RegistryCredentials", "RemoteFile", "RequestFailed", "Response", "SandboxLost", "ServiceFailed",
+        "Session", "SessionInfo", "SessionPool", "SessionUsage", "StreamText", "StreamedResponse", "Tool", "ToolLimits",
+        "UsageSource", "aconnect", "connect", "session",
     }  # fmt: skip

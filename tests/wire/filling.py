@@ -21,16 +21,17 @@ BUNDLE: dict[str, Any] = {"text/plain": TEXT, "application/json": {"a": [1, 2.5,
 def filled(kind: type[T]) -> T:
     """A value of a dataclass, of whose fields none has its default."""
     hints = get_type_hints(kind)
-    values = {each.name: _value(hints[each.name], each.name) for each in dataclasses.fields(cast("Any", kind))}
+    fields = dataclasses.fields(cast("Any", kind))
+    values = {each.name: _value(hints[each.name], each.name, each.default) for each in fields}
     if kind is RemoteFile:
         values["path"] = "/mnt/data/a b/ü\n.txt"
     value = kind(**values)
-    for each in dataclasses.fields(cast("Any", kind)):
+    for each in fields:
         assert getattr(value, each.name) != each.default, each.name
     return value
 
 
-def _value(kind: Any, name: str) -> Any:
+def _value(kind: Any, name: str, default: object = None) -> Any:
     if dataclasses.is_dataclass(kind):
         return filled(cast("type[Any]", kind))
     origin, arguments = get_origin(kind), get_args(kind)
@@ -43,7 +44,7 @@ def _value(kind: Any, name: str) -> Any:
     if origin is Mapping:
         return BUNDLE if arguments[1] is Any else {"some": _value(arguments[1], name)}
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return list(kind)[-1]
+        return next(each for each in reversed(list(kind)) if each is not default)
     plain = {
         str: f"{name} {TEXT}",
         int: 7,
