@@ -124,6 +124,7 @@ class Application:
             management: the control plane, and who can use it; `None` for a server without one.
         """
         self.pools = pools
+        self.public_url = settings.public_url
         self._settings = settings
         self._guard = guard
         self._management = management
