@@ -5,19 +5,26 @@ order, so that other work on the machine meets both. Printed are, each as the me
 the ratio of the times, and the processor time of this process that an execution takes more, which tells something on a
 busy machine, too. The first line compares two pools without consumers: what the measurement can tell. The last lines
 are the processor time of recording an execution by itself, in a loop: the least of ten.
+
+`python benchmarks/telemetry.py --instructions` counts instructions instead, by callgrind (valgrind), which takes some
+minutes: what each consumer adds to the host process, and to all of `1+1` with its sandbox's processes; beside it what
+OpenTelemetry's SDK alone takes for one span that has as many attributes, which is current meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
 from unittest.mock import patch
 
+import counting
+from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -100,54 +107,133 @@ def alone(observer: Observer, rounds: int = 3000) -> float:
     return min(once() for _ in range(10))
 
 
+@dataclass(frozen=True)
+class Consumers:
+    """Those that are compared: for each the pool's observer, and whether spans are recorded."""
+
+    tracer: trace.Tracer
+    instruments: meters.Meters
+
+    @classmethod
+    def make(cls) -> Consumers:
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(Dropped())
+        reader = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+        return cls(provider.get_tracer("greenroom"), meters.Meters(reader))
+
+    def observers(self) -> dict[str, tuple[Observer, bool]]:
+        def metrics() -> Observer:
+            return self.instruments.observer("benchmark")
+
+        return {
+            "no consumer": (ignore, False),
+            "events, counted for /metrics": (Aggregate().observe, False),
+            "metrics by OpenTelemetry": (metrics(), False),
+            "spans by OpenTelemetry": (ignore, True),
+            "all of it": (both(Aggregate().observe, metrics()), True),
+        }
+
+    @contextmanager
+    def tracing(self, recorded: bool) -> Generator[None, None, None]:
+        """Record spans meanwhile, or make none."""
+        with patch.object(tracing, "_tracer", lambda: self.tracer if recorded else None):
+            yield
+
+    def bare_span(self) -> None:
+        """What the SDK takes at the least: a span with the attributes of an execution, current for a moment."""
+        attributes = {"greenroom.session.id": "benchmark", "greenroom.pool.name": "default"}
+        span = self.tracer.start_span("execute code", None, trace.SpanKind.INTERNAL, attributes)
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            pass
+        span.set_attributes({"greenroom.execution.status": "succeeded", "greenroom.execution.duration": 0.001})
+        span.end()
+
+
+BARE_SPAN = "one span of the SDK by itself"
+
+
+def count(url: str, size: int, rounds: int) -> None:
+    """Print what each consumer costs, in instructions."""
+    names = list(Consumers.make().observers())
+    with counting.Counted(__file__, url, "--serve-batches") as counted:
+        found = {name: [counted.count(name, size) for _ in range(rounds)] for name in [*names, BARE_SPAN]}
+    sandbox = counting.of_sandbox("1+1", size)
+    host = median(found[names[0]])
+    print(f"1+1: {host / 1000:,.0f} thousand instructions of the host process, {sandbox / 1000:,.0f} of its sandbox")
+    for name, values in found.items():
+        spread = (max(values) - min(values)) / 1000
+        more = median(values) - (0 if name == BARE_SPAN else host)
+        print(
+            f"{name}: {more / 1000:+,.1f} thousand (the counts differ by {spread:.1f}), {100 * more / host:+.1f} % of the "
+            f"host process, {100 * more / (host + sandbox):+.1f} % of 1+1"
+        )
+
+
+def serve_batches(url: str) -> None:
+    """Run the batches that standard input names, in the process that is counted."""
+    consumers = Consumers.make()
+    with ExitStack() as stack:
+        sessions: dict[str, tuple[greenroom.Session, bool]] = {}
+        for name, (observer, recorded) in consumers.observers().items():
+            session = stack.enter_context(open_pool(url, observer)).session()
+            batch(session, 20)
+            sessions[name] = session, recorded
+        print("ready", flush=True)
+        for line in sys.stdin:
+            name, _, size = line.rpartition(" ")
+            if name == BARE_SPAN:
+                for _ in range(int(size)):
+                    consumers.bare_span()
+            else:
+                session, recorded = sessions[name]
+                with consumers.tracing(recorded):
+                    for _ in range(int(size)):
+                        session.execute("1+1")
+            print("done", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", nargs="?", default="bubblewrap:")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--batch", type=int, default=60)
+    parser.add_argument("--instructions", action="store_true", help="count instructions")
+    parser.add_argument("--serve-batches", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(Dropped())
-    tracer = provider.get_tracer("greenroom")
+    if arguments.serve_batches:
+        serve_batches(arguments.url)
+    elif arguments.instructions:
+        if name := counting.missing():
+            parser.error(f"{name} must be installed.")
+        count(arguments.url, arguments.batch, 3)
+    else:
+        compare_times(arguments.url, arguments.pairs, arguments.batch)
+
+
+def compare_times(url: str, pairs: int, size: int) -> None:
+    """Print what each consumer costs in pairs of batches, and what recording takes by itself."""
+    consumers = Consumers.make()
     with ExitStack() as stack:
 
         def session_of(observer: Observer) -> greenroom.Session:
-            pool = stack.enter_context(open_pool(arguments.url, observer))
-            session = pool.session()
+            session = stack.enter_context(open_pool(url, observer)).session()
             batch(session, 50)
             return session
 
-        def run(session: greenroom.Session, *, traced: bool) -> Callable[[], Batch]:
+        def run(session: greenroom.Session, *, recorded: bool) -> Callable[[], Batch]:
             def measure() -> Batch:
-                with patch.object(tracing, "_tracer", lambda: tracer if traced else None):
-                    return batch(session, arguments.batch)
+                with consumers.tracing(recorded):
+                    return batch(session, size)
 
             return measure
 
-        aggregate = Aggregate()
-        instruments = meters.Meters(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
-        plain, other, prometheus = session_of(ignore), session_of(ignore), session_of(aggregate.observe)
-        otel = session_of(instruments.observer("benchmark"))
-        wall = 1000 * batch(plain, 500).wall
-        print(f"1+1 in {wall:.2f} ms, {arguments.pairs} pairs of {arguments.batch}: ratio; processors")
-        untraced = run(plain, traced=False)
-        for what, session, traced in (
-            ("two pools without consumers", other, False),
-            ("events, counted for /metrics", prometheus, False),
-            ("metrics by OpenTelemetry", otel, False),
-            ("spans", other, True),
-            ("spans and metrics by OpenTelemetry", otel, True),
-        ):
-            compare(what, untraced, run(session, traced=traced), arguments.pairs)
-        for what, observer, traced in (
-            ("without consumers", ignore, False),
-            ("events, counted for /metrics", Aggregate().observe, False),
-            ("metrics by OpenTelemetry", instruments.observer("benchmark"), False),
-            ("spans", ignore, True),
-            ("all of it", both(Aggregate().observe, instruments.observer("benchmark")), True),
-        ):
-            with patch.object(tracing, "_tracer", lambda traced=traced: tracer if traced else None):
-                print(f"recording alone, {what}: {1e6 * alone(observer):.1f} us")
+        plain = session_of(ignore)
+        print(f"1+1 in {1000 * batch(plain, 500).wall:.2f} ms, {pairs} pairs of {size}: ratio; processors")
+        for name, (observer, recorded) in consumers.observers().items():
+            compare(name, run(plain, recorded=False), run(session_of(observer), recorded=recorded), pairs)
+    for name, (observer, recorded) in consumers.observers().items():
+        with consumers.tracing(recorded):
+            print(f"recording alone, {name}: {1e6 * alone(observer):.1f} us")
 
 
 if __name__ == "__main__":
