@@ -1,8 +1,8 @@
 """Instructions counted by callgrind: what `telemetry.py --instructions` prints, unmoved by other work on the machine.
 
 A second Python under callgrind makes the executions; `callgrind_control` counts them batch by batch. Another pool has
-its runner under callgrind, too, in namespaces of its own, and tells what the sandbox adds: the rest of what `1+1` costs.
-Instructions of the kernel are not counted.
+its runner under callgrind, too, in namespaces of its own, and tells what the sandbox adds. Instructions of the kernel
+are not counted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
-import greenroom
 from greenroom.backend import Backend
 from greenroom.engines.base import RUNNER_SOURCE, Engine, SandboxSpec
 from greenroom.engines.bubblewrap.engine import BubblewrapSandbox
@@ -52,7 +52,7 @@ class Counted:
         )
         self._out = out
 
-    def __enter__(self) -> Counted:
+    def __enter__(self) -> Self:
         self._answer()
         self._control("--instr=on")
         return self
@@ -121,7 +121,7 @@ class _CountedEngine(Engine):
     async def start(self, spec: SandboxSpec) -> BubblewrapSandbox:
         process = await asyncio.create_subprocess_exec(
             *("bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--die-with-parent", "--ro-bind", "/", "/"),
-            *("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/mnt", "--dir", "/mnt/data"),  # noqa: S108
+            *("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/mnt", "--dir", "/mnt/data"),
             *("--ro-bind", str(RUNNER_SOURCE), "/mnt/runner/greenroom_runner", "--bind", str(self._out), "/mnt/out"),
             *(*_CALLGRIND, "--vgdb=no", "--trace-children=yes", "--callgrind-out-file=/mnt/out/%p"),
             *(sys.executable, "-I", "-c", _START, json.dumps({"container_type": spec.container_type})),

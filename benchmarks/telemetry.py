@@ -8,7 +8,7 @@ are the processor time of recording an execution by itself, in a loop: the least
 
 `python benchmarks/telemetry.py --instructions` counts instructions instead, by callgrind (valgrind), which takes some
 minutes: what each consumer adds to the host process, and to all of `1+1` with its sandbox's processes; beside it what
-OpenTelemetry's SDK alone takes for one span that has as many attributes, which is current meanwhile.
+OpenTelemetry's SDK takes by itself for a span with such attributes that is current for a moment, and for a value.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import greenroom
 from greenroom.backend import Backend
@@ -91,104 +92,126 @@ def compare(what: str, plain: Callable[[], Batch], watched: Callable[[], Batch],
     )
 
 
-def alone(observer: Observer, rounds: int = 3000) -> float:
-    """Return the seconds of processors that recording one execution takes, with nothing in it."""
+def record(observer: Observer, rounds: int) -> None:
+    """Record executions with nothing in them."""
     recorder = Recorder(observer, Metering(time.monotonic), "benchmark", content=False)
     execution = Execution("1", "succeeded", result="2")
+    for _ in range(rounds):
+        with recorder.executing("session", Work.CODE) as recorded, recorded.span.active():
+            recorded.began()
+            recorded.ended(execution)
+
+
+def alone(observer: Observer, rounds: int = 3000) -> float:
+    """Return the seconds of processors that recording one execution takes."""
 
     def once() -> float:
         began = time.process_time()
-        for _ in range(rounds):
-            with recorder.executing("session", Work.CODE) as recorded, recorded.span.active():
-                recorded.began()
-                recorded.ended(execution)
+        record(observer, rounds)
         return (time.process_time() - began) / rounds
 
     return min(once() for _ in range(10))
 
 
 @dataclass(frozen=True)
-class Consumers:
-    """Those that are compared: for each the pool's observer, and whether spans are recorded."""
+class Consumer:
+    """What a pool is opened with, and who makes its spans."""
 
-    tracer: trace.Tracer
-    instruments: meters.Meters
-
-    @classmethod
-    def make(cls) -> Consumers:
-        provider = TracerProvider(shutdown_on_exit=False)
-        provider.add_span_processor(Dropped())
-        reader = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
-        return cls(provider.get_tracer("greenroom"), meters.Meters(reader))
-
-    def observers(self) -> dict[str, tuple[Observer, bool]]:
-        def metrics() -> Observer:
-            return self.instruments.observer("benchmark")
-
-        return {
-            "no consumer": (ignore, False),
-            "events, counted for /metrics": (Aggregate().observe, False),
-            "metrics by OpenTelemetry": (metrics(), False),
-            "spans by OpenTelemetry": (ignore, True),
-            "all of it": (both(Aggregate().observe, metrics()), True),
-        }
+    observer: Observer = ignore
+    tracer: trace.Tracer | None = None
 
     @contextmanager
-    def tracing(self, recorded: bool) -> Generator[None, None, None]:
-        """Record spans meanwhile, or make none."""
-        with patch.object(tracing, "_tracer", lambda: self.tracer if recorded else None):
+    def watching(self) -> Generator[None, None, None]:
+        """Make spans with this one's tracer meanwhile, or none."""
+        with patch.object(tracing, "_tracer", lambda: self.tracer):
             yield
 
-    def bare_span(self) -> None:
-        """What the SDK takes at the least: a span with the attributes of an execution, current for a moment."""
+
+class Consumers:
+    """Those that are compared, the first of which is none; beside them OpenTelemetry's SDK by itself."""
+
+    def __init__(self) -> None:
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(Dropped())
+        tracer = self._tracer = provider.get_tracer("greenroom")
+        sampling = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+        metering = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+        self._histogram = metering.get_meter("benchmark").create_histogram("duration", "s")
+        instruments = meters.Meters(metering)
+        self.all = {
+            NOBODY: Consumer(),
+            "events, counted for /metrics": Consumer(Aggregate().observe),
+            "metrics by OpenTelemetry": Consumer(instruments.observer("benchmark")),
+            "spans by OpenTelemetry": Consumer(tracer=tracer),
+            "spans that are sampled out": Consumer(tracer=sampling.get_tracer("greenroom")),
+            "all of it": Consumer(both(Aggregate().observe, instruments.observer("benchmark")), tracer),
+        }
+        self.bare: dict[str, Callable[[], None]] = {"one span": self._span, "one value of a histogram": self._value}
+
+    def _span(self) -> None:
         attributes = {"greenroom.session.id": "benchmark", "greenroom.pool.name": "default"}
-        span = self.tracer.start_span("execute code", None, trace.SpanKind.INTERNAL, attributes)
+        span = self._tracer.start_span("execute code", None, trace.SpanKind.INTERNAL, attributes)
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             pass
         span.set_attributes({"greenroom.execution.status": "succeeded", "greenroom.execution.duration": 0.001})
         span.end()
 
+    def _value(self) -> None:
+        self._histogram.record(0.001, {"work": "code", "status": "succeeded", "pool": "benchmark"})
 
-BARE_SPAN = "one span of the SDK by itself"
+
+NOBODY = "no consumer"
+RECORDING = "recording alone, "
 
 
 def count(url: str, size: int, rounds: int) -> None:
     """Print what each consumer costs, in instructions."""
-    names = list(Consumers.make().observers())
+    consumers = Consumers()
     with counting.Counted(__file__, url, "--serve-batches") as counted:
-        found = {name: [counted.count(name, size) for _ in range(rounds)] for name in [*names, BARE_SPAN]}
-    sandbox = counting.of_sandbox("1+1", size)
-    host = median(found[names[0]])
-    print(f"1+1: {host / 1000:,.0f} thousand instructions of the host process, {sandbox / 1000:,.0f} of its sandbox")
-    for name, values in found.items():
-        spread = (max(values) - min(values)) / 1000
-        more = median(values) - (0 if name == BARE_SPAN else host)
+
+        def least(batch: str) -> float:
+            # Timers and other threads only add.
+            return min(counted.count(batch, size) for _ in range(rounds)) / 1000
+
+        executions = {name: least(name) for name in consumers.all}
+        alone = {name: least(f"{RECORDING}{name}") for name in consumers.all}
+        bare = {name: least(name) for name in consumers.bare}
+    host = executions[NOBODY]
+    whole = host + counting.of_sandbox("1+1", size) / 1000
+    print(f"1+1: {whole:,.0f} thousand instructions, {host:,.0f} of them in the host process")
+    for name, total in executions.items():
+        more, recording = total - host, alone[name] - alone[NOBODY]
         print(
-            f"{name}: {more / 1000:+,.1f} thousand (the counts differ by {spread:.1f}), {100 * more / host:+.1f} % of the "
-            f"host process, {100 * more / (host + sandbox):+.1f} % of 1+1"
+            f"{name}: {more:+.1f} thousand, {100 * more / whole:+.1f} % of 1+1, {100 * more / host:+.1f} % of the host "
+            f"process; by recording alone {recording:+.1f} thousand, {100 * recording / whole:+.1f} % of 1+1"
         )
+    print(f"{NOBODY}, by recording alone: {alone[NOBODY]:.1f} thousand, {100 * alone[NOBODY] / whole:.1f} % of 1+1")
+    for name, total in bare.items():
+        print(f"OpenTelemetry's SDK by itself, {name}: {total:.1f} thousand, {100 * total / whole:.1f} % of 1+1")
 
 
 def serve_batches(url: str) -> None:
     """Run the batches that standard input names, in the process that is counted."""
-    consumers = Consumers.make()
+    consumers = Consumers()
     with ExitStack() as stack:
-        sessions: dict[str, tuple[greenroom.Session, bool]] = {}
-        for name, (observer, recorded) in consumers.observers().items():
-            session = stack.enter_context(open_pool(url, observer)).session()
+        sessions: dict[str, greenroom.Session] = {}
+        for name, consumer in consumers.all.items():
+            session = sessions[name] = stack.enter_context(open_pool(url, consumer.observer)).session()
             batch(session, 20)
-            sessions[name] = session, recorded
         print("ready", flush=True)
         for line in sys.stdin:
-            name, _, size = line.rpartition(" ")
-            if name == BARE_SPAN:
+            words, _, size = line.rpartition(" ")
+            name = words.removeprefix(RECORDING)
+            if name in consumers.bare:
                 for _ in range(int(size)):
-                    consumers.bare_span()
+                    consumers.bare[name]()
+            elif name != words:
+                with consumers.all[name].watching():
+                    record(consumers.all[name].observer, int(size))
             else:
-                session, recorded = sessions[name]
-                with consumers.tracing(recorded):
+                with consumers.all[name].watching():
                     for _ in range(int(size)):
-                        session.execute("1+1")
+                        sessions[name].execute("1+1")
             print("done", flush=True)
 
 
@@ -205,35 +228,35 @@ def main() -> None:
     elif arguments.instructions:
         if name := counting.missing():
             parser.error(f"{name} must be installed.")
-        count(arguments.url, arguments.batch, 3)
+        count(arguments.url, arguments.batch, 5)
     else:
         compare_times(arguments.url, arguments.pairs, arguments.batch)
 
 
 def compare_times(url: str, pairs: int, size: int) -> None:
     """Print what each consumer costs in pairs of batches, and what recording takes by itself."""
-    consumers = Consumers.make()
+    consumers = Consumers()
     with ExitStack() as stack:
 
-        def session_of(observer: Observer) -> greenroom.Session:
-            session = stack.enter_context(open_pool(url, observer)).session()
+        def session_of(consumer: Consumer) -> greenroom.Session:
+            session = stack.enter_context(open_pool(url, consumer.observer)).session()
             batch(session, 50)
             return session
 
-        def run(session: greenroom.Session, *, recorded: bool) -> Callable[[], Batch]:
+        def run(consumer: Consumer, session: greenroom.Session) -> Callable[[], Batch]:
             def measure() -> Batch:
-                with consumers.tracing(recorded):
+                with consumer.watching():
                     return batch(session, size)
 
             return measure
 
-        plain = session_of(ignore)
+        plain = session_of(Consumer())
         print(f"1+1 in {1000 * batch(plain, 500).wall:.2f} ms, {pairs} pairs of {size}: ratio; processors")
-        for name, (observer, recorded) in consumers.observers().items():
-            compare(name, run(plain, recorded=False), run(session_of(observer), recorded=recorded), pairs)
-    for name, (observer, recorded) in consumers.observers().items():
-        with consumers.tracing(recorded):
-            print(f"recording alone, {name}: {1e6 * alone(observer):.1f} us")
+        for name, consumer in consumers.all.items():
+            compare(name, run(Consumer(), plain), run(consumer, session_of(consumer)), pairs)
+    for name, consumer in consumers.all.items():
+        with consumer.watching():
+            print(f"recording alone, {name}: {1e6 * alone(consumer.observer):.1f} us")
 
 
 if __name__ == "__main__":
