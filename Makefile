@@ -18,7 +18,7 @@ WORKERS ?= 6
 UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity openapi nel bench lock clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity openapi nel bench usage-check lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -85,6 +85,10 @@ openapi: $(READY) $(OPENAPI)/.ready ## a strict server against Microsoft's OpenA
 bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
 	@$(BIN)/python benchmarks/custom.py
+
+usage-check: $(READY) ## as root: whether the usage of 1,000 sessions is what the kernel counted
+	@$(BIN)/python -m tests.soak.adding_up bubblewrap: 1000
+	@$(BIN)/python -m tests.soak.adding_up docker: 200
 
 # The versions that everything here is developed and tested with, for every platform, without an index's address.
 lock: ## after a change of dependencies

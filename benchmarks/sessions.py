@@ -7,6 +7,7 @@ to a process, an ipykernel on the host, and `docker run`.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -95,18 +96,18 @@ def beside_starts(url: str, rounds: int) -> tuple[float, float]:
 
 
 INNER_CALLS = """
-import statistics, time
+import time
 times = []
 for _ in range({count}):
     began = time.perf_counter()
     double(21)
     times.append(time.perf_counter() - began)
-statistics.median(times)
+times
 """
 
 
-def inner_call(url: str, rounds: int) -> tuple[float, float]:
-    """A call of the application's function by code, there and back; and the next execution in the same minutes."""
+def inner_call(url: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Calls of the application's function by code, there and back; and the next executions in the same minutes."""
 
     def double(number: int) -> int:
         return 2 * number
@@ -119,8 +120,13 @@ def inner_call(url: str, rounds: int) -> tuple[float, float]:
         for _ in range(rounds):  # in turn, as other work comes and goes
             outer += [seconds(lambda: session.execute("1+1")) for _ in range(20)]
             result = session.execute(INNER_CALLS.format(count=20), tools=[double]).raise_for_error().result
-            inner.append(float(result or "nan"))
-    return median(inner), median(outer)
+            inner += json.loads(result or "[]")
+    return inner, outer
+
+
+def with_quartiles(times: list[float]) -> str:
+    low, middle, high = quantiles((1000 * each for each in times), n=4)
+    return f"{middle:.2f} ms ({low:.2f} to {high:.2f})"
 
 
 def over_http(url: str, rounds: int) -> tuple[float, float]:
@@ -254,6 +260,9 @@ def main() -> None:
     parser.add_argument("pools", nargs="*", default=["bubblewrap:", "docker:"], metavar="POOL")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument(
+        "--tools", action="store_true", help="measure calls of tools alone, in five times as many rounds"
+    )
     arguments = parser.parse_args()
     rounds: int = arguments.rounds
     console = Console()
@@ -279,6 +288,15 @@ def main() -> None:
                 console.print(f"{pool} is left out: {error}", markup=False)
                 continue
             table.add_column(pool, justify="right")
+            inner, outer = inner_call(pool, 5 * rounds if arguments.tools else rounds)
+            for what, value in (
+                ("one call of a tool (quartiles)", with_quartiles(inner)),
+                ("1+1, in the same minutes", with_quartiles(outer)),
+                ("the call, divided by that", f"{median(inner) / median(outer):.2f}"),
+            ):
+                rows.setdefault(what, []).append(value)
+            if arguments.tools:
+                continue
             measure(pool, "warm: new session, first pandas result", "ms", lambda pool=pool: warm_pandas(pool, rounds))
             measure(pool, "cold: new session, first result", "ms", lambda pool=pool: cold_start(pool, rounds))
             measure(
@@ -287,9 +305,6 @@ def main() -> None:
                 "ms",
                 lambda pool=pool: next_execution(pool, rounds, ready_session_instances=0),
             )
-            inner, outer = inner_call(pool, rounds)
-            measure(pool, "one call of a tool by the code", "ms", lambda inner=inner: inner)
-            measure(pool, "next execution in the same minutes", "ms", lambda outer=outer: outer)
             calm, busy = beside_starts(pool, rounds)
             measure(pool, "the same, 95th percentile", "ms", lambda calm=calm: calm)
             measure(pool, "the same while ten sandboxes start", "ms", lambda busy=busy: busy)
@@ -299,7 +314,7 @@ def main() -> None:
             measure(pool, "20 sessions, 10 executions each, a second", "", lambda pool=pool: many_at_once(pool, rounds))
             measure(pool, "idle session", "MB", lambda pool=pool: idle_memory(pool, preload=False))
             measure(pool, "idle session, pandas loaded", "MB", lambda pool=pool: idle_memory(pool, preload=True))
-        if not arguments.no_peers:
+        if not arguments.no_peers and not arguments.tools:
             measure("peer", "peer: bare pipe, one line there and back", "ms", lambda: bare_pipe(rounds))
             measure("peer", "peer: ipykernel on the host, 1+1", "ms", lambda: kernel_execution(rounds))
             measure("peer", "peer: docker run of the same image, to its end", "ms", lambda: docker_run(rounds))

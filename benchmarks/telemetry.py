@@ -5,22 +5,30 @@ order, so that other work on the machine meets both. Printed are, each as the me
 the ratio of the times, and the processor time of this process that an execution takes more, which tells something on a
 busy machine, too. The first line compares two pools without consumers: what the measurement can tell. The last lines
 are the processor time of recording an execution by itself, in a loop: the least of ten.
+
+`python benchmarks/telemetry.py --instructions` counts instructions instead, by callgrind (valgrind), which takes some
+minutes: what each consumer adds to the host process, and to all of `1+1` with its sandbox's processes; beside it what
+OpenTelemetry's SDK takes by itself for a span with such attributes that is current for a moment, and for a value.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
 from unittest.mock import patch
 
+import counting
+from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import greenroom
 from greenroom.backend import Backend
@@ -84,20 +92,127 @@ def compare(what: str, plain: Callable[[], Batch], watched: Callable[[], Batch],
     )
 
 
-def alone(observer: Observer, rounds: int = 3000) -> float:
-    """Return the seconds of processors that recording one execution takes, with nothing in it."""
+def record(observer: Observer, rounds: int) -> None:
+    """Record executions with nothing in them."""
     recorder = Recorder(observer, Metering(time.monotonic), "benchmark", content=False)
     execution = Execution("1", "succeeded", result="2")
+    for _ in range(rounds):
+        with recorder.executing("session", Work.CODE) as recorded, recorded.span.active():
+            recorded.began()
+            recorded.ended(execution)
+
+
+def alone(observer: Observer, rounds: int = 3000) -> float:
+    """Return the seconds of processors that recording one execution takes."""
 
     def once() -> float:
         began = time.process_time()
-        for _ in range(rounds):
-            with recorder.executing("session", Work.CODE) as recorded, recorded.span.active():
-                recorded.began()
-                recorded.ended(execution)
+        record(observer, rounds)
         return (time.process_time() - began) / rounds
 
     return min(once() for _ in range(10))
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """What a pool is opened with, and who makes its spans."""
+
+    observer: Observer = ignore
+    tracer: trace.Tracer | None = None
+
+    @contextmanager
+    def watching(self) -> Generator[None, None, None]:
+        """Make spans with this one's tracer meanwhile, or none."""
+        with patch.object(tracing, "_tracer", lambda: self.tracer):
+            yield
+
+
+class Consumers:
+    """Those that are compared, the first of which is none; beside them OpenTelemetry's SDK by itself."""
+
+    def __init__(self) -> None:
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(Dropped())
+        tracer = self._tracer = provider.get_tracer("greenroom")
+        sampling = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+        metering = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+        self._histogram = metering.get_meter("benchmark").create_histogram("duration", "s")
+        instruments = meters.Meters(metering)
+        self.all = {
+            NOBODY: Consumer(),
+            "events, counted for /metrics": Consumer(Aggregate().observe),
+            "metrics by OpenTelemetry": Consumer(instruments.observer("benchmark")),
+            "spans by OpenTelemetry": Consumer(tracer=tracer),
+            "spans that are sampled out": Consumer(tracer=sampling.get_tracer("greenroom")),
+            "all of it": Consumer(both(Aggregate().observe, instruments.observer("benchmark")), tracer),
+        }
+        self.bare: dict[str, Callable[[], None]] = {"one span": self._span, "one value of a histogram": self._value}
+
+    def _span(self) -> None:
+        attributes = {"greenroom.session.id": "benchmark", "greenroom.pool.name": "default"}
+        span = self._tracer.start_span("execute code", None, trace.SpanKind.INTERNAL, attributes)
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            pass
+        span.set_attributes({"greenroom.execution.status": "succeeded", "greenroom.execution.duration": 0.001})
+        span.end()
+
+    def _value(self) -> None:
+        self._histogram.record(0.001, {"work": "code", "status": "succeeded", "pool": "benchmark"})
+
+
+NOBODY = "no consumer"
+RECORDING = "recording alone, "
+
+
+def count(url: str, size: int, rounds: int) -> None:
+    """Print what each consumer costs, in instructions."""
+    consumers = Consumers()
+    with counting.Counted(__file__, url, "--serve-batches") as counted:
+
+        def least(batch: str) -> float:
+            # Timers and other threads only add.
+            return min(counted.count(batch, size) for _ in range(rounds)) / 1000
+
+        executions = {name: least(name) for name in consumers.all}
+        alone = {name: least(f"{RECORDING}{name}") for name in consumers.all}
+        bare = {name: least(name) for name in consumers.bare}
+    host = executions[NOBODY]
+    whole = host + counting.of_sandbox("1+1", size) / 1000
+    print(f"1+1: {whole:,.0f} thousand instructions, {host:,.0f} of them in the host process")
+    for name, total in executions.items():
+        more, recording = total - host, alone[name] - alone[NOBODY]
+        print(
+            f"{name}: {more:+.1f} thousand, {100 * more / whole:+.1f} % of 1+1, {100 * more / host:+.1f} % of the host "
+            f"process; by recording alone {recording:+.1f} thousand, {100 * recording / whole:+.1f} % of 1+1"
+        )
+    print(f"{NOBODY}, by recording alone: {alone[NOBODY]:.1f} thousand, {100 * alone[NOBODY] / whole:.1f} % of 1+1")
+    for name, total in bare.items():
+        print(f"OpenTelemetry's SDK by itself, {name}: {total:.1f} thousand, {100 * total / whole:.1f} % of 1+1")
+
+
+def serve_batches(url: str) -> None:
+    """Run the batches that standard input names, in the process that is counted."""
+    consumers = Consumers()
+    with ExitStack() as stack:
+        sessions: dict[str, greenroom.Session] = {}
+        for name, consumer in consumers.all.items():
+            session = sessions[name] = stack.enter_context(open_pool(url, consumer.observer)).session()
+            batch(session, 20)
+        print("ready", flush=True)
+        for line in sys.stdin:
+            words, _, size = line.rpartition(" ")
+            name = words.removeprefix(RECORDING)
+            if name in consumers.bare:
+                for _ in range(int(size)):
+                    consumers.bare[name]()
+            elif name != words:
+                with consumers.all[name].watching():
+                    record(consumers.all[name].observer, int(size))
+            else:
+                with consumers.all[name].watching():
+                    for _ in range(int(size)):
+                        sessions[name].execute("1+1")
+            print("done", flush=True)
 
 
 def main() -> None:
@@ -105,49 +220,43 @@ def main() -> None:
     parser.add_argument("url", nargs="?", default="bubblewrap:")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--batch", type=int, default=60)
+    parser.add_argument("--instructions", action="store_true", help="count instructions")
+    parser.add_argument("--serve-batches", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(Dropped())
-    tracer = provider.get_tracer("greenroom")
+    if arguments.serve_batches:
+        serve_batches(arguments.url)
+    elif arguments.instructions:
+        if name := counting.missing():
+            parser.error(f"{name} must be installed.")
+        count(arguments.url, arguments.batch, 5)
+    else:
+        compare_times(arguments.url, arguments.pairs, arguments.batch)
+
+
+def compare_times(url: str, pairs: int, size: int) -> None:
+    """Print what each consumer costs in pairs of batches, and what recording takes by itself."""
+    consumers = Consumers()
     with ExitStack() as stack:
 
-        def session_of(observer: Observer) -> greenroom.Session:
-            pool = stack.enter_context(open_pool(arguments.url, observer))
-            session = pool.session()
+        def session_of(consumer: Consumer) -> greenroom.Session:
+            session = stack.enter_context(open_pool(url, consumer.observer)).session()
             batch(session, 50)
             return session
 
-        def run(session: greenroom.Session, *, traced: bool) -> Callable[[], Batch]:
+        def run(consumer: Consumer, session: greenroom.Session) -> Callable[[], Batch]:
             def measure() -> Batch:
-                with patch.object(tracing, "_tracer", lambda: tracer if traced else None):
-                    return batch(session, arguments.batch)
+                with consumer.watching():
+                    return batch(session, size)
 
             return measure
 
-        aggregate = Aggregate()
-        instruments = meters.Meters(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
-        plain, other, prometheus = session_of(ignore), session_of(ignore), session_of(aggregate.observe)
-        otel = session_of(instruments.observer("benchmark"))
-        wall = 1000 * batch(plain, 500).wall
-        print(f"1+1 in {wall:.2f} ms, {arguments.pairs} pairs of {arguments.batch}: ratio; processors")
-        untraced = run(plain, traced=False)
-        for what, session, traced in (
-            ("two pools without consumers", other, False),
-            ("events, counted for /metrics", prometheus, False),
-            ("metrics by OpenTelemetry", otel, False),
-            ("spans", other, True),
-            ("spans and metrics by OpenTelemetry", otel, True),
-        ):
-            compare(what, untraced, run(session, traced=traced), arguments.pairs)
-        for what, observer, traced in (
-            ("without consumers", ignore, False),
-            ("events, counted for /metrics", Aggregate().observe, False),
-            ("metrics by OpenTelemetry", instruments.observer("benchmark"), False),
-            ("spans", ignore, True),
-            ("all of it", both(Aggregate().observe, instruments.observer("benchmark")), True),
-        ):
-            with patch.object(tracing, "_tracer", lambda traced=traced: tracer if traced else None):
-                print(f"recording alone, {what}: {1e6 * alone(observer):.1f} us")
+        plain = session_of(Consumer())
+        print(f"1+1 in {1000 * batch(plain, 500).wall:.2f} ms, {pairs} pairs of {size}: ratio; processors")
+        for name, consumer in consumers.all.items():
+            compare(name, run(Consumer(), plain), run(consumer, session_of(consumer)), pairs)
+    for name, consumer in consumers.all.items():
+        with consumer.watching():
+            print(f"recording alone, {name}: {1e6 * alone(consumer.observer):.1f} us")
 
 
 if __name__ == "__main__":

@@ -3,41 +3,108 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Generator, Iterator
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from tests.effort import examples
+from tests.server.served import listening
 
-from greenroom import FileMissing, PoolStatus, SessionPool
+import greenroom
+from greenroom import FileMissing, PoolStatus, SessionPool, Tool
 from greenroom.local import PoolSettings
 from greenroom.local.pool import LocalPool
 from greenroom.sessions import OpenPool
-from greenroom.telemetry import ExecutionEnded, SandboxRemoved, TelemetryEvent, TransferEnded, both
+from greenroom.telemetry import ExecutionEnded, RequestEnded, SandboxRemoved, TelemetryEvent, TransferEnded, both
 from greenroom.telemetry.aggregate import Aggregate
+from greenroom.telemetry.meters import Meters
 from greenroom.telemetry.prometheus import PoolReading, exposition
 from greenroom.testing.memory_engine import MemoryEngine
 from greenroom.testing.spans import recorded_spans, texts_of
 
+SETTINGS = PoolSettings.parse({"preload": (), "ready_session_instances": 0})
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=8, max_size=28)  # as a name, at most 232 bytes
 
-class Watched:
-    """A pool in memory with all that it tells."""
+
+def marked(text: str) -> str:
+    """Return a text that is its own name, that nothing else contains, and that is a valid identifier of Python."""
+    return f"mark{text.encode().hex()}mark"
+
+
+class Signals:
+    """All that tells: events, metrics for Prometheus and by OpenTelemetry, and Python's logs."""
 
     def __init__(self) -> None:
         self.events: list[TelemetryEvent] = []
         self.metrics = Aggregate()
-        settings = PoolSettings.parse({"preload": (), "ready_session_instances": 0})
+        self._reader = InMemoryMetricReader()
+        self._meters = Meters(MeterProvider([self._reader], shutdown_on_exit=False))
+        self.observer = both(self.events.append, both(self.metrics.observe, self._meters.observer("p")))
+
+    def text(self) -> str:
+        """Return the events and metrics."""
+        data = self._reader.get_metrics_data()
+        assert data is not None
+        told = data.to_json()
+        assert "greenroom.execution.duration" in told
+        return repr(self.events) + told
+
+
+@contextlib.contextmanager
+def logged() -> Generator[list[str], None, None]:
+    """What Greenroom and the event loop log meanwhile, at any level; the server's access log is another."""
+    found: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name != "greenroom.server.access":
+                found.append(f"{self.format(record)} {record.__dict__}")
+
+    handler, loggers = Kept(), [logging.getLogger(name) for name in ("greenroom", "asyncio", "uvicorn.error")]
+    levels = [each.level for each in loggers]
+    try:
+        for each in loggers:
+            each.addHandler(handler)
+            each.setLevel(logging.DEBUG)
+        yield found
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.removeHandler(handler)
+            each.setLevel(level)
+
+
+def code_of(text: str, *, fails: bool) -> str:
+    """Return code that has the text in its source, output, result or error."""
+    mark = marked(text)
+    ending = f"raise type({mark!r}, (Exception,), {{}})({text!r})" if fails else repr(text)
+    return f"{mark} = {mark!r}\nprint({mark}, {text!r})\nf(value={mark})\n{ending}"
+
+
+def check_absent(text: str, signals: str) -> None:
+    """Check that the text is nowhere, and neither is its middle, in case that its ends are cut."""
+    assert marked(text) not in signals
+    assert marked(text)[4:-4] not in signals
+
+
+class Watched(Signals):
+    """A pool in memory with all that it tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
         async def backend() -> LocalPool:
-            return await LocalPool.open(MemoryEngine(), settings, both(self.events.append, self.metrics.observe))
+            return await LocalPool.open(MemoryEngine(), SETTINGS, self.observer)
 
         self.pool = SessionPool(OpenPool.open(backend))
 
     def text(self) -> str:
-        """All of its events and metrics."""
         reading = PoolReading("p", self.metrics, PoolStatus(limit=1), self.pool.usage())
-        return repr(self.events) + exposition(Aggregate(), [reading])[1].decode()
+        return super().text() + exposition(Aggregate(), [reading])[1].decode()
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +114,52 @@ def watched() -> Iterator[Watched]:
         yield found
 
 
-@given(text=st.text(st.characters(codec="utf-8"), min_size=8, max_size=60), fails=st.booleans())
+@given(text=TEXTS, fails=st.booleans())
 @settings(max_examples=examples(40))
 def test_no_content_is_in_any_signal(watched: Watched, text: str, fails: bool) -> None:
-    # A text that is its own name, that nothing else contains, and that is a valid identifier of Python.
-    marked = f"mark{text.encode().hex()}mark"
+    mark = marked(text)
     watched.events.clear()
-    with recorded_spans() as spans:
-        session = watched.pool.session()
-        ending = f"raise type({marked!r}, (Exception,), {{}})({text!r})" if fails else repr(text)
-        session.execute(f"{marked} = {marked!r}\nprint({marked}, {text!r})\n{ending}")
-        session.shell(["echo", marked, "text"])
-        session.upload(marked.encode(), f"{marked}.txt")
-        session.download(f"{marked}.txt")
+    with recorded_spans() as spans, logged() as logs:
+        session = watched.pool.session(env={mark: mark})
+        tool = Tool("f", mark, {}, lambda arguments: [mark, arguments])
+        session.execute(code_of(text, fails=fails), tools=[tool])
+        session.shell(["echo", mark, "text"])
+        session.upload(mark.encode(), f"{mark}.txt")
+        session.download(f"{mark}.txt")
         with pytest.raises(FileMissing):
-            session.download(f"{marked}.csv")
+            session.download(f"{mark}.csv")
         session.files()
-        session.delete_file(f"{marked}.txt")
+        session.delete_file(f"{mark}.txt")
         session.delete()
         assert {ExecutionEnded, TransferEnded, SandboxRemoved} <= {type(event) for event in watched.events}
         assert len(spans.ours) == 6
-        signals = texts_of(spans.ours) + watched.text()
-    assert marked not in signals
-    assert marked[4:-4] not in signals
+        signals = texts_of(spans.ours) + watched.text() + "".join(logs)
+    check_absent(text, signals)
+
+
+@given(text=TEXTS, fails=st.booleans())
+@settings(max_examples=examples(6))
+async def test_no_content_is_in_any_signal_of_client_and_server(text: str, fails: bool) -> None:
+    mark, of_pool, of_server = marked(text), Signals(), Signals()
+    with recorded_spans() as spans, logged() as logs:
+        backend = await LocalPool.open(MemoryEngine(), SETTINGS, of_pool.observer)
+        async with listening(backend, observer=of_server.events.append) as server:
+            for version in (None, "2025-10-02-preview"):
+                options = {} if version is None else {"api_version": version}
+                async with greenroom.aconnect(server.url, **options) as pool:
+                    session = pool.session()
+                    await session.aexecute(f"f = dict\n{code_of(text, fails=fails)}")
+                    await session.aupload(mark.encode(), f"{mark}.txt")
+                    await session.adownload(f"{mark}.txt")
+                    with pytest.raises(FileMissing):
+                        await session.adownload(f"{mark}.csv")
+                    await session.adelete_file(f"{mark}.txt")
+            async with httpx.AsyncClient(trust_env=False) as client:
+                await client.get(f"{server.url}/{mark}?{mark}={mark}")
+                metrics = (await client.get(f"{server.url}/metrics")).text
+        assert {ExecutionEnded, TransferEnded} <= {type(event) for event in of_pool.events}
+        assert RequestEnded in {type(event) for event in of_server.events}
+        assert "http_server_request_duration_seconds" in metrics
+        assert any(span.name.startswith("POST ") for span in spans.ours)
+        signals = texts_of(spans.ours) + of_pool.text() + repr(of_server.events) + metrics + "".join(logs)
+    check_absent(text, signals)

@@ -21,7 +21,7 @@ _LAYOUT = "\t\n\r"
 _CONTROLS = dict.fromkeys(code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _LAYOUT)
 
 # Some readers take U+2028 and U+2029 for ends of lines; halves of surrogate pairs cannot be encoded.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 def printable(name: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Generator
+from typing import Self
 
 from greenroom.errors import GreenroomError
 from greenroom.local.metering import Entry, Metering
@@ -48,22 +49,12 @@ class Recorder:
         self._name = name
         self._content = content
 
-    @contextlib.contextmanager
-    def executing(self, identifier: str, work: Work, content: str = "") -> Generator[RecordedExecution, None, None]:
-        """Record an execution. `content` is what it runs, for a span that may have it."""
+    def executing(self, identifier: str, work: Work, content: str = "") -> RecordedExecution:
+        """Record an execution: a context manager. `content` is what it runs, for a span that may have it."""
         span = tracing.start(_SPANS[work], tracing.session_attributes(identifier, self._name))
         if self._content and span:
             span.set_content("greenroom.execution.code", content)
-        recorded = RecordedExecution(self._observer, self._metering, identifier, work, span, content=self._content)
-        try:
-            yield recorded
-        except BaseException as error:
-            recorded.failed(error)
-            raise
-        finally:
-            if recorded.entry is not None:
-                self._metering.complete(recorded.entry)
-            span.end()
+        return RecordedExecution(self._observer, self._metering, identifier, work, span, content=self._content)
 
     @contextlib.contextmanager
     def transferring(self, identifier: str, direction: Direction) -> Generator[RecordedTransfer, None, None]:
@@ -87,7 +78,7 @@ class Recorder:
 
 
 class RecordedExecution:
-    """An execution that is being recorded."""
+    """An execution that is being recorded, until the context is left."""
 
     __slots__ = ("_content", "_identifier", "_metering", "_observer", "_work", "entry", "since", "span")
 
@@ -104,6 +95,18 @@ class RecordedExecution:
         """When it got its sandbox."""
         self.entry: Entry | None = None
         """That of its sandbox in the metering."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            if error is not None:
+                self.failed(error)
+        finally:
+            if self.entry is not None:
+                self._metering.complete(self.entry)
+            self.span.end()
 
     def began(self) -> None:
         """Note that it has its sandbox; of a request, perhaps another one than before."""

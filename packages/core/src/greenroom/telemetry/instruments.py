@@ -14,6 +14,7 @@ from greenroom.models import PoolStatus, PoolUsage
 from greenroom.telemetry.events import (
     AllocationRefused,
     EngineLost,
+    ExecutionBegan,
     ExecutionEnded,
     RequestEnded,
     RequestRefused,
@@ -33,7 +34,7 @@ _BYTES = tuple(float(1 << power) for power in range(24, 37))
 Unit: TypeAlias = Literal["s", "By", "By.s", "1", ""]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # as equals, each event would hash all fields several times
 class Instrument:
     """One metric. With `boundaries` it is a histogram, else a counter or, if `gauge`, a gauge."""
 
@@ -96,6 +97,8 @@ def measurements(event: TelemetryEvent) -> Iterator[Measurement]:
                 yield OUTPUT, output, ()
             if error is not None:
                 yield EXECUTION_ERRORS, 1, (error,)
+        case ExecutionBegan():  # nothing, and each execution has one
+            pass
         case RequestEnded(operation=operation, status=status, duration=duration):
             method, _, route = (operation or "_OTHER ").partition(" ")
             yield REQUESTS, duration, (method, route, "" if status is None else str(status))

@@ -31,9 +31,9 @@ class CheckTooLong(ArgumentsRefused):
 
 
 @contextmanager
-def at_most(seconds: float = _EFFORT) -> Generator[None, None, None]:
-    """Limit the processor time that checks in this block can take."""
-    token = _ends.set(time.thread_time() + seconds)
+def at_most(seconds: float | None = None) -> Generator[None, None, None]:
+    """Limit the processor time that checks in this block can take, by default to `_EFFORT`."""
+    token = _ends.set(time.thread_time() + (_EFFORT if seconds is None else seconds))
     try:
         yield
     finally:

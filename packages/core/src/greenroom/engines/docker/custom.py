@@ -132,7 +132,8 @@ class CustomSandbox(PortSandbox):
     async def _kill(self) -> None:
         self._link.close("The container was ended.")
         try:
-            await asyncio.gather(*(remove(container, name) for container, name in self._containers))
+            async with self._meter.until_removed():
+                await asyncio.gather(*(remove(container, name) for container, name in self._containers))
         finally:
             for task in (*self._tasks, *self._leaving):
                 task.cancel()

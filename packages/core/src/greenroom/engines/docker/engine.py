@@ -145,7 +145,8 @@ class DockerSandbox(StreamSandbox):
 
     async def _kill(self) -> None:
         try:
-            await remove(self._container, self.id)
+            async with self._meter.until_removed():
+                await remove(self._container, self.id)
         finally:
             self._attachment.close()
             self._on_end()

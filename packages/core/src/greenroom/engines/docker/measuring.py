@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from greenroom.engines.base import Resources
@@ -17,6 +18,7 @@ from greenroom.models import UsageSource
 
 _STATS_TIMEOUT = 3.0
 _AT_ONCE, _SLOW = 1.0, 10.0  # seconds
+_READ_ON = 0.01  # seconds between readings while containers are removed, each of which takes some 0.1 ms
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,27 @@ class ContainerMeter:
         else:
             self._last = _sum(await asyncio.gather(*map(self._statistics, self._names))) or self._last
         return self._last
+
+    @contextlib.asynccontextmanager
+    async def until_removed(self) -> AsyncGenerator[None, None]:
+        """Read on while the containers are removed: what is busy uses processors until it is killed.
+
+        Their groups are gone a moment after their last process, so nobody could read them then.
+        """
+        reading = None
+        if self._groups and self.sampling_interval == _AT_ONCE:
+            reading = asyncio.create_task(self._read_on())
+        try:
+            yield
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait([reading])
+
+    async def _read_on(self) -> None:
+        while True:
+            await self.read()
+            await asyncio.sleep(_READ_ON)
 
     async def _groups_of(self, name: str) -> tuple[Path, ...]:
         try:

@@ -39,9 +39,6 @@ for number in range(3, 12):
     try: ways.append(os.open(f'/proc/1/fd/{number}', os.O_WRONLY | os.O_NONBLOCK))
     except OSError: pass
 for way in ways: os.set_blocking(way, True)
-def acknowledged():
-    while os.read(4, 65536): pass
-threading.Thread(target=acknowledged, daemon=True).start()
 def write(way, data):
     data = memoryview(data)
     while data: data = data[os.write(way, data):]
@@ -57,6 +54,12 @@ def flood(make, seconds=1.0):
         except OSError: pass
 body = json.dumps({'data': {'text/plain': 'x'}, 'metadata': {}}).encode()
 def output(**header): return {'ev': 'output', 'result': False, 'id': 1, **header}
+"""
+# Without it, a flood waits for the acknowledgements that it does not read. It takes the orders of later executions, too.
+_READS = """
+def acknowledged():
+    while os.read(4, 65536): pass
+threading.Thread(target=acknowledged, daemon=True).start()
 """
 FRAMES: Mapping[str, str] = {
     "names of displays": "flood(lambda n: frame(output(display_id=str(n) + 'x' * 1_000_000), body), 2.5)",
@@ -170,7 +173,7 @@ class FloodAttacks(AttackBase):
         answers(victim)
         with memory_stays_within(HOST_MEMORY), neighbour_works(neighbour):
             # The next worker gets its acknowledgements, which this one's thread would take.
-            attack(victim, f"{_FRAMES}{FRAMES[what]}\nos._exit(1)", timeout=4)
+            attack(victim, f"{_FRAMES}{_READS}{FRAMES[what]}\nos._exit(1)", timeout=4)
         works(neighbour)
         answers(victim)
 
