@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn, Self
 
@@ -17,11 +18,13 @@ from greenroom.local.changing import ChangeablePool
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
 from greenroom.local.recording import Recorder
+from greenroom.local.resumable import ResumableExecutions
 from greenroom.local.settings import PoolSettings
 from greenroom.models import (
     ContainerType,
     Execution,
     PoolStatus,
+    PoolUsage,
     RemoteFile,
     RestartCause,
     SessionInfo,
@@ -38,6 +41,7 @@ class LocalPool(ChangeablePool[Channel]):
         super().__init__(engine, settings)
         rules = settings.rules(starts_give_way=engine.starts_give_way)
         self._overrides = HeldOverrides()
+        self._resumable = ResumableExecutions()
         observer = guarded(observer)
         self._allocator = Allocator(self._start, rules, engine.name, observer)
         metering, content = self._allocator.metering, settings.trace_content
@@ -78,6 +82,7 @@ class LocalPool(ChangeablePool[Channel]):
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
         tools: Toolbox | None = None,
+        execution_id: str | None = None,
     ) -> Execution:
         if tools is not None and self.container_type is not ContainerType.PYTHON_LTS:
             raise InvalidRequest(
@@ -87,11 +92,23 @@ class LocalPool(ChangeablePool[Channel]):
         if self._settings.container_type is ContainerType.SHELL:
             return await self.shell(identifier, ShellCommand(code, env=env), timeout=timeout, on_event=on_event)
         limits = self._limits(timeout)
-        with self._recorder.executing(identifier, Work.CODE, code) as recorded, recorded.span.active():
-            async with self._channel(identifier) as channel:
-                recorded.began()
-                why = partial(self._restarted, identifier)
-                return recorded.ended(await channel.execute(code, limits, on_event, why, env, tools=tools))
+
+        async def work(tools: Toolbox | None, on_event: OnEvent | None) -> Execution:
+            tools = tools and replace(tools, note=partial(self._recorder.called, identifier))
+            with self._recorder.executing(identifier, Work.CODE, code) as recorded, recorded.span.active():
+                async with self._channel(identifier) as channel:
+                    recorded.began()
+                    why = partial(self._restarted, identifier)
+                    return recorded.ended(await channel.execute(code, limits, on_event, why, env, tools=tools))
+
+        if execution_id is None:
+            return await work(tools, on_event)
+        return await self._resumable.begin(identifier, execution_id, work, on_event, tools)
+
+    async def resume(
+        self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
+    ) -> Execution:
+        return await self._resumable.resume(identifier, execution_id, on_event, tools)
 
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
@@ -151,6 +168,7 @@ class LocalPool(ChangeablePool[Channel]):
 
     async def delete(self, identifier: str) -> None:
         await self._allocator.end(identifier)
+        self._resumable.forget(identifier)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         self._settings.check_limits(overrides.memory, overrides.idle_timeout)
@@ -162,13 +180,29 @@ class LocalPool(ChangeablePool[Channel]):
         """Do nothing: every session of a local pool ends with the pool."""
 
     async def sessions(self) -> list[SessionInfo]:
-        return self._allocator.sessions()
+        leased = self._allocator.leased()
+        return [_with_calls(each, leased.get(each.identifier)) for each in self._allocator.sessions()]
 
     async def session(self, identifier: str) -> SessionInfo | None:
-        return self._allocator.session(identifier)
+        info = self._allocator.session(identifier)
+        return None if info is None else _with_calls(info, self._allocator.leased().get(identifier))
 
     async def status(self) -> PoolStatus:
-        return self._allocator.status()
+        return self._status()
+
+    def reading(self) -> tuple[PoolStatus, PoolUsage]:
+        return self._status(), super().reading()[1]
+
+    def _status(self) -> PoolStatus:
+        status = self._allocator.status()
+        calls = [each.calls for each in self._allocator.leased().values()]
+        parked = [each for each in calls if each is not None and each.waiting]
+        return replace(
+            status,
+            parked=len(parked),
+            parked_calls=sum(each.waiting for each in parked),
+            parked_since=min((since for each in parked if (since := each.waits_since) is not None), default=None),
+        )
 
     async def _launch(self, engine: Engine, settings: PoolSettings, on_lost: Callable[[], None]) -> Channel:
         sandbox = await engine.start(settings.spec)
@@ -207,6 +241,12 @@ class LocalPool(ChangeablePool[Channel]):
                     reason = f"{error.strerror}; it has {in_units(self._settings.disk)} (the option disk)"
                     raise FileRefused(error.errno, reason, error.filename) from error
                 raise
+
+
+def _with_calls(info: SessionInfo, channel: Channel | None) -> SessionInfo:
+    """Return a session with the calls for which its code waits."""
+    calls = channel.calls if channel is not None else None
+    return info if calls is None else replace(info, parked_calls=calls.waiting, parked_since=calls.waits_since)
 
 
 _NO_OVERRIDES = Overrides()

@@ -12,6 +12,8 @@ from greenroom.errors import GreenroomError
 from greenroom.local.metering import Entry, Metering
 from greenroom.models import Execution, Status
 from greenroom.telemetry import (
+    CallEnded,
+    CallOutcome,
     Direction,
     ExecutionBegan,
     ExecutionEnded,
@@ -55,6 +57,11 @@ class Recorder:
         if self._content and span:
             span.set_content("greenroom.execution.code", content)
         return RecordedExecution(self._observer, self._metering, identifier, work, span, content=self._content)
+
+    def called(self, identifier: str, outcome: CallOutcome, duration: float) -> None:
+        """Record the call of a tool that has ended."""
+        if self._observer is not ignore:
+            self._observer(CallEnded(identifier, outcome, duration))
 
     @contextlib.contextmanager
     def transferring(self, identifier: str, direction: Direction) -> Generator[RecordedTransfer, None, None]:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from greenroom.azure.codecs.problems import UNAVAILABLE, problem_of
+from greenroom.azure.codecs.problems import EXECUTION_EXISTS, UNAVAILABLE, problem_of
 from greenroom.azure.codecs.shared import ExecuteRequest
 from greenroom.backend import OnEvent
 from greenroom.errors import GreenroomError
@@ -151,7 +151,7 @@ class ExecutionRecords:
         if (identifier, record_id) in self._records:
             raise RequestRefused(
                 409,
-                "ExecutionAlreadyExists",
+                EXECUTION_EXISTS,
                 "The operation id must be new in its session: an execution has it already.",
             )
         if (identifier, record_id) in self._cancelled:
@@ -196,8 +196,14 @@ class ExecutionRecords:
             del self._cancelled[next(iter(self._cancelled))]
 
     async def drain(self, timeout: float) -> None:
-        """Start no more, wait for those that run, and cancel them after `timeout` seconds."""
+        """Start no more, wait for those that run, and cancel them after `timeout` seconds.
+
+        Those whose calls wait for a client are cancelled immediately.
+        """
         self._draining = True
+        for record in self.running:
+            if record.live is not None and record.live.calls is not None and record.live.calls.is_parked:
+                record.task.cancel()
         tasks = [record.task for record in self.running]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout)

@@ -8,13 +8,16 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, TypeAlias
 
 from greenroom.errors import InvalidRequest
 from greenroom.sessions.background import BackgroundLoop
-from greenroom.tools import ToolAnswer, Toolbox, ToolCall, ToolLimits
+from greenroom.sessions.threads import THREADS
+from greenroom.telemetry import tracing
+from greenroom.tools import CallDeferred, CallLog, ToolAnswer, Toolbox, ToolCall, ToolLimits
 from greenroom.tools.definitions import Definition, ToolLike, definitions_of
+from greenroom.tools.pending import set_current
 from greenroom.tools.schemas import ArgumentsRefused, CheckTooLong, at_most
 from greenroom.tools.values import ArgumentsMalformed, ResultRefused, decode_arguments, encode_result
 from greenroom.untrusted import brief
@@ -27,8 +30,12 @@ _SHORT = 0.05
 """Seconds after which it does not wait for the check of smaller ones either."""
 
 
-class _Refused(Exception):
+class _Failed(Exception):
     """A call fails; the message is for the code."""
+
+
+class _Refused(_Failed):
+    """It fails, and nothing was called."""
 
 
 def toolbox_of(
@@ -37,6 +44,7 @@ def toolbox_of(
     background: BackgroundLoop,
     *,
     on_callers_loop: bool,
+    log: CallLog | None = None,
 ) -> Toolbox | None:
     """Return the tools of an execution that begins now; `None` if there are none.
 
@@ -48,6 +56,7 @@ def toolbox_of(
         limits: of their calls; by default `ToolLimits()`.
         background: the loop of that thread.
         on_callers_loop: whether the caller leaves its event loop, if one runs, to others.
+        log: gets the calls of an execution that can be resumed, which tools can then defer.
 
     Raises:
         InvalidRequest: one cannot be a function in a session.
@@ -63,8 +72,8 @@ def toolbox_of(
             loop = asyncio.get_running_loop()
             submit = lambda coroutine: _submit_to(loop, coroutine)  # noqa: E731
     limits = limits or ToolLimits()
-    application = _Application(definitions, submit, limits.concurrent)
-    return Toolbox(tuple(each.stub for each in definitions.values()), limits, application.answer)
+    application = _Application(definitions, submit, limits.concurrent, can_defer=log is not None)
+    return Toolbox(tuple(each.stub for each in definitions.values()), limits, application.answer, log)
 
 
 def _submit_to(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, bytes]) -> Future[bytes]:
@@ -78,22 +87,49 @@ def _submit_to(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, b
 class _Application:
     """The functions, and how they are called."""
 
-    def __init__(self, definitions: dict[str, Definition], submit: _Submit, threads: int) -> None:
+    def __init__(self, definitions: dict[str, Definition], submit: _Submit, threads: int, *, can_defer: bool) -> None:
         self._definitions = definitions
         self._submit = submit
+        self._can_defer = can_defer
         self._context = copy_context()
         self._threads = asyncio.Semaphore(threads)  # those of functions that never return count until they do
 
     async def answer(self, call: ToolCall) -> ToolAnswer:
         """Call a function; whatever goes wrong is in the answer, and nothing of this process beside its message."""
+        attributes = {"greenroom.tool.name": call.tool, "greenroom.tool.call": call.number}
+        span = tracing.start(tracing.CALL_TOOL, attributes)
+        try:
+            answer = await self._answer(call, span)
+        except BaseException as error:
+            span.fail_by(error)
+            raise
+        else:
+            if answer.failed:
+                span.fail("ToolError")
+            span.set({"greenroom.tool.deferred": answer.deferred or None})
+            return answer
+        finally:
+            span.end()
+
+    async def _answer(self, call: ToolCall, span: tracing.Span) -> ToolAnswer:
         definition = self._definitions[call.tool]
+        context = self._context.copy()
+        context.run(set_current, call)
+        span.activate_in(context)
         run = self._call_async if definition.is_async else self._call_in_thread
         try:
-            return ToolAnswer(await run(definition, call))
-        except _Refused as error:
-            return ToolAnswer.failure(str(error))
+            return ToolAnswer(await run(definition, call, context))
+        except _Failed as error:
+            return ToolAnswer.failure(str(error), refused=isinstance(error, _Refused))
+        except CallDeferred:
+            if self._can_defer:
+                return ToolAnswer(b"", deferred=True)
+            return ToolAnswer.failure(
+                f"{call.tool} deferred its call, which needs an execution that can be resumed: one with an id, as of "
+                "submit()."
+            )
 
-    async def _call_async(self, definition: Definition, call: ToolCall) -> bytes:
+    async def _call_async(self, definition: Definition, call: ToolCall, context: Context) -> bytes:
         async def work() -> bytes:
             if len(call.arguments) > _LARGE:
                 bound = await asyncio.to_thread(_bound, definition, call)
@@ -107,13 +143,11 @@ class _Application:
                 value = await bound()
             return _encoded(definition, call, value)
 
-        return await self._result_of(definition, self._context.copy().run(self._submit, work()))
+        return await self._result_of(definition, context.run(self._submit, work()))
 
-    async def _call_in_thread(self, definition: Definition, call: ToolCall) -> bytes:
-        await self._threads.acquire()
+    async def _call_in_thread(self, definition: Definition, call: ToolCall, context: Context) -> bytes:
         loop = asyncio.get_running_loop()
         future: Future[bytes] = Future()
-        context = self._context.copy()
 
         def work() -> bytes:
             bound = _bound(definition, call)
@@ -130,10 +164,22 @@ class _Application:
             except BaseException as error:  # noqa: BLE001  such as SystemExit: it must not end in this thread unseen
                 future.set_exception(error)
             finally:
+                THREADS.release()
                 with contextlib.suppress(RuntimeError):  # the pool was closed
                     loop.call_soon_threadsafe(self._threads.release)
 
-        threading.Thread(target=run, name=f"greenroom tool {call.tool}", daemon=True).start()
+        await self._threads.acquire()
+        try:
+            await THREADS.acquire()
+        except BaseException:
+            self._threads.release()
+            raise
+        try:
+            threading.Thread(target=run, name=f"greenroom tool {call.tool}", daemon=True).start()
+        except RuntimeError:
+            THREADS.release()
+            self._threads.release()
+            raise _Refused(f"{call.tool} was not called: the application can start no thread.") from None
         return await self._result_of(definition, future)
 
     async def _result_of(self, definition: Definition, future: Future[bytes]) -> bytes:
@@ -143,7 +189,7 @@ class _Application:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise _Refused(f"{definition.stub.name} was cancelled by the application.") from None
+            raise _Failed(f"{definition.stub.name} was cancelled by the application.") from None
 
 
 async def _awaited(value: Awaitable[Any]) -> Any:
@@ -167,7 +213,7 @@ def _encoded(definition: Definition, call: ToolCall, value: object) -> bytes:
         try:
             return encode_result(value, call.most, definition.result)
         except ResultRefused as error:
-            raise _Refused(f"The result of {definition.stub.name} {error}.") from None
+            raise _Failed(f"The result of {definition.stub.name} {error}.") from None
 
 
 @contextlib.contextmanager
@@ -175,10 +221,10 @@ def _refusing(definition: Definition) -> Generator[None, None, None]:
     """Turn an exception of the application into a failed call with its message."""
     try:
         yield
-    except (_Refused, asyncio.CancelledError):
+    except (_Failed, CallDeferred, asyncio.CancelledError):
         raise
     except BaseException as error:  # noqa: BLE001  such as SystemExit, which must not end the application
-        raise _Refused(_message(definition.stub.name, error)) from None
+        raise _Failed(_message(definition.stub.name, error)) from None
 
 
 def _message(tool: str, error: BaseException) -> str:

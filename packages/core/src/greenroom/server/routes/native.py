@@ -8,6 +8,8 @@ import json
 import math
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -30,7 +32,14 @@ from greenroom.server.routes.files import PIECES, body_of
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.access_log import Entry
 from greenroom.sessions.events import Events
-from greenroom.sessions.rules import check_code, check_command, check_file_path, check_path, check_timeout
+from greenroom.sessions.rules import (
+    check_code,
+    check_command,
+    check_execution_id,
+    check_file_path,
+    check_path,
+    check_timeout,
+)
 from greenroom.sessions.transfers import at_most
 from greenroom.tools.definitions import check_name
 from greenroom.wire.content import encode_chunk, encode_content_end
@@ -39,8 +48,8 @@ from greenroom.wire.executions import (
     WAITING,
     Answer,
     Called,
+    CallEvent,
     Order,
-    Withdrawn,
     error_line,
     event_lines,
     execution_lines,
@@ -58,7 +67,14 @@ _TOGETHER = 64 << 10
 _RETRY = 0.05
 """Seconds after which a line that found no room in memory tries again."""
 _MAX_ID = 128
-_MOST_OF_TOOLS = {"calls": 100_000, "concurrent": 1_000, "argument_bytes": 64 << 20, "result_bytes": 1 << 30}
+_MOST_OF_TOOLS = {
+    "calls": 100_000,
+    "concurrent": 1_000,
+    "argument_bytes": 64 << 20,
+    "result_bytes": 1 << 30,
+    "timeout": 86_400,
+    "total_timeout": 86_400,
+}
 _REST_OF_ANSWER = 1 << 10
 """Bytes of the answer to a call beside its content."""
 
@@ -82,7 +98,10 @@ async def execute(request: Request, target: Target) -> Response:
     overrides = _overrides(request, target)
     live = Live()
     if order.tools:
-        live.calls = RemoteCalls(order, target.held.another(), most=_most_result(target))
+        order = _with_own_limits(order, target)
+        caller = request.scope["greenroom.caller"]
+        live.calls = RemoteCalls(order, target.held.another(), most=_most_result(target), caller=caller)
+        live.calls.can_park = partial(_can_park, target, live.calls)
 
     async def run() -> Outcome:
         with _configured(target, overrides):
@@ -103,12 +122,14 @@ async def execute(request: Request, target: Target) -> Response:
 async def attach(request: Request, target: Target) -> Response:
     """`GET greenroom/1/executions/{id}`: the further lines of an execution in the background.
 
-    Its events come to the latest request alone: the lines of the one before end with an error.
+    Its events come to the latest request alone: the lines of the one before end with an error. So do its calls, those
+    that wait too, unless the query has `calls=false`: then they wait for the next request.
     """
     record = target.pool.records.find(target.identifier, request.path_params["id"])
     if record is None or record.live is None or not record.kept:
         raise RequestRefused(404, EXECUTION_NOT_FOUND, "The session has no such execution, or it ended too long ago.")
-    return _Executing(request, target, record, _Feed(record.live, stream=target.query.get("stream") == "true"))
+    stream, calls = target.query.get("stream") == "true", target.query.get("calls") != "false"
+    return _Executing(request, target, record, _Feed(record.live, stream=stream, calls=calls, resumed=True))
 
 
 async def cancel(request: Request, target: Target) -> Response:
@@ -125,6 +146,23 @@ async def answer(request: Request, target: Target) -> Response:
         raise RequestRefused(404, EXECUTION_NOT_FOUND, "The session has no such execution with tools.")
     record.live.calls.answer(given)
     return Response(status_code=204)
+
+
+def _with_own_limits(order: Order, target: Target) -> Order:
+    """Return an order whose calls wait no longer for nobody than the server lets them."""
+    assert order.tool_limits is not None  # noqa: S101  it has tools
+    parked_timeout = min(order.tool_limits.parked_timeout, target.settings.max_parked_time)
+    return replace(order, tool_limits=replace(order.tool_limits, parked_timeout=parked_timeout))
+
+
+def _can_park(target: Target, calls: RemoteCalls) -> bool:
+    """Return whether one more execution of a caller can wait for a client."""
+    others = (record.live.calls for record in target.pool.records.running if record.live is not None)
+    parked = sum(
+        other is not None and other is not calls and other.is_parked and other.caller == calls.caller
+        for other in others
+    )
+    return parked < target.settings.max_parked
 
 
 def _most_result(target: Target) -> int:
@@ -149,8 +187,7 @@ def _check(order: Order) -> None:
     if bool(order.tools) != (order.tool_limits is not None):
         raise BadRequest("The tools and the tool_limits must come together.")
     _check_tools(order)
-    if not (order.id.isascii() and order.id.isalnum() and len(order.id) <= _MAX_ID):
-        raise BadRequest(f"The id must be 1 to {_MAX_ID} letters and digits of ASCII, not {order.id!r:.50}.")
+    check_execution_id(order.id)
     if order.command:
         _command(order)
     else:
@@ -177,27 +214,31 @@ class _Feed:
     the execution's own, and an event waits for one client at most.
     """
 
-    def __init__(self, live: Live, *, stream: bool) -> None:
+    def __init__(self, live: Live, *, stream: bool, calls: bool = True, resumed: bool = False) -> None:
         """
         Args:
             live: the events.
-            stream: whether to send what the code writes and shows; calls are always sent.
+            stream: whether to send what the code writes and shows.
+            calls: whether to send calls.
+            resumed: whether the client asks for an execution that was begun before.
         """
         self._waiting = 0
         self._wake = asyncio.Event()
-        self._events = Events[Called | Withdrawn](self._arrived)
+        self._events = Events[CallEvent](self._arrived)
         self._live = live
         self._stream = stream
         self._is_replaced = False
         live.listen(self._put, self._replaced)
-        if live.calls is not None:
-            live.calls.attach(self._put_call)
+        if live.calls is not None and calls:
+            live.calls.attach(self._put_call, resumed=resumed)
+        elif live.calls is not None:
+            live.calls.release()
 
     def _put(self, event: Event) -> None:
         if self._stream:
             self._events.put(event)
 
-    def _put_call(self, event: Called | Withdrawn) -> None:
+    def _put_call(self, event: CallEvent) -> None:
         self._events.put(event)
 
     def _arrived(self) -> None:
@@ -206,10 +247,10 @@ class _Feed:
 
     def _replaced(self) -> None:
         self._is_replaced = True
-        self._waiting, self._events = 0, Events[Called | Withdrawn](self._arrived)
+        self._waiting, self._events = 0, Events[CallEvent](self._arrived)
         self._wake.set()
 
-    async def next(self, record: Record) -> StreamText | Output | Called | Withdrawn | None:
+    async def next(self, record: Record) -> StreamText | Output | CallEvent | None:
         """Return the next event, or `None` if the execution has ended and no event waits.
 
         Raises:
