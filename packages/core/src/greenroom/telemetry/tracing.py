@@ -29,6 +29,7 @@ Value = str | int | float | bool
 
 EXECUTE_CODE = "execute code"
 EXECUTE_COMMAND = "execute command"
+RESUME_EXECUTION = "resume execution"
 REQUEST_CONTAINER = "request container"
 UPLOAD_FILE = "upload file"
 DOWNLOAD_FILE = "download file"
