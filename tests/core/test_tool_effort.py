@@ -44,7 +44,7 @@ class Sum(BaseModel):
 for model in (Left, Right, Tagged, Other, Sum):
     model.model_rebuild()
 
-Json: Any = TypeAliasType("Json", "dict[str, Json] | list[Json] | str | int | float | bool | None")
+Json = TypeAliasType("Json", "dict[str, Json] | list[Json] | str | int | float | bool | None")
 
 
 def nested(levels: int, **fields: Any) -> Any:
@@ -82,7 +82,7 @@ def test_a_recursive_union_without_a_discriminator_has_a_limit(kind: Any) -> Non
         (Sum, {"terms": [1.0, *[{"terms": [1.0, 2.0]}] * 5_000]}),
         (list[int] | list[str], ["1"] * 50_000),
         (Left, "no object"),
-        (Left, {"child": {"child": [[[]]]}}),
+        (Left, {"child": {"child": [[["x"]]]}}),
     ],
 )
 def test_what_takes_linear_time_is_not_limited(kind: Any, arguments: Any) -> None:

@@ -209,6 +209,8 @@ async def test_each_call_of_a_tool_ends_once_with_its_outcome() -> None:
                 return ToolAnswer.failure("The arguments are not valid.", refused=True)
             case 5:
                 call.park(True)
+            case _:
+                pass
         await asyncio.sleep(600)
         raise AssertionError
 

@@ -30,6 +30,7 @@ from greenroom.models import Execution, PoolStatus, PoolUsage, RemoteFile, Sessi
 from greenroom.telemetry.tracing import (
     EXECUTE_CODE,
     EXECUTE_COMMAND,
+    RESUME_EXECUTION,
     UPLOAD_FILE,
     remote_call,
     remote_download,
@@ -98,7 +99,7 @@ class NativePool(Forwarding):
             order = replace(order, tools=tools.stubs, tool_limits=tools.limits)
         return await self._carry_out(identifier, order, timeout, on_event, tools)
 
-    @remote_call(EXECUTE_CODE)
+    @remote_call(RESUME_EXECUTION)
     async def resume(
         self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
     ) -> Execution:

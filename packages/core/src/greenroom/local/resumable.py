@@ -109,7 +109,7 @@ class ResumableExecutions:
         except asyncio.CancelledError:
             if not replaced.done():
                 resumable.task.cancel()
-                with contextlib.suppress(BaseException):
+                with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([resumable.task])
             raise
         finally:

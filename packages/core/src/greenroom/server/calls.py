@@ -44,6 +44,11 @@ class RemoteCalls:
         return Toolbox(order.tools, order.tool_limits, self._answer) if order.tools and order.tool_limits else None
 
     @property
+    def size(self) -> int:
+        """Bytes that it keeps after its execution."""
+        return self._pending.log.size
+
+    @property
     def is_parked(self) -> bool:
         """Whether calls wait, and no client gets them."""
         return self._client is None and self._pending.count > 0

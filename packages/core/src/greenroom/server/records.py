@@ -218,6 +218,8 @@ class ExecutionRecords:
         outcome = record.outcome()
         record.ended = self._clock()
         record.size = _size(outcome.execution) if outcome is not None else 0
+        if record.live is not None and record.live.calls is not None:
+            record.size += record.live.calls.size
         if self._records.get(record.key) is record:  # not forgotten in the meantime
             self._records[record.key] = self._records.pop(record.key)  # in the order in which they ended
             self._forget_old()

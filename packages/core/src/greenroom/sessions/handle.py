@@ -81,7 +81,7 @@ class ExecutionHandle:
     def calls(self) -> list[MadeCall]:
         """Return the calls of tools so far, in the order in which the code made them.
 
-        All that wait are among them, and of the others the latest 1,000, with at most 1 MiB of arguments. A resumed
+        All that wait are among them, and of the others the latest 1,000, with at most 256 KiB of arguments. A resumed
         execution has those from before, too.
 
         Raises:

@@ -29,6 +29,7 @@ Value = str | int | float | bool
 
 EXECUTE_CODE = "execute code"
 EXECUTE_COMMAND = "execute command"
+RESUME_EXECUTION = "resume execution"
 REQUEST_CONTAINER = "request container"
 UPLOAD_FILE = "upload file"
 DOWNLOAD_FILE = "download file"
@@ -64,7 +65,8 @@ class Span:
             from opentelemetry import context as current  # noqa: PLC0415  it is loaded already
             from opentelemetry import trace  # noqa: PLC0415
 
-            context.run(lambda: current.attach(trace.set_span_in_context(self._span)))
+            span = self._span
+            context.run(lambda: current.attach(trace.set_span_in_context(span)))
 
     def set(self, attributes: Mapping[str, Value | None]) -> None:
         """Add attributes, except those that are `None`; texts have escapes for control characters, and are cut."""

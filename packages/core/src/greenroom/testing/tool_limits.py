@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -10,13 +11,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from greenroom.errors import InvalidRequest
+from greenroom.errors import InvalidRequest, SandboxLost
 from greenroom.models import Execution, StreamText
 from greenroom.sessions import Session
 from greenroom.testing.scripted import wait_until
 from greenroom.testing.suite import Suite
 from greenroom.testing.tools import SAFETY, Stuck, echo, get_orders, who
-from greenroom.tools import Tool, ToolLimits
+from greenroom.tools import CallDeferred, MadeCall, Tool, ToolLimits, current_call
 
 
 class ToolLimitSuite(Suite):
@@ -205,6 +206,20 @@ class ToolLimitSuite(Suite):
         assert shared.execute("1", tools=[]).result == "1"
 
 
+_FORGING = (
+    "import json, os, socket, struct\n"
+    "cells = [cell.cell_contents for cell in echo.__closure__]\n"
+    "id = next(each._execution for each in cells if hasattr(each, '_execution'))\n"
+    "def frame(header, body=b''):\n"
+    "    text = json.dumps(header).encode()\n"
+    "    return struct.pack('>II', len(text), len(body)) + text + body\n"
+    "def call(number, id=id, tool='echo', body=b'{\"value\": 1}'):\n"
+    "    return frame({'ev': 'call', 'id': id, 'call': number, 'tool': tool}, body)\n"
+    "link = socket.socket(fileno=os.dup(3))\n"
+)
+"""Code that speaks to its supervisor past the functions that it was given."""
+
+
 class HostileToolSuite(Suite):
     """Code that misuses the way of calls. It harms its own session alone.
 
@@ -268,19 +283,7 @@ class HostileToolSuite(Suite):
         ],
     )
     def test_forged_calls_end_their_own_execution_at_most(self, shared: Session, frames: str) -> None:
-        code = (
-            "import json, os, struct\n"
-            "cells = [cell.cell_contents for cell in echo.__closure__]\n"
-            "id = next(each._execution for each in cells if hasattr(each, '_execution'))\n"
-            "def frame(header, body=b''):\n"
-            "    text = json.dumps(header).encode()\n"
-            "    return struct.pack('>II', len(text), len(body)) + text + body\n"
-            "def call(number, id=id, tool='echo', body=b'{\"value\": 1}'):\n"
-            "    return frame({'ev': 'call', 'id': id, 'call': number, 'tool': tool}, body)\n"
-            "import socket\nlink = socket.socket(fileno=os.dup(3))\n"
-            f"for each in {frames}:\n    link.sendall(each)\n"
-            "print('sent')"
-        )
+        code = f"{_FORGING}for each in {frames}:\n    link.sendall(each)\nprint('sent')"
         calls: list[Any] = []
 
         def echo(value: int) -> int:
@@ -291,7 +294,54 @@ class HostileToolSuite(Suite):
         assert execution.status in {"succeeded", "failed"}
         assert set(calls) <= {1}
         assert len(calls) <= 1_000
-        assert shared.execute("echo(2) + 1", tools=[echo], timeout=60).result == "3", "the session lives"
+        again = shared.execute("echo(2) + 1", tools=[echo], timeout=60)
+        assert again.result == "3", f"the session lives: {again} {again.text_for_model()}"
+
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            "[call(1)]",
+            "[call(1, body=b'{\"value\": 9}')] * 50",
+            "[call(1, id=id + 1), call(1, id=id - 1)]",
+            "[frame({'op': 'answer', 'id': id, 'call': 1, 'failed': False}, b'7')] * 50",
+            "[frame({'ev': 'withdraw', 'id': id, 'call': 1})] * 3_000",
+            "[call(n, body=b'{\"value\": %d}' % n) for n in range(2, 3_000)]",
+            "[frame({'ev': 'done', 'id': id, 'status': 'succeeded'})] * 2",
+        ],
+    )
+    def test_a_parked_call_is_neither_forged_nor_replayed(self, session: Session, frames: str) -> None:
+        code = (
+            f"{_FORGING}"
+            "import threading, time\n"
+            "thread = threading.Thread(target=lambda: print(echo(1)))\nthread.start()\ntime.sleep(0.5)\n"
+            f"for each in {frames}:\n    link.sendall(each)\n"
+            "thread.join()"
+        )
+        seen: list[MadeCall] = []
+        decided = threading.Event()
+
+        def echo(value: int) -> int:
+            seen.append(current_call())
+            if not decided.is_set():
+                raise CallDeferred
+            return value
+
+        handle = session.submit(code, tools=[echo], timeout=10, tool_limits=ToolLimits(parked_timeout=3))
+        with contextlib.suppress(SandboxLost):
+            handle.calls()
+            deadline = time.monotonic() + 2
+            while time.monotonic() < deadline and handle.status == "running":
+                time.sleep(0.05)
+        decided.set()
+        with contextlib.suppress(SandboxLost):
+            assert session.resume(handle.id, tools=[echo]).result(SAFETY).status in {"succeeded", "failed", "timed_out"}
+        assert [call.arguments for call in seen if call.number == 1] == [{"value": 1}] * sum(
+            call.number == 1 for call in seen
+        )
+        assert len({call.number for call in seen}) <= 1_000
+        assert sum(call.number == 1 for call in seen) <= 2, "deferred, and delivered to the second one"
+        assert not any(call.delivered_again for call in seen if call.number == 1)
+        assert session.execute("1 + 1", timeout=60).result == "2"
 
     def test_answers_that_are_never_read_end_with_the_execution(self, shared: Session) -> None:
         code = (

@@ -256,7 +256,7 @@ class RunningCalls:
     # Calls on which nobody works
 
     def _park(self, number: int, limit: asyncio.Timeout, parked: bool) -> None:
-        if parked == (number in self._parked):
+        if parked == (number in self._parked) or limit.expired():
             return
         if not parked:
             self._unpark(number)

@@ -17,7 +17,7 @@ from greenroom.tools.values import ArgumentsMalformed, decode_arguments
 CallState: TypeAlias = Literal["waiting", "deferred", "answered", "failed"]
 
 _MOST_ANSWERED = 1_000
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 256 << 10
 
 
 class CallDeferred(Exception):
@@ -73,7 +73,7 @@ def set_current(call: ToolCall) -> None:
 
 
 class CallLog:
-    """The calls of one execution: those that wait, and the latest 1,000 others, with at most 1 MiB of arguments."""
+    """The calls of one execution: those that wait, and the latest 1,000 others, with at most 256 KiB of arguments."""
 
     def __init__(self, *, known: bool = True) -> None:
         """
@@ -91,6 +91,11 @@ class CallLog:
         """In the order in which they were made."""
         calls = {**self._ended, **self._waiting}
         return iter([calls[number] for number in sorted(calls)])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the arguments of those that do not wait."""
+        return self._bytes
 
     @property
     def ended(self) -> list[MadeCall]:
