@@ -314,6 +314,23 @@ class SessionInfo:
     """When it ends if it is not used again; `None` while code runs, or where a session does not expire."""
 
 
+class ReadyReason(StrEnum):
+    """Why a pool keeps so many sandboxes ready."""
+
+    FIXED = "fixed"
+    """`ready_session_instances` is a number."""
+    FLOOR = "floor"
+    """The demand needs no more than the least that is kept."""
+    DEMAND = "demand"
+    """So that waits are as short as `ready_wait_target`."""
+    CEILING = "ceiling"
+    """The demand needs more than the most that is kept."""
+    SHRINKING = "shrinking"
+    """The demand has become less, and they end one after the other."""
+    MEMORY = "memory"
+    """The machine, or the container that the pool is in, is short of memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """A pool's state at one moment, and its statistics so far. Times are in seconds."""
@@ -341,13 +358,22 @@ class PoolStatus:
     start_max: float = 0.0
     evictions: Mapping[str, int] = field(default_factory=dict[str, int])
     """Sandboxes that have ended, by cause."""
+    wait_p95: float = 0.0
+    """The wait that 95 of 100 of the last 1,000 allocations did not exceed."""
+    ready_target: int | None = None
+    """How many warm sandboxes should wait for sessions; `None` where the pool does not report it."""
+    ready_reason: ReadyReason | None = None
+    """Why so many."""
 
     def __repr__(self) -> str:
         sessions = self.executing + self.idle
+        wanted = "" if self.ready_target is None else f" of {self.ready_target}"
+        wanted += "" if self.ready_reason is None else f" ({self.ready_reason})"
         return (
-            f"<PoolStatus {sessions} of {self.limit or '?'} sessions ({self.executing} executing), {self.ready} ready, "
-            f"{self.starting} starting, {self.waiting} waiting; allocated {self.allocations_warm} warm and "
-            f"{self.allocations_cold} cold, median wait {self.wait_median * 1000:.1f} ms>"
+            f"<PoolStatus {sessions} of {self.limit or '?'} sessions ({self.executing} executing), "
+            f"{self.ready}{wanted} ready, {self.starting} starting, {self.waiting} waiting; "
+            f"allocated {self.allocations_warm} warm and {self.allocations_cold} cold, "
+            f"median wait {self.wait_median * 1000:.1f} ms>"
         )
 
 

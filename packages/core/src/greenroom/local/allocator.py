@@ -11,7 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic
 
 from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, PoolClosed, PoolFull
+from greenroom.local.demand import ReadyGoal
 from greenroom.local.instance import REASONS, InstanceT, start_failure
+from greenroom.local.memory import Memory, read_memory
 from greenroom.local.metering import Metering
 from greenroom.local.plan import (
     Action,
@@ -26,6 +28,7 @@ from greenroom.local.plan import (
     expires_at,
     next_due,
     plan,
+    review,
 )
 from greenroom.local.statistics import Statistics
 from greenroom.models import PoolStatus, SessionInfo
@@ -76,6 +79,7 @@ class Allocator(Generic[InstanceT]):
         description: names the kind of instance in messages, such as an engine.
         start_timeout: in seconds; `None` where instances have limits of their own.
         most_failed_starts: how many can fail for one session if others are under way, before its callers fail.
+        memory: tells how much is left, which limits the ready instances where their number follows demand.
     """
 
     def __init__(
@@ -87,10 +91,12 @@ class Allocator(Generic[InstanceT]):
         *,
         start_timeout: float | None = _START_TIMEOUT,
         most_failed_starts: int = 1,
+        memory: Callable[[], Memory | None] | None = None,
     ) -> None:
         self._start_instance = start
         self._start_timeout = start_timeout
         self._most_failed_starts = most_failed_starts
+        self._memory = memory or read_memory
         self._rules = rules
         self._description = description
         self._observer = observer
@@ -113,6 +119,7 @@ class Allocator(Generic[InstanceT]):
         self._ends: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._review(self._clock())
         self._advance()
 
     def __repr__(self) -> str:
@@ -175,7 +182,7 @@ class Allocator(Generic[InstanceT]):
         """
         if self._state.closing:
             raise PoolClosed("The pool was closed.")
-        return self._statistics.status(self._state, self._rules.maximum)
+        return self._statistics.status(self._state, self._rules)
 
     def change(self, rules: Rules, *, outdated: bool) -> None:
         """Follow other rules. Sessions keep their instances and their lifetimes; those over the maximum drain.
@@ -190,6 +197,7 @@ class Allocator(Generic[InstanceT]):
                 slot.lifetime = slot.lifetime or before.lifetime
         self._rules = replace(rules, generation=before.generation + outdated)
         self._state.hold_starts_until = 0.0
+        self._review(self._clock())
         if not self._state.closing:
             self._advance()
 
@@ -239,6 +247,8 @@ class Allocator(Generic[InstanceT]):
         if pending is None:
             pending = self._pending[identifier] = _PendingLease(asyncio.get_running_loop().create_future(), now)
             self._state.waiters.append(QueueEntry(identifier, now))
+            self._state.arrivals.append(now)
+            self._review(now)
         pending.callers += 1
         self._advance(now)
         try:
@@ -269,6 +279,8 @@ class Allocator(Generic[InstanceT]):
     def _advance(self, now: float | None = None) -> None:
         """Apply the due actions to the state, start their side effects, and set the timer for the next."""
         now = self._clock() if now is None else now
+        if (review_at := self._state.decision.review_at) is not None and now >= review_at:
+            self._review(now)
         for action in plan(self._state, self._rules, now):
             self._apply(action, now)
         if self._timer is not None:
@@ -277,6 +289,11 @@ class Allocator(Generic[InstanceT]):
         due = None if self._state.closing else next_due(self._state, self._rules, now)
         if due is not None:
             self._timer = asyncio.get_running_loop().call_later(due - now, self._advance)
+
+    def _review(self, now: float) -> None:
+        """Decide how many instances should be ready."""
+        memory = self._memory() if isinstance(self._rules.ready, ReadyGoal) else None
+        self._state.decision = review(self._state, self._rules, memory, now)
 
     def _apply(self, action: Action, now: float) -> None:
         match action:
@@ -293,7 +310,6 @@ class Allocator(Generic[InstanceT]):
                 slot.users = pending.callers
                 self.metering.allocate(number, identifier)
                 self._emit(SessionAllocated(identifier, now - pending.since, warm=pending.since == now))
-                self._state.arrivals.append(now)
                 pending.place.set_result(slot)
                 self._spawn(self._instances[number].take_full_share())
             case End(number, cause):
@@ -351,6 +367,7 @@ class Allocator(Generic[InstanceT]):
             self._emit(EngineRecovered())
         self._state.start_time = self._statistics.start_time
         slot.phase, slot.since = "ready", now
+        self._review(now)
         self._advance()
         if slot.phase == "ready":
             await instance.warm_up()
