@@ -221,6 +221,25 @@ async def test_an_update_that_fails_leaves_the_pool_as_it_was(server: Control, e
         assert result["result"]["executionResult"] == 1
 
 
+async def test_the_tag_of_the_engine_lets_the_ready_sandboxes_follow_demand_from_azures_number_on(
+    server: Control,
+) -> None:
+    ready = {"maxConcurrentSessions": 10, "readySessionInstances": 1}
+    options = "ready_session_instances=auto&ready_wait_target=0&max_ready_session_instances=5"
+    body = {**resource(scaleConfiguration=ready), "tags": {ENGINE_TAG: f"memory:?{options}"}}
+    pool = await server.done("PUT", CI, body)
+    assert pool["properties"]["scaleConfiguration"] == ready, "a number, as in Azure"
+    status = f"{pool['properties']['poolManagementEndpoint']}/greenroom/1/status"
+    found = (await server.client.get(status)).json()
+    assert (found["ready_target"], found["ready_reason"]) == (1, "floor")
+    await asyncio.gather(*(server.run("1", pool, f"session-{number}") for number in range(5)))
+    found = (await server.client.get(status)).json()
+    assert 1 < found["ready_target"] <= 5
+    await server.done("PATCH", CI, {"tags": {ENGINE_TAG: "memory:"}})
+    found = (await server.client.get(status)).json()
+    assert (found["ready_target"], found["ready_reason"]) == (1, "fixed")
+
+
 async def test_an_update_is_made_although_the_engine_before_does_not_close(server: Control) -> None:
     before = await server.done("PUT", CI, {**resource(), "tags": {ENGINE_TAG: "stuck:"}})
     after = await server.done("PATCH", CI, {"tags": {ENGINE_TAG: "memory:"}})

@@ -146,8 +146,8 @@ CPU_TIME = Instrument("greenroom.pool.cpu.time", "Time of processors of sandboxe
 MEMORY_TIME = Instrument("greenroom.pool.memory.time", "Memory of sandboxes over time.", "By.s", ("purpose",))
 
 STATE = (
-    READY_PODS, EXECUTING_PODS, PENDING_PODS, SANDBOXES, LIMIT, WAITING, READY_TARGET, SATURATION, RECENT, MEMORY, SESSIONS,
-    CPU_TIME, MEMORY_TIME,
+    READY_PODS, EXECUTING_PODS, PENDING_PODS, SANDBOXES, LIMIT, WAITING, READY_TARGET, SATURATION, RECENT, MEMORY,
+    SESSIONS, CPU_TIME, MEMORY_TIME,
 )  # fmt: skip
 """The instruments that show a pool's state. Each has a label with the pool's name, `poolName` for Azure's."""
 
