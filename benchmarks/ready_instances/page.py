@@ -21,7 +21,13 @@ TARGET = 0.1
 def text(outcomes: Outcomes) -> str:
     """Return the whole page."""
     template = Path(__file__).with_suffix(".md.template").read_text()
-    return template.replace("<!-- outcomes -->\n", "\n".join(_rows(outcomes)) + "\n")
+    parts = {
+        "scenarios": [f"| `{each.name}` | {each.description} |" for each in SCENARIOS],
+        "outcomes": _rows(outcomes),
+    }
+    for name, lines in parts.items():
+        template = template.replace(f"<!-- {name} -->\n", "\n".join(lines) + "\n")
+    return template
 
 
 def _rows(outcomes: Outcomes) -> Iterator[str]:

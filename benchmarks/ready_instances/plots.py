@@ -34,14 +34,15 @@ _POINTS = 300  # of a line, at most
 
 def pictures(outcomes: Outcomes) -> Iterator[tuple[str, str]]:
     """Yield the pictures with their names."""
-    with mpl.rc_context(_STYLE):
+    untyped: Any = mpl
+    with untyped.rc_context(_STYLE):
         yield "ready-instances-cost.svg", _svg(_cost(outcomes))
         yield "ready-instances-day.svg", _svg(_over_time(outcomes))
 
 
-def _cost(outcomes: Outcomes) -> Figure:
+def _cost(outcomes: Outcomes) -> Any:
     """Late sessions against ready sandboxes: down and to the left is better."""
-    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    figure: Any = Figure(figsize=(8, 5.4), layout="constrained")
     axes: Any = figure.subplots(2, 2, squeeze=False).flatten()
     for place, scenario in zip(axes, SCENARIOS, strict=True):
         fixed = [(choice, outcomes[scenario.name, choice.name]) for choice in CHOICES if choice.is_fixed]
@@ -70,9 +71,9 @@ def _late(outcome: Outcome) -> float:
     return 100 * outcome.late(TARGET)
 
 
-def _over_time(outcomes: Outcomes) -> Figure:
+def _over_time(outcomes: Outcomes) -> Any:
     """How many sandboxes are ready over a day, and through the bursts."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure: Any = Figure(figsize=(8, 3.2), layout="constrained")
     axes: Any = figure.subplots(1, 2, squeeze=False).flatten()
     for place, name in zip(axes, ("bursty", "daily"), strict=True):
         for choice in ("auto", "auto, 1 to 50"):
@@ -100,7 +101,7 @@ def _thinned(outcome: Outcome) -> tuple[list[float], list[float]]:
     return [(number + 0.5) * part / 3600 for number in range(_POINTS)], [total / part for total in sums]
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Any) -> str:
     written = io.StringIO()
     figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"

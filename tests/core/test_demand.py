@@ -46,34 +46,36 @@ def every(interval: float, *, until: float = NOW, count: int = MOST_ARRIVALS) ->
     return [until - interval * number for number in range(count - 1, -1, -1)]
 
 
-goals = st.builds(
-    lambda wait, floor, more: ReadyGoal(wait, floor, floor + more),
-    st.floats(0, 10),
-    st.integers(0, 50),
-    st.integers(0, 50),
-)
-memories = st.none() | st.builds(
-    lambda total, part, stalled: Memory(total, int(total * part), stalled),
-    st.integers(1 << 28, 1 << 40),
-    st.floats(0, 1),
-    st.floats(0, 1),
-)
+def goal_of(wait: float, floor: int, more: int) -> ReadyGoal:
+    return ReadyGoal(wait, floor, floor + more)
+
+
+def memory_of(total: int, part: float, stalled: float) -> Memory:
+    return Memory(total, int(total * part), stalled)
+
+
+def seen(
+    *, ages: list[float], start_time: float, starts: int, ready: int, starting: int, memory: Memory | None
+) -> Observed:
+    return Observed([NOW - age for age in ages], start_time, starts, ready, starting, memory)
+
+
+def decided(target: int, keep_until: float) -> Decision:
+    return Decision(target, keep_until=keep_until)
+
+
+goals = st.builds(goal_of, st.floats(0, 10), st.integers(0, 50), st.integers(0, 50))
+memories = st.none() | st.builds(memory_of, st.integers(1 << 28, 1 << 40), st.floats(0, 1), st.floats(0, 1))
 observations = st.builds(
-    lambda ages, start_time, starts, ready, starting, memory: Observed(
-        [NOW - age for age in ages], start_time, starts, ready, starting, memory
-    ),
-    ages,
-    start_times,
-    st.integers(1, 16),
-    st.integers(0, 100),
-    st.integers(0, 16),
-    memories,
+    seen,
+    ages=ages,
+    start_time=start_times,
+    starts=st.integers(1, 16),
+    ready=st.integers(0, 100),
+    starting=st.integers(0, 16),
+    memory=memories,
 )
-decisions = st.builds(
-    lambda target, keep_until: Decision(target, keep_until=keep_until),
-    st.integers(0, 1000),
-    st.floats(NOW - 2 * HOLD, NOW + HOLD) | st.just(-math.inf),
-)
+decisions = st.builds(decided, st.integers(0, 1000), st.floats(NOW - 2 * HOLD, NOW + HOLD) | st.just(-math.inf))
 
 
 # Examples

@@ -45,6 +45,11 @@ class Machine:
     memory: Memory = field(default_factory=lambda: Memory(16 * GIB, 8 * GIB))
     under_way: int = 0
     most_under_way: int = 0
+    readings: int = 0
+
+    def read(self) -> Memory:
+        self.readings += 1
+        return self.memory
 
     async def start(self, on_lost: Callable[[], None]) -> Instance:
         del on_lost
@@ -64,7 +69,7 @@ def rules_of(goal: ReadyGoal | int, *, maximum: int = 50) -> Rules:
 @asynccontextmanager
 async def following(machine: Machine, goal: ReadyGoal, *, maximum: int = 50) -> AsyncGenerator[Allocator[Instance]]:
     rules = rules_of(goal, maximum=maximum)
-    allocator = Allocator(machine.start, rules, "a test", ignore, memory=lambda: machine.memory)
+    allocator = Allocator(machine.start, rules, "a test", ignore, memory=machine.read)
     try:
         yield allocator
     finally:
@@ -176,6 +181,10 @@ async def test_the_maximum_is_kept_whatever_the_demand() -> None:
 
 @in_virtual_time
 async def test_an_idle_pool_at_its_floor_wakes_for_nothing() -> None:
-    async with following(Machine(), ReadyGoal(0.1, 2, 20)) as allocator:
+    machine = Machine()
+    async with following(machine, ReadyGoal(0.1, 2, 20)) as allocator:
         await asyncio.sleep(10)
-        assert allocator._timer is None
+        assert allocator.status().ready == 2
+        before = machine.readings
+        await asyncio.sleep(3600)
+        assert machine.readings == before

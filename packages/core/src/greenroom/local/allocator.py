@@ -10,10 +10,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic
 
-from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, PoolClosed, PoolFull
+from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, PoolClosed
 from greenroom.local.demand import ReadyGoal
 from greenroom.local.instance import REASONS, InstanceT, start_failure
-from greenroom.local.memory import Memory, read_memory
+from greenroom.local.memory import Memory, MemoryWatch, read_memory
 from greenroom.local.metering import Metering
 from greenroom.local.plan import (
     Action,
@@ -26,6 +26,7 @@ from greenroom.local.plan import (
     Start,
     State,
     expires_at,
+    full,
     next_due,
     plan,
     review,
@@ -96,11 +97,11 @@ class Allocator(Generic[InstanceT]):
         self._start_instance = start
         self._start_timeout = start_timeout
         self._most_failed_starts = most_failed_starts
-        self._memory = memory or read_memory
         self._rules = rules
         self._description = description
         self._observer = observer
         self._clock = asyncio.get_running_loop().time  # the timers use it, too
+        self._memory = MemoryWatch(memory or read_memory, self._clock)
         self._state = State()
         self._statistics = Statistics()
         self.metering = Metering(self._clock)
@@ -292,7 +293,7 @@ class Allocator(Generic[InstanceT]):
 
     def _review(self, now: float) -> None:
         """Decide how many instances should be ready."""
-        memory = self._memory() if isinstance(self._rules.ready, ReadyGoal) else None
+        memory = self._memory.latest() if isinstance(self._rules.ready, ReadyGoal) else None
         self._state.decision = review(self._state, self._rules, memory, now)
 
     def _apply(self, action: Action, now: float) -> None:
@@ -316,22 +317,8 @@ class Allocator(Generic[InstanceT]):
                 self._retire(self._state.slots[number], cause)
             case Refuse(identifier):
                 pending = self._leave_queue(identifier)
-                pending.place.set_exception(self._full(now))
+                pending.place.set_exception(full(self._state, self._rules, now))
                 self._refused(identifier, AllocationRefusal.POOL_FULL, pending)
-
-    def _full(self, now: float) -> PoolFull:
-        due = next_due(State(slots=self._state.slots), self._rules, now)
-        retry_after = None if due is None else due - now
-        # A sandbox that starts for an earlier caller, or that is ending, takes its place too: none is left.
-        sessions = self._rules.maximum
-        hint = "" if retry_after is None else f" One may become free in {retry_after:.0f} seconds."
-        return PoolFull(
-            f"The pool is full: {sessions} of {sessions} sessions are taken, and none became free within "
-            f"{self._rules.acquire_timeout:g} seconds.{hint} Delete sessions that are done, shorten "
-            "cooldown_period, or raise max_concurrent_sessions.",
-            sessions=sessions,
-            retry_after=retry_after,
-        )
 
     def _refused(self, identifier: str, reason: AllocationRefusal, pending: _PendingLease) -> None:
         self._emit(AllocationRefused(identifier, reason, self._clock() - pending.since))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 _KIB = 1 << 10
 _ROOT = Path("/")
 _SHORT = "avg10="
+_INTERVAL = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,27 @@ class Memory:
     """What can be used without taking it from a process."""
     stalled: float = 0.0
     """The share of the last ten seconds in which every process that had work waited for memory, from 0 to 1."""
+
+
+class MemoryWatch:
+    """Reads memory at most once per second, as each reading takes up to a millisecond.
+
+    Args:
+        read: does so.
+        clock: tells the time, in seconds.
+    """
+
+    def __init__(self, read: Callable[[], Memory | None], clock: Callable[[], float]) -> None:
+        self._read = read
+        self._clock = clock
+        self._latest: Memory | None = None
+        self._at = -math.inf
+
+    def latest(self) -> Memory | None:
+        """Return the memory of now, or of less than a second ago."""
+        if (now := self._clock()) - self._at >= _INTERVAL:
+            self._latest, self._at = self._read(), now
+        return self._latest
 
 
 def read_memory(root: Path = _ROOT) -> Memory | None:

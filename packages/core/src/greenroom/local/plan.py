@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from greenroom.errors import PoolFull
 from greenroom.local.demand import MOST_ARRIVALS, Decision, Observed, ReadyGoal, decide
 from greenroom.local.memory import Memory
 from greenroom.models import ReadyReason
@@ -194,6 +195,22 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
     if len(ready) + starting > ready_target(state, rules):
         times += [since + SURPLUS_TIMEOUT for since in ready]
     return min((due for due in times if due > now), default=None)
+
+
+def full(state: State, rules: Rules, now: float) -> PoolFull:
+    """The error of a caller that got no sandbox, with the time when one may become free."""
+    due = next_due(State(slots=state.slots), rules, now)
+    retry_after = None if due is None else due - now
+    # A sandbox that starts for an earlier caller, or that is ending, takes its place too: none is left.
+    sessions = rules.maximum
+    hint = "" if retry_after is None else f" One may become free in {retry_after:.0f} seconds."
+    return PoolFull(
+        f"The pool is full: {sessions} of {sessions} sessions are taken, and none became free within "
+        f"{rules.acquire_timeout:g} seconds.{hint} Delete sessions that are done, shorten "
+        "cooldown_period, or raise max_concurrent_sessions.",
+        sessions=sessions,
+        retry_after=retry_after,
+    )
 
 
 def cooldown(slot: Slot, rules: Rules) -> float | None:
