@@ -35,12 +35,16 @@ def _rows(outcomes: Outcomes) -> Iterator[str]:
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     for scenario in SCENARIOS:
         for choice in CHOICES:
-            outcome = outcomes[scenario.name, choice.name]
-            waits = " | ".join(_milliseconds(outcome.percentile(share)) for share in (0.5, 0.95, 0.99))
-            yield (
-                f"| {scenario.name} | {choice.name} | {waits} | {100 * outcome.late(TARGET):.1f} % | "
-                f"{outcome.mean_ready:.1f} | {outcome.idle / len(outcome.waits):,.1f} s |"
-            )
+            yield row(scenario.name, choice.name, outcomes[scenario.name, choice.name])
+
+
+def row(scenario: str, choice: str, outcome: Outcome) -> str:
+    """Return the row of one outcome."""
+    waits = " | ".join(_milliseconds(outcome.percentile(share)) for share in (0.5, 0.95, 0.99))
+    return (
+        f"| {scenario} | {choice} | {waits} | {100 * outcome.late(TARGET):.1f} % | {outcome.mean_ready:.1f} | "
+        f"{outcome.idle / len(outcome.waits):,.1f} s |"
+    )
 
 
 def _milliseconds(seconds: float) -> str:

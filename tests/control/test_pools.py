@@ -8,11 +8,14 @@ import threading
 from typing import Any
 
 import pytest
+from tests.server.served import memory_backend
 
 from greenroom.arm.ids import LOCAL_SUBSCRIPTION
 from greenroom.arm.resources import ENGINE_TAG
 from greenroom.arm.versions import API_VERSIONS
 from greenroom.server.access.keys import ApiKeys, digest
+from greenroom.server.control.declared import declared_resource
+from greenroom.server.registry import PoolRegistry
 
 from .plane import OTHER, Control, control, path_of, resource
 
@@ -238,6 +241,17 @@ async def test_the_tag_of_the_engine_lets_the_ready_sandboxes_follow_demand_from
     await server.done("PATCH", CI, {"tags": {ENGINE_TAG: "memory:"}})
     found = (await server.client.get(status)).json()
     assert (found["ready_target"], found["ready_reason"]) == (1, "fixed")
+
+
+async def test_a_declared_pool_that_follows_demand_is_shown_with_the_least_that_it_keeps_ready() -> None:
+    pools = PoolRegistry()
+    try:
+        backend = await memory_backend(ready_session_instances="auto", min_ready_session_instances=0)
+        shown = declared_resource(pools.add("default", backend))
+    finally:
+        await pools.close()
+    assert shown.properties["scaleConfiguration"] == {"maxConcurrentSessions": 100, "readySessionInstances": 0}
+    assert shown.engine == "memory:?ready_session_instances=auto"
 
 
 async def test_an_update_is_made_although_the_engine_before_does_not_close(server: Control) -> None:
