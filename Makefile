@@ -18,10 +18,10 @@ WORKERS ?= 6
 UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity openapi nel bench usage-check lock clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity openapi nel bench usage-check ready-instances lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(READY) ## four agents answer a question about a CSV in a sandbox; charts land in demo-output/
 	@$(BIN)/python examples/demo.py
@@ -89,6 +89,9 @@ bench: $(READY) ## what docs/performance.md is about
 usage-check: $(READY) ## as root: whether the usage of 1,000 sessions is what the kernel counted
 	@$(BIN)/python -m tests.soak.adding_up bubblewrap: 1000
 	@$(BIN)/python -m tests.soak.adding_up docker: 200
+
+ready-instances: $(READY) ## simulate ready instances that follow demand; writes docs/ready-instances.md
+	@$(BIN)/python -m benchmarks.ready_instances
 
 # The versions that everything here is developed and tested with, for every platform, without an index's address.
 lock: ## after a change of dependencies

@@ -8,11 +8,14 @@ import threading
 from typing import Any
 
 import pytest
+from tests.server.served import memory_backend
 
 from greenroom.arm.ids import LOCAL_SUBSCRIPTION
 from greenroom.arm.resources import ENGINE_TAG
 from greenroom.arm.versions import API_VERSIONS
 from greenroom.server.access.keys import ApiKeys, digest
+from greenroom.server.control.declared import declared_resource
+from greenroom.server.registry import PoolRegistry
 
 from .plane import OTHER, Control, control, path_of, resource
 
@@ -219,6 +222,36 @@ async def test_an_update_that_fails_leaves_the_pool_as_it_was(server: Control, e
     for identifier, code in (("session", "x"), ("another", "1")):
         result = (await server.run(code, after, identifier)).json()
         assert result["result"]["executionResult"] == 1
+
+
+async def test_the_tag_of_the_engine_lets_the_ready_sandboxes_follow_demand_from_azures_number_on(
+    server: Control,
+) -> None:
+    ready = {"maxConcurrentSessions": 10, "readySessionInstances": 1}
+    options = "ready_session_instances=auto&ready_wait_target=0&max_ready_session_instances=5"
+    body = {**resource(scaleConfiguration=ready), "tags": {ENGINE_TAG: f"memory:?{options}"}}
+    pool = await server.done("PUT", CI, body)
+    assert pool["properties"]["scaleConfiguration"] == ready, "a number, as in Azure"
+    status = f"{pool['properties']['poolManagementEndpoint']}/greenroom/1/status"
+    found = (await server.client.get(status)).json()
+    assert (found["ready_target"], found["ready_reason"]) == (1, "floor")
+    await asyncio.gather(*(server.run("1", pool, f"session-{number}") for number in range(5)))
+    found = (await server.client.get(status)).json()
+    assert 1 < found["ready_target"] <= 5
+    await server.done("PATCH", CI, {"tags": {ENGINE_TAG: "memory:"}})
+    found = (await server.client.get(status)).json()
+    assert (found["ready_target"], found["ready_reason"]) == (1, "fixed")
+
+
+async def test_a_declared_pool_that_follows_demand_is_shown_with_the_least_that_it_keeps_ready() -> None:
+    pools = PoolRegistry()
+    try:
+        backend = await memory_backend(ready_session_instances="auto", min_ready_session_instances=0)
+        shown = declared_resource(pools.add("default", backend))
+    finally:
+        await pools.close()
+    assert shown.properties["scaleConfiguration"] == {"maxConcurrentSessions": 100, "readySessionInstances": 0}
+    assert shown.engine == "memory:?ready_session_instances=auto"
 
 
 async def test_an_update_is_made_although_the_engine_before_does_not_close(server: Control) -> None:

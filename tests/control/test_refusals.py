@@ -143,6 +143,17 @@ async def test_bodies_are_refused_with_the_property(server: Control, body: Any, 
     assert (await server.call("GET", CI)).status_code == 404
 
 
+async def test_a_number_that_does_not_fit_the_tag_is_refused(server: Control) -> None:
+    body = {
+        **resource(scaleConfiguration={"maxConcurrentSessions": 10, "readySessionInstances": 3}),
+        "tags": {ENGINE_TAG: "memory:?ready_session_instances=auto&max_ready_session_instances=2"},
+    }
+    refused = await server.call("PUT", CI, body)
+    assert refused.status_code == 400
+    message = refused.json()["error"]["message"]
+    assert "min_ready_session_instances (3) must not exceed max_ready_session_instances (2)" in message
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 5000, b'{"a":' + b"1" * 5000 + b"}"])
 async def test_a_body_that_is_not_json(server: Control, content: bytes) -> None:
     refused = await server.client.put(CI, params={"api-version": "2026-07-01"}, content=content)

@@ -15,7 +15,9 @@ from greenroom.engines import registry
 from greenroom.engines.base import Engine, EngineOptions, EnginePlugin
 from greenroom.engines.bubblewrap import BubblewrapOptions
 from greenroom.engines.docker import DockerOptions
+from greenroom.errors import InvalidRequest
 from greenroom.local import AzureRangeWarning, PoolSettings
+from greenroom.local.demand import ReadyGoal
 
 from .plugins import IN_MEMORY, only_engines
 
@@ -44,6 +46,58 @@ def test_arguments_go_before_the_url_before_the_file_before_the_environment(
     assert settings_of("memory:?timeout=20", config=file, timeout=10).timeout == 10
     monkeypatch.setenv("GREENROOM_CONFIG", str(file))
     assert settings_of().max_concurrent_sessions == 30
+
+
+def test_ready_instances_that_follow_demand_are_described_by_any_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings_of("memory:?ready_session_instances=auto").ready == ReadyGoal(0.1, 10, 20)
+    url = "memory:?ready_session_instances=auto&ready_wait_target=0.5&min_ready_session_instances=0"
+    assert settings_of(url, max_ready_session_instances=7).ready == ReadyGoal(0.5, 0, 7)
+    file = tmp_path / "greenroom.toml"
+    file.write_text('[pool]\nready_session_instances = "auto"\nmin_ready_session_instances = 30\n')
+    monkeypatch.setenv("GREENROOM_READY_WAIT_TARGET", "1.5")
+    assert settings_of("memory:", config=file).ready == ReadyGoal(1.5, 30, 30)
+    assert settings_of("memory:", config=file, ready_session_instances=2).ready == 2
+
+
+@pytest.mark.parametrize(
+    ("maximum", "options", "floor", "ceiling"),
+    [
+        (1, {}, 1, 1),
+        (10, {}, 1, 2),
+        (15, {}, 2, 3),
+        (600, {}, 60, 120),
+        (100, {"max_ready_session_instances": 4}, 4, 4),
+        (100, {"min_ready_session_instances": 40}, 40, 40),
+        (100, {"max_ready_session_instances": 0}, 0, 0),
+    ],
+)
+def test_ten_to_twenty_percent_of_the_maximum_are_ready_by_default(
+    maximum: int, options: dict[str, Any], floor: int, ceiling: int
+) -> None:
+    settings = PoolSettings.parse({"max_concurrent_sessions": maximum, "ready_session_instances": "auto", **options})
+    assert settings.ready == ReadyGoal(0.1, floor, ceiling)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ready_session_instances": "automatic"}, 'must be a whole number from 0 to 1,000, or "auto", not'),
+        ({"ready_wait_target": -1}, "ready_wait_target must be greater than or equal to 0"),
+        ({"ready_wait_target": float("nan")}, "ready_wait_target must be"),
+        ({"min_ready_session_instances": "few"}, "min_ready_session_instances must be a whole number"),
+        ({"min_ready_session_instances": 101}, r"min_ready_session_instances \(101\) must not exceed max_concurrent"),
+        ({"max_ready_session_instances": 101}, r"max_ready_session_instances \(101\) must not exceed max_concurrent"),
+        (
+            {"min_ready_session_instances": 5, "max_ready_session_instances": 4},
+            r"min_ready_session_instances \(5\) must not exceed max_ready_session_instances \(4\)",
+        ),
+    ],
+)
+def test_a_wrong_description_of_ready_instances_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        PoolSettings.parse({"ready_session_instances": "auto", **options})
 
 
 def test_the_pool_is_named_by_the_file_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

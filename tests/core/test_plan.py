@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.effort import examples
 
+from greenroom.local.demand import Decision, ReadyGoal
 from greenroom.local.plan import (
     SURPLUS_TIMEOUT,
     Action,
@@ -37,7 +38,7 @@ NOW = 1000.0
 def rules_of(
     *,
     maximum: int = 3,
-    ready: int | None = 0,
+    ready: int | ReadyGoal = 0,
     cooldown: float | None = 300,
     maximum_age: float | None = None,
     acquire_timeout: float = 30,
@@ -162,16 +163,21 @@ def test_a_sandbox_without_a_waiting_caller_is_surplus_after_a_while() -> None:
     assert plan(state, rules, NOW + SURPLUS_TIMEOUT) == [End(1, EndCause.SURPLUS)]
 
 
-def test_automatic_readiness_keeps_twice_what_is_allocated_while_one_starts() -> None:
-    rules = rules_of(maximum=100, ready=None)
-    quiet = state_of()
-    assert ready_target(quiet, rules, NOW) == 1
-    busy = state_of()
-    busy.start_time = 0.5
-    busy.arrivals.extend(NOW - 5 + number / 10 for number in range(1, 51))  # ten per second
-    assert ready_target(busy, rules, NOW) == 11
-    assert ready_target(busy, rules, NOW + 120) == 1
-    assert ready_target(busy, rules_of(maximum=4, ready=None), NOW) == 4
+def test_the_number_that_is_decided_is_kept_ready_and_never_exceeds_the_maximum() -> None:
+    goal = ReadyGoal(0.1, 1, 20)
+    state = state_of(ready(1))
+    state.decision = Decision(3)
+    assert plan(state, rules_of(maximum=9, ready=goal, max_concurrent_starts=9), NOW) == [Start(), Start()]
+    assert ready_target(state, rules_of(maximum=2, ready=goal)) == 2
+    assert ready_target(state, rules_of(ready=1)) == 1, "a number that is set counts alone"
+
+
+def test_where_memory_is_short_only_sandboxes_that_sessions_wait_for_start() -> None:
+    rules = rules_of(ready=ReadyGoal(0.1, 2, 2))
+    state = state_of(waiting="a")
+    state.decision = Decision(2, held=True)
+    assert plan(state, rules, NOW) == [Start()]
+    assert plan(state, rules_of(ready=2), NOW) == [Start(), Start()], "a number that is set is not held back"
 
 
 def test_after_a_failed_start_only_warm_starts_are_held_back() -> None:
@@ -191,6 +197,8 @@ def test_a_pool_that_closes_ends_everything_and_starts_nothing() -> None:
 
 # Every turn
 
+
+GOAL = ReadyGoal(0.1, 0, 9)
 
 times = st.floats(0.0, 40.0)
 lifetimes = st.one_of(
@@ -326,6 +334,12 @@ class Pool(RuleBasedStateMachine):
         self.state.hold_starts_until = 0
         self.advance()
 
+    @rule(wanted=st.integers(0, 7), held=st.booleans())
+    def the_demand_changes(self, wanted: int, held: bool) -> None:
+        self.limits = replace(self.limits, ready=GOAL)
+        self.state.decision = Decision(wanted, held=held)
+        self.advance()
+
     @precondition(lambda self: not self.state.closing and self.count > 3)
     @rule()
     def the_pool_closes(self) -> None:
@@ -423,13 +437,13 @@ class Pool(RuleBasedStateMachine):
         if not may_start or state.closing:
             return
         assert len(state.waiters) <= state.count("starting"), "everybody in the queue has a sandbox on its way"
-        if self.now >= state.hold_starts_until:
-            assert state.count("starting", "ready") >= (rules.ready or 0)
+        if self.now >= state.hold_starts_until and not self.is_held():
+            assert state.count("starting", "ready") >= ready_target(state, rules)
 
     @invariant()
     def no_more_stay_ready_than_the_pool_should_keep(self) -> None:
         for_long = [slot for slot in self.slots("ready") if self.now >= slot.since + SURPLUS_TIMEOUT]
-        assert len(for_long) <= (self.limits.ready or 0)
+        assert len(for_long) <= ready_target(self.state, self.limits)
 
     @invariant()
     def nothing_lives_past_its_time(self) -> None:
@@ -450,7 +464,9 @@ class Pool(RuleBasedStateMachine):
             assert not state.slots
         else:
             room = max(0, rules.maximum - state.count("leased"))
-            assert len(self.slots("ready")) == min(rules.ready or 0, room), "as many are ready as there should be"
+            wanted = min(ready_target(state, rules), room)
+            found = len(self.slots("ready"))
+            assert found <= wanted if self.is_held() else found == wanted, "as many are ready as there should be"
 
     def steps_to_peace(self) -> Iterator[None]:
         for _ in range(200):
@@ -467,6 +483,9 @@ class Pool(RuleBasedStateMachine):
                 return
             yield
         raise AssertionError("the pool does not settle")
+
+    def is_held(self) -> bool:
+        return self.limits.ready is GOAL and self.state.decision.held
 
     # The world's hands
 

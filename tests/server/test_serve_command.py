@@ -389,7 +389,10 @@ async def test_several_pools_come_from_a_configuration(engine: None, tmp_path: P
         [pools.small]
         url = "bubblewrap:"
         memory = "256Mi"
-        ready_session_instances = 0
+        ready_session_instances = "auto"
+        min_ready_session_instances = 0
+        max_ready_session_instances = 3
+        ready_wait_target = 30.0
         [pools.large]
         url = "bubblewrap:?memory=1Gi"
         ready_session_instances = 0
@@ -400,6 +403,8 @@ async def test_several_pools_come_from_a_configuration(engine: None, tmp_path: P
         for pool, status in (("small", 200), ("large", 200), ("other", 404)):
             response = await client.post(f"{where}/{pool}/executions", params=query(LATEST), json=current("1"))
             assert response.status_code == status
+        found = (await client.get(f"{where}/small/greenroom/1/status")).json()
+        assert (found["ready_target"], found["ready_reason"]) == (0, "floor"), "a start is shorter than the wait"
         strictly = await client.post("/executions", params=query(LEGACY[0]), json=current("1"))
         assert strictly.status_code == 400
 

@@ -41,7 +41,9 @@ from greenroom.telemetry.prometheus import PoolReading, exposition
 
 from .watched import pool_with_events, served_with_metrics
 
-STATUS = PoolStatus(limit=10, ready=2, starting=1, executing=3, idle=4, waiting=5, wait_max=1.5)
+STATUS = PoolStatus(
+    limit=10, ready=2, starting=1, executing=3, idle=4, waiting=5, wait_max=1.5, wait_p95=0.5, ready_target=3
+)
 USAGE = PoolUsage(sessions=9, cpu=2.5, spare_cpu=0.5, memory=1 << 20, source=UsageSource.CONTROL_GROUPS)
 
 
@@ -72,6 +74,8 @@ def test_the_whole_status_of_a_pool_is_shown_with_azures_names() -> None:
     assert value(text, "greenroom_pool_waiting", pool="ci") == 5
     assert value(text, "greenroom_pool_saturation_ratio", pool="ci") == 1.2
     assert value(text, "greenroom_pool_recent_duration_seconds", pool="ci", of="wait", statistic="max") == 1.5
+    assert value(text, "greenroom_pool_recent_duration_seconds", pool="ci", of="wait", statistic="p95") == 0.5
+    assert value(text, "greenroom_pool_ready_target", pool="ci") == 3
     assert value(text, "greenroom_pool_memory_bytes", pool="ci") == 1 << 20
     assert value(text, "greenroom_pool_cpu_time_seconds_total", pool="ci", purpose="sessions") == 2.5
     assert value(text, "greenroom_pool_cpu_time_seconds_total", pool="ci", purpose="spare") == 0.5

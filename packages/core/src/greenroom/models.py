@@ -318,6 +318,23 @@ class SessionInfo:
     """Since when its code has waited for at least one of them."""
 
 
+class ReadyReason(StrEnum):
+    """Why a pool keeps so many sandboxes ready."""
+
+    FIXED = "fixed"
+    """`ready_session_instances` is a number."""
+    FLOOR = "floor"
+    """The demand needs no more than the least that is kept."""
+    DEMAND = "demand"
+    """So that waits are as short as `ready_wait_target`."""
+    CEILING = "ceiling"
+    """The demand needs more than the most that is kept."""
+    SHRINKING = "shrinking"
+    """The demand has become less, and they end one after the other."""
+    MEMORY = "memory"
+    """The machine, or the container that the pool is in, is short of memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """A pool's state at one moment, and its statistics so far. Times are in seconds."""
@@ -351,14 +368,23 @@ class PoolStatus:
     """Those calls."""
     parked_since: datetime | None = None
     """Since when the first of those executions has waited."""
+    wait_p95: float = 0.0
+    """The wait that 95 of 100 of the last 1,000 allocations did not exceed."""
+    ready_target: int | None = None
+    """How many warm sandboxes should wait for sessions; `None` where the pool does not report it."""
+    ready_reason: ReadyReason | None = None
+    """Why so many."""
 
     def __repr__(self) -> str:
         sessions = self.executing + self.idle
+        wanted = "" if self.ready_target is None else f" of {self.ready_target}"
+        wanted += "" if self.ready_reason is None else f" ({self.ready_reason})"
         parked = f", {self.parked} parked in {self.parked_calls} calls" if self.parked else ""
         return (
-            f"<PoolStatus {sessions} of {self.limit or '?'} sessions ({self.executing} executing), {self.ready} ready, "
-            f"{self.starting} starting, {self.waiting} waiting{parked}; allocated {self.allocations_warm} warm and "
-            f"{self.allocations_cold} cold, median wait {self.wait_median * 1000:.1f} ms>"
+            f"<PoolStatus {sessions} of {self.limit or '?'} sessions ({self.executing} executing), "
+            f"{self.ready}{wanted} ready, {self.starting} starting, {self.waiting} waiting{parked}; "
+            f"allocated {self.allocations_warm} warm and {self.allocations_cold} cold, "
+            f"median wait {self.wait_median * 1000:.1f} ms>"
         )
 
 

@@ -29,6 +29,9 @@ class PoolOptions(TypedDict, total=False):
 
     max_concurrent_sessions: int
     ready_session_instances: int | Literal["auto"]
+    ready_wait_target: float
+    min_ready_session_instances: int | None
+    max_ready_session_instances: int | None
     lifecycle: Literal["timed", "on_container_exit"]
     cooldown_period: float
     max_alive_period: float

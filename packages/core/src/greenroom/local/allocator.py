@@ -10,8 +10,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic
 
-from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, PoolClosed, PoolFull
+from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, PoolClosed
+from greenroom.local.demand import ReadyGoal
 from greenroom.local.instance import REASONS, InstanceT, start_failure
+from greenroom.local.memory import Memory, MemoryWatch, read_memory
 from greenroom.local.metering import Metering
 from greenroom.local.plan import (
     Action,
@@ -24,8 +26,10 @@ from greenroom.local.plan import (
     Start,
     State,
     expires_at,
+    full,
     next_due,
     plan,
+    review,
 )
 from greenroom.local.statistics import Statistics
 from greenroom.models import PoolStatus, SessionInfo
@@ -76,6 +80,7 @@ class Allocator(Generic[InstanceT]):
         description: names the kind of instance in messages, such as an engine.
         start_timeout: in seconds; `None` where instances have limits of their own.
         most_failed_starts: how many can fail for one session if others are under way, before its callers fail.
+        memory: tells how much is left, which limits the ready instances where their number follows demand.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Allocator(Generic[InstanceT]):
         *,
         start_timeout: float | None = _START_TIMEOUT,
         most_failed_starts: int = 1,
+        memory: Callable[[], Memory | None] | None = None,
     ) -> None:
         self._start_instance = start
         self._start_timeout = start_timeout
@@ -95,6 +101,7 @@ class Allocator(Generic[InstanceT]):
         self._description = description
         self._observer = observer
         self._clock = asyncio.get_running_loop().time  # the timers use it, too
+        self._memory = MemoryWatch(memory or read_memory, self._clock)
         self._state = State()
         self._statistics = Statistics()
         self.metering = Metering(self._clock)
@@ -113,6 +120,7 @@ class Allocator(Generic[InstanceT]):
         self._ends: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._review(self._clock())
         self._advance()
 
     def __repr__(self) -> str:
@@ -180,7 +188,7 @@ class Allocator(Generic[InstanceT]):
         """
         if self._state.closing:
             raise PoolClosed("The pool was closed.")
-        return self._statistics.status(self._state, self._rules.maximum)
+        return self._statistics.status(self._state, self._rules)
 
     def change(self, rules: Rules, *, outdated: bool) -> None:
         """Follow other rules. Sessions keep their instances and their lifetimes; those over the maximum drain.
@@ -195,6 +203,7 @@ class Allocator(Generic[InstanceT]):
                 slot.lifetime = slot.lifetime or before.lifetime
         self._rules = replace(rules, generation=before.generation + outdated)
         self._state.hold_starts_until = 0.0
+        self._review(self._clock())
         if not self._state.closing:
             self._advance()
 
@@ -244,6 +253,8 @@ class Allocator(Generic[InstanceT]):
         if pending is None:
             pending = self._pending[identifier] = _PendingLease(asyncio.get_running_loop().create_future(), now)
             self._state.waiters.append(QueueEntry(identifier, now))
+            self._state.arrivals.append(now)
+            self._review(now)
         pending.callers += 1
         self._advance(now)
         try:
@@ -274,6 +285,8 @@ class Allocator(Generic[InstanceT]):
     def _advance(self, now: float | None = None) -> None:
         """Apply the due actions to the state, start their side effects, and set the timer for the next."""
         now = self._clock() if now is None else now
+        if (review_at := self._state.decision.review_at) is not None and now >= review_at:
+            self._review(now)
         for action in plan(self._state, self._rules, now):
             self._apply(action, now)
         if self._timer is not None:
@@ -282,6 +295,11 @@ class Allocator(Generic[InstanceT]):
         due = None if self._state.closing else next_due(self._state, self._rules, now)
         if due is not None:
             self._timer = asyncio.get_running_loop().call_later(due - now, self._advance)
+
+    def _review(self, now: float) -> None:
+        """Decide how many instances should be ready."""
+        memory = self._memory.latest() if isinstance(self._rules.ready, ReadyGoal) else None
+        self._state.decision = review(self._state, self._rules, memory, now)
 
     def _apply(self, action: Action, now: float) -> None:
         match action:
@@ -298,29 +316,14 @@ class Allocator(Generic[InstanceT]):
                 slot.users = pending.callers
                 self.metering.allocate(number, identifier)
                 self._emit(SessionAllocated(identifier, now - pending.since, warm=pending.since == now))
-                self._state.arrivals.append(now)
                 pending.place.set_result(slot)
                 self._spawn(self._instances[number].take_full_share())
             case End(number, cause):
                 self._retire(self._state.slots[number], cause)
             case Refuse(identifier):
                 pending = self._leave_queue(identifier)
-                pending.place.set_exception(self._full(now))
+                pending.place.set_exception(full(self._state, self._rules, now))
                 self._refused(identifier, AllocationRefusal.POOL_FULL, pending)
-
-    def _full(self, now: float) -> PoolFull:
-        due = next_due(State(slots=self._state.slots), self._rules, now)
-        retry_after = None if due is None else due - now
-        # A sandbox that starts for an earlier caller, or that is ending, takes its place too: none is left.
-        sessions = self._rules.maximum
-        hint = "" if retry_after is None else f" One may become free in {retry_after:.0f} seconds."
-        return PoolFull(
-            f"The pool is full: {sessions} of {sessions} sessions are taken, and none became free within "
-            f"{self._rules.acquire_timeout:g} seconds.{hint} Delete sessions that are done, shorten "
-            "cooldown_period, or raise max_concurrent_sessions.",
-            sessions=sessions,
-            retry_after=retry_after,
-        )
 
     def _refused(self, identifier: str, reason: AllocationRefusal, pending: _PendingLease) -> None:
         self._emit(AllocationRefused(identifier, reason, self._clock() - pending.since))
@@ -356,6 +359,7 @@ class Allocator(Generic[InstanceT]):
             self._emit(EngineRecovered())
         self._state.start_time = self._statistics.start_time
         slot.phase, slot.since = "ready", now
+        self._review(now)
         self._advance()
         if slot.phase == "ready":
             await instance.warm_up()

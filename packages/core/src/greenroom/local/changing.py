@@ -14,7 +14,7 @@ from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.local.allocator import Allocator
 from greenroom.local.instance import InstanceT
 from greenroom.local.settings import PoolSettings
-from greenroom.models import PoolStatus, PoolUsage, SessionUsage
+from greenroom.models import PoolStatus, PoolUsage, ReadyReason, SessionUsage
 
 _log = logging.getLogger("greenroom.local")
 
@@ -106,12 +106,12 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         Raises:
             GreenroomError: one did not start.
         """
-        if self._settings.ready_session_instances == 0:
-            return
         clock = asyncio.get_running_loop().time
         deadline = clock() + _TRIAL_TIMEOUT
         while (error := self._allocator.start_error) is None:
             status = self._allocator.status()
+            if not status.ready_target or status.ready_reason is ReadyReason.MEMORY:
+                return  # none is to be ready now
             if status.ready or status.idle or status.executing:
                 return
             if clock() > deadline:

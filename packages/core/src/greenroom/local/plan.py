@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from greenroom.errors import PoolFull
+from greenroom.local.demand import MOST_ARRIVALS, Decision, Observed, ReadyGoal, decide
+from greenroom.local.memory import Memory
+from greenroom.models import ReadyReason
 from greenroom.telemetry import EndCause
 
 SURPLUS_TIMEOUT = 30.0
 """How long a surplus ready sandbox is kept in case it is needed, in seconds."""
-
-_RATE_WINDOWS = (5.0, 60.0)  # seconds: for bursts, and for a steady rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,12 @@ class State:
     slots: dict[int, Slot] = field(default_factory=dict[int, Slot])
     waiters: list[QueueEntry] = field(default_factory=list[QueueEntry])
     closing: bool = False
-    arrivals: deque[float] = field(default_factory=lambda: deque[float](maxlen=1000))
-    """When sessions were allocated recently."""
+    arrivals: deque[float] = field(default_factory=lambda: deque[float](maxlen=MOST_ARRIVALS))
+    """When identifiers were queued recently."""
     start_time: float = 0.0
     """How long a sandbox takes to start, as measured; in seconds."""
+    decision: Decision = field(default_factory=Decision)
+    """How many sandboxes should be ready, where that follows demand."""
     hold_starts_until: float = 0.0
     """After a failed start that no caller waited for: the earliest time of the next attempt."""
 
@@ -79,8 +82,8 @@ class Rules:
     """The settings that a plan follows. Times are in seconds."""
 
     maximum: int
-    ready: int | None
-    """How many sandboxes wait for sessions; `None`: as many as the rate of allocations needs."""
+    ready: int | ReadyGoal
+    """How many sandboxes wait for sessions, or what their number aims at."""
     cooldown: float | None
     """From the last use; `None` where a session ends with its sandbox."""
     maximum_age: float | None
@@ -150,8 +153,8 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
 
     wanted = len(waiting) - len(refused)
     spare = len(ready) - served
-    missing = wanted + ready_target(state, rules, now) - starting - spare
-    if now < state.hold_starts_until:
+    missing = wanted + ready_target(state, rules) - starting - spare
+    if now < state.hold_starts_until or (state.decision.held and isinstance(rules.ready, ReadyGoal)):
         missing = min(missing, wanted - starting)
     most = rules.max_concurrent_starts
     if rules.max_starts_beside_work is not None and any(slot.users for slot in state.slots.values()):
@@ -163,12 +166,19 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
     return actions
 
 
-def ready_target(state: State, rules: Rules, now: float) -> int:
-    """How many sandboxes should be ready: as set, or twice what is allocated while one starts, and one more."""
-    if rules.ready is not None:
-        return rules.ready
-    rates = (sum(now - window < time <= now for time in state.arrivals) / window for window in _RATE_WINDOWS)
-    return min(1 + math.ceil(2 * max(rates) * state.start_time), rules.maximum)
+def review(state: State, rules: Rules, memory: Memory | None, now: float) -> Decision:
+    """The decision how many sandboxes should be ready, which becomes part of the state."""
+    if not isinstance(rules.ready, ReadyGoal):
+        return Decision(rules.ready, ReadyReason.FIXED)
+    beside_work = rules.max_starts_beside_work
+    starts = rules.max_concurrent_starts if beside_work is None else min(beside_work, rules.max_concurrent_starts)
+    observed = Observed(state.arrivals, state.start_time, starts, state.count("ready"), state.count("starting"), memory)
+    return decide(state.decision, observed, rules.ready, now)
+
+
+def ready_target(state: State, rules: Rules) -> int:
+    """How many sandboxes should be ready: as set, or as decided."""
+    return min(state.decision.target, rules.maximum) if isinstance(rules.ready, ReadyGoal) else rules.ready
 
 
 def next_due(state: State, rules: Rules, now: float) -> float | None:
@@ -179,10 +189,28 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
     sure = starting + _room(state, rules)
     times += [waiter.since + rules.acquire_timeout for waiter in state.waiters[sure:]]
     times.append(state.hold_starts_until)
+    if isinstance(rules.ready, ReadyGoal) and state.decision.review_at is not None:
+        times.append(state.decision.review_at)
     ready = [slot.since for slot in state.slots.values() if slot.phase == "ready"]
-    if len(ready) > ready_target(state, rules, now):
-        times.append(max(now + 1, min(ready) + SURPLUS_TIMEOUT))
+    if len(ready) + starting > ready_target(state, rules):
+        times += [since + SURPLUS_TIMEOUT for since in ready]
     return min((due for due in times if due > now), default=None)
+
+
+def full(state: State, rules: Rules, now: float) -> PoolFull:
+    """The error of a caller that got no sandbox, with the time when one may become free."""
+    due = next_due(State(slots=state.slots), rules, now)
+    retry_after = None if due is None else due - now
+    # A sandbox that starts for an earlier caller, or that is ending, takes its place too: none is left.
+    sessions = rules.maximum
+    hint = "" if retry_after is None else f" One may become free in {retry_after:.0f} seconds."
+    return PoolFull(
+        f"The pool is full: {sessions} of {sessions} sessions are taken, and none became free within "
+        f"{rules.acquire_timeout:g} seconds.{hint} Delete sessions that are done, shorten "
+        "cooldown_period, or raise max_concurrent_sessions.",
+        sessions=sessions,
+        retry_after=retry_after,
+    )
 
 
 def cooldown(slot: Slot, rules: Rules) -> float | None:

@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -16,19 +16,32 @@ from greenroom.config.environment import Environment
 from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.engines.base import Limits, SandboxSpec
 from greenroom.errors import InvalidRequest, in_units
+from greenroom.local.demand import ReadyGoal
 from greenroom.local.plan import Rules
 from greenroom.models import ContainerType
 
+AUTO: Final = "auto"
+"""The value of `ready_session_instances` that follows demand."""
+
 
 def _count_or_auto(value: object) -> object:
-    if value == "auto":
+    if value == AUTO:
+        return value
+    try:
+        return _count(value)
+    except ValueError as error:
+        raise ValueError(f'{error}, or "auto"') from None
+
+
+def _count(value: object) -> object:
+    if value is None:
         return value
     try:
         count = int(str(value))
     except (ValueError, RecursionError):
         count = -1
     if not 0 <= count <= 1000:
-        raise ValueError('must be a whole number from 0 to 1,000, or "auto"')
+        raise ValueError("must be a whole number from 0 to 1,000")
     return count
 
 
@@ -72,7 +85,13 @@ class PoolSettings(BaseModel):
     max_concurrent_sessions: int = Field(100, ge=1, le=1000)
     """The maximum number of sandboxes at the same time, warm ones included."""
     ready_session_instances: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = 1
-    """How many warm sandboxes are kept ready for new sessions; `"auto"` follows the rate of allocations."""
+    """How many warm sandboxes are kept ready for new sessions; `"auto"` follows demand."""
+    ready_wait_target: float = Field(0.1, ge=0, le=600)
+    """Of `"auto"`: the wait for a sandbox that 95 of 100 sessions must not exceed."""
+    min_ready_session_instances: Annotated[int | None, BeforeValidator(_count)] = None
+    """Of `"auto"`: the least that are kept ready; by default 10 % of the maximum, rounded up."""
+    max_ready_session_instances: Annotated[int | None, BeforeValidator(_count)] = None
+    """Of `"auto"`: the most; by default 20 % of the maximum, rounded up, or the least if that is more."""
     lifecycle: Literal["timed", "on_container_exit"] = "timed"
     """`timed`: a session ends when it has not been used for `cooldown_period`; `on_container_exit`: when its
     sandbox ends, or after `max_alive_period`."""
@@ -108,10 +127,30 @@ class PoolSettings(BaseModel):
 
     @model_validator(mode="after")
     def _ready_within_maximum(self) -> Self:
-        ready, most = self.ready_session_instances, self.max_concurrent_sessions
-        if ready != "auto" and ready > most:
-            raise ValueError(f"ready_session_instances ({ready}) must not exceed max_concurrent_sessions ({most})")
+        most = self.max_concurrent_sessions
+        for name in ("ready_session_instances", "min_ready_session_instances", "max_ready_session_instances"):
+            ready = getattr(self, name)
+            if isinstance(ready, int) and ready > most:
+                raise ValueError(f"{name} ({ready}) must not exceed max_concurrent_sessions ({most})")
+        least, ceiling = self.min_ready_session_instances, self.max_ready_session_instances
+        if least is not None and ceiling is not None and least > ceiling:
+            raise ValueError(
+                f"min_ready_session_instances ({least}) must not exceed max_ready_session_instances ({ceiling})"
+            )
         return self
+
+    @property
+    def ready(self) -> int | ReadyGoal:
+        """How many sandboxes are kept ready, or what their number aims at."""
+        if self.ready_session_instances != AUTO:
+            return self.ready_session_instances
+        floor, ceiling = self.min_ready_session_instances, self.max_ready_session_instances
+        if floor is None:
+            tenth = math.ceil(self.max_concurrent_sessions / 10)
+            floor = tenth if ceiling is None else min(tenth, ceiling)
+        if ceiling is None:
+            ceiling = max(floor, math.ceil(self.max_concurrent_sessions / 5))
+        return ReadyGoal(self.ready_wait_target, floor, ceiling)
 
     @model_validator(mode="after")
     def _container_as_its_type(self) -> Self:
@@ -150,7 +189,7 @@ class PoolSettings(BaseModel):
         """
         return Rules(
             maximum=self.max_concurrent_sessions,
-            ready=None if self.ready_session_instances == "auto" else self.ready_session_instances,
+            ready=self.ready,
             cooldown=self.cooldown_period if self.lifecycle == "timed" else None,
             maximum_age=self.max_alive_period if self.lifecycle == "on_container_exit" else None,
             acquire_timeout=self.acquire_timeout,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
+from collections.abc import Iterable
 from statistics import median
 
-from greenroom.local.plan import State
+from greenroom.local.demand import QUANTILE
+from greenroom.local.plan import Rules, State, ready_target
 from greenroom.models import PoolStatus
 from greenroom.telemetry import SandboxEnded, SandboxStarted, SessionAllocated, TelemetryEvent
 
 _KEPT = 1000
+_RECENT = 50  # starts: a machine is not always as busy
 
 
 class Statistics:
@@ -38,16 +42,18 @@ class Statistics:
 
     @property
     def start_time(self) -> float:
-        """The median of the recent starts, 0 before the first."""
-        return _median(self._starts)
+        """The median of the last few starts, 0 before the first."""
+        return _median(list(self._starts)[-_RECENT:])
 
-    def status(self, state: State, limit: int) -> PoolStatus:
+    def status(self, state: State, rules: Rules) -> PoolStatus:
         """Return the counts together with the pool's present state."""
-        state = State(slots=dict(state.slots), waiters=list(state.waiters))  # another thread can be asking
+        # Another thread can be asking.
+        state = State(slots=dict(state.slots), waiters=list(state.waiters), decision=state.decision)
+        waits = sorted(self._waits)
         leased = [slot for slot in state.slots.values() if slot.phase == "leased"]
         executing = sum(slot.users > 0 for slot in leased)
         return PoolStatus(
-            limit=limit,
+            limit=rules.maximum,
             ready=state.count("ready"),
             starting=state.count("starting"),
             executing=executing,
@@ -55,14 +61,17 @@ class Statistics:
             waiting=len(state.waiters),
             allocations_warm=self._warm,
             allocations_cold=self._cold,
-            wait_median=_median(self._waits),
-            wait_max=max(tuple(self._waits), default=0.0),
-            start_median=self.start_time,
+            wait_median=_median(waits),
+            wait_max=waits[-1] if waits else 0.0,
+            start_median=_median(self._starts),
             start_max=max(tuple(self._starts), default=0.0),
             evictions=dict(self._evictions),
+            wait_p95=waits[math.ceil(QUANTILE * len(waits)) - 1] if waits else 0.0,
+            ready_target=ready_target(state, rules),
+            ready_reason=state.decision.reason,
         )
 
 
-def _median(values: deque[float]) -> float:
+def _median(values: Iterable[float]) -> float:
     copied = tuple(values)
     return median(copied) if copied else 0.0

@@ -148,6 +148,7 @@ LIMIT = Instrument("greenroom.pool.limit", "The maximum number of sandboxes.", g
 WAITING = Instrument("greenroom.pool.waiting", "Sessions that wait for a sandbox.", gauge=True)
 PARKED = Instrument("greenroom.pool.parked", "Executions that wait for answers to calls of tools.", gauge=True)
 PARKED_CALLS = Instrument("greenroom.pool.parked.calls", "Calls of tools that wait for their answers.", gauge=True)
+READY_TARGET = Instrument("greenroom.pool.ready.target", "How many sandboxes should be ready.", gauge=True)
 SATURATION = Instrument(
     "greenroom.pool.saturation", "Sessions, waiting ones too, divided by the limit.", "1", gauge=True
 )
@@ -160,8 +161,8 @@ CPU_TIME = Instrument("greenroom.pool.cpu.time", "Time of processors of sandboxe
 MEMORY_TIME = Instrument("greenroom.pool.memory.time", "Memory of sandboxes over time.", "By.s", ("purpose",))
 
 STATE = (
-    READY_PODS, EXECUTING_PODS, PENDING_PODS, SANDBOXES, LIMIT, WAITING, PARKED, PARKED_CALLS, SATURATION, RECENT,
-    MEMORY, SESSIONS, CPU_TIME, MEMORY_TIME,
+    READY_PODS, EXECUTING_PODS, PENDING_PODS, SANDBOXES, LIMIT, WAITING, PARKED, PARKED_CALLS, READY_TARGET, SATURATION,
+    RECENT, MEMORY, SESSIONS, CPU_TIME, MEMORY_TIME,
 )  # fmt: skip
 """The instruments that show a pool's state. Each has a label with the pool's name, `poolName` for Azure's."""
 
@@ -180,9 +181,12 @@ def state_of(status: PoolStatus, usage: PoolUsage) -> Iterator[Measurement]:
     yield WAITING, status.waiting, ()
     yield PARKED, status.parked, ()
     yield PARKED_CALLS, status.parked_calls, ()
+    if status.ready_target is not None:
+        yield READY_TARGET, status.ready_target, ()
     for name in ("wait", "start"):
         for statistic in ("median", "max"):
             yield RECENT, getattr(status, f"{name}_{statistic}"), (name, statistic)
+    yield RECENT, status.wait_p95, ("wait", "p95")
     yield MEMORY, usage.memory, ()
     yield SESSIONS, usage.sessions, ()
     yield CPU_TIME, usage.cpu, ("sessions",)

@@ -13,12 +13,13 @@ from greenroom.arm.resources import ENGINE_TAG, Resource
 from greenroom.connecting import LocalChoice, read_choice, read_engine
 from greenroom.engines import registry
 from greenroom.errors import EngineUnavailable, InvalidRequest
-from greenroom.local.settings import AzureRangeWarning
+from greenroom.local.settings import AUTO, AzureRangeWarning
 from greenroom.models import ContainerType
 
 _OWNERS = ("allow_unfiltered", "container", "docker_host", "python", "secrets", "template")
 """Options that reach into this machine, or open it: only its owner can give them, with `--engine`."""
 
+_READY, _LEAST_READY = "ready_session_instances", "min_ready_session_instances"
 _CONTAINER = "properties.customContainerTemplate.containers[0]"
 _LIFECYCLE = "properties.dynamicPoolConfiguration.lifecycleConfiguration"
 _PATHS = {
@@ -118,6 +119,8 @@ class Engines:
     def _choice(self, scheme: str, options: Mapping[str, str], resource: Resource) -> LocalChoice:
         default, inherited = _read(self.default) if self.default is not None else ("", {})
         given: dict[str, Any] = {**(inherited if scheme == default else {}), **options, **resource.options}
+        if options.get(_READY) == AUTO and _READY in resource.options:  # Azure's clients cannot leave the number out
+            given = {_LEAST_READY: given[_READY], **given, _READY: AUTO}
         try:
             return read_choice(scheme, given)
         except ArmError:

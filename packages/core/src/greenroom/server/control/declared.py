@@ -6,7 +6,7 @@ from typing import Any
 
 from greenroom.arm.resources import DECLARED_TAG, ENGINE_TAG, Resource
 from greenroom.local.changing import ChangeablePool
-from greenroom.local.settings import PoolSettings
+from greenroom.local.settings import AUTO, PoolSettings
 from greenroom.server.registry import ServedPool
 
 
@@ -16,18 +16,20 @@ def declared_resource(served: ServedPool) -> Resource:
     tags = {DECLARED_TAG: "true"}
     if not isinstance(backend, ChangeablePool):  # it is elsewhere, or a test's
         return Resource({"containerType": str(backend.container_type)}, tags=tags)
-    return Resource(_properties(backend.settings), tags={**tags, ENGINE_TAG: f"{backend.engine_name}:"})
+    settings = backend.settings
+    ready = "" if isinstance(settings.ready, int) else f"?ready_session_instances={AUTO}"
+    return Resource(_properties(settings), tags={**tags, ENGINE_TAG: f"{backend.engine_name}:{ready}"})
 
 
 def _properties(settings: PoolSettings) -> dict[str, Any]:
-    ready = settings.ready_session_instances
+    ready = settings.ready if isinstance(settings.ready, int) else settings.ready.floor
     timed = settings.lifecycle == "timed"
     properties: dict[str, Any] = {
         "containerType": str(settings.container_type),
         "poolManagementType": "Dynamic",
         "scaleConfiguration": {
             "maxConcurrentSessions": settings.max_concurrent_sessions,
-            **({} if ready == "auto" else {"readySessionInstances": ready}),
+            "readySessionInstances": ready,
         },
         "dynamicPoolConfiguration": {
             "lifecycleConfiguration": {

@@ -1,0 +1,124 @@
+"""How much memory this machine has left, or the container that this process runs in."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+_KIB = 1 << 10
+_ROOT = Path("/")
+_SHORT = "avg10="
+_INTERVAL = 1.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory at one moment, in bytes."""
+
+    total: int
+    available: int
+    """What can be used without taking it from a process."""
+    stalled: float = 0.0
+    """The share of the last ten seconds in which every process that had work waited for memory, from 0 to 1."""
+
+
+class MemoryWatch:
+    """Reads memory at most once per second, as each reading takes up to a millisecond.
+
+    Args:
+        read: does so.
+        clock: tells the time, in seconds.
+    """
+
+    def __init__(self, read: Callable[[], Memory | None], clock: Callable[[], float]) -> None:
+        self._read = read
+        self._clock = clock
+        self._latest: Memory | None = None
+        self._at = -math.inf
+
+    def latest(self) -> Memory | None:
+        """Return the memory of now, or of less than a second ago."""
+        if (now := self._clock()) - self._at >= _INTERVAL:
+            self._latest, self._at = self._read(), now
+        return self._latest
+
+
+def read_memory(root: Path = _ROOT) -> Memory | None:
+    """Return the memory of this machine, less if a control group above this process has less; `None` without `/proc`.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    machine = _machine(root)
+    if machine is None:
+        return None
+    stalled = _stalled(root / "proc/pressure/memory")
+    memory = replace(machine, stalled=stalled)
+    for group in _groups(root):
+        left = _left(group)
+        if left is not None and left.total < machine.total:  # a limit above the machine's memory is none
+            memory = Memory(
+                min(memory.total, left.total), min(memory.available, left.available), max(memory.stalled, left.stalled)
+            )
+    return memory
+
+
+def _machine(root: Path) -> Memory | None:
+    found = _fields(root / "proc/meminfo")
+    total, available = found.get("MemTotal:"), found.get("MemAvailable:")
+    return None if not total or available is None else Memory(total * _KIB, available * _KIB)
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """The control groups of this process that count memory, each with those above it, of version 1 or 2."""
+    mount = root / "sys/fs/cgroup"
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = (*line.split(":", 2), "", "")[:3]
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            top = mount / "memory" if controllers else mount
+            inside = PurePosixPath(path.lstrip("/"))
+            # In a container without a name space for groups, the path is the machine's, and only its top is mounted.
+            yield from (top / each for each in (inside, *inside.parents) if (top / each).is_dir())
+
+
+def _left(group: Path) -> Memory | None:
+    """What a group leaves its processes; `None` if it has no limit. Files that are only cached can be dropped."""
+    for limit, usage, cached, pressure in (
+        ("memory.max", "memory.current", "inactive_file", "memory.pressure"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", ""),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such file; `max` is no limit
+            total, used = (int((group / name).read_text()) for name in (limit, usage))
+            used -= min(used, _fields(group / "memory.stat").get(cached, 0))
+            return Memory(total, max(0, total - used), _stalled(group / pressure) if pressure else 0.0)
+    return None
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """The numbers of a file with a name and a number in each line; none if there is no such file."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        for line in file.read_text().splitlines():
+            match line.split():
+                case [name, number, *_] if number.isascii() and number.isdigit():
+                    found[name] = int(number)
+                case _:
+                    pass
+    return found
+
+
+def _stalled(file: Path) -> float:
+    """The line `full` of a file of pressure stall information; 0 where the kernel has none."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in file.read_text().splitlines():
+            match line.split():
+                case ["full", average, *_] if average.startswith(_SHORT):
+                    return min(1.0, max(0.0, float(average.removeprefix(_SHORT)) / 100))
+                case _:
+                    pass
+    return 0.0
