@@ -158,7 +158,7 @@ def _row(record: Record) -> Sequence[str]:
     text = record.get("Log", "")
     details = [str(record[name]) for name in ("Reason",) if name in record and f"{record[name]}" not in f"{text}"]
     for name, form in _NUMBERS.items():
-        if isinstance(number := record.get(name), int | float):
+        if isinstance(number := record.get(name), int | float) and (number or name != "OutputCharacters"):
             details.append(form.format(number))
     return [
         _time(record.get("TimeGenerated", "")),

@@ -60,10 +60,13 @@ class Writer(Generic[ItemT]):
         self.dropped = 0
         """How many items could not be written so far."""
 
-    def put(self, item: ItemT) -> None:
-        """Have an item written soon; from any thread, and without waiting. One too many is dropped."""
+    def put(self, item: ItemT, *, minor: bool = False) -> None:
+        """Have an item written soon; from any thread, and without waiting. One too many is dropped.
+
+        Those that are `minor` take at most half of the places.
+        """
         with self._condition:
-            if self._closing or len(self._items) >= self._limit:
+            if self._closing or len(self._items) >= (self._limit // 2 if minor else self._limit):
                 self._drop(1)
                 return
             self._items.append(item)
@@ -82,7 +85,7 @@ class Writer(Generic[ItemT]):
         """Wait until what was put before is written, unless nothing can be written at the moment."""
         with self._condition:
             target = self._taken + len(self._items)
-            self._hurried = True
+            self._hurried = bool(self._items)
             self._condition.notify_all()
             self._condition.wait_for(lambda: self._taken >= target or self._failing, timeout)
 
