@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.effort import examples
 
+import greenroom
 from greenroom.backend import HttpRequest
 from greenroom.local.console import ConsoleLines
 from greenroom.telemetry import ConsoleWritten, TelemetryEvent
 
+from .conftest import template
 from .scripted import ScriptedContainers, answer, scripted_pool
 
 
@@ -70,3 +75,15 @@ def test_a_container_that_prints_without_end_fills_nothing() -> None:
     now = 60.0
     console.feed("stdout", b"the end\n")
     assert lines[-2:] == ["[65,273,856 bytes were left out]", "the end"]
+
+
+def test_a_container_of_docker_is_heard(image: str, tmp_path: Path) -> None:
+    path = tmp_path / "pool.log"
+    made = template(image, scaleConfiguration={"maxConcurrentSessions": 5, "readySessionInstances": 0})
+    with greenroom.connect("docker:", template=made, log=path, console_log=True) as pool:
+        assert pool.session("user-0001").request("GET", "/").status == 200
+        pool.session("user-0001").delete()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    console = [each for each in lines if each["Type"] == "AppEnvSessionConsoleLogs"]
+    assert ("stdout", "serving, with arguments ['8080']") in {(each["Status"], each["Log"]) for each in console}
+    assert ("user-0001", "request /") in {(each.get("Identifier"), each["Log"]) for each in console}
