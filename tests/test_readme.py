@@ -29,7 +29,9 @@ def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypat
     assert (tmp_path / "sales.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("page", ["web-service.md", "testing.md", "shell.md", "node.md", "tools.md", "telemetry.md"])
+@pytest.mark.parametrize(
+    "page", ["web-service.md", "testing.md", "shell.md", "node.md", "tools.md", "telemetry.md", "logs.md"]
+)
 def test_the_programs_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
     monkeypatch.chdir(tmp_path)

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import typer.main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.control.memory_engine_plugin import install
@@ -42,6 +43,7 @@ from greenroom.telemetry import (
     ExecutionEnded,
     SessionAllocated,
 )
+from greenroom.telemetry.records import LogOperation, LogTable
 from greenroom.wire.logs import Page, decode_page
 from greenroom.wire.values import WireError
 
@@ -278,6 +280,39 @@ async def test_the_command_filters_follows_and_finds_what_a_killed_server_wrote(
             await process.communicate()
     with contextlib.closing(sqlite3.connect(state)) as database:
         assert database.execute("SELECT count(*) FROM usage").fetchone() == (0,), "no session ended before the kill"
+
+
+async def test_the_commands_of_the_page_print_what_stands_below_them(tmp_path: Path) -> None:
+    plugins, page = install(tmp_path / "plugins"), (Path(__file__).parents[2] / "docs/logs.md").read_text()
+    program = tmp_path / "bin" / "greenroom"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m greenroom "$@"\n')
+    program.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GREENROOM_")}
+    async with serving(tmp_path / "state.db", plugins) as (_, url):
+        environment = {**kept, "PATH": f"{program.parent}:{os.environ['PATH']}", "GREENROOM_SERVER": url}
+        for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL):
+            for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+                shell, _, expected = part.partition("\n")
+                process = await asyncio.create_subprocess_exec(
+                    "bash", "-c", shell, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+                )  # fmt: skip
+                async with asyncio.timeout(100):
+                    output, errors = await process.communicate()
+                assert (process.returncode, errors) == (0, b""), (shell, errors)
+                printed = "".join(f"{line.rstrip()}\n" for line in output.decode().splitlines())
+                assert re.fullmatch(re.escape(expected).replace("…", ".*"), printed), (shell, printed)
+
+
+def test_the_page_has_every_option_operation_and_no_unknown_one() -> None:
+    page = (Path(__file__).parents[2] / "docs/logs.md").read_text()
+    group = typer.main.get_group(app)
+    options = {option for parameter in group.commands["logs"].params for option in parameter.opts}
+    known = options | {"--state", "--engine", "--code"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page)) <= known
+    shown = {option for option in options if option.startswith("--")} - {"--name", "--subscription"}
+    assert {option for option in shown if option not in page} == set()
+    assert {each.value for each in (*LogOperation, *LogTable) if f"`{each.value}`" not in page} == set()
 
 
 async def test_sessions_that_end_with_the_server_are_kept(tmp_path: Path) -> None:
