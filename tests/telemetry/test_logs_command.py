@@ -245,7 +245,7 @@ async def test_the_command_filters_follows_and_finds_what_a_killed_server_wrote(
             for each in before
             if each.get("Identifier") == "user-0002" and each["OperationName"] == "ExecutionEnded"
         ]
-        assert await records_of(url, "--pool", "default") == before
+        assert await records_of(url, "--pool", "Default") == before
         assert await records_of(url, "--pool", "another") == []
         assert await records_of(url, "--level", "error") == []
         assert await records_of(url, "--since", "2999-01-01") == []
@@ -338,7 +338,7 @@ async def test_sessions_that_end_with_the_server_are_kept(tmp_path: Path) -> Non
         (["--until", "1y"], "--until must be a time such as 2026-11-27T14:03, or how long ago"),
         (["--since", "9999999999999999999d"], "--since must be a time"),
         (["--since", "999999999w"], "--since must be a time"),
-        (["--pool", "a b"], "The name of a session pool must be"),
+        (["--pool", "a b", "--resource-group", "team"], "The name of a session pool must be"),
         (["--subscription", "11111111-2222-3333-4444-555555555555"], "Logs must be those of a greenroom serve."),
     ],
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from greenroom.arm.ids import LOCAL_GROUP, LOCAL_SUBSCRIPTION
 from greenroom.cli import place as places
 from greenroom.cli.output import ExitCode, print_line
 from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Subscription, one_of
@@ -76,7 +77,7 @@ def logs(
             "AppEnvSessionPoolEventLogs and AppEnvSessionConsoleLogs of the environment's Log Analytics workspace."
         )
     query = {
-        "pool": None if pool is None else place.pool(pool).signal_name,
+        "pool": None if pool is None else _name_of(place, pool),
         "session": identifier,
         "since": read_time(since, "--since"),
         "until": None if until is None else read_time(until, "--until"),
@@ -89,6 +90,12 @@ def logs(
         asyncio.run(_show(place, parameters, output, follow=follow))
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _name_of(place: Place, pool: str) -> str:
+    """Return a pool's name in the log; that of a declared pool need not keep the rules of Azure."""
+    is_plain = (place.subscription, place.group) == (LOCAL_SUBSCRIPTION, LOCAL_GROUP)
+    return pool if is_plain else place.pool(pool).signal_name
 
 
 async def _show(place: Place, parameters: Mapping[str, str], output: Format, *, follow: bool) -> None:

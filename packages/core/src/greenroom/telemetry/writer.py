@@ -66,20 +66,13 @@ class Writer(Generic[ItemT]):
         Those that are `minor` take at most half of the places.
         """
         with self._condition:
-            if self._closing or len(self._items) >= (self._limit // 2 if minor else self._limit):
+            full = len(self._items) >= (self._limit // 2 if minor else self._limit)
+            if self._closing or full or not self._started():
                 self._drop(1)
                 return
             self._items.append(item)
             if len(self._items) == 1:
                 self._condition.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many items wait."""
-        return len(self._items)
 
     def flush(self, timeout: float) -> None:
         """Wait until what was put before is written, unless nothing can be written at the moment."""
@@ -97,6 +90,17 @@ class Writer(Generic[ItemT]):
             thread = self._thread
         if thread is not None:
             thread.join(_CLOSE_TIMEOUT)
+
+    def _started(self) -> bool:
+        """Whether there is a thread; an interpreter that is shutting down begins none."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
 
     # In the thread
 

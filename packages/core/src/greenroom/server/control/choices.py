@@ -116,7 +116,9 @@ class Engines:
         return [message for message, _ in found]
 
     def _choice(self, scheme: str, options: Mapping[str, str], resource: Resource) -> LocalChoice:
-        default, inherited = _read(self.default) if self.default is not None else ("", {})
+        default, inherited = _read(self.default) if self.default is not None else ("", dict[str, str]())
+        if resource.container_type is not ContainerType.CUSTOM_CONTAINER:
+            inherited.pop("console_log", None)
         given: dict[str, Any] = {**(inherited if scheme == default else {}), **options, **resource.options}
         try:
             return read_choice(scheme, given)
