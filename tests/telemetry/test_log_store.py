@@ -164,9 +164,13 @@ async def test_logs_are_bounded_by_size_each_for_itself(path: Path) -> None:
         observe = store.observer_of("ci")
         for number in range(4000):
             observe(ExecutionEnded(f"session-{number}", "succeeded", 0.1))
+            observe(SandboxRemoved(EndCause.DELETED, f"session-{number}", USAGE))
         executions = await store.records(LogQuery(tables=[LogTable.EXECUTIONS], limit=10_000))
         others = await store.records(LogQuery(tables=[LogTable.LIFECYCLE]))
+        sessions = await store.sessions(UsageQuery(), limit=10_000)
     assert 300 < len(executions.records) < 1000
+    assert 300 < len(sessions.sessions) < 1000
+    assert sessions.sessions[-1].identifier == "session-3999"
     assert executions.records[-1].identifier == "session-3999"
     assert [each.identifier for each in others.records] == ["the-first"] * 2
 

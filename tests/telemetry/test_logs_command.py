@@ -282,6 +282,23 @@ async def test_the_command_filters_follows_and_finds_what_a_killed_server_wrote(
         assert database.execute("SELECT count(*) FROM usage").fetchone() == (0,), "no session ended before the kill"
 
 
+async def test_an_execution_takes_no_notice_of_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    plugins, state = install(tmp_path / "plugins"), tmp_path / "state.db"
+    async with serving(state, plugins) as (_, url):
+        await execute(url, "1", "user-0001")
+        before = await records_of(url)
+        with contextlib.closing(sqlite3.connect(state, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for number in range(5):
+                await execute(url, "1", f"user-1{number:03}")
+            assert await records_of(url) == before
+            other.execute("ROLLBACK")
+        async with asyncio.timeout(60):
+            while len(found := await records_of(url, "--operation", "ExecutionEnded")) < 6:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    assert [each["Identifier"] for each in found] == ["user-0001", *(f"user-1{number:03}" for number in range(5))]
+
+
 async def test_the_commands_of_the_page_print_what_stands_below_them(tmp_path: Path) -> None:
     plugins, page = install(tmp_path / "plugins"), (Path(__file__).parents[2] / "docs/logs.md").read_text()
     program = tmp_path / "bin" / "greenroom"
