@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.effort import examples
 from tests.server.served import eventually
 
 from greenroom.models import SessionUsage, UsageSource
 from greenroom.server.state.file import IN_MEMORY, StateFile
 from greenroom.server.state.logs import LogLimits, LogStore
 from greenroom.server.state.migrations import APPLICATION, MIGRATIONS
-from greenroom.server.state.queries import LogQuery, UsageQuery
+from greenroom.server.state.queries import LogPage, LogQuery, UsagePage, UsageQuery
 from greenroom.telemetry import (
     AllocationRefusal,
     AllocationRefused,
+    ConsoleWritten,
     Direction,
     EndCause,
     EngineLost,
@@ -35,7 +39,7 @@ from greenroom.telemetry import (
     TelemetryEvent,
     TransferEnded,
 )
-from greenroom.telemetry.records import LogLevel, LogOperation, LogTable
+from greenroom.telemetry.records import LogLevel, LogOperation, LogTable, clean
 
 USAGE = SessionUsage(
     wall=2.0,
@@ -245,6 +249,27 @@ async def test_a_full_disk_drops_records_until_there_is_room(
         await eventually(lambda: "are written again" in caplog.text)
         assert (await store.sessions(UsageQuery(identifier="session-999"))).sessions
         assert store.dropped == 0, "the queue kept them all"
+
+
+@given(
+    pool=st.text(max_size=400), identifier=st.text(max_size=400), text=st.text(st.characters(exclude_characters="\n"))
+)
+@settings(max_examples=examples(60))
+def test_hostile_names_stay_text(pool: str, identifier: str, text: str) -> None:
+    async def stored() -> tuple[LogPage, UsagePage]:
+        async with store_at(IN_MEMORY) as store:
+            life(store, pool, identifier)
+            store.observer_of(pool)(ConsoleWritten(identifier, "stdout", text))
+            query = LogQuery(pool=clean(pool), identifier=clean(identifier))
+            return await store.records(query), await store.sessions(UsageQuery(identifier=clean(identifier)))
+
+    records, sessions = asyncio.run(stored())
+    assert {(each.pool, each.identifier) for each in records.records} == {(clean(pool), clean(identifier))}
+    assert len(records.records) == 5
+    assert records.records[-1].log == text.encode("utf-8", "backslashreplace").decode()
+    assert [(each.pool, each.identifier) for each in sessions.sessions] == [(clean(pool), clean(identifier))]
+    if len(pool) <= 300 and pool.isascii():
+        assert records.records[0].pool == pool
 
 
 async def test_a_state_of_the_first_version_is_migrated(tmp_path: Path) -> None:

@@ -20,10 +20,12 @@ import typer.main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.control.memory_engine_plugin import install
+from tests.custom.scripted import ScriptedContainers, answer, scripted_pool
 from tests.effort import examples
 from tests.server.served import LATEST, client_of, current, memory_backend, query
 from typer.testing import CliRunner
 
+from greenroom.backend import Backend
 from greenroom.cli import logs as command
 from greenroom.cli.app import app
 from greenroom.server.access.keys import ApiKeys, ManagementGuard, digest
@@ -56,10 +58,12 @@ def bearer(name: str) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def served_with_logs(*, keys: bool = False) -> AsyncGenerator[tuple[httpx.AsyncClient, LogStore]]:
+async def served_with_logs(
+    *, keys: bool = False, backend: Backend | None = None
+) -> AsyncGenerator[tuple[httpx.AsyncClient, LogStore]]:
     """A client of a server in this process, and its logs."""
     store, registry = LogStore(IN_MEMORY, LogLimits()), PoolRegistry()
-    registry.add("p", await memory_backend())
+    registry.add("p", backend or await memory_backend())
     plane = await ControlPlane.open(registry, PoolTable(await StateFile.open(IN_MEMORY)), Engines())
     guard = KEYS["sessions"] if keys else None
     application = Application(
@@ -117,6 +121,15 @@ async def test_only_the_key_that_manages_reads_them(path: str, method: str) -> N
     assert "session-0" not in answers["sessions"].text
     if path == LOGS:
         assert (answers["management"].status_code, answers["sessions"].status_code) == (200, 403)
+
+
+async def test_a_container_at_the_root_of_the_server_does_not_hide_them() -> None:
+    backend = await scripted_pool(ScriptedContainers(answer))
+    async with served_with_logs(keys=True, backend=backend) as (client, _):
+        for name, status in (("sessions", 403), ("management", 400)):
+            response = await client.get(LOGS, params={"identifier": "user-0001"}, headers=bearer(name))
+            assert response.status_code == status
+        assert (await client.get("/other", params={"identifier": "user-0001"}, headers=bearer("sessions"))).is_success
 
 
 @pytest.mark.parametrize(
@@ -231,6 +244,7 @@ async def execute(url: str, code: str, identifier: str) -> None:
         assert response.is_success
 
 
+@pytest.mark.slow
 async def test_the_command_filters_follows_and_finds_what_a_killed_server_wrote(tmp_path: Path) -> None:
     plugins, state = install(tmp_path / "plugins"), tmp_path / "state.db"
     async with serving(state, plugins) as (process, url):
@@ -282,6 +296,7 @@ async def test_the_command_filters_follows_and_finds_what_a_killed_server_wrote(
         assert database.execute("SELECT count(*) FROM usage").fetchone() == (0,), "no session ended before the kill"
 
 
+@pytest.mark.slow
 async def test_an_execution_takes_no_notice_of_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     plugins, state = install(tmp_path / "plugins"), tmp_path / "state.db"
     async with serving(state, plugins) as (_, url):
@@ -299,6 +314,7 @@ async def test_an_execution_takes_no_notice_of_a_log_that_cannot_be_written(tmp_
     assert [each["Identifier"] for each in found] == ["user-0001", *(f"user-1{number:03}" for number in range(5))]
 
 
+@pytest.mark.slow
 async def test_the_commands_of_the_page_print_what_stands_below_them(tmp_path: Path) -> None:
     plugins, page = install(tmp_path / "plugins"), (Path(__file__).parents[2] / "docs/logs.md").read_text()
     program = tmp_path / "bin" / "greenroom"
@@ -332,6 +348,7 @@ def test_the_page_has_every_option_operation_and_no_unknown_one() -> None:
     assert {each.value for each in (*LogOperation, *LogTable) if f"`{each.value}`" not in page} == set()
 
 
+@pytest.mark.slow
 async def test_sessions_that_end_with_the_server_are_kept(tmp_path: Path) -> None:
     plugins, state = install(tmp_path / "plugins"), tmp_path / "state.db"
     async with serving(state, plugins) as (process, url):
