@@ -324,6 +324,7 @@ async def test_the_commands_of_the_page_print_what_stands_below_them(tmp_path: P
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GREENROOM_")}
     async with serving(tmp_path / "state.db", plugins) as (_, url):
         environment = {**kept, "PATH": f"{program.parent}:{os.environ['PATH']}", "GREENROOM_SERVER": url}
+        page += "```console\n$ set -o pipefail; greenroom logs --follow | head -n 1\n…SandboxStarted…\n```"
         for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL):
             for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
                 shell, _, expected = part.partition("\n")
