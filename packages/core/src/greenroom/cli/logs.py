@@ -19,7 +19,7 @@ from greenroom.cli.output import ExitCode, print_line
 from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Subscription, one_of
 from greenroom.errors import InvalidRequest
 from greenroom.telemetry.records import LogLevel, LogOperation
-from greenroom.untrusted import printable, visible
+from greenroom.untrusted import one_line
 
 if TYPE_CHECKING:
     from greenroom.azure.management import ManagementClient
@@ -180,8 +180,7 @@ def _row(record: Record) -> Sequence[str]:
 
 
 def _cell(value: object) -> str:
-    text = str(value)
-    return text if text.isprintable() else " ".join(visible(text).split()) or printable(text)
+    return one_line(str(value))
 
 
 def _time(text: object) -> str:

@@ -17,7 +17,7 @@ from greenroom.telemetry.events import (
     TransferEnded,
 )
 from greenroom.telemetry.records import Item, LogLevel, LogRecord, recorder
-from greenroom.untrusted import visible
+from greenroom.untrusted import one_line
 
 logger = logging.getLogger("greenroom.log")
 """Its records have the columns in the attribute `greenroom`."""
@@ -49,6 +49,6 @@ def _log(item: Item) -> None:
     if logger.isEnabledFor(level):
         columns = columns_of(item)
         names = [columns["SessionPoolName"], columns.get("Identifier", ""), columns.get("Log", "")]
-        pool, session, text = (visible(name).replace("\n", "\\n").replace("\r", "\\r") for name in names)
+        pool, session, text = map(one_line, names)
         message = " ".join(filter(None, [columns["OperationName"], pool, session]))
         logger.log(level, "%s: %s", message, text or columns["Reason"], extra={"greenroom": columns})
