@@ -10,18 +10,16 @@ from enum import StrEnum
 from typing import TypeVar
 
 from starlette.requests import Request
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from greenroom.azure.codecs.problems import UNAVAILABLE, BadRequest
-from greenroom.server.budget import Share
-from greenroom.server.responses import RequestRefused, json_response, no_room
+from greenroom.server.responses import RequestRefused, json_response
 from greenroom.server.routes.target import parse_query
 from greenroom.server.state.logs import LogStore
 from greenroom.server.state.queries import LogQuery
 from greenroom.telemetry.columns import columns_of
 from greenroom.telemetry.records import LogLevel, LogOperation, LogTable
-from greenroom.wire.logs import MOST, PATH, Page, encode_page
+from greenroom.wire.logs import MOST, Page, encode_page
 
 WordT = TypeVar("WordT", bound=StrEnum)
 
@@ -29,35 +27,19 @@ _PARAMETERS = {"pool", "session", "operation", "level", "since", "until", "conso
 _NOT_CONSOLE = [table for table in LogTable if table is not LogTable.CONSOLE]
 
 
-def is_log(path: str) -> bool:
-    """Whether a path is that of the logs, which need the right to manage. A slash at its end is removed only later."""
-    return path.rstrip("/") == PATH
+async def get_logs(request: Request, store: LogStore) -> Response:
+    """Answer with one page.
 
-
-def log_route(store: LogStore) -> Route:
-    """Return the route of a server's logs."""
-    return Route(PATH, _Logs(store), methods=["GET"])
-
-
-class _Logs:
-    """Answers with one page of the logs."""
-
-    def __init__(self, store: LogStore) -> None:
-        self._store = store
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["greenroom.operation"] = f"GET {PATH}"
-        query = read_query(parse_query(Request(scope, receive)))
-        try:
-            page = await self._store.records(query)
-        except sqlite3.Error as error:
-            raise RequestRefused(503, UNAVAILABLE, f"The log cannot be read: {error}.", retry_after=1) from error
-        records = [columns_of(each) for each in page.records]
-        response = json_response(encode_page(Page(records, page.last, page.complete)))
-        held: Share = scope["greenroom.held"]
-        if not held.hold(len(response.body)):
-            raise no_room("The server holds too much for other requests to send this response. Try again.")
-        await response(scope, receive, send)
+    Raises:
+        BadRequest: a parameter is unknown or not valid.
+        RequestRefused: with status 503; the log cannot be read.
+    """
+    query = read_query(parse_query(request))
+    try:
+        page = await store.records(query)
+    except sqlite3.Error as error:
+        raise RequestRefused(503, UNAVAILABLE, f"The log cannot be read: {error}.", retry_after=1) from error
+    return json_response(encode_page(Page([columns_of(each) for each in page.records], page.last, page.complete)))
 
 
 def read_query(query: Mapping[str, str]) -> LogQuery:
