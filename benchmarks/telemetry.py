@@ -14,13 +14,16 @@ OpenTelemetry's SDK takes by itself for a span with such attributes that is curr
 from __future__ import annotations
 
 import argparse
+import asyncio
 import random
 import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median, quantiles
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import counting
@@ -36,8 +39,10 @@ from greenroom.connecting import open_backend
 from greenroom.local.metering import Metering
 from greenroom.local.recording import Recorder
 from greenroom.models import Execution
+from greenroom.server.state.file import StateFile
+from greenroom.server.state.logs import LogLimits, LogStore
 from greenroom.sessions import OpenPool, SessionPool
-from greenroom.telemetry import Observer, Work, both, ignore, meters, tracing
+from greenroom.telemetry import Observer, Work, both, ignore, meters, nobody, python_logging, tracing
 from greenroom.telemetry.aggregate import Aggregate
 
 
@@ -48,11 +53,19 @@ class Dropped(SpanProcessor):
         """Do nothing: the export is not in the caller's way."""
 
 
-def open_pool(url: str, observer: Observer) -> SessionPool:
-    async def backend() -> Backend:
-        return await open_backend(url, observer, ready_session_instances=0, preload=())
+@contextmanager
+def log_in(path: Path) -> Generator[Observer, None, None]:
+    """Yield the consumer that keeps a server's log in a file."""
 
-    return SessionPool(OpenPool.open(backend))
+    async def open_store() -> LogStore:
+        await (await StateFile.open(path)).close()
+        return LogStore(path, LogLimits())
+
+    store = asyncio.run(open_store())
+    try:
+        yield store.observer_of("benchmark")
+    finally:
+        asyncio.run(store.close())
 
 
 @dataclass(frozen=True)
@@ -127,10 +140,19 @@ class Consumer:
             yield
 
 
+def open_pool(url: str, consumer: Consumer) -> SessionPool:
+    async def backend() -> Backend:
+        with patch.object(python_logging, "observer_of", nobody):  # which a pool of a program has beside others
+            return await open_backend(url, consumer.observer, ready_session_instances=0, preload=())
+
+    return SessionPool(OpenPool.open(backend))
+
+
 class Consumers:
     """Those that are compared, the first of which is none; beside them OpenTelemetry's SDK by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Observer) -> None:
+        """Take the consumer that keeps a server's log."""
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(Dropped())
         tracer = self._tracer = provider.get_tracer("greenroom")
@@ -141,10 +163,13 @@ class Consumers:
         self.all = {
             NOBODY: Consumer(),
             "events, counted for /metrics": Consumer(Aggregate().observe),
+            "Python's logging, not set up": Consumer(python_logging.observer_of("benchmark")),
+            "the log of a server, in a file": Consumer(log),
+            "both, as a server has": Consumer(both(Aggregate().observe, log)),
             "metrics by OpenTelemetry": Consumer(instruments.observer("benchmark")),
             "spans by OpenTelemetry": Consumer(tracer=tracer),
             "spans that are sampled out": Consumer(tracer=sampling.get_tracer("greenroom")),
-            "all of it": Consumer(both(Aggregate().observe, instruments.observer("benchmark")), tracer),
+            "all of it": Consumer(both(both(Aggregate().observe, log), instruments.observer("benchmark")), tracer),
         }
         self.bare: dict[str, Callable[[], None]] = {"one span": self._span, "one value of a histogram": self._value}
 
@@ -160,14 +185,19 @@ class Consumers:
         self._histogram.record(0.001, {"work": "code", "status": "succeeded", "pool": "benchmark"})
 
 
+@contextmanager
+def all_consumers() -> Generator[Consumers, None, None]:
+    with TemporaryDirectory() as folder, log_in(Path(folder, "state.db")) as log:
+        yield Consumers(log)
+
+
 NOBODY = "no consumer"
 RECORDING = "recording alone, "
 
 
 def count(url: str, size: int, rounds: int) -> None:
     """Print what each consumer costs, in instructions."""
-    consumers = Consumers()
-    with counting.Counted(__file__, url, "--serve-batches") as counted:
+    with all_consumers() as consumers, counting.Counted(__file__, url, "--serve-batches") as counted:
 
         def least(batch: str) -> float:
             # Timers and other threads only add.
@@ -192,11 +222,10 @@ def count(url: str, size: int, rounds: int) -> None:
 
 def serve_batches(url: str) -> None:
     """Run the batches that standard input names, in the process that is counted."""
-    consumers = Consumers()
-    with ExitStack() as stack:
+    with all_consumers() as consumers, ExitStack() as stack:
         sessions: dict[str, greenroom.Session] = {}
         for name, consumer in consumers.all.items():
-            session = sessions[name] = stack.enter_context(open_pool(url, consumer.observer)).session()
+            session = sessions[name] = stack.enter_context(open_pool(url, consumer)).session()
             batch(session, 20)
         print("ready", flush=True)
         for line in sys.stdin:
@@ -235,11 +264,10 @@ def main() -> None:
 
 def compare_times(url: str, pairs: int, size: int) -> None:
     """Print what each consumer costs in pairs of batches, and what recording takes by itself."""
-    consumers = Consumers()
-    with ExitStack() as stack:
+    with all_consumers() as consumers, ExitStack() as stack:
 
         def session_of(consumer: Consumer) -> greenroom.Session:
-            session = stack.enter_context(open_pool(url, consumer.observer)).session()
+            session = stack.enter_context(open_pool(url, consumer)).session()
             batch(session, 50)
             return session
 

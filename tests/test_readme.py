@@ -31,7 +31,17 @@ def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "page", ["web-service.md", "testing.md", "shell.md", "node.md", "tools.md", "telemetry.md", "ready-instances.md"]
+    "page",
+    [
+        "logs.md",
+        "node.md",
+        "ready-instances.md",
+        "shell.md",
+        "telemetry.md",
+        "testing.md",
+        "tools.md",
+        "web-service.md",
+    ],
 )
 def test_the_programs_of_a_page_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

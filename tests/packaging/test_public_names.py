@@ -107,7 +107,7 @@ def test_the_public_names_are_pinned() -> None:
         "EngineUnavailable", "Event", "Execution", "ExecutionCancelled", "ExecutionError", "ExecutionFailed",
         "ExecutionHandle", "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image",
         "ImageMissing", "InvalidRequest", "MadeCall", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings",
-        "PoolStatus", "PoolUsage", "Probe", "ReadyReason", "RegistryCredentials", "RemoteFile", "RequestFailed", "Response",
-        "SandboxLost", "ServiceFailed", "Session", "SessionInfo", "SessionPool", "SessionUsage", "StreamText",
-        "StreamedResponse", "Tool", "ToolLimits", "UsageSource", "aconnect", "connect", "current_call", "session",
+        "PoolStatus", "PoolUsage", "Probe", "ReadyReason", "RegistryCredentials", "RemoteFile", "RequestFailed",
+        "Response", "SandboxLost", "ServiceFailed", "Session", "SessionInfo", "SessionPool", "SessionUsage",
+        "StreamText", "StreamedResponse", "Tool", "ToolLimits", "UsageSource", "aconnect", "connect", "current_call", "session",
     }  # fmt: skip

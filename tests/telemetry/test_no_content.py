@@ -19,11 +19,22 @@ import greenroom
 from greenroom import FileMissing, PoolStatus, SessionPool, Tool
 from greenroom.local import PoolSettings
 from greenroom.local.pool import LocalPool
+from greenroom.server.state.queries import record_row, usage_row
 from greenroom.sessions import OpenPool
-from greenroom.telemetry import ExecutionEnded, RequestEnded, SandboxRemoved, TelemetryEvent, TransferEnded, both
+from greenroom.telemetry import (
+    ExecutionEnded,
+    RequestEnded,
+    SandboxRemoved,
+    TelemetryEvent,
+    TransferEnded,
+    both,
+    python_logging,
+)
 from greenroom.telemetry.aggregate import Aggregate
+from greenroom.telemetry.columns import columns_of
 from greenroom.telemetry.meters import Meters
 from greenroom.telemetry.prometheus import PoolReading, exposition
+from greenroom.telemetry.records import Item, LogRecord, recorder
 from greenroom.testing.memory_engine import MemoryEngine
 from greenroom.testing.spans import recorded_spans, texts_of
 
@@ -44,15 +55,20 @@ class Signals:
         self.metrics = Aggregate()
         self._reader = InMemoryMetricReader()
         self._meters = Meters(MeterProvider([self._reader], shutdown_on_exit=False))
-        self.observer = both(self.events.append, both(self.metrics.observe, self._meters.observer("p")))
+        self.recorded: list[Item] = []
+        logs = both(recorder(self.recorded.append, "p"), python_logging.observer_of("p"))
+        counted = both(self.metrics.observe, self._meters.observer("p"))
+        self.observer = both(self.events.append, both(counted, logs))
 
     def text(self) -> str:
-        """Return the events and metrics."""
+        """Return the events and metrics, and the logs: rows and columns."""
         data = self._reader.get_metrics_data()
         assert data is not None
         told = data.to_json()
         assert "greenroom.execution.duration" in told
-        return repr(self.events) + told
+        rows = [record_row(each) if isinstance(each, LogRecord) else usage_row(each) for each in self.recorded]
+        assert len(rows) > 5
+        return repr([self.events, rows, [columns_of(each) for each in self.recorded]]) + told
 
 
 @contextlib.contextmanager
@@ -119,6 +135,7 @@ def watched() -> Iterator[Watched]:
 def test_no_content_is_in_any_signal(watched: Watched, text: str, fails: bool) -> None:
     mark = marked(text)
     watched.events.clear()
+    watched.recorded.clear()
     with recorded_spans() as spans, logged() as logs:
         session = watched.pool.session(env={mark: mark})
         tool = Tool("f", mark, {}, lambda arguments: [mark, arguments])

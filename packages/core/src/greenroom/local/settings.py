@@ -7,7 +7,8 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -18,6 +19,7 @@ from greenroom.engines.base import Limits, SandboxSpec
 from greenroom.errors import InvalidRequest, in_units
 from greenroom.local.demand import ReadyGoal
 from greenroom.local.plan import Rules
+from greenroom.local_files import local_path
 from greenroom.models import ContainerType
 
 AUTO: Final = "auto"
@@ -58,6 +60,15 @@ def _egress(value: object) -> object:
     if isinstance(value, bool):
         return "enabled" if value else "disabled"
     return words.get(value, value) if isinstance(value, str) else value
+
+
+def _file(value: object) -> object:
+    if value is None or not isinstance(value, str | os.PathLike):
+        return value
+    try:
+        return local_path(cast("str | os.PathLike[str]", value)).expanduser()
+    except (InvalidRequest, TypeError, RuntimeError):
+        raise ValueError("must be the name of a file") from None
 
 
 class AzureRangeWarning(UserWarning):
@@ -119,7 +130,11 @@ class PoolSettings(BaseModel):
     env: Annotated[Environment, BeforeValidator(Environment.parse)] = Environment()
     """Environment variables of every session: a mapping, or `TZ=UTC,LANG=C`. Values are never shown or logged."""
     trace_content: bool = False
-    """Whether the spans of OpenTelemetry have the code and what it printed; no other signal ever has."""
+    """Whether the spans of OpenTelemetry have the code and what it printed."""
+    log: Annotated[Path | None, BeforeValidator(_file)] = None
+    """A file for records of what happens in the pool, a line of JSON each: with `NAME.1` beside it, at most 20 MiB."""
+    console_log: bool = False
+    """Whether logs keep what custom containers print: the only output that any of them has."""
     container: CustomContainer | None = None
     """What the containers of a pool of type `CustomContainer` are made from."""
     forward_authorization: bool = False
@@ -158,6 +173,8 @@ class PoolSettings(BaseModel):
             raise ValueError("container or template must be given for the container type CustomContainer")
         if self.container is not None and self.container_type is not ContainerType.CUSTOM_CONTAINER:
             raise ValueError(f"container must come with the container type CustomContainer, not {self.container_type}")
+        if self.console_log and self.container is None:
+            raise ValueError("console_log must come with the container type CustomContainer")
         if self.container is not None and self.env:
             raise ValueError("env must be in the container for the container type CustomContainer")
         return self

@@ -1,8 +1,8 @@
 """The events of a pool, and of the server.
 
-No event has code, output, a file's name or its contents. Causes, reasons and statuses are enumerations with stable
-names, as they become labels; identifiers are for logs and traces only, where any number of them is harmless. Times are
-in seconds, sizes in bytes.
+No event has code, output, a file's name or its contents; the one exception is `ConsoleWritten`, which pools emit only
+if they are told to. Causes, reasons and statuses are enumerations with stable names, as they become labels; identifiers
+are for logs and traces only, where any number of them is harmless. Times are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -236,6 +236,18 @@ class CallEnded:
     """The time since the application's turn began."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConsoleWritten:
+    """A custom container printed a line. Only in pools that were opened with `console_log=True`."""
+
+    identifier: str | None
+    """Its session, if it has one already."""
+    stream: str
+    """`stdout` or `stderr`."""
+    text: str
+    """Without the end of the line."""
+
+
 # Of the server
 
 
@@ -258,6 +270,13 @@ class RequestRefused:
     reason: RequestRefusal
 
 
+@dataclass(frozen=True, slots=True)
+class RecordsDropped:
+    """A log could not be written: so many of its records are missing."""
+
+    count: int
+
+
 TelemetryEvent: TypeAlias = (
     SandboxStarting
     | SandboxStarted
@@ -272,8 +291,10 @@ TelemetryEvent: TypeAlias = (
     | ExecutionEnded
     | TransferEnded
     | CallEnded
+    | ConsoleWritten
     | RequestEnded
     | RequestRefused
+    | RecordsDropped
 )
 
 Observer: TypeAlias = Callable[[TelemetryEvent], None]

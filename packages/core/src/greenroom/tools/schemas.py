@@ -33,7 +33,7 @@ class CheckTooLong(ArgumentsRefused):
 
 @contextmanager
 def at_most(seconds: float | None = None) -> Generator[None, None, None]:
-    """Limit the processor time that checks in this block can take, by default to `_EFFORT`; a limit around it holds, too."""
+    """Limit the processor time of checks in this block, by default to `_EFFORT`; a limit around it holds, too."""
     limit = time.thread_time() + (_EFFORT if seconds is None else seconds)
     token = _ends.set(min(_ends.get(math.inf), limit))
     try:
