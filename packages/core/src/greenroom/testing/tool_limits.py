@@ -313,7 +313,7 @@ class HostileToolSuite(Suite):
         code = (
             f"{_FORGING}"
             "import threading, time\n"
-            "thread = threading.Thread(target=lambda: print(echo(1)))\nthread.start()\ntime.sleep(0.5)\n"
+            "thread = threading.Thread(target=lambda: print(echo(1)))\nthread.start()\ntime.sleep(0.2)\n"
             f"for each in {frames}:\n    link.sendall(each)\n"
             "thread.join()"
         )
@@ -329,7 +329,7 @@ class HostileToolSuite(Suite):
         handle = session.submit(code, tools=[echo], timeout=10, tool_limits=ToolLimits(parked_timeout=3))
         with contextlib.suppress(SandboxLost):
             handle.calls()
-            deadline = time.monotonic() + 2
+            deadline = time.monotonic() + 1
             while time.monotonic() < deadline and handle.status == "running":
                 time.sleep(0.05)
         decided.set()
