@@ -149,7 +149,7 @@ def test_no_content_is_in_any_signal(watched: Watched, text: str, fails: bool) -
         session.delete_file(f"{mark}.txt")
         session.delete()
         assert {ExecutionEnded, TransferEnded, SandboxRemoved} <= {type(event) for event in watched.events}
-        assert len(spans.ours) == 6
+        assert len(spans.ours) == 7
         signals = texts_of(spans.ours) + watched.text() + "".join(logs)
     check_absent(text, signals)
 
