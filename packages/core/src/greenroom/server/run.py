@@ -29,6 +29,10 @@ from greenroom.server.state.file import IN_MEMORY, StateFile, default_path
 from greenroom.server.state.pools import PoolTable
 from greenroom.server.transport.slow_clients import SlowClientProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
+from greenroom.server.ui.access import Access
+from greenroom.server.ui.application import Ui
+from greenroom.server.ui.history import History
+from greenroom.server.ui.pages import Pages
 from greenroom.telemetry import ObserverOf, both, nobody
 from greenroom.telemetry.meters import observer_of
 
@@ -57,6 +61,8 @@ class Announcement:
     """The CA file that clients must trust, if the certificate is self-signed."""
     state: Path
     """Where created pools are kept."""
+    ui: str | None
+    """The URL of the pages, if it has them."""
 
 
 async def serve(
@@ -103,6 +109,7 @@ async def serve(
             both(observers(None), observer_of(None)),
             metrics_guard=guards.metrics,
             management=Management(plane, guards.management),
+            ui=await stack.enter_async_context(_pages(settings, registry, guards)) if settings.has_ui else None,
         )
         server = Server(application, settings, certificate)
         server.on_start = lambda: announce(
@@ -112,6 +119,7 @@ async def serve(
                 exposed=certificate is None and not settings.is_local,
                 authority=certificate.authority if certificate else None,
                 state=state,
+                ui=f"{server.url}/ui" if settings.has_ui else None,
             )
         )
         await server.serve()
@@ -259,6 +267,14 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
         else:
             user = EitherOf(using)
             yield _Guards(user, ManagementGuard(manager, user), reader)
+
+
+@contextlib.asynccontextmanager
+async def _pages(settings: ServerSettings, pools: PoolRegistry, guards: _Guards) -> AsyncGenerator[Ui, None]:
+    """Make the pages at `/ui`, and sample the pools for them until the end of the context."""
+    access, history = Access(guards.sessions, guards.management), History(pools)
+    async with history.sampling():
+        yield Ui(Pages(pools, access, history), access, settings)
 
 
 def _digests(file: Path | None, variable: str) -> dict[str, str]:

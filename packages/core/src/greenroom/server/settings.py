@@ -39,6 +39,8 @@ class ServerSettings(BaseModel):
     """The URL of the engine for created pools that name none; by default the best one for their type."""
     state: Path | None = None
     """The file of the created pools, or `:memory:`; by default the user's, or memory where pools are declared."""
+    ui: bool | None = None
+    """Whether to serve the pages at `/ui`; by default where only this machine can reach the server."""
     entra: EntraSettings | None = None
     """Which Microsoft Entra ID tokens are accepted."""
     certfile: Path | None = None
@@ -84,6 +86,11 @@ class ServerSettings(BaseModel):
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
         return is_loopback(self.host)
+
+    @property
+    def has_ui(self) -> bool:
+        """Whether to serve the pages at `/ui`."""
+        return self.is_local if self.ui is None else self.ui
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
