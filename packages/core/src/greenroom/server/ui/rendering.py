@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.resources import files
@@ -39,33 +40,10 @@ def link(path: str, /, **query: str | int | None) -> str:
 
 
 class Renderer:
-    """The templates, all of them loaded: rendering does no I/O."""
+    """The templates and the parts, all of them loaded: rendering does no I/O."""
 
     def __init__(self) -> None:
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("greenroom.server.ui"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            finalize=texts.shown,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        environment.filters.update(
-            key=texts.key,
-            moment=texts.moment,
-            duration=texts.duration,
-            size=texts.size,
-            number=texts.number,
-            share=texts.share,
-        )
-        common: dict[str, Any] = {
-            "link": link,
-            "version": version("greenroom"),
-            "chart_width": charts.WIDTH,
-            "chart_height": charts.HEIGHT,
-        }
-        self._templates = {name: environment.get_template(f"{name}.html", globals=common) for name in PAGES}
+        self._templates = _templates()
         folder = files("greenroom.server.ui") / "static"
         self._parts = {name: (folder / name).read_bytes() for name in PARTS}
 
@@ -80,6 +58,35 @@ class Renderer:
     def part(self, name: str) -> Response:
         """Return a part of the pages."""
         return Response(self._parts[name], headers=HEADERS, media_type=PARTS[name])
+
+
+@functools.cache
+def _templates() -> Mapping[str, jinja2.Template]:
+    """Compile the templates, once in a process."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("greenroom.server.ui"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=texts.shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        key=texts.key,
+        moment=texts.moment,
+        duration=texts.duration,
+        size=texts.size,
+        number=texts.number,
+        share=texts.share,
+    )
+    common: dict[str, Any] = {
+        "link": link,
+        "version": version("greenroom"),
+        "chart_width": charts.WIDTH,
+        "chart_height": charts.HEIGHT,
+    }
+    return {name: environment.get_template(f"{name}.html", globals=common) for name in PAGES}
 
 
 def again(page: str, query: Mapping[str, str]) -> Mapping[str, str | bool]:
