@@ -115,6 +115,6 @@ async def watched(
         await pools.close()
 
 
-def guarded(**options: Any) -> contextlib.AbstractAsyncContextManager[Watched]:
+def guarded(*, names: tuple[str, ...] = (), **options: Any) -> contextlib.AbstractAsyncContextManager[Watched]:
     """The same, with a key for sessions and one for management."""
-    return watched(sessions=keys(user=USER), management=keys(manager=MANAGER), **options)
+    return watched(*names, sessions=keys(user=USER), management=keys(manager=MANAGER), **options)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from markupsafe import Markup
+
 from greenroom.server.ui.history import Sample
 
 WIDTH, HEIGHT = 640, 180
@@ -29,8 +31,8 @@ class Line:
     kind: str
     """The class of its style."""
     label: str
-    runs: Sequence[str]
-    """The points of each part without a gap, as SVG has them."""
+    runs: Sequence[Markup]
+    """The points of each part without a gap, as SVG has them: numbers, and as many as there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def saturation(samples: Sequence[Sample], begin: float, end: float, gap: float) 
                 runs.append([])
             runs[-1].append(point(time, value))
             last = time
-        return Line(kind, label, [" ".join(run if len(run) > 1 else run * 2) for run in runs])  # a point is a dot
+        return Line(kind, label, [Markup(" ".join(run if len(run) > 1 else run * 2)) for run in runs])  # noqa: S704  numbers
 
     lines = [
         line("limit", "limit", [(sample.time, sample.limit) for sample in samples]),
