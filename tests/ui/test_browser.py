@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Literal
@@ -54,15 +55,13 @@ async def browser() -> AsyncIterator[Browser]:
 
 def draw_a_busy_hour(server: Watched) -> None:
     """Fill the last hour of the pools, so that there is something to see."""
-    now = server.history._clock()
+    now = time.time()
     for phase, pool in enumerate(server.app.pools):
-        rings = server.history._rings[pool]
-        rings.hour.clear()
         for number in range(360):
-            demand = 2.4 + 2.2 * math.sin(number / 31 + 2 * phase) + (number % 7) / 3
-            sessions = max(0, min(4, round(demand)))
-            waiting = max(0, round(demand) - 4)
-            rings.hour.append(Sample(now - (359 - number) * INTERVAL, 4, sessions, 4 - sessions, waiting))
+            demand = 3 + 2.6 * math.sin(number / 47 + 2 * phase) * math.cos(number / 19)
+            sessions, waiting = min(4, round(demand)), max(0, round(demand) - 4)
+            sample = Sample(now - (360 - number) * INTERVAL, 4, sessions, 4 - sessions, waiting)
+            server.history.add(pool, sample)
 
 
 async def keep(seen: Visit, name: str) -> None:
@@ -76,7 +75,7 @@ async def keep(seen: Visit, name: str) -> None:
 
 
 async def test_a_person_signs_in_and_stops_a_session_by_keyboard(browser: Browser) -> None:
-    async with guarded(names=NAMES) as server, at_a_port(server) as url:
+    async with guarded(names=NAMES, with_log=True) as server, at_a_port(server) as url:
         for number in range(3):
             await server.begin(f"user-{number:04}")
         await server.begin("<b>user</b>", "agents")
@@ -129,12 +128,12 @@ async def test_a_person_signs_in_and_stops_a_session_by_keyboard(browser: Browse
 
 @pytest.mark.parametrize("colors", ["light", "dark"])
 async def test_every_page_looks_right(browser: Browser, colors: Literal["light", "dark"]) -> None:
-    async with guarded(names=NAMES) as server, at_a_port(server) as url:
+    async with guarded(names=NAMES, with_log=True) as server, at_a_port(server) as url:
         for number in range(3):
             await server.begin(f"analysis-{number:03}")
         await server.begin("customer-7", "agents")
-        await server.history.sample()
         draw_a_busy_hour(server)
+        await server.history.sample()
         async with visit(browser, f"{url}/ui", colors) as seen:
             page = seen.page
             await page.keyboard.type(MANAGER)
@@ -144,6 +143,7 @@ async def test_every_page_looks_right(browser: Browser, colors: Literal["light",
                 ("pool", "/ui/pool?pool=ci"),
                 ("sessions", "/ui/sessions"),
                 ("usage", "/ui/usage"),
+                ("log", "/ui/log"),
             ):
                 await page.goto(url + path)
                 assert await page.locator("h1").count() == 1
@@ -156,7 +156,7 @@ async def test_every_page_looks_right(browser: Browser, colors: Literal["light",
                     "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
                 )
                 assert (_brightness(text) < _brightness(ground)) is (colors == "light")
-                if name in {"overview", "sessions"}:
+                if name in {"overview", "sessions", "log"}:
                     await keep(seen, f"ui-{name}-{colors}")
             for each in (await page.locator("svg").all())[:1]:
                 assert (await each.bounding_box() or {"height": 0})["height"] > 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import unicodedata
+import functools
+import sqlite3
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,8 +27,19 @@ from greenroom.server.ui.history import History
 from greenroom.server.ui.pages import Pages
 from greenroom.server.ui.rendering import HEADERS
 from greenroom.server.ui.texts import NOTHING
+from greenroom.telemetry import (
+    EndCause,
+    EngineLost,
+    ExecutionEnded,
+    SandboxEnded,
+    SandboxRemoved,
+    SandboxStarted,
+    SessionAllocated,
+    TelemetryEvent,
+    Work,
+)
 
-from .watched import Watched, watched
+from .watched import FORM, MANAGER, USER, Watched, guarded, watched
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TEMPLATES = Path(greenroom.__file__).parent / "server/ui/templates"
@@ -41,14 +53,14 @@ class Told:
 
     def __init__(self, *identifiers: str, status: PoolStatus | None = None) -> None:
         self.identifiers = list(identifiers)
-        self._status = status or PoolStatus(limit=10, idle=len(identifiers))
+        self.state = status or PoolStatus(limit=10, idle=len(identifiers))
         self.deleted: list[str] = []
 
     async def sessions(self) -> list[SessionInfo]:
         return [SessionInfo(each, NOW, NOW) for each in self.identifiers]
 
     async def status(self) -> PoolStatus:
-        return self._status
+        return self.state
 
     async def usage(self, identifier: str) -> SessionUsage | None:
         return SessionUsage(executions=3, cpu=1.5, peak_memory=1 << 20)
@@ -110,7 +122,7 @@ async def test_the_pools_are_shown_with_their_saturation() -> None:
     status = PoolStatus(limit=10, executing=3, idle=4, ready=2, starting=1, waiting=5, wait_median=0.25)
     async with watched(backends={"ci": backend(Told(status=status)), "gone": backend(Silent())}) as server:
         text = " ".join(" ".join(Read((await server.open()).text).text).split())
-        assert f"ci PythonLTS {NOTHING} 7 10 120% 3 2 1 5 250.0 ms 0 B" in text
+        assert f"ci PythonLTS {NOTHING} 7 of 10 120% 3 2 1 5 250.0 ms 0 B" in text
         assert f"gone PythonLTS {NOTHING} does not answer" in text
 
 
@@ -119,7 +131,7 @@ async def test_saturation_is_drawn_from_samples() -> None:
     async with watched(backends={"ci": backend(pool), "gone": backend(Silent())}) as server:
         assert "No samples yet" in (await server.open("/ui/pool?pool=ci")).text
         await server.history.sample()
-        pool._status = PoolStatus(limit=10, executing=9)
+        pool.state = PoolStatus(limit=10, executing=9)
         await server.history.sample()
         for page in ("/ui", "/ui/pool?pool=ci", "/ui/pool?pool=ci&span=day"):
             shown = Read((await server.open(page)).text)
@@ -209,7 +221,7 @@ async def test_what_does_not_work_is_a_page_that_says_so(method: str, path: str,
 async def test_a_form_is_bounded() -> None:
     async with watched() as server:
         assert (await server.send("/ui/sign-in", key="x" * 40_000)).status_code == 413
-        assert (await server.send("/ui/sign-in", **{f"f{n}": "" for n in range(11)})).status_code == 400
+        assert (await server.send("/ui/sign-in", FORM, **{f"f{n}": "" for n in range(11)})).status_code == 400
         for content, kind, status in (
             ("key=1&key=2", "application/x-www-form-urlencoded", 400),
             ('{"key": "1"}', "application/json", 400),
@@ -282,6 +294,111 @@ async def test_two_pools_of_one_name_are_not_mistaken_for_each_other() -> None:
         assert answer.status_code == 404
 
 
+def happen(server: Watched, pool: str, *events: TelemetryEvent) -> None:
+    assert server.logs is not None
+    observe = server.logs.observer_of(pool)
+    for event in events:
+        observe(event)
+
+
+async def lines(server: Watched, query: str = "") -> list[str]:
+    """The records of a page of the log, without their times."""
+    page = await server.open(f"/ui/log{query}")
+    assert page.status_code == 200, page.text
+    table = page.text.partition("<tbody>")[2].partition("</tbody>")[0]
+    return [" ".join(" ".join(Read(row).text).split()[1:]) for row in table.split("<tr>")[1:]]
+
+
+LOST = "ci user-0001 SessionEnded Warning The session has ended: ended by itself. 60.0 s"
+
+
+async def test_the_log_is_filtered_and_its_latest_records_come_first() -> None:
+    async with watched("ci", "team/ci", with_log=True) as server:
+        assert "There is no such record." in (await server.open("/ui/log")).text
+        happen(
+            server,
+            "ci",
+            SandboxStarted(0.25),
+            SessionAllocated("user-0001", 0.5, warm=False),
+            ExecutionEnded("user-0001", "succeeded", 2.0, Work.CODE, 17, None),
+            SandboxEnded(EndCause.LOST, "user-0001", 60.0),
+        )
+        happen(server, "team/ci", SessionAllocated("user-0002", 0.0, warm=True), EngineLost())
+        everything = await lines(server)
+        assert everything[0] == "team/ci EngineLost Error The engine does not answer."
+        assert len(everything) == 6
+        assert await lines(server, "?pool=ci&level=Warning") == [LOST]
+        assert await lines(server, "?session=user-0001&operation=SessionEnded") == [LOST]
+        (line,) = await lines(server, "?log=executions&pool=ci")
+        assert line.startswith("ci user-0001 ExecutionEnded Information ")
+        assert len(await lines(server, "?pool=team/ci")) == 2
+        assert await lines(server, "?pool=gone") == []
+        assert await lines(server, "?window=15m&level=Error") == everything[:1]
+        odd = "?window=x&level=x&operation=x&log=x&before=x&session="
+        assert await lines(server, odd) == everything, "a word that is none is no filter"
+
+
+async def test_the_log_comes_in_pages() -> None:
+    async with watched(with_log=True) as server:
+        happen(server, "ci", *(SessionAllocated(f"user-{number:04}", 0.0, warm=True) for number in range(250)))
+        found, path = list[str](), "/ui/log?pool=ci&operation=SessionAllocated"
+        for _ in range(3):
+            found += await lines(server, path.removeprefix("/ui/log"))
+            tags = Read((await server.open(path)).text).tags
+            path = next((a["href"] or "" for tag, a in tags if tag == "a" and a.get("rel") == "next"), "")
+        assert path == "", "there are no more"
+        assert [line.split()[1] for line in found] == [f"user-{number:04}" for number in reversed(range(250))]
+
+
+async def test_the_log_is_for_those_who_manage() -> None:
+    async with guarded(with_log=True) as server:
+        await server.sign_in(USER)
+        assert (await server.open("/ui/log")).status_code == 403
+        assert "/ui/log" not in (await server.open()).text
+        await server.sign_in(MANAGER)
+        assert (await server.open("/ui/log")).status_code == 200
+        assert 'href="/ui/log"' in (await server.open()).text
+    async with watched() as server:
+        assert (await server.open("/ui/log")).status_code == 404, "it keeps none"
+
+
+async def test_a_log_that_cannot_be_read_is_told() -> None:
+    async with watched(with_log=True) as server:
+        assert server.logs is not None
+
+        async def fail(*_: object) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        vars(server.logs).update(records=fail, usage=fail)
+        for path in ("/ui/log", "/ui/usage"):
+            answer = await server.open(path)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert "disk I/O error" in answer.text
+        assert (await server.open("/ui")).status_code == 200
+
+
+async def test_the_usage_of_ended_sessions_is_added_up() -> None:
+    async with watched("ci", "other", with_log=True) as server:
+        usage = SessionUsage(wall=30.0, executions=2, cpu=1.5, memory_time=float(1 << 30), peak_memory=1 << 20)
+        for pool, identifier in (("ci", "user-0001"), ("ci", "user-0002"), ("other", "user-0001")):
+            happen(server, pool, SandboxRemoved(EndCause.DELETED, identifier, usage))
+
+        async def sums(query: str) -> list[str]:
+            ended = (await server.open(f"/ui/usage{query}")).text.partition('id="ended"')[2]
+            rows = ended.partition("<tbody>")[2].partition("</tbody>")[0].split("<tr>")[1:]
+            return [" ".join(" ".join(Read(row).text).split()) for row in rows]
+
+        assert sorted(await sums("")) == [
+            "ci 2 4 60.0 s 3.0 s 2.00 1.0 MiB 2",
+            "other 1 2 30.0 s 1.5 s 1.00 1.0 MiB 1",
+        ]
+        assert sorted(await sums("?by=session&window=all")) == [
+            "ci user-0001 1 2 30.0 s 1.5 s 1.00 1.0 MiB 1",
+            "ci user-0002 1 2 30.0 s 1.5 s 1.00 1.0 MiB 1",
+            "other user-0001 1 2 30.0 s 1.5 s 1.00 1.0 MiB 1",
+        ]
+
+
 HOSTILE = st.one_of(
     st.text(max_size=60),
     st.text(alphabet="<>\"'&`{}%/= \n\r\t\0\x1b\u202e\u2066\u2028\x85abc", max_size=60),
@@ -301,7 +418,8 @@ HOSTILE = st.one_of(
 
 
 async def every_page(server: Watched, pool: str) -> list[str]:
-    pages = [await server.open(page) for page in ("/ui", "/ui/sessions", "/ui/usage")]
+    paths = ("/ui", "/ui/sessions", "/ui/usage", "/ui/usage?by=session", "/ui/log")
+    pages = [await server.open(page) for page in paths]
     links = [a["href"] or "" for tag, a in Read(pages[0].text).tags if tag == "a"]
     found = [link for link in links if link.startswith(("/ui/pool?", "/ui/sessions?pool="))]
     assert {unquote(dict(parse_qsl(urlsplit(link).query))["pool"]) for link in found} == {pool}
@@ -311,33 +429,32 @@ async def every_page(server: Watched, pool: str) -> list[str]:
     return [page.text for page in pages]
 
 
-@settings(max_examples=examples(40))
+async def pages_with(pool: str, identifier: str) -> list[str]:
+    """All pages of a server with a pool and a session of these names."""
+    async with watched(backends={pool: backend(Told(identifier))}, with_log=True) as server:
+        await server.history.sample()
+        removed = SandboxRemoved(EndCause.DELETED, identifier, SessionUsage())
+        happen(server, pool, SessionAllocated(identifier, 0.0, warm=True), removed)
+        return await every_page(server, pool)
+
+
+@functools.cache
+def plain_shapes() -> list[list[tuple[str, frozenset[str]]]]:
+    return [Read(page).shape for page in asyncio.run(pages_with("plain", "user-0001"))]
+
+
+@settings(max_examples=examples(20))
 @given(HOSTILE.filter(bool), HOSTILE.filter(bool))
 def test_hostile_names_are_text_and_lead_back_to_what_they_name(pool: str, identifier: str) -> None:
-    async def shapes(pool: str, identifier: str) -> list[list[tuple[str, frozenset[str]]]]:
-        told = Told(identifier)
-        async with watched(backends={pool: backend(told)}) as server:
-            await server.history.sample()
-            pages = await every_page(server, pool)
-        for page in pages:
-            for character in "".join([*Read(page).text, *(str(a) for _, a in Read(page).tags)]):
-                assert character == "\n" or character.isprintable(), hex(ord(character))
-                assert unicodedata.bidirectional(character) not in {
-                    "RLO",
-                    "LRO",
-                    "RLE",
-                    "LRE",
-                    "PDF",
-                    "RLI",
-                    "LRI",
-                    "PDI",
-                }
-        hidden = {a["name"]: a["value"] or "" for tag, a in Read(pages[1]).tags if tag == "input" and "value" in a}
-        assert unquote(hidden["pool"]) == pool
-        assert unquote(hidden["session"]) == identifier
-        return [Read(page).shape for page in pages]
-
-    assert asyncio.run(shapes(pool, identifier)) == asyncio.run(shapes("plain", "user-0001"))
+    read = [Read(page) for page in asyncio.run(pages_with(pool, identifier))]
+    assert [page.shape for page in read] == plain_shapes()
+    for page in read:
+        shown = [*page.text, *(value or "" for _, attributes in page.tags for value in attributes.values())]
+        # No control character, no change of direction, no end of a line but those of the templates.
+        assert "".join(shown).replace("\n", "").isprintable()
+    hidden = {a["name"]: a["value"] or "" for tag, a in read[1].tags if tag == "input" and "value" in a}
+    assert unquote(hidden["pool"]) == pool
+    assert unquote(hidden["session"]) == identifier
 
 
 @settings(max_examples=examples(40))
@@ -354,12 +471,17 @@ def test_hostile_callers_and_messages_are_text(caller: str, message: str) -> Non
 
 
 @settings(max_examples=examples(40))
-@given(st.dictionaries(st.sampled_from(["pool", "find", "page", "span", "refresh", "x"]), HOSTILE, max_size=4))
+@given(
+    st.dictionaries(
+        st.sampled_from(["pool", "find", "page", "span", "window", "by", "session", "before", "x"]), HOSTILE, max_size=4
+    )
+)
 def test_a_hostile_query_is_text(query: dict[str, str]) -> None:
     async def answers() -> list[Any]:
-        async with watched(backends={"ci": backend(Told("user-0001"))}) as server:
+        async with watched(backends={"ci": backend(Told("user-0001"))}, with_log=True) as server:
             return [
-                await server.client.get(path, params=query) for path in ("/ui", "/ui/pool", "/ui/sessions", "/ui/usage")
+                await server.client.get(path, params=query)
+                for path in ("/ui", "/ui/pool", "/ui/sessions", "/ui/usage", "/ui/log")
             ]
 
     for answer in asyncio.run(answers()):

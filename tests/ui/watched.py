@@ -19,10 +19,13 @@ from greenroom.server.access.keys import ApiKeys, Guard, ManagementGuard, digest
 from greenroom.server.app import Application
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.settings import ServerSettings
+from greenroom.server.state.file import IN_MEMORY
+from greenroom.server.state.logs import LogLimits, LogStore
 from greenroom.server.ui.access import Access
 from greenroom.server.ui.application import Ui
 from greenroom.server.ui.history import History
 from greenroom.server.ui.pages import Pages
+from greenroom.telemetry import Observer, both, ignore
 from greenroom.telemetry.aggregate import Aggregate
 from greenroom.testing.memory_engine import MemoryEngine
 
@@ -53,11 +56,12 @@ class Watched:
     client: httpx.AsyncClient
     history: History
     access: Access
+    logs: LogStore | None
 
     async def open(self, path: str = "/ui", **headers: str) -> httpx.Response:
         return await self.client.get(path, headers={**BROWSER, **headers})
 
-    async def send(self, path: str, headers: Mapping[str, str] = FORM, **fields: str) -> httpx.Response:
+    async def send(self, path: str, headers: Mapping[str, str] = FORM, /, **fields: str) -> httpx.Response:
         return await self.client.post(path, data=fields, headers=headers)
 
     async def sign_in(self, key: str) -> httpx.Response:
@@ -78,11 +82,11 @@ class Watched:
         return [session.identifier for session in await served.backend.sessions()]
 
 
-async def pool_in_memory(name: str, metrics: Aggregate, **options: Any) -> LocalPool:
+async def pool_in_memory(name: str, observer: Observer, **options: Any) -> LocalPool:
     settings = PoolSettings.parse(
         {"preload": (), "ready_session_instances": 0, "max_concurrent_sessions": 4, **options}
     )
-    return await LocalPool.open(MemoryEngine(), settings, metrics.observe, name)
+    return await LocalPool.open(MemoryEngine(), settings, observer, name)
 
 
 @contextlib.asynccontextmanager
@@ -92,27 +96,32 @@ async def watched(
     management: Guard | None = None,
     backends: Mapping[str, Backend] | None = None,
     base_url: str = "http://localhost",
+    with_log: bool = False,
     **options: Any,
 ) -> AsyncGenerator[Watched, None]:
     """A client of a server with pools of these names, by default one, and with pages."""
+    logs = LogStore(IN_MEMORY, LogLimits()) if with_log else None
     pools = PoolRegistry()
     for name in names or (() if backends else ("ci",)):
         metrics = Aggregate()
-        pools.add(name, await pool_in_memory(name, metrics), metrics=metrics)
+        observer = both(metrics.observe, ignore if logs is None else logs.observer_of(name))
+        pools.add(name, await pool_in_memory(name, observer), metrics=metrics)
     for name, backend in (backends or {}).items():
         pools.add(name, backend)
     settings = ServerSettings.parse(options)
     guard = ManagementGuard(management, sessions) if sessions is not None else management
     access, history = Access(sessions, guard), History(pools)
-    ui = Ui(Pages(pools, access, history), access, settings)
+    ui = Ui(Pages(pools, access, history, logs), access, settings)
     app = Application(pools, settings, sessions, ui=ui)
     try:
         transport = client_of(app)
         transport.base_url = base_url
         async with transport as client:
-            yield Watched(app, client, history, access)
+            yield Watched(app, client, history, access, logs)
     finally:
         await pools.close()
+        if logs is not None:
+            await logs.close()
 
 
 def guarded(*, names: tuple[str, ...] = (), **options: Any) -> contextlib.AbstractAsyncContextManager[Watched]:

@@ -26,6 +26,7 @@ from greenroom.server.control.plane import ControlPlane
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.settings import ServerSettings
 from greenroom.server.state.file import IN_MEMORY, StateFile, default_path
+from greenroom.server.state.logs import LogLimits, LogStore
 from greenroom.server.state.pools import PoolTable
 from greenroom.server.transport.slow_clients import SlowClientProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
@@ -33,7 +34,7 @@ from greenroom.server.ui.access import Access
 from greenroom.server.ui.application import Ui
 from greenroom.server.ui.history import History
 from greenroom.server.ui.pages import Pages
-from greenroom.telemetry import ObserverOf, both, nobody
+from greenroom.telemetry import ObserverOf, both, ignore, nobody
 from greenroom.telemetry.meters import observer_of
 
 __all__ = ["Announcement", "Server", "default_path", "serve"]
@@ -88,9 +89,11 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         guards = await stack.enter_async_context(_guards(settings))
         certificate = _certificate(settings)
-        registry = PoolRegistry(observers)
-        stack.push_async_callback(registry.close)
         state = settings.state.expanduser() if settings.state is not None else IN_MEMORY
+        logs = LogStore(state, LogLimits(settings.log_max_age, settings.log_max_size))
+        stack.push_async_callback(logs.close)  # after the pools, whose ends are events
+        registry = PoolRegistry(lambda name: both(observers(name), ignore if name is None else logs.observer_of(name)))
+        stack.push_async_callback(registry.close)
         engines = Engines(settings.engine)
         table = PoolTable(await StateFile.open(state))
         try:
@@ -109,7 +112,8 @@ async def serve(
             both(observers(None), observer_of(None)),
             metrics_guard=guards.metrics,
             management=Management(plane, guards.management),
-            ui=await stack.enter_async_context(_pages(settings, registry, guards)) if settings.has_ui else None,
+            ui=await stack.enter_async_context(_pages(settings, registry, guards, logs)) if settings.has_ui else None,
+            log_store=logs,
         )
         server = Server(application, settings, certificate)
         server.on_start = lambda: announce(
@@ -270,11 +274,13 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
 
 
 @contextlib.asynccontextmanager
-async def _pages(settings: ServerSettings, pools: PoolRegistry, guards: _Guards) -> AsyncGenerator[Ui, None]:
+async def _pages(
+    settings: ServerSettings, pools: PoolRegistry, guards: _Guards, logs: LogStore
+) -> AsyncGenerator[Ui, None]:
     """Make the pages at `/ui`, and sample the pools for them until the end of the context."""
     access, history = Access(guards.sessions, guards.management), History(pools)
     async with history.sampling():
-        yield Ui(Pages(pools, access, history), access, settings)
+        yield Ui(Pages(pools, access, history, logs), access, settings)
 
 
 def _digests(file: Path | None, variable: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from greenroom.azure.codecs.problems import BadRequest, Problem
+from greenroom.azure.codecs.problems import BadRequest, Problem, encode_problem
 from greenroom.server.responses import RequestRefused, no_room
 from greenroom.server.routes.bodies import read_body
 from greenroom.server.routes.target import parse_query
@@ -39,6 +39,7 @@ class Ui:
             "/ui/pool": pages.pool,
             "/ui/sessions": pages.sessions,
             "/ui/usage": pages.usage,
+            "/ui/log": pages.log,
         }
 
     @staticmethod
@@ -76,7 +77,8 @@ class Ui:
             if is_about_key
             else self._pages.refused(scope.get("greenroom.viewer"), problem)
         )
-        page.headers.update({name: value for name, value in headers.items() if name.lower() != "www-authenticate"})
+        more = {**headers, **encode_problem(problem)[0]}
+        page.headers.update({name: value for name, value in more.items() if name.lower() != "www-authenticate"})
         return page
 
     async def _respond(self, request: Request, path: str) -> Response:

@@ -96,8 +96,11 @@ class History:
                 status = await pool.backend.status()
         except (GreenroomError, TimeoutError):
             return
-        if (rings := self._rings.get(pool)) is not None:
-            rings.add(Sample.of(status, self._clock()))
+        self.add(pool, Sample.of(status, self._clock()))
+
+    def add(self, pool: ServedPool, sample: Sample) -> None:
+        """Keep a sample, which is later than those of this pool before."""
+        self._rings.setdefault(pool, _Rings()).add(sample)
 
     @contextlib.asynccontextmanager
     async def sampling(self) -> AsyncGenerator[None, None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -11,18 +12,22 @@ from urllib.parse import unquote
 
 from starlette.responses import Response
 
-from greenroom.azure.codecs.problems import Problem
+from greenroom.azure.codecs.problems import UNAVAILABLE, Problem
 from greenroom.errors import GreenroomError
 from greenroom.local.changing import ChangeablePool
 from greenroom.models import PoolStatus, PoolUsage, SessionInfo, SessionUsage
 from greenroom.server.registry import PoolRegistry, ServedPool
 from greenroom.server.responses import RequestRefused
+from greenroom.server.state.logs import LogStore
+from greenroom.server.state.queries import UsageSum
 from greenroom.server.ui import charts
 from greenroom.server.ui.access import Access, Viewer
+from greenroom.server.ui.choices import TABLES, WINDOWS, LogChoice, UsageChoice
 from greenroom.server.ui.history import COARSE, INTERVAL, History, Span
 from greenroom.server.ui.rendering import Renderer
 from greenroom.sessions.rules import check_identifier
 from greenroom.telemetry.instruments import ALLOCATIONS, REFUSALS, SANDBOX_ENDS, WAIT, Instrument
+from greenroom.telemetry.records import LogLevel, LogOperation
 
 _T = TypeVar("_T")
 
@@ -31,6 +36,7 @@ _TIMEOUT = 5.0
 _MOST_CHARTS = 12
 _PAGE = 50
 """Sessions on one page."""
+_MOST_SUMS = 200
 _LENGTHS: Mapping[Span, float] = {"hour": 3600.0, "day": 86400.0}
 _GAPS: Mapping[Span, float] = {"hour": 2.5 * INTERVAL, "day": 2.5 * COARSE}
 
@@ -75,12 +81,22 @@ class Pages:
         pools: PoolRegistry,
         access: Access,
         history: History,
+        logs: LogStore | None = None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """
+        Args:
+            pools: those to show.
+            access: who can sign in.
+            history: the samples of these pools.
+            logs: what has happened; `None` for a server that keeps nothing of it.
+            clock: for tests.
+        """
         self._pools = pools
         self._access = access
         self._history = history
+        self._logs = logs
         self._clock = clock
         self._renderer = Renderer()
 
@@ -160,9 +176,51 @@ class Pages:
         )
 
     async def usage(self, viewer: Viewer, query: Mapping[str, str]) -> Response:
-        """What the pools have used since they were opened."""
+        """What the pools have used since they were opened, and what ended sessions used."""
+        choice = UsageChoice.of(query)
         rows = await asyncio.gather(*map(_row, self._pools))
-        return self._page("usage", viewer, query=query, title="Usage", rows=rows)
+        logs, sums = self._logs, list[UsageSum]()
+        if logs is not None:
+            sums = await _read(logs.usage(choice.to_query(self._clock()), choice.groups))
+        by_time = sorted(sums, key=lambda each: (each.cpu, each.wall), reverse=True)
+        return self._page(
+            "usage",
+            viewer,
+            query=query,
+            title="Usage",
+            rows=rows,
+            choice=choice,
+            windows=WINDOWS,
+            sums=by_time[:_MOST_SUMS],
+            more=max(0, len(by_time) - _MOST_SUMS),
+        )
+
+    async def log(self, viewer: Viewer, query: Mapping[str, str]) -> Response:
+        """What happened to sessions and pools, the latest first.
+
+        Raises:
+            RequestRefused: the viewer cannot manage, or the log cannot be read, or there is none.
+        """
+        if self._logs is None:
+            raise RequestRefused(404, "PageNotFound", "The server keeps no log.")
+        if not viewer.can_manage:
+            raise RequestRefused(403, "AuthorizationFailed", "The log can be read by those who can manage pools.")
+        choice = LogChoice.of(query)
+        page = await _read(self._logs.records(choice.to_query(self._clock())))
+        return self._page(
+            "log",
+            viewer,
+            query=query,
+            title="Log",
+            pools=[pool.signal_name for pool in self._pools],
+            choice=choice,
+            tables=TABLES,
+            operations=list(LogOperation),
+            levels=list(LogLevel),
+            windows=WINDOWS,
+            records=page.records[::-1],
+            earlier=None if page.complete else page.first,
+        )
 
     async def stop(self, pool: str, identifier: str) -> None:
         """End a session, if there is one.
@@ -192,6 +250,7 @@ class Pages:
             status,
             viewer=viewer,
             takes_keys=self._access.takes_keys,
+            has_log=self._logs is not None and viewer is not None and viewer.can_manage,
             now=self._clock(),
             **values,
         )
@@ -211,6 +270,19 @@ async def _told(question: Awaitable[_T]) -> _T | None:
             return await question
     except (GreenroomError, TimeoutError):
         return None
+
+
+async def _read(question: Awaitable[_T]) -> _T:
+    """Return the answer of the store.
+
+    Raises:
+        RequestRefused: with status 503; it cannot be read.
+    """
+    try:
+        return await question
+    except sqlite3.Error as error:
+        message = f"The log cannot be read: {error}."
+        raise RequestRefused(503, UNAVAILABLE, message, retry_after=1) from error
 
 
 def _series(found: Mapping[Instrument, Mapping[tuple[str, ...], _T]], instrument: Instrument) -> list[tuple[str, _T]]:

@@ -30,7 +30,7 @@ PARTS: Mapping[str, str] = {"style.css": "text/css; charset=utf-8", "icon.svg": 
 REFRESH = "10"
 """Seconds after which a page that is asked for it comes again."""
 
-PAGES = ("overview", "pool", "sessions", "usage", "sign_in", "refused")
+PAGES = ("overview", "pool", "sessions", "usage", "log", "sign_in", "refused")
 
 
 def link(path: str, /, **query: str | int | None) -> str:
@@ -72,14 +72,11 @@ def _templates() -> Mapping[str, jinja2.Template]:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters.update(
-        key=texts.key,
-        moment=texts.moment,
-        duration=texts.duration,
-        size=texts.size,
-        number=texts.number,
-        share=texts.share,
-    )
+    filters: dict[str, Any] = {
+        each.__name__: each
+        for each in (texts.key, texts.moment, texts.clock, texts.duration, texts.size, texts.number, texts.share)
+    }
+    environment.filters.update(filters)
     common: dict[str, Any] = {
         "link": link,
         "version": version("greenroom"),
@@ -91,7 +88,7 @@ def _templates() -> Mapping[str, jinja2.Template]:
 
 def again(page: str, query: Mapping[str, str]) -> Mapping[str, str | bool]:
     """Return whether a page comes again by itself, and the links that change it."""
-    kept = {name: value for name, value in query.items() if name not in {"refresh", "stopped"}}
+    kept = {name: value for name, value in query.items() if name not in {"refresh", "stopped", "before"}}
     path = "" if page == "overview" else f"/{page}"
     return {
         "refreshing": query.get("refresh") == REFRESH,

@@ -49,6 +49,17 @@ def moment(value: datetime | float | None) -> Any:
     )
 
 
+def clock(value: datetime | float | None, now: float) -> Any:
+    """Return a time as `moment` does, without a date that is today's."""
+    if value is None:
+        return NOTHING
+    time = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value.astimezone(UTC)
+    is_today = time.date() == datetime.fromtimestamp(now, UTC).date()
+    return Markup('<time datetime="{}">{}</time>').format(
+        time.isoformat(timespec="seconds"), time.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")
+    )
+
+
 def duration(seconds: float | None) -> str:
     """Return a number of seconds in the unit that suits it."""
     if seconds is None:
