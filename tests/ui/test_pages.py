@@ -126,6 +126,17 @@ async def test_the_pools_are_shown_with_their_saturation() -> None:
         assert f"gone PythonLTS {NOTHING} does not answer" in text
 
 
+async def test_pools_that_do_not_serve_are_shown_with_the_reason() -> None:
+    registry = PoolRegistry()
+    access = Access(None, None)
+    failed = ("team/<ci>", "Failed", "The engine is not there.")
+    pages = Pages(registry, access, History(registry), not_serving=lambda: [failed])
+    viewer = await access.viewer(None)
+    assert viewer is not None
+    text = " ".join(Read(bytes((await pages.overview(viewer, {})).body).decode()).text)
+    assert "team/<ci> : Failed The engine is not there." in " ".join(text.split())
+
+
 async def test_saturation_is_drawn_from_samples() -> None:
     pool = Told(status=PoolStatus(limit=10, executing=3, waiting=2))
     async with watched(backends={"ci": backend(pool), "gone": backend(Silent())}) as server:

@@ -112,7 +112,7 @@ async def serve(
             both(observers(None), observer_of(None)),
             metrics_guard=guards.metrics,
             management=Management(plane, guards.management),
-            ui=await stack.enter_async_context(_pages(settings, registry, guards, logs)) if settings.has_ui else None,
+            ui=await stack.enter_async_context(_pages(settings, registry, guards, logs, plane)) if settings.has_ui else None,
             log_store=logs,
         )
         server = Server(application, settings, certificate)
@@ -275,12 +275,12 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
 
 @contextlib.asynccontextmanager
 async def _pages(
-    settings: ServerSettings, pools: PoolRegistry, guards: _Guards, logs: LogStore
+    settings: ServerSettings, pools: PoolRegistry, guards: _Guards, logs: LogStore, plane: ControlPlane
 ) -> AsyncGenerator[Ui, None]:
     """Make the pages at `/ui`, and sample the pools for them until the end of the context."""
     access, history = Access(guards.sessions, guards.management), History(pools)
     async with history.sampling():
-        yield Ui(Pages(pools, access, history, logs), access, settings)
+        yield Ui(Pages(pools, access, history, logs, plane.not_serving), access, settings)
 
 
 def _digests(file: Path | None, variable: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 from urllib.parse import unquote
@@ -82,6 +82,7 @@ class Pages:
         access: Access,
         history: History,
         logs: LogStore | None = None,
+        not_serving: Callable[[], Sequence[tuple[str, str, str]]] = tuple,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -91,12 +92,14 @@ class Pages:
             access: who can sign in.
             history: the samples of these pools.
             logs: what has happened; `None` for a server that keeps nothing of it.
+            not_serving: returns the name, the state and the reason of each pool that does not serve.
             clock: for tests.
         """
         self._pools = pools
         self._access = access
         self._history = history
         self._logs = logs
+        self._not_serving = not_serving
         self._clock = clock
         self._renderer = Renderer()
 
@@ -116,7 +119,15 @@ class Pages:
         pools = list(self._pools)
         rows = await asyncio.gather(*map(_row, pools))
         drawn = [(row.name, self._chart(pool, "hour")) for pool, row in zip(pools, rows, strict=True)]
-        return self._page("overview", viewer, query=query, title="Pools", rows=rows, drawn=drawn[:_MOST_CHARTS])
+        return self._page(
+            "overview",
+            viewer,
+            query=query,
+            title="Pools",
+            rows=rows,
+            drawn=drawn[:_MOST_CHARTS],
+            not_serving=self._not_serving(),
+        )
 
     async def pool(self, viewer: Viewer, query: Mapping[str, str]) -> Response:
         """One pool: saturation over time, waits, how sandboxes ended."""
