@@ -105,6 +105,8 @@ async def serve(
             await table.close()
             raise
         stack.push_async_callback(plane.close)
+        has_ui = settings.has_ui
+        pages = _pages(settings, registry, guards, logs, plane) if has_ui else contextlib.nullcontext()
         application = Application(
             registry,
             settings,
@@ -112,7 +114,7 @@ async def serve(
             both(observers(None), observer_of(None)),
             metrics_guard=guards.metrics,
             management=Management(plane, guards.management),
-            ui=await stack.enter_async_context(_pages(settings, registry, guards, logs, plane)) if settings.has_ui else None,
+            ui=await stack.enter_async_context(pages),
             log_store=logs,
         )
         server = Server(application, settings, certificate)
@@ -123,7 +125,7 @@ async def serve(
                 exposed=certificate is None and not settings.is_local,
                 authority=certificate.authority if certificate else None,
                 state=state,
-                ui=f"{server.url}/ui" if settings.has_ui else None,
+                ui=f"{server.url}/ui" if has_ui else None,
             )
         )
         await server.serve()

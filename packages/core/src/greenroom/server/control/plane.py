@@ -147,7 +147,7 @@ class ControlPlane:
     def not_serving(self) -> list[tuple[str, str, str]]:
         """Return the name in metrics, the state and the reason of each pool that does not serve."""
         pools = (pool for pool in self._pools.values() if pool.opened is None or pool.state == "Deleting")
-        return sorted((signal_name(pool.id), pool.state, pool.error[1] if pool.error else "") for pool in pools)
+        return sorted((pool.id.signal_name, pool.state, pool.error[1] if pool.error else "") for pool in pools)
 
     # Changes
 
