@@ -10,12 +10,16 @@ are the processor time of recording an execution by itself, in a loop: the least
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median, quantiles
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -28,8 +32,10 @@ from greenroom.connecting import open_backend
 from greenroom.local.metering import Metering
 from greenroom.local.recording import Recorder
 from greenroom.models import Execution
+from greenroom.server.state.file import StateFile
+from greenroom.server.state.logs import LogLimits, LogStore
 from greenroom.sessions import OpenPool, SessionPool
-from greenroom.telemetry import Observer, Work, both, ignore, meters, tracing
+from greenroom.telemetry import Observer, Work, both, ignore, meters, nobody, python_logging, tracing
 from greenroom.telemetry.aggregate import Aggregate
 
 
@@ -40,11 +46,29 @@ class Dropped(SpanProcessor):
         """Do nothing: the export is not in the caller's way."""
 
 
-def open_pool(url: str, observer: Observer) -> SessionPool:
+def open_pool(url: str, observer: Observer, *, logging: bool = False) -> SessionPool:
+    """Open a pool; without `logging`, one with no observer has no consumer at all, as a server's would."""
+
     async def backend() -> Backend:
-        return await open_backend(url, observer, ready_session_instances=0, preload=())
+        with contextlib.nullcontext() if logging else patch.object(python_logging, "observer_of", nobody):
+            return await open_backend(url, observer, ready_session_instances=0, preload=())
 
     return SessionPool(OpenPool.open(backend))
+
+
+@contextlib.contextmanager
+def log_in(path: Path) -> Generator[Observer, None, None]:
+    """Yield the consumer that keeps a server's log in a file."""
+
+    async def open_store() -> LogStore:
+        await (await StateFile.open(path)).close()
+        return LogStore(path, LogLimits())
+
+    store = asyncio.run(open_store())
+    try:
+        yield store.observer_of("benchmark")
+    finally:
+        asyncio.run(store.close())
 
 
 @dataclass(frozen=True)
@@ -111,8 +135,8 @@ def main() -> None:
     tracer = provider.get_tracer("greenroom")
     with ExitStack() as stack:
 
-        def session_of(observer: Observer) -> greenroom.Session:
-            pool = stack.enter_context(open_pool(arguments.url, observer))
+        def session_of(observer: Observer, *, logging: bool = False) -> greenroom.Session:
+            pool = stack.enter_context(open_pool(arguments.url, observer, logging=logging))
             session = pool.session()
             batch(session, 50)
             return session
@@ -128,12 +152,17 @@ def main() -> None:
         instruments = meters.Meters(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
         plain, other, prometheus = session_of(ignore), session_of(ignore), session_of(aggregate.observe)
         otel = session_of(instruments.observer("benchmark"))
+        logging = session_of(ignore, logging=True)
+        log = stack.enter_context(log_in(Path(stack.enter_context(TemporaryDirectory()), "state.db")))
+        logged = session_of(log)
         wall = 1000 * batch(plain, 500).wall
         print(f"1+1 in {wall:.2f} ms, {arguments.pairs} pairs of {arguments.batch}: ratio; processors")
         untraced = run(plain, traced=False)
         for what, session, traced in (
             ("two pools without consumers", other, False),
             ("events, counted for /metrics", prometheus, False),
+            ("Python's logging, not set up", logging, False),
+            ("the log of a server, in a file", logged, False),
             ("metrics by OpenTelemetry", otel, False),
             ("spans", other, True),
             ("spans and metrics by OpenTelemetry", otel, True),
@@ -142,6 +171,8 @@ def main() -> None:
         for what, observer, traced in (
             ("without consumers", ignore, False),
             ("events, counted for /metrics", Aggregate().observe, False),
+            ("Python's logging, not set up", python_logging.observer_of("benchmark"), False),
+            ("the log of a server, in a file", log, False),
             ("metrics by OpenTelemetry", instruments.observer("benchmark"), False),
             ("spans", ignore, True),
             ("all of it", both(Aggregate().observe, instruments.observer("benchmark")), True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import re
 from pathlib import Path
@@ -29,8 +30,12 @@ def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypat
     assert (tmp_path / "sales.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("page", ["web-service.md", "testing.md", "shell.md", "node.md", "tools.md", "telemetry.md"])
-def test_the_programs_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "page", ["web-service.md", "testing.md", "shell.md", "node.md", "tools.md", "telemetry.md", "logs.md"]
+)
+def test_the_programs_of_a_page_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GREENROOM_POOL", "bubblewrap:")
@@ -39,7 +44,7 @@ def test_the_programs_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pyte
         exec(code, names)  # the page's own code
     for name, check in list(names.items()):
         if name.startswith("test_") or name == "check_the_page":
-            check()
+            check(**{fixture: request.getfixturevalue(fixture) for fixture in inspect.signature(check).parameters})
 
 
 def test_every_local_link_of_the_documents_leads_somewhere() -> None:

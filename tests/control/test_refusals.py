@@ -92,6 +92,11 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
             f"tags.{ENGINE_TAG}",
             "must not have the option allow_unfiltered",
         ),
+        (
+            {**resource(), "tags": {ENGINE_TAG: "memory:?log=/etc/cron.d/x"}},
+            f"tags.{ENGINE_TAG}",
+            "must not have the option log",
+        ),
         ({**resource(), "identity": {"kind": 1}}, "identity.kind", "is unknown"),
         (resource("JavaLTS"), "properties.containerType", "must be one of PythonLTS"),
         (resource(poolManagementType="Manual"), "properties.poolManagementType", "must be Dynamic, not 'Manual'"),
@@ -147,6 +152,14 @@ async def test_bodies_are_refused_with_the_property(server: Control, body: Any, 
 async def test_a_body_that_is_not_json(server: Control, content: bytes) -> None:
     refused = await server.client.put(CI, params={"api-version": "2026-07-01"}, content=content)
     assert code_and_target(refused) == (400, "InvalidRequestContent", None)
+
+
+async def test_the_console_is_an_option_of_custom_containers_alone(server: Control) -> None:
+    refused = await server.call("PUT", CI, {**resource(), "tags": {ENGINE_TAG: "memory:?console_log=true"}})
+    assert refused.status_code == 400
+    assert "console_log must come with the container type CustomContainer" in refused.text
+    async with control(engine="memory:?console_log=true") as other:
+        await other.done("PUT", CI, resource())
 
 
 async def test_a_pool_stays_of_its_kind(server: Control) -> None:

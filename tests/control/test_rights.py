@@ -84,6 +84,14 @@ async def test_why_a_pool_does_not_serve_is_no_strangers_business(keys: dict[str
             assert (answer.status_code, "is broken" in answer.text) == (status, status == 503)
 
 
+async def test_its_urls_are_those_that_clients_use() -> None:
+    async with server(public_url="https://greenroom.example.com/") as client:
+        created = await client.put(CI, params={"api-version": LATEST_OF_ARM}, json=resource())
+        assert created.headers["Azure-AsyncOperation"].startswith("https://greenroom.example.com/subscriptions/")
+        endpoint = created.json()["properties"]["poolManagementEndpoint"]
+        assert endpoint.startswith("https://greenroom.example.com/subscriptions/")
+
+
 async def test_without_credentials_every_program_can_manage_and_no_web_page() -> None:
     async with server() as client:
         assert (await manage(client, None))[0] == 201

@@ -86,8 +86,45 @@ async def test_a_pool_that_does_not_open_again_keeps_no_other_from_it(
             assert "The engine broken is broken" in failed["properties"]["provisioningError"]["message"]
             assert (await server.settled(path_of("fine")))["properties"]["provisioningState"] == "Succeeded"
             assert (await server.run("1", failed)).status_code == 503
+            await server.done("PATCH", path_of("fine"), {"tags": {ENGINE_TAG: "lame:", "new": "yes"}})
     async with control(path) as server:
         assert (await server.settled(CI))["properties"]["provisioningState"] == "Succeeded"
+
+
+async def test_a_pool_opens_as_soon_as_its_engine_works(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine of a machine can start after the server."""
+    monkeypatch.setattr("greenroom.server.control.plane._RETRY_AFTER", 0.05)
+    names = ("ci", "put", "deleted")
+    async with control(path) as server:
+        for name in names:
+            await server.done("PUT", path_of(name), {**resource(), "tags": {ENGINE_TAG: "memory:"}})
+    with monkeypatch.context() as patch:
+        only_engines(patch, memory=plugin(Broken), lame=plugin(Lame))
+        async with control(path) as server:
+            for name in names:
+                assert (await server.settled(path_of(name)))["properties"]["provisioningState"] == "Failed"
+            await server.done("DELETE", path_of("deleted"))
+            changed = {**resource(), "tags": {ENGINE_TAG: "lame:"}}
+            while True:
+                answer = await server.call("PUT", path_of("put"), changed)
+                if answer.status_code != 409:  # it is being tried
+                    break
+                await asyncio.sleep(0.01)
+            assert (await server.end_of(answer))["status"] == "Succeeded"
+            patch.undo()
+            async with asyncio.timeout(60):
+                while True:
+                    found = await server.settled(CI)
+                    if found["properties"]["provisioningState"] != "Failed":
+                        break
+                    await asyncio.sleep(0.01)
+            assert (await server.run("6 * 7", found)).json()["result"]["executionResult"] == 42
+            listed = (await server.call("GET", path_of())).json()["value"]
+            assert {each["name"]: each["properties"]["provisioningState"] for each in listed} == {
+                "ci": "Succeeded",
+                "default": "Succeeded",
+                "put": "Succeeded",
+            }
 
 
 @pytest.mark.parametrize("works", [True, False])

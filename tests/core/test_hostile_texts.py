@@ -161,7 +161,7 @@ def test_a_display_that_is_updated_without_end_is_not_kept_in_all_its_forms() ->
         yield last
 
     def count(_run: CellRun) -> None:
-        kept.append(sum(isinstance(each, Output) for each in gc.get_objects()))
+        kept.append(sum(type(each) is Output for each in gc.get_objects()))
 
     outputs = notebook_of(events(), Execution("1", "succeeded", "between", outputs=(first, last)), count)
     assert sorted(output.get("text") or output["data"]["text/plain"] for output in outputs) == [

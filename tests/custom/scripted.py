@@ -12,6 +12,7 @@ from greenroom.engines.base import Connection, Engine, PortSandbox, Sandbox, San
 from greenroom.local import PoolSettings
 from greenroom.local.container_pool import ContainerPool
 from greenroom.models import ContainerType
+from greenroom.telemetry import Observer, ignore
 
 Program = Callable[["ScriptedContainer", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -25,6 +26,7 @@ class ScriptedContainer(PortSandbox):
         self.requests = 0
         self.refuses = False
         self.killed = False
+        self.print: Callable[[str, bytes], None] = lambda _stream, _data: None
         self._program = program
         self._ended = asyncio.Event()
         self._servers: list[asyncio.Server] = []
@@ -51,6 +53,9 @@ class ScriptedContainer(PortSandbox):
 
     def output(self) -> str:
         return f"the last line of {self.number}"
+
+    def listen(self, on_output: Callable[[str, bytes], None]) -> None:
+        self.print = on_output
 
     async def diagnosis(self) -> str:
         return "it ended with exit code 3"
@@ -114,10 +119,10 @@ class ScriptedContainers(Engine):
         pass
 
 
-async def scripted_pool(engine: ScriptedContainers, **options: Any) -> ContainerPool:
+async def scripted_pool(engine: ScriptedContainers, observer: Observer = ignore, **options: Any) -> ContainerPool:
     container = CustomContainer.model_validate({"image": "scripted", **options.pop("container", {})})
     settings = PoolSettings.parse({"ready_session_instances": 0, "container": container, **options})
-    return await ContainerPool.open(engine, settings)
+    return await ContainerPool.open(engine, settings, observer)
 
 
 async def answer(container: ScriptedContainer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

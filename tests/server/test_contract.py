@@ -328,6 +328,15 @@ async def test_a_long_list_of_sessions_comes_in_pages() -> None:
         assert (len(second["sessions"]), "nextLink" in second) == (1, False)
 
 
+async def test_a_page_links_to_the_next_by_the_url_that_clients_use() -> None:
+    backend = await memory_backend(max_concurrent_sessions=200)
+    async with served(backend, public_url="https://sessions.example.com:444") as client:
+        for number in range(101):
+            await client.get("/files", params=query(LATEST, f"session-{number}"))
+        listed = (await client.get("/listSessions", params={"api-version": LATEST})).json()
+        assert listed["nextLink"] == f"https://sessions.example.com:444/listSessions?api-version={LATEST}&skip=100"
+
+
 async def test_the_metadata_describe_the_runtime(client: httpx.AsyncClient) -> None:
     first, second = await asyncio.gather(*(client.get("/metadata", params={"api-version": LATEST}) for _ in range(2)))
     body = first.json()

@@ -28,6 +28,10 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"keyfile": "a"}, "keyfile"),
     ({"certfile": "a", "keyfile": "b", "tls_self_signed": True}, "'a'"),
     ({"max_in_flight": "1Mi"}, "1048576"),
+    ({"public_url": "ftp://example.com"}, "'ftp://example.com'"),
+    ({"public_url": "https://"}, "'https://'"),
+    ({"public_url": "https://example.com/path"}, "'https://example.com/path'"),
+    ({"public_url": "https://[1"}, "'https://[1'"),
 ]
 
 

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.effort import examples
 from tests.server.served import eventually
 
 from greenroom.models import SessionUsage, UsageSource
 from greenroom.server.state.file import IN_MEMORY, StateFile
 from greenroom.server.state.logs import LogLimits, LogStore
 from greenroom.server.state.migrations import APPLICATION, MIGRATIONS
-from greenroom.server.state.queries import LogQuery, UsageQuery
+from greenroom.server.state.queries import LogPage, LogQuery, UsagePage, UsageQuery
 from greenroom.telemetry import (
     AllocationRefusal,
     AllocationRefused,
+    ConsoleWritten,
     Direction,
     EndCause,
     EngineLost,
@@ -35,7 +39,7 @@ from greenroom.telemetry import (
     TelemetryEvent,
     TransferEnded,
 )
-from greenroom.telemetry.records import LogLevel, LogOperation, LogTable
+from greenroom.telemetry.records import LogLevel, LogOperation, LogTable, clean
 
 USAGE = SessionUsage(
     wall=2.0,
@@ -80,7 +84,7 @@ async def test_records_have_what_happened_in_order(path: Path) -> None:
         records = (await store.records(LogQuery())).records
     assert [(each.table, each.operation, each.level, each.reason) for each in records] == [
         (LogTable.LIFECYCLE, LogOperation.SESSION_ALLOCATED, LogLevel.INFORMATION, None),
-        (LogTable.EXECUTIONS, LogOperation.EXECUTION_ENDED, LogLevel.WARNING, "KeyError"),
+        (LogTable.EXECUTIONS, LogOperation.EXECUTION_ENDED, LogLevel.INFORMATION, "KeyError"),
         (LogTable.EXECUTIONS, LogOperation.FILE_UPLOADED, LogLevel.INFORMATION, None),
         (LogTable.LIFECYCLE, LogOperation.SESSION_ENDED, LogLevel.INFORMATION, "cooled_down"),
     ]
@@ -106,7 +110,7 @@ async def test_filters_choose_and_pages_join(path: Path) -> None:
         assert await count(pool="ci") == 10
         assert await count(identifier="session-3") == 4
         assert await count(operations=[LogOperation.SESSION_ENDED, LogOperation.ENGINE_LOST]) == 6
-        assert await count(level=LogLevel.WARNING) == 7
+        assert await count(level=LogLevel.WARNING) == 2
         assert await count(level=LogLevel.ERROR) == 1
         assert await count(tables=[LogTable.POOL_EVENTS]) == 1
         assert await count(since=time.time() + 60) == 0
@@ -164,9 +168,13 @@ async def test_logs_are_bounded_by_size_each_for_itself(path: Path) -> None:
         observe = store.observer_of("ci")
         for number in range(4000):
             observe(ExecutionEnded(f"session-{number}", "succeeded", 0.1))
+            observe(SandboxRemoved(EndCause.DELETED, f"session-{number}", USAGE))
         executions = await store.records(LogQuery(tables=[LogTable.EXECUTIONS], limit=10_000))
         others = await store.records(LogQuery(tables=[LogTable.LIFECYCLE]))
+        sessions = await store.sessions(UsageQuery(), limit=10_000)
     assert 300 < len(executions.records) < 1000
+    assert 300 < len(sessions.sessions) < 1000
+    assert sessions.sessions[-1].identifier == "session-3999"
     assert executions.records[-1].identifier == "session-3999"
     assert [each.identifier for each in others.records] == ["the-first"] * 2
 
@@ -241,6 +249,27 @@ async def test_a_full_disk_drops_records_until_there_is_room(
         await eventually(lambda: "are written again" in caplog.text)
         assert (await store.sessions(UsageQuery(identifier="session-999"))).sessions
         assert store.dropped == 0, "the queue kept them all"
+
+
+@given(
+    pool=st.text(max_size=400), identifier=st.text(max_size=400), text=st.text(st.characters(exclude_characters="\n"))
+)
+@settings(max_examples=examples(60))
+def test_hostile_names_stay_text(pool: str, identifier: str, text: str) -> None:
+    async def stored() -> tuple[LogPage, UsagePage]:
+        async with store_at(IN_MEMORY) as store:
+            life(store, pool, identifier)
+            store.observer_of(pool)(ConsoleWritten(identifier, "stdout", text))
+            query = LogQuery(pool=clean(pool), identifier=clean(identifier))
+            return await store.records(query), await store.sessions(UsageQuery(identifier=clean(identifier)))
+
+    records, sessions = asyncio.run(stored())
+    assert {(each.pool, each.identifier) for each in records.records} == {(clean(pool), clean(identifier))}
+    assert len(records.records) == 5
+    assert records.records[-1].log == text.encode("utf-8", "backslashreplace").decode()
+    assert [(each.pool, each.identifier) for each in sessions.sessions] == [(clean(pool), clean(identifier))]
+    if len(pool) <= 300 and pool.isascii():
+        assert records.records[0].pool == pool
 
 
 async def test_a_state_of_the_first_version_is_migrated(tmp_path: Path) -> None:

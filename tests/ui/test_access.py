@@ -54,6 +54,14 @@ async def test_over_tls_the_cookie_is_for_tls_alone() -> None:
         assert "; Secure" in (await server.send("/ui/sign-in", secure, key=USER)).headers["set-cookie"]
 
 
+async def test_behind_a_proxy_the_public_url_is_the_servers_own() -> None:
+    async with guarded(public_url="https://greenroom.example") as server:
+        through = {**FORM, "origin": "https://greenroom.example"}
+        assert "; Secure" in (await server.send("/ui/sign-in", through, key=USER)).headers["set-cookie"]
+        other = await server.send("/ui/sign-in", {**FORM, "origin": "https://other.example"}, key=USER)
+        assert other.status_code == 403
+
+
 async def test_a_wrong_key_is_refused_on_the_page_to_sign_in() -> None:
     async with guarded() as server:
         for wrong in ("a key that nobody has", "", "two words", "<script>"):

@@ -19,7 +19,8 @@ from greenroom.engines import registry
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local import PoolSettings
 from greenroom.sessions import OpenPool, Session, SessionPool
-from greenroom.telemetry import Observer, both, ignore
+from greenroom.telemetry import Observer, both, ignore, python_logging
+from greenroom.telemetry.log_file import LogFile
 from greenroom.telemetry.meters import meters
 
 if TYPE_CHECKING:
@@ -252,16 +253,26 @@ class LocalChoice:
         """
         engine = self.engine()
         instruments = meters()
+        if instruments is not None and name is None:
+            name = instruments.name(engine.name)
+        name = name or engine.name
+        log = None if self.settings.log is None else LogFile(self.settings.log)
+        if observer is ignore:  # there is no server, which has a log of its own
+            observer = python_logging.observer_of(name)
         if instruments is not None:
-            name = instruments.name(engine.name) if name is None else name
             observer = both(observer, instruments.observer(name))
+        if log is not None:
+            observer = both(observer, log.observer_of(name))
         try:
-            pool = await self._open(engine, observer, name or engine.name)
+            if log is not None:
+                await asyncio.to_thread(log.check)
+            pool = await self._open(engine, observer, name)
         except BaseException:
             await engine.close()
             raise
+        pool.log = log
         if instruments is not None:
-            instruments.watch(name or engine.name, pool.reading)
+            instruments.watch(name, pool.reading)
         return pool
 
     async def _open(self, engine: Engine, observer: Observer, name: str) -> LocalPool | ContainerPool:

@@ -39,6 +39,14 @@ def visible(text: str) -> str:
     return _INVISIBLE.sub(lambda found: repr(found[0])[1:-1], _SEQUENCE.sub("", text))
 
 
+def one_line(text: str) -> str:
+    """Return the text as one line, without terminal sequences; unprintable characters are escapes, as `\\u202e`."""
+    if text.isprintable():
+        return text
+    text = _SEQUENCE.sub("", text).replace("\t", " ")
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 class _Brief(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()

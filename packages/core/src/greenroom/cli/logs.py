@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from greenroom.arm.ids import LOCAL_GROUP, LOCAL_SUBSCRIPTION
 from greenroom.cli import place as places
 from greenroom.cli.output import ExitCode, print_line
 from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Subscription, one_of
 from greenroom.errors import InvalidRequest
 from greenroom.telemetry.records import LogLevel, LogOperation
-from greenroom.untrusted import printable, visible
+from greenroom.untrusted import one_line
 
 if TYPE_CHECKING:
     from greenroom.azure.management import ManagementClient
@@ -76,7 +79,7 @@ def logs(
             "AppEnvSessionPoolEventLogs and AppEnvSessionConsoleLogs of the environment's Log Analytics workspace."
         )
     query = {
-        "pool": None if pool is None else place.pool(pool).signal_name,
+        "pool": None if pool is None else _name_of(place, pool),
         "session": identifier,
         "since": read_time(since, "--since"),
         "until": None if until is None else read_time(until, "--until"),
@@ -89,6 +92,15 @@ def logs(
         asyncio.run(_show(place, parameters, output, follow=follow))
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except BrokenPipeError:  # such as `| head`; the rest of the output is for nobody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+
+
+def _name_of(place: Place, pool: str) -> str:
+    """Return a pool's name in the log; that of a declared pool need not keep the rules of Azure."""
+    is_plain = (place.subscription, place.group) == (LOCAL_SUBSCRIPTION, LOCAL_GROUP)
+    return pool if is_plain else place.pool(pool).signal_name
 
 
 async def _show(place: Place, parameters: Mapping[str, str], output: Format, *, follow: bool) -> None:
@@ -158,7 +170,7 @@ def _row(record: Record) -> Sequence[str]:
     text = record.get("Log", "")
     details = [str(record[name]) for name in ("Reason",) if name in record and f"{record[name]}" not in f"{text}"]
     for name, form in _NUMBERS.items():
-        if isinstance(number := record.get(name), int | float):
+        if isinstance(number := record.get(name), int | float) and (number or name != "OutputCharacters"):
             details.append(form.format(number))
     return [
         _time(record.get("TimeGenerated", "")),
@@ -168,8 +180,7 @@ def _row(record: Record) -> Sequence[str]:
 
 
 def _cell(value: object) -> str:
-    text = str(value)
-    return text if text.isprintable() else " ".join(visible(text).split()) or printable(text)
+    return one_line(str(value))
 
 
 def _time(text: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from greenroom.arm.summary import summary_of
 from greenroom.cli import place as places
 from greenroom.cli.output import print_line
 from greenroom.cli.place import Format, ListCommand, Output, Place, ResourceGroup, Server, Subscription, one_of
+from greenroom.config.templates import read_template
 from greenroom.errors import InvalidRequest
 from greenroom.models import ContainerType
 
@@ -145,7 +145,7 @@ def create(
     place = Place.of(server, subscription, resource_group)
     if environment is not None:
         environment = environment_id(place.subscription, place.group, environment)
-    content = None if template is None else _read_template(template)
+    content = None if template is None else template_of(read_template(template), str(template))
     if location is None and not place.in_azure and not (content or {}).get("location"):
         location = LOCAL_LOCATION
     wanted = _wanted(locals())
@@ -275,18 +275,6 @@ def delete(
 
     if not places.run(work, f"Deleting {name}"):
         print_line(f"There was no pool {name!r}.")
-
-
-def _read_template(path: Path) -> dict[str, Any]:
-    """
-    Raises:
-        InvalidRequest: the file cannot be read, or does not have a pool.
-    """
-    try:
-        content = json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The template {str(path)!r} cannot be read: {error}.") from error
-    return template_of(content, str(path))
 
 
 def _wanted(given: dict[str, Any]) -> Wanted:

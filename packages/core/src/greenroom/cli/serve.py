@@ -71,6 +71,10 @@ def serve(
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="A further host name of a server without authentication. Repeatable.")
     ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(help="The URL that clients use, where a proxy stands before the server.", metavar="URL"),
+    ] = None,
     shutdown_grace: Annotated[
         float | None, typer.Option(help="Seconds for executions to end at shutdown.", show_default="30")
     ] = None,
@@ -106,6 +110,7 @@ def serve(
         "tls_self_signed": tls_self_signed,
         "tls_directory": tls_directory,
         "allowed_hosts": allowed_host,
+        "public_url": public_url,
         "shutdown_grace": shutdown_grace,
     }
     if pool is None and config is None:

@@ -20,13 +20,11 @@ from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Su
 from greenroom.cli.prompt import converse_in_shell
 from greenroom.connecting import connect
 from greenroom.errors import FileMissing, GreenroomError, InvalidRequest, ServiceFailed
-from greenroom.models import ContainerType, Execution, RemoteFile, SessionInfo
+from greenroom.models import DATA_DIR, ContainerType, Execution, RemoteFile, SessionInfo
 from greenroom.sessions import Session, SessionPool
 from greenroom.untrusted import brief, printable
 
 app = typer.Typer(no_args_is_help=True, help="Use the sessions of a pool, here or in Azure.")
-
-_DATA = "/mnt/data"
 
 Pool = Annotated[
     str,
@@ -127,7 +125,7 @@ def upload_file(
     pool: Pool,
     identifier: Identifier,
     filepath: Annotated[Path, typer.Option(help="The file on this machine.", metavar="FILE")],
-    directory: InDirectory = _DATA,
+    directory: InDirectory = DATA_DIR,
     output: Output = Format.TABLE,
     server: Server = None,
     subscription: Subscription = None,
@@ -145,7 +143,7 @@ def list_files(
     *,
     pool: Pool,
     identifier: Identifier,
-    directory: InDirectory = _DATA,
+    directory: InDirectory = DATA_DIR,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="With the files of its directories.")] = False,
     output: Output = Format.TABLE,
     server: Server = None,
@@ -166,7 +164,7 @@ def show_file_content(
     pool: Pool,
     identifier: Identifier,
     filename: Filename,
-    directory: InDirectory = _DATA,
+    directory: InDirectory = DATA_DIR,
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
@@ -189,7 +187,7 @@ def show_file_metadata(
     pool: Pool,
     identifier: Identifier,
     filename: Filename,
-    directory: InDirectory = _DATA,
+    directory: InDirectory = DATA_DIR,
     output: Output = Format.TABLE,
     server: Server = None,
     subscription: Subscription = None,
@@ -208,7 +206,7 @@ def delete_file(
     pool: Pool,
     identifier: Identifier,
     filename: Filename,
-    directory: InDirectory = _DATA,
+    directory: InDirectory = DATA_DIR,
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
@@ -341,9 +339,9 @@ def _response(execution: Execution, session: Session, code: str) -> object:
 
 def _in(directory: str, name: str = "") -> str:
     """Return a path of a session, from a directory that may be relative to `/mnt/data`, as in Azure."""
-    start = directory if directory.startswith("/") else f"{_DATA}/{directory}"
+    start = directory if directory.startswith("/") else f"{DATA_DIR}/{directory}"
     if start == "/":  # az names the top so
-        start = _DATA
+        start = DATA_DIR
     return name if name.startswith("/") else f"{start.rstrip('/')}/{name}".rstrip("/")
 
 

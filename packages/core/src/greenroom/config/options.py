@@ -41,6 +41,8 @@ class PoolOptions(TypedDict, total=False):
     display_limit: Bytes
     preload: Sequence[str] | str
     env: Mapping[str, str] | str
+    log: str | Path | None
+    console_log: bool
     container: CustomContainer | Mapping[str, Any] | None
     forward_authorization: bool
     template: str | Path | Mapping[str, Any]

@@ -231,16 +231,25 @@ class _Template:
         return kind, {**target, **probe.renamed(_PROBE)}
 
 
+def read_template(path: Path) -> object:
+    """Return the JSON of a file.
+
+    Raises:
+        InvalidRequest: it cannot be read, or is not JSON.
+    """
+    path = path.expanduser()
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The template {str(path)!r} cannot be read: {error}.") from error
+
+
 def _read(template: object) -> object:
     if isinstance(template, Mapping):
         return cast("Object", template)
     if not isinstance(template, str | Path) or not str(template):
         raise InvalidRequest(f"The option template must be the path of a JSON file, not {brief(template)}.")
-    path = Path(template).expanduser()
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The template {str(path)!r} cannot be read: {error}.") from error
+    return read_template(Path(template))
 
 
 def _secrets(secrets: object) -> dict[str, SecretStr]:

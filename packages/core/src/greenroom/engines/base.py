@@ -240,6 +240,10 @@ class PortSandbox(Sandbox):
     def output(self) -> str:
         """Return the last of what its program printed."""
 
+    @abstractmethod
+    def listen(self, on_output: Callable[[str, bytes], None]) -> None:
+        """Call a function with `stdout` or `stderr` and what the program prints from now on."""
+
 
 def refuse_unfiltered(reason: str | None, *, allowed: bool) -> None:
     """Refuse an engine that cannot filter the system calls of its sandboxes.

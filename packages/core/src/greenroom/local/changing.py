@@ -15,6 +15,7 @@ from greenroom.local.allocator import Allocator
 from greenroom.local.instance import InstanceT
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, PoolUsage, SessionUsage
+from greenroom.telemetry.log_file import LogFile
 
 _log = logging.getLogger("greenroom.local")
 
@@ -28,6 +29,8 @@ class ChangeablePool(ABC, Generic[InstanceT]):
     _allocator: Allocator[InstanceT]
 
     def __init__(self, engine: Engine, settings: PoolSettings) -> None:
+        self.log: LogFile | None = None
+        """A file of its records; the pool closes it."""
         self._engine = engine
         self._engines: dict[int, Engine] = {}
         """Those that earlier generations of instances still need."""
@@ -136,6 +139,8 @@ class ChangeablePool(ABC, Generic[InstanceT]):
 
     async def close(self) -> None:
         async with contextlib.AsyncExitStack() as stack:  # an error of one keeps no other open
+            if self.log is not None:
+                stack.push_async_callback(asyncio.to_thread, self.log.close)
             for engine in (self._engine, *self._engines.values()):
                 stack.push_async_callback(engine.close)
             self._engines.clear()

@@ -11,6 +11,7 @@ from greenroom.backend import HttpRequest, HttpResponse
 from greenroom.config.containers import CustomContainer, Probe
 from greenroom.engines.base import Connection, PortSandbox, Resources
 from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, SandboxLost, ServiceFailed
+from greenroom.local.console import ConsoleLines
 from greenroom.local.exchange import ConnectionEnded, exchange
 from greenroom.untrusted import without_controls
 
@@ -33,9 +34,16 @@ class ContainerInstance:
         sandbox: started.
         container: what it was made from.
         on_lost: called once, when it ends by itself or fails its liveness probe.
+        on_line: called with its session, if it has one, the stream and each line that it prints.
     """
 
-    def __init__(self, sandbox: PortSandbox, container: CustomContainer, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sandbox: PortSandbox,
+        container: CustomContainer,
+        on_lost: Callable[[], None],
+        on_line: Callable[[str | None, str, str], None] | None = None,
+    ) -> None:
         self._sandbox = sandbox
         self._container = container
         self._on_lost = on_lost
@@ -46,6 +54,12 @@ class ContainerInstance:
         self._memory: int | None = None
         self.used = False
         """Whether a request was sent to it."""
+        self.identifier: str | None = None
+        """Its session."""
+        self._lines: ConsoleLines | None = None
+        if on_line is not None:
+            self._lines = ConsoleLines(lambda stream, line: on_line(self.identifier, stream, line))
+            sandbox.listen(self._lines.feed)
 
     async def ready(self) -> None:
         """Wait until the startup probe succeeds.
@@ -94,6 +108,8 @@ class ContainerInstance:
             self._watch.cancel()
         self._ended.cancel()
         await self._sandbox.kill()
+        if self._lines is not None:
+            self._lines.close()
 
     def give_up(self) -> None:
         """Have it replaced."""

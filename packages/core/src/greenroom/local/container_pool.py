@@ -16,7 +16,7 @@ from greenroom.local.container import ContainerInstance, NotListening
 from greenroom.local.recording import Recorder
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, SessionInfo
-from greenroom.telemetry import Observer, Work, guarded, ignore, tracing
+from greenroom.telemetry import ConsoleWritten, Observer, Work, guarded, ignore, tracing
 
 _MOST_TRIED = 3  # ready instances for one request
 
@@ -27,7 +27,7 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
     def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> None:
         super().__init__(engine, settings)
         self._overrides = HeldOverrides()
-        observer = guarded(observer)
+        self._observer = observer = guarded(observer)
         self._allocator = Allocator(
             self._start,
             settings.rules(starts_give_way=engine.starts_give_way),
@@ -124,12 +124,17 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
 
     async def _launch(self, engine: Engine, settings: PoolSettings, on_lost: Callable[[], None]) -> ContainerInstance:
         assert settings.container is not None  # noqa: S101  a rule of the settings
-        return ContainerInstance(await engine.start_container(settings.spec), settings.container, on_lost)
+        sandbox = await engine.start_container(settings.spec)
+        return ContainerInstance(sandbox, settings.container, on_lost, self._printed if settings.console_log else None)
+
+    def _printed(self, identifier: str | None, stream: str, line: str) -> None:
+        self._observer(ConsoleWritten(identifier, stream, line))
 
     @contextlib.asynccontextmanager
     async def _lease(self, identifier: str) -> AsyncGenerator[ContainerInstance, None]:
         overrides = self._overrides.get(identifier) or Overrides()
         async with self._allocator.lease(identifier, overrides.idle_timeout) as instance:
+            instance.identifier = identifier
             if overrides.memory is not None:
                 await instance.limit_memory(overrides.memory)
             yield instance

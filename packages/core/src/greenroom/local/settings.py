@@ -7,7 +7,8 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -17,6 +18,7 @@ from greenroom.config.values import MAX_TIMEOUT, Size, validate
 from greenroom.engines.base import Limits, SandboxSpec
 from greenroom.errors import InvalidRequest, in_units
 from greenroom.local.plan import Rules
+from greenroom.local_files import local_path
 from greenroom.models import ContainerType
 
 
@@ -45,6 +47,15 @@ def _egress(value: object) -> object:
     if isinstance(value, bool):
         return "enabled" if value else "disabled"
     return words.get(value, value) if isinstance(value, str) else value
+
+
+def _file(value: object) -> object:
+    if value is None or not isinstance(value, str | os.PathLike):
+        return value
+    try:
+        return local_path(cast("str | os.PathLike[str]", value)).expanduser()
+    except (InvalidRequest, TypeError, RuntimeError):
+        raise ValueError("must be the name of a file") from None
 
 
 class AzureRangeWarning(UserWarning):
@@ -100,7 +111,11 @@ class PoolSettings(BaseModel):
     env: Annotated[Environment, BeforeValidator(Environment.parse)] = Environment()
     """Environment variables of every session: a mapping, or `TZ=UTC,LANG=C`. Values are never shown or logged."""
     trace_content: bool = False
-    """Whether the spans of OpenTelemetry have the code and what it printed; no other signal ever has."""
+    """Whether the spans of OpenTelemetry have the code and what it printed."""
+    log: Annotated[Path | None, BeforeValidator(_file)] = None
+    """A file for records of what happens in the pool, a line of JSON each: with `NAME.1` beside it, at most 20 MiB."""
+    console_log: bool = False
+    """Whether logs keep what custom containers print: the only output that any of them has."""
     container: CustomContainer | None = None
     """What the containers of a pool of type `CustomContainer` are made from."""
     forward_authorization: bool = False
@@ -119,6 +134,8 @@ class PoolSettings(BaseModel):
             raise ValueError("container or template must be given for the container type CustomContainer")
         if self.container is not None and self.container_type is not ContainerType.CUSTOM_CONTAINER:
             raise ValueError(f"container must come with the container type CustomContainer, not {self.container_type}")
+        if self.console_log and self.container is None:
+            raise ValueError("console_log must come with the container type CustomContainer")
         if self.container is not None and self.env:
             raise ValueError("env must be in the container for the container type CustomContainer")
         return self

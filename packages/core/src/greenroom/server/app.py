@@ -135,6 +135,7 @@ class Application:
             log_store: the logs of its pools; the caller closes it.
         """
         self.pools = pools
+        self.public_url = settings.public_url
         self._settings = settings
         self._guard = guard
         self._management = management

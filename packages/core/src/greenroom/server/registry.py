@@ -180,9 +180,11 @@ class PoolRegistry:
         await asyncio.gather(*(pool.records.drain(timeout) for pool in self))
 
     async def close(self) -> None:
-        """Close every pool, the last one first; an error of one does not keep the others open."""
-        async with contextlib.AsyncExitStack() as stack:
-            for pool in self:
-                stack.push_async_callback(pool.backend.close)
-            self._pools.clear()
-            self._managed.clear()
+        """Close every pool, all at the same time; an error of one does not keep the others open."""
+        pools = [*self]
+        self._pools.clear()
+        self._managed.clear()
+        ends = await asyncio.gather(*(pool.backend.close() for pool in pools), return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from greenroom.azure.settings import is_loopback
 from greenroom.config.sources import read_toml
@@ -16,6 +17,18 @@ from greenroom.server.access.entra import EntraSettings
 from greenroom.untrusted import brief
 
 _MIB = 1 << 20
+
+
+def _without_path(url: str) -> str:
+    rule = "must be https:// or http:// with a host, and nothing after it"
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.username is None and parts.port != 0
+    except ValueError:
+        raise ValueError(rule) from None
+    if not named or parts.scheme not in {"http", "https"} or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(rule)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 class ServerSettings(BaseModel):
@@ -53,6 +66,8 @@ class ServerSettings(BaseModel):
     """Whether to make a certificate for development."""
     tls_directory: Path = Path("~/.config/greenroom/tls")
     """Where that certificate is kept."""
+    public_url: Annotated[str, AfterValidator(_without_path)] | None = None
+    """The URL that clients use where a proxy stands before the server, for the URLs in its responses."""
     allowed_hosts: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()
     """Further host names of a server without authentication."""
     max_body: Size = Field(8 * _MIB, ge=1024)

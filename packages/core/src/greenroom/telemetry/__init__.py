@@ -3,6 +3,7 @@
 from greenroom.telemetry.events import (
     AllocationRefusal,
     AllocationRefused,
+    ConsoleWritten,
     Direction,
     EndCause,
     EngineLost,
@@ -35,6 +36,7 @@ from greenroom.telemetry.events import (
 __all__ = [
     "AllocationRefusal",
     "AllocationRefused",
+    "ConsoleWritten",
     "Direction",
     "EndCause",
     "EngineLost",

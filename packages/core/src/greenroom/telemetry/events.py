@@ -1,8 +1,8 @@
 """The events of a pool, and of the server.
 
-No event has code, output, a file's name or its contents. Causes, reasons and statuses are enumerations with stable
-names, as they become labels; identifiers are for logs and traces only, where any number of them is harmless. Times are
-in seconds, sizes in bytes.
+No event has code, output, a file's name or its contents; the one exception is `ConsoleWritten`, which pools emit only
+if they are told to. Causes, reasons and statuses are enumerations with stable names, as they become labels; identifiers
+are for logs and traces only, where any number of them is harmless. Times are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -212,6 +212,18 @@ class TransferEnded:
     duration: float
 
 
+@dataclass(frozen=True, slots=True)
+class ConsoleWritten:
+    """A custom container printed a line. Only in pools that were opened with `console_log=True`."""
+
+    identifier: str | None
+    """Its session, if it has one already."""
+    stream: str
+    """`stdout` or `stderr`."""
+    text: str
+    """Without the end of the line."""
+
+
 # Of the server
 
 
@@ -254,6 +266,7 @@ TelemetryEvent: TypeAlias = (
     | ExecutionBegan
     | ExecutionEnded
     | TransferEnded
+    | ConsoleWritten
     | RequestEnded
     | RequestRefused
     | RecordsDropped

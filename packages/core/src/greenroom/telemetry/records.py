@@ -14,8 +14,10 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from greenroom.models import SessionUsage, UsageSource
+from greenroom.telemetry.error_classes import OTHER, error_class
 from greenroom.telemetry.events import (
     AllocationRefused,
+    ConsoleWritten,
     Direction,
     EndCause,
     EngineLost,
@@ -31,8 +33,10 @@ from greenroom.telemetry.events import (
     StartFailed,
     TelemetryEvent,
     TransferEnded,
+    Work,
 )
 
+_WORK = {Work.CODE: "Code", Work.COMMAND: "A shell command", Work.REQUEST: "A request"}
 _MAX_NAME = 300
 """Characters of a name that others chose."""
 
@@ -151,8 +155,9 @@ def record_of(event: TelemetryEvent, pool: str, now: float) -> LogRecord | None:
     life, sandboxes, work = LogTable.LIFECYCLE, LogTable.POOL_EVENTS, LogTable.EXECUTIONS
     match event:
         case ExecutionEnded(identifier, status, duration, kind, output, failure):
-            level = information if status == "succeeded" else warning
-            text = f"An execution of a {kind.value} has ended: {status.replace('_', ' ')}."
+            # Errors of the code are what sessions are for; those that only Greenroom has are not.
+            level = information if failure in {None, OTHER} or error_class(failure or "") != OTHER else warning
+            text = f"{_WORK[kind]} ended: {status.replace('_', ' ')}."
             return LogRecord(
                 now, work, pool, LogOperation.EXECUTION_ENDED, level, text,
                 clean(identifier), status, failure, duration, output,
@@ -189,6 +194,12 @@ def record_of(event: TelemetryEvent, pool: str, now: float) -> LogRecord | None:
             return LogRecord(
                 now, sandboxes, pool, LogOperation.SANDBOX_ENDED, level, text, reason=cause.label, duration=age
             )
+        case ConsoleWritten(identifier, stream, text):
+            session = None if identifier is None else clean(identifier)
+            return LogRecord(
+                now, LogTable.CONSOLE, pool, LogOperation.CONSOLE_OUTPUT, information,
+                text.encode("utf-8", "backslashreplace").decode(), session, stream,
+            )  # fmt: skip
         case SandboxStarted(duration):
             return LogRecord(
                 now, sandboxes, pool, LogOperation.SANDBOX_STARTED, information, "A sandbox is ready.",

@@ -60,29 +60,25 @@ class Writer(Generic[ItemT]):
         self.dropped = 0
         """How many items could not be written so far."""
 
-    def put(self, item: ItemT) -> None:
-        """Have an item written soon; from any thread, and without waiting. One too many is dropped."""
+    def put(self, item: ItemT, *, minor: bool = False) -> None:
+        """Have an item written soon; from any thread, and without waiting. One too many is dropped.
+
+        Those that are `minor` take at most half of the places.
+        """
         with self._condition:
-            if self._closing or len(self._items) >= self._limit:
+            full = len(self._items) >= (self._limit // 2 if minor else self._limit)
+            if self._closing or full or not self._started():
                 self._drop(1)
                 return
             self._items.append(item)
             if len(self._items) == 1:
                 self._condition.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many items wait."""
-        return len(self._items)
 
     def flush(self, timeout: float) -> None:
         """Wait until what was put before is written, unless nothing can be written at the moment."""
         with self._condition:
             target = self._taken + len(self._items)
-            self._hurried = True
+            self._hurried = bool(self._items)
             self._condition.notify_all()
             self._condition.wait_for(lambda: self._taken >= target or self._failing, timeout)
 
@@ -94,6 +90,17 @@ class Writer(Generic[ItemT]):
             thread = self._thread
         if thread is not None:
             thread.join(_CLOSE_TIMEOUT)
+
+    def _started(self) -> bool:
+        """Whether there is a thread; an interpreter that is shutting down begins none."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
 
     # In the thread
 

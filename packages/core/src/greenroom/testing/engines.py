@@ -14,12 +14,13 @@ from greenroom.errors import EngineUnavailable
 from greenroom.sessions import SessionPool
 
 
-def engine_pool(url: str, **options: Any) -> SessionPool:
+def engine_pool(url: str | None, **options: Any) -> SessionPool:
     """A pool of an engine. Without the engine the test is skipped, and where it is required it fails.
 
     Args:
         url: as for `greenroom.connect`. The engine is required if its scheme is in the environment variable
-            `GREENROOM_REQUIRE_ENGINES`, a list such as `bubblewrap,docker`.
+            `GREENROOM_REQUIRE_ENGINES`, a list such as `bubblewrap,docker`; without a URL, any engine is if the
+            variable is set.
         options: as for `greenroom.connect`.
     """
     with skipping_without(url):
@@ -27,11 +28,12 @@ def engine_pool(url: str, **options: Any) -> SessionPool:
 
 
 @contextmanager
-def skipping_without(url: str) -> Generator[None, None, None]:
+def skipping_without(url: str | None) -> Generator[None, None, None]:
     """Skip the test where `EngineUnavailable` is raised inside, unless that engine is required."""
     try:
         yield
     except EngineUnavailable as error:
-        if url.partition(":")[0] in os.environ.get("GREENROOM_REQUIRE_ENGINES", "").split(","):
+        required = os.environ.get("GREENROOM_REQUIRE_ENGINES", "")
+        if (url.partition(":")[0] in required.split(",")) if url else required:
             raise
         pytest.skip(str(error))

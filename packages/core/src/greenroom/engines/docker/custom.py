@@ -79,6 +79,7 @@ class CustomSandbox(PortSandbox):
         self._relay, self._program = attachments
         self._on_end = on_end
         self._output = bytearray()
+        self._on_output: Callable[[str, bytes], None] = lambda _stream, _data: None
         self._link = relay.Link(self._relay.write, self._leave, first=1)
         self._tasks = [asyncio.create_task(self._read_relay()), asyncio.create_task(self._read_output())]
         self._end: asyncio.Task[None] | None = None
@@ -98,6 +99,9 @@ class CustomSandbox(PortSandbox):
 
     def output(self) -> str:
         return self._output.decode("utf-8", "replace")
+
+    def listen(self, on_output: Callable[[str, bytes], None]) -> None:
+        self._on_output = on_output
 
     @property
     def sampling_interval(self) -> float:
@@ -157,6 +161,7 @@ class CustomSandbox(PortSandbox):
         while (piece := await self._program.read()) is not None:
             self._output += piece[1]
             del self._output[:-_OUTPUT_KEPT]
+            self._on_output("stderr" if piece[0] == STDERR else "stdout", piece[1])
 
     def _leave(self, channel: relay.Channel, _body: bytes) -> None:
         """Begin to serve a connection from the container to the proxy."""

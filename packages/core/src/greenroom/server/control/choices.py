@@ -16,7 +16,7 @@ from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local.settings import AzureRangeWarning
 from greenroom.models import ContainerType
 
-_OWNERS = ("allow_unfiltered", "container", "docker_host", "python", "secrets", "template")
+_OWNERS = ("allow_unfiltered", "container", "docker_host", "log", "python", "secrets", "template")
 """Options that reach into this machine, or open it: only its owner can give them, with `--engine`."""
 
 _CONTAINER = "properties.customContainerTemplate.containers[0]"
@@ -116,7 +116,9 @@ class Engines:
         return [message for message, _ in found]
 
     def _choice(self, scheme: str, options: Mapping[str, str], resource: Resource) -> LocalChoice:
-        default, inherited = _read(self.default) if self.default is not None else ("", {})
+        default, inherited = _read(self.default) if self.default is not None else ("", dict[str, str]())
+        if resource.container_type is not ContainerType.CUSTOM_CONTAINER:
+            inherited.pop("console_log", None)
         given: dict[str, Any] = {**(inherited if scheme == default else {}), **options, **resource.options}
         try:
             return read_choice(scheme, given)

@@ -25,6 +25,9 @@ _log = logging.getLogger("greenroom.server.control")
 
 _MOST_POOLS = 1000
 _OPENED_TOGETHER = 4
+_RETRY_AFTER = 5
+_RETRY_AFTER_MOST = 60
+"""Seconds until a stored pool that did not open is tried again: the first time, and at most."""
 _OPENING = "The session pool is being opened. Try again in a moment."
 
 
@@ -224,6 +227,8 @@ class ControlPlane:
             if serves:
                 pool.next = resource
             else:
+                if pool.task is not None:
+                    pool.task.cancel()  # it waits to try again
                 pool.resource = resource
                 self._registry.manage(pool.id, _OPENING)
             pool.system_data, pool.state, pool.error, pool.operation = system_data, "InProgress", None, operation
@@ -250,7 +255,7 @@ class ControlPlane:
         pool.task = self._in_background(self._open_again(pool, operation))
 
     async def _open_again(self, pool: ManagedPool, operation: Operation | None) -> None:
-        """Open a stored pool, after its unfinished update if the machine can take that."""
+        """Open a stored pool, after its unfinished update if the machine can take that; try until it opens."""
         taken, error = pool.next is not None, None
         if pool.next is not None:
             error = await self._try_to_open(pool, pool.next)
@@ -258,6 +263,14 @@ class ControlPlane:
             reason = await self._try_to_open(pool, pool.resource)
             taken, error = False, error or reason
         await self._end(pool, operation, error, taken=taken)
+        delay = _RETRY_AFTER
+        while pool.opened is None:  # the engine can start after the server
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _RETRY_AFTER_MOST)
+            if pool.id.key in self._accepting:
+                continue
+            pool.state = "InProgress"
+            await self._end(pool, None, await self._try_to_open(pool, pool.resource), taken=False)
 
     async def _open(self, pool: ManagedPool, operation: Operation) -> None:
         error = await self._try_to_open(pool, pool.resource)

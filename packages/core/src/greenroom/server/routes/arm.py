@@ -24,7 +24,7 @@ from greenroom.server.control.operations import Operation
 from greenroom.server.control.plane import Accepted, ControlPlane, ManagedPool, not_found
 from greenroom.server.responses import RequestRefused, json_response
 from greenroom.server.routes.bodies import read_json
-from greenroom.server.routes.target import parse_query
+from greenroom.server.routes.target import parse_query, url_of
 from greenroom.server.state.file import StateNotWritten
 from greenroom.server.transport.access_log import Entry
 
@@ -207,7 +207,7 @@ def _encode(request: Request, pool: ManagedPool, version: str) -> dict[str, Json
 
 def _base(request: Request) -> str:
     """Return the URL by which the caller reached the server."""
-    url = request.base_url
+    url = url_of(request)
     return f"{url.scheme}://{url.netloc}"
 
 

@@ -17,7 +17,7 @@ from greenroom.errors import EngineUnavailable
 from greenroom.models import ContainerType, SessionInfo
 from greenroom.server.in_sandbox import call, functions
 from greenroom.server.responses import RequestRefused, json_response
-from greenroom.server.routes.target import Target
+from greenroom.server.routes.target import Target, url_of
 
 _PAGE = 100
 _SINCE = "2025-02-02-preview"
@@ -83,7 +83,7 @@ async def list_sessions(request: Request, target: Target) -> Response:
         raise BadRequest(f"'skip' must be a whole number from 0 to {MAX_INT32}, not {skip!r:.50}.", target="skip")
     sessions = await target.pool.backend.sessions()
     end = int(skip) + _PAGE
-    link = str(request.url.include_query_params(skip=end)) if end < len(sessions) else None
+    link = str(url_of(request).include_query_params(skip=end)) if end < len(sessions) else None
     return json_response(current.encode_sessions([_encode(session) for session in sessions[int(skip) : end]], link))
 
 

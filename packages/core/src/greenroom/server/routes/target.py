@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import parse_qsl
 
+from starlette.datastructures import URL
 from starlette.requests import Request
 
 from greenroom import wire
@@ -23,6 +24,15 @@ from greenroom.sessions.rules import check_identifier
 ContractName: TypeAlias = Literal["legacy", "current", "greenroom", "mcp"]
 
 _MAX_FIELDS = 50
+
+
+def url_of(request: Request) -> URL:
+    """Return the URL that the client used: a proxy before the server can have another name and scheme."""
+    public: str | None = request.app.public_url
+    if public is None:
+        return request.url
+    scheme, _, place = public.partition("://")
+    return request.url.replace(scheme=scheme, netloc=place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from greenroom.server.state.queries import (
     usage_row,
 )
 from greenroom.telemetry import Observer, RecordsDropped, ignore
-from greenroom.telemetry.records import EndedSession, Item, LogRecord, record_of, recorder
+from greenroom.telemetry.records import EndedSession, Item, LogRecord, LogTable, record_of, recorder
 from greenroom.telemetry.writer import Writer
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class LogStore:
 
     def observer_of(self, pool: str) -> Observer:
         """Return the consumer of a pool's events, by its name in metrics and traces."""
-        return recorder(self._writer.put, pool)
+        return recorder(self._put, pool)
 
     async def records(self, query: LogQuery) -> LogPage:
         """Return records in the order in which they were written, those of a moment ago included.
@@ -125,6 +125,9 @@ class LogStore:
     async def close(self) -> None:
         """Write what waits, as far as that is possible, and close the database. Idempotent."""
         await asyncio.to_thread(self._close)
+
+    def _put(self, item: Item) -> None:
+        self._writer.put(item, minor=isinstance(item, LogRecord) and item.table is LogTable.CONSOLE)
 
     # In the thread of the writer
 

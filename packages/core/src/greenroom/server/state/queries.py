@@ -135,7 +135,7 @@ def select_records(database: sqlite3.Connection, query: LogQuery) -> LogPage:
     conditions.add_one_of("operation", [each.value for each in query.operations])
     if query.level is not levels[0]:
         conditions.add_one_of("level", [each.value for each in levels[levels.index(query.level) :]])
-    conditions.add_equal("pool", query.pool)
+    conditions.add_pool(query.pool)
     conditions.add_equal("identifier", query.identifier)
     conditions.add_times("time", query.since, query.until)
     order = "id"
@@ -224,7 +224,7 @@ def _sum_of(row: Sequence[Any]) -> UsageSum:
 
 def _of_usage(query: UsageQuery) -> _Conditions:
     conditions = _Conditions()
-    conditions.add_equal("pool", query.pool)
+    conditions.add_pool(query.pool)
     conditions.add_equal("identifier", query.identifier)
     conditions.add_times("ended", query.since, query.until)
     return conditions
@@ -248,6 +248,11 @@ class _Conditions:
     def add_equal(self, column: str, value: str | None) -> None:
         if value is not None:
             self.add(f"{column} = ?", value)
+
+    def add_pool(self, name: str | None) -> None:
+        """Choose a pool by its name, in any case, as in Azure."""
+        if name is not None:
+            self.add("pool = ? COLLATE NOCASE", name)
 
     def add_one_of(self, column: str, values: Sequence[str]) -> None:
         if values:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -33,7 +33,9 @@ class Ui:
     def __init__(self, pages: Pages, access: Access, settings: ServerSettings) -> None:
         self._pages = pages
         self._access = access
-        self._settings = settings
+        self._public_url = settings.public_url or ""
+        public_host = urlsplit(self._public_url).hostname
+        self._hosts = settings.allowed_hosts | ({public_host} if public_host else set[str]())
         self._shown: Mapping[str, _Show] = {
             "/ui": pages.overview,
             "/ui/pool": pages.pool,
@@ -56,7 +58,7 @@ class Ui:
         headers, path = Headers(scope=scope), scope["path"]
         is_part = path.removeprefix("/ui/") in PARTS
         guarded = self._access.needs_sign_in
-        refuse_foreign_pages(headers, self._settings.allowed_hosts, guarded=guarded, page=not is_part)
+        refuse_foreign_pages(headers, self._hosts, guarded=guarded, page=not is_part)
         viewer = None if is_part else await self._access.viewer(cookie_of(headers, _cookie_name(scope)))
         scope["greenroom.viewer"] = viewer
         return viewer.caller if viewer is not None else None
@@ -106,13 +108,18 @@ class Ui:
         form = await _read_form(request)
         name = _cookie_name(request.scope)
         token = await self._access.sign_in(form.get("key", "").strip(), cookie_of(request.headers, name))
-        return redirect(link(""), set_cookie(name, token, secure=_is_secure(request)))
+        return redirect(link(""), set_cookie(name, token, secure=self._is_secure(request)))
 
     async def _sign_out(self, request: Request, viewer: Viewer) -> Response:
         viewer.check_form((await _read_form(request)).get("form_token", ""))
         name = _cookie_name(request.scope)
         self._access.sign_out(cookie_of(request.headers, name))
-        return redirect(link("/sign-in"), set_cookie(name, "", secure=_is_secure(request)))
+        return redirect(link("/sign-in"), set_cookie(name, "", secure=self._is_secure(request)))
+
+    def _is_secure(self, request: Request) -> bool:
+        """Whether the browser reaches the server over TLS: its own, or that of a proxy, which a form's origin tells."""
+        known = (f"{request.url.scheme}://", self._public_url, request.headers.get("origin", ""))
+        return any(each.startswith("https://") for each in known)
 
     async def _stop(self, request: Request, viewer: Viewer) -> Response:
         form = await _read_form(request)
@@ -162,8 +169,3 @@ async def _read_form(request: Request) -> dict[str, str]:
 def _cookie_name(scope: Scope) -> str:
     """Return a name of its own for each server of a machine, as cookies do not keep ports apart."""
     return f"greenroom-ui-{(scope.get('server') or (None, None))[1] or 0}"
-
-
-def _is_secure(request: Request) -> bool:
-    """Whether the browser reaches the server over TLS: its own, or that of a proxy, which the form's origin tells."""
-    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
