@@ -64,6 +64,13 @@ def draw_a_busy_hour(server: Watched) -> None:
             server.history.add(pool, sample)
 
 
+async def sign_in(seen: Visit, key: str) -> None:
+    """Type a key where the focus is when the page has opened."""
+    await seen.page.locator("#key:focus").wait_for()
+    await seen.page.keyboard.type(key)
+    await seen.follow()
+
+
 async def keep(seen: Visit, name: str) -> None:
     """Write a picture for the documentation, if it is asked for."""
     if PICTURES is None:
@@ -83,15 +90,12 @@ async def test_a_person_signs_in_and_stops_a_session_by_keyboard(browser: Browse
         async with visit(browser, f"{url}/ui") as seen:
             page = seen.page
             assert page.url == f"{url}/ui/sign-in"
-            assert await page.evaluate("document.activeElement.id") == "key", "one can begin to type"
-            await page.keyboard.type("a wrong key")
-            await seen.follow()
+            await sign_in(seen, "a wrong key")
             assert "not valid" in await page.inner_text("[role=alert]")
             assert seen.complaints.pop().startswith(
                 "error: Failed to load resource: the server responded with a status of 401"
             )
-            await page.keyboard.type(MANAGER)
-            await seen.follow()
+            await sign_in(seen, MANAGER)
             assert page.url == f"{url}/ui"
             assert await page.evaluate("document.cookie") == "", "no script could read it"
 
@@ -147,8 +151,7 @@ async def test_every_page_looks_right(browser: Browser, colors: Literal["light",
         await server.history.sample()
         async with visit(browser, f"{url}/ui", colors) as seen:
             page = seen.page
-            await page.keyboard.type(MANAGER)
-            await seen.follow()
+            await sign_in(seen, MANAGER)
             for name, path in (
                 ("overview", "/ui"),
                 ("pool", "/ui/pool?pool=ci"),
@@ -239,8 +242,7 @@ async def test_a_key_for_sessions_shows_no_button(browser: Browser) -> None:
     async with guarded() as server, at_a_port(server) as url:
         await server.begin("user-0001")
         async with visit(browser, f"{url}/ui") as seen:
-            await seen.page.keyboard.type(USER)
-            await seen.follow()
+            await sign_in(seen, USER)
             await seen.page.goto(f"{url}/ui/sessions")
             assert await seen.page.locator("tbody tr").count() == 1
             assert await seen.page.locator("details").count() == 0
