@@ -18,7 +18,7 @@ WORKERS ?= 6
 UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients parity openapi nel bench usage-check ready-instances lock clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel bench usage-check ready-instances lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -76,6 +76,9 @@ clients: $(READY) $(CLIENTS)/.ready $(MCP)/.ready ## released clients, of Azure'
 	@$(CLIENTS)/bin/pytest -q tests/clients
 	@$(MCP)/bin/pytest -q tests/mcp_clients
 
+pictures: $(READY) ## the server's pages in Chromium, with their tests; writes the pictures of docs/ui.md
+	@GREENROOM_REQUIRE_BROWSER=1 GREENROOM_PICTURES=docs/pictures $(BIN)/pytest -q tests/ui/test_browser.py
+
 parity: $(READY) ## write docs/azure-parity.md from the cases of tests/parity
 	@$(BIN)/python -m tests.parity.page
 
@@ -96,7 +99,7 @@ ready-instances: $(READY) ## simulate ready instances that follow demand; writes
 # The versions that everything here is developed and tested with, for every platform, without an index's address.
 lock: ## after a change of dependencies
 	@$(COMPILE) --no-emit-package greenroom \
-		--all-extras --group test --group frameworks --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
+		--all-extras --group test --group frameworks --group browser --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
 	@$(COMPILE) tests/mcp_clients/pyproject.toml -o tests/mcp_clients/requirements.lock
 	@$(COMPILE) tests/openapi/pyproject.toml -o tests/openapi/requirements.lock

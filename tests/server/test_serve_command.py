@@ -314,6 +314,7 @@ async def test_the_access_log_has_neither_code_nor_content_nor_credentials(engin
     async with serving("--host", "0.0.0.0", "--api-key-file", str(keys)) as server:
         assert "Without authentication" not in server.said
         assert "Without TLS" in server.said
+        assert "/ui" not in server.said, "the pages are off unless asked for"
         headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
             executed = await client.post("/executions", params=query(LATEST), json=current(CODE))
@@ -340,6 +341,11 @@ async def test_the_access_log_has_neither_code_nor_content_nor_credentials(engin
 
 async def test_a_key_of_the_environment_lets_in_and_is_not_handed_on(engine: None) -> None:
     async with serving(GREENROOM_API_KEY=KEY) as server, httpx.AsyncClient(base_url=server.url) as client:
+        assert f"To look at it: {server.url}/ui\n" in server.said
+        assert (await client.get("/ui")).headers["location"] == "/ui/sign-in"
+        signed_in = await client.post("/ui/sign-in", data={"key": KEY})
+        assert signed_in.status_code == 303
+        assert "Signed in as" in (await client.get("/ui")).text
         code = current("import os; [name for name in os.environ if 'KEY' in name]")
         assert (await client.post("/executions", params=query(LATEST), json=code)).status_code == 401
         headers = {"Authorization": f"Bearer {KEY}"}

@@ -47,6 +47,10 @@ def serve(
     metrics_key_file: Annotated[
         Path | None, typer.Option(help="Digests of keys that can read /metrics and nothing else.")
     ] = None,
+    ui: Annotated[
+        bool | None,
+        typer.Option("--ui/--no-ui", help="Show the pages at /ui.", show_default="only at an address of this machine"),
+    ] = None,
     entra_tenant: Annotated[
         str | None, typer.Option(help="Accept tokens of this Microsoft Entra ID tenant.", metavar="GUID")
     ] = None,
@@ -98,6 +102,7 @@ def serve(
         "api_key_file": api_key_file,
         "management_key_file": management_key_file,
         "metrics_key_file": metrics_key_file,
+        "ui": ui,
         "engine": engine,
         "state": state,
         "certfile": certfile,
@@ -151,6 +156,8 @@ def _announce(server: Announcement) -> None:
         console.print("Created pools end with the server: --state FILE would keep them.")
     else:
         console.print(f"Created pools are kept in {server.state}")
+    if server.ui is not None:
+        console.print(f"To look at it: {server.ui}")
     if server.authority is not None:
         console.print(f"Clients trust its certificate with SSL_CERT_FILE={server.authority}")
 

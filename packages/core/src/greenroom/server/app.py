@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -57,6 +57,9 @@ from greenroom.telemetry import Observer, RequestEnded, both, ignore
 from greenroom.telemetry import RequestRefused as RequestRefusedEvent
 from greenroom.telemetry.aggregate import Aggregate
 from greenroom.wire.logs import PATH as LOGS_PATH
+
+if TYPE_CHECKING:
+    from greenroom.server.ui.application import Ui
 
 Operation: TypeAlias = Callable[[Request, Target], Awaitable[Response]]
 
@@ -117,6 +120,7 @@ class Application:
         *,
         metrics_guard: Guard | None = None,
         management: Management | None = None,
+        ui: Ui | None = None,
         log_store: LogStore | None = None,
     ) -> None:
         """
@@ -127,6 +131,7 @@ class Application:
             observer: called at the end of each request, health checks excepted.
             metrics_guard: that of the metrics; `None` stands for `guard`.
             management: the control plane, and who can use it; `None` for a server without one.
+            ui: the pages at `/ui`; `None` for a server without them.
             log_store: the logs of its pools; the caller closes it.
         """
         self.pools = pools
@@ -134,6 +139,7 @@ class Application:
         self._settings = settings
         self._guard = guard
         self._management = management
+        self._ui = ui
         self._metrics_guard = metrics_guard or guard
         self._metrics = Aggregate()
         self._observer = both(self._metrics.observe, observer)
@@ -169,6 +175,9 @@ class Application:
         scope["app"], scope["greenroom.entry"] = self, entry
         status: int | None = None
         is_metrics = scope["path"] == _METRICS and scope["method"] == "GET" and not self._is_forwarded(scope)
+        ui = (
+            self._ui if self._ui is not None and self._ui.has(scope["path"]) and not self._is_forwarded(scope) else None
+        )
         span = server_span(scope)
 
         async def observed_send(message: Message) -> None:
@@ -182,9 +191,9 @@ class Application:
             await send(message)
 
         try:
-            await self._admit(scope, entry, is_metrics=is_metrics)
+            await self._admit(scope, entry, is_metrics=is_metrics, ui=ui)
             with self._counted(), Share(self.budget) as scope["greenroom.held"], span.active():
-                await (self._show_metrics if is_metrics else self._router)(scope, receive, observed_send)
+                await (self._show_metrics if is_metrics else ui or self._router)(scope, receive, observed_send)
         except ClientDisconnect:
             entry.note(status=_CLIENT_CLOSED_REQUEST)
         except Exception as error:
@@ -198,6 +207,9 @@ class Application:
                 raise  # the connection ends, so that the client does not take the part for the whole
             scope["greenroom.forwarded"] = False
             problem = replace(problem, trace_id=request_id)
+            if ui is not None:
+                await ui.refusal(problem, headers, scope)(scope, receive, observed_send)
+                return
             whole = error if isinstance(error, GreenroomError) and scope.get("greenroom.native") else None
             await problem_response(problem, headers, whole)(scope, receive, observed_send)
         finally:
@@ -221,7 +233,7 @@ class Application:
         finally:
             self._running -= 1
 
-    async def _admit(self, scope: Scope, entry: Entry, *, is_metrics: bool) -> None:
+    async def _admit(self, scope: Scope, entry: Entry, *, is_metrics: bool, ui: Ui | None) -> None:
         """Check a request before its route does.
 
         Raises:
@@ -244,7 +256,8 @@ class Application:
         if len(headers.getlist("authorization")) > 1:  # a proxy could have checked the other one
             raise BadRequest("A request must have at most one header 'Authorization'.")
         scope["path"] = _encoded_path(scope)  # by which both the guard and the route are chosen
-        scope["greenroom.caller"] = await self._caller(scope, headers, is_metrics=is_metrics)
+        caller = self._caller(scope, headers, is_metrics=is_metrics) if ui is None else ui.admit(scope)
+        scope["greenroom.caller"] = await caller
         entry.note(caller=scope["greenroom.caller"])
         if self._draining and not (scope["method"] in {"GET", "DELETE"} and "/executions/" in scope["path"]):
             raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)

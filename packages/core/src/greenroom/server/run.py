@@ -30,6 +30,10 @@ from greenroom.server.state.logs import LogLimits, LogStore
 from greenroom.server.state.pools import PoolTable
 from greenroom.server.transport.slow_clients import SlowClientProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
+from greenroom.server.ui.access import Access
+from greenroom.server.ui.application import Ui
+from greenroom.server.ui.history import History
+from greenroom.server.ui.pages import Pages
 from greenroom.telemetry import ObserverOf, both, ignore, nobody
 from greenroom.telemetry.meters import observer_of
 
@@ -58,6 +62,8 @@ class Announcement:
     """The CA file that clients must trust, if the certificate is self-signed."""
     state: Path
     """Where created pools are kept."""
+    ui: str | None
+    """The URL of the pages, if it has them."""
 
 
 async def serve(
@@ -99,6 +105,8 @@ async def serve(
             await table.close()
             raise
         stack.push_async_callback(plane.close)
+        has_ui = settings.has_ui
+        pages = _pages(settings, registry, guards, logs, plane) if has_ui else contextlib.nullcontext()
         application = Application(
             registry,
             settings,
@@ -106,6 +114,7 @@ async def serve(
             both(observers(None), observer_of(None)),
             metrics_guard=guards.metrics,
             management=Management(plane, guards.management),
+            ui=await stack.enter_async_context(pages),
             log_store=logs,
         )
         server = Server(application, settings, certificate)
@@ -116,6 +125,7 @@ async def serve(
                 exposed=certificate is None and not settings.is_local,
                 authority=certificate.authority if certificate else None,
                 state=state,
+                ui=f"{server.url}/ui" if has_ui else None,
             )
         )
         await server.serve()
@@ -263,6 +273,16 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
         else:
             user = EitherOf(using)
             yield _Guards(user, ManagementGuard(manager, user), reader)
+
+
+@contextlib.asynccontextmanager
+async def _pages(
+    settings: ServerSettings, pools: PoolRegistry, guards: _Guards, logs: LogStore, plane: ControlPlane
+) -> AsyncGenerator[Ui, None]:
+    """Make the pages at `/ui`, and sample the pools for them until the end of the context."""
+    access, history = Access(guards.sessions, guards.management), History(pools)
+    async with history.sampling():
+        yield Ui(Pages(pools, access, history, logs, plane.not_serving), access, settings)
 
 
 def _digests(file: Path | None, variable: str) -> dict[str, str]:

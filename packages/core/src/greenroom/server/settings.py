@@ -52,6 +52,8 @@ class ServerSettings(BaseModel):
     """The URL of the engine for created pools that name none; by default the best one for their type."""
     state: Path | None = None
     """The file of the created pools, or `:memory:`; by default the user's, or memory where pools are declared."""
+    ui: bool | None = None
+    """Whether to serve the pages at `/ui`; by default where only this machine can reach the server."""
     log_max_age: float = Field(30 * 86400, gt=0)
     """How long records of the logs, and the usage of ended sessions, are kept."""
     log_max_size: Size = Field(32 * _MIB, ge=64 * 1024)
@@ -107,6 +109,11 @@ class ServerSettings(BaseModel):
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
         return is_loopback(self.host)
+
+    @property
+    def has_ui(self) -> bool:
+        """Whether to serve the pages at `/ui`."""
+        return self.is_local if self.ui is None else self.ui
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:

@@ -147,6 +147,11 @@ class ControlPlane:
         found = [pool for pool in (*declared, *self._pools.values()) if list(pool.id.key[: len(wanted)]) == wanted]
         return sorted(found, key=lambda pool: pool.id.key)
 
+    def not_serving(self) -> list[tuple[str, str, str]]:
+        """Return the name in metrics, the state and the reason of each pool that does not serve."""
+        pools = (pool for pool in self._pools.values() if pool.opened is None or pool.state == "Deleting")
+        return sorted((pool.id.signal_name, pool.state, pool.error[1] if pool.error else "") for pool in pools)
+
     # Changes
 
     async def put(self, id: PoolId, body: object, caller: str | None) -> Accepted:  # noqa: A002

@@ -40,6 +40,8 @@ class LogQuery:
     """Exclusive."""
     after: int = 0
     """The number of the last record that the caller has."""
+    before: int | None = None
+    """The number of a record: the page has the last ones before it. Without, it has the first ones after `after`."""
     limit: int = 500
 
 
@@ -52,6 +54,8 @@ class LogPage:
     """The number of the last one, after which the next page begins."""
     complete: bool
     """Whether there are no more at the moment."""
+    first: int = 0
+    """The number of the first one, before which the page of earlier ones ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +138,15 @@ def select_records(database: sqlite3.Connection, query: LogQuery) -> LogPage:
     conditions.add_pool(query.pool)
     conditions.add_equal("identifier", query.identifier)
     conditions.add_times("time", query.since, query.until)
+    order = "id"
+    if query.before is not None:
+        conditions.add("id < ?", query.before)
+        order = "id DESC"
     rows = database.execute(
-        f"SELECT id, {_RECORD} FROM records WHERE {conditions.text} ORDER BY id LIMIT ?",  # noqa: S608
+        f"SELECT id, {_RECORD} FROM records WHERE {conditions.text} ORDER BY {order} LIMIT ?",  # noqa: S608
         (*conditions.values, query.limit + 1),
     ).fetchall()
-    page = rows[: query.limit]
+    page = sorted(rows[: query.limit])
     return LogPage(
         [
             LogRecord(when, LogTable(table), pool, LogOperation(operation), LogLevel(level), *others)
@@ -146,6 +154,7 @@ def select_records(database: sqlite3.Connection, query: LogQuery) -> LogPage:
         ],
         page[-1][0] if page else query.after,
         len(rows) <= query.limit,
+        page[0][0] if page else 0,
     )
 
 
