@@ -37,6 +37,7 @@ class Scripted:
     """An instance with the resources of a test."""
 
     sampling_interval = 1.0
+    node_share: float | None = None
 
     def __init__(self) -> None:
         self.now: Resources | None = None

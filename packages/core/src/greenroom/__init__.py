@@ -37,6 +37,7 @@ from greenroom.models import (
     StreamText,
     UsageSource,
 )
+from greenroom.pricing import Estimate, estimate
 from greenroom.sessions import ExecutionHandle, Headers, Response, Session, SessionPool, StreamedResponse
 from greenroom.tools import Tool, ToolLimits
 
@@ -49,6 +50,7 @@ __all__ = [
     "ContainerType",
     "CustomContainer",
     "EngineUnavailable",
+    "Estimate",
     "Event",
     "Execution",
     "ExecutionCancelled",
@@ -88,5 +90,6 @@ __all__ = [
     "UsageSource",
     "aconnect",
     "connect",
+    "estimate",
     "session",
 ]

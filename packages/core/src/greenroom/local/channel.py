@@ -122,6 +122,10 @@ class Channel(FileRequests):
     def sampling_interval(self) -> float:
         return self._sandbox.sampling_interval
 
+    @property
+    def node_share(self) -> None:
+        """It is no custom container."""
+
     async def resources(self) -> Resources | None:
         return await self._sandbox.resources()
 

@@ -33,12 +33,16 @@ class ContainerInstance:
         sandbox: started.
         container: what it was made from.
         on_lost: called once, when it ends by itself or fails its liveness probe.
+        node_share: the part of one of Azure's nodes that it would take.
     """
 
-    def __init__(self, sandbox: PortSandbox, container: CustomContainer, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, sandbox: PortSandbox, container: CustomContainer, on_lost: Callable[[], None], node_share: float
+    ) -> None:
         self._sandbox = sandbox
         self._container = container
         self._on_lost = on_lost
+        self.node_share = node_share
         self._ended = asyncio.create_task(sandbox.ended())
         self._watch: asyncio.Task[None] | None = None
         self._places = asyncio.Semaphore(_MOST_REQUESTS)

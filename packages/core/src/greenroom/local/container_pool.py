@@ -16,6 +16,7 @@ from greenroom.local.container import ContainerInstance, NotListening
 from greenroom.local.recording import Recorder
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, SessionInfo
+from greenroom.pricing.rules import node_share
 from greenroom.telemetry import Observer, Work, guarded, ignore, tracing
 
 _MOST_TRIED = 3  # ready instances for one request
@@ -124,7 +125,9 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
 
     async def _launch(self, engine: Engine, settings: PoolSettings, on_lost: Callable[[], None]) -> ContainerInstance:
         assert settings.container is not None  # noqa: S101  a rule of the settings
-        return ContainerInstance(await engine.start_container(settings.spec), settings.container, on_lost)
+        sandbox = await engine.start_container(settings.spec)
+        share = node_share(settings.spec.limits.cpus, settings.spec.limits.memory)
+        return ContainerInstance(sandbox, settings.container, on_lost, share)
 
     @contextlib.asynccontextmanager
     async def _lease(self, identifier: str) -> AsyncGenerator[ContainerInstance, None]:
