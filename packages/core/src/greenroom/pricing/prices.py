@@ -6,7 +6,7 @@ import datetime
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,7 +24,7 @@ class Priced(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    source: str | None = Field(None, min_length=1)
+    source: str | None = Field(default=None, min_length=1)
     """The page or the document that states them."""
     date: datetime.date | None = None
     """That of the source, or when it was read."""
@@ -45,20 +45,20 @@ class Priced(BaseModel):
 class CodeInterpreter(Priced):
     """Azure's price of sessions that run code."""
 
-    session_hour: float | None = Field(None, ge=0)
+    session_hour: float | None = Field(default=None, ge=0)
 
 
 class Nodes(Priced):
     """Azure's price of the nodes that run custom containers."""
 
-    node_hour: float | None = Field(None, ge=0)
+    node_hour: float | None = Field(default=None, ge=0)
 
 
 class Machine(Priced):
     """The price of a machine of one's own."""
 
-    cpu_hour: float | None = Field(None, ge=0)
-    gib_hour: float | None = Field(None, ge=0)
+    cpu_hour: float | None = Field(default=None, ge=0)
+    gib_hour: float | None = Field(default=None, ge=0)
 
 
 class Prices(BaseModel):
@@ -97,4 +97,4 @@ class Prices(BaseModel):
         """
         if not isinstance(content, dict):
             raise InvalidRequest(f"The configuration must have a table [{_TABLE}], not {brief(content)}.")
-        return validate(cls, content)
+        return validate(cls, cast("dict[str, Any]", content))
