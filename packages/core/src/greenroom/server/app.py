@@ -50,6 +50,7 @@ from greenroom.server.routes.arm import ArmRoute, is_management
 from greenroom.server.routes.forwarding import ForwardRoute
 from greenroom.server.routes.target import ContractName, Target, find_target
 from greenroom.server.settings import ServerSettings
+from greenroom.server.state.logs import LogStore
 from greenroom.server.transport.access_log import Entry
 from greenroom.server.transport.slow_clients import TooSlow, in_pieces, within_time
 from greenroom.telemetry import Observer, RequestEnded, both, ignore
@@ -113,6 +114,7 @@ class Application:
         *,
         metrics_guard: Guard | None = None,
         management: Management | None = None,
+        logs: LogStore | None = None,
     ) -> None:
         """
         Args:
@@ -122,6 +124,7 @@ class Application:
             observer: called at the end of each request, health checks excepted.
             metrics_guard: that of the metrics; `None` stands for `guard`.
             management: the control plane, and who can use it; `None` for a server without one.
+            logs: of its pools; the caller closes them.
         """
         self.pools = pools
         self._settings = settings
@@ -130,6 +133,9 @@ class Application:
         self._metrics_guard = metrics_guard or guard
         self._metrics = Aggregate()
         self._observer = both(self._metrics.observe, observer)
+        self._logs = logs
+        if logs is not None:
+            logs.observer = self._observer
         self.budget = Budget(settings.max_in_flight)
         self._running = 0
         self._draining = False

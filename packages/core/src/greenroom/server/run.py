@@ -26,10 +26,11 @@ from greenroom.server.control.plane import ControlPlane
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.settings import ServerSettings
 from greenroom.server.state.file import IN_MEMORY, StateFile, default_path
+from greenroom.server.state.logs import LogLimits, LogStore
 from greenroom.server.state.pools import PoolTable
 from greenroom.server.transport.slow_clients import SlowClientProtocol
 from greenroom.server.transport.tls import Certificate, self_signed
-from greenroom.telemetry import ObserverOf, both, nobody
+from greenroom.telemetry import ObserverOf, both, ignore, nobody
 from greenroom.telemetry.meters import observer_of
 
 __all__ = ["Announcement", "Server", "default_path", "serve"]
@@ -82,9 +83,11 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         guards = await stack.enter_async_context(_guards(settings))
         certificate = _certificate(settings)
-        registry = PoolRegistry(observers)
-        stack.push_async_callback(registry.close)
         state = settings.state.expanduser() if settings.state is not None else IN_MEMORY
+        logs = LogStore(state, LogLimits(settings.log_max_age, settings.log_max_size))
+        stack.push_async_callback(logs.close)  # after the pools, whose ends are events
+        registry = PoolRegistry(lambda name: both(observers(name), ignore if name is None else logs.observer_of(name)))
+        stack.push_async_callback(registry.close)
         engines = Engines(settings.engine)
         table = PoolTable(await StateFile.open(state))
         try:
@@ -103,6 +106,7 @@ async def serve(
             both(observers(None), observer_of(None)),
             metrics_guard=guards.metrics,
             management=Management(plane, guards.management),
+            logs=logs,
         )
         server = Server(application, settings, certificate)
         server.on_start = lambda: announce(

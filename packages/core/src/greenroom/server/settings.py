@@ -39,6 +39,10 @@ class ServerSettings(BaseModel):
     """The URL of the engine for created pools that name none; by default the best one for their type."""
     state: Path | None = None
     """The file of the created pools, or `:memory:`; by default the user's, or memory where pools are declared."""
+    log_max_age: float = Field(30 * 86400, gt=0)
+    """How long records of the logs, and the usage of ended sessions, are kept."""
+    log_max_size: Size = Field(32 * _MIB, ge=64 * 1024)
+    """About how many bytes of each log, and of the usage, are kept; the oldest records go first."""
     entra: EntraSettings | None = None
     """Which Microsoft Entra ID tokens are accepted."""
     certfile: Path | None = None

@@ -234,6 +234,13 @@ class RequestRefused:
     reason: RequestRefusal
 
 
+@dataclass(frozen=True, slots=True)
+class RecordsDropped:
+    """A log could not be written: so many of its records are missing."""
+
+    count: int
+
+
 TelemetryEvent: TypeAlias = (
     SandboxStarting
     | SandboxStarted
@@ -249,6 +256,7 @@ TelemetryEvent: TypeAlias = (
     | TransferEnded
     | RequestEnded
     | RequestRefused
+    | RecordsDropped
 )
 
 Observer: TypeAlias = Callable[[TelemetryEvent], None]

@@ -15,6 +15,7 @@ from greenroom.telemetry.events import (
     AllocationRefused,
     EngineLost,
     ExecutionEnded,
+    RecordsDropped,
     RequestEnded,
     RequestRefused,
     SandboxEnded,
@@ -76,10 +77,11 @@ REQUESTS = Instrument(
     _SECONDS,
 )
 REQUEST_REFUSALS = Instrument("greenroom.server.refusals", "Requests that the server refused.", "", ("reason",))
+DROPPED_RECORDS = Instrument("greenroom.log.dropped", "Records that could not be written to the log.")
 
 EVENTS = (
     START_DURATION, START_FAILURES, SANDBOX_ENDS, ENGINE_LOSSES, ALLOCATIONS, WAIT, REFUSALS, LIFE, PEAK, EXECUTION,
-    EXECUTION_ERRORS, OUTPUT, TRANSFERS, TRANSFER_SIZE, REQUESTS, REQUEST_REFUSALS,
+    EXECUTION_ERRORS, OUTPUT, TRANSFERS, TRANSFER_SIZE, REQUESTS, REQUEST_REFUSALS, DROPPED_RECORDS,
 )  # fmt: skip
 """The instruments that events add to."""
 
@@ -121,6 +123,8 @@ def measurements(event: TelemetryEvent) -> Iterator[Measurement]:
             yield REQUEST_REFUSALS, 1, (reason.value,)
         case EngineLost():
             yield ENGINE_LOSSES, 1, ()
+        case RecordsDropped(count=count):
+            yield DROPPED_RECORDS, count, ()
         case _:
             pass
 

@@ -33,4 +33,42 @@ MIGRATIONS = (
         number INTEGER NOT NULL   -- in the order of deletion
     ) STRICT
     """,
+    """
+    CREATE TABLE records (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        time REAL NOT NULL,       -- seconds since 1970
+        log TEXT NOT NULL,        -- a LogTable
+        pool TEXT NOT NULL,
+        operation TEXT NOT NULL,
+        level TEXT NOT NULL,
+        text TEXT NOT NULL,
+        identifier TEXT,
+        status TEXT,
+        reason TEXT,
+        duration REAL,
+        output INTEGER,
+        size INTEGER,
+        weight INTEGER NOT NULL   -- about how many bytes the row takes
+    ) STRICT;
+
+    CREATE INDEX records_by_log ON records (log);
+
+    CREATE TABLE usage (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        pool TEXT NOT NULL,
+        identifier TEXT,          -- NULL for a sandbox that served no session
+        cause TEXT NOT NULL,
+        began REAL NOT NULL,      -- seconds since 1970
+        ended REAL NOT NULL,
+        wall REAL NOT NULL,       -- seconds
+        executions INTEGER NOT NULL,
+        uploaded INTEGER NOT NULL,
+        downloaded INTEGER NOT NULL,
+        source TEXT NOT NULL,     -- of the following: a UsageSource
+        cpu REAL,                 -- seconds
+        memory_time REAL,         -- byte-seconds
+        peak_memory INTEGER,
+        weight INTEGER NOT NULL
+    ) STRICT
+    """,
 )

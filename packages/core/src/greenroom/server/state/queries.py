@@ -1,0 +1,251 @@
+"""Questions to the tables of the logs and of the usage, and the rows that are written to them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from greenroom.models import SessionUsage, UsageSource
+from greenroom.telemetry import EndCause
+from greenroom.telemetry.records import EndedSession, LogLevel, LogOperation, LogRecord, LogTable
+
+_OF_A_ROW = 100
+"""Bytes of a row beside its texts."""
+
+_RECORD = "time, log, pool, operation, level, text, identifier, status, reason, duration, output, size"
+_ENDED = (
+    "pool, identifier, cause, began, ended, wall, executions, uploaded, downloaded, source, cpu, memory_time,"
+    " peak_memory"
+)
+INSERT_RECORD = f"INSERT INTO records ({_RECORD}, weight) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+INSERT_USAGE = f"INSERT INTO usage ({_ENDED}, weight) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_CAUSES = {cause.label: cause for cause in EndCause}
+_GROUPS = ("pool", "identifier")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogQuery:
+    """Which records. Times are seconds since 1970; what is empty or `None` excludes nothing."""
+
+    tables: Sequence[LogTable] = ()
+    pool: str | None = None
+    identifier: str | None = None
+    operations: Sequence[LogOperation] = ()
+    level: LogLevel = LogLevel.INFORMATION
+    """The lowest one."""
+    since: float | None = None
+    until: float | None = None
+    """Exclusive."""
+    after: int = 0
+    """The number of the last record that the caller has."""
+    limit: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Records, the earliest first."""
+
+    records: list[LogRecord]
+    last: int
+    """The number of the last one, after which the next page begins."""
+    complete: bool
+    """Whether there are no more at the moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageQuery:
+    """Which ended sessions: by the time of their end."""
+
+    pool: str | None = None
+    identifier: str | None = None
+    since: float | None = None
+    until: float | None = None
+    """Exclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePage:
+    """The usage of sessions, the one that ended first at the beginning; those of the server's spare sandboxes, too."""
+
+    sessions: list[EndedSession]
+    last: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSum:
+    """What ended sessions used together; units as in `greenroom.SessionUsage`."""
+
+    pool: str | None
+    """`None` if it was not grouped by."""
+    identifier: str | None
+    sessions: int
+    began: float
+    """When the first of them began, in seconds since 1970."""
+    ended: float
+    """When the last of them ended."""
+    wall: float
+    executions: int
+    uploaded: int
+    downloaded: int
+    cpu: float
+    memory_time: float
+    peak_memory: int
+    """The most that one of them had."""
+    sources: tuple[UsageSource, ...]
+    """Where `cpu` and memory come from."""
+    unmeasured: int
+    """Sessions of which nobody knows them."""
+    spare_cpu: float
+    """What sandboxes used that served no session; not grouped by identifier."""
+    spare_memory_time: float
+
+
+def record_row(record: LogRecord) -> Sequence[Any]:
+    """Return the row of a record, its weight last."""
+    weight = _OF_A_ROW + len(record.log) + len(record.pool) + len(record.identifier or "")
+    return (
+        record.time, record.table.value, record.pool, record.operation.value, record.level.value, record.log,
+        record.identifier, record.status, record.reason, record.duration, record.output, record.size, weight,
+    )  # fmt: skip
+
+
+def usage_row(ended: EndedSession) -> Sequence[Any]:
+    """Return the row of an ended session, its weight last."""
+    usage = ended.usage
+    weight = _OF_A_ROW + len(ended.pool) + len(ended.identifier or "")
+    return (
+        ended.pool, ended.identifier, ended.cause.label, ended.began, ended.ended, usage.wall, usage.executions,
+        usage.uploaded, usage.downloaded, usage.source.value, usage.cpu, usage.memory_time, usage.peak_memory, weight,
+    )  # fmt: skip
+
+
+def select_records(database: sqlite3.Connection, query: LogQuery) -> LogPage:
+    """Return one page of records."""
+    levels = list(LogLevel)
+    conditions = _Conditions()
+    conditions.add("id > ?", query.after)
+    conditions.add_one_of("log", [each.value for each in query.tables])
+    conditions.add_one_of("operation", [each.value for each in query.operations])
+    if query.level is not levels[0]:
+        conditions.add_one_of("level", [each.value for each in levels[levels.index(query.level) :]])
+    conditions.add_equal("pool", query.pool)
+    conditions.add_equal("identifier", query.identifier)
+    conditions.add_times("time", query.since, query.until)
+    rows = database.execute(
+        f"SELECT id, {_RECORD} FROM records WHERE {conditions.text} ORDER BY id LIMIT ?",  # noqa: S608
+        (*conditions.values, query.limit + 1),
+    ).fetchall()
+    page = rows[: query.limit]
+    return LogPage(
+        [
+            LogRecord(when, LogTable(table), pool, LogOperation(operation), LogLevel(level), *others)
+            for _, when, table, pool, operation, level, *others in page
+        ],
+        page[-1][0] if page else query.after,
+        len(rows) <= query.limit,
+    )
+
+
+def select_usage(database: sqlite3.Connection, query: UsageQuery, after: int, limit: int) -> UsagePage:
+    """Return one page of the usage of ended sessions."""
+    conditions = _of_usage(query)
+    conditions.add("id > ?", after)
+    rows = database.execute(
+        f"SELECT id, {_ENDED} FROM usage WHERE {conditions.text} ORDER BY id LIMIT ?",  # noqa: S608
+        (*conditions.values, limit + 1),
+    ).fetchall()
+    page = rows[:limit]
+    return UsagePage(
+        [
+            EndedSession(
+                pool,
+                identifier,
+                _CAUSES[cause],
+                began,
+                ended,
+                SessionUsage(wall, executions, up, down, UsageSource(source), *measured),
+            )
+            for _, pool, identifier, cause, began, ended, wall, executions, up, down, source, *measured in page
+        ],
+        page[-1][0] if page else after,
+        len(rows) <= limit,
+    )
+
+
+def sum_usage(database: sqlite3.Connection, query: UsageQuery, by: Sequence[str]) -> list[UsageSum]:
+    """Return sums of the usage of ended sessions, in the order of what they are grouped by."""
+    groups = [name for name in _GROUPS if name in by]
+    conditions = _of_usage(query)
+    if "identifier" in groups:
+        conditions.add("identifier IS NOT NULL")
+    chosen = ", ".join(name if name in groups else "NULL" for name in _GROUPS)
+    own = "CASE WHEN identifier IS NOT NULL THEN {} END"
+
+    def total(column: str) -> str:
+        return f"coalesce(sum({own.format(column)}), 0)"
+
+    sums = [
+        "count(identifier)",
+        f"coalesce(min({own.format('began')}), min(began))",
+        f"coalesce(max({own.format('ended')}), max(ended))",
+        *(total(each) for each in ("wall", "executions", "uploaded", "downloaded")),
+        *(f"coalesce(total({own.format(each)}), 0)" for each in ("cpu", "memory_time")),
+        f"coalesce(max({own.format('peak_memory')}), 0)",
+        f"coalesce(group_concat(DISTINCT {own.format('source')}), '')",
+        f"count({own.format('nullif(source <> ' + repr(UsageSource.NONE.value) + ', 1)')})",
+        *(f"total(CASE WHEN identifier IS NULL THEN {each} END)" for each in ("cpu", "memory_time")),
+    ]
+    grouping = f" GROUP BY {', '.join(groups)} ORDER BY {', '.join(groups)}" if groups else " HAVING count(*) > 0"
+    rows = database.execute(
+        f"SELECT {chosen}, {', '.join(sums)} FROM usage WHERE {conditions.text}{grouping}",  # noqa: S608
+        conditions.values,
+    )
+    return [_sum_of(row) for row in rows]
+
+
+def _sum_of(row: Sequence[Any]) -> UsageSum:
+    values: dict[str, Any] = dict(zip((each.name for each in fields(UsageSum)), row, strict=True))
+    sources: str = values["sources"]
+    values["sources"] = tuple(UsageSource(each) for each in sorted(sources.split(",")) if each)
+    return UsageSum(**values)
+
+
+def _of_usage(query: UsageQuery) -> _Conditions:
+    conditions = _Conditions()
+    conditions.add_equal("pool", query.pool)
+    conditions.add_equal("identifier", query.identifier)
+    conditions.add_times("ended", query.since, query.until)
+    return conditions
+
+
+class _Conditions:
+    """The conditions of a query, of which the columns are ours and the values are parameters."""
+
+    def __init__(self) -> None:
+        self._parts = ["1"]
+        self.values: list[Any] = []
+
+    @property
+    def text(self) -> str:
+        return " AND ".join(self._parts)
+
+    def add(self, condition: str, *values: Any) -> None:
+        self._parts.append(condition)
+        self.values += values
+
+    def add_equal(self, column: str, value: str | None) -> None:
+        if value is not None:
+            self.add(f"{column} = ?", value)
+
+    def add_one_of(self, column: str, values: Sequence[str]) -> None:
+        if values:
+            self.add(f"{column} IN ({', '.join('?' * len(values))})", *values)
+
+    def add_times(self, column: str, since: float | None, until: float | None) -> None:
+        if since is not None:
+            self.add(f"{column} >= ?", since)
+        if until is not None:
+            self.add(f"{column} < ?", until)

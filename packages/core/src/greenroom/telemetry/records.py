@@ -1,0 +1,216 @@
+"""What a log keeps of events: records with the columns of Azure's tables, and what each ended session used. Pure.
+
+A record has no code, output or name of a file. Its text is ours alone: what others choose, a pool's name and a
+session's identifier, is in columns of its own. The one exception is the console of custom containers, which is kept
+only if a pool was opened with `console_log=True`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from greenroom.models import SessionUsage, UsageSource
+from greenroom.telemetry.events import (
+    AllocationRefused,
+    Direction,
+    EndCause,
+    EngineLost,
+    EngineRecovered,
+    ExecutionEnded,
+    Observer,
+    Outcome,
+    RecordsDropped,
+    SandboxEnded,
+    SandboxRemoved,
+    SandboxStarted,
+    SessionAllocated,
+    StartFailed,
+    TelemetryEvent,
+    TransferEnded,
+)
+
+_MAX_NAME = 300
+"""Characters of a name that others chose."""
+
+
+class LogTable(StrEnum):
+    """The logs, by the names of Azure's tables; Azure has none of executions."""
+
+    LIFECYCLE = "AppEnvSessionLifecycleLogs"
+    POOL_EVENTS = "AppEnvSessionPoolEventLogs"
+    EXECUTIONS = "GreenroomExecutionLogs"
+    CONSOLE = "AppEnvSessionConsoleLogs"
+
+
+class LogLevel(StrEnum):
+    """How much a record matters, in ascending order."""
+
+    INFORMATION = "Information"
+    WARNING = "Warning"
+    ERROR = "Error"
+
+
+class LogOperation(StrEnum):
+    """What a record is about."""
+
+    SESSION_ALLOCATED = "SessionAllocated"
+    SESSION_REFUSED = "SessionRefused"
+    SESSION_ENDED = "SessionEnded"
+    SANDBOX_STARTED = "SandboxStarted"
+    SANDBOX_START_FAILED = "SandboxStartFailed"
+    SANDBOX_ENDED = "SandboxEnded"
+    """Of a sandbox that served no session."""
+    ENGINE_LOST = "EngineLost"
+    ENGINE_RECOVERED = "EngineRecovered"
+    RECORDS_DROPPED = "RecordsDropped"
+    EXECUTION_ENDED = "ExecutionEnded"
+    FILE_UPLOADED = "FileUploaded"
+    FILE_DOWNLOADED = "FileDownloaded"
+    CONSOLE_OUTPUT = "ConsoleOutput"
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A line of a log."""
+
+    time: float
+    """Seconds since 1970."""
+    table: LogTable
+    pool: str
+    """Its name in metrics and traces; empty for the server's own."""
+    operation: LogOperation
+    level: LogLevel
+    log: str
+    """A sentence of ours; of the console, a line that the container printed."""
+    identifier: str | None = None
+    """The session's."""
+    status: str | None = None
+    """That of an execution or a transfer; of a line of the console, its stream."""
+    reason: str | None = None
+    """The cause of an end, the reason of a refusal or a failure, the class of an error: one of a fixed set."""
+    duration: float | None = None
+    """Seconds: of a wait, a start, a life, an execution or a transfer."""
+    output: int | None = None
+    """Characters of text that an execution wrote."""
+    size: int | None = None
+    """Bytes of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndedSession:
+    """What a session used; without an identifier, what a sandbox used that served none."""
+
+    pool: str
+    identifier: str | None
+    cause: EndCause
+    began: float
+    """Seconds since 1970: when it got its sandbox; of a sandbox that served no session, when that was removed."""
+    ended: float
+    usage: SessionUsage
+
+
+Item: TypeAlias = LogRecord | EndedSession
+
+
+def recorder(put: Callable[[Item], None], pool: str, clock: Callable[[], float] = time.time) -> Observer:
+    """Return a consumer of a pool's events, which passes on what a log keeps of them.
+
+    Args:
+        put: called with each item; it must return immediately.
+        pool: the pool's name.
+        clock: returns seconds since 1970.
+    """
+    name = clean(pool)
+    ended: dict[str, float] = {}
+    """When sessions ended whose sandbox is being removed."""
+
+    def observe(event: TelemetryEvent) -> None:
+        now = clock()
+        if isinstance(event, SandboxEnded) and event.identifier is not None:
+            ended[event.identifier] = now
+        if isinstance(event, SandboxRemoved):
+            if event.identifier is not None:
+                until = ended.pop(event.identifier, now)
+                began = until - event.usage.wall
+                put(EndedSession(name, clean(event.identifier), event.cause, began, until, event.usage))
+            elif event.usage.source is not UsageSource.NONE:
+                put(EndedSession(name, None, event.cause, now, now, event.usage))
+        elif (record := record_of(event, name, now)) is not None:
+            put(record)
+
+    return observe
+
+
+def record_of(event: TelemetryEvent, pool: str, now: float) -> LogRecord | None:
+    """Return the record of an event; `None` if logs have none of it."""
+    information, warning, error = LogLevel.INFORMATION, LogLevel.WARNING, LogLevel.ERROR
+    life, sandboxes, work = LogTable.LIFECYCLE, LogTable.POOL_EVENTS, LogTable.EXECUTIONS
+    match event:
+        case ExecutionEnded(identifier, status, duration, kind, output, failure):
+            level = information if status == "succeeded" else warning
+            text = f"An execution of a {kind.value} has ended: {status.replace('_', ' ')}."
+            return LogRecord(
+                now, work, pool, LogOperation.EXECUTION_ENDED, level, text,
+                clean(identifier), status, failure, duration, output,
+            )  # fmt: skip
+        case TransferEnded(identifier, direction, size, outcome, duration):
+            up = direction is Direction.UPLOAD
+            operation = LogOperation.FILE_UPLOADED if up else LogOperation.FILE_DOWNLOADED
+            level = information if outcome is Outcome.SUCCEEDED else warning
+            text = f"{'An upload' if up else 'A download'} has ended: {outcome.value}."
+            return LogRecord(
+                now, work, pool, operation, level, text,
+                clean(identifier), outcome.value, duration=duration, size=size,
+            )  # fmt: skip
+        case SessionAllocated(identifier, wait, warm):
+            text = "The session got a ready sandbox." if warm else "The session got a sandbox that it waited for."
+            return LogRecord(
+                now, life, pool, LogOperation.SESSION_ALLOCATED, information, text, clean(identifier), duration=wait
+            )
+        case AllocationRefused(identifier, reason, wait):
+            text = f"The session got no sandbox: {reason.value.replace('_', ' ')}."
+            return LogRecord(
+                now, life, pool, LogOperation.SESSION_REFUSED, warning, text,
+                clean(identifier), reason=reason.value, duration=wait,
+            )  # fmt: skip
+        case SandboxEnded(cause, str(identifier), age):
+            level = warning if cause is EndCause.LOST else information
+            return LogRecord(
+                now, life, pool, LogOperation.SESSION_ENDED, level, f"The session has ended: {cause.value}.",
+                clean(identifier), reason=cause.label, duration=age,
+            )  # fmt: skip
+        case SandboxEnded(cause, None, age):
+            text = f"A sandbox without a session has ended: {cause.value}."
+            level = warning if cause is EndCause.LOST else information
+            return LogRecord(
+                now, sandboxes, pool, LogOperation.SANDBOX_ENDED, level, text, reason=cause.label, duration=age
+            )
+        case SandboxStarted(duration):
+            return LogRecord(
+                now, sandboxes, pool, LogOperation.SANDBOX_STARTED, information, "A sandbox is ready.",
+                duration=duration,
+            )  # fmt: skip
+        case StartFailed(reason):
+            text = f"A sandbox did not start: {reason.value.replace('_', ' ')}."
+            return LogRecord(now, sandboxes, pool, LogOperation.SANDBOX_START_FAILED, error, text, reason=reason.value)
+        case EngineLost():
+            return LogRecord(now, sandboxes, pool, LogOperation.ENGINE_LOST, error, "The engine does not answer.")
+        case EngineRecovered():
+            return LogRecord(
+                now, sandboxes, pool, LogOperation.ENGINE_RECOVERED, information, "The engine answers again."
+            )
+        case RecordsDropped(count):
+            text = f"{count} records could not be written, and are missing."
+            return LogRecord(now, sandboxes, pool, LogOperation.RECORDS_DROPPED, warning, text)
+        case _:
+            return None
+
+
+def clean(name: str) -> str:
+    """Return a name as text that can be stored anywhere: cut where it is too long, and valid in UTF-8."""
+    name = name[:_MAX_NAME]
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
