@@ -64,6 +64,8 @@ class Meter:
     """When its end began."""
     node_share: float | None = None
     """Of a custom container, the part of one of Azure's nodes that it would take."""
+    identifier: str | None = None
+    """The session's."""
 
     def take(self, resources: Resources | None, now: float, *, ended: bool = False) -> None:
         """Add a sample. One of a sandbox that has ended has no memory any more, but all of the rest."""
@@ -101,6 +103,19 @@ class Meter:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PresentUsage:
+    """What a sandbox has used that is not gone yet."""
+
+    identifier: str | None
+    """The session's; `None` if it serves none."""
+    usage: SessionUsage
+    memory: int | None
+    """Bytes, as last sampled."""
+    running: int
+    """Executions that have begun and not ended."""
+
+
 Entry: TypeAlias = tuple[Meter, Measured]
 
 
@@ -124,7 +139,7 @@ class Metering:
     def allocate(self, number: int, identifier: str) -> None:
         """Note that a session has got the instance."""
         meter, instance = self._meters[number]
-        meter.allocated = self._clock()
+        meter.allocated, meter.identifier = self._clock(), identifier
         self._sessions[identifier] = meter, instance
 
     def begin(self, identifier: str) -> Entry | None:
@@ -208,6 +223,20 @@ class Metering:
             total = _added(total, meter, meter.usage(now))
             memory += 0 if meter.last is None else meter.last.memory
         return replace(total, memory=memory)
+
+    def present(self) -> list[PresentUsage]:
+        """What each sandbox has used that is not gone, by its last sample: two can be of one session, of which one
+        ends."""
+        now = self._clock()
+        return [
+            PresentUsage(
+                meter.identifier,
+                meter.usage(now),
+                None if meter.last is None else meter.last.memory,
+                meter.running,
+            )
+            for meter, _ in self._meters.values()
+        ]
 
     async def close(self) -> None:
         """Take no more samples."""
