@@ -74,6 +74,14 @@ class PoolId:
         return self.subscription.casefold(), self.group.casefold(), self.name.casefold()
 
     @property
+    def signal_name(self) -> str:
+        """The pool's name in metrics, traces and logs: the parts of its id that are not those of declared pools."""
+        subscription, group, _ = self.key
+        if subscription != LOCAL_SUBSCRIPTION:
+            return f"{self.subscription}/{self.group}/{self.name}"
+        return self.name if group == LOCAL_GROUP else f"{self.group}/{self.name}"
+
+    @property
     def path(self) -> str:
         """The resource's id, which is its path in ARM."""
         return f"{pools_path(self.subscription, self.group)}/{self.name}"

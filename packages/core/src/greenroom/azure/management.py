@@ -30,7 +30,7 @@ from greenroom.azure.codecs.management import (
     state_of,
     within,
 )
-from greenroom.azure.codecs.shared import Call, Json
+from greenroom.azure.codecs.shared import Call, Json, Malformed
 from greenroom.azure.credentials import CredentialTokens, FixedToken, Tokens, default_credential
 from greenroom.azure.http import Connection, read_json
 from greenroom.azure.httpx_transport import HttpxTransport
@@ -38,6 +38,9 @@ from greenroom.azure.settings import check_proxy, is_loopback, parse_endpoint
 from greenroom.azure.transport import Unreachable
 from greenroom.config.values import did_you_mean
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
+from greenroom.wire.logs import PATH, Page
+from greenroom.wire.logs import decode_page as decode_logs
+from greenroom.wire.values import WireError
 
 Resource = dict[str, Any]
 """A pool as JSON, as Resource Manager returns it."""
@@ -163,6 +166,12 @@ class ManagementClient:
     ) -> Resource:
         """Change some properties of a pool; arguments as for `create`."""
         return await self._change("PATCH", pool, changes, wait, on_state)
+
+    async def logs(self, parameters: Mapping[str, str]) -> Page:
+        """Return one page of the logs of a `greenroom serve`; the parameters are those of its `greenroom/1/logs`."""
+        call = Call("GET", f"{self._prefix}{PATH}".lstrip("/"), parameters)
+        with _advised(self.server):
+            return await self._http.json(call, _decode_logs, timeout=_TIMEOUT)
 
     async def delete(self, pool: PoolId, *, wait: bool = True, on_state: OnState = _ignore) -> bool:
         """Delete a pool with its sessions; return whether there was one."""
@@ -302,6 +311,13 @@ def _tokens_for(server: str, settings: ManagementSettings) -> Tokens:
         f"A server must be Azure's to get an Azure token by default, not {server!r:.200}. Set GREENROOM_MANAGEMENT_KEY "
         "to the management key of the server."
     )
+
+
+def _decode_logs(body: Json) -> Page:
+    try:
+        return decode_logs(body)
+    except WireError as error:
+        raise Malformed(f"{error}") from None
 
 
 class _Pauses:

@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from greenroom.cli import doctor, image, mcp, pool, run, serve, session
+from greenroom.cli import doctor, image, logs, mcp, pool, run, serve, session
 from greenroom.cli.doctor import checked_engine
 from greenroom.cli.output import code_of_error, print_error, print_line
+from greenroom.cli.place import ListCommand
 from greenroom.engines import registry
 from greenroom.errors import EngineUnavailable, GreenroomError
 
@@ -61,6 +62,7 @@ def sweep() -> None:
     print_line(f"Removed {removed} leftover{'' if removed == 1 else 's'}.")
 
 
+app.command(cls=ListCommand)(logs.logs)
 app.command()(serve.serve)
 app.command()(mcp.mcp)
 app.command()(serve.api_key)

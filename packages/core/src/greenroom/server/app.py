@@ -45,7 +45,7 @@ from greenroom.server.responses import (
     problem_response,
     unauthorized,
 )
-from greenroom.server.routes import executions, files, mcp, native, sessions
+from greenroom.server.routes import executions, files, logs, mcp, native, sessions
 from greenroom.server.routes.arm import ArmRoute, is_management
 from greenroom.server.routes.forwarding import ForwardRoute
 from greenroom.server.routes.target import ContractName, Target, find_target
@@ -56,6 +56,7 @@ from greenroom.server.transport.slow_clients import TooSlow, in_pieces, within_t
 from greenroom.telemetry import Observer, RequestEnded, both, ignore
 from greenroom.telemetry import RequestRefused as RequestRefusedEvent
 from greenroom.telemetry.aggregate import Aggregate
+from greenroom.wire.logs import PATH as LOGS_PATH
 
 Operation: TypeAlias = Callable[[Request, Target], Awaitable[Response]]
 
@@ -63,6 +64,8 @@ logger = logging.getLogger("greenroom.server")
 
 _HEALTH = {"/healthz", "/readyz"}
 _METRICS = "/metrics"
+_MANAGERS_PATHS = frozenset({LOGS_PATH})
+"""Paths of the server as a whole, beside those of Azure Resource Manager, which need the right to manage."""
 _NATIVE: Sequence[tuple[str, str, Operation]] = [
     ("POST", "/executions", native.execute),
     ("GET", "/executions/{id}", native.attach),
@@ -114,7 +117,7 @@ class Application:
         *,
         metrics_guard: Guard | None = None,
         management: Management | None = None,
-        logs: LogStore | None = None,
+        log_store: LogStore | None = None,
     ) -> None:
         """
         Args:
@@ -124,7 +127,7 @@ class Application:
             observer: called at the end of each request, health checks excepted.
             metrics_guard: that of the metrics; `None` stands for `guard`.
             management: the control plane, and who can use it; `None` for a server without one.
-            logs: of its pools; the caller closes them.
+            log_store: the logs of its pools; the caller closes it.
         """
         self.pools = pools
         self._settings = settings
@@ -133,9 +136,9 @@ class Application:
         self._metrics_guard = metrics_guard or guard
         self._metrics = Aggregate()
         self._observer = both(self._metrics.observe, observer)
-        self._logs = logs
-        if logs is not None:
-            logs.observer = self._observer
+        self._log_store = log_store
+        if log_store is not None:
+            log_store.observer = self._observer
         self.budget = Budget(settings.max_in_flight)
         self._running = 0
         self._draining = False
@@ -254,7 +257,7 @@ class Application:
             RequestRefused: it is not accepted.
         """
         guard = self._metrics_guard if is_metrics else self._guard
-        if self._management is not None and is_management(scope["path"]):
+        if self._management is not None and (is_management(scope["path"]) or _is_managers(scope["path"])):
             guard = self._management.guard
         if guard is None:
             refuse_browsers(headers, self._settings.allowed_hosts)
@@ -308,6 +311,7 @@ class Application:
         ]
         return [
             *([] if self._management is None else [ArmRoute(self._management.plane)]),
+            *([] if self._log_store is None else [self._route_of_logs(self._log_store)]),
             self._forward,
             *endpoint,
             Mount(f"{_POOL_PATH}/identifier/{{identifier}}", routes=operations),
@@ -351,6 +355,16 @@ class Application:
             ),
         ]
 
+    def _route_of_logs(self, store: LogStore) -> Route:
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["greenroom.operation"] = f"GET {LOGS_PATH}"
+            response = await logs.get_logs(Request(scope, receive), store)
+            if not scope["greenroom.held"].hold(len(response.body)):
+                raise no_room("The server holds too much for other requests to send this response. Try again.")
+            await response(scope, receive, send)
+
+        return Route(LOGS_PATH, _Endpoint(respond), methods=["GET"])
+
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
             scope["greenroom.operation"] = f"{method} {path.removeprefix(_POOL_PATH)}".replace(":path", "")
@@ -390,6 +404,11 @@ def _encoded_path(scope: Scope) -> str:
     """Return the path for the routes, which would take `a%2Fb` for two segments if it were decoded."""
     segments = scope["raw_path"].split(b"/")
     return "/".join(quote(unquote_to_bytes(segment).decode("utf-8", "replace"), safe="") for segment in segments)
+
+
+def _is_managers(path: str) -> bool:
+    """Whether a path needs the right to manage. The slash at its end is removed only later."""
+    return path.rstrip("/") in _MANAGERS_PATHS
 
 
 def _is_ambiguous(scope: Scope) -> bool:

@@ -106,7 +106,7 @@ async def serve(
             both(observers(None), observer_of(None)),
             metrics_guard=guards.metrics,
             management=Management(plane, guards.management),
-            logs=logs,
+            log_store=logs,
         )
         server = Server(application, settings, certificate)
         server.on_start = lambda: announce(

@@ -291,7 +291,7 @@ class ControlPlane:
 
     async def _try_to_open(self, pool: ManagedPool, resource: Resource) -> tuple[str, str] | None:
         """Open a pool, and return the reason if that fails."""
-        name = signal_name(pool.id)
+        name = pool.id.signal_name
         metrics, observer = self._registry.observe(name)
         try:
             async with self._opening:
@@ -378,14 +378,6 @@ class ControlPlane:
             f"The session pool {id.name!r} must be changed where it is declared: on the command line of the server, or "
             "in its configuration file.",
         )
-
-
-def signal_name(id: PoolId) -> str:  # noqa: A002
-    """Return the pool's name in metrics and traces: the parts of its id that are not those of declared pools."""
-    subscription, group, _ = id.key
-    if subscription != LOCAL_SUBSCRIPTION:
-        return f"{id.subscription}/{id.group}/{id.name}"
-    return id.name if group == LOCAL_GROUP else f"{id.group}/{id.name}"
 
 
 def not_found(id: PoolId) -> RequestRefused:  # noqa: A002
