@@ -99,7 +99,7 @@ def test_a_pool_is_estimated_with_its_spare_sandboxes(prices: Path) -> None:
     assert estimate.in_azure == 2.0
     assert greenroom.estimate(PoolUsage(1, node_hours=0.25), prices).in_azure == 0.5
     assert greenroom.estimate(PoolUsage(2, session_hours=1, node_hours=0.25), prices).in_azure == 1.0
-    assert str(greenroom.estimate(PoolUsage(), prices)) == "0.0000 EUR here, 0.0000 EUR in Azure"
+    assert str(greenroom.estimate(PoolUsage(), prices)) == "0.00 EUR here, 0.00 EUR in Azure"
 
 
 def test_what_has_no_price_or_no_measure_says_so(prices: Path, tmp_path: Path) -> None:

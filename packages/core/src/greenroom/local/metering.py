@@ -142,6 +142,11 @@ class Metering:
         meter.allocated, meter.identifier = self._clock(), identifier
         self._sessions[identifier] = meter, instance
 
+    def warmed_up(self, number: int) -> None:
+        """Note that an instance has worked without a session: it started, or imported modules."""
+        if (entry := self._meters.get(number)) is not None:
+            entry[0].worked = True
+
     def begin(self, identifier: str) -> Entry | None:
         """Note the beginning of an execution, whose end `leave` or `complete` is to be told."""
         entry = self._sessions.get(identifier)

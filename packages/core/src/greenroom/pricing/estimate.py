@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,9 +45,16 @@ class Estimate:
     """Why `in_azure` is `None`."""
 
     def __str__(self) -> str:
-        here = self.here_reason if self.here is None else f"{self.here:.4f} {self.currency}"
-        azure = self.azure_reason if self.in_azure is None else f"{self.in_azure:.4f} {self.currency}"
+        here = self.here_reason if self.here is None else f"{in_digits(self.here)} {self.currency}"
+        azure = self.azure_reason if self.in_azure is None else f"{in_digits(self.in_azure)} {self.currency}"
         return f"{here} here, {azure} in Azure"
+
+
+def in_digits(amount: float) -> str:
+    """Return an amount of money without its currency, with two digits that count at least."""
+    if amount >= 10 or amount == 0:
+        return f"{amount:,.2f}"
+    return f"{amount:.{max(4, 1 - math.floor(math.log10(amount)))}f}"
 
 
 class Figures(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Mapping
 
@@ -13,6 +12,7 @@ from greenroom.azure.codecs.problems import UNAVAILABLE, BadRequest
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.reporting import overview, usage_report
 from greenroom.server.responses import RequestRefused, json_response
+from greenroom.server.routes.logs import read_time
 from greenroom.server.routes.target import parse_query
 from greenroom.server.state.logs import LogStore
 from greenroom.wire.usage import GroupBy
@@ -32,9 +32,9 @@ async def get_usage_report(request: Request, pools: PoolRegistry, store: LogStor
     if unknown := sorted(query.keys() - _PARAMETERS):
         known = ", ".join(sorted(_PARAMETERS))
         raise BadRequest(f"The parameters must be of {known}, not {unknown[0]!r:.100}.", target=f"{unknown[0]:.100}")
-    since = None if "since" not in query else _seconds(query, "since")
+    by, since = _by(query), read_time(query, "since")
     try:
-        report = await usage_report(pools, store, _by(query), pool=query.get("pool"), since=since)
+        report = await usage_report(pools, store, by, pool=query.get("pool"), since=since)
     except sqlite3.Error as error:
         raise RequestRefused(503, UNAVAILABLE, f"The usage cannot be read: {error}.", retry_after=1) from error
     return json_response(encode(report))
@@ -54,15 +54,3 @@ def _by(query: Mapping[str, str]) -> GroupBy:
     except ValueError:
         message = f"The parameter by must be one of {', '.join(GroupBy)}, not {text!r:.100}."
         raise BadRequest(message, target="by") from None
-
-
-def _seconds(query: Mapping[str, str], name: str) -> float:
-    text = query[name]
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not math.isfinite(seconds):
-        message = f"The parameter {name} must be a number of seconds since 1970, not {text!r:.100}."
-        raise BadRequest(message, target=name)
-    return seconds
