@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,12 @@ import greenroom
 from greenroom import SessionPool, UsageSource
 from greenroom.engines.base import ControlGroups, Resources
 from greenroom.engines.bubblewrap import cgroups
-from greenroom.engines.measuring import of_group, of_processes
+from greenroom.engines.measuring import Gauge, of_group, of_processes
 from greenroom.errors import InvalidRequest
 from greenroom.local.metering import Meter, Metering
 from greenroom.testing import engine_pool
+from greenroom.testing.engines import skipping_without
+from greenroom.testing.server import serving
 
 GROUPS = UsageSource.CONTROL_GROUPS
 BURN = "import time\nuntil = time.process_time() + 0.5\nwhile time.process_time() < until: pass"
@@ -37,6 +40,7 @@ class Scripted:
     """An instance with the resources of a test."""
 
     sampling_interval = 1.0
+    node_share: float | None = None
 
     def __init__(self) -> None:
         self.now: Resources | None = None
@@ -225,6 +229,96 @@ def test_a_session_knows_what_it_used_also_after_its_end(pool: SessionPool) -> N
     assert after.peak_memory is not None
     assert after.peak_memory > 1 << 20
     assert pool.usage().cpu >= after.cpu
+
+
+HOARD = "block = bytearray(200 << 20)\ndel block"
+
+
+def test_an_execution_tells_what_it_used(pool: SessionPool) -> None:
+    with pool.session() as session:
+        first, burned, hoarded, last = (session.execute(code) for code in ("1", BURN, HOARD, "1"))
+        listed = session.shell("true")
+        usage = session.usage()
+    if first.usage_source is UsageSource.NONE:
+        pytest.skip("needs control groups")
+    assert burned.cpu is not None
+    assert burned.cpu >= 0.4
+    assert last.cpu is not None
+    assert last.cpu < 0.4
+    assert None not in {first.cpu, listed.cpu}
+    if hoarded.peak_memory is None:
+        pytest.skip("needs a kernel that resets the maximum")
+    assert hoarded.peak_memory > 200 << 20
+    assert usage is not None
+    assert usage.peak_memory is not None
+    assert usage.peak_memory >= hoarded.peak_memory  # though the kernel's own maximum has been reset
+    if last.peak_memory is not None:  # gVisor gives memory back later
+        assert last.peak_memory < 200 << 20
+
+
+def test_what_an_execution_used_comes_over_http() -> None:
+    with (
+        skipping_without("bubblewrap:"),
+        serving("bubblewrap:", ready_session_instances=0, preload=()) as url,
+        greenroom.connect(url) as pool,
+        pool.session() as session,
+    ):
+        execution = session.execute(BURN)
+        usage = session.usage()
+    assert usage is not None
+    if usage.source is not GROUPS:
+        pytest.skip("needs control groups")
+    assert execution.usage_source is GROUPS
+    assert execution.cpu is not None
+    assert execution.cpu >= 0.4
+    assert execution.peak_memory is not None
+    assert (usage.session_hours, usage.node_hours) == (1, 0)
+
+
+def test_a_gauge_reads_groups_of_either_version(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for directory in (one, two):
+        directory.mkdir()
+    (one / "cpuacct.usage").write_text("2500000000\n")
+    (one / "memory.max_usage_in_bytes").write_text("900\n")
+    (two / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
+    (two / "memory.peak").write_text("300\n")
+    for directory, seconds, peak, maximum in (
+        (one, 2.5, 900, "memory.max_usage_in_bytes"),
+        (two, 1.5, 300, "memory.peak"),
+    ):
+        gauge = Gauge([directory])
+        assert (gauge.cpu(), gauge.highest) == (seconds, peak)
+        (directory / maximum).write_text("100\n")
+        assert (gauge.take_peak(), gauge.highest) == (100, peak)
+        gauge.close()
+        assert (gauge.cpu(), gauge.take_peak()) == (None, None)
+    gauge = Gauge([tmp_path / "gone"])
+    assert (gauge.cpu(), gauge.take_peak()) == (None, None)
+    gauge.close()
+
+
+def test_a_maximum_that_cannot_be_reset_is_told_when_it_rises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EINVAL, "as before Linux 6.12")
+
+    monkeypatch.setattr("greenroom.engines.measuring.os.pwrite", refuse)
+    (tmp_path / "cpu.stat").write_text("usage_usec 1\n")
+    (tmp_path / "memory.peak").write_text("300\n")
+    gauge = Gauge([tmp_path])
+    assert gauge.take_peak() is None
+    (tmp_path / "memory.peak").write_text("400\n")
+    assert gauge.take_peak() == 400
+    assert gauge.take_peak() is None
+    gauge.close()
+
+
+def test_a_process_short_of_descriptors_spends_none_on_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu.stat").write_text("usage_usec 1\n")
+    monkeypatch.setattr("greenroom.engines.measuring._most_descriptors", lambda: 0)
+    gauge = Gauge([tmp_path])
+    assert gauge.cpu() is None
+    gauge.close()
 
 
 def test_the_kernel_counts_what_is_told(request: pytest.FixtureRequest) -> None:

@@ -38,6 +38,7 @@ from greenroom.models import (
     StreamText,
     UsageSource,
 )
+from greenroom.pricing import Estimate, estimate
 from greenroom.sessions import ExecutionHandle, Headers, Response, Session, SessionPool, StreamedResponse
 from greenroom.tools import CallDeferred, MadeCall, Tool, ToolLimits, current_call
 
@@ -51,6 +52,7 @@ __all__ = [
     "ContainerType",
     "CustomContainer",
     "EngineUnavailable",
+    "Estimate",
     "Event",
     "Execution",
     "ExecutionCancelled",
@@ -93,5 +95,6 @@ __all__ = [
     "aconnect",
     "connect",
     "current_call",
+    "estimate",
     "session",
 ]

@@ -176,6 +176,19 @@ class Place:
     """How many characters of `stderr` follow that repeat an error."""
 
 
+class UsageSource(StrEnum):
+    """Where the figures of processors and memory come from."""
+
+    CONTROL_GROUPS = "control_groups"
+    """The kernel's own count of all processes of a sandbox."""
+    DOCKER = "docker"
+    """The same, as Docker reports it."""
+    PROCESSES = "processes"
+    """An estimate, from the processes that are running: those that ended in between may be missing."""
+    NONE = "none"
+    """Nothing reports them: `cpu` and `memory_time` are `None`."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Execution:
     """One run of code, with everything that it produced."""
@@ -211,6 +224,13 @@ class Execution:
     """New contents of what earlier executions had displayed (engines on this machine only)."""
     places: tuple[Place, ...] = ()
     """Where the outputs and errors stand among the text, in order (engines on this machine only)."""
+    usage_source: UsageSource = UsageSource.NONE
+    """Where the following come from."""
+    cpu: float | None = None
+    """Seconds of processors that the session's processes used while it ran, those in the background included; `None`
+    where nothing tells it at once."""
+    peak_memory: int | None = None
+    """The most bytes that the session held while it ran, or since its execution before."""
 
     def __repr__(self) -> str:
         parts = [self.status]
@@ -388,19 +408,6 @@ class PoolStatus:
         )
 
 
-class UsageSource(StrEnum):
-    """Where the figures of processors and memory come from."""
-
-    CONTROL_GROUPS = "control_groups"
-    """The kernel's own count of all processes of a sandbox."""
-    DOCKER = "docker"
-    """The same, as Docker reports it."""
-    PROCESSES = "processes"
-    """An estimate, from the processes that are running: those that ended in between may be missing."""
-    NONE = "none"
-    """Nothing reports them: `cpu` and `memory_time` are `None`."""
-
-
 @dataclass(frozen=True, slots=True)
 class SessionUsage:
     """What a session has used, from its allocation on; its sandbox's start and preparation count as its own.
@@ -420,6 +427,10 @@ class SessionUsage:
     memory_time: float | None = None
     """Byte-seconds: the memory over time, from samples of it."""
     peak_memory: int | None = None
+    session_hours: int = 0
+    """What Azure would bill for a session that runs code: hours, each that has begun counted whole."""
+    node_hours: float = 0.0
+    """What a custom container would take of Azure's nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +456,10 @@ class PoolUsage:
     """The memory of all sandboxes together, as last sampled."""
     unmeasured: int = 0
     """Sessions whose processor time and memory are not known, and so missing above."""
+    session_hours: int = 0
+    """What Azure would bill for sessions that run code: hours, each that has begun counted whole."""
+    node_hours: float = 0.0
+    """What custom containers would take of Azure's nodes."""
 
 
 Event: TypeAlias = StreamText | Output | Execution

@@ -7,8 +7,9 @@ import contextlib
 import ssl
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 from greenroom.arm.ids import PoolId, pools_path
@@ -40,7 +41,10 @@ from greenroom.config.values import did_you_mean
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
 from greenroom.wire.logs import PATH, Page
 from greenroom.wire.logs import decode_page as decode_logs
-from greenroom.wire.values import WireError
+from greenroom.wire.usage import POOLS_PATH, USAGE_PATH, Overview, UsageReport
+from greenroom.wire.values import WireError, decode
+
+T = TypeVar("T")
 
 Resource = dict[str, Any]
 """A pool as JSON, as Resource Manager returns it."""
@@ -169,9 +173,28 @@ class ManagementClient:
 
     async def logs(self, parameters: Mapping[str, str]) -> Page:
         """Return one page of the logs of a `greenroom serve`; the parameters are those of its `greenroom/1/logs`."""
-        call = Call("GET", f"{self._prefix}{PATH}".lstrip("/"), parameters)
+        return await self._ask(PATH, decode_logs, parameters)
+
+    async def usage(self, parameters: Mapping[str, str]) -> UsageReport:
+        """Return what the sessions of a `greenroom serve` have used; as `logs`, of its `greenroom/1/usage-report`."""
+        return await self._ask(USAGE_PATH, partial(decode, UsageReport), parameters)
+
+    async def overview(self) -> Overview:
+        """Return the present state of the pools of a `greenroom serve`."""
+        return await self._ask(POOLS_PATH, partial(decode, Overview), {})
+
+    async def _ask(self, path: str, decode_value: Callable[[Json], T], parameters: Mapping[str, str]) -> T:
+        """Ask a `greenroom serve` something that Azure does not know."""
+
+        def decoded(body: Json) -> T:
+            try:
+                return decode_value(body)
+            except WireError as error:
+                raise Malformed(f"{error}") from None
+
+        call = Call("GET", f"{self._prefix}{path}".lstrip("/"), parameters)
         with _advised(self.server):
-            return await self._http.json(call, _decode_logs, timeout=_TIMEOUT)
+            return await self._http.json(call, decoded, timeout=_TIMEOUT)
 
     async def delete(self, pool: PoolId, *, wait: bool = True, on_state: OnState = _ignore) -> bool:
         """Delete a pool with its sessions; return whether there was one."""
@@ -311,13 +334,6 @@ def _tokens_for(server: str, settings: ManagementSettings) -> Tokens:
         f"A server must be Azure's to get an Azure token by default, not {server!r:.200}. Set GREENROOM_MANAGEMENT_KEY "
         "to the management key of the server."
     )
-
-
-def _decode_logs(body: Json) -> Page:
-    try:
-        return decode_logs(body)
-    except WireError as error:
-        raise Malformed(f"{error}") from None
 
 
 class _Pauses:

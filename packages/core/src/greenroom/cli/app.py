@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from greenroom.cli import doctor, image, logs, mcp, pool, run, serve, session
+from greenroom.cli import doctor, image, logs, mcp, pool, run, serve, session, top, usage
 from greenroom.cli.doctor import checked_engine
 from greenroom.cli.output import code_of_error, print_error, print_line
 from greenroom.cli.place import ListCommand
@@ -63,6 +63,8 @@ def sweep() -> None:
 
 
 app.command(cls=ListCommand)(logs.logs)
+app.command()(top.top)
+app.command()(usage.usage)
 app.command()(serve.serve)
 app.command()(mcp.mcp)
 app.command()(serve.api_key)

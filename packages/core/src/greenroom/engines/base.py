@@ -137,6 +137,18 @@ class Resources:
     """The most bytes at any time, if that is known."""
 
 
+class Gauge(Protocol):
+    """Reads the figures of a sandbox in microseconds. After the sandbox's end, it knows none."""
+
+    def cpu(self) -> float | None:
+        """Return the seconds of processors so far; `None` if that is not known."""
+        ...
+
+    def take_peak(self) -> int | None:
+        """Return the most bytes of memory since the last call; `None` if that is not known."""
+        ...
+
+
 class Sandbox(ABC):
     """One isolated process tree.
 
@@ -161,6 +173,10 @@ class Sandbox(ABC):
 
         Bounded in time, never raises OSError.
         """
+        return None
+
+    def gauge(self) -> Gauge | None:
+        """Return what reads its figures in microseconds, for each execution; `None` where nothing does."""
         return None
 
     async def limit_memory(self, memory: int) -> None:

@@ -363,6 +363,7 @@ class Allocator(Generic[InstanceT]):
         self._advance()
         if slot.phase == "ready":
             await instance.warm_up()
+        self.metering.warmed_up(slot.number)
 
     def _failed(self, slot: Slot, error: Exception) -> None:
         failure = start_failure(error, started=slot.number in self._instances)

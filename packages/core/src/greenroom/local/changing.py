@@ -13,6 +13,7 @@ from greenroom.engines.base import Engine
 from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.local.allocator import Allocator
 from greenroom.local.instance import InstanceT
+from greenroom.local.metering import PresentUsage
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, PoolUsage, ReadyReason, SessionUsage
 from greenroom.telemetry.log_file import LogFile
@@ -136,6 +137,14 @@ class ChangeablePool(ABC, Generic[InstanceT]):
     async def pool_usage(self) -> PoolUsage:
         await self._allocator.metering.refresh()
         return self._allocator.metering.pool()
+
+    async def refresh_usage(self) -> None:
+        """Sample the sandboxes that have worked since their last sample."""
+        await self._allocator.metering.refresh()
+
+    def present_usage(self) -> list[PresentUsage]:
+        """Return what each of the present sandboxes has used, as last sampled."""
+        return self._allocator.metering.present()
 
     async def close(self) -> None:
         async with contextlib.AsyncExitStack() as stack:  # an error of one keeps no other open

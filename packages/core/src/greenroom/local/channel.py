@@ -17,13 +17,13 @@ from typing import Any
 
 from greenroom.backend import NO_VARIABLES, OnEvent, ShellCommand
 from greenroom.config.environment import Environment
-from greenroom.engines.base import Resources, StreamSandbox
+from greenroom.engines.base import Gauge, Resources, StreamSandbox
 from greenroom.errors import SandboxLost
 from greenroom.local.collecting import Collector, ExecutionLimits
 from greenroom.local.deadline import Deadline
 from greenroom.local.decoding import file_error
 from greenroom.local.file_requests import FileRequests
-from greenroom.models import Execution, RestartCause
+from greenroom.models import Execution, RestartCause, UsageSource
 from greenroom.runner.protocol import MAX_ENDING, VERSION, Decoder, Frame, FrameError, HostOrder, encode
 from greenroom.tools import RunningCalls, ToolAnswer, Toolbox
 from greenroom.tools.stubs import described
@@ -72,6 +72,7 @@ class Channel(FileRequests):
         self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests: dict[int, _Request] = {}
         """Requests whose replies are still to come; their callers can have been cancelled."""
+        self._gauge: Gauge | None = None
         self._running: tuple[int, Collector] | None = None
         self._calls: RunningCalls | None = None
         """Of the execution that runs, if it has tools."""
@@ -96,13 +97,13 @@ class Channel(FileRequests):
 
     async def warm_up(self) -> None:
         """Import those of the modules that are installed; code can be sent meanwhile. Never raises."""
-        if not self._modules:
-            return
-        with contextlib.suppress(SandboxLost, TimeoutError):
-            await self._set_environment()
-            await self._send(HostOrder.preload(self._modules))
-            async with asyncio.timeout(_PRELOAD_TIMEOUT):
-                await asyncio.shield(self._preloaded)
+        if self._modules:
+            with contextlib.suppress(SandboxLost, TimeoutError):
+                await self._set_environment()
+                await self._send(HostOrder.preload(self._modules))
+                async with asyncio.timeout(_PRELOAD_TIMEOUT):
+                    await asyncio.shield(self._preloaded)
+        self._gauge = self._gauge or self._sandbox.gauge()
 
     async def limit_memory(self, memory: int) -> None:
         """Set the sandbox's memory limit in bytes."""
@@ -121,6 +122,10 @@ class Channel(FileRequests):
     @property
     def sampling_interval(self) -> float:
         return self._sandbox.sampling_interval
+
+    @property
+    def node_share(self) -> None:
+        """It is no custom container."""
 
     async def resources(self) -> Resources | None:
         return await self._sandbox.resources()
@@ -189,12 +194,15 @@ class Channel(FileRequests):
                 answer = partial(self._answer, number)
                 self._calls = RunningCalls(tools, answer, deadline.set_waiting, deadline.set_parked)
             await self._set_environment()
+            self._gauge = self._gauge or self._sandbox.gauge()
+            before = self._gauge.cpu() if self._gauge is not None else None
             await self._send(order(number))
             await asyncio.wait([running.done, deadline.passed], return_when=asyncio.FIRST_COMPLETED)
             timed_out = not running.done.done()
             self._end_calls()
             if timed_out:
                 await asyncio.wait([self._in_background(self._stop(number, running))])
+            running.used = self._used_since(before)
             try:
                 execution = await running.finish(timed_out=timed_out)
             except FrameError as error:
@@ -215,6 +223,13 @@ class Channel(FileRequests):
         self._running = self._calls = None
         self._turn.release()
         return execution
+
+    def _used_since(self, before: float | None) -> dict[str, Any]:
+        """Return what an execution has used, where control groups count it."""
+        if self._gauge is None or before is None or (now := self._gauge.cpu()) is None:
+            return {}
+        peak = self._gauge.take_peak()
+        return {"usage_source": UsageSource.CONTROL_GROUPS, "cpu": max(0.0, now - before), "peak_memory": peak}
 
     async def _answer(self, number: int, call: int, answer: ToolAnswer) -> None:
         """Send the answer to a call of an execution that still runs."""

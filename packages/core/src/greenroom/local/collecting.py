@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -123,6 +124,8 @@ class Collector:
         self.clear_pending = False
         self.beginning = _START
         """Where `clear` goes back to."""
+        self.used: Mapping[str, Any] = {}
+        """What it has used, by the names of fields of an execution."""
 
     def add_text(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         self._clear_if_pending()
@@ -278,6 +281,7 @@ class Collector:
             outputs=outputs,
             updates=tuple(self.updates.values()),
             session_restarted=self._restarted,
+            **self.used,
             **ending,
         )
         if self.on_event:

@@ -34,6 +34,7 @@ class ContainerInstance:
         sandbox: started.
         container: what it was made from.
         on_lost: called once, when it ends by itself or fails its liveness probe.
+        node_share: the part of one of Azure's nodes that it would take.
         on_line: called with its session, if it has one, the stream and each line that it prints.
     """
 
@@ -42,11 +43,13 @@ class ContainerInstance:
         sandbox: PortSandbox,
         container: CustomContainer,
         on_lost: Callable[[], None],
+        node_share: float,
         on_line: Callable[[str | None, str, str], None] | None = None,
     ) -> None:
         self._sandbox = sandbox
         self._container = container
         self._on_lost = on_lost
+        self.node_share = node_share
         self._ended = asyncio.create_task(sandbox.ended())
         self._watch: asyncio.Task[None] | None = None
         self._places = asyncio.Semaphore(_MOST_REQUESTS)

@@ -16,6 +16,7 @@ from greenroom.local.container import ContainerInstance, NotListening
 from greenroom.local.recording import Recorder
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, SessionInfo
+from greenroom.pricing.rules import node_share
 from greenroom.telemetry import ConsoleWritten, Observer, Work, guarded, ignore, tracing
 
 _MOST_TRIED = 3  # ready instances for one request
@@ -128,7 +129,9 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
     async def _launch(self, engine: Engine, settings: PoolSettings, on_lost: Callable[[], None]) -> ContainerInstance:
         assert settings.container is not None  # noqa: S101  a rule of the settings
         sandbox = await engine.start_container(settings.spec)
-        return ContainerInstance(sandbox, settings.container, on_lost, self._printed if settings.console_log else None)
+        share = node_share(settings.spec.limits.cpus, settings.spec.limits.memory)
+        on_line = self._printed if settings.console_log else None
+        return ContainerInstance(sandbox, settings.container, on_lost, share, on_line)
 
     def _printed(self, identifier: str | None, stream: str, line: str) -> None:
         self._observer(ConsoleWritten(identifier, stream, line))

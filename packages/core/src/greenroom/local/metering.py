@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from greenroom.engines.base import Resources
 from greenroom.models import PoolUsage, SessionUsage, UsageSource
+from greenroom.pricing.rules import node_hours, session_hours
 from greenroom.telemetry import Direction
 
 _log = logging.getLogger("greenroom")
@@ -28,6 +29,11 @@ class Measured(Protocol):
     @property
     def sampling_interval(self) -> float:
         """The seconds between two readings that are not worth their price more often."""
+        ...
+
+    @property
+    def node_share(self) -> float | None:
+        """Of a custom container, the part of one of Azure's nodes that it would take."""
         ...
 
     async def resources(self) -> Resources | None:
@@ -56,6 +62,10 @@ class Meter:
     peak: int = 0
     until: float | None = None
     """When its end began."""
+    node_share: float | None = None
+    """Of a custom container, the part of one of Azure's nodes that it would take."""
+    identifier: str | None = None
+    """The session's."""
 
     def take(self, resources: Resources | None, now: float, *, ended: bool = False) -> None:
         """Add a sample. One of a sandbox that has ended has no memory any more, but all of the rest."""
@@ -76,19 +86,34 @@ class Meter:
         """What it has used until now, or until its end."""
         now = now if self.until is None else self.until
         wall = 0.0 if self.allocated is None else max(0.0, now - self.allocated)
+        usage = SessionUsage(wall, self.executions, self.uploaded, self.downloaded)
+        if self.node_share is not None:
+            usage = replace(usage, node_hours=node_hours(wall, self.node_share))
+        elif self.allocated is not None:
+            usage = replace(usage, session_hours=session_hours(wall))
         if self.last is None:
-            return SessionUsage(wall, self.executions, self.uploaded, self.downloaded)
+            return usage
         idle = 0.0 if self.sampled is None else max(0.0, now - self.sampled) * self.last.memory
-        return SessionUsage(
-            wall,
-            self.executions,
-            self.uploaded,
-            self.downloaded,
-            self.last.source,
-            self.last.cpu,
-            self.memory_time + idle,
-            self.peak,
+        return replace(
+            usage,
+            source=self.last.source,
+            cpu=self.last.cpu,
+            memory_time=self.memory_time + idle,
+            peak_memory=self.peak,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PresentUsage:
+    """What a sandbox has used that is not gone yet."""
+
+    identifier: str | None
+    """The session's; `None` if it serves none."""
+    usage: SessionUsage
+    memory: int | None
+    """Bytes, as last sampled."""
+    running: int
+    """Executions that have begun and not ended."""
 
 
 Entry: TypeAlias = tuple[Meter, Measured]
@@ -109,13 +134,18 @@ class Metering:
 
     def start(self, number: int, instance: Measured, began: float) -> None:
         """Begin to measure an instance, which was ordered at that time."""
-        self._meters[number] = Meter(began), instance
+        self._meters[number] = Meter(began, node_share=instance.node_share), instance
 
     def allocate(self, number: int, identifier: str) -> None:
         """Note that a session has got the instance."""
         meter, instance = self._meters[number]
-        meter.allocated = self._clock()
+        meter.allocated, meter.identifier = self._clock(), identifier
         self._sessions[identifier] = meter, instance
+
+    def warmed_up(self, number: int) -> None:
+        """Note that an instance has worked without a session: it started, or imported modules."""
+        if (entry := self._meters.get(number)) is not None:
+            entry[0].worked = True
 
     def begin(self, identifier: str) -> Entry | None:
         """Note the beginning of an execution, whose end `leave` or `complete` is to be told."""
@@ -199,6 +229,20 @@ class Metering:
             memory += 0 if meter.last is None else meter.last.memory
         return replace(total, memory=memory)
 
+    def present(self) -> list[PresentUsage]:
+        """What each sandbox has used that is not gone, by its last sample: two can be of one session, of which one
+        ends."""
+        now = self._clock()
+        return [
+            PresentUsage(
+                meter.identifier,
+                meter.usage(now),
+                None if meter.last is None else meter.last.memory,
+                meter.running,
+            )
+            for meter, _ in self._meters.values()
+        ]
+
     async def close(self) -> None:
         """Take no more samples."""
         if self._timer is not None:
@@ -259,4 +303,6 @@ def _added(total: PoolUsage, meter: Meter, usage: SessionUsage) -> PoolUsage:
         memory_time=total.memory_time + memory_time,
         peak_memory=max(total.peak_memory, usage.peak_memory or 0),
         unmeasured=total.unmeasured + (usage.source is UsageSource.NONE),
+        session_hours=total.session_hours + usage.session_hours,
+        node_hours=total.node_hours + usage.node_hours,
     )

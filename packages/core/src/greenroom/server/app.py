@@ -45,7 +45,7 @@ from greenroom.server.responses import (
     problem_response,
     unauthorized,
 )
-from greenroom.server.routes import executions, files, logs, mcp, native, sessions
+from greenroom.server.routes import executions, files, logs, mcp, native, sessions, watching
 from greenroom.server.routes.arm import ArmRoute, is_management
 from greenroom.server.routes.forwarding import ForwardRoute
 from greenroom.server.routes.target import ContractName, Target, find_target
@@ -57,6 +57,7 @@ from greenroom.telemetry import Observer, RequestEnded, both, ignore
 from greenroom.telemetry import RequestRefused as RequestRefusedEvent
 from greenroom.telemetry.aggregate import Aggregate
 from greenroom.wire.logs import PATH as LOGS_PATH
+from greenroom.wire.usage import POOLS_PATH, USAGE_PATH
 
 if TYPE_CHECKING:
     from greenroom.server.ui.application import Ui
@@ -67,7 +68,7 @@ logger = logging.getLogger("greenroom.server")
 
 _HEALTH = {"/healthz", "/readyz"}
 _METRICS = "/metrics"
-_MANAGERS_PATHS = frozenset({LOGS_PATH})
+_MANAGERS_PATHS = frozenset({LOGS_PATH, POOLS_PATH, USAGE_PATH})
 """Paths of the server as a whole, beside those of Azure Resource Manager, which need the right to manage."""
 _NATIVE: Sequence[tuple[str, str, Operation]] = [
     ("POST", "/executions", native.execute),
@@ -325,7 +326,7 @@ class Application:
         ]
         return [
             *([] if self._management is None else [ArmRoute(self._management.plane)]),
-            *([] if self._log_store is None else [self._route_of_logs(self._log_store)]),
+            *self._managers_routes(),
             self._forward,
             *endpoint,
             Mount(f"{_POOL_PATH}/identifier/{{identifier}}", routes=operations),
@@ -369,15 +370,26 @@ class Application:
             ),
         ]
 
-    def _route_of_logs(self, store: LogStore) -> Route:
+    def _managers_routes(self) -> Sequence[BaseRoute]:
+        """Routes of the server as a whole; the paths are those of `_MANAGERS_PATHS`."""
+        store, pools = self._log_store, self.pools
+        routes = [
+            self._managers_route(USAGE_PATH, lambda request: watching.get_usage_report(request, pools, store)),
+            self._managers_route(POOLS_PATH, lambda request: watching.get_pools(request, pools)),
+        ]
+        if store is not None:
+            routes.append(self._managers_route(LOGS_PATH, lambda request: logs.get_logs(request, store)))
+        return routes
+
+    def _managers_route(self, path: str, operation: Callable[[Request], Awaitable[Response]]) -> Route:
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["greenroom.operation"] = f"GET {LOGS_PATH}"
-            response = await logs.get_logs(Request(scope, receive), store)
+            scope["greenroom.operation"] = f"GET {path}"
+            response = await operation(Request(scope, receive))
             if not scope["greenroom.held"].hold(len(response.body)):
                 raise no_room("The server holds too much for other requests to send this response. Try again.")
             await response(scope, receive, send)
 
-        return Route(LOGS_PATH, _Endpoint(respond), methods=["GET"])
+        return Route(path, _Endpoint(respond), methods=["GET"])
 
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:

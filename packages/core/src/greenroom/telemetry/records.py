@@ -114,6 +114,8 @@ class EndedSession:
     began: float
     """Seconds since 1970: when it got its sandbox; of a sandbox that served no session, when that was removed."""
     ended: float
+    removed: float
+    """When its sandbox was gone."""
     usage: SessionUsage
 
 
@@ -140,9 +142,9 @@ def recorder(put: Callable[[Item], None], pool: str, clock: Callable[[], float] 
             if event.identifier is not None:
                 until = ended.pop(event.identifier, now)
                 began = until - event.usage.wall
-                put(EndedSession(name, clean(event.identifier), event.cause, began, until, event.usage))
+                put(EndedSession(name, clean(event.identifier), event.cause, began, until, now, event.usage))
             elif event.usage.source is not UsageSource.NONE:
-                put(EndedSession(name, None, event.cause, now, now, event.usage))
+                put(EndedSession(name, None, event.cause, now, now, now, event.usage))
         elif (record := record_of(event, name, now)) is not None:
             put(record)
 

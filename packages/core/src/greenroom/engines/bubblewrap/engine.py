@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ class BubblewrapSandbox(StreamSandbox):
         self._error_reader = asyncio.create_task(self._read_errors())
         self._end: asyncio.Task[None] | None = None
         self._resources: Resources | None = None
+        self._gauge: measuring.Gauge | None = None
 
     async def send(self, data: bytes) -> None:
         assert self._process.stdin is not None  # noqa: S101  a pipe by construction
@@ -103,9 +105,16 @@ class BubblewrapSandbox(StreamSandbox):
             self._measure()
         return self._resources
 
+    def gauge(self) -> measuring.Gauge | None:
+        if self._gauge is None and self._group is not None and self._end is None:
+            self._gauge = measuring.Gauge(self._group.directories)
+        return self._gauge
+
     def _measure(self) -> None:
         """Read what it has used; these are small files of the kernel, so it takes microseconds."""
         found = measuring.of_processes(self._process.pid) if self._group is None else self._group.resources()
+        if found is not None and self._gauge is not None:
+            found = replace(found, peak=max(found.peak or 0, self._gauge.highest))
         self._resources = found or self._resources
 
     async def limit_memory(self, memory: int) -> None:
@@ -148,6 +157,8 @@ class BubblewrapSandbox(StreamSandbox):
         process._transport.close()  # noqa: SLF001
         if self._group is not None:
             self._measure()  # the count is complete only once they have all ended
+            if self._gauge is not None:
+                self._gauge.close()
             await asyncio.to_thread(self._group.remove)
 
     def _children(self) -> list[int]:

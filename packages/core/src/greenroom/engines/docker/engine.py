@@ -24,6 +24,7 @@ from greenroom.engines import owner
 from greenroom.engines.base import (
     ControlGroups,
     Engine,
+    Gauge,
     Resources,
     SandboxSpec,
     StreamSandbox,
@@ -78,10 +79,12 @@ class DockerSandbox(StreamSandbox):
         attachment: Attachment,
         name: str,
         *,
+        container_id: str,
         gives_way: bool,
         on_end: Callable[[], None],
     ) -> None:
         self.id = name
+        self._container_id = container_id
         self._gives_way = gives_way
         self._on_end = on_end
         self._daemon = daemon
@@ -122,6 +125,9 @@ class DockerSandbox(StreamSandbox):
     async def resources(self) -> Resources | None:
         return await self._meter.read()
 
+    def gauge(self) -> Gauge | None:
+        return self._meter.gauge(self._container_id)
+
     async def limit_memory(self, memory: int) -> None:
         await limit_memory(self._daemon, self.id, memory)
 
@@ -149,6 +155,7 @@ class DockerSandbox(StreamSandbox):
                 await remove(self._container, self.id)
         finally:
             self._attachment.close()
+            self._meter.close()
             self._on_end()
 
 
@@ -211,7 +218,7 @@ class DockerEngine(Engine):
         attachment: Attachment | None = None
         try:
             async with asyncio.timeout(_START_TIMEOUT):
-                await asyncio.shield(create)  # a request to Docker cannot be taken back
+                created = await asyncio.shield(create)  # a request to Docker cannot be taken back
                 attachment = await Attachment.open(daemon, name)
                 await container.start()
         except BaseException as error:
@@ -227,6 +234,7 @@ class DockerEngine(Engine):
             container,
             attachment,
             name,
+            container_id=created.id,
             gives_way=self.starts_give_way,
             on_end=lambda: self._users.discard(user),
         )

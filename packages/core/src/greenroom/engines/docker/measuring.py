@@ -9,11 +9,12 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from greenroom.engines.base import Resources
 from greenroom.engines.docker.client import FAILURES, Daemon
-from greenroom.engines.measuring import groups_of, of_group
+from greenroom.engines.measuring import Gauge, groups_named, groups_of, of_group
 from greenroom.models import UsageSource
 
 _STATS_TIMEOUT = 3.0
@@ -36,6 +37,20 @@ class ContainerMeter:
         self._last: Resources | None = None
         self.sampling_interval = _AT_ONCE
         """The seconds between two readings that are not worth their price more often."""
+        self._gauge: Gauge | None = None
+        self._ended = False
+
+    def gauge(self, id: str) -> Gauge | None:  # noqa: A002  Docker's own word
+        """Return what reads the figures of a container with this id at once, if it is on this machine."""
+        if self._gauge is None and not self._ended and (directories := groups_named(id)):
+            self._gauge = Gauge(directories)
+        return self._gauge
+
+    def close(self) -> None:
+        """Keep no file of a container open that has ended."""
+        self._ended = True
+        if self._gauge is not None:
+            self._gauge.close()
 
     async def read(self) -> Resources | None:
         """Return what they have used so far, or what was read last."""
@@ -45,6 +60,8 @@ class ContainerMeter:
                 self.sampling_interval = _SLOW
         if self.sampling_interval == _AT_ONCE:
             self._last = _sum([of_group(directories) for directories in self._groups]) or self._last
+            if self._last is not None and self._gauge is not None:
+                self._last = replace(self._last, peak=max(self._last.peak or 0, self._gauge.highest))
         else:
             self._last = _sum(await asyncio.gather(*map(self._statistics, self._names))) or self._last
         return self._last

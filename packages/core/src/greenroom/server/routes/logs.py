@@ -58,8 +58,8 @@ def read_query(query: Mapping[str, str]) -> LogQuery:
         identifier=query.get("session"),
         operations=operations,
         level=_word(LogLevel, query.get("level", LogLevel.INFORMATION), "level"),
-        since=_time(query, "since"),
-        until=_time(query, "until"),
+        since=read_time(query, "since"),
+        until=read_time(query, "until"),
         after=_number(query, "after", 0, (1 << 63) - 1, 0),
         limit=_number(query, "limit", 1, MOST, 500),
     )
@@ -93,7 +93,12 @@ def _number(query: Mapping[str, str], name: str, least: int, most: int, default:
     return number
 
 
-def _time(query: Mapping[str, str], name: str) -> float | None:
+def read_time(query: Mapping[str, str], name: str) -> float | None:
+    """Return the time that a parameter gives, in seconds since 1970; `None` if it is not there.
+
+    Raises:
+        BadRequest: it is none.
+    """
     text = query.get(name)
     if text is None:
         return None

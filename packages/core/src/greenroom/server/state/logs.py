@@ -115,7 +115,7 @@ class LogStore:
 
         Args:
             query: which ones.
-            by: what to group by, of `pool` and `identifier`; without any, there is one sum.
+            by: what to group by, of `pool`, `identifier` and `day`; without any, there is one sum.
 
         Raises:
             sqlite3.Error: they cannot be read.

@@ -60,6 +60,7 @@ MIGRATIONS = (
         cause TEXT NOT NULL,
         began REAL NOT NULL,      -- seconds since 1970
         ended REAL NOT NULL,
+        removed REAL NOT NULL,    -- when the sandbox was gone: until then, the pool counts it among its present ones
         wall REAL NOT NULL,       -- seconds
         executions INTEGER NOT NULL,
         uploaded INTEGER NOT NULL,
@@ -68,6 +69,8 @@ MIGRATIONS = (
         cpu REAL,                 -- seconds
         memory_time REAL,         -- byte-seconds
         peak_memory INTEGER,
+        session_hours INTEGER NOT NULL,
+        node_hours REAL NOT NULL,
         weight INTEGER NOT NULL
     ) STRICT
     """,

@@ -16,13 +16,14 @@ _OF_A_ROW = 100
 
 _RECORD = "time, log, pool, operation, level, text, identifier, status, reason, duration, output, size"
 _ENDED = (
-    "pool, identifier, cause, began, ended, wall, executions, uploaded, downloaded, source, cpu, memory_time,"
-    " peak_memory"
+    "pool, identifier, cause, began, ended, removed, wall, executions, uploaded, downloaded, source, cpu, memory_time,"
+    " peak_memory, session_hours, node_hours"
 )
 INSERT_RECORD = f"INSERT INTO records ({_RECORD}, weight) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-INSERT_USAGE = f"INSERT INTO usage ({_ENDED}, weight) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+INSERT_USAGE = f"INSERT INTO usage ({_ENDED}, weight) VALUES ({', '.join('?' * 17)})"  # noqa: S608
 _CAUSES = {cause.label: cause for cause in EndCause}
-_GROUPS = ("pool", "identifier")
+_GROUPS = {"pool": "pool", "identifier": "identifier", "day": "date(ended, 'unixepoch')"}
+"""What usage can be grouped by, as SQL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,8 @@ class UsageQuery:
     since: float | None = None
     until: float | None = None
     """Exclusive."""
+    removed_until: float | None = None
+    """By the time at which their sandboxes were gone; inclusive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class UsageSum:
     pool: str | None
     """`None` if it was not grouped by."""
     identifier: str | None
+    day: str | None
+    """That of their ends, in UTC, such as 2026-11-27."""
     sessions: int
     began: float
     """When the first of them began, in seconds since 1970."""
@@ -105,6 +110,8 @@ class UsageSum:
     spare_cpu: float
     """What sandboxes used that served no session; not grouped by identifier."""
     spare_memory_time: float
+    session_hours: int
+    node_hours: float
 
 
 def record_row(record: LogRecord) -> Sequence[Any]:
@@ -121,8 +128,9 @@ def usage_row(ended: EndedSession) -> Sequence[Any]:
     usage = ended.usage
     weight = _OF_A_ROW + len(ended.pool) + len(ended.identifier or "")
     return (
-        ended.pool, ended.identifier, ended.cause.label, ended.began, ended.ended, usage.wall, usage.executions,
-        usage.uploaded, usage.downloaded, usage.source.value, usage.cpu, usage.memory_time, usage.peak_memory, weight,
+        ended.pool, ended.identifier, ended.cause.label, ended.began, ended.ended, ended.removed, usage.wall,
+        usage.executions, usage.uploaded, usage.downloaded, usage.source.value, usage.cpu, usage.memory_time,
+        usage.peak_memory, usage.session_hours, usage.node_hours, weight,
     )  # fmt: skip
 
 
@@ -175,9 +183,10 @@ def select_usage(database: sqlite3.Connection, query: UsageQuery, after: int, li
                 _CAUSES[cause],
                 began,
                 ended,
+                removed,
                 SessionUsage(wall, executions, up, down, UsageSource(source), *measured),
             )
-            for _, pool, identifier, cause, began, ended, wall, executions, up, down, source, *measured in page
+            for _, pool, identifier, cause, began, ended, removed, wall, executions, up, down, source, *measured in page
         ],
         page[-1][0] if page else after,
         len(rows) <= limit,
@@ -186,11 +195,11 @@ def select_usage(database: sqlite3.Connection, query: UsageQuery, after: int, li
 
 def sum_usage(database: sqlite3.Connection, query: UsageQuery, by: Sequence[str]) -> list[UsageSum]:
     """Return sums of the usage of ended sessions, in the order of what they are grouped by."""
-    groups = [name for name in _GROUPS if name in by]
+    groups = [expression for name, expression in _GROUPS.items() if name in by]
     conditions = _of_usage(query)
     if "identifier" in groups:
         conditions.add("identifier IS NOT NULL")
-    chosen = ", ".join(name if name in groups else "NULL" for name in _GROUPS)
+    chosen = ", ".join(expression if name in by else "NULL" for name, expression in _GROUPS.items())
     own = "CASE WHEN identifier IS NOT NULL THEN {} END"
 
     def total(column: str) -> str:
@@ -206,6 +215,8 @@ def sum_usage(database: sqlite3.Connection, query: UsageQuery, by: Sequence[str]
         f"coalesce(group_concat(DISTINCT {own.format('source')}), '')",
         f"count({own.format('nullif(source <> ' + repr(UsageSource.NONE.value) + ', 1)')})",
         *(f"total(CASE WHEN identifier IS NULL THEN {each} END)" for each in ("cpu", "memory_time")),
+        total("session_hours"),
+        f"coalesce(total({own.format('node_hours')}), 0)",
     ]
     grouping = f" GROUP BY {', '.join(groups)} ORDER BY {', '.join(groups)}" if groups else " HAVING count(*) > 0"
     rows = database.execute(
@@ -227,6 +238,8 @@ def _of_usage(query: UsageQuery) -> _Conditions:
     conditions.add_pool(query.pool)
     conditions.add_equal("identifier", query.identifier)
     conditions.add_times("ended", query.since, query.until)
+    if query.removed_until is not None:
+        conditions.add("removed <= ?", query.removed_until)
     return conditions
 
 

@@ -1,0 +1,152 @@
+"""`greenroom usage`: what the sessions of a server have used, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from greenroom.cli import place as places
+from greenroom.cli.figures import (
+    GIB,
+    NO_PRICE_HINT,
+    PricesFile,
+    in_bytes,
+    in_money,
+    in_seconds,
+    lacks_price,
+    money_fields,
+    row_fields,
+)
+from greenroom.cli.logs import read_time
+from greenroom.cli.output import print_line
+from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Subscription, one_of
+from greenroom.errors import InvalidRequest
+from greenroom.pricing import Prices
+from greenroom.pricing.estimate import Cost, cost_here, cost_in_azure, cost_of_machine
+from greenroom.untrusted import printable
+from greenroom.wire.usage import GroupBy, UsageReport, UsageRow
+
+_ESTIMATES = "processes"
+
+
+def usage(
+    *,
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            "--pool", "--name", "-n", help="Of one pool.", metavar="NAME", autocompletion=places.complete_pool
+        ),
+    ] = None,
+    by: Annotated[GroupBy, typer.Option(help="What a row stands for.", **one_of(GroupBy))] = GroupBy.POOL,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Sessions that have ended since, or for this long: 30m, 24h, 7d; and those that have not ended.",
+            show_default="all that the server keeps",
+            metavar="TIME",
+        ),
+    ] = None,
+    prices: PricesFile = None,
+    output: Output = Format.TABLE,
+    server: Server = None,
+    subscription: Subscription = None,
+    resource_group: ResourceGroup = None,
+) -> None:
+    """Show what the sessions of a greenroom serve have used, and an estimate of its cost, here and in Azure.
+
+    A session counts whole, with all that it used since it began. Days are in UTC: an ended session belongs to that of
+    its end.
+    """
+    place = Place.of(server, subscription, resource_group)
+    if place.in_azure:
+        raise InvalidRequest("Usage must be that of a greenroom serve. Azure tells what sessions cost in its own bill.")
+    wanted = Prices.load(prices)
+    parameters = {"by": by.value}
+    if pool is not None:
+        parameters["pool"] = place.pool(pool).signal_name
+    if since is not None:
+        parameters["since"] = read_time(since, "--since")
+
+    async def work(_: Callable[[str], None]) -> UsageReport:
+        async with place.client() as client:
+            return await client.usage(parameters)
+
+    report = places.run(work, "Asking for usage")
+    if output is Format.JSON:
+        places.print_json(_to_json(report, by, wanted))
+    elif not report.total.sessions and not report.spare_cpu:
+        print_line("No session has used anything.")
+    else:
+        _print(report, by, wanted)
+
+
+def costs(prices: Prices, row: UsageRow) -> tuple[Cost, Cost]:
+    """Return what a row costs, here and in Azure."""
+    measured = not row.sessions or row.unmeasured < row.sessions
+    return cost_here(prices, row, measured=measured), cost_in_azure(prices, row)
+
+
+def _to_json(report: UsageReport, by: GroupBy, prices: Prices) -> dict[str, Any]:
+    def fields(row: UsageRow) -> dict[str, Any]:
+        return row_fields(row) | money_fields(prices, *costs(prices, row))
+
+    spare = cost_of_machine(prices, report.spare_cpu, report.spare_memory_time)
+    return {
+        "by": by.value,
+        "rows": [{by.value: row.name} | fields(row) for row in report.rows],
+        "total": fields(report.total),
+        "spare": {
+            "cpuSeconds": report.spare_cpu,
+            "gibSeconds": report.spare_memory_time / GIB,
+            "currency": prices.currency,
+            "costHere": spare.amount,
+        },
+        "omittedRows": report.omitted,
+        "droppedRecords": report.dropped,
+    }
+
+
+def _print(report: UsageReport, by: GroupBy, prices: Prices) -> None:
+    titles = (
+        by.value, "sessions", "runs", "seconds", "cpu s", "GiB s", "peak", "up", "down",
+        f"{prices.currency} here", f"{prices.currency} in Azure",
+    )  # fmt: skip
+    rows = [_cells(row, printable(row.name), prices) for row in report.rows]
+    places.print_table(titles, [*rows, _cells(report.total, "total", prices)])
+    if report.omitted:
+        print_line(f"{report.omitted:,} more rows are in the total.")
+    if report.spare_cpu or report.spare_memory_time:
+        cost = cost_of_machine(prices, report.spare_cpu, report.spare_memory_time)
+        money = "" if cost.amount is None else f": {in_money(cost)} {prices.currency}"
+        print_line(
+            f"Sandboxes that served no session used {in_seconds(report.spare_cpu)} s of processors and "
+            f"{in_seconds(report.spare_memory_time / GIB)} GiB s{money}."
+        )
+    if report.total.unmeasured:
+        print_line(f"Of {report.total.unmeasured:,} sessions, nobody knows the processor time and memory.")
+    if _ESTIMATES in report.total.sources:
+        print_line("The processor time and memory of some are estimates: there are no control groups.")
+    if report.dropped:
+        print_line(f"{report.dropped:,} records could not be written: ended sessions can be missing.")
+    if lacks_price(*costs(prices, report.total)):
+        print_line(NO_PRICE_HINT)
+
+
+def _cells(row: UsageRow, name: str, prices: Prices) -> list[str]:
+    here, azure = costs(prices, row)
+    known = row.unmeasured < row.sessions
+    return [
+        name,
+        f"{row.sessions:,}" + (f" ({row.present:,} present)" if row.present else ""),
+        f"{row.executions:,}",
+        in_seconds(row.wall),
+        in_seconds(row.cpu) if known else "",
+        in_seconds(row.memory_time / GIB) if known else "",
+        in_bytes(row.peak_memory) if known else "",
+        in_bytes(row.uploaded),
+        in_bytes(row.downloaded),
+        in_money(here),
+        in_money(azure),
+    ]

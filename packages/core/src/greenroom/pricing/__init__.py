@@ -1,0 +1,6 @@
+"""What usage costs, here and in Azure: rules of billing, lists of prices, estimates."""
+
+from greenroom.pricing.estimate import Estimate, estimate
+from greenroom.pricing.prices import Prices
+
+__all__ = ["Estimate", "Prices", "estimate"]
