@@ -57,6 +57,11 @@ class ExecutionHandle:
         """
         return self._future.result().status if self._future.done() else "running"
 
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, or could not run."""
+        return self._future.done()
+
     def result(self, timeout: float | None = None) -> Execution:
         """Wait for the end of the execution, and return it.
 

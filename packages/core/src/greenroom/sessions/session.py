@@ -490,9 +490,21 @@ class Session:
             tools=tools,
         )
 
-    def _begin(self, code: str, timeout: float | None, on_event: OnEvent) -> ExecutionHandle:
+    def _begin(
+        self,
+        code: str,
+        timeout: float | None,
+        on_event: OnEvent,
+        tools: Iterable[ToolLike] | None,
+        limits: ToolLimits | None,
+    ) -> ExecutionHandle:
         return ExecutionHandle(
-            self._pool, self._identifier, check_code(code), check_timeout(timeout), on_event=on_event
+            self._pool,
+            self._identifier,
+            check_code(code),
+            timeout if timeout == math.inf else check_timeout(timeout) or self._timeout,
+            tools=self._toolbox(tools, limits),
+            on_event=on_event,
         )
 
     async def _shell(self, command: ShellCommand, timeout: float | None, on_event: OnEvent | None) -> Execution:
@@ -524,6 +536,21 @@ class Session:
         await self._pool.backend.delete_file(self._identifier, check_file_path(path))
 
 
-def begin(session: Session, code: str, timeout: float | None, on_event: OnEvent) -> ExecutionHandle:
-    """Begin `session.execute(code, timeout=timeout)`; `on_event` is called on the pool's event loop."""
-    return session._begin(code, timeout, on_event)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module
+def begin(
+    session: Session,
+    code: str,
+    timeout: float | None,
+    on_event: OnEvent,
+    *,
+    tools: Iterable[ToolLike] | None = None,
+    tool_limits: ToolLimits | None = None,
+) -> ExecutionHandle:
+    """Begin `session.execute(…)` with these arguments, and return while it runs.
+
+    Args:
+        session: where.
+        code, tools, tool_limits: as for `Session.execute`; asynchronous tools run on a loop that outlives the caller's.
+        timeout: as for `Session.execute`; infinity stands for no limit.
+        on_event: called on the pool's event loop.
+    """
+    return session._begin(code, timeout, on_event, tools, tool_limits)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module
