@@ -571,7 +571,7 @@ async def test_only_the_client_that_receives_an_execution_answers_its_calls() ->
         async def answer(call: ToolCall) -> ToolAnswer:
             app: Any = server.application
             (record,) = [record for served in app.pools for record in served.records.of("session")]
-            seen["id"], key = record.id, record.live.calls._key
+            seen["id"], key = record.id, record.live.calls._client.key
             seen["refused"] = [
                 await post(),
                 await post(key=""),

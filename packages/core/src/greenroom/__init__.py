@@ -38,7 +38,7 @@ from greenroom.models import (
     UsageSource,
 )
 from greenroom.sessions import ExecutionHandle, Headers, Response, Session, SessionPool, StreamedResponse
-from greenroom.tools import Tool, ToolLimits
+from greenroom.tools import CallDeferred, MadeCall, Tool, ToolLimits, current_call
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,7 @@ __all__ = [
     "AccessDenied",
     "AzureDetails",
     "AzureRangeWarning",
+    "CallDeferred",
     "ContainerType",
     "CustomContainer",
     "EngineUnavailable",
@@ -63,6 +64,7 @@ __all__ = [
     "Image",
     "ImageMissing",
     "InvalidRequest",
+    "MadeCall",
     "Output",
     "Place",
     "PoolClosed",
@@ -88,5 +90,6 @@ __all__ = [
     "UsageSource",
     "aconnect",
     "connect",
+    "current_call",
     "session",
 ]

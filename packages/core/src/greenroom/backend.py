@@ -127,10 +127,25 @@ class Backend(Protocol):
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
         tools: Toolbox | None = None,
+        execution_id: str | None = None,
     ) -> Execution:
         """Run code. `timeout` is in seconds; `None` stands for the pool's own limit, infinity for no limit.
 
-        `env` are variables that hold during this execution, `tools` the application's functions that it can call.
+        `env` are variables that hold during this execution, `tools` the application's functions that it can call. With
+        an `execution_id`, which must be new in its session, it can be resumed.
+        """
+        ...
+
+    async def resume(
+        self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
+    ) -> Execution:
+        """Take over an execution from the one who began it, or resumed it last: its events, its end and its calls.
+
+        Cancelling this cancels it. Without `tools`, its calls wait for who resumes it next.
+
+        Raises:
+            SandboxLost: the session has no such execution any more.
+            InvalidRequest: the pool cannot resume executions.
         """
         ...
 

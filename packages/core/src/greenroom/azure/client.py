@@ -128,7 +128,9 @@ class AzurePool(Forwarding):
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
         tools: Toolbox | None = None,
+        execution_id: str | None = None,
     ) -> Execution:
+        del execution_id  # executions end with their requests
         if tools is not None:
             raise InvalidRequest(
                 "The tools must be for a pool on this machine or of greenroom serve: Azure offers code in its sessions "
@@ -147,6 +149,13 @@ class AzurePool(Forwarding):
         if on_event is not None:
             _send_events(outcome, on_event)
         return outcome
+
+    async def resume(
+        self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
+    ) -> Execution:
+        raise InvalidRequest(
+            f"The execution {execution_id} must be in a pool on this machine or of greenroom serve: Azure resumes none."
+        )
 
     @remote_call(EXECUTE_COMMAND)
     async def shell(

@@ -15,7 +15,7 @@ from typing import TypeVar
 from greenroom import wire
 from greenroom.azure.answering import AnsweredCalls
 from greenroom.azure.bodies import TooSlow, lines, replayable
-from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND
+from greenroom.azure.codecs.problems import EXECUTION_EXISTS, EXECUTION_NOT_FOUND
 from greenroom.azure.codecs.shared import MAX_SYNCHRONOUS, Call, Json, Malformed
 from greenroom.azure.forwarding import Forwarding
 from greenroom.azure.http import MARGIN, Connection
@@ -34,9 +34,9 @@ from greenroom.telemetry.tracing import (
     remote_call,
     remote_download,
 )
-from greenroom.tools import Toolbox
+from greenroom.tools import Toolbox, ToolLimits
 from greenroom.wire.content import ContentDecoder
-from greenroom.wire.executions import MAX_LINE, MAX_LINES, Answer, Assembler, Called, Order, Withdrawn
+from greenroom.wire.executions import MAX_LINE, MAX_LINES, Answer, Assembler, CallEvent, Order
 from greenroom.wire.values import WireError, decode, decode_list, encode
 
 T = TypeVar("T")
@@ -91,11 +91,30 @@ class NativePool(Forwarding):
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
         tools: Toolbox | None = None,
+        execution_id: str | None = None,
     ) -> Execution:
-        order = Order(uuid.uuid4().hex, code, env=env)
+        order = Order(execution_id or uuid.uuid4().hex, code, env=env, background=execution_id is not None)
         if tools is not None:
             order = replace(order, tools=tools.stubs, tool_limits=tools.limits)
         return await self._carry_out(identifier, order, timeout, on_event, tools)
+
+    @remote_call(EXECUTE_CODE)
+    async def resume(
+        self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
+    ) -> Execution:
+        order = Order(execution_id, timeout=math.inf, stream=on_event is not None, background=True)
+        running = _Running(order, on_event or _ignore)
+        if tools is not None:
+            running.calls = AnsweredCalls(_unlimited(tools), partial(self._answer, identifier, execution_id))
+        try:
+            return await self._receive_all(identifier, running, self._attach(identifier, running))
+        except GreenroomError as error:
+            if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
+                raise SandboxLost(
+                    f"The session {identifier!r} has no execution {execution_id!r}, or no longer: it ended too long "
+                    "ago, or its session has ended."
+                ) from error
+            raise
 
     @remote_call(EXECUTE_COMMAND)
     async def shell(
@@ -118,32 +137,50 @@ class NativePool(Forwarding):
     ) -> Execution:
         timeout = self._timeout if timeout is None else timeout
         longest = max(timeout or 0, tools.limits.timeout if tools is not None else 0)
-        background = longest > MAX_SYNCHRONOUS
+        background = order.background or longest > MAX_SYNCHRONOUS
         order = replace(order, timeout=timeout, stream=on_event is not None, background=background)
         # Two requests can overtake each other, and a time limit here should not include the wait.
         async with self._turns.of(identifier):
             running = _Running(order, on_event or _ignore)
             if tools is not None:
                 running.calls = AnsweredCalls(tools, partial(self._answer, identifier, order.id))
-            task = asyncio.create_task(self._run(identifier, running))
+            call = self._call("POST", "executions", identifier, body=encode(order))
             try:
-                return await asyncio.shield(task)
-            except asyncio.CancelledError:
-                if not task.done():
-                    await self._cancel(identifier, order, task)
+                return await self._receive_all(identifier, running, call)
+            except GreenroomError as error:
+                if error.azure is not None and error.azure.code == EXECUTION_EXISTS:
+                    raise InvalidRequest(
+                        f"The id of an execution must be new in its session, not {order.id!r}. That execution can be "
+                        "resumed."
+                    ) from error
                 raise
-            finally:
-                task.cancel()
-                if running.calls is not None:
-                    running.calls.end()
+
+    async def _receive_all(self, identifier: str, running: _Running, call: Call) -> Execution:
+        """Send a request for an execution, and receive it until its end. Cancelling this cancels it."""
+        task = asyncio.create_task(self._run(identifier, running, call))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                await self._cancel(identifier, running.order, task)
+            raise
+        finally:
+            task.cancel()
+            if running.calls is not None:
+                running.calls.end()
 
     async def _answer(self, identifier: str, id: str, answer: Answer) -> None:  # noqa: A002  the model's own word
         call = self._call("POST", f"executions/{id}/answers", identifier, body=encode(answer))
         await self._http.json(call, _nothing, timeout=_TIMEOUT)
 
-    async def _run(self, identifier: str, running: _Running) -> Execution:
+    def _attach(self, identifier: str, running: _Running) -> Call:
+        query = {"stream": "true"} if running.order.stream else {}
+        if running.calls is None:
+            query["calls"] = "false"
+        return self._call("GET", f"executions/{running.order.id}", identifier, **query)
+
+    async def _run(self, identifier: str, running: _Running, call: Call) -> Execution:
         order = running.order
-        call = self._call("POST", "executions", identifier, body=encode(order))
         delay = _FIRST_DELAY
         while True:
             reached = running.reached
@@ -159,8 +196,7 @@ class NativePool(Forwarding):
             running.check_time()
             delay = _FIRST_DELAY if running.reached > reached else min(2 * delay, _LONGEST_DELAY)
             await asyncio.sleep(delay)
-            stream = {"stream": "true"} if order.stream else {}
-            call = self._call("GET", f"executions/{order.id}", identifier, **stream)
+            call = self._attach(identifier, running)
 
     async def _receive(self, call: Call, running: _Running) -> Execution | None:
         """Receive lines until the execution has ended; return `None` if the connection broke, and it continues."""
@@ -346,7 +382,7 @@ class _Running:
                         whole.reschedule(None if math.isinf(self.until) else self.until)
                     if event is None:
                         continue
-                    if isinstance(event, Called | Withdrawn):
+                    if isinstance(event, CallEvent):
                         if self.calls is not None:
                             self.calls.take(event)
                         continue
@@ -367,7 +403,8 @@ class _Running:
     @property
     def seconds(self) -> float:
         """How long it can take. Without a time limit here, the pool's own holds, which has a maximum."""
-        waiting = 0.0 if self.order.tool_limits is None else self.order.tool_limits.total_timeout
+        limits = self.order.tool_limits
+        waiting = 0.0 if limits is None else limits.total_timeout + limits.parked_timeout
         return (MAX_TIMEOUT if self.order.timeout is None else self.order.timeout) + waiting + MARGIN
 
     def extend(self) -> None:
@@ -387,6 +424,16 @@ class _Running:
         return ServiceFailed(
             f"The execution {self.order.id} did not end within {MARGIN:g} seconds after its time limit."
         )
+
+
+def _unlimited(tools: Toolbox) -> Toolbox:
+    """Return tools whose limits the server keeps, for an execution that was begun before."""
+    return replace(tools, limits=_SERVERS_LIMITS)
+
+
+_SERVERS_LIMITS = ToolLimits(
+    calls=1_000_000, concurrent=1_000, argument_bytes=1 << 30, result_bytes=1 << 30, timeout=math.inf
+)
 
 
 def _unknown(order: Order, error: GreenroomError) -> GreenroomError:

@@ -123,9 +123,17 @@ class _Negotiated:
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
         tools: Toolbox | None = None,
+        execution_id: str | None = None,
     ) -> Execution:
         backend = await self._backend(identifier)
-        return await backend.execute(identifier, code, timeout=timeout, on_event=on_event, env=env, tools=tools)
+        return await backend.execute(
+            identifier, code, timeout=timeout, on_event=on_event, env=env, tools=tools, execution_id=execution_id
+        )
+
+    async def resume(
+        self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
+    ) -> Execution:
+        return await (await self._backend(identifier)).resume(identifier, execution_id, on_event=on_event, tools=tools)
 
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None

@@ -184,8 +184,10 @@ class Channel(FileRequests):
         number = next(self._numbers)
         deadline = Deadline(running.limits.timeout, waits=tools.limits.total_timeout if tools is not None else 0)
         try:
-            self._running = (number, running)
-            self._calls = tools and RunningCalls(tools, partial(self._answer, number), deadline.set_waiting)
+            self._running, self._calls = (number, running), None
+            if tools is not None:
+                answer = partial(self._answer, number)
+                self._calls = RunningCalls(tools, answer, deadline.set_waiting, deadline.set_parked)
             await self._set_environment()
             await self._send(order(number))
             await asyncio.wait([running.done, deadline.passed], return_when=asyncio.FIRST_COMPLETED)
@@ -210,7 +212,7 @@ class Channel(FileRequests):
         finally:
             self._end_calls()
             deadline.end()
-        self._running = None
+        self._running = self._calls = None
         self._turn.release()
         return execution
 
@@ -223,6 +225,11 @@ class Channel(FileRequests):
         if self._calls is not None:
             self._calls.end()
 
+    @property
+    def calls(self) -> RunningCalls | None:
+        """Those of the execution that runs, if it has tools."""
+        return self._calls
+
     async def _stop(self, number: int, running: Collector) -> None:
         """Interrupt an execution and wait for its end; a runner that does not stop it is lost."""
         with contextlib.suppress(SandboxLost):
@@ -232,7 +239,7 @@ class Channel(FileRequests):
                     self._fail("it did not stop its code after an interrupt")
         if running.done.done() and running.done.exception() is not None:
             return
-        self._running = None
+        self._running = self._calls = None
 
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[Any]:
         task = asyncio.create_task(coroutine)

@@ -103,6 +103,9 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
     async def execute(self, identifier: str, code: str, **options: Any) -> NoReturn:
         raise _only_requests("execute")
 
+    async def resume(self, identifier: str, execution_id: str, **options: Any) -> NoReturn:
+        raise _only_requests("resume")
+
     async def shell(self, identifier: str, command: ShellCommand, **options: Any) -> NoReturn:
         raise _only_requests("shell")
 

@@ -7,7 +7,10 @@ import math
 
 
 class Deadline:
-    """Counts the time in which code runs; what it may wait in total has a limit of its own, after which it counts."""
+    """Counts the time in which code runs; what it may wait in total has a limit of its own, after which it counts.
+
+    The time in which nobody works on its calls counts for neither: calls have a limit for that.
+    """
 
     def __init__(self, seconds: float, *, waits: float = 0.0) -> None:
         """
@@ -21,22 +24,24 @@ class Deadline:
         self._since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False
+        self._parked = False
         self.passed: asyncio.Future[None] = self._loop.create_future()
         """Done when the time is used up."""
         self._count()
 
     def set_waiting(self, waiting: bool) -> None:
         """Stop counting while the code waits, or continue."""
-        if waiting == self._waiting or (waiting and self._waits_left <= 0):
-            return
-        now = self._loop.time()
-        passed, self._since = now - self._since, now
-        if waiting:
-            self._left -= passed
-        else:
-            self._waits_left -= passed
-        self._waiting = waiting
-        self._count()
+        if waiting != self._waiting:
+            self._note_time()
+            self._waiting = waiting
+            self._count()
+
+    def set_parked(self, parked: bool) -> None:
+        """Count nothing while nobody works on a call, or continue."""
+        if parked != self._parked:
+            self._note_time()
+            self._parked = parked
+            self._count()
 
     def end(self) -> None:
         """Count no more, even if calls end later."""
@@ -45,17 +50,34 @@ class Deadline:
             self._timer.cancel()
         self.passed.cancel()
 
+    @property
+    def _stands_still(self) -> bool:
+        return self._waiting and self._waits_left > 0
+
+    def _note_time(self) -> None:
+        now = self._loop.time()
+        passed, self._since = now - self._since, now
+        if self._parked:
+            return
+        if self._stands_still:
+            self._waits_left -= passed
+        else:
+            self._left -= passed
+
     def _count(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        left, act = (self._waits_left, self._go_on) if self._waiting else (self._left, self._pass)
+        if self._parked:
+            return
+        left, act = (self._waits_left, self._go_on) if self._stands_still else (self._left, self._pass)
         if math.isfinite(left):
             self._timer = self._loop.call_later(max(left, 0), act)
 
     def _go_on(self) -> None:
-        self.set_waiting(False)
+        self._note_time()
         self._waits_left = 0
+        self._count()
 
     def _pass(self) -> None:
         if not self.passed.done():

@@ -17,6 +17,7 @@ from greenroom.local.changing import ChangeablePool
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
 from greenroom.local.recording import Recorder
+from greenroom.local.resumable import ResumableExecutions
 from greenroom.local.settings import PoolSettings
 from greenroom.models import (
     ContainerType,
@@ -38,6 +39,7 @@ class LocalPool(ChangeablePool[Channel]):
         super().__init__(engine, settings)
         rules = settings.rules(starts_give_way=engine.starts_give_way)
         self._overrides = HeldOverrides()
+        self._resumable = ResumableExecutions()
         observer = guarded(observer)
         self._allocator = Allocator(self._start, rules, engine.name, observer)
         metering, content = self._allocator.metering, settings.trace_content
@@ -78,6 +80,7 @@ class LocalPool(ChangeablePool[Channel]):
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
         tools: Toolbox | None = None,
+        execution_id: str | None = None,
     ) -> Execution:
         if tools is not None and self.container_type is not ContainerType.PYTHON_LTS:
             raise InvalidRequest(
@@ -87,11 +90,22 @@ class LocalPool(ChangeablePool[Channel]):
         if self._settings.container_type is ContainerType.SHELL:
             return await self.shell(identifier, ShellCommand(code, env=env), timeout=timeout, on_event=on_event)
         limits = self._limits(timeout)
-        with self._recorder.executing(identifier, Work.CODE, code) as recorded, recorded.span.active():
-            async with self._channel(identifier) as channel:
-                recorded.began()
-                why = partial(self._restarted, identifier)
-                return recorded.ended(await channel.execute(code, limits, on_event, why, env, tools=tools))
+
+        async def work(tools: Toolbox | None, on_event: OnEvent | None) -> Execution:
+            with self._recorder.executing(identifier, Work.CODE, code) as recorded, recorded.span.active():
+                async with self._channel(identifier) as channel:
+                    recorded.began()
+                    why = partial(self._restarted, identifier)
+                    return recorded.ended(await channel.execute(code, limits, on_event, why, env, tools=tools))
+
+        if execution_id is None:
+            return await work(tools, on_event)
+        return await self._resumable.begin(identifier, execution_id, work, on_event, tools)
+
+    async def resume(
+        self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
+    ) -> Execution:
+        return await self._resumable.resume(identifier, execution_id, on_event, tools)
 
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
@@ -151,6 +165,7 @@ class LocalPool(ChangeablePool[Channel]):
 
     async def delete(self, identifier: str) -> None:
         await self._allocator.end(identifier)
+        self._resumable.forget(identifier)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
         self._settings.check_limits(overrides.memory, overrides.idle_timeout)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 from greenroom.server.budget import Share
 from greenroom.server.responses import RequestRefused
-from greenroom.tools import ToolAnswer, Toolbox, ToolCall
-from greenroom.wire.executions import NOT_WAITING, Answer, Called, Order, Withdrawn
+from greenroom.tools import PendingCalls, ToolAnswer, Toolbox, ToolCall
+from greenroom.wire.executions import NOT_WAITING, Answer, Called, CallEvent, Made, Order, Resumed, Withdrawn
 
 _COPIES = 4  # of the arguments while their line is sent: as they came, in base64, and twice as JSON
+
+Listener: TypeAlias = Callable[[CallEvent], None]
 
 
 class RemoteCalls:
@@ -29,25 +31,49 @@ class RemoteCalls:
         self._order = order
         self._held = held
         self._most = most
-        self._waiting: dict[int, tuple[Called, asyncio.Future[ToolAnswer]]] = {}
-        self._listener: Callable[[Called | Withdrawn], None] | None = None
-        self._key = ""
+        self._pending = PendingCalls()
+        self._client: _Client | None = None
 
     def toolbox(self) -> Toolbox | None:
         """Return the tools for the pool."""
         order = self._order
         return Toolbox(order.tools, order.tool_limits, self._answer) if order.tools and order.tool_limits else None
 
-    def attach(self, listener: Callable[[Called | Withdrawn], None]) -> None:
-        """Send the calls to this client, those that wait already too. From now on, it alone can answer."""
-        self._listener, self._key = listener, secrets.token_urlsafe()
-        for called, _ in self._waiting.values():
-            self._send(called)
+    @property
+    def waiting(self) -> int:
+        """How many calls wait."""
+        return self._pending.count
 
-    def detach(self, listener: Callable[[Called | Withdrawn], None]) -> None:
+    @property
+    def has_client(self) -> bool:
+        """Whether a client gets them."""
+        return self._client is not None
+
+    def attach(self, listener: Listener, *, resumed: bool = False) -> None:
+        """Send the calls to this client, those that wait already too. From now on, it alone can answer.
+
+        Args:
+            listener: gets the lines.
+            resumed: whether it did not begin the execution, and gets what it needs to know of earlier calls.
+        """
+        if resumed:
+            for call in self._pending.log.ended:
+                listener(Made(call.number, call.tool, call.content, failed=call.state == "failed"))
+        self._client = _Client(listener, self._most)
+        self._pending.attach(self._client)
+        if resumed:
+            listener(Resumed())
+
+    def detach(self, listener: Listener) -> None:
         """Send no more to this client; calls wait for the next one."""
-        if self._listener == listener:
-            self._listener, self._key = None, ""
+        if self._client is not None and self._client.listener == listener:
+            self._pending.detach(self._client)
+            self._client = None
+
+    def release(self) -> None:
+        """Send no more to the client that gets them, if there is one."""
+        if self._client is not None:
+            self.detach(self._client.listener)
 
     def answer(self, answer: Answer) -> None:
         """Answer a call.
@@ -55,35 +81,32 @@ class RemoteCalls:
         Raises:
             RequestRefused: it does not wait, or the client does not receive this execution.
         """
-        if not self._key or not hmac.compare_digest(answer.key.encode("utf-8", "replace"), self._key.encode()):
+        key = self._client.key if self._client is not None else ""
+        if not key or not hmac.compare_digest(answer.key.encode("utf-8", "replace"), key.encode()):
             raise RequestRefused(409, "CallNotYours", "The answer must have the key of its call.")
-        _, waiting = self._waiting.get(answer.call, (None, None))
-        if waiting is None or waiting.done():
+        if not self._pending.settle(answer.call, ToolAnswer(answer.content, answer.failed, answer.deferred)):
             raise RequestRefused(409, NOT_WAITING, f"The call {answer.call} does not wait for an answer.")
-        waiting.set_result(ToolAnswer(answer.content, answer.failed))
 
     async def _answer(self, call: ToolCall) -> ToolAnswer:
         size = _COPIES * len(call.arguments)
         if not self._held.add(size):
             return ToolAnswer.failure(f"{call.tool} was not called: the server holds too much for other requests.")
         try:
-            return await self._answer_of_client(call)
+            return await self._pending.answer(replace(call, most=min(call.most, self._most)))
         finally:
             self._held.add(-size)
 
-    async def _answer_of_client(self, call: ToolCall) -> ToolAnswer:
-        called = Called(call.number, call.tool, call.arguments, min(call.most, self._most))
-        waiting: asyncio.Future[ToolAnswer] = asyncio.get_running_loop().create_future()
-        self._waiting[call.number] = called, waiting
-        self._send(called)
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            self._send(Withdrawn(call.number))
-            raise
-        finally:
-            del self._waiting[call.number]
 
-    def _send(self, event: Called | Withdrawn) -> None:
-        if self._listener is not None:
-            self._listener(replace(event, key=self._key) if isinstance(event, Called) else event)
+class _Client:
+    """The client that receives an execution: its calls are lines with its key."""
+
+    def __init__(self, listener: Listener, most: int) -> None:
+        self.listener = listener
+        self.key = secrets.token_urlsafe()
+        self._most = most
+
+    def deliver(self, call: ToolCall) -> None:
+        self.listener(Called(call.number, call.tool, call.arguments, call.most, self.key, call.again))
+
+    def withdraw(self, number: int) -> None:
+        self.listener(Withdrawn(number))

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from greenroom.azure.codecs.problems import UNAVAILABLE, problem_of
+from greenroom.azure.codecs.problems import EXECUTION_EXISTS, UNAVAILABLE, problem_of
 from greenroom.azure.codecs.shared import ExecuteRequest
 from greenroom.backend import OnEvent
 from greenroom.errors import GreenroomError
@@ -151,7 +151,7 @@ class ExecutionRecords:
         if (identifier, record_id) in self._records:
             raise RequestRefused(
                 409,
-                "ExecutionAlreadyExists",
+                EXECUTION_EXISTS,
                 "The operation id must be new in its session: an execution has it already.",
             )
         if (identifier, record_id) in self._cancelled:

@@ -6,47 +6,50 @@ import asyncio
 import math
 import threading
 import time
-import uuid
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
-from greenroom.backend import NO_VARIABLES, OnEvent
-from greenroom.config.environment import Environment
+from greenroom.backend import OnEvent
 from greenroom.errors import InvalidRequest
 from greenroom.models import Event, Execution, ExecutionError, Status
 from greenroom.sessions.open_pool import OpenPool
 from greenroom.sessions.rules import seconds
-from greenroom.tools import Toolbox
+from greenroom.tools import CallLog, MadeCall
 from greenroom.untrusted import brief
 
 
 class ExecutionHandle:
-    """An execution in the background. Made by `Session.submit`; it continues when the handle is dropped."""
+    """An execution in the background, which continues when the handle is dropped.
+
+    Made by `Session.submit` and `Session.resume`.
+    """
 
     def __init__(
         self,
         pool: OpenPool,
-        identifier: str,
-        code: str,
-        timeout: float | None,
-        env: Environment = NO_VARIABLES,
+        execution_id: str,
+        execute: Callable[[OnEvent], Coroutine[Any, Any, Execution]],
         *,
-        tools: Toolbox | None = None,
+        log: CallLog | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         """
         Args:
-            pool, identifier, code, env: what to execute, and where.
-            timeout: in seconds; `None` stands for the pool's own limit, infinity for no limit.
+            pool: where it runs.
+            execution_id: its own.
+            execute: begins or resumes it on the pool's event loop, and returns it at its end.
+            log: its calls, if it has tools.
             on_event: called on the pool's event loop.
         """
-        self.id = uuid.uuid4().hex
-        """The execution's identifier."""
+        self.id = execution_id
+        """The execution's identifier, by which `Session.resume` finds it."""
         self._pool = pool
         self._on_event = on_event
+        self._log = log
         self._last: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
-        self._future = pool.submit(self._run(identifier, code, timeout, env, tools))
+        self._future = pool.submit(self._run(execute))
 
     @property
     def status(self) -> Literal["running"] | Status:
@@ -80,6 +83,21 @@ class ExecutionHandle:
         """As `result`. Cancelling the wait does not cancel the execution."""
         return await asyncio.shield(asyncio.wrap_future(self._future))
 
+    def calls(self) -> list[MadeCall]:
+        """Return the calls of tools so far, in the order in which the code made them.
+
+        All that wait are among them, and of the others the latest 1,000, with at most 1 MiB of arguments. A resumed
+        execution has those from before, too.
+
+        Raises:
+            GreenroomError: it cannot be resumed, as `result` raises it.
+        """
+        return self._pool.run(self._calls())
+
+    async def acalls(self) -> list[MadeCall]:
+        """As `calls`."""
+        return await self._pool.arun(self._calls())
+
     def cancel(self) -> None:
         """Interrupt the execution, or remove it from the queue; its status becomes `cancelled`. Idempotent."""
         self._pool.run(self._cancel())
@@ -88,15 +106,11 @@ class ExecutionHandle:
         """As `cancel`."""
         await self._pool.arun(self._cancel())
 
-    async def _run(
-        self, identifier: str, code: str, timeout: float | None, env: Environment, tools: Toolbox | None
-    ) -> Execution:
+    async def _run(self, execute: Callable[[OnEvent], Coroutine[Any, Any, Execution]]) -> Execution:
         self._task = asyncio.current_task()
         began = time.monotonic()
         try:
-            return await self._pool.backend.execute(
-                identifier, code, timeout=timeout, on_event=self._note, env=env, tools=tools
-            )
+            return await execute(self._note)
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise
@@ -107,6 +121,19 @@ class ExecutionHandle:
                 error=ExecutionError("CancelledError", "The execution was cancelled."),
                 duration=time.monotonic() - began,
             )
+
+    async def _calls(self) -> list[MadeCall]:
+        if self._log is None:
+            return []
+        assert self._task is not None  # noqa: S101  it was begun before this
+        known = asyncio.create_task(self._log.known.wait())
+        try:
+            await asyncio.wait([self._task, known], return_when=asyncio.FIRST_COMPLETED)
+            if not known.done():
+                self._task.result()
+        finally:
+            known.cancel()
+        return list(self._log)
 
     def _note(self, event: Event) -> None:
         """Keep the execution, which comes last and has everything that came before."""

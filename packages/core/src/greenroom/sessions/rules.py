@@ -21,6 +21,8 @@ _MAX_CODE = 16 << 20
 # Azure's data-plane specification allows these in an identifier.
 _IDENTIFIER = re.compile(r"""[a-zA-Z0-9_|}{\[\]:";'<>?/.,@#$%^&*()\-+=!~`]{4,128}""")
 
+_EXECUTION_ID = re.compile("[A-Za-z0-9_-]{1,128}")
+
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -36,6 +38,20 @@ def check_identifier(identifier: str) -> str:
             f"_|{{}}[]:\";'<>?/.,@#$%^&*()-+=!~` (no spaces), not {brief(identifier)}."
         )
     return identifier
+
+
+def check_execution_id(execution_id: str) -> str:
+    """Return the id of an execution if it can be one.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
+    if not isinstance(execution_id, str) or not _EXECUTION_ID.fullmatch(execution_id):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(
+            "The id of an execution must have 1 to 128 letters and digits of ASCII, hyphens and underscores, not "
+            f"{brief(execution_id)}."
+        )
+    return execution_id
 
 
 def check_path(path: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+import uuid
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from greenroom.sessions.rules import (
     check_code,
     check_command,
     check_env,
+    check_execution_id,
     check_file_path,
     check_limit,
     check_path,
@@ -37,7 +39,7 @@ from greenroom.sessions.rules import (
 )
 from greenroom.sessions.tools import toolbox_of
 from greenroom.sessions.transfers import Source
-from greenroom.tools import Toolbox, ToolLimits
+from greenroom.tools import CallLog, Toolbox, ToolLimits
 from greenroom.tools.definitions import ToolLike
 from greenroom.untrusted import brief
 
@@ -125,13 +127,16 @@ class Session:
         env: Mapping[str, str] | None = None,
         tools: Iterable[ToolLike] | None = None,
         tool_limits: ToolLimits | None = None,
+        id: str | None = None,  # noqa: A002  the model's own word
     ) -> Generator[Event, None, None]:
         """Run code and yield its output as it comes; the whole `Execution` comes last.
 
-        Leaving the loop early interrupts the code.
+        Leaving the loop early interrupts the code. With an `id`, the execution can be resumed if this process ends.
         """
-        toolbox = self._toolbox(tools, tool_limits)
-        return streamed(self._pool, lambda on_event: self._execute(code, timeout, env, on_event, toolbox))
+        toolbox = self._toolbox(tools, tool_limits, log=CallLog() if id is not None else None)
+        return streamed(
+            self._pool, lambda on_event: self._execute(code, timeout, env, on_event, toolbox, execution_id=id)
+        )
 
     def astream(
         self,
@@ -141,10 +146,14 @@ class Session:
         env: Mapping[str, str] | None = None,
         tools: Iterable[ToolLike] | None = None,
         tool_limits: ToolLimits | None = None,
+        id: str | None = None,  # noqa: A002
     ) -> AsyncGenerator[Event, None]:
         """As `stream`."""
-        toolbox = self._toolbox(tools, tool_limits, on_callers_loop=True)
-        return astreamed(self._pool, lambda on_event: self._execute(code, timeout, env, on_event, toolbox))
+        log = CallLog() if id is not None else None
+        toolbox = self._toolbox(tools, tool_limits, on_callers_loop=True, log=log)
+        return astreamed(
+            self._pool, lambda on_event: self._execute(code, timeout, env, on_event, toolbox, execution_id=id)
+        )
 
     def submit(
         self,
@@ -154,6 +163,7 @@ class Session:
         env: Mapping[str, str] | None = None,
         tools: Iterable[ToolLike] | None = None,
         tool_limits: ToolLimits | None = None,
+        id: str | None = None,  # noqa: A002
     ) -> ExecutionHandle:
         """Run code in the background, after the earlier executions of this session, and return immediately.
 
@@ -163,15 +173,47 @@ class Session:
             env: as for `execute`.
             tools: as for `execute`. Asynchronous ones run on the caller's event loop, if there is one.
             tool_limits: as for `execute`.
+            id: the execution's, for `resume`: 1 to 128 letters, digits, hyphens and underscores, new in its session;
+                by default a random one.
         """
-        return ExecutionHandle(
-            self._pool,
-            self._identifier,
-            check_code(code),
-            math.inf if timeout is None else check_timeout(timeout, most=None),
-            check_env(env),
-            tools=self._toolbox(tools, tool_limits, on_callers_loop=True),
-        )
+        execution_id = uuid.uuid4().hex if id is None else check_execution_id(id)
+        log = CallLog()
+        toolbox = self._toolbox(tools, tool_limits, on_callers_loop=True, log=log)
+        code, variables = check_code(code), check_env(env)
+        seconds = math.inf if timeout is None else check_timeout(timeout, most=None)
+
+        def execute(on_event: OnEvent) -> Coroutine[Any, Any, Execution]:
+            options: Any = {"env": variables, "tools": toolbox, "execution_id": execution_id}
+            backend = self._pool.backend
+            return backend.execute(self._identifier, code, timeout=seconds, on_event=on_event, **options)
+
+        return ExecutionHandle(self._pool, execution_id, execute, log=log if toolbox is not None else None)
+
+    def resume(self, id: str, *, tools: Iterable[ToolLike] | None = None) -> ExecutionHandle:  # noqa: A002
+        """Take over an execution that has an id: of `submit` or `stream`, in this process or in one that has ended.
+
+        From now on its end, its output and its calls come here, and to nobody else. Calls that wait are delivered to
+        these tools, in the order in which the code made them; `current_call()` tells which somebody had before. An
+        execution of a process that has ended is there only in a pool of `greenroom serve`.
+
+        Args:
+            id: the execution's.
+            tools: the functions that the execution was given, or others of their names, for its further calls. Without
+                them, its calls wait for who resumes it next.
+
+        Raises:
+            InvalidRequest: the id or a tool is not valid.
+
+        The handle's methods raise `SandboxLost` if the session has no such execution, or no longer.
+        """
+        execution_id = check_execution_id(id)
+        log = CallLog(known=False)
+        toolbox = self._toolbox(tools, None, on_callers_loop=True, log=log)
+
+        def execute(on_event: OnEvent) -> Coroutine[Any, Any, Execution]:
+            return self._pool.backend.resume(self._identifier, execution_id, on_event=on_event, tools=toolbox)
+
+        return ExecutionHandle(self._pool, execution_id, execute, log=log if toolbox is not None else None)
 
     # Shell commands
 
@@ -469,9 +511,14 @@ class Session:
     # The one implementation of both spellings; all of it runs on the pool's loop.
 
     def _toolbox(
-        self, tools: Iterable[ToolLike] | None, limits: ToolLimits | None, *, on_callers_loop: bool = False
+        self,
+        tools: Iterable[ToolLike] | None,
+        limits: ToolLimits | None,
+        *,
+        on_callers_loop: bool = False,
+        log: CallLog | None = None,
     ) -> Toolbox | None:
-        return toolbox_of(tools, limits, self._pool.tool_loop, on_callers_loop=on_callers_loop)
+        return toolbox_of(tools, limits, self._pool.tool_loop, on_callers_loop=on_callers_loop, log=log)
 
     async def _execute(
         self,
@@ -480,6 +527,8 @@ class Session:
         env: Mapping[str, str] | None,
         on_event: OnEvent | None,
         tools: Toolbox | None,
+        *,
+        execution_id: str | None = None,
     ) -> Execution:
         return await self._pool.backend.execute(
             self._identifier,
@@ -488,24 +537,16 @@ class Session:
             on_event=on_event,
             env=check_env(env),
             tools=tools,
+            execution_id=None if execution_id is None else check_execution_id(execution_id),
         )
 
-    def _begin(
-        self,
-        code: str,
-        timeout: float | None,
-        on_event: OnEvent,
-        tools: Iterable[ToolLike] | None,
-        limits: ToolLimits | None,
-    ) -> ExecutionHandle:
-        return ExecutionHandle(
-            self._pool,
-            self._identifier,
-            check_code(code),
-            timeout if timeout == math.inf else check_timeout(timeout) or self._timeout,
-            tools=self._toolbox(tools, limits),
-            on_event=on_event,
-        )
+    def _begin(self, code: str, timeout: float | None, on_event: OnEvent) -> ExecutionHandle:
+        code, seconds = check_code(code), timeout if timeout == math.inf else check_timeout(timeout)
+
+        def execute(on_event: OnEvent) -> Coroutine[Any, Any, Execution]:
+            return self._pool.backend.execute(self._identifier, code, timeout=seconds, on_event=on_event)
+
+        return ExecutionHandle(self._pool, uuid.uuid4().hex, execute, on_event=on_event)
 
     async def _shell(self, command: ShellCommand, timeout: float | None, on_event: OnEvent | None) -> Execution:
         return await self._pool.backend.shell(
@@ -536,21 +577,9 @@ class Session:
         await self._pool.backend.delete_file(self._identifier, check_file_path(path))
 
 
-def begin(
-    session: Session,
-    code: str,
-    timeout: float | None,
-    on_event: OnEvent,
-    *,
-    tools: Iterable[ToolLike] | None = None,
-    tool_limits: ToolLimits | None = None,
-) -> ExecutionHandle:
-    """Begin `session.execute(…)` with these arguments, and return while it runs.
+def begin(session: Session, code: str, timeout: float | None, on_event: OnEvent) -> ExecutionHandle:
+    """Begin `session.execute(code, timeout=timeout)`; infinity stands for no time limit.
 
-    Args:
-        session: where.
-        code, tools, tool_limits: as for `Session.execute`; asynchronous tools run on a loop that outlives the caller's.
-        timeout: as for `Session.execute`; infinity stands for no limit.
-        on_event: called on the pool's event loop.
+    `on_event` is called on the pool's event loop.
     """
-    return session._begin(code, timeout, on_event, tools, tool_limits)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module
+    return session._begin(code, timeout, on_event)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module

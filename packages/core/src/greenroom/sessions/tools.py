@@ -8,14 +8,15 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeAlias
 
 from greenroom.errors import InvalidRequest
 from greenroom.sessions.background import BackgroundLoop
-from greenroom.tools import ToolAnswer, Toolbox, ToolCall, ToolLimits
+from greenroom.tools import CallDeferred, CallLog, ToolAnswer, Toolbox, ToolCall, ToolLimits
 from greenroom.tools.definitions import Definition, ToolLike, definitions_of
+from greenroom.tools.pending import set_current
 from greenroom.tools.schemas import ArgumentsRefused, CheckTooLong, at_most
 from greenroom.tools.values import ArgumentsMalformed, ResultRefused, decode_arguments, encode_result
 from greenroom.untrusted import brief
@@ -38,6 +39,7 @@ def toolbox_of(
     background: BackgroundLoop,
     *,
     on_callers_loop: bool,
+    log: CallLog | None = None,
 ) -> Toolbox | None:
     """Return the tools of an execution that begins now; `None` if there are none.
 
@@ -49,6 +51,7 @@ def toolbox_of(
         limits: of their calls; by default `ToolLimits()`.
         background: the loop of that thread.
         on_callers_loop: whether the caller leaves its event loop, if one runs, to others.
+        log: gets the calls of an execution that can be resumed, which tools can then defer.
 
     Raises:
         InvalidRequest: one cannot be a function in a session.
@@ -64,8 +67,8 @@ def toolbox_of(
             loop = asyncio.get_running_loop()
             submit = lambda coroutine: _submit_to(loop, coroutine)  # noqa: E731
     limits = limits or ToolLimits()
-    application = _Application(definitions, submit, limits.concurrent)
-    return Toolbox(tuple(each.stub for each in definitions.values()), limits, application.answer)
+    application = _Application(definitions, submit, limits.concurrent, can_defer=log is not None)
+    return Toolbox(tuple(each.stub for each in definitions.values()), limits, application.answer, log)
 
 
 def _submit_to(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, bytes]) -> Future[bytes]:
@@ -79,9 +82,10 @@ def _submit_to(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, b
 class _Application:
     """The functions, and how they are called."""
 
-    def __init__(self, definitions: dict[str, Definition], submit: _Submit, threads: int) -> None:
+    def __init__(self, definitions: dict[str, Definition], submit: _Submit, threads: int, *, can_defer: bool) -> None:
         self._definitions = definitions
         self._submit = submit
+        self._can_defer = can_defer
         self._context = copy_context()
         self._threads = asyncio.Semaphore(threads)  # those of functions that never return count until they do
 
@@ -93,6 +97,18 @@ class _Application:
             return ToolAnswer(await run(definition, call))
         except _Refused as error:
             return ToolAnswer.failure(str(error))
+        except CallDeferred:
+            if self._can_defer:
+                return ToolAnswer(b"", deferred=True)
+            return ToolAnswer.failure(
+                f"{call.tool} deferred its call, which needs an execution that can be resumed: one with an id, as of "
+                "submit()."
+            )
+
+    def _context_of(self, call: ToolCall) -> Context:
+        context = self._context.copy()
+        context.run(set_current, call)
+        return context
 
     async def _call_async(self, definition: Definition, call: ToolCall) -> bytes:
         async def work() -> bytes:
@@ -108,13 +124,13 @@ class _Application:
                 value = await bound()
             return _encoded(definition, call, value)
 
-        return await self._result_of(definition, self._context.copy().run(self._submit, work()))
+        return await self._result_of(definition, self._context_of(call).run(self._submit, work()))
 
     async def _call_in_thread(self, definition: Definition, call: ToolCall) -> bytes:
         await self._threads.acquire()
         loop = asyncio.get_running_loop()
         future: Future[bytes] = Future()
-        context = self._context.copy()
+        context = self._context_of(call)
 
         def work() -> bytes:
             bound = _bound(definition, call)
@@ -176,7 +192,7 @@ def _refusing(definition: Definition) -> Generator[None, None, None]:
     """Turn an exception of the application into a failed call with its message."""
     try:
         yield
-    except (_Refused, asyncio.CancelledError):
+    except (_Refused, CallDeferred, asyncio.CancelledError):
         raise
     except BaseException as error:  # noqa: BLE001  such as SystemExit, which must not end the application
         raise _Refused(_message(definition.stub.name, error)) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from greenroom.backend import HttpRequest, Overrides
 from greenroom.errors import InvalidRequest
@@ -21,6 +21,10 @@ class BareBackend:
     def request(self, identifier: str, request: HttpRequest, *, timeout: float | None) -> NoReturn:
         """Refuse, as there are no custom containers."""
         raise InvalidRequest(f"The session {identifier!r} takes no requests: {request.method} {request.target}.")
+
+    async def resume(self, identifier: str, execution_id: str, **options: Any) -> NoReturn:
+        """Refuse, as nothing is kept."""
+        raise InvalidRequest(f"The session {identifier!r} has no execution {execution_id!r}: {sorted(options)}.")
 
     async def sessions(self) -> list[SessionInfo]:
         """None."""

@@ -81,8 +81,9 @@ class ScriptedBackend(BareBackend):
         on_event: OnEvent | None,
         env: Environment = NO_VARIABLES,
         tools: Toolbox | None = None,
+        execution_id: str | None = None,
     ) -> Execution:
-        del env, tools
+        del env, tools, execution_id
         return await self._answer(RecordedRun(identifier, code, timeout), on_event)
 
     async def shell(

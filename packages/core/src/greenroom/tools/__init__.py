@@ -2,10 +2,16 @@
 
 from greenroom.tools.calls import RunningCalls, ToolAnswer, Toolbox, ToolCall
 from greenroom.tools.definitions import Tool, ToolLimits
+from greenroom.tools.pending import CallDeferred, CallLog, MadeCall, PendingCalls, TakenCalls, current_call
 from greenroom.tools.stubs import ToolParameter, ToolStub
 
 __all__ = [
+    "CallDeferred",
+    "CallLog",
+    "MadeCall",
+    "PendingCalls",
     "RunningCalls",
+    "TakenCalls",
     "Tool",
     "ToolAnswer",
     "ToolCall",
@@ -13,4 +19,5 @@ __all__ = [
     "ToolParameter",
     "ToolStub",
     "Toolbox",
+    "current_call",
 ]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from greenroom.errors import GreenroomError
 from greenroom.runner.protocol import MAX_BODY, MAX_CALL, MAX_REFUSAL, MAX_TOOL_NAME, FrameError
 from greenroom.tools.definitions import ToolLimits
 from greenroom.tools.stubs import ToolStub
+
+if TYPE_CHECKING:
+    from greenroom.tools.pending import CallLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,10 @@ class ToolCall:
     """A JSON object, as the code says."""
     most: int
     """Bytes that its result can have."""
+    park: Callable[[bool], None] = lambda _: None
+    """Called with whether nobody works on it: its time limit then stands still, for `ToolLimits.parked_timeout`."""
+    again: bool = False
+    """Whether somebody got it before, and neither answered nor deferred it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ class ToolAnswer:
     content: bytes
     """The result as JSON; if the call failed, a message in UTF-8."""
     failed: bool = False
+    deferred: bool = False
+    """Whether it is none: the call waits until somebody takes it over."""
 
     @classmethod
     def failure(cls, message: str) -> ToolAnswer:
@@ -50,34 +63,49 @@ class Toolbox:
     limits: ToolLimits
     answer: Callable[[ToolCall], Awaitable[ToolAnswer]]
     """Called on the pool's loop; cancelled when its call is given up, or ends in another way."""
+    log: CallLog | None = None
+    """Gets the calls of an execution that can be resumed; calls of others cannot be deferred."""
 
 
 class RunningCalls:
-    """The calls of one execution that runs. Used on one event loop."""
+    """The calls of one execution that runs. Used on one event loop.
+
+    Those that wait for their turn take little memory: there can be many, and only the others are tasks.
+    """
 
     def __init__(
         self,
         toolbox: Toolbox,
         send: Callable[[int, ToolAnswer], Awaitable[None]],
         on_waiting: Callable[[bool], None] = lambda _: None,
+        on_parked: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """
         Args:
             toolbox: what answers them.
             send: sends an answer to the code.
             on_waiting: called when the first call begins to wait, and when the last one has been answered.
+            on_parked: called when nobody works on a call for the first time, and when there is no such call any more.
         """
         self._toolbox = toolbox
         self._limits = toolbox.limits
         self._names = {stub.name for stub in toolbox.stubs}
         self._send = send
         self._on_waiting = on_waiting
-        self._turns = asyncio.Semaphore(self._limits.concurrent)
+        self._on_parked = on_parked
+        self._loop = asyncio.get_running_loop()
+        self._queue: OrderedDict[int, _Queued] = OrderedDict()
+        self._turns = self._limits.concurrent
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._parked: dict[int, asyncio.Timeout] = {}
+        self._parked_left = self._limits.parked_timeout
+        self._parked_since = 0.0
+        self._parked_timer: asyncio.TimerHandle | None = None
         self._last = 0
         self._calls_left = self._limits.calls
         self._arguments_left = self._limits.argument_bytes
         self._results_left = self._limits.result_bytes
+        self._waits_since: datetime | None = None
         self._ended = False
 
     @property
@@ -85,7 +113,19 @@ class RunningCalls:
         """Bytes that the arguments of the next call can have."""
         return min(self._arguments_left, MAX_BODY)
 
-    def take(self, number: object, tool: object, arguments: bytes, most: int = MAX_BODY) -> None:
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for their answers."""
+        return len(self._tasks) + len(self._queue)
+
+    @property
+    def waits_since(self) -> datetime | None:
+        """Since when the code has always waited for at least one; `None` if it does not wait."""
+        return self._waits_since
+
+    def take(
+        self, number: object, tool: object, arguments: bytes, most: int = MAX_BODY, *, again: bool = False
+    ) -> None:
         """Begin a call, whose result can have that many bytes if as much is left.
 
         Raises:
@@ -100,10 +140,8 @@ class RunningCalls:
         self._arguments_left -= len(arguments)
         if self._calls_left < 0 or self._arguments_left < 0:
             raise FrameError("more calls than the execution can make")
-        if self._ended:  # code that is being stopped and cleans up must not wait
-            self._begin(number, self._sent(number, ToolAnswer.failure(f"{tool} was not called: the execution ends.")))
-            return
-        self._begin(number, self._serve(number, tool, arguments, most))
+        self._queue[number] = _Queued(tool, arguments, most, again)
+        self._go_on()
 
     def is_known(self, number: int) -> bool:
         """Whether the call was taken before."""
@@ -116,43 +154,79 @@ class RunningCalls:
 
     def withdraw(self, number: object) -> None:
         """Cancel a call that the code no longer waits for. Unknown numbers are ignored."""
-        task = self._tasks.get(number) if isinstance(number, int) else None
-        if task is not None:
+        if not isinstance(number, int):
+            return
+        self._queue.pop(number, None)
+        if (task := self._tasks.get(number)) is not None:
             task.cancel()
 
     def end(self) -> None:
         """Cancel all calls: the execution has ended. Idempotent."""
         self._ended = True
+        self._queue.clear()
         for task in self._tasks.values():
             task.cancel()
 
-    def _begin(self, number: int, work: Coroutine[Any, Any, None]) -> None:
-        if not self._tasks:
+    def _go_on(self) -> None:
+        """Begin the calls that have their turn."""
+        while self._queue and self._turns:
+            number, queued = self._queue.popitem(last=False)
+            self._turns -= 1
+            self._begin(number, self._serve(number, queued)).add_done_callback(lambda _: self._leave())
+
+    def _leave(self) -> None:
+        self._turns += 1
+        self._go_on()
+        self._note_end()
+
+    def _begin(self, number: int, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if self._waits_since is None:
+            self._waits_since = datetime.now(UTC)
             self._on_waiting(True)
         task = self._tasks[number] = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._forget(number, task))
+        return task
 
     def _forget(self, number: int, task: asyncio.Task[None]) -> None:
         if self._tasks.get(number) is task:  # else its answer is being sent again
             del self._tasks[number]
-            if not self._tasks:
-                self._on_waiting(False)
+        if not self._queue:
+            self._note_end()
 
-    async def _serve(self, number: int, tool: str, arguments: bytes, most: int) -> None:
-        timeout = self._limits.timeout
-        try:
-            async with asyncio.timeout(timeout), self._turns:
-                answer = await self._answer(ToolCall(number, tool, arguments, min(self._results_left, most)))
-        except TimeoutError:
-            answer = ToolAnswer.failure(f"{tool} did not answer within {timeout:g} seconds.")
-        except Exception as error:  # noqa: BLE001  the code must not wait for an answer that never comes
-            answer = ToolAnswer.failure(f"{tool} failed: {type(error).__name__}.")
+    def _note_end(self) -> None:
+        if not self._tasks and self._waits_since is not None:
+            self._waits_since = None
+            self._on_waiting(False)
+
+    async def _serve(self, number: int, call: _Queued) -> None:
+        if self._ended:  # code that is being stopped and cleans up must not wait
+            answer = ToolAnswer.failure(f"{call.tool} was not called: the execution ends.")
+        else:
+            answer = await self._answered(number, call)
         if not answer.failed:
-            if len(answer.content) > min(self._results_left, most):  # others have been faster
-                answer = ToolAnswer.failure(f"The results of {tool} and others are over the limit of this execution.")
+            if len(answer.content) > min(self._results_left, call.most):  # others have been faster
+                text = f"The results of {call.tool} and others are over the limit of this execution."
+                answer = ToolAnswer.failure(text)
             else:
                 self._results_left -= len(answer.content)
         await self._sent(number, answer)
+
+    async def _answered(self, number: int, queued: _Queued) -> ToolAnswer:
+        tool, timeout, limit = queued.tool, self._limits.timeout, asyncio.timeout(self._limits.timeout)
+        most = min(self._results_left, queued.most)
+        call = ToolCall(number, tool, queued.arguments, most, partial(self._park, number, limit), queued.again)
+        try:
+            async with limit:
+                return await self._answer(call)
+        except TimeoutError:
+            if number in self._parked:
+                waited = self._limits.parked_timeout
+                return ToolAnswer.failure(f"{tool} was not answered: nobody decided on it within {waited:g} seconds.")
+            return ToolAnswer.failure(f"{tool} did not answer within {timeout:g} seconds.")
+        except Exception as error:  # noqa: BLE001  the code must not wait for an answer that never comes
+            return ToolAnswer.failure(f"{tool} failed: {type(error).__name__}.")
+        finally:
+            self._unpark(number)
 
     async def _sent(self, number: int, answer: ToolAnswer) -> None:
         with contextlib.suppress(GreenroomError):  # the sandbox or the connection is lost, which its execution reports
@@ -162,3 +236,43 @@ class RunningCalls:
         if call.tool not in self._names:
             return ToolAnswer.failure("This execution has no tool of that name.")
         return await self._toolbox.answer(call)
+
+    # Calls on which nobody works
+
+    def _park(self, number: int, limit: asyncio.Timeout, parked: bool) -> None:
+        if parked == (number in self._parked):
+            return
+        if not parked:
+            self._unpark(number)
+            limit.reschedule(self._loop.time() + self._limits.timeout)
+            return
+        limit.reschedule(None)
+        self._parked[number] = limit
+        if len(self._parked) == 1:
+            self._parked_since = self._loop.time()
+            if math.isfinite(self._parked_left):
+                self._parked_timer = self._loop.call_later(max(self._parked_left, 0), self._give_up)
+            self._on_parked(True)
+
+    def _unpark(self, number: int) -> None:
+        if self._parked.pop(number, None) is None or self._parked:
+            return
+        self._parked_left -= self._loop.time() - self._parked_since
+        if self._parked_timer is not None:
+            self._parked_timer.cancel()
+            self._parked_timer = None
+        self._on_parked(False)
+
+    def _give_up(self) -> None:
+        for limit in self._parked.values():
+            limit.reschedule(self._loop.time())
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A call that waits for its turn."""
+
+    tool: str
+    arguments: bytes
+    most: int
+    again: bool

@@ -51,20 +51,22 @@ class ToolLimits:
     calls: int = 1_000
     """How many there can be."""
     concurrent: int = 64
-    """How many run at the same time; others wait for their turn."""
+    """How many are with the application at the same time; others wait for their turn."""
     argument_bytes: int = 16 << 20
     """Bytes of all arguments together, as JSON."""
     result_bytes: int = 64 << 20
     """Bytes of all results together, as JSON."""
     timeout: float = 60
-    """Seconds until a call fails, from when the code makes it."""
+    """Seconds until a call fails, from when it is the application's turn."""
     total_timeout: float = 600
-    """Seconds for which the execution's own time limit stands still in total, while calls wait for their answers."""
+    """Seconds for which the execution's own time limit stands still in total, while the application works on calls."""
+    parked_timeout: float = 86_400
+    """Seconds in total for which calls can wait while nobody works on them, as for a person's approval."""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             value: object = getattr(self, each.name)
-            whole = each.name not in {"timeout", "total_timeout"}
+            whole = not each.name.endswith("timeout")
             kind = int if whole else int | float
             if isinstance(value, bool) or not isinstance(value, kind) or math.isnan(value) or value <= 0:
                 number = "whole number" if whole else "number of seconds"

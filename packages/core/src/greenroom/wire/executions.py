@@ -2,6 +2,7 @@
 
 - `text`, `output`: an event of the running code;
 - `call`, `withdraw`: the code calls a tool, or no longer waits for the answer, which is a request of its own;
+- `made`, `resumed`: a call that has ended before this response, and that all such calls, and those that wait, are sent;
 - `waiting`: the session runs other code first; an empty line: the code runs and has nothing to say;
 - `part`: a part of the execution, of which the last line would be too large; a rich output that was an event before is
   named by its number, from 0, among the events of this response that were rich outputs;
@@ -82,6 +83,8 @@ class Called:
     """Bytes that its result can have."""
     key: str = ""
     """The answer must have it: only who receives the execution can answer its calls."""
+    again: bool = False
+    """Whether a client got it before, and neither answered nor deferred it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,21 @@ class Withdrawn:
     """A call that no longer waits."""
 
     call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A call that has ended before this client received the execution."""
+
+    call: int
+    tool: str
+    arguments: bytes
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """All calls from before this client have been sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +118,19 @@ class Answer:
     content: bytes
     """The result as JSON, or if the call failed, a message."""
     failed: bool = False
+    deferred: bool = False
+    """Whether the client makes no call now: it waits for the next client."""
 
 
-def event_lines(event: StreamText | Output | Called | Withdrawn) -> Generator[Line, None, None]:
+CallEvent: TypeAlias = Called | Withdrawn | Made | Resumed
+_CALL_EVENTS: dict[str, type[CallEvent]] = {"call": Called, "withdraw": Withdrawn, "made": Made, "resumed": Resumed}
+_CALL_TYPES = {kind: name for name, kind in _CALL_EVENTS.items()}
+
+
+def event_lines(event: StreamText | Output | CallEvent) -> Generator[Line, None, None]:
     """Yield the lines of an event."""
-    if isinstance(event, Called):
-        yield {"type": "call", **encode(event)}
-    elif isinstance(event, Withdrawn):
-        yield {"type": "withdraw", **encode(event)}
+    if isinstance(event, CallEvent):
+        yield {"type": _CALL_TYPES[type(event)], **encode(event)}
     elif isinstance(event, StreamText):
         for start in range(0, len(event.text), _PIECE):
             yield {"type": "text", "stream": event.stream, "text": event.text[start : start + _PIECE]}
@@ -148,7 +171,7 @@ class Assembler:
         self.waits = False
         """Whether the execution waits for its session, as far as is known."""
 
-    def add(self, content: bytes) -> StreamText | Output | Called | Withdrawn | Execution | None:
+    def add(self, content: bytes) -> StreamText | Output | CallEvent | Execution | None:
         """Return the event in a line, or the whole execution with its last one.
 
         Raises:
@@ -168,10 +191,8 @@ class Assembler:
                 output = decode(Output, line)
                 self._shown.append(output)
                 return output
-            case "call":
-                return decode(Called, line)
-            case "withdraw":
-                return decode(Withdrawn, line)
+            case "call" | "withdraw" | "made" | "resumed" as kind:
+                return decode(_CALL_EVENTS[kind], line)
             case "part":
                 self._add_part(line, weight)
                 return None

@@ -32,6 +32,7 @@ PATH_INVALID = "FilePathInvalid"
 FILE_NOT_FOUND = "FileNotFound"
 SESSION_NOT_FOUND = "NoSessionFoundError"
 NO_SESSION = frozenset({SESSION_NOT_FOUND, "SessionWithIdentifierNotFound"})
+EXECUTION_EXISTS = "ExecutionAlreadyExists"
 EXECUTION_NOT_FOUND = "ExecutionNotFound"
 POOL_FULL = "SessionsCountExceedsLimit"
 # Greenroom's own, where Azure's are unknown.

@@ -30,7 +30,14 @@ from greenroom.server.routes.files import PIECES, body_of
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.access_log import Entry
 from greenroom.sessions.events import Events
-from greenroom.sessions.rules import check_code, check_command, check_file_path, check_path, check_timeout
+from greenroom.sessions.rules import (
+    check_code,
+    check_command,
+    check_execution_id,
+    check_file_path,
+    check_path,
+    check_timeout,
+)
 from greenroom.sessions.transfers import at_most
 from greenroom.tools.definitions import check_name
 from greenroom.wire.content import encode_chunk, encode_content_end
@@ -39,8 +46,8 @@ from greenroom.wire.executions import (
     WAITING,
     Answer,
     Called,
+    CallEvent,
     Order,
-    Withdrawn,
     error_line,
     event_lines,
     execution_lines,
@@ -103,12 +110,14 @@ async def execute(request: Request, target: Target) -> Response:
 async def attach(request: Request, target: Target) -> Response:
     """`GET greenroom/1/executions/{id}`: the further lines of an execution in the background.
 
-    Its events come to the latest request alone: the lines of the one before end with an error.
+    Its events come to the latest request alone: the lines of the one before end with an error. So do its calls, those
+    that wait too, unless the query has `calls=false`: then they wait for the next request.
     """
     record = target.pool.records.find(target.identifier, request.path_params["id"])
     if record is None or record.live is None or not record.kept:
         raise RequestRefused(404, EXECUTION_NOT_FOUND, "The session has no such execution, or it ended too long ago.")
-    return _Executing(request, target, record, _Feed(record.live, stream=target.query.get("stream") == "true"))
+    stream, calls = target.query.get("stream") == "true", target.query.get("calls") != "false"
+    return _Executing(request, target, record, _Feed(record.live, stream=stream, calls=calls, resumed=True))
 
 
 async def cancel(request: Request, target: Target) -> Response:
@@ -149,8 +158,7 @@ def _check(order: Order) -> None:
     if bool(order.tools) != (order.tool_limits is not None):
         raise BadRequest("The tools and the tool_limits must come together.")
     _check_tools(order)
-    if not (order.id.isascii() and order.id.isalnum() and len(order.id) <= _MAX_ID):
-        raise BadRequest(f"The id must be 1 to {_MAX_ID} letters and digits of ASCII, not {order.id!r:.50}.")
+    check_execution_id(order.id)
     if order.command:
         _command(order)
     else:
@@ -177,27 +185,31 @@ class _Feed:
     the execution's own, and an event waits for one client at most.
     """
 
-    def __init__(self, live: Live, *, stream: bool) -> None:
+    def __init__(self, live: Live, *, stream: bool, calls: bool = True, resumed: bool = False) -> None:
         """
         Args:
             live: the events.
-            stream: whether to send what the code writes and shows; calls are always sent.
+            stream: whether to send what the code writes and shows.
+            calls: whether to send calls.
+            resumed: whether the client asks for an execution that was begun before.
         """
         self._waiting = 0
         self._wake = asyncio.Event()
-        self._events = Events[Called | Withdrawn](self._arrived)
+        self._events = Events[CallEvent](self._arrived)
         self._live = live
         self._stream = stream
         self._is_replaced = False
         live.listen(self._put, self._replaced)
-        if live.calls is not None:
-            live.calls.attach(self._put_call)
+        if live.calls is not None and calls:
+            live.calls.attach(self._put_call, resumed=resumed)
+        elif live.calls is not None:
+            live.calls.release()
 
     def _put(self, event: Event) -> None:
         if self._stream:
             self._events.put(event)
 
-    def _put_call(self, event: Called | Withdrawn) -> None:
+    def _put_call(self, event: CallEvent) -> None:
         self._events.put(event)
 
     def _arrived(self) -> None:
@@ -206,10 +218,10 @@ class _Feed:
 
     def _replaced(self) -> None:
         self._is_replaced = True
-        self._waiting, self._events = 0, Events[Called | Withdrawn](self._arrived)
+        self._waiting, self._events = 0, Events[CallEvent](self._arrived)
         self._wake.set()
 
-    async def next(self, record: Record) -> StreamText | Output | Called | Withdrawn | None:
+    async def next(self, record: Record) -> StreamText | Output | CallEvent | None:
         """Return the next event, or `None` if the execution has ended and no event waits.
 
         Raises:

@@ -1,0 +1,249 @@
+"""Calls that wait for whoever answers them: those of one execution, which another client can take over."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+from greenroom.errors import InvalidRequest
+from greenroom.tools.calls import ToolAnswer, Toolbox, ToolCall
+from greenroom.tools.values import ArgumentsMalformed, decode_arguments
+
+CallState: TypeAlias = Literal["waiting", "answered", "failed"]
+
+_MOST_ANSWERED = 1_000
+_MOST_BYTES = 1 << 20
+
+
+class CallDeferred(Exception):
+    """Raised in a tool: nobody answers the call now, as a person is to decide. It waits for `Session.resume`.
+
+    It holds no thread and no event loop of the application meanwhile, and can be answered by another process where the
+    pool is one of `greenroom serve`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class MadeCall:
+    """A call that code has made."""
+
+    number: int
+    """Its own within the execution; higher than those of the calls before it."""
+    tool: str
+    content: bytes = field(repr=False)
+    """The arguments as they were sent: a JSON object, as the code says."""
+    state: CallState = "waiting"
+    """Whether it has its answer; `failed` if that is an error, also because nobody answered in time."""
+    delivered_again: bool = False
+    """Whether somebody got it before, and neither answered nor deferred it: it may have been made already."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments, not validated; empty if they cannot be read."""
+        try:
+            return decode_arguments(self.content)
+        except ArgumentsMalformed:
+            return {}
+
+
+_current: ContextVar[MadeCall] = ContextVar("_current")
+
+
+def current_call() -> MadeCall:
+    """Return the call that this tool answers.
+
+    Raises:
+        InvalidRequest: no tool runs here.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise InvalidRequest("current_call() must be called in a tool, while code calls it.") from None
+
+
+def set_current(call: ToolCall) -> None:
+    """Note the call that is answered in this context."""
+    _current.set(_made(call))
+
+
+class CallLog:
+    """The calls of one execution: those that wait, and the latest 1,000 others, with at most 1 MiB of arguments."""
+
+    def __init__(self, *, known: bool = True) -> None:
+        """
+        Args:
+            known: whether it begins with the execution; otherwise `known` is set when the earlier calls are in it.
+        """
+        self.known = asyncio.Event()
+        if known:
+            self.known.set()
+        self._waiting: dict[int, MadeCall] = {}
+        self._ended: OrderedDict[int, MadeCall] = OrderedDict()
+        self._bytes = 0
+
+    def __iter__(self) -> Iterator[MadeCall]:
+        """In the order in which they were made."""
+        calls = {**self._ended, **self._waiting}
+        return iter([calls[number] for number in sorted(calls)])
+
+    @property
+    def ended(self) -> list[MadeCall]:
+        """Those that do not wait."""
+        return list(self._ended.values())
+
+    def begin(self, call: ToolCall) -> None:
+        """Note a call that waits."""
+        self._waiting[call.number] = _made(call)
+
+    def end(self, number: int, *, failed: bool) -> None:
+        """Note the end of a call that waited."""
+        if (call := self._waiting.pop(number, None)) is not None:
+            self.add(dataclasses.replace(call, state="failed" if failed else "answered"))
+
+    def add(self, call: MadeCall) -> None:
+        """Note a call that has ended."""
+        if call.number in self._ended:
+            return
+        self._ended[call.number] = call
+        self._bytes += len(call.content)
+        while len(self._ended) > _MOST_ANSWERED or self._bytes > _MOST_BYTES:
+            _, oldest = self._ended.popitem(last=False)
+            self._bytes -= len(oldest.content)
+
+
+def _made(call: ToolCall) -> MadeCall:
+    return MadeCall(call.number, call.tool, call.arguments, delivered_again=call.again)
+
+
+class Answerer(Protocol):
+    """Somebody who gets calls, and answers them by `PendingCalls.settle`."""
+
+    def deliver(self, call: ToolCall) -> None: ...
+
+    def withdraw(self, number: int) -> None:
+        """Note that a call no longer waits."""
+        ...
+
+
+@dataclass(slots=True)
+class _Waiting:
+    call: ToolCall
+    answer: asyncio.Future[ToolAnswer]
+    delivered: bool = False
+    """Whether somebody has it, or had it and left it open whether it was made."""
+
+
+class PendingCalls:
+    """The calls of one execution that wait, and the one who answers them now. Used on one event loop.
+
+    A call without an answerer, or one that was deferred, is parked: its time limit stands still.
+    """
+
+    def __init__(self, log: CallLog | None = None) -> None:
+        self.log = log or CallLog()
+        self._waiting: dict[int, _Waiting] = {}
+        self._answerer: Answerer | None = None
+
+    @property
+    def count(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    @property
+    def waiting(self) -> list[ToolCall]:
+        """Those that wait, in their order; `again` says whether somebody has them, or left them open."""
+        return [dataclasses.replace(each.call, again=each.delivered) for each in self._waiting.values()]
+
+    @property
+    def has_answerer(self) -> bool:
+        return self._answerer is not None
+
+    async def answer(self, call: ToolCall) -> ToolAnswer:
+        """Wait for the answer of a call; that of a `Toolbox`."""
+        waiting = self._waiting[call.number] = _Waiting(call, asyncio.get_running_loop().create_future())
+        self.log.begin(call)
+        self._offer(waiting)
+        failed = True
+        try:
+            answer = await waiting.answer
+            failed = answer.failed
+            return answer
+        except asyncio.CancelledError:
+            if self._answerer is not None:
+                self._answerer.withdraw(call.number)
+            raise
+        finally:
+            del self._waiting[call.number]
+            self.log.end(call.number, failed=failed)
+
+    def attach(self, answerer: Answerer) -> None:
+        """Send the calls to this one in place of the one before, first those that wait, in their order."""
+        self._answerer = answerer
+        for each in list(self._waiting.values()):
+            self._offer(each)
+
+    def detach(self, answerer: Answerer) -> None:
+        """Send no more to this one; the calls wait for the next."""
+        if self._answerer is answerer:
+            self._answerer = None
+            for each in self._waiting.values():
+                each.call.park(True)
+
+    def settle(self, number: int, answer: ToolAnswer) -> bool:
+        """Answer a call, or defer it; return whether it waited for that."""
+        waiting = self._waiting.get(number)
+        if waiting is None or waiting.answer.done():
+            return False
+        if answer.deferred:
+            waiting.delivered = False
+            waiting.call.park(True)
+        else:
+            waiting.answer.set_result(answer)
+        return True
+
+    def _offer(self, waiting: _Waiting) -> None:
+        if waiting.answer.done():
+            return
+        waiting.call.park(self._answerer is None)
+        if self._answerer is not None:
+            again, waiting.delivered = waiting.delivered, True
+            self._answerer.deliver(dataclasses.replace(waiting.call, again=again))
+
+
+class TakenCalls:
+    """Answers calls with the tools of this process, until another one takes them over."""
+
+    def __init__(self, pending: PendingCalls, toolbox: Toolbox) -> None:
+        self._pending = pending
+        self._toolbox = toolbox
+        self._names = {stub.name for stub in toolbox.stubs}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def deliver(self, call: ToolCall) -> None:
+        task = self._tasks[call.number] = asyncio.create_task(self._work(call))
+        task.add_done_callback(lambda _: self._tasks.pop(call.number, None))
+
+    def withdraw(self, number: int) -> None:
+        if (task := self._tasks.get(number)) is not None:
+            task.cancel()
+
+    def end(self) -> None:
+        """Cancel what runs: its answers no longer count."""
+        self._pending.detach(self)
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _work(self, call: ToolCall) -> None:
+        if call.tool in self._names:
+            try:
+                answer = await self._toolbox.answer(call)
+            except Exception as error:  # noqa: BLE001  the code must not wait for an answer that never comes
+                answer = ToolAnswer.failure(f"{call.tool} failed: {type(error).__name__}.")
+        else:
+            answer = ToolAnswer.failure(f"{call.tool} is none of the tools with which the execution was resumed.")
+        self._pending.settle(call.number, answer)
