@@ -312,6 +312,10 @@ class SessionInfo:
     last_used: datetime
     expires: datetime | None = None
     """When it ends if it is not used again; `None` while code runs, or where a session does not expire."""
+    parked_calls: int = 0
+    """Calls of the application's tools for whose answers its code waits."""
+    parked_since: datetime | None = None
+    """Since when its code has waited for at least one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,12 +345,19 @@ class PoolStatus:
     start_max: float = 0.0
     evictions: Mapping[str, int] = field(default_factory=dict[str, int])
     """Sandboxes that have ended, by cause."""
+    parked: int = 0
+    """Executions whose code waits for answers to calls of the application's tools, such as a person's approval."""
+    parked_calls: int = 0
+    """Those calls."""
+    parked_since: datetime | None = None
+    """Since when the first of those executions has waited."""
 
     def __repr__(self) -> str:
         sessions = self.executing + self.idle
+        parked = f", {self.parked} parked in {self.parked_calls} calls" if self.parked else ""
         return (
             f"<PoolStatus {sessions} of {self.limit or '?'} sessions ({self.executing} executing), {self.ready} ready, "
-            f"{self.starting} starting, {self.waiting} waiting; allocated {self.allocations_warm} warm and "
+            f"{self.starting} starting, {self.waiting} waiting{parked}; allocated {self.allocations_warm} warm and "
             f"{self.allocations_cold} cold, median wait {self.wait_median * 1000:.1f} ms>"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 
 from greenroom.errors import GreenroomError
@@ -75,7 +76,7 @@ class AnsweredCalls:
         while (key := self._keys.get(number)) is not None:
             self._unsent[number] = answer  # if the call is repeated, it did not arrive
             try:
-                await self._send(Answer(number, key, answer.content, answer.failed, answer.deferred))
+                await self._send(Answer(number, key, **dataclasses.asdict(answer)))
             except GreenroomError as error:
                 if self._keys.get(number) != key:
                     continue  # the call was repeated meanwhile, and has another key

@@ -371,7 +371,8 @@ def _json_of(session: SessionInfo) -> object:
 
 
 def _row_of(session: SessionInfo) -> list[str]:
-    ends = "busy" if session.expires is None else _time(session.expires)
+    busy = f"waits for {session.parked_calls} calls" if session.parked_calls else "busy"
+    ends = busy if session.expires is None else _time(session.expires)
     return [printable(session.identifier), _time(session.created), _time(session.last_used), ends]
 
 

@@ -167,6 +167,11 @@ class Allocator(Generic[InstanceT]):
         slot = self._slots.get(identifier)
         return None if slot is None else self._info(slot)
 
+    def leased(self) -> dict[str, InstanceT]:
+        """The instances that serve sessions, by identifier; called from any thread."""
+        leased = [(identifier, self._instances.get(slot.number)) for identifier, slot in list(self._slots.items())]
+        return {identifier: instance for identifier, instance in leased if instance is not None}
+
     def status(self) -> PoolStatus:
         """The present state and the statistics; called from any thread.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn, Self
 
@@ -23,6 +24,7 @@ from greenroom.models import (
     ContainerType,
     Execution,
     PoolStatus,
+    PoolUsage,
     RemoteFile,
     RestartCause,
     SessionInfo,
@@ -92,6 +94,7 @@ class LocalPool(ChangeablePool[Channel]):
         limits = self._limits(timeout)
 
         async def work(tools: Toolbox | None, on_event: OnEvent | None) -> Execution:
+            tools = tools and replace(tools, note=partial(self._recorder.called, identifier))
             with self._recorder.executing(identifier, Work.CODE, code) as recorded, recorded.span.active():
                 async with self._channel(identifier) as channel:
                     recorded.began()
@@ -177,13 +180,29 @@ class LocalPool(ChangeablePool[Channel]):
         """Do nothing: every session of a local pool ends with the pool."""
 
     async def sessions(self) -> list[SessionInfo]:
-        return self._allocator.sessions()
+        leased = self._allocator.leased()
+        return [_with_calls(each, leased.get(each.identifier)) for each in self._allocator.sessions()]
 
     async def session(self, identifier: str) -> SessionInfo | None:
-        return self._allocator.session(identifier)
+        info = self._allocator.session(identifier)
+        return None if info is None else _with_calls(info, self._allocator.leased().get(identifier))
 
     async def status(self) -> PoolStatus:
-        return self._allocator.status()
+        return self._status()
+
+    def reading(self) -> tuple[PoolStatus, PoolUsage]:
+        return self._status(), super().reading()[1]
+
+    def _status(self) -> PoolStatus:
+        status = self._allocator.status()
+        calls = [each.calls for each in self._allocator.leased().values()]
+        parked = [each for each in calls if each is not None and each.waiting]
+        return replace(
+            status,
+            parked=len(parked),
+            parked_calls=sum(each.waiting for each in parked),
+            parked_since=min((since for each in parked if (since := each.waits_since) is not None), default=None),
+        )
 
     async def _launch(self, engine: Engine, settings: PoolSettings, on_lost: Callable[[], None]) -> Channel:
         sandbox = await engine.start(settings.spec)
@@ -222,6 +241,12 @@ class LocalPool(ChangeablePool[Channel]):
                     reason = f"{error.strerror}; it has {in_units(self._settings.disk)} (the option disk)"
                     raise FileRefused(error.errno, reason, error.filename) from error
                 raise
+
+
+def _with_calls(info: SessionInfo, channel: Channel | None) -> SessionInfo:
+    """Return a session with the calls for which its code waits."""
+    calls = channel.calls if channel is not None else None
+    return info if calls is None else replace(info, parked_calls=calls.waiting, parked_since=calls.waits_since)
 
 
 _NO_OVERRIDES = Overrides()

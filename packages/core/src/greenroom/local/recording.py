@@ -11,6 +11,8 @@ from greenroom.errors import GreenroomError
 from greenroom.local.metering import Entry, Metering
 from greenroom.models import Execution, Status
 from greenroom.telemetry import (
+    CallEnded,
+    CallOutcome,
     Direction,
     ExecutionBegan,
     ExecutionEnded,
@@ -64,6 +66,11 @@ class Recorder:
             if recorded.entry is not None:
                 self._metering.complete(recorded.entry)
             span.end()
+
+    def called(self, identifier: str, outcome: CallOutcome, duration: float) -> None:
+        """Record the call of a tool that has ended."""
+        if self._observer is not ignore:
+            self._observer(CallEnded(identifier, outcome, duration))
 
     @contextlib.contextmanager
     def transferring(self, identifier: str, direction: Direction) -> Generator[RecordedTransfer, None, None]:

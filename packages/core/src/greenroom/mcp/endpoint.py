@@ -101,36 +101,52 @@ def _cancel(task: asyncio.Task[object]) -> None:
 
 
 class Peers:
-    """The clients with a handshake over HTTP, by the id that each got then; the longest unused one is forgotten.
+    """The clients with a handshake over HTTP, by the id that each got then.
 
+    If there are too many, the longest unused one of the caller that has most is forgotten: no caller drives out others.
     What is remembered makes no difference to what a client can do, so that one which is forgotten just goes on.
     """
 
     def __init__(self, most: int = 10_000) -> None:
         self._most = most
-        self._peers: dict[tuple[str | None, str], Peer] = {}
+        self._count = 0
+        self._peers: dict[str | None, dict[str, Peer]] = {}
 
     def add(self, caller: str | None, peer: Peer) -> str:
         """Remember a client, and return its id."""
+        if self._count >= self._most:
+            largest = max(self._peers, key=lambda each: len(self._peers[each]))
+            self._pop(largest, next(iter(self._peers[largest])))
         id_ = secrets.token_urlsafe(16)
-        if len(self._peers) >= self._most:
-            del self._peers[next(iter(self._peers))]
-        self._peers[caller, id_] = peer
+        self._put(caller, id_, peer)
         return id_
 
     def find(self, caller: str | None, id_: str | None) -> Peer:
         """Return a client, or a new one if it is not known."""
-        peer = self._peers.pop((caller, id_), None) if id_ is not None else None
+        peer = self._pop(caller, id_)
         if peer is None or id_ is None:
             return Peer()
-        self._peers[caller, id_] = peer  # as the latest
+        self._put(caller, id_, peer)  # as the latest
         return peer
 
     def remove(self, caller: str | None, id_: str | None) -> None:
         """Forget a client, and cancel its requests."""
-        peer = self._peers.pop((caller, id_), None) if id_ is not None else None
+        peer = self._pop(caller, id_)
         for task in peer.running.values() if peer is not None else ():
             _cancel(task)
+
+    def _put(self, caller: str | None, id_: str, peer: Peer) -> None:
+        self._peers.setdefault(caller, {})[id_] = peer
+        self._count += 1
+
+    def _pop(self, caller: str | None, id_: str | None) -> Peer | None:
+        own = self._peers.get(caller, {})
+        peer = own.pop(id_, None) if id_ is not None else None
+        if peer is not None:
+            self._count -= 1
+            if not own:
+                del self._peers[caller]
+        return peer
 
 
 class Endpoint:

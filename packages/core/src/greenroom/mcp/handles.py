@@ -103,8 +103,14 @@ class Handles:
                     await self.end(handle)
             elif isinstance(error, SandboxLost) and handle.identifier == identifier:
                 self._forget(handle)
+            else:  # the session can have begun although its first call was cancelled
+                with suppress(GreenroomError):
+                    await self._note_begin(handle, identifier)
             raise
         handle.in_use -= 1
+        await self._note_begin(handle, identifier)
+
+    async def _note_begin(self, handle: Handle, identifier: str) -> None:
         if not handle.begun and handle.identifier == identifier:
             handle.begun = await self._backend.session(identifier) is not None
 

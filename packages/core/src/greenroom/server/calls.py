@@ -21,13 +21,17 @@ Listener: TypeAlias = Callable[[CallEvent], None]
 class RemoteCalls:
     """The calls of one execution that wait for the client that receives it."""
 
-    def __init__(self, order: Order, held: Share, most: int) -> None:
+    def __init__(self, order: Order, held: Share, most: int, *, caller: str | None = None) -> None:
         """
         Args:
             order: has tools.
             held: an empty share of the server's memory, for arguments.
             most: bytes that a result can have.
+            caller: whose the execution is.
         """
+        self.caller = caller
+        self.can_park: Callable[[], bool] = lambda: True
+        """Returns whether its calls can wait without a client; it does not count this execution itself."""
         self._order = order
         self._held = held
         self._most = most
@@ -40,14 +44,9 @@ class RemoteCalls:
         return Toolbox(order.tools, order.tool_limits, self._answer) if order.tools and order.tool_limits else None
 
     @property
-    def waiting(self) -> int:
-        """How many calls wait."""
-        return self._pending.count
-
-    @property
-    def has_client(self) -> bool:
-        """Whether a client gets them."""
-        return self._client is not None
+    def is_parked(self) -> bool:
+        """Whether calls wait, and no client gets them."""
+        return self._client is None and self._pending.count > 0
 
     def attach(self, listener: Listener, *, resumed: bool = False) -> None:
         """Send the calls to this client, those that wait already too. From now on, it alone can answer.
@@ -69,6 +68,9 @@ class RemoteCalls:
         if self._client is not None and self._client.listener == listener:
             self._pending.detach(self._client)
             self._client = None
+            if self.is_parked and not self.can_park():
+                for call in self._pending.waiting:
+                    self._pending.settle(call.number, _crowded(call))
 
     def release(self) -> None:
         """Send no more to the client that gets them, if there is one."""
@@ -84,10 +86,13 @@ class RemoteCalls:
         key = self._client.key if self._client is not None else ""
         if not key or not hmac.compare_digest(answer.key.encode("utf-8", "replace"), key.encode()):
             raise RequestRefused(409, "CallNotYours", "The answer must have the key of its call.")
-        if not self._pending.settle(answer.call, ToolAnswer(answer.content, answer.failed, answer.deferred)):
+        given = ToolAnswer(answer.content, answer.failed, answer.deferred, answer.refused)
+        if not self._pending.settle(answer.call, given):
             raise RequestRefused(409, NOT_WAITING, f"The call {answer.call} does not wait for an answer.")
 
     async def _answer(self, call: ToolCall) -> ToolAnswer:
+        if self._client is None and not self.is_parked and not self.can_park():
+            return _crowded(call)
         size = _COPIES * len(call.arguments)
         if not self._held.add(size):
             return ToolAnswer.failure(f"{call.tool} was not called: the server holds too much for other requests.")
@@ -95,6 +100,14 @@ class RemoteCalls:
             return await self._pending.answer(replace(call, most=min(call.most, self._most)))
         finally:
             self._held.add(-size)
+
+
+def _crowded(call: ToolCall) -> ToolAnswer:
+    return ToolAnswer.failure(
+        f"{call.tool} has nobody to answer: its client has left, and the server keeps no more calls for such clients "
+        "(the option max_parked).",
+        refused=not call.again,
+    )
 
 
 class _Client:

@@ -196,8 +196,14 @@ class ExecutionRecords:
             del self._cancelled[next(iter(self._cancelled))]
 
     async def drain(self, timeout: float) -> None:
-        """Start no more, wait for those that run, and cancel them after `timeout` seconds."""
+        """Start no more, wait for those that run, and cancel them after `timeout` seconds.
+
+        Those whose calls wait for a client are cancelled immediately.
+        """
         self._draining = True
+        for record in self.running:
+            if record.live is not None and record.live.calls is not None and record.live.calls.is_parked:
+                record.task.cancel()
         tasks = [record.task for record in self.running]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout)

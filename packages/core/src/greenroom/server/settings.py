@@ -60,6 +60,10 @@ class ServerSettings(BaseModel):
     max_requests: int = Field(256, ge=1)
     """Requests at the same time."""
     max_connections: int = Field(2000, ge=1)
+    max_parked: int = Field(100, ge=0)
+    """Executions of one key in one pool whose calls wait for a client, as the one that began them has left."""
+    max_parked_time: float = Field(604_800, gt=0)
+    """For how long the calls of one execution can wait while nobody works on them; clients can ask for less."""
     client_timeout: float = Field(20, gt=0)
     """How long a client can keep the server waiting, besides the time for its bytes at 4 KiB per second."""
     shutdown_grace: float = Field(30, ge=0)

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 from greenroom.errors import InvalidRequest
 from greenroom.sessions.background import BackgroundLoop
+from greenroom.sessions.threads import THREADS
+from greenroom.telemetry import tracing
 from greenroom.tools import CallDeferred, CallLog, ToolAnswer, Toolbox, ToolCall, ToolLimits
 from greenroom.tools.definitions import Definition, ToolLike, definitions_of
 from greenroom.tools.pending import set_current
@@ -29,8 +31,12 @@ _SHORT = 0.05
 """Seconds after which it does not wait for the check of smaller ones either."""
 
 
-class _Refused(Exception):
+class _Failed(Exception):
     """A call fails; the message is for the code."""
+
+
+class _Refused(_Failed):
+    """It fails, and nothing was called."""
 
 
 def toolbox_of(
@@ -91,12 +97,31 @@ class _Application:
 
     async def answer(self, call: ToolCall) -> ToolAnswer:
         """Call a function; whatever goes wrong is in the answer, and nothing of this process beside its message."""
+        attributes = {"greenroom.tool.name": call.tool, "greenroom.tool.call": call.number}
+        span = tracing.start(tracing.CALL_TOOL, attributes)
+        try:
+            answer = await self._answer(call, span)
+        except BaseException as error:
+            span.fail_by(error)
+            raise
+        else:
+            if answer.failed:
+                span.fail("ToolError")
+            span.set({"greenroom.tool.deferred": answer.deferred or None})
+            return answer
+        finally:
+            span.end()
+
+    async def _answer(self, call: ToolCall, span: tracing.Span) -> ToolAnswer:
         definition = self._definitions[call.tool]
+        context = self._context.copy()
+        context.run(set_current, call)
+        span.activate_in(context)
         run = self._call_async if definition.is_async else self._call_in_thread
         try:
-            return ToolAnswer(await run(definition, call))
-        except _Refused as error:
-            return ToolAnswer.failure(str(error))
+            return ToolAnswer(await run(definition, call, context))
+        except _Failed as error:
+            return ToolAnswer.failure(str(error), refused=isinstance(error, _Refused))
         except CallDeferred:
             if self._can_defer:
                 return ToolAnswer(b"", deferred=True)
@@ -105,12 +130,7 @@ class _Application:
                 "submit()."
             )
 
-    def _context_of(self, call: ToolCall) -> Context:
-        context = self._context.copy()
-        context.run(set_current, call)
-        return context
-
-    async def _call_async(self, definition: Definition, call: ToolCall) -> bytes:
+    async def _call_async(self, definition: Definition, call: ToolCall, context: Context) -> bytes:
         async def work() -> bytes:
             if len(call.arguments) > _LARGE:
                 bound = await asyncio.to_thread(_bound, definition, call)
@@ -124,13 +144,11 @@ class _Application:
                 value = await bound()
             return _encoded(definition, call, value)
 
-        return await self._result_of(definition, self._context_of(call).run(self._submit, work()))
+        return await self._result_of(definition, context.run(self._submit, work()))
 
-    async def _call_in_thread(self, definition: Definition, call: ToolCall) -> bytes:
-        await self._threads.acquire()
+    async def _call_in_thread(self, definition: Definition, call: ToolCall, context: Context) -> bytes:
         loop = asyncio.get_running_loop()
         future: Future[bytes] = Future()
-        context = self._context_of(call)
 
         def work() -> bytes:
             bound = _bound(definition, call)
@@ -147,10 +165,22 @@ class _Application:
             except BaseException as error:  # noqa: BLE001  such as SystemExit: it must not end in this thread unseen
                 future.set_exception(error)
             finally:
+                THREADS.release()
                 with contextlib.suppress(RuntimeError):  # the pool was closed
                     loop.call_soon_threadsafe(self._threads.release)
 
-        threading.Thread(target=run, name=f"greenroom tool {call.tool}", daemon=True).start()
+        await self._threads.acquire()
+        try:
+            await THREADS.acquire()
+        except BaseException:
+            self._threads.release()
+            raise
+        try:
+            threading.Thread(target=run, name=f"greenroom tool {call.tool}", daemon=True).start()
+        except RuntimeError:
+            THREADS.release()
+            self._threads.release()
+            raise _Refused(f"{call.tool} was not called: the application can start no thread.") from None
         return await self._result_of(definition, future)
 
     async def _result_of(self, definition: Definition, future: Future[bytes]) -> bytes:
@@ -160,7 +190,7 @@ class _Application:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise _Refused(f"{definition.stub.name} was cancelled by the application.") from None
+            raise _Failed(f"{definition.stub.name} was cancelled by the application.") from None
 
 
 async def _awaited(value: Awaitable[Any]) -> Any:
@@ -184,7 +214,7 @@ def _encoded(definition: Definition, call: ToolCall, value: object) -> bytes:
         try:
             return encode_result(value, call.most, definition.result)
         except ResultRefused as error:
-            raise _Refused(f"The result of {definition.stub.name} {error}.") from None
+            raise _Failed(f"The result of {definition.stub.name} {error}.") from None
 
 
 @contextlib.contextmanager
@@ -192,10 +222,10 @@ def _refusing(definition: Definition) -> Generator[None, None, None]:
     """Turn an exception of the application into a failed call with its message."""
     try:
         yield
-    except (_Refused, CallDeferred, asyncio.CancelledError):
+    except (_Failed, CallDeferred, asyncio.CancelledError):
         raise
     except BaseException as error:  # noqa: BLE001  such as SystemExit, which must not end the application
-        raise _Refused(_message(definition.stub.name, error)) from None
+        raise _Failed(_message(definition.stub.name, error)) from None
 
 
 def _message(tool: str, error: BaseException) -> str:

@@ -3,6 +3,8 @@
 from greenroom.telemetry.events import (
     AllocationRefusal,
     AllocationRefused,
+    CallEnded,
+    CallOutcome,
     Direction,
     EndCause,
     EngineLost,
@@ -34,6 +36,8 @@ from greenroom.telemetry.events import (
 __all__ = [
     "AllocationRefusal",
     "AllocationRefused",
+    "CallEnded",
+    "CallOutcome",
     "Direction",
     "EndCause",
     "EngineLost",

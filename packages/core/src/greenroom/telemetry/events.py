@@ -102,6 +102,20 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+class CallOutcome(StrEnum):
+    """How the call of an application's tool ended."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    """The tool raised, or its result was not JSON or over a limit."""
+    REFUSED = "refused"
+    """Nothing was called: the arguments are not valid, the tool is unknown, or the execution ends."""
+    TIMED_OUT = "timed_out"
+    """Nobody answered in time."""
+    CANCELLED = "cancelled"
+    """The code gave it up, or the execution ended."""
+
+
 # Of sandboxes and sessions
 
 
@@ -212,6 +226,16 @@ class TransferEnded:
     duration: float
 
 
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """The call of an application's tool, by code in a session, has ended."""
+
+    identifier: str
+    outcome: CallOutcome
+    duration: float
+    """The time since the application's turn began."""
+
+
 # Of the server
 
 
@@ -247,6 +271,7 @@ TelemetryEvent: TypeAlias = (
     | ExecutionBegan
     | ExecutionEnded
     | TransferEnded
+    | CallEnded
     | RequestEnded
     | RequestRefused
 )

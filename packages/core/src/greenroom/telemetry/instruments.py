@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from greenroom.models import PoolStatus, PoolUsage
 from greenroom.telemetry.events import (
     AllocationRefused,
+    CallEnded,
     EngineLost,
     ExecutionEnded,
     RequestEnded,
@@ -66,6 +67,13 @@ EXECUTION_ERRORS = Instrument(
     ("error_type",),
 )
 OUTPUT = Instrument("greenroom.execution.output", "Characters of text that executions wrote.")
+CALLS = Instrument(
+    "greenroom.tool.call.duration",
+    "The time of a call of the application's tools, by its outcome.",
+    "s",
+    ("outcome",),
+    (*_SECONDS, 3600.0, 86400.0),
+)
 TRANSFERS = Instrument("greenroom.transfers", "Files uploaded and downloaded.", "", ("direction", "outcome"))
 TRANSFER_SIZE = Instrument("greenroom.transfer.size", "Bytes of files moved.", "By", ("direction",))
 REQUESTS = Instrument(
@@ -79,7 +87,7 @@ REQUEST_REFUSALS = Instrument("greenroom.server.refusals", "Requests that the se
 
 EVENTS = (
     START_DURATION, START_FAILURES, SANDBOX_ENDS, ENGINE_LOSSES, ALLOCATIONS, WAIT, REFUSALS, LIFE, PEAK, EXECUTION,
-    EXECUTION_ERRORS, OUTPUT, TRANSFERS, TRANSFER_SIZE, REQUESTS, REQUEST_REFUSALS,
+    EXECUTION_ERRORS, OUTPUT, CALLS, TRANSFERS, TRANSFER_SIZE, REQUESTS, REQUEST_REFUSALS,
 )  # fmt: skip
 """The instruments that events add to."""
 
@@ -96,6 +104,8 @@ def measurements(event: TelemetryEvent) -> Iterator[Measurement]:
                 yield OUTPUT, output, ()
             if error is not None:
                 yield EXECUTION_ERRORS, 1, (error,)
+        case CallEnded(outcome=outcome, duration=duration):
+            yield CALLS, duration, (outcome.value,)
         case RequestEnded(operation=operation, status=status, duration=duration):
             method, _, route = (operation or "_OTHER ").partition(" ")
             yield REQUESTS, duration, (method, route, "" if status is None else str(status))
@@ -133,6 +143,8 @@ PENDING_PODS = Instrument("PoolPendingPodCount", "Sandboxes that start, by the n
 SANDBOXES = Instrument("greenroom.pool.sandboxes", "Sandboxes by state.", "", ("state",), gauge=True)
 LIMIT = Instrument("greenroom.pool.limit", "The maximum number of sandboxes.", gauge=True)
 WAITING = Instrument("greenroom.pool.waiting", "Sessions that wait for a sandbox.", gauge=True)
+PARKED = Instrument("greenroom.pool.parked", "Executions that wait for answers to calls of tools.", gauge=True)
+PARKED_CALLS = Instrument("greenroom.pool.parked.calls", "Calls of tools that wait for their answers.", gauge=True)
 SATURATION = Instrument(
     "greenroom.pool.saturation", "Sessions, waiting ones too, divided by the limit.", "1", gauge=True
 )
@@ -145,8 +157,8 @@ CPU_TIME = Instrument("greenroom.pool.cpu.time", "Time of processors of sandboxe
 MEMORY_TIME = Instrument("greenroom.pool.memory.time", "Memory of sandboxes over time.", "By.s", ("purpose",))
 
 STATE = (
-    READY_PODS, EXECUTING_PODS, PENDING_PODS, SANDBOXES, LIMIT, WAITING, SATURATION, RECENT, MEMORY, SESSIONS, CPU_TIME,
-    MEMORY_TIME,
+    READY_PODS, EXECUTING_PODS, PENDING_PODS, SANDBOXES, LIMIT, WAITING, PARKED, PARKED_CALLS, SATURATION, RECENT,
+    MEMORY, SESSIONS, CPU_TIME, MEMORY_TIME,
 )  # fmt: skip
 """The instruments that show a pool's state. Each has a label with the pool's name, `poolName` for Azure's."""
 
@@ -163,6 +175,8 @@ def state_of(status: PoolStatus, usage: PoolUsage) -> Iterator[Measurement]:
         yield LIMIT, status.limit, ()
         yield SATURATION, (sessions + status.waiting) / max(status.limit, 1), ()
     yield WAITING, status.waiting, ()
+    yield PARKED, status.parked, ()
+    yield PARKED_CALLS, status.parked_calls, ()
     for name in ("wait", "start"):
         for statistic in ("median", "max"):
             yield RECENT, getattr(status, f"{name}_{statistic}"), (name, statistic)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextvars import Context
 from functools import wraps
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
@@ -32,6 +33,8 @@ REQUEST_CONTAINER = "request container"
 UPLOAD_FILE = "upload file"
 DOWNLOAD_FILE = "download file"
 ALLOCATE_SESSION = "allocate session"
+CALL_TOOL = "call tool"
+"""Of a tool's call by code in a session, below that of its execution; where a framework runs it, its own is below."""
 
 _MAX_TEXT = 300
 _MAX_CONTENT = 8_000
@@ -58,6 +61,14 @@ class Span:
         from opentelemetry import trace  # noqa: PLC0415  it is loaded already
 
         return trace.use_span(self._span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
+
+    def activate_in(self, context: Context) -> None:
+        """Make it the parent of the spans in a context from now on."""
+        if self._span is not None:
+            from opentelemetry import context as current  # noqa: PLC0415  it is loaded already
+            from opentelemetry import trace  # noqa: PLC0415
+
+            context.run(lambda: current.attach(trace.set_span_in_context(self._span)))
 
     def set(self, attributes: Mapping[str, Value | None]) -> None:
         """Add attributes, except those that are `None`; texts have escapes for control characters, and are cut."""

@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenroom.errors import GreenroomError
 from greenroom.runner.protocol import MAX_BODY, MAX_CALL, MAX_REFUSAL, MAX_TOOL_NAME, FrameError
+from greenroom.telemetry import CallOutcome
 from greenroom.tools.definitions import ToolLimits
 from greenroom.tools.stubs import ToolStub
 
@@ -48,11 +50,13 @@ class ToolAnswer:
     failed: bool = False
     deferred: bool = False
     """Whether it is none: the call waits until somebody takes it over."""
+    refused: bool = False
+    """Whether it failed before anything was called."""
 
     @classmethod
-    def failure(cls, message: str) -> ToolAnswer:
+    def failure(cls, message: str, *, refused: bool = False) -> ToolAnswer:
         """Return the answer to a call that failed."""
-        return cls(message.encode("utf-8", "replace")[:MAX_REFUSAL], failed=True)
+        return cls(message.encode("utf-8", "replace")[:MAX_REFUSAL], failed=True, refused=refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Toolbox:
     """Called on the pool's loop; cancelled when its call is given up, or ends in another way."""
     log: CallLog | None = None
     """Gets the calls of an execution that can be resumed; calls of others cannot be deferred."""
+    note: Callable[[CallOutcome, float], None] = lambda _outcome, _duration: None
+    """Called at the end of each call, with its duration in seconds."""
 
 
 class RunningCalls:
@@ -94,6 +100,7 @@ class RunningCalls:
         self._on_waiting = on_waiting
         self._on_parked = on_parked
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # with the execution's span; the caller of `take` knows nothing of it
         self._queue: OrderedDict[int, _Queued] = OrderedDict()
         self._turns = self._limits.concurrent
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -183,7 +190,7 @@ class RunningCalls:
         if self._waits_since is None:
             self._waits_since = datetime.now(UTC)
             self._on_waiting(True)
-        task = self._tasks[number] = asyncio.create_task(work)
+        task = self._tasks[number] = asyncio.create_task(work, context=self._context.copy())
         task.add_done_callback(lambda _: self._forget(number, task))
         return task
 
@@ -199,43 +206,52 @@ class RunningCalls:
             self._on_waiting(False)
 
     async def _serve(self, number: int, call: _Queued) -> None:
-        if self._ended:  # code that is being stopped and cleans up must not wait
-            answer = ToolAnswer.failure(f"{call.tool} was not called: the execution ends.")
-        else:
+        began, outcome = self._loop.time(), CallOutcome.CANCELLED
+        try:
             answer = await self._answered(number, call)
-        if not answer.failed:
-            if len(answer.content) > min(self._results_left, call.most):  # others have been faster
+            if answer is None:
+                outcome = CallOutcome.TIMED_OUT
+                answer = ToolAnswer.failure(self._too_late(number, call.tool))
+            elif not answer.failed and len(answer.content) > min(self._results_left, call.most):
+                # Others have been faster.
                 text = f"The results of {call.tool} and others are over the limit of this execution."
-                answer = ToolAnswer.failure(text)
+                outcome, answer = CallOutcome.FAILED, ToolAnswer.failure(text)
+            elif answer.failed:
+                outcome = CallOutcome.REFUSED if answer.refused else CallOutcome.FAILED
             else:
+                outcome = CallOutcome.ANSWERED
                 self._results_left -= len(answer.content)
+        finally:
+            self._unpark(number)
+            self._toolbox.note(outcome, self._loop.time() - began)
         await self._sent(number, answer)
 
-    async def _answered(self, number: int, queued: _Queued) -> ToolAnswer:
-        tool, timeout, limit = queued.tool, self._limits.timeout, asyncio.timeout(self._limits.timeout)
+    async def _answered(self, number: int, queued: _Queued) -> ToolAnswer | None:
+        """Return the answer to a call, or `None` if it did not come in time."""
+        tool, limit = queued.tool, asyncio.timeout(self._limits.timeout)
+        if self._ended:  # code that is being stopped and cleans up must not wait
+            return ToolAnswer.failure(f"{tool} was not called: the execution ends.", refused=True)
+        if tool not in self._names:
+            return ToolAnswer.failure("This execution has no tool of that name.", refused=True)
         most = min(self._results_left, queued.most)
         call = ToolCall(number, tool, queued.arguments, most, partial(self._park, number, limit), queued.again)
         try:
             async with limit:
-                return await self._answer(call)
+                return await self._toolbox.answer(call)
         except TimeoutError:
-            if number in self._parked:
-                waited = self._limits.parked_timeout
-                return ToolAnswer.failure(f"{tool} was not answered: nobody decided on it within {waited:g} seconds.")
-            return ToolAnswer.failure(f"{tool} did not answer within {timeout:g} seconds.")
+            return None
         except Exception as error:  # noqa: BLE001  the code must not wait for an answer that never comes
             return ToolAnswer.failure(f"{tool} failed: {type(error).__name__}.")
-        finally:
-            self._unpark(number)
+
+    def _too_late(self, number: int, tool: str) -> str:
+        if number in self._parked:
+            seconds = self._limits.parked_timeout
+            return f"{tool} was not answered: nobody decided on it within {seconds:g} seconds."
+        return f"{tool} did not answer within {self._limits.timeout:g} seconds."
 
     async def _sent(self, number: int, answer: ToolAnswer) -> None:
         with contextlib.suppress(GreenroomError):  # the sandbox or the connection is lost, which its execution reports
             await self._send(number, answer)
-
-    async def _answer(self, call: ToolCall) -> ToolAnswer:
-        if call.tool not in self._names:
-            return ToolAnswer.failure("This execution has no tool of that name.")
-        return await self._toolbox.answer(call)
 
     # Calls on which nobody works
 

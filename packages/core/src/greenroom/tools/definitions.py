@@ -19,6 +19,7 @@ from typing_extensions import TypedDict  # pydantic takes that of typing from Py
 
 from greenroom.errors import InvalidRequest
 from greenroom.runner.protocol import MAX_TOOL_NAME
+from greenroom.tools.effort import TooMuchWork, effort_check
 from greenroom.tools.schemas import ArgumentsRefused, schema_check
 from greenroom.tools.stubs import ToolStub, described, stub_of
 from greenroom.untrusted import brief
@@ -146,7 +147,7 @@ def _of_schema(tool: Tool) -> Definition:
     if isinstance(parameters, type) and issubclass(parameters, BaseModel):
         adapter: TypeAdapter[Any] = TypeAdapter(parameters)
         schema = adapter.json_schema()
-        check = functools.partial(_validated, adapter)
+        check = functools.partial(_validated, adapter, effort_check(adapter))
     elif isinstance(parameters, Mapping):
         schema = cast("Mapping[str, Any]", parameters)
         check = schema_check(name, schema)
@@ -164,7 +165,14 @@ def _of_schema(tool: Tool) -> Definition:
     return Definition(stub, bind, _is_async(tool.handler))
 
 
-def _validated(adapter: TypeAdapter[Any], arguments: dict[str, Any]) -> Any:
+def _validated(adapter: TypeAdapter[Any], check_effort: Callable[[Any], None] | None, arguments: dict[str, Any]) -> Any:
+    try:
+        if check_effort is not None:
+            check_effort(arguments)
+    except TooMuchWork:
+        raise ArgumentsRefused(
+            "they are nested too deep for a union that contains itself: its members need a discriminator."
+        ) from None
     try:
         return adapter.validate_python(arguments)
     except ValidationError as error:
@@ -190,6 +198,7 @@ class _Reading:
 
     stub: ToolStub
     arguments: TypeAdapter[Any]
+    check_effort: Callable[[Any], None] | None
     positional: tuple[str, ...]
     """Parameters that have no name for callers."""
     result: TypeAdapter[Any] | None
@@ -213,7 +222,7 @@ def _of_callable(function: Any) -> Definition:
         reading = known[is_method] = _read(function)
 
     def bind(arguments: dict[str, Any]) -> Callable[[], Any]:
-        values = _validated(reading.arguments, arguments)
+        values = _validated(reading.arguments, reading.check_effort, arguments)
         first = [values.pop(each) for each in reading.positional if each in values]
         return functools.partial(function, *first, **values)
 
@@ -246,7 +255,7 @@ def _read(function: Any) -> _Reading:
     _add_defaults(schema, {each.name: each.default for each in parameters if each.default is not each.empty})
     stub = stub_of(name, inspect.getdoc(function) or "", schema, returns)
     positional = tuple(each.name for each in parameters if each.kind is each.POSITIONAL_ONLY)
-    return _Reading(stub, adapter, positional, result)
+    return _Reading(stub, adapter, effort_check(adapter), positional, result)
 
 
 def _of_result(name: str, signature: inspect.Signature) -> tuple[Mapping[str, Any] | None, TypeAdapter[Any] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -32,12 +33,18 @@ class CheckTooLong(ArgumentsRefused):
 
 @contextmanager
 def at_most(seconds: float = _EFFORT) -> Generator[None, None, None]:
-    """Limit the processor time that checks in this block can take."""
-    token = _ends.set(time.thread_time() + seconds)
+    """Limit the processor time that checks in this block can take; a limit around it holds, too."""
+    token = _ends.set(min(_ends.get(math.inf), time.thread_time() + seconds))
     try:
         yield
     finally:
         _ends.reset(token)
+
+
+def check_time() -> None:
+    """Raise `CheckTooLong` if the time of the block is over."""
+    if time.thread_time() > _ends.get():
+        raise CheckTooLong("they take too long to check.")
 
 
 def schema_check(name: str, schema: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
@@ -72,14 +79,11 @@ def schema_check(name: str, schema: Mapping[str, Any]) -> Callable[[dict[str, An
     validator = kind(own, registry=registry())  # without one, it fetches references to other documents
 
     def check(arguments: dict[str, Any]) -> None:
-        if _ends.get(None) is None:
-            with at_most():
-                return check(arguments)
-        error = best_match(validator.iter_errors(arguments))
+        with at_most():
+            error = best_match(validator.iter_errors(arguments))
         if error is not None:
             place = "".join(f"[{part!r}]" for part in error.absolute_path)
             raise ArgumentsRefused(f"{place}: {error.message}" if place else error.message)
-        return None
 
     return check
 
@@ -122,8 +126,7 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 
 
 def _counted(check: Any, validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-    if time.thread_time() > _ends.get():
-        raise CheckTooLong("they take too long to check.")
+    check_time()
     return check(validator, value, instance, schema)
 
 

@@ -120,6 +120,8 @@ class Answer:
     failed: bool = False
     deferred: bool = False
     """Whether the client makes no call now: it waits for the next client."""
+    refused: bool = False
+    """Whether the call failed before anything was called."""
 
 
 CallEvent: TypeAlias = Called | Withdrawn | Made | Resumed

@@ -8,6 +8,8 @@ import json
 import math
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -65,7 +67,14 @@ _TOGETHER = 64 << 10
 _RETRY = 0.05
 """Seconds after which a line that found no room in memory tries again."""
 _MAX_ID = 128
-_MOST_OF_TOOLS = {"calls": 100_000, "concurrent": 1_000, "argument_bytes": 64 << 20, "result_bytes": 1 << 30}
+_MOST_OF_TOOLS = {
+    "calls": 100_000,
+    "concurrent": 1_000,
+    "argument_bytes": 64 << 20,
+    "result_bytes": 1 << 30,
+    "timeout": 86_400,
+    "total_timeout": 86_400,
+}
 _REST_OF_ANSWER = 1 << 10
 """Bytes of the answer to a call beside its content."""
 
@@ -89,7 +98,10 @@ async def execute(request: Request, target: Target) -> Response:
     overrides = _overrides(request, target)
     live = Live()
     if order.tools:
-        live.calls = RemoteCalls(order, target.held.another(), most=_most_result(target))
+        order = _with_own_limits(order, target)
+        caller = request.scope["greenroom.caller"]
+        live.calls = RemoteCalls(order, target.held.another(), most=_most_result(target), caller=caller)
+        live.calls.can_park = partial(_can_park, target, live.calls)
 
     async def run() -> Outcome:
         with _configured(target, overrides):
@@ -134,6 +146,23 @@ async def answer(request: Request, target: Target) -> Response:
         raise RequestRefused(404, EXECUTION_NOT_FOUND, "The session has no such execution with tools.")
     record.live.calls.answer(given)
     return Response(status_code=204)
+
+
+def _with_own_limits(order: Order, target: Target) -> Order:
+    """Return an order whose calls wait no longer for nobody than the server lets them."""
+    assert order.tool_limits is not None  # noqa: S101  it has tools
+    parked_timeout = min(order.tool_limits.parked_timeout, target.settings.max_parked_time)
+    return replace(order, tool_limits=replace(order.tool_limits, parked_timeout=parked_timeout))
+
+
+def _can_park(target: Target, calls: RemoteCalls) -> bool:
+    """Return whether one more execution of a caller can wait for a client."""
+    others = (record.live.calls for record in target.pool.records.running if record.live is not None)
+    parked = sum(
+        other is not None and other is not calls and other.is_parked and other.caller == calls.caller
+        for other in others
+    )
+    return parked < target.settings.max_parked
 
 
 def _most_result(target: Target) -> int:
