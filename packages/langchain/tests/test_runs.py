@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain import agents
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 
 from greenroom import connecting
 from greenroom.adapters import close_default_pool
@@ -26,23 +26,28 @@ if TYPE_CHECKING:
 
 
 class ScriptedModel(GenericFakeChatModel):
+    """Plays the turn that the conversation has come to, so that runs at the same time have all of them."""
+
+    messages: Any = None
+    turns: list[AIMessage]
     disable_streaming: bool | Any = True
 
     def bind_tools(self, tools: Any, **_: Any) -> Any:
         return self
 
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
+        turn = self.turns[sum(isinstance(message, AIMessage) for message in messages)]
+        return ChatResult(generations=[ChatGeneration(message=turn.model_copy(deep=True))])
 
-def agent(*codes: str, tools: Any = (), middleware: Any = ()) -> Any:
+
+def agent(*codes: str, tools: Any = (), middleware: Any = (), last: tuple[str, ...] = ("Done.",)) -> Any:
     """An agent that runs the codes, one a turn, in each of its runs."""
-    turns = [
-        *(
-            AIMessage("", tool_calls=[{"name": "run_python", "args": {"code": code}, "id": f"{n}"}])
-            for n, code in enumerate(codes)
-        ),
-        AIMessage("Done."),
+    running = [
+        AIMessage("", tool_calls=[{"name": "run_python", "args": {"code": code}, "id": f"{n}"}])
+        for n, code in enumerate(codes)
     ]
     untyped: Any = agents
-    model = ScriptedModel(messages=itertools.cycle(turns))
+    model = ScriptedModel(turns=[*running, *map(AIMessage, last)])
     return untyped.create_agent(model, [*tools], middleware=[*middleware])
 
 
@@ -82,7 +87,9 @@ async def test_agents_at_the_same_time_never_meet(sandboxes: SessionPool) -> Non
 
     ann, bob = alone("ann"), alone("bob")
     for _ in range(10):
-        answers = await asyncio.gather(ann.ainvoke(ask()), bob.ainvoke(ask()), ann.ainvoke(ask()), bob.ainvoke(ask()))
+        answers: list[Any] = await asyncio.gather(
+            ann.ainvoke(ask()), bob.ainvoke(ask()), ann.ainvoke(ask()), bob.ainvoke(ask())
+        )
         assert [results(each)[-1] for each in answers] == ["result:\n['user_ann']", "result:\n['user_bob']"] * 2
     gc.collect()
     await wait_until(lambda: {info.identifier for info in sandboxes.sessions()} <= before)
@@ -105,12 +112,8 @@ def test_blocking_agents_in_threads_never_meet(default: SessionPool) -> None:
 
 
 async def test_the_session_ends_with_its_run_however_it_ends(default: SessionPool) -> None:
-    model = ScriptedModel(
-        messages=iter([AIMessage("", tool_calls=[{"name": "run_python", "args": {"code": "1"}, "id": "1"}])])
-    )  # it has no second turn
-    untyped: Any = agents
-    with pytest.raises(RuntimeError):
-        await untyped.create_agent(model, [GreenroomTool()]).ainvoke(ask())
+    with pytest.raises(IndexError):  # the model has no second turn
+        await agent("x = 1", tools=[GreenroomTool()], last=()).ainvoke(ask())
     endless = agent("import time\nwhile True: time.sleep(0.01)", tools=[GreenroomTool()])
     running = asyncio.create_task(endless.ainvoke(ask()))
     await wait_until(lambda: bool(default.sessions()))

@@ -31,10 +31,10 @@ class _BackgroundTool(SessionTool):
     images: bool = False
     """Whether the model is sent figures."""
 
-    def _run(self, config: RunnableConfig, **arguments: str) -> tuple[Any, Any]:
+    def _run(self, config: RunnableConfig, **arguments: Any) -> tuple[Any, Any]:
         return _content(self._call(config, **arguments))
 
-    async def _arun(self, config: RunnableConfig, **arguments: str) -> tuple[Any, Any]:
+    async def _arun(self, config: RunnableConfig, **arguments: Any) -> tuple[Any, Any]:
         return _content(await self._acall(config, **arguments))
 
 

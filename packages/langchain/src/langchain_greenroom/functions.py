@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import count
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from uuid import uuid4
 
 from langchain_core.messages import ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.tools import BaseTool, ToolException
 from langchain_core.tools import tool as make_tool
 
-from greenroom import InvalidRequest, Tool
+from greenroom import CallDeferred, InvalidRequest, Tool, current_call
+
+if TYPE_CHECKING:
+    from langchain_greenroom.interrupts import Pauses
 
 ToolLike: TypeAlias = BaseTool | Callable[..., Any]
 """What `create_agent` takes as a tool, without dictionaries: those have nothing that could be called here."""
@@ -60,17 +63,18 @@ def check_approval(tools: Mapping[str, BaseTool], interrupt_on: Mapping[str, Any
 class Calls:
     """The calls of one execution."""
 
-    def __init__(self, tools: Mapping[str, BaseTool], tool_call_id: str | None) -> None:
+    def __init__(self, tools: Mapping[str, BaseTool], tool_call_id: str | None, pauses: Pauses | None = None) -> None:
         """
         Args:
             tools: as of `as_tools`.
             tool_call_id: that of the call that runs the code; those of its calls begin with it.
+            pauses: where calls that are interrupted wait; without it they fail.
         """
         self.notes: list[str] = []
         """What middleware told the model beside a result, which the code gets without it."""
         self._tools = tools
         self._id = tool_call_id or uuid4().hex
-        self._numbers = count(1)
+        self._pauses = pauses
         self._config = ensure_config()  # of the tool that runs the code: calls are its children
         self._handler = calls_pass.get()
 
@@ -81,23 +85,51 @@ class Calls:
 
     def _blocking(self, tool: BaseTool) -> Callable[[dict[str, Any]], Any]:
         def call(arguments: dict[str, Any]) -> Any:
-            made = _Made(tool, self._config)
-            call = self._call(tool, arguments)
-            return made.value(self._handler(call, made.tool) if self._handler else made.tool.invoke(call), self.notes)
+            with self._pausing(tool) as made:
+                call = self._call(tool, arguments)
+                answer = self._handler(call, made.tool) if self._handler else made.tool.invoke(call)
+                return self._answered(made, answer)
 
         return call
 
     def _awaited(self, tool: BaseTool) -> Callable[[dict[str, Any]], Awaitable[Any]]:
         async def call(arguments: dict[str, Any]) -> Any:
-            made = _Made(tool, self._config)
-            call = self._call(tool, arguments)
-            answer = self._handler(call, made.tool) if self._handler else made.tool.ainvoke(call)
-            return made.value(await answer, self.notes)
+            with self._pausing(tool) as made:
+                call = self._call(tool, arguments)
+                answer = await (self._handler(call, made.tool) if self._handler else made.tool.ainvoke(call))
+                return self._answered(made, answer)
 
         return call
 
+    def _answered(self, made: _Made, answer: Any) -> Any:
+        if self._pauses is not None:
+            self._pauses.done(current_call().number)
+        return made.value(answer, self.notes)
+
     def _call(self, tool: BaseTool, arguments: dict[str, Any]) -> ToolCall:
-        return ToolCall(type="tool_call", name=tool.name, args=arguments, id=f"{self._id}:{next(self._numbers)}")
+        return ToolCall(type="tool_call", name=tool.name, args=arguments, id=f"{self._id}:{current_call().number}")
+
+    @contextmanager
+    def _pausing(self, tool: BaseTool) -> Generator[_Made]:
+        """Begin a call in its own context; one that is interrupted is deferred."""
+        number, pauses, config = current_call().number, self._pauses, self._config
+        if current_call().delivered_again:
+            raise ToolException(f"{tool.name} may have been called: the process that called it has ended.")
+        if pauses is not None:
+            if pauses.waits(number):
+                raise CallDeferred
+            config = pauses.config_of(number, config)
+        var_child_runnable_config.set(config)
+        try:
+            yield _Made(tool, config)
+        except Exception as error:
+            if pauses is not None and pauses.take(number, error):
+                raise CallDeferred from None
+            if type(error).__name__ == "GraphInterrupt":  # langgraph need not be installed
+                raise ToolException(
+                    f"{tool.name} asks a person, which needs an agent with a checkpointer and a conversation."
+                ) from None
+            raise
 
 
 def described(name: str, tool: BaseTool, handler: Callable[[dict[str, Any]], Any]) -> Tool:

@@ -37,7 +37,7 @@ class GreenroomMiddleware(AgentMiddleware[Any, Any, Any]):
             options: as for `GreenroomTool`.
         """
         super().__init__()
-        self.tool = GreenroomTool(pool, tools=tools, **options)
+        self.tool = GreenroomTool(pool=pool, tools=tools, **options)
         """The tool that runs code."""
         self.tools = [self.tool]
 

@@ -76,7 +76,7 @@ class SessionSource(BaseModel):
         Raises:
             InvalidRequest: the config does not name a conversation, so the session could be anybody's.
         """
-        return self._toolset.session_for(_thread_id(conversation))
+        return self._toolset.session_for(thread_id_of(conversation))
 
     def delete_session(self, conversation: RunnableConfig | str) -> None:
         """End a conversation's session: its variables and files. Idempotent."""
@@ -132,16 +132,16 @@ class SessionTool(SessionSource, BaseTool):
     def _call(
         self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: Any
     ) -> ToolAnswer[Artifact]:
-        return _raised(
-            self._toolset.call(_thread_id(config), self._tool, run=run_of_agent(), on_output=on_output, **arguments)
+        return raised(
+            self._toolset.call(thread_id_of(config), self._tool, run=run_of_agent(), on_output=on_output, **arguments)
         )
 
     async def _acall(
         self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: Any
     ) -> ToolAnswer[Artifact]:
-        return _raised(
+        return raised(
             await self._toolset.acall(
-                _thread_id(config), self._tool, run=run_of_agent(), on_output=on_output, **arguments
+                thread_id_of(config), self._tool, run=run_of_agent(), on_output=on_output, **arguments
             )
         )
 
@@ -161,14 +161,15 @@ def run_of_agent() -> object:
     return None if writer is langgraph.Runtime().stream_writer else writer
 
 
-def _raised(answer: ToolAnswer[Artifact]) -> ToolAnswer[Artifact]:
+def raised(answer: ToolAnswer[Artifact]) -> ToolAnswer[Artifact]:
     """Return the answer unless it is an error, which LangChain's tools raise."""
     if isinstance(answer.artifact, GreenroomError):
         raise ToolException(answer.text) from answer.artifact
     return answer
 
 
-def _thread_id(conversation: RunnableConfig | str | None) -> str:
+def thread_id_of(conversation: RunnableConfig | str | None) -> str:
+    """Return the name of a conversation; empty if there is none."""
     if isinstance(conversation, str):
         return conversation
     thread_id = ((conversation or {}).get("configurable") or {}).get("thread_id")  # no config with `tool.run(…)`

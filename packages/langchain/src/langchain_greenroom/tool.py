@@ -3,9 +3,9 @@
 import base64
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from inspect import isawaitable
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.messages import BaseMessage, ToolMessage
@@ -13,10 +13,14 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ArgsSchema, BaseTool
 from pydantic import BaseModel, Field, PrivateAttr, TypeAdapter, ValidationError, model_validator
 
-from greenroom import Execution, Image, Output, StreamText, ToolLimits, adapters
+from greenroom import Execution, Image, Output, Session, StreamText, Tool, ToolLimits, adapters
 from greenroom.adapters import Artifact, ToolAnswer
 from langchain_greenroom.functions import Calls, ToolLike, as_tools, check_approval, described
-from langchain_greenroom.sessions import SessionTool
+from langchain_greenroom.sessions import SessionTool, raised, thread_id_of
+
+if TYPE_CHECKING:
+    from langchain_greenroom.attending import Attending
+    from langchain_greenroom.interrupts import Pauses
 
 OUTPUT_EVENT = "greenroom_output"
 """The custom event for each piece of output while code runs: `{"stream": "stdout" | "stderr", "text": …}`.
@@ -94,6 +98,8 @@ class GreenroomTool(SessionTool):
     """The maximum number of characters that they take in the description; code finds the others by a search."""
     tool_limits: ToolLimits | None = Field(default=None, exclude=True, repr=False)
     """Of the calls of one execution."""
+    approval_timeout: float | None = None
+    """Seconds in total for which the calls of one execution can wait for a person; by default a day."""
     interrupt_on: Mapping[str, Any] = Field(default={}, exclude=True, repr=False)
     """That of `HumanInTheLoopMiddleware`, which does not see these calls: tools that it names are refused."""
 
@@ -123,11 +129,14 @@ class GreenroomTool(SessionTool):
     def _code_options(self) -> dict[str, Any]:
         if not self.tools:
             return {}
+        limits = self.tool_limits
+        if self.approval_timeout is not None:
+            limits = replace(limits or ToolLimits(), parked_timeout=self.approval_timeout)
         functions = [described(name, tool, tool.invoke) for name, tool in self._functions.items()]
         return {
             "functions": functions,
             "functions_budget": self.tools_budget,
-            "function_limits": self.tool_limits,
+            "function_limits": limits,
         }
 
     def _run(self, *, config: RunnableConfig, tool_call_id: str | None = None, **arguments: str) -> tuple[Any, Any]:
@@ -137,9 +146,14 @@ class GreenroomTool(SessionTool):
                 _write_to_graph(output)
             return None if self.on_output is None else self.on_output(output, config)
 
-        calls = Calls(self._functions, tool_call_id)
+        pauses = self._pauses(config)
+        calls = Calls(self._functions, tool_call_id, pauses)
         functions = calls.functions(asynchronous=False)
-        answer = self._call(config, on_output=send, functions=functions, **arguments)
+        if pauses is None:
+            answer = self._call(config, on_output=send, functions=functions, **arguments)
+        else:
+            session = self.session_for(config)
+            answer = raised(self._attending(session, pauses, functions, send).run(*arguments.values()))
         return self._content(answer, calls.notes, tool_call_id)
 
     async def _arun(
@@ -152,10 +166,30 @@ class GreenroomTool(SessionTool):
             if self.on_output is not None and isawaitable(returned := self.on_output(output, config)):
                 await returned
 
-        calls = Calls(self._functions, tool_call_id)
+        pauses = self._pauses(config)
+        calls = Calls(self._functions, tool_call_id, pauses)
         functions = calls.functions(asynchronous=True)
-        answer = await self._acall(config, on_output=send, functions=functions, **arguments)
+        if pauses is None:
+            answer = await self._acall(config, on_output=send, functions=functions, **arguments)
+        else:
+            session = await self._toolset.asession_for(thread_id_of(config))
+            answer = raised(await self._attending(session, pauses, functions, send).arun(*arguments.values()))
         return self._content(answer, calls.notes, tool_call_id)
+
+    def _pauses(self, config: RunnableConfig) -> "Pauses | None":
+        """Return where calls that are interrupted wait, if a graph runs here that can be resumed."""
+        if not self.tools or self.session_per_call or "langgraph.types" not in sys.modules:
+            return None
+        from langchain_greenroom.interrupts import Pauses, is_possible  # noqa: PLC0415  langgraph is there
+
+        return Pauses(config) if is_possible(config) else None
+
+    def _attending(
+        self, session: Session, pauses: "Pauses", functions: Sequence[Tool], on_output: adapters.OnOutput
+    ) -> "Attending":
+        from langchain_greenroom.attending import Attending  # noqa: PLC0415  langgraph is there
+
+        return Attending(self._toolset, session, pauses, functions, on_output)
 
     def _content(self, answer: ToolAnswer[Artifact], notes: Sequence[str], tool_call_id: str | None) -> tuple[Any, Any]:
         text = "\n\n".join([answer.text, *dict.fromkeys(notes)])

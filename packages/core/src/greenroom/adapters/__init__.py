@@ -7,6 +7,7 @@ framework's form. An adapter for another framework starts from these names::
     ToolAnswer                  what a call returns: a text and figures for the model, an artifact for the application
     CODE, DIRECTORY, …          the descriptions of parameters
     OnOutput, with_context      a callback for output while code runs, without and with the framework's context
+    Attendance                  code whose calls may have to wait for a person
     default_pool                the pool of tools that were given none
     end_run                     deletes the session that a run without a conversation had
     Functions, read_functions   functions of the application that code can call, as models learn of them
@@ -15,6 +16,7 @@ Below them are `SessionRouter`, which finds the session of a call, the functions
 `read_file`, …, each with an `a…` twin), and `RETRYABLE`, the errors that become answers.
 """
 
+from greenroom.adapters.attended import Attendance
 from greenroom.adapters.background import (
     alook_at_code,
     areset_session,
@@ -86,6 +88,7 @@ __all__ = [
     "SEARCH",
     "TOOLS",
     "Artifact",
+    "Attendance",
     "CodeTool",
     "Download",
     "Functions",

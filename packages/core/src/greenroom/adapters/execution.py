@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing, closing
 from inspect import isawaitable, iscoroutine
-from typing import TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 from greenroom.adapters.code import strip_fence
 from greenroom.adapters.figures import figures_for_models
@@ -60,9 +60,7 @@ def run_code(
             if isinstance(event, Execution):
                 return answer_of(event, budget, images)
             if isawaitable(returned := on_output(event)):
-                if iscoroutine(returned):
-                    returned.close()
-                raise TypeError("on_output= must be a plain function where tools are called synchronously.")
+                not_asynchronous(returned)
     raise AssertionError("a stream ends with its execution")
 
 
@@ -96,3 +94,10 @@ def answer_of(execution: Execution, budget: int, images: bool) -> ToolAnswer[Exe
     """Return what a model reads of an execution."""
     text = execution.text_for_model(budget)
     return ToolAnswer(text, execution, figures_for_models(execution) if images else ())
+
+
+def not_asynchronous(returned: Awaitable[None]) -> NoReturn:
+    """Refuse what an `on_output` returned that must not be asynchronous."""
+    if iscoroutine(returned):
+        returned.close()
+    raise TypeError("on_output= must be a plain function where tools are called synchronously.")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from greenroom.adapters.attended import Attendance
 from greenroom.adapters.background import (
     alook_at_code,
     areset_session,
@@ -17,7 +18,7 @@ from greenroom.adapters.background import (
     stop_code,
 )
 from greenroom.adapters.descriptions import code_tool_of, describe_tools, offered_tools
-from greenroom.adapters.execution import OnOutput, arun_code, run_code
+from greenroom.adapters.execution import OnOutput, answer_of, arun_code, run_code
 from greenroom.adapters.files import (
     DOWNLOAD_LIMIT,
     READ_LIMIT,
@@ -35,10 +36,11 @@ from greenroom.adapters.functions import FUNCTIONS_BUDGET, read_functions
 from greenroom.adapters.results import RETRYABLE, Artifact, ToolAnswer
 from greenroom.adapters.routing import SessionRouter
 from greenroom.errors import InvalidRequest
+from greenroom.models import Execution
 from greenroom.sessions import Session, SessionPool
 from greenroom.sessions.rules import check_limit, check_timeout
 from greenroom.text import check_budget
-from greenroom.tools import ToolLimits
+from greenroom.tools import Tool, ToolLimits
 from greenroom.tools.definitions import ToolLike
 from greenroom.untrusted import brief
 
@@ -227,6 +229,33 @@ class Toolset:
                 return await tool_.acall(session, *_checked(tool, tool_, arguments), **options)
             except RETRYABLE as error:
                 return ToolAnswer(str(error), error)
+
+    def attend(
+        self,
+        session: Session,
+        execution_id: str,
+        functions: Iterable[Tool],
+        *,
+        turn: str,
+        on_output: OnOutput | None = None,
+    ) -> Attendance:
+        """Return an attendance of code that may have to wait for a person; the arguments are those of `Attendance`."""
+        tools = [*functions, *([] if self.functions.search is None else [self.functions.search])]
+        return Attendance(session, execution_id, tools, turn=turn, on_output=on_output)
+
+    def begin(self, attendance: Attendance, code: str) -> None:
+        """Begin to run a model's code with these options.
+
+        Raises:
+            InvalidRequest: as `Attendance.begin`.
+        """
+        options = self._options[self.code_tool]
+        attendance.begin(code, timeout=options["timeout"], limits=options["tool_limits"])
+
+    def answer(self, execution: Execution) -> ToolAnswer[Execution]:
+        """Return what a model reads of an execution with these options."""
+        options = self._options[self.code_tool]
+        return answer_of(execution, options["budget"], options["images"])
 
     def _bound(
         self, tool: str, on_output: OnOutput | None, functions: Iterable[ToolLike] | None
