@@ -25,7 +25,11 @@ def pool() -> Iterator[SessionPool]:
 def call(pool: SessionPool) -> Iterator[Callable[..., ToolAnswer[Any]]]:
     tools = Toolset("framework", "x", pool=pool, background=True, reset=True)
     name = uuid4().hex
-    yield lambda tool, of="", **arguments: tools.call(name + of, tool, **arguments)
+
+    def call(tool: str, of: str = "", **arguments: Any) -> ToolAnswer[Any]:
+        return tools.call(name + of, tool, **arguments)
+
+    yield call
     tools.session_for(name).delete()
 
 

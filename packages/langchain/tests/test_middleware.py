@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from greenroom import ToolLimits
 from greenroom.testing import wait_until
 from langchain_greenroom import GreenroomTool
-from langchain_greenroom.middleware import GreenroomMiddleware
+from langchain_greenroom.middleware import GreenroomMiddleware, needs_approval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +159,7 @@ async def test_later_middleware_callbacks_and_the_model_see_what_they_should(
     assert "get_orders(customer: int, limit: int = 10) -> " in middleware.tool.description
     agent = make_agent(GATHERED, middleware=[middleware, watch])
     state = await run(agent, asynchronous, config={"callbacks": [Callbacks()]})
-    assert results(state)[0].text == "result:\n126.0"
+    assert results(state)[0].text == "result:\n123.0"
     assert watch.seen[0][0] == "run_python"
     assert sorted(args["customer"] for name, args in watch.seen[1:] if name == "get_orders") == [1, 2, 3]
     outer, *inner = started
@@ -182,9 +182,10 @@ async def test_failures_and_refusals_reach_the_code_and_the_session_lives(
         return object()
 
     @tool
-    def changes() -> Any:
+    def changes(runtime: ToolRuntime[Any, Any]) -> Any:
         """Change the state."""
-        return Command(update={"messages": []})
+        assert runtime.tool_call_id == "call-0:5"
+        return Command(update={"messages": [ToolMessage("x", tool_call_id=runtime.tool_call_id)]})
 
     code = """
 for call in (lambda: get_orders(customer=99), lambda: get_orders(customer="many"), broken, no_json, changes):
@@ -200,7 +201,7 @@ for call in (lambda: get_orders(customer=99), lambda: get_orders(customer="many"
     assert lines[2].startswith("The arguments of get_orders are not valid: customer:")
     assert lines[3] == "It broke."
     assert "no_json" in lines[4]
-    assert "changes" in lines[5]
+    assert lines[5] == "changes changes the agent's state, which code cannot do."
     assert results(state)[1].text == "result:\n7"
 
 
@@ -225,7 +226,7 @@ async def test_what_middleware_answers_or_changes_is_what_the_code_gets(
 
 async def test_a_tool_gets_what_is_injected_and_the_name_of_its_call(sandboxes: SessionPool) -> None:
     @tool("get-context")
-    def get_context(key: str, runtime: ToolRuntime) -> dict[str, Any]:
+    def get_context(key: str, runtime: ToolRuntime[Any, Any]) -> dict[str, Any]:
         """Return what the tool knows."""
         return {"key": key, "state": len(runtime.state["messages"])}
 
@@ -275,7 +276,7 @@ answers = await asyncio.gather(*map(call, (1, 2, 3, 4)))
 print(before, len(answers))
 for answer in answers: print(answer)
 """
-    middleware = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
+    middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
     agent = make_agent(code, middleware=middleware, checkpointer=InMemorySaver())
     config = of(f"decisions-{asynchronous}")
     state = await run(agent, asynchronous, config=config)
@@ -311,7 +312,7 @@ x = 7
 parts = await asyncio.gather(*(get_orders(customer=c, limit=1) for c in range(50)))
 x, [part[0]['customer'] for part in parts] == list(range(50))
 """
-    middleware = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
+    middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
     agent = make_agent(code, middleware=middleware, checkpointer=InMemorySaver())
     config = of(f"fifty-{asynchronous}")
     state = await run(agent, asynchronous, config=config)
@@ -331,7 +332,7 @@ async def test_tools_that_interrupt_several_times_get_their_own_answers(
     code = (
         "import asyncio\nawait asyncio.gather(*(ask_person(question=q) for q in 'ab'), get_orders(customer=1, limit=1))"
     )
-    middleware = [GreenroomMiddleware(pool=sandboxes, tools=[ask_person, get_orders])]
+    middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[ask_person, get_orders])]
     agent = make_agent(code, middleware=middleware, checkpointer=InMemorySaver())
     config = of(f"several-{asynchronous}")
     state = await run(agent, asynchronous, config=config)
@@ -347,7 +348,7 @@ async def test_tools_that_interrupt_several_times_get_their_own_answers(
 
 
 async def test_an_answer_that_is_not_valid_can_be_given_again(sandboxes: SessionPool) -> None:
-    middleware = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
+    middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
     agent = make_agent("get_orders(customer=1, limit=1)", middleware=middleware, checkpointer=InMemorySaver())
     config = of("invalid")
     await agent.ainvoke(ask(), config)
@@ -360,7 +361,7 @@ async def test_an_answer_that_is_not_valid_can_be_given_again(sandboxes: Session
 
 
 async def test_a_resume_without_an_answer_asks_again(sandboxes: SessionPool) -> None:
-    middleware = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
+    middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
     agent = make_agent("get_orders(customer=1, limit=1)", middleware=middleware, checkpointer=InMemorySaver())
     config = of("again")
     await agent.ainvoke(ask(), config)
@@ -373,7 +374,7 @@ async def test_a_resume_without_an_answer_asks_again(sandboxes: SessionPool) -> 
 
 @both
 async def test_code_of_the_same_turn_does_not_wait_for_a_person(sandboxes: SessionPool, asynchronous: bool) -> None:
-    middleware = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
+    middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
     agent = make_agent(
         turn("x = get_orders(customer=1)", "x = get_orders(customer=2)"),
         middleware=middleware,
@@ -390,7 +391,7 @@ async def test_code_of_the_same_turn_does_not_wait_for_a_person(sandboxes: Sessi
 
 
 async def test_a_new_turn_ends_code_whose_question_nobody_answered(sandboxes: SessionPool) -> None:
-    middleware = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
+    middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
     agent = make_agent("x = 1\nget_orders(customer=1)", "x", middleware=middleware, checkpointer=InMemorySaver())
     config = of("abandoned")
     assert questions(await agent.ainvoke(ask(), config))
@@ -401,7 +402,7 @@ async def test_a_new_turn_ends_code_whose_question_nobody_answered(sandboxes: Se
 
 
 async def test_a_session_that_ends_meanwhile_is_told_to_the_model(sandboxes: SessionPool) -> None:
-    middleware = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders, send_mail]), per_call("get_orders")]
+    middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders, send_mail]), per_call("get_orders")]
     agent = make_agent(
         "send_mail(to='ann')\nget_orders(customer=1)", middleware=middleware, checkpointer=InMemorySaver()
     )
@@ -417,7 +418,10 @@ async def test_a_session_that_ends_meanwhile_is_told_to_the_model(sandboxes: Ses
 
 
 async def test_a_person_who_does_not_decide_in_time_refuses(sandboxes: SessionPool) -> None:
-    middleware = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders], approval_timeout=0.2), per_call("get_orders")]
+    middleware: list[Any] = [
+        GreenroomMiddleware(pool=sandboxes, tools=[get_orders], approval_timeout=0.2),
+        per_call("get_orders"),
+    ]
     agent = make_agent("get_orders(customer=1)", middleware=middleware, checkpointer=InMemorySaver())
     config = of("late")
     assert questions(await agent.ainvoke(ask(), config))
@@ -471,3 +475,21 @@ async def test_limits_hold_for_calls_of_code(sandboxes: SessionPool) -> None:
     state = await agent.ainvoke(ask(), of("limits"))
     assert "this execution can make 2 calls" in results(state)[0].text
     middleware.tool.delete_session("limits")
+
+
+def test_code_that_only_computes_needs_no_approval(sandboxes: SessionPool) -> None:
+    when = needs_approval(["get_orders", "send_mail"], free=["get_orders"])
+    asking = HumanInTheLoopMiddleware(
+        interrupt_on={"run_python": {"allowed_decisions": ["approve", "reject"], "when": when}}
+    )
+    code = GreenroomMiddleware(pool=sandboxes, tools=[get_orders, send_mail])
+    agent = make_agent(
+        "```python\nsum(get_orders(customer=1)[0].values())\n```",
+        "import os",
+        middleware=[code, asking],
+        checkpointer=InMemorySaver(),
+    )
+    state = agent.invoke(ask(), of("computes"))
+    assert results(state)[0].text == "result:\n11.0"
+    assert questions(state)[0]["action_requests"][0]["args"] == {"code": "import os"}
+    code.tool.delete_session("computes")

@@ -87,9 +87,8 @@ async def test_agents_at_the_same_time_never_meet(sandboxes: SessionPool) -> Non
 
     ann, bob = alone("ann"), alone("bob")
     for _ in range(10):
-        answers: list[Any] = await asyncio.gather(
-            ann.ainvoke(ask()), bob.ainvoke(ask()), ann.ainvoke(ask()), bob.ainvoke(ask())
-        )
+        runs: list[Any] = [ann.ainvoke(ask()), bob.ainvoke(ask()), ann.ainvoke(ask()), bob.ainvoke(ask())]
+        answers = await asyncio.gather(*runs)
         assert [results(each)[-1] for each in answers] == ["result:\n['user_ann']", "result:\n['user_bob']"] * 2
     gc.collect()
     await wait_until(lambda: {info.identifier for info in sandboxes.sessions()} <= before)

@@ -17,9 +17,13 @@ from langchain_core.tools import BaseTool, ToolException
 from langchain_core.tools import tool as make_tool
 
 from greenroom import CallDeferred, InvalidRequest, Tool, current_call
+from greenroom.adapters import shorten
 
 if TYPE_CHECKING:
     from langchain_greenroom.interrupts import Pauses
+
+_MOST_NOTES = 10
+_LONGEST_NOTE = 1_000
 
 ToolLike: TypeAlias = BaseTool | Callable[..., Any]
 """What `create_agent` takes as a tool, without dictionaries: those have nothing that could be called here."""
@@ -70,7 +74,7 @@ class Calls:
             tool_call_id: that of the call that runs the code; those of its calls begin with it.
             pauses: where calls that are interrupted wait; without it they fail.
         """
-        self.notes: list[str] = []
+        self.notes: list[str] = [] if pauses is None else pauses.notes
         """What middleware told the model beside a result, which the code gets without it."""
         self._tools = tools
         self._id = tool_call_id or uuid4().hex
@@ -179,7 +183,9 @@ class _Made:
             return self._returned
         produced = self._content if isinstance(self._content, str) else ""
         if produced and isinstance(answer.content, str) and answer.content.endswith(produced):
-            notes.append(answer.content[: -len(produced)].strip())
+            note = answer.content[: -len(produced)].strip()
+            if len(notes) < _MOST_NOTES:
+                notes.append(shorten(note, _LONGEST_NOTE))
             return self._returned
         return answer.text
 

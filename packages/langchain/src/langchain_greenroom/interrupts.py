@@ -28,8 +28,8 @@ from langgraph.errors import GraphInterrupt, is_invalid_resume
 from langgraph.runtime import get_runtime
 from langgraph.types import interrupt
 
+from greenroom import MadeCall
 from greenroom.adapters import shorten
-from greenroom.tools import MadeCall
 
 _ENDED = (
     "The session ended while the code waited for a person's decision: the code has not finished, and its variables and "
@@ -52,7 +52,14 @@ class Pauses:
         self._answers: dict[int, list[Any]] = {}
         self.asked: int | None = None
         """The number of the call that has its answer now."""
-        self._record: dict[str, Any] = {"greenroom": 1, "execution": "", "owners": [], "waiting": {}, "calls": []}
+        self._record: dict[str, Any] = {
+            "greenroom": 1,
+            "execution": "",
+            "owners": [],
+            "waiting": {},
+            "calls": [],
+            "notes": [],
+        }
         index = self._pad.interrupt_counter()
         if index < len(self._pad.resume):
             self._record = self._pad.resume[index]
@@ -68,6 +75,11 @@ class Pauses:
     def execution(self) -> str:
         """The id of the execution."""
         return self._record["execution"]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the model is to read beside the result of the code."""
+        return self._record["notes"]
 
     @property
     def turn(self) -> str:
@@ -93,6 +105,8 @@ class Pauses:
             ValidationError: the answer to the last question is not valid; it can be given again.
         """
         if self.failure is not None:
+            self._pad.resume.pop()  # the question stands
+            self._keep()
             raise self.failure
         number = min(map(int, self._record["waiting"]))
         self._record["owners"].append(number)

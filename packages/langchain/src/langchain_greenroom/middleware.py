@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from langchain.agents.middleware import AgentMiddleware, ToolCallRequest
 from langchain_core.messages import ToolCall, ToolMessage
@@ -13,7 +14,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from greenroom import SessionPool
-from greenroom.adapters import aend_run, end_run
+from greenroom.adapters import aend_run, code_needs_approval, end_run, strip_fence
 from langchain_greenroom.functions import ToolLike, calls_pass
 from langchain_greenroom.sessions import run_of_agent
 from langchain_greenroom.tool import GreenroomTool
@@ -66,8 +67,8 @@ class GreenroomMiddleware(AgentMiddleware[Any, Any, Any]):
     @contextmanager
     def _led(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]) -> Generator[None]:
         def call(tool_call: ToolCall, tool: BaseTool) -> Any:
-            inner = request.override(tool_call=tool_call, tool=tool)
-            return handler(inner)
+            runtime = replace(cast("Any", request).runtime, tool_call_id=tool_call["id"])
+            return handler(replace(request, tool_call=tool_call, tool=tool, runtime=runtime))
 
         token = calls_pass.set(call if request.tool is self.tool else None)
         try:
@@ -79,3 +80,25 @@ class GreenroomMiddleware(AgentMiddleware[Any, Any, Any]):
 def _is_nested(runtime: Runtime[Any]) -> bool:
     """Whether the agent runs within another graph, whose run can be the same."""
     return runtime.execution_info is not None and "|" in runtime.execution_info.checkpoint_ns
+
+
+def needs_approval(
+    tools: Sequence[str] = (), *, free: Sequence[str] = (), **options: Any
+) -> Callable[[ToolCallRequest], bool]:
+    """Return the predicate for `InterruptOnConfig(when=…)` of the tool that runs Python.
+
+    A person is then asked for code that does more than compute; see `greenroom.adapters.code_needs_approval`.
+
+    Args:
+        tools: the names of the tools that the code can call.
+        free: those of them that need no approval.
+        options: as for `code_needs_approval`.
+    """
+
+    def when(request: ToolCallRequest) -> bool:
+        code = request.tool_call["args"].get("code")
+        return not isinstance(code, str) or code_needs_approval(
+            strip_fence(code), functions=tools, free=free, **options
+        )
+
+    return when

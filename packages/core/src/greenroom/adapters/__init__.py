@@ -16,6 +16,7 @@ Below them are `SessionRouter`, which finds the session of a call, the functions
 `read_file`, …, each with an `a…` twin), and `RETRYABLE`, the errors that become answers.
 """
 
+from greenroom.adapters.approval import COMPUTING_MODULES, code_needs_approval
 from greenroom.adapters.attended import Attendance
 from greenroom.adapters.background import (
     alook_at_code,
@@ -73,6 +74,7 @@ __all__ = [
     "CODE",
     "CODE_TOOLS",
     "COMMAND",
+    "COMPUTING_MODULES",
     "DATA_DIR",
     "DIRECTORY",
     "DOWNLOAD_LIMIT",
@@ -112,6 +114,7 @@ __all__ = [
     "check_timeout",
     "check_uploads",
     "close_default_pool",
+    "code_needs_approval",
     "conversation_identifier",
     "default_pool",
     "describe",
