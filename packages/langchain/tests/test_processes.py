@@ -100,7 +100,11 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def application_of(server: str, tmp_path: Path) -> Callable[..., Application]:
     """Makes an application over the server."""
-    return lambda asked, code: Application(server, tmp_path / "checkpoints", asked, code)
+
+    def application(asked: str, code: str) -> Application:
+        return Application(server, tmp_path / "checkpoints", asked, code)
+
+    return application
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any, Final
 from greenroom.adapters.code import strip_fence
 from greenroom.adapters.execution import OnOutput, not_asynchronous
 from greenroom.errors import GreenroomError, InvalidRequest
-from greenroom.models import Execution
+from greenroom.models import Execution, Output, StreamText
 from greenroom.sessions import ExecutionHandle, Session
 from greenroom.sessions.events import Events
 from greenroom.sessions.rules import check_code
@@ -27,7 +27,9 @@ class _Marker:
     """Put among the events of an execution."""
 
 
-_SETTLED: Final = _Marker()  # nothing moves any more until somebody answers a call
+_PATIENCE = 0.05
+"""Seconds after which calls that are on their way are looked at again."""
+_SETTLED: Final = _Marker()  # perhaps nothing moves any more until somebody answers a call
 _BEHIND: Final = _Marker()  # this code waits for its turn, and an earlier one waits for a person
 
 
@@ -58,9 +60,10 @@ class Attendance:
         self._on_output = on_output
         self._lock = threading.Lock()
         self._working = 0
-        self._deferred = False
+        self._deferred: set[int] = set()
         self._expected: int | None = None
         self._left = False
+        self._patience: float | None = None
         self._unheard = 0
         self._heard: Callable[[], None] | None = None
         self._events = Events[_Marker](self._note)
@@ -96,8 +99,7 @@ class Attendance:
         """Wait for no call in particular: the expected one does not wait any more."""
         with self._lock:
             self._expected = None
-            settled = self._settle()
-        self._announce(settled)
+        self._events.put(_SETTLED)
 
     def calls(self) -> list[MadeCall]:
         """Return the calls so far, as `ExecutionHandle.calls`."""
@@ -122,11 +124,14 @@ class Attendance:
             if self._abandoned is not None:
                 with contextlib.suppress(GreenroomError):  # it has ended in another way
                     self._abandoned.cancel()
-            while arrived.acquire():
-                event = self._events.take()
-                if isinstance(event, Future | _Marker):
-                    return _outcome(event)
-                if self._on_output is not None and isawaitable(returned := self._on_output(event)):
+            while True:
+                event = self._events.take() if arrived.acquire(timeout=self._patience) else _SETTLED
+                if isinstance(event, Future):
+                    return event.result()
+                if isinstance(event, _Marker):
+                    if _may_be_settled(event) and self._settle(self.calls()):
+                        return None
+                elif self._on_output is not None and isawaitable(returned := self._on_output(event)):
                     not_asynchronous(returned)
         except BaseException:
             self._leave()
@@ -135,7 +140,6 @@ class Attendance:
             raise
         finally:
             _book.leave(self)
-        raise AssertionError("an execution ends or waits")
 
     async def await_end(self) -> Execution | None:
         """As `wait`. Cancelling it ends the code."""
@@ -151,11 +155,18 @@ class Attendance:
             if self._abandoned is not None:
                 with contextlib.suppress(GreenroomError):  # it has ended in another way
                     await self._abandoned.acancel()
-            while await arrived.acquire():
-                event = self._events.take()
-                if isinstance(event, Future | _Marker):
-                    return _outcome(event)
-                if self._on_output is not None and isawaitable(returned := self._on_output(event)):
+            while True:
+                event: Output | StreamText | Future[Execution] | _Marker = _SETTLED
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._patience):
+                        await arrived.acquire()
+                    event = self._events.take()
+                if isinstance(event, Future):
+                    return event.result()
+                if isinstance(event, _Marker):
+                    if _may_be_settled(event) and self._settle(await self.acalls()):
+                        return None
+                elif self._on_output is not None and isawaitable(returned := self._on_output(event)):
                     await returned
         except BaseException:
             self._leave()
@@ -164,7 +175,6 @@ class Attendance:
             raise
         finally:
             _book.leave(self)
-        raise AssertionError("an execution ends or waits")
 
     def put_behind(self) -> None:
         """End this attendance, whose code waits for its turn."""
@@ -207,22 +217,29 @@ class Attendance:
         finally:
             with self._lock:
                 self._working -= 1
-                self._deferred = self._deferred or deferred
+                if deferred:
+                    self._deferred.add(number)
                 if number == self._expected:
                     self._expected = None
-                settled = self._settle()
-            self._announce(settled)
+                settled = self._is_settled()
+            if settled:
+                self._events.put(_SETTLED)
 
-    def _settle(self) -> bool:
-        """Return whether everything waits for a person from now on."""
-        settled = self._deferred and not self._working and self._expected is None and not self._left
-        self._left = self._left or settled
-        return settled
+    def _is_settled(self) -> bool:
+        return bool(self._deferred) and not self._working and self._expected is None
 
-    def _announce(self, settled: bool) -> None:
-        if settled:
-            _book.park(self)
-            self._events.put(_SETTLED)
+    def _settle(self, made: Iterable[MadeCall]) -> bool:
+        """Return whether everything waits for a person from now on: no call is on its way to its handler either."""
+        waiting = {call.number for call in made if call.state == "waiting"}
+        with self._lock:
+            settled = self._is_settled()
+            # A call that is on its way can also end before it gets there, as one whose arguments are not valid.
+            self._patience = _PATIENCE if settled and waiting - self._deferred else None
+            if not settled or self._patience is not None:
+                return False
+            self._left = True
+        _book.park(self)
+        return True
 
     def _leave(self) -> None:
         with self._lock:
@@ -244,12 +261,15 @@ class Attendance:
             heard()
 
 
-def _outcome(event: Future[Execution] | _Marker) -> Execution | None:
-    if isinstance(event, Future):
-        return event.result()
-    if event is _BEHIND:
+def _may_be_settled(marker: _Marker) -> bool:
+    """Whether the code may be waiting for a person.
+
+    Raises:
+        InvalidRequest: it waits behind other code that does.
+    """
+    if marker is _BEHIND:
         raise _behind()
-    return None
+    return True
 
 
 def _behind() -> InvalidRequest:
