@@ -15,6 +15,7 @@ from greenroom.testing import (
     FileSuite,
     IsolationSuite,
     LimitSuite,
+    ParkSuite,
     TextSuite,
     ToolLimitSuite,
     ToolSuite,
@@ -65,6 +66,10 @@ class TestTools(_Served, ToolSuite):
 
 class TestToolLimits(_Served, ToolLimitSuite):
     options: ClassVar[Mapping[str, Any]] = ToolLimitSuite.options
+
+
+class TestParking(_Served, ParkSuite):
+    options: ClassVar[Mapping[str, Any]] = ParkSuite.options
 
 
 class TestIsolation(_Served, IsolationSuite):

@@ -7,6 +7,7 @@ import gc
 import json
 import threading
 import time
+import tracemalloc
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from greenroom.local.deadline import Deadline
 from greenroom.local.pool import LocalPool
 from greenroom.models import ContainerType, Execution
 from greenroom.runner.protocol import FrameError, encode
+from greenroom.sessions.threads import Threads
 from greenroom.testing import memory_pool
 from greenroom.testing.memory_engine import MemoryEngine
 from greenroom.tools import RunningCalls, ToolAnswer, Toolbox, ToolCall, ToolParameter, ToolStub
@@ -209,6 +211,90 @@ async def test_results_over_the_limit_of_all_fail() -> None:
     runner = calling(call(1), call(2), answers=answers, ends_after=2)
     await executed(runner, toolbox(answer, result_bytes=100))
     assert [failed for _, failed, _ in answers] == [False, True]
+
+
+# Calls on which nobody works
+
+
+@in_virtual_time
+async def test_a_parked_call_waits_for_its_own_limit_and_stops_all_others() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        call.park(True)
+        await asyncio.sleep(hours[call.number] * 3600)
+        call.park(False)
+        await asyncio.sleep(1)
+        return ToolAnswer(b"1")
+
+    hours, answers = {1: 5, 2: 4}, list[Any]()
+    limits = {"timeout": 2, "total_timeout": 3, "parked_timeout": 6 * 3600}
+    assert (await executed(calling(call(1), answers=answers, ends_after=1), toolbox(answer, **limits))).succeeded
+    assert answers == [(1, False, b"1")]
+
+    def one_after_the_other(header: dict[str, Any], body: bytes) -> Iterator[bytes]:
+        if header["op"] == "answer" and header["call"] == 1:
+            yield call(2)
+        yield from runner(header, body)
+
+    answers.clear()
+    runner = calling(call(1), answers=answers, ends_after=2)
+    begun = asyncio.get_running_loop().time()
+    assert (await executed(one_after_the_other, toolbox(answer, **limits))).succeeded
+    message = b"f was not answered: nobody decided on it within 21600 seconds."
+    assert answers == [(1, False, b"1"), (2, True, message)]
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(6 * 3600 + 1)
+
+
+@in_virtual_time
+async def test_code_that_computes_beside_a_parked_call_is_stopped_after_it() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        call.park(True)
+        await asyncio.sleep(100)
+        return ToolAnswer(b"1")
+
+    begun = asyncio.get_running_loop().time()
+    runner = calling(call(1), answers=[], ends_after=9)
+    assert (await executed(runner, toolbox(answer, parked_timeout=20))).status == "timed_out"
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(25)
+
+
+@in_virtual_time
+async def test_calls_that_wait_for_their_turn_are_no_tasks() -> None:
+    go, sent = asyncio.Event(), list[int]()
+
+    async def answer(_call: ToolCall) -> ToolAnswer:
+        await go.wait()
+        return ToolAnswer(b"1")
+
+    async def send(number: int, _answer: ToolAnswer) -> None:
+        sent.append(number)
+
+    calls = RunningCalls(toolbox(answer, calls=20_000, concurrent=3), send)
+    before = len(asyncio.all_tasks())
+    tracemalloc.start()
+    for number in range(1, 20_001):
+        calls.take(number, "f", b"{}")
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(asyncio.all_tasks()) - before == 3
+    assert size < 20_000 * 1_000, "bytes"
+    assert calls.waiting == 20_000
+    calls.withdraw(20_000)
+    go.set()
+    while calls.waiting:  # noqa: ASYNC110  there is nothing to wait for
+        await asyncio.sleep(0)
+    assert sorted(sent) == list(range(1, 20_000))
+    assert len(asyncio.all_tasks()) == before
+
+
+@in_virtual_time
+async def test_nothing_of_an_executions_calls_is_left_after_it() -> None:
+    sandbox = ScriptedSandbox(calling(call(1), answers=[], ends_after=1))
+    channel = Channel(sandbox, lambda: None)
+    sandbox.say(READY)
+    await channel.ready()
+    assert (await channel.execute("x", LIMITS, None, tools=toolbox())).succeeded
+    assert channel.calls is None
+    await channel.close("the test has ended")
 
 
 # What a runner that lies gets
@@ -421,6 +507,75 @@ def test_a_closed_pool_leaves_no_thread() -> None:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+def test_a_process_that_can_start_no_thread_fails_calls_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> int:
+        return 1
+
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("greenroom tool"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    code = "for _ in range(3):\n    try: print(work())\n    except ToolError as error: print(error)"
+    with memory_pool() as pool, pool.session() as session:
+        limits = ToolLimits(concurrent=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            execution = session.execute(code, tools=[work], tool_limits=limits)
+        assert execution.stdout == 3 * "work was not called: the application can start no thread.\n"
+        assert session.execute(code, tools=[work], tool_limits=limits).stdout == "1\n1\n1\n"
+
+
+async def test_threads_of_all_executions_together_are_bounded() -> None:
+    threads = Threads(2)
+    await threads.acquire()
+    await threads.acquire()
+    first, second, third = (asyncio.create_task(threads.acquire()) for _ in range(3))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    assert not second.done()
+    await asyncio.to_thread(threads.release)
+    await second
+    threads.release()
+    third.cancel()  # as it comes
+    await asyncio.wait([third])
+    for _ in range(2):
+        await asyncio.wait_for(threads.acquire(), 10)
+        threads.release()
+    threads.release()
+    async with asyncio.timeout(10):
+        await threads.acquire()
+        await threads.acquire()
+
+
+def test_functions_that_never_return_stop_no_other_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hang() -> None:
+        release.wait(60)
+
+    async def work() -> int:
+        return 7
+
+    threads = Threads(2)
+    monkeypatch.setattr("greenroom.sessions.tools.THREADS", threads)
+    code = "for _ in range(3):\n    try: hang()\n    except ToolError as error: print(error)\nprint(work())"
+    try:
+        with memory_pool() as pool, pool.session() as session:
+            limits = ToolLimits(timeout=0.2)
+            execution = session.execute(code, tools=[hang, work], tool_limits=limits)
+            assert execution.stdout == 3 * "hang did not answer within 0.2 seconds.\n" + "7\n"
+            running = [thread for thread in threading.enumerate() if thread.name == "greenroom tool hang"]
+            assert len(running) == 2
+            release.set()
+            assert session.execute("hang()", tools=[hang]).succeeded
+    finally:
+        release.set()
 
 
 # Sessions without tools

@@ -17,6 +17,7 @@ from greenroom.testing import (
     IsolationSuite,
     JavaScriptSuite,
     LimitSuite,
+    ParkSuite,
     ShellAttackSuite,
     ShellPoolSuite,
     ShellSuite,
@@ -59,6 +60,10 @@ class TestTools(_Bubblewrap, ToolSuite):
 
 class TestToolLimits(_Bubblewrap, ToolLimitSuite):
     options: ClassVar[Mapping[str, Any]] = ToolLimitSuite.options
+
+
+class TestParking(_Bubblewrap, ParkSuite):
+    options: ClassVar[Mapping[str, Any]] = ParkSuite.options
 
 
 class TestHostileTools(_Bubblewrap, HostileToolSuite):

@@ -18,6 +18,7 @@ from greenroom.testing import (
     IsolationSuite,
     JavaScriptSuite,
     LimitSuite,
+    ParkSuite,
     ShellAttackSuite,
     ShellPoolSuite,
     ShellSuite,
@@ -65,6 +66,10 @@ class TestTools(_Docker, ToolSuite):
 
 class TestToolLimits(_Docker, ToolLimitSuite):
     options: ClassVar[Mapping[str, Any]] = ToolLimitSuite.options
+
+
+class TestParking(_Docker, ParkSuite):
+    options: ClassVar[Mapping[str, Any]] = ParkSuite.options
 
 
 class TestHostileTools(_Docker, HostileToolSuite):
@@ -124,6 +129,10 @@ class TestTextsUnderGVisor(_GVisor, TextSuite):
 
 class TestToolsUnderGVisor(_GVisor, ToolSuite):
     options: ClassVar[Mapping[str, Any]] = ToolSuite.options
+
+
+class TestParkingUnderGVisor(_GVisor, ParkSuite):
+    options: ClassVar[Mapping[str, Any]] = ParkSuite.options
 
 
 class TestHostileToolsUnderGVisor(_GVisor, HostileToolSuite):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from greenroom import SessionPool
-from greenroom.testing import ExecutionSuite, FileSuite, ToolLimitSuite, ToolSuite, memory_pool
+from greenroom.testing import ExecutionSuite, FileSuite, ParkSuite, ToolLimitSuite, ToolSuite, memory_pool
 
 _NO_IPYTHON = "it runs plain Python"
 _NO_PROCESS = "its code shares this process"
@@ -57,6 +57,14 @@ class TestToolLimits(ToolLimitSuite):
     @classmethod
     def pool(cls, memory: SessionPool) -> SessionPool:
         return memory
+
+
+class TestParking(ParkSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pool(cls) -> Iterator[SessionPool]:
+        with memory_pool(**ParkSuite.options) as pool:
+            yield pool
 
 
 class TestFiles(FileSuite):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenroom.errors import SandboxLost
+from greenroom.mcp.endpoint import Peer, Peers
 from greenroom.mcp.handles import Handle, Handles, UnknownHandle
 from greenroom.models import SessionInfo
 from greenroom.testing import BareBackend
@@ -92,6 +93,32 @@ async def test_one_caller_cannot_push_out_live_sessions(monkeypatch: pytest.Monk
     made = [await handles.mint(None) for _ in range(50)]
     assert await is_known(handles, used, None)
     assert [await is_known(handles, handle, None) for handle in made].count(True) == 9
+
+
+async def test_a_session_whose_first_call_was_cancelled_has_begun() -> None:
+    backend = Sessions()
+    handles = handles_of(backend)
+    handle = await handles.mint("caller")
+    with suppress(asyncio.CancelledError):
+        async with handles.using(handle) as identifier:
+            backend.live.add(identifier)
+            raise asyncio.CancelledError
+    assert handle.begun
+    assert await handles.of("caller") == [handle]
+    backend.live.clear()
+    assert not await is_known(handles, handle, "caller")
+
+
+def test_a_caller_with_many_clients_drives_out_its_own_alone() -> None:
+    peers = Peers(most=10)
+    quiet = Peer()
+    id_ = peers.add("quiet", quiet)
+    noisy = [(peer := Peer(), peers.add("noisy", peer)) for _ in range(100)]
+    assert peers.find("quiet", id_) is quiet
+    assert [peer for peer, each in noisy if peers.find("noisy", each) is peer] == [peer for peer, _ in noisy[-9:]]
+    peers.remove("quiet", id_)
+    assert peers.find("quiet", id_) is not quiet
+    assert peers.find("quiet", None) is not quiet
 
 
 async def test_a_lost_session_ends_its_handle_and_a_reset_one_does_not() -> None:

@@ -103,11 +103,11 @@ def test_the_command_line_prints_its_version() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     assert set(greenroom.__all__) == {
-        "AccessDenied", "AzureDetails", "AzureRangeWarning", "ContainerType", "CustomContainer", "EngineUnavailable",
-        "Event", "Execution", "ExecutionCancelled", "ExecutionError", "ExecutionFailed", "ExecutionHandle",
-        "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image", "ImageMissing",
-        "InvalidRequest", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings", "PoolStatus", "PoolUsage",
-        "Probe", "RegistryCredentials", "RemoteFile", "RequestFailed", "Response", "SandboxLost", "ServiceFailed",
-        "Session", "SessionInfo", "SessionPool", "SessionUsage", "StreamText", "StreamedResponse", "Tool", "ToolLimits",
-        "UsageSource", "aconnect", "connect", "session",
+        "AccessDenied", "AzureDetails", "AzureRangeWarning", "CallDeferred", "ContainerType", "CustomContainer",
+        "EngineUnavailable", "Event", "Execution", "ExecutionCancelled", "ExecutionError", "ExecutionFailed",
+        "ExecutionHandle", "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image",
+        "ImageMissing", "InvalidRequest", "MadeCall", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings",
+        "PoolStatus", "PoolUsage", "Probe", "RegistryCredentials", "RemoteFile", "RequestFailed", "Response",
+        "SandboxLost", "ServiceFailed", "Session", "SessionInfo", "SessionPool", "SessionUsage", "StreamText",
+        "StreamedResponse", "Tool", "ToolLimits", "UsageSource", "aconnect", "connect", "current_call", "session",
     }  # fmt: skip

@@ -13,6 +13,8 @@ from greenroom.errors import EngineUnavailable, FileMissing, PoolFull, SandboxLo
 from greenroom.telemetry import (
     AllocationRefusal,
     AllocationRefused,
+    CallEnded,
+    CallOutcome,
     Direction,
     EndCause,
     EngineLost,
@@ -33,6 +35,7 @@ from greenroom.telemetry import (
     Work,
 )
 from greenroom.testing.memory_engine import MemoryEngine
+from greenroom.tools import ToolAnswer, Toolbox, ToolCall, ToolLimits, ToolStub
 
 from .watched import pool_with_events
 
@@ -193,3 +196,51 @@ async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  the engine has no signal for it
             await asyncio.sleep(0.01)
+
+
+async def test_each_call_of_a_tool_ends_once_with_its_outcome() -> None:
+    async def answer(call: ToolCall) -> ToolAnswer:
+        match call.number:
+            case 1:
+                return ToolAnswer(b"1")
+            case 2:
+                return ToolAnswer.failure("It raised.")
+            case 3:
+                return ToolAnswer.failure("The arguments are not valid.", refused=True)
+            case 5:
+                call.park(True)
+            case _:
+                pass
+        await asyncio.sleep(600)
+        raise AssertionError
+
+    code = "for n in range(6):\n    try: f()\n    except ToolError: pass"
+    limits = ToolLimits(timeout=0.2, parked_timeout=0.2)
+    tools = Toolbox((ToolStub("f"),), limits, answer)
+    async with pool_with_events() as (pool, events):
+        await pool.execute("session", code, timeout=None, on_event=None, tools=tools)
+        tools = Toolbox((ToolStub("f"),), ToolLimits(), answer)
+        code = (
+            "import asyncio\nasync def main():\n"
+            "    await asyncio.wait([asyncio.ensure_future(f()) for _ in range(4)])\n"
+            "asyncio.run(main())"
+        )
+        running = asyncio.create_task(pool.execute("session", code, timeout=1, on_event=None, tools=tools))
+        await asyncio.sleep(1)
+        status = await pool.status()
+        assert (status.parked, status.parked_calls) == (1, 1)
+        running.cancel()
+        await asyncio.wait([running])
+        await asyncio.sleep(0.1)
+        ended = [event for event in events if isinstance(event, CallEnded)]
+    assert [event.outcome for event in ended[:6]] == [
+        CallOutcome.ANSWERED,
+        CallOutcome.FAILED,
+        CallOutcome.REFUSED,
+        CallOutcome.TIMED_OUT,
+        CallOutcome.TIMED_OUT,
+        CallOutcome.TIMED_OUT,
+    ]
+    assert {event.outcome for event in ended[9:]} == {CallOutcome.CANCELLED}
+    assert len(ended) == 10
+    assert all(event.identifier == "session" and event.duration >= 0 for event in ended)

@@ -198,3 +198,37 @@ def test_a_custom_container_is_told_the_span_as_by_a_proxy() -> None:
         context = trace.get_current_span().get_span_context()
         assert told.startswith(f"00-{context.trace_id:032x}-{context.span_id:016x}-")
         assert (b"accept", b"*/*") in headers
+
+
+def test_the_call_of_a_tool_is_below_its_execution_and_what_the_tool_does_is_below_the_call() -> None:
+    def work() -> int:
+        with trace.get_tracer("application").start_as_current_span("query"):
+            return 1
+
+    async def fail() -> int:
+        raise ValueError("secret")
+
+    with memory_pool() as pool, recorded_spans() as spans:
+        session = pool.session("the-session")
+        with caller():
+            session.execute("work()\ntry: fail()\nexcept ToolError: pass", tools=[work, fail])
+        first, second = sorted(spans.named("call tool"), key=lambda span: span.start_time or 0)
+        assert spans.ancestors(first) == ["execute code", "caller"]
+        assert spans.ancestors(spans.one("query")) == ["call tool", "execute code", "caller"]
+        assert attributes(first) == {"greenroom.tool.name": "work", "greenroom.tool.call": 1}
+        assert attributes(second)["error.type"] == "ToolError"
+        assert "secret" not in texts_of([second])
+        assert not spans.named("execute_tool work")
+
+
+async def test_the_call_of_a_tool_has_one_span_over_http() -> None:
+    def work() -> int:
+        return 1
+
+    with recorded_spans() as spans:
+        async with listening(await memory_backend()) as server:
+            pool = await greenroom.aconnect(server.url)
+            with caller():
+                await pool.session("the-session").aexecute("work()", tools=[work])
+            await pool.aclose()
+        assert spans.ancestors(spans.one("call tool")) == ["execute code", "caller"]

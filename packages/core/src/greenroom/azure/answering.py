@@ -83,6 +83,8 @@ class AnsweredCalls:
                 if error.azure is not None and error.azure.code == NOT_WAITING:
                     self._forget(number, failed=answer.failed)
                 raise
-            if not answer.deferred:
+            if answer.deferred:
+                self._log.defer(number)
+            else:
                 self._forget(number, failed=answer.failed)
             return

@@ -68,7 +68,8 @@ class Span:
             from opentelemetry import context as current  # noqa: PLC0415  it is loaded already
             from opentelemetry import trace  # noqa: PLC0415
 
-            context.run(lambda: current.attach(trace.set_span_in_context(self._span)))
+            span = self._span
+            context.run(lambda: current.attach(trace.set_span_in_context(span)))
 
     def set(self, attributes: Mapping[str, Value | None]) -> None:
         """Add attributes, except those that are `None`; texts have escapes for control characters, and are cut."""

@@ -31,6 +31,7 @@ from greenroom.testing.isolation import IsolationSuite
 from greenroom.testing.javascript import JavaScriptSuite
 from greenroom.testing.limits import LimitSuite
 from greenroom.testing.memory import memory_pool
+from greenroom.testing.parking import ParkSuite
 from greenroom.testing.scripted import ENDLESS_CODE, RecordedRun, ScriptedBackend, scripted_pool, wait_until
 from greenroom.testing.shell import ShellPoolSuite, ShellSuite
 from greenroom.testing.suite import Suite
@@ -51,6 +52,7 @@ __all__ = [
     "IsolationSuite",
     "JavaScriptSuite",
     "LimitSuite",
+    "ParkSuite",
     "RecordedRun",
     "ScriptedBackend",
     "ShellAttackSuite",

@@ -102,18 +102,19 @@ def _check(root: _Schema, definitions: Mapping[str, _Schema], arguments: Any, mo
 
 def _key(schema: _Schema, value: Any) -> tuple[int, int]:
     """Name a schema and a value; all values without parts are the same, as their work is."""
-    return id(schema), id(value) if isinstance(value, dict | list) else 0
+    has_parts = isinstance(value, dict | list)
+    return id(schema), id(cast("object", value)) if has_parts else 0
 
 
 def _measure(value: Any) -> tuple[int, int]:
     """Return how many values there are in a value of JSON, and how many levels of objects and arrays."""
-    count, deepest, stack = 0, 0, [(value, 1)]
+    count, deepest = 0, 0
+    stack: list[tuple[Any, int]] = [(value, 1)] if isinstance(value, dict | list) else []
     while stack:
         each, depth = stack.pop()
-        parts: Any = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
-        if isinstance(each, dict | list):
-            count, deepest = count + len(parts), max(deepest, depth)
-            stack += [(part, depth + 1) for part in parts if isinstance(part, dict | list)]
+        parts: Any = cast("dict[str, Any]", each).values() if isinstance(each, dict) else each
+        count, deepest = count + len(parts), max(deepest, depth)
+        stack += [(part, depth + 1) for part in parts if isinstance(part, dict | list)]
     return count, deepest
 
 
@@ -128,7 +129,7 @@ def _parts(schema: _Schema, value: Any) -> _Parts:
             return _of_fields(schema, value)
         case kind if kind in _ARRAYS and isinstance(value, list):
             items = schema.get("items_schema")
-            each_of = cast("list[_Schema]", items if isinstance(items, list) else [items])
+            each_of = cast("list[_Schema | None]", items if isinstance(items, list) else [items])
             values = cast("list[Any]", value)
             last = len(each_of) - 1
             return [
@@ -161,12 +162,16 @@ def _of_fields(schema: _Schema, value: Any) -> _Parts:
         return []
     given = cast("dict[str, Any]", value)
     fields: Any = schema.get("fields", schema.get("arguments_schema", {}))
-    named = fields.items() if isinstance(fields, Mapping) else [(each["name"], each) for each in fields]
+    named = (
+        cast("dict[str, Any]", fields).items()
+        if isinstance(fields, dict)
+        else [(each["name"], each) for each in fields]
+    )
     parts: _Parts = []
     for name, field in named:
-        alias = field.get("validation_alias", field.get("alias"))
-        if alias is None or isinstance(alias, str):
-            parts += [(field["schema"], given[each]) for each in {name, alias} & given.keys()]
+        alias: Any = field.get("validation_alias", field.get("alias", name))
+        if isinstance(alias, str):
+            parts += [(field["schema"], given[each]) for each in sorted({name, alias} & given.keys())]
         else:  # it can lead anywhere
             parts += [(field["schema"], each) for each in given.values()]
     if (others := schema.get("extras_schema")) is not None:

@@ -14,7 +14,7 @@ from greenroom.errors import InvalidRequest
 from greenroom.tools.calls import ToolAnswer, Toolbox, ToolCall
 from greenroom.tools.values import ArgumentsMalformed, decode_arguments
 
-CallState: TypeAlias = Literal["waiting", "answered", "failed"]
+CallState: TypeAlias = Literal["waiting", "deferred", "answered", "failed"]
 
 _MOST_ANSWERED = 1_000
 _MOST_BYTES = 1 << 20
@@ -38,7 +38,8 @@ class MadeCall:
     content: bytes = field(repr=False)
     """The arguments as they were sent: a JSON object, as the code says."""
     state: CallState = "waiting"
-    """Whether it has its answer; `failed` if that is an error, also because nobody answered in time."""
+    """`waiting` for an answer; `deferred`, so that whoever resumes the execution gets it as one that was not made;
+    `answered`; or `failed`, also because nobody answered in time."""
     delivered_again: bool = False
     """Whether somebody got it before, and neither answered nor deferred it: it may have been made already."""
 
@@ -99,6 +100,11 @@ class CallLog:
     def begin(self, call: ToolCall) -> None:
         """Note a call that waits."""
         self._waiting[call.number] = _made(call)
+
+    def defer(self, number: int) -> None:
+        """Note that a call was deferred, and that its pool knows."""
+        if (call := self._waiting.get(number)) is not None:
+            self._waiting[number] = dataclasses.replace(call, state="deferred")
 
     def end(self, number: int, *, failed: bool) -> None:
         """Note the end of a call that waited."""
@@ -202,6 +208,7 @@ class PendingCalls:
         if answer.deferred:
             waiting.delivered = False
             waiting.call.park(True)
+            self.log.defer(number)
         else:
             waiting.answer.set_result(answer)
         return True
@@ -211,8 +218,10 @@ class PendingCalls:
             return
         waiting.call.park(self._answerer is None)
         if self._answerer is not None:
-            again, waiting.delivered = waiting.delivered, True
-            self._answerer.deliver(dataclasses.replace(waiting.call, again=again))
+            call = dataclasses.replace(waiting.call, again=waiting.delivered)
+            waiting.delivered = True
+            self.log.begin(call)
+            self._answerer.deliver(call)
 
 
 class TakenCalls:
@@ -245,5 +254,5 @@ class TakenCalls:
             except Exception as error:  # noqa: BLE001  the code must not wait for an answer that never comes
                 answer = ToolAnswer.failure(f"{call.tool} failed: {type(error).__name__}.")
         else:
-            answer = ToolAnswer.failure(f"{call.tool} is none of the tools with which the execution was resumed.")
+            answer = ToolAnswer.failure("This execution has no tool of that name.", refused=True)
         self._pending.settle(call.number, answer)
