@@ -6,13 +6,15 @@ import asyncio
 import gc
 import os
 import threading
+import weakref
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import pytest
 
 from greenroom import ContainerType, InvalidRequest, SessionPool, connecting
 from greenroom.adapters import Toolset, adefault_pool, aend_run, close_default_pool, default_pool, end_run
-from greenroom.testing import ScriptedBackend, memory_pool, scripted_pool, wait_until
+from greenroom.testing import ScriptedBackend, engine_pool, memory_pool, scripted_pool, wait_until
 
 
 class Run:
@@ -136,3 +138,19 @@ def test_one_run_can_use_several_pools(pool: SessionPool) -> None:
         assert "NameError" in text(toolset(other), "x", run)
         end_run(run)
         assert pool.sessions() == other.sessions() == []
+
+
+async def test_a_sandbox_holds_nothing_of_the_context_it_was_started_in() -> None:
+    """Else a framework's run would live as long as the sandbox that was started in it, and the other way round."""
+    variable: ContextVar[object] = ContextVar("variable")
+    with engine_pool("bubblewrap:", preload=(), ready_session_instances=0) as pool:
+        run = Run()
+        gone = weakref.ref(run)
+        token = variable.set(run)
+        session = pool.session()
+        assert (await session.aexecute("1")).result == "1"
+        assert (await asyncio.to_thread(session.execute, "1")).result == "1"
+        variable.reset(token)
+        del run, token
+        gc.collect()
+        await wait_until(lambda: gone() is None)

@@ -138,7 +138,7 @@ class Pauses:
 
     def know(self, made: Iterable[MadeCall]) -> bool:
         """Drop the questions of calls that do not wait any more; return whether the one that was asked does."""
-        waiting = {str(call.number) for call in made if call.state == "waiting"}
+        waiting = {str(call.number) for call in made if call.state in {"waiting", "deferred"}}
         with self._lock:
             for number in self._record["waiting"].keys() - waiting:
                 del self._record["waiting"][number]
@@ -183,6 +183,7 @@ def is_possible(config: RunnableConfig) -> bool:
 
 
 def _told(call: MadeCall) -> dict[str, str]:
-    state = {"waiting": "not made, it waited", "answered": "made", "failed": "made, it failed"}[call.state]
+    waited = "not made, it waited"
+    state = {"waiting": waited, "deferred": waited, "answered": "made", "failed": "made, it failed"}[call.state]
     arguments = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
     return {"call": f"{call.tool}({shorten(arguments, _LONGEST_ARGUMENTS)})", "state": state}
