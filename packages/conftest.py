@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from greenroom import SessionPool
+from greenroom.adapters import default
 from greenroom.testing import ScriptedBackend, engine_pool, scripted_pool
 
 
@@ -56,4 +57,5 @@ def page(sandboxes: SessionPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Runs a document's examples over the sandboxes, in a directory of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("greenroom.connect", lambda: sandboxes)
+    monkeypatch.setattr(default._default, "pool", sandboxes)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return lambda path: run_page(Path(__file__).parents[1] / path, {})

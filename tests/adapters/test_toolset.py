@@ -33,8 +33,8 @@ def toolset(pool: SessionPool, **options: Any) -> Toolset:
 
 
 def test_a_toolset_has_the_tools_that_can_work(pool: SessionPool, tmp_path: Path) -> None:
-    assert toolset(pool, uploads=tmp_path).names == tuple(TOOLS)
-    assert toolset(pool).names == tuple(name for name in TOOLS if name != "upload_file")
+    assert toolset(pool, uploads=tmp_path, background=True, reset=True).names == tuple(TOOLS)
+    assert toolset(pool).names == ("run_python", "list_files", "read_file", "download_file")
     assert toolset(pool, session_per_call=True).names == ("run_python",)
 
 
@@ -151,7 +151,9 @@ def test_twins_have_equal_signatures(name: str) -> None:
 
 
 def test_there_are_twins() -> None:
-    assert set(TWINS) == {"run_code", *TOOLS} - {"run_python"}
+    code = {"run_code", "start_code", "look_at_code", "stop_code"}
+    files = {"list_files", "read_file", "download_file", "upload_file"}
+    assert set(TWINS) == code | files | {"reset_session", "default_pool", "end_run"}
     assert inspect.signature(Toolset.call) == inspect.signature(Toolset.acall)
 
 

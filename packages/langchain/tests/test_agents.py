@@ -188,9 +188,3 @@ async def test_a_graph_streams_output_while_the_code_runs(sandboxes: SessionPool
             written += piece[OUTPUT_EVENT]["text"]
             await tool.session_for(config).aupload(b"", "go")
     assert written == "waiting\n"
-
-
-def test_without_a_conversation_an_agent_says_what_to_do(sandboxes: SessionPool) -> None:
-    agent = make_agent(model(calls("1"), "x"), [GreenroomTool(pool=sandboxes)])
-    with pytest.raises(ValueError, match="thread_id"):
-        agent.invoke(ask())

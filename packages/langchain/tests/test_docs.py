@@ -34,16 +34,38 @@ def calls(tool: str, **arguments: str) -> AIMessage:
     return AIMessage("", tool_calls=[{"name": tool, "args": arguments, "id": "1"}])
 
 
+MAILS = """
+for customer in (1, 2):
+    total = sum(order["total"] for order in get_orders(customer=customer))
+    try:
+        print(send_mail(to=f"customer {customer}", text=str(total)))
+    except ToolError as error:
+        print(error)
+"""
+ORDERS = 'sum(order["total"] for order in get_orders(customer=3))'
+
+
+async def test_every_example_of_the_page_about_approval_runs(
+    page: Callable[[str], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [
+        *(calls("run_python", code=MAILS), "Done."),
+        *(calls("run_python", code=ORDERS), calls("run_python", code="import os; os.listdir()"), "Done."),
+    ]
+    monkeypatch.setattr("langchain.chat_models.init_chat_model", lambda _: ScriptedModel(messages=iter(turns)))
+    await page("docs/langchain-approval.md")
+
+
 async def test_every_example_of_the_page_runs(
     page: Callable[[str], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns = [
         *(calls("run_python", code=SUM), "The sales add up to 40."),
+        *(calls("run_python", code="6 * 7"), "It is 42."),
         *(calls("run_python", code=LINE), "There it is."),
         calls("upload_file", name="sales.csv"),
         *(calls("run_python", code=DOUBLE), calls("download_file", path="double.csv"), "There you are."),
         *(calls("run_python", code=COUNT), "Two."),
-        calls("run_python", code="1"),
         *(calls("execute", command="nproc"), "There is one."),
     ]
 

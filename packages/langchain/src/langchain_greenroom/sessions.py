@@ -1,5 +1,6 @@
 """The session of a call, and the tools that work in it."""
 
+import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar, Literal, Self
@@ -7,7 +8,7 @@ from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from greenroom import GreenroomError, Session, SessionPool
 from greenroom.adapters import Artifact, OnOutput, ToolAnswer, Toolset
@@ -25,14 +26,18 @@ _OPTIONS = (
     "images",
     "read_limit",
     "download_limit",
+    "background",
+    "reset",
 )
 
 
 class SessionSource(BaseModel):
     """Finds the session of a call by the `thread_id` of its config: one session per conversation.
 
-    So two users of one tool never meet, while the tools that share a `pool` share the conversation's files.
-    With a fixed `session` instead, every call works in it.
+    So two users of one tool never meet, while the tools that share a `pool` share the conversation's files. In an agent
+    that was invoked without a `thread_id`, each run has a session, which is deleted at its end.
+    With a fixed `session` instead, every call works in it. With neither a pool nor a session, the pool is the one that
+    this process shares, `greenroom.adapters.default_pool()`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -41,12 +46,21 @@ class SessionSource(BaseModel):
     session: Session | None = Field(default=None, exclude=True, repr=False)
     session_per_call: bool = False
     """Whether each call gets a new session of the pool, deleted after it; then no `thread_id` is needed."""
+    _made: tuple[dict[str, Any], Toolset] | None = PrivateAttr(default=None)
+    """The toolset of these options; reading functions takes a while."""
 
     @property
     def _toolset(self) -> Toolset:
         # Made from the fields as they are now: a copy of a tool can have others.
         fields = type(self).model_fields
-        return Toolset("langchain", _ADVICE, **{name: getattr(self, name) for name in _OPTIONS if name in fields})
+        options = {name: getattr(self, name) for name in _OPTIONS if name in fields} | self._code_options
+        if self._made is None or self._made[0] != options:
+            self._made = options, Toolset("langchain", _ADVICE, **options)
+        return self._made[1]
+
+    @property
+    def _code_options(self) -> dict[str, Any]:
+        return {}
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
@@ -62,7 +76,7 @@ class SessionSource(BaseModel):
         Raises:
             InvalidRequest: the config does not name a conversation, so the session could be anybody's.
         """
-        return self._toolset.session_for(_thread_id(conversation))
+        return self._toolset.session_for(thread_id_of(conversation))
 
     def delete_session(self, conversation: RunnableConfig | str) -> None:
         """End a conversation's session: its variables and files. Idempotent."""
@@ -116,24 +130,46 @@ class SessionTool(SessionSource, BaseTool):
         return self.tool or self._toolset.code_tool
 
     def _call(
-        self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: str
+        self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: Any
     ) -> ToolAnswer[Artifact]:
-        return _raised(self._toolset.call(_thread_id(config), self._tool, on_output=on_output, **arguments))
+        return raised(
+            self._toolset.call(thread_id_of(config), self._tool, run=run_of_agent(), on_output=on_output, **arguments)
+        )
 
     async def _acall(
-        self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: str
+        self, config: RunnableConfig, *, on_output: OnOutput | None = None, **arguments: Any
     ) -> ToolAnswer[Artifact]:
-        return _raised(await self._toolset.acall(_thread_id(config), self._tool, on_output=on_output, **arguments))
+        return raised(
+            await self._toolset.acall(
+                thread_id_of(config), self._tool, run=run_of_agent(), on_output=on_output, **arguments
+            )
+        )
 
 
-def _raised(answer: ToolAnswer[Artifact]) -> ToolAnswer[Artifact]:
+def run_of_agent() -> object:
+    """Return what is there once for each run of a graph, and only as long as it: the writer of its custom stream.
+
+    `None` if no graph calls. Messages have identifiers, too, but callers can choose them.
+    """
+    langgraph = sys.modules.get("langgraph.runtime")  # imported already, if a graph calls
+    if langgraph is None:
+        return None
+    try:
+        writer = langgraph.get_runtime().stream_writer
+    except (RuntimeError, KeyError, AttributeError):  # not called by a graph
+        return None
+    return None if writer is langgraph.Runtime().stream_writer else writer
+
+
+def raised(answer: ToolAnswer[Artifact]) -> ToolAnswer[Artifact]:
     """Return the answer unless it is an error, which LangChain's tools raise."""
     if isinstance(answer.artifact, GreenroomError):
         raise ToolException(answer.text) from answer.artifact
     return answer
 
 
-def _thread_id(conversation: RunnableConfig | str | None) -> str:
+def thread_id_of(conversation: RunnableConfig | str | None) -> str:
+    """Return the name of a conversation; empty if there is none."""
     if isinstance(conversation, str):
         return conversation
     thread_id = ((conversation or {}).get("configurable") or {}).get("thread_id")  # no config with `tool.run(…)`

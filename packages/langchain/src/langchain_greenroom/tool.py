@@ -2,25 +2,31 @@
 
 import base64
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from inspect import isawaitable
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import ArgsSchema
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from langchain_core.tools import ArgsSchema, BaseTool
+from pydantic import BaseModel, Field, PrivateAttr, TypeAdapter, ValidationError, model_validator
 
-from greenroom import Execution, Image, Output, StreamText, adapters
+from greenroom import Execution, Image, Output, Session, StreamText, Tool, ToolLimits, adapters
 from greenroom.adapters import Artifact, ToolAnswer
-from langchain_greenroom.sessions import SessionTool
+from langchain_greenroom.functions import Calls, ToolLike, as_tools, check_approval, described
+from langchain_greenroom.sessions import SessionTool, raised, thread_id_of
+
+if TYPE_CHECKING:
+    from langchain_greenroom.attending import Attending
+    from langchain_greenroom.interrupts import Pauses
 
 OUTPUT_EVENT = "greenroom_output"
 """The custom event for each piece of output while code runs: `{"stream": "stdout" | "stderr", "text": …}`.
 
-LangGraph's `stream_mode="custom"` yields the same under this key.
+LangGraph's `stream_mode="custom"` yields the same under this key; `stream_mode="tools"` yields the text as deltas of
+the tool's output.
 """
 
 OnOutput: TypeAlias = Callable[[StreamText | Output, RunnableConfig], Awaitable[None] | None]
@@ -48,7 +54,7 @@ class ShellInput(BaseModel):
     command: str = Field(description=adapters.COMMAND)
 
 
-_INPUTS: dict[str, type[BaseModel]] = {
+INPUTS: dict[str, type[BaseModel]] = {
     "run_python": PythonInput,
     "run_javascript": JavaScriptInput,
     "run_shell": ShellInput,
@@ -60,6 +66,9 @@ class GreenroomTool(SessionTool):
 
     By default it has the name, the description and the arguments of that type's tool: `run_python`, `run_javascript` or
     `run_shell`.
+
+    With `tools`, the code can call them as functions. Callbacks and tracing see these calls, middleware does not: for
+    approval, limits and whatever else middleware does, use `GreenroomMiddleware(tools=…)` instead.
 
     Its content is text for the model, with `images` followed by the figures as image blocks; its artifact is the
     whole `greenroom.Execution`. A failed execution has the status error. Errors that other code cannot avoid, such as
@@ -83,13 +92,52 @@ class GreenroomTool(SessionTool):
     on_output: OnOutput | None = Field(default=None, exclude=True, repr=False)
     """Called with each piece of output while code runs. Its exception ends the code."""
 
+    tools: Sequence[ToolLike] = Field(default=(), exclude=True, repr=False)
+    """Tools that the code can call by their names: with annotations and a docstring, or LangChain's."""
+    tools_budget: int = adapters.FUNCTIONS_BUDGET
+    """The maximum number of characters that they take in the description; code finds the others by a search."""
+    tool_limits: ToolLimits | None = Field(default=None, exclude=True, repr=False)
+    """Of the calls of one execution."""
+    approval_timeout: float | None = None
+    """Seconds in total for which the calls of one execution can wait for a person; by default a day."""
+    interrupt_on: Mapping[str, Any] = Field(default={}, exclude=True, repr=False)
+    """That of `HumanInTheLoopMiddleware`, which does not see these calls: tools that it names are refused."""
+
+    _read: tuple[Any, dict[str, BaseTool]] | None = PrivateAttr(default=None)
+    """The tools, and what was read of them."""
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> Self:
+        check_approval(self._functions, self.interrupt_on)
+        return self
+
     @model_validator(mode="after")
     def _name(self) -> Self:
         if "name" not in self.model_fields_set:
             self.name = self._tool
         if "args_schema" not in self.model_fields_set:
-            self.args_schema = _INPUTS[self._tool]
+            self.args_schema = INPUTS[self._tool]
         return self
+
+    @property
+    def _functions(self) -> dict[str, BaseTool]:
+        if self._read is None or self._read[0] is not self.tools:
+            self._read = self.tools, as_tools(self.tools)
+        return self._read[1]
+
+    @property
+    def _code_options(self) -> dict[str, Any]:
+        if not self.tools:
+            return {}
+        limits = self.tool_limits
+        if self.approval_timeout is not None:
+            limits = replace(limits or ToolLimits(), parked_timeout=self.approval_timeout)
+        functions = [described(name, tool, tool.invoke) for name, tool in self._functions.items()]
+        return {
+            "functions": functions,
+            "functions_budget": self.tools_budget,
+            "function_limits": limits,
+        }
 
     def _run(self, *, config: RunnableConfig, tool_call_id: str | None = None, **arguments: str) -> tuple[Any, Any]:
         def send(output: StreamText | Output) -> Awaitable[None] | None:
@@ -98,7 +146,15 @@ class GreenroomTool(SessionTool):
                 _write_to_graph(output)
             return None if self.on_output is None else self.on_output(output, config)
 
-        return self._content(self._call(config, on_output=send, **arguments), tool_call_id)
+        pauses = self._pauses(config)
+        calls = Calls(self._functions, tool_call_id, pauses)
+        functions = calls.functions(asynchronous=False)
+        if pauses is None:
+            answer = self._call(config, on_output=send, functions=functions, **arguments)
+        else:
+            session = self.session_for(config)
+            answer = raised(self._attending(session, pauses, functions, send).run(*arguments.values()))
+        return self._content(answer, calls.notes, tool_call_id)
 
     async def _arun(
         self, *, config: RunnableConfig, tool_call_id: str | None = None, **arguments: str
@@ -110,12 +166,36 @@ class GreenroomTool(SessionTool):
             if self.on_output is not None and isawaitable(returned := self.on_output(output, config)):
                 await returned
 
-        return self._content(await self._acall(config, on_output=send, **arguments), tool_call_id)
+        pauses = self._pauses(config)
+        calls = Calls(self._functions, tool_call_id, pauses)
+        functions = calls.functions(asynchronous=True)
+        if pauses is None:
+            answer = await self._acall(config, on_output=send, functions=functions, **arguments)
+        else:
+            session = await self._toolset.asession_for(thread_id_of(config))
+            answer = raised(await self._attending(session, pauses, functions, send).arun(*arguments.values()))
+        return self._content(answer, calls.notes, tool_call_id)
 
-    def _content(self, answer: ToolAnswer[Artifact], tool_call_id: str | None) -> tuple[Any, Any]:
-        content: str | list[str | dict[str, Any]] = answer.text
+    def _pauses(self, config: RunnableConfig) -> "Pauses | None":
+        """Return where calls that are interrupted wait, if a graph runs here that can be resumed."""
+        if not self.tools or self.session_per_call or "langgraph.types" not in sys.modules:
+            return None
+        from langchain_greenroom.interrupts import Pauses, is_possible  # noqa: PLC0415  langgraph is there
+
+        return Pauses(config) if is_possible(config) else None
+
+    def _attending(
+        self, session: Session, pauses: "Pauses", functions: Sequence[Tool], on_output: adapters.OnOutput
+    ) -> "Attending":
+        from langchain_greenroom.attending import Attending  # noqa: PLC0415  langgraph is there
+
+        return Attending(self._toolset, session, pauses, functions, on_output)
+
+    def _content(self, answer: ToolAnswer[Artifact], notes: Sequence[str], tool_call_id: str | None) -> tuple[Any, Any]:
+        text = "\n\n".join([answer.text, *dict.fromkeys(notes)])
+        content: str | list[str | dict[str, Any]] = text
         if answer.figures:
-            content = [{"type": "text", "text": answer.text}, *map(image_block, answer.figures)]
+            content = [{"type": "text", "text": text}, *map(image_block, answer.figures)]
         if not answer.failed or tool_call_id is None:
             return content, answer.artifact
         # The status of an error together with its artifact, which a ToolException would lose.
@@ -142,6 +222,9 @@ def _write_to_graph(text: StreamText) -> None:
     except (RuntimeError, KeyError):  # not called by a graph
         return
     write({OUTPUT_EVENT: asdict(text)})
+    runtime: Any = getattr(sys.modules.get("langgraph.prebuilt"), "ToolRuntime", None)
+    if hasattr(runtime, "emit_output_delta"):  # not in older versions
+        runtime.emit_output_delta(runtime, text.text)  # it finds its call by the context; nothing of a runtime is used
 
 
 def image_block(image: Image) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 from langchain_core.tools import BaseTool, BaseToolkit
 from pydantic import DirectoryPath, Field
 
+from langchain_greenroom.background import LookTool, ResetTool, StartTool, StopTool
 from langchain_greenroom.files import DownloadFileTool, ListFilesTool, ReadFileTool, UploadFileTool
 from langchain_greenroom.sessions import SessionSource
 from langchain_greenroom.tool import GreenroomTool, OnOutput
@@ -15,6 +16,10 @@ class GreenroomToolkit(SessionSource, BaseToolkit):
 
     uploads: DirectoryPath | None = None
     """A directory whose files the model may copy into its session; without it there is no tool for that."""
+    background: bool = False
+    """Whether the model can start code, look at it while it runs, and stop it."""
+    reset: bool = False
+    """Whether the model can begin afresh: without variables and files."""
     timeout: float | None = None
     """As in `GreenroomTool`, like the next three fields."""
     budget: int = 8_000
@@ -23,6 +28,9 @@ class GreenroomToolkit(SessionSource, BaseToolkit):
 
     def get_tools(self) -> list[BaseTool]:
         """Return `run_python`, `list_files`, `read_file`, `download_file`, and with `uploads` also `upload_file`.
+
+        With `background` there are `start_execution`, `look_at_execution` and `stop_execution`, too, and with `reset`
+        `reset_session`.
 
         The first is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell. With
         `session_per_call` there is no other, as files are not kept.
@@ -34,6 +42,10 @@ class GreenroomToolkit(SessionSource, BaseToolkit):
             ListFilesTool(**source, budget=self.budget),
             ReadFileTool(**source, budget=self.budget),
             DownloadFileTool(**source),
+            StartTool(**source, background=True, timeout=self.timeout),
+            LookTool(**source, background=True, budget=self.budget, images=self.images),
+            StopTool(**source, background=True, budget=self.budget, images=self.images),
+            ResetTool(**source, reset=True),
         ]
         if self.uploads is not None:
             tools.append(UploadFileTool(**source, uploads=self.uploads, budget=self.budget))

@@ -17,6 +17,7 @@ COMMAND = "The command to run, for bash."
 DIRECTORY = "A directory in /mnt/data."
 PATH = "A file in /mnt/data, such as report.csv."
 NAME = "The file's name, such as sales.csv."
+EXECUTION_ID = "The execution, as it was named when it was started."
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,17 @@ def code_tool_of(container_type: ContainerType) -> CodeTool:
     return tool
 
 
+_BACKGROUND = {
+    "start_execution": (
+        "Start code in the background, as for {code}, and get its execution ID immediately. Other code of the session "
+        "waits until it has ended."
+    ),
+    "look_at_execution": "Look at code that was started in the background: its output so far, or its result.",
+    "stop_execution": "Stop code that was started in the background, and get what it wrote. Variables are kept.",
+}
+_RESET = {"reset_session": "Begin afresh: end the interpreter, and delete all variables and files."}
+
+
 def describe_tools(
     container_type: ContainerType = ContainerType.PYTHON_LTS, *, state_kept: bool = True, figures_seen: bool = True
 ) -> Mapping[str, str]:
@@ -128,6 +140,8 @@ def describe_tools(
         "read_file": f"Read a text file. The middle of a long file is left out: read that part with {code.means}.",
         "download_file": "Send the user a file that you saved, such as a report or a chart.",
         "upload_file": "Copy a file that the user provided into /mnt/data.",
+        **{name: text.format(code=code.name) for name, text in _BACKGROUND.items()},
+        **_RESET,
     }
 
 
@@ -136,7 +150,12 @@ TOOLS: Mapping[str, str] = MappingProxyType(describe_tools())
 
 
 def offered_tools(
-    container_type: ContainerType = ContainerType.PYTHON_LTS, *, session_per_call: bool = False, uploads: bool = False
+    container_type: ContainerType = ContainerType.PYTHON_LTS,
+    *,
+    session_per_call: bool = False,
+    uploads: bool = False,
+    background: bool = False,
+    reset: bool = False,
 ) -> tuple[str, ...]:
     """Return the names of the tools that can work; a model need not know about the others. The one that runs code is
     the first.
@@ -145,13 +164,23 @@ def offered_tools(
         container_type: that of the pool.
         session_per_call: whether a session ends with its call, so that files are not kept.
         uploads: whether the application names a directory to upload from.
+        background: whether code can be started, looked at and stopped.
+        reset: whether a session can be emptied.
 
     Raises:
-        InvalidRequest: sandboxes of this type run no code, or both options are set.
+        InvalidRequest: sandboxes of this type run no code, or two options cannot be combined.
     """
-    if session_per_call and uploads:
-        raise InvalidRequest("session_per_call=True cannot be combined with uploads=: files would not be kept.")
     names = tuple(describe_tools(container_type))
     if session_per_call:
+        for option, value in (("uploads=", uploads), ("background=True", background), ("reset=True", reset)):
+            if value:
+                raise InvalidRequest(
+                    f"session_per_call=True cannot be combined with {option}: nothing would be kept for it."
+                )
         return names[:1]
-    return tuple(name for name in names if uploads or name != "upload_file")
+    left_out = {
+        *(() if uploads else ("upload_file",)),
+        *(() if background else _BACKGROUND),
+        *(() if reset else _RESET),
+    }
+    return tuple(name for name in names if name not in left_out)

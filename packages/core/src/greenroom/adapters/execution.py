@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing, closing
 from inspect import isawaitable, iscoroutine
-from typing import TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 from greenroom.adapters.code import strip_fence
 from greenroom.adapters.figures import figures_for_models
@@ -13,6 +13,8 @@ from greenroom.adapters.results import ToolAnswer
 from greenroom.models import Execution, Output, StreamText
 from greenroom.sessions import Session
 from greenroom.sessions.rules import check_code
+from greenroom.tools import ToolLimits
+from greenroom.tools.definitions import ToolLike
 
 Context = TypeVar("Context")
 
@@ -35,6 +37,8 @@ def run_code(
     timeout: float | None = None,
     images: bool = True,
     on_output: OnOutput | None = None,
+    tools: Iterable[ToolLike] | None = None,
+    tool_limits: ToolLimits | None = None,
 ) -> ToolAnswer[Execution]:
     """Run a model's code, without the Markdown fence around it.
 
@@ -45,18 +49,18 @@ def run_code(
         timeout: the time limit of the code in seconds; by default that of the session or the pool.
         images: whether the answer has figures for the model.
         on_output: called with each piece of output; it must not be asynchronous here.
+        tools: functions that the code can call, as for `Session.execute`.
+        tool_limits: of their calls.
     """
     code = strip_fence(check_code(code), session.container_type)
     if on_output is None:
-        return _answer(session.execute(code, timeout=timeout), budget, images)
-    with closing(session.stream(code, timeout=timeout)) as events:
+        return answer_of(session.execute(code, timeout=timeout, tools=tools, tool_limits=tool_limits), budget, images)
+    with closing(session.stream(code, timeout=timeout, tools=tools, tool_limits=tool_limits)) as events:
         for event in events:
             if isinstance(event, Execution):
-                return _answer(event, budget, images)
+                return answer_of(event, budget, images)
             if isawaitable(returned := on_output(event)):
-                if iscoroutine(returned):
-                    returned.close()
-                raise TypeError("on_output= must be a plain function where tools are called synchronously.")
+                not_asynchronous(returned)
     raise AssertionError("a stream ends with its execution")
 
 
@@ -68,20 +72,32 @@ async def arun_code(
     timeout: float | None = None,
     images: bool = True,
     on_output: OnOutput | None = None,
+    tools: Iterable[ToolLike] | None = None,
+    tool_limits: ToolLimits | None = None,
 ) -> ToolAnswer[Execution]:
     """As `run_code`; `on_output` may be asynchronous. Cancelling the call interrupts the code."""
     code = strip_fence(check_code(code), session.container_type)
     if on_output is None:
-        return _answer(await session.aexecute(code, timeout=timeout), budget, images)
-    async with aclosing(session.astream(code, timeout=timeout)) as events:
+        return answer_of(
+            await session.aexecute(code, timeout=timeout, tools=tools, tool_limits=tool_limits), budget, images
+        )
+    async with aclosing(session.astream(code, timeout=timeout, tools=tools, tool_limits=tool_limits)) as events:
         async for event in events:
             if isinstance(event, Execution):
-                return _answer(event, budget, images)
+                return answer_of(event, budget, images)
             if isawaitable(returned := on_output(event)):
                 await returned
     raise AssertionError("a stream ends with its execution")
 
 
-def _answer(execution: Execution, budget: int, images: bool) -> ToolAnswer[Execution]:
+def answer_of(execution: Execution, budget: int, images: bool) -> ToolAnswer[Execution]:
+    """Return what a model reads of an execution."""
     text = execution.text_for_model(budget)
     return ToolAnswer(text, execution, figures_for_models(execution) if images else ())
+
+
+def not_asynchronous(returned: Awaitable[None]) -> NoReturn:
+    """Refuse what an `on_output` returned that must not be asynchronous."""
+    if iscoroutine(returned):
+        returned.close()
+    raise TypeError("on_output= must be a plain function where tools are called synchronously.")

@@ -8,10 +8,11 @@ from typing import Generic, TypeAlias, TypeVar
 from greenroom.adapters.downloads import Download
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, InvalidRequest, SandboxLost
 from greenroom.models import Execution, Image, RemoteFile
+from greenroom.sessions import ExecutionHandle
 
-Artifact: TypeAlias = Execution | Download | RemoteFile | list[RemoteFile] | GreenroomError
-"""The object of a call: the execution of the code tool, the download of `download_file`, the files of the other tools;
-or the error, if the call had no result and the model can retry."""
+Artifact: TypeAlias = Execution | ExecutionHandle | Download | RemoteFile | list[RemoteFile] | GreenroomError | None
+"""The object of a call: the execution of the code tool, or its handle while it runs in the background; the download of
+`download_file`; the files of the other tools; or the error, if the call had no result and the model can retry."""
 
 T_co = TypeVar("T_co", bound=Artifact, covariant=True)
 

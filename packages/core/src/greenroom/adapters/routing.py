@@ -5,7 +5,10 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 from greenroom.adapters.conversation import conversation_identifier
+from greenroom.adapters.default import adefault_pool, default_pool
+from greenroom.adapters.runs import session_of_run
 from greenroom.errors import InvalidRequest
+from greenroom.models import ContainerType
 from greenroom.sessions import Session, SessionPool
 from greenroom.untrusted import brief
 
@@ -26,7 +29,7 @@ class SessionRouter:
         session: Session | None = None,
         per_call: bool = False,
     ) -> None:
-        """Take either `pool` or `session`.
+        """Take `pool` or `session`; with neither, the pool is `default_pool()`, opened with the first use.
 
         Args:
             scope: the framework that names the conversations, as for `conversation_identifier`.
@@ -38,8 +41,7 @@ class SessionRouter:
         Raises:
             InvalidRequest: the options cannot be combined.
         """
-        source = pool if session is None else session
-        if source is None or (pool is not None and session is not None):
+        if pool is not None and session is not None:
             raise InvalidRequest(
                 "Pass either pool=greenroom.connect(…) (one session per conversation) or session= (one for all)."
             )
@@ -48,9 +50,10 @@ class SessionRouter:
                 raise InvalidRequest(
                     f"The {name} must be a {kind.__name__} of greenroom.connect(…), not {brief(value)}."
                 )
-        if per_call and pool is None:
+        if per_call and session is not None:
             raise InvalidRequest("session_per_call=True takes its sessions from a pool: pass pool=, not session=.")
-        self.container_type = source.container_type
+        source = pool if session is None else session
+        self.container_type = ContainerType.PYTHON_LTS if source is None else source.container_type
         """That of the sessions."""
         self._scope = scope
         self._advice = advice
@@ -63,35 +66,56 @@ class SessionRouter:
         """Whether it matters which conversation calls."""
         return self._fixed is None and not self._per_call
 
-    def for_conversation(self, conversation: str | None) -> Session:
+    @property
+    def pool(self) -> SessionPool:
+        """The pool that the sessions come from. The default one is opened, which blocks."""
+        return self._pool or _of_python(default_pool())
+
+    async def open(self) -> None:
+        """Open the default pool if it is this router's, without blocking the event loop."""
+        if self._pool is None and self._fixed is None:
+            await adefault_pool()
+
+    def for_conversation(self, conversation: str | None, run: object = None) -> Session:
         """Return the session of a conversation, for the application's own use too.
 
         Args:
             conversation: its name; `None` or empty if the caller does not know it.
+            run: as for `session_of_run`; it counts if there is no conversation.
 
         Raises:
-            InvalidRequest: the conversation has no name, so the session could be anybody's; or sessions end with
-                their calls.
+            InvalidRequest: the conversation has no name, and there is no run, so the session could be anybody's; or
+                sessions end with their calls.
         """
         if self._fixed is not None:
             return self._fixed
-        if self._pool is None or self._per_call:
+        if self._per_call:
             raise InvalidRequest(
                 "With session_per_call=True a session ends with its call: conversations do not have one."
             )
-        if not conversation:
-            raise InvalidRequest(
-                "Nothing was run: this call does not name its conversation, and each conversation has its own session. "
-                f"{self._advice} Or use one session for all calls: session=pool.session()."
-            )
-        return self._pool.session(conversation_identifier(self._scope, conversation))
+        if conversation:
+            return self.pool.session(conversation_identifier(self._scope, conversation))
+        if run is not None:
+            return session_of_run(self.pool, run)
+        raise InvalidRequest(
+            "Nothing was run: this call does not name its conversation, and each conversation has its own session. "
+            f"{self._advice} Or use one session for all calls: session=pool.session()."
+        )
 
-    def for_call(self, conversation: str | None) -> Session | nullcontext[Session]:
+    def for_call(self, conversation: str | None, run: object = None) -> Session | nullcontext[Session]:
         """Return the session of one call, to be held in `with` or `async with` during the call.
 
         Raises:
             InvalidRequest: as `for_conversation`, where the conversation matters.
         """
-        if self._per_call and self._pool is not None:
-            return self._pool.session()  # deleted as it is left
-        return nullcontext(self.for_conversation(conversation))
+        if self._per_call:
+            return self.pool.session()  # deleted as it is left
+        return nullcontext(self.for_conversation(conversation, run))
+
+
+def _of_python(pool: SessionPool) -> SessionPool:
+    if pool.container_type is not ContainerType.PYTHON_LTS:
+        raise InvalidRequest(
+            f"The default pool must be of type PythonLTS, not {pool.container_type}: pass pool=greenroom.connect(…)."
+        )
+    return pool

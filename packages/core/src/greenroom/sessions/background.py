@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from greenroom.errors import PoolClosed
@@ -34,14 +36,21 @@ class BackgroundLoop:
         """Whether this process is a fork of the one that made the loop."""
         return os.getpid() != self._pid
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    def submit(self, coroutine: Coroutine[Any, Any, T], *, in_context: bool = False) -> Future[T]:
         """Schedule a coroutine; cancelling the future cancels it.
+
+        Args:
+            coroutine: what to run.
+            in_context: whether it sees the caller's context variables. By default it sees the caller's trace alone:
+                what it leaves running on this loop, such as a sandbox, would otherwise hold all of them, and with them
+                what a framework or a web server keeps there for one request.
 
         Raises:
             PoolClosed: the loop was closed, or this is a fork of the process that made it.
         """
+        context = copy_context() if in_context else _trace_only()
         try:
-            return asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+            return context.run(asyncio.run_coroutine_threadsafe, coroutine, self._running_loop())
         except BaseException:
             coroutine.close()
             raise
@@ -105,6 +114,15 @@ class BackgroundLoop:
                 self._thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
                 self._thread.start()
             return self._loop
+
+
+def _trace_only() -> Context:
+    """Return a context that has nothing of the caller's but its trace."""
+    context = Context()
+    opentelemetry = sys.modules.get("opentelemetry.context")
+    if opentelemetry is not None:
+        context.run(opentelemetry.attach, opentelemetry.get_current())
+    return context
 
 
 class _Threads(ThreadPoolExecutor):

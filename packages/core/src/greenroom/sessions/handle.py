@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, Literal
 
 from greenroom.backend import OnEvent
@@ -59,6 +60,15 @@ class ExecutionHandle:
             GreenroomError: it could not run, as `result` does.
         """
         return self._future.result().status if self._future.done() else "running"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, or could not run."""
+        return self._future.done()
+
+    def add_done_callback(self, callback: Callable[[Future[Execution]], None]) -> None:
+        """Call a function once it has ended, or could not run: with the future of its result, on any thread."""
+        self._future.add_done_callback(callback)
 
     def result(self, timeout: float | None = None) -> Execution:
         """Wait for the end of the execution, and return it.

@@ -176,18 +176,8 @@ class Session:
             id: the execution's, for `resume`: 1 to 128 letters, digits, hyphens and underscores, new in its session;
                 by default a random one.
         """
-        execution_id = uuid.uuid4().hex if id is None else check_execution_id(id)
-        log = CallLog()
-        toolbox = self._toolbox(tools, tool_limits, on_callers_loop=True, log=log)
-        code, variables = check_code(code), check_env(env)
         seconds = math.inf if timeout is None else check_timeout(timeout, most=None)
-
-        def execute(on_event: OnEvent) -> Coroutine[Any, Any, Execution]:
-            options: Any = {"env": variables, "tools": toolbox, "execution_id": execution_id}
-            backend = self._pool.backend
-            return backend.execute(self._identifier, code, timeout=seconds, on_event=on_event, **options)
-
-        return ExecutionHandle(self._pool, execution_id, execute, log=log if toolbox is not None else None)
+        return self._submit(code, seconds, None, env=env, tools=tools, limits=tool_limits, execution_id=id)
 
     def resume(self, id: str, *, tools: Iterable[ToolLike] | None = None) -> ExecutionHandle:  # noqa: A002
         """Take over an execution that has an id: of `submit` or `stream`, in this process or in one that has ended.
@@ -206,14 +196,7 @@ class Session:
 
         The handle's methods raise `SandboxLost` if the session has no such execution, or no longer.
         """
-        execution_id = check_execution_id(id)
-        log = CallLog(known=False)
-        toolbox = self._toolbox(tools, None, on_callers_loop=True, log=log)
-
-        def execute(on_event: OnEvent) -> Coroutine[Any, Any, Execution]:
-            return self._pool.backend.resume(self._identifier, execution_id, on_event=on_event, tools=toolbox)
-
-        return ExecutionHandle(self._pool, execution_id, execute, log=log if toolbox is not None else None)
+        return self._resume(id, None, tools)
 
     # Shell commands
 
@@ -540,13 +523,40 @@ class Session:
             execution_id=None if execution_id is None else check_execution_id(execution_id),
         )
 
-    def _begin(self, code: str, timeout: float | None, on_event: OnEvent) -> ExecutionHandle:
-        code, seconds = check_code(code), check_timeout(timeout)
+    def _submit(
+        self,
+        code: str,
+        timeout: float | None,
+        on_event: OnEvent | None,
+        *,
+        env: Mapping[str, str] | None = None,
+        tools: Iterable[ToolLike] | None = None,
+        limits: ToolLimits | None = None,
+        execution_id: str | None = None,
+    ) -> ExecutionHandle:
+        execution_id = uuid.uuid4().hex if execution_id is None else check_execution_id(execution_id)
+        log = CallLog()
+        toolbox = self._toolbox(tools, limits, on_callers_loop=True, log=log)
+        code, variables = check_code(code), check_env(env)
 
         def execute(on_event: OnEvent) -> Coroutine[Any, Any, Execution]:
-            return self._pool.backend.execute(self._identifier, code, timeout=seconds, on_event=on_event)
+            options: Any = {"env": variables, "tools": toolbox, "execution_id": execution_id}
+            backend = self._pool.backend
+            return backend.execute(self._identifier, code, timeout=timeout, on_event=on_event, **options)
 
-        return ExecutionHandle(self._pool, uuid.uuid4().hex, execute, on_event=on_event)
+        kept = log if toolbox is not None else None
+        return ExecutionHandle(self._pool, execution_id, execute, log=kept, on_event=on_event)
+
+    def _resume(self, execution_id: str, on_event: OnEvent | None, tools: Iterable[ToolLike] | None) -> ExecutionHandle:
+        execution_id = check_execution_id(execution_id)
+        log = CallLog(known=False)
+        toolbox = self._toolbox(tools, None, on_callers_loop=True, log=log)
+
+        def execute(on_event: OnEvent) -> Coroutine[Any, Any, Execution]:
+            return self._pool.backend.resume(self._identifier, execution_id, on_event=on_event, tools=toolbox)
+
+        kept = log if toolbox is not None else None
+        return ExecutionHandle(self._pool, execution_id, execute, log=kept, on_event=on_event)
 
     async def _shell(self, command: ShellCommand, timeout: float | None, on_event: OnEvent | None) -> Execution:
         return await self._pool.backend.shell(
@@ -577,6 +587,28 @@ class Session:
         await self._pool.backend.delete_file(self._identifier, check_file_path(path))
 
 
-def begin(session: Session, code: str, timeout: float | None, on_event: OnEvent) -> ExecutionHandle:
-    """Begin `session.execute(code, timeout=timeout)`; `on_event` is called on the pool's event loop."""
-    return session._begin(code, timeout, on_event)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module
+def begin(
+    session: Session,
+    code: str,
+    timeout: float | None,
+    on_event: OnEvent,
+    *,
+    tools: Iterable[ToolLike] | None = None,
+    limits: ToolLimits | None = None,
+    id: str | None = None,  # noqa: A002
+) -> ExecutionHandle:
+    """Begin an execution as `Session.submit` does, whose events somebody gets.
+
+    Args:
+        session: where.
+        code, tools, limits, id: as for `Session.submit`.
+        timeout: as for `Session.execute`; infinity stands for no limit.
+        on_event: called on the pool's event loop.
+    """
+    timeout = timeout if timeout == math.inf else check_timeout(timeout)
+    return session._submit(code, timeout, on_event, tools=tools, limits=limits, execution_id=id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module
+
+
+def resume(session: Session, id: str, on_event: OnEvent, tools: Iterable[ToolLike]) -> ExecutionHandle:  # noqa: A002
+    """As `Session.resume`; `on_event` is called on the pool's event loop."""
+    return session._resume(id, on_event, tools)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, TypeAlias
 
 from greenroom.errors import InvalidRequest
@@ -66,7 +67,7 @@ def toolbox_of(
     definitions = definitions_of(tools) if tools is not None else {}
     if not definitions:
         return None
-    submit: _Submit = background.submit
+    submit: _Submit = partial(background.submit, in_context=True)
     if on_callers_loop:
         with contextlib.suppress(RuntimeError):  # no loop runs
             loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from greenroom.adapters import CODE_TOOLS, TOOLS, describe_tools
+from greenroom.adapters import CODE_TOOLS, describe_tools, offered_tools
 from greenroom.models import ContainerType
 from greenroom.sessions import SessionPool
 from greenroom.testing.adapters.base import AdapterSuiteBase
@@ -17,9 +17,14 @@ from greenroom.testing.scripted import ScriptedBackend, scripted_pool
 class DescriptionTests(AdapterSuiteBase):
     """The tools that are offered, their descriptions and their parameters."""
 
+    def _described(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> dict[str, str]:
+        """The descriptions of the tools that are offered where nothing is asked for but an upload directory."""
+        described = describe_tools(container_type, figures_seen=self.driver.shows_figures)
+        return {name: described[name] for name in offered_tools(container_type, uploads=True)}
+
     def test_the_tools_are_the_same_in_every_framework(self, adapter: AdapterDriver) -> None:
         told = {name: tool.text for name, tool in adapter.tools().items()}
-        assert told == describe_tools(figures_seen=self.driver.shows_figures)
+        assert told == self._described()
 
     def test_no_schema_leaks_internal_parameters(self, adapter: AdapterDriver) -> None:
         assert {name: set(tool.parameters) for name, tool in adapter.tools().items()} == {
@@ -35,7 +40,7 @@ class DescriptionTests(AdapterSuiteBase):
                 assert schema["description"]
 
     def test_tools_that_cannot_work_are_not_offered(self, pool: SessionPool, uploads: Path) -> None:
-        assert set(self.driver(pool=pool).tools()) == set(TOOLS) - {"upload_file"}
+        assert set(self.driver(pool=pool).tools()) == {*offered_tools()}
         assert set(self.driver(pool=pool, session_per_call=True).tools()) == {"run_python"}
         with pytest.raises(ValueError, match="cannot be combined with uploads"):
             self.driver(pool=pool, session_per_call=True, uploads=uploads)
@@ -54,9 +59,7 @@ class DescriptionTests(AdapterSuiteBase):
         seen = self.driver.shows_figures
         with scripted_pool(ScriptedBackend(container_type)) as pool:
             tools = self.driver(pool=pool, uploads=uploads).tools()
-            assert {name: tool.text for name, tool in tools.items()} == describe_tools(
-                container_type, figures_seen=seen
-            )
+            assert {name: tool.text for name, tool in tools.items()} == self._described(container_type)
             for options in ({"pool": pool, "session_per_call": True}, {"session": pool.session()}):
                 kept = "session" in options
                 tool = self.driver(**options).tools()[code.name]

@@ -126,7 +126,6 @@ class SessionTests(AdapterSuiteBase):
 
     def test_invalid_options_are_refused_immediately(self, pool: SessionPool, tmp_path: Path) -> None:
         nonsense: list[dict[str, Any]] = [
-            {},
             {"pool": pool, "session": pool.session()},
             {"session": pool.session(), "session_per_call": True},
             {"pool": pool, "uploads": tmp_path / "nowhere"},

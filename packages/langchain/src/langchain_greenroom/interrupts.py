@@ -1,0 +1,189 @@
+"""Interrupts in calls that code makes: the graph stops, and the code waits in its session. Needs `langgraph`.
+
+LangGraph resumes a step by running it again from its start; `interrupt()` then returns the answers so far, by their
+order. So the calls of one execution, which can run at the same time, must not take each other's: each has a scratchpad
+of its own, with its own answers, and the step asks for one call after the other.
+
+What has to last until the step runs again, perhaps in another process, is a record. It is the first of the step's
+answers, where LangGraph keeps it with them in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.runnables import RunnableConfig
+from langgraph._internal._constants import (  # pyright: ignore[reportMissingTypeStubs]  no public way exists
+    CONFIG_KEY_CHECKPOINTER,
+    CONFIG_KEY_SCRATCHPAD,
+    CONFIG_KEY_SEND,
+    RESUME,
+)
+from langgraph.errors import GraphInterrupt, is_invalid_resume
+from langgraph.runtime import get_runtime
+from langgraph.types import interrupt
+
+from greenroom import MadeCall
+from greenroom.adapters import shorten
+
+_ENDED = (
+    "The session ended while the code waited for a person's decision: the code has not finished, and its variables and "
+    "files are gone. Before, it had made these calls:"
+)
+_MOST_TOLD = 50
+_LONGEST_ARGUMENTS = 200
+
+
+class Pauses:
+    """The interrupts of one execution."""
+
+    def __init__(self, config: RunnableConfig) -> None:
+        """Find the record of the step that is running, or begin one; `is_possible(config)`."""
+        self.failure: Exception | None = None
+        """What is wrong with an answer: it can be given again."""
+        self._lock = threading.Lock()
+        self._configurable: Mapping[str, Any] = config.get("configurable") or {}
+        self._pad: Any = self._configurable[CONFIG_KEY_SCRATCHPAD]
+        self._answers: dict[int, list[Any]] = {}
+        self.asked: int | None = None
+        """The number of the call that has its answer now."""
+        self._record: dict[str, Any] = {
+            "greenroom": 1,
+            "execution": "",
+            "owners": [],
+            "waiting": {},
+            "calls": [],
+            "notes": [],
+        }
+        index = self._pad.interrupt_counter()
+        if index < len(self._pad.resume):
+            self._record = self._pad.resume[index]
+        else:
+            self._pad.resume.append(self._record)
+        self.is_resumed = bool(self._record["owners"])
+        """Whether the code was begun in an earlier run of this step."""
+        if not self.is_resumed:
+            self._record["execution"] = uuid4().hex
+            self._keep()
+
+    @property
+    def execution(self) -> str:
+        """The id of the execution."""
+        return self._record["execution"]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the model is to read beside the result of the code."""
+        return self._record["notes"]
+
+    @property
+    def turn(self) -> str:
+        """What all steps that run at the same time have in common."""
+        info = get_runtime().execution_info
+        return "" if info is None else info.checkpoint_id
+
+    def replay(self) -> None:
+        """Take the answers that there are; raises an interrupt if the latest question has none yet."""
+        *before, latest = self._record["owners"]
+        for number in before:
+            self._answers.setdefault(number, []).append(interrupt(None))
+        self._ask(latest)
+
+    def ask(self, made: Iterable[MadeCall]) -> None:
+        """Interrupt the graph with the question of the first call that waits.
+
+        Args:
+            made: the calls so far, for whoever cannot find them any more.
+
+        Raises:
+            GraphInterrupt: the question; it returns if there is an answer already.
+            ValidationError: the answer to the last question is not valid; it can be given again.
+        """
+        if self.failure is not None:
+            self._pad.resume.pop()  # the question stands
+            self._keep()
+            raise self.failure
+        number = min(map(int, self._record["waiting"]))
+        self._record["owners"].append(number)
+        self._record["calls"] = [_told(call) for call in made][:_MOST_TOLD]
+        self._keep()
+        self._ask(number)
+
+    def waits(self, number: int) -> bool:
+        """Whether a call waits for its turn to be asked for."""
+        return number != self.asked and str(number) in self._record["waiting"]
+
+    def take(self, number: int, error: Exception) -> bool:
+        """Note what a call asks, or that the answer to it is not valid; return whether the error was one of these."""
+        with self._lock:
+            if isinstance(error, GraphInterrupt) and error.args[0]:
+                question = error.args[0][0]
+                self._record["waiting"][str(number)] = [question.value, getattr(question, "response_schema", None)]
+                return True
+            if is_invalid_resume(error):
+                self.failure = error
+                return True
+            self._record["waiting"].pop(str(number), None)
+            return False
+
+    def done(self, number: int) -> None:
+        """Note that a call needs no answer any more."""
+        with self._lock:
+            self._record["waiting"].pop(str(number), None)
+
+    def know(self, made: Iterable[MadeCall]) -> bool:
+        """Drop the questions of calls that do not wait any more; return whether the one that was asked does."""
+        waiting = {str(call.number) for call in made if call.state in {"waiting", "deferred"}}
+        with self._lock:
+            for number in self._record["waiting"].keys() - waiting:
+                del self._record["waiting"][number]
+        return str(self.asked) in waiting
+
+    def config_of(self, number: int, config: RunnableConfig) -> RunnableConfig:
+        """Return the config of a call, with its own answers."""
+        send = self._configurable[CONFIG_KEY_SEND]
+        pad = replace(
+            self._pad,
+            interrupt_counter=count().__next__,
+            resume=list(self._answers.get(number, ())),
+            get_null_resume=lambda _=False: None,
+        )
+
+        def sent(writes: list[tuple[str, Any]]) -> None:
+            if others := [write for write in writes if write[0] != RESUME]:
+                send(others)
+
+        own = {**self._configurable, CONFIG_KEY_SCRATCHPAD: pad, CONFIG_KEY_SEND: sent}
+        return {**config, "configurable": own}
+
+    def told(self) -> str:
+        """Return what a model reads if the session has ended meanwhile."""
+        calls = [f"- {each['call']}: {each['state']}" for each in self._record["calls"]]
+        return "\n".join([_ENDED, *calls])
+
+    def _ask(self, number: int) -> None:
+        value, schema = self._record["waiting"].get(str(number), [None, None])
+        answer = interrupt(value, response_schema=schema)
+        self._answers.setdefault(number, []).append(answer)
+        self.asked = number
+
+    def _keep(self) -> None:
+        self._configurable[CONFIG_KEY_SEND]([(RESUME, self._pad.resume)])
+
+
+def is_possible(config: RunnableConfig) -> bool:
+    """Whether a graph with a checkpointer runs here, which can be interrupted and resumed."""
+    configurable = config.get("configurable") or {}
+    return bool(configurable.get(CONFIG_KEY_CHECKPOINTER)) and CONFIG_KEY_SCRATCHPAD in configurable
+
+
+def _told(call: MadeCall) -> dict[str, str]:
+    waited = "not made, it waited"
+    state = {"waiting": waited, "deferred": waited, "answered": "made", "failed": "made, it failed"}[call.state]
+    arguments = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
+    return {"call": f"{call.tool}({shorten(arguments, _LONGEST_ARGUMENTS)})", "state": state}
