@@ -104,8 +104,8 @@ def test_the_command_line_prints_its_version() -> None:
 def test_the_public_names_are_pinned() -> None:
     assert set(greenroom.__all__) == {
         "AccessDenied", "AzureDetails", "AzureRangeWarning", "CallDeferred", "ContainerType", "CustomContainer",
-        "EngineUnavailable", "Estimate", "Event", "Execution", "ExecutionCancelled", "ExecutionError", "ExecutionFailed",
-        "ExecutionHandle", "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image",
+        "EngineUnavailable", "Estimate", "Event", "Execution", "ExecutionCancelled", "ExecutionError",
+        "ExecutionFailed", "ExecutionHandle", "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image",
         "ImageMissing", "InvalidRequest", "MadeCall", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings",
         "PoolStatus", "PoolUsage", "Probe", "ReadyReason", "RegistryCredentials", "RemoteFile", "RequestFailed",
         "Response", "SandboxLost", "ServiceFailed", "Session", "SessionInfo", "SessionPool", "SessionUsage",
