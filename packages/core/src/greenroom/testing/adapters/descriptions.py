@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from greenroom.adapters import CODE_TOOLS, TOOLS, describe_tools
+from greenroom.adapters import CODE_TOOLS, describe_tools, offered_tools
 from greenroom.models import ContainerType
 from greenroom.sessions import SessionPool
 from greenroom.testing.adapters.base import AdapterSuiteBase
@@ -19,7 +19,7 @@ class DescriptionTests(AdapterSuiteBase):
 
     def test_the_tools_are_the_same_in_every_framework(self, adapter: AdapterDriver) -> None:
         told = {name: tool.text for name, tool in adapter.tools().items()}
-        assert told == describe_tools(figures_seen=self.driver.shows_figures)
+        assert told == _offered(uploads=True, figures_seen=self.driver.shows_figures)
 
     def test_no_schema_leaks_internal_parameters(self, adapter: AdapterDriver) -> None:
         assert {name: set(tool.parameters) for name, tool in adapter.tools().items()} == {
@@ -35,7 +35,7 @@ class DescriptionTests(AdapterSuiteBase):
                 assert schema["description"]
 
     def test_tools_that_cannot_work_are_not_offered(self, pool: SessionPool, uploads: Path) -> None:
-        assert set(self.driver(pool=pool).tools()) == set(TOOLS) - {"upload_file"}
+        assert set(self.driver(pool=pool).tools()) == set(_offered())
         assert set(self.driver(pool=pool, session_per_call=True).tools()) == {"run_python"}
         with pytest.raises(ValueError, match="cannot be combined with uploads"):
             self.driver(pool=pool, session_per_call=True, uploads=uploads)
@@ -54,9 +54,8 @@ class DescriptionTests(AdapterSuiteBase):
         seen = self.driver.shows_figures
         with scripted_pool(ScriptedBackend(container_type)) as pool:
             tools = self.driver(pool=pool, uploads=uploads).tools()
-            assert {name: tool.text for name, tool in tools.items()} == describe_tools(
-                container_type, figures_seen=seen
-            )
+            told = {name: tool.text for name, tool in tools.items()}
+            assert told == _offered(container_type, uploads=True, figures_seen=seen)
             for options in ({"pool": pool, "session_per_call": True}, {"session": pool.session()}):
                 kept = "session" in options
                 tool = self.driver(**options).tools()[code.name]
@@ -72,3 +71,10 @@ class DescriptionTests(AdapterSuiteBase):
                     ValueError, match=r"PythonLTS, NodeLTS, Shell, not CustomContainer.*session\.request"
                 ):
                     self.driver(**options)
+
+
+def _offered(
+    container_type: ContainerType = ContainerType.PYTHON_LTS, *, uploads: bool = False, figures_seen: bool = True
+) -> dict[str, str]:
+    told = describe_tools(container_type, figures_seen=figures_seen)
+    return {name: told[name] for name in offered_tools(container_type, uploads=uploads)}
