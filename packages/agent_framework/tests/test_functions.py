@@ -117,7 +117,7 @@ async def test_two_agents_without_a_conversation_never_meet(sandboxes: SessionPo
     before = len(await sandboxes.asessions())
 
     async def user(name: str) -> None:
-        for number in range(10):
+        for number in range(20):
             secret = f"{name}-{number}"
             first = f"before = globals().get('secret')\nsecret = {secret!r}\nbefore"
             script = play([call("run_python", code=first)], [call("run_python", code="secret")], "Done.")

@@ -90,7 +90,7 @@ async def test_two_agents_without_a_conversation_never_meet(sandboxes: SessionPo
     plugin = GreenroomPlugin(pool=sandboxes)
 
     async def user(name: str) -> None:
-        for number in range(10):
+        for number in range(20):
             secret = f"{name}-{number}"
             first = f"before = globals().get('secret')\nsecret = {secret!r}\nassert before is None"
             turns = [call("run_python", code=first)], [call("run_python", code=f"assert secret == {secret!r}")], "Done."
