@@ -22,7 +22,7 @@ from agent_framework import (
 from pydantic import TypeAdapter
 
 from greenroom import InvalidRequest, Tool
-from greenroom.untrusted import brief
+from greenroom.adapters import brief
 from greenroom_agent_framework.runs import run_of
 
 Functions: TypeAlias = FunctionTool | Callable[..., Any] | Sequence[FunctionTool | Callable[..., Any]]

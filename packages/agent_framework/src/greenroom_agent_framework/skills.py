@@ -9,7 +9,7 @@ from typing import Any
 from agent_framework import Content, FileSkill, FileSkillScript, FunctionInvocationContext, MiddlewareFailure
 
 from greenroom import Execution, GreenroomError, InvalidRequest, adapters
-from greenroom.untrusted import brief
+from greenroom.adapters import brief
 from greenroom_agent_framework.tools import GreenroomTools
 
 _PROGRAMS = {".py": "python3", ".sh": "bash"}

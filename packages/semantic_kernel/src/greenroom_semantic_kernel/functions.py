@@ -22,7 +22,7 @@ from semantic_kernel.functions import (
 )
 
 from greenroom import InvalidRequest, Tool
-from greenroom.untrusted import brief
+from greenroom.adapters import brief
 
 Functions: TypeAlias = Iterable[KernelFunction | KernelPlugin | Callable[..., Any]]
 """Kernel functions, plugins with all of theirs, and plain functions with annotations and a docstring."""

@@ -67,6 +67,7 @@ from greenroom.adapters.toolset import Toolset
 from greenroom.models import DATA_DIR
 from greenroom.sessions.rules import check_timeout
 from greenroom.text import check_budget, describe, shorten
+from greenroom.untrusted import brief
 
 __all__ = [
     "CODE",
@@ -107,6 +108,7 @@ __all__ = [
     "astart_code",
     "astop_code",
     "aupload_file",
+    "brief",
     "check_budget",
     "check_timeout",
     "check_uploads",

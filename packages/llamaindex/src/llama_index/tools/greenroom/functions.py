@@ -16,7 +16,7 @@ from workflows.errors import ContextStateError
 from workflows.runtime.types.results import WaitingForEvent
 
 from greenroom import InvalidRequest, Tool
-from greenroom.untrusted import brief
+from greenroom.adapters import brief
 
 if TYPE_CHECKING:
     from llama_index.core.workflow import Context, Event
