@@ -105,7 +105,8 @@ def test_the_public_names_are_pinned() -> None:
     assert set(greenroom.__all__) == {
         "AccessDenied", "AzureDetails", "AzureRangeWarning", "CallDeferred", "ContainerType", "CustomContainer",
         "EngineUnavailable", "Estimate", "Event", "Execution", "ExecutionCancelled", "ExecutionError",
-        "ExecutionFailed", "ExecutionHandle", "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError", "Headers", "Image",
+        "ExecutionFailed", "ExecutionHandle", "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError",
+        "Headers", "Image",
         "ImageMissing", "InvalidRequest", "MadeCall", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings",
         "PoolStatus", "PoolUsage", "Probe", "ReadyReason", "RegistryCredentials", "RemoteFile", "RequestFailed",
         "Response", "SandboxLost", "ServiceFailed", "Session", "SessionInfo", "SessionPool", "SessionUsage",

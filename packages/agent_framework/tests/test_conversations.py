@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from agent_framework import AgentSession, ContextProvider, InMemoryHistoryProvider, MiddlewareFailure
+from agent_framework import AgentSession, ContextProvider, InMemoryHistoryProvider
 
-from greenroom import InvalidRequest, SessionPool
+from greenroom import SessionPool
 from greenroom.testing import ENDLESS_CODE, ScriptedBackend, wait_until
 from greenroom_agent_framework import GreenroomTools
 
@@ -33,13 +33,6 @@ async def test_the_application_uses_the_session_of_a_conversation(pool: SessionP
     await agent_with(tools).run("read()", session=conversation)
     assert backend.identifiers == [session.identifier]
     assert session.identifier == tools.session_for(conversation.session_id).identifier
-
-
-async def test_a_run_without_a_session_runs_no_code(pool: SessionPool, backend: ScriptedBackend) -> None:
-    with pytest.raises(MiddlewareFailure, match=r"session=agent.create_session\(\)") as raised:
-        await agent_with(GreenroomTools(pool=pool)).run("1")
-    assert isinstance(raised.value.__cause__, InvalidRequest)
-    assert backend.runs == []
 
 
 @pytest.mark.parametrize("provider", [ContextProvider("memory"), InMemoryHistoryProvider()])

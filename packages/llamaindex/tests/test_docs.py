@@ -51,6 +51,8 @@ async def test_every_example_of_the_page_runs(
         f"Thought: I add.\nAction: run_python\nAction Input: {json.dumps({'code': 'sum([1, 2, 3])'})}",
         "Thought: I know.\nAnswer: The sum is 6.",
         *("<execute>\n6 * 7\n</execute>", "It is 42."),
+        *(calls("run_python", code="[get_orders(1), get_orders(2)]"), "10 and 20."),
+        *(calls("run_python", code="open('a.txt', 'w')"), "I did not."),
         *(calls("run_python", code=COUNT), "Two."),
     )
 

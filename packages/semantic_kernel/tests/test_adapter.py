@@ -20,6 +20,7 @@ class SemanticKernel(AdapterDriver):
     """Invokes the functions of the plugin with a thread's id among the arguments."""
 
     shows_figures = False
+    gives_each_call_a_session = True
     makes_tool_spans = True
 
     def __init__(self, **options: Any) -> None:

@@ -53,8 +53,8 @@ async def test_the_application_uses_the_session_of_a_thread(
     assert session.identifier == plugin.session_for(thread.id).identifier
 
 
-@pytest.mark.parametrize("thread_id", [None, "", 7])
-async def test_without_a_conversation_no_code_runs(
+@pytest.mark.parametrize("thread_id", ["", 7])
+async def test_a_conversation_without_a_proper_name_runs_no_code(
     pool: SessionPool, backend: ScriptedBackend, thread_id: object
 ) -> None:
     kernel = Kernel()
@@ -67,12 +67,16 @@ async def test_without_a_conversation_no_code_runs(
     assert backend.runs == []
 
 
-async def test_an_agent_without_a_conversation_runs_no_code(
+async def test_the_calls_of_a_run_without_a_conversation_share_a_session(
     pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
 ) -> None:
-    response = await agent_with(GreenroomPlugin(pool=pool)).get_response("1")
-    assert "does not name its conversation" in str(response)
-    assert backend.runs == []
+    plugin = GreenroomPlugin(pool=pool)
+    script = play([call("run_python", code="1")], [call("run_python", code="2")], "done")
+    agent = agent_with(plugin, ScriptedModel(ai_model_id="scripted", script=script))
+    await agent.get_response("Go.")
+    await agent.get_response("Go.")
+    first, second, third, fourth = backend.identifiers
+    assert first == second != third == fourth
 
 
 @pytest.mark.parametrize("stolen", [{"thread_id": "alice"}, {"arguments": {"thread_id": "alice"}}])

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 # At run time too: the framework reads the types of functions.
 from agent_framework import AgentSession, Content, FunctionInvocationContext, FunctionTool, MiddlewareFailure
 
-from greenroom import GreenroomError, Output, Session, SessionPool, StreamText, adapters
+from greenroom import Execution, GreenroomError, Output, Session, SessionPool, StreamText, ToolLimits, adapters
 from greenroom.adapters import Toolset
+from greenroom_agent_framework.functions import Functions, InnerTools
 from greenroom_agent_framework.results import contents_of
+from greenroom_agent_framework.runs import place_of
 
 OnOutput: TypeAlias = Callable[[StreamText | Output, FunctionInvocationContext], Awaitable[None] | None]
 """Called with each piece of output while code runs, and the context of its invocation; it may be asynchronous."""
 
 FilePath: TypeAlias = Annotated[str, adapters.PATH]
+
+ExecutionId: TypeAlias = Annotated[str, adapters.EXECUTION_ID]
+
+T = TypeVar("T")
 
 _ADVICE = "Run the agent with a session: agent.run(…, session=agent.create_session())."
 
@@ -26,13 +34,13 @@ class GreenroomTools:
 
     It is a collection of tools, as the framework takes them::
 
-        agent = Agent(client, tools=GreenroomTools(pool=pool))
+        agent = Agent(client, tools=GreenroomTools())
         await agent.run(question, session=agent.create_session())
 
     The tool that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
 
-    With a pool, each conversation has its own session: that of the `session_id` of the `AgentSession` that the agent
-    runs with. With a session, all agents and conversations share it.
+    Each conversation has its own session: that of the `session_id` of the `AgentSession` that the agent runs with. A
+    run without one has a session until its end. With `session=`, all agents and conversations share it.
 
     An error that a model can recover from, such as in its code or by a missing file, is a function's result. Any other,
     such as `PoolFull` or `EngineUnavailable`, ends the agent's run: it is the cause of a `MiddlewareFailure`.
@@ -50,8 +58,12 @@ class GreenroomTools:
         images: bool = True,
         approval_mode: Literal["always_require", "never_require"] = "never_require",
         on_output: OnOutput | None = None,
+        tools: Functions = (),
+        tool_limits: ToolLimits | None = None,
+        background: bool = False,
+        reset: bool = False,
     ) -> None:
-        """Take either `pool` or `session`.
+        """Take `pool` or `session`; with neither, the pool is that of `greenroom.connect()`, opened with the first use.
 
         Args:
             pool: gives each conversation its own session.
@@ -66,10 +78,18 @@ class GreenroomTools:
                 leave them out; a model that does not take any might refuse them.
             approval_mode: whether the framework asks the application for approval before it runs code.
             on_output: called with each piece of output while code runs. Its exception ends the code.
+            tools: functions that code can call while it runs: tools of the framework, or plain functions. With
+                `GreenroomMiddleware` or a `GreenroomProvider`, function middleware sees each call.
+            tool_limits: of their calls in one execution.
+            background: offers tools that start code, look at it and stop it, while the model does something else.
+            reset: offers a tool that empties the session.
 
         Raises:
             InvalidRequest: an option breaks its rule, or two options cannot be combined.
         """
+        self._inner = InnerTools(tools)
+        if approval_mode == "never_require":
+            self._inner.refuse_approval()
         self._toolset = Toolset(
             "agent-framework",
             _ADVICE,
@@ -80,8 +100,14 @@ class GreenroomTools:
             timeout=timeout,
             budget=budget,
             images=images,
+            background=background,
+            reset=reset,
+            functions=self._inner.described,
+            function_limits=tool_limits,
         )
         self._on_output = on_output
+        self._budget = budget
+        self._images = images
         functions = {
             "run_python": self._run_python,
             "run_javascript": self._run_javascript,
@@ -90,15 +116,30 @@ class GreenroomTools:
             "read_file": self._read_file,
             "download_file": self._download_file,
             "upload_file": self._upload_file,
+            "start_execution": self._start_execution,
+            "look_at_execution": self._look_at_execution,
+            "stop_execution": self._stop_execution,
+            "reset_session": self._reset_session,
         }
-        code, *for_files = self._toolset.names
+        code, *others = self._toolset.names
         self.code_tool = self._tool(code, functions[code], approval_mode=approval_mode)
         """The tool that runs code, for agents that should not have the others."""
-        self._tools = [self.code_tool, *(self._tool(name, functions[name]) for name in for_files)]
+        options = {"start_execution": {"approval_mode": approval_mode}}  # it runs code, too
+        self._tools = [self.code_tool, *(self._tool(name, functions[name], **options.get(name, {})) for name in others)]
 
     def __iter__(self) -> Iterator[FunctionTool]:
         """Iterate over the tools that can work."""
         return iter(self._tools)
+
+    @property
+    def instructions(self) -> str | None:
+        """What an agent should know beside the tools' descriptions; `None` if code can call no functions."""
+        if not self._inner.functions:
+            return None
+        return (
+            f"Functions that {self.code_tool.name} can call are not tools. Call them in one program, with loops and "
+            "asyncio.gather, and print only what you need to read."
+        )
 
     def session_for(self, conversation: AgentSession | str) -> Session:
         """Return the session of a conversation, for the application's own uploads and downloads.
@@ -114,6 +155,23 @@ class GreenroomTools:
             InvalidRequest: sessions end with their calls.
         """
         return self._toolset.session_for(conversation if isinstance(conversation, str) else conversation.session_id)
+
+    async def session_of(self, ctx: FunctionInvocationContext | None) -> Session:
+        """Return the session of the conversation or the run that calls a tool, for tools of the application's own.
+
+        Args:
+            ctx: the context of the tool's invocation.
+
+        Raises:
+            InvalidRequest: sessions end with their calls, or nothing tells of the conversation or the run.
+        """
+        if ctx is None:
+            return await self._toolset.asession_for(None)
+        return await self._toolset.asession_for(*place_of(ctx))
+
+    def contents_of(self, execution: Execution) -> list[Content]:
+        """Return the result of a tool of the application's own that has run something in a session."""
+        return contents_of(adapters.answer_of(execution, self._budget, self._images))
 
     def _tool(self, name: str, function: Callable[..., Awaitable[list[Content]]], **options: Any) -> FunctionTool:
         return FunctionTool(name=name, description=self._toolset.describe(name), func=function, **options)
@@ -145,11 +203,50 @@ class GreenroomTools:
     async def _upload_file(self, name: Annotated[str, adapters.NAME], ctx: FunctionInvocationContext) -> list[Content]:
         return await self._call(ctx, "upload_file", name=name)
 
+    async def _start_execution(
+        self, code: Annotated[str, adapters.STARTED], ctx: FunctionInvocationContext
+    ) -> list[Content]:
+        return await self._call(ctx, "start_execution", **{self._toolset.code_parameter: code})
+
+    async def _look_at_execution(self, execution_id: ExecutionId, ctx: FunctionInvocationContext) -> list[Content]:
+        return await self._call(ctx, "look_at_execution", execution_id=execution_id)
+
+    async def _stop_execution(self, execution_id: ExecutionId, ctx: FunctionInvocationContext) -> list[Content]:
+        return await self._call(ctx, "stop_execution", execution_id=execution_id)
+
+    async def _reset_session(self, ctx: FunctionInvocationContext) -> list[Content]:
+        return await self._call(ctx, "reset_session")
+
     async def _call(self, ctx: FunctionInvocationContext, tool: str, **arguments: str) -> list[Content]:
-        conversation = None if ctx.session is None else ctx.session.session_id
         on_output = adapters.with_context(self._on_output, ctx)
+        signal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+        def escape(raised: BaseException) -> None:
+            if not signal.done():
+                signal.set_result(raised)
+
+        conversation, run = place_of(ctx)
         try:
-            return contents_of(await self._toolset.acall(conversation, tool, on_output=on_output, **arguments))
+            functions = self._inner.bound(ctx, escape) if tool == self._toolset.code_tool else None
+            call = self._toolset.acall(
+                conversation, tool, run=run, on_output=on_output, functions=functions, **arguments
+            )
+            return contents_of(await _unless(signal, call))
         except GreenroomError as error:
             # Any other exception would become a result without its message, and the run would continue.
             raise MiddlewareFailure(str(error)) from error
+
+
+async def _unless(signal: asyncio.Future[BaseException], call: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a call; if a signal for the agent's run comes first, cancel the call and raise it."""
+    running = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait((running, signal), return_when=asyncio.FIRST_COMPLETED)
+        if signal.done():
+            raise signal.result()
+        return await running
+    finally:
+        if not running.done():
+            running.cancel()
+            with contextlib.suppress(BaseException):
+                await running

@@ -8,11 +8,14 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
-from semantic_kernel.functions import KernelArguments, kernel_function
+from semantic_kernel import Kernel
+from semantic_kernel.functions import FunctionResult, KernelArguments, kernel_function
 
-from greenroom import Output, Session, SessionPool, StreamText, adapters
+from greenroom import Output, Session, SessionPool, StreamText, ToolLimits, adapters
 from greenroom.adapters import Toolset
-from greenroom_semantic_kernel.results import text_of
+from greenroom_semantic_kernel.functions import Functions, InnerTools
+from greenroom_semantic_kernel.results import ResultText, text_of
+from greenroom_semantic_kernel.runs import run_of
 
 if TYPE_CHECKING:
     from semantic_kernel.agents import AgentThread
@@ -22,6 +25,11 @@ OnOutput: TypeAlias = Callable[[StreamText | Output, KernelArguments], Awaitable
 
 Invocation: TypeAlias = Annotated[KernelArguments | None, {"include_in_function_choices": False}]
 """All arguments of an invocation. A parameter named `arguments` gets them; no model sees or sets it."""
+
+Invoker: TypeAlias = Annotated[Kernel | None, {"include_in_function_choices": False}]
+"""The kernel that invokes. A parameter named `kernel` gets it; no model sees or sets it."""
+
+ExecutionId: TypeAlias = Annotated[str, adapters.EXECUTION_ID]
 
 FilePath: TypeAlias = Annotated[str, adapters.PATH]
 
@@ -33,12 +41,13 @@ class GreenroomPlugin:
 
     The function that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
 
-    With a pool, each conversation has its own session. The conversation is the entry `thread_id` of the
-    `KernelArguments`, as Semantic Kernel passes nothing else of a thread to functions::
+    Each conversation has its own session. The conversation is the entry `thread_id` of the `KernelArguments`, as
+    Semantic Kernel passes nothing else of a thread to functions::
 
         await agent.get_response(question, thread=thread, arguments=KernelArguments(thread_id=thread.id))
 
-    Without that entry the functions raise `InvalidRequest`: any guess could bring two users together.
+    Without that entry, the calls of one run share a session until its end: of all calls with one chat history, which a
+    filter sees that the plugin adds to the kernel.
 
     With a session, all users of the plugin share it. That suits agents that Semantic Kernel itself invokes, without
     arguments (in an orchestration, or as another agent's plugin), and all cases in which the arguments do not come from
@@ -61,8 +70,12 @@ class GreenroomPlugin:
         timeout: float | None = None,
         budget: int = 8_000,
         on_output: OnOutput | None = None,
+        tools: Functions = (),
+        tool_limits: ToolLimits | None = None,
+        background: bool = False,
+        reset: bool = False,
     ) -> None:
-        """Take either `pool` or `session`.
+        """Take `pool` or `session`; with neither, the pool is that of `greenroom.connect()`, opened with the first use.
 
         Args:
             pool: gives each conversation its own session.
@@ -74,10 +87,16 @@ class GreenroomPlugin:
             timeout: the time limit of code in seconds; by default that of the session or the pool.
             budget: the maximum number of characters that a model reads of one result.
             on_output: called with each piece of output while code runs. Its exception ends the code.
+            tools: functions that code can call while it runs: kernel functions, plugins with all of theirs, or plain
+                functions. The kernel invokes them, so its function invocation filters and spans see each call.
+            tool_limits: of their calls in one execution.
+            background: offers functions that start code, look at it and stop it, while the model does something else.
+            reset: offers a function that empties the session.
 
         Raises:
             InvalidRequest: an option breaks its rule, or two options cannot be combined.
         """
+        self._inner = InnerTools(tools)
         self._toolset = Toolset(
             "semantic-kernel",
             _ADVICE,
@@ -88,6 +107,10 @@ class GreenroomPlugin:
             timeout=timeout,
             budget=budget,
             images=False,  # results of functions are text
+            background=background,
+            reset=reset,
+            functions=self._inner.described,
+            function_limits=tool_limits,
         )
         self._on_output = on_output
         # A kernel takes the functions that it finds on the object; those that cannot work are hidden from it.
@@ -114,51 +137,109 @@ class GreenroomPlugin:
         return self._toolset.session_for(_name(thread if isinstance(thread, str) else getattr(thread, "id", None)))
 
     @kernel_function
-    async def run_python(self, code: Annotated[str, adapters.CODE], arguments: Invocation = None) -> str:
+    async def run_python(
+        self, code: Annotated[str, adapters.CODE], arguments: Invocation = None, kernel: Invoker = None
+    ) -> str:
         """Run code. If it ran, successfully or not, the result is an `ExecutionText`."""
-        return await self._call(arguments, "run_python", code=code)
+        return await self._call(arguments, kernel, "run_python", code=code)
 
     @kernel_function
-    async def run_javascript(self, code: Annotated[str, adapters.JAVASCRIPT], arguments: Invocation = None) -> str:
+    async def run_javascript(
+        self, code: Annotated[str, adapters.JAVASCRIPT], arguments: Invocation = None, kernel: Invoker = None
+    ) -> str:
         """As `run_python`, where the container type is NodeLTS."""
-        return await self._call(arguments, "run_javascript", code=code)
+        return await self._call(arguments, kernel, "run_javascript", code=code)
 
     @kernel_function
-    async def run_shell(self, command: Annotated[str, adapters.COMMAND], arguments: Invocation = None) -> str:
+    async def run_shell(
+        self, command: Annotated[str, adapters.COMMAND], arguments: Invocation = None, kernel: Invoker = None
+    ) -> str:
         """As `run_python`, where the container type is Shell."""
-        return await self._call(arguments, "run_shell", command=command)
+        return await self._call(arguments, kernel, "run_shell", command=command)
 
     @kernel_function
     async def list_files(
-        self, directory: Annotated[str, adapters.DIRECTORY] = adapters.DATA_DIR, arguments: Invocation = None
+        self,
+        directory: Annotated[str, adapters.DIRECTORY] = adapters.DATA_DIR,
+        arguments: Invocation = None,
+        kernel: Invoker = None,
     ) -> str:
         """List the files of the session."""
-        return await self._call(arguments, "list_files", directory=directory)
+        return await self._call(arguments, kernel, "list_files", directory=directory)
 
     @kernel_function
-    async def read_file(self, path: FilePath, arguments: Invocation = None) -> str:
+    async def read_file(self, path: FilePath, arguments: Invocation = None, kernel: Invoker = None) -> str:
         """Read a file of at most 1 MiB."""
-        return await self._call(arguments, "read_file", path=path)
+        return await self._call(arguments, kernel, "read_file", path=path)
 
     @kernel_function
-    async def download_file(self, path: FilePath, arguments: Invocation = None) -> str:
+    async def download_file(self, path: FilePath, arguments: Invocation = None, kernel: Invoker = None) -> str:
         """Send the application a file of at most 20 MiB; the result is a `DownloadText`."""
-        return await self._call(arguments, "download_file", path=path)
+        return await self._call(arguments, kernel, "download_file", path=path)
 
     @kernel_function
-    async def upload_file(self, name: Annotated[str, adapters.NAME], arguments: Invocation = None) -> str:
+    async def upload_file(
+        self, name: Annotated[str, adapters.NAME], arguments: Invocation = None, kernel: Invoker = None
+    ) -> str:
         """Copy a file of the directory `uploads` into the session."""
-        return await self._call(arguments, "upload_file", name=name)
+        return await self._call(arguments, kernel, "upload_file", name=name)
 
-    async def _call(self, arguments: KernelArguments | None, tool: str, **given: str) -> str:
+    @kernel_function
+    async def start_execution(
+        self, code: Annotated[str, adapters.STARTED], arguments: Invocation = None, kernel: Invoker = None
+    ) -> str:
+        """Start code in the background, or a command where the container type is Shell."""
+        return await self._call(arguments, kernel, "start_execution", **{self._toolset.code_parameter: code})
+
+    @kernel_function
+    async def look_at_execution(
+        self, execution_id: ExecutionId, arguments: Invocation = None, kernel: Invoker = None
+    ) -> str:
+        """Look at code in the background; if it has ended, the result is an `ExecutionText`."""
+        return await self._call(arguments, kernel, "look_at_execution", execution_id=execution_id)
+
+    @kernel_function
+    async def stop_execution(
+        self, execution_id: ExecutionId, arguments: Invocation = None, kernel: Invoker = None
+    ) -> str:
+        """Stop code in the background; the result is an `ExecutionText`."""
+        return await self._call(arguments, kernel, "stop_execution", execution_id=execution_id)
+
+    @kernel_function
+    async def reset_session(self, arguments: Invocation = None, kernel: Invoker = None) -> str:
+        """Empty the session."""
+        return await self._call(arguments, kernel, "reset_session")
+
+    async def _call(self, arguments: KernelArguments | None, kernel: Kernel | None, tool: str, **given: str) -> Any:
         invocation = KernelArguments() if arguments is None else arguments
         conversation = _name(cast("dict[str, Any]", invocation).get("thread_id"))
-        on_output = adapters.with_context(self._on_output, invocation)
-        return text_of(await self._toolset.acall(conversation, tool, on_output=on_output, **given))
+        is_of_run = conversation is None and self._toolset.follows_conversations
+        run, is_known = run_of(kernel) if is_of_run else (None, True)
+        answer = await self._toolset.acall(
+            conversation,
+            tool,
+            run=run,
+            on_output=adapters.with_context(self._on_output, invocation),
+            functions=self._inner.bound(kernel, invocation),
+            **given,
+        )
+        text = text_of(answer)
+        text.run = None if is_known else run
+        return text if kernel is None else self._result(kernel, tool, text, {**given, "arguments": invocation})
+
+    def _result(self, kernel: Kernel, tool: str, text: ResultText, used: dict[str, Any]) -> FunctionResult | ResultText:
+        # The kernel's own would have the kernel among the arguments, and then no history could be serialized.
+        for plugin in kernel.plugins.values():
+            function = plugin.functions.get(tool)
+            if function is not None and getattr(function, "method", None) == getattr(self, tool):
+                metadata = {"arguments": used["arguments"], "used_arguments": used}
+                return FunctionResult(function=function.metadata, value=text, metadata=metadata)
+        return text
 
 
 def _name(conversation: object) -> str | None:
-    return conversation if isinstance(conversation, str) else None
+    # Anything else that is given is a mistake, and refused as an empty name is.
+    return conversation if conversation is None or isinstance(conversation, str) else ""
 
 
 def _described(function: Callable[..., Awaitable[str]], description: str) -> Callable[..., Awaitable[str]]:

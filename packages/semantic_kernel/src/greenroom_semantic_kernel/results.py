@@ -16,7 +16,31 @@ from greenroom import Execution
 from greenroom.adapters import Artifact, Download, ToolAnswer, figures_for_models
 
 
-class ExecutionText(str):
+class Run:
+    """A run of an agent without a conversation; its session is deleted when nothing refers to it any more."""
+
+    __slots__ = ("__weakref__",)
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self  # the kernel copies results
+
+
+class ResultText(str):
+    """The text that the model reads about a call."""
+
+    __slots__ = ("run",)
+
+    run: Run | None
+    """The run that made the call, where nothing else knows it."""
+
+    def __new__(cls, content: str) -> Self:
+        """Return the text."""
+        text = super().__new__(cls, content)
+        text.run = None
+        return text
+
+
+class ExecutionText(ResultText):
     """The text that the model reads about an execution."""
 
     __slots__ = ("execution",)
@@ -32,7 +56,7 @@ class ExecutionText(str):
         return text
 
 
-class DownloadText(str):
+class DownloadText(ResultText):
     """The text that the model reads about a file that it sent to the user."""
 
     __slots__ = ("download",)
@@ -48,7 +72,7 @@ class DownloadText(str):
         return text
 
 
-def text_of(answer: ToolAnswer[Artifact]) -> str:
+def text_of(answer: ToolAnswer[Artifact]) -> ResultText:
     """Return the text of an answer, with its execution or download."""
     match answer.artifact:
         case Execution() as execution:
@@ -56,7 +80,7 @@ def text_of(answer: ToolAnswer[Artifact]) -> str:
         case Download() as download:
             return DownloadText.of(answer.text, download)
         case _:
-            return answer.text
+            return ResultText(answer.text)
 
 
 def execution_of(result: object) -> Execution | None:

@@ -40,6 +40,7 @@ from greenroom.adapters.descriptions import (
     JAVASCRIPT,
     NAME,
     PATH,
+    STARTED,
     TOOLS,
     CodeTool,
     describe_tools,
@@ -69,6 +70,7 @@ from greenroom.adapters.toolset import Toolset
 from greenroom.models import DATA_DIR
 from greenroom.sessions.rules import check_timeout
 from greenroom.text import check_budget, describe, shorten
+from greenroom.untrusted import brief
 
 __all__ = [
     "CODE",
@@ -88,6 +90,7 @@ __all__ = [
     "READ_LIMIT",
     "RETRYABLE",
     "SEARCH",
+    "STARTED",
     "TOOLS",
     "Artifact",
     "Attendance",
@@ -110,6 +113,7 @@ __all__ = [
     "astart_code",
     "astop_code",
     "aupload_file",
+    "brief",
     "check_budget",
     "check_timeout",
     "check_uploads",

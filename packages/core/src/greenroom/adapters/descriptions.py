@@ -17,6 +17,7 @@ COMMAND = "The command to run, for bash."
 DIRECTORY = "A directory in /mnt/data."
 PATH = "A file in /mnt/data, such as report.csv."
 NAME = "The file's name, such as sales.csv."
+STARTED = "What to run, as for the tool that runs code and waits for its end."
 EXECUTION_ID = "The execution, as it was named when it was started."
 
 

@@ -116,6 +116,8 @@ class Toolset:
         code = code_tool_of(container_type)
         self.code_tool = code.name
         """The tool that runs code: `run_python`, `run_javascript` or `run_shell`, by the container type."""
+        self.code_parameter = code.parameter
+        """Its parameter, and that of `start_execution`: `code` or `command`."""
         self.names = offered_tools(
             container_type,
             session_per_call=session_per_call,

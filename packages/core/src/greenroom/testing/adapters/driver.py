@@ -41,6 +41,8 @@ class AdapterDriver(ABC):
 
     shows_figures: ClassVar[bool] = True
     """Whether results of tools can carry pictures in this framework."""
+    gives_each_call_a_session: ClassVar[bool] = False
+    """Whether a call has a session of its own where the framework names neither a conversation nor a run."""
     makes_tool_spans: ClassVar[bool] = False
     """Whether the framework makes a span `execute_tool` of each call of a tool."""
 

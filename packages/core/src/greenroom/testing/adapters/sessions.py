@@ -78,10 +78,16 @@ class SessionTests(AdapterSuiteBase):
             assert session.identifier in {info.identifier for info in await pool.asessions()}
         assert session.identifier not in {info.identifier for info in await pool.asessions()}
 
-    async def test_without_a_conversation_a_call_is_refused_instead_of_shared(
+    async def test_without_a_conversation_no_two_calls_share_a_session(
         self, scripted: AdapterDriver, backend: ScriptedBackend
     ) -> None:
-        for conversation in (None, ""):
+        alone = self.driver.gives_each_call_a_session
+        if alone:
+            await scripted.run(None, "1")
+            await scripted.run(None, "2")
+            assert len(set(backend.identifiers)) == 2
+            backend.runs.clear()
+        for conversation in ("",) if alone else (None, ""):
             with pytest.raises(InvalidRequest, match="does not name its conversation"):
                 await scripted.run(conversation, "1")
             with pytest.raises(InvalidRequest, match="does not name its conversation"):

@@ -10,13 +10,16 @@ from contextlib import suppress
 from inspect import isawaitable
 from typing import Annotated, Any, TypeAlias, cast
 
-from llama_index.core.tools import FunctionTool, ToolMetadata
+from llama_index.core.base.llms.types import ImageBlock, TextBlock
+from llama_index.core.tools import AsyncBaseTool, FunctionTool, ToolMetadata
 from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSpec
 from llama_index.core.workflow import Context
 from workflows.errors import ContextStateError
 
-from greenroom import InvalidRequest, Output, Session, SessionPool, StreamText, adapters
+from greenroom import InvalidRequest, Output, Session, SessionPool, StreamText, ToolLimits, adapters
 from greenroom.adapters import Toolset
+from llama_index.tools.greenroom.approval import Approval, decided, edited, rejected
+from llama_index.tools.greenroom.functions import Functions, InnerTools
 from llama_index.tools.greenroom.memory import keep_figures
 from llama_index.tools.greenroom.results import CodeOutput, ModelBlocks, ToolWithStatus
 from llama_index.tools.greenroom.sessions import ADVICE, SessionSource
@@ -27,6 +30,8 @@ _Command = Annotated[str, adapters.COMMAND]
 _Directory = Annotated[str, adapters.DIRECTORY]
 _FilePath = Annotated[str, adapters.PATH]
 _Name = Annotated[str, adapters.NAME]
+_Started = Annotated[str, adapters.STARTED]
+_ExecutionId = Annotated[str, adapters.EXECUTION_ID]
 _Ctx = Context[Any]
 _NO_CTX = cast("Context[Any]", None)  # LlamaIndex does not recognize `Context | None`
 
@@ -40,9 +45,9 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
 
     The tool that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
 
-    With a pool, each conversation has its own session. The conversation is the workflow's `Context`:
-    pass the same one to each run, `agent.run(user_msg=…, ctx=ctx)`. Outside of a workflow there is none, and
-    the tools raise, as any guess could bring two users together. There, give the spec a session, which all
+    Each conversation has its own session. The conversation is the workflow's `Context`: pass the same one to each run,
+    `agent.run(user_msg=…, ctx=ctx)`. A run without one is a conversation of its own. Outside of a workflow there is
+    none, and the tools raise, as any guess could bring two users together. There, give the spec a session, which all
     of its users share, or `session_per_call`.
 
     An error that a model can recover from, such as in its code or by a missing file, is an output with `is_error`.
@@ -63,8 +68,13 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
         budget: int = 8_000,
         timeout: float | None = None,
         on_output: OnOutput | None = None,
+        tools: Functions = (),
+        tool_limits: ToolLimits | None = None,
+        approval: Approval = False,
+        background: bool = False,
+        reset: bool = False,
     ) -> None:
-        """Take either `pool` or `session`.
+        """Take `pool` or `session`; with neither, the pool is that of `greenroom.connect()`, opened with the first use.
 
         Args:
             pool: gives each conversation its own session.
@@ -78,10 +88,18 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             budget: the maximum number of characters that a model reads of one result.
             timeout: the time limit of code in seconds; by default that of the session or the pool.
             on_output: called with each piece of output while code runs. Its exception ends the code.
+            tools: functions that code can call while it runs: tools of LlamaIndex, or plain functions. The event
+                stream has an `InnerToolCall` and an `InnerToolCallResult` for each call.
+            tool_limits: of their calls in one execution.
+            approval: whether a person approves code before it runs, asked by a `CodeApprovalRequired` on the event
+                stream; or a function that tells it for one piece of code.
+            background: offers tools that start code, look at it and stop it, while the model does something else.
+            reset: offers a tool that empties the session.
 
         Raises:
             InvalidRequest: an option breaks its rule, or two options cannot be combined.
         """
+        self._inner = InnerTools(tools)
         super().__init__(
             Toolset(
                 "llamaindex",
@@ -93,10 +111,15 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
                 timeout=timeout,
                 budget=budget,
                 images=images,
+                background=background,
+                reset=reset,
+                functions=self._inner.described,
+                function_limits=tool_limits,
             )
         )
         self.spec_functions = [(name, f"a{name}") for name in self._toolset.names]
         self._on_output = on_output
+        self._approval = approval
 
     # For the application
 
@@ -125,8 +148,13 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             )
         ]
 
+    @property
+    def functions(self) -> list[AsyncBaseTool]:
+        """What code can call, for the prompt of a `CodeActAgent(tools=…)`."""
+        return list(self._inner.tools)
+
     def to_code_execute_fn(self) -> Callable[..., Coroutine[Any, Any, ModelBlocks]]:
-        """Return the function for `CodeActAgent(code_execute_fn=…)`.
+        """Return the function for `CodeActAgent(code_execute_fn=…, tools=spec.functions)`.
 
         Raises:
             InvalidRequest: the container type is another than PythonLTS, as these agents write Python.
@@ -199,21 +227,64 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
         """As `upload_file`."""
         return await self._acall(ctx, "upload_file", name=name)
 
+    def start_execution(self, code: _Started, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """Start code in the background."""
+        return self._call(ctx, "start_execution", **{self._toolset.code_parameter: code})
+
+    async def astart_execution(self, code: _Started, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """As `start_execution`."""
+        return await self._arun(ctx, "start_execution", **{self._toolset.code_parameter: code})
+
+    def look_at_execution(self, execution_id: _ExecutionId, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """Look at code in the background."""
+        return self._call(ctx, "look_at_execution", execution_id=execution_id)
+
+    async def alook_at_execution(self, execution_id: _ExecutionId, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """As `look_at_execution`."""
+        return await self._acall(ctx, "look_at_execution", execution_id=execution_id)
+
+    def stop_execution(self, execution_id: _ExecutionId, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """Stop code in the background."""
+        return self._call(ctx, "stop_execution", execution_id=execution_id)
+
+    async def astop_execution(self, execution_id: _ExecutionId, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """As `stop_execution`."""
+        return await self._acall(ctx, "stop_execution", execution_id=execution_id)
+
+    def reset_session(self, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """Empty the session."""
+        return self._call(ctx, "reset_session")
+
+    async def areset_session(self, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
+        """As `reset_session`."""
+        return await self._acall(ctx, "reset_session")
+
     async def _arun(self, ctx: _Ctx, tool: str, **arguments: str) -> ModelBlocks:
-        blocks = await self._acall(ctx, tool, **arguments)
-        if len(blocks) > 1:
+        [(parameter, code)] = arguments.items()
+        decision = await decided(ctx, tool, code, self._approval)
+        if decision.decision == "reject":
+            return ModelBlocks.of(adapters.ToolAnswer(rejected(decision), None))
+        blocks = await self._acall(ctx, tool, **{parameter: code if decision.code is None else decision.code})
+        if decision.code not in {None, code}:
+            blocks.insert(0, TextBlock(text=edited(decision)))
+        if any(isinstance(block, ImageBlock) for block in blocks):
             await keep_figures(ctx)
         return blocks
 
     def _call(self, ctx: _Ctx, tool: str, **arguments: str) -> ModelBlocks:
+        if tool in {self._toolset.code_tool, "start_execution"} and self._approval:
+            raise InvalidRequest("Nothing was run: a person must approve the code, so the tool must be awaited.")
         on_output = adapters.with_context(self._on_output, ctx)
-        return ModelBlocks.of(self._toolset.call(self._conversation(ctx), tool, on_output=on_output, **arguments))
+        functions = self._inner.bound(ctx)
+        return ModelBlocks.of(
+            self._toolset.call(self._conversation(ctx), tool, on_output=on_output, functions=functions, **arguments)
+        )
 
     async def _acall(self, ctx: _Ctx, tool: str, **arguments: str) -> ModelBlocks:
         conversation = await self._aconversation(ctx)
-        return ModelBlocks.of(
-            await self._toolset.acall(conversation, tool, on_output=self._event_stream(ctx), **arguments)
-        )
+        on_output, functions = self._event_stream(ctx), self._inner.bound(ctx)
+        call = self._toolset.acall(conversation, tool, on_output=on_output, functions=functions, **arguments)
+        return ModelBlocks.of(await call)
 
     def _event_stream(self, ctx: _Ctx | None) -> adapters.OnOutput | None:
         callback = self._on_output

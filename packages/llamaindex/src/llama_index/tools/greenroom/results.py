@@ -26,8 +26,9 @@ class ModelBlocks(list[TextBlock | ImageBlock]):
     """
 
     artifact: Artifact
-    """The `Execution` of code that ran, the `Download` of `download_file`, the `RemoteFile`s of the other tools; or the
-    error, if the call had no result and the model can retry."""
+    """The `Execution` of code that ran, or its handle while it runs in the background; the `Download` of
+    `download_file`; the `RemoteFile`s of the other tools; or the error, if the call had no result and the model can
+    retry."""
 
     @classmethod
     def of(cls, answer: ToolAnswer[Artifact]) -> Self:

@@ -46,7 +46,7 @@ class SessionSource:
 
     async def asession_for(self, ctx: Context[Any] | None = None) -> Session:
         """As `session_for`; holding it in `async with await spec.asession_for(ctx): ...` deletes it."""
-        return self._toolset.session_for(await self._aconversation(ctx))
+        return await self._toolset.asession_for(await self._aconversation(ctx))
 
     def _conversation(self, ctx: Context[Any] | None) -> str | None:
         if ctx is None or not self._toolset.follows_conversations:

@@ -1,0 +1,145 @@
+"""Tools of LlamaIndex as functions of code in a session: events on the workflow's stream and spans show each call."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_type_hints
+
+from llama_index.core.agent.workflow import ToolCall, ToolCallResult
+from llama_index.core.tools import AsyncBaseTool, BaseTool, FunctionTool, ToolOutput, adapt_to_async_tool
+from pydantic import BaseModel, TypeAdapter
+from workflows.errors import ContextStateError
+from workflows.runtime.types.results import WaitingForEvent
+
+from greenroom import InvalidRequest, Tool
+from greenroom.adapters import brief
+
+if TYPE_CHECKING:
+    from llama_index.core.workflow import Context, Event
+
+Functions: TypeAlias = Iterable[BaseTool | Callable[..., Any]]
+"""Tools of LlamaIndex, and plain functions with annotations and a docstring."""
+
+
+class InnerToolCall(ToolCall):
+    """Code that runs calls a function, on the workflow's event stream."""
+
+
+class InnerToolCallResult(ToolCallResult):
+    """The result of a call that code made, on the workflow's event stream."""
+
+
+class InnerTools:
+    """What code can call."""
+
+    def __init__(self, given: Functions) -> None:
+        """
+        Raises:
+            InvalidRequest: one of them is no function.
+        """
+        self.tools = [_tool_of(each) for each in given]
+        self.described = [_described(tool) for tool in self.tools]
+        """As models learn of them; these cannot be called."""
+
+    def bound(self, ctx: Context[Any] | None) -> list[Tool]:
+        """Return the functions that one execution can call.
+
+        Args:
+            ctx: the workflow's context, for events, and for tools that take it.
+        """
+
+        def bound(tool: AsyncBaseTool) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+            async def handler(arguments: dict[str, Any]) -> Any:
+                name, call = tool.metadata.get_name(), uuid.uuid4().hex
+                _write(ctx, InnerToolCall(tool_name=name, tool_kwargs=arguments, tool_id=call))
+                try:
+                    output = await tool.acall(**arguments, **_context_for(tool, ctx))
+                except WaitingForEvent:
+                    error = RuntimeError(f"{name} waits for an event of the workflow, which it cannot while code runs.")
+                    output = _failed(name, arguments, error)
+                except Exception as error:  # noqa: BLE001  of the application, for its event and for the code
+                    output = _failed(name, arguments, error)
+                _write(
+                    ctx,
+                    InnerToolCallResult(
+                        tool_name=name, tool_kwargs=arguments, tool_id=call, tool_output=output, return_direct=False
+                    ),
+                )
+                return _value(tool, output)
+
+            return handler
+
+        return [
+            replace(described, handler=bound(tool)) for described, tool in zip(self.described, self.tools, strict=True)
+        ]
+
+
+def _tool_of(given: BaseTool | Callable[..., Any]) -> AsyncBaseTool:
+    if isinstance(given, BaseTool):
+        return adapt_to_async_tool(given)
+    if callable(given) and not isinstance(given, type):
+        return FunctionTool.from_defaults(given)
+    raise InvalidRequest(f"A tool must be a function or a tool of LlamaIndex, not {brief(given)}.")
+
+
+def _described(tool: AsyncBaseTool) -> Tool:
+    metadata, function = tool.metadata, _function_of(tool)
+    # The default description of a function begins with its signature, which code has anyway.
+    text = metadata.description.removeprefix(f"{metadata.get_name()}{_signature(function)}").strip()
+    schema = metadata.fn_schema or metadata.get_parameters_dict()
+    return Tool(metadata.get_name(), inspect.cleandoc(text), schema, _no_execution, _returned(function))
+
+
+def _function_of(tool: AsyncBaseTool) -> Callable[..., Any] | None:
+    return tool.real_fn if isinstance(tool, FunctionTool) else None
+
+
+def _signature(function: Callable[..., Any] | None) -> str:
+    return "" if function is None else str(inspect.signature(function))
+
+
+def _returned(function: Callable[..., Any] | None) -> Mapping[str, Any] | None:
+    """Return the JSON schema of a function's result, if its annotation tells."""
+    try:
+        return TypeAdapter(get_type_hints(function)["return"]).json_schema(mode="serialization")
+    except Exception:  # noqa: BLE001  of the application's annotation, which may be anything
+        return None
+
+
+async def _no_execution(_: dict[str, Any]) -> None:
+    raise AssertionError("functions are called within an execution")
+
+
+def _context_for(tool: AsyncBaseTool, ctx: Context[Any] | None) -> dict[str, Any]:
+    return {tool.ctx_param_name: ctx} if isinstance(tool, FunctionTool) and tool.ctx_param_name else {}
+
+
+def _write(ctx: Context[Any] | None, event: Event) -> None:
+    if ctx is not None:
+        with suppress(ContextStateError):  # outside of a run there is no event stream
+            ctx.write_event_to_stream(event)
+
+
+def _failed(name: str, arguments: dict[str, Any], error: Exception) -> ToolOutput:
+    return ToolOutput(
+        content=str(error), tool_name=name, raw_input=arguments, raw_output=str(error), is_error=True, exception=error
+    )
+
+
+def _value(tool: AsyncBaseTool, output: ToolOutput) -> Any:
+    """Return what code gets: a function's own value, and of any other tool the text that a model would get."""
+    if output.exception is not None:
+        raise output.exception
+    if output.is_error:
+        raise RuntimeError(output.content)
+    value: Any = output.raw_output
+    if not isinstance(tool, FunctionTool) or output.content != str(value):  # a callback has replaced it
+        return output.content
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
+    # Nodes, documents and content blocks are for models; any other value is data.
+    for_models = any(isinstance(each, BaseModel) and type(each).__module__.startswith("llama_index.") for each in items)
+    return output.content if for_models else value

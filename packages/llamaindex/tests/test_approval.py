@@ -1,0 +1,155 @@
+"""A person approves, changes or rejects code before it runs."""
+
+# pyright: reportDeprecated=false
+# Every call of an agent's `run` with a message matches its deprecated signature first.
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.base.llms.types import ToolCallBlock
+
+from llama_index.tools.greenroom import CodeApprovalRequired, GreenroomToolSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import ScriptedModel
+
+    from greenroom import SessionPool
+    from greenroom.testing import ScriptedBackend
+
+# LlamaIndex's agents look for their steps among all their attributes, deprecated ones of pydantic included.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning")
+
+
+def runs(code: str) -> ToolCallBlock:
+    return ToolCallBlock(tool_call_id=code, tool_name="run_python", tool_kwargs={"code": code})
+
+
+async def asked(handler: Any) -> CodeApprovalRequired:
+    async for event in handler.stream_events(expose_internal=False):
+        if isinstance(event, CodeApprovalRequired):
+            return event
+    raise AssertionError("nobody was asked")
+
+
+async def test_approved_code_runs(
+    pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+) -> None:
+    spec = GreenroomToolSpec(pool, approval=True)
+    handler = FunctionAgent(llm=scripted([runs("pay()")], "Paid."), tools=spec.to_tool_list()).run(user_msg="Pay.")
+    request = await asked(handler)
+    assert (request.tool, request.code) == ("run_python", "pay()")
+    assert backend.codes == []
+    handler.ctx.send_event(request.approve())
+    assert str(await handler) == "Paid."
+    assert backend.codes == ["pay()"]
+
+
+async def test_code_that_a_person_changed_is_what_runs_and_the_model_knows(
+    pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+) -> None:
+    spec = GreenroomToolSpec(pool, approval=True)
+    handler = FunctionAgent(llm=scripted([runs("pay(9)")], "Paid."), tools=spec.to_tool_list()).run(user_msg="Pay.")
+    handler.ctx.send_event((await asked(handler)).approve("pay(1)"))
+    answer = await handler
+    assert backend.codes == ["pay(1)"]
+    assert answer.tool_calls[0].tool_output.content.startswith("The user changed the code before it ran, to:\npay(1)\n")
+
+
+async def test_rejected_code_never_reaches_a_session(
+    pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+) -> None:
+    spec = GreenroomToolSpec(pool, approval=True)
+    handler = FunctionAgent(llm=scripted([runs("pay()")], "Well."), tools=spec.to_tool_list()).run(user_msg="Pay.")
+    handler.ctx.send_event((await asked(handler)).reject("Ask for less."))
+    answer = await handler
+    assert answer.tool_calls[0].tool_output.content == "The user did not let this code run. Ask for less."
+    assert backend.runs == []
+
+
+async def test_a_predicate_tells_which_code_needs_nobody(
+    pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+) -> None:
+    spec = GreenroomToolSpec(pool, approval=lambda code: "pay" in code)
+    model = scripted([runs("look()")], [runs("pay()")], "Done.")
+    handler = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Go.")
+    request = await asked(handler)
+    assert request.code == "pay()"
+    assert backend.codes == ["look()"]
+    handler.ctx.send_event(request.approve())
+    await handler
+    assert backend.codes == ["look()", "pay()"]
+
+
+async def test_two_pieces_of_code_are_decided_one_by_one(
+    pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+) -> None:
+    spec = GreenroomToolSpec(pool, approval=True)
+    model = scripted([runs("a()"), runs("b()")], "Done.")
+    handler = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Go.")
+    seen: list[str] = []
+    async for event in handler.stream_events():
+        if isinstance(event, CodeApprovalRequired):
+            seen.append(event.code)
+            handler.ctx.send_event(event.approve() if event.code == "b()" else event.reject())
+    await handler
+    assert sorted(seen) == ["a()", "b()"]
+    assert backend.codes == ["b()"]
+
+
+def test_who_cannot_be_asked_runs_nothing(pool: SessionPool, backend: ScriptedBackend) -> None:
+    (tool, *_) = GreenroomToolSpec(pool, approval=True).to_tool_list()
+    with pytest.raises(ValueError, match="a person must approve the code"):
+        tool.call(code="pay()")
+    assert backend.runs == []
+
+
+PROCESS = """
+import asyncio, json, sys
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.workflow import Context
+from greenroom.testing import ScriptedBackend, scripted_pool
+from llama_index.tools.greenroom import CodeDecision, GreenroomToolSpec
+sys.path.insert(0, {tests!r})
+from conftest import ScriptedModel
+
+async def main():
+    state = json.load(sys.stdin)
+    backend = ScriptedBackend()
+    with scripted_pool(backend) as pool:
+        spec = GreenroomToolSpec(pool, approval=True)
+        agent = FunctionAgent(llm=ScriptedModel("Paid."), tools=spec.to_tool_list())
+        ctx = Context.from_dict(agent, state["ctx"])
+        handler = agent.run(ctx=ctx)
+        ctx.send_event(CodeDecision(request_id=state["request"], decision=state["decision"]))
+        print(str(await handler), backend.codes)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("decision", "ran"), [("approve", "Paid. ['pay()']"), ("reject", "Paid. []")])
+async def test_a_decision_is_made_in_another_process(
+    decision: str, ran: str, pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+) -> None:
+    spec = GreenroomToolSpec(pool, approval=True)
+    handler = FunctionAgent(llm=scripted([runs("pay()")]), tools=spec.to_tool_list()).run(user_msg="Pay.")
+    request = await asked(handler)
+    state = {"ctx": handler.ctx.to_dict(), "request": request.request_id, "decision": decision}
+    await handler.cancel_run()
+    code = PROCESS.replace("{tests!r}", repr(str(Path(__file__).parent)))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "ignore", "-c", code), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    output, _ = await process.communicate(json.dumps(state).encode())
+    assert output.decode().strip() == ran
+    assert backend.runs == []

@@ -1,0 +1,68 @@
+"""The run that calls a function: the kernel tells functions nothing of it, but a filter sees the run's chat history."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+
+from semantic_kernel import Kernel
+from semantic_kernel.contents import AuthorRole, ChatHistory, FunctionCallContent, FunctionResultContent
+from semantic_kernel.filters import AutoFunctionInvocationContext, FilterTypes
+
+from greenroom_semantic_kernel.results import ResultText, Run
+
+_runs: dict[int, Run] = {}
+"""By the identity of a chat history, while it is there."""
+_current: ContextVar[tuple[Kernel, Run] | None] = ContextVar("greenroom_run", default=None)
+
+
+def run_of(kernel: Kernel | None) -> tuple[Run, bool]:
+    """Return the run that calls a function, and whether it is known.
+
+    The first call in a kernel finds no run, as the filter that tells it is added here. Its result carries the new run,
+    by which the filter finds it in the next call's chat history.
+    """
+    told = _current.get()
+    if told is not None and told[0] is kernel:
+        return told[1], True
+    if kernel is not None and not any(each is _tell for _, each in kernel.auto_function_invocation_filters):
+        kernel.add_filter(FilterTypes.AUTO_FUNCTION_INVOCATION, _tell)
+    return Run(), False
+
+
+async def _tell(
+    context: AutoFunctionInvocationContext,
+    next: Callable[[AutoFunctionInvocationContext], Awaitable[None]],  # noqa: A002  the kernel passes it by name
+) -> None:
+    if context.chat_history is None:
+        await next(context)
+        return
+    token = _current.set((context.kernel, _of_history(context.chat_history)))
+    try:
+        await next(context)
+    finally:
+        _current.reset(token)
+
+
+def _of_history(history: ChatHistory) -> Run:
+    run = _runs.get(id(history))
+    if run is None:
+        run = _runs[id(history)] = _taken_from(history) or Run()
+        weakref.finalize(history, _runs.pop, id(history), None).atexit = False
+    return run
+
+
+def _taken_from(history: ChatHistory) -> Run | None:
+    """Return the run of the results at a history's end: those before are of other runs, and perhaps of other users."""
+    run = None
+    for message in reversed(history.messages):
+        if message.role is not AuthorRole.TOOL and not any(
+            isinstance(item, FunctionCallContent) for item in message.items
+        ):
+            break
+        for item in message.items:
+            if isinstance(item, FunctionResultContent) and isinstance(item.result, ResultText):
+                run = item.result.run or run
+                item.result.run = None  # it ends with the history, not with the message
+    return run
