@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
@@ -42,7 +43,7 @@ from greenroom.models import Execution
 from greenroom.server.state.file import StateFile
 from greenroom.server.state.logs import LogLimits, LogStore
 from greenroom.sessions import OpenPool, SessionPool
-from greenroom.telemetry import Observer, Work, both, ignore, meters, nobody, python_logging, tracing
+from greenroom.telemetry import Observer, Work, both, ignore, meters, nobody, python_logging, tracing, writer
 from greenroom.telemetry.aggregate import Aggregate
 
 
@@ -54,8 +55,8 @@ class Dropped(SpanProcessor):
 
 
 @contextmanager
-def log_in(path: Path) -> Generator[Observer, None, None]:
-    """Yield the consumer that keeps a server's log in a file."""
+def log_in(path: Path) -> Generator[LogStore, None, None]:
+    """Yield what keeps a server's log, in a file."""
 
     async def open_store() -> LogStore:
         await (await StateFile.open(path)).close()
@@ -63,7 +64,7 @@ def log_in(path: Path) -> Generator[Observer, None, None]:
 
     store = asyncio.run(open_store())
     try:
-        yield store.observer_of("benchmark")
+        yield store
     finally:
         asyncio.run(store.close())
 
@@ -151,8 +152,11 @@ def open_pool(url: str, consumer: Consumer) -> SessionPool:
 class Consumers:
     """Those that are compared, the first of which is none; beside them OpenTelemetry's SDK by itself."""
 
-    def __init__(self, log: Observer) -> None:
-        """Take the consumer that keeps a server's log."""
+    def __init__(self, store: LogStore) -> None:
+        """Take what keeps a server's log."""
+        log = store.observer_of("benchmark")
+        self.write = partial(store._writer.flush, 60)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        """Writes the records that wait."""
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(Dropped())
         tracer = self._tracer = provider.get_tracer("greenroom")
@@ -169,7 +173,7 @@ class Consumers:
             "metrics by OpenTelemetry": Consumer(instruments.observer("benchmark")),
             "spans by OpenTelemetry": Consumer(tracer=tracer),
             "spans that are sampled out": Consumer(tracer=sampling.get_tracer("greenroom")),
-            "all of it": Consumer(both(both(Aggregate().observe, log), instruments.observer("benchmark")), tracer),
+            ALL: Consumer(both(both(Aggregate().observe, log), instruments.observer("benchmark")), tracer),
         }
         self.bare: dict[str, Callable[[], None]] = {"one span": self._span, "one value of a histogram": self._value}
 
@@ -187,11 +191,12 @@ class Consumers:
 
 @contextmanager
 def all_consumers() -> Generator[Consumers, None, None]:
-    with TemporaryDirectory() as folder, log_in(Path(folder, "state.db")) as log:
-        yield Consumers(log)
+    with TemporaryDirectory() as folder, log_in(Path(folder, "state.db")) as store:
+        yield Consumers(store)
 
 
 NOBODY = "no consumer"
+ALL = "all of it"
 RECORDING = "recording alone, "
 
 
@@ -218,10 +223,16 @@ def count(url: str, size: int, rounds: int) -> None:
     print(f"{NOBODY}, by recording alone: {alone[NOBODY]:.1f} thousand, {100 * alone[NOBODY] / whole:.1f} % of 1+1")
     for name, total in bare.items():
         print(f"OpenTelemetry's SDK by itself, {name}: {total:.1f} thousand, {100 * total / whole:.1f} % of 1+1")
+    own = executions[ALL] - host - sum(bare.values())
+    print(f"{ALL}, without OpenTelemetry's SDK by itself: {own:+.1f} thousand, {100 * own / whole:+.1f} % of 1+1")
 
 
 def serve_batches(url: str) -> None:
-    """Run the batches that standard input names, in the process that is counted."""
+    """Run the batches that standard input names, in the process that is counted.
+
+    Everything takes some fifty times longer there but timers: so the log gathers records for as long as a batch takes.
+    """
+    writer._GATHER *= 50  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     with all_consumers() as consumers, ExitStack() as stack:
         sessions: dict[str, greenroom.Session] = {}
         for name, consumer in consumers.all.items():
@@ -241,6 +252,7 @@ def serve_batches(url: str) -> None:
                 with consumers.all[name].watching():
                     for _ in range(int(size)):
                         sessions[name].execute("1+1")
+            consumers.write()
             print("done", flush=True)
 
 

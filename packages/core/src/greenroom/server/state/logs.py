@@ -42,6 +42,7 @@ T = TypeVar("T")
 _LOCKED_TIMEOUT = 1.0
 """Seconds for which the writer waits for another one, such as the control plane."""
 _FLUSH_TIMEOUT = 2.0
+_CONSOLE = LogTable.CONSOLE
 _TRIM_INTERVAL = 60.0
 """Seconds between two looks for rows that are too old."""
 _TRIMMED_TOGETHER = 5000
@@ -127,7 +128,7 @@ class LogStore:
         await asyncio.to_thread(self._close)
 
     def _put(self, item: Item) -> None:
-        self._writer.put(item, minor=isinstance(item, LogRecord) and item.table is LogTable.CONSOLE)
+        self._writer.put(item, minor=isinstance(item, LogRecord) and item.table is _CONSOLE)
 
     # In the thread of the writer
 

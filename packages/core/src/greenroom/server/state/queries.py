@@ -19,8 +19,11 @@ _ENDED = (
     "pool, identifier, cause, began, ended, removed, wall, executions, uploaded, downloaded, source, cpu, memory_time,"
     " peak_memory, session_hours, node_hours"
 )
-INSERT_RECORD = f"INSERT INTO records ({_RECORD}, weight) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+# For None, sqlite3 looks for an adapter each time, which takes longer than the column: so rows have '' and -1.
+_GIVEN = "?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, -1), nullif(?, -1), nullif(?, -1), ?"
+INSERT_RECORD = f"INSERT INTO records ({_RECORD}, weight) VALUES ({_GIVEN})"  # noqa: S608
 INSERT_USAGE = f"INSERT INTO usage ({_ENDED}, weight) VALUES ({', '.join('?' * 17)})"  # noqa: S608
+_WORDS: dict[str, str] = {word: word.value for words in (LogTable, LogOperation, LogLevel) for word in words}
 _CAUSES = {cause.label: cause for cause in EndCause}
 _GROUPS = {"pool": "pool", "identifier": "identifier", "day": "date(ended, 'unixepoch')"}
 """What usage can be grouped by, as SQL."""
@@ -116,10 +119,11 @@ class UsageSum:
 
 def record_row(record: LogRecord) -> Sequence[Any]:
     """Return the row of a record, its weight last."""
-    weight = _OF_A_ROW + len(record.log) + len(record.pool) + len(record.identifier or "")
+    when, table, pool, operation, level, log, identifier, status, reason, duration, output, size = record
     return (
-        record.time, record.table.value, record.pool, record.operation.value, record.level.value, record.log,
-        record.identifier, record.status, record.reason, record.duration, record.output, record.size, weight,
+        when, _WORDS[table], pool, _WORDS[operation], _WORDS[level], log, identifier, status or "", reason or "",
+        -1 if duration is None else duration, -1 if output is None else output, -1 if size is None else size,
+        _OF_A_ROW + len(log) + len(pool) + len(identifier or ""),
     )  # fmt: skip
 
 
