@@ -11,11 +11,11 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 from greenroom import SessionUsage
@@ -84,10 +84,10 @@ def parent_group(engine: str) -> Generator[Path, None, None]:
             counted = cgroups.Hierarchy({**hierarchy.parents, "cpuacct": own})
             replaced = patch.object(cgroups, "find", lambda: counted)
         else:
-            describe = DockerEngine._config
+            describe: Callable[..., dict[str, Any]] = cast("Any", DockerEngine)._config
 
-            def below_own(self: DockerEngine, *arguments: Any) -> dict[str, Any]:
-                described = describe(self, *arguments)
+            def below_own(*arguments: Any) -> dict[str, Any]:
+                described = describe(*arguments)
                 described["HostConfig"]["CgroupParent"] = f"/{name}"
                 return described
 

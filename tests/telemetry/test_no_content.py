@@ -161,9 +161,8 @@ async def test_no_content_is_in_any_signal_of_client_and_server(text: str, fails
     with recorded_spans() as spans, logged() as logs:
         backend = await LocalPool.open(MemoryEngine(), SETTINGS, of_pool.observer)
         async with listening(backend, observer=of_server.events.append) as server:
-            for version in (None, "2025-10-02-preview"):
-                options = {} if version is None else {"api_version": version}
-                async with greenroom.aconnect(server.url, **options) as pool:
+            for version in ("greenroom/1", "2025-10-02-preview"):
+                async with greenroom.aconnect(server.url, api_version=version) as pool:
                     session = pool.session()
                     await session.aexecute(f"f = dict\n{code_of(text, fails=fails)}")
                     await session.aupload(mark.encode(), f"{mark}.txt")
