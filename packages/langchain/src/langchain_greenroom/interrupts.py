@@ -164,7 +164,9 @@ class Pauses:
                 nested = question.id if self._counted[number].made <= len(self._answers.get(number, ())) else None
                 if nested and not self._nested.get(number, _TAKEN).taken:
                     self._record["waiting"].pop(str(number), None)
-                    raise ToolException("A graph that asks a person must have the agent's checkpointer, or its own.")
+                    raise ToolException(
+                        "A graph that asks a person must keep its state, and so not have checkpointer=False."
+                    )
                 schema = getattr(question, "response_schema", None)
                 self._record["waiting"][str(number)] = [question.value, schema, nested]
                 return True

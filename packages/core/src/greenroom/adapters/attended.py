@@ -86,7 +86,7 @@ class Attendance:
         if parked is not None:
             self._abandoned = resume(self.session, parked.id, lambda _: None, ())
         put = self._events.put
-        self._take(begin(self.session, code, timeout, put, tools=self._tools, limits=limits, id=self.id))
+        self._take(begin(self.session, code, timeout, put, tools=self._tools, limits=limits, id=self.id, waits=True))
 
     def resume(self, expected: int | None = None) -> None:
         """Attend to code that was begun before; calls that wait are made again.
