@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -13,6 +14,7 @@ import pytest
 from greenroom import CallDeferred, Execution, InvalidRequest, SandboxLost, Session, SessionPool, Tool, current_call
 from greenroom.adapters import Attendance
 from greenroom.testing import engine_pool, wait_until
+from greenroom.tools import PendingCalls, ToolAnswer
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
@@ -23,10 +25,14 @@ class Person:
     def __init__(self) -> None:
         self.decided: set[int] = set()
         self.made: list[int] = []
+        self.again: list[int] = []
+        """Those that may have been made before, as far as anybody knows."""
 
     def answer(self, arguments: dict[str, Any]) -> int:
         if current_call().number not in self.decided:
             raise CallDeferred
+        if current_call().delivered_again:
+            self.again.append(arguments["n"])
         self.made.append(arguments["n"])
         return arguments["n"] * 10
 
@@ -87,6 +93,8 @@ await asyncio.gather(*map(call, [*range(1, 51), "many"]))
         attending = attendance(session, person, execution, awaited=awaited)
         attending.resume(number)
         assert await end(attending, awaited=awaited) is None
+        made = attending.calls()
+        assert [call.number for call in made if call.state == "waiting"] == [], "the next attendance could not make it"
     assert person.made == [3, 50]
     person.decided.update(range(51))
     attending = attendance(session, person, execution, awaited=awaited)
@@ -147,11 +155,12 @@ async def test_the_end_of_its_session_ends_it(pool: SessionPool, person: Person,
     session.delete()
 
 
-async def test_cancelling_ends_the_code(session: Session, person: Person) -> None:
-    attending = attendance(session, person, uuid4().hex, awaited=True)
-    attending.begin("kept = 7\nwhile True: pass", timeout=None, limits=None)
+async def test_cancelling_ends_the_code(session: Session) -> None:
+    runs = asyncio.Event()
+    attending = Attendance(session, uuid4().hex, [], turn="1", on_output=lambda _: runs.set())
+    attending.begin("kept = 7\nprint(kept, flush=True)\nwhile True: pass", timeout=None, limits=None)
     running = asyncio.create_task(attending.await_end())
-    await asyncio.sleep(0.3)
+    await runs.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -168,3 +177,39 @@ async def test_an_exception_of_whoever_reads_the_output_ends_the_code(session: S
         with pytest.raises(RuntimeError, match="It broke"):
             await end(attending, awaited=awaited)
     await wait_until(lambda: session.execute("1").result == "1")
+
+
+@both
+async def test_a_call_that_comes_when_everybody_has_left_is_made_by_the_next(
+    session: Session, person: Person, awaited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next attendance can begin before the pool knows that the one before has deferred the call."""
+    settle, lost, left = PendingCalls.settle, threading.Event(), threading.Event()
+
+    def late(pending: PendingCalls, number: int, answer: ToolAnswer) -> bool:
+        if number == 2 and left.is_set() and not lost.is_set():
+            lost.set()
+            return False
+        return settle(pending, number, answer)
+
+    monkeypatch.setattr(PendingCalls, "settle", late)
+    code = """
+import asyncio
+async def later():
+    await asyncio.sleep(0.5)
+    return await decide(n=2)
+await asyncio.gather(decide(n=1), later())
+"""
+    execution = uuid4().hex
+    attending = attendance(session, person, execution, awaited=awaited)
+    attending.begin(code, timeout=None, limits=None)
+    assert await end(attending, awaited=awaited) is None
+    left.set()
+    await wait_until(lambda: lost.is_set() or [call.state for call in attending.calls()] == ["deferred"] * 2)
+    person.decided.update((1, 2))
+    attending = attendance(session, person, execution, awaited=awaited)
+    attending.resume(1)
+    done = await end(attending, awaited=awaited)
+    assert done is not None
+    assert done.result == "[10, 20]"
+    assert person.again == []

@@ -52,7 +52,11 @@ async def test_every_example_of_the_page_about_approval_runs(
         *(calls("run_python", code=MAILS), "Done."),
         *(calls("run_python", code=ORDERS), calls("run_python", code="import os; os.listdir()"), "Done."),
     ]
-    monkeypatch.setattr("langchain.chat_models.init_chat_model", lambda _: ScriptedModel(messages=iter(turns)))
+
+    def scripted_model(_: str) -> ScriptedModel:
+        return ScriptedModel(messages=iter(turns))
+
+    monkeypatch.setattr("langchain.chat_models.init_chat_model", scripted_model)
     await page("docs/langchain-approval.md")
 
 

@@ -156,7 +156,8 @@ async def test_later_middleware_callbacks_and_the_model_see_what_they_should(
             started.append((serialized["name"], run_id, parent_run_id))
 
     middleware = GreenroomMiddleware(pool=sandboxes, tools=[get_orders])
-    assert "get_orders(customer: int, limit: int = 10) -> " in middleware.tool.description
+    signature = "get_orders(customer: int, limit: int = 10) -> list[dict[str, Any]]"
+    assert f"{signature}\n    Return the latest orders of a customer." in middleware.tool.description
     agent = make_agent(GATHERED, middleware=[middleware, watch])
     state = await run(agent, asynchronous, config={"callbacks": [Callbacks()]})
     assert results(state)[0].text == "result:\n123.0"
@@ -239,11 +240,7 @@ async def test_a_tool_gets_what_is_injected_and_the_name_of_its_call(sandboxes: 
 async def test_the_plain_tool_calls_too_and_refuses_what_has_to_be_approved(sandboxes: SessionPool) -> None:
     plain = GreenroomTool(pool=sandboxes, tools=[get_orders, send_mail])
     with plain.conversation() as config:
-        assert (
-            plain.invoke({"code": "len(get_orders(customer=1)), send_mail(to='ann')"}, config)
-            == ("result:\n(2, 'sent to ann')")
-            or True
-        )
+        assert plain.invoke({"code": "len(get_orders(customer=1))"}, config) == "result:\n2"
         assert await plain.ainvoke({"code": "len(get_orders(customer=1)), send_mail(to='ann')"}, config) == (
             "result:\n(2, 'sent to ann')"
         )
@@ -341,7 +338,7 @@ async def test_tools_that_interrupt_several_times_get_their_own_answers(
         seen += found
         (pending,) = state["__interrupt__"]
         state = await run(agent, asynchronous, Command(resume={pending.id: f"<{found[0]}>"}), config)
-    assert seen == ["a 1", "a 2", "b 1", "b 2"]
+    assert seen == ["a 1", "a 2", "b 1", "b 2"], results(state)
     assert "'<a 1> and <a 2>', '<b 1> and <b 2>'" in results(state)[0].text
     assert sorted(map(str, made)) == ["1", "a", "b"]
     middleware[0].tool.delete_session(config)

@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, cast, get_type_hints
+from typing import Any, TypeAlias, cast
 
 from agent_framework import (
     Content,
@@ -19,10 +19,9 @@ from agent_framework import (
     UserInputRequiredException,
     normalize_tools,
 )
-from pydantic import TypeAdapter
 
 from greenroom import InvalidRequest, Tool
-from greenroom.adapters import brief
+from greenroom.adapters import brief, result_schema
 from greenroom_agent_framework.runs import run_of
 
 Functions: TypeAlias = FunctionTool | Callable[..., Any] | Sequence[FunctionTool | Callable[..., Any]]
@@ -102,16 +101,7 @@ def _function_tools(given: Functions) -> list[FunctionTool]:
 def _described(function: FunctionTool) -> Tool:
     schema: Mapping[str, Any] = {"type": "object", **function.parameters()}
     description = inspect.cleandoc(function.description or "")
-    return Tool(function.name, description, function.input_model or schema, _no_execution, _returned(function))
-
-
-def _returned(function: FunctionTool) -> Mapping[str, Any] | None:
-    """Return the JSON schema of a function's result, if its annotation tells."""
-    try:
-        returned = get_type_hints(function.func)["return"]
-        return TypeAdapter(returned).json_schema(mode="serialization")
-    except Exception:  # noqa: BLE001  of the application's annotation, which may be anything
-        return None
+    return Tool(function.name, description, function.input_model or schema, _no_execution, result_schema(function.func))
 
 
 async def _no_execution(_: dict[str, Any]) -> None:

@@ -7,17 +7,18 @@ import re
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
 from langchain_core.messages import ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.tools import BaseTool, ToolException
+from langchain_core.tools import Tool as OneArgumentTool
 from langchain_core.tools import tool as make_tool
 
 from greenroom import CallDeferred, InvalidRequest, Tool, current_call
-from greenroom.adapters import shorten
+from greenroom.adapters import result_schema, shorten
 
 if TYPE_CHECKING:
     from langchain_greenroom.interrupts import Pauses
@@ -138,7 +139,13 @@ class Calls:
 
 def described(name: str, tool: BaseTool, handler: Callable[[dict[str, Any]], Any]) -> Tool:
     """Return a tool as a function in a session."""
-    return Tool(name=name, description=tool.description, parameters=cast("Any", tool.tool_call_schema), handler=handler)
+    function = getattr(tool, "func", None) or getattr(tool, "coroutine", None) or getattr(tool, "_run", None)
+    # The other format returns a tuple, of which the code gets the first.
+    returns = result_schema(function) if tool.response_format == "content" else None
+    parameters: Any = tool.tool_call_schema
+    if isinstance(tool, OneArgumentTool) and tool.args_schema is None:  # its schema is that of a method of its own
+        parameters = {"type": "object", "properties": tool.args, "required": [*tool.args]}
+    return Tool(name, tool.description, parameters, handler, returns)
 
 
 class _Made:
@@ -197,7 +204,8 @@ class _Made:
         with_artifact = self.tool.response_format == "content_and_artifact"
 
         def keep(returned: Any) -> Any:
-            self._returned = returned[0] if with_artifact else returned
+            value = returned[0] if with_artifact else returned
+            self._returned = value.text if isinstance(value, ToolMessage) else value
             return returned
 
         @functools.wraps(run)

@@ -2,7 +2,8 @@
 
 LangGraph resumes a step by running it again from its start; `interrupt()` then returns the answers so far, by their
 order. So the calls of one execution, which can run at the same time, must not take each other's: each has a scratchpad
-of its own, with its own answers, and the step asks for one call after the other.
+of its own, with its own answers, and the step asks for one call after the other. A graph that a call runs keeps its own
+answers in its own checkpoints, whose names must be the same each time; it gets the latest by the name of its question.
 
 What has to last until the step runs again, perhaps in another process, is a record. It is the first of the step's
 answers, where LangGraph keeps it with them in the checkpoint.
@@ -18,8 +19,10 @@ from typing import Any
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import ToolException
 from langgraph._internal._constants import (  # pyright: ignore[reportMissingTypeStubs]  no public way exists
     CONFIG_KEY_CHECKPOINTER,
+    CONFIG_KEY_RESUME_MAP,
     CONFIG_KEY_SCRATCHPAD,
     CONFIG_KEY_SEND,
     RESUME,
@@ -36,7 +39,33 @@ _ENDED = (
     "files are gone. Before, it had made these calls:"
 )
 _MOST_TOLD = 50
+_MOST_GRAPHS = 1 << 20  # that one call runs
 _LONGEST_ARGUMENTS = 200
+
+
+class _Answer(dict[str, Any]):
+    """The latest answer to a graph that a call runs, by the name of its question; it knows whether it was taken."""
+
+    taken = False
+
+    def __getitem__(self, name: str) -> Any:
+        self.taken = True
+        return super().__getitem__(name)
+
+
+_TAKEN = _Answer()
+_TAKEN.taken = True
+
+
+class _Count:
+    """Counts the questions of a call itself."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self) -> int:
+        self.made += 1
+        return self.made - 1
 
 
 class Pauses:
@@ -50,12 +79,15 @@ class Pauses:
         self._configurable: Mapping[str, Any] = config.get("configurable") or {}
         self._pad: Any = self._configurable[CONFIG_KEY_SCRATCHPAD]
         self._answers: dict[int, list[Any]] = {}
+        self._nested: dict[int, _Answer] = {}
+        self._counted: dict[int, _Count] = {}
         self.asked: int | None = None
         """The number of the call that has its answer now."""
         self._record: dict[str, Any] = {
             "greenroom": 1,
             "execution": "",
-            "owners": [],
+            "owners": [],  # of the questions so far: numbers of calls
+            "nested": [],  # for each, the question's name in a graph that the call runs, or None
             "waiting": {},
             "calls": [],
             "notes": [],
@@ -89,10 +121,10 @@ class Pauses:
 
     def replay(self) -> None:
         """Take the answers that there are; raises an interrupt if the latest question has none yet."""
-        *before, latest = self._record["owners"]
-        for number in before:
-            self._answers.setdefault(number, []).append(interrupt(None))
-        self._ask(latest)
+        *before, latest = zip(self._record["owners"], self._record["nested"], strict=True)
+        for number, nested in before:
+            self._note(number, nested, interrupt(None))
+        self._ask(*latest)
 
     def ask(self, made: Iterable[MadeCall]) -> None:
         """Interrupt the graph with the question of the first call that waits.
@@ -109,21 +141,34 @@ class Pauses:
             self._keep()
             raise self.failure
         number = min(map(int, self._record["waiting"]))
+        nested = self._record["waiting"][str(number)][2]
         self._record["owners"].append(number)
+        self._record["nested"].append(nested)
         self._record["calls"] = [_told(call) for call in made][:_MOST_TOLD]
         self._keep()
-        self._ask(number)
+        self._ask(number, nested)
 
     def waits(self, number: int) -> bool:
         """Whether a call waits for its turn to be asked for."""
         return number != self.asked and str(number) in self._record["waiting"]
 
     def take(self, number: int, error: Exception) -> bool:
-        """Note what a call asks, or that the answer to it is not valid; return whether the error was one of these."""
+        """Note what a call asks, or that the answer to it is not valid; return whether the error was one of these.
+
+        Raises:
+            ToolException: a graph that the call runs asks again, as it keeps nothing.
+        """
         with self._lock:
             if isinstance(error, GraphInterrupt) and error.args[0]:
                 question = error.args[0][0]
-                self._record["waiting"][str(number)] = [question.value, getattr(question, "response_schema", None)]
+                nested = question.id if self._counted[number].made <= len(self._answers.get(number, ())) else None
+                if nested and not self._nested.get(number, _TAKEN).taken:
+                    self._record["waiting"].pop(str(number), None)
+                    raise ToolException(
+                        "A graph that asks a person must keep its state, and so not have checkpointer=False."
+                    )
+                schema = getattr(question, "response_schema", None)
+                self._record["waiting"][str(number)] = [question.value, schema, nested]
                 return True
             if is_invalid_resume(error):
                 self.failure = error
@@ -147,9 +192,11 @@ class Pauses:
     def config_of(self, number: int, config: RunnableConfig) -> RunnableConfig:
         """Return the config of a call, with its own answers."""
         send = self._configurable[CONFIG_KEY_SEND]
+        counted = self._counted[number] = _Count()
         pad = replace(
             self._pad,
-            interrupt_counter=count().__next__,
+            interrupt_counter=counted,
+            subgraph_counter=count(number * _MOST_GRAPHS).__next__,
             resume=list(self._answers.get(number, ())),
             get_null_resume=lambda _=False: None,
         )
@@ -158,7 +205,12 @@ class Pauses:
             if others := [write for write in writes if write[0] != RESUME]:
                 send(others)
 
-        own = {**self._configurable, CONFIG_KEY_SCRATCHPAD: pad, CONFIG_KEY_SEND: sent}
+        own = {
+            **self._configurable,
+            CONFIG_KEY_SCRATCHPAD: pad,
+            CONFIG_KEY_SEND: sent,
+            CONFIG_KEY_RESUME_MAP: self._nested.get(number),
+        }
         return {**config, "configurable": own}
 
     def told(self) -> str:
@@ -166,11 +218,17 @@ class Pauses:
         calls = [f"- {each['call']}: {each['state']}" for each in self._record["calls"]]
         return "\n".join([_ENDED, *calls])
 
-    def _ask(self, number: int) -> None:
-        value, schema = self._record["waiting"].get(str(number), [None, None])
-        answer = interrupt(value, response_schema=schema)
-        self._answers.setdefault(number, []).append(answer)
+    def _ask(self, number: int, nested: str | None) -> None:
+        value, schema, _ = self._record["waiting"].get(str(number), [None, None, None])
+        self._note(number, nested, interrupt(value, response_schema=schema))
         self.asked = number
+
+    def _note(self, number: int, nested: str | None, answer: Any) -> None:
+        if nested is None:
+            self._answers.setdefault(number, []).append(answer)
+            self._nested.pop(number, None)
+        else:
+            self._nested[number] = _Answer({nested: answer})
 
     def _keep(self) -> None:
         self._configurable[CONFIG_KEY_SEND]([(RESUME, self._pad.resume)])

@@ -22,7 +22,7 @@ from semantic_kernel.functions import (
 )
 
 from greenroom import InvalidRequest, Tool
-from greenroom.adapters import brief
+from greenroom.adapters import brief, result_schema
 
 Functions: TypeAlias = Iterable[KernelFunction | KernelPlugin | Callable[..., Any]]
 """Kernel functions, plugins with all of theirs, and plain functions with annotations and a docstring."""
@@ -94,7 +94,7 @@ def _marked(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 
 
 def _described(function: KernelFunction) -> Tool:
-    returned = getattr(function.return_parameter, "schema_data", None)
+    returned = result_schema(getattr(function, "method", None))  # the kernel's own has no types of items
     description = inspect.cleandoc(function.description or "")
     return Tool(function.name, description, _schema(function), _no_execution, returned)
 

@@ -11,6 +11,7 @@ framework's form. An adapter for another framework starts from these names::
     default_pool                the pool of tools that were given none
     end_run                     deletes the session that a run without a conversation had
     Functions, read_functions   functions of the application that code can call, as models learn of them
+    result_schema               what such a function returns, by its annotation
 
 Below them are `SessionRouter`, which finds the session of a call, the functions behind the tools (`run_code`,
 `read_file`, …, each with an `a…` twin), and `RETRYABLE`, the errors that become answers.
@@ -70,6 +71,7 @@ from greenroom.adapters.toolset import Toolset
 from greenroom.models import DATA_DIR
 from greenroom.sessions.rules import check_timeout
 from greenroom.text import check_budget, describe, shorten
+from greenroom.tools.definitions import result_schema
 from greenroom.untrusted import brief
 
 __all__ = [
@@ -132,6 +134,7 @@ __all__ = [
     "read_file",
     "read_functions",
     "reset_session",
+    "result_schema",
     "run_code",
     "session_of_run",
     "shorten",

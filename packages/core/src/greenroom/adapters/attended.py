@@ -21,13 +21,14 @@ from greenroom.sessions.events import Events
 from greenroom.sessions.rules import check_code
 from greenroom.sessions.session import begin, resume
 from greenroom.tools import CallDeferred, MadeCall, Tool, ToolLimits, current_call
+from greenroom.tools.pending import as_new
 
 
 class _Marker:
     """Put among the events of an execution."""
 
 
-_PATIENCE = 0.05
+_PATIENCE = 0.01
 """Seconds after which calls that are on their way are looked at again."""
 _SETTLED: Final = _Marker()  # perhaps nothing moves any more until somebody answers a call
 _BEHIND: Final = _Marker()  # this code waits for its turn, and an earlier one waits for a person
@@ -63,6 +64,8 @@ class Attendance:
         self._deferred: set[int] = set()
         self._expected: int | None = None
         self._left = False
+        self._goes_on = False
+        """Whether the attendance before was of this process: it has left no call that may have been made."""
         self._patience: float | None = None
         self._unheard = 0
         self._heard: Callable[[], None] | None = None
@@ -83,7 +86,7 @@ class Attendance:
         if parked is not None:
             self._abandoned = resume(self.session, parked.id, lambda _: None, ())
         put = self._events.put
-        self._take(begin(self.session, code, timeout, put, tools=self._tools, limits=limits, id=self.id))
+        self._take(begin(self.session, code, timeout, put, tools=self._tools, limits=limits, id=self.id, waits=True))
 
     def resume(self, expected: int | None = None) -> None:
         """Attend to code that was begun before; calls that wait are made again.
@@ -93,6 +96,8 @@ class Attendance:
                 call has been made again.
         """
         self._expected = expected
+        before = _book.parked(self.session.identifier)
+        self._goes_on = before is not None and before.id == self.id
         self._take(resume(self.session, self.id, self._events.put, self._tools))
 
     def expect_nothing(self) -> None:
@@ -208,6 +213,8 @@ class Attendance:
             if self._left:
                 raise CallDeferred
             self._working += 1
+        if self._goes_on:  # this call came to the attendance before when that had left already
+            as_new()
         deferred = False
         try:
             yield
@@ -229,12 +236,13 @@ class Attendance:
         return bool(self._deferred) and not self._working and self._expected is None
 
     def _settle(self, made: Iterable[MadeCall]) -> bool:
-        """Return whether everything waits for a person from now on: no call is on its way to its handler either."""
+        """Return whether everything waits for a person from now on: no call is on its way either."""
         waiting = {call.number for call in made if call.state == "waiting"}
         with self._lock:
             settled = self._is_settled()
-            # A call that is on its way can also end before it gets there, as one whose arguments are not valid.
-            self._patience = _PATIENCE if settled and waiting - self._deferred else None
+            # Also those that were deferred here count, until the pool knows of it. A call on its way to its handler can
+            # end before it gets there, as one whose arguments are not valid.
+            self._patience = _PATIENCE if settled and waiting else None
             if not settled or self._patience is not None:
                 return False
             self._left = True

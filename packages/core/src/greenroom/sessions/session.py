@@ -37,7 +37,7 @@ from greenroom.sessions.rules import (
     check_path,
     check_timeout,
 )
-from greenroom.sessions.tools import toolbox_of
+from greenroom.sessions.tools import check_not_held_up, toolbox_of
 from greenroom.sessions.transfers import Source
 from greenroom.tools import CallLog, Toolbox, ToolLimits
 from greenroom.tools.definitions import ToolLike
@@ -500,8 +500,13 @@ class Session:
         *,
         on_callers_loop: bool = False,
         log: CallLog | None = None,
+        waits: bool = True,
     ) -> Toolbox | None:
-        return toolbox_of(tools, limits, self._pool.tool_loop, on_callers_loop=on_callers_loop, log=log)
+        itself = id(self._pool), self._identifier
+        if waits:
+            check_not_held_up(itself)
+        loop = self._pool.tool_loop
+        return toolbox_of(tools, limits, loop, on_callers_loop=on_callers_loop, session=itself, log=log)
 
     async def _execute(
         self,
@@ -533,10 +538,11 @@ class Session:
         tools: Iterable[ToolLike] | None = None,
         limits: ToolLimits | None = None,
         execution_id: str | None = None,
+        waits: bool = False,
     ) -> ExecutionHandle:
         execution_id = uuid.uuid4().hex if execution_id is None else check_execution_id(execution_id)
         log = CallLog()
-        toolbox = self._toolbox(tools, limits, on_callers_loop=True, log=log)
+        toolbox = self._toolbox(tools, limits, on_callers_loop=True, log=log, waits=waits)
         code, variables = check_code(code), check_env(env)
 
         def execute(on_event: OnEvent) -> Coroutine[Any, Any, Execution]:
@@ -550,7 +556,7 @@ class Session:
     def _resume(self, execution_id: str, on_event: OnEvent | None, tools: Iterable[ToolLike] | None) -> ExecutionHandle:
         execution_id = check_execution_id(execution_id)
         log = CallLog(known=False)
-        toolbox = self._toolbox(tools, None, on_callers_loop=True, log=log)
+        toolbox = self._toolbox(tools, None, on_callers_loop=True, log=log, waits=False)
 
         def execute(on_event: OnEvent) -> Coroutine[Any, Any, Execution]:
             return self._pool.backend.resume(self._identifier, execution_id, on_event=on_event, tools=toolbox)
@@ -596,6 +602,7 @@ def begin(
     tools: Iterable[ToolLike] | None = None,
     limits: ToolLimits | None = None,
     id: str | None = None,  # noqa: A002
+    waits: bool = False,
 ) -> ExecutionHandle:
     """Begin an execution as `Session.submit` does, whose events somebody gets.
 
@@ -604,9 +611,10 @@ def begin(
         code, tools, limits, id: as for `Session.submit`.
         timeout: as for `Session.execute`; infinity stands for no limit.
         on_event: called on the pool's event loop.
+        waits: whether the caller waits for its end, as that of `Session.execute` does.
     """
     timeout = timeout if timeout == math.inf else check_timeout(timeout)
-    return session._submit(code, timeout, on_event, tools=tools, limits=limits, execution_id=id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module
+    return session._submit(code, timeout, on_event, tools=tools, limits=limits, execution_id=id, waits=waits)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module
 
 
 def resume(session: Session, id: str, on_event: OnEvent, tools: Iterable[ToolLike]) -> ExecutionHandle:  # noqa: A002

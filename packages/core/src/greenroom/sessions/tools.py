@@ -8,7 +8,7 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -31,6 +31,10 @@ _SHORT = 0.05
 """Seconds after which it does not wait for the check of smaller ones either."""
 
 
+_held_up: ContextVar[frozenset[object]] = ContextVar("_held_up", default=frozenset())
+"""The sessions whose code waits for the function that runs in this context."""
+
+
 class _Failed(Exception):
     """A call fails; the message is for the code."""
 
@@ -45,6 +49,7 @@ def toolbox_of(
     background: BackgroundLoop,
     *,
     on_callers_loop: bool,
+    session: object = None,
     log: CallLog | None = None,
 ) -> Toolbox | None:
     """Return the tools of an execution that begins now; `None` if there are none.
@@ -57,6 +62,7 @@ def toolbox_of(
         limits: of their calls; by default `ToolLimits()`.
         background: the loop of that thread.
         on_callers_loop: whether the caller leaves its event loop, if one runs, to others.
+        session: what stands for the session, see `check_not_held_up`.
         log: gets the calls of an execution that can be resumed, which tools can then defer.
 
     Raises:
@@ -73,8 +79,21 @@ def toolbox_of(
             loop = asyncio.get_running_loop()
             submit = lambda coroutine: _submit_to(loop, coroutine)  # noqa: E731
     limits = limits or ToolLimits()
-    application = _Application(definitions, submit, limits.concurrent, can_defer=log is not None)
+    application = _Application(definitions, submit, limits.concurrent, session, can_defer=log is not None)
     return Toolbox(tuple(each.stub for each in definitions.values()), limits, application.answer, log)
+
+
+def check_not_held_up(session: object) -> None:
+    """Refuse to wait for new code of a session whose code waits for us: it would wait for us, too.
+
+    Raises:
+        InvalidRequest: this is a function that code of the session calls.
+    """
+    if session in _held_up.get():
+        raise InvalidRequest(
+            "Nothing was run: a function that code calls must not wait for other code of the same session, whose turn "
+            "comes after it. Give the function a session of its own."
+        )
 
 
 def _submit_to(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, bytes]) -> Future[bytes]:
@@ -88,11 +107,14 @@ def _submit_to(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, b
 class _Application:
     """The functions, and how they are called."""
 
-    def __init__(self, definitions: dict[str, Definition], submit: _Submit, threads: int, *, can_defer: bool) -> None:
+    def __init__(
+        self, definitions: dict[str, Definition], submit: _Submit, threads: int, session: object, *, can_defer: bool
+    ) -> None:
         self._definitions = definitions
         self._submit = submit
         self._can_defer = can_defer
         self._context = copy_context()
+        self._context.run(_held_up.set, _held_up.get() | {session})
         self._threads = asyncio.Semaphore(threads)  # those of functions that never return count until they do
 
     async def answer(self, call: ToolCall) -> ToolAnswer:

@@ -163,6 +163,41 @@ class ToolLimitSuite(Suite):
         assert isinstance(events[-1], Execution)
         assert events[-1].result == "'somebody'"
 
+    def test_a_caller_that_blocks_passes_on_its_context(self, shared: Session) -> None:
+        who.set("somebody else")
+
+        async def awaited() -> str:
+            return who.get()
+
+        execution = shared.execute(
+            "[awaited(), thread()]", tools=[awaited, Tool("thread", "", {}, lambda _: who.get())]
+        )
+        assert execution.result == "['somebody else', 'somebody else']"
+
+    async def test_a_function_cannot_wait_for_the_session_whose_code_waits_for_it(self, shared: Session) -> None:
+        later: list[Any] = []
+
+        async def awaited() -> str | None:
+            return (await shared.aexecute("1")).result
+
+        def blocking() -> str | None:
+            return next(iter(shared.stream("1"))).text  # type: ignore[union-attr]
+
+        def submitting() -> None:
+            later.append(shared.submit("'later'"))
+
+        code = """
+submitting()
+for call in (awaited, blocking):
+    try:
+        call()
+    except ToolError as error:
+        print(str(error)[:67])
+"""
+        execution = await shared.aexecute(code, tools=[awaited, blocking, submitting])
+        assert execution.stdout == "Nothing was run: a function that code calls must not wait for other\n" * 2
+        assert (await later[0].aresult()).result == "'later'"
+
     async def test_an_application_that_blocks_its_loop_delays_its_own_calls_alone(self, shared: Session) -> None:
         async def answer() -> str:
             return "late"

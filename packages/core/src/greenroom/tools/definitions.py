@@ -10,7 +10,7 @@ import keyword
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NotRequired, Required, TypeAlias, cast
+from typing import Any, NotRequired, Required, TypeAlias, cast, get_type_hints
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
@@ -269,6 +269,19 @@ def _of_result(name: str, signature: inspect.Signature) -> tuple[Mapping[str, An
         raise InvalidRequest(
             f"The result of the tool {name!r} must have a type that JSON can hold: {str(error).splitlines()[0]}"
         ) from None
+
+
+def result_schema(function: Callable[..., Any] | None) -> Mapping[str, Any] | None:
+    """Return the JSON schema of a function's result, for `Tool.returns`; `None` if its annotation does not tell.
+
+    Unlike the function itself as a tool, one whose annotation JSON cannot hold is no error: a framework may have its
+    own way to make text of what it returns.
+    """
+    try:
+        returned = get_type_hints(function).get("return", Any)
+        return None if returned is Any else TypeAdapter(returned).json_schema(mode="serialization")
+    except Exception:  # noqa: BLE001  of the application's annotations, which may be anything
+        return None
 
 
 def _add_defaults(schema: dict[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -72,6 +72,11 @@ def set_current(call: ToolCall) -> None:
     _current.set(_made(call))
 
 
+def as_new() -> None:
+    """Note in this context that the call is delivered for the first time, as far as anybody could have made it."""
+    _current.set(dataclasses.replace(_current.get(), delivered_again=False))
+
+
 class CallLog:
     """The calls of one execution: those that wait, and the latest 1,000 others, with at most 256 KiB of arguments."""
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from llama_index.core.agent.workflow import ToolCall, ToolCallResult
 from llama_index.core.tools import AsyncBaseTool, BaseTool, FunctionTool, ToolOutput, adapt_to_async_tool
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from workflows.errors import ContextStateError
 from workflows.runtime.types.results import WaitingForEvent
 
 from greenroom import InvalidRequest, Tool
-from greenroom.adapters import brief
+from greenroom.adapters import brief, result_schema
 
 if TYPE_CHECKING:
     from llama_index.core.workflow import Context, Event
@@ -91,7 +91,7 @@ def _described(tool: AsyncBaseTool) -> Tool:
     # The default description of a function begins with its signature, which code has anyway.
     text = metadata.description.removeprefix(f"{metadata.get_name()}{_signature(function)}").strip()
     schema = metadata.fn_schema or metadata.get_parameters_dict()
-    return Tool(metadata.get_name(), inspect.cleandoc(text), schema, _no_execution, _returned(function))
+    return Tool(metadata.get_name(), inspect.cleandoc(text), schema, _no_execution, result_schema(function))
 
 
 def _function_of(tool: AsyncBaseTool) -> Callable[..., Any] | None:
@@ -100,14 +100,6 @@ def _function_of(tool: AsyncBaseTool) -> Callable[..., Any] | None:
 
 def _signature(function: Callable[..., Any] | None) -> str:
     return "" if function is None else str(inspect.signature(function))
-
-
-def _returned(function: Callable[..., Any] | None) -> Mapping[str, Any] | None:
-    """Return the JSON schema of a function's result, if its annotation tells."""
-    try:
-        return TypeAdapter(get_type_hints(function)["return"]).json_schema(mode="serialization")
-    except Exception:  # noqa: BLE001  of the application's annotation, which may be anything
-        return None
 
 
 async def _no_execution(_: dict[str, Any]) -> None:
