@@ -147,11 +147,12 @@ async def test_the_end_of_its_session_ends_it(pool: SessionPool, person: Person,
     session.delete()
 
 
-async def test_cancelling_ends_the_code(session: Session, person: Person) -> None:
-    attending = attendance(session, person, uuid4().hex, awaited=True)
-    attending.begin("kept = 7\nwhile True: pass", timeout=None, limits=None)
+async def test_cancelling_ends_the_code(session: Session) -> None:
+    seen: list[Any] = []
+    attending = Attendance(session, uuid4().hex, [], turn="1", on_output=seen.append)
+    attending.begin("kept = 7\nprint(kept, flush=True)\nwhile True: pass", timeout=None, limits=None)
     running = asyncio.create_task(attending.await_end())
-    await asyncio.sleep(0.3)
+    await wait_until(lambda: bool(seen))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -162,7 +163,7 @@ async def test_no_content_is_in_any_signal_of_client_and_server(text: str, fails
         backend = await LocalPool.open(MemoryEngine(), SETTINGS, of_pool.observer)
         async with listening(backend, observer=of_server.events.append) as server:
             for version in (None, "2025-10-02-preview"):
-                options = {} if version is None else {"api_version": version}
+                options: dict[str, Any] = {} if version is None else {"api_version": version}
                 async with greenroom.aconnect(server.url, **options) as pool:
                     session = pool.session()
                     await session.aexecute(f"f = dict\n{code_of(text, fails=fails)}")

@@ -36,7 +36,7 @@ from greenroom.telemetry.events import (
     Work,
 )
 
-_WORK = {Work.CODE: "Code", Work.COMMAND: "A shell command", Work.REQUEST: "A request"}
+_WORK = {Work.CODE: "An execution of code", Work.COMMAND: "A shell command", Work.REQUEST: "A request"}
 _MAX_NAME = 300
 """Characters of a name that others chose."""
 
@@ -159,7 +159,7 @@ def record_of(event: TelemetryEvent, pool: str, now: float) -> LogRecord | None:
         case ExecutionEnded(identifier, status, duration, kind, output, failure):
             # Errors of the code are what sessions are for; those that only Greenroom has are not.
             level = information if failure in {None, OTHER} or error_class(failure or "") != OTHER else warning
-            text = f"{_WORK[kind]} ended: {status.replace('_', ' ')}."
+            text = f"{_WORK[kind]} has ended: {status.replace('_', ' ')}."
             return LogRecord(
                 now, work, pool, LogOperation.EXECUTION_ENDED, level, text,
                 clean(identifier), status, failure, duration, output,
