@@ -78,6 +78,7 @@ class _Instance:
     """An instance that does nothing."""
 
     sampling_interval = math.inf
+    node_share = None
 
     async def ready(self) -> None: ...
 

@@ -23,6 +23,7 @@ GIB = 1 << 30
 
 class Instance:
     sampling_interval = math.inf
+    node_share = None
 
     async def ready(self) -> None: ...
 

@@ -185,6 +185,7 @@ class WorkerProcess:
         self.decoder = Decoder()
         self.outbox = bytearray()
         self.ready = False
+        self.killed = False  # it gets no orders, and what it still says does not count
         self.used = False  # code of the session has run in it
         self.reports_lack_of_memory = False
         self._out_of_memory = command.out_of_memory
@@ -212,6 +213,15 @@ class WorkerProcess:
         """Let the worker continue after a display."""
         with contextlib.suppress(OSError):
             os.write(self.acks, b"\0")
+
+    @property
+    def takes_orders(self) -> bool:
+        return self.ready and not self.killed
+
+    def kill(self) -> None:
+        """Kill the worker's process group, which can take a while to end."""
+        self.killed = True
+        self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
         """Send a signal to the worker's process group."""

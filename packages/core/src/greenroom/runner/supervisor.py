@@ -33,6 +33,14 @@ _CHUNK = 1 << 16
 _MOST_FAILED_STARTS = 3
 _MAX_REAPED = 100  # children per turn of the loop
 _CACHE = "/opt/greenroom/cache"
+_BROKEN = (
+    FrameError,
+    RecursionError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+)  # what the code's own frames raise
 _CRASHES = (-signal.SIGABRT, -signal.SIGILL, -signal.SIGTRAP)  # how a runtime ends itself
 
 
@@ -114,7 +122,7 @@ class Supervisor:
         if run.kill_at is not None and now >= run.kill_at:
             run.kill_at = None
             self._killed = True
-            worker.signal(signal.SIGKILL)
+            self._kill(worker)
 
     # The host
 
@@ -138,10 +146,10 @@ class Supervisor:
                 self._shell.start(header, body)
             case "environment":
                 self._shell.environment = json.loads(body)
-                if self._worker is not None and self._worker.ready:
+                if self._worker is not None and self._worker.takes_orders:
                     self._pass_on(self._worker, order)
             case "execute" | "preload":
-                if self._worker is not None and self._worker.ready:
+                if self._worker is not None and self._worker.takes_orders:
                     self._pass_on(self._worker, order)
                 else:
                     self._waiting.append(order)
@@ -202,6 +210,8 @@ class Supervisor:
         return worker
 
     def _on_worker(self, worker: WorkerProcess) -> None:
+        if worker.killed:
+            return
         if worker.outbox:
             self._on_worker_writable(worker)
         try:
@@ -217,8 +227,14 @@ class Supervisor:
             for event in worker.decoder.feed(data):
                 self._read_text(worker)  # what was written before a frame is in the pipes already, and goes first
                 self._handle_event(worker, event)
-        except (FrameError, RecursionError, KeyError, TypeError, ValueError, OverflowError):
-            worker.signal(signal.SIGKILL)  # the code has written on the socket
+        except _BROKEN:
+            self._kill(worker)  # the code has written on the socket
+
+    def _kill(self, worker: WorkerProcess) -> None:
+        """Kill the worker. Its end is the execution's: an end that it still reports would have the next one killed."""
+        worker.kill()
+        with contextlib.suppress(KeyError):  # it has closed its end
+            self._selector.unregister(worker.socket)
 
     def _handle_event(self, worker: WorkerProcess, event: Frame) -> None:
         header, body = event
@@ -332,7 +348,7 @@ class Supervisor:
         """Kill all that a worker has left when it ended, report its end, and start another."""
         out_of_memory = self._oom.occurred() and not self._killed
         _kill_all_others()
-        with contextlib.suppress(OSError, FrameError):
+        with contextlib.suppress(OSError, *_BROKEN):
             while data := worker.socket.recv(_CHUNK):
                 for event in worker.decoder.feed(data):
                     self._read_text(worker)

@@ -37,7 +37,7 @@ from greenroom.telemetry.events import (
     Work,
 )
 
-_WORK = {Work.CODE: "Code", Work.COMMAND: "A shell command", Work.REQUEST: "A request"}
+_WORK = {Work.CODE: "An execution of code", Work.COMMAND: "A shell command", Work.REQUEST: "A request"}
 _MAX_NAME = 300
 """Characters of a name that others chose."""
 
@@ -230,7 +230,7 @@ def record_of(event: TelemetryEvent, pool: str, now: float) -> LogRecord | None:
 
 @cache
 def _end_of(work: Work, status: Status) -> str:
-    return f"{_WORK[work]} ended: {status.replace('_', ' ')}."
+    return f"{_WORK[work]} has ended: {status.replace('_', ' ')}."
 
 
 def clean(name: str) -> str:
