@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sqlite3
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,8 @@ import greenroom
 from greenroom.azure.codecs.problems import Problem
 from greenroom.backend import Backend
 from greenroom.errors import EngineUnavailable
-from greenroom.models import ContainerType, PoolStatus, PoolUsage, SessionInfo, SessionUsage
+from greenroom.models import ContainerType, PoolStatus, PoolUsage, SessionInfo, SessionUsage, UsageSource
+from greenroom.pricing import Prices
 from greenroom.server.registry import PoolRegistry
 from greenroom.server.ui.access import Access, Viewer
 from greenroom.server.ui.history import History
@@ -191,7 +192,40 @@ async def test_what_the_pools_used_is_shown() -> None:
     async with watched(backends={"ci": backend(Told()), "gone": backend(Silent())}) as server:
         text = " ".join(" ".join(Read((await server.open("/ui/usage")).text).text).split())
         assert "ci 1,234 0 0.0 ms 2.0 h 2.00 1.0 GiB" in text
+        assert "0.0 ms no price set no price set none" in text
         assert "gone reports none" in text
+
+
+PRICES = Prices.parse(
+    {
+        "currency": "EUR",
+        "code_interpreter": {"session_hour": 0.5, "source": "an example", "date": date(2026, 1, 31)},
+        "here": {"cpu_hour": 2.0, "gib_hour": 7.2, "source": "an example", "date": date(2026, 1, 31)},
+    }
+)
+
+
+async def test_what_they_cost_is_estimated_by_the_list_of_prices() -> None:
+    async with watched("ci", with_log=True, prices=PRICES) as server:
+        usage = SessionUsage(source=UsageSource.CONTROL_GROUPS, cpu=1800.0, memory_time=float(1 << 30), session_hours=3)
+        happen(server, "ci", SandboxRemoved(EndCause.DELETED, "user-0001", usage))
+        for query in ("", "?by=session"):
+            page = (await server.open(f"/ui/usage{query}")).text
+            assert page.count("EUR here") == page.count("EUR in Azure") == 2
+            ended = page.partition('id="ended"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
+            assert "1.0020 1.5000 0" in " ".join(" ".join(Read(ended).text).split())
+
+
+async def test_a_pool_costs_what_its_spare_sandboxes_do_too() -> None:
+    class Spare(Told):
+        async def pool_usage(self) -> PoolUsage:
+            return PoolUsage(
+                sessions=2, source=UsageSource.DOCKER, cpu=1800.0, spare_cpu=900.0, memory_time=0.0, session_hours=2
+            )
+
+    async with watched(backends={"ci": backend(Spare()), "gone": backend(Silent())}, prices=PRICES) as server:
+        text = " ".join(" ".join(Read((await server.open("/ui/usage")).text).text).split())
+        assert "15.0 min 1.5000 1.0000 docker" in text
 
 
 async def test_a_page_comes_again_if_asked_to() -> None:
@@ -400,13 +434,13 @@ async def test_the_usage_of_ended_sessions_is_added_up() -> None:
             return [" ".join(" ".join(Read(row).text).split()) for row in rows]
 
         assert sorted(await sums("")) == [
-            "ci 2 4 60.0 s 3.0 s 2.00 1.0 MiB 2",
-            "other 1 2 30.0 s 1.5 s 1.00 1.0 MiB 1",
+            "ci 2 4 60.0 s 3.0 s 2.00 1.0 MiB no price set no price set 2",
+            "other 1 2 30.0 s 1.5 s 1.00 1.0 MiB no price set no price set 1",
         ]
         assert sorted(await sums("?by=session&window=all")) == [
-            "ci user-0001 1 2 30.0 s 1.5 s 1.00 1.0 MiB 1",
-            "ci user-0002 1 2 30.0 s 1.5 s 1.00 1.0 MiB 1",
-            "other user-0001 1 2 30.0 s 1.5 s 1.00 1.0 MiB 1",
+            "ci user-0001 1 2 30.0 s 1.5 s 1.00 1.0 MiB no price set no price set 1",
+            "ci user-0002 1 2 30.0 s 1.5 s 1.00 1.0 MiB no price set no price set 1",
+            "other user-0001 1 2 30.0 s 1.5 s 1.00 1.0 MiB no price set no price set 1",
         ]
 
 

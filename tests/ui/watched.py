@@ -15,6 +15,7 @@ from tests.server.served import client_of
 from greenroom.backend import Backend
 from greenroom.local import PoolSettings
 from greenroom.local.pool import LocalPool
+from greenroom.pricing import Prices
 from greenroom.server.access.keys import ApiKeys, Guard, ManagementGuard, digest
 from greenroom.server.app import Application
 from greenroom.server.registry import PoolRegistry
@@ -97,6 +98,7 @@ async def watched(
     backends: Mapping[str, Backend] | None = None,
     base_url: str = "http://localhost",
     with_log: bool = False,
+    prices: Prices | None = None,
     **options: Any,
 ) -> AsyncGenerator[Watched, None]:
     """A client of a server with pools of these names, by default one, and with pages."""
@@ -111,7 +113,8 @@ async def watched(
     settings = ServerSettings.parse(options)
     guard = ManagementGuard(management, sessions) if sessions is not None else management
     access, history = Access(sessions, guard), History(pools)
-    ui = Ui(Pages(pools, access, history, logs), access, settings)
+    pages = Pages(pools, access, history, logs, prices=prices or Prices(currency="USD"))
+    ui = Ui(pages, access, settings)
     app = Application(pools, settings, sessions, ui=ui)
     try:
         transport = client_of(app)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from greenroom.pricing import Prices
-from greenroom.pricing.estimate import NO_PRICE, Cost, in_digits
+from greenroom.pricing.estimate import NO_PRICE, Cost
 from greenroom.wire.usage import UsageRow
 
 GIB = 1 << 30
@@ -41,11 +41,6 @@ def in_seconds(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{seconds:,.0f}" if seconds >= 99.95 else f"{seconds:.1f}" if seconds >= 0.95 else f"{seconds:.3f}"
-
-
-def in_money(cost: Cost) -> str:
-    """Return an amount without its currency, or why there is none."""
-    return cost.reason if cost.amount is None else in_digits(cost.amount)
 
 
 def lacks_price(*costs: Cost) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -131,10 +132,22 @@ async def _each(
         if page.complete and not follow:
             return
         if page.complete:
+            if _reader_has_left():
+                raise BrokenPipeError
             await asyncio.sleep(_POLL)
         elif page.last <= after:
             raise InvalidRequest("The server must send the pages of its log in order.")
         after = max(after, page.last)
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads standard output any more: without records to print, nothing else would tell."""
+    try:
+        watched = select.poll()
+        watched.register(sys.stdout, 0)
+        return bool(watched.poll(0))  # without a question, the end and errors alone
+    except (AttributeError, OSError, ValueError):  # there is no poll, or no descriptor
+        return False
 
 
 def read_time(text: str, option: str) -> str:
@@ -168,7 +181,9 @@ def _print_line(record: Record) -> None:
 def _row(record: Record) -> Sequence[str]:
     """Return the cells of a record, each one line of text without control characters."""
     text = record.get("Log", "")
-    details = [str(record[name]) for name in ("Reason",) if name in record and f"{record[name]}" not in f"{text}"]
+    details = (
+        [reason] if (reason := str(record.get("Reason", ""))) and reason.replace("_", " ") not in f"{text}" else []
+    )
     for name, form in _NUMBERS.items():
         if isinstance(number := record.get(name), int | float) and (number or name != "OutputCharacters"):
             details.append(form.format(number))

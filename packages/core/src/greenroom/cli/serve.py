@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from greenroom.cli.figures import PricesFile
 from greenroom.errors import EngineUnavailable, InvalidRequest
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def serve(
         bool | None,
         typer.Option("--ui/--no-ui", help="Show the pages at /ui.", show_default="only at an address of this machine"),
     ] = None,
+    prices: PricesFile = None,
     entra_tenant: Annotated[
         str | None, typer.Option(help="Accept tokens of this Microsoft Entra ID tenant.", metavar="GUID")
     ] = None,
@@ -103,6 +105,7 @@ def serve(
         "management_key_file": management_key_file,
         "metrics_key_file": metrics_key_file,
         "ui": ui,
+        "prices": prices,
         "engine": engine,
         "state": state,
         "certfile": certfile,

@@ -20,13 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from greenroom.cli import place as places
-from greenroom.cli.figures import NO_PRICE_HINT, PricesFile, in_bytes, in_money, in_seconds, lacks_price, money_fields
+from greenroom.cli.figures import NO_PRICE_HINT, PricesFile, in_bytes, in_seconds, lacks_price, money_fields
 from greenroom.cli.output import print_line
 from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Subscription
 from greenroom.errors import GreenroomError, InvalidRequest
-from greenroom.models import PoolUsage, UsageSource
+from greenroom.models import PoolUsage
 from greenroom.pricing import Prices
-from greenroom.pricing.estimate import NOT_MEASURED, Cost, cost_here, cost_in_azure, cost_of_machine
+from greenroom.pricing.estimate import pool_costs
 from greenroom.untrusted import printable, without_controls
 from greenroom.wire.usage import Overview, PoolState, PresentSession
 from greenroom.wire.values import encode
@@ -191,16 +191,6 @@ def _cpu(usage: PoolUsage) -> float:
     return usage.cpu + usage.spare_cpu
 
 
-def pool_costs(prices: Prices, usage: PoolUsage | None) -> tuple[Cost, Cost]:
-    """Return what a pool has cost so far, here and in Azure; spare sandboxes are part of the first."""
-    if usage is None:
-        return Cost(None, NOT_MEASURED), Cost(None, NOT_MEASURED)
-    here = cost_here(prices, usage, measured=not usage.sessions or usage.source is not UsageSource.NONE)
-    if here.amount is not None:
-        here += cost_of_machine(prices, usage.spare_cpu, usage.spare_memory_time)
-    return here, cost_in_azure(prices, usage)
-
-
 def _saturation(state: PoolState) -> float | None:
     status = state.status
     return (status.executing + status.idle + status.waiting) / status.limit if status and status.limit else None
@@ -229,8 +219,8 @@ def _pool_cells(state: PoolState, share: float | None, prices: Prices, blocks: s
         "" if share is None else f"{share:.0%}",
         "" if usage is None else in_seconds(_cpu(usage)),
         "" if usage is None else in_bytes(usage.memory),
-        in_money(here),
-        in_money(azure),
+        str(here),
+        str(azure),
     ]
 
 

@@ -13,7 +13,6 @@ from greenroom.cli.figures import (
     NO_PRICE_HINT,
     PricesFile,
     in_bytes,
-    in_money,
     in_seconds,
     lacks_price,
     money_fields,
@@ -24,7 +23,7 @@ from greenroom.cli.output import print_line
 from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Subscription, one_of
 from greenroom.errors import InvalidRequest
 from greenroom.pricing import Prices
-from greenroom.pricing.estimate import Cost, cost_here, cost_in_azure, cost_of_machine
+from greenroom.pricing.estimate import cost_of_machine, sum_costs
 from greenroom.untrusted import printable
 from greenroom.wire.usage import GroupBy, UsageReport, UsageRow
 
@@ -82,15 +81,9 @@ def usage(
         _print(report, by, wanted)
 
 
-def costs(prices: Prices, row: UsageRow) -> tuple[Cost, Cost]:
-    """Return what a row costs, here and in Azure."""
-    measured = not row.sessions or row.unmeasured < row.sessions
-    return cost_here(prices, row, measured=measured), cost_in_azure(prices, row)
-
-
 def _to_json(report: UsageReport, by: GroupBy, prices: Prices) -> dict[str, Any]:
     def fields(row: UsageRow) -> dict[str, Any]:
-        return row_fields(row) | money_fields(prices, *costs(prices, row))
+        return row_fields(row) | money_fields(prices, *sum_costs(prices, row))
 
     spare = cost_of_machine(prices, report.spare_cpu, report.spare_memory_time)
     return {
@@ -119,7 +112,7 @@ def _print(report: UsageReport, by: GroupBy, prices: Prices) -> None:
         print_line(f"{report.omitted:,} more rows are in the total.")
     if report.spare_cpu or report.spare_memory_time:
         cost = cost_of_machine(prices, report.spare_cpu, report.spare_memory_time)
-        money = "" if cost.amount is None else f": {in_money(cost)} {prices.currency}"
+        money = "" if cost.amount is None else f": {cost} {prices.currency}"
         print_line(
             f"Sandboxes that served no session used {in_seconds(report.spare_cpu)} s of processors and "
             f"{in_seconds(report.spare_memory_time / GIB)} GiB s{money}."
@@ -130,12 +123,12 @@ def _print(report: UsageReport, by: GroupBy, prices: Prices) -> None:
         print_line("The processor time and memory of some are estimates: there are no control groups.")
     if report.dropped:
         print_line(f"{report.dropped:,} records could not be written: ended sessions can be missing.")
-    if lacks_price(*costs(prices, report.total)):
+    if lacks_price(*sum_costs(prices, report.total)):
         print_line(NO_PRICE_HINT)
 
 
 def _cells(row: UsageRow, name: str, prices: Prices) -> list[str]:
-    here, azure = costs(prices, row)
+    here, azure = sum_costs(prices, row)
     known = row.unmeasured < row.sessions
     return [
         name,
@@ -147,6 +140,6 @@ def _cells(row: UsageRow, name: str, prices: Prices) -> list[str]:
         in_bytes(row.peak_memory) if known else "",
         in_bytes(row.uploaded),
         in_bytes(row.downloaded),
-        in_money(here),
-        in_money(azure),
+        str(here),
+        str(azure),
     ]

@@ -24,6 +24,10 @@ class Cost:
     reason: str = ""
     """`no price set`, or `not measured`; empty where there is an amount."""
 
+    def __str__(self) -> str:
+        """The amount without its currency, or why there is none."""
+        return self.reason if self.amount is None else in_digits(self.amount)
+
     def __add__(self, other: Cost) -> Cost:
         if self.amount is None or other.amount is None:
             return self if self.amount is None else other
@@ -70,6 +74,15 @@ class Figures(Protocol):
     def node_hours(self) -> float: ...
 
 
+class Sum(Figures, Protocol):
+    """The usage of several sessions."""
+
+    @property
+    def sessions(self) -> int: ...
+    @property
+    def unmeasured(self) -> int: ...
+
+
 def estimate(usage: SessionUsage | PoolUsage, prices: Prices | str | os.PathLike[str] | None = None) -> Estimate:
     """Return what usage costs: an estimate, as bills have more in them.
 
@@ -87,15 +100,33 @@ def estimate(usage: SessionUsage | PoolUsage, prices: Prices | str | os.PathLike
         InvalidRequest: the list cannot be read, or breaks a rule.
     """
     prices = prices if isinstance(prices, Prices) else Prices.load(prices)
-    here = cost_here(prices, usage, measured=usage.source is not UsageSource.NONE or _is_empty(usage))
-    if isinstance(usage, PoolUsage) and here.amount is not None:
-        here += cost_of_machine(prices, usage.spare_cpu, usage.spare_memory_time)
-    azure = cost_in_azure(prices, usage)
+    if isinstance(usage, PoolUsage):
+        here, azure = pool_costs(prices, usage)
+    else:
+        here = cost_here(prices, usage, measured=usage.source is not UsageSource.NONE)
+        azure = cost_in_azure(prices, usage)
     return Estimate(prices.currency, here.amount, azure.amount, here.reason, azure.reason)
 
 
-def _is_empty(usage: SessionUsage | PoolUsage) -> bool:
-    return isinstance(usage, PoolUsage) and usage.sessions == 0
+def pool_costs(prices: Prices, usage: PoolUsage | None) -> tuple[Cost, Cost]:
+    """Return what a pool costs, here and in Azure; its spare sandboxes are part of the first.
+
+    Args:
+        prices: the list.
+        usage: `None` for a pool that reports none.
+    """
+    if usage is None:
+        return Cost(None, NOT_MEASURED), Cost(None, NOT_MEASURED)
+    here = cost_here(prices, usage, measured=not usage.sessions or usage.source is not UsageSource.NONE)
+    if here.amount is not None:
+        here += cost_of_machine(prices, usage.spare_cpu, usage.spare_memory_time)
+    return here, cost_in_azure(prices, usage)
+
+
+def sum_costs(prices: Prices, added: Sum) -> tuple[Cost, Cost]:
+    """Return what sessions cost together, here and in Azure."""
+    measured = not added.sessions or added.unmeasured < added.sessions
+    return cost_here(prices, added, measured=measured), cost_in_azure(prices, added)
 
 
 def cost_here(prices: Prices, usage: Figures, *, measured: bool = True) -> Cost:

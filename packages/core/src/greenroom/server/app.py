@@ -150,7 +150,7 @@ class Application:
         self.budget = Budget(settings.max_in_flight)
         self._running = 0
         self._draining = False
-        self._forward = ForwardRoute(pools)
+        self._forward = ForwardRoute(pools, has_ui=ui is not None)
         self._router = Router(self._routes(), redirect_slashes=False)
 
     async def drain(self, timeout: float) -> None:

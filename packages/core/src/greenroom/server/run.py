@@ -18,6 +18,7 @@ import uvicorn
 
 from greenroom.azure.httpx_transport import HttpxTransport
 from greenroom.errors import InvalidRequest
+from greenroom.pricing import Prices
 from greenroom.server.access.entra import EntraTokens, KeySet
 from greenroom.server.access.keys import ApiKeys, EitherOf, Guard, ManagementGuard, check_key, digest, read_keys
 from greenroom.server.app import Application, Management
@@ -279,10 +280,16 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
 async def _pages(
     settings: ServerSettings, pools: PoolRegistry, guards: _Guards, logs: LogStore, plane: ControlPlane
 ) -> AsyncGenerator[Ui, None]:
-    """Make the pages at `/ui`, and sample the pools for them until the end of the context."""
+    """Make the pages at `/ui`, and sample the pools for them until the end of the context.
+
+    Raises:
+        InvalidRequest: the list of prices cannot be read, or breaks a rule.
+    """
     access, history = Access(guards.sessions, guards.management), History(pools)
+    prices = Prices.load(settings.prices)
+    pages = Pages(pools, access, history, logs, not_serving=plane.not_serving, prices=prices)
     async with history.sampling():
-        yield Ui(Pages(pools, access, history, logs, plane.not_serving), access, settings)
+        yield Ui(pages, access, settings)
 
 
 def _digests(file: Path | None, variable: str) -> dict[str, str]:

@@ -54,6 +54,8 @@ class ServerSettings(BaseModel):
     """The file of the created pools, or `:memory:`; by default the user's, or memory where pools are declared."""
     ui: bool | None = None
     """Whether to serve the pages at `/ui`; by default where only this machine can reach the server."""
+    prices: Path | None = None
+    """The list of prices for the page of the usage, in TOML; by default as for `greenroom usage`."""
     log_max_age: float = Field(30 * 86400, gt=0)
     """How long records of the logs, and the usage of ended sessions, are kept."""
     log_max_size: Size = Field(32 * _MIB, ge=64 * 1024)

@@ -14,6 +14,9 @@ from starlette.datastructures import Headers
 from greenroom.azure.settings import is_loopback
 from greenroom.server.responses import RequestRefused
 
+SIGN_IN_COOKIE = "greenroom-ui-"
+"""How the names of cookies begin that sign a person in at `/ui`. No container may have or set one."""
+
 # A URL parser would accept more, such as a host behind an @.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
 
@@ -55,6 +58,24 @@ def refuse_foreign_origin(headers: Headers, allowed_hosts: Collection[str]) -> N
                 f"The origin of a request must be a name of this machine, or allowed with --allowed-host, not "
                 f"{origin!r:.200}.",
             )
+
+
+def refuse_service_worker(headers: Headers, path: str) -> None:
+    """Keep a container's script from standing between a browser and `/ui`: it could read the pages and show others.
+
+    Args:
+        headers: the request's.
+        path: as the browser sees it. A service worker's reach is the directory of its script.
+
+    Raises:
+        RequestRefused: with status 403; the request is for the script of a service worker that would reach `/ui`.
+    """
+    directory = path[: path.rfind("/") + 1]
+    if "service-worker" in headers and ("/ui".startswith(directory) or directory.startswith("/ui/")):
+        raise RequestRefused(
+            403, "ServiceWorkerNotAllowed", "A service worker must be of a directory that has no pages of the server. "
+            "Start the server with --no-ui to allow it."
+        )  # fmt: skip
 
 
 def host_name(host: str) -> str:

@@ -20,6 +20,7 @@ from greenroom.backend import HttpRequest, HttpResponse, RawHeaders
 from greenroom.errors import ServiceFailed
 from greenroom.local.container_pool import ContainerPool
 from greenroom.local.exchange import end_to_end, upgrade_of
+from greenroom.server.access.origins import SIGN_IN_COOKIE, refuse_service_worker
 from greenroom.server.registry import PoolRegistry, ServedPool
 from greenroom.server.responses import RequestRefused
 from greenroom.server.transport.access_log import Entry
@@ -40,8 +41,14 @@ _SHORTEST, _LONGEST = 4, 128
 class ForwardRoute(BaseRoute):
     """Matches every path of a pool of custom containers but those of its management, and no path of another pool."""
 
-    def __init__(self, pools: PoolRegistry) -> None:
+    def __init__(self, pools: PoolRegistry, *, has_ui: bool = False) -> None:
+        """
+        Args:
+            pools: the server's.
+            has_ui: whether the server has pages at `/ui`.
+        """
         self._pools = pools
+        self._has_ui = has_ui
 
     def find(self, scope: Scope) -> ServedPool | None:
         """Return the pool whose container the request is for.
@@ -68,6 +75,8 @@ class ForwardRoute(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         pool: ServedPool = scope["greenroom.pool"]
         scope["greenroom.operation"] = "forward"
+        if self._has_ui:
+            refuse_service_worker(Headers(scope=scope), scope["raw_path"].decode("latin-1"))
         identifier = _identifier(scope)
         entry: Entry = scope["greenroom.entry"]
         entry.note(pool=pool.name, identifier=identifier)
@@ -159,10 +168,15 @@ async def _respond(response: HttpResponse, send: Send) -> None:
     if not 200 <= response.status <= 599:
         raise ServiceFailed(f"The container sent the status {response.status}, which HTTP does not have.")
     # The server sets the date.
-    left_out = {b"date", b"x-ms-error-code"}  # the latter is by which clients know the service's own errors
+    # Clients know the service's own errors by the second, and the third would give a script the whole server.
+    left_out = {b"date", b"x-ms-error-code", b"service-worker-allowed"}
     if any(name.lower() == b"transfer-encoding" for name, _ in response.headers):
         left_out.add(b"content-length")  # which does not count beside it
-    headers = [(name.lower(), value) for name, value in end_to_end(response.headers) if name.lower() not in left_out]
+    headers = [
+        (name.lower(), value)
+        for name, value in end_to_end(response.headers)
+        if name.lower() not in left_out and not (name.lower() == b"set-cookie" and _is_sign_in(value))
+    ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     async for piece in response.content:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -234,4 +248,23 @@ def _target(scope: Scope) -> str:
 
 
 def _without_credentials(scope: Scope, *, kept: bool) -> RawHeaders:
-    return tuple((name, value) for name, value in scope["headers"] if kept or name != b"authorization")
+    """Return the headers for the container. A sign-in at `/ui` stays here: a path below it can be the container's."""
+    fields: list[tuple[bytes, bytes]] = []
+    for name, value in scope["headers"]:
+        if name == b"authorization" and not kept:
+            continue
+        left = _without_sign_ins(value) if name == b"cookie" else value
+        if left or not value:
+            fields.append((name, left))
+    return tuple(fields)
+
+
+def _without_sign_ins(cookies: bytes) -> bytes:
+    pairs = cookies.split(b";")
+    kept = [pair for pair in pairs if not _is_sign_in(pair)]
+    return cookies if len(kept) == len(pairs) else b";".join(kept).strip()
+
+
+def _is_sign_in(cookie: bytes) -> bool:
+    """Whether a pair `name=value`, or the header that sets it, is of a sign-in at `/ui` of some port."""
+    return cookie.strip().startswith(SIGN_IN_COOKIE.encode())

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from greenroom.azure.codecs.problems import BadRequest, Problem, encode_problem
+from greenroom.server.access.origins import SIGN_IN_COOKIE
 from greenroom.server.responses import RequestRefused, no_room
 from greenroom.server.routes.bodies import read_body
 from greenroom.server.routes.target import parse_query
@@ -168,4 +169,4 @@ async def _read_form(request: Request) -> dict[str, str]:
 
 def _cookie_name(scope: Scope) -> str:
     """Return a name of its own for each server of a machine, as cookies do not keep ports apart."""
-    return f"greenroom-ui-{(scope.get('server') or (None, None))[1] or 0}"
+    return f"{SIGN_IN_COOKIE}{(scope.get('server') or (None, None))[1] or 0}"

@@ -16,6 +16,8 @@ from greenroom.azure.codecs.problems import UNAVAILABLE, Problem
 from greenroom.errors import GreenroomError
 from greenroom.local.changing import ChangeablePool
 from greenroom.models import PoolStatus, PoolUsage, SessionInfo, SessionUsage
+from greenroom.pricing import Prices
+from greenroom.pricing.estimate import pool_costs, sum_costs
 from greenroom.server.registry import PoolRegistry, ServedPool
 from greenroom.server.responses import RequestRefused
 from greenroom.server.state.logs import LogStore
@@ -37,6 +39,7 @@ _MOST_CHARTS = 12
 _PAGE = 50
 """Sessions on one page."""
 _MOST_SUMS = 200
+_NO_PRICES = Prices(currency="USD")
 _LENGTHS: Mapping[Span, float] = {"hour": 3600.0, "day": 86400.0}
 _GAPS: Mapping[Span, float] = {"hour": 2.5 * INTERVAL, "day": 2.5 * COARSE}
 
@@ -82,8 +85,9 @@ class Pages:
         access: Access,
         history: History,
         logs: LogStore | None = None,
-        not_serving: Callable[[], Sequence[tuple[str, str, str]]] = tuple,
         *,
+        not_serving: Callable[[], Sequence[tuple[str, str, str]]] = tuple,
+        prices: Prices = _NO_PRICES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -93,6 +97,7 @@ class Pages:
             history: the samples of these pools.
             logs: what has happened; `None` for a server that keeps nothing of it.
             not_serving: returns the name, the state and the reason of each pool that does not serve.
+            prices: for estimates of costs.
             clock: for tests.
         """
         self._pools = pools
@@ -100,6 +105,7 @@ class Pages:
         self._history = history
         self._logs = logs
         self._not_serving = not_serving
+        self._prices = prices
         self._clock = clock
         self._renderer = Renderer()
 
@@ -187,22 +193,28 @@ class Pages:
         )
 
     async def usage(self, viewer: Viewer, query: Mapping[str, str]) -> Response:
-        """What the pools have used since they were opened, and what ended sessions used."""
+        """What the pools have used since they were opened, and what ended sessions used, with what it costs.
+
+        The second is for those who can manage, as over HTTP: it has the identifiers of everybody's sessions.
+        """
         choice = UsageChoice.of(query)
         rows = await asyncio.gather(*map(_row, self._pools))
-        logs, sums = self._logs, list[UsageSum]()
-        if logs is not None:
-            sums = await _read(logs.usage(choice.to_query(self._clock()), choice.groups))
+        sums = list[UsageSum]()
+        has_sums = self._logs is not None and viewer.can_manage
+        if self._logs is not None and has_sums:
+            sums = await _read(self._logs.usage(choice.to_query(self._clock()), choice.groups))
         by_time = sorted(sums, key=lambda each: (each.cpu, each.wall), reverse=True)
         return self._page(
             "usage",
             viewer,
             query=query,
             title="Usage",
-            rows=rows,
+            rows=[(row, *pool_costs(self._prices, row.usage)) for row in rows],
+            currency=self._prices.currency,
             choice=choice,
             windows=WINDOWS,
-            sums=by_time[:_MOST_SUMS],
+            has_sums=has_sums,
+            sums=[(each, *sum_costs(self._prices, each)) for each in by_time[:_MOST_SUMS]],
             more=max(0, len(by_time) - _MOST_SUMS),
         )
 
