@@ -149,9 +149,12 @@ async def test_the_end_of_its_session_ends_it(pool: SessionPool, person: Person,
 
 async def test_cancelling_ends_the_code(session: Session, person: Person) -> None:
     attending = attendance(session, person, uuid4().hex, awaited=True)
-    attending.begin("kept = 7\nwhile True: pass", timeout=None, limits=None)
+    code = "kept = 7\nopen('/mnt/data/begun', 'w').close()\nwhile True: pass"
+    attending.begin(code, timeout=None, limits=None)
     running = asyncio.create_task(attending.await_end())
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(60):
+        while not await session.afiles():  # noqa: ASYNC110  another process begins, which no event can tell
+            await asyncio.sleep(0.05)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
