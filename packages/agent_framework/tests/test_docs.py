@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import agent_framework.openai
 import pytest
-from agent_framework import AgentSession
+from agent_framework import AgentSession, FunctionInvocationContext
 
 from greenroom import PoolFull, SessionPool
 from greenroom.testing import ScriptedBackend
 from greenroom_agent_framework import GreenroomTools
 
-from .doubles import ScriptedClient, agent_with, call, play
+from .doubles import ScriptedClient, agent_with, call, play, results
 
 ROOT = Path(__file__).parents[3]
 README, PAGE = (
@@ -89,14 +91,64 @@ async def test_output_is_shown_while_code_runs(
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
-async def test_code_is_approved_first(
+async def test_a_run_without_a_session_ends_its_own(page: dict[str, Any], sandboxes: SessionPool) -> None:
+    before = len(await sandboxes.asessions())
+    assert await page["ask_once"](sandboxes, ScriptedClient(), "6 * 7") == "result:\n42"
+    assert len(await sandboxes.asessions()) == before
+
+
+async def test_a_middleware_sees_the_functions_that_code_calls(page: dict[str, Any], sandboxes: SessionPool) -> None:
+    seen: list[str] = []
+
+    @agent_framework.function_middleware
+    async def audit(context: FunctionInvocationContext, call_next: Callable[[], Awaitable[None]]) -> None:
+        seen.append(context.function.name)
+        await call_next()
+
+    code = "sum(get_orders(customer)[0]['total'] for customer in (1, 2))"
+    assert await page["count"](sandboxes, ScriptedClient(), code, audit) == "result:\n30"
+    assert seen == ["run_python", "get_orders", "get_orders"]
+
+
+def asking(*codes: str) -> ScriptedClient:
+    """A model that wants to run this, and then says what it has read."""
+    return ScriptedClient(
+        lambda messages: "\n".join(results(messages)) or [call("run_python", code=code) for code in codes]
+    )
+
+
+@pytest.mark.parametrize(("may_run", "answer"), [(True, "result:\n42"), (False, "Error: Tool call")])
+async def test_code_is_approved_first(page: dict[str, Any], sandboxes: SessionPool, may_run: bool, answer: str) -> None:
+    seen: list[str] = []
+
+    def decide(code: str) -> bool:
+        seen.append(code)
+        return may_run
+
+    assert (await page["ask_first"](sandboxes, asking("6 * 7"), "Go.", decide)).startswith(answer)
+    assert seen == ["6 * 7"]
+
+
+async def test_a_run_waits_for_a_person_as_text(page: dict[str, Any], sandboxes: SessionPool) -> None:
+    stored = await page["begin"](sandboxes, asking("6 * 7"), "Go.")
+    assert await page["go_on"](sandboxes, asking(), stored, True) == "result:\n42"
+    await GreenroomTools(pool=sandboxes).session_for(json.loads(stored)["session"]["session_id"]).adelete()
+
+
+async def test_a_person_edits_code(
     page: dict[str, Any], sandboxes: SessionPool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = ScriptedClient(
-        lambda messages: [call("run_python", code="6 * 7")] if messages[-1].role == "user" else "Done."
-    )
-    assert await page["ask_first"](sandboxes, client, "Compute.") == "Done."
-    assert capsys.readouterr().out == "May this run? 6 * 7\n"
+    assert await page["edit"](sandboxes, asking("9 * 9"), "Go.", "6 * 7") == "result:\n42"
+    assert capsys.readouterr().out == "6 * 7\n"
+
+
+async def test_a_rule_approves_code_that_only_computes(page: dict[str, Any], sandboxes: SessionPool) -> None:
+    tools, session = GreenroomTools(pool=sandboxes), AgentSession()
+    async with tools.session_for(session):
+        response = await page["with_rule"](sandboxes, asking("6 * 7")).run("Go.", session=session)
+        assert response.text == "result:\n42"
+    response = await page["with_rule"](sandboxes, asking("import os; os.listdir()")).run("Go.", session=AgentSession())
+    assert len(response.user_input_requests) == 1
 
 
 async def test_a_model_takes_a_file_and_hands_one_over(

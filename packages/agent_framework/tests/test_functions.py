@@ -1,6 +1,5 @@
 """Code that calls functions of the application, and runs without a conversation, over real sandboxes."""
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from agent_framework import (
 )
 
 from greenroom import InvalidRequest, SessionPool
-from greenroom.testing import ScriptedBackend
 from greenroom_agent_framework import GreenroomMiddleware, GreenroomProvider, GreenroomScriptRunner, GreenroomTools
 
 from .doubles import agent_with, call, play, results
@@ -109,39 +107,6 @@ def test_a_function_that_asks_for_approval_needs_it_for_the_whole_code(pool: Ses
     with pytest.raises(InvalidRequest, match="cannot ask while code runs"):
         GreenroomTools(pool=pool, tools=[pay])
     GreenroomTools(pool=pool, tools=[pay], approval_mode="always_require")
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_two_agents_without_a_conversation_never_meet(sandboxes: SessionPool, stream: bool) -> None:
-    tools = GreenroomTools(pool=sandboxes)
-    before = len(await sandboxes.asessions())
-
-    async def user(name: str) -> None:
-        for number in range(20):
-            secret = f"{name}-{number}"
-            first = f"before = globals().get('secret')\nsecret = {secret!r}\nbefore"
-            script = play([call("run_python", code=first)], [call("run_python", code="secret")], "Done.")
-            agent = agent_with(tools, script, middleware=[GreenroomMiddleware()])
-            if stream:
-                response = await agent.run("Go.", stream=True).get_final_response()
-            else:
-                response = await agent.run("Go.")
-            assert results(response.messages) == ["The code ran without output.", f"result:\n{secret!r}"]
-
-    await asyncio.gather(user("ann"), user("bob"))
-    assert len(await sandboxes.asessions()) == before
-
-
-async def test_the_calls_of_a_run_share_a_session_without_any_middleware(
-    pool: SessionPool, backend: ScriptedBackend
-) -> None:
-    tools = GreenroomTools(pool=pool)
-    for _ in range(2):
-        await agent_with(tools, play([call("run_python", code="1")], [call("run_python", code="2")], "Done.")).run(
-            "Go."
-        )
-    first, second, third, fourth = backend.identifiers
-    assert first == second != third == fourth
 
 
 async def test_a_script_of_a_skill_runs_in_the_session(sandboxes: SessionPool, tmp_path: Path) -> None:

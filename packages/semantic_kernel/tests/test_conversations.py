@@ -10,7 +10,7 @@ from semantic_kernel.exceptions import KernelInvokeException
 from semantic_kernel.functions import KernelArguments
 
 from greenroom import InvalidRequest, SessionPool
-from greenroom.testing import ScriptedBackend
+from greenroom.testing import ScriptedBackend, wait_until
 from greenroom_semantic_kernel import GreenroomPlugin
 
 from .doubles import ScriptedModel, call, play
@@ -77,6 +77,33 @@ async def test_the_calls_of_a_run_without_a_conversation_share_a_session(
     await agent.get_response("Go.")
     first, second, third, fourth = backend.identifiers
     assert first == second != third == fourth
+
+
+async def test_the_session_of_a_run_is_deleted_at_its_end(
+    pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
+) -> None:
+    plugin = GreenroomPlugin(pool=pool)
+    script = play([call("run_python", code="1")], [call("run_python", code="2")], "done")
+    agent = agent_with(plugin, ScriptedModel(ai_model_id="scripted", script=script))
+    threads: list[ChatHistoryAgentThread] = []
+    for number in (1, 2):
+        threads.append(ChatHistoryAgentThread())
+        await agent.get_response("Go.", thread=threads[-1])
+        await wait_until(lambda number=number: len(backend.deleted) == number)
+    assert backend.deleted == list(dict.fromkeys(backend.identifiers))
+
+
+async def test_the_session_of_a_kernels_first_call_ends_with_its_thread_if_it_was_the_runs_only_one(
+    pool: SessionPool, backend: ScriptedBackend, agent_with: MakeAgent
+) -> None:
+    agent, thread = agent_with(GreenroomPlugin(pool=pool)), ChatHistoryAgentThread()
+    await agent.get_response("1", thread=thread)
+    assert backend.deleted == []
+    await agent.get_response("2", thread=thread)
+    first, second = backend.identifiers
+    await wait_until(lambda: backend.deleted == [second])
+    del thread
+    await wait_until(lambda: backend.deleted == [second, first])
 
 
 @pytest.mark.parametrize("stolen", [{"thread_id": "alice"}, {"arguments": {"thread_id": "alice"}}])

@@ -31,6 +31,7 @@ async def test_every_example_of_the_page_runs(
     turns: list[Turn] = [
         *([call("run_python", code=SUM)], "The sales add up to 40."),
         *([call("run_python", code=LINE)], "There it is.", "I see a line that rises."),
+        *([call("run_python", code="6 * 7")], "It is 42."),
         *([call("run_python", code=COUNT)], "Two."),
     ]
 

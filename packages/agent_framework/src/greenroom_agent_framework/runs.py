@@ -65,7 +65,7 @@ class Run:
         """
         of_providers = [] if self.providers is None else self.providers.get_middleware()
         of_agents = getattr(self.agent, "agent_middleware", ())
-        others = [
+        others: list[Any] = [
             each
             for each in (*self._middleware, *of_providers)
             if not isinstance(each, AgentMiddleware | RunTeller) and not any(each is other for other in of_agents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # At run time too: the framework reads the types of runners.
 from agent_framework import Content, FileSkill, FileSkillScript, FunctionInvocationContext, MiddlewareFailure
@@ -70,7 +70,7 @@ class GreenroomScriptRunner:
         program = _PROGRAMS.get(path.suffix)
         if program is None:
             raise InvalidRequest(f"A script must end with {' or '.join(_PROGRAMS)}, not {path.name!r}.")
-        if isinstance(args, dict) or not all(isinstance(each, str) for each in args or ()):
+        if isinstance(args, dict) or not all(isinstance(each, str) for each in cast("list[object]", args or [])):
             raise InvalidRequest(f"The arguments of a script must be a list of strings, not {brief(args)}.")
         place = f"skills/{skill.frontmatter.name}"
         session = await self._tools.session_of(ctx)

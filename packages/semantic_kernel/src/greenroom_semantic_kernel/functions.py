@@ -55,9 +55,10 @@ class InnerTools:
 
         def bound(function: KernelFunction) -> Callable[[dict[str, Any]], Awaitable[Any]]:
             async def handler(arguments: dict[str, Any]) -> Any:
-                given: KernelArguments = copy(outer)
-                given.pop("code", None)
-                given.update(arguments)
+                given = copy(outer)
+                values = cast("dict[str, Any]", given)
+                values.pop("code", None)
+                values.update(arguments)
                 return _value(function, await function.invoke(invoker, given))
 
             return handler
@@ -126,7 +127,5 @@ def _value(function: KernelFunction, result: FunctionResult | None) -> Any:
     if result is None:
         raise RuntimeError(f"A filter has stopped {function.name}.")
     value: Any = result.value
-    is_content = isinstance(value, KernelContent) or (
-        isinstance(value, list) and any(isinstance(each, KernelContent) for each in cast("list[Any]", value))
-    )
-    return str(result) if is_content else value
+    items = cast("list[object]", value if isinstance(value, list) else [value])
+    return str(result) if any(isinstance(each, KernelContent) for each in items) else result.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from typing import Any, cast
 
 from semantic_kernel import Kernel
 from semantic_kernel.contents import AuthorRole, ChatHistory, FunctionCallContent, FunctionResultContent
@@ -26,8 +27,10 @@ def run_of(kernel: Kernel | None) -> tuple[Run, bool]:
     told = _current.get()
     if told is not None and told[0] is kernel:
         return told[1], True
-    if kernel is not None and not any(each is _tell for _, each in kernel.auto_function_invocation_filters):
-        kernel.add_filter(FilterTypes.AUTO_FUNCTION_INVOCATION, _tell)
+    if kernel is not None:
+        filters = cast("Any", kernel)  # whose types are partly unknown
+        if not any(each is _tell for _, each in filters.auto_function_invocation_filters):
+            filters.add_filter(FilterTypes.AUTO_FUNCTION_INVOCATION, _tell)
     return Run(), False
 
 
