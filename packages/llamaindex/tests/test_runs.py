@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from llama_index.core.agent.workflow import AgentOutput, FunctionAgent
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ToolCallBlock
 from llama_index.core.workflow import Context
 
@@ -53,9 +53,9 @@ async def test_two_agents_without_a_conversation_never_meet(
                 calls("run_python", code="secret"),
                 "Done.",
             )
-            handler = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Go.")
+            handler: Any = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Go.")
             async with await spec.asession_for(handler.ctx):
-                answer: AgentOutput = await handler
+                answer = await handler
             results = [execution_of(call) for call in answer.tool_calls]
             assert [execution and execution.result for execution in results] == [None, repr(secret)]
 
@@ -73,8 +73,8 @@ async def test_code_in_the_background_and_a_reset(
     agent = FunctionAgent(llm=model, tools=[*tools.values()])
     ctx = Context(agent)
     async with await spec.asession_for(ctx):
-        answer = await agent.run(user_msg="Go.", ctx=ctx)
-        started = answer.tool_calls[0].tool_output.content
+        handler: Any = agent.run(user_msg="Go.", ctx=ctx)
+        started: str = (await handler).tool_calls[0].tool_output.content
         number = started.split()[2]
         async with asyncio.timeout(60):
             look = tools["look_at_execution"]
