@@ -9,6 +9,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import pytest
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ToolCallBlock
 
-from llama_index.tools.greenroom import CodeApprovalRequired, GreenroomToolSpec
+from llama_index.tools.greenroom import CodeApprovalRequired, CodeDecision, GreenroomToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,23 +31,34 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning")
 
 
-def runs(code: str) -> ToolCallBlock:
-    return ToolCallBlock(tool_call_id=code, tool_name="run_python", tool_kwargs={"code": code})
+def runs(code: str, call: str = "1") -> ToolCallBlock:
+    return ToolCallBlock(tool_call_id=call, tool_name="run_python", tool_kwargs={"code": code})
 
 
-async def asked(handler: Any) -> CodeApprovalRequired:
-    async for event in handler.stream_events(expose_internal=False):
+async def asked(handler: Any, times: int = 1) -> list[CodeApprovalRequired]:
+    """Return what a person is asked, once there are so many requests."""
+    requests: list[CodeApprovalRequired] = []
+    async for event in handler.stream_events():
         if isinstance(event, CodeApprovalRequired):
-            return event
-    raise AssertionError("nobody was asked")
+            requests.append(event)
+            if len(requests) == times:
+                break
+    assert len(requests) == times
+    return requests
+
+
+def read(answer: Any) -> str:
+    """Return what the model read of its only call."""
+    (call,) = answer.tool_calls
+    return call.tool_output.content
 
 
 async def test_approved_code_runs(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=True)
-    handler = FunctionAgent(llm=scripted([runs("pay()")], "Paid."), tools=spec.to_tool_list()).run(user_msg="Pay.")
-    request = await asked(handler)
+    handler: Any = FunctionAgent(llm=scripted([runs("pay()")], "Paid."), tools=spec.to_tool_list()).run(user_msg="Pay.")
+    (request,) = await asked(handler)
     assert (request.tool, request.code) == ("run_python", "pay()")
     assert backend.codes == []
     handler.ctx.send_event(request.approve())
@@ -58,21 +70,25 @@ async def test_code_that_a_person_changed_is_what_runs_and_the_model_knows(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=True)
-    handler = FunctionAgent(llm=scripted([runs("pay(9)")], "Paid."), tools=spec.to_tool_list()).run(user_msg="Pay.")
-    handler.ctx.send_event((await asked(handler)).approve("pay(1)"))
+    handler: Any = FunctionAgent(llm=scripted([runs("pay(9)")], "Paid."), tools=spec.to_tool_list()).run(
+        user_msg="Pay."
+    )
+    (request,) = await asked(handler)
+    handler.ctx.send_event(request.approve("pay(1)"))
     answer = await handler
     assert backend.codes == ["pay(1)"]
-    assert answer.tool_calls[0].tool_output.content.startswith("The user changed the code before it ran, to:\npay(1)\n")
+    assert read(answer).startswith("The user changed the code before it ran, to:\npay(1)\n")
 
 
 async def test_rejected_code_never_reaches_a_session(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=True)
-    handler = FunctionAgent(llm=scripted([runs("pay()")], "Well."), tools=spec.to_tool_list()).run(user_msg="Pay.")
-    handler.ctx.send_event((await asked(handler)).reject("Ask for less."))
+    handler: Any = FunctionAgent(llm=scripted([runs("pay()")], "Well."), tools=spec.to_tool_list()).run(user_msg="Pay.")
+    (request,) = await asked(handler)
+    handler.ctx.send_event(request.reject("Ask for less."))
     answer = await handler
-    assert answer.tool_calls[0].tool_output.content == "The user did not let this code run. Ask for less."
+    assert read(answer) == "The user did not let this code run. Ask for less."
     assert backend.runs == []
 
 
@@ -81,8 +97,8 @@ async def test_a_predicate_tells_which_code_needs_nobody(
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=lambda code: "pay" in code)
     model = scripted([runs("look()")], [runs("pay()")], "Done.")
-    handler = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Go.")
-    request = await asked(handler)
+    handler: Any = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Go.")
+    (request,) = await asked(handler)
     assert request.code == "pay()"
     assert backend.codes == ["look()"]
     handler.ctx.send_event(request.approve())
@@ -95,7 +111,7 @@ async def test_two_pieces_of_code_are_decided_one_by_one(
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=True)
     model = scripted([runs("a()"), runs("b()")], "Done.")
-    handler = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Go.")
+    handler: Any = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Go.")
     seen: list[str] = []
     async for event in handler.stream_events():
         if isinstance(event, CodeApprovalRequired):
@@ -104,6 +120,37 @@ async def test_two_pieces_of_code_are_decided_one_by_one(
     await handler
     assert sorted(seen) == ["a()", "b()"]
     assert backend.codes == ["b()"]
+
+
+async def test_the_same_code_twice_in_a_turn_is_decided_twice(
+    pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+) -> None:
+    spec = GreenroomToolSpec(pool, approval=True)
+    model = scripted([runs("pay()", "1"), runs("pay()", "2")], "Paid once.")
+    handler: Any = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Pay.")
+    one, other = await asked(handler, 2)
+    assert one.code == other.code == "pay()"
+    handler.ctx.send_event(one.approve())
+    handler.ctx.send_event(other.reject())
+    assert str(await handler) == "Paid once."
+    assert backend.codes == ["pay()"]
+
+
+async def test_a_decision_that_is_sent_twice_runs_the_code_once(
+    pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+) -> None:
+    spec = GreenroomToolSpec(pool, approval=True)
+    model = scripted([runs("pay()")], [runs("pay()")], "Paid twice.")
+    handler: Any = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Pay.")
+    ran: list[int] = []
+    async for event in handler.stream_events():
+        if isinstance(event, CodeApprovalRequired):  # the second turn's, with the same id and code, is asked anew
+            ran.append(len(backend.codes))
+            handler.ctx.send_event(event.approve())
+            handler.ctx.send_event(event.approve())
+    assert str(await handler) == "Paid twice."
+    assert ran == [0, 1]
+    assert len(backend.codes) == 2
 
 
 def test_who_cannot_be_asked_runs_nothing(pool: SessionPool, backend: ScriptedBackend) -> None:
@@ -130,21 +177,36 @@ async def main():
         agent = FunctionAgent(llm=ScriptedModel("Paid."), tools=spec.to_tool_list())
         ctx = Context.from_dict(agent, state["ctx"])
         handler = agent.run(ctx=ctx)
-        ctx.send_event(CodeDecision(request_id=state["request"], decision=state["decision"]))
+        for decision in state["decisions"]:
+            ctx.send_event(CodeDecision(**decision))
         print(str(await handler), backend.codes)
 
 asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize(("decision", "ran"), [("approve", "Paid. ['pay()']"), ("reject", "Paid. []")])
-async def test_a_decision_is_made_in_another_process(
-    decision: str, ran: str, pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+@pytest.mark.parametrize(
+    ("decide", "ran"),
+    [
+        (CodeApprovalRequired.approve, "Paid. ['pay()']"),
+        (partial(CodeApprovalRequired.approve, code="pay(1)"), "Paid. ['pay(1)']"),
+        (CodeApprovalRequired.reject, "Paid. []"),
+    ],
+    ids=["approve", "edit", "reject"],
+)
+async def test_one_of_two_equal_pieces_of_code_is_decided_in_another_process(
+    decide: Callable[[CodeApprovalRequired], CodeDecision],
+    ran: str,
+    pool: SessionPool,
+    backend: ScriptedBackend,
+    scripted: Callable[..., ScriptedModel],
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=True)
-    handler = FunctionAgent(llm=scripted([runs("pay()")]), tools=spec.to_tool_list()).run(user_msg="Pay.")
-    request = await asked(handler)
-    state = {"ctx": handler.ctx.to_dict(), "request": request.request_id, "decision": decision}
+    model = scripted([runs("pay()", "1"), runs("pay()", "2")])
+    handler: Any = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Pay.")
+    one, other = await asked(handler, 2)
+    decisions = [decide(one).model_dump(), other.reject().model_dump()]
+    state = {"ctx": handler.ctx.to_dict(), "decisions": decisions}
     await handler.cancel_run()
     code = PROCESS.replace("{tests!r}", repr(str(Path(__file__).parent)))
     process = await asyncio.create_subprocess_exec(

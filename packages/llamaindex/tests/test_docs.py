@@ -27,6 +27,7 @@ import pandas as pd
 sales = pd.read_csv("sales.csv")
 sales.assign(sales=2 * sales.sales).to_csv("double.csv", index=False)
 """
+TOTAL = "sum(order['total'] for customer in (1, 2, 3) for order in get_orders(customer))"
 # Not print, which writes a line and its end in two pieces.
 COUNT = "import sys, time\nn = sys.stdout.write('1\\n')\ntime.sleep(1)\nn = sys.stdout.write('2\\n')"
 
@@ -46,12 +47,15 @@ async def test_every_example_of_the_page_runs(
         *(calls("run_python", code="x = 42"), "I do."),
         *(calls("run_python", code="x"), "42."),
         *(calls("run_python", code="x"), "I do not know."),
+        *(calls("run_python", code="2**10"), "1024."),
         calls("upload_file", name="sales.csv"),
         *(calls("run_python", code=DOUBLE), calls("download_file", path="double.csv"), "There you are."),
         f"Thought: I add.\nAction: run_python\nAction Input: {json.dumps({'code': 'sum([1, 2, 3])'})}",
         "Thought: I know.\nAnswer: The sum is 6.",
         *("<execute>\n6 * 7\n</execute>", "It is 42."),
         *(calls("run_python", code="[get_orders(1), get_orders(2)]"), "10 and 20."),
+        f"<execute>\n{TOTAL}\n</execute>",
+        "The total is 60.",
         *(calls("run_python", code="open('a.txt', 'w')"), "I did not."),
         *(calls("run_python", code=COUNT), "Two."),
     )

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from llama_index.core.agent.workflow import CodeActAgent, FunctionAgent, ToolCallResult
 from llama_index.core.base.llms.types import ToolCallBlock
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.tools import FunctionTool
 from llama_index.core.workflow import Context, HumanResponseEvent
+from llama_index_instrumentation import get_dispatcher
 
 from greenroom import InvalidRequest, ToolLimits
 from llama_index.tools.greenroom import GreenroomToolSpec, InnerToolCall, InnerToolCallResult, execution_of
@@ -63,7 +63,8 @@ async def played(
 @contextmanager
 def spans() -> Iterator[list[str]]:
     """The names of what the instrumentation sees."""
-    handler, dispatcher, names = SimpleSpanHandler(), get_dispatcher(), []
+    handler, names = SimpleSpanHandler(), list[str]()
+    dispatcher: Any = get_dispatcher()
     dispatcher.add_span_handler(handler)
     try:
         yield names
@@ -79,7 +80,7 @@ async def test_calls_are_on_the_event_stream_and_among_the_spans(
     with spans() as names:
         (result,), inner, _ = await played(spec, scripted, GATHER)
     assert result.tool_output.content == "result:\n30.0"
-    called = [event.tool_kwargs for event in inner if isinstance(event, InnerToolCall)]
+    called = [event.model_dump()["tool_kwargs"] for event in inner if isinstance(event, InnerToolCall)]
     assert sorted(called, key=str) == [{"customer": 1}, {"customer": 2}]
     answered = [event for event in inner if isinstance(event, InnerToolCallResult)]
     assert {event.tool_id for event in answered} == {event.tool_id for event in inner}
@@ -164,7 +165,7 @@ async def test_a_code_act_agent_has_the_functions(
     spec = GreenroomToolSpec(sandboxes, tools=[get_orders])
     model = scripted("<execute>\nget_orders(customer=2)[0]['total']\n</execute>", "20.")
     agent = CodeActAgent(code_execute_fn=spec.to_code_execute_fn(), tools=[*spec.functions], llm=model)
-    handler = agent.run(user_msg="What did customer 2 order?")
+    handler: Any = agent.run(user_msg="What did customer 2 order?")
     events = [event async for event in handler.stream_events()]
     assert str(await handler) == "20."
     assert any("def get_orders(" in (message.content or "") for message in model.told)

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from llama_index.core.agent.workflow import AgentOutput, FunctionAgent
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ToolCallBlock
 from llama_index.core.workflow import Context
 
-from greenroom import adapters
+from greenroom import InvalidRequest, adapters
 from llama_index.tools.greenroom import GreenroomToolSpec, execution_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from conftest import ScriptedModel
 
     from greenroom import SessionPool
+    from greenroom.testing import ScriptedBackend
 
 # LlamaIndex's agents look for their steps among all their attributes, deprecated ones of pydantic included.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning")
@@ -40,10 +41,11 @@ def default_pool(sandboxes: SessionPool, monkeypatch: pytest.MonkeyPatch) -> Ite
     adapters.close_default_pool()
 
 
-async def test_two_agents_without_a_conversation_never_meet(
+@pytest.mark.timeout(900)  # 80 executions in 40 sandboxes
+async def test_two_users_without_a_conversation_never_meet_and_leave_no_session(
     default_pool: SessionPool, scripted: Callable[..., ScriptedModel]
 ) -> None:
-    spec = GreenroomToolSpec()
+    spec = GreenroomToolSpec(session_per_run=True)
 
     async def user(name: str) -> None:
         for number in range(20):
@@ -53,13 +55,38 @@ async def test_two_agents_without_a_conversation_never_meet(
                 calls("run_python", code="secret"),
                 "Done.",
             )
-            handler = FunctionAgent(llm=model, tools=spec.to_tool_list()).run(user_msg="Go.")
-            async with await spec.asession_for(handler.ctx):
-                answer: AgentOutput = await handler
-            results = [execution_of(call) for call in answer.tool_calls]
+            run: Any = FunctionAgent(llm=model, tools=spec.to_tool_list()).run
+            results = [execution_of(call) for call in (await run(user_msg="Go.")).tool_calls]
             assert [execution and execution.result for execution in results] == [None, repr(secret)]
 
+    async def sessions() -> int:
+        status = await default_pool.astatus()
+        return status.idle + status.executing
+
+    before = await sessions()
     await asyncio.gather(user("ann"), user("bob"))
+    async with asyncio.timeout(120):
+        while await sessions() > before:  # noqa: ASYNC110  a thread deletes them
+            await asyncio.sleep(0.05)
+
+
+async def test_with_a_session_per_run_the_application_reaches_it_while_it_has_the_context(
+    pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
+) -> None:
+    spec = GreenroomToolSpec(pool, session_per_run=True)
+    model = scripted(calls("run_python", code="1"), "Done.", calls("run_python", code="2"), "Done.")
+    agent = FunctionAgent(llm=model, tools=spec.to_tool_list())
+    handler: Any = agent.run(user_msg="Go.")
+    await handler
+    assert (await spec.asession_for(handler.ctx)).identifier == backend.identifiers[0]
+    await agent.run(user_msg="Go.", ctx=handler.ctx)
+    assert len(set(backend.identifiers)) == 2
+
+
+def test_a_session_per_run_is_no_other(pool: SessionPool) -> None:
+    for options in ({"session": pool.session()}, {"pool": pool, "session_per_call": True}):
+        with pytest.raises(InvalidRequest, match="session_per_run=True"):
+            GreenroomToolSpec(**options, session_per_run=True)  # pyright: ignore[reportArgumentType]
 
 
 async def test_code_in_the_background_and_a_reset(
@@ -73,8 +100,8 @@ async def test_code_in_the_background_and_a_reset(
     agent = FunctionAgent(llm=model, tools=[*tools.values()])
     ctx = Context(agent)
     async with await spec.asession_for(ctx):
-        answer = await agent.run(user_msg="Go.", ctx=ctx)
-        started = answer.tool_calls[0].tool_output.content
+        handler: Any = agent.run(user_msg="Go.", ctx=ctx)
+        started: str = (await handler).tool_calls[0].tool_output.content
         number = started.split()[2]
         async with asyncio.timeout(60):
             look = tools["look_at_execution"]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llama_index.core.workflow import HumanResponseEvent, InputRequiredEvent
+from workflows.runtime.types.results import (  # pyright: ignore[reportMissingTypeStubs]  it has types
+    StepWorkerStateContextVar,
+)
 
 from greenroom import InvalidRequest
 
@@ -15,6 +19,10 @@ if TYPE_CHECKING:
 
 Approval: TypeAlias = bool | Callable[[str], bool]
 """Whether a person approves code before it runs; or a function that tells it for one piece of code."""
+
+
+DECIDED_KEY = "greenroom_decided"
+"""The key of the decisions that were taken, in a workflow's state."""
 
 
 class CodeDecision(HumanResponseEvent):
@@ -62,17 +70,48 @@ async def decided(ctx: Context[Any] | None, tool: str, code: str, approval: Appr
         InvalidRequest: there is no workflow to ask in.
         WaitingForEvent: a person has not decided yet. It ends the step, and must not be caught.
     """
-    request_id = hashlib.sha256(f"{tool}\0{code}".encode("utf-8", "surrogatepass")).hexdigest()
     if not (approval(code) if callable(approval) else approval):
-        return CodeDecision(request_id=request_id, decision="approve")
+        return CodeDecision(request_id="", decision="approve")
     if ctx is None:
         raise InvalidRequest("Nothing was run: a person must approve the code, and can only be asked in a workflow.")
-    return await ctx.wait_for_event(
-        CodeDecision,
-        waiter_event=CodeApprovalRequired(request_id=request_id, tool=tool, code=code),
-        requirements={"request_id": request_id},
-        timeout=None,
-    )
+    request_id = hashlib.sha256(f"{_call_id()}\0{tool}\0{code}".encode("utf-8", "surrogatepass")).hexdigest()
+    request = CodeApprovalRequired(request_id=request_id, tool=tool, code=code)
+    for number in itertools.count():
+        decision = await ctx.wait_for_event(
+            CodeDecision,
+            waiter_event=None if number else request,
+            waiter_id=f"greenroom {request_id} {number}",
+            requirements={"request_id": request_id},
+            timeout=None,
+        )
+        # A context that was just restored does not look at requirements: one decision answers all that wait.
+        if decision.request_id == request_id and await _is_first(ctx, request_id):
+            return decision
+    raise AssertionError("waiting ends with a decision or an exception")
+
+
+def _call_id() -> str:
+    """Return what tells two calls with the same code apart, and stays when the step is run again; or nothing.
+
+    The tool cannot draw one: it begins anew when a person has decided, perhaps in another process.
+    """
+    step = StepWorkerStateContextVar.get(None)
+    return f"{getattr(getattr(step, 'event', None), 'tool_id', '')}\0{_work_item(step)}"
+
+
+def _work_item(step: object) -> str:
+    return str(getattr(getattr(step, "state", None), "work_item_id", None) or "")
+
+
+async def _is_first(ctx: Context[Any], request_id: str) -> bool:
+    """Return whether no other call has taken a decision, as one that is sent twice begins the step twice."""
+    if not _work_item(StepWorkerStateContextVar.get(None)):
+        return True  # a later call can have the same request
+    taken: list[str] = await ctx.store.get(DECIDED_KEY, default=[])
+    if request_id in taken:
+        return False
+    await ctx.store.set(DECIDED_KEY, [*taken, request_id])
+    return True
 
 
 def rejected(decision: CodeDecision) -> str:

@@ -46,7 +46,8 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
     The tool that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
 
     Each conversation has its own session. The conversation is the workflow's `Context`: pass the same one to each run,
-    `agent.run(user_msg=…, ctx=ctx)`. A run without one is a conversation of its own. Outside of a workflow there is
+    `agent.run(user_msg=…, ctx=ctx)`. A run without one is a conversation of its own, whose session cools down; with
+    `session_per_run` it ends with the run. Outside of a workflow there is
     none, and the tools raise, as any guess could bring two users together. There, give the spec a session, which all
     of its users share, or `session_per_call`.
 
@@ -62,6 +63,7 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
         pool: SessionPool | None = None,
         *,
         session: Session | None = None,
+        session_per_run: bool = False,
         session_per_call: bool = False,
         uploads: str | os.PathLike[str] | None = None,
         images: bool = True,
@@ -79,6 +81,9 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
         Args:
             pool: gives each conversation its own session.
             session: serves all conversations.
+            session_per_run: whether each run gets a new session of the pool, also one that goes on with a `ctx`. It
+                is deleted as soon as nothing refers to the run's context any more: with `await agent.run(…)`, when
+                the run ends.
             session_per_call: whether each call gets a new session of the pool, deleted after it. Then
                 the tool that runs code is the only one, as files are not kept.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without
@@ -99,6 +104,8 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
         Raises:
             InvalidRequest: an option breaks its rule, or two options cannot be combined.
         """
+        if session_per_run and (session is not None or session_per_call):
+            raise InvalidRequest("session_per_run=True takes a session of a pool for each run: pass only pool=.")
         self._inner = InnerTools(tools)
         super().__init__(
             Toolset(
@@ -115,7 +122,8 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
                 reset=reset,
                 functions=self._inner.described,
                 function_limits=tool_limits,
-            )
+            ),
+            per_run=session_per_run,
         )
         self.spec_functions = [(name, f"a{name}") for name in self._toolset.names]
         self._on_output = on_output
@@ -276,15 +284,17 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             raise InvalidRequest("Nothing was run: a person must approve the code, so the tool must be awaited.")
         on_output = adapters.with_context(self._on_output, ctx)
         functions = self._inner.bound(ctx)
-        return ModelBlocks.of(
-            self._toolset.call(self._conversation(ctx), tool, on_output=on_output, functions=functions, **arguments)
-        )
+        conversation, run = self._conversation(ctx), self._run(ctx)
+        call = self._toolset.call
+        return ModelBlocks.of(call(conversation, tool, run=run, on_output=on_output, functions=functions, **arguments))
 
     async def _acall(self, ctx: _Ctx, tool: str, **arguments: str) -> ModelBlocks:
-        conversation = await self._aconversation(ctx)
+        conversation, run = await self._aconversation(ctx), self._run(ctx)
         on_output, functions = self._event_stream(ctx), self._inner.bound(ctx)
-        call = self._toolset.acall(conversation, tool, on_output=on_output, functions=functions, **arguments)
-        return ModelBlocks.of(await call)
+        call = self._toolset.acall
+        return ModelBlocks.of(
+            await call(conversation, tool, run=run, on_output=on_output, functions=functions, **arguments)
+        )
 
     def _event_stream(self, ctx: _Ctx | None) -> adapters.OnOutput | None:
         callback = self._on_output

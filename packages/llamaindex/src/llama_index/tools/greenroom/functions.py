@@ -13,7 +13,7 @@ from llama_index.core.agent.workflow import ToolCall, ToolCallResult
 from llama_index.core.tools import AsyncBaseTool, BaseTool, FunctionTool, ToolOutput, adapt_to_async_tool
 from pydantic import BaseModel
 from workflows.errors import ContextStateError
-from workflows.runtime.types.results import WaitingForEvent
+from workflows.runtime.types.results import WaitingForEvent  # pyright: ignore[reportMissingTypeStubs]  it has types
 
 from greenroom import InvalidRequest, Tool
 from greenroom.adapters import brief, result_schema
@@ -90,7 +90,7 @@ def _described(tool: AsyncBaseTool) -> Tool:
     metadata, function = tool.metadata, _function_of(tool)
     # The default description of a function begins with its signature, which code has anyway.
     text = metadata.description.removeprefix(f"{metadata.get_name()}{_signature(function)}").strip()
-    schema = metadata.fn_schema or metadata.get_parameters_dict()
+    schema = metadata.fn_schema or cast("dict[str, Any]", metadata.get_parameters_dict())  # pyright: ignore[reportUnknownMemberType]
     return Tool(metadata.get_name(), inspect.cleandoc(text), schema, _no_execution, result_schema(function))
 
 
@@ -134,4 +134,4 @@ def _value(tool: AsyncBaseTool, output: ToolOutput) -> Any:
     items = cast("list[Any]", value) if isinstance(value, list) else [value]
     # Nodes, documents and content blocks are for models; any other value is data.
     for_models = any(isinstance(each, BaseModel) and type(each).__module__.startswith("llama_index.") for each in items)
-    return output.content if for_models else value
+    return output.content if for_models else cast("Any", value)

@@ -27,8 +27,9 @@ class SessionSource:
     An application can first store a name of its own there; a workflow with a typed state needs a field for it.
     """
 
-    def __init__(self, toolset: Toolset) -> None:
+    def __init__(self, toolset: Toolset, *, per_run: bool) -> None:
         self._toolset = toolset
+        self._per_run = per_run
 
     def session_for(self, ctx: Context[Any] | None = None) -> Session:
         """Return the session of a conversation, for the application's own uploads and downloads.
@@ -37,26 +38,33 @@ class SessionSource:
         `with spec.session_for(ctx): ...`.
 
         Args:
-            ctx: the context of the conversation's runs, before, during or after a run.
+            ctx: the context of the conversation's runs, before, during or after a run; with `session_per_run`,
+                during or after it.
 
         Raises:
             InvalidRequest: there is a pool but no `ctx`, or sessions end with their calls.
         """
-        return self._toolset.session_for(self._conversation(ctx))
+        return self._toolset.session_for(self._conversation(ctx), self._run(ctx))
 
     async def asession_for(self, ctx: Context[Any] | None = None) -> Session:
         """As `session_for`; holding it in `async with await spec.asession_for(ctx): ...` deletes it."""
-        return await self._toolset.asession_for(await self._aconversation(ctx))
+        return await self._toolset.asession_for(await self._aconversation(ctx), self._run(ctx))
+
+    def _run(self, ctx: Context[Any] | None) -> object:
+        # A run has a store of its own, which goes with the last context that reaches it.
+        return ctx.store if ctx is not None and self._per_run else None
 
     def _conversation(self, ctx: Context[Any] | None) -> str | None:
-        if ctx is None or not self._toolset.follows_conversations:
+        if ctx is None or self._per_run or not self._toolset.follows_conversations:
             return None
         with ThreadPoolExecutor(1) as executor:  # a loop can be running in this thread
             run = contextvars.copy_context().run
             return executor.submit(run, asyncio.run, _name_of(ctx)).result()
 
     async def _aconversation(self, ctx: Context[Any] | None) -> str | None:
-        return None if ctx is None or not self._toolset.follows_conversations else await _name_of(ctx)
+        if ctx is None or self._per_run or not self._toolset.follows_conversations:
+            return None
+        return await _name_of(ctx)
 
 
 async def _name_of(ctx: Context[Any]) -> str:
