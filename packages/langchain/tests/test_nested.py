@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -164,6 +165,17 @@ async def test_a_graph_that_keeps_nothing_cannot_ask(case: Case) -> None:
     ask = case.tool_of("ask", graph, lambda text: {"text": text, "answer": ""}, lambda state: state["answer"])
     assert "must keep its state, and so not have checkpointer=False" in await case.run("ask(text='a')", ask)
     assert case.asked == ["a! 1"]
+
+
+async def test_another_langgraph_cannot_ask_and_says_what_to_install(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "langchain_greenroom.interrupts", raising=False)
+    monkeypatch.delattr("langgraph.errors.is_invalid_resume")
+    ask = case.tool_of("ask", asking_graph(), lambda text: {"text": text, "answer": ""}, lambda state: state["answer"])
+    assert 'pip install "langchain-greenroom[agents]"' in await case.run("ask(text='a')", ask)
+    assert await case.run("6 * 7", ask) == "result:\n42"
+    assert case.asked == []
 
 
 async def test_an_agent_that_a_call_runs_asks_for_approval(case: Case) -> None:

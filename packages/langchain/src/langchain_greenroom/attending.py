@@ -1,4 +1,4 @@
-"""Code that goes on where an interrupt of the graph left it. Needs `langgraph`."""
+"""Code that goes on where an interrupt of the graph left it. Needs the extra `agents`."""
 
 from __future__ import annotations
 

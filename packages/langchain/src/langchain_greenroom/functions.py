@@ -132,7 +132,8 @@ class Calls:
                 raise CallDeferred from None
             if type(error).__name__ == "GraphInterrupt":  # langgraph need not be installed
                 raise ToolException(
-                    f"{tool.name} asks a person, which needs an agent with a checkpointer and a conversation."
+                    f"{tool.name} asks a person, which needs an agent with a checkpointer and a conversation, and the "
+                    'package\'s extra: pip install "langchain-greenroom[agents]".'
                 ) from None
             raise
 

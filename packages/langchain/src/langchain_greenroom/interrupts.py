@@ -1,4 +1,4 @@
-"""Interrupts in calls that code makes: the graph stops, and the code waits in its session. Needs `langgraph`.
+"""Interrupts in calls that code makes: the graph stops, and the code waits in its session. Needs the extra `agents`.
 
 LangGraph resumes a step by running it again from its start; `interrupt()` then returns the answers so far, by their
 order. So the calls of one execution, which can run at the same time, must not take each other's: each has a scratchpad

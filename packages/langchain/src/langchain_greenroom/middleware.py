@@ -1,4 +1,4 @@
-"""Tools that a model's code calls, through an agent's middleware. Needs `langchain`, as `create_agent` does."""
+"""Tools that a model's code calls, through an agent's middleware. Needs the extra `agents`."""
 
 from __future__ import annotations
 

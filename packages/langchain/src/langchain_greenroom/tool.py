@@ -180,8 +180,10 @@ class GreenroomTool(SessionTool):
         """Return where calls that are interrupted wait, if a graph runs here that can be resumed."""
         if not self.tools or self.session_per_call or "langgraph.types" not in sys.modules:
             return None
-        from langchain_greenroom.interrupts import Pauses, is_possible  # noqa: PLC0415  langgraph is there
-
+        try:
+            from langchain_greenroom.interrupts import Pauses, is_possible  # noqa: PLC0415  langgraph is there
+        except ImportError:  # another version of it: calls that are interrupted fail, and say so
+            return None
         return Pauses(config) if is_possible(config) else None
 
     def _attending(
