@@ -84,7 +84,7 @@ def parent_group(engine: str) -> Generator[Path, None, None]:
             counted = cgroups.Hierarchy({**hierarchy.parents, "cpuacct": own})
             replaced = patch.object(cgroups, "find", lambda: counted)
         else:
-            describe = DockerEngine._config
+            describe = DockerEngine._config  # pyright: ignore[reportPrivateUsage]
 
             def below_own(self: DockerEngine, *arguments: Any) -> dict[str, Any]:
                 described = describe(self, *arguments)
