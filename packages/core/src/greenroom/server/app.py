@@ -6,20 +6,19 @@ import contextlib
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from greenroom import wire
 from greenroom.azure.codecs.problems import (
     INTERNAL,
     NOT_SUPPORTED,
@@ -30,7 +29,7 @@ from greenroom.azure.codecs.problems import (
     problem_of,
 )
 from greenroom.errors import GreenroomError
-from greenroom.server.access.keys import Guard
+from greenroom.server.access.keys import Guard, ManagementGuard
 from greenroom.server.access.origins import host_name, refuse_browsers, refuse_foreign_origin
 from greenroom.server.access.pool_keys import KEY_HEADER, pool_of_key
 from greenroom.server.budget import Budget, Share
@@ -41,14 +40,15 @@ from greenroom.server.responses import (
     COMMON_HEADERS,
     RequestRefused,
     json_response,
-    no_room,
     problem_response,
     unauthorized,
 )
-from greenroom.server.routes import executions, files, logs, mcp, native, sessions, watching
+from greenroom.server.routes import managers, table
 from greenroom.server.routes.arm import ArmRoute, is_management
+from greenroom.server.routes.endpoint import Endpoint, send_held
 from greenroom.server.routes.forwarding import ForwardRoute
-from greenroom.server.routes.target import ContractName, Target, find_target
+from greenroom.server.routes.table import Operation
+from greenroom.server.routes.target import ContractName, find_target
 from greenroom.server.settings import ServerSettings
 from greenroom.server.state.logs import LogStore
 from greenroom.server.transport.access_log import Entry
@@ -56,45 +56,14 @@ from greenroom.server.transport.slow_clients import TooSlow, in_pieces, within_t
 from greenroom.telemetry import Observer, RequestEnded, both, ignore
 from greenroom.telemetry import RequestRefused as RequestRefusedEvent
 from greenroom.telemetry.aggregate import Aggregate
-from greenroom.wire.logs import PATH as LOGS_PATH
-from greenroom.wire.usage import POOLS_PATH, USAGE_PATH
 
 if TYPE_CHECKING:
     from greenroom.server.ui.application import Ui
-
-Operation: TypeAlias = Callable[[Request, Target], Awaitable[Response]]
 
 logger = logging.getLogger("greenroom.server")
 
 _HEALTH = {"/healthz", "/readyz"}
 _METRICS = "/metrics"
-_MANAGERS_PATHS = frozenset({LOGS_PATH, POOLS_PATH, USAGE_PATH})
-"""Paths of the server as a whole, beside those of Azure Resource Manager, which need the right to manage."""
-_NATIVE: Sequence[tuple[str, str, Operation]] = [
-    ("POST", "/executions", native.execute),
-    ("GET", "/executions/{id}", native.attach),
-    ("DELETE", "/executions/{id}", native.cancel),
-    ("POST", "/executions/{id}/answers", native.answer),
-    ("GET", "/files", native.list_files),
-    ("GET", "/file", native.get_file),
-    ("PUT", "/file", native.upload),
-    ("DELETE", "/file", native.delete_file),
-    ("GET", "/content", native.download),
-    ("GET", "/session", native.get_session),
-    ("DELETE", "/session", native.delete_session),
-    ("GET", "/sessions", native.list_sessions),
-    ("GET", "/status", native.get_status),
-    ("GET", "/usage", native.get_usage),
-    ("GET", "/pool-usage", native.get_pool_usage),
-]
-_MCP: Mapping[str, Operation] = {
-    "POST": mcp.post,
-    "GET": mcp.refuse_method,
-    "PUT": mcp.refuse_method,
-    "PATCH": mcp.refuse_method,
-    "DELETE": mcp.forget_peer,
-}
-_POOL_PATH = "/subscriptions/{subscription}/resourceGroups/{group}/sessionPools/{pool}"
 _MCP_PATH = re.compile(r"(?:/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+)?/mcp/?")
 _DOCUMENTATION = "https://learn.microsoft.com/azure/container-apps/sessions"  # of the API
 _CLIENT_CLOSED_REQUEST = 499  # only in the log: the client has gone
@@ -140,6 +109,8 @@ class Application:
         self._settings = settings
         self._guard = guard
         self._management = management
+        nobody = None if guard is None else ManagementGuard(None, guard)
+        self._management_guard = nobody if management is None else management.guard
         self._ui = ui
         self._metrics_guard = metrics_guard or guard
         self._metrics = Aggregate()
@@ -272,8 +243,8 @@ class Application:
             RequestRefused: it is not accepted.
         """
         guard = self._metrics_guard if is_metrics else self._guard
-        if self._management is not None and (is_management(scope["path"]) or _is_managers(scope["path"])):
-            guard = self._management.guard
+        if managers.has(scope["path"]) or (self._management is not None and is_management(scope["path"])):
+            guard = self._management_guard
         if guard is None:
             refuse_browsers(headers, self._settings.allowed_hosts)
             return None
@@ -318,82 +289,27 @@ class Application:
         return json_response({"status": "ready"})
 
     def _routes(self) -> Sequence[BaseRoute]:
-        operations = self._operations()
+        operations = [self._route(*each) for each in table.operations(strict=self._settings.strict)]
         endpoint = [
             self._route(method, f"{prefix}/mcp", operation, "mcp")
-            for prefix in (_POOL_PATH, "")
-            for method, operation in _MCP.items()
+            for prefix in (table.POOL_PATH, "")
+            for method, operation in table.MCP.items()
         ]
         return [
             *([] if self._management is None else [ArmRoute(self._management.plane)]),
-            *self._managers_routes(),
+            *managers.routes(self.pools, self._log_store),
             self._forward,
             *endpoint,
-            Mount(f"{_POOL_PATH}/identifier/{{identifier}}", routes=operations),
-            Mount(_POOL_PATH, routes=operations),
+            Mount(f"{table.POOL_PATH}/identifier/{{identifier}}", routes=operations),
+            Mount(table.POOL_PATH, routes=operations),
             Mount("/identifier/{identifier}", routes=operations),
             *operations,
             *([] if self._settings.strict else [Route("/", _introduce, methods=["GET"])]),
         ]
 
-    def _operations(self) -> Sequence[BaseRoute]:
-        """Operations, in the order of matching. Leniently, a name can be the path of a file, but not to delete it:
-        `files/a/content` would be taken for the content of `a`.
-        """
-        name = "{name}" if self._settings.strict else "{name:path}"
-        return [
-            self._route("POST", "/code/execute", executions.execute, "legacy"),
-            self._route("POST", "/execute", executions.execute, None),
-            self._route("POST", "/executions", executions.execute, "current"),
-            self._route("GET", "/executions/{id}", executions.get_execution, "current"),
-            self._route("POST", "/files/upload", files.upload_files, "legacy"),
-            self._route("POST", "/files", files.upload_files, None),
-            self._route("GET", "/files", files.list_files, None),
-            self._route("GET", "/files/content/content", files.download_file, None),
-            self._route("GET", f"/files/content/{name}", files.download_file, "legacy"),
-            self._route("GET", f"/files/{name}/content", files.download_file, "current"),
-            self._route("GET", f"/files/{name}", files.get_file, None),
-            self._route("DELETE", "/files/{name}", files.delete_file, None),
-            self._route("GET", "/session", sessions.get_session, "current"),
-            self._route("DELETE", "/session", sessions.delete_session, "current"),
-            self._route("GET", "/listSessions", sessions.list_sessions, "current"),
-            self._route("GET", "/metadata", sessions.get_metadata, "current"),
-            self._route("POST", "/.management/stopSession", sessions.stop_session, "current"),
-            self._route("GET", "/.management/getSession", sessions.get_session_of_container, "current"),
-            self._route("POST", "/.management/getSession", sessions.get_session_of_container, "current"),
-            self._route("GET", "/.management/listSessions", sessions.list_sessions, "current"),
-            self._route("POST", "/.management/listSessions", sessions.list_sessions, "current"),
-            self._route("GET", "/greenroom", native.get_versions, "greenroom"),
-            *(
-                self._route(method, f"/{wire.VERSION}{path}", operation, "greenroom")
-                for method, path, operation in _NATIVE
-            ),
-        ]
-
-    def _managers_routes(self) -> Sequence[BaseRoute]:
-        """Routes of the server as a whole; the paths are those of `_MANAGERS_PATHS`."""
-        store, pools = self._log_store, self.pools
-        routes = [
-            self._managers_route(USAGE_PATH, lambda request: watching.get_usage_report(request, pools, store)),
-            self._managers_route(POOLS_PATH, lambda request: watching.get_pools(request, pools)),
-        ]
-        if store is not None:
-            routes.append(self._managers_route(LOGS_PATH, lambda request: logs.get_logs(request, store)))
-        return routes
-
-    def _managers_route(self, path: str, operation: Callable[[Request], Awaitable[Response]]) -> Route:
-        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["greenroom.operation"] = f"GET {path}"
-            response = await operation(Request(scope, receive))
-            if not scope["greenroom.held"].hold(len(response.body)):
-                raise no_room("The server holds too much for other requests to send this response. Try again.")
-            await response(scope, receive, send)
-
-        return Route(path, _Endpoint(respond), methods=["GET"])
-
     def _route(self, method: str, path: str, operation: Operation, contract: ContractName | None) -> Route:
         async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["greenroom.operation"] = f"{method} {path.removeprefix(_POOL_PATH)}".replace(":path", "")
+            scope["greenroom.operation"] = f"{method} {path.removeprefix(table.POOL_PATH)}".replace(":path", "")
             scope["path_params"] = {name: unquote(value) for name, value in scope["path_params"].items()}
             scope["greenroom.native"] = contract == "greenroom"
             request = Request(scope, receive, send)
@@ -404,11 +320,9 @@ class Application:
             entry.note(pool=target.pool.name, identifier=target.session, api_version=target.version)
             with target.pool.in_use():
                 response = await operation(request, target)
-                if not isinstance(response, StreamingResponse) and not target.held.hold(len(response.body)):
-                    raise no_room("The server holds too much for other requests to send this response. Try again.")
-                await response(scope, receive, send)
+                await send_held(response, scope, receive, send)
 
-        return Route(path, _Endpoint(respond), methods=[method])
+        return Route(path, Endpoint(respond), methods=[method])
 
 
 async def _introduce(_: Request) -> Response:
@@ -416,25 +330,10 @@ async def _introduce(_: Request) -> Response:
     return json_response({"name": "greenroom", "version": version("greenroom"), "documentation": _DOCUMENTATION})
 
 
-class _Endpoint:
-    """An ASGI application as an endpoint: of a function, Starlette would send the returned response by itself."""
-
-    def __init__(self, respond: ASGIApp) -> None:
-        self._respond = respond
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._respond(scope, receive, send)
-
-
 def _encoded_path(scope: Scope) -> str:
     """Return the path for the routes, which would take `a%2Fb` for two segments if it were decoded."""
     segments = scope["raw_path"].split(b"/")
     return "/".join(quote(unquote_to_bytes(segment).decode("utf-8", "replace"), safe="") for segment in segments)
-
-
-def _is_managers(path: str) -> bool:
-    """Whether a path needs the right to manage. The slash at its end is removed only later."""
-    return path.rstrip("/") in _MANAGERS_PATHS
 
 
 def _is_ambiguous(scope: Scope) -> bool:
