@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
@@ -111,16 +112,11 @@ async def _no_execution(_: dict[str, Any]) -> None:
 def _context(
     function: FunctionTool, arguments: dict[str, Any], outer: FunctionInvocationContext
 ) -> FunctionInvocationContext:
-    context = FunctionInvocationContext(
-        function=function,
-        arguments=arguments,
-        session=outer.session,
-        kwargs=outer.kwargs,
-        tools=outer.tools,
-        parent_service_session_state_keys=outer.parent_service_session_state_keys,
-    )
-    if "call_id" in outer.metadata:
-        context.metadata["call_id"] = outer.metadata["call_id"]  # of the code that calls
+    context = copy(outer)  # with what later versions of the framework add to it
+    context.function, context.arguments, context.result = function, arguments, None
+    context.kwargs = {**outer.kwargs}
+    # The call is that of the code. An approval of the code, which is there too, is none of the function.
+    context.metadata = {key: value for key, value in outer.metadata.items() if key == "call_id"}
     return context
 
 
