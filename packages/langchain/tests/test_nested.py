@@ -14,7 +14,7 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import StateGraph
+from langgraph.graph import StateGraph  # pyright: ignore[reportMissingTypeStubs]
 from langgraph.types import Command, interrupt
 
 from langchain_greenroom.middleware import GreenroomMiddleware
@@ -100,16 +100,14 @@ class Case:
 
     def tool_of(self, name: str, graph: Any, given: Callable[[str], Any], taken: Callable[[Any], str]) -> Any:
         """A tool that runs a graph."""
-        if self.asynchronous:
 
-            async def ask(text: str) -> str:
-                return taken(await graph.ainvoke(given(text)))
-        else:
+        def ask(text: str) -> str:
+            return taken(graph.invoke(given(text)))
 
-            def ask(text: str) -> str:
-                return taken(graph.invoke(given(text)))
+        async def ask_awaited(text: str) -> str:
+            return taken(await graph.ainvoke(given(text)))
 
-        return tool(name, description="Ask.")(ask)
+        return tool(name, description="Ask.")(ask_awaited if self.asynchronous else ask)
 
     async def run(self, code: str, *tools: Any, answer: Callable[[Any], Any] = lambda value: f"<{value}>") -> str:
         """Run code, and answer each question; return what the model reads."""
