@@ -16,6 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.workflow import (
+    Context,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    step,  # pyright: ignore[reportUnknownVariableType]
+)
+from workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
 from llama_index.tools.greenroom import CodeApprovalRequired, CodeDecision, GreenroomToolSpec
 
@@ -151,6 +159,32 @@ async def test_a_decision_that_is_sent_twice_runs_the_code_once(
     assert str(await handler) == "Paid twice."
     assert ran == [0, 1]
     assert len(backend.codes) == 2
+
+
+class Flaky(Workflow):
+    """A step that fails after its code ran, and is tried again."""
+
+    def __init__(self, spec: GreenroomToolSpec) -> None:
+        super().__init__()
+        self._spec = spec
+        self._tries = 0
+
+    @step(retry_policy=retry_policy(wait=wait_fixed(0), stop=stop_after_attempt(2)))  # pyright: ignore[reportUntypedFunctionDecorator]
+    async def only(self, ctx: Context[Any], ev: StartEvent) -> StopEvent:
+        result = await self._spec.arun_python("pay()", ctx)
+        self._tries += 1
+        if self._tries == 1:
+            raise RuntimeError("The step fails.")
+        return StopEvent(result=result)
+
+
+async def test_a_step_that_is_tried_again_keeps_its_decision(pool: SessionPool, backend: ScriptedBackend) -> None:
+    handler: Any = Flaky(GreenroomToolSpec(pool, approval=True)).run()
+    (request,) = await asked(handler)
+    handler.ctx.send_event(request.approve())
+    async with asyncio.timeout(60):
+        await handler
+    assert backend.codes == ["pay()", "pay()"]
 
 
 def test_who_cannot_be_asked_runs_nothing(pool: SessionPool, backend: ScriptedBackend) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -22,7 +23,9 @@ Approval: TypeAlias = bool | Callable[[str], bool]
 
 
 DECIDED_KEY = "greenroom_decided"
-"""The key of the decisions that were taken, in a workflow's state."""
+"""The key of the decisions that were taken, each with the process, in a workflow's state."""
+
+_PROCESS = uuid.uuid4().hex
 
 
 class CodeDecision(HumanResponseEvent):
@@ -104,13 +107,17 @@ def _work_item(step: object) -> str:
 
 
 async def _is_first(ctx: Context[Any], request_id: str) -> bool:
-    """Return whether no other call has taken a decision, as one that is sent twice begins the step twice."""
-    if not _work_item(StepWorkerStateContextVar.get(None)):
+    """Return whether no other call has taken a decision, as one that is sent twice begins the step twice.
+
+    A step that failed is tried again with the same decision, and so is one that was running when its process ended.
+    """
+    step = StepWorkerStateContextVar.get(None)
+    if not _work_item(step):
         return True  # a later call can have the same request
-    taken: list[str] = await ctx.store.get(DECIDED_KEY, default=[])
-    if request_id in taken:
+    taken: dict[str, str] = await ctx.store.get(DECIDED_KEY, default={})
+    if taken.get(request_id) == _PROCESS and not getattr(getattr(step, "retry", None), "retry_number", 0):
         return False
-    await ctx.store.set(DECIDED_KEY, [*taken, request_id])
+    await ctx.store.set(DECIDED_KEY, {**taken, request_id: _PROCESS})
     return True
 
 
