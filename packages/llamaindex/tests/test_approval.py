@@ -162,7 +162,7 @@ async def test_a_decision_that_is_sent_twice_runs_the_code_once(
 
 
 class Flaky(Workflow):
-    """A step that fails after its code ran, and is tried again."""
+    """A step that runs code twice, fails, and is tried again."""
 
     def __init__(self, spec: GreenroomToolSpec) -> None:
         super().__init__()
@@ -171,6 +171,7 @@ class Flaky(Workflow):
 
     @step(retry_policy=retry_policy(wait=wait_fixed(0), stop=stop_after_attempt(2)))  # pyright: ignore[reportUntypedFunctionDecorator]
     async def only(self, ctx: Context[Any], ev: StartEvent) -> StopEvent:
+        await self._spec.arun_python("look()", ctx)
         result = await self._spec.arun_python("pay()", ctx)
         self._tries += 1
         if self._tries == 1:
@@ -178,13 +179,17 @@ class Flaky(Workflow):
         return StopEvent(result=result)
 
 
-async def test_a_step_that_is_tried_again_keeps_its_decision(pool: SessionPool, backend: ScriptedBackend) -> None:
+async def test_a_step_that_is_run_again_keeps_its_decisions(pool: SessionPool, backend: ScriptedBackend) -> None:
     handler: Any = Flaky(GreenroomToolSpec(pool, approval=True)).run()
-    (request,) = await asked(handler)
-    handler.ctx.send_event(request.approve())
+    seen: list[str] = []
     async with asyncio.timeout(60):
+        async for event in handler.stream_events():
+            if isinstance(event, CodeApprovalRequired):
+                seen.append(event.code)
+                handler.ctx.send_event(event.approve())
         await handler
-    assert backend.codes == ["pay()", "pay()"]
+    assert seen == ["look()", "pay()"]
+    assert backend.codes == ["look()", *("look()", "pay()"), *("look()", "pay()")]
 
 
 def test_who_cannot_be_asked_runs_nothing(pool: SessionPool, backend: ScriptedBackend) -> None:
