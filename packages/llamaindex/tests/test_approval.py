@@ -16,6 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.workflow import (
+    Context,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    step,  # pyright: ignore[reportUnknownVariableType]
+)
+from workflows.retry_policy import retry_policy, stop_after_attempt, wait_fixed
 
 from llama_index.tools.greenroom import CodeApprovalRequired, CodeDecision, GreenroomToolSpec
 
@@ -151,6 +159,37 @@ async def test_a_decision_that_is_sent_twice_runs_the_code_once(
     assert str(await handler) == "Paid twice."
     assert ran == [0, 1]
     assert len(backend.codes) == 2
+
+
+class Flaky(Workflow):
+    """A step that runs code twice, fails, and is tried again."""
+
+    def __init__(self, spec: GreenroomToolSpec) -> None:
+        super().__init__()
+        self._spec = spec
+        self._tries = 0
+
+    @step(retry_policy=retry_policy(wait=wait_fixed(0), stop=stop_after_attempt(2)))  # pyright: ignore[reportUntypedFunctionDecorator]
+    async def only(self, ctx: Context[Any], ev: StartEvent) -> StopEvent:
+        await self._spec.arun_python("look()", ctx)
+        result = await self._spec.arun_python("pay()", ctx)
+        self._tries += 1
+        if self._tries == 1:
+            raise RuntimeError("The step fails.")
+        return StopEvent(result=result)
+
+
+async def test_a_step_that_is_run_again_keeps_its_decisions(pool: SessionPool, backend: ScriptedBackend) -> None:
+    handler: Any = Flaky(GreenroomToolSpec(pool, approval=True)).run()
+    seen: list[str] = []
+    async with asyncio.timeout(60):
+        async for event in handler.stream_events():
+            if isinstance(event, CodeApprovalRequired):
+                seen.append(event.code)
+                handler.ctx.send_event(event.approve())
+        await handler
+    assert seen == ["look()", "pay()"]
+    assert backend.codes == ["look()", *("look()", "pay()"), *("look()", "pay()")]
 
 
 def test_who_cannot_be_asked_runs_nothing(pool: SessionPool, backend: ScriptedBackend) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -22,7 +23,9 @@ Approval: TypeAlias = bool | Callable[[str], bool]
 
 
 DECIDED_KEY = "greenroom_decided"
-"""The key of the decisions that were taken, in a workflow's state."""
+"""The key of the decisions that were taken, each with the process, in a workflow's state."""
+
+_PROCESS = uuid.uuid4().hex
 
 
 class CodeDecision(HumanResponseEvent):
@@ -91,26 +94,28 @@ async def decided(ctx: Context[Any] | None, tool: str, code: str, approval: Appr
 
 
 def _call_id() -> str:
-    """Return what tells two calls with the same code apart, and stays when the step is run again; or nothing.
+    """Return what tells two calls of an agent with the same code apart; it is empty for any other call.
 
-    The tool cannot draw one: it begins anew when a person has decided, perhaps in another process.
+    It stays when the step is run again, which the tool cannot see, perhaps in another process.
     """
     step = StepWorkerStateContextVar.get(None)
-    return f"{getattr(getattr(step, 'event', None), 'tool_id', '')}\0{_work_item(step)}"
-
-
-def _work_item(step: object) -> str:
-    return str(getattr(getattr(step, "state", None), "work_item_id", None) or "")
+    call = getattr(getattr(step, "event", None), "tool_id", None)  # models number their calls, some from 1 in each turn
+    work_item = getattr(getattr(step, "state", None), "work_item_id", None)
+    return f"{call}\0{work_item}" if call and work_item else ""
 
 
 async def _is_first(ctx: Context[Any], request_id: str) -> bool:
-    """Return whether no other call has taken a decision, as one that is sent twice begins the step twice."""
-    if not _work_item(StepWorkerStateContextVar.get(None)):
-        return True  # a later call can have the same request
-    taken: list[str] = await ctx.store.get(DECIDED_KEY, default=[])
-    if request_id in taken:
+    """Return whether no other call has taken a decision, as one that is sent twice begins the step twice.
+
+    A step that was running when its process ended is run again with its decision, and so are steps that are not an
+    agent's: they begin anew for each event that they wait for.
+    """
+    if not _call_id():
+        return True
+    taken: dict[str, str] = await ctx.store.get(DECIDED_KEY, default={})
+    if taken.get(request_id) == _PROCESS:
         return False
-    await ctx.store.set(DECIDED_KEY, [*taken, request_id])
+    await ctx.store.set(DECIDED_KEY, {**taken, request_id: _PROCESS})
     return True
 
 

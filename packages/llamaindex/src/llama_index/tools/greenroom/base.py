@@ -47,9 +47,8 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
 
     Each conversation has its own session. The conversation is the workflow's `Context`: pass the same one to each run,
     `agent.run(user_msg=…, ctx=ctx)`. A run without one is a conversation of its own, whose session cools down; with
-    `session_per_run` it ends with the run. Outside of a workflow there is
-    none, and the tools raise, as any guess could bring two users together. There, give the spec a session, which all
-    of its users share, or `session_per_call`.
+    `session_per_run` it ends with the run. Outside of a workflow there is none, and the tools raise, as any guess could
+    bring two users together. There, give the spec a session, which all of its users share, or `session_per_call`.
 
     An error that a model can recover from, such as in its code or by a missing file, is an output with `is_error`.
     Any other, such as `PoolFull` or `EngineUnavailable`, is raised. LlamaIndex's agents send it to the model,
