@@ -56,7 +56,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> dict[str, Path]:
+def keys(tmp_path: Path) -> dict[str, Any]:
     files = {
         option: tmp_path / name
         for name, option in (
@@ -144,7 +144,7 @@ def disguises(path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", OF_ALL)
-async def test_what_is_of_everybody_is_for_those_who_manage(path: str, keys: dict[str, Path]) -> None:
+async def test_what_is_of_everybody_is_for_those_who_manage(path: str, keys: dict[str, Any]) -> None:
     async with whole(**keys) as client:
         assert await run(client) == 200
         for disguise in disguises(path):
@@ -157,7 +157,7 @@ async def test_what_is_of_everybody_is_for_those_who_manage(path: str, keys: dic
         assert (await client.head(path, headers=bearer("management"))).status_code == 200
 
 
-async def test_a_key_for_metrics_reads_them_and_nothing_else(keys: dict[str, Path]) -> None:
+async def test_a_key_for_metrics_reads_them_and_nothing_else(keys: dict[str, Any]) -> None:
     async with whole(**keys) as client:
         assert await run(client) == 200
         headers = bearer("metrics")
@@ -184,7 +184,7 @@ async def test_a_key_for_metrics_reads_them_and_nothing_else(keys: dict[str, Pat
         assert (signed_in.status_code, "set-cookie" in signed_in.headers) == (401, False)
 
 
-async def test_a_key_for_sessions_sees_no_ended_session_and_no_log_of_others(keys: dict[str, Path]) -> None:
+async def test_a_key_for_sessions_sees_no_ended_session_and_no_log_of_others(keys: dict[str, Any]) -> None:
     async with whole(**keys) as client:
         assert await run(client) == 200
         assert (
@@ -202,7 +202,7 @@ async def test_a_key_for_sessions_sees_no_ended_session_and_no_log_of_others(key
 
 
 @pytest.mark.parametrize("name", ["logs", "pools", "usage-report"])
-async def test_the_name_of_a_pool_changes_no_right(name: str, keys: dict[str, Path]) -> None:
+async def test_the_name_of_a_pool_changes_no_right(name: str, keys: dict[str, Any]) -> None:
     async with whole(**keys) as client:
         await create(client, name, resource(), "management")
         pool = path_of(name).replace("/providers/Microsoft.App", "")
@@ -253,7 +253,7 @@ async def at_the_root(**options: Any) -> AsyncGenerator[httpx.AsyncClient, None]
         yield client
 
 
-async def test_a_container_at_the_root_takes_no_path_of_those_who_manage(keys: dict[str, Path]) -> None:
+async def test_a_container_at_the_root_takes_no_path_of_those_who_manage(keys: dict[str, Any]) -> None:
     async with at_the_root(**keys) as client:
         forwarded = await client.get("/anything?identifier=user-0001", headers=bearer("sessions"))
         assert forwarded.text.startswith("GET /anything?")
@@ -268,7 +268,7 @@ async def test_a_container_at_the_root_takes_no_path_of_those_who_manage(keys: d
             assert (await client.get(url, headers=bearer("sessions"))).text.startswith(f"GET {path}?")
 
 
-async def test_a_container_neither_gets_nor_sets_a_sign_in(keys: dict[str, Path]) -> None:
+async def test_a_container_neither_gets_nor_sets_a_sign_in(keys: dict[str, Any]) -> None:
     async with at_the_root(**keys) as client:
         signed_in = await client.post("/ui/sign-in", data={"key": KEYS["management"]}, headers=FORM)
         cookie = signed_in.headers["set-cookie"].partition(";")[0]
