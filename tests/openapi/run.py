@@ -99,7 +99,9 @@ def _serving(log: Path, pool: str, wrong: list[str]) -> Generator[str]:
             wrong += [f"The server ended with {code}."] if (code := process.wait(60)) else []
         finally:
             process.kill()
-    said = errors.read_text().splitlines()[3:]  # its address, no authentication, and where created pools are kept
+    said = errors.read_text().splitlines()[
+        4:
+    ]  # its address and its pages, no authentication, and where created pools are kept
     wrong += [f"The server wrote: {said}"] if said else []
     left = {pid for pid, start in below.items() if _started(pid) == start}
     wrong += [f"The server left processes: {left}"] if left else []

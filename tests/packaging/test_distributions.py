@@ -194,7 +194,7 @@ def test_every_installation_that_a_page_names_is_tried() -> None:
     named = {
         extras for page in pages for extras in re.findall(r"pip install[^`\n]*greenroom\[([\w,]+)\]", page.read_text())
     }
-    assert named - {"server", "deepagents"} == set(EXTRAS)
+    assert named - {"server", "deepagents", "agents"} == set(EXTRAS)
 
 
 def test_wheels_are_typed_carry_their_licence_and_no_tests(wheels: Path) -> None:
