@@ -72,7 +72,7 @@ def keys(tmp_path: Path) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def whole(
-    backends: Mapping[str, Backend] | None = None, **options: Any
+    backends: Mapping[str, Backend] | None = None, /, **options: Any
 ) -> AsyncGenerator[httpx.AsyncClient, None]:
     """A client of a server with all its parts, put together as `greenroom serve` does."""
     settings = ServerSettings.parse(options)
