@@ -33,6 +33,7 @@ def bare_python() -> Iterator[Path]:
             _copy(importlib.metadata.distribution(name), packages)
         source = Path(greenroom.__file__).parent
         shutil.copytree(source, packages / "greenroom", ignore=shutil.ignore_patterns("*.pyc"), dirs_exist_ok=True)
+        shutil.copy(source.parent / "pytest_greenroom.py", packages)
         yield environment / "bin" / "python"
 
 
