@@ -189,6 +189,12 @@ def test_after_a_failed_start_only_warm_starts_are_held_back() -> None:
     assert plan(state_of(waiting="a", hold_starts_until=NOW + 5), rules, NOW) == [Start()]
 
 
+def test_a_failed_start_makes_no_ready_sandbox_surplus() -> None:
+    old = NOW - SURPLUS_TIMEOUT
+    held = state_of(ready(1, old), ready(2, old), starting(3), hold_starts_until=NOW + 5)
+    assert plan(held, rules_of(maximum=5, ready=4), NOW) == []
+
+
 def test_a_pool_that_closes_ends_everything_and_starts_nothing() -> None:
     state = state_of(starting(1), ready(2), leased(3, users=1), ending(4), waiting="a")
     state.closing = True

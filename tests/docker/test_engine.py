@@ -96,7 +96,7 @@ class TestStreams:
         sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b"bye\n"
         assert await sandbox.receive() == b""
-        with pytest.raises(ConnectionError):
+        with pytest.raises(ConnectionResetError):
             await sandbox.send(b"anybody there?")
         await sandbox.kill()
 

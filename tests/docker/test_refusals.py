@@ -176,7 +176,7 @@ class TestAttached:
         assert await sandbox.receive() == b"hello"
         assert await sandbox.receive() == b""
         assert await sandbox.receive() == b""
-        with pytest.raises(ConnectionError):
+        with pytest.raises(ConnectionResetError):
             await sandbox.send(b"anybody there?")
         await sandbox.kill()
 

@@ -31,8 +31,8 @@ def _needs_bubblewrap() -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
 
 
-def run(*arguments: str | Path, timeout: float = 30, **options: str) -> subprocess.CompletedProcess[str]:
-    command = [*_GREENROOM, "run", "--pool", f"bubblewrap:?timeout={timeout:g}&preload=", *arguments]
+def run(*arguments: str | Path, **options: str) -> subprocess.CompletedProcess[str]:
+    command = [*_GREENROOM, "run", "--pool", "bubblewrap:?timeout=30&preload=", *arguments]
     environment = {**os.environ, **options}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LIMIT, env=environment)
 

@@ -154,13 +154,13 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
     wanted = len(waiting) - len(refused)
     spare = len(ready) - served
     missing = wanted + ready_target(state, rules) - starting - spare
+    surplus = 0 if waiting else max(0, min(-missing, spare))
     if now < state.hold_starts_until or (state.decision.held and isinstance(rules.ready, ReadyGoal)):
         missing = min(missing, wanted - starting)
     most = rules.max_concurrent_starts
     if rules.max_starts_beside_work is not None and any(slot.users for slot in state.slots.values()):
         most = min(most, rules.max_starts_beside_work)
     actions += [Start()] * max(0, min(missing, room, most - starting))
-    surplus = 0 if waiting else max(0, min(-missing, spare))
     expired = [slot for slot in ready[served:] if now >= slot.since + SURPLUS_TIMEOUT]
     actions += [End(slot.number, EndCause.SURPLUS) for slot in expired[:surplus]]
     return actions

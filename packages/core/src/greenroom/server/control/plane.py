@@ -270,9 +270,9 @@ class ControlPlane:
             if pool.id.key in self._accepting:
                 continue
             pool.state = "InProgress"
-            await self._end(pool, None, await self._try_to_open(pool, pool.resource), taken=False)
+            await self._open(pool, None)
 
-    async def _open(self, pool: ManagedPool, operation: Operation) -> None:
+    async def _open(self, pool: ManagedPool, operation: Operation | None) -> None:
         error = await self._try_to_open(pool, pool.resource)
         await self._end(pool, operation, error, taken=False)
 
