@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -17,6 +18,7 @@ from greenroom.local.allocator import Allocator
 from greenroom.local.changing import ChangeablePool
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
+from greenroom.local.order import CallOrder, Place
 from greenroom.local.recording import Recorder
 from greenroom.local.resumable import ResumableExecutions
 from greenroom.local.settings import PoolSettings
@@ -42,6 +44,7 @@ class LocalPool(ChangeablePool[Channel]):
         rules = settings.rules(starts_give_way=engine.starts_give_way)
         self._overrides = HeldOverrides()
         self._resumable = ResumableExecutions()
+        self._order = CallOrder()
         observer = guarded(observer)
         self._allocator = Allocator(self._start, rules, engine.name, observer)
         metering, content = self._allocator.metering, settings.trace_content
@@ -93,17 +96,26 @@ class LocalPool(ChangeablePool[Channel]):
             return await self.shell(identifier, ShellCommand(code, env=env), timeout=timeout, on_event=on_event)
         limits = self._limits(timeout)
 
-        async def work(tools: Toolbox | None, on_event: OnEvent | None) -> Execution:
+        async def work(place: Place, tools: Toolbox | None, on_event: OnEvent | None) -> Execution:
             tools = tools and replace(tools, note=partial(self._recorder.called, identifier))
             with self._recorder.executing(identifier, Work.CODE, code) as recorded, recorded.span.active():
                 async with self._channel(identifier) as channel:
                     recorded.began()
                     why = partial(self._restarted, identifier)
+                    await place.reach()
                     return recorded.ended(await channel.execute(code, limits, on_event, why, env, tools=tools))
 
         if execution_id is None:
-            return await work(tools, on_event)
-        return await self._resumable.begin(identifier, execution_id, work, on_event, tools)
+            with self._order.take(identifier) as place:
+                return await work(place, tools, on_event)
+
+        def begin(tools: Toolbox | None, on_event: OnEvent | None) -> asyncio.Task[Execution]:
+            place = self._order.take(identifier)
+            task = asyncio.create_task(work(place, tools, on_event))
+            task.add_done_callback(lambda _: place.leave())
+            return task
+
+        return await self._resumable.begin(identifier, execution_id, begin, on_event, tools)
 
     async def resume(
         self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
@@ -115,10 +127,15 @@ class LocalPool(ChangeablePool[Channel]):
     ) -> Execution:
         limits = self._limits(timeout)
         content = command.command if isinstance(command.command, str) else " ".join(command.command)
-        with self._recorder.executing(identifier, Work.COMMAND, content) as recorded, recorded.span.active():
+        with (
+            self._order.take(identifier) as place,
+            self._recorder.executing(identifier, Work.COMMAND, content) as recorded,
+            recorded.span.active(),
+        ):
             async with self._channel(identifier) as channel:
                 recorded.began()
                 why = partial(self._restarted, identifier)
+                await place.reach()
                 return recorded.ended(await channel.shell(command, limits, on_event, why))
 
     def _limits(self, timeout: float | None) -> ExecutionLimits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from greenroom.tools import PendingCalls, TakenCalls, Toolbox
 _MAX_KEPT = 16
 """Executions that have ended and are remembered; each can have many megabytes of output."""
 
-Work = Callable[[Toolbox | None, OnEvent], Coroutine[Any, Any, Execution]]
+Work = Callable[[Toolbox | None, OnEvent], asyncio.Task[Execution]]
 
 
 @dataclass(eq=False, slots=True)
@@ -58,7 +58,7 @@ class ResumableExecutions:
             )
         resumable = _Resumable(PendingCalls(tools.log if tools is not None else None))
         toolbox = replace(tools, answer=resumable.pending.answer) if tools is not None else None
-        resumable.task = asyncio.create_task(work(toolbox, resumable.note))
+        resumable.task = work(toolbox, resumable.note)
         self._known[key] = resumable
         resumable.task.add_done_callback(lambda _: self._ended(key, resumable))
         return await self._receive(resumable, execution_id, on_event, tools)

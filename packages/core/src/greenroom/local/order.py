@@ -1,0 +1,61 @@
+"""The order of the calls of a session, from where they come in until they wait for their turn at the sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+
+class Place:
+    """The place of one call in the order. It must be left, whatever becomes of the call; to leave twice does nothing."""
+
+    def __init__(self, before: asyncio.Future[None] | None) -> None:
+        self._before = before
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when this call and all before it have left their places."""
+
+    async def reach(self) -> None:
+        """Wait until all calls before this one have left their places, then leave this one.
+
+        The next call goes on when this one waits again: what comes until then is in order.
+        """
+        if self._before is not None and not self._before.done():
+            await asyncio.wait([self._before])
+        self.leave()
+
+    def leave(self) -> None:
+        if self.left.done():
+            return
+        if self._before is None or self._before.done():
+            self.left.set_result(None)
+        else:  # given up: the next call still waits for those before
+            self._before.add_done_callback(lambda _: self.leave())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.leave()
+
+
+class CallOrder:
+    """The calls that have not reached their sandbox, by session.
+
+    A call can wait for a sandbox, or begin in a task of its own, and a later one find the sandbox ready: without an
+    order of their own, the later one would run first.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, Place] = {}
+
+    def take(self, identifier: str) -> Place:
+        """Take the place after all calls of a session so far."""
+        last = self._last.get(identifier)
+        place = self._last[identifier] = Place(None if last is None else last.left)
+        place.left.add_done_callback(lambda _: self._forget(identifier, place))
+        return place
+
+    def _forget(self, identifier: str, place: Place) -> None:
+        if self._last.get(identifier) is place:
+            del self._last[identifier]
