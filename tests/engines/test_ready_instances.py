@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.waiting import within
 
-from greenroom import ReadyReason, SessionPool
+from greenroom import PoolStatus, ReadyReason, SessionPool
 from greenroom.local import allocator, demand, plan
 from greenroom.local.memory import Memory
 from greenroom.testing import engine_pool
@@ -29,27 +29,27 @@ def test_a_burst_lets_a_real_pool_grow_and_afterwards_it_shrinks() -> None:
     goal = {"ready_session_instances": "auto", "min_ready_session_instances": 1, "max_ready_session_instances": 6}
     with engine_pool("bubblewrap:", **OPTIONS, **goal, ready_wait_target=0) as pool:
         assert within(60, lambda: pool.status().ready == 1)
-        starting = burst(pool, 8)
-        status = pool.status()
-        assert status.ready_target is not None
-        assert status.ready_target > 1
-        assert status.ready_reason in {ReadyReason.DEMAND, ReadyReason.CEILING, ReadyReason.SHRINKING}
-        assert max(starting) <= max(2, os.cpu_count() or 2), "as many starts at the same time as in any other pool"
+        seen = burst(pool, 8)
+        highest = max(seen, key=lambda status: status.ready_target or 0)
+        assert (highest.ready_target or 0) > 1
+        assert highest.ready_reason in {ReadyReason.DEMAND, ReadyReason.CEILING, ReadyReason.SHRINKING}
+        starting = max(status.starting for status in seen)
+        assert starting <= max(2, os.cpu_count() or 2), "as many starts at the same time as in any other pool"
         assert within(60, lambda: pool.status().ready == 1 and pool.status().ready_reason is ReadyReason.FLOOR)
         assert pool.status().evictions["surplus"] >= 1
         assert pool.session().execute("6 * 7").result == "42"
 
 
-def burst(pool: SessionPool, count: int) -> list[int]:
-    """Sessions that come at the same time and end again; returns how many sandboxes were seen starting."""
-    starting: list[int] = []
+def burst(pool: SessionPool, count: int) -> list[PoolStatus]:
+    """Sessions that come at the same time and end again; returns what the pool told meanwhile."""
+    seen: list[PoolStatus] = []
 
     def visit(_number: int) -> None:
         with pool.session() as session:
-            starting.append(pool.status().starting)
+            seen.append(pool.status())
             assert session.execute("1 + 1").result == "2"
-            starting.append(pool.status().starting)
+            seen.append(pool.status())
 
     with ThreadPoolExecutor(count) as threads:
         list(threads.map(visit, range(count)))
-    return starting
+    return seen

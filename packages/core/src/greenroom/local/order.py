@@ -8,7 +8,7 @@ from typing import Self
 
 
 class Place:
-    """The place of one call in the order. It must be left, whatever becomes of the call; to leave twice does nothing."""
+    """The place of one call in the order. It must be left, whatever becomes of the call; twice does nothing."""
 
     def __init__(self, before: asyncio.Future[None] | None) -> None:
         self._before = before

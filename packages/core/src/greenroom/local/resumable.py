@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from greenroom.backend import OnEvent
 from greenroom.errors import InvalidRequest, SandboxLost, ServiceFailed
