@@ -369,7 +369,8 @@ class HostileToolSuite(Suite):
                 time.sleep(0.05)
         decided.set()
         with contextlib.suppress(SandboxLost):
-            assert session.resume(handle.id, tools=[echo]).result(SAFETY).status in {"succeeded", "failed", "timed_out"}
+            execution = session.resume(handle.id, tools=[echo]).result(SAFETY)
+            assert execution.status in {"succeeded", "failed", "timed_out"}, execution
         assert [call.arguments for call in seen if call.number == 1] == [{"value": 1}] * sum(
             call.number == 1 for call in seen
         )
