@@ -181,6 +181,7 @@ class Proxy:
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.heads: list[str] = []
         self._context = context
+        self._writers: list[asyncio.StreamWriter] = []
 
     @contextlib.contextmanager
     def running(self) -> Generator[str, None, None]:
@@ -194,6 +195,13 @@ class Proxy:
             started.set()
             with contextlib.suppress(asyncio.CancelledError):
                 await server.serve_forever()
+            handlers = asyncio.all_tasks() - {asyncio.current_task()}
+            for each in handlers:
+                each.cancel()
+            await asyncio.gather(*handlers, return_exceptions=True)
+            for writer in self._writers:
+                writer.transport.abort()
+            await asyncio.sleep(0)  # what was aborted is closed in the next turn of the loop
 
         task = loop.create_task(serve())
         thread = threading.Thread(target=loop.run_until_complete, args=(task,))
@@ -204,18 +212,17 @@ class Proxy:
         finally:
             loop.call_soon_threadsafe(task.cancel)
             thread.join(60)
-            for other in asyncio.all_tasks(loop):
-                other.cancel()
-            loop.run_until_complete(asyncio.sleep(0))
             loop.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head.decode())
         method, target, _ = head.split(b" ", 2)
         address = target if method == b"CONNECT" else target.split(b"/", 3)[2]
         host, _, port = address.decode().partition(":")
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        self._writers.append(far_writer)
         if method == b"CONNECT":
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         else:

@@ -33,6 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+http.server.ThreadingHTTPServer.request_queue_size = 128
 http.server.ThreadingHTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
 """
 FETCH = """
@@ -44,6 +45,16 @@ for url in urls:
         print(error.code, error.read().decode().strip())
     except OSError as error:
         print(type(error).__name__, error)
+"""
+MANY = """
+import concurrent.futures, urllib.request
+def get(number):
+    try:
+        return urllib.request.urlopen(url + str(number), timeout=60).read()
+    except OSError as error:
+        print(number, repr(error))
+with concurrent.futures.ThreadPoolExecutor(40) as threads:
+    print(len(set(threads.map(get, range(120))) - {None}))
 """
 TUNNEL = """
 import os, socket
@@ -113,9 +124,7 @@ def test_another_machine_is_reached_through_the_proxy(session: Session, outside:
     assert run(session, FETCH, urls=[f"http://{outside}:8000/a?b=c"]) == ["outside /a?b=c None"]
     assert run(session, TUNNEL, targets=[f"{outside}:8000"]) == ["outside /tunnel None"]
     assert run(session, FETCH, urls=["http://127.0.0.1:8080/"])[-1] == "hello"  # itself, without the proxy
-    many = "import concurrent.futures as f\nwith f.ThreadPoolExecutor(40) as t: print(len(set(t.map(lambda n: "
-    many += "__import__('urllib.request').request.urlopen(url + str(n), timeout=30).read(), range(120)))))"
-    assert run(session, many, url=f"http://{outside}:8000/") == ["120"]
+    assert run(session, MANY, url=f"http://{outside}:8000/") == ["120"]
 
 
 def test_neither_this_machine_nor_its_containers_are_reached(session: Session, image: str) -> None:

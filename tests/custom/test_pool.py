@@ -66,18 +66,24 @@ async def test_a_caller_gets_the_next_instance_when_one_fails_its_probe() -> Non
 
 
 async def test_open_requests_leave_connections_to_the_probe() -> None:
-    waiting: list[asyncio.StreamWriter] = []
+    waiting, most = 0, 0
 
     async def stall(_: ScriptedContainer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal waiting, most
+        del writer
         if await reader.read(1):  # else it was the probe
-            waiting.append(writer)
-            await reader.read()
+            waiting += 1
+            most = max(most, waiting)
+            try:
+                await reader.read()
+            finally:
+                waiting -= 1
 
     pool = await scripted_pool(ScriptedContainers(stall), container={"startup": {"port": 80}})
     requests = [asyncio.create_task(ask(pool)) for _ in range(MOST_OPEN + 10)]
     ended = await asyncio.gather(*requests, return_exceptions=True)
     assert all(isinstance(each, ServiceFailed) for each in ended)
-    assert 0 < len(waiting) < MOST_OPEN
+    assert 0 < most < MOST_OPEN
     await pool.close()
 
 

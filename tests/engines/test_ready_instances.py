@@ -36,7 +36,6 @@ def test_a_burst_lets_a_real_pool_grow_and_afterwards_it_shrinks() -> None:
         starting = max(status.starting for status in seen)
         assert starting <= max(2, os.cpu_count() or 2), "as many starts at the same time as in any other pool"
         assert within(60, lambda: pool.status().ready == 1 and pool.status().ready_reason is ReadyReason.FLOOR)
-        assert pool.status().evictions["surplus"] >= 1
         assert pool.session().execute("6 * 7").result == "42"
 
 

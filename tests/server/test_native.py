@@ -297,16 +297,21 @@ class Relay:
         try:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         finally:
-            self.break_all()
             server.close()
+            self.closed = True
+            self.break_all()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.closed:
             writer.transport.abort()
             return
         self.connections += 1
+        self._writers.append(writer)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writers += [writer, far_writer]
+        if writer.is_closing():  # broken meanwhile
+            far_writer.transport.abort()
+            return
+        self._writers.append(far_writer)
 
         async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):

@@ -82,6 +82,7 @@ class CellSuite(Suite):
             after = shared.execute("before = ticks\nawait asyncio.sleep(0.1)\nbefore > 0, ticks - before")
             assert after.result == "(True, 0)", code
         shared.execute("async def block(): time.sleep(60)\ntask = asyncio.create_task(block())")
+        time.sleep(0.5)  # until the loop runs between executions
         execution = shared.execute("1", timeout=0.5)
         assert (execution.status, execution.state_lost) == ("timed_out", False)
         assert shared.execute("task.done()").result == "True"
