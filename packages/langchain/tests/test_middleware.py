@@ -11,9 +11,7 @@ from langchain import agents
 from langchain.agents.middleware import AgentMiddleware, HumanInTheLoopMiddleware
 from langchain.tools import ToolRuntime
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
@@ -23,6 +21,8 @@ from greenroom import ToolLimits
 from greenroom.testing import wait_until
 from langchain_greenroom import GreenroomTool
 from langchain_greenroom.middleware import GreenroomMiddleware, needs_approval
+
+from .doubles import ScriptedModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,21 +66,6 @@ def ask_person(question: str) -> str:
     answers = [interrupt(f"{question} {n}") for n in (1, 2)]
     made.append(question)
     return " and ".join(answers)
-
-
-class ScriptedModel(GenericFakeChatModel):
-    """Plays the turn that the conversation has come to."""
-
-    messages: Any = None
-    turns: list[AIMessage]
-    disable_streaming: bool | Any = True
-
-    def bind_tools(self, tools: Any, **_: Any) -> Any:
-        return self
-
-    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
-        turn = self.turns[sum(isinstance(message, AIMessage) for message in messages)]
-        return ChatResult(generations=[ChatGeneration(message=turn.model_copy(deep=True))])
 
 
 def turn(*codes: str) -> AIMessage:

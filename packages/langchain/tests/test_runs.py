@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain import agents
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from greenroom import connecting
 from greenroom.adapters import close_default_pool
@@ -19,25 +17,12 @@ from greenroom.testing import memory_pool, wait_until
 from langchain_greenroom import GreenroomTool, GreenroomToolkit
 from langchain_greenroom.middleware import GreenroomMiddleware
 
+from .doubles import ScriptedModel
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from greenroom import SessionPool
-
-
-class ScriptedModel(GenericFakeChatModel):
-    """Plays the turn that the conversation has come to, so that runs at the same time have all of them."""
-
-    messages: Any = None
-    turns: list[AIMessage]
-    disable_streaming: bool | Any = True
-
-    def bind_tools(self, tools: Any, **_: Any) -> Any:
-        return self
-
-    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
-        turn = self.turns[sum(isinstance(message, AIMessage) for message in messages)]
-        return ChatResult(generations=[ChatGeneration(message=turn.model_copy(deep=True))])
 
 
 def agent(*codes: str, tools: Any = (), middleware: Any = (), last: tuple[str, ...] = ("Done.",)) -> Any:
