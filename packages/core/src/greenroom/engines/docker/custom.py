@@ -49,7 +49,7 @@ _START_TIMEOUT = 60.0
 _OUTPUT_KEPT = 8192
 _RELAY_MEMORY = 96 << 20
 _SHARING_RUNTIMES = ("runc", "crun", "io.containerd.runc.v2")
-_MOST_LEAVING = 64  # connections to the proxy
+_MOST_LEAVING = 64  # connections to the proxy that are served; as many others wait
 _READY = b"ready\n"
 _WRITABLE = ("/mnt/data", "/run", "/tmp", "/var/tmp")  # noqa: S108  in the container
 
@@ -75,6 +75,7 @@ class CustomSandbox(PortSandbox):
         self._egress = egress
         self._gives_way = gives_way
         self._leaving: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(_MOST_LEAVING)
         self._containers = containers
         self._relay, self._program = attachments
         self._on_end = on_end
@@ -168,11 +169,15 @@ class CustomSandbox(PortSandbox):
         """Begin to serve a connection from the container to the proxy."""
         if self._egress is None:
             raise relay.Violation("a connection, though there is no proxy")
-        # Those that the container has given up count, too, until they have ended here.
-        serve = self._egress.serve(channel) if len(self._leaving) < _MOST_LEAVING else channel.close()
+        # Those that the container has given up count, too, until they have ended here: later ones wait for a place.
+        serve = self._serve(self._egress, channel) if len(self._leaving) < 2 * _MOST_LEAVING else channel.close()
         task = asyncio.create_task(serve)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+
+    async def _serve(self, egress: Egress, channel: relay.Channel) -> None:
+        async with self._places:
+            await egress.serve(channel)
 
 
 class CustomContainers:
