@@ -14,6 +14,8 @@ DOCUMENTS ?=
 NEL := .venv-nel
 # Most tests wait for a sandbox or a clock: more of them than processors run at the same time.
 WORKERS ?= 6
+# What has the last word where tests failed, with pytest's exit code: nothing but the code itself, or .ci/second-look.
+JUDGE ?= exit
 # The tests that need no engine and no framework.
 UNIT := @tests/unit.txt
 
@@ -38,10 +40,10 @@ test: lint ## everything that this machine can run
 	@$(MAKE) --no-print-directory test-alone
 
 test-together: $(READY) $(OPENAPI)/.ready
-	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone and not soak"
+	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone and not soak" || $(JUDGE) $$?
 
 test-alone: $(READY)
-	@$(BIN)/pytest -q --durations 20 -m "alone and not soak" tests/custom tests/orphans tests/soak
+	@$(BIN)/pytest -q --durations 20 -m "alone and not soak" tests/custom tests/orphans tests/soak || $(JUDGE) $$?
 
 soak: $(READY) ## what takes minutes of an idle machine; writes docs/soak.md
 	@$(BIN)/python -m tests.soak.run
