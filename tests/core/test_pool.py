@@ -21,6 +21,7 @@ from greenroom.local.pool import LocalPool
 from greenroom.sessions import OpenPool
 from greenroom.testing import ScriptedBackend, memory_pool, scripted_pool
 from greenroom.testing.memory_engine import MemoryEngine
+from tests.waiting import within
 
 
 class SlowEngine(MemoryEngine):
@@ -72,15 +73,23 @@ def test_the_status_counts_warm_and_cold_starts_and_the_ends() -> None:
 
 def test_an_unused_session_cools_down_and_the_next_use_begins_anew() -> None:
     with pytest.warns(AzureRangeWarning):
-        pool = memory_pool(cooldown_period=0.3, ready_session_instances=0)
+        pool = memory_pool(cooldown_period=1, ready_session_instances=0)
     with pool:
         session = pool.session("idle")
-        session.execute("x = 1")
-        for _ in range(5):  # each use starts the time again
-            time.sleep(0.1)
-            assert session.execute("x").result == "1"
-        time.sleep(0.6)
-        assert pool.sessions() == []
+        for _ in range(30):
+            times = [time.monotonic()]
+            session.execute("x = 1")
+            kept = True
+            while kept and times[-1] < times[0] + 2:  # each use starts the time again
+                time.sleep(0.1)
+                kept = session.execute("x").result == "1"
+                times.append(time.monotonic())
+            if kept:
+                break
+            # On a busy machine, a pause between two uses can last as long as the period.
+            assert max(later - earlier for earlier, later in zip(times, times[2:], strict=False)) >= 1
+        assert kept
+        assert within(60, lambda: not pool.sessions())
         assert session.execute("'x' in globals()").result == "False"
         assert pool.status().evictions["cooled down"] >= 1
 
