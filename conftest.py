@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,11 +14,11 @@ def _readable(value: Any) -> Any:
         case str():
             return value.encode("utf-8", "backslashreplace").decode()
         case dict():
-            return {_readable(key): _readable(item) for key, item in value.items()}
+            return {_readable(key): _readable(item) for key, item in cast("dict[Any, Any]", value).items()}
         case list():
-            return [_readable(item) for item in value]
+            return [_readable(item) for item in cast("list[Any]", value)]
         case tuple():
-            return tuple(_readable(item) for item in value)
+            return tuple(_readable(item) for item in cast("tuple[Any, ...]", value))
         case _:
             return value
 
