@@ -64,6 +64,11 @@ _USERS = 4096
 # The supervisor's capabilities as root of gVisor's kernel: to change to the worker's user, to end it, to own its files.
 _GVISOR_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
 
+# The engine counts gVisor's own threads, and gVisor ends with the sandbox when it gets no further one. So gVisor limits
+# the processes of the code itself, and the engine only keeps the sum within bounds.
+_GVISOR_THREADS = 256
+_GVISOR_THREADS_PER_PROCESS = 12
+
 # By the name in Docker's description of itself.
 _LIMITS = {"MemoryLimit": "the memory", "CpuCfsQuota": "the processors", "PidsLimit": "the processes"}
 _log = logging.getLogger(__name__)
@@ -297,8 +302,11 @@ class DockerEngine(Engine):
             "container_type": spec.container_type,
             "allow_unfiltered": self._allow_unfiltered,
         }
+        processes = limits.pids
         if self._is_gvisor:
             settings["worker_uid"] = user
+            settings["rlimits"] = {"NPROC": limits.pids}
+            processes = _GVISOR_THREADS + _GVISOR_THREADS_PER_PROCESS * limits.pids
         environment = sandbox_environment(spec)
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
         return {
@@ -332,7 +340,7 @@ class DockerEngine(Engine):
                 "KernelMemoryTCP": limits.memory // 4,  # counted separately only by version 1 of control groups
                 "NanoCpus": int(limits.cpus * 1e9),
                 "CpuShares": STARTING_SHARES if self.starts_give_way else 0,
-                "PidsLimit": limits.pids,
+                "PidsLimit": processes,
                 "Ulimits": [
                     {"Name": "core", "Soft": 0, "Hard": 0},
                     {"Name": "nofile", "Soft": 4096, "Hard": 4096},
