@@ -475,7 +475,7 @@ async def test_only_an_execution_in_the_background_can_be_received_again() -> No
         connection: Any = pool._http  # pyright: ignore[reportPrivateUsage]
         call = Call("GET", f"greenroom/1/executions/{record.id}", {"identifier": "session"})
         with pytest.raises(GreenroomError, match="no such execution"):
-            await connection.json(call, _as_it_is, timeout=10)
+            await connection.json(call, _as_it_is, timeout=60)
         assert backend.interrupted == []
         running.cancel()
         await asyncio.wait([running])
@@ -551,7 +551,7 @@ async def test_a_client_that_leaves_cancels_its_calls() -> None:
             relay.break_all()
             with pytest.raises(ServiceFailed):
                 await running
-            await asyncio.wait_for(ended.wait(), 10)
+            await asyncio.wait_for(ended.wait(), 60)
 
 
 async def test_only_the_client_that_receives_an_execution_answers_its_calls() -> None:
@@ -568,7 +568,7 @@ async def test_only_the_client_that_receives_an_execution_answers_its_calls() ->
             )
             client: Any = pool
             try:
-                await client._http.json(call, str, timeout=10)
+                await client._http.json(call, str, timeout=60)
             except GreenroomError as error:
                 return error.azure.status if error.azure is not None else 400  # of our own
             return 204
@@ -622,7 +622,7 @@ async def test_tools_that_break_a_rule_are_refused(stubs: list[Any], limits: Any
         client: Any = pool
         call = Call("POST", f"{wire.VERSION}/executions", {"identifier": "session"}, order)
         with pytest.raises(InvalidRequest):
-            await client._http.json(call, str, timeout=10)
+            await client._http.json(call, str, timeout=60)
 
 
 async def test_arguments_count_as_memory_of_the_server() -> None:
@@ -723,7 +723,7 @@ async def test_an_order_of_another_form_is_refused(order: Any, message: str) -> 
         connection: Any = pool._http  # pyright: ignore[reportPrivateUsage]
         call = Call("POST", "greenroom/1/executions", {"identifier": "session"}, order)
         with pytest.raises(InvalidRequest, match=message):
-            await connection.json(call, _as_it_is, timeout=10)
+            await connection.json(call, _as_it_is, timeout=60)
 
 
 async def test_a_strict_server_speaks_it_too() -> None:
