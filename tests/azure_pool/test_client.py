@@ -220,11 +220,11 @@ def test_a_read_that_broke_is_made_again() -> None:
 def test_a_call_to_a_full_pool_is_retried_for_the_acquire_timeout() -> None:
     began = time.monotonic()
     azure = Azure(full())
-    with pool_of(azure, acquire_timeout=1) as pool, pytest.raises(PoolFull, match="5 of 5 sessions") as caught:
+    with pool_of(azure, acquire_timeout=5) as pool, pytest.raises(PoolFull, match="5 of 5 sessions") as caught:
         pool.session("abcd").execute("1")
     assert caught.value.sessions == 5
     assert len(azure.requests) > 1
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_a_pool_that_is_full_for_long_is_not_waited_for() -> None:
