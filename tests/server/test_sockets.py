@@ -116,8 +116,8 @@ async def test_a_body_that_comes_too_slowly_is_refused() -> None:
 
 
 async def test_a_client_may_be_as_slow_as_its_code() -> None:
-    async with listening(await memory_backend(), client_timeout=0.3) as server, connected(server) as (reader, writer):
-        writer.write(execute("import time; time.sleep(1); print('done')"))
+    async with listening(await memory_backend(), client_timeout=2) as server, connected(server) as (reader, writer):
+        writer.write(execute("import time; time.sleep(4); print('done')"))
         async with asyncio.timeout(60):
             assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200 ")
 
@@ -186,7 +186,7 @@ async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(tls: bool, tm
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (8 << 20))
     certificate = self_signed(tmp_path, ["127.0.0.1"]) if tls else None
-    async with listening(backend, certificate, client_timeout=2) as server:
+    async with listening(backend, certificate, client_timeout=6) as server:
         context = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else None
         port = int(server.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, limit=4096)
@@ -197,7 +197,7 @@ async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(tls: bool, tm
                 piece = await reader.read(1 << 19)
                 assert piece
                 received += len(piece)
-                await asyncio.sleep(0.3 * len(piece) / (1 << 19))  # 4.8 seconds in total
+                await asyncio.sleep(0.6 * len(piece) / (1 << 19))  # 9.6 seconds in total
         writer.transport.abort()
 
 
