@@ -220,11 +220,11 @@ def test_a_read_that_broke_is_made_again() -> None:
 def test_a_call_to_a_full_pool_is_retried_for_the_acquire_timeout() -> None:
     began = time.monotonic()
     azure = Azure(full())
-    with pool_of(azure, acquire_timeout=1) as pool, pytest.raises(PoolFull, match="5 of 5 sessions") as caught:
+    with pool_of(azure, acquire_timeout=5) as pool, pytest.raises(PoolFull, match="5 of 5 sessions") as caught:
         pool.session("abcd").execute("1")
     assert caught.value.sessions == 5
     assert len(azure.requests) > 1
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_a_pool_that_is_full_for_long_is_not_waited_for() -> None:
@@ -331,7 +331,7 @@ def test_an_answer_that_trickles_is_given_up(status: int, monkeypatch: pytest.Mo
             await asyncio.sleep(0.05)
 
     with pool_of(Azure(Answer(status, trickle))) as pool, pytest.raises(ServiceFailed):
-        pool.session("abcd").submit("1", timeout=0.5).result(10)
+        pool.session("abcd").submit("1", timeout=0.5).result(60)
 
 
 def test_an_answer_without_end_is_given_up() -> None:
@@ -374,7 +374,7 @@ def test_a_long_execution_is_asynchronous_and_asked_for() -> None:
 def test_a_submitted_execution_has_no_limit() -> None:
     azure = Azure(running(), executed(result="7"))
     with pool_of(azure) as pool:
-        assert pool.session("abcd").submit("…").result(10).result == "7"
+        assert pool.session("abcd").submit("…").result(60).result == "7"
     assert "timeoutInSeconds" not in azure.bodies[0]
 
 
@@ -418,7 +418,7 @@ def test_the_legacy_contract_has_no_long_executions() -> None:
     with pool_of(azure, api_version="2024-02-02-preview") as pool:
         with pytest.raises(InvalidRequest, match="at most 220 seconds"):
             pool.session("abcd").execute("…", timeout=221)
-        assert pool.session("abcd").submit("…").result(10).succeeded
+        assert pool.session("abcd").submit("…").result(60).succeeded
     assert azure.bodies[0]["properties"]["timeoutInSeconds"] == 220
 
 
@@ -455,11 +455,11 @@ async def test_cancelling_a_call_ends_its_request() -> None:
     azure = Azure(answer, executed(result="7"))
     with pool_of(azure) as pool:
         call = asyncio.create_task(pool.session("abcd").aexecute("…"))
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 60)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), 60)
         assert (await pool.session("abcd").aexecute("…")).result == "7"
 
 
@@ -682,5 +682,5 @@ def test_without_httpx_the_message_says_what_to_install(monkeypatch: pytest.Monk
 def test_no_timeout_is_infinite_for_a_socket() -> None:
     azure = Azure(running(), executed())
     with pool_of(azure) as pool:
-        pool.session("abcd").submit("…").result(10)
+        pool.session("abcd").submit("…").result(60)
     assert all(math.isfinite(request.sent.read_timeout) for request in azure.requests)

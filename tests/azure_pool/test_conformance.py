@@ -66,7 +66,7 @@ def test_a_shell_command_runs_over_http() -> None:
         assert (execution.stdout, execution.stderr) == ("words", "err\n")
         assert session.shell(["printf", "%s", "$HOME"]).stdout == "$HOME"
         assert session.shell("yes | head -c 100000").stdout == "y\n" * 50_000
-        late = session.shell("echo begun; sleep 60", timeout=1)
+        late = session.shell("echo begun; sleep 200", timeout=5)
         assert (late.status, late.stdout, late.exit_code) == ("timed_out", "begun\n", None)
         assert [type(event) for event in session.stream_shell("echo a")] == [StreamText, Execution]
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -18,6 +19,7 @@ from azure.core.credentials import AccessToken
 
 import greenroom
 from greenroom import AccessDenied, InvalidRequest, ServiceFailed
+from greenroom.azure.credentials import CredentialTokens
 
 from .scripted import ENDPOINT, Azure, executed, pool_of, refused
 
@@ -75,12 +77,16 @@ def test_concurrent_calls_fetch_one_token() -> None:
     assert len(credential.scopes) == 1
 
 
-def test_a_token_is_renewed_before_it_ends() -> None:
-    credential, azure = Credential(lasts=2), Azure(executed())
+@pytest.mark.parametrize(("lasts", "moment"), [(3600, 3400), (400, 250)])
+def test_a_token_is_renewed_before_it_ends(monkeypatch: pytest.MonkeyPatch, lasts: int, moment: int) -> None:
+    passed = 0
+    defaults: Any = CredentialTokens.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "clock", lambda: time.time() + passed)
+    credential, azure = Credential(lasts), Azure(executed())
     with pool_of(azure, credential=credential) as pool:
         pool.session("abcd").execute("1")
         pool.session("abcd").execute("1")
-        time.sleep(1.5)  # of 2 seconds
+        passed = moment
         pool.session("abcd").execute("1")
     assert tokens_of(azure) == ["token-1", "token-1", "token-2"]
 

@@ -26,7 +26,8 @@ from .hostile import Behaviour, Resident, always, endless, endpoint, response
 from .scripted import TOKEN, Answer, Azure, Request, answered, executed, pool_of
 
 _MIB = 1 << 20
-SOON = 20.0  # seconds, a safety limit
+SOON = 60.0  # seconds, a safety limit
+_PAUSE = 5.0
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,21 @@ def contract(request: pytest.FixtureRequest) -> Contract:
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits of time are small ones."""
+    _limit_times(monkeypatch, 0.3)
+
+
+@pytest.fixture
+def sufficient_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of time are shorter than the pauses of `_PAUSE`, and longer than those of a busy machine."""
+    _limit_times(monkeypatch, _PAUSE - 1)
+
+
+def _limit_times(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     for module in ("client", "native"):
-        monkeypatch.setattr(f"greenroom.azure.{module}._TIMEOUT", 0.3)
-        monkeypatch.setattr(f"greenroom.azure.{module}.MARGIN", 0.3)
-    monkeypatch.setattr("greenroom.azure.remote._TIMEOUT", 0.3)
-    monkeypatch.setattr("greenroom.azure.http._CONNECT_TIMEOUT", 0.3)
+        monkeypatch.setattr(f"greenroom.azure.{module}._TIMEOUT", seconds)
+        monkeypatch.setattr(f"greenroom.azure.{module}.MARGIN", seconds)
+    monkeypatch.setattr("greenroom.azure.remote._TIMEOUT", seconds)
+    monkeypatch.setattr("greenroom.azure.http._CONNECT_TIMEOUT", seconds)
 
 
 @functools.cache
@@ -190,7 +201,7 @@ def test_a_download_that_trickles_is_given_up(contract: Contract) -> None:
         assert time.monotonic() - began < SOON
 
 
-@pytest.mark.usefixtures("short_timeouts")
+@pytest.mark.usefixtures("sufficient_timeouts")
 async def test_a_download_waits_for_a_slow_consumer(contract: Contract) -> None:
     content = bytes(8 * _MIB)
     with endpoint(always(response(contract.file(content)))) as url:
@@ -198,8 +209,8 @@ async def test_a_download_waits_for_a_slow_consumer(contract: Contract) -> None:
         size = 0
         async for chunk in pool.download("abcd", "/mnt/data/a"):
             size += len(chunk)
-            if size % (2 * _MIB) < len(chunk):
-                await asyncio.sleep(0.4)  # more than the endpoint may take
+            if size % (4 * _MIB) < len(chunk):
+                await asyncio.sleep(_PAUSE)  # more than the endpoint may take
         await pool.close()
     assert size == len(content)
 
@@ -234,7 +245,7 @@ class _Zeros(io.RawIOBase):
         return size
 
 
-@pytest.mark.usefixtures("short_timeouts")
+@pytest.mark.usefixtures("sufficient_timeouts")
 async def test_an_upload_waits_for_a_slow_source(contract: Contract) -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(SOON):
@@ -243,9 +254,9 @@ async def test_an_upload_waits_for_a_slow_source(contract: Contract) -> None:
         writer.write(response(contract.uploaded))
 
     async def slow() -> AsyncIterator[bytes]:
-        for _ in range(3):
+        for _ in range(2):
             yield bytes(3 * _MIB)
-            await asyncio.sleep(0.5)  # more than the endpoint may take
+            await asyncio.sleep(_PAUSE)  # more than the endpoint may take
 
     with endpoint(behave) as url:
         pool = await open_backend(url, api_version=contract.version)

@@ -141,7 +141,7 @@ async def test_cancelling_leaves_nothing(tmp_path: Path) -> None:
             async with asyncio.timeout(0.3):
                 await pool.session().adownload("d", tmp_path / "local")
         pool.sessions()  # the pool's loop has got so far
-        for _ in range(100):
+        for _ in range(1200):
             if not list(tmp_path.iterdir()):
                 break
             await asyncio.sleep(0.05)

@@ -47,10 +47,7 @@ def pool_over(engine: MemoryEngine, **options: Any) -> SessionPool:
 
 
 def wait_for(pool: SessionPool, ready: int) -> None:
-    deadline = time.monotonic() + 10
-    while pool.status().ready < ready:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert within(60, lambda: pool.status().ready >= ready)
 
 
 def test_the_status_counts_warm_and_cold_starts_and_the_ends() -> None:
@@ -109,9 +106,9 @@ def test_waiting_calls_are_served_in_the_order_of_arrival() -> None:
                 served.append(number)
 
         threads = [threading.Thread(target=use, args=(number,)) for number in range(5)]
-        for thread in threads:
+        for number, thread in enumerate(threads, 1):
             thread.start()
-            time.sleep(0.05)
+            assert within(60, lambda number=number: pool.status().waiting == number)
         first.delete()
         for thread in threads:
             thread.join(60)
@@ -123,14 +120,12 @@ async def test_a_waiting_caller_that_gives_up_leaves_no_trace() -> None:
         holder = pool.session("holder")
         await holder.aexecute("1")
         waiting = asyncio.create_task(pool.session("waiting").aexecute("1"))
-        await asyncio.sleep(0.1)
-        assert (await pool.astatus()).waiting == 1
+        assert await asyncio.to_thread(within, 60, lambda: pool.status().waiting == 1)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        await asyncio.sleep(0.05)
-        status = await pool.astatus()
-        assert (status.waiting, status.idle) == (0, 1)
+        assert await asyncio.to_thread(within, 60, lambda: pool.status().waiting == 0)
+        assert (await pool.astatus()).idle == 1
         await holder.adelete()
         assert (await pool.session("next").aexecute("1")).result == "1"
         assert [info.identifier for info in await pool.asessions()] == ["next"]
@@ -182,7 +177,7 @@ def test_closing_fails_running_and_waiting_calls() -> None:
     threads = [threading.Thread(target=use, args=("import time\ntime.sleep(60)",)) for _ in range(2)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    assert within(60, lambda: (pool.status().executing, pool.status().waiting) == (1, 1))
     pool.close()
     for thread in threads:
         thread.join(60)
@@ -193,21 +188,23 @@ def test_ctrl_c_interrupts_the_code_and_frees_the_session() -> None:
     with memory_pool() as pool:
         session = pool.session()
         session.execute("x = 5")
-        # To this thread, as a terminal does: `interrupt_main` would not wake it.
-        timer = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
-        timer.start()
+        this = threading.get_ident()
+
+        def press() -> None:
+            if within(60, lambda: pool.status().executing == 1):
+                signal.pthread_kill(this, signal.SIGINT)  # as a terminal does: `interrupt_main` would not wake it
+
+        pressing = threading.Thread(target=press)
+        pressing.start()
         with pytest.raises(KeyboardInterrupt):
-            session.execute("import time\ntime.sleep(60)")
-        timer.join()
-        assert session.execute("x", timeout=10).result == "5"
+            session.execute("import time\ntime.sleep(600)", timeout=220)
+        pressing.join()
+        assert session.execute("x", timeout=60).result == "5"
 
 
 def test_a_pool_without_holders_closes_itself() -> None:
     memory_pool().session()
-    deadline = time.monotonic() + 5
-    while [thread for thread in threading.enumerate() if thread.name == "greenroom memory"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert within(60, lambda: all(thread.name != "greenroom memory" for thread in threading.enumerate()))
 
 
 # Children run the interpreter's exit functions too, which must leave the parent's pools alone.
@@ -255,7 +252,7 @@ os.wait()
 
 
 def test_a_pool_survives_a_fork_if_it_was_not_used_before() -> None:
-    program = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, timeout=60, check=False)
+    program = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, timeout=200, check=False)
     forked, closed = "A pool that was used does not survive a fork", "This pool was closed"
     expected = {
         name: ["'" + name + "'", "'" + name + "'", "0", "'parent'" if name == "parent" else forked, closed]
@@ -276,18 +273,35 @@ def test_a_stream_yields_the_execution_once() -> None:
     assert isinstance(events[-1], greenroom.Execution)
 
 
+class Talking(ScriptedBackend):
+    """Notes when it has told everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = threading.Event()
+
+    async def execute(self, *arguments: Any, **options: Any) -> greenroom.Execution:
+        execution = await super().execute(*arguments, **options)
+        self.told.set()
+        return execution
+
+
 def test_text_that_waits_for_a_slow_consumer_is_joined() -> None:
     text = "line\r\n" * 1_000
-    backend = ScriptedBackend()
+    backend = Talking()
     backend.answer = greenroom.Execution("1", "succeeded", stdout=text)
 
     async def consume() -> list[object]:
-        return [event async for event in pool.session().astream("code")]
+        backend.told.clear()
+        stream = pool.session().astream("code")
+        first = await anext(stream)
+        assert await asyncio.to_thread(backend.told.wait, 60)
+        return [first, *[event async for event in stream]]
 
     with scripted_pool(backend) as pool:
         stream = pool.session().stream("code")
         first = next(stream)
-        time.sleep(0.5)
+        assert backend.told.wait(60)
         for events in ([first, *stream], asyncio.run(consume())):
             pieces = [event.text for event in events if isinstance(event, greenroom.StreamText)]
             assert "".join(pieces) == text
@@ -295,21 +309,23 @@ def test_text_that_waits_for_a_slow_consumer_is_joined() -> None:
             assert len(events) == len(pieces) + 1
 
 
-class ByTurns(ScriptedBackend):
+class ByTurns(Talking):
     """Writes to both streams by turns, a character at a time."""
 
     async def execute(self, *arguments: Any, **options: Any) -> greenroom.Execution:
         for _ in range(5_000):
             options["on_event"](greenroom.StreamText("stdout", "o"))
             options["on_event"](greenroom.StreamText("stderr", "e"))
+        self.told.set()
         return greenroom.Execution("1", "succeeded", stdout="o" * 5_000, stderr="e" * 5_000)
 
 
 def test_text_of_both_streams_by_turns_is_joined_where_much_of_it_waits() -> None:
-    with scripted_pool(ByTurns()) as pool:
+    backend = ByTurns()
+    with scripted_pool(backend) as pool:
         stream = pool.session().stream("code")
         first = next(stream)
-        time.sleep(0.5)
+        assert backend.told.wait(60)
         pieces = [event for event in (first, *stream) if isinstance(event, greenroom.StreamText)]
     for name, text in (("stdout", "o" * 5_000), ("stderr", "e" * 5_000)):
         assert "".join(piece.text for piece in pieces if piece.stream == name) == text
@@ -355,7 +371,7 @@ def test_a_submitted_execution_keeps_no_event_and_has_what_stood_when_it_was_can
             time.sleep(0.01)
         assert _outputs() - before < 1_000
         handle.cancel()
-        execution = handle.result(5)
+        execution = handle.result(60)
     if tells:
         assert execution is told
     else:

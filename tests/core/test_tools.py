@@ -545,10 +545,10 @@ async def test_threads_of_all_executions_together_are_bounded() -> None:
     third.cancel()  # as it comes
     await asyncio.wait([third])
     for _ in range(2):
-        await asyncio.wait_for(threads.acquire(), 10)
+        await asyncio.wait_for(threads.acquire(), 60)
         threads.release()
     threads.release()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await threads.acquire()
         await threads.acquire()
 

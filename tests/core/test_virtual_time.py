@@ -19,7 +19,7 @@ def test_an_hour_passes_immediately() -> None:
 
     began = time.monotonic()
     assert sleep() == pytest.approx(3600)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_waiting_for_what_never_comes_fails() -> None:

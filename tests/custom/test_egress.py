@@ -92,7 +92,7 @@ def outside() -> Iterator[str]:
         ip("-n", name, "link", "set", far, "up")
         with subprocess.Popen(["ip", "netns", "exec", name, sys.executable, "-c", SERVER]) as server:
             try:
-                assert within(20, lambda: _listens(f"{local}.2", 8000))
+                assert within(60, lambda: _listens(f"{local}.2", 8000))
                 yield f"{local}.2"
             finally:
                 server.kill()
@@ -144,7 +144,7 @@ def test_neither_this_machine_nor_its_containers_are_reached(session: Session, i
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         neighbour = docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", other)
-        assert within(20, lambda: _listens(neighbour, 8080))  # the host does reach it
+        assert within(60, lambda: _listens(neighbour, 8080))  # the host does reach it
         port = server.server_port
         hosts = [gateway, "127.0.0.2", "0.0.0.0", "[::ffff:127.0.0.1]", "[::]", socket.gethostname(), "2130706433"]
         urls = [f"http://{host}:{port}/" for host in hosts]

@@ -66,7 +66,7 @@ def test_containers_end_with_a_killed_owner(image: str, code: str) -> None:
             assert len(containers_of(owner.pid)) >= 6
         finally:
             owner.send_signal(signal.SIGKILL)
-    assert within(10, lambda: nothing_is_left(owner.pid)), containers_of(owner.pid)
+    assert within(60, lambda: nothing_is_left(owner.pid)), containers_of(owner.pid)
 
 
 def test_a_container_that_exits_at_once_is_an_error_with_its_last_lines(image: str) -> None:
@@ -74,11 +74,11 @@ def test_a_container_that_exits_at_once_is_an_error_with_its_last_lines(image: s
         began = time.monotonic()
         with pytest.raises(EngineUnavailable) as raised:
             pool.session().request("GET", "/")
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60
         message = str(raised.value)
         assert "ended before it was ready: it ended with exit code 7" in message
         assert message.endswith("It printed last:\ncannot find the model")
-        assert within(10, nothing_is_left)
+        assert within(60, nothing_is_left)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_container_that_never_answers_its_probe_is_an_error(
         with pytest.raises(EngineUnavailable, match=message) as raised:
             pool.session().request("GET", "/")
         assert "It printed last:\nserving, with arguments ['8080']" in str(raised.value)
-        assert within(10, nothing_is_left)
+        assert within(60, nothing_is_left)
 
 
 def test_a_slow_start_is_waited_for(image: str) -> None:
@@ -112,7 +112,7 @@ def test_a_failed_liveness_probe_ends_the_session(image: str) -> None:
         session = pool.session("ill-0001")
         session.request("POST", "/state", json={"x": 1})
         session.request("GET", "/sicken")
-        assert within(30, lambda: session.info() is None)
+        assert within(60, lambda: session.info() is None)
         assert session.request("GET", "/state").json() == {}
         assert pool.status().evictions == {"ended by itself": 1}
 
@@ -121,7 +121,7 @@ def test_a_container_that_ends_in_a_request_is_a_lost_session(image: str) -> Non
     with connect(image) as pool:
         session = pool.session("lost-0001")
         assert session.request("GET", "/exit").status == 200
-        assert within(30, lambda: session.info() is None)
+        assert within(60, lambda: session.info() is None)
         with pytest.raises(SandboxLost, match=r"has ended: it ended with exit code 3\. Its state is gone") as raised:
             session.request("POST", "/run", content="import os\nprint(1, flush=True)\nos._exit(3)")
         assert "It printed last:" in str(raised.value)
@@ -133,17 +133,17 @@ def test_sessions_cool_down_or_reach_their_age(image: str) -> None:
     with greenroom.connect("docker:", container=properties, ready_session_instances=0, cooldown_period=1) as pool:
         session = pool.session("cool-0001")
         session.request("POST", "/state", json={"x": 1})
-        assert within(30, lambda: session.info() is None)
+        assert within(60, lambda: session.info() is None)
         assert session.request("GET", "/state").json() == {}
     with greenroom.connect(
-        "docker:", container=properties, ready_session_instances=0, lifecycle="on_container_exit", max_alive_period=4
+        "docker:", container=properties, ready_session_instances=0, lifecycle="on_container_exit", max_alive_period=15
     ) as pool:
         session = pool.session("aged-0001")
         session.request("POST", "/state", json={"x": 1})
         time.sleep(2)
         assert session.request("GET", "/state").json() == {"x": 1}
-        assert within(30, lambda: session.info() is None)
-        assert within(10, nothing_is_left)
+        assert within(60, lambda: session.info() is None)
+        assert within(60, nothing_is_left)
 
 
 def test_probes_outside_azures_ranges_are_warned_about(image: str) -> None:

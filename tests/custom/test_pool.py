@@ -15,7 +15,7 @@ from .scripted import Program, ScriptedContainer, ScriptedContainers, answer, sc
 
 
 async def ask(pool: ContainerPool, identifier: str = "session") -> str:
-    async with pool.request(identifier, HttpRequest("GET", "/"), timeout=5) as response:
+    async with pool.request(identifier, HttpRequest("GET", "/"), timeout=60) as response:
         return b"".join([piece async for piece in response.content]).partition(b"\n")[0].decode()
 
 

@@ -103,7 +103,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 async def test_method_path_query_and_headers_arrive_as_they_were_sent(server: Server) -> None:
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         response = await client.request(
             "PURGE",
             "/a%2Fb//c/?q=1&q=%2F&identifier=user-0001",
@@ -118,7 +118,7 @@ async def test_method_path_query_and_headers_arrive_as_they_were_sent(server: Se
 
 
 async def test_a_response_arrives_as_it_was_sent(server: Server) -> None:
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         response = await client.get("/headers?identifier=user-0001")
     assert (response.status_code, response.text) == (203, "ok")
     assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
@@ -138,7 +138,7 @@ async def test_authorization_is_passed_on_only_if_the_owner_asks_for_it() -> Non
 
 
 async def test_events_arrive_as_they_come_and_end_with_their_reader() -> None:
-    async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url) as client:
+    async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         async with client.stream("GET", "/events?identifier=user-0001") as response:
             assert response.headers["content-type"] == "text/event-stream"
             seen: list[str] = []
@@ -163,13 +163,13 @@ async def test_a_client_that_leaves_ends_its_request(server: Server, path: str) 
 
 async def test_a_path_may_look_like_a_pools_in_its_middle(server: Server) -> None:
     path = "/a/subscriptions/x/resourceGroups/y/sessionPools/z/b"
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         response = await client.get(f"{path}?identifier=user-0001")
     assert response.text.startswith(f"GET {path}?")
 
 
 async def test_a_length_beside_chunks_does_not_count(server: Server) -> None:
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.get("/chunks?identifier=user-0001")).text == "whole"
         response = await client.get("/hints?identifier=user-0001")
     assert (response.status_code, "informational" in response.text) == (502, True)
@@ -228,7 +228,7 @@ async def test_an_upgraded_connection_passes_in_both_directions(server: Server) 
 
 
 async def test_a_refused_upgrade_is_a_response(server: Server) -> None:
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
         response = await client.get("/?identifier=user-0001", headers=headers)
         assert response.status_code == 200
@@ -237,7 +237,7 @@ async def test_a_refused_upgrade_is_a_response(server: Server) -> None:
 
 
 async def test_errors_have_azures_form() -> None:
-    async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url) as client:
+    async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         for path, status, code in (
             ("/", 400, "SessionRequestValidationFailed"),
             ("/?identifier=a", 400, "InvalidLengthOfSessionIdentifier"),
@@ -271,7 +271,7 @@ async def test_our_client_sends_requests_through_the_server() -> None:
 
 
 async def test_sessions_are_managed_beside_the_containers_own_paths() -> None:
-    async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url) as client:
+    async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         query = {"identifier": "user-0001"}
         missing = await client.post("/.management/getSession", params=query)
         assert (missing.status_code, missing.headers["x-ms-error-code"]) == (400, "SessionWithIdentifierNotFound")
@@ -324,7 +324,7 @@ def _descriptors() -> int:
 
 
 async def test_connections_that_are_reset_at_once_leave_no_descriptors(server: Server) -> None:
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.get("/?identifier=user-0001")).status_code == 200
     before = _descriptors()
     most = 0
@@ -341,7 +341,7 @@ async def test_connections_that_are_reset_at_once_leave_no_descriptors(server: S
         most = max(most, _descriptors())
     assert most < before + 1000
     await eventually(lambda: _descriptors() < before + 100)
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.get("/?identifier=user-0001")).status_code == 200
 
 

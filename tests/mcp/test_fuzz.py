@@ -95,7 +95,7 @@ async def test_a_message_is_read_or_refused(content: bytes) -> None:
 async def test_any_request_over_http_has_an_answer(content: bytes, given_headers: dict[str, str]) -> None:
     backend = ScriptedBackend()
     async with application(backend) as app, client_of(app) as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             response = await client.post("/mcp", content=content, headers={**BOTH, **given_headers})
         assert response.status_code < 500
         kind = response.headers.get("content-type", "")

@@ -258,7 +258,7 @@ async def test_a_handle_ends_with_its_session() -> None:
         made = await result_of(client, call("run_python", code="x = 1"))
         session = made["structuredContent"]["session_id"]
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await backend.sessions():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert (await result_of(client, call("run_python", code="1", session_id=session)))["isError"]

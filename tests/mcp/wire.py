@@ -81,7 +81,7 @@ class Line:
             self.write(json.dumps(message).encode() + b"\n")
 
     async def receive(self) -> Any:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return json.loads(await self._reader.readline())
 
     async def ask(self, message: Any) -> Any:
@@ -112,7 +112,7 @@ async def connected(backend: Backend) -> AsyncGenerator[Line]:
         yield line
     finally:
         line.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await serving
         transport.close()
         with suppress(OSError):

@@ -197,7 +197,7 @@ def test_an_exception_that_a_tag_announces_does_not_end_it(session: Session) -> 
 
 def test_a_timeout_ends_it_whatever_a_tag_announces(session: Session) -> None:
     given = notebook(code("print(1)\nimport time\ntime.sleep(60)", "raises-exception"), "print(2)")
-    ran = run_notebook(given, session, timeout=0.3)
+    ran = run_notebook(given, session, timeout=4)
     assert outputs(ran) == [["stdout 1", "error TimeoutError"], []]
 
 
@@ -208,26 +208,26 @@ def test_a_cell_with_the_tag_skip_execution_is_left_as_it_is(session: Session) -
 
 
 def test_each_cell_has_the_timeout_for_itself(session: Session) -> None:
-    wait = "import time\ntime.sleep(0.8)\nprint('done')"
-    assert outputs(run_notebook(notebook(wait, wait, wait), session, timeout=2)) == [["stdout done"]] * 3
+    wait = "import time\ntime.sleep(2.5)\nprint('done')"
+    assert outputs(run_notebook(notebook(wait, wait, wait), session, timeout=6)) == [["stdout done"]] * 3
 
 
 def test_a_notebook_that_keeps_writing_can_take_longer_than_its_idle_timeout(session: Session) -> None:
-    talk = "import time\nfor step in range(8):\n    print(step, end='')\n    time.sleep(0.3)"
-    assert outputs(run_notebook(notebook(talk), session, idle_timeout=2)) == [["stdout 01234567"]]
+    talk = "import time\nfor step in range(8):\n    print(step, end='')\n    time.sleep(1)"
+    assert outputs(run_notebook(notebook(talk), session, idle_timeout=6)) == [["stdout 01234567"]]
 
 
 def test_a_notebook_that_falls_silent_ends_with_its_output_so_far(session: Session) -> None:
     runs: list[CellRun] = []
     began = time.monotonic()
     ran = run_notebook(
-        notebook("print('tick')\ndisplay('tack')\nimport time\ntime.sleep(60)", "print(2)"),
+        notebook("print('tick')\ndisplay('tack')\nimport time\ntime.sleep(200)", "print(2)"),
         session,
-        idle_timeout=2,
+        idle_timeout=5,
         stop_on_error=False,
         on_cell=runs.append,
     )
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 100
     assert outputs(ran) == [["stdout tick", "display_data 'tack'", "error TimeoutError"], []]
     assert [run.execution.status for run in runs] == ["timed_out"]
     assert session.execute("'the session lives'").succeeded

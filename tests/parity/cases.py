@@ -479,7 +479,7 @@ def a_pool_is_full(azure: Azure) -> None:
 @case(ERRORS, "any", [I, I, I, I, I], server="strict")
 def credentials_are_missing(azure: Azure) -> None:
     """A request without credentials: 401, and `WWW-Authenticate`."""
-    stranger = Azure(httpx.Client(base_url=azure.client.base_url), azure.version)
+    stranger = Azure(httpx.Client(base_url=azure.client.base_url, timeout=60), azure.version)
     with stranger.client:
         check_error(stranger, 401, "Unauthorized", "GET", "files")
         assert stranger.call("GET", "files", 401).headers["www-authenticate"] == "Bearer"

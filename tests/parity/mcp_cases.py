@@ -69,6 +69,6 @@ def a_key_is_needed(azure: Azure) -> None:
     """The key is in the header `x-ms-apikey`."""
     message = {"jsonrpc": "2.0", "id": "1", "method": "tools/list"}
     key = azure.client.headers["Authorization"].removeprefix("Bearer ")
-    with httpx.Client(base_url=azure.client.base_url) as stranger:
+    with httpx.Client(base_url=azure.client.base_url, timeout=60) as stranger:
         assert stranger.post("mcp", json=message, headers={"x-ms-apikey": "another"}).status_code == 401
         assert stranger.post("mcp", json=message, headers={"x-ms-apikey": key}).status_code == 200

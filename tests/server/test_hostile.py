@@ -291,7 +291,7 @@ async def test_unread_responses_are_held_up_to_a_limit() -> None:
         await eventually(lambda: len(backend.runs) == 10)
         await asyncio.sleep(0.2)
         assert 8 * _MIB < budget.used <= 16 * _MIB
-        async with httpx.AsyncClient(base_url=server.url) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             refused = await client.post("/executions", params=query(LATEST), json=current("1"))
             assert (refused.status_code, code_of(refused)) == (503, "ServiceUnavailable")
             assert refused.headers["retry-after"] == "1"

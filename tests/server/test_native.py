@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import math
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,6 +61,11 @@ def run(
     pool: Backend, code: str, timeout: float | None = None, on_event: OnEvent | None = None
 ) -> asyncio.Task[Execution]:
     return asyncio.create_task(pool.execute("session", code, timeout=timeout, on_event=on_event))
+
+
+def running(server: Any) -> list[Any]:
+    """What runs in its pools."""
+    return [record for served in server.application.pools for record in served.records.running]
 
 
 class Raising(ScriptedBackend):
@@ -216,9 +220,9 @@ async def test_large_outputs_come_whole_also_to_a_slow_consumer(timeout: float |
 
 async def test_code_that_says_nothing_for_long_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.server.routes.native._KEEP_ALIVE", 0.05)
-    monkeypatch.setattr("greenroom.azure.native._TIMEOUT", 2)
+    monkeypatch.setattr("greenroom.azure.native._TIMEOUT", 6)
     async with connected(await memory_backend()) as (pool, _):
-        execution = await run(pool, "import time\nprint('a')\ntime.sleep(4)\n'end'")
+        execution = await run(pool, "import time\nprint('a')\ntime.sleep(8)\n'end'")
     assert (execution.stdout, execution.result) == ("a\n", "'end'")
 
 
@@ -226,9 +230,9 @@ async def test_the_wait_for_another_process_is_not_a_part_of_the_time_limit(monk
     monkeypatch.setattr("greenroom.server.routes.native._KEEP_ALIVE", 0.05)
     monkeypatch.setattr("greenroom.azure.native.MARGIN", 0.2)
     async with connected(await memory_backend()) as (pool, server), client_of(server.url) as other:
-        first = run(pool, "import time\ntime.sleep(1.5)", 5)
-        await asyncio.sleep(0.3)
-        assert (await run(other, "6 * 7", 0.5)).result == "42"
+        first = run(pool, "import time\ntime.sleep(8)", 60)
+        await eventually(lambda: bool(running(server)))
+        assert (await run(other, "6 * 7", 5)).result == "42"
         await first
 
 
@@ -259,12 +263,13 @@ async def test_a_caller_that_leaves_interrupts_the_code_and_has_what_it_printed(
 
 async def test_a_session_that_is_deleted_loses_what_runs_in_it() -> None:
     async with connected(await memory_backend()) as (pool, _):
-        running = run(pool, "import time\ntime.sleep(30)", math.inf)
-        await asyncio.sleep(0.5)
+        events: list[Event] = []
+        task = run(pool, "import time\nprint('begun')\ntime.sleep(200)", math.inf, events.append)
+        await eventually(lambda: bool(events))
         assert await pool.session("session") is not None
         await pool.delete("session")
         with pytest.raises(SandboxLost, match="session was deleted"):
-            await running
+            await task
 
 
 async def test_an_execution_that_was_cancelled_before_it_came_does_not_begin() -> None:
@@ -344,7 +349,7 @@ async def test_an_execution_in_the_background_survives_lost_connections() -> Non
         relay = Relay(server.url)
         async with relay.running() as url, client_of(url) as pool:
             events: list[Event] = []
-            code = "import time\nfor n in range(20):\n    print(n)\n    time.sleep(0.1)\n'end'"
+            code = "import time\nfor n in range(20):\n    print(n)\n    time.sleep(0.2)\n'end'"
             running = run(pool, code, math.inf, events.append)
             for count in (2, 3):
                 await eventually(lambda count=count: len(events) >= count)
@@ -361,34 +366,36 @@ async def test_an_execution_in_the_background_whose_server_is_gone_is_unknown() 
     async with listening(await memory_backend()) as server:
         relay = Relay(server.url)
         async with relay.running() as url, client_of(url) as pool:
-            running = run(pool, "import time\ntime.sleep(30)", math.inf)
-            await asyncio.sleep(0.5)
+            events: list[Event] = []
+            task = run(pool, "import time\nprint('begun')\ntime.sleep(200)", math.inf, events.append)
+            await eventually(lambda: bool(events))
             relay.closed = True
             relay.break_all()
             with pytest.raises(ServiceFailed, match="was started, and its outcome is unknown"):
-                await running
+                await task
 
 
 async def test_an_execution_in_the_background_that_is_forgotten_is_lost() -> None:
     async with connected(await memory_backend()) as (_, server):
         relay = Relay(server.url)
         async with relay.running() as url, client_of(url) as pool:
-            running = run(pool, "import time\ntime.sleep(1)", math.inf)
-            await asyncio.sleep(0.5)
+            events: list[Event] = []
+            task = run(pool, "import time\nprint('begun')\ntime.sleep(10)", math.inf, events.append)
+            await eventually(lambda: bool(events))
             app: Any = server.application
             for served in app.pools:
                 for record in served.records.of("session"):
                     served.records.forget(record)
             relay.break_all()
             with pytest.raises(SandboxLost, match="no longer known"):
-                await running
+                await task
 
 
 async def test_a_server_that_breaks_every_connection_is_given_up_after_the_time_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("greenroom.azure.native.MAX_SYNCHRONOUS", 0.1)
-    monkeypatch.setattr("greenroom.azure.native.MARGIN", 0.5)
+    monkeypatch.setattr("greenroom.azure.native.MARGIN", 3)
     asked = ended = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -403,8 +410,8 @@ async def test_a_server_that_breaks_every_connection_is_given_up_after_the_time_
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as pool:
-        with pytest.raises(ServiceFailed, match=r"did not end within 0\.5 seconds after its time limit"):
-            await asyncio.wait_for(run(pool, "1", 0.2), 30)
+        with pytest.raises(ServiceFailed, match=r"did not end within 3 seconds after its time limit"):
+            await asyncio.wait_for(run(pool, "1", 0.2), 60)
     await eventually(lambda: ended == asked)
     assert asked > 1
 
@@ -475,7 +482,7 @@ async def test_only_an_execution_in_the_background_can_be_received_again() -> No
         connection: Any = pool._http  # pyright: ignore[reportPrivateUsage]
         call = Call("GET", f"greenroom/1/executions/{record.id}", {"identifier": "session"})
         with pytest.raises(GreenroomError, match="no such execution"):
-            await connection.json(call, _as_it_is, timeout=10)
+            await connection.json(call, _as_it_is, timeout=60)
         assert backend.interrupted == []
         running.cancel()
         await asyncio.wait([running])
@@ -534,9 +541,10 @@ async def test_an_answer_that_is_lost_is_sent_again() -> None:
 
 
 async def test_a_client_that_leaves_cancels_its_calls() -> None:
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def answer(call: ToolCall) -> ToolAnswer:
+        begun.set()
         try:
             await asyncio.sleep(600)
         finally:
@@ -547,11 +555,11 @@ async def test_a_client_that_leaves_cancels_its_calls() -> None:
         relay = Relay(server.url)
         async with relay.running() as url, client_of(url) as pool:
             running = run_with(pool, tools_of(answer))
-            await asyncio.sleep(0.5)
+            await asyncio.wait_for(begun.wait(), 60)
             relay.break_all()
             with pytest.raises(ServiceFailed):
                 await running
-            await asyncio.wait_for(ended.wait(), 10)
+            await asyncio.wait_for(ended.wait(), 60)
 
 
 async def test_only_the_client_that_receives_an_execution_answers_its_calls() -> None:
@@ -568,7 +576,7 @@ async def test_only_the_client_that_receives_an_execution_answers_its_calls() ->
             )
             client: Any = pool
             try:
-                await client._http.json(call, str, timeout=10)
+                await client._http.json(call, str, timeout=60)
             except GreenroomError as error:
                 return error.azure.status if error.azure is not None else 400  # of our own
             return 204
@@ -622,7 +630,7 @@ async def test_tools_that_break_a_rule_are_refused(stubs: list[Any], limits: Any
         client: Any = pool
         call = Call("POST", f"{wire.VERSION}/executions", {"identifier": "session"}, order)
         with pytest.raises(InvalidRequest):
-            await client._http.json(call, str, timeout=10)
+            await client._http.json(call, str, timeout=60)
 
 
 async def test_arguments_count_as_memory_of_the_server() -> None:
@@ -686,10 +694,8 @@ async def test_a_client_that_does_not_take_its_lines_is_disconnected() -> None:
         body = json.dumps({"id": "a1", "code": "x"}).encode()
         head = "POST /greenroom/1/executions?identifier=session HTTP/1.1\r\nHost: localhost\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        began = time.monotonic()
         await eventually(lambda: bool(backend.runs))
         await eventually(lambda: all(not served.in_flight for served in app.pools))
-        assert time.monotonic() - began < 20
         assert app.budget.used == 0
         writer.close()
         del reader
@@ -723,7 +729,7 @@ async def test_an_order_of_another_form_is_refused(order: Any, message: str) -> 
         connection: Any = pool._http  # pyright: ignore[reportPrivateUsage]
         call = Call("POST", "greenroom/1/executions", {"identifier": "session"}, order)
         with pytest.raises(InvalidRequest, match=message):
-            await connection.json(call, _as_it_is, timeout=10)
+            await connection.json(call, _as_it_is, timeout=60)
 
 
 async def test_a_strict_server_speaks_it_too() -> None:

@@ -264,7 +264,7 @@ async def test_a_client_that_goes_away_ends_its_execution(client: httpx.AsyncCli
     await client.post("/executions", params=query(LATEST), json=current("x = 1"))
     with pytest.raises(httpx.ReadTimeout):
         await client.post("/executions", params=query(LATEST), json=current("while True: pass"), timeout=0.5)
-    again = await client.post("/executions", params=query(LATEST), json=current("x"), timeout=10)
+    again = await client.post("/executions", params=query(LATEST), json=current("x"), timeout=60)
     assert again.json()["result"]["executionResult"] == 1
 
 
@@ -279,7 +279,10 @@ def sandboxes_of(pid: int) -> list[str]:
 
 
 async def test_a_stop_lets_executions_end_and_leaves_nothing(engine: None) -> None:
-    async with serving("--shutdown-grace", "10") as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with (
+        serving("--shutdown-grace", "60") as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+    ):
         code = current("import time; time.sleep(1); print('done')")
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=code))
         await eventually(lambda: bool(sandboxes_of(server.process.pid)))
@@ -294,7 +297,10 @@ async def test_a_stop_lets_executions_end_and_leaves_nothing(engine: None) -> No
 
 
 async def test_a_stop_ends_executions_that_do_not_finish(engine: None) -> None:
-    async with serving("--shutdown-grace", "0.3") as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with (
+        serving("--shutdown-grace", "0.3") as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+    ):
         running = asyncio.create_task(
             client.post("/executions", params=query(LATEST), json=current("while True: pass"))
         )
@@ -316,7 +322,7 @@ async def test_the_access_log_has_neither_code_nor_content_nor_credentials(engin
         assert "Without TLS" in server.said
         assert "/ui" not in server.said, "the pages are off unless asked for"
         headers = {"Authorization": f"Bearer {KEY}"}
-        async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
+        async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
             executed = await client.post("/executions", params=query(LATEST), json=current(CODE))
             assert executed.json()["result"]["stdout"] == "42\n"
             await client.post("/files", params=query(LATEST), files={"file": ("a.txt", b"secret_content")})
@@ -340,7 +346,7 @@ async def test_the_access_log_has_neither_code_nor_content_nor_credentials(engin
 
 
 async def test_a_key_of_the_environment_lets_in_and_is_not_handed_on(engine: None) -> None:
-    async with serving(GREENROOM_API_KEY=KEY) as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with serving(GREENROOM_API_KEY=KEY) as server, httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert f"To look at it: {server.url}/ui\n" in server.said
         assert (await client.get("/ui")).headers["location"] == "/ui/sign-in"
         signed_in = await client.post("/ui/sign-in", data={"key": KEY})
@@ -361,20 +367,22 @@ async def test_its_own_certificate_is_trusted_by_clients_with_its_ca_file(engine
         assert server.url.startswith("https://")
         context = ssl.create_default_context(cafile=authority)
         for host in ("127.0.0.1", "localhost"):
-            async with httpx.AsyncClient(verify=context, base_url=server.url.replace("127.0.0.1", host)) as client:
+            async with httpx.AsyncClient(
+                verify=context, base_url=server.url.replace("127.0.0.1", host), timeout=60
+            ) as client:
                 response = await client.post("/executions", params=query(LATEST), json=current("1 + 1"))
                 assert response.json()["result"]["executionResult"] == 2
-        async with httpx.AsyncClient(base_url=server.url) as stranger:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as stranger:
             with pytest.raises(httpx.ConnectError):
                 await stranger.get("/healthz")
         old = ssl.create_default_context(cafile=authority)
         old.maximum_version = ssl.TLSVersion.TLSv1_2
-        async with httpx.AsyncClient(verify=old, base_url=server.url) as client:
+        async with httpx.AsyncClient(verify=old, base_url=server.url, timeout=60) as client:
             assert (await client.get("/healthz")).status_code == 200
     assert (tmp_path / "server.key").stat().st_mode & 0o777 == 0o600
     before = authority.read_bytes()
     given = ["--certfile", str(tmp_path / "server.pem"), "--keyfile", str(tmp_path / "server.key")]
-    async with serving(*given) as server, httpx.AsyncClient(verify=context, base_url=server.url) as client:
+    async with serving(*given) as server, httpx.AsyncClient(verify=context, base_url=server.url, timeout=60) as client:
         assert (await client.get("/readyz")).status_code == 200
     async with serving(*options):
         assert authority.read_bytes() == before  # it is kept
@@ -405,7 +413,7 @@ async def test_several_pools_come_from_a_configuration(engine: None, tmp_path: P
         """
     )
     where = "/subscriptions/s/resourceGroups/g/sessionPools"
-    async with serving("--config", str(path)) as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with serving("--config", str(path)) as server, httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         for pool, status in (("small", 200), ("large", 200), ("other", 404)):
             response = await client.post(f"{where}/{pool}/executions", params=query(LATEST), json=current("1"))
             assert response.status_code == status
@@ -428,7 +436,7 @@ async def test_connections_that_wait_do_not_take_the_files_of_sandboxes(engine: 
         port = int(server.url.rpartition(":")[2])
         for _ in range(200):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        async with httpx.AsyncClient(base_url=server.url) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             response = await client.post("/executions", params=query(LATEST), json=current("6 * 7"))
             assert response.json()["result"]["executionResult"] == 42
 

@@ -50,28 +50,34 @@ async def all_of(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
 
 
-@pytest.mark.parametrize("code", ["import time; time.sleep(30)", "while True: pass"])
+@pytest.mark.parametrize("code", ["import time; time.sleep(200)", "while True: pass"])
 async def test_a_client_that_goes_away_ends_its_execution_and_the_session_lives_on(code: str) -> None:
     backend = await memory_backend()
-    async with listening(backend) as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with listening(backend) as server, httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         await client.post("/executions", params=query(LATEST), json=current("x = 42"))
         async with connected(server) as (_, writer):
             writer.write(execute(code))
-            await asyncio.sleep(0.3)
-            assert (await backend.status()).executing == 1
+            async with asyncio.timeout(60):
+                while (await backend.status()).executing != 1:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
         began = time.monotonic()
-        response = await client.post("/executions", params=query(LATEST), json=current("x"))
+        response = await client.post("/executions", params=query(LATEST), json=current("x"), timeout=120)
         assert response.json()["result"]["executionResult"] == 42
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
 
 
 async def test_a_client_that_goes_away_does_not_end_an_asynchronous_execution() -> None:
-    async with listening(await memory_backend()) as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with (
+        listening(await memory_backend()) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+    ):
         body = current("import time; time.sleep(0.3); print('done')", executionType="Asynchronous")
-        async with httpx.AsyncClient(base_url=server.url) as other:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as other:
             location = (await other.post("/executions", params=query(LATEST), json=body)).headers["operation-location"]
-        await asyncio.sleep(0.5)
-        assert (await client.get(location)).json()["result"]["stdout"] == "done\n"
+        async with asyncio.timeout(60):
+            while (ended := (await client.get(location)).json())["status"] == "Running":  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert ended["result"]["stdout"] == "done\n"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ async def test_a_head_that_does_not_come_to_its_end_ends_the_connection(beginnin
         writer.write(beginning)
         began = time.monotonic()
         await all_of(reader)
-        assert 0.2 < time.monotonic() - began < 5
+        assert time.monotonic() - began > 0.2
 
 
 async def test_a_head_that_comes_in_drops_has_no_more_time() -> None:
@@ -96,7 +102,7 @@ async def test_a_head_that_comes_in_drops_has_no_more_time() -> None:
         ended = asyncio.create_task(all_of(reader))
         began = time.monotonic()
         while not ended.done():
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 60
             writer.write(b"x")
             await asyncio.sleep(0.1)
 
@@ -110,8 +116,8 @@ async def test_a_body_that_comes_too_slowly_is_refused() -> None:
 
 
 async def test_a_client_may_be_as_slow_as_its_code() -> None:
-    async with listening(await memory_backend(), client_timeout=0.3) as server, connected(server) as (reader, writer):
-        writer.write(execute("import time; time.sleep(1); print('done')"))
+    async with listening(await memory_backend(), client_timeout=2) as server, connected(server) as (reader, writer):
+        writer.write(execute("import time; time.sleep(4); print('done')"))
         async with asyncio.timeout(60):
             assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200 ")
 
@@ -141,7 +147,7 @@ async def test_a_certificate_that_is_broken_is_made_anew(tmp_path: Path, name: s
     context = ssl.create_default_context(cafile=certificate.authority)
     async with (
         listening(ScriptedBackend(), certificate) as server,
-        httpx.AsyncClient(verify=context, base_url=server.url) as client,
+        httpx.AsyncClient(verify=context, base_url=server.url, timeout=60) as client,
     ):
         assert (await client.get("/healthz")).status_code == 200
 
@@ -151,7 +157,7 @@ async def test_a_response_over_tls_arrives_immediately(tmp_path: Path) -> None:
     context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
     async with (
         listening(ScriptedBackend(), certificate) as server,
-        httpx.AsyncClient(base_url=server.url, verify=context, timeout=5) as client,
+        httpx.AsyncClient(base_url=server.url, verify=context, timeout=30) as client,
     ):
         for _ in range(3):
             response = await client.post("/executions", params=query(LATEST), json=current("1"))
@@ -161,7 +167,7 @@ async def test_a_response_over_tls_arrives_immediately(tmp_path: Path) -> None:
 async def test_a_client_that_takes_nothing_of_a_large_file_ends_the_reading_of_it() -> None:
     async with listening(await memory_backend(), client_timeout=0.5) as server:
         content = b"x" * (40 << 20)
-        async with httpx.AsyncClient(base_url=server.url) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             upload = await client.post("/files", params=query(LATEST), files={"file": ("large", content)})
             assert upload.status_code == 200
             with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as slow:
@@ -180,7 +186,7 @@ async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(tls: bool, tm
     backend = ScriptedBackend()
     backend.answer = Execution("1", "succeeded", stdout="x" * (8 << 20))
     certificate = self_signed(tmp_path, ["127.0.0.1"]) if tls else None
-    async with listening(backend, certificate, client_timeout=2) as server:
+    async with listening(backend, certificate, client_timeout=6) as server:
         context = ssl.create_default_context(cafile=tmp_path / "ca.pem") if tls else None
         port = int(server.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, limit=4096)
@@ -191,13 +197,13 @@ async def test_a_client_that_takes_an_answer_slowly_gets_all_of_it(tls: bool, tm
                 piece = await reader.read(1 << 19)
                 assert piece
                 received += len(piece)
-                await asyncio.sleep(0.3 * len(piece) / (1 << 19))  # 4.8 seconds in total
+                await asyncio.sleep(0.6 * len(piece) / (1 << 19))  # 9.6 seconds in total
         writer.transport.abort()
 
 
 async def test_a_head_has_a_limit() -> None:
     small = listening(ScriptedBackend(), max_headers=4096)
-    async with small as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with small as server, httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         for size, status in ((2000, 200), (8000, 431), (300_000, 400)):
             response = await client.get("/files", params=query(LATEST), headers={"X": "x" * size})
             assert response.status_code == status
@@ -253,11 +259,11 @@ async def test_a_request_outside_the_api_is_refused(request_: bytes) -> None:
 async def test_more_connections_than_there_may_be_are_refused() -> None:
     async with listening(ScriptedBackend(), max_connections=3) as server:
         async with connected(server), connected(server), connected(server):
-            await asyncio.sleep(0.1)
-            async with httpx.AsyncClient(base_url=server.url) as client:
+            await eventually(lambda: len(server.server_state.connections) == 3)
+            async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
                 assert (await client.get("/healthz")).status_code == 503
-        await asyncio.sleep(0.1)
-        async with httpx.AsyncClient(base_url=server.url) as client:
+        await eventually(lambda: not server.server_state.connections)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             assert (await client.get("/healthz")).status_code == 200
 
 
@@ -265,24 +271,32 @@ async def test_a_connection_too_many_is_not_kept_until_it_asks_for_something() -
     async with listening(ScriptedBackend(), max_connections=3) as server:
         async with connected(server), connected(server), connected(server), connected(server) as (reader, _):
             assert (await all_of(reader)).startswith(b"HTTP/1.1 503 ")
-        await asyncio.sleep(0.1)
-        async with httpx.AsyncClient(base_url=server.url) as client:
+        await eventually(lambda: not server.server_state.connections)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             assert (await client.get("/healthz")).status_code == 200
 
 
 async def test_an_answer_outlives_the_order_to_stop() -> None:
     backend = await memory_backend()
-    async with listening(backend, shutdown_grace=10) as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with (
+        listening(backend, shutdown_grace=60) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+    ):
         code = current("import time; time.sleep(0.5); print('done')")
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=code))
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(60):
+            while (await backend.status()).executing != 1 and not running.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         server.should_exit = True
         assert (await running).json()["result"]["stdout"] == "done\n"
 
 
 async def test_an_execution_that_outlasts_the_shutdown_grace_is_cancelled_and_reported() -> None:
     backend = ScriptedBackend()
-    async with listening(backend, shutdown_grace=0.2) as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with (
+        listening(backend, shutdown_grace=0.2) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+    ):
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=current(ENDLESS_CODE)))
         await eventually(lambda: len(backend.runs) == 1)
         server.should_exit = True

@@ -225,13 +225,13 @@ async def test_each_call_of_a_tool_ends_once_with_its_outcome() -> None:
             "    await asyncio.wait([asyncio.ensure_future(f()) for _ in range(4)])\n"
             "asyncio.run(main())"
         )
-        running = asyncio.create_task(pool.execute("session", code, timeout=1, on_event=None, tools=tools))
-        await asyncio.sleep(1)
-        status = await pool.status()
-        assert (status.parked, status.parked_calls) == (1, 1)
+        running = asyncio.create_task(pool.execute("session", code, timeout=60, on_event=None, tools=tools))
+        async with asyncio.timeout(60):
+            while ((status := await pool.status()).parked, status.parked_calls) != (1, 1):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.wait([running])
-        await asyncio.sleep(0.1)
+        await _until(lambda: sum(isinstance(event, CallEnded) for event in events) >= 10)
         ended = [event for event in events if isinstance(event, CallEnded)]
     assert [event.outcome for event in ended[:6]] == [
         CallOutcome.ANSWERED,

@@ -170,7 +170,7 @@ async def test_no_content_is_in_any_signal_of_client_and_server(text: str, fails
                     with pytest.raises(FileMissing):
                         await session.adownload(f"{mark}.csv")
                     await session.adelete_file(f"{mark}.txt")
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
                 await client.get(f"{server.url}/{mark}?{mark}={mark}")
                 metrics = (await client.get(f"{server.url}/metrics")).text
         assert {ExecutionEnded, TransferEnded} <= {type(event) for event in of_pool.events}

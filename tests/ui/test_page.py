@@ -60,7 +60,7 @@ async def test_each_command_prints_what_stands_below_it(block: str, tmp_path: Pa
 async def _look(url: str, home: Path) -> None:
     authority = home / ".config/greenroom/tls/ca.pem"
     context = ssl.create_default_context(cafile=authority) if url.startswith("https") else False
-    async with httpx.AsyncClient(verify=context, trust_env=False, follow_redirects=True) as client:
+    async with httpx.AsyncClient(verify=context, trust_env=False, follow_redirects=True, timeout=60) as client:
         answer = await client.get(url)
     assert answer.status_code == 200
     assert ("<h1>Sign in</h1>" if authority.exists() else "<h1>Pools</h1>") in answer.text

@@ -86,7 +86,7 @@ def test_a_command_says_how_it_ended(sandbox: GreenroomSandbox) -> None:
 
 
 def test_a_command_that_runs_too_long_is_stopped(sandbox: GreenroomSandbox) -> None:
-    response = sandbox.execute("echo begun; sleep 60", timeout=1)
+    response = sandbox.execute("echo begun; sleep 200", timeout=5)
     assert response.exit_code == 124
     assert "begun" in response.output
 
@@ -132,9 +132,9 @@ async def test_cancelling_a_command_stops_it(sandbox: GreenroomSandbox) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(2):
-            await sandbox.aexecute("sleep 60")
+            await sandbox.aexecute("sleep 200")
     assert (await sandbox.aexecute("echo next")).output == "next\n"
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 100
 
 
 def test_staging_leaves_nothing_behind(sandbox: GreenroomSandbox) -> None:

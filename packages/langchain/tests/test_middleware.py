@@ -401,13 +401,13 @@ async def test_a_session_that_ends_meanwhile_is_told_to_the_model(sandboxes: Ses
 
 async def test_a_person_who_does_not_decide_in_time_refuses(sandboxes: SessionPool) -> None:
     middleware: list[Any] = [
-        GreenroomMiddleware(pool=sandboxes, tools=[get_orders], approval_timeout=0.2),
+        GreenroomMiddleware(pool=sandboxes, tools=[get_orders], approval_timeout=4),
         per_call("get_orders"),
     ]
     agent = make_agent("get_orders(customer=1)", middleware=middleware, checkpointer=InMemorySaver())
     config = of("late")
     assert questions(await agent.ainvoke(ask(), config))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(5)
     state = await agent.ainvoke(Command(resume={"type": "approve"}), config)
     assert results(state)[0].status == "error"
     assert made == []

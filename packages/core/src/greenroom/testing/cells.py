@@ -40,16 +40,15 @@ class CellSuite(Suite):
             "tasks = [asyncio.create_task(job(1)), loop.create_task(job(2)), asyncio.ensure_future(job(3))]\n"
             "tasks += [asyncio.get_running_loop().create_task(job(4)), asyncio.gather(job(5))]"
         ).raise_for_error()
-        time.sleep(0.5)
-        assert shared.execute("[task.done() for task in tasks]").result == str([True] * 5)
+        _until(shared, "all(task.done() for task in tasks)")
         assert shared.execute("[await task for task in tasks]").result == "[1, 2, 3, 4, [5]]"
         shared.execute(
             "import threading\n"
             "def call(): result.append(asyncio.run_coroutine_threadsafe(job('of a thread'), loop).result())\n"
             "result = []\nthread = threading.Thread(target=call)\nthread.start()"
         )
-        time.sleep(0.5)
-        assert shared.execute("thread.join()\nresult").result == "['of a thread']"
+        _until(shared, "not thread.is_alive()")
+        assert shared.execute("result").result == "['of a thread']"
 
     def test_every_form_of_running_a_coroutine_works(self, shared: Session) -> None:
         shared.execute("import asyncio\nasync def job():\n    await asyncio.sleep(0)\n    return 5")
@@ -78,11 +77,11 @@ class CellSuite(Suite):
             "1/0"  # formatting the first error takes time, which is not that of an interrupt
         )
         for code in ("await tick()", "asyncio.run(tick())", "asyncio.get_event_loop().run_until_complete(tick())"):
-            assert shared.execute(code, timeout=0.5).status == "timed_out", code
+            assert shared.execute(code, timeout=3).status == "timed_out", code
             after = shared.execute("before = ticks\nawait asyncio.sleep(0.1)\nbefore > 0, ticks - before")
             assert after.result == "(True, 0)", code
         shared.execute("async def block(): time.sleep(60)\ntask = asyncio.create_task(block())")
-        time.sleep(0.5)  # until the loop runs between executions
+        time.sleep(3)  # until the loop runs between executions
         execution = shared.execute("1", timeout=0.5)
         assert (execution.status, execution.state_lost) == ("timed_out", False)
         assert shared.execute("task.done()").result == "True"
@@ -96,23 +95,24 @@ class CellSuite(Suite):
     def test_what_comes_between_executions_belongs_to_the_next(self, shared: Session) -> None:
         shared.execute(
             "import asyncio, threading, time\n"
+            "shown = threading.Event()\n"
             "def show():\n"
             "    print('gone'); display('gone'); clear_output()\n"
-            "    print('of a thread'); display('first')\n"
+            "    print('of a thread'); display('first'); shown.set()\n"
             "async def task():\n"
-            "    await asyncio.sleep(0.2)\n"
+            "    while not shown.is_set(): await asyncio.sleep(0.1)\n"
             "    print('of a task'); display('second')\n"
             "from IPython.display import clear_output\n"
             "threading.Timer(0.1, show).start()\n"
             "task = asyncio.create_task(task())"
         ).raise_for_error()
-        time.sleep(1)
+        time.sleep(4)
         execution = shared.execute("print('own')")
         assert execution.stdout == "of a thread\nof a task\nown\n"
         assert [output.text for output in execution.outputs] == ["'first'", "'second'"]
         shared.execute("from matplotlib import pyplot\ndef draw(): pyplot.plot([1, 2]); pyplot.show()")
         shared.execute("threading.Timer(0.1, draw).start()")
-        time.sleep(2)
+        time.sleep(5)
         assert len(shared.execute("1").images) == 1
 
     def test_a_widget_clears_no_more_than_its_own_output(self, shared: Session) -> None:
@@ -174,3 +174,11 @@ class CellSuite(Suite):
     def test_figures_work_after_a_change_of_the_backend(self, shared: Session) -> None:
         shared.execute("%matplotlib qt").raise_for_error()
         assert len(shared.execute("import matplotlib.pyplot as plt\nplt.plot([1, 2]);").images) == 1
+
+
+def _until(session: Session, condition: str) -> None:
+    """Wait for what happens between executions."""
+    deadline = time.monotonic() + 60
+    while session.execute(condition).raise_for_error().result != "True":
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)

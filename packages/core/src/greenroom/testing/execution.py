@@ -148,7 +148,7 @@ class ExecutionSuite(Suite):
     # Streams
 
     def test_a_stream_yields_text_while_the_code_runs(self, shared: Session) -> None:
-        events = shared.stream("import time\nprint('now')\ntime.sleep(0.5)\nprint('later')")
+        events = shared.stream("import time\nprint('now')\ntime.sleep(3)\nprint('later')")
         began = time.monotonic()
         arrivals = [(time.monotonic() - began, event) for event in events]
         first = next(at for at, event in arrivals if isinstance(event, StreamText) and event.text.startswith("now"))
@@ -172,11 +172,11 @@ class ExecutionSuite(Suite):
 
     def test_code_is_interrupted_at_its_deadline(self, shared: Session) -> None:
         shared.execute("x = 7")
-        execution = shared.execute(f"print('begun')\n{_ENDLESS_CODE}", timeout=0.5)
+        execution = shared.execute(f"print('begun')\n{_ENDLESS_CODE}", timeout=5)
         assert execution.status == "timed_out"
         assert execution.stdout == "begun\n"
         assert execution.error is not None
-        assert "longer than 0.5 s" in execution.error.value
+        assert "longer than 5 s" in execution.error.value
         with pytest.raises(ExecutionTimedOut):
             execution.raise_for_error()
         assert shared.execute("x").result == "7"
@@ -193,7 +193,7 @@ class ExecutionSuite(Suite):
     def test_code_that_does_not_react_is_killed(self, session: Session, code: str) -> None:
         session.upload(b"kept", "kept.txt")
         session.execute("x = 1")
-        execution = session.execute(code, timeout=0.5)
+        execution = session.execute(code, timeout=5)  # by then it runs
         assert execution.status == "timed_out"
         assert execution.state_lost
         after = session.execute("'x' in globals(), open('/mnt/data/kept.txt').read()")
@@ -210,7 +210,7 @@ class ExecutionSuite(Suite):
 
     async def test_cancelling_one_in_the_queue_leaves_the_others(self, shared: Session) -> None:
         await shared.aexecute("ran = []")
-        running = asyncio.create_task(shared.aexecute("import time\ntime.sleep(0.5)\nran.append(1)"))
+        running = asyncio.create_task(shared.aexecute("import time\ntime.sleep(5)\nran.append(1)"))
         await asyncio.sleep(0.1)
         queued = asyncio.create_task(shared.aexecute("ran.append(2)"))
         await asyncio.sleep(0.1)
@@ -221,20 +221,20 @@ class ExecutionSuite(Suite):
     # In the background
 
     def test_a_submitted_execution_runs_in_the_background(self, shared: Session) -> None:
-        handle = shared.submit("import time\nprint('begun')\ntime.sleep(0.3)\n6 * 7")
+        handle = shared.submit("import time\nprint('begun')\ntime.sleep(2)\n6 * 7")
         assert handle.status == "running"
-        execution = handle.result(30)
+        execution = handle.result(60)
         assert (execution.result, execution.stdout, handle.status) == ("42", "begun\n", "succeeded")
 
     def test_a_submitted_execution_can_be_cancelled(self, shared: Session) -> None:
         shared.execute("x = 9")
         handle = shared.submit(f"print('begun')\n{_ENDLESS_CODE}")
         queued = shared.submit("x = 0")
-        time.sleep(0.5)
+        time.sleep(3)  # until it has begun
         queued.cancel()
         handle.cancel()
         handle.cancel()
-        execution = handle.result(10)
+        execution = handle.result(60)
         assert (execution.status, execution.stdout) == ("cancelled", "begun\n")
         assert queued.status == "cancelled"
         assert shared.execute("x", timeout=60).result == "9"

@@ -24,7 +24,7 @@ class ShellSuite(Suite):
     The pool has `ShellSuite.options`.
     """
 
-    options: ClassVar[Mapping[str, Any]] = {"preload": (), "output_limit": 100_000, "interrupt_grace": 1}
+    options: ClassVar[Mapping[str, Any]] = {"preload": (), "output_limit": 100_000, "interrupt_grace": 3}
 
     # Results
 
@@ -129,7 +129,7 @@ class ShellSuite(Suite):
     # Streams
 
     def test_a_stream_yields_text_while_the_command_runs(self, shared: Session) -> None:
-        events = shared.stream_shell("echo now; sleep 0.5; echo later >&2; exit 4")
+        events = shared.stream_shell("echo now; sleep 3; echo later >&2; exit 4")
         began = time.monotonic()
         arrivals = [(time.monotonic() - began, event) for event in events]
         first = next(at for at, event in arrivals if isinstance(event, StreamText) and event.text == "now\n")
@@ -155,15 +155,15 @@ class ShellSuite(Suite):
     # Limits
 
     def test_a_command_is_stopped_at_its_deadline(self, shared: Session) -> None:
-        execution = shared.shell("echo begun; sleep 600 & sleep 600", timeout=0.5)
+        execution = shared.shell("echo begun; sleep 600 & sleep 600", timeout=5)
         assert (execution.status, execution.stdout, execution.exit_code) == ("timed_out", "begun\n", None)
         assert execution.error is not None
-        assert "The command ran for longer than 0.5 seconds and was stopped" in execution.error.value
+        assert "The command ran for longer than 5 seconds and was stopped" in execution.error.value
         assert shared.shell(_SLEEPING).stdout == "", "its whole process group"
 
     def test_a_command_can_clean_up_at_its_deadline(self, shared: Session) -> None:
         command = "trap 'echo cleaned; exit 0' TERM; echo begun; while true; do sleep 0.05; done"
-        execution = shared.shell(command, timeout=0.5)
+        execution = shared.shell(command, timeout=5)
         assert (execution.status, execution.stdout) == ("timed_out", "begun\ncleaned\n")
 
     @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ class ShellSuite(Suite):
         ids=["ignores signals", "a child ignores signals", "is stopped"],
     )
     def test_a_command_that_does_not_react_is_killed(self, shared: Session, command: str) -> None:
-        execution = shared.shell(command, timeout=0.3)
+        execution = shared.shell(command, timeout=3)
         assert execution.status == "timed_out"
         assert shared.shell(_SLEEPING).stdout == ""
 
@@ -196,26 +196,24 @@ class ShellSuite(Suite):
         assert [file.name for file in execution.files] == ["end.txt"]
 
     def test_the_background_goes_on_and_its_output_is_dropped(self, shared: Session) -> None:
-        began = time.monotonic()
         noisy = "(for i in $(seq 20); do echo noise; echo noise >&2; sleep 0.05; done; echo done > noise.txt) &"
-        assert shared.shell(f"{noisy} echo fg", timeout=30).status == "succeeded"
+        assert shared.shell(f"{noisy} echo fg", timeout=60).status == "succeeded"
         quiet = shared.shell("sleep 0.3; echo quiet")
         assert (quiet.stdout, quiet.stderr) == ("quiet\n", "")
-        waiting = shared.shell("until [ -e noise.txt ]; do sleep 0.05; done; cat noise.txt", timeout=30)
+        waiting = shared.shell("until [ -e noise.txt ]; do sleep 0.05; done; cat noise.txt", timeout=60)
         assert waiting.stdout == "done\n"
-        assert time.monotonic() - began < 30
         shared.shell("rm noise.txt")
 
     def test_many_commands_leave_the_background_alone(self, session: Session) -> None:
         started = [session.shell("sleep 600 & echo $!").stdout.strip() for _ in range(20)]
         # Until the shell in the background has become `sleep`, or has ended.
         wait = f"until [ $({_SLEEPING} | wc -l) = {{}} ]; do sleep 0.05; done"
-        assert session.shell(wait.format(20), timeout=30).succeeded
+        assert session.shell(wait.format(20), timeout=60).succeeded
         assert session.shell(f"kill {' '.join(started)}").succeeded
-        assert session.shell(wait.format(0), timeout=30).succeeded
+        assert session.shell(wait.format(0), timeout=60).succeeded
 
     def test_commands_and_files_work_one_after_the_other(self, shared: Session) -> None:
-        events = shared.stream_shell("echo begun; sleep 0.5; cat beside.txt")
+        events = shared.stream_shell("echo begun; until [ -s beside.txt ]; do sleep 0.05; done; cat beside.txt")
         next(events)
         shared.upload(b"beside", "beside.txt")
         (*_, last) = events
@@ -272,11 +270,11 @@ class ShellPoolSuite(Suite):
         handle = shared.submit("echo begun; sleep 600")
         time.sleep(0.3)
         handle.cancel()
-        assert handle.result(10).status == "cancelled"
-        assert shared.submit("echo next").result(20).stdout == "next\n"
+        assert handle.result(60).status == "cancelled"
+        assert shared.submit("echo next").result(60).stdout == "next\n"
 
     def test_an_execution_is_stopped_at_its_deadline(self, shared: Session) -> None:
-        execution = shared.execute("echo begun; sleep 600", timeout=0.5)
+        execution = shared.execute("echo begun; sleep 600", timeout=5)
         assert (execution.status, execution.stdout) == ("timed_out", "begun\n")
 
     def test_killing_everything_ends_nothing_else(self, shared: Session) -> None:
