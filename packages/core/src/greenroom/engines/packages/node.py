@@ -18,6 +18,10 @@ from greenroom.untrusted import brief, printable
 _VERSION = "1"
 _SCRIPTS = ("preinstall", "install", "postinstall")
 _IMAGE = "Put it into an image (greenroom image build --container-type NodeLTS, and a Dockerfile of your own from it)"
+_OF_THE_ROOT = (
+    *("name", "version", "dependencies", "devDependencies", "optionalDependencies", "peerDependencies"),
+    *("bundleDependencies", "engines"),
+)
 _NOT_ITS_HASH = "EINTEGRITY"
 _NPM = ("lib/node_modules/npm/bin/npm-cli.js", "share/nodejs/npm/bin/npm-cli.js")
 
@@ -70,6 +74,12 @@ def checked_lock(file: Path) -> dict[str, Any]:
     return found
 
 
+def package_json(lock: Mapping[str, Any]) -> str:
+    """Return the package.json that a lock was made from, as far as npm needs it."""
+    root = {name: value for name, value in lock["packages"][""].items() if name in _OF_THE_ROOT}
+    return json.dumps({"name": "session", "version": "0.0.0", **root})
+
+
 def _check(place: str, package: object) -> None:
     name = brief(place.rpartition("node_modules/")[2])
     if not isinstance(package, dict):
@@ -94,8 +104,7 @@ async def _make(directory: Path, lock: Mapping[str, Any], node: Path, report: Re
     npm = _npm_of(node)
     project = directory.parent / "project"
     project.mkdir()
-    root = {name: value for name, value in lock["packages"][""].items() if name in _OF_THE_ROOT}
-    (project / "package.json").write_text(json.dumps({"name": "session", "version": "0.0.0", **root}))
+    (project / "package.json").write_text(package_json(lock))
     (project / "package-lock.json").write_text(json.dumps(lock))
     total = sum(bool(place) and package.get("dev") is not True for place, package in lock["packages"].items())
     report("install", 0, total)
@@ -113,19 +122,6 @@ async def _make(directory: Path, lock: Mapping[str, Any], node: Path, report: Re
     directory.rmdir()
     made.rename(directory)
     report("install", total, total)
-
-
-_OF_THE_ROOT = (
-    "name",
-    "version",
-    "dependencies",
-    "devDependencies",
-    "optionalDependencies",
-    "peerDependencies",
-    "bundleDependencies",
-    "engines",
-    "workspaces",
-)
 
 
 def _with_scripts(modules: Path) -> Iterator[str]:

@@ -32,7 +32,8 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 # Of `httpx[http2]>=0.27,<1,polars`, the second comma ends a requirement.
 _BETWEEN = re.compile(r"\s*[,\n]\s*(?![^\[]*\])(?=[A-Za-z0-9./~])")
 _OPTION = re.compile(r"(-[A-Za-z]|--[a-z-]+)(?:[ =]*)(.*)")
-_NESTED = {"-r", "--requirement", "-c", "--constraint"}
+_REQUIREMENTS = {"-r", "--requirement"}
+_CONSTRAINTS = {"-c", "--constraint"}
 _HARMLESS = {
     *("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--no-index", "--trusted-host"),
     *("--pre", "--prefer-binary", "--require-hashes", "--only-binary"),
@@ -101,11 +102,56 @@ class Packages:
         Raises:
             InvalidRequest: a file cannot be read, or a line asks for something that is not a wheel.
         """
-        lines = [_described(each, each, Path.cwd()) for each in self.requirements]
+        return "".join(f"{line.text} {line.digest}\n" for line in self._lines())
+
+    def flattened(self, wheels_at: str) -> Flattened:
+        """Return the requirements as files that stand by themselves, for another machine.
+
+        Args:
+            wheels_at: where the wheels of this machine will be.
+
+        Raises:
+            InvalidRequest: as `read`.
+        """
+        texts: dict[bool, list[str]] = {False: [], True: []}
+        wheels: dict[str, Path] = {}
+        for line in self._lines():
+            text = line.text
+            if line.wheel is not None:
+                wheels[line.wheel.name] = line.wheel
+                text = _LOCAL_WHEEL.sub(f"{wheels_at}/{line.wheel.name}", text, count=1)
+            if not line.includes:
+                texts[line.is_constraint].append(f"{text}\n")
+        return Flattened("".join(texts[False]), "".join(texts[True]), wheels)
+
+    def _lines(self) -> Iterator[_Line]:
+        for requirement in self.requirements:
+            yield _requirement(requirement, Path.cwd())
         seen: list[Path] = []
         for file in self.files:
-            lines += _lines_of(file, seen)
-        return "\n".join(lines) + "\n"
+            yield from _lines_of(file, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Flattened:
+    """Requirements without further files."""
+
+    requirements: str
+    constraints: str
+    wheels: dict[str, Path]
+    """Of this machine, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    text: str
+    wheel: Path | None = None
+    """Of this machine, if it names one."""
+    digest: str = ""
+    """Of that wheel."""
+    includes: bool = False
+    """Whether it stands for another file, whose lines follow."""
+    is_constraint: bool = False
 
 
 OptionPackages = Annotated[Packages, BeforeValidator(Packages.parse)]
@@ -147,16 +193,17 @@ def refuse_source(requirement: str, place: str = "") -> None:
     )
 
 
-def _described(line: str, requirement: str, directory: Path, place: str = "") -> str:
-    """Return a line that changes when the wheel of this machine does that it names."""
+def _requirement(text: str, directory: Path, place: str = "", *, is_constraint: bool = False) -> _Line:
+    requirement = text.split(" --", maxsplit=1)[0].strip()
     refuse_source(requirement, place)
     if (match := _LOCAL_WHEEL.search(requirement)) is None:
-        return line
+        return _Line(text, is_constraint=is_constraint)
     wheel = directory / Path(unquote(match[1])).expanduser()
     try:
-        return f"{line} {hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     except OSError as error:
         raise InvalidRequest(f"The wheel {printable(str(wheel))}{place} cannot be read: {error.strerror}.") from None
+    return _Line(text, wheel, digest, is_constraint=is_constraint)
 
 
 def _is_file(item: object) -> bool:
@@ -186,15 +233,13 @@ def _checked(item: str) -> str:
     return item
 
 
-def _lines_of(file: Path, seen: list[Path]) -> Iterator[str]:
+def _lines_of(file: Path, seen: list[Path], *, is_constraint: bool = False) -> Iterator[_Line]:
     """Yield the lines of a requirements file and of those that it includes, checked and without comments."""
     if file in seen:
         return
     seen.append(file)
     if len(seen) > _MOST_FILES:
-        raise InvalidRequest(
-            f"The file of packages {printable(str(file))} must include fewer than {_MOST_FILES} files."
-        )
+        raise InvalidRequest(f"The file of packages {printable(file.name)} must include at most {_MOST_FILES} files.")
     place = f" in {printable(file.name)}"
     try:
         text = read_file(file).decode("utf-8-sig").replace("\\\r\n", " ").replace("\\\n", " ")
@@ -206,13 +251,15 @@ def _lines_of(file: Path, seen: list[Path]) -> Iterator[str]:
             continue
         option = _OPTION.match(line)
         if option is None:
-            yield _described(line, line.split(" --")[0].strip(), file.parent, place)
-            continue
-        yield line
-        if option[1] in _NESTED:
-            yield from _lines_of((file.parent / option[2].strip()).absolute(), seen)
-        elif option[1] not in _HARMLESS:
+            yield _requirement(line, file.parent, place, is_constraint=is_constraint)
+        elif (name := option[1]) in _REQUIREMENTS or name in _CONSTRAINTS:
+            yield _Line(line, includes=True)
+            inner = (file.parent / option[2].strip()).absolute()
+            yield from _lines_of(inner, seen, is_constraint=is_constraint or name in _CONSTRAINTS)
+        elif name in _HARMLESS:
+            yield _Line(line, is_constraint=is_constraint)
+        else:
             raise InvalidRequest(
-                f"The line {brief(line)}{place} cannot be used: only wheels are installed, and {option[1]} asks for "
-                f"more. {BUILD_A_WHEEL}."
+                f"The line {brief(line)}{place} cannot be used: only wheels are installed, and {name} asks for more. "
+                f"{BUILD_A_WHEEL}."
             )
