@@ -191,6 +191,7 @@ class BubblewrapEngine(Engine):
     """
 
     name = "bubblewrap"
+    packages_from = "option"
     container_types = frozenset({ContainerType.PYTHON_LTS, ContainerType.NODE_LTS, ContainerType.SHELL})
 
     def __init__(

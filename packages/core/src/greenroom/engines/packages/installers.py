@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from greenroom.engines.packages.running import ending, pip, program, run
 from greenroom.engines.packages.store import explain_full_disk
-from greenroom.engines.packages.wanted import BUILD_A_WHEEL, Packages
+from greenroom.engines.packages.wanted import BUILD_A_WHEEL, Packages, normalized
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.untrusted import printable
 
@@ -29,7 +29,9 @@ _HASHES = ("DO NOT MATCH THE HASHES", "Hash mismatch", "Hashes are required", "h
 _COLLECTING = re.compile(r"^\s*(?:Collecting|Processing|Obtaining) (\S+)", re.MULTILINE)
 _UV_NO_WHEEL = re.compile(rf"{_NAME}(?:[=<>!~]=?\S+)? (?:has|have) no (?:usable )?wheels", re.IGNORECASE)
 _UV_NOT_FOUND = re.compile(rf"{_NAME} was not found in the (?:package registry|provided package locations)")
+_UV_URL = re.compile(rf"Package `{_NAME}` was included as a URL dependency")
 _UV_BUILD = re.compile(rf"(?:Building|building)[^\n]{{0,200}}`?{_NAME}?[^\n]{{0,100}}(?:is disabled|was disabled)")
+_HAS_PIP = "import pip"
 _NOT_BUILT = "nothing is built outside a sandbox"
 
 
@@ -135,7 +137,9 @@ class _Uv(Installer):
         code, output = await run(program(self._uv, *compile_), _where(packages), directory)
         if code != 0:
             self._explain(output)
-        return re.sub(r" \\\n\s+", " ", lock.read_text(encoding="utf-8"))
+        lines = re.sub(r" \\\n\s+", " ", lock.read_text(encoding="utf-8")).splitlines()
+        asked_for = packages.hashes()
+        return "".join(f"{_with_hashes(line, asked_for)}\n" for line in lines if line.strip())
 
     async def install(self, lock: Path, directory: Path, on_installed: Callable[[int], object]) -> None:
         arguments = ["pip", "install", "--no-deps", "--require-hashes", "--no-build", "--link-mode", "copy"]
@@ -152,6 +156,11 @@ class _Uv(Installer):
         output = " ".join(output.split())  # uv wraps its sentences
         if (missing := _UV_NO_WHEEL.search(output) or _UV_BUILD.search(output)) is not None:
             raise _without_wheel(missing[1] or "packages")
+        if (missing := _UV_URL.search(output)) is not None:
+            raise InvalidRequest(
+                f"The package {missing[1]}, which another needs by its URL, must be named with it and be a wheel. "
+                f"{BUILD_A_WHEEL}."
+            )
         if (missing := _UV_NOT_FOUND.search(output)) is not None:
             raise _not_found(missing[1], output)
         _fail(output)
@@ -168,7 +177,7 @@ async def find(python: Path, base: Path) -> Installer:
         EngineUnavailable: there is neither.
     """
     # It is no longer run once there is something of a package in it.
-    code, _ = await run(program(python, "-I", "-c", "import pip"), Path("/"), Path("/tmp"))  # noqa: S108
+    code, _ = await run(program(python, "-I", "-c", _HAS_PIP), Path("/"), Path("/tmp"))  # noqa: S108
     if code == 0:
         return _Pip(python)
     beside = Path(sys.executable).parent
@@ -207,6 +216,24 @@ def _line(item: Mapping[str, Any]) -> str:
         raise InvalidRequest(f"The package {printable(name)} must have a hash in its index.")
     what = f"{name} @ {download['url']}" if item.get("is_direct") else f"{name}=={version}"
     return f"{what} {' '.join(f'--hash={kind}:{value}' for kind, value in sorted(hashes.items()))}\n"
+
+
+def _with_hashes(line: str, asked_for: Mapping[str, frozenset[str]]) -> str:
+    """Return a line of uv's lock with those of its hashes that were asked for."""
+    what, *found = line.split(" --hash=")
+    name = re.split(r"[ =@]", what, maxsplit=1)[0]
+    if not found:
+        raise InvalidRequest(
+            f"The package {printable(name)} must have a hash in its index. Where there is none, pip makes it: install "
+            "pip for the Python of the sandboxes."
+        )
+    wanted = asked_for.get(normalized(name))
+    kept = [each.strip() for each in found if wanted is None or each.strip() in wanted]
+    if not kept:
+        raise InvalidRequest(
+            f"The package {printable(name)} is not the file that its hash names: nothing was installed."
+        )
+    return " ".join([what, *(f"--hash={each}" for each in kept)])
 
 
 def _explain_hash(output: str) -> None:

@@ -104,6 +104,19 @@ class Packages:
         """
         return "".join(f"{line.text} {line.digest}\n" for line in self._lines())
 
+    def hashes(self) -> dict[str, frozenset[str]]:
+        """Return the hashes that the requirements give, by the names of packages.
+
+        Raises:
+            InvalidRequest: as `read`.
+        """
+        found: dict[str, frozenset[str]] = {}
+        for line in self._lines():
+            given = re.findall(r"--hash[ =]([\w:]+)", line.text)
+            if given and (name := _NAME.match(line.text)) is not None:
+                found[normalized(name[0])] = frozenset(given) | found.get(normalized(name[0]), frozenset())
+        return found
+
     def flattened(self, wheels_at: str) -> Flattened:
         """Return the requirements as files that stand by themselves, for another machine.
 
@@ -156,6 +169,11 @@ class _Line:
 
 OptionPackages = Annotated[Packages, BeforeValidator(Packages.parse)]
 """The type of the option `packages`."""
+
+
+def normalized(name: str) -> str:
+    """Return the name of a package in the one form that all of its forms have in common."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_file(file: Path) -> bytes:
