@@ -127,7 +127,7 @@ def served(directory: Path) -> Generator[Index, None, None]:
             self.end_headers()
             self.wfile.write(page)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the library's
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(directory)))

@@ -49,10 +49,10 @@ def test_packages_are_there_for_require_for_import_and_for_scripts(lock: Callabl
         {"index.js": "exports.greet = () => require('words')\n", "cli.js": "#!/usr/bin/env node\nconsole.log('hi')\n"},
         bin={"greeting": "cli.js"},
     )
-    file = lock(node_package("words", WORDS), named, greeting)
+    file = lock(node_package("words", WORDS), named, greeting, greeting={"bin": {"greeting": "cli.js"}})
     with pool_with(file) as pool:
         session = pool.session("a-session")
-        code = "import { name } from 'named'\nconst { greet } = require('greeting')\n`${greet()}, ${name}`"
+        code = "import { name } from 'named'\nconst { greet } = require('greeting');\n`${greet()}, ${name}`"
         assert session.execute(code).result == "'hello, world'"
         assert session.shell("node -e \"console.log(require('words'))\" && greeting").stdout == "hello\nhi\n"
         failed = session.execute("require('fs').writeFileSync('/node_modules/words/word.js', '')")
