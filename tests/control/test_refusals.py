@@ -98,7 +98,7 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
             "must not have the option log",
         ),
         (
-            {**resource(), "tags": {ENGINE_TAG: "bubblewrap:?packages=polars"}},
+            {**resource(), "tags": {ENGINE_TAG: "memory:?packages=polars"}},
             f"tags.{ENGINE_TAG}",
             "must not have the option packages: the owner of the server gives it, with --engine.",
         ),

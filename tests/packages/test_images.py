@@ -23,10 +23,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def base() -> str:
     """The base of this machine's image of sandboxes, to which packages are added."""
     engine_pool("docker:", ready_session_instances=0).close()
-    return _label("python")
+    return image_base("python")
 
 
-def _label(kind: str) -> str:
+def image_base(kind: str) -> str:
+    """The base of the image of sandboxes that this machine has."""
     name = f"greenroom-{kind}:{greenroom.__version__}"
     form = '{{index .Config.Labels "greenroom.base"}}'
     found = subprocess.run(["docker", "image", "inspect", "-f", form, name], capture_output=True, text=True, check=True)
@@ -93,7 +94,7 @@ def test_a_program_builds_an_image_with_a_lock_of_node_packages(
     built = greenroom.build_image(
         packages=lock,
         container_type="NodeLTS",
-        base=_label("node"),
+        base=image_base("node"),
         tag=tag,
         on_progress=lambda what, done, total: steps.append((what, done, total)),
     )
@@ -104,7 +105,7 @@ def test_a_program_builds_an_image_with_a_lock_of_node_packages(
     script = index.add(node_package("native", {"index.js": ""}, scripts={"install": "true"}))
     lock.write_text(node_lock(index.url, {"native": script}, native={"hasInstallScript": True}))
     with pytest.raises(InvalidRequest, match="The package 'native' has an install script"):
-        greenroom.build_image(packages=lock, container_type="NodeLTS", base=_label("node"), tag=tag)
+        greenroom.build_image(packages=lock, container_type="NodeLTS", base=image_base("node"), tag=tag)
 
 
 def test_packages_of_an_image_are_not_an_option_of_its_pool() -> None:
