@@ -110,6 +110,6 @@ def test_the_public_names_are_pinned() -> None:
         "ImageMissing", "InvalidRequest", "MadeCall", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings",
         "PoolStatus", "PoolUsage", "Probe", "ReadyReason", "RegistryCredentials", "RemoteFile", "RequestFailed",
         "Response", "SandboxLost", "ServiceFailed", "Session", "SessionInfo", "SessionPool", "SessionUsage",
-        "StreamText", "StreamedResponse", "Tool", "ToolLimits", "UsageSource", "aconnect", "connect", "current_call",
-        "estimate", "session",
+        "StreamText", "StreamedResponse", "Tool", "ToolLimits", "UsageSource", "aconnect", "build_image", "connect",
+        "current_call", "estimate", "session",
     }  # fmt: skip

@@ -20,6 +20,7 @@ from greenroom.errors import (
     SandboxLost,
     ServiceFailed,
 )
+from greenroom.images import build_image
 from greenroom.local import AzureRangeWarning, PoolSettings
 from greenroom.models import (
     ContainerType,
@@ -93,6 +94,7 @@ __all__ = [
     "ToolLimits",
     "UsageSource",
     "aconnect",
+    "build_image",
     "connect",
     "current_call",
     "estimate",

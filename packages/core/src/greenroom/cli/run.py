@@ -66,6 +66,14 @@ def run(
     overwrite: Annotated[bool, typer.Option(help="Whether those may replace existing files.")] = False,
     timeout: Annotated[float | None, typer.Option(help="The time limit of the code in seconds.")] = None,
     pool: Pool = None,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="A package or a requirements file; installed once, as the option packages of a pool. Repeatable.",
+            metavar="PACKAGE|FILE",
+        ),
+    ] = None,
 ) -> None:
     """Run Python in a new sandbox; on a terminal without a file, at a prompt.
 
@@ -82,7 +90,7 @@ def run(
     at_prompt = source is None and code is None and sys.stdin.isatty() and sys.stdout.isatty()
     program = None if at_prompt else _program([*([] if source is None else [source]), *(arguments or [])], code)
     try:
-        with one_session(pool) as session:
+        with one_session(pool, **({"packages": with_} if with_ else {})) as session:
             for path in upload or []:
                 session.upload(path)
             if program is None:

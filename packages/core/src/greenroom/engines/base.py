@@ -17,7 +17,7 @@ from greenroom import runner
 from greenroom.config.containers import CustomContainer
 from greenroom.config.values import validate
 from greenroom.errors import EngineUnavailable, InvalidRequest
-from greenroom.models import ContainerType, UsageSource
+from greenroom.models import ContainerType, PackagesFrom, UsageSource
 
 _log = logging.getLogger(__name__)
 
@@ -283,6 +283,8 @@ class Engine(ABC):
     name: str
     container_types: frozenset[ContainerType] = frozenset({ContainerType.PYTHON_LTS, ContainerType.SHELL})
     """The container types that it can start."""
+    packages_from: PackagesFrom | None = None
+    """How its sandboxes can be given packages."""
     control_groups: ControlGroups = ControlGroups.UNKNOWN
     """The control groups that limit the sandboxes; known after `check`."""
 

@@ -145,6 +145,7 @@ class LocalPool(ChangeablePool[Channel]):
             grace=settings.interrupt_grace,
             text=settings.output_limit,
             display=settings.display_limit,
+            packages_from=self._engine.packages_from,
         )
 
     def request(self, identifier: str, request: HttpRequest, *, timeout: float | None) -> NoReturn:

@@ -175,6 +175,7 @@ class DockerEngine(Engine):
     """
 
     name = "docker"
+    packages_from = "image"
     container_types = frozenset(ContainerType)
 
     def __init__(

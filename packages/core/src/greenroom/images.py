@@ -1,0 +1,69 @@
+"""Build the images of Docker's sandboxes from a program."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from greenroom.engines.packages import Packages
+from greenroom.errors import EngineUnavailable, InvalidRequest
+from greenroom.models import ContainerType
+
+
+def build_image(
+    *,
+    packages: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    container_type: ContainerType | Literal["PythonLTS", "NodeLTS"] = ContainerType.PYTHON_LTS,
+    base: str = "python:3.12-slim",
+    tag: str | None = None,
+    docker_host: str | None = None,
+    on_progress: Callable[[str, int, int | None], object] | None = None,
+) -> str:
+    """Build the image of Docker's sandboxes, as `greenroom image build` does; return its name. It blocks for minutes.
+
+    Args:
+        packages: what is added to the packages of all images: names as pip reads them, paths of requirements files, or
+            for NodeLTS the path of a package-lock.json. Only what needs no build is installed.
+        container_type: what runs in the sandboxes.
+        base: the base image: Python 3.11 or 3.12 on Linux with glibc.
+        tag: the new image's name; by default that which pools take that name no image.
+        docker_host: the URL of the Docker engine; by default that of Docker's own command line.
+        on_progress: called with the title of each step, its number, and the number of all steps.
+
+    Raises:
+        InvalidRequest: a package cannot be used, or the container type has no image; the message names it.
+        EngineUnavailable: Docker does not answer, the base image cannot be pulled, or a step failed.
+    """
+    return asyncio.run(_build(packages, container_type, base, tag, docker_host, on_progress))
+
+
+async def _build(  # noqa: PLR0917  its one caller has names for them
+    packages: object,
+    container_type: str,
+    base: str,
+    tag: str | None,
+    docker_host: str | None,
+    on_progress: Callable[[str, int, int | None], object] | None,
+) -> str:
+    try:
+        from greenroom.engines.docker import building  # noqa: PLC0415  an extra
+        from greenroom.engines.docker.client import Daemon  # noqa: PLC0415
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"Building an image needs {error.name}. Install it: pip install 'greenroom[docker]'."
+        ) from error
+    try:
+        kind, wanted = ContainerType(container_type), Packages.parse(packages)
+    except ValueError as error:
+        raise InvalidRequest(f"The image cannot be built: {error}.") from None
+    order = building.ImageOrder(kind, base, tag or "", wanted).checked()
+    daemon = Daemon(docker_host)
+    try:
+        async for event in building.build(daemon, order):
+            if on_progress is not None and not isinstance(event, str) and event.title:
+                on_progress(event.title, event.number - 1, event.total)
+    finally:
+        await daemon.close()
+    return order.tag
