@@ -112,12 +112,15 @@ async def test_a_killed_server_loses_no_execution(engine: None, tmp_path: Path) 
                 assert found["status"] != "Running"
                 assert found == seen.get(each, found)
                 seen[each] = found
+            assert server.process.stdout is not None
+            log = asyncio.create_task(server.process.stdout.read())  # a full pipe would stop the server
             users = [asyncio.create_task(use(client, f"user-{number}")) for number in range(4)]
             await asyncio.sleep(chance.uniform(1.5, 3))
             endless = await begin(client, ENDLESS, "user-x")
             acknowledged[endless] = "user-x"
             server.process.kill()
             ends = await asyncio.gather(*users, return_exceptions=True)
+            await log
             assert all(isinstance(end, httpx.TransportError) for end in ends), ends
     async with serving(*options) as server, client_of(server) as client:
         assert len(acknowledged) > 3
