@@ -5,6 +5,7 @@ A virtual machine would be closer to the real thing, and needs a processor that 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.waiting import within
@@ -84,7 +86,7 @@ class Machine:
             pytest.fail(f"{command}\n{ended.stdout}\n{ended.stderr}\n{log}")
         return ended.stdout
 
-    def request(self, method: str, path: str, body: object = None) -> dict[str, object]:
+    def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         arguments = [method, path, *([] if body is None else [json.dumps(body)])]
         return json.loads(self.run(f'{PYTHON} -c "$@"', CLIENT, *arguments))
 
@@ -113,14 +115,16 @@ def machine(systemd_image: str, tmp_path: Path) -> Iterator[Machine]:
         yield machine
     finally:
         docker("rm", "--force", "--volumes", name)
-        for mount in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
-            _remove_groups(Path(mount, name))
+        groups = [Path(mount, name) for mount in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")]
+        assert within(60, lambda: all(map(_is_removed, groups)))
 
 
-def _remove_groups(directory: Path) -> None:
-    """Remove what a machine leaves of a control group that Docker did not make."""
+def _is_removed(directory: Path) -> bool:
+    """Remove what a machine leaves of a control group that Docker did not make, once its processes are gone."""
     for path, _, _ in os.walk(directory, topdown=False):
-        Path(path).rmdir()
+        with contextlib.suppress(OSError):
+            Path(path).rmdir()
+    return not directory.exists()
 
 
 @pytest.mark.slow
@@ -137,10 +141,8 @@ def test_the_commands_of_the_page(machine: Machine) -> None:
     done = machine.request("POST", "/executions", {**asynchronous, "code": "print(6 * 7)"})["id"]
     endless = machine.request("POST", "/executions", {**asynchronous, "code": "while True: pass"})["id"]
 
-    def end_of(execution: object) -> dict[str, object]:
-        body = machine.request("GET", f"/executions/{execution}")["body"]
-        assert isinstance(body, dict)
-        return body
+    def end_of(execution: str) -> dict[str, Any]:
+        return machine.request("GET", f"/executions/{execution}")["body"]
 
     assert within(60, lambda: end_of(done)["status"] == "Succeeded")
     before = end_of(done)
