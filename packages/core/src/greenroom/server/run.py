@@ -93,10 +93,14 @@ async def serve(
         state = settings.state.expanduser() if settings.state is not None else IN_MEMORY
         logs = LogStore(state, LogLimits(settings.log_max_age, settings.log_max_size))
         stack.push_async_callback(logs.close)  # after the pools, whose ends are events
-        registry = PoolRegistry(lambda name: both(observers(name), ignore if name is None else logs.observer_of(name)))
-        stack.push_async_callback(registry.close)
         engines = Engines(settings.engine)
-        table = PoolTable(await StateFile.open(state))
+        file = await StateFile.open(state)
+        registry = PoolRegistry(
+            lambda name: both(observers(name), ignore if name is None else logs.observer_of(name)),
+            None if state == IN_MEMORY else file,
+        )
+        stack.push_async_callback(registry.close)
+        table = PoolTable(file)
         try:
             engines.check()
             for name, options in pools.items():

@@ -24,10 +24,11 @@ from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
 from greenroom.models import Event, Execution, Output, StreamText
 from greenroom.server.calls import RemoteCalls
-from greenroom.server.records import Live, Outcome, Record
+from greenroom.server.outcomes import Outcome
+from greenroom.server.records import Live, Record
 from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room
 from greenroom.server.routes.bodies import read_json
-from greenroom.server.routes.executions import gone
+from greenroom.server.routes.executions import acknowledge, gone
 from greenroom.server.routes.files import PIECES, body_of
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.access_log import Entry
@@ -111,11 +112,18 @@ async def execute(request: Request, target: Target) -> Response:
     feed = _Feed(live, stream=order.stream)
     try:
         asked = ExecuteRequest("", execution_type="Asynchronous" if order.background else "Synchronous")
-        record = target.pool.records.begin(identifier, asked, run, order.id, live=live, kept=order.background)
+        record = target.pool.records.begin(
+            identifier, asked, run, order.id, live=live, kept=order.background, outlives=order.background
+        )
     except BaseException:
         code.close()
         raise
     record.task.add_done_callback(lambda _: code.close())
+    try:
+        await acknowledge(record, target)
+    except BaseException:
+        feed.close()
+        raise
     return _Executing(request, target, record, feed)
 
 
