@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import tokenize
@@ -13,6 +14,7 @@ import typer
 
 from greenroom.cli import prompt
 from greenroom.cli.output import Directory, ExitCode, exit_code_of, print_events, print_line
+from greenroom.cli.progress import Display
 from greenroom.connecting import session as one_session
 from greenroom.sessions import Session
 from greenroom.untrusted import printable
@@ -82,9 +84,11 @@ def run(
     at_prompt = source is None and code is None and sys.stdin.isatty() and sys.stdout.isatty()
     program = None if at_prompt else _program([*([] if source is None else [source]), *(arguments or [])], code)
     try:
-        with one_session(pool) as session:
-            for path in upload or []:
-                session.upload(path)
+        with contextlib.ExitStack() as stack:
+            with Display("Starting a sandbox") as display:
+                session = stack.enter_context(one_session(pool, on_progress=display.on_progress))
+                for path in upload or []:
+                    session.upload(path, on_progress=display.on_progress)
             if program is None:
                 ended = prompt.converse(session, directory, timeout)
             else:
