@@ -104,7 +104,7 @@ class Layers:
     def take(self, message: Mapping[str, Any]) -> None:
         """Take a message of Docker's, of whatever form."""
         layer, status, detail = message.get("id"), message.get("status"), message.get("progressDetail")
-        if not isinstance(layer, str) or status not in _LAYER_STATES:
+        if not isinstance(layer, str) or not isinstance(status, str) or status not in _LAYER_STATES:
             return
         if layer not in self._sizes:
             if len(self._sizes) >= _MOST_LAYERS:
