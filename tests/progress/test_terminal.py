@@ -83,13 +83,13 @@ def serving(backend: ScriptedBackend) -> Generator[str, None, None]:
 class Terminal:
     """A command on a terminal of its own; its standard output goes nowhere."""
 
-    def __init__(self, *arguments: str | Path, **environment: str) -> None:
+    def __init__(self, *arguments: str | Path, program: str = "", **environment: str) -> None:
         self._leader, follower = pty.openpty()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, b"\x18\x00\xc8\x00\x00\x00\x00\x00")  # 24 lines of 200 characters
         inherited = {name: value for name, value in os.environ.items() if name not in {"CI", "COLUMNS", "LINES"}}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "greenroom", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, *(["-c", program] if program else ["-m", "greenroom"]), *map(str, arguments)],
+            stdin=follower,
             stdout=subprocess.DEVNULL,
             stderr=follower,
             env={**inherited, "TERM": "xterm", **environment},
@@ -97,6 +97,9 @@ class Terminal:
         )
         os.close(follower)
         self.seen = ""
+
+    def type(self, keys: str) -> None:
+        os.write(self._leader, keys.encode())
 
     def until(self, pattern: str) -> None:
         deadline = time.monotonic() + LIMIT
@@ -218,3 +221,63 @@ def test_nothing_is_drawn_into_a_pipe(backend: HeldBackend, url: str, tmp_path: 
         env={**os.environ, "FORCE_COLOR": "1", "TERM": "xterm", "CI": ""},
     )
     assert ended.stderr == b""
+
+
+OF_A_SERVER = """
+import asyncio
+from greenroom.cli import place
+
+async def work(show):
+    show("[/nothing]\\x1b]0;title\\x07[bold]Running")
+    await asyncio.sleep(0.5)
+
+place.run(work, "Creating [red]a")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["xterm", "dumb"])
+def test_the_state_of_an_operation_is_no_markup_and_needs_a_whole_terminal(
+    terminal: Callable[..., Terminal], name: str
+) -> None:
+    shown = terminal(program=OF_A_SERVER, TERM=name)
+    assert shown.end() == 0, shown.seen
+    if name == "dumb":
+        assert shown.seen == ""
+    else:
+        assert "Creating [red]a: [/nothing][bold]Running" in shown.seen
+        assert "\x1b]" not in shown.seen
+
+
+OPENING = """
+import sys, threading
+from greenroom.cli.progress import Display
+from greenroom.progress import Progress
+
+with Display("Opening the pools") as display:
+    sys.stdin.readline()
+    display.on_progress(Progress("pull", "image:1", 5_000_000, None))
+    sys.stdin.readline()
+    display.on_progress(Progress("pull", "image:1", 5_000_000, 20_000_000))
+    sys.stdin.readline()
+    display.on_progress(Progress("pull", "image:1", 20_000_000, 20_000_000))
+    display.on_progress(Progress("start", "docker", 0, 1, "sandboxes"))
+    sys.stdin.readline()
+print("ended", file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_each_task_of_an_opening_is_shown_in_its_turn(terminal: Callable[..., Terminal]) -> None:
+    shown = terminal(program=OPENING)
+    for pattern in (
+        r"Opening the pools",
+        r"Pulling image:1 +5\.0 MB",
+        r"Pulling image:1 .*5\.0 MB of 20\.0 MB",
+        r"Starting a sandbox: docker.* 0/1",
+    ):
+        shown.until(pattern)
+        shown.type("\n")
+    assert shown.end() == 0
+    assert shown.seen.rstrip().endswith("ended")
+    assert shown.seen.rindex("\x1b[?25h") > shown.seen.rindex("\x1b[?25l")
