@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import greenroom
-from greenroom import FileMissing, InvalidRequest, Progress, RemoteFile
+from greenroom import FileMissing, InvalidRequest, Progress, RemoteFile, Session
 from greenroom.azure.bodies import replayable
 from greenroom.engines.docker.pull import Layers
 from greenroom.progress import Meter
@@ -39,15 +39,20 @@ def test_a_meter_never_goes_back_and_ends_with_its_total(sizes: list[int], total
     assert all(each.total is None or each.done <= each.total for each in seen)
 
 
-@given(size=st.integers(0, 1_200_000))
-def test_a_file_of_any_size_is_counted_whole(size: int) -> None:
-    seen: list[Progress] = []
+@pytest.fixture(scope="module")
+def shared() -> Generator[Session, None, None]:
     with memory_pool(ready_session_instances=0) as pool, pool.session() as session:
-        session.upload(io.BytesIO(bytes(size)), "a", on_progress=seen.append)
-        assert_progress(seen, "upload", "a", size)
-        seen.clear()
-        session.download("a", on_progress=seen.append)
-        assert_progress(seen, "download", "a", size)
+        yield session
+
+
+@given(size=st.integers(0, 1_200_000))
+def test_a_file_of_any_size_is_counted_whole(shared: Session, size: int) -> None:
+    seen: list[Progress] = []
+    shared.upload(io.BytesIO(bytes(size)), "a", on_progress=seen.append)
+    assert_progress(seen, "upload", "a", size)
+    seen.clear()
+    shared.download("a", on_progress=seen.append)
+    assert_progress(seen, "download", "a", size)
 
 
 @given(sizes=st.lists(st.integers(1, 3 << 20), max_size=6))
