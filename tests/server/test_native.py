@@ -153,7 +153,7 @@ async def test_each_call_raises_what_the_pool_raises() -> None:
 
 async def test_an_error_in_the_middle_of_a_download_is_not_content() -> None:
     class Broken(ScriptedBackend):
-        async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+        async def download(self, identifier: str, path: str, **options: Any) -> AsyncGenerator[bytes, None]:
             yield bytes(300_000)
             yield b"more"
             raise SandboxLost("lost in the middle")
@@ -168,7 +168,7 @@ async def test_an_error_in_the_middle_of_a_download_is_not_content() -> None:
 
 async def test_a_large_upload_that_is_refused_has_its_own_error() -> None:
     class Full(ScriptedBackend):
-        async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+        async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes], **options: Any) -> RemoteFile:
             await anext(chunks)
             raise errors.FileRefused(28, "the disk is full", path)
 

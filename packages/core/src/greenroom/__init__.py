@@ -40,6 +40,7 @@ from greenroom.models import (
     UsageSource,
 )
 from greenroom.pricing import Estimate, estimate
+from greenroom.progress import Progress
 from greenroom.sessions import ExecutionHandle, Headers, Response, Session, SessionPool, StreamedResponse
 from greenroom.tools import CallDeferred, MadeCall, Tool, ToolLimits, current_call
 
@@ -77,6 +78,7 @@ __all__ = [
     "PoolStatus",
     "PoolUsage",
     "Probe",
+    "Progress",
     "ReadyReason",
     "RegistryCredentials",
     "RemoteFile",

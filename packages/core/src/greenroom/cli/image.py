@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from greenroom.cli.progress import can_draw
 from greenroom.errors import GreenroomError
 from greenroom.models import ContainerType
 from greenroom.untrusted import without_controls
@@ -127,6 +128,7 @@ class _BuildDisplay:
 
     def __init__(self, console: Console, packages: int) -> None:
         self._console = console
+        self._draws = can_draw()
         self._lines: deque[str] = deque(maxlen=_LINES_AFTER_FAILURE)
         self._progress = Progress(
             SpinnerColumn(),
@@ -134,9 +136,9 @@ class _BuildDisplay:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=console,
+            console=Console(stderr=True),
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self._draws,
         )
         self._steps = self._progress.add_task("Hand over the files", total=None)
         self._packages = self._progress.add_task("", total=packages, visible=False)
@@ -162,7 +164,7 @@ class _BuildDisplay:
         self._progress.update(self._packages, visible=False)
         if event.title:
             self._progress.update(self._steps, description=event.title)
-            if not self._console.is_terminal:
+            if not self._draws:
                 self._console.print(f"[{event.number}/{event.total}] {event.title}", markup=False, highlight=False)
 
     def _show_line(self, line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import tokenize
@@ -13,6 +14,7 @@ import typer
 
 from greenroom.cli import prompt
 from greenroom.cli.output import Directory, ExitCode, exit_code_of, print_events, print_line
+from greenroom.cli.progress import Display
 from greenroom.connecting import session as one_session
 from greenroom.sessions import Session
 from greenroom.untrusted import printable
@@ -90,9 +92,12 @@ def run(
     at_prompt = source is None and code is None and sys.stdin.isatty() and sys.stdout.isatty()
     program = None if at_prompt else _program([*([] if source is None else [source]), *(arguments or [])], code)
     try:
-        with one_session(pool, **({"packages": with_} if with_ else {})) as session:
-            for path in upload or []:
-                session.upload(path)
+        with contextlib.ExitStack() as stack:
+            with Display("Starting a sandbox") as display:
+                options = {"packages": with_} if with_ else {}
+                session = stack.enter_context(one_session(pool, on_progress=display.on_progress, **options))
+                for path in upload or []:
+                    session.upload(path, on_progress=display.on_progress)
             if program is None:
                 ended = prompt.converse(session, directory, timeout)
             else:

@@ -14,6 +14,7 @@ from greenroom.azure.codecs.shared import Json
 from greenroom.backend import Backend
 from greenroom.connecting import open_backend
 from greenroom.mcp.endpoint import Endpoint, Peers
+from greenroom.progress import Report, unread
 from greenroom.server.access.pool_keys import new_pool_key
 from greenroom.server.records import ExecutionRecords
 from greenroom.server.responses import RequestRefused
@@ -109,12 +110,13 @@ class PoolRegistry:
         """The pools that the server's options declare, by name."""
         return self._pools
 
-    async def open(self, name: str, options: Mapping[str, Any]) -> ServedPool:
+    async def open(self, name: str, options: Mapping[str, Any], report: Report = unread) -> ServedPool:
         """Open a pool.
 
         Args:
             name: a new one.
             options: those of `greenroom.connect`, `url` included.
+            report: takes the progress.
 
         Raises:
             InvalidRequest: an option is unknown or breaks a rule.
@@ -123,7 +125,7 @@ class PoolRegistry:
         others = {option: value for option, value in options.items() if option != "url"}
         metrics, observer = self.observe(name)
         records = await self.records_of(name)
-        backend = await open_backend(options.get("url"), observer, name, **others)
+        backend = await open_backend(options.get("url"), observer, name, report, **others)
         return self.add(name, backend, options, metrics, records)
 
     async def records_of(self, signal_name: str) -> ExecutionRecords:

@@ -112,12 +112,28 @@ class ScriptedBackend(BareBackend):
             raise
         return answer
 
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
-        self.contents[identifier][path] = b"".join([chunk async for chunk in chunks])
+    async def upload(
+        self,
+        identifier: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> RemoteFile:
+        content = bytearray()
+        async for chunk in chunks:
+            content += chunk
+            if on_sent is not None:
+                on_sent(len(chunk))
+        self.contents[identifier][path] = bytes(content)
         return await self.file(identifier, path)
 
-    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
-        await self.file(identifier, path)
+    async def download(
+        self, identifier: str, path: str, *, on_size: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        file = await self.file(identifier, path)
+        if on_size is not None:
+            on_size(file.size)
         yield self.contents[identifier][path]
 
     async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:

@@ -247,7 +247,7 @@ class DockerEngine(Engine):
 
     async def check_container(self, container: CustomContainer) -> None:
         try:
-            await self._custom.check(self._daemon(), container, self._check_abilities)
+            await self._custom.check(self._daemon(), container, self._check_abilities, self.report)
         except BaseException:
             await self.close()
             raise

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -446,7 +446,8 @@ async def upload(request: Request, target: Target) -> Response:
 async def download(request: Request, target: Target) -> Response:
     """`GET greenroom/1/content?path=`."""
     overrides = _overrides(request, target)
-    chunks = target.pool.backend.download(target.identifier, _path(target))
+    sizes: list[int] = []
+    chunks = target.pool.backend.download(target.identifier, _path(target), on_size=sizes.append)
     with _configured(target, overrides):
         try:
             first = await anext(chunks, None)  # an error before it has its own status
@@ -455,14 +456,14 @@ async def download(request: Request, target: Target) -> Response:
         except BaseException:
             await chunks.aclose()
             raise
-    return _Content(first, chunks)
+    return _Content(first, chunks, {wire.SIZE_HEADER: str(sizes[0])} if sizes else {})
 
 
 class _Content(StreamingResponse):
     """A file that is sent as it is read, as long as the client takes it."""
 
-    def __init__(self, first: bytes | None, chunks: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(_framed(first, chunks), media_type=wire.CONTENT_TYPE)
+    def __init__(self, first: bytes | None, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+        super().__init__(_framed(first, chunks), headers=headers, media_type=wire.CONTENT_TYPE)
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
