@@ -13,7 +13,7 @@ import pytest
 from tests.packages.index import Index, node_lock, node_package, source, wheel
 
 import greenroom
-from greenroom import EngineUnavailable, InvalidRequest
+from greenroom import EngineUnavailable, InvalidRequest, Progress
 from greenroom.testing import engine_pool
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -90,16 +90,18 @@ def test_a_program_builds_an_image_with_a_lock_of_node_packages(
     content = index.add(node_package("words", {"index.js": "module.exports = 'hello'\n"}))
     lock = tmp_path / "package-lock.json"
     lock.write_text(node_lock(index.url, {"words": content}))
-    steps: list[tuple[str, int, int | None]] = []
+    steps: list[Progress] = []
     built = greenroom.build_image(
         packages=lock,
         container_type="NodeLTS",
         base=image_base("node"),
         tag=tag,
-        on_progress=lambda what, done, total: steps.append((what, done, total)),
+        on_progress=steps.append,
     )
     assert built == tag
-    assert "Install the packages of --with" in [what for what, _, _ in steps]
+    assert "Install the packages of --with" in [step.label for step in steps]
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert (steps[-1].task, steps[-1].unit, steps[-1].fraction) == ("build", "steps", 1.0)
     with greenroom.connect("docker:", image=tag, container_type="NodeLTS", ready_session_instances=0) as pool:
         assert pool.session("a-session").execute("require('words')").result == "'hello'"
     script = index.add(node_package("native", {"index.js": ""}, scripts={"install": "true"}))

@@ -17,7 +17,7 @@ from tests.packages.index import Index, source, wheel
 from tests.waiting import within
 
 import greenroom
-from greenroom import EngineUnavailable, InvalidRequest, SessionPool
+from greenroom import EngineUnavailable, InvalidRequest, Progress, SessionPool
 from greenroom.engines.bubblewrap.engine import BubblewrapEngine
 from greenroom.engines.packages import Packages, installers
 
@@ -283,14 +283,13 @@ def test_a_full_disk_is_reported_and_cleaned(index: Index, small_disk: Path, ins
 
 
 async def test_progress_is_reported(greeting: Index) -> None:
-    reported: list[tuple[str, int, int | None]] = []
-    engine = BubblewrapEngine(
-        packages=Packages.parse("greeting"), report=lambda what, done, total: reported.append((what, done, total))
-    )
+    reported: list[Progress] = []
+    engine = BubblewrapEngine(packages=Packages.parse("greeting"))
+    engine.report = reported.append
     await engine.check()
     await engine.close()
-    assert reported[0] == ("resolve", 0, None)
-    assert reported[-1] == ("install", 2, 2)
+    assert reported[0] == Progress("install", "packages", 0, None, "packages")
+    assert reported[-1] == Progress("install", "packages", 2, 2, "packages")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")

@@ -10,10 +10,10 @@ from typing import Literal, TypeAlias
 from greenroom.errors import InvalidRequest
 from greenroom.untrusted import brief
 
-ProgressTask: TypeAlias = Literal["upload", "download", "pull", "install", "start"]
-"""What is done: a transfer, an image that is pulled, packages that are installed, a sandbox that starts."""
+ProgressTask: TypeAlias = Literal["upload", "download", "pull", "build", "install", "start"]
+"""What is done: a transfer, an image that is pulled or built, packages that are installed, a sandbox that starts."""
 
-ProgressUnit: TypeAlias = Literal["bytes", "packages", "sandboxes"]
+ProgressUnit: TypeAlias = Literal["bytes", "steps", "packages", "sandboxes"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ _VERBS: dict[ProgressTask, str] = {
     "upload": "Uploading",
     "download": "Downloading",
     "pull": "Pulling",
+    "build": "Building",
     "install": "Installing",
     "start": "Starting a sandbox:",
 }

@@ -39,7 +39,6 @@ from greenroom.engines.bubblewrap import bytecode, cgroups, font_cache, node
 from greenroom.engines.bubblewrap.arguments import INSIDE_USER, environment, file_system, isolation
 from greenroom.engines.bubblewrap.provided import ProvidedPackages
 from greenroom.engines.packages import Packages
-from greenroom.engines.packages.running import Report, unread
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
@@ -186,7 +185,6 @@ class BubblewrapEngine(Engine):
     Args:
         python: the interpreter for the code in sandboxes; it needs IPython. By default the one that runs Greenroom.
         packages: what sandboxes have beside its packages, or of NodeLTS beside Node; installed by the first `check`.
-        report: is called with how far that has got.
         allow_unfiltered: whether sandboxes may run where a filter of system calls is not possible.
     """
 
@@ -200,11 +198,10 @@ class BubblewrapEngine(Engine):
         python: str | None = None,
         packages: Packages = _NO_PACKAGES,
         allow_unfiltered: bool = False,
-        report: Report = unread,
     ) -> None:
         self._allow_unfiltered = allow_unfiltered
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
-        self._packages = ProvidedPackages(packages, self._python, report)
+        self._packages = ProvidedPackages(packages, self._python)
         self._hierarchy: cgroups.Hierarchy | None = None
         self._executable = ""
         self._checked: set[ContainerType] = set()
@@ -228,7 +225,7 @@ class BubblewrapEngine(Engine):
         if container_type is ContainerType.NODE_LTS:
             self._node = await node.find()
         self._binds_descriptors = await self._knows("--ro-bind-fd")
-        await self._packages.prepare(container_type, self._node)
+        await self._packages.prepare(container_type, self._node, self.report)
         try:
             needed = ["IPython"] if is_python else []
             code, errors = await self._try([self._packages.python, "-I", "-c", _TRY, str(_new_user()), *needed])

@@ -8,9 +8,9 @@ from greenroom.engines.base import RUNNER_HOME
 from greenroom.engines.packages import Packages
 from greenroom.engines.packages.node import prepare as prepare_node
 from greenroom.engines.packages.python import prepare as prepare_python
-from greenroom.engines.packages.running import Report
 from greenroom.errors import InvalidRequest
 from greenroom.models import ContainerType
+from greenroom.progress import Report
 
 _PYTHON = f"{RUNNER_HOME}/packages"
 _NODE = "/node_modules"
@@ -23,16 +23,14 @@ class ProvidedPackages:
     Args:
         packages: what is asked for; nothing is a valid choice.
         python: the interpreter.
-        report: is called with how far the installation has got.
     """
 
-    def __init__(self, packages: Packages, python: str, report: Report) -> None:
+    def __init__(self, packages: Packages, python: str) -> None:
         self._packages = packages
         self._base = python
-        self._report = report
         self._made: Path | None = None
 
-    async def prepare(self, container_type: ContainerType, node: Path | None) -> None:
+    async def prepare(self, container_type: ContainerType, node: Path | None, report: Report) -> None:
         """Make them, unless that was done before, by whichever process.
 
         Raises:
@@ -47,9 +45,9 @@ class ProvidedPackages:
             raise InvalidRequest(f"The option packages must be {kind} for the container type {container_type}.")
         if self._is_node:
             assert node is not None  # noqa: S101  the engine has found it
-            self._made = await prepare_node(self._packages, node, self._report)
+            self._made = await prepare_node(self._packages, node, report)
         else:
-            self._made = await prepare_python(self._packages, self._base, _PYTHON, self._report)
+            self._made = await prepare_python(self._packages, self._base, _PYTHON, report)
 
     @property
     def shown(self) -> dict[str, Path]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from greenroom.engines.packages import store
-from greenroom.engines.packages.running import Report, ending, program, run
+from greenroom.engines.packages.running import ending, program, run
 from greenroom.engines.packages.wanted import Packages, read_file
 from greenroom.errors import EngineUnavailable, InvalidRequest
+from greenroom.progress import Meter, Report
 from greenroom.untrusted import brief, printable
 
 _VERSION = "1"
@@ -107,7 +108,8 @@ async def _make(directory: Path, lock: Mapping[str, Any], node: Path, report: Re
     (project / "package.json").write_text(package_json(lock))
     (project / "package-lock.json").write_text(json.dumps(lock))
     total = sum(bool(place) and package.get("dev") is not True for place, package in lock["packages"].items())
-    report("install", 0, total)
+    meter = Meter(report, "install", "packages", total=total, unit="packages")
+    meter.begin()
     arguments = ["ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--no-update-notifier"]
     code, output = await run(program(node, str(npm), *arguments), project, project)
     if code != 0:
@@ -121,7 +123,7 @@ async def _make(directory: Path, lock: Mapping[str, Any], node: Path, report: Re
         raise _has_script(brief(name))
     directory.rmdir()
     made.rename(directory)
-    report("install", total, total)
+    meter.finish()
 
 
 def _with_scripts(modules: Path) -> Iterator[str]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from greenroom.engines.packages import store
 from greenroom.engines.packages.installers import Installer, find
-from greenroom.engines.packages.running import Report, program, run
+from greenroom.engines.packages.running import program, run
 from greenroom.engines.packages.wanted import Packages
 from greenroom.errors import EngineUnavailable
+from greenroom.progress import Meter, Report
 from greenroom.untrusted import printable
 
 _VERSION = "1"
@@ -106,14 +107,16 @@ async def prepare(packages: Packages, python: str, shown_at: str, report: Report
     wanted = await asyncio.to_thread(packages.read)
     interpreter = await Interpreter.of(python)
 
+    meter = Meter(report, "install", "packages", unit="packages")
+
     async def resolve(directory: Path) -> str:
-        report("resolve", 0, None)
+        meter.begin()
         return await _resolve(packages, interpreter, directory)
 
     lock = await store.lock_of(store.key(_VERSION, wanted, interpreter.identity), resolve)
 
     async def make(directory: Path) -> None:
-        await _make(directory, lock, interpreter, shown_at, report)
+        await _make(directory, lock, interpreter, shown_at, meter)
 
     name = store.key(_VERSION, lock, str(interpreter.executable), interpreter.version, *interpreter.paths, shown_at)
     return await store.environment(f"python-{name}", make)
@@ -126,23 +129,23 @@ async def _resolve(packages: Packages, interpreter: Interpreter, directory: Path
     return await installer.lock(packages, directory)
 
 
-async def _make(directory: Path, lock: str, interpreter: Interpreter, shown_at: str, report: Report) -> None:
+async def _make(directory: Path, lock: str, interpreter: Interpreter, shown_at: str, meter: Meter) -> None:
     _lay_out(directory, interpreter)
     total = sum(" --hash=" in line for line in lock.splitlines())
-    report("install", 0, total)
+    meter.expect(total)
     if total:
         scratch = directory.parent / "scratch"
         scratch.mkdir()
         (scratch / "lock.txt").write_text(lock, encoding="utf-8")
         installer: Installer = await find(directory / "bin" / "python", interpreter.python)
-        await installer.install(scratch / "lock.txt", scratch, lambda done: report("install", min(done, total), total))
+        await installer.install(scratch / "lock.txt", scratch, lambda done: meter.reach(min(done, total)))
         _point_scripts_to(directory, shown_at)
         site = directory / "lib" / interpreter.folder / "site-packages"
         compile_ = program(interpreter.executable, "-I", "-S", "-c", _COMPILE, str(site))
         _, output = await run(compile_, scratch, scratch)
         store.explain_full_disk(output)
     _add_pip(directory, shown_at)
-    report("install", total, total)
+    meter.finish()
 
 
 def _add_pip(directory: Path, shown_at: str) -> None:

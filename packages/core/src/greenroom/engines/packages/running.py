@@ -10,13 +10,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
 
 from greenroom.errors import EngineUnavailable
 from greenroom.untrusted import without_controls
-
-Report: TypeAlias = Callable[[str, int, int | None], object]
-"""Is called with what is done, how many packages are done, and how many there are, if that is known."""
 
 _TIMEOUT = 1800.0
 _KEPT = 256 << 10
@@ -47,11 +43,6 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 # They would install elsewhere, or something else.
 _NOT_FOR_PIP = {"NO_BINARY", "PREFIX", "REPORT", "REQUIREMENT", "ROOT", "SRC", "TARGET", "USER", "LOG", "PYTHON"}
 _NOT_FOR_UV = {"BUILD", "NO_BINARY", "NO_BINARY_PACKAGE", "PYTHON", "SYSTEM_PYTHON", "TARGET", "PREFIX", "PROJECT"}
-
-
-def unread(what: str, done: int, total: int | None) -> None:
-    """A `Report` that nobody reads."""
-    del what, done, total
 
 
 def pip(python: Path, *arguments: str) -> list[str]:
