@@ -34,7 +34,8 @@ def build_image(
         on_progress: called with a `Progress` as each step begins, and at the end.
 
     Raises:
-        InvalidRequest: a package or `on_progress` cannot be used, or the container type has no image; the message names it.
+        InvalidRequest: a package or `on_progress` cannot be used, or the container type has no image; the message says
+            which.
         EngineUnavailable: Docker does not answer, the base image cannot be pulled, or a step failed.
     """
     return asyncio.run(_build(packages, container_type, base, tag, docker_host, on_progress))
