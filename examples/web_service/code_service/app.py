@@ -130,19 +130,20 @@ def create_app(settings: Settings | None = None, pool: greenroom.SessionPool | N
         pool: by default the one that `GREENROOM_POOL` names, opened and closed with the application. Several workers
             share the sessions of a `greenroom serve`.
     """
-    settings = settings or Settings.from_environment()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        # Read here, as uvicorn gives up if this fails, and starts workers for ever if the application cannot be made.
+        state = app.state
+        state.settings = chosen = settings or Settings.from_environment()
         async with AsyncExitStack() as stack:
-            app.state.pool = pool or await stack.enter_async_context(greenroom.aconnect(acquire_timeout=2))
-            app.state.buckets = TokenBuckets(settings.rates, rate=settings.rate, burst=settings.burst)
-            stack.callback(app.state.buckets.close)
+            state.pool = pool or await stack.enter_async_context(greenroom.aconnect(acquire_timeout=2))
+            state.buckets = TokenBuckets(chosen.rates, rate=chosen.rate, burst=chosen.burst)
+            stack.callback(state.buckets.close)
+            state.at_a_time = AtATime(chosen.at_a_time)
             yield
 
     app = FastAPI(title="Code service", lifespan=lifespan)
-    app.state.settings = settings
-    app.state.at_a_time = AtATime(settings.at_a_time)
     app.add_middleware(BodyLimit, most=MOST_BODY)
     problems.install(app)
     app.include_router(router)

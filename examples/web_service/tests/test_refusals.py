@@ -12,8 +12,9 @@ from conftest import SECRET, as_user, serving
 from fastapi.testclient import TestClient
 
 import greenroom
+from code_service.app import create_app
 from code_service.limits import AtATime
-from code_service.settings import MOST_BODY, MOST_CODE, Settings
+from code_service.settings import MOST_BODY, MOST_CODE
 from code_service.users import AUDIENCE, new_token
 from greenroom.testing import ScriptedBackend
 
@@ -109,9 +110,10 @@ def test_only_a_valid_token_names_a_user(
     assert greenroom_script.runs == []
 
 
-def test_the_settings_need_a_secret() -> None:
-    with pytest.raises(ValueError, match="32 characters"):
-        Settings("short")
+def test_the_service_does_not_start_without_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODE_SERVICE_SECRET", "short")
+    with pytest.raises(ValueError, match="32 characters"), TestClient(create_app()):
+        pass
 
 
 @pytest.mark.parametrize(
