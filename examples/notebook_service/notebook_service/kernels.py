@@ -110,15 +110,17 @@ class Kernels:
             Problem: as `run_cell`, or it was interrupted; the notebook is then as it was, and its session is new.
         """
         async with self._turn(user, id_) as (opened, notebook):
+            before = opened.interruptions
             session = self._session(user, id_)
             await session.adelete()
+            if opened.interruptions > before:
+                raise _interrupted()
             running = asyncio.create_task(arun_notebook(notebook, session, timeout=self._timeout))
 
             async def interrupt() -> None:
                 running.cancel()
 
             opened.interrupt = interrupt
-            before = opened.interruptions
             try:
                 ran = dict(await running)
             except asyncio.CancelledError:

@@ -39,8 +39,8 @@ def user_of(secret: str, authorization: str | None) -> str:
     except jwt.PyJWTError as error:
         raise NotSignedIn(f"The token must be valid: {error}.") from error
     user = claims["sub"]
-    if not 0 < len(user) <= _MOST_NAME:
-        raise NotSignedIn(f"The token must name a user in 1 to {_MOST_NAME} characters.")
+    if not 0 < len(user) <= _MOST_NAME or not user.isprintable():
+        raise NotSignedIn(f"The token must name a user in 1 to {_MOST_NAME} printable characters.")
     return user
 
 

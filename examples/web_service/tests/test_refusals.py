@@ -94,6 +94,7 @@ def test_an_unknown_path_is_json_too(scripted: TestClient) -> None:
         f"Bearer {new_token(SECRET, 'alice', seconds=-1)}",
         f"Bearer {new_token(SECRET, '')}",
         f"Bearer {new_token(SECRET, 'a' * 257)}",
+        f"Bearer {new_token(SECRET, chr(0xD800))}",
         f"Bearer {jwt.encode({'sub': 'alice', 'aud': 'another', 'exp': 2**31}, SECRET, 'HS256')}",
         f"Bearer {jwt.encode({'sub': 'alice', 'aud': AUDIENCE}, SECRET, 'HS256')}",
         f"Bearer {jwt.encode({'sub': 'alice', 'aud': AUDIENCE, 'exp': 2**31}, '', 'none')}",
