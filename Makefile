@@ -20,7 +20,7 @@ JUDGE ?= exit
 UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel bench usage-check ready-instances lock wheels clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel bench load first-use usage-check ready-instances lock wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -90,6 +90,12 @@ openapi: $(READY) $(OPENAPI)/.ready ## a strict server against Microsoft's OpenA
 bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
 	@$(BIN)/python benchmarks/custom.py
+
+load: $(READY) ## the example service under load, with a worker killed; writes docs/load.md
+	@cd examples/web_service && $(CURDIR)/$(BIN)/python -m load --page $(CURDIR)/docs/load.md
+
+first-use: $(READY) ## from an empty environment to the first program and the first test, timed
+	@$(BIN)/python -m tests.packaging.first_use
 
 usage-check: $(READY) ## as root: whether the usage of 1,000 sessions is what the kernel counted
 	@$(BIN)/python -m tests.soak.adding_up bubblewrap: 1000

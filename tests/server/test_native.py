@@ -28,6 +28,7 @@ from greenroom.server.run import Server
 from greenroom.sessions.background import BackgroundLoop
 from greenroom.sessions.tools import toolbox_of
 from greenroom.telemetry import RequestEnded, TelemetryEvent
+from greenroom.testing.backend import BareBackend
 from greenroom.testing.scripted import ENDLESS_CODE, ScriptedBackend
 from greenroom.tools import ToolAnswer, Toolbox, ToolCall, ToolLimits, ToolParameter, ToolStub
 
@@ -800,7 +801,10 @@ async def test_settings_that_break_a_rule_are_refused_whoever_sends_them(
 
 
 async def test_a_pool_that_cannot_configure_a_session_says_so_with_its_use() -> None:
-    async with connected(ScriptedBackend()) as (pool, _):
+    class Uniform(ScriptedBackend):
+        configure = BareBackend.configure
+
+    async with connected(Uniform()) as (pool, _):
         overrides = Overrides(memory=512 * MIB)
         pool.configure("session", overrides)
         with pytest.raises(InvalidRequest, match="cannot differ from its pool"):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from greenroom.backend import NO_VARIABLES, OnEvent, ShellCommand
+from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.errors import FileMissing
 from greenroom.models import ContainerType, Execution, ExecutionError, RemoteFile, StreamText
@@ -56,6 +56,8 @@ class ScriptedBackend(BareBackend):
         """The sessions that were deleted, also those that had never begun."""
         self.contents: dict[str, dict[str, bytes]] = defaultdict(dict)
         """The files, by session and path."""
+        self.overrides: dict[str, Overrides] = {}
+        """The latest limits and variables of each session that differs from its pool."""
 
     @property
     def identifiers(self) -> list[str]:
@@ -149,6 +151,10 @@ class ScriptedBackend(BareBackend):
     async def delete_file(self, identifier: str, path: str) -> None:
         await self.file(identifier, path)
         del self.contents[identifier][path]
+
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        """Record what is asked of a session."""
+        self.overrides[identifier] = overrides
 
     async def delete(self, identifier: str) -> None:
         self.deleted.append(identifier)
