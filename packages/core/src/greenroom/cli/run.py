@@ -8,7 +8,7 @@ import sys
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -94,7 +94,7 @@ def run(
     try:
         with contextlib.ExitStack() as stack:
             with Display("Starting a sandbox") as display:
-                options = {"packages": with_} if with_ else {}
+                options: dict[str, Any] = {"packages": with_} if with_ else {}
                 session = stack.enter_context(one_session(pool, on_progress=display.on_progress, **options))
                 for path in upload or []:
                     session.upload(path, on_progress=display.on_progress)
