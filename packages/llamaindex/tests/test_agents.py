@@ -25,9 +25,9 @@ from llama_index.tools.greenroom import CodeOutput, Download, GreenroomToolSpec,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import ScriptedModel
-
     from greenroom import SessionPool
+
+    from .conftest import ScriptedModel
 
 pytestmark = [
     # LlamaIndex's agents look for their steps among all their attributes, pydantic's deprecated ones too.

@@ -30,10 +30,10 @@ from llama_index.tools.greenroom import CodeApprovalRequired, CodeDecision, Gree
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import ScriptedModel
-
     from greenroom import SessionPool
     from greenroom.testing import ScriptedBackend
+
+    from .conftest import ScriptedModel
 
 # LlamaIndex's agents look for their steps among all their attributes, deprecated ones of pydantic included.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning")

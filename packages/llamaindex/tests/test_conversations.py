@@ -29,9 +29,9 @@ from llama_index.tools.greenroom import CONVERSATION_KEY, GreenroomToolSpec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import ScriptedModel
-
     from greenroom.testing import ScriptedBackend
+
+    from .conftest import ScriptedModel
 
 
 # LlamaIndex's agents look for their steps among all their attributes, deprecated ones of pydantic included.

@@ -13,7 +13,7 @@ from llama_index.core.base.llms.types import ToolCallBlock
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from conftest import ScriptedModel
+    from .conftest import ScriptedModel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning"),  # LlamaIndex's agents

@@ -22,9 +22,9 @@ from llama_index.tools.greenroom import GreenroomToolSpec, InnerToolCall, InnerT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import ScriptedModel
-
     from greenroom import SessionPool
+
+    from .conftest import ScriptedModel
 
 # LlamaIndex's agents look for their steps among all their attributes, deprecated ones of pydantic included.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning")

@@ -14,9 +14,9 @@ from llama_index.core.base.llms.types import ImageBlock, ToolCallBlock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import ScriptedModel
-
     from greenroom import SessionPool
+
+    from .conftest import ScriptedModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecationWarning")  # LlamaIndex's agents
 
