@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import selectors
 import signal
 import sys
@@ -431,11 +430,6 @@ def main() -> NoReturn:
     os.dup2(null, 0)
     os.close(null)
     rlimits: dict[str, int] = settings.get("rlimits", {})
-    if worker_uid is not None:
-        # A worker changes its user as it starts, and is then out of reach: it inherits the limits.
-        for name, limit in rlimits.items():
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
-        rlimits = {}
     spawn = partial(WorkerProcess, container_type, user=worker_uid, rlimits=rlimits)
     try:
         Supervisor(

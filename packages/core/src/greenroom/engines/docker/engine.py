@@ -303,9 +303,10 @@ class DockerEngine(Engine):
             "allow_unfiltered": self._allow_unfiltered,
         }
         processes = limits.pids
+        ulimits = {"core": 0, "nofile": 4096}
         if self._is_gvisor:
             settings["worker_uid"] = user
-            settings["rlimits"] = {"NPROC": limits.pids}
+            ulimits["nproc"] = limits.pids  # by gVisor's kernel, for each of its users
             processes = _GVISOR_THREADS + _GVISOR_THREADS_PER_PROCESS * limits.pids
         environment = sandbox_environment(spec)
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
@@ -341,10 +342,7 @@ class DockerEngine(Engine):
                 "NanoCpus": int(limits.cpus * 1e9),
                 "CpuShares": STARTING_SHARES if self.starts_give_way else 0,
                 "PidsLimit": processes,
-                "Ulimits": [
-                    {"Name": "core", "Soft": 0, "Hard": 0},
-                    {"Name": "nofile", "Soft": 4096, "Hard": 4096},
-                ],
+                "Ulimits": [{"Name": name, "Soft": limit, "Hard": limit} for name, limit in ulimits.items()],
                 "Tmpfs": {"/mnt/data": scratch, "/tmp": scratch},  # noqa: S108  in the sandbox
                 "ShmSize": limits.memory // 4,
                 "LogConfig": {"Type": "none"},  # a loop that prints must not fill the disk
