@@ -27,6 +27,7 @@ from greenroom.testing import (
     ToolSuite,
     engine_pool,
 )
+from greenroom.testing.limits import fork_bomb
 
 
 class _Docker:
@@ -154,15 +155,9 @@ class TestLimitsUnderGVisor(_GVisor, LimitSuite):
 
 
 def test_gvisor_refuses_a_process_and_lives_on() -> None:
-    code = (
-        "import os, time\nchildren = []\ntry:\n    while True:\n        pid = os.fork()\n"
-        "        if pid == 0:\n            time.sleep(600)\n        children.append(pid)\n"
-        "except OSError as error:\n    print(type(error).__name__, len(children) < 20)\n"
-        "for pid in children:\n    os.kill(pid, 9)\n    os.waitpid(pid, 0)"
-    )
     with engine_pool("docker:?runtime=runsc", preload=(), pids=16, memory="1Gi") as pool:
         session = pool.session("many")
-        assert session.execute(code, timeout=60).stdout == "BlockingIOError True\n"
+        assert session.execute(fork_bomb(20), timeout=60).stdout == "BlockingIOError True\n"
         assert session.execute("6 * 7", timeout=60).result == "42"
 
 

@@ -15,6 +15,16 @@ from greenroom.testing.suite import Suite
 MIB = 1 << 20
 
 
+def fork_bomb(most: int) -> str:
+    """Return code that forks until it cannot, prints the error and whether it had fewer children, and ends them."""
+    return (
+        "import os, time\nchildren = []\ntry:\n    while True:\n        pid = os.fork()\n"
+        "        if pid == 0:\n            time.sleep(600)\n        children.append(pid)\n"
+        f"except OSError as error:\n    print(type(error).__name__, len(children) < {most})\n"
+        "for pid in children:\n    os.kill(pid, 9)\n    os.waitpid(pid, 0)"
+    )
+
+
 class LimitSuite(Suite):
     """Limits on memory, disk, processes, output and files.
 
@@ -64,13 +74,7 @@ class LimitSuite(Suite):
             assert session.execute(code, timeout=5).status != "succeeded"
 
     def test_a_fork_bomb_ends_at_the_limit_of_processes(self, session: Session) -> None:
-        code = (
-            "import os, time\nchildren = []\ntry:\n    while True:\n        pid = os.fork()\n"
-            "        if pid == 0:\n            time.sleep(600)\n        children.append(pid)\n"
-            "except OSError as error:\n    print(type(error).__name__, len(children) < 100)\n"
-            "for pid in children:\n    os.kill(pid, 9)\n    os.waitpid(pid, 0)"
-        )
-        assert session.execute(code).stdout == "BlockingIOError True\n"
+        assert session.execute(fork_bomb(100)).stdout == "BlockingIOError True\n"
 
     def test_a_full_disk_is_an_error_of_the_code(self, session: Session) -> None:
         code = "f = open('/mnt/data/big', 'wb')\nfor _ in range(64):\n    f.write(bytes(1 << 20))"
