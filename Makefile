@@ -20,7 +20,7 @@ JUDGE ?= exit
 UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel bench usage-check ready-instances lock clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel bench load first-use usage-check ready-instances lock wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -91,6 +91,12 @@ bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
 	@$(BIN)/python benchmarks/custom.py
 
+load: $(READY) ## the example service under load, with a worker killed; writes docs/load.md
+	@cd examples/web_service && $(CURDIR)/$(BIN)/python -m load --page $(CURDIR)/docs/load.md
+
+first-use: $(READY) ## from an empty environment to the first program and the first test, timed
+	@$(BIN)/python -m tests.packaging.first_use
+
 usage-check: $(READY) ## as root: whether the usage of 1,000 sessions is what the kernel counted
 	@$(BIN)/python -m tests.soak.adding_up bubblewrap: 1000
 	@$(BIN)/python -m tests.soak.adding_up docker: 200
@@ -102,9 +108,17 @@ ready-instances: $(READY) ## simulate ready instances that follow demand; writes
 lock: ## after a change of dependencies
 	@$(COMPILE) --no-emit-package greenroom \
 		--all-extras --group test --group frameworks --group browser --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
+	@$(COMPILE) --no-emit-package greenroom --constraint requirements.lock --extra server --extra bubblewrap --extra data \
+		--extra docker --extra telemetry packages/core/pyproject.toml -o deploy/requirements.lock
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
 	@$(COMPILE) tests/mcp_clients/pyproject.toml -o tests/mcp_clients/requirements.lock
 	@$(COMPILE) tests/openapi/pyproject.toml -o tests/openapi/requirements.lock
+
+# The wheels of the server's image, for a build without a network: deploy/Dockerfile.
+wheels: $(READY) ## download what the server's image installs into deploy/wheels
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+		--python-version 3.11 --requirement deploy/requirements.lock --dest deploy/wheels
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary :all: --dest deploy/wheels 'hatchling>=1.27'
 
 $(READY): requirements.lock pyproject.toml $(PACKAGES:=/pyproject.toml)
 	@echo "Setting up .venv with the locked dependencies (about 1 GB, mostly the four frameworks) …"
@@ -153,4 +167,4 @@ $(NEL)/.ready: tests/javascript/package-lock.json $(READY)
 	@touch $(NEL)/.ready
 
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(NEL) demo-output .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(NEL) demo-output deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -35,6 +35,7 @@ def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypat
     [
         "logs.md",
         "node.md",
+        "progress.md",
         "ready-instances.md",
         "shell.md",
         "telemetry.md",

@@ -365,6 +365,26 @@ KeyError: 'year'""",
 
 HINTS: list[tuple[Execution, str]] = [
     (failed("ModuleNotFoundError", "No module named 'polars'"), "The package 'polars' is not installed here."),
+    (
+        failed("ModuleNotFoundError", "No module named 'polars'", packages_from="option"),
+        'The application can add packages: packages="requirements.txt", where the pool is opened.',
+    ),
+    (
+        failed("ModuleNotFoundError", "No module named 'polars'", packages_from="image"),
+        "The application can add packages: greenroom image build --with requirements.txt.",
+    ),
+    (
+        ran(stdout="ERROR: No matching distribution found for polars\r\n", packages_from="image"),
+        "The application can add packages: greenroom image build --with requirements.txt.",
+    ),
+    (
+        failed("Error", "Cannot find module 'lodash'\nRequire stack:\n- /mnt/data/cell.js", packages_from="option"),
+        'The application can add packages: packages="package-lock.json", where the pool is opened.',
+    ),
+    (
+        failed("Error", "Command failed: npm install lodash\nnpm error code", packages_from="image"),
+        "greenroom image build --container-type NodeLTS --with package-lock.json.",
+    ),
     (failed("ModuleNotFoundError", "No module named 'json.scanners'"), ""),
     (failed("ModuleNotFoundError", "No module named 'pandas.tools'; 'pandas' is not a package"), ""),
     (failed("ModuleNotFoundError", "No module named 'helper'", "The file /mnt/data/src/helper.py is not found."), ""),

@@ -404,7 +404,7 @@ def test_completion_without_a_server_is_empty(arm: Arm) -> None:
 def on_a_terminal(arm: Arm, *arguments: str, typed: str = "") -> tuple[int, str]:
     """The exit code, and what a terminal showed on standard error; output goes to a pipe."""
     leader, follower = pty.openpty()
-    environment = {**os.environ, "GREENROOM_SERVER": arm.url, "TERM": "xterm", "COLUMNS": "200"}
+    environment = {**os.environ, "GREENROOM_SERVER": arm.url, "TERM": "xterm", "COLUMNS": "200", "CI": ""}
     with subprocess.Popen(
         [sys.executable, "-m", "greenroom", *arguments],
         stdin=follower,

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -62,7 +63,7 @@ class Hostile(ScriptedBackend):
     async def file(self, identifier: str, path: str) -> RemoteFile:
         return entry(path, directory=True)
 
-    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+    async def download(self, identifier: str, path: str, **options: Any) -> AsyncGenerator[bytes, None]:
         if path == "/mnt/data/d":
             raise FileRefused(errno.EISDIR, "it is a directory", path)
         if self.error is not None:
@@ -129,7 +130,7 @@ def test_what_is_deleted_meanwhile_is_left_out_and_what_fails_is_not(tmp_path: P
 
 async def test_cancelling_leaves_nothing(tmp_path: Path) -> None:
     class Endless(Hostile):
-        async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+        async def download(self, identifier: str, path: str, **options: Any) -> AsyncGenerator[bytes, None]:
             if path == "/mnt/data/d":
                 raise FileRefused(errno.EISDIR, "it is a directory", path)
             yield b"x"
@@ -182,7 +183,7 @@ class Replacing(ScriptedBackend):
         super().__init__()
         self._replaced, self._outside = replaced, outside
 
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes], **options: Any) -> RemoteFile:
         if not self._replaced.is_symlink():
             self._replaced.rename(self._replaced.with_name("away"))
             self._replaced.symlink_to(self._outside)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import greenroom
-from greenroom import ImageMissing
+from greenroom import ImageMissing, Progress
 
 from .conftest import docker, template
 
@@ -98,11 +98,14 @@ def template_of(name: str, password: str | None) -> dict[str, Any]:
 
 
 def test_the_image_is_pulled_with_the_templates_credentials(pushed: str) -> None:
+    seen: list[Progress] = []
     with (
-        greenroom.connect("docker:", template=template_of(pushed, PASSWORD)) as pool,
+        greenroom.connect("docker:", template=template_of(pushed, PASSWORD), on_progress=seen.append) as pool,
         pool.session("pulled-0001") as session,
     ):
         assert session.request("GET", "/").text == "hello"
+    assert {(each.task, each.label, each.unit) for each in seen} == {("pull", pushed, "bytes")}
+    assert seen[-1].done == seen[-1].total
 
 
 def test_a_registry_that_refuses_is_an_error_with_its_reason(pushed: str) -> None:

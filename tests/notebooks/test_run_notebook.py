@@ -31,7 +31,7 @@ from greenroom import (
     SessionPool,
 )
 from greenroom.backend import Backend
-from greenroom.notebook import CellRun, arun_notebook, run_notebook
+from greenroom.notebook import CellRun, arun_notebook, cell_outputs, run_notebook
 from greenroom.sessions import OpenPool
 from greenroom.testing import BareBackend, memory_pool
 
@@ -441,3 +441,11 @@ def _types(value: Any) -> set[type]:
             return {list}.union(*map(_types, cast("list[Any]", value)))
         case _:
             return {type(value)}
+
+
+def test_an_execution_gives_the_outputs_of_a_cell(session: Session) -> None:
+    source = "import sys\nprint('one')\nprint('two', file=sys.stderr)\ndisplay('three')\n4"
+    (cell,) = run_notebook(notebook(source), session)["cells"]
+    assert cell_outputs(session.execute(source), 1) == cell["outputs"]
+    failed = cell_outputs(session.execute("print('five')\n1 / 0"), 2)
+    assert [output["output_type"] for output in failed] == ["stream", "error"]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
-from tests.packaging.installing import FOLDERS, ROOT, UV
+from tests.packaging.installing import FOLDERS, build
 
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("wheels")
-    for folder in FOLDERS:
-        command = [UV, "build", "--quiet", "--wheel", "--no-build-isolation", "--out-dir", target]
-        subprocess.run([*command, ROOT / "packages" / folder], check=True)
-    return target
+    return build(tmp_path_factory.mktemp("wheels"), *FOLDERS)

@@ -21,9 +21,18 @@ def wheel_of(wheels: Path, folder: str) -> Path:
     return next(wheels.glob(project(folder)["name"].replace("-", "_") + "-*.whl"))
 
 
+def build(target: Path, *folders: str) -> Path:
+    """Build the wheels of distributions, and return the target."""
+    for folder in folders:
+        command = [UV, "build", "--quiet", "--wheel", "--no-build-isolation", "--out-dir", target]
+        subprocess.run([*command, ROOT / "packages" / folder], check=True)
+    return target
+
+
 def installed(directory: Path, wheels: Path, *requirements: str) -> Path:
-    """The programs of an environment with these alone, from what the lock's installation has put into uv's cache."""
-    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, directory], check=True)
+    """The programs of an environment that has these, too, from what the lock's installation has put into uv's cache."""
+    if not directory.exists():
+        subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, directory], check=True)
     command = [UV, "pip", "install", "--quiet", "--offline", "--python", directory / "bin/python"]
     constraint = ["--find-links", wheels, "--constraint", ROOT / "requirements.lock"]
     subprocess.run([*command, *constraint, *requirements], check=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
-from tests.packaging.installing import ROOT, installed
+from tests.packaging.first_use import first_use
+from tests.packaging.installing import installed
+from tests.packaging.pages import first_program
 from tests.packaging.scripted_openai import scripted_openai
 
 from greenroom.testing import engine_pool
@@ -38,26 +38,26 @@ def test_the_first_program_of_a_page_runs_as_it_stands(
     page: str, printed: str | None, drawn: str | None, wheels: Path, tmp_path: Path
 ) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
-    text = (ROOT / page).read_text()
-    (installation, *_), (program, *_) = (
-        re.findall(rf"^```{kind}\n({first}.*?)^```", text, re.DOTALL | re.MULTILINE)
-        for kind, first in (("", "pip install"), ("python", "import"))
-    )
-    if printed is None:  # the block that follows the program is what it prints
-        (printed,) = re.findall(rf"^{re.escape(program)}```\n\n```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    requirements = shlex.split(installation.splitlines()[0])[2:]
-    python = installed(tmp_path / "venv", wheels, *requirements) / "python"
+    first = first_program(page)
+    python = installed(tmp_path / "venv", wheels, *first.requirements) / "python"
     folder = tmp_path / "empty"
     folder.mkdir()
     with scripted_openai(CODE, ANSWER) as url:
         model = {"OPENAI_API_KEY": "a-key-of-the-test-alone", "OPENAI_BASE_URL": url, "OPENAI_API_BASE": url}
         ended = subprocess.run(
-            [python, "-c", program],
+            [python, "-c", first.program],
             capture_output=True,
             text=True,
             check=False,
             cwd=folder,
             env={**os.environ, **model},
         )
-    assert (ended.stdout, ended.stderr) == (printed, "")
+    assert (ended.stdout, ended.stderr) == (first.printed if printed is None else printed, "")
     assert [path.name for path in folder.iterdir()] == ([drawn] if drawn else [])
+
+
+@pytest.mark.timeout(300)
+def test_an_empty_environment_comes_to_its_first_test(wheels: Path, tmp_path: Path) -> None:
+    engine_pool("bubblewrap:", ready_session_instances=0).close()
+    steps = first_use(tmp_path, wheels, installed)
+    assert [step.name for step in steps] == ["install", "first program", "install pytest", "first test"]

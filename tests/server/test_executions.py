@@ -16,7 +16,8 @@ from greenroom.azure.codecs.shared import ExecuteRequest
 from greenroom.engines.base import SandboxSpec, StreamSandbox
 from greenroom.errors import SandboxLost
 from greenroom.models import Execution, ExecutionError, Output
-from greenroom.server.records import ExecutionRecords, Outcome
+from greenroom.server.outcomes import Outcome
+from greenroom.server.records import ExecutionRecords
 from greenroom.server.responses import RequestRefused
 from greenroom.testing import ENDLESS_CODE, ScriptedBackend
 from greenroom.testing.memory_engine import MemoryEngine

@@ -28,6 +28,7 @@ from greenroom.server.run import Server
 from greenroom.sessions.background import BackgroundLoop
 from greenroom.sessions.tools import toolbox_of
 from greenroom.telemetry import RequestEnded, TelemetryEvent
+from greenroom.testing.backend import BareBackend
 from greenroom.testing.scripted import ENDLESS_CODE, ScriptedBackend
 from greenroom.tools import ToolAnswer, Toolbox, ToolCall, ToolLimits, ToolParameter, ToolStub
 
@@ -153,7 +154,7 @@ async def test_each_call_raises_what_the_pool_raises() -> None:
 
 async def test_an_error_in_the_middle_of_a_download_is_not_content() -> None:
     class Broken(ScriptedBackend):
-        async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+        async def download(self, identifier: str, path: str, **options: Any) -> AsyncGenerator[bytes, None]:
             yield bytes(300_000)
             yield b"more"
             raise SandboxLost("lost in the middle")
@@ -168,7 +169,7 @@ async def test_an_error_in_the_middle_of_a_download_is_not_content() -> None:
 
 async def test_a_large_upload_that_is_refused_has_its_own_error() -> None:
     class Full(ScriptedBackend):
-        async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+        async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes], **options: Any) -> RemoteFile:
             await anext(chunks)
             raise errors.FileRefused(28, "the disk is full", path)
 
@@ -800,7 +801,10 @@ async def test_settings_that_break_a_rule_are_refused_whoever_sends_them(
 
 
 async def test_a_pool_that_cannot_configure_a_session_says_so_with_its_use() -> None:
-    async with connected(ScriptedBackend()) as (pool, _):
+    class Uniform(ScriptedBackend):
+        configure = BareBackend.configure
+
+    async with connected(Uniform()) as (pool, _):
         overrides = Overrides(memory=512 * MIB)
         pool.configure("session", overrides)
         with pytest.raises(InvalidRequest, match="cannot differ from its pool"):

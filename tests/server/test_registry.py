@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ async def test_a_request_counts_as_in_flight_until_its_response_is_sent() -> Non
     class Slow(ScriptedBackend):
         go_on = asyncio.Event()
 
-        async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+        async def download(self, identifier: str, path: str, **options: Any) -> AsyncGenerator[bytes, None]:
             del identifier, path
             yield b"first"
             yield b"second"

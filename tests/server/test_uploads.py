@@ -6,6 +6,7 @@ import errno
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -174,7 +175,7 @@ async def test_a_request_that_is_not_an_upload_has_its_own_limit() -> None:
 
 async def test_a_refusal_of_the_sessions_file_system_is_returned() -> None:
     class Full(ScriptedBackend):
-        async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+        async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes], **options: Any) -> RemoteFile:
             raise FileRefused(errno.ENOSPC, "The disk is full", path)
 
     async with served(Full()) as client:

@@ -20,6 +20,7 @@ from greenroom.errors import (
     SandboxLost,
     ServiceFailed,
 )
+from greenroom.images import build_image
 from greenroom.local import AzureRangeWarning, PoolSettings
 from greenroom.models import (
     ContainerType,
@@ -39,6 +40,7 @@ from greenroom.models import (
     UsageSource,
 )
 from greenroom.pricing import Estimate, estimate
+from greenroom.progress import Progress
 from greenroom.sessions import ExecutionHandle, Headers, Response, Session, SessionPool, StreamedResponse
 from greenroom.tools import CallDeferred, MadeCall, Tool, ToolLimits, current_call
 
@@ -76,6 +78,7 @@ __all__ = [
     "PoolStatus",
     "PoolUsage",
     "Probe",
+    "Progress",
     "ReadyReason",
     "RegistryCredentials",
     "RemoteFile",
@@ -93,6 +96,7 @@ __all__ = [
     "ToolLimits",
     "UsageSource",
     "aconnect",
+    "build_image",
     "connect",
     "current_call",
     "estimate",

@@ -165,9 +165,22 @@ class Backend(Protocol):
         """
         ...
 
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile: ...
+    async def upload(
+        self,
+        identifier: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> RemoteFile:
+        """Write a file. `on_sent` is called with numbers of bytes as they are sent; it can miss some at the end."""
+        ...
 
-    def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]: ...
+    def download(
+        self, identifier: str, path: str, *, on_size: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Read a file. `on_size` is called before the first chunk with the expected bytes, if they are known."""
+        ...
 
     async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]: ...
 

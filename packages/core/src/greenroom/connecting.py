@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Generator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from greenroom.backend import Backend
@@ -16,9 +17,11 @@ from greenroom.config import sources
 from greenroom.config.options import PoolOptions
 from greenroom.config.templates import with_template
 from greenroom.engines import registry
-from greenroom.errors import EngineUnavailable, InvalidRequest
+from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest
 from greenroom.local import PoolSettings
+from greenroom.progress import OnProgress, Report, check_callback, unread
 from greenroom.sessions import OpenPool, Session, SessionPool
+from greenroom.sessions.following import Following
 from greenroom.telemetry import Observer, both, ignore, python_logging
 from greenroom.telemetry.log_file import LogFile
 from greenroom.telemetry.meters import meters
@@ -33,7 +36,11 @@ _OF_TEMPLATES = ("template", "secrets")
 
 
 def connect(
-    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Unpack[PoolOptions]
+    url: str | None = None,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[PoolOptions],
 ) -> SessionPool:
     """Open a pool of sessions. It blocks until the pool is open; `aconnect` is for event loops.
 
@@ -49,6 +56,9 @@ def connect(
             the environment variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs
             neither a daemon nor an image, then Docker.
         config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
+        on_progress: called with a `Progress` on this thread, up to ten times a second, while the pool opens: an image
+            is pulled, the first sandbox starts. With it, this call also waits for the first of the sandboxes that are
+            kept ready. If it raises, the pool does not open, and this call raises its exception.
         options: those of every local pool are the fields of `greenroom.PoolSettings`, and `template`, Azure's JSON of a
             pool of custom containers, with `secrets`, values of its secrets by name; bubblewrap's is `python`,
             Docker's are `image`, `runtime` and `docker_host`. Those of a pool in Azure are the fields of
@@ -59,31 +69,54 @@ def connect(
         EngineUnavailable: no sandbox can be made here; the message lists what was tried and what to install.
         AccessDenied, ServiceFailed: a pool given by its id cannot be asked for, or is not ready.
     """
-    return SessionPool(OpenPool.open(lambda: open_backend(url, config=config, **options)))
+    following = Following(on_progress)
+    return SessionPool(OpenPool.open(_opener(url, config, options, following), following))
 
 
 def aconnect(
-    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Unpack[PoolOptions]
+    url: str | None = None,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[PoolOptions],
 ) -> OpeningPool:
-    """As `connect`, without blocking the event loop: `async with aconnect() as pool`, or `await aconnect()`."""
-    return OpeningPool(url, config, options)
+    """As `connect`, without blocking the event loop: `async with aconnect() as pool`, or `await aconnect()`.
+
+    The function `on_progress` is called in the task that waits.
+    """
+    return OpeningPool(url, config, options, on_progress)
 
 
 def session(
-    url: str | None = None, *, config: str | os.PathLike[str] | None = None, **options: Unpack[PoolOptions]
+    url: str | None = None,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Unpack[PoolOptions],
 ) -> OneSession:
     """Open a pool for one session: `with greenroom.session() as session`, or `async with`.
 
-    At its end the session is deleted and the pool closed. The arguments are those of `connect`.
+    At its end the session is deleted and the pool closed. The arguments are those of `connect`; with `on_progress`, the
+    session's sandbox on this machine starts as the context is entered, not with its first use.
     """
-    return OneSession(url, config, options)
+    return OneSession(url, config, options, on_progress)
 
 
 class OpeningPool:
     """A pool that is being opened. Made by `aconnect`."""
 
-    def __init__(self, url: str | None, config: str | os.PathLike[str] | None, options: PoolOptions) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        config: str | os.PathLike[str] | None,
+        options: PoolOptions,
+        on_progress: OnProgress | None = None,
+        *,
+        identifier: str | None = None,
+    ) -> None:
         self._arguments = url, config, options
+        self._on_progress = check_callback(on_progress)
+        self._identifier = identifier
         self._pool: SessionPool | None = None
 
     def __await__(self) -> Generator[Any, None, SessionPool]:
@@ -100,14 +133,22 @@ class OpeningPool:
             await self._pool.aclose()
 
     async def _open(self) -> SessionPool:
-        url, config, options = self._arguments
-        return SessionPool(await OpenPool.aopen(lambda: open_backend(url, config=config, **options)))
+        following = Following(self._on_progress)
+        opener = _opener(*self._arguments, following, self._identifier)
+        return SessionPool(await OpenPool.aopen(opener, following))
 
 
 class OneSession:
     """A session with a pool of its own. Made by `session`."""
 
-    def __init__(self, url: str | None, config: str | os.PathLike[str] | None, options: PoolOptions) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        config: str | os.PathLike[str] | None,
+        options: PoolOptions,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self._on_progress = check_callback(on_progress)
         self._url = url
         self._config = config
         self._options = options
@@ -115,8 +156,10 @@ class OneSession:
         self._async_stack = AsyncExitStack()
 
     def __enter__(self) -> Session:
-        pool = self._stack.enter_context(connect(self._url, config=self._config, **self._alone()))
-        return self._stack.enter_context(pool.session())
+        following, identifier = Following(self._on_progress), self._identifier()
+        opener = _opener(self._url, self._config, self._alone(), following, identifier)
+        pool = self._stack.enter_context(SessionPool(OpenPool.open(opener, following)))
+        return self._stack.enter_context(pool.session(identifier))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -125,13 +168,21 @@ class OneSession:
 
     async def __aenter__(self) -> Session:
         options = await asyncio.to_thread(self._alone)  # it can read a file
-        pool = await self._async_stack.enter_async_context(aconnect(self._url, config=self._config, **options))
-        return await self._async_stack.enter_async_context(pool.session())
+        identifier = await asyncio.to_thread(self._identifier)
+        opening = OpeningPool(self._url, self._config, options, self._on_progress, identifier=identifier)
+        pool = await self._async_stack.enter_async_context(opening)
+        return await self._async_stack.enter_async_context(pool.session(identifier))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._async_stack.__aexit__(kind, error, trace)
+
+    def _identifier(self) -> str | None:
+        """That of a session whose sandbox starts as the pool opens, to show the progress."""
+        if self._on_progress is None or not is_local(self._url, config=self._config):
+            return None
+        return uuid.uuid4().hex
 
     def _alone(self) -> PoolOptions:
         """The options, without a warm sandbox that no second session would use."""
@@ -150,10 +201,45 @@ def is_local(url: str | None = None, *, config: str | os.PathLike[str] | None = 
     return url is None or not _parse(url)[1]
 
 
+def _opener(
+    url: str | None,
+    config: str | os.PathLike[str] | None,
+    options: PoolOptions,
+    following: Following,
+    identifier: str | None = None,
+) -> Callable[[], Coroutine[Any, Any, Backend]]:
+    """Return a function that opens a pool; if somebody follows, it waits for the first sandbox.
+
+    Args:
+        following: gets the progress.
+        identifier: of the session that this sandbox serves; by default it is one of those that are kept ready.
+    """
+    report = following.report
+
+    async def open_pool() -> Backend:
+        backend = await open_backend(url, ignore, None, report, config=config, **options)
+        if report is unread:
+            return backend
+        from greenroom.local.changing import ChangeablePool  # noqa: PLC0415  a client of Azure needs none of it
+
+        if isinstance(backend, ChangeablePool):
+            try:
+                await backend.start_first(report, identifier)
+            except BaseException as error:
+                if isinstance(error, GreenroomError) and identifier is None:
+                    return cast("Backend", backend)  # the first session that needs a sandbox gets the error
+                await backend.close()
+                raise
+        return cast("Backend", backend)
+
+    return open_pool
+
+
 async def open_backend(
     url: str | None = None,
     observer: Observer = ignore,
     name: str | None = None,
+    report: Report = unread,
     /,
     *,
     config: str | os.PathLike[str] | None = None,
@@ -164,15 +250,16 @@ async def open_backend(
     Args:
         observer: called with the events of a pool on this machine.
         name: that pool's in its metrics and traces; by default its engine's, with a number if there are several.
+        report: takes the progress of opening it.
     """
     from_file = sources.from_file(config)
     url = _named(url, from_file.pop("url", None))
     if url is None:
-        return await _best({**from_file, **options}, observer, name)
+        return await _best({**from_file, **options}, observer, name, report)
     scheme, endpoint, from_url = _parse(url)
     if endpoint:
         return await _remote(endpoint, {**from_file, **from_url, **options})
-    return await _open(scheme, {**from_file, **from_url, **options}, observer, name)
+    return await _open(scheme, {**from_file, **from_url, **options}, observer, name, report)
 
 
 def _named(url: str | None, url_of_file: str | None) -> str | None:
@@ -223,8 +310,10 @@ async def _remote(endpoint: str, options: Mapping[str, Any]) -> Backend:
     return remote_pool(*await find(endpoint, settings, options.keys()))
 
 
-async def _open(scheme: str, options: Mapping[str, Any], observer: Observer, name: str | None) -> Backend:
-    return await read_choice(scheme, options).open(observer, name)
+async def _open(
+    scheme: str, options: Mapping[str, Any], observer: Observer, name: str | None, report: Report
+) -> Backend:
+    return await read_choice(scheme, options).open(observer, name, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +334,9 @@ class LocalChoice:
         """
         return registry.plugin(self.scheme).engine(self.of_engine)
 
-    async def open(self, observer: Observer = ignore, name: str | None = None) -> LocalPool | ContainerPool:
+    async def open(
+        self, observer: Observer = ignore, name: str | None = None, report: Report = unread
+    ) -> LocalPool | ContainerPool:
         """Open the pool on the running event loop. The arguments are those of `open_backend`.
 
         Raises:
@@ -266,10 +357,13 @@ class LocalChoice:
         try:
             if log is not None:
                 await asyncio.to_thread(log.check)
+            engine.report = report
             pool = await self._open(engine, observer, name)
         except BaseException:
             await engine.close()
             raise
+        finally:
+            engine.report = unread
         pool.log = log
         if instruments is not None:
             instruments.watch(name, pool.reading)
@@ -314,11 +408,11 @@ def read_engine(url: str) -> tuple[str, dict[str, str]]:
     return scheme, options
 
 
-async def _best(options: Mapping[str, Any], observer: Observer, name: str | None) -> Backend:
+async def _best(options: Mapping[str, Any], observer: Observer, name: str | None, report: Report) -> Backend:
     tried: list[str] = []
     for scheme in registry.BUILT_IN:
         try:
-            return await _open(scheme, options, observer, name)
+            return await _open(scheme, options, observer, name, report)
         except EngineUnavailable as error:
             tried.append(f"- {scheme}: {error}")
     raise no_engine(tried)

@@ -176,6 +176,10 @@ class Place:
     """How many characters of `stderr` follow that repeat an error."""
 
 
+PackagesFrom: TypeAlias = Literal["option", "image"]
+"""How a pool can be given packages."""
+
+
 class UsageSource(StrEnum):
     """Where the figures of processors and memory come from."""
 
@@ -231,6 +235,8 @@ class Execution:
     where nothing tells it at once."""
     peak_memory: int | None = None
     """The most bytes that the session held while it ran, or since its execution before."""
+    packages_from: PackagesFrom | None = None
+    """How its pool can be given packages: by the option `packages`, or in the image; `None` if that is not known."""
 
     def __repr__(self) -> str:
         parts = [self.status]

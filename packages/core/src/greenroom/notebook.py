@@ -131,6 +131,19 @@ async def arun_notebook(
     return _nbformat.from_dict(notebook)
 
 
+def cell_outputs(execution: Execution, execution_count: int) -> list[dict[str, Any]]:
+    """Return the outputs of a cell that ran as this execution, as nbformat 4 has them.
+
+    For programs that run cells one by one, with `Session.submit` or `Session.stream`. What the execution shows in place
+    of an earlier cell's output is in its `updates`, and not among these.
+
+    Args:
+        execution: of the cell's source.
+        execution_count: the cell's number, which its result has, too.
+    """
+    return list(_outputs(execution, execution_count))
+
+
 def _read(source: NotebookSource) -> dict[str, Any]:
     """A copy of the notebook in nbformat 4, with each cell's source in one piece."""
     name = "The notebook" if isinstance(source, Mapping) else f"The notebook {os.fspath(source)!r}"

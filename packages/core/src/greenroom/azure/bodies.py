@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from greenroom.azure.codecs.shared import Malformed
 from greenroom.azure.transport import Response
@@ -16,6 +16,7 @@ MIN_RATE = 16 * 1024
 _REPLAYABLE = 4 << 20  # bytes up to which an upload is kept in memory, to be resent if the pool was full
 _PIECE = 64 * 1024
 _GZIP = 31  # zlib's window of 15 bits, with gzip's header
+_DIGITS = 18  # of a size
 _FRAMING = 1 << 20  # bytes that gzip can add to content that it cannot compress
 
 
@@ -170,19 +171,58 @@ def _move(timeout: asyncio.Timeout, when: float | None) -> None:
         timeout.reschedule(when)
 
 
-async def framed(before: bytes, content: AsyncIterator[bytes], after: bytes) -> AsyncGenerator[bytes, None]:
-    """Yield what comes before the content, the content, and what comes after it."""
-    yield before
-    async for chunk in content:
-        yield chunk
-    yield after
+async def replayable(
+    chunks: AsyncGenerator[bytes, None],
+    before: bytes = b"",
+    after: bytes = b"",
+    *,
+    on_sent: Callable[[int], None] | None = None,
+) -> bytes | AsyncIterator[bytes]:
+    """Return the whole content if it is small, otherwise an iterator, which can be sent only once.
 
-
-async def replayable(chunks: AsyncGenerator[bytes, None]) -> bytes | AsyncIterator[bytes]:
-    """Return the whole content if it is small, otherwise the iterator, which can be sent only once."""
+    Args:
+        chunks: the content.
+        before, after: what stands around it.
+        on_sent: called with the bytes of `chunks` that were taken from the iterator.
+    """
     held = bytearray()
     async for chunk in chunks:
         held += chunk
         if len(held) > _REPLAYABLE:
-            return framed(bytes(held), chunks, b"")
-    return bytes(held)
+            return _once(before, bytes(held), chunks, after, on_sent)
+    return b"".join((before, held, after))
+
+
+async def _once(
+    before: bytes,
+    held: bytes,
+    chunks: AsyncIterator[bytes],
+    after: bytes,
+    on_sent: Callable[[int], None] | None,
+) -> AsyncGenerator[bytes, None]:
+    if before:
+        yield before
+    for start in range(0, len(held), _PIECE):
+        piece = held[start : start + _PIECE]
+        yield piece
+        if on_sent is not None:
+            on_sent(len(piece))
+    del held
+    async for chunk in chunks:
+        yield chunk
+        if on_sent is not None:
+            on_sent(len(chunk))
+    if after:
+        yield after
+
+
+def expected_size(response: Response) -> int | None:
+    """Return the bytes of a response's content, if its headers tell."""
+    coding = response.headers.get("content-encoding", "").strip().lower()
+    return number_in(response, "content-length") if coding in {"", "identity"} else None
+
+
+def number_in(response: Response, header: str) -> int | None:
+    """Return the number in a header; `None` if there is none."""
+    value = response.headers.get(header, "")
+    return int(value) if value.isascii() and value.isdecimal() and len(value) <= _DIGITS else None

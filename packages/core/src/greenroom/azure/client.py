@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar, get_args
 
-from greenroom.azure.bodies import framed, replayable
+from greenroom.azure.bodies import expected_size, replayable
 from greenroom.azure.codecs import current
 from greenroom.azure.codecs.contract import contract_of
 from greenroom.azure.codecs.problems import EXECUTION_NOT_FOUND
@@ -247,24 +247,35 @@ class AzurePool(Forwarding):
     # Files
 
     @remote_call(UPLOAD_FILE)
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+    async def upload(
+        self,
+        identifier: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> RemoteFile:
         call, filename = self._codec.upload_file(path)
         boundary = uuid.uuid4().hex
         before, after = multipart_frame(filename, boundary)
-        content = await replayable(framed(before, self._limited(chunks, path), after))
+        content = await replayable(self._limited(chunks, path), before, after, on_sent=on_sent)
         call = replace(call, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"})
         return await self._call(
             call, identifier, lambda body: self._codec.decode_uploaded(body, path), path=path, content=content
         )
 
     @remote_download
-    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+    async def download(
+        self, identifier: str, path: str, *, on_size: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
         call = self._addressed(self._codec.download_file(path), identifier)
         async with (
             self._http.stream(call, timeout=_TIMEOUT, path=path) as response,
             contextlib.aclosing(self._http.download(response, timeout=_TIMEOUT, limit=self.file_limit)) as pieces,
             contextlib.aclosing(self._limited(pieces, path)) as chunks,
         ):
+            if on_size is not None and (size := expected_size(response)) is not None:
+                on_size(size)
             async for chunk in chunks:
                 yield chunk
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from greenroom import wire
 from greenroom.azure.answering import AnsweredCalls
-from greenroom.azure.bodies import TooSlow, lines, replayable
+from greenroom.azure.bodies import TooSlow, lines, number_in, replayable
 from greenroom.azure.codecs.problems import EXECUTION_EXISTS, EXECUTION_NOT_FOUND
 from greenroom.azure.codecs.shared import MAX_SYNCHRONOUS, Call, Json, Malformed
 from greenroom.azure.forwarding import Forwarding
@@ -223,19 +223,30 @@ class NativePool(Forwarding):
     # Files
 
     @remote_call(UPLOAD_FILE)
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+    async def upload(
+        self,
+        identifier: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> RemoteFile:
         call = self._call("PUT", "file", identifier, path=path)
-        content = await replayable(self._limited(chunks, path))
+        content = await replayable(self._limited(chunks, path), on_sent=on_sent)
         return await self._http.json(call, _decoder(RemoteFile), timeout=_TIMEOUT, path=path, content=content)
 
     @remote_download
-    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+    async def download(
+        self, identifier: str, path: str, *, on_size: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
         call = self._call("GET", "content", identifier, path=path)
         async with (
             self._http.stream(call, timeout=_TIMEOUT, path=path) as response,
             contextlib.aclosing(self._content(response)) as content,
             contextlib.aclosing(self._limited(content, path)) as chunks,
         ):
+            if on_size is not None and (size := number_in(response, wire.SIZE_HEADER)) is not None:
+                on_size(size)
             async for chunk in chunks:
                 yield chunk
 

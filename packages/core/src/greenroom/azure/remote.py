@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 from greenroom import wire
@@ -149,11 +149,21 @@ class _Negotiated:
         async with backend.request(identifier, request, timeout=timeout) as response:
             yield response
 
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
-        return await (await self._backend(identifier)).upload(identifier, path, chunks)
+    async def upload(
+        self,
+        identifier: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> RemoteFile:
+        return await (await self._backend(identifier)).upload(identifier, path, chunks, on_sent=on_sent)
 
-    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
-        async with aclosing((await self._backend(identifier)).download(identifier, path)) as chunks:
+    async def download(
+        self, identifier: str, path: str, *, on_size: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        backend = await self._backend(identifier)
+        async with aclosing(backend.download(identifier, path, on_size=on_size)) as chunks:
             async for chunk in chunks:
                 yield chunk
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -15,17 +14,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from greenroom.cli.progress import can_draw
 from greenroom.errors import GreenroomError
 from greenroom.models import ContainerType
 from greenroom.untrusted import without_controls
 
 if TYPE_CHECKING:
+    from greenroom.engines.docker.building import ImageOrder
     from greenroom.engines.docker.image import Step
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
 _DOWNLOAD = re.compile(r"Downloading ([\w.]++)-(\d[\w.]*+)[^(]*+\(([^\s()]++ [kMG]?B)\)")
-_SPOOLED = 16 << 20
 _LINES_AFTER_FAILURE = 15
 
 
@@ -48,7 +48,19 @@ def build(
         typer.Option(help="The new image's name.", show_default="greenroom-python:<version>, greenroom-node:<version>"),
     ] = None,
     package: Annotated[
-        list[str] | None, typer.Option("--package", "-p", help="A further package, as pip reads it. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--package", "-p", help="A further package, resolved with the image's own; can be built here. Repeatable."
+        ),
+    ] = None,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="A package, a requirements file, or with NodeLTS a package-lock.json, over the image's own packages. "
+            "Only what needs no build is installed. Repeatable.",
+            metavar="PACKAGE|FILE",
+        ),
     ] = None,
     find_links: Annotated[
         Path | None,
@@ -74,48 +86,40 @@ def build(
         raise typer.BadParameter(f"{find_links} has no wheels.", param_hint="--find-links")
     if container_type not in {ContainerType.PYTHON_LTS, ContainerType.NODE_LTS}:
         raise typer.BadParameter(f"There is no image for {container_type}.", param_hint="--container-type")
-    asyncio.run(_build(container_type, base, tag, package or [], wheels, network=network, cache=cache, host=host))
-
-
-async def _build(
-    container_type: ContainerType,
-    base: str,
-    tag: str | None,
-    packages: list[str],
-    wheels: list[Path],
-    *,
-    network: str,
-    cache: bool,
-    host: str | None,
-) -> None:
     # These need an extra; without it, the rest of the command line works.
-    from greenroom.engines.docker import image  # noqa: PLC0415
+    from greenroom.engines.docker.building import ImageOrder  # noqa: PLC0415
+    from greenroom.engines.packages import Packages  # noqa: PLC0415
+
+    try:
+        packages = Packages.parse(with_ or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--with") from None
+    order = ImageOrder(
+        container_type, base, tag or "", packages, tuple(package or ()), tuple(wheels), network=network, cache=cache
+    )
+    asyncio.run(_build(order.checked(), host))
+
+
+async def _build(order: ImageOrder, host: str | None) -> None:
+    from greenroom.engines.docker import building, image  # noqa: PLC0415
     from greenroom.engines.docker.client import Daemon  # noqa: PLC0415
 
-    tag = tag or image.default_image(container_type)
     console = Console()
     began = time.monotonic()
     daemon = Daemon(host)
     try:
-        with tempfile.SpooledTemporaryFile(_SPOOLED) as context:
-            image.write_context(context, packages=packages, wheels=wheels, container_type=container_type)
-            context.seek(0)
-            with _BuildDisplay(console, image.package_count(container_type) + len(packages)) as display:
-                async for event in image.build(
-                    daemon,
-                    context,
-                    base=base,
-                    tag=tag,
-                    network=network,
-                    cache=cache,
-                    container_type=container_type,
-                ):
-                    display.show(event)
-        size = (await daemon.client.images.inspect(tag))["Size"]
+        with _BuildDisplay(console, image.package_count(order.container_type) + len(order.further)) as display:
+            async for event in building.build(daemon, order):
+                display.show(event)
+        size = (await daemon.client.images.inspect(order.tag))["Size"]
     finally:
         await daemon.close()
+    added = f" with {order.packages.described()}" if order.packages else ""
     console.print(
-        f"Built {tag} from {base}: {size / 1e9:.2f} GB, in {time.monotonic() - began:.0f} s.", highlight=False
+        f"Built {order.tag} from {order.base}{added}: {size / 1e9:.2f} GB, in {time.monotonic() - began:.0f} s.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -124,6 +128,7 @@ class _BuildDisplay:
 
     def __init__(self, console: Console, packages: int) -> None:
         self._console = console
+        self._draws = can_draw()
         self._lines: deque[str] = deque(maxlen=_LINES_AFTER_FAILURE)
         self._progress = Progress(
             SpinnerColumn(),
@@ -131,9 +136,9 @@ class _BuildDisplay:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=console,
+            console=Console(stderr=True),
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self._draws,
         )
         self._steps = self._progress.add_task("Hand over the files", total=None)
         self._packages = self._progress.add_task("", total=packages, visible=False)
@@ -159,7 +164,7 @@ class _BuildDisplay:
         self._progress.update(self._packages, visible=False)
         if event.title:
             self._progress.update(self._steps, description=event.title)
-            if not self._console.is_terminal:
+            if not self._draws:
                 self._console.print(f"[{event.number}/{event.total}] {event.title}", markup=False, highlight=False)
 
     def _show_line(self, line: str) -> None:

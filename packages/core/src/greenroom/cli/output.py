@@ -12,6 +12,7 @@ from typing import TextIO
 
 from rich.console import Console
 
+from greenroom.cli.progress import Display
 from greenroom.errors import GreenroomError, PoolFull, SandboxLost, ServiceFailed
 from greenroom.local_files import writing
 from greenroom.models import Event, Execution, Image, Output, StreamText
@@ -142,7 +143,9 @@ class Directory:
                 self._saved(image.save(target))
         for file in execution.files:
             if (target := self._target(file.name)) is not None:
-                self._saved(session.download(file.path, target))
+                with Display() as display:
+                    saved = session.download(file.path, target, on_progress=display.on_progress)
+                self._saved(saved)
         if execution.files_omitted:
             print_line(f"left out {execution.files_omitted} more files")
 

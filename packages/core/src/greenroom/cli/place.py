@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperCommand
 
 from greenroom.arm.ids import LOCAL_GROUP, LOCAL_SUBSCRIPTION, PoolId
 from greenroom.cli.output import ExitCode, print_line
+from greenroom.cli.progress import can_draw
 from greenroom.config import sources
 from greenroom.config.values import did_you_mean
 from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest
-from greenroom.untrusted import without_controls
+from greenroom.untrusted import one_line, without_controls
 
 if TYPE_CHECKING:
     from greenroom.azure.management import ManagementClient
@@ -202,11 +204,11 @@ def run(work: Callable[[Callable[[str], None]], Coroutine[Any, Any, T]], doing: 
         doing: what it does, such as `Creating ci`.
     """
     try:
-        if not sys.stderr.isatty():
+        if not can_draw():
             return asyncio.run(work(_ignore))
         console = Console(stderr=True, highlight=False, markup=False)
-        with console.status(without_controls(doing)) as shown:
-            return asyncio.run(work(lambda state: shown.update(without_controls(f"{doing}: {state}"))))
+        with console.status(Text(one_line(doing))) as shown:  # of a str, rich would read markup, whatever the console
+            return asyncio.run(work(lambda state: shown.update(Text(one_line(f"{doing}: {state}")))))
     except KeyboardInterrupt:
         print_line("Interrupted. What has begun continues; greenroom pool show tells its state.")
         raise typer.Exit(ExitCode.INTERRUPTED) from None

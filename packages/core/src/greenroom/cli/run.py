@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from greenroom.cli import prompt
 from greenroom.cli.output import Directory, ExitCode, exit_code_of, print_events, print_line
+from greenroom.cli.progress import Display
 from greenroom.connecting import session as one_session
 from greenroom.sessions import Session
 from greenroom.untrusted import printable
@@ -66,6 +68,14 @@ def run(
     overwrite: Annotated[bool, typer.Option(help="Whether those may replace existing files.")] = False,
     timeout: Annotated[float | None, typer.Option(help="The time limit of the code in seconds.")] = None,
     pool: Pool = None,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="A package or a requirements file; installed once, as the option packages of a pool. Repeatable.",
+            metavar="PACKAGE|FILE",
+        ),
+    ] = None,
 ) -> None:
     """Run Python in a new sandbox; on a terminal without a file, at a prompt.
 
@@ -82,9 +92,12 @@ def run(
     at_prompt = source is None and code is None and sys.stdin.isatty() and sys.stdout.isatty()
     program = None if at_prompt else _program([*([] if source is None else [source]), *(arguments or [])], code)
     try:
-        with one_session(pool) as session:
-            for path in upload or []:
-                session.upload(path)
+        with contextlib.ExitStack() as stack:
+            with Display("Starting a sandbox") as display:
+                options: dict[str, Any] = {"packages": with_} if with_ else {}
+                session = stack.enter_context(one_session(pool, on_progress=display.on_progress, **options))
+                for path in upload or []:
+                    session.upload(path, on_progress=display.on_progress)
             if program is None:
                 ended = prompt.converse(session, directory, timeout)
             else:

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from greenroom.cli.figures import PricesFile
+from greenroom.cli.progress import Display
 from greenroom.errors import EngineUnavailable, InvalidRequest
 
 if TYPE_CHECKING:
@@ -120,7 +121,14 @@ def serve(
         from_file["state"] = run.default_path()
     options = {**from_file, **{name: value for name, value in given.items() if value is not None}}
     _log_to_standard_output()
-    asyncio.run(run.serve(ServerSettings.parse(options), pools or {"default": {"url": pool}}, _announce))
+    with Display("Opening the pools") as display:
+
+        def announce(server: Announcement) -> None:
+            display.close()
+            _announce(server)
+
+        declared = pools or {"default": {"url": pool}}
+        asyncio.run(run.serve(ServerSettings.parse(options), declared, announce, report=display.show))
 
 
 def api_key(

@@ -17,6 +17,7 @@ from greenroom.azure.codecs.shared import LATEST, ExecuteRequest
 from greenroom.cli import place as places
 from greenroom.cli.output import Directory, ExitCode, exit_code_of, print_events, print_line, write
 from greenroom.cli.place import Format, Output, Place, ResourceGroup, Server, Subscription
+from greenroom.cli.progress import Display
 from greenroom.cli.prompt import converse_in_shell
 from greenroom.connecting import connect
 from greenroom.errors import FileMissing, GreenroomError, InvalidRequest, ServiceFailed
@@ -134,7 +135,8 @@ def upload_file(
 ) -> None:
     """Put a file into a session."""
     with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
-        uploaded = session.upload(filepath, _in(directory, filepath.name))
+        with Display() as display:
+            uploaded = session.upload(filepath, _in(directory, filepath.name), on_progress=display.on_progress)
         _print_files([uploaded], output, current.encode_file(uploaded, LATEST))
 
 
@@ -171,8 +173,9 @@ def show_file_content(
     session_pool_location: Location = None,
 ) -> None:
     """Print a file of a session: as it is to a file or a pipe, without control sequences to a terminal."""
-    with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
-        content = session.download(_in(directory, filename))
+    place = Place.of(server, subscription, resource_group)
+    with _session(place, pool, identifier, session_pool_location) as session, Display() as display:
+        content = session.download(_in(directory, filename), on_progress=display.on_progress)
     if sys.stdout.isatty():
         write(sys.stdout, content.decode("utf-8", "replace"))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ class PoolOptions(TypedDict, total=False):
 
     allow_unfiltered: bool
     python: str | None
+    packages: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     image: str | None
     runtime: str | None
     docker_host: str | None

@@ -17,7 +17,8 @@ from greenroom import runner
 from greenroom.config.containers import CustomContainer
 from greenroom.config.values import validate
 from greenroom.errors import EngineUnavailable, InvalidRequest
-from greenroom.models import ContainerType, UsageSource
+from greenroom.models import ContainerType, PackagesFrom, UsageSource
+from greenroom.progress import Report, unread
 
 _log = logging.getLogger(__name__)
 
@@ -283,8 +284,23 @@ class Engine(ABC):
     name: str
     container_types: frozenset[ContainerType] = frozenset({ContainerType.PYTHON_LTS, ContainerType.SHELL})
     """The container types that it can start."""
+    packages_from: PackagesFrom | None = None
+    """How its sandboxes can be given packages."""
     control_groups: ControlGroups = ControlGroups.UNKNOWN
     """The control groups that limit the sandboxes; known after `check`."""
+    _report: Report | None = None
+
+    @property
+    def report(self) -> Report:
+        """Takes the progress of long work of `check` and `check_container`, such as an image that is pulled.
+
+        The pool sets it while it opens. A `Meter` counts and reports.
+        """
+        return self._report or unread
+
+    @report.setter
+    def report(self, report: Report) -> None:
+        self._report = report
 
     @property
     def starts_give_way(self) -> bool:

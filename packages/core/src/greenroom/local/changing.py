@@ -16,6 +16,7 @@ from greenroom.local.instance import InstanceT
 from greenroom.local.metering import PresentUsage
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, PoolUsage, ReadyReason, SessionUsage
+from greenroom.progress import Meter, Report
 from greenroom.telemetry.log_file import LogFile
 
 _log = logging.getLogger("greenroom.local")
@@ -122,6 +123,24 @@ class ChangeablePool(ABC, Generic[InstanceT]):
                 raise EngineUnavailable(f"No sandbox of {self.engine_name} was ready after {_TRIAL_TIMEOUT:g} seconds.")
             await asyncio.sleep(0.02)
         raise error
+
+    async def start_first(self, report: Report, identifier: str | None = None) -> None:
+        """Wait for the first sandbox: a session's, or by default the first of those that are kept ready.
+
+        Raises:
+            GreenroomError: it did not start. Of those that are kept ready, another can start later.
+        """
+        meter = Meter(report, "start", self.engine_name, total=1, unit="sandboxes")
+        if identifier is not None:
+            meter.begin()
+            async with self._allocator.lease(identifier):
+                pass
+        elif self._allocator.status().ready_target:
+            meter.begin()
+            await self.wait_until_ready()
+        else:
+            return
+        meter.finish()
 
     def reading(self) -> tuple[PoolStatus, PoolUsage]:
         """Return the state of the pool at once; called from any thread.

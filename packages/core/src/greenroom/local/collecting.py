@@ -25,18 +25,20 @@ from greenroom.local.decoding import (
     output_weight,
     parse_json,
 )
-from greenroom.models import Execution, ExecutionError, Output, Place, RestartCause, Status, StreamText
+from greenroom.models import Execution, ExecutionError, Output, PackagesFrom, Place, RestartCause, Status, StreamText
 from greenroom.runner.protocol import MAX_ENDING, MAX_NAME, MAX_OUTPUTS, Frame, FrameError
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """The limits of one execution: seconds, and bytes of text and of rich outputs."""
+    """The limits of one execution: seconds, and bytes of text and of rich outputs; and what its pool is known for."""
 
     timeout: float
     grace: float
     text: int
     display: int
+    packages_from: PackagesFrom | None = None
+    """How the pool can be given packages."""
 
 
 class _Text:
@@ -281,6 +283,7 @@ class Collector:
             outputs=outputs,
             updates=tuple(self.updates.values()),
             session_restarted=self._restarted,
+            packages_from=self.limits.packages_from,
             **self.used,
             **ending,
         )

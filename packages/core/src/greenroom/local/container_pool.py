@@ -110,10 +110,10 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
     async def shell(self, identifier: str, command: ShellCommand, **options: Any) -> NoReturn:
         raise _only_requests("shell")
 
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> NoReturn:
+    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes], **options: Any) -> NoReturn:
         raise _only_requests("upload")
 
-    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+    async def download(self, identifier: str, path: str, **options: Any) -> AsyncGenerator[bytes, None]:
         raise _only_requests("download")
         yield b""
 

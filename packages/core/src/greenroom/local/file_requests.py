@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from greenroom.errors import FileRefused, GreenroomError, SandboxLost
@@ -35,7 +35,9 @@ class FileRequests(ABC):
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[Any]:
         """Run a coroutine that the end of the channel cancels."""
 
-    async def upload(self, path: str, chunks: AsyncIterator[bytes], limit: int) -> RemoteFile:
+    async def upload(
+        self, path: str, chunks: AsyncIterator[bytes], limit: int, on_sent: Callable[[int], None] | None = None
+    ) -> RemoteFile:
         header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "w"))
         file = self._handle(header)
         size = 0
@@ -47,18 +49,25 @@ class FileRequests(ABC):
                 for start in range(0, len(chunk), _CHUNK):
                     piece = chunk[start : start + _CHUNK]
                     await self._request(path, HostOrder.write(next(self._numbers), file, piece))
+                    if on_sent is not None:
+                        on_sent(len(piece))
             header, _ = await self._request(path, HostOrder.finish(next(self._numbers), file))
         finally:
             self._in_background(self._forget(file))
         return self._entry(header)
 
-    async def download(self, path: str, limit: int) -> AsyncGenerator[bytes, None]:
+    async def download(
+        self, path: str, limit: int, on_size: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
         header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "r"))
         file = self._handle(header)
         size = 0
         try:
-            if self._entry(header).size > limit:
+            expected = self._entry(header).size
+            if expected > limit:
                 raise FileRefused.too_large(path, limit, option="file_limit")
+            if on_size is not None:
+                on_size(expected)
             while True:
                 order = HostOrder.read(next(self._numbers), file, _CHUNK)
                 _, data = await self._request(path, order, most=_CHUNK)

@@ -145,6 +145,7 @@ class LocalPool(ChangeablePool[Channel]):
             grace=settings.interrupt_grace,
             text=settings.output_limit,
             display=settings.display_limit,
+            packages_from=self._engine.packages_from,
         )
 
     def request(self, identifier: str, request: HttpRequest, *, timeout: float | None) -> NoReturn:
@@ -153,20 +154,29 @@ class LocalPool(ChangeablePool[Channel]):
             f"not with request(), which is for custom containers: {request.method} {request.target:.200}"
         )
 
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
+    async def upload(
+        self,
+        identifier: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> RemoteFile:
         with self._recorder.transferring(identifier, Direction.UPLOAD) as recorded, recorded.span.active():
             async with self._channel(identifier) as channel:
-                file = await channel.upload(path, chunks, self.file_limit)
+                file = await channel.upload(path, chunks, self.file_limit, on_sent)
                 recorded.size = file.size
                 return file
 
-    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
+    async def download(
+        self, identifier: str, path: str, *, on_size: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
         limit = self.file_limit
         with self._recorder.transferring(identifier, Direction.DOWNLOAD) as recorded:
             async with contextlib.AsyncExitStack() as stack:
                 with recorded.span.active():  # not while the consumer has a chunk: it can be in another task
                     channel = await stack.enter_async_context(self._channel(identifier))
-                chunks = await stack.enter_async_context(contextlib.aclosing(channel.download(path, limit)))
+                chunks = await stack.enter_async_context(contextlib.aclosing(channel.download(path, limit, on_size)))
                 async for chunk in chunks:
                     recorded.size += len(chunk)
                     yield chunk

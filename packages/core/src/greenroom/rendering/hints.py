@@ -69,9 +69,10 @@ def hints(execution: Execution) -> Iterator[str]:
     yield from filter(
         None,
         (
-            _about_a_package(error) if error else "",
+            _with_a_way(execution, _about_a_package(error) if error else ""),
+            _with_a_way(execution, _about_a_node_package(error) if error else "", is_node=True),
             _about_node(error) if error else "",
-            _about_an_installation(error, output),
+            _with_a_way(execution, _about_an_installation(error, output)),
             _about_the_network(error, output),
             _about_an_encoding(error) if error else "",
             _about_memory(error) if error else "",
@@ -92,12 +93,29 @@ def _about_a_package(error: ExecutionError) -> str:
     return ""
 
 
-def _about_node(error: ExecutionError) -> str:
+def _with_a_way(execution: Execution, hint: str, *, is_node: bool = False) -> str:
+    """Return a hint about packages, and how whoever opens the pool can give it some."""
+    if not hint or execution.packages_from is None:
+        return hint
+    given = "package-lock.json" if is_node else "requirements.txt"
+    if execution.packages_from == "option":
+        way = f'packages="{given}", where the pool is opened'
+    else:
+        way = f"greenroom image build{' --container-type NodeLTS' if is_node else ''} --with {given}"
+    return f"{hint} The application can add packages: {way}."
+
+
+def _about_a_node_package(error: ExecutionError) -> str:
     value = error.value[:_LONGEST]
     if missing := _MISSING_NODE_PACKAGE.match(value):
         return f"The package {missing[1]!r} is not installed here. Use another one."
     if _NPM_COMMAND.match(value):
         return "Packages cannot be installed here. Use those that are there."
+    return ""
+
+
+def _about_node(error: ExecutionError) -> str:
+    value = error.value[:_LONGEST]
     is_of_fetch = error.name == "TypeError" and value == "fetch failed"
     if (is_of_fetch or error.name == "Error") and _NODE_WITHOUT_NETWORK.search(
         error.summary[:_LONGEST] if is_of_fetch else value

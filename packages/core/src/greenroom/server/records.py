@@ -1,13 +1,15 @@
-"""Executions: started, and remembered for a while after their end."""
+"""Executions: started, and remembered for a while after their end, those in the background also across a restart."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from greenroom.azure.codecs.problems import EXECUTION_EXISTS, UNAVAILABLE, problem_of
@@ -16,7 +18,20 @@ from greenroom.backend import OnEvent
 from greenroom.errors import GreenroomError
 from greenroom.models import Event, Execution, ExecutionError, Output
 from greenroom.server.calls import RemoteCalls
+from greenroom.server.outcomes import (
+    INTERRUPTED,
+    Outcome,
+    decode_end,
+    decode_request,
+    encode_end,
+    encode_request,
+)
 from greenroom.server.responses import RequestRefused
+from greenroom.server.state.executions import ExecutionTable, StoredExecution
+from greenroom.server.state.file import StateNotWritten
+from greenroom.wire.values import WireError
+
+_log = logging.getLogger("greenroom.server")
 
 _RETENTION = 3600.0
 _MAX_KEPT = 1000
@@ -24,15 +39,6 @@ _MAX_KEPT_BYTES = 64 << 20
 _MAX_RUNNING = 500
 _MAX_PER_SESSION = 100  # they run one after the other, and must not crowd out other sessions
 _MAX_CANCELLED = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an execution ended."""
-
-    execution: Execution
-    exit_code: int | None = None
-    """A shell command's; `None` for code."""
 
 
 @dataclass(eq=False, slots=True)
@@ -72,13 +78,17 @@ class Record:
     identifier: str
     request: ExecuteRequest
     """Without its code."""
-    task: asyncio.Task[Outcome]
+    task: asyncio.Future[Outcome]
     kept: bool = True
     """Whether it is remembered after its end."""
     live: Live | None = None
     """Its events; an execution without them is kept only as Azure's contracts have it."""
     ended: float | None = None
     size: int = 0
+    stopped: str | None = None
+    """Why the server cancelled it."""
+    written: asyncio.Task[None] | None = None
+    """The writing of its beginning, if it outlives the server."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -89,15 +99,33 @@ class Record:
         if not self.task.done():
             return None
         if self.task.cancelled():
-            if self.live is not None and self.live.last is not None:
-                return Outcome(replace(self.live.last, id=self.id))
-            return self._failure("cancelled", "CancelledError", "The execution was cancelled.")
+            return self.cancelled()
         error = self.task.exception()
         if error is None:
             return self.task.result()
         if isinstance(error, GreenroomError):
             return self._failure("failed", problem_of(error).code, str(error))
         return self._failure("failed", "InternalServerError", "The server failed.")
+
+    def cancelled(self) -> Outcome:
+        """Return the outcome of a cancelled execution."""
+        if self.live is not None and self.live.last is not None:
+            return Outcome(replace(self.live.last, id=self.id))
+        return self._failure("cancelled", "CancelledError", self.stopped or "The execution was cancelled.")
+
+    async def durable(self) -> None:
+        """Wait until a restart of the server does not lose it, if it is one that outlives the server.
+
+        Raises:
+            StateNotWritten: it would be lost; it was cancelled.
+        """
+        if self.written is None:
+            return
+        try:
+            await asyncio.shield(self.written)
+        except StateNotWritten:
+            self.task.cancel()
+            raise
 
     def _failure(self, status: Any, name: str, value: str) -> Outcome:
         execution = Execution(self.id, status, error=ExecutionError(name, value))
@@ -110,8 +138,15 @@ class ExecutionRecords:
     An ended one is kept for an hour, unless there are too many of them or its session is deleted.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, table: ExecutionTable | None = None) -> None:
+        """
+        Args:
+            clock: returns seconds.
+            table: keeps those in the background across a restart; `None` where the state is in memory.
+        """
         self._clock = clock
+        self._table = table
+        self._writes: set[asyncio.Task[None]] = set()
         self._records: dict[tuple[str, str], Record] = {}
         self._cancelled: dict[tuple[str, str], None] = {}
         """Executions that were cancelled before they began, the latest one last."""
@@ -130,6 +165,7 @@ class ExecutionRecords:
         *,
         live: Live | None = None,
         kept: bool = True,
+        outlives: bool = False,
     ) -> Record:
         """Start an execution.
 
@@ -140,6 +176,8 @@ class ExecutionRecords:
             operation_id: the id that the client chose; by default a random one.
             live: gets the events; the execution is then kept whole.
             kept: whether it is remembered after its end.
+            outlives: whether it is remembered after a restart of the server; before the client is told so, wait for
+                `Record.durable`.
 
         Raises:
             RequestRefused: the session has an execution with this id, so the request was carried out before; or it was
@@ -160,9 +198,15 @@ class ExecutionRecords:
         of_session = sum(record.identifier == identifier for record in running)
         if len(running) >= _MAX_RUNNING or of_session >= _MAX_PER_SESSION:
             raise RequestRefused(429, "TooManyExecutions", "Too many executions are running.", retry_after=1)
-        task = asyncio.create_task(_run(record_id, work, whole=live is not None))
         kept_request = replace(request, code="", arguments=(), stdin="")
-        record = Record(record_id, identifier, kept_request, task, kept, live)
+        written = None
+        if outlives and self._table is not None:
+            content = encode_request(kept_request, whole=live is not None)
+            written = self._in_background(self._table.begin(identifier, record_id, content))
+        running = _run(record_id, work, whole=live is not None)
+        if written is not None:
+            running = self._to_durable_end(identifier, record_id, running)
+        record = Record(record_id, identifier, kept_request, asyncio.create_task(running), kept, live, written=written)
         self._records[identifier, record_id] = record
         record.task.add_done_callback(lambda _: self._end(record))
         return record
@@ -174,6 +218,8 @@ class ExecutionRecords:
     def forget(self, record: Record) -> None:
         if self._records.get(record.key) is record:
             del self._records[record.key]
+            if record.written is not None and self._table is not None:
+                self._in_background(self._table.forget(*record.key))
 
     def cancel(self, identifier: str) -> None:
         """Cancel a session's executions, and forget them."""
@@ -206,10 +252,68 @@ class ExecutionRecords:
                 record.task.cancel()
         tasks = [record.task for record in self.running]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=timeout)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await asyncio.wait(tasks, timeout=timeout)
+            late = self.running
+            for record in late:
+                record.stopped = "The server shut down before the execution ended."
+                record.task.cancel()
+            await asyncio.gather(*(record.task for record in late), return_exceptions=True)
+        if self._writes:
+            await asyncio.wait(self._writes)
+
+    async def take_over(self) -> None:
+        """Remember what the server before this one left in the table.
+
+        Raises:
+            StateNotWritten: the state cannot be read or written.
+        """
+        if self._table is None:
+            return
+        for stored in await self._table.take_over(encode_end(INTERRUPTED), _RETENTION):
+            try:
+                record = _restored(stored, self._clock() - max(time.time() - stored.ended, 0))
+            except WireError:  # of another version
+                _log.warning("an execution of an earlier server cannot be read")
+                await self._table.forget(stored.identifier, stored.id)
+            else:
+                self._records[record.key] = record
+        self._forget_old()
+
+    async def clear(self) -> None:
+        """Forget all of them, as the pool is deleted."""
+        for record in list(self._records.values()):
+            self.forget(record)
+        if self._table is not None:
+            await self._table.clear()
+
+    async def _to_durable_end(self, identifier: str, id: str, running: Coroutine[Any, Any, Outcome]) -> Outcome:  # noqa: A002
+        """Await an execution, and keep its end before anybody can ask for it."""
+        end: Outcome | GreenroomError | None = None
+        try:
+            end = await running
+            return end
+        except GreenroomError as error:
+            end = error
+            raise
+        except asyncio.CancelledError:
+            record = self._records.get((identifier, id))
+            end = None if record is None else record.cancelled()
+            raise
+        finally:
+            if end is not None and self._table is not None:
+                await asyncio.shield(self._in_background(self._table.end(identifier, id, partial(encode_end, end))))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Write to the table; `drain` waits for it."""
+        task = asyncio.create_task(work)
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+        return task
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # that of a beginning is its request's; here nobody may wait for it any more
 
     def _end(self, record: Record) -> None:
         if not record.kept:
@@ -233,6 +337,29 @@ class ExecutionRecords:
                 break
             kept_bytes -= record.size
             self.forget(record)
+
+
+def _restored(stored: StoredExecution, ended: float) -> Record:
+    """Return the record of an execution of an earlier server.
+
+    Raises:
+        WireError: it is of another version.
+    """
+    (request, whole), end = decode_request(stored.request), decode_end(stored.end)
+    task = asyncio.get_running_loop().create_future()
+    if isinstance(end, GreenroomError):
+        task.set_exception(end)
+        task.exception()  # whether anybody asks for it or not
+    else:
+        task.set_result(end)
+    written = asyncio.create_task(_nothing())
+    record = Record(stored.id, stored.identifier, request, task, live=Live() if whole else None, written=written)
+    record.ended, record.size = ended, len(stored.end)
+    return record
+
+
+async def _nothing() -> None:
+    """It is written already."""
 
 
 async def _run(id: str, work: Callable[[], Awaitable[Outcome]], *, whole: bool) -> Outcome:  # noqa: A002

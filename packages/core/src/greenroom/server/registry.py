@@ -14,9 +14,12 @@ from greenroom.azure.codecs.shared import Json
 from greenroom.backend import Backend
 from greenroom.connecting import open_backend
 from greenroom.mcp.endpoint import Endpoint, Peers
+from greenroom.progress import Report, unread
 from greenroom.server.access.pool_keys import new_pool_key
 from greenroom.server.records import ExecutionRecords
 from greenroom.server.responses import RequestRefused
+from greenroom.server.state.executions import ExecutionTable
+from greenroom.server.state.file import StateFile
 from greenroom.telemetry import Observer, ObserverOf, both, nobody
 from greenroom.telemetry.aggregate import Aggregate
 
@@ -61,11 +64,15 @@ class ServedPool:
             self.in_flight -= 1
 
     async def end(self) -> None:
-        """End its sessions: what runs in them ends with an error that says so. An error of the pool is logged."""
+        """End its sessions, as the pool is deleted: what runs in them ends with an error that says so.
+
+        An error of the pool is logged.
+        """
         try:
             await self.backend.close()
         except Exception:  # noqa: BLE001  whatever it is, the pool serves no more
             _log.exception("a session pool did not close")
+        await self.records.clear()
 
     def forget_failed_metadata(self, task: asyncio.Task[Json]) -> None:
         """Let the next caller try again."""
@@ -80,12 +87,14 @@ class PoolRegistry:
     registry can change in between.
     """
 
-    def __init__(self, observers: ObserverOf = nobody) -> None:
+    def __init__(self, observers: ObserverOf = nobody, file: StateFile | None = None) -> None:
         """
         Args:
             observers: returns the observer of a pool, by its name in metrics and traces.
+            file: keeps executions in the background across a restart; `None` keeps them in memory.
         """
         self._observers = observers
+        self._file = file
         self._pools: dict[str, ServedPool] = {}
         self._managed: dict[tuple[str, str, str], ServedPool | str] = {}
         """By key, the pool, or the reason for which it does not serve."""
@@ -101,12 +110,13 @@ class PoolRegistry:
         """The pools that the server's options declare, by name."""
         return self._pools
 
-    async def open(self, name: str, options: Mapping[str, Any]) -> ServedPool:
+    async def open(self, name: str, options: Mapping[str, Any], report: Report = unread) -> ServedPool:
         """Open a pool.
 
         Args:
             name: a new one.
             options: those of `greenroom.connect`, `url` included.
+            report: takes the progress.
 
         Raises:
             InvalidRequest: an option is unknown or breaks a rule.
@@ -114,8 +124,20 @@ class PoolRegistry:
         """
         others = {option: value for option, value in options.items() if option != "url"}
         metrics, observer = self.observe(name)
-        backend = await open_backend(options.get("url"), observer, name, **others)
-        return self.add(name, backend, options, metrics)
+        records = await self.records_of(name)
+        backend = await open_backend(options.get("url"), observer, name, report, **others)
+        return self.add(name, backend, options, metrics, records)
+
+    async def records_of(self, signal_name: str) -> ExecutionRecords:
+        """Return the records of a pool that is to be opened, with those of the server before this one.
+
+        Raises:
+            StateNotWritten: the state cannot be read or written.
+        """
+        table = ExecutionTable(self._file, signal_name) if self._file is not None else None
+        records = ExecutionRecords(table=table)
+        await records.take_over()
+        return records
 
     def observe(self, signal_name: str) -> tuple[Aggregate, Observer]:
         """Return the sums and the observer of a pool that is to be opened."""
@@ -128,9 +150,12 @@ class PoolRegistry:
         backend: Backend,
         options: Mapping[str, Any] | None = None,
         metrics: Aggregate | None = None,
+        records: ExecutionRecords | None = None,
     ) -> ServedPool:
         """Serve an open pool under a new name, and close it at the end; `metrics` observe its events."""
-        pool = self._pools[name] = ServedPool(name, backend, options or {}, metrics=metrics or Aggregate())
+        pool = self._pools[name] = ServedPool(
+            name, backend, options or {}, records or ExecutionRecords(), metrics=metrics or Aggregate()
+        )
         return pool
 
     def manage(self, id: PoolId, pool: ServedPool | str) -> None:  # noqa: A002  ARM's own word

@@ -19,6 +19,7 @@ import uvicorn
 from greenroom.azure.httpx_transport import HttpxTransport
 from greenroom.errors import InvalidRequest
 from greenroom.pricing import Prices
+from greenroom.progress import Report, unread
 from greenroom.server.access.entra import EntraTokens, KeySet
 from greenroom.server.access.keys import ApiKeys, EitherOf, Guard, ManagementGuard, check_key, digest, read_keys
 from greenroom.server.app import Application, Management
@@ -72,6 +73,8 @@ async def serve(
     pools: Mapping[str, Mapping[str, Any]],
     announce: Callable[[Announcement], None],
     observers: ObserverOf = nobody,
+    *,
+    report: Report = unread,
 ) -> None:
     """Serve until a signal arrives.
 
@@ -80,6 +83,7 @@ async def serve(
         pools: the declared ones by name, what `greenroom.connect` takes: `url`, and options.
         announce: called once the server accepts requests.
         observers: returns what is called with the events of a pool, by its name, or of the server for `None`.
+        report: takes the progress of opening the declared pools.
 
     Raises:
         InvalidRequest: the settings do not fit together, such as an address that others can reach without
@@ -93,14 +97,18 @@ async def serve(
         state = settings.state.expanduser() if settings.state is not None else IN_MEMORY
         logs = LogStore(state, LogLimits(settings.log_max_age, settings.log_max_size))
         stack.push_async_callback(logs.close)  # after the pools, whose ends are events
-        registry = PoolRegistry(lambda name: both(observers(name), ignore if name is None else logs.observer_of(name)))
-        stack.push_async_callback(registry.close)
         engines = Engines(settings.engine)
-        table = PoolTable(await StateFile.open(state))
+        file = await StateFile.open(state)
+        registry = PoolRegistry(
+            lambda name: both(observers(name), ignore if name is None else logs.observer_of(name)),
+            None if state == IN_MEMORY else file,
+        )
+        stack.push_async_callback(registry.close)
+        table = PoolTable(file)
         try:
             engines.check()
             for name, options in pools.items():
-                await registry.open(name, options)
+                await registry.open(name, options, report)
             plane = await ControlPlane.open(registry, table, engines, strict=settings.strict)
         except BaseException:
             await table.close()

@@ -22,8 +22,9 @@ from greenroom.backend import Backend
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
 from greenroom.local_files import open_to_read, open_without_waiting, refused, unreadable, writing
 from greenroom.models import DATA_DIR, RemoteFile
+from greenroom.progress import Meter
 from greenroom.sessions.rules import check_file_path
-from greenroom.sessions.transfers import at_most, write_chunks
+from greenroom.sessions.transfers import at_most, counted, write_chunks
 
 MAX_FILES = 20_000
 """Files and directories in one directory, with all below it; a session lists no more."""
@@ -150,7 +151,9 @@ def _regular(directory: Path, descriptor: int | None, parts: tuple[str, ...]) ->
         raise unreadable(directory, error) from error
 
 
-async def download_directory(backend: Backend, identifier: str, remote: str, target: Path, limit: int | None) -> Path:
+async def download_directory(
+    backend: Backend, identifier: str, remote: str, target: Path, limit: int | None, *, meter: Meter
+) -> Path:
     """Download a directory into a new or empty local one, which appears when it is complete.
 
     Raises:
@@ -169,22 +172,26 @@ async def download_directory(backend: Backend, identifier: str, remote: str, tar
         directories.add(path)
         if len(directories) > MAX_FILES:
             raise FileRefused(errno.EMFILE, f"The session lists files in more than {MAX_FILES:,} directories", remote)
+    meter.expect(sum(entry.size for entry, _ in files))
     with writing(target):
         try:
             await asyncio.to_thread(_make, sorted(directories | {partial}))
             for entry, path in files:
                 try:
                     async with aclosing(backend.download(identifier, entry.path)) as chunks:
-                        left -= await write_chunks(at_most(left, chunks, remote, whole=total), path)
+                        content = counted(at_most(left, chunks, remote, whole=total), meter)
+                        left -= await write_chunks(content, path)
                 except (FileMissing, FileRefused) as error:
                     if isinstance(error, FileRefused) and error.errno not in _NO_FILE:
                         raise
                     path.unlink()
-            return partial.rename(target)
+            made = partial.rename(target)
         except BaseException:
             with contextlib.suppress(asyncio.CancelledError):  # also when it is cancelled again
                 await asyncio.shield(asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True))
             raise
+    meter.finish()
+    return made
 
 
 def _make(directories: Iterable[Path]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 from greenroom.backend import Backend
 from greenroom.models import ContainerType
 from greenroom.sessions.background import BackgroundLoop
+from greenroom.sessions.following import Following
 
 T = TypeVar("T")
 
@@ -32,17 +33,22 @@ class OpenPool:
         self._adopt(opening)
 
     @classmethod
-    def open(cls, make_backend: Callable[[], Coroutine[Any, Any, Backend]]) -> Self:
-        """Make a backend on a new event loop, which every later call uses too; block until it is made."""
+    def open(cls, make_backend: Callable[[], Coroutine[Any, Any, Backend]], following: Following | None = None) -> Self:
+        """Make a backend on a new event loop, which every later call uses too; block until it is made.
+
+        `following` takes what `make_backend` reports to it.
+        """
         opening = _Opening(make_backend)
-        opening.open()
+        opening.open(following or Following(None))
         return cls(opening)
 
     @classmethod
-    async def aopen(cls, make_backend: Callable[[], Coroutine[Any, Any, Backend]]) -> Self:
+    async def aopen(
+        cls, make_backend: Callable[[], Coroutine[Any, Any, Backend]], following: Following | None = None
+    ) -> Self:
         """As `open`, without blocking the caller's event loop."""
         opening = _Opening(make_backend)
-        await opening.aopen()
+        await opening.aopen(following or Following(None))
         return cls(opening)
 
     def __repr__(self) -> str:
@@ -97,7 +103,7 @@ class OpenPool:
         with self._lock:
             if not self._used and self._finalizer.alive and self._loop.is_of_parent:
                 opening = _Opening(self._make_backend)
-                opening.open()
+                opening.open(Following(None))
                 # The finalizer of before remains: it holds what belongs to the parent, and closes none of it here.
                 self._adopt(opening)
             self._used = True
@@ -112,16 +118,16 @@ class _Opening:
         self.loop = BackgroundLoop("greenroom pool")
         self.make_backend = make_backend
 
-    def open(self) -> None:
+    def open(self, following: Following) -> None:
         try:
-            self.loop.run(self._make())
+            following.run(self.loop, self._make)
         except BaseException:
             self._abandon()
             raise
 
-    async def aopen(self) -> None:
+    async def aopen(self, following: Following) -> None:
         try:
-            await self.loop.arun(self._make())
+            await following.arun(self.loop, self._make)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(self._abandon))
             raise

@@ -14,8 +14,10 @@ from typing import Any, Self, overload
 from greenroom.backend import HttpRequest, OnEvent, Overrides, ShellCommand
 from greenroom.errors import GreenroomError, InvalidRequest
 from greenroom.models import DATA_DIR, ContainerType, Event, Execution, RemoteFile, SessionInfo, SessionUsage
+from greenroom.progress import OnProgress, Report
 from greenroom.sessions.events import astreamed, streamed
 from greenroom.sessions.files import download, upload
+from greenroom.sessions.following import Following
 from greenroom.sessions.handle import ExecutionHandle
 from greenroom.sessions.open_pool import OpenPool
 from greenroom.sessions.requests import (
@@ -265,7 +267,7 @@ class Session:
 
     # Files
 
-    def upload(self, source: Source, path: str | None = None) -> RemoteFile:
+    def upload(self, source: Source, path: str | None = None, *, on_progress: OnProgress | None = None) -> RemoteFile:
         """Put a file or a directory into the session; a file appears whole or not at all, and replaces one of its name.
 
         Of a directory, all regular files below it are uploaded, hidden ones too, and nothing else: symbolic links are
@@ -277,23 +279,41 @@ class Session:
                 This call raises the exceptions of its `read`.
             path: where to put it, below `/mnt/data`; by default the source's own name. A directory's files can go into
                 `/mnt/data` itself.
+            on_progress: called with a `Progress` up to ten times a second, on this thread, and at last when all is
+                done. If it raises, the upload is cancelled, and this call raises its exception.
 
         Raises:
             InvalidRequest: the local file or directory cannot be read, or the directory has no files or over 20,000.
             FileRefused: it is over the pool's `file_limit`, the session's disk is full, or a directory is in the way.
         """
-        return self._pool.run(self._upload(source, path))
+        following = Following(on_progress)
+        return following.run(self._pool, lambda: self._upload(source, path, following.report))
 
-    async def aupload(self, source: Source, path: str | None = None) -> RemoteFile:
-        """As `upload`."""
-        return await self._pool.arun(self._upload(source, path))
+    async def aupload(
+        self, source: Source, path: str | None = None, *, on_progress: OnProgress | None = None
+    ) -> RemoteFile:
+        """As `upload`. The function `on_progress` is called in this task."""
+        following = Following(on_progress)
+        return await following.arun(self._pool, lambda: self._upload(source, path, following.report))
 
     @overload
-    def download(self, path: str, *, limit: int | None = None) -> bytes: ...
+    def download(self, path: str, *, limit: int | None = None, on_progress: OnProgress | None = None) -> bytes: ...
     @overload
-    def download(self, path: str, to: str | os.PathLike[str], *, limit: int | None = None) -> Path: ...
     def download(
-        self, path: str, to: str | os.PathLike[str] | None = None, *, limit: int | None = None
+        self,
+        path: str,
+        to: str | os.PathLike[str],
+        *,
+        limit: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Path: ...
+    def download(
+        self,
+        path: str,
+        to: str | os.PathLike[str] | None = None,
+        *,
+        limit: int | None = None,
+        on_progress: OnProgress | None = None,
     ) -> bytes | Path:
         """Return a file's content; with `to`, write a file or a directory to a local one, which appears when complete.
 
@@ -305,6 +325,7 @@ class Session:
             to: the local file; for a directory, the local directory, which must be new or empty.
             limit: the maximum number of bytes, whatever sizes the session reports; by default there is no limit for a
                 file, and 1 GiB for a directory.
+            on_progress: as for `upload`. The total is `None` where the session's pool does not tell it.
 
         Raises:
             FileMissing: there is no such file.
@@ -312,17 +333,33 @@ class Session:
                 file cannot be written, as its directory is missing or the disk is full: the exception has that error's
                 `errno`.
         """
-        return self._pool.run(self._download(path, to, limit))
+        following = Following(on_progress)
+        return following.run(self._pool, lambda: self._download(path, to, limit, following.report))
 
     @overload
-    async def adownload(self, path: str, *, limit: int | None = None) -> bytes: ...
-    @overload
-    async def adownload(self, path: str, to: str | os.PathLike[str], *, limit: int | None = None) -> Path: ...
     async def adownload(
-        self, path: str, to: str | os.PathLike[str] | None = None, *, limit: int | None = None
+        self, path: str, *, limit: int | None = None, on_progress: OnProgress | None = None
+    ) -> bytes: ...
+    @overload
+    async def adownload(
+        self,
+        path: str,
+        to: str | os.PathLike[str],
+        *,
+        limit: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Path: ...
+    async def adownload(
+        self,
+        path: str,
+        to: str | os.PathLike[str] | None = None,
+        *,
+        limit: int | None = None,
+        on_progress: OnProgress | None = None,
     ) -> bytes | Path:
-        """As `download`."""
-        return await self._pool.arun(self._download(path, to, limit))
+        """As `download`. The function `on_progress` is called in this task."""
+        following = Following(on_progress)
+        return await following.arun(self._pool, lambda: self._download(path, to, limit, following.report))
 
     def files(self, path: str = DATA_DIR, *, recursive: bool = False) -> list[RemoteFile]:
         """Return the files and directories in a directory of the session, sorted by name.
@@ -575,11 +612,13 @@ class Session:
     async def _request(self, request: HttpRequest, timeout: float | None) -> Response:
         return await whole_response(self._pool.backend, self._identifier, request, timeout or self._timeout)
 
-    async def _upload(self, source: Source, path: str | None) -> RemoteFile:
-        return await upload(self._pool.backend, self._identifier, source, path)
+    async def _upload(self, source: Source, path: str | None, report: Report) -> RemoteFile:
+        return await upload(self._pool.backend, self._identifier, source, path, report)
 
-    async def _download(self, path: str, to: str | os.PathLike[str] | None, limit: int | None) -> bytes | Path:
-        return await download(self._pool.backend, self._identifier, path, to, check_limit(limit))
+    async def _download(
+        self, path: str, to: str | os.PathLike[str] | None, limit: int | None, report: Report
+    ) -> bytes | Path:
+        return await download(self._pool.backend, self._identifier, path, to, check_limit(limit), report=report)
 
     async def _files(self, path: str, recursive: bool) -> list[RemoteFile]:
         if not isinstance(recursive, bool):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import os
+import stat
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import BinaryIO, TypeAlias, cast
 
 from greenroom.errors import FileRefused, InvalidRequest, in_units
 from greenroom.local_files import check_target, local_path, writing
+from greenroom.progress import Meter
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
 """The source of an upload: a local path, the content itself, or an open binary file."""
@@ -60,6 +63,32 @@ async def at_most(
                 raise FileRefused(errno.EFBIG, f"The directory is over the limit of {in_units(whole)}", path)
             raise FileRefused.too_large(path, limit)
         yield chunk
+
+
+def counted(chunks: AsyncIterator[bytes], meter: Meter) -> AsyncIterator[bytes]:
+    """Return the chunks; the meter counts each when the next one is asked for."""
+
+    async def counting() -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            yield chunk
+            meter.advance(len(chunk))
+
+    return counting() if meter.is_read else chunks
+
+
+def size_left(file: object) -> int | None:
+    """Return the bytes that can be read from an open file, if it tells without being moved.
+
+    A file of another kind could decompress: only the usual ones are asked.
+    """
+    with contextlib.suppress(OSError, ValueError):  # it cannot tell its position, or is closed
+        if isinstance(file, io.BytesIO):
+            return max(file.getbuffer().nbytes - file.tell(), 0)
+        if isinstance(file, io.FileIO | io.BufferedReader | io.BufferedRandom):
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode):
+                return max(status.st_size - file.tell(), 0)
+    return None
 
 
 async def write_chunks(chunks: AsyncIterator[bytes], path: Path) -> int:

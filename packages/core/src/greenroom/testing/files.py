@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from greenroom.errors import FileMissing, FileRefused, InvalidRequest
+from greenroom.progress import Progress, ProgressTask
 from greenroom.sessions import Session
 from greenroom.testing.suite import Suite
 
@@ -130,6 +131,46 @@ class FileSuite(Suite):
         assert (await session.afile("a.txt")).size == 1
         await session.adelete_file("a.txt")
         assert await session.afiles() == []
+
+    def test_a_transfer_reports_its_progress(self, session: Session, tmp_path: Path) -> None:
+        content = bytes(range(256)) * (9 << 12)
+        (tmp_path / "large.bin").write_bytes(content)
+        seen: list[Progress] = []
+        session.upload(tmp_path / "large.bin", on_progress=seen.append)
+        assert_progress(seen, "upload", "large.bin", len(content))
+        assert {each.total for each in seen} == {len(content)}
+        seen.clear()
+        assert session.download("large.bin", on_progress=seen.append) == content
+        assert_progress(seen, "download", "large.bin", len(content))
+        seen.clear()
+        session.download("large.bin", tmp_path / "back.bin", on_progress=seen.append)
+        assert_progress(seen, "download", "large.bin", len(content))
+
+    def test_a_directory_reports_its_progress_as_a_whole(self, session: Session, tmp_path: Path) -> None:
+        for name, size in (("a", 3 << 20), ("b/c", 5 << 20), ("b/empty", 0)):
+            (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "d" / name).write_bytes(bytes(size))
+        seen: list[Progress] = []
+        session.upload(tmp_path / "d", on_progress=seen.append)
+        assert_progress(seen, "upload", "d", 8 << 20)
+        assert {each.total for each in seen} == {8 << 20}
+        seen.clear()
+        session.download("d", tmp_path / "back", on_progress=seen.append)
+        assert_progress(seen, "download", "d", 8 << 20)
+
+    def test_a_transfer_ends_when_its_progress_function_raises(self, session: Session, tmp_path: Path) -> None:
+        def give_up(progress: Progress) -> None:
+            if progress.done:
+                raise ConnectionError(f"enough after {progress.done}")
+
+        session.upload(b"old", "a.bin")
+        with pytest.raises(ConnectionError, match="enough"):
+            session.download("a.bin", tmp_path / "local.bin", on_progress=give_up)
+        session.upload(bytes(1 << 20), "large.bin")
+        with pytest.raises(ConnectionError, match="enough"):
+            session.upload(io.BytesIO(bytes(64 << 20)), "a.bin", on_progress=give_up)
+        assert session.file("a.bin").size in {3, 64 << 20}, "whole, or not at all"
+        assert [file.name for file in session.files()] == ["a.bin", "large.bin"]
 
     def test_files_work_while_code_runs(self, session: Session) -> None:
         events = session.stream("import time\nprint('begun')\ntime.sleep(30)")
@@ -274,3 +315,12 @@ class FileSuite(Suite):
             session.download("pipe")
         with pytest.raises(FileRefused):
             session.download("zero")
+
+
+def assert_progress(seen: list[Progress], task: ProgressTask, label: str, size: int) -> None:
+    """Check what was reported of a transfer that has succeeded."""
+    assert {(each.task, each.label, each.unit) for each in seen} == {(task, label, "bytes")}
+    counts = [each.done for each in seen]
+    assert counts == sorted(counts)
+    assert {each.total for each in seen} <= {None, size}
+    assert (counts[-1], seen[-1].total) == (size, size)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from greenroom.backend import NO_VARIABLES, OnEvent, ShellCommand
+from greenroom.backend import NO_VARIABLES, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.errors import FileMissing
 from greenroom.models import ContainerType, Execution, ExecutionError, RemoteFile, StreamText
@@ -56,6 +56,8 @@ class ScriptedBackend(BareBackend):
         """The sessions that were deleted, also those that had never begun."""
         self.contents: dict[str, dict[str, bytes]] = defaultdict(dict)
         """The files, by session and path."""
+        self.overrides: dict[str, Overrides] = {}
+        """The latest limits and variables of each session that differs from its pool."""
 
     @property
     def identifiers(self) -> list[str]:
@@ -112,12 +114,28 @@ class ScriptedBackend(BareBackend):
             raise
         return answer
 
-    async def upload(self, identifier: str, path: str, chunks: AsyncIterator[bytes]) -> RemoteFile:
-        self.contents[identifier][path] = b"".join([chunk async for chunk in chunks])
+    async def upload(
+        self,
+        identifier: str,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> RemoteFile:
+        content = bytearray()
+        async for chunk in chunks:
+            content += chunk
+            if on_sent is not None:
+                on_sent(len(chunk))
+        self.contents[identifier][path] = bytes(content)
         return await self.file(identifier, path)
 
-    async def download(self, identifier: str, path: str) -> AsyncGenerator[bytes, None]:
-        await self.file(identifier, path)
+    async def download(
+        self, identifier: str, path: str, *, on_size: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        file = await self.file(identifier, path)
+        if on_size is not None:
+            on_size(file.size)
         yield self.contents[identifier][path]
 
     async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
@@ -133,6 +151,10 @@ class ScriptedBackend(BareBackend):
     async def delete_file(self, identifier: str, path: str) -> None:
         await self.file(identifier, path)
         del self.contents[identifier][path]
+
+    def configure(self, identifier: str, overrides: Overrides) -> None:
+        """Record what is asked of a session."""
+        self.overrides[identifier] = overrides
 
     async def delete(self, identifier: str) -> None:
         self.deleted.append(identifier)

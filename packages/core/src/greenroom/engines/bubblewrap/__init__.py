@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from greenroom.engines.base import Engine, EnginePlugin, IsolationOptions
+from greenroom.engines.packages import OptionPackages, Packages
 
 
 class BubblewrapOptions(IsolationOptions):
@@ -10,12 +11,15 @@ class BubblewrapOptions(IsolationOptions):
 
     python: str | None = None
     """The interpreter for the code in sandboxes, which must have IPython; by default the one that runs Greenroom."""
+    packages: OptionPackages = Packages()
+    """Packages that sandboxes have beside those of the interpreter: names as pip reads them, paths of requirements
+    files, or for NodeLTS the path of a package-lock.json. The first pool that opens with them installs them."""
 
 
 def _make(options: BubblewrapOptions) -> Engine:
     from greenroom.engines.bubblewrap.engine import BubblewrapEngine  # noqa: PLC0415  loaded only when used
 
-    return BubblewrapEngine(python=options.python, allow_unfiltered=options.allow_unfiltered)
+    return BubblewrapEngine(python=options.python, packages=options.packages, allow_unfiltered=options.allow_unfiltered)
 
 
 PLUGIN = EnginePlugin(BubblewrapOptions, _make)

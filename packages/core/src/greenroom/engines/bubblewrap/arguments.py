@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from greenroom.engines.base import (
@@ -79,9 +79,8 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
     yield from ("--perms", "1777", "--size", str(limits.memory // 4), "--tmpfs", "/dev/shm")  # noqa: S108
 
 
-def environment(python: Path, node: Path | None, spec: SandboxSpec) -> Iterator[str]:
-    """Yield the arguments for the environment variables."""
-    first = [str(program.parent) for program in ([mounts(node)[0]] if node is not None else []) + [python]]
+def environment(first: Sequence[str], spec: SandboxSpec) -> Iterator[str]:
+    """Yield the arguments for the environment variables; `first` are directories of programs."""
     search = os.pathsep.join([*first, RUNNER_ENVIRONMENT["PATH"]])
     for name, value in {**sandbox_environment(spec), "PATH": search, **spec.env}.items():
         yield from ("--setenv", name, value)

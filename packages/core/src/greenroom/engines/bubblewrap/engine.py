@@ -18,12 +18,12 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from greenroom.engines import measuring
+from greenroom.engines import measuring, private_cache
 from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
@@ -37,6 +37,8 @@ from greenroom.engines.base import (
 )
 from greenroom.engines.bubblewrap import bytecode, cgroups, font_cache, node
 from greenroom.engines.bubblewrap.arguments import INSIDE_USER, environment, file_system, isolation
+from greenroom.engines.bubblewrap.provided import ProvidedPackages
+from greenroom.engines.packages import Packages
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
@@ -68,6 +70,9 @@ sys.exit("IPython" in sys.argv and importlib.util.find_spec("IPython") is None a
 _NOT_ALLOWED = ("amespace", "setting up uid map", "RTM_NEWADDR", "mount proc", "cannot become the user")
 """In what bubblewrap says where the kernel, or the container around it, does not allow what it does."""
 _OPTIONS_OF_DOCKER = "--security-opt seccomp=unconfined --security-opt systempaths=unconfined"
+
+_NO_PACKAGES = Packages()
+_NOTHING: Mapping[str, Path] = {}
 
 # The shell joins the sandbox's control groups and becomes bubblewrap, so nothing runs outside them.
 _JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
@@ -179,15 +184,24 @@ class BubblewrapEngine(Engine):
 
     Args:
         python: the interpreter for the code in sandboxes; it needs IPython. By default the one that runs Greenroom.
+        packages: what sandboxes have beside its packages, or of NodeLTS beside Node; installed by the first `check`.
         allow_unfiltered: whether sandboxes may run where a filter of system calls is not possible.
     """
 
     name = "bubblewrap"
+    packages_from = "option"
     container_types = frozenset({ContainerType.PYTHON_LTS, ContainerType.NODE_LTS, ContainerType.SHELL})
 
-    def __init__(self, *, python: str | None = None, allow_unfiltered: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        python: str | None = None,
+        packages: Packages = _NO_PACKAGES,
+        allow_unfiltered: bool = False,
+    ) -> None:
         self._allow_unfiltered = allow_unfiltered
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
+        self._packages = ProvidedPackages(packages, self._python)
         self._hierarchy: cgroups.Hierarchy | None = None
         self._executable = ""
         self._checked: set[ContainerType] = set()
@@ -210,15 +224,16 @@ class BubblewrapEngine(Engine):
         is_python = container_type is ContainerType.PYTHON_LTS
         if container_type is ContainerType.NODE_LTS:
             self._node = await node.find()
+        self._binds_descriptors = await self._knows("--ro-bind-fd")
+        await self._packages.prepare(container_type, self._node, self.report)
         try:
             needed = ["IPython"] if is_python else []
-            code, errors = await self._try([self._python, "-I", "-c", _TRY, str(_new_user()), *needed])
+            code, errors = await self._try([self._packages.python, "-I", "-c", _TRY, str(_new_user()), *needed])
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path of an interpreter
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
         self._checked.add(container_type)
-        self._binds_descriptors = await self._knows("--ro-bind-fd")
         if not is_python:
             return
         self._font_cache = font_cache.place(self._python)
@@ -246,16 +261,9 @@ class BubblewrapEngine(Engine):
         user = INSIDE_USER
         if os.geteuid() == 0:
             settings["uid"] = user = _new_user()  # the runner becomes that user
-        command = runner_command(self._python, json.dumps(settings))
-        mounts: tuple[str, ...] = ()
-        fonts = font_cache.descriptor(self._font_cache)
-        if fonts is not None:
-            # An older bubblewrap opens the directory by its name, a moment after it was checked.
-            source = ("--ro-bind-fd", str(fonts)) if self._binds_descriptors else ("--ro-bind", str(self._font_cache))
-            mounts = (*source, f"{RUNNER_HOME}/cache/matplotlib")
-        spawn = asyncio.create_task(self._spawn(command, user, spec, group, mounts, descriptor=fonts))
-        if fonts is not None:
-            spawn.add_done_callback(lambda _: os.close(fonts))
+        command = runner_command(self._packages.python, json.dumps(settings))
+        shown = {f"{RUNNER_HOME}/cache/matplotlib": self._font_cache}
+        spawn = asyncio.create_task(self._spawn(command, user, spec, group, shown=shown))
         try:
             process = await asyncio.shield(spawn)
         except BaseException:
@@ -303,7 +311,7 @@ class BubblewrapEngine(Engine):
 
         async def run(directory: Path) -> int:
             writable = ("--bind", str(directory), RUNNER_ENVIRONMENT["MPLCONFIGDIR"])
-            process = await self._spawn(command, INSIDE_USER, SandboxSpec(), None, writable)
+            process = await self._spawn(command, INSIDE_USER, SandboxSpec(), None, mounts=writable)
             try:
                 async with asyncio.timeout(_FONTS_TIMEOUT):
                     await process.communicate()
@@ -314,6 +322,11 @@ class BubblewrapEngine(Engine):
 
         with contextlib.suppress(OSError, TimeoutError):  # a full disk, a home that cannot be written to
             await font_cache.make(self._font_cache, run)
+
+    def _programs(self) -> list[str]:
+        """The directories of Node and of the interpreter, as sandboxes see them."""
+        found = [node.mounts(self._node)[0].parent] if self._node is not None else []
+        return [*map(str, found), str(Path(self._python).parent)]
 
     async def _knows(self, option: str) -> bool:
         """Whether this bubblewrap has an option."""
@@ -366,12 +379,22 @@ class BubblewrapEngine(Engine):
         user: int,
         spec: SandboxSpec,
         group: cgroups.Group | None,
-        mounts: tuple[str, ...] = (),
         *,
-        descriptor: int | None = None,
+        mounts: tuple[str, ...] = (),
+        shown: Mapping[str, Path] = _NOTHING,
     ) -> asyncio.subprocess.Process:
+        """
+        Args:
+            command: the first process in the sandbox.
+            user: its name in there is `user`.
+            spec: the sandbox's.
+            group: the control groups that it joins.
+            mounts: further arguments.
+            shown: directories of this user's cache by their paths in the sandbox, without those that are missing, or
+                that another user can change.
+        """
         with contextlib.ExitStack() as stack:
-            passed: list[int] = [] if descriptor is None else [descriptor]
+            passed: list[int] = []
 
             def content(data: bytes) -> str:
                 """A descriptor that bubblewrap reads this from."""
@@ -381,10 +404,17 @@ class BubblewrapEngine(Engine):
                 passed.append(file.fileno())
                 return str(file.fileno())
 
+            for target, source in {**shown, **self._packages.shown}.items():
+                if (opened := private_cache.descriptor(source)) is not None:
+                    stack.callback(os.close, opened)
+                    passed.append(opened)
+                    # An older bubblewrap opens the directory by its name, a moment after it was checked.
+                    by_name = ("--ro-bind", str(source))
+                    mounts += (*(("--ro-bind-fd", str(opened)) if self._binds_descriptors else by_name), target)
             arguments = [self._executable]
             arguments += isolation(spec.limits)
             arguments += file_system(Path(self._python), self._node, spec.limits)
-            arguments += environment(Path(self._python), self._node, spec)
+            arguments += environment([*self._packages.programs, *self._programs()], spec)
             arguments += [
                 "--perms",
                 "0644",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+
 from greenroom.engines.base import Engine, EnginePlugin, IsolationOptions
+from greenroom.engines.packages import OptionPackages, Packages
+from greenroom.errors import EngineUnavailable
 
 
 class DockerOptions(IsolationOptions):
@@ -15,9 +19,19 @@ class DockerOptions(IsolationOptions):
     """The OCI runtime, such as `runsc` for gVisor; by default Docker's own."""
     docker_host: str | None = None
     """The URL of the Docker engine; by default that of Docker's own command line."""
+    packages: OptionPackages = Packages()
+    """None: on this engine, packages are part of the image."""
 
 
 def _make(options: DockerOptions) -> Engine:
+    if options.packages:
+        words = [*options.packages.requirements, *map(str, options.packages.files)]
+        kind = " --container-type NodeLTS" if options.packages.node_lock is not None else ""
+        given = " ".join(f"--with {shlex.quote(word)}" for word in words)
+        raise EngineUnavailable(
+            f"The packages of the engine docker must be in its image, not in the option packages: greenroom image build"
+            f"{kind} {given} --tag NAME, then image=NAME."
+        )
     from greenroom.engines.docker.engine import DockerEngine  # noqa: PLC0415  loaded only when used
 
     return DockerEngine(

@@ -39,6 +39,7 @@ from greenroom.engines.docker.image import build_command
 from greenroom.engines.docker.measuring import ContainerMeter
 from greenroom.engines.docker.pull import find_or_pull
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
+from greenroom.progress import Report
 from greenroom.runner import relay
 
 if TYPE_CHECKING:
@@ -212,9 +213,13 @@ class CustomContainers:
         self._see_through = see_through
 
     async def check(
-        self, daemon: Daemon, container: CustomContainer, check_abilities: Callable[[Daemon, Mapping[str, Any]], None]
+        self,
+        daemon: Daemon,
+        container: CustomContainer,
+        check_abilities: Callable[[Daemon, Mapping[str, Any]], None],
+        report: Report,
     ) -> None:
-        """As `Engine.check_container`."""
+        """As `Engine.check_container`; `report` takes the progress of a pull."""
         try:
             async with asyncio.timeout(_CHECK_TIMEOUT):
                 info = cast("Mapping[str, Any]", await daemon.client.system.info())
@@ -222,7 +227,7 @@ class CustomContainers:
             self._check_runtime(self._runtime or str(info.get("DefaultRuntime", "")))
             self._filtered = any(option.startswith("name=seccomp") for option in info["SecurityOptions"])
             await self._find_relay_image(daemon)
-            found = await find_or_pull(daemon, container)
+            found = await find_or_pull(daemon, container, report)
             self._check_user(container.image, str(found["Config"].get("User") or ""))
             # Docker would give each a directory of its disk.
             self._volumes = frozenset(found["Config"].get("Volumes") or ())

@@ -175,6 +175,7 @@ class DockerEngine(Engine):
     """
 
     name = "docker"
+    packages_from = "image"
     container_types = frozenset(ContainerType)
 
     def __init__(
@@ -246,7 +247,7 @@ class DockerEngine(Engine):
 
     async def check_container(self, container: CustomContainer) -> None:
         try:
-            await self._custom.check(self._daemon(), container, self._check_abilities)
+            await self._custom.check(self._daemon(), container, self._check_abilities, self.report)
         except BaseException:
             await self.close()
             raise

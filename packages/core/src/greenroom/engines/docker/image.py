@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 import textwrap
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -105,7 +106,20 @@ async def build(
         "nocache": str(int(not cache)),
         "forcerm": "1",
     }
-    titles = _titles(container_type)
+    dockerfile = source_of(container_type) / "Dockerfile"
+    async for event in run(daemon, context, parameters, dockerfile, base=base):
+        yield event
+
+
+async def run(
+    daemon: Daemon, context: IO[bytes], parameters: Mapping[str, str], dockerfile: Path, *, base: str
+) -> AsyncGenerator[Step | str, None]:
+    """Have Docker build a context; yield the steps and the lines of their output as they come.
+
+    Raises:
+        EngineUnavailable: as `build`.
+    """
+    titles = _titles(dockerfile)
     instruction = ""
     try:
         headers = {"Content-Type": "application/x-tar"}
@@ -138,32 +152,29 @@ def write_context(
         wheels: wheels of this machine that pip can use in the build.
         container_type: whose image it is.
     """
-    source = _source(container_type)
+    source = source_of(container_type)
     requirements = (source / "requirements.txt").read_text(encoding="utf-8")
     requirements += "".join(f"{package}\n" for package in packages)
     with tarfile.open(fileobj=file, mode="w|") as archive:
-        _add(archive, "Dockerfile", (source / "Dockerfile").read_bytes())
-        _add(archive, "packages/requirements.txt", requirements.encode())
-        _add(archive, "packages/constraints.txt", (source / "constraints.txt").read_bytes())
+        add(archive, "Dockerfile", (source / "Dockerfile").read_bytes())
+        add(archive, "packages/requirements.txt", requirements.encode())
+        add(archive, "packages/constraints.txt", (source / "constraints.txt").read_bytes())
         for name, content in pip_config.pip_files(_PACKAGES_INSIDE, wheels=bool(wheels)).items():
-            _add(archive, f"packages/{name}", content)
+            add(archive, f"packages/{name}", content)
         for wheel in wheels:
-            with wheel.open("rb") as content:
-                entry = tarfile.TarInfo(f"packages/wheels/{wheel.name}")
-                entry.size = wheel.stat().st_size
-                archive.addfile(entry, content)
+            add_file(archive, f"packages/wheels/{wheel.name}", wheel)
         for path in _runner_files():
-            _add(archive, f"runner/{path.relative_to(RUNNER_SOURCE).as_posix()}", path.read_bytes())
+            add(archive, f"runner/{path.relative_to(RUNNER_SOURCE).as_posix()}", path.read_bytes())
 
 
 def package_count(container_type: ContainerType = ContainerType.PYTHON_LTS) -> int:
     """The approximate number of packages that a build installs."""
-    lines = (_source(container_type) / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (source_of(container_type) / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return sum("==" in line and "win32" not in line for line in lines)
 
 
-def _source(container_type: ContainerType) -> Path:
-    """The directory of the Dockerfile: beside the package in a wheel, above it in a checkout."""
+def source_of(container_type: ContainerType) -> Path:
+    """The directory of an image's Dockerfile: beside the package in a wheel, above it in a checkout."""
     package = Path(__file__).parents[2]
     for images in (package / "image", package.parents[1] / "image"):
         directory = images / _NAMES[container_type]
@@ -172,11 +183,11 @@ def _source(container_type: ContainerType) -> Path:
     raise FileNotFoundError("This installation of greenroom has no Dockerfile.")
 
 
-def _titles(container_type: ContainerType) -> dict[int, str]:
+def _titles(dockerfile: Path) -> dict[int, str]:
     """Descriptions of the Dockerfile's instructions by number, from the comments that begin with `#:`."""
     titles: dict[int, str] = {}
     number = 1
-    for line in (_source(container_type) / "Dockerfile").read_text(encoding="utf-8").splitlines():
+    for line in dockerfile.read_text(encoding="utf-8").splitlines():
         if line.startswith("#: "):
             titles[number] = line[3:]
         elif line and line[0] not in "# ":  # continued lines are indented
@@ -188,7 +199,16 @@ def _runner_files() -> list[Path]:
     return sorted([*RUNNER_SOURCE.rglob("*.py"), *RUNNER_SOURCE.rglob("*.cjs")])
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_file(archive: tarfile.TarFile, name: str, file: Path) -> None:
+    """Add a file of this machine to an archive."""
+    with file.open("rb") as content:
+        entry = tarfile.TarInfo(name)
+        entry.size = os.fstat(content.fileno()).st_size
+        archive.addfile(entry, content)
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file with this content to an archive."""
     entry = tarfile.TarInfo(name)
     entry.size = len(content)
     archive.addfile(entry, io.BytesIO(content))

@@ -312,11 +312,12 @@ class ControlPlane:
         name = pool.id.signal_name
         metrics, observer = self._registry.observe(name)
         try:
+            records = await self._registry.records_of(name)
             async with self._opening:
                 pool.opened = await open_pool(self._engines, resource, observer, name)
         except Exception as reason:  # noqa: BLE001  whatever it is, the server serves the other pools
             return _described(reason)
-        pool.served = ServedPool(pool.id.name, pool.opened.backend, {}, signal_name=name, metrics=metrics)
+        pool.served = ServedPool(pool.id.name, pool.opened.backend, {}, records, signal_name=name, metrics=metrics)
         self._registry.manage(pool.id, pool.served)
         return None
 

@@ -32,10 +32,12 @@ from greenroom.azure.codecs.shared import (
 )
 from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import InvalidRequest
-from greenroom.server.records import Outcome, Record
+from greenroom.server.outcomes import Outcome
+from greenroom.server.records import Record
 from greenroom.server.responses import RequestRefused, json_response, no_room
 from greenroom.server.routes.bodies import read_json
 from greenroom.server.routes.target import Target
+from greenroom.server.state.file import StateNotWritten
 from greenroom.sessions.rules import check_code, check_command, check_timeout
 
 _OPERATION_ID = re.compile(r"[ -~]{1,128}")
@@ -52,7 +54,11 @@ async def execute(request: Request, target: Target) -> Response:
     code = target.held.handed_over()  # held until the execution ends, which can be after the request
     try:
         record = target.pool.records.begin(
-            identifier, order, lambda: _run(target, identifier, order), _operation_id(request)
+            identifier,
+            order,
+            lambda: _run(target, identifier, order),
+            _operation_id(request),
+            outlives=_in_background(order, target),
         )
     except BaseException:
         code.close()
@@ -63,6 +69,7 @@ async def execute(request: Request, target: Target) -> Response:
         "Operation-Location": current.operation_location(record.id, identifier, target.version),
     }
     if _in_background(order, target):
+        await acknowledge(record, target)
         return json_response(_encode(record, record.outcome(), target), 202, headers)
     try:
         outcome = await _while_connected(request, record)
@@ -84,6 +91,19 @@ async def execute(request: Request, target: Target) -> Response:
     target.pool.records.forget(record)  # this contract cannot poll it
     del response.headers["Operation-Location"]
     return response
+
+
+async def acknowledge(record: Record, target: Target) -> None:
+    """Wait until an execution outlives the server, before the client is told that it was accepted.
+
+    Raises:
+        RequestRefused: the state cannot be written; the execution was cancelled.
+    """
+    try:
+        await record.durable()
+    except StateNotWritten as error:
+        target.pool.records.forget(record)
+        raise RequestRefused(507, "StateNotWritten", f"{error} The execution was cancelled.") from error
 
 
 async def get_execution(request: Request, target: Target) -> Response:

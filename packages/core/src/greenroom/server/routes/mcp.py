@@ -34,7 +34,8 @@ from greenroom.mcp.protocol import (
 )
 from greenroom.mcp.protocol import Request as McpRequest
 from greenroom.models import Execution
-from greenroom.server.records import Live, Outcome
+from greenroom.server.outcomes import Outcome
+from greenroom.server.records import Live
 from greenroom.server.registry import ServedPool
 from greenroom.server.responses import RequestRefused, json_response
 from greenroom.server.routes.bodies import read_body

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -24,10 +24,11 @@ from greenroom.config.values import MAX_TIMEOUT
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
 from greenroom.models import Event, Execution, Output, StreamText
 from greenroom.server.calls import RemoteCalls
-from greenroom.server.records import Live, Outcome, Record
+from greenroom.server.outcomes import Outcome
+from greenroom.server.records import Live, Record
 from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room
 from greenroom.server.routes.bodies import read_json
-from greenroom.server.routes.executions import gone
+from greenroom.server.routes.executions import acknowledge, gone
 from greenroom.server.routes.files import PIECES, body_of
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.access_log import Entry
@@ -111,11 +112,18 @@ async def execute(request: Request, target: Target) -> Response:
     feed = _Feed(live, stream=order.stream)
     try:
         asked = ExecuteRequest("", execution_type="Asynchronous" if order.background else "Synchronous")
-        record = target.pool.records.begin(identifier, asked, run, order.id, live=live, kept=order.background)
+        record = target.pool.records.begin(
+            identifier, asked, run, order.id, live=live, kept=order.background, outlives=order.background
+        )
     except BaseException:
         code.close()
         raise
     record.task.add_done_callback(lambda _: code.close())
+    try:
+        await acknowledge(record, target)
+    except BaseException:
+        feed.close()
+        raise
     return _Executing(request, target, record, feed)
 
 
@@ -438,7 +446,8 @@ async def upload(request: Request, target: Target) -> Response:
 async def download(request: Request, target: Target) -> Response:
     """`GET greenroom/1/content?path=`."""
     overrides = _overrides(request, target)
-    chunks = target.pool.backend.download(target.identifier, _path(target))
+    sizes: list[int] = []
+    chunks = target.pool.backend.download(target.identifier, _path(target), on_size=sizes.append)
     with _configured(target, overrides):
         try:
             first = await anext(chunks, None)  # an error before it has its own status
@@ -447,14 +456,14 @@ async def download(request: Request, target: Target) -> Response:
         except BaseException:
             await chunks.aclose()
             raise
-    return _Content(first, chunks)
+    return _Content(first, chunks, {wire.SIZE_HEADER: str(sizes[0])} if sizes else {})
 
 
 class _Content(StreamingResponse):
     """A file that is sent as it is read, as long as the client takes it."""
 
-    def __init__(self, first: bytes | None, chunks: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(_framed(first, chunks), media_type=wire.CONTENT_TYPE)
+    def __init__(self, first: bytes | None, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+        super().__init__(_framed(first, chunks), headers=headers, media_type=wire.CONTENT_TYPE)
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

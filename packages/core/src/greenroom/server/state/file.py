@@ -71,6 +71,10 @@ class StateFile:
             raise
         return file
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query in the thread."""
         return await self._run(lambda: query(self._connection))

@@ -74,4 +74,15 @@ MIGRATIONS = (
         weight INTEGER NOT NULL
     ) STRICT
     """,
+    """
+    CREATE TABLE executions (
+        pool TEXT NOT NULL,       -- its name in metrics, which no other pool has
+        identifier TEXT NOT NULL, -- its session's
+        id TEXT NOT NULL,
+        request BLOB NOT NULL,    -- JSON, without the code
+        ended REAL,               -- seconds since 1970, or NULL while it runs
+        outcome BLOB,             -- JSON: an outcome, or an error
+        PRIMARY KEY (pool, identifier, id)
+    ) STRICT
+    """,
 )

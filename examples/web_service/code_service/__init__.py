@@ -1,0 +1,1 @@
+"""A web service that runs its users' code in sandboxes: each user has a session, which all workers share."""

@@ -1,0 +1,66 @@
+"""The results as a page of Markdown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import greenroom
+from load.run import Result
+
+_HEAD = """# A web service under load
+
+Written by `make load` for Greenroom {version} on {date}, on a machine with {processors} processors, which the load test
+itself shares. {users} users of [the example service](../examples/web_service), each with a session of their own on
+bubblewrap, count in it: a request runs `count += 1`, and the next one follows its outcome. {workers} workers of uvicorn
+share the sessions through one `greenroom serve`. In the middle of each run, a worker is killed with SIGKILL; uvicorn
+starts another.
+
+{table}
+A request whose connection broke is sent again with its `Idempotency-Key`, so its code runs once. At the end each
+session's count is compared with the requests that had an outcome: a session is lost if it began again, or if the two
+differ. Latency is that of the user, from the first sending to the outcome.
+"""
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):,.0f} MiB"
+
+
+_ROWS: Sequence[tuple[str, Callable[[Result], str]]] = (
+    ("seconds", lambda result: f"{result.seconds:.0f}"),
+    ("requests with an outcome", lambda result: f"{result.requests:,}"),
+    ("requests per second", lambda result: f"{result.per_second:.0f}"),
+    ("latency, 50th percentile", lambda result: _milliseconds(result.median)),
+    ("latency, 99th percentile", lambda result: _milliseconds(result.percentile_99)),
+    ("latency, slowest", lambda result: _milliseconds(result.slowest)),
+    ("memory of uvicorn and its workers, at most", lambda result: _mebibytes(result.memory_workers)),
+    ("memory of `greenroom serve`, at most", lambda result: _mebibytes(result.memory_server)),
+    ("memory of all sandboxes, at most", lambda result: _mebibytes(result.memory_sandboxes)),
+    ("workers killed and replaced", lambda result: f"{result.workers_replaced}"),
+    ("connections broken before an answer", lambda result: f"{result.broken}"),
+    ("requests sent again", lambda result: f"{result.resent}"),
+    ("requests without an outcome", lambda result: f"{result.unanswered}"),
+    ("sessions lost", lambda result: f"{result.sessions_lost}"),
+    ("processes left after the end", lambda result: f"{result.sandboxes_left}"),
+)
+
+
+def page_of(results: Sequence[Result], workers: int) -> str:
+    """Return the page."""
+    heads = [f"{result.pause:g} s between requests" if result.pause else "no pause" for result in results]
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(results)}"]
+    lines += [f"| {name} | {' | '.join(value(result) for result in results)} |" for name, value in _ROWS]
+    return _HEAD.format(
+        version=greenroom.__version__,
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        processors=os.cpu_count(),
+        users=results[0].users,
+        workers=workers,
+        table="\n".join(lines) + "\n",
+    )

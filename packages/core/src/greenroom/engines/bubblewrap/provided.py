@@ -1,0 +1,71 @@
+"""The packages of a pool's sandboxes: made once on this machine, and shown to each sandbox read only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from greenroom.engines.base import RUNNER_HOME
+from greenroom.engines.packages import Packages
+from greenroom.engines.packages.node import prepare as prepare_node
+from greenroom.engines.packages.python import prepare as prepare_python
+from greenroom.errors import InvalidRequest
+from greenroom.models import ContainerType
+from greenroom.progress import Report
+
+_PYTHON = f"{RUNNER_HOME}/packages"
+_NODE = "/node_modules"
+"""Where `require` and `import` look last, from any directory."""
+
+
+class ProvidedPackages:
+    """What sandboxes have beside the packages of their interpreter.
+
+    Args:
+        packages: what is asked for; nothing is a valid choice.
+        python: the interpreter.
+    """
+
+    def __init__(self, packages: Packages, python: str) -> None:
+        self._packages = packages
+        self._base = python
+        self._made: Path | None = None
+
+    async def prepare(self, container_type: ContainerType, node: Path | None, report: Report) -> None:
+        """Make them, unless that was done before, by whichever process.
+
+        Raises:
+            InvalidRequest: a package cannot be used, or is for another container type; the message names it.
+            EngineUnavailable: they cannot be installed here.
+        """
+        if not self._packages:
+            return
+        is_node = container_type is ContainerType.NODE_LTS
+        if is_node is not self._is_node:
+            kind = "the path of a package-lock.json" if is_node else "packages of Python, not a lock of Node packages,"
+            raise InvalidRequest(f"The option packages must be {kind} for the container type {container_type}.")
+        if self._is_node:
+            assert node is not None  # noqa: S101  the engine has found it
+            self._made = await prepare_node(self._packages, node, report)
+        else:
+            self._made = await prepare_python(self._packages, self._base, _PYTHON, report)
+
+    @property
+    def shown(self) -> dict[str, Path]:
+        """Directories of this machine by their paths in a sandbox."""
+        return {} if self._made is None else {_NODE if self._is_node else _PYTHON: self._made}
+
+    @property
+    def python(self) -> str:
+        """The interpreter as sandboxes see it."""
+        return self._base if self._made is None or self._is_node else f"{_PYTHON}/bin/python"
+
+    @property
+    def programs(self) -> list[str]:
+        """The directories of their programs in a sandbox."""
+        if self._made is None:
+            return []
+        return [f"{_NODE}/.bin" if self._is_node else f"{_PYTHON}/bin"]
+
+    @property
+    def _is_node(self) -> bool:
+        return self._packages.node_lock is not None

@@ -1,0 +1,101 @@
+"""The commands of docs/packages.md run as they stand, with an index and a registry on the loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.packages.index import Index, node_lock, node_package, wheel
+from tests.packages.test_images import image_base
+
+import greenroom
+from greenroom.testing import engine_pool
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("cache")]
+
+PAGE = (Path(__file__).parents[2] / "docs" / "packages.md").read_text()
+
+
+@pytest.fixture
+def folder(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands run. The index has what they name."""
+    index.add(wheel("polars", "1.5.0"))
+    is_odd = index.add(node_package("is-odd", {"index.js": "module.exports = n => n % 2"}))
+    folder = tmp_path / "folder"
+    (folder / "wheels").mkdir(parents=True)
+    (folder / "package-lock.json").write_text(node_lock(index.url, {"is-odd": is_odd}))
+    name, content = wheel("mypackage")
+    (folder / "wheels" / name).write_bytes(content)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("GREENROOM_POOL", "bubblewrap:")
+    return folder
+
+
+def section(title: str) -> str:
+    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def run(commands: str) -> str:
+    """Run a block of commands; return what they print. What made the files of the test is left out."""
+    kept = [line for line in commands.splitlines() if not line.startswith(("pip wheel", "npm install"))]
+    ended = subprocess.run(["sh", "-ec", "\n".join(kept)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended
+    return ended.stdout
+
+
+def blocks(title: str, language: str = "") -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```", section(title), re.DOTALL | re.MULTILINE)
+    return [block for kind, block in found if kind == language]
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_example_prints_what_stands_below_it() -> None:
+    engine_pool("bubblewrap:", ready_session_instances=0).close()
+    (code,) = blocks("bubblewrap", "python")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(code, {})  # the page's own code
+    assert f"```\n\n```\n{output.getvalue()}```" in PAGE
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_commands_for_bubblewrap_run() -> None:
+    engine_pool("bubblewrap:", ready_session_instances=0).close()
+    first, second = [block for block in blocks("bubblewrap") if "greenroom run" in block]
+    assert run(first) == "polars\npolars\n"
+    assert run(second) == ""
+
+
+@pytest.fixture
+def built_images() -> Iterator[None]:
+    yield
+    for name in ("analysis:1", "numbers:1"):
+        subprocess.run(["docker", "image", "rm", "--force", name], capture_output=True, check=False)
+
+
+@pytest.mark.usefixtures("built_images")
+def test_the_commands_for_docker_run(folder: Path) -> None:
+    engine_pool("docker:", ready_session_instances=0).close()
+    (folder / "requirements.txt").write_text("polars>=1,<2\n")
+    (block,) = blocks("Docker")
+    printed = run(block.replace("image build", f"image build --base {image_base('python')}"))
+    assert printed.endswith("polars\n"), printed
+    assert (
+        greenroom.build_image(packages="requirements.txt", tag="analysis:1", base=image_base("python")) == "analysis:1"
+    )
+
+
+@pytest.mark.usefixtures("built_images", "folder")
+def test_the_commands_for_node_run() -> None:
+    engine_pool("docker:", container_type="NodeLTS", ready_session_instances=0).close()
+    engine_pool("bubblewrap:", container_type="NodeLTS", ready_session_instances=0).close()
+    (block,) = blocks("Node.js")
+    assert run(block.replace("image build", f"image build --base {image_base('node')}")).startswith("1\n")
