@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.effort import examples
 
 from greenroom.backend import ShellCommand
+from greenroom.config.environment import Environment
 from greenroom.errors import FileMissing, FileRefused, GreenroomError, SandboxLost
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
@@ -207,6 +208,23 @@ async def test_cancelling_one_that_waits_for_its_turn_sends_nothing() -> None:
         listener.sandbox.say(done(listener.sandbox.heard[0][0]["id"]))
         assert (await first).succeeded
         assert [body for _, body in listener.sandbox.heard] == [b"first"]
+
+
+@in_virtual_time
+async def test_cancelling_one_whose_variables_are_on_their_way_sends_no_code() -> None:
+    async with Listener() as listener:
+        listener.channel.environment = Environment.parse({"A": "1"})
+        listener.sandbox.blocked = True
+        first = asyncio.create_task(listener.execute("first"))
+        await asyncio.sleep(1)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        listener.sandbox.blocked = False
+        assert (await listener.execute("second")).succeeded
+        await asyncio.sleep(60)
+        assert not listener.losses
+        assert [header["op"] for header, _ in listener.sandbox.heard] == ["execute"]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
+from tests.server.served import memory_backend
 
 from greenroom import SessionPool
 from greenroom.testing import ExecutionSuite, FileSuite, ParkSuite, ToolLimitSuite, ToolSuite, memory_pool
@@ -84,3 +86,19 @@ def test_absent_figures_are_warned_of(memory: SessionPool) -> None:
     pytest.importorskip("matplotlib")
     with pytest.warns(UserWarning, match="shows no figures"), memory.session() as session:
         session.execute("import matplotlib.pyplot as plt")
+
+
+async def test_an_interrupt_that_comes_before_the_code_has_begun_ends_it() -> None:
+    pool = await memory_backend()
+    try:
+        await pool.execute("session", "x = 42", timeout=None, on_event=None)
+        for _ in range(50):
+            running = asyncio.create_task(pool.execute("session", "while True: pass", timeout=None, on_event=None))
+            while (await pool.status()).executing != 1:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            running.cancel()
+            await asyncio.wait([running])
+        ended = await pool.execute("session", "x", timeout=None, on_event=None)
+        assert ended.result == "42"
+    finally:
+        await pool.close()

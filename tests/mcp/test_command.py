@@ -20,7 +20,7 @@ from .wire import call, request, stateless
 
 POOL = "bubblewrap:?preload=&ready_session_instances=0"
 COMMAND = [str(Path(sys.executable).with_name("greenroom")), "mcp", "--pool", POOL]
-LIMIT = 10.0  # seconds, after which nothing may be left
+LIMIT = 60.0  # seconds, after which nothing may be left
 
 # A client that starts the command, makes one session, and says so.
 CLIENT = """

@@ -22,7 +22,7 @@ from greenroom.testing import engine_pool
 pytestmark = pytest.mark.alone
 
 ENGINES = ["bubblewrap:", "docker:", "docker:?runtime=runsc"]
-LIMIT = 10.0  # seconds, after which nothing may be left
+LIMIT = 60.0  # seconds, after which nothing may be left
 KILLS = 20  # per engine, in `make soak`
 TOGETHER = 5
 ALL_ATTACKS = 6  # the first pairs in which each attack is met

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.alone
 
 ENGINES = ["bubblewrap:", "docker:", "docker:?runtime=runsc"]
 StartOwner = Callable[[str, str], subprocess.Popen[str]]
-LIMIT = 5.0  # seconds, after which nothing may be left
+LIMIT = 60.0  # seconds, after which nothing may be left
 DOCKER = Path("/var/run/docker.sock")
 NOBODY = 65534
 
@@ -227,7 +227,7 @@ def test_closing_a_pool_ends_what_runs_in_it(start_owner: StartOwner, url: str) 
     owner = start_owner(url, "close")
     wait_for(owner, "ready")
     wait_for(owner, "closed")
-    assert within(1, lambda: not below(owner.pid) and not containers(owner.pid))
+    assert within(LIMIT, lambda: not below(owner.pid) and not containers(owner.pid))
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
@@ -253,13 +253,13 @@ def test_pools_that_come_and_go_leave_no_descriptor_thread_or_process(url: str) 
                 session.execute("1").raise_for_error()
 
     come_and_go()
-    assert within(2, lambda: not below(os.getpid()) and threading.active_count() <= 1 + other_threads)
+    assert within(LIMIT, lambda: not below(os.getpid()) and threading.active_count() <= 1 + other_threads)
     before = descriptors()
     for _ in range(5):
         come_and_go()
-    assert within(2, lambda: descriptors() <= before), (descriptors(), before)
-    assert within(2, lambda: threading.active_count() <= 1 + other_threads), threading.enumerate()
-    assert within(2, lambda: not below(os.getpid()))
+    assert within(LIMIT, lambda: descriptors() <= before), (descriptors(), before)
+    assert within(LIMIT, lambda: threading.active_count() <= 1 + other_threads), threading.enumerate()
+    assert within(LIMIT, lambda: not below(os.getpid()))
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
@@ -268,4 +268,4 @@ def test_a_start_that_is_given_up_at_any_moment_leaves_nothing(url: str) -> None
         pool: SessionPool = engine_pool(url, ready_session_instances=2, preload=())
         time.sleep(delay)
         pool.close()
-        assert within(2, lambda: not below(os.getpid()) and not containers(os.getpid())), delay
+        assert within(LIMIT, lambda: not below(os.getpid()) and not containers(os.getpid())), delay

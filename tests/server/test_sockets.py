@@ -62,7 +62,9 @@ async def test_a_client_that_goes_away_ends_its_execution_and_the_session_lives_
                     await asyncio.sleep(0.01)
         began = time.monotonic()
         response = await client.post("/executions", params=query(LATEST), json=current("x"), timeout=120)
-        assert response.json()["result"]["executionResult"] == 42
+        assert response.status_code == 200, response.text
+        assert response.json()["status"] == "Succeeded", response.text
+        assert response.json()["result"]["executionResult"] == 42, response.text
         assert time.monotonic() - began < 60
 
 

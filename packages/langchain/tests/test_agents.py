@@ -166,7 +166,7 @@ async def test_cancelling_an_agent_stops_its_code_and_keeps_the_session(sandboxe
             await running
         stopped = time.monotonic()
         assert "7" in await tool.ainvoke("kept", config)
-        assert time.monotonic() - stopped < 20
+        assert time.monotonic() - stopped < 50
 
 
 async def test_a_graph_streams_output_while_the_code_runs(sandboxes: SessionPool) -> None:

@@ -188,6 +188,7 @@ class Channel(FileRequests):
         running = collector()
         number = next(self._numbers)
         deadline = Deadline(running.limits.timeout, waits=tools.limits.total_timeout if tools is not None else 0)
+        ordered = False
         try:
             self._running, self._calls = (number, running), None
             if tools is not None:
@@ -196,6 +197,7 @@ class Channel(FileRequests):
             await self._set_environment()
             self._gauge = self._gauge or self._sandbox.gauge()
             before = self._gauge.cpu() if self._gauge is not None else None
+            ordered = True
             await self._send(order(number))
             await asyncio.wait([running.done, deadline.passed], return_when=asyncio.FIRST_COMPLETED)
             timed_out = not running.done.done()
@@ -208,11 +210,12 @@ class Channel(FileRequests):
             except FrameError as error:
                 raise self._fail(str(error)) from error
         except asyncio.CancelledError:
-            if self._lost is None:
+            if self._lost is None and ordered:  # a runner answers nothing about code that it was not sent
                 self._in_background(self._stop(number, running)).add_done_callback(lambda _: self._turn.release())
+            else:
+                self._turn.release()
+            if self._lost is None:
                 running.cancelled()
-                raise
-            self._turn.release()
             raise
         except BaseException:
             self._turn.release()

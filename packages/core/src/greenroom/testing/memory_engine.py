@@ -54,7 +54,7 @@ class MemorySandbox(StreamSandbox):
         self._environment: dict[str, str] = {}  # of commands alone, as code shares that of this process
         self._tools: Tools | None = None
         self._current = 0
-        self._running = False
+        self._running = self._interrupted = False
         self._interrupting = threading.Lock()
         self._ended = False
         self._emit(HostEvent.ready())
@@ -71,6 +71,7 @@ class MemorySandbox(StreamSandbox):
                     described = body[header["env"] :][: header["tools"]]
                     code = body[header["env"] + header["tools"] :].decode()
                     self._tools = Tools(header, described, _Link(self)) if described else None
+                    self._interrupted = False
                     self._thread = threading.Thread(target=self._execute, args=(header, code), daemon=True)
                     self._thread.start()
                 case "answer":
@@ -122,6 +123,7 @@ class MemorySandbox(StreamSandbox):
         if self._tools is not None:
             self._tools.end()  # no exception reaches a thread that waits for an answer
         with self._interrupting:
+            self._interrupted = True
             if self._running and self._thread is not None and self._thread.ident is not None:
                 identifier, kind = ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(identifier, kind)
@@ -135,7 +137,10 @@ class MemorySandbox(StreamSandbox):
         cell = f"<{self.id} cell {next(self._count)}>"
         try:
             try:
-                self._running = True
+                with self._interrupting:
+                    self._running = True
+                    if self._interrupted:  # it has not begun
+                        raise KeyboardInterrupt
                 if self._tools is not None:
                     hidden = {name: self._namespace[name] for name in self._tools.functions if name in self._namespace}
                     self._namespace |= {"ToolError": ToolError, **self._tools.functions}
