@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
+
+from .documents import DEPLOY
 
 
 def docker(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -38,6 +41,15 @@ def server_image() -> str:
 @pytest.fixture(scope="session")
 def systemd_image() -> str:
     return _image("greenroom-systemd:bookworm")
+
+
+@pytest.fixture(scope="session")
+def wheels() -> Path:
+    """What an image or a machine without a network is made of."""
+    folder = DEPLOY / "wheels"
+    if not folder.is_dir():
+        unavailable("deploy/wheels is missing: `make wheels` makes it.")
+    return folder
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.waiting import within
 
 from .conftest import docker, unavailable
 from .documents import DEPLOY, Command, checkout, commands, run
@@ -33,7 +34,8 @@ def environment(port: int) -> dict[str, str]:
 
 
 @pytest.fixture
-def directory(tmp_path: Path, environment: dict[str, str]) -> Iterator[Path]:
+def directory(tmp_path: Path, environment: dict[str, str], wheels: Path) -> Iterator[Path]:
+    del wheels  # they are part of it
     root = checkout(tmp_path)
     yield root / "deploy"
     subprocess.run(
@@ -47,13 +49,20 @@ def directory(tmp_path: Path, environment: dict[str, str]) -> Iterator[Path]:
 
 
 def left() -> str:
-    """The project's containers and networks."""
+    """The project's containers, networks and volumes."""
     filter_ = f"--filter=label=com.docker.compose.project={PROJECT}"
-    return docker("ps", "--all", "--quiet", filter_).stdout + docker("network", "ls", "--quiet", filter_).stdout
+    kinds = (("ps", "--all"), ("network", "ls"), ("volume", "ls"))
+    return "".join(docker(*kind, "--quiet", filter_).stdout for kind in kinds)
 
 
-def sandboxes() -> set[str]:
-    return set(docker("ps", "--all", "--quiet", "--filter=label=greenroom.owner.machine").stdout.split())
+def owner_of_sandboxes(directory: Path, environment: dict[str, str]) -> str:
+    """The label that the server gives its sandboxes, as long as its container runs."""
+    name = "from greenroom.engines import owner; print(owner.MACHINE, owner.machine(), sep='=')"
+    return run(f'docker-compose exec -T greenroom python3 -c "{name}"', directory, environment).strip()
+
+
+def sandboxes(owners: set[str]) -> str:
+    return "".join(docker("ps", "--all", "--quiet", f"--filter=label={owner}").stdout for owner in owners)
 
 
 @pytest.mark.slow
@@ -61,7 +70,7 @@ def sandboxes() -> set[str]:
 def test_the_commands_of_the_page(
     server_image: str, environment: dict[str, str], directory: Path, port: int, engine_image: None
 ) -> None:
-    before = sandboxes()
+    owners: set[str] = set()
     steps = commands("Compose")
     assert steps[0] == Command("cd deploy", "")
     clients = [step for step in steps if "greenroom run" in step.line]
@@ -75,8 +84,12 @@ def test_the_commands_of_the_page(
             assert output == step.output
         if "restart" in line:
             _answers_again(clients[0], directory, environment, port)
+        if "greenroom run" in line or "restart" in line:
+            owners.add(owner_of_sandboxes(directory, environment))
+            assert within(60, lambda: sandboxes(owners) != "")  # one is kept ready
+    assert within(60, lambda: sandboxes(owners) == "")
+    run("docker-compose down --volumes", directory, environment)
     assert left() == ""
-    assert sandboxes() <= before
 
 
 def _answers_again(client: Command, directory: Path, environment: dict[str, str], port: int) -> None:

@@ -92,10 +92,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(systemd_image: str, tmp_path: Path) -> Iterator[Machine]:
-    wheels = DEPLOY / "wheels"
-    if not wheels.is_dir():
-        unavailable("deploy/wheels is missing: `make wheels` makes it.")
+def machine(systemd_image: str, wheels: Path, tmp_path: Path) -> Iterator[Machine]:
     name = f"greenroom-systemd-{uuid.uuid4().hex[:8]}"
     open_for_systemd = ["seccomp=unconfined", "systempaths=unconfined", "apparmor=unconfined"]
     made = docker(

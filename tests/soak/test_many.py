@@ -44,7 +44,7 @@ def descendants() -> set[int]:
 
 def containers() -> set[str]:
     output = subprocess.run(
-        ["docker", "ps", "-aq", "--filter", "label=greenroom.owner.machine"],
+        ["docker", "ps", "-aq", "--filter", f"label=greenroom.owner.pid={os.getpid()}"],
         capture_output=True,
         text=True,
         check=False,

@@ -37,7 +37,10 @@ def text_of(cell: Any) -> str:
 def has_begun(pool: greenroom.SessionPool) -> bool:
     """Whether a cell with `WAIT` has begun in a session."""
     sessions = (pool.session(each.identifier) for each in pool.sessions())
-    return any(file.name == "begun" for session in sessions for file in session.files())
+    try:
+        return any(file.name == "begun" for session in sessions for file in session.files())
+    except greenroom.SandboxLost:  # the service has deleted it in the meantime
+        return False
 
 
 def test_cells_share_variables_and_the_notebook_is_saved(service: TestClient) -> None:
