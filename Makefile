@@ -16,6 +16,8 @@ NEL := .venv-nel
 WORKERS ?= 6
 # What has the last word where tests failed, with pytest's exit code: nothing but the code itself, or .ci/second-look.
 JUDGE ?= exit
+# Runs of tests that can be beside each other: .ci/second-look waits for their end.
+BESIDE := flock --shared $(READY)
 # The tests that need no engine and no framework.
 UNIT := @tests/unit.txt
 
@@ -40,7 +42,7 @@ test: lint ## everything that this machine can run
 	@$(MAKE) --no-print-directory test-alone
 
 test-together: $(READY) $(OPENAPI)/.ready
-	@$(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone and not soak" || $(JUDGE) $$?
+	@$(BESIDE) $(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone and not soak" || $(JUDGE) $$?
 
 test-alone: $(READY)
 	@$(BIN)/pytest -q --durations 20 -m "alone and not soak" tests/custom tests/orphans tests/soak || $(JUDGE) $$?
@@ -75,8 +77,8 @@ lint: $(READY) ## ruff and the import rules
 clients: $(READY) $(CLIENTS)/.ready $(MCP)/.ready ## released clients, of Azure's API and of MCP, against the server
 	@$(BIN)/pyright --project tests/clients
 	@$(BIN)/pyright --project tests/mcp_clients
-	@$(CLIENTS)/bin/pytest -q tests/clients
-	@$(MCP)/bin/pytest -q tests/mcp_clients
+	@$(BESIDE) $(CLIENTS)/bin/pytest -q tests/clients || BIN=$(CLIENTS)/bin TESTS=tests/clients $(JUDGE) $$?
+	@$(BESIDE) $(MCP)/bin/pytest -q tests/mcp_clients || BIN=$(MCP)/bin TESTS=tests/mcp_clients $(JUDGE) $$?
 
 pictures: $(READY) ## the server's pages in Chromium, with their tests; writes the pictures of docs/ui.md
 	@GREENROOM_REQUIRE_BROWSER=1 GREENROOM_PICTURES=docs/pictures $(BIN)/pytest -q tests/ui/test_browser.py

@@ -75,7 +75,7 @@ def node_lock(registry: str, packages: Mapping[str, bytes], **about: Mapping[str
         entries[f"node_modules/{name}"] = {
             "version": "1.0.0",
             "resolved": f"{registry}/{name}-1.0.0.tgz",
-            "integrity": f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}",
+            "integrity": _integrity(content),
             **about.get(name, {}),
         }
     return json.dumps({"name": "a", "version": "1.0.0", "lockfileVersion": 3, "requires": True, "packages": entries})
@@ -95,6 +95,15 @@ class Index:
             f'<a href="/{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}">{path.name}</a>\n'
             for path in sorted(self.directory.glob(f"{name}-*"))
         )
+
+    def packument(self, name: str) -> str:
+        """What a registry of npm's says of a package: nothing if there is none."""
+        path = self.directory / f"{name}-1.0.0.tgz"
+        if not path.is_file():
+            return ""
+        dist = {"tarball": f"{self.url}/{path.name}", "integrity": _integrity(path.read_bytes())}
+        versions = {"1.0.0": {"name": name, "version": "1.0.0", "dist": dist}}
+        return json.dumps({"name": name, "dist-tags": {"latest": "1.0.0"}, "versions": versions})
 
     @property
     def simple(self) -> str:
@@ -117,12 +126,15 @@ def served(directory: Path) -> Generator[Index, None, None]:
         def do_GET(self) -> None:
             index.requested.append(self.path)
             parts = self.path.strip("/").split("/")
-            if parts[0] != "simple":
+            if parts[0] == "simple":
+                kind, page = "text/html", index.page(parts[1] if len(parts) > 1 else "").encode()
+            elif (directory / parts[0]).exists():
                 super().do_GET()
                 return
-            page = index.page(parts[1] if len(parts) > 1 else "").encode()
+            else:
+                kind, page = "application/json", index.packument(parts[0]).encode()
             self.send_response(200 if page else 404)
-            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(page)))
             self.end_headers()
             self.wfile.write(page)
@@ -151,6 +163,10 @@ def _tarball(files: Mapping[str, str]) -> bytes:
             entry.size = len(text.encode())
             archive.addfile(entry, io.BytesIO(text.encode()))
     return made.getvalue()
+
+
+def _integrity(content: bytes) -> str:
+    return f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}"
 
 
 def _urlsafe(digest: bytes) -> str:

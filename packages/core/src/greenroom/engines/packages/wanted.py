@@ -18,7 +18,8 @@ from greenroom.untrusted import brief, printable
 
 NODE_LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 BUILD_A_WHEEL = (
-    "Build a wheel of it (pip wheel), or put it into an image (greenroom image build, for the engine docker)"
+    "Build a wheel of it where you trust it (pip wheel --no-deps) and name that, or have it built in an image "
+    "(greenroom image build --package, for the engine docker)"
 )
 """What to do about a package that has no wheel."""
 
