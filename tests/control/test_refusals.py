@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from greenroom.arm.resources import DECLARED_TAG, ENGINE_TAG
+from greenroom.server.routes.arm import quoted
 
 from .plane import Control, control, path_of, resource
 from .test_pools import CI, custom
@@ -202,3 +204,9 @@ async def test_what_azure_would_refuse_is_a_warning_or_an_error_of_a_strict_serv
         refused = await server.call("PUT", CI, body)
         assert code_and_target(refused) == (400, "InvalidParameterValueInSessionPool", target)
         assert "warning" not in (await server.call("PUT", CI, resource())).headers
+
+
+def test_a_long_warning_ends_with_dots_and_its_quote() -> None:
+    assert json.loads(quoted("a" * 500)) == "a" * 500
+    assert json.loads(quoted("é" * 501)) == "é" * 500 + "..."
+    assert quoted("é" * 501).isascii()

@@ -48,3 +48,20 @@ def test_an_interpreter_that_the_sandboxes_user_cannot_read_is_named(bare_python
         assert f"chmod -R o+rX {bare_python.parent.parent}" in str(refused.value)
     finally:
         private.chmod(0o755)
+
+
+@pytest.mark.parametrize("python", ["/opt/greenroom/bin/python", "/opt/bin/python"])
+def test_an_environment_in_the_place_of_the_runner_is_named(python: str) -> None:
+    place = str(Path(python).parent.parent)
+    with pytest.raises(EngineUnavailable, match=rf"must not be {place}: sandboxes have Greenroom's own program at"):
+        greenroom.connect("bubblewrap:", python=python, ready_session_instances=0)
+
+
+def test_an_engine_that_is_only_checked_does_not_have_to_be_closed(tmp_path: Path) -> None:
+    program = (
+        "import asyncio\n"
+        "from greenroom.engines.bubblewrap.engine import BubblewrapEngine\n"
+        "asyncio.run(BubblewrapEngine().check())"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}  # in which everything is to be made
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from greenroom.cli.app import app
 from greenroom.errors import GreenroomError
 from greenroom.server.access.keys import digest
 from greenroom.server.state.file import StateFile
+from greenroom.server.transport.access_log import LineHandler
 from greenroom.testing import engine_pool
 
 from .served import CURRENT, LATEST, LEGACY, POOL, current, eventually, inline, query
@@ -59,11 +61,13 @@ class Serving:
         self.process.send_signal(number)
         async with asyncio.timeout(60):
             output, errors = await self.process.communicate()
-        return output.decode(), errors.decode()
+        return (output or b"").decode(), errors.decode()
 
 
 @contextlib.asynccontextmanager
-async def serving(*options: str, **environment: str) -> AsyncGenerator[Serving, None]:
+async def serving(
+    *options: str, stdout: int = asyncio.subprocess.PIPE, **environment: str
+) -> AsyncGenerator[Serving, None]:
     given = options if "--config" in options else ("--pool", "bubblewrap:?ready_session_instances=0&preload=", *options)
     process = await asyncio.create_subprocess_exec(
         COMMAND,
@@ -72,7 +76,7 @@ async def serving(*options: str, **environment: str) -> AsyncGenerator[Serving, 
         "--port",
         "0",
         env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
@@ -343,6 +347,44 @@ async def test_the_access_log_has_neither_code_nor_content_nor_credentials(engin
     assert first.items() >= expected.items()
     assert first["duration_ms"] > 0
     assert (entries[4]["status"], entries[4]["error"], "caller" in entries[4]) == (401, "Unauthorized", False)
+
+
+@pytest.fixture
+def unread() -> Iterator[tuple[int, int]]:
+    """The ends of a pipe with little room."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+async def test_an_access_log_that_nobody_reads_holds_nothing_up(engine: None, unread: tuple[int, int]) -> None:
+    os.write(unread[1], b"x" * 4096)
+    async with serving(stdout=unread[1]) as server, httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        for _ in range(20):
+            assert (await client.get("/healthz")).status_code == 200
+        await server.end()
+        assert server.process.returncode == 0
+
+
+def test_lines_for_nobody_are_dropped_and_counted(unread: tuple[int, int]) -> None:
+    reader, writer = unread
+    handler = LineHandler(writer)
+    for number in range(5000):
+        handler.handle(logging.makeLogRecord({"msg": f'{{"number": {number}}}'}))
+    content = b""
+    while b'"dropped"' not in content or not content.endswith(b"\n"):
+        content += os.read(reader, 1 << 16)
+    lines = [json.loads(line) for line in content.splitlines()]
+    numbers = [line["number"] for line in lines if "number" in line]
+    (dropped,) = [line["dropped"] for line in lines if "dropped" in line]
+    assert numbers == list(range(len(numbers)))
+    assert 3000 < dropped < 5000
+    while len(numbers) + dropped < 5000:
+        content = os.read(reader, 1 << 16)
+        numbers += content.splitlines()
+    handler.close()
 
 
 async def test_a_key_of_the_environment_lets_in_and_is_not_handed_on(engine: None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,9 +173,9 @@ def _announce(server: Announcement) -> None:
 
 
 def _log_to_standard_output() -> None:
+    from greenroom.server.transport.access_log import LineHandler  # noqa: PLC0415  of the extra
+
     access = logging.getLogger("greenroom.server.access")
     access.setLevel(logging.INFO)
     access.propagate = False
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    access.addHandler(handler)
+    access.addHandler(LineHandler(1))

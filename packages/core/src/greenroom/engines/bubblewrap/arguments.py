@@ -16,6 +16,7 @@ from greenroom.engines.base import (
 )
 from greenroom.engines.bubblewrap.cgroups import MOUNT
 from greenroom.engines.bubblewrap.node import mounts
+from greenroom.errors import EngineUnavailable
 
 INSIDE_USER = 1000
 """The user's number inside a sandbox that an unprivileged process starts."""
@@ -48,12 +49,22 @@ def isolation(limits: Limits) -> Iterator[str]:
 
 
 def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str]:
-    """Yield the arguments for the parts of this machine that a sandbox sees, and for its own directories."""
+    """Yield the arguments for the parts of this machine that a sandbox sees, and for its own directories.
+
+    Raises:
+        EngineUnavailable: a program is where sandboxes have the runner.
+    """
     for path, size in (("/tmp", limits.disk), ("/mnt/data", limits.disk)):  # noqa: S108
         yield from ("--perms", "1777", "--size", str(size), "--tmpfs", path)
     programs = {path: path for path in _interpreter(python)}
     if node is not None:
         programs |= mounts(node)[1]
+    for path in programs:
+        if Path(RUNNER_HOME).is_relative_to(path):
+            raise EngineUnavailable(
+                f"The environment of the sandboxes' programs must not be {path}: sandboxes have Greenroom's own "
+                f"program at {RUNNER_HOME}. Make the environment in another directory."
+            )
     # bubblewrap makes missing parents private, and the sandbox's user is not the one who made them.
     targets = [
         *programs,

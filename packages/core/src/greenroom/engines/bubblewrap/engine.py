@@ -234,14 +234,6 @@ class BubblewrapEngine(Engine):
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
         self._checked.add(container_type)
-        if not is_python:
-            return
-        self._font_cache = font_cache.place(self._python)
-        if (fonts := font_cache.descriptor(self._font_cache)) is not None:
-            os.close(fonts)
-        else:  # until it is there, sandboxes work without it
-            self._in_background(self._make_font_cache())
-        self._compiling = asyncio.create_task(self._compile())
 
     @property
     def starts_give_way(self) -> bool:
@@ -249,6 +241,8 @@ class BubblewrapEngine(Engine):
 
     async def start(self, spec: SandboxSpec) -> BubblewrapSandbox:
         await self.check(spec.container_type)
+        if spec.container_type is ContainerType.PYTHON_LTS and self._compiling is None:
+            self._begin_caches()
         limits = spec.limits
         group = self._hierarchy.create(limits) if self._hierarchy is not None else None
         settings: dict[str, object] = {
@@ -288,6 +282,18 @@ class BubblewrapEngine(Engine):
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._tasks.add(task := asyncio.create_task(coroutine))
         task.add_done_callback(self._tasks.discard)
+
+    def _begin_caches(self) -> None:
+        """Make in the background what lets later sandboxes start faster; until it is there, they work without it.
+
+        Not before the first sandbox starts: who only checks an engine does not have to close it.
+        """
+        self._font_cache = font_cache.place(self._python)
+        if (fonts := font_cache.descriptor(self._font_cache)) is not None:
+            os.close(fonts)
+        else:
+            self._in_background(self._make_font_cache())
+        self._compiling = asyncio.create_task(self._compile())
 
     async def _compile(self) -> None:
         """Compile the packages of the sandboxes' interpreter, if they lack their bytecode and are this user's own."""

@@ -52,6 +52,7 @@ _OPERATION = re.compile(
 _POLL: Mapping[str, str] = {"Retry-After": "1", "x-ms-retry-after-ms": "250"}
 """When to ask for an operation again. Azure's clients prefer the second, which is in milliseconds."""
 _MOST_WARNINGS = 10
+_MOST_WARNING = 500  # characters
 
 
 def is_management(path: str) -> bool:
@@ -186,13 +187,17 @@ def _accepted(request: Request, accepted: Accepted, version: str, status: int) -
 
 def _headers(request: Request, accepted: Accepted, version: str) -> dict[str, str]:
     url = _operation_url(request, accepted.operation, version)
-    # ASCII, and quoted, as RFC 9111 wants a warning.
-    warnings = [f"299 greenroom {json.dumps(text)[:500]}" for text in accepted.warnings[:_MOST_WARNINGS]]
+    warnings = [f"299 greenroom {quoted(text)}" for text in accepted.warnings[:_MOST_WARNINGS]]
     return {
         "Azure-AsyncOperation": url,
         **_POLL,
         **({"Warning": ", ".join(warnings)} if warnings else {}),
     }
+
+
+def quoted(text: str) -> str:
+    """Return a text in ASCII and quotes, as RFC 9111 wants a warning; three dots stand for what is left out."""
+    return json.dumps(text if len(text) <= _MOST_WARNING else f"{text[:_MOST_WARNING]}...")
 
 
 def _operation_url(request: Request, operation: Operation, version: str) -> str:

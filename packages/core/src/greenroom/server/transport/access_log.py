@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import queue
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +15,8 @@ from typing import Any
 logger = logging.getLogger("greenroom.server.access")
 
 _MAX_TEXT = 300
+_MAX_WAITING = 1000  # lines, until one is dropped
+_CLOSE_TIMEOUT = 1.0
 
 
 class Entry:
@@ -38,6 +44,48 @@ class Entry:
                 "duration_ms": round(1000 * self.duration, 3),
             }
             logger.info("%s", json.dumps(line))
+
+
+class LineHandler(logging.Handler):
+    """Writes lines to a descriptor in a thread, as a pipe that nobody reads must not hold up the server.
+
+    Lines that come while too many wait are dropped; the next line that is written says how many.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._waiting: queue.Queue[bytes] = queue.Queue(_MAX_WAITING)
+        self._dropped = 0  # since the start
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="greenroom access log", daemon=True)
+            self._thread.start()
+        try:
+            self._waiting.put_nowait(f"{self.format(record)}\n".encode())
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Write what waits, but do not wait long for somebody who reads it."""
+        deadline = time.monotonic() + _CLOSE_TIMEOUT
+        while self._waiting.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.01)
+        super().close()
+
+    def _write(self) -> None:
+        told = 0
+        while True:
+            line = self._waiting.get()
+            if (dropped := self._dropped) > told:
+                line = json.dumps({"dropped": dropped - told}).encode() + b"\n" + line
+                told = dropped
+            with contextlib.suppress(OSError):  # whoever read it has gone
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            self._waiting.task_done()
 
 
 def _short(value: str | int) -> str | int:
