@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.core.plugins import only_engines
+from tests.small_disk import mounted
 
 from greenroom.arm.ids import LOCAL_GROUP, LOCAL_SUBSCRIPTION, PoolId
 from greenroom.arm.resources import ENGINE_TAG, decode_resource, patched
@@ -228,6 +229,13 @@ def _link(path: Path) -> None:
 
 def _directory(path: Path) -> None:
     path.mkdir()
+
+
+async def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", "64k") as disk:
+        with pytest.raises(InvalidRequest, match=r"cannot be used: .* is full\. Make room on its disk") as refused:
+            await StateFile.open(disk / "state.db")
+        assert "--state" in str(refused.value)
 
 
 @pytest.mark.parametrize(

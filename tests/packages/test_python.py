@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.packages.index import Index, source, wheel
+from tests.small_disk import mounted
 from tests.waiting import within
 
 import greenroom
@@ -259,18 +260,9 @@ def _children(pid: int) -> list[int]:
 @pytest.fixture
 def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache on a disk of one megabyte."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    disk = tmp_path / "small"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.decode()}")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
-    try:
+    with mounted(tmp_path / "small", "1m") as disk:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_a_full_disk_is_reported_and_cleaned(index: Index, small_disk: Path, installer: str) -> None:

@@ -134,9 +134,10 @@ class StateFile:
             self._connection.execute("PRAGMA secure_delete = ON")  # no secret stays in a free page
             self._migrate(version)
         except sqlite3.Error as error:
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             raise InvalidRequest(
-                f"The state {str(self.path)!r} cannot be used: {error}. Restore it from a copy, or name another file "
-                "with --state."
+                f"The state {str(self.path)!r} cannot be used: {error}. "
+                f"{'Make room on its disk' if full else 'Restore it from a copy'}, or name another file with --state."
             ) from error
         except OSError as error:
             raise InvalidRequest(f"The state {str(self.path)!r} cannot be opened: {error}.") from error
