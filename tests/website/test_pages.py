@@ -55,3 +55,26 @@ def test_the_page_about_csv_files_works_as_shown(monkeypatch: pytest.MonkeyPatch
 
 def call(code: str) -> AIMessage:
     return AIMessage("", tool_calls=[{"name": "run_python", "args": {"code": code}, "id": "1"}])
+
+
+@pytest.mark.slow
+def test_the_start_page_works_as_shown() -> None:
+    run_python(DOCS / "index.md")
+
+
+def test_every_page_with_a_program_is_named_by_a_test() -> None:
+    tests = [path.read_text() for place in ("tests", "packages/*/tests") for path in ROOT.glob(f"{place}/**/*.py")]
+    pages = [page.name for page in DOCS.glob("*.md") if "```python\n" in page.read_text()]
+    assert len(pages) > 20
+    assert not [page for page in pages if not any(re.search(rf"""["/]{page}\b""", test) for test in tests)]
+
+
+def test_every_claim_about_another_project_has_a_source() -> None:
+    tables = re.findall(
+        r"^\| \| Greenroom \| E2B .*\n(?:\|.*\n)+", (DOCS / "alternatives.md").read_text(), re.MULTILINE
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|\n").split("|")] for table in tables for line in table.splitlines()[2:]
+    ]
+    assert len(rows) > 20
+    assert not [row for row in rows for cell in row[2:] if cell != "not found" and "](https://" not in cell]
