@@ -27,7 +27,7 @@ def build(work: Path) -> int:
         return ended.returncode
     broken = broken_links(work / "site")
     for link in broken:
-        print(f"leads nowhere: {link}", file=sys.stderr)
+        print(f"leads nowhere, or loads from elsewhere: {link}", file=sys.stderr)
     if not broken:
         print(f"{work / 'site/index.html'}")
     return 1 if broken else 0

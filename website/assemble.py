@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).parent.parent
 # Code has no links. Then the target of a link: all up to the first parenthesis or anchor.
@@ -59,7 +59,7 @@ def _entries(section: dict[str, Any], root: Path) -> Iterator[tuple[str, str]]:
     """Each page of a section of the navigation, and its title there."""
     for key, value in section.items():
         if isinstance(value, dict):
-            yield from _entries(value, root)
+            yield from _entries(cast("dict[str, Any]", value), root)
         elif "*" in key:
             for path in sorted(root.glob(key)):
                 yield path.relative_to(root).as_posix(), path.read_text().split("\n", 1)[0].removeprefix("# ")
@@ -109,7 +109,7 @@ def _settings(navigation: dict[str, Any], root: Path) -> str:
         parts: list[str] = []
         for key, value in section.items():
             if isinstance(value, dict):
-                parts.append(f"{{ {json.dumps(key)} = {written(value)} }}")
+                parts.append(f"{{ {json.dumps(key)} = {written(cast('dict[str, Any]', value))} }}")
             else:
                 for path, title in _entries({key: value}, root):
                     parts.append(f"{{ {json.dumps(title, ensure_ascii=False)} = {json.dumps(_site_path(path))} }}")

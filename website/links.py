@@ -1,4 +1,7 @@
-"""Checks the links of the built site: those within it always, those to other sites on request."""
+"""Checks the links of the built site: those within it always, those to other sites on request.
+
+What a page loads must be within the site: reading it tells no other site about the reader.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ class _Page(html.parser.HTMLParser):
         super().__init__()
         self.anchors: set[str] = set()
         self.links: set[str] = set()
+        self.loads: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -32,20 +36,26 @@ class _Page(html.parser.HTMLParser):
                 continue
             if name == "id" or (name == "name" and tag == "a"):
                 self.anchors.add(value)
-            elif (name == "href" and tag in {"a", "link"}) or (name == "src" and tag in {"img", "script"}):
+            elif name == "href" and tag == "a":
                 self.links.add(value)
+            elif (name == "href" and tag == "link") or name == "src":
+                self.loads.add(value)
 
 
 def broken_links(site: Path) -> list[str]:
-    """The links within the site that lead to no file or to no anchor, each with its page."""
+    """Return, with their pages, links to no file or no anchor of the site, and what is loaded from elsewhere."""
     pages = {path: _Page(path.read_text()) for path in sorted(site.resolve().rglob("*.html"))}
     broken: list[str] = []
     for path, page in pages.items():
         if path.name == "404.html":
             continue  # its links begin at the root of a server
-        for link in sorted(page.links):
+        for link in sorted(page.links | page.loads):
             parts = urllib.parse.urlsplit(link)
+            if parts.scheme == "data":
+                continue
             if parts.scheme or parts.netloc:
+                if link in page.loads:
+                    broken.append(f"{path.relative_to(site.resolve())}: {link}")
                 continue
             target = (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
             target = target / "index.html" if target.is_dir() else target

@@ -8,7 +8,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -131,6 +131,7 @@ def _kind(annotation: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     size = any(getattr(item, "func", None) is values._size for item in field.metadata)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    words: Iterable[str] = field.default  # of a tuple; pyright would narrow field.default itself to unknown items
     match field.default:
         case None | frozenset():
             return ""
@@ -138,17 +139,17 @@ def _default(field: FieldInfo) -> str:
             return f"`{str(value).lower()}`"
         case int() | float() as value:
             return _amount(value, size)
-        case tuple() as value:
-            return f"`{', '.join(value)}`"
         case Enum() as value:
             return f"`{value.value}`"
         case str() | Path() as value:
             return f"`{value}`"
+        case tuple():
+            return f"`{', '.join(words)}`"
         case _:
             return ""
 
 
-def _amount(value: float, size: bool) -> str:
+def _amount(value: Any, size: bool) -> str:
     if not size:
         return f"{value:.10g}"
     unit = 0

@@ -163,5 +163,13 @@ def test_a_link_to_a_missing_file_or_anchor_is_found(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(
         '<a href="b.html#there">1</a><a href="b.html#gone">2</a><a href="gone.html">3</a>'
     )
-    (tmp_path / "b.html").write_text('<h1 id="there">B</h1><a href="https://example.org">4</a><img src="gone.png">')
-    assert broken_links(tmp_path) == ["b.html: gone.png", "index.html: b.html#gone", "index.html: gone.html"]
+    (tmp_path / "b.html").write_text(
+        '<h1 id="there">B</h1><a href="https://example.org">4</a><img src="gone.png">'
+        '<script src="https://example.org/x.js"></script>'
+    )
+    assert broken_links(tmp_path) == [
+        "b.html: gone.png",
+        "b.html: https://example.org/x.js",
+        "index.html: b.html#gone",
+        "index.html: gone.html",
+    ]
