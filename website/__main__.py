@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import threading
@@ -37,6 +38,7 @@ def serve(work: Path, address: str) -> int:
     """Show the site, and build it again after each change of a page."""
     assemble(work)
     threading.Thread(target=_assemble_again, args=(work,), daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # Zensical is then killed, too
     return subprocess.run([ZENSICAL, "serve", "--dev-addr", address], check=False, cwd=work).returncode
 
 
