@@ -12,7 +12,7 @@ from .pages import DOCS, ROOT
 
 PAGE = (DOCS / "troubleshooting.md").read_text()
 ENTRIES = re.split(r"^###? ", PAGE.partition("## No sandbox can be made")[2], flags=re.MULTILINE)[1:]
-QUOTED = re.findall(r"^```error\n(.*?)\n^```", PAGE, re.DOTALL | re.MULTILINE)
+QUOTED = re.findall(r"^```text\n(.*?)\n^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
 @cache
@@ -36,11 +36,11 @@ def test_the_code_has_the_text(quoted: str) -> None:
     assert any(quoted in text for text in shown_texts())
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if "```error" in entry], ids=lambda entry: entry[:40])
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if "```text" in entry], ids=lambda entry: entry[:40])
 def test_an_entry_has_a_cause_and_a_remedy(entry: str) -> None:
-    assert re.search(r"```error\n.*\n```\n\n\*\*Cause:\*\* [^*]+\n\n\*\*What to do:\*\* ", entry, re.DOTALL)
+    assert re.search(r"```text\n.*\n```\n\n\*\*Cause:\*\* [^*]+\n\n\*\*What to do:\*\* ", entry, re.DOTALL)
 
 
 def test_all_entries_are_found() -> None:
     assert len(QUOTED) > 30
-    assert sum("```error" in entry for entry in ENTRIES) == PAGE.count("\n### ")
+    assert sum("```text" in entry for entry in ENTRIES) == PAGE.count("\n### ")
