@@ -8,6 +8,7 @@ CLIENTS := .venv-clients
 MCP := .venv-mcp
 HTTPX2 := .venv-httpx2
 OPENAPI := .venv-openapi
+DOCS := .venv-docs
 # Random requests per operation and document, and a folder with Microsoft's own documents.
 EXAMPLES ?= 40
 DOCUMENTS ?=
@@ -22,7 +23,7 @@ BESIDE := flock --shared $(READY)
 UNIT := @tests/unit.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel bench load first-use usage-check ready-instances lock wheels clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel docs docs-serve docs-links reference bench load first-use usage-check ready-instances lock wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,7 +42,7 @@ test: lint ## everything that this machine can run
 	@$(MAKE) --no-print-directory --jobs 3 types clients test-together
 	@$(MAKE) --no-print-directory test-alone
 
-test-together: $(READY) $(OPENAPI)/.ready
+test-together: $(READY) $(OPENAPI)/.ready $(DOCS)/.ready
 	@$(BESIDE) $(BIN)/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 20 -m "not alone and not soak" || $(JUDGE) $$?
 
 test-alone: $(READY)
@@ -89,6 +90,18 @@ parity: $(READY) ## write docs/azure-parity.md from the cases of tests/parity
 openapi: $(READY) $(OPENAPI)/.ready ## a strict server against Microsoft's OpenAPI documents, for minutes
 	@$(BIN)/python -m tests.openapi.run --examples $(EXAMPLES) $(DOCUMENTS:%=--documents %)
 
+docs: $(DOCS)/.ready ## the documentation's site, strictly, with its links, in .cache/website/site
+	@$(DOCS)/bin/python -m website build
+
+docs-serve: $(DOCS)/.ready ## show that site at http://127.0.0.1:8000, and build it again after each change
+	@$(DOCS)/bin/python -m website serve
+
+docs-links: docs ## ask each site that the pages link to whether the address exists; needs the internet
+	@$(DOCS)/bin/python -m website check-external
+
+reference: $(READY) ## write docs/settings.md and docs/cli.md from the code
+	@$(BIN)/python -m website.reference
+
 bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
 	@$(BIN)/python benchmarks/custom.py
@@ -115,6 +128,7 @@ lock: ## after a change of dependencies
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
 	@$(COMPILE) tests/mcp_clients/pyproject.toml -o tests/mcp_clients/requirements.lock
 	@$(COMPILE) tests/openapi/pyproject.toml -o tests/openapi/requirements.lock
+	@$(COMPILE) website/pyproject.toml -o website/requirements.lock
 
 # The wheels of the server's image, for a build without a network: deploy/Dockerfile.
 wheels: $(READY) ## download what the server's image installs into deploy/wheels
@@ -151,6 +165,12 @@ $(OPENAPI)/.ready: tests/openapi/requirements.lock $(READY)
 		-r tests/openapi/requirements.lock
 	@touch $(OPENAPI)/.ready
 
+$(DOCS)/.ready: website/requirements.lock $(READY)
+	@echo "Setting up $(DOCS) with Zensical (about 150 MB) …"
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv --without-pip $(DOCS)
+	@$(BIN)/uv pip install --python $(DOCS)/bin/python --compile-bytecode --require-hashes -r website/requirements.lock
+	@touch $(DOCS)/.ready
+
 # In that environment `import httpx` is httpx2, in subprocesses too; httpx itself is not installed.
 $(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml $(READY)
 	@echo "Setting up $(HTTPX2) (about 500 MB) …"
@@ -169,4 +189,4 @@ $(NEL)/.ready: tests/javascript/package-lock.json $(READY)
 	@touch $(NEL)/.ready
 
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(NEL) demo-output deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(DOCS) $(NEL) demo-output deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -33,10 +33,12 @@ def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     "page",
     [
+        "ci.md",
         "logs.md",
         "node.md",
         "progress.md",
         "ready-instances.md",
+        "saas.md",
         "shell.md",
         "telemetry.md",
         "testing.md",

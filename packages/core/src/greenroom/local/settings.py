@@ -107,7 +107,9 @@ class PoolSettings(BaseModel):
     """`timed`: a session ends when it has not been used for `cooldown_period`; `on_container_exit`: when its
     sandbox ends, or after `max_alive_period`."""
     cooldown_period: float = Field(300, gt=0, le=_30_YEARS)
+    """How long after its last use a `timed` session ends."""
     max_alive_period: float = Field(3600, gt=0, le=_30_YEARS)
+    """How long an `on_container_exit` session lives at most."""
     acquire_timeout: float = Field(30, ge=0)
     """How long a call waits for a sandbox when the pool is full."""
     timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
@@ -115,10 +117,15 @@ class PoolSettings(BaseModel):
     interrupt_grace: float = Field(2, ge=0, le=60)
     """How long interrupted code can continue before it is killed."""
     network: Annotated[Literal["enabled", "disabled"], BeforeValidator(_egress)] = "disabled"
+    """Whether code can reach the network."""
     cpu: float = Field(1.0, gt=0, le=64)
+    """How many processors a sandbox can use."""
     memory: Size = Field(2048 * _MIB, ge=64 * _MIB)
+    """The maximum memory of a sandbox."""
     disk: Size = Field(1024 * _MIB, ge=_MIB)
+    """The maximum size of a session's files."""
     pids: int = Field(256, ge=16, le=32768)
+    """The maximum number of processes and threads of a sandbox."""
     output_limit: Size = Field(_MIB, ge=1024, le=64 * _MIB)
     """The maximum size of the text that one execution prints, in bytes."""
     display_limit: Size = Field(16 * _MIB, ge=1024, le=32 * _MIB)

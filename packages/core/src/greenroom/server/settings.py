@@ -63,7 +63,9 @@ class ServerSettings(BaseModel):
     entra: EntraSettings | None = None
     """Which Microsoft Entra ID tokens are accepted."""
     certfile: Path | None = None
+    """The certificate chain for TLS, in PEM; needs `keyfile`."""
     keyfile: Path | None = None
+    """The private key of `certfile`, in PEM."""
     tls_self_signed: bool = False
     """Whether to make a certificate for development."""
     tls_directory: Path = Path("~/.config/greenroom/tls")
@@ -83,6 +85,7 @@ class ServerSettings(BaseModel):
     max_requests: int = Field(256, ge=1)
     """Requests at the same time."""
     max_connections: int = Field(2000, ge=1)
+    """Connections at the same time."""
     max_parked: int = Field(100, ge=0)
     """Executions of one key in one pool whose calls wait for a client, as the one that began them has left."""
     max_parked_time: float = Field(604_800, gt=0)

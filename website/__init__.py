@@ -1,0 +1,1 @@
+"""Makes the documentation's site from the pages of the repository: `make docs`. Standard library only."""
