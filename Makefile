@@ -107,7 +107,7 @@ ready-instances: $(READY) ## simulate ready instances that follow demand; writes
 # The versions that everything here is developed and tested with, for every platform, without an index's address.
 lock: ## after a change of dependencies
 	@$(COMPILE) --no-emit-package greenroom \
-		--all-extras --group test --group frameworks --group browser --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
+		--all-extras --group test --group frameworks --group browser --group lint --group release $(PACKAGES:=/pyproject.toml) -o requirements.lock
 	@$(COMPILE) --no-emit-package greenroom --constraint requirements.lock --extra server --extra bubblewrap --extra data \
 		--extra docker --extra telemetry packages/core/pyproject.toml -o deploy/requirements.lock
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
