@@ -1,0 +1,94 @@
+"""Installs built distributions with the Pythons of newer Debian releases, and runs the pages' first programs there.
+
+Each release is a minimal system of its own, made by mmdebstrap and entered with bubblewrap, as root. It has pip's index
+and the versions of requirements.lock, and each page has an environment of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from releasing.distributions import ROOT
+from tests.packaging.first_programs import PAGES, expected, outcome
+from tests.packaging.installing import from_wheels
+from tests.packaging.pages import first_program
+
+from greenroom.engines.docker.pip_config import pip_files, proxies
+
+SUITES = ("trixie", "sid")
+
+
+def make(suite: str, root: Path, wheels: Path) -> None:
+    """Make a system that has Python, and the wheels where they are outside of it."""
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=python3,python3-venv,ca-certificates"]
+    # A mirror can be behind, with lists that have expired.
+    subprocess.run([*command, "--aptopt=Acquire::Check-Valid-Until false", suite, root], check=True)
+    shutil.copytree(wheels, root / wheels.relative_to("/"))
+    settings = root / "etc/pip"
+    settings.mkdir()
+    for name, content in pip_files("/etc/pip").items():
+        (settings / name).write_bytes(content)
+    # Without their hashes, which pip would ask of the wheels, too.
+    pinned = re.findall(r"^[\w.-]+(?:\[[^\]]*\])?==[^\\\n]+", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    (settings / "constraints.txt").write_text("\n".join(pinned))
+
+
+def inside(root: Path, folder: str = "/") -> list[str | Path]:
+    """The beginning of a command that runs in the system, with this machine's network and all of root's rights."""
+    return [
+        *("bwrap", "--bind", root, "/", "--dev", "/dev", "--proc", "/proc", "--ro-bind"),
+        *("/etc/resolv.conf", "/etc/resolv.conf", "--cap-add", "ALL", "--unshare-pid", "--die-with-parent"),
+        *("--chdir", folder),
+    ]
+
+
+def fault(page: str, root: Path, wheels: Path) -> str | None:
+    """Install what a page names, run its first program, and return what went wrong."""
+    name = page.replace("/", "-").removesuffix(".md")
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/root", "PIP_CONFIG_FILE": "/etc/pip/pip.conf", **proxies()}
+    venv, folder = f"/root/{name}", f"/root/{name}-empty"
+    (root / folder[1:]).mkdir()
+    requirements = from_wheels(first_program(page).requirements, wheels)
+    pip = [f"{venv}/bin/pip", "install", "--quiet", "--constraint", "/etc/pip/constraints.txt", *requirements]
+    for command in (["python3", "-m", "venv", venv], pip):
+        ended = subprocess.run([*inside(root), *command], env=environment, capture_output=True, text=True, check=False)
+        if ended.returncode != 0:
+            return f"{ended.stdout}{ended.stderr}".strip()
+    found = outcome(page, [*inside(root, folder), f"{venv}/bin/python"], root / folder[1:], environment)
+    shutil.rmtree(root / venv[1:])
+    return None if found == expected(page) else f"It must come to {expected(page)}, not {found}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("wheels", type=Path)
+    parser.add_argument("suites", nargs="*", default=SUITES, help=f"by default {', '.join(SUITES)}")
+    arguments = parser.parse_args()
+    wheels: Path = arguments.wheels.resolve()
+    failed = False
+    for suite in arguments.suites:
+        with tempfile.TemporaryDirectory(prefix=f"greenroom-{suite}-") as name:
+            root = Path(name, "root")
+            make(suite, root, wheels)
+            python = subprocess.run(
+                [*inside(root), "python3", "--version"], check=True, capture_output=True, text=True
+            ).stdout.strip()
+            for page in PAGES:
+                began = time.monotonic()
+                wrong = fault(page, root, wheels)
+                failed = failed or wrong is not None
+                print(
+                    f"{suite}, {python}, {page}: {wrong or 'as shown'} ({time.monotonic() - began:.0f} s)", flush=True
+                )
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
