@@ -1,13 +1,13 @@
 """Installs built distributions with the Pythons of newer Debian releases, and runs the pages' first programs there.
 
-Each release is a minimal system of its own, made by mmdebstrap and entered with bubblewrap, as root. It has pip's index
-and the versions of requirements.lock, and each page has an environment of its own.
+Each release is a minimal system of its own, made by mmdebstrap and entered with bubblewrap, as root. uv installs there
+what requirements.lock pins, from its cache and its index, and each page has an environment of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
+import os
 import shutil
 import subprocess
 import sys
@@ -15,49 +15,59 @@ import tempfile
 import time
 from pathlib import Path
 
-from releasing.distributions import ROOT
+from releasing.distributions import ROOT, UV
 from tests.packaging.first_programs import PAGES, expected, outcome
 from tests.packaging.installing import from_wheels
 from tests.packaging.pages import first_program
-
-from greenroom.engines.docker.pip_config import pip_files, proxies
 
 SUITES = ("trixie", "sid")
 
 
 def make(suite: str, root: Path, wheels: Path) -> None:
-    """Make a system that has Python, and the wheels where they are outside of it."""
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=python3,python3-venv,ca-certificates"]
+    """Make a system that has Python, and the wheels and the lock where they are outside of it."""
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=python3,ca-certificates"]
     # A mirror can be behind, with lists that have expired.
     subprocess.run([*command, "--aptopt=Acquire::Check-Valid-Until false", suite, root], check=True)
     shutil.copytree(wheels, root / wheels.relative_to("/"))
-    settings = root / "etc/pip"
-    settings.mkdir()
-    for name, content in pip_files("/etc/pip").items():
-        (settings / name).write_bytes(content)
-    # Without their hashes, which pip would ask of the wheels, too.
-    pinned = re.findall(r"^[\w.-]+(?:\[[^\]]*\])?==[^\\\n]+", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    (settings / "constraints.txt").write_text("\n".join(pinned))
+    shutil.copy(ROOT / "requirements.lock", root / "requirements.lock")
+    shutil.copy(UV, root / "usr/local/bin/uv")
 
 
 def inside(root: Path, folder: str = "/") -> list[str | Path]:
     """The beginning of a command that runs in the system, with this machine's network and all of root's rights."""
+    cache = subprocess.run([UV, "cache", "dir"], check=True, capture_output=True, text=True).stdout.strip()
+    (root / "uv").mkdir(exist_ok=True)
+    shared = [
+        "/etc/resolv.conf",
+        "/etc/uv",
+        *([certificates] if (certificates := os.environ.get("SSL_CERT_FILE")) else []),
+    ]
     return [
-        *("bwrap", "--bind", root, "/", "--dev", "/dev", "--proc", "/proc", "--ro-bind"),
-        *("/etc/resolv.conf", "/etc/resolv.conf", "--cap-add", "ALL", "--unshare-pid", "--die-with-parent"),
-        *("--chdir", folder),
+        *("bwrap", "--bind", root, "/", "--dev", "/dev", "--proc", "/proc", "--bind", cache, "/uv"),
+        *(argument for path in shared for argument in ("--ro-bind-try", path, path)),
+        *("--ro-bind-try", Path.home() / ".config/uv", "/root/.config/uv"),
+        *("--cap-add", "ALL", "--unshare-pid", "--die-with-parent", "--chdir", folder),
     ]
 
 
 def fault(page: str, root: Path, wheels: Path) -> str | None:
     """Install what a page names, run its first program, and return what went wrong."""
     name = page.replace("/", "-").removesuffix(".md")
-    environment = {"PATH": "/usr/bin:/bin", "HOME": "/root", "PIP_CONFIG_FILE": "/etc/pip/pip.conf", **proxies()}
+    # How uv reaches its index, and nothing else of this machine.
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key.upper().startswith(("UV_", "SSL_")) or "PROXY" in key.upper()
+    }
+    environment = {**kept, "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/root", "UV_CACHE_DIR": "/uv"}
     venv, folder = f"/root/{name}", f"/root/{name}-empty"
     (root / folder[1:]).mkdir()
+    pip = ["uv", "pip", "install", "--quiet", "--link-mode", "copy", "--python", f"{venv}/bin/python"]
     requirements = from_wheels(first_program(page).requirements, wheels)
-    pip = [f"{venv}/bin/pip", "install", "--quiet", "--constraint", "/etc/pip/constraints.txt", *requirements]
-    for command in (["python3", "-m", "venv", venv], pip):
+    for command in (
+        ["uv", "venv", "--quiet", "--python", "/usr/bin/python3", venv],
+        [*pip, "--constraint", "/requirements.lock", *requirements],
+    ):
         ended = subprocess.run([*inside(root), *command], env=environment, capture_output=True, text=True, check=False)
         if ended.returncode != 0:
             return f"{ended.stdout}{ended.stderr}".strip()
