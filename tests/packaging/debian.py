@@ -21,6 +21,11 @@ from tests.packaging.installing import from_wheels
 from tests.packaging.pages import first_program
 
 SUITES = ("trixie", "sid")
+KNOWN = {
+    ("Python 3.14", "packages/semantic_kernel/README.md"): "TypeError: 'member_descriptor' object is not iterable",
+}
+"""Where a first program cannot run yet, and what its error has: `kernel_function` of Semantic Kernel 1 takes no unions
+under Python 3.14. A known fault that is gone is a fault."""
 
 
 def make(suite: str, root: Path, wheels: Path) -> None:
@@ -93,10 +98,11 @@ def main() -> None:
             for page in PAGES:
                 began = time.monotonic()
                 wrong = fault(page, root, wheels)
+                if (known := KNOWN.get((python.rpartition(".")[0], page))) is not None:
+                    wrong = None if wrong is not None and known in wrong else f"It must fail with {known}, not {wrong}."
                 failed = failed or wrong is not None
-                print(
-                    f"{suite}, {python}, {page}: {wrong or 'as shown'} ({time.monotonic() - began:.0f} s)", flush=True
-                )
+                result = wrong or ("known to fail" if known else "as shown")
+                print(f"{suite}, {python}, {page}: {result} ({time.monotonic() - began:.0f} s)", flush=True)
     sys.exit(failed)
 
 
