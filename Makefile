@@ -21,9 +21,11 @@ JUDGE ?= exit
 BESIDE := flock --shared $(READY)
 # The tests that need no engine and no framework.
 UNIT := @tests/unit.txt
+# What measures the core: every room of it but Docker's, in minutes.
+COVERED := $(UNIT) tests/engines/test_bubblewrap.py tests/server -m "not alone and not soak and not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel docs docs-serve docs-links reference bench load first-use usage-check ready-instances lock wheels clean
+.PHONY: help demo check types test test-together test-alone soak fidelity test-cgroups2 test-httpx2 test-lowest test-newest lint clients pictures parity openapi nel docs docs-serve docs-links reference bench load coverage format release version first-use usage-check ready-instances lock wheels clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +35,10 @@ demo: $(READY) ## four agents answer a question about a CSV in a sandbox; charts
 
 check: lint ## lint, import rules and unit tests, in seconds: before every commit
 	@$(BIN)/pytest -q --numprocesses 3 --dist worksteal --hypothesis-profile quick -m "not slow" $(UNIT)
+
+format: $(READY) ## format the code, and mend what ruff can
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
 
 types: $(READY) ## pyright: before every push
 	@$(BIN)/pyright
@@ -47,6 +53,12 @@ test-together: $(READY) $(OPENAPI)/.ready $(DOCS)/.ready
 
 test-alone: $(READY)
 	@$(BIN)/pytest -q --durations 20 -m "alone and not soak" tests/custom tests/orphans tests/soak || $(JUDGE) $$?
+
+coverage: $(READY) ## branch coverage of the core, by the tests that need no Docker
+	@rm -rf .coverage && mkdir .coverage
+	@$(BIN)/coverage run -m pytest -q --numprocesses $(WORKERS) --dist worksteal --hypothesis-profile quick $(COVERED)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 soak: $(READY) ## what takes minutes of an idle machine; writes docs/soak.md
 	@$(BIN)/python -m tests.soak.run
@@ -70,10 +82,20 @@ test-httpx2: $(HTTPX2)/.ready ## the tests of client and server with httpx2
 nel: $(NEL)/.ready ## cells of JavaScript in sessions and in nel, the evaluator of the IJavascript kernel
 	@$(BIN)/pytest -q tests/javascript
 
-lint: $(READY) ## ruff and the import rules
+lint: $(READY) ## ruff, spelling and the import rules
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
+	@git ls-files -z --cached --others --exclude-standard | xargs -0 $(BIN)/codespell
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports --no-logo
+
+# Of a commit: SOURCE_DATE_EPOCH is its time. GREENROOM_SIGNING_KEY is the path of an SSH key: docs/releasing.md.
+release: $(READY) ## as root: build, check, list and sign a release into dist/, and install it elsewhere
+	@$(BIN)/python -m releasing build dist
+	@$(BIN)/python -m tests.packaging.debian dist
+	@$(BIN)/python -m releasing sign dist
+
+version: $(READY) ## VERSION=1.2.3: give the distributions a version, and the changelog its date
+	@$(BIN)/python -m releasing version $(VERSION)
 
 clients: $(READY) $(CLIENTS)/.ready $(MCP)/.ready ## released clients, of Azure's API and of MCP, against the server
 	@$(BIN)/pyright --project tests/clients
@@ -122,7 +144,7 @@ ready-instances: $(READY) ## simulate ready instances that follow demand; writes
 # The versions that everything here is developed and tested with, for every platform, without an index's address.
 lock: ## after a change of dependencies
 	@$(COMPILE) --no-emit-package greenroom \
-		--all-extras --group test --group frameworks --group browser --group lint $(PACKAGES:=/pyproject.toml) -o requirements.lock
+		--all-extras --group test --group frameworks --group browser --group lint --group release $(PACKAGES:=/pyproject.toml) -o requirements.lock
 	@$(COMPILE) --no-emit-package greenroom --constraint requirements.lock --extra server --extra bubblewrap --extra data \
 		--extra docker --extra telemetry packages/core/pyproject.toml -o deploy/requirements.lock
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
@@ -189,4 +211,4 @@ $(NEL)/.ready: tests/javascript/package-lock.json $(READY)
 	@touch $(NEL)/.ready
 
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(DOCS) $(NEL) demo-output deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(DOCS) $(NEL) demo-output dist .coverage deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.packaging.installing import FOLDERS, build
+from releasing.distributions import FOLDERS, build
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.packaging.installing import build, wheel_of
+from releasing.distributions import FOLDERS, build
+from tests.packaging.installing import from_wheels
 from tests.packaging.pages import first_program, first_test
 
 
@@ -65,10 +66,8 @@ def installed_with_pip(directory: Path, wheels: Path, *requirements: str) -> Pat
     python = directory / "bin/python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-    core = wheel_of(wheels, "core")
-    found = [requirement.replace("greenroom[", f"{core}[") for requirement in requirements]
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
-    subprocess.run([*pip, *found], check=True)
+    subprocess.run([*pip, *from_wheels(requirements, wheels)], check=True)
     return directory / "bin"
 
 
@@ -76,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="greenroom-first-use-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # sandboxes run its Python as other users
-        steps = first_use(directory, build(directory / "wheels", "core"), installed_with_pip)
+        steps = first_use(directory, build(directory / "wheels", *FOLDERS), installed_with_pip)
     for step in [*steps, Step("all", sum(step.seconds for step in steps))]:
         print(f"{step.name:<16}{step.seconds:6.1f} s")
 

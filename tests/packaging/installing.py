@@ -1,32 +1,14 @@
-"""The distributions and environments that have them alone."""
+"""Environments that have the distributions alone."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
-UV = Path(sys.executable).with_name("uv")
-FOLDERS = ["core", "langchain", "llamaindex", "semantic_kernel", "agent_framework"]
-
-
-def project(folder: str) -> dict[str, Any]:
-    return tomllib.loads((ROOT / "packages" / folder / "pyproject.toml").read_text())["project"]
-
-
-def wheel_of(wheels: Path, folder: str) -> Path:
-    return next(wheels.glob(project(folder)["name"].replace("-", "_") + "-*.whl"))
-
-
-def build(target: Path, *folders: str) -> Path:
-    """Build the wheels of distributions, and return the target."""
-    for folder in folders:
-        command = [UV, "build", "--quiet", "--wheel", "--no-build-isolation", "--out-dir", target]
-        subprocess.run([*command, ROOT / "packages" / folder], check=True)
-    return target
+from packaging.requirements import Requirement
+from releasing.distributions import FOLDERS, ROOT, UV, project, wheel_of
 
 
 def installed(directory: Path, wheels: Path, *requirements: str) -> Path:
@@ -37,3 +19,14 @@ def installed(directory: Path, wheels: Path, *requirements: str) -> Path:
     constraint = ["--find-links", wheels, "--constraint", ROOT / "requirements.lock"]
     subprocess.run([*command, *constraint, *requirements], check=True)
     return directory / "bin"
+
+
+def from_wheels(requirements: Sequence[str], wheels: Path) -> list[str]:
+    """The requirements with the wheels in place of the distributions' names, for a pip that has an index."""
+    own = {project(folder)["name"]: wheel_of(wheels, folder) for folder in FOLDERS}
+    found: list[str] = []
+    for requirement in map(Requirement, requirements):
+        extras = f"[{','.join(requirement.extras)}]" if requirement.extras else ""
+        wheel = own.get(requirement.name)
+        found.append(f"{requirement.name}{extras} @ {wheel.absolute().as_uri()}" if wheel else str(requirement))
+    return found

@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from tests.packaging.installing import ROOT
+from releasing.distributions import ROOT
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import re
 import subprocess
 import tomllib
 import uuid
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
-from tests.packaging.installing import FOLDERS, ROOT, UV, installed, project, wheel_of
+from releasing.distributions import FOLDERS, ROOT, UV, project
+from tests.packaging.installing import installed
 
 from greenroom.testing import engine_pool
 
@@ -195,20 +195,6 @@ def test_every_installation_that_a_page_names_is_tried() -> None:
         extras for page in pages for extras in re.findall(r"pip install[^`\n]*greenroom\[([\w,]+)\]", page.read_text())
     }
     assert named - {"server", "deepagents", "agents"} == set(EXTRAS)
-
-
-def test_wheels_are_typed_carry_their_licence_and_no_tests(wheels: Path) -> None:
-    for folder in FOLDERS:
-        names = zipfile.ZipFile(wheel_of(wheels, folder)).namelist()
-        assert any(name.endswith("/py.typed") for name in names), folder
-        assert any(name.endswith("licenses/LICENSE") for name in names), folder
-        assert not [name for name in names if "tests" in name.split("/")], folder
-    assert any(name.endswith("Dockerfile") for name in zipfile.ZipFile(wheel_of(wheels, "core")).namelist())
-
-
-def test_all_distributions_have_one_version() -> None:
-    assert len({project(folder)["version"] for folder in FOLDERS}) == 1
-    assert {project(folder)["license"] for folder in FOLDERS} == {"MIT"}
 
 
 @pytest.mark.parametrize("path", ["requirements.lock", "tests/clients/requirements.lock"])

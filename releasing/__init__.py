@@ -1,0 +1,1 @@
+"""Makes releases: `make release` and docs/releasing.md."""

@@ -1,0 +1,126 @@
+"""The steps of a release: `make release` takes them in order, `make version` comes before it."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import filecmp
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from releasing import changes, contents, parts, source, sums
+from releasing.distributions import FOLDERS, build, version
+
+KEY = "GREENROOM_SIGNING_KEY"
+
+
+def build_release(target: Path) -> None:
+    """Build, check and describe the distributions.
+
+    Raises:
+        ValueError: something is not as it must be in a release.
+    """
+    if changed := source.changed():
+        raise ValueError(f"A release is what was committed. Commit or remove: {', '.join(changed)}.")
+    commit = source.head()
+    address = source.repository() or source.PLACEHOLDER
+    notes, _ = changes.entry(changes.CHANGELOG.read_text(), version())
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="greenroom-release-") as name:
+        directory = Path(name)
+        build_twice(target, directory, address, commit.time)
+        say(f"built {len(FOLDERS)} wheels and source distributions of {version()}, twice, byte for byte the same")
+        _refuse(contents.faults(target))
+        say("checked metadata, contents and READMEs")
+        listed = parts.write_parts(target / f"greenroom-{version()}.cdx.json", target, directory, commit.time)
+    found, faults = parts.licences(json.loads(listed.read_text()), parts.read_rules())
+    _refuse(faults)
+    (target / "LICENCES.md").write_text(parts.table(found))
+    say(f"listed {len(found)} dependencies in {listed.name}, and their licences in LICENCES.md")
+    (target / "CHANGES.md").write_text(f"# Greenroom {version()}\n\n{notes}\n")
+
+
+def build_twice(target: Path, directory: Path, address: str, epoch: int) -> None:
+    """Build all distributions in two places, the second time with other permissions and another time zone.
+
+    Raises:
+        ValueError: the two builds differ.
+    """
+    packages = source.export(directory / "packages", address)
+    build(target, *FOLDERS, packages=packages, epoch=epoch)
+    mask, zone = os.umask(0o077), os.environ.get("TZ")
+    os.environ["TZ"] = "Pacific/Chatham"
+    try:
+        packages = source.export(directory / "elsewhere/once more", address)
+        again = build(directory / "again", *FOLDERS, packages=packages, epoch=epoch)
+    finally:
+        os.umask(mask)
+        del os.environ["TZ"]
+        if zone is not None:
+            os.environ["TZ"] = zone
+    names = sorted(path.name for path in target.iterdir())
+    if names != sorted(path.name for path in again.iterdir()) or len(names) != 2 * len(FOLDERS):
+        raise ValueError(f"Both builds must have one wheel and one source distribution each, not {names}.")
+    _, different, unreadable = filecmp.cmpfiles(target, again, names, shallow=False)
+    if different or unreadable:
+        raise ValueError(f"Both builds must be the same, but {', '.join(different + unreadable)} differ.")
+
+
+def sign_release(target: Path) -> None:
+    """Write the checksums, and sign them if this is a release.
+
+    Raises:
+        ValueError: what is missing for a release, although a key is given.
+    """
+    written = sums.write_sums(target)
+    _, dated = changes.entry(changes.CHANGELOG.read_text(), version())
+    missing = [] if dated else [f"CHANGELOG.md has no date for {version()} (make version VERSION={version()})"]
+    if source.repository() is None:
+        missing.append("pyproject.toml has no project.urls.Repository")
+    key = os.environ.get(KEY)
+    if key and missing:
+        raise ValueError(f"This cannot be signed as a release: {'; '.join(missing)}.")
+    if key:
+        sums.sign(written, Path(key))
+        say(f"signed {written.name}: {target} is Greenroom {version()}. Next: docs/releasing.md")
+        return
+    missing.append(f"{KEY} is not set")
+    say(f"wrote {written.name}. This is a rehearsal, not a release: {'; '.join(missing)}")
+
+
+def say(text: str) -> None:
+    print(f"release: {text}", flush=True)
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="releasing", description=__doc__)
+    steps = parser.add_subparsers(dest="step", required=True)
+    for step in ("build", "sign"):
+        steps.add_parser(step).add_argument("target", type=Path)
+    steps.add_parser("version").add_argument("version")
+    arguments = parser.parse_args()
+    try:
+        match arguments.step:
+            case "build":
+                build_release(arguments.target)
+            case "sign":
+                sign_release(arguments.target)
+            case _:
+                changes.set_version(arguments.version, datetime.datetime.now(datetime.UTC).date())
+                print(source.git("diff", "--stat"))
+    except ValueError as error:
+        sys.exit(f"release: {error}")
+
+
+if __name__ == "__main__":
+    main()
