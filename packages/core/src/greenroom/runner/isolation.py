@@ -1,0 +1,174 @@
+"""New namespaces and directories for a process that was forked from a template: what bubblewrap gives to a new sandbox.
+
+The template has bubblewrap's read-only view of the system already, with privileges over it. All that it and its other
+forks can write to is replaced here. `confine` gives the privileges up afterwards.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from typing import Any
+
+GROUPS = "/opt/greenroom/groups"
+"""Where a template sees the control groups of the sandboxes, read-only."""
+
+_NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
+_NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _MOVE = 1, 2, 4, 8, 32, 4096, 8192
+_PRIVATE = 0x40000 | 0x4000  # MS_PRIVATE, MS_REC
+_DETACH = 2
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_PROTECTED = ("sys", "sysrq-trigger", "irq", "bus")  # of /proc, as by bubblewrap
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def fork(own: int) -> int:
+    """Fork a child that is process 1 of a new namespace; return its number here, and 0 in the child.
+
+    Args:
+        own: a descriptor of this process's own namespace of processes.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    _check("unshare", _libc.unshare(_NEWPID))
+    try:
+        pid = os.fork()
+    except OSError:
+        _check("setns", _libc.setns(own, _NEWPID))
+        raise
+    if pid:
+        _check("setns", _libc.setns(own, _NEWPID))
+    return pid
+
+
+def join(groups: list[int]) -> None:
+    """Move this process into control groups, by descriptors of their files `cgroup.procs`."""
+    for group in groups:
+        os.write(group, b"0")
+
+
+def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, events: list[str] | None) -> None:
+    """Give this process everything of its own that a new sandbox has.
+
+    Args:
+        network: whether it keeps the machine's network.
+        disk: bytes of /mnt/data, and of /tmp.
+        shared_memory: bytes of /dev/shm.
+        user: the user that it is going to become, where it is root outside of the sandbox, too.
+        events: the file below `GROUPS` that counts its out-of-memory kills, and where the runner looks for it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    kinds = _NEWNS | _NEWUTS | _NEWIPC | (0 if network else _NEWNET)
+    if os.path.exists("/proc/self/ns/cgroup"):
+        kinds |= _NEWCGROUP
+    _check("unshare", _libc.unshare(kinds))
+    _mount("none", "/", None, _PRIVATE)
+    settings = _new_proc()
+    try:
+        if events is not None:
+            _unmount(events[1])  # nothing can be mounted on the template's, which bubblewrap has unlinked
+            _mount(f"{GROUPS}/{events[0]}", events[1], None, _BIND)
+            _protect(events[1], _NOSUID | _NODEV | _NOEXEC)
+        if os.path.ismount(GROUPS):
+            _unmount(GROUPS)
+        _unmount("/tmp")  # noqa: S108  the template's
+        if user is not None:
+            _show_user(user)
+        for path, size in (("/tmp", disk), ("/mnt/data", disk), ("/dev/shm", shared_memory)):  # noqa: S108
+            if path != "/tmp":  # noqa: S108
+                _unmount(path)
+            _mount("tmpfs", path, "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={size}")
+        _unmount("/dev/pts")
+        _mount("devpts", "/dev/pts", "devpts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+        if not network:
+            _start_loopback()
+        if user is None:
+            _become_user(settings)
+    finally:
+        os.close(settings)
+
+
+def _new_proc() -> int:
+    """Mount /proc anew; return a descriptor of its directory `sys`, which is protected only by its path."""
+    # Where it is not root outside, the kernel shows a new /proc only beside one that nothing covers.
+    _mount("proc", "/tmp", "proc", _NOSUID | _NODEV | _NOEXEC)  # noqa: S108
+    _unmount("/proc")
+    _mount("/tmp", "/proc", None, _MOVE)  # noqa: S108
+    settings = os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in _PROTECTED:
+        path = f"/proc/{name}"
+        if os.path.exists(path):
+            _mount(path, path, None, _BIND)
+            _protect(path, _NOSUID | _NODEV | _NOEXEC)
+    return settings
+
+
+def _show_user(user: int) -> None:
+    """Show /etc/passwd with this user."""
+    _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=0755,size=65536")  # noqa: S108
+    with open("/tmp/passwd", "w", encoding="ascii") as file:  # noqa: S108
+        file.write(f"user:x:{user}:{user}::/tmp/home:/bin/sh\n")
+        os.fchmod(file.fileno(), 0o644)
+    _unmount("/etc/passwd")  # as above
+    _mount("/tmp/passwd", "/etc/passwd", None, _BIND)  # noqa: S108
+    _protect("/etc/passwd", _NOSUID | _NODEV)
+    _unmount("/tmp")  # noqa: S108
+
+
+def _start_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        request = struct.pack("16sH22x", b"lo", 0)
+        flags: int = struct.unpack("16xH22x", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[0]
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
+
+
+def _become_user(settings: int) -> None:
+    """Become the user of a user namespace in which no further one can be made, as with bubblewrap's --disable-userns.
+
+    The limit belongs to a namespace around that of the sandbox, so that nothing in the sandbox can change it.
+    """
+    _new_user(0, 0)
+    limit = os.open("user/max_user_namespaces", os.O_WRONLY | os.O_CLOEXEC, dir_fd=settings)
+    try:
+        os.write(limit, b"1")
+    finally:
+        os.close(limit)
+    _new_user(_INSIDE_USER, 0)
+
+
+def _new_user(inside: int, outside: int) -> None:
+    _check("unshare", _libc.unshare(_NEWUSER))
+    for name, content in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{inside} {outside} 1"),
+        ("gid_map", f"{inside} {outside} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(content)
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    words: list[Any] = [None if word is None else word.encode() for word in (source, target, kind)]
+    _check(f"mount {target}", _libc.mount(*words, ctypes.c_ulong(flags), None if options is None else options.encode()))
+
+
+def _protect(path: str, flags: int) -> None:
+    _mount("none", path, None, _REMOUNT | _BIND | _RDONLY | flags)
+
+
+def _unmount(path: str) -> None:
+    _check(f"unmount {path}", _libc.umount2(path.encode(), _DETACH))
+
+
+def _check(action: str, result: int) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)} ({action})")
