@@ -9,19 +9,26 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import socket
 import struct
 from typing import Any
 
 GROUPS = "/opt/greenroom/groups"
 """Where a template sees the control groups of the sandboxes, read-only."""
+STAGE = "/opt/greenroom/stage"
+"""An empty directory of a template, where directories are made before they replace the template's."""
+
+_WRITABLE = ("/tmp", "/mnt/data", "/dev/shm")  # noqa: S108
 
 _NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
-_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _MOVE = 1, 2, 4, 8, 32, 4096, 8192
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _MOVE, _REC = 1, 2, 4, 8, 32, 4096, 8192, 16384
+_ESCAPE = re.compile(r"\\([0-7]{3})")
 _PRIVATE = 0x40000 | 0x4000  # MS_PRIVATE, MS_REC
 _DETACH = 2
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_INSIDE_USER = 1000
 _PROTECTED = ("sys", "sysrq-trigger", "irq", "bus")  # of /proc, as by bubblewrap
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,7 +60,7 @@ def join(groups: list[int]) -> None:
         os.write(group, b"0")
 
 
-def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, events: list[str] | None) -> None:
+def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, events: list[str] | None, kept: list[str]) -> None:
     """Give this process everything of its own that a new sandbox has.
 
     Args:
@@ -62,6 +69,7 @@ def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, eve
         shared_memory: bytes of /dev/shm.
         user: the user that it is going to become, where it is root outside of the sandbox, too.
         events: the file below `GROUPS` that counts its out-of-memory kills, and where the runner looks for it.
+        kept: what `shown_in_writable` has found in the template.
 
     Raises:
         OSError: the kernel refuses.
@@ -79,13 +87,10 @@ def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, eve
             _protect(events[1], _NOSUID | _NODEV | _NOEXEC)
         if os.path.ismount(GROUPS):
             _unmount(GROUPS)
-        _unmount("/tmp")  # noqa: S108  the template's
         if user is not None:
             _show_user(user)
-        for path, size in (("/tmp", disk), ("/mnt/data", disk), ("/dev/shm", shared_memory)):  # noqa: S108
-            if path != "/tmp":  # noqa: S108
-                _unmount(path)
-            _mount("tmpfs", path, "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={size}")
+        for path, size in zip(_WRITABLE, (disk, disk, shared_memory), strict=True):
+            _new_directory(path, size, [shown for shown in kept if shown.startswith(f"{path}/")])
         _unmount("/dev/pts")
         _mount("devpts", "/dev/pts", "devpts", _NOSUID | _NOEXEC, "newinstance,ptmxmode=0666,mode=620")
         if not network:
@@ -99,9 +104,9 @@ def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, eve
 def _new_proc() -> int:
     """Mount /proc anew; return a descriptor of its directory `sys`, which is protected only by its path."""
     # Where it is not root outside, the kernel shows a new /proc only beside one that nothing covers.
-    _mount("proc", "/tmp", "proc", _NOSUID | _NODEV | _NOEXEC)  # noqa: S108
+    _mount("proc", STAGE, "proc", _NOSUID | _NODEV | _NOEXEC)
     _unmount("/proc")
-    _mount("/tmp", "/proc", None, _MOVE)  # noqa: S108
+    _mount(STAGE, "/proc", None, _MOVE)
     settings = os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for name in _PROTECTED:
         path = f"/proc/{name}"
@@ -113,14 +118,40 @@ def _new_proc() -> int:
 
 def _show_user(user: int) -> None:
     """Show /etc/passwd with this user."""
-    _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=0755,size=65536")  # noqa: S108
-    with open("/tmp/passwd", "w", encoding="ascii") as file:  # noqa: S108
+    _mount("tmpfs", STAGE, "tmpfs", _NOSUID | _NODEV, "mode=0755,size=65536")
+    with open(f"{STAGE}/passwd", "w", encoding="ascii") as file:
         file.write(f"user:x:{user}:{user}::/tmp/home:/bin/sh\n")
         os.fchmod(file.fileno(), 0o644)
     _unmount("/etc/passwd")  # as above
-    _mount("/tmp/passwd", "/etc/passwd", None, _BIND)  # noqa: S108
+    _mount(f"{STAGE}/passwd", "/etc/passwd", None, _BIND)
     _protect("/etc/passwd", _NOSUID | _NODEV)
-    _unmount("/tmp")  # noqa: S108
+    _unmount(STAGE)
+
+
+def _new_directory(path: str, size: int, kept: list[str]) -> None:
+    """Replace a writable directory by a new one, which shows the same parts of the machine."""
+    _mount("tmpfs", STAGE, "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={size}")
+    for shown in kept:
+        target = STAGE + shown.removeprefix(path)
+        _make_directories(target)
+        _mount(shown, target, None, _BIND | _REC)
+    _unmount(path)
+    _mount(STAGE, path, None, _MOVE)
+
+
+def _make_directories(path: str) -> None:
+    if not os.path.isdir(path):
+        _make_directories(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)  # regardless of the umask
+
+
+def shown_in_writable() -> list[str]:
+    """Return the parts of the machine that this process sees in directories that it can write to."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        places = [_ESCAPE.sub(lambda match: chr(int(match[1], 8)), line.split()[4]) for line in file]
+    found = [place for place in places if place.startswith(tuple(f"{path}/" for path in _WRITABLE))]
+    return [place for place in found if not any(place.startswith(f"{other}/") for other in found)]
 
 
 def _start_loopback() -> None:
@@ -136,11 +167,7 @@ def _become_user(settings: int) -> None:
     The limit belongs to a namespace around that of the sandbox, so that nothing in the sandbox can change it.
     """
     _new_user(0, 0)
-    limit = os.open("user/max_user_namespaces", os.O_WRONLY | os.O_CLOEXEC, dir_fd=settings)
-    try:
-        os.write(limit, b"1")
-    finally:
-        os.close(limit)
+    _write("user/max_user_namespaces", "1", settings)
     _new_user(_INSIDE_USER, 0)
 
 
@@ -151,8 +178,18 @@ def _new_user(inside: int, outside: int) -> None:
         ("uid_map", f"{inside} {outside} 1"),
         ("gid_map", f"{inside} {outside} 1"),
     ):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(content)
+        _write(f"/proc/self/{name}", content)
+
+
+def _write(path: str, content: str, directory: int | None = None) -> None:
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            os.write(file, content.encode())
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (write {path})") from error
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

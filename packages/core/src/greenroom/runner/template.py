@@ -55,6 +55,7 @@ class Template:
         self._settings = settings
         self._own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._variables = python_environment()
+        self._kept = isolation.shown_in_writable()
         self._refusal: str | None = None
         os.environ.update(self._variables)
         prepare_home(None)
@@ -133,6 +134,7 @@ class Template:
                 shared_memory=self._settings["shared_memory"],
                 user=user,
                 events=request["events"],
+                kept=self._kept,
             )
             if user is None:
                 drop_capabilities()
@@ -173,6 +175,7 @@ def _warm_up(worker: Worker, modules: list[str]) -> None:
     lines, paths = dict(linecache.cache), list(sys.path)
     worker.attach(_Nowhere())
     worker.preload(modules)
+    renew()  # as it takes OpenSSL milliseconds when it does so first
     worker.rehearse([_FAILING, *(code for name, code in _FIRST_USES.items() if name in sys.modules)])
     worker.detach()
     linecache.cache.clear()

@@ -51,7 +51,8 @@ def isolation(limits: Limits, *, forks: bool = False) -> Iterator[str]:
         for name in _FORKING:
             yield from ("--cap-add", f"CAP_{name}")
         if os.geteuid() != 0:  # root in a namespace, so that it can mount and become the sandboxes' user there
-            yield from ("--unshare-user", "--uid", "0", "--gid", "0")
+            # The kernel wants the last one of root that maps itself into a further namespace.
+            yield from ("--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "CAP_SETFCAP")
     elif os.geteuid() == 0:
         # Mounting needs root, which our own first process then gives up permanently.
         yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")

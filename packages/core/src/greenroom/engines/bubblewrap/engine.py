@@ -43,7 +43,7 @@ from greenroom.engines.packages import Packages
 from greenroom.errors import EngineUnavailable
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
-from greenroom.runner.isolation import GROUPS
+from greenroom.runner.isolation import GROUPS, STAGE
 
 _READ = 1 << 18
 _KILL_TIMEOUT = 5.0
@@ -179,6 +179,8 @@ class BubblewrapEngine(Engine):
         if self._templates is not None and spec.container_type is ContainerType.PYTHON_LTS:
             events = group.memory_events_below if group is not None else None
             members = group.members if group is not None else []
+            if group is not None:
+                group.take_full_share()  # a fork takes milliseconds, and callers wait for it
             if forked := await self._templates.fork(spec, {**settings, "events": events}, members):
                 return forked
         command = runner_command(self._packages.python, json.dumps(settings))
@@ -366,10 +368,12 @@ class BubblewrapEngine(Engine):
             ]
             if group is not None and (events := group.memory_events) is not None:
                 arguments += ["--ro-bind", str(events[0]), events[1]]
+            if control is not None:
+                arguments += ["--dir", STAGE]
             if control is not None and self._hierarchy is not None:
                 arguments += ["--dir", GROUPS, "--ro-bind", str(self._hierarchy.events), GROUPS]
-                for target in cgroups.EVENTS:  # where its sandboxes show theirs
-                    arguments += ["--perms", "0644", "--ro-bind-data", content(b""), target]
+                target = cgroups.EVENTS[self.control_groups is ControlGroups.VERSION_1]
+                arguments += ["--perms", "0644", "--ro-bind-data", content(b""), target]
             arguments += [*mounts, "--remount-ro", "/", "--", *command]
             if group is not None:
                 arguments = ["/bin/sh", "-c", _JOIN, "sh", *map(str, group.members), "--", *arguments]
