@@ -12,13 +12,13 @@ import os
 import re
 import socket
 import struct
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 GROUPS = "/opt/greenroom/groups"
 """Where a template sees the control groups of the sandboxes, read-only."""
-STAGE = "/opt/greenroom/stage"
-"""An empty directory of a template, where directories are made before they replace the template's."""
 
+_STAGE = "/opt/greenroom/cache"  # where directories are made before they replace the template's
 _WRITABLE = ("/tmp", "/mnt/data", "/dev/shm")  # noqa: S108
 
 _NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
@@ -84,7 +84,7 @@ def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, eve
         if events is not None:
             _unmount(events[1])  # nothing can be mounted on the template's, which bubblewrap has unlinked
             _mount(f"{GROUPS}/{events[0]}", events[1], None, _BIND)
-            _protect(events[1], _NOSUID | _NODEV | _NOEXEC)
+            _protect(events[1], _NOSUID | _NODEV)
         if os.path.ismount(GROUPS):
             _unmount(GROUPS)
         if user is not None:
@@ -101,12 +101,27 @@ def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, eve
         os.close(settings)
 
 
+def probe() -> NoReturn:
+    """Be a template that forks one process, and end with the reason why it cannot be isolated, if there is one."""
+    pid = fork(os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
+    if pid:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0)
+    try:
+        user = int(sys.argv[1]) or None
+        size = 1 << 20
+        enter(network=False, disk=size, shared_memory=size, user=user, events=None, kept=shown_in_writable())
+    except OSError as error:
+        os.write(2, f"{error.strerror}".encode())
+        os._exit(1)
+    os._exit(0)
+
+
 def _new_proc() -> int:
     """Mount /proc anew; return a descriptor of its directory `sys`, which is protected only by its path."""
     # Where it is not root outside, the kernel shows a new /proc only beside one that nothing covers.
-    _mount("proc", STAGE, "proc", _NOSUID | _NODEV | _NOEXEC)
+    _mount("proc", _STAGE, "proc", _NOSUID | _NODEV | _NOEXEC)
     _unmount("/proc")
-    _mount(STAGE, "/proc", None, _MOVE)
+    _mount(_STAGE, "/proc", None, _MOVE)
     settings = os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for name in _PROTECTED:
         path = f"/proc/{name}"
@@ -118,25 +133,25 @@ def _new_proc() -> int:
 
 def _show_user(user: int) -> None:
     """Show /etc/passwd with this user."""
-    _mount("tmpfs", STAGE, "tmpfs", _NOSUID | _NODEV, "mode=0755,size=65536")
-    with open(f"{STAGE}/passwd", "w", encoding="ascii") as file:
+    _mount("tmpfs", _STAGE, "tmpfs", _NOSUID | _NODEV, "mode=0755,size=65536")
+    with open(f"{_STAGE}/passwd", "w", encoding="ascii") as file:
         file.write(f"user:x:{user}:{user}::/tmp/home:/bin/sh\n")
         os.fchmod(file.fileno(), 0o644)
     _unmount("/etc/passwd")  # as above
-    _mount(f"{STAGE}/passwd", "/etc/passwd", None, _BIND)
+    _mount(f"{_STAGE}/passwd", "/etc/passwd", None, _BIND)
     _protect("/etc/passwd", _NOSUID | _NODEV)
-    _unmount(STAGE)
+    _unmount(_STAGE)
 
 
 def _new_directory(path: str, size: int, kept: list[str]) -> None:
     """Replace a writable directory by a new one, which shows the same parts of the machine."""
-    _mount("tmpfs", STAGE, "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={size}")
+    _mount("tmpfs", _STAGE, "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={size}")
     for shown in kept:
-        target = STAGE + shown.removeprefix(path)
+        target = _STAGE + shown.removeprefix(path)
         _make_directories(target)
         _mount(shown, target, None, _BIND | _REC)
     _unmount(path)
-    _mount(STAGE, path, None, _MOVE)
+    _mount(_STAGE, path, None, _MOVE)
 
 
 def _make_directories(path: str) -> None:

@@ -45,6 +45,8 @@ NOBODY_THERE = {
 }
 """Variables that keep programs from waiting for somebody at a terminal."""
 
+_NEEDED = 32 << 20  # bytes without which a worker cannot do anything useful
+
 SHELL = "Shell"
 """The container type without a worker: all of its code is commands."""
 
@@ -175,8 +177,10 @@ def _spawn(command: Command, ends: list[int]) -> int:
     )
 
 
-def _fork(environment: dict[str, str], ends: list[int], become: Callable[[int, int], NoReturn]) -> int:
+def _fork(environment: dict[str, str], ends: list[int], become: Callable[[int, int], NoReturn], *, needed: int) -> int:
     """Fork a worker with these descriptors as the only ones; return its process.
+
+    It takes as many bytes of memory as are needed, and gives them back, before it begins: without them, it ends.
 
     The child keeps all objects of this process, unused: a descriptor of theirs that was closed as one of them ends
     could be one that code has opened meanwhile. So it must not return from here.
@@ -194,6 +198,7 @@ def _fork(environment: dict[str, str], ends: list[int], become: Callable[[int, i
             os.dup2(descriptor, number)
         close_from(len(ends))
         be_dumpable()
+        bytearray(needed)[::4096] = bytes(range(1, 2)) * (needed // 4096)
         os.environ.update({**environment, **os.environ})
         become(3, 4)
     except BaseException:  # noqa: BLE001  nothing else can be done with it here
@@ -212,6 +217,7 @@ class WorkerProcess:
         user: int | None,
         rlimits: dict[str, int],
         become: Callable[[int, int], NoReturn] | None = None,
+        after_lack_of_memory: bool = False,
     ) -> None:
         """
         Args:
@@ -220,6 +226,7 @@ class WorkerProcess:
             rlimits: the worker's resource limits, by name without `RLIMIT_`.
             become: what a fork of this process becomes the worker with, on these descriptors for orders and for
                 acknowledgements; by default the worker is a new program.
+            after_lack_of_memory: whether the worker before it was killed for that.
         """
         mine, theirs = socket.socketpair()
         acks_read, self.acks = os.pipe()
@@ -228,7 +235,10 @@ class WorkerProcess:
         null = os.open(os.devnull, os.O_RDONLY)
         command = _COMMANDS[container_type]("" if user is None else WORKER_STEP_DOWN.format(user))
         ends = [null, out_write, err_write, theirs.fileno(), acks_read]
-        self.pid = _spawn(command, ends) if become is None else _fork(command.environment, ends, become)
+        if become is None:
+            self.pid = _spawn(command, ends)
+        else:
+            self.pid = _fork(command.environment, ends, become, needed=_NEEDED if after_lack_of_memory else 0)
         if "DATA" in rlimits:
             rlimits = {**rlimits, "DATA": rlimits["DATA"] + command.reserved}
         for name, limit in rlimits.items():

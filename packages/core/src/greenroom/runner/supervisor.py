@@ -53,7 +53,7 @@ class Supervisor:
         stdout: int,
         tree: FileTree,
         *,
-        spawn: Callable[[], WorkerProcess] | None,
+        spawn: Callable[..., WorkerProcess] | None,
         user: int | None,
         rlimits: dict[str, int],
     ) -> None:
@@ -344,7 +344,7 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):  # full of signals, which wake as well
             os.write(self._waker, b"\0")
 
-    def _replace(self, worker: WorkerProcess, code: int, spawn: Callable[[], WorkerProcess]) -> WorkerProcess:
+    def _replace(self, worker: WorkerProcess, code: int, spawn: Callable[..., WorkerProcess]) -> WorkerProcess:
         """Kill all that a worker has left when it ended, report its end, and start another."""
         out_of_memory = self._oom.occurred() and not self._killed
         _kill_all_others()
@@ -370,7 +370,7 @@ class Supervisor:
             self._finish(crash=crash(code, killed=killed, out_of_memory=out_of_memory))
         elif worker.used:
             self._state_lost = True
-        return self._start_worker(spawn)
+        return self._start_worker(partial(spawn, after_lack_of_memory=out_of_memory))
 
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:

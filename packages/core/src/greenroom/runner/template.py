@@ -2,7 +2,8 @@
 
 It never runs a user's code and holds no secret. The host sends it a request for each sandbox, with descriptors: where
 to answer, the sandbox's standard streams, and the files by which it joins its control groups. The answers are `P` with
-a descriptor of the new process, and `I` when that has been isolated, or `E` with the reason why it cannot be.
+a descriptor of the new process, and `I` when that has been isolated; or with a reason, `E` if that has failed, and `N` if
+it always would. The template sends `R` once it has imported everything.
 """
 
 from __future__ import annotations
@@ -64,15 +65,20 @@ class Template:
 
     def serve(self) -> None:
         """Fork a sandbox for each request until the host has gone."""
-        if select.select([self._control], [], [], 0)[0] and not self._serve_one():
-            return  # a caller that waits needs a sandbox sooner than one with the modules
-        self._preload()
+        for module in self._settings["preload"]:
+            if not self._serve_one(wait=False):
+                return
+            self._worker.preload([module])
+        if not self._serve_one(wait=False):
+            return
+        self._prepare()
+        self._control.send(b"R")
         while self._serve_one():
             pass
 
-    def _preload(self) -> None:
-        modules: list[str] = self._settings["preload"]
-        _warm_up(self._worker, modules)
+    def _prepare(self) -> None:
+        """Do what sandboxes need not do, once all modules are there."""
+        _warm_up(self._worker)
         self._home = _files_of_home()
         self._refusal = self._obstacle()
         gc.collect()
@@ -80,6 +86,8 @@ class Template:
 
     def _obstacle(self) -> str | None:
         """Return why forks of this process would not be sound; `None` if they are."""
+        if not hasattr(os, "pidfd_open"):
+            return "this Python was built for an older kernel"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if (pid := os.fork()) == 0:  # before a fork, libraries end the threads that they can start again
@@ -93,14 +101,23 @@ class Template:
             return f"the preloaded modules have left files open: {', '.join(map(_describe, left))}"
         return None
 
-    def _serve_one(self) -> bool:
+    def _serve_one(self, *, wait: bool = True) -> bool:
+        """Answer one request; return whether the host is still there.
+
+        Without `wait`, only if there is one: its caller needs a sandbox sooner than one with all modules.
+        """
+        if not wait and not select.select([self._control], [], [], 0)[0]:
+            return True
         data, descriptors, _, _ = socket.recv_fds(self._control, _MAX_REQUEST, _MAX_DESCRIPTORS)
         if not data:
             return False
         answer = descriptors[0]
         try:
             if self._refusal is not None:
-                raise OSError(self._refusal)
+                _send(answer, f"N{self._refusal}".encode())
+                return True
+            if _has_gone(answer):
+                return True
             pid = isolation.fork(self._own)
             if pid == 0:
                 self._become(json.loads(data), descriptors)
@@ -170,17 +187,15 @@ def _serve(worker: Worker, orders: int, acks: int) -> NoReturn:
     serve(orders, acks, lambda: worker)
 
 
-def _warm_up(worker: Worker, modules: list[str]) -> None:
-    """Import modules, and do what the first code of a session would do for the first time."""
-    lines, paths = dict(linecache.cache), list(sys.path)
+def _warm_up(worker: Worker) -> None:
+    """Do what the first code of a session would do for the first time."""
+    renew()  # it takes OpenSSL milliseconds when it does so first
+    lines = dict(linecache.cache)
     worker.attach(_Nowhere())
-    worker.preload(modules)
-    renew()  # as it takes OpenSSL milliseconds when it does so first
     worker.rehearse([_FAILING, *(code for name, code in _FIRST_USES.items() if name in sys.modules)])
     worker.detach()
     linecache.cache.clear()
     linecache.cache.update(lines)
-    sys.path[:] = paths
 
 
 def _files_of_home() -> list[tuple[str, bytes | None]]:
@@ -218,6 +233,13 @@ def _keep_only(descriptor: int) -> int:
 def _send(answer: int, data: bytes, *descriptors: int) -> None:
     with socket.socket(fileno=os.dup(answer)) as connection, contextlib.suppress(BrokenPipeError, ConnectionError):
         socket.send_fds(connection, [data], descriptors)
+
+
+def _has_gone(answer: int) -> bool:
+    """Whether the host does not wait for an answer any more."""
+    waiting = select.poll()
+    waiting.register(answer, 0)
+    return bool(waiting.poll(0))
 
 
 def _is_open(descriptor: int) -> bool:

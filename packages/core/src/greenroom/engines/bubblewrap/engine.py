@@ -18,7 +18,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from greenroom.engines.packages import Packages
 from greenroom.errors import EngineUnavailable
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
-from greenroom.runner.isolation import GROUPS, STAGE
+from greenroom.runner.isolation import GROUPS
 
 _READ = 1 << 18
 _KILL_TIMEOUT = 5.0
@@ -67,6 +67,8 @@ if private:
     sys.exit(f"private: {private[0]}")
 sys.exit("IPython" in sys.argv and importlib.util.find_spec("IPython") is None and "no IPython")
 """
+
+_PROBE = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.isolation import probe; probe()"
 
 _NOT_ALLOWED = ("amespace", "setting up uid map", "RTM_NEWADDR", "mount proc", "cannot become the user")
 """In what bubblewrap says where the kernel, or the container around it, does not allow what it does."""
@@ -102,7 +104,9 @@ class BubblewrapEngine(Engine):
         allow_unfiltered: bool = False,
         fork: bool = True,
     ) -> None:
-        self._templates = Templates(self._start_template) if fork else None
+        self._templates = Templates(self._start_template)
+        self.fork_obstacle: str | None = None if fork else "it is switched off"
+        """Why sandboxes of Python are not forked from a template; `None` if they are. Known after `check`."""
         self._allow_unfiltered = allow_unfiltered
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
         self._packages = ProvidedPackages(packages, self._python)
@@ -140,6 +144,10 @@ class BubblewrapEngine(Engine):
         self._checked.add(container_type)
         if not is_python:
             return
+        if self.fork_obstacle is None:
+            user = 0 if os.geteuid() else _new_user()
+            code, errors = await self._try([self._packages.python, "-I", "-S", "-c", _PROBE, str(user)], forks=True)
+            self.fork_obstacle = errors or "the kernel does not allow it" if code else None
         self._font_cache = font_cache.place(self._python)
         if (fonts := font_cache.descriptor(self._font_cache)) is not None:
             os.close(fonts)
@@ -176,7 +184,7 @@ class BubblewrapEngine(Engine):
     async def _start(
         self, spec: SandboxSpec, group: cgroups.Group | None, settings: Mapping[str, object], user: int
     ) -> SandboxProcess:
-        if self._templates is not None and spec.container_type is ContainerType.PYTHON_LTS:
+        if self.fork_obstacle is None and spec.container_type is ContainerType.PYTHON_LTS:
             events = group.memory_events_below if group is not None else None
             members = group.members if group is not None else []
             if group is not None:
@@ -200,7 +208,7 @@ class BubblewrapEngine(Engine):
                 }
                 command = template_command(self._packages.python, json.dumps(settings))
                 process = await self._spawn(
-                    command, INSIDE_USER, spec, None, shown=self._shown, control=theirs.fileno()
+                    command, INSIDE_USER, spec, None, shown=self._shown, forks=True, passed=[theirs.fileno()]
                 )
         except BaseException:
             ours.close()
@@ -215,8 +223,7 @@ class BubblewrapEngine(Engine):
         return await asyncio.to_thread(self._hierarchy.sweep) if self._hierarchy is not None else 0
 
     async def close(self) -> None:
-        if self._templates is not None:
-            await self._templates.close()
+        await self._templates.close()
         if self._compiling is not None:
             self._compiling.cancel()
             await asyncio.wait([self._compiling], timeout=_KILL_TIMEOUT)
@@ -276,8 +283,8 @@ class BubblewrapEngine(Engine):
         process = await asyncio.create_subprocess_exec(self._executable, "--help", stdout=pipe, stderr=pipe)
         return option.encode() in b" ".join(await process.communicate())
 
-    async def _try(self, command: list[str]) -> tuple[int, str]:
-        process = await self._spawn(command, INSIDE_USER, SandboxSpec(), None)
+    async def _try(self, command: list[str], *, forks: bool = False) -> tuple[int, str]:
+        process = await self._spawn(command, INSIDE_USER, SandboxSpec(), None, forks=forks)
         try:
             async with asyncio.timeout(_TRY_TIMEOUT):
                 _, errors = await process.communicate()
@@ -324,7 +331,8 @@ class BubblewrapEngine(Engine):
         *,
         mounts: tuple[str, ...] = (),
         shown: Mapping[str, Path] = _NOTHING,
-        control: int | None = None,
+        forks: bool = False,
+        passed: Sequence[int] = (),
     ) -> asyncio.subprocess.Process:
         """
         Args:
@@ -335,10 +343,11 @@ class BubblewrapEngine(Engine):
             mounts: further arguments.
             shown: directories of this user's cache by their paths in the sandbox, without those that are missing, or
                 that another user can change.
-            control: the socket of a template.
+            forks: whether it is a template.
+            passed: descriptors that the first process has, too.
         """
         with contextlib.ExitStack() as stack:
-            passed: list[int] = [] if control is None else [control]
+            passed = [*passed]
 
             def content(data: bytes) -> str:
                 """A descriptor that bubblewrap reads this from."""
@@ -356,7 +365,7 @@ class BubblewrapEngine(Engine):
                     by_name = ("--ro-bind", str(source))
                     mounts += (*(("--ro-bind-fd", str(opened)) if self._binds_descriptors else by_name), target)
             arguments = [self._executable]
-            arguments += isolation(spec.limits, forks=control is not None)
+            arguments += isolation(spec.limits, forks=forks)
             arguments += file_system(Path(self._python), self._node, spec.limits)
             arguments += environment([*self._packages.programs, *self._programs()], spec)
             arguments += [
@@ -368,9 +377,7 @@ class BubblewrapEngine(Engine):
             ]
             if group is not None and (events := group.memory_events) is not None:
                 arguments += ["--ro-bind", str(events[0]), events[1]]
-            if control is not None:
-                arguments += ["--dir", STAGE]
-            if control is not None and self._hierarchy is not None:
+            if forks and self._hierarchy is not None:
                 arguments += ["--dir", GROUPS, "--ro-bind", str(self._hierarchy.events), GROUPS]
                 target = cgroups.EVENTS[self.control_groups is ControlGroups.VERSION_1]
                 arguments += ["--perms", "0644", "--ro-bind-data", content(b""), target]

@@ -96,11 +96,6 @@ class BubblewrapSandbox(StreamSandbox):
         self._resources: Resources | None = None
         self._gauge: measuring.Gauge | None = None
 
-    @property
-    def alive(self) -> bool:
-        """Whether its process has not ended, as far as that is known."""
-        return self._end is None and self._process.returncode is None
-
     async def send(self, data: bytes) -> None:
         self._process.stdin.write(data)
         await self._process.stdin.drain()

@@ -15,7 +15,8 @@ from typing import Any
 from greenroom.engines.bubblewrap.sandbox import BubblewrapSandbox
 
 _READ = 1 << 18
-_FORK_TIMEOUT = 60.0
+_TIMEOUT = 30.0
+_PREPARING_TIMEOUT = 10.0  # while it imports modules: after that, a new sandbox is ready sooner
 _MAX_ANSWER = 4096
 
 
@@ -23,12 +24,16 @@ class ForkFailed(Exception):
     """A sandbox could not be forked.
 
     Attributes:
-        refused: whether the template said so; otherwise it has ended, or does not answer.
+        permanent: whether no sandbox of the template can be.
     """
 
-    def __init__(self, reason: str, *, refused: bool) -> None:
+    def __init__(self, reason: str, *, permanent: bool = False) -> None:
         super().__init__(reason)
-        self.refused = refused
+        self.permanent = permanent
+
+
+class TemplateLost(Exception):
+    """The template has ended, or does not answer."""
 
 
 class ForkedProcess:
@@ -37,7 +42,11 @@ class ForkedProcess:
     returncode: int | None = None
 
     def __init__(
-        self, process: int, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader,
+        self,
+        process: int,
+        stdin: asyncio.StreamWriter,
+        stdout: asyncio.StreamReader,
+        stderr: asyncio.StreamReader,
         transports: Sequence[asyncio.BaseTransport],
     ) -> None:
         """
@@ -80,7 +89,7 @@ class ForkedProcess:
 
 
 class Template:
-    """A template, which ends with this object's `close`; its sandboxes end with it.
+    """A template. Its sandboxes end with it.
 
     Args:
         sandbox: the template's own, of bubblewrap.
@@ -91,16 +100,16 @@ class Template:
         self._sandbox = sandbox
         self._control = control
         self._processes: list[ForkedProcess] = []
+        self._prepared = False
+        self._slow = False  # a request was not answered in time while it was being prepared
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(control, self._on_message)
 
     @property
     def in_use(self) -> bool:
-        """Whether a sandbox of it has not ended."""
+        """Whether one of its sandboxes has not ended."""
         self._processes = [process for process in self._processes if not process.ended]
         return bool(self._processes)
-
-    @property
-    def alive(self) -> bool:
-        return self._sandbox.alive
 
     async def fork(self, settings: Mapping[str, Any], groups: Sequence[Path]) -> ForkedProcess:
         """Fork a sandbox.
@@ -111,46 +120,86 @@ class Template:
 
         Raises:
             ForkFailed: it cannot be forked; nothing of it is left.
+            TemplateLost: no more can be.
             OSError: there are no descriptors left, or a group is gone.
         """
-        with contextlib.ExitStack() as stack:
-
-            def own(descriptor: int) -> int:
-                stack.callback(os.close, descriptor)
-                return descriptor
-
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with ours, theirs:
-                ends = _Ends()
-                stack.callback(ends.close)
-                opened = [own(os.open(group, os.O_WRONLY | os.O_CLOEXEC)) for group in groups]
-                try:
-                    passed = [theirs.fileno(), *ends.theirs, *opened]
-                    socket.send_fds(self._control, [json.dumps(settings).encode()], passed)
-                except OSError as error:
-                    raise ForkFailed(f"it takes no request ({error.strerror})", refused=False) from error
-                finally:
-                    ends.close_theirs()
-                theirs.close()
-                ours.setblocking(False)
-                process = await _forked(ours)
+        if self._slow and not self._prepared:
+            raise ForkFailed("its modules are still being imported")
+        ends = _Ends()
+        try:
+            process = await self._request(settings, groups, ends)
             try:
                 forked = await ends.connect(process)
-                self._processes = [each for each in self._processes if not each.ended] + [forked]
-                return forked
             except BaseException:
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-                os.close(process)
+                _kill(process)
                 raise
-
-    async def diagnosis(self) -> str:
-        """Return what it has printed before its end."""
-        return await self._sandbox.diagnosis()
+        finally:
+            ends.close()
+        self._processes.append(forked)
+        return forked
 
     async def close(self) -> None:
         """End it and its sandboxes. Idempotent, bounded in time."""
-        self._control.close()
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control)
+            self._control.close()
         await self._sandbox.kill()
+
+    async def _request(self, settings: Mapping[str, Any], groups: Sequence[Path], ends: _Ends) -> int:
+        """Have a sandbox forked; return a descriptor of its first process, once that is isolated."""
+        answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with answers, contextlib.ExitStack() as stack:
+            with theirs:
+                opened: list[int] = []
+                for group in groups:
+                    opened.append(os.open(group, os.O_WRONLY | os.O_CLOEXEC))
+                    stack.callback(os.close, opened[-1])
+                answers.setblocking(False)
+                passed = [theirs.fileno(), *ends.theirs, *opened]
+                try:
+                    socket.send_fds(self._control, [json.dumps(settings).encode()], passed)
+                except BlockingIOError as error:
+                    raise ForkFailed("too many others are waiting for it") from error
+                except OSError as error:
+                    raise await self._lost(error.strerror) from error
+                ends.close_theirs()
+            try:
+                async with asyncio.timeout(_TIMEOUT if self._prepared else _PREPARING_TIMEOUT):
+                    return await _forked(answers)
+            except TimeoutError as error:
+                if self._prepared:
+                    raise TemplateLost(f"it has not answered for {_TIMEOUT:g} seconds") from error
+                self._slow = True
+                raise ForkFailed("its modules are still being imported") from error
+            except EOFError as error:
+                if self._ended:
+                    raise await self._lost("it has ended") from error
+                raise ForkFailed("its process has ended") from error
+
+    async def _lost(self, reason: object) -> TemplateLost:
+        await self._sandbox.kill()
+        return TemplateLost(await self._sandbox.diagnosis() or reason)
+
+    @property
+    def _ended(self) -> bool:
+        try:
+            return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def _on_message(self) -> None:
+        try:
+            message = self._control.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if message:
+            self._prepared = True
+        else:
+            self._loop.remove_reader(self._control)
 
 
 class _Ends:
@@ -216,31 +265,34 @@ async def _forked(answers: socket.socket) -> int:
 
     Raises:
         ForkFailed: it cannot be.
+        EOFError: the process or the template has ended.
     """
     process: int | None = None
     isolated = False
     try:
-        async with asyncio.timeout(_FORK_TIMEOUT):
-            while process is None or not isolated:
-                data, descriptors = await _receive(answers)
-                match data[:1]:
-                    case b"P":
-                        process = descriptors[0]
-                    case b"I":
-                        isolated = True
-                    case b"E":
-                        raise ForkFailed(data[1:].decode(errors="replace"), refused=True)
-                    case _:
-                        raise ForkFailed("it has ended", refused=False)
-    except BaseException as error:
+        while process is None or not isolated:
+            data, descriptors = await _receive(answers)
+            match data[:1]:
+                case b"P":
+                    process = descriptors[0]
+                case b"I":
+                    isolated = True
+                case b"E" | b"N":
+                    raise ForkFailed(data[1:].decode(errors="replace"), permanent=data[:1] == b"N")
+                case _:
+                    raise EOFError
+    except BaseException:
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-            os.close(process)
-        if isinstance(error, TimeoutError):
-            raise ForkFailed(f"it has not answered for {_FORK_TIMEOUT:g} seconds", refused=False) from error
+            _kill(process)
         raise
     return process
+
+
+def _kill(process: int) -> None:
+    """Kill a process, and close its descriptor."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    os.close(process)
 
 
 async def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from greenroom.engines.base import SandboxSpec
-from greenroom.engines.bubblewrap.template import ForkedProcess, ForkFailed, Template
+from greenroom.engines.bubblewrap.template import ForkedProcess, ForkFailed, Template, TemplateLost
 
 _log = logging.getLogger(__name__)
 
-_MOST_FAILURES = 3  # templates that have ended one after the other without a sandbox
+_MOST_LOST = 3  # templates, one after the other without a sandbox
 
 
 class Templates:
@@ -28,7 +28,7 @@ class Templates:
         self._start = start
         self._current: tuple[SandboxSpec, asyncio.Task[Template]] | None = None
         self._retired: list[asyncio.Task[Template]] = []
-        self._failures = 0
+        self._lost = 0
         self._refused: SandboxSpec | None = None
         self._closed = False
 
@@ -40,63 +40,69 @@ class Templates:
         Raises:
             OSError: there are no descriptors left, or a group is gone.
         """
-        if self._closed or self._failures >= _MOST_FAILURES or self._refused == spec:
-            return None
-        start = await self._template(spec)
-        try:
-            template = await asyncio.shield(start)
-        except OSError as error:
-            return self._failed(error)
-        try:
-            process = await template.fork(settings, groups)
-        except ForkFailed as error:
-            if template.alive:
-                if error.refused:
-                    self._refused = spec
-                return self._failed(error, counts=False)
-            return self._failed(await template.diagnosis() or error)
-        self._failures = 0
-        return process
+        while not self._closed and self._lost < _MOST_LOST and self._refused != spec:
+            start = await self._template(spec)
+            try:
+                template = await asyncio.shield(start)
+            except OSError as error:
+                self._lose(start, error)
+                continue
+            try:
+                forked = await template.fork(settings, groups)
+            except TemplateLost as error:
+                self._lose(start, error)
+            except ForkFailed as error:
+                self._refused = spec if error.permanent else None
+                _log.warning(
+                    "%s started anew instead of forked from a template: %s.",
+                    "Sandboxes are" if error.permanent else "A sandbox is",
+                    error,
+                )
+                return None
+            else:
+                self._lost = 0
+                return forked
+        return None
 
     async def close(self) -> None:
         """End all templates. Idempotent, bounded in time."""
         self._closed = True
-        if self._current is not None:
-            self._retired.append(self._current[1])
-            self._current = None
+        self._retire()
         await asyncio.gather(*map(_end, self._retired))
         self._retired.clear()
 
     async def _template(self, spec: SandboxSpec) -> asyncio.Task[Template]:
         """Return the start of a specification's template."""
-        if self._current is not None:
-            known, start = self._current
-            if known == spec and not _is_over(start):
-                return start
-            self._retired.append(start)
-            self._current = None
+        if self._current is not None and self._current[0] == spec:
+            return self._current[1]
+        self._retire()
         start = asyncio.ensure_future(self._start(spec))
         self._current = spec, start
-        await self._end_unused()
+        for unused in [start for start in self._retired if not _is_in_use(start)]:
+            self._retired.remove(unused)
+            await _end(unused)
         return start
 
-    async def _end_unused(self) -> None:
-        """End retired templates without sandboxes."""
-        for start in [start for start in self._retired if _is_over(start) or not start.result().in_use]:
-            self._retired.remove(start)
-            await _end(start)
+    def _retire(self) -> None:
+        """Fork no more sandboxes from the current template, which ends when those that it has have ended."""
+        if self._current is not None:
+            self._retired.append(self._current[1])
+            self._current = None
 
-    def _failed(self, reason: object, *, counts: bool = True) -> None:
-        self._failures += counts
-        if not self._closed:
-            _log.warning("A sandbox is started anew instead of forked from the template: %s.", reason)
+    def _lose(self, start: asyncio.Task[Template], reason: object) -> None:
+        """Note that a template cannot be used any more."""
+        if self._closed or self._current is None or self._current[1] is not start:
+            return  # that is known already
+        self._retire()
+        self._lost += 1
+        after = "another one is started" if self._lost < _MOST_LOST else "sandboxes are started anew from now on"
+        _log.warning("The template that sandboxes are forked from was lost, and %s: %s.", after, reason)
 
 
-def _is_over(start: asyncio.Task[Template]) -> bool:
-    """Whether a template has ended, or could not be started."""
+def _is_in_use(start: asyncio.Task[Template]) -> bool:
     if not start.done():
-        return False
-    return start.cancelled() or start.exception() is not None or not start.result().alive
+        return True
+    return not start.cancelled() and start.exception() is None and start.result().in_use
 
 
 async def _end(start: asyncio.Task[Template]) -> None:

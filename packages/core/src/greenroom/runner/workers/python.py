@@ -47,7 +47,7 @@ class Worker:
     """An IPython shell whose outputs go to the supervisor, after `attach`."""
 
     _supervisor: Link
-    _process: int
+    _process = 0  # in which it is attached
 
     def __init__(self) -> None:
         self._error: dict[str, str] | None = None

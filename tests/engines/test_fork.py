@@ -1,0 +1,320 @@
+"""Sandboxes that are forked from a template are like new ones, share nothing that can be written, and end like them."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.waiting import within
+
+from greenroom import SandboxLost, Session, SessionPool
+from greenroom.engines.bubblewrap import cgroups
+from greenroom.testing import engine_pool
+
+# What a process of the session finds of itself and of its sandbox. Both kinds must find the same.
+LOOK = r"""
+import ctypes, gc, json, locale, os, re, resource, signal, socket, subprocess, sys, threading
+def read(path):
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError as error:
+        return type(error).__name__
+INTERNAL = 3 << 31  # signals of the C library, which it ignores in programs that it starts
+def masked(line):
+    name, _, value = line.partition(":")
+    return f"{name} {int(value, 16) & ~INTERNAL:x}" if name == "SigIgn" else line
+def status(process):
+    kept = "Cap|NoNewPrivs|Seccomp|Sig(Blk|Ign|Cgt)|Umask|Groups|NSpid|NStgid|NSpgid|NSsid|Threads|CoreDumping"
+    own = str(os.getuid())
+    return [masked(line.replace(own, "USER")) for line in read(f"/proc/{process}/status").splitlines() if re.match(f"({kept})", line)]
+def mounts():
+    found = []
+    for line in read("/proc/self/mountinfo").splitlines():
+        if line.split()[4].startswith("/proc/"):
+            continue  # bubblewrap protects the parts that this user could change otherwise; in forks all of them are
+        fields, _, kind = line.partition(" - ")
+        root, place, options = fields.split()[3:6]
+        found.append([place, sorted(options.split(",")), kind.split()[0]])
+    return sorted(found)
+def tree(place):
+    return sorted([path, sorted(names)] for path, names, _ in os.walk(place))
+def shown(path):
+    found = os.lstat(path)
+    owner = "own" if found.st_uid == os.getuid() else found.st_uid
+    return [path, oct(found.st_mode), owner]
+libc = ctypes.CDLL(None)
+looks = {
+    "worker": status("self"),
+    "supervisor": status(1),
+    "processes": sorted(name for name in os.listdir("/proc") if name.isdigit()),
+    "mounts": mounts(),
+    "environment": dict(os.environ),
+    "environment of a shell": sorted(subprocess.run(["env"], capture_output=True, text=True).stdout.splitlines()),
+    "limits": [read("/proc/self/limits"), read("/proc/1/limits")],
+    "descriptors": sorted((int(name), re.sub(r"\d+", "N", os.readlink(f"/proc/self/fd/{name}")))
+                          for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")),
+    "inherited by programs": subprocess.run(["/bin/sh", "-c", "ls /proc/self/fd"], capture_output=True, text=True).stdout,
+    "oom": [read("/proc/self/oom_score_adj"), read("/proc/1/oom_score_adj")],
+    "names": [os.uname().nodename, read("/etc/hostname"), re.sub(r"\d{5,}", "USER", read("/etc/passwd"))],
+    "ids": [os.getresuid() == (os.getuid(),) * 3, os.getresgid() == (os.getuid(),) * 3, os.getgroups()],
+    "groups": read("/proc/self/cgroup"),
+    "sessions": [os.getpid() == os.getsid(0) == os.getpgid(0), os.getpid(), os.getppid()],
+    "priorities": [os.nice(0), os.sched_getscheduler(0), sorted(os.sched_getaffinity(0)) == sorted(os.sched_getaffinity(1))],
+    "dumpable": libc.prctl(3, 0, 0, 0, 0),
+    "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+    "directories": [shown(path) for path in ("/tmp", "/tmp/home", "/mnt/data", "/dev/shm", "/dev/pts/ptmx", "/etc/passwd", "/proc/self/mem")],
+    "home": tree("/tmp/home"),
+    "system": sorted(os.listdir("/")) + sorted(os.listdir("/dev")) + sorted({*os.listdir("/opt/greenroom")} - {"groups"}),
+    "network": [socket.if_nameindex(), read("/proc/net/dev").count("\n")],
+    "loopback": socket.create_server(("127.0.0.1", 0)).getsockname()[0],
+    "python": [sys.argv, sys.flags, sys.path, sys.executable, sys.getrecursionlimit(), sys.stdout.encoding,
+               sys.stdin.fileno(), sys.stdout.line_buffering, sys.stdout.write_through, locale.getlocale(), sys.getswitchinterval()],
+    "threads": [thread.name for thread in threading.enumerate()],
+    "cwd": os.getcwd(),
+    "garbage": [gc.isenabled(), gc.get_threshold()],
+    "variables": sorted(globals()),
+    "count": [get_ipython().execution_count, len(In), len(Out)],
+    "last error": [hasattr(sys, name) for name in ("last_type", "last_value", "last_traceback", "last_exc")],
+    "hooks": [str(type(hook)) for hook in (sys.meta_path + sys.path_hooks)],
+    "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+}
+print(json.dumps(looks))
+"""
+# Modules that have been imported in a template, as its first code would have done it in a session.
+_EARLY = {"modules"}
+
+RANDOM = """
+import json, multiprocessing, numpy, os, random, secrets, ssl, tempfile, uuid
+print(json.dumps([
+    random.random(), numpy.random.random(), numpy.random.default_rng().random(), str(uuid.uuid4()), str(uuid.uuid1()),
+    secrets.token_hex(), ssl.RAND_bytes(8).hex(), os.path.basename(tempfile.mktemp()), os.urandom(8).hex(),
+    next(tempfile._get_candidate_names()), bytes(multiprocessing.current_process().authkey).hex(),
+    str(random.Random().random()), str(numpy.random.randn()),
+]))
+"""
+
+TEMPLATE = b"greenroom_runner.template"
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[SessionPool]:
+    with engine_pool("bubblewrap:", ready_session_instances=0, max_concurrent_sessions=20) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[SessionPool]:
+    with engine_pool("bubblewrap:?fork=off", ready_session_instances=0) as pool:
+        yield pool
+
+
+def told(session: Session, code: str) -> Any:
+    return json.loads(session.execute(code).raise_for_error().stdout)
+
+
+def templates() -> set[int]:
+    """The templates of this process."""
+    found: set[int] = set()
+    waiting = [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            children = [int(child) for child in (thread / "children").read_text().split()]
+            # Below bubblewrap's own process is the template, and below that are its sandboxes.
+            own = [child for child in children if TEMPLATE in Path(f"/proc/{child}/cmdline").read_bytes()]
+            is_bubblewrap = Path(f"/proc/{pid}/comm").read_text().strip() == "bwrap"
+            found |= set(own) if is_bubblewrap else set()
+            waiting += [child for child in children if child not in own or not is_bubblewrap]
+    return found
+
+
+def is_forked(session: Session) -> bool:
+    return session.execute("open('/proc/self/cmdline', 'rb').read()").result.find("greenroom_runner.template") > 0
+
+
+def test_a_forked_sandbox_is_like_a_new_one(pool: SessionPool, fresh: SessionPool) -> None:
+    with pool.session() as first, pool.session() as forked, fresh.session() as new:
+        first.execute("1")  # the first sandbox of a template is forked before the modules are there
+        new.execute("1").raise_for_error()
+        forked.execute("1").raise_for_error()
+        assert is_forked(forked)
+        assert not is_forked(new)
+        expected, found = told(new, LOOK), told(forked, LOOK)
+    differing = {name: (found[name], expected[name]) for name in expected.keys() - _EARLY if found[name] != expected[name]}
+    assert not differing
+    assert set(expected["modules"]) <= set(found["modules"])
+
+
+def test_two_sandboxes_never_draw_the_same(pool: SessionPool) -> None:
+    drawn: list[list[Any]] = []
+    with ExitStack() as stack:
+        for _ in range(4):
+            session = stack.enter_context(pool.session())
+            drawn.append(told(session, RANDOM))
+            session.execute("import os; os._exit(1)")  # the next worker is forked from the same supervisor
+            drawn.append(told(session, RANDOM))
+    for kind in zip(*drawn, strict=True):
+        assert len(set(kind)) == len(drawn), kind
+
+
+def test_a_worker_that_has_ended_is_forked_again(pool: SessionPool) -> None:
+    with pool.session() as session:
+        session.execute("import os; os._exit(1)")
+        assert is_forked(session)
+        assert session.execute("import pandas; pandas.Series([1, 2]).sum().item()").result == "3"
+
+
+def test_sandboxes_share_no_files_terminals_or_memory(pool: SessionPool) -> None:
+    with pool.session() as one, pool.session() as other:
+        one.execute(
+            "import os, pty, shutil\n"
+            "for place in ('/tmp', '/mnt/data', '/dev/shm', '/tmp/home'): open(f'{place}/mine', 'w').write('1')\n"
+            "ends = pty.openpty()\nshared = __import__('mmap').mmap(-1, 4096)\nshared[0] = 1"
+        ).raise_for_error()
+        found = told(
+            other,
+            "import json, os\n"
+            "print(json.dumps([[name for place in ('/tmp', '/mnt/data', '/dev/shm', '/tmp/home') for name in os.listdir(place)"
+            " if name == 'mine'], os.listdir('/dev/pts'), sorted(n for n in os.listdir('/proc') if n.isdigit())]))",
+        )
+    assert found == [[], ["ptmx"], ["1", "2"]]
+
+
+def test_an_event_loop_is_the_sessions_own(pool: SessionPool) -> None:
+    code = "import asyncio\nawait asyncio.sleep(0.01)\nasyncio.get_running_loop() is asyncio.get_event_loop()"
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(pool.session()) for _ in range(3)]
+        running = [session.submit(code) for session in sessions]
+        assert [each.result().result for each in running] == ["True"] * 3
+
+
+def test_threads_that_libraries_start_again_do_not_matter(caplog: pytest.LogCaptureFixture) -> None:
+    multiply = "import numpy; (numpy.ones((300, 300)) @ numpy.ones((300, 300)))[0, 0].item()"
+    with engine_pool("bubblewrap:", preload=["numpy"], cpu=2, ready_session_instances=0) as pool:
+        for _ in range(3):
+            with pool.session() as session:
+                assert session.execute(multiply).result == "300.0"
+                assert is_forked(session)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=[9999], daemon=True).start()", "1 threads"),
+        ("kept = open('/etc/passwd')", "files open: /etc/passwd"),
+    ],
+)
+def test_modules_that_a_fork_would_break_make_sandboxes_start_anew(
+    module: str, reason: str, bare_python: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = bare_python.parents[1] / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    (place / "left_behind.py").write_text(module)
+    url = f"bubblewrap:?python={bare_python}"
+    with engine_pool(url, preload=["left_behind"], ready_session_instances=0) as pool:
+        for _ in range(4):
+            with pool.session() as session:
+                assert session.execute("import left_behind; 6 * 7").result == "42"
+        with pool.session() as session:
+            assert not is_forked(session)
+    assert [reason in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["idle", "while code runs"])
+def test_a_killed_template_takes_its_sessions_along_and_is_replaced(runs: bool) -> None:
+    others = templates()
+    with engine_pool("bubblewrap:", preload=(), ready_session_instances=0) as pool:
+        session = pool.session()
+        assert session.execute("kept = 1\nkept").result == "1"
+        (template,) = templates() - others
+        events = session.stream("print(1, flush=True)\nimport time; time.sleep(600)") if runs else None
+        if events is not None:
+            next(events)
+        os.kill(template, signal.SIGKILL)
+        if events is not None:
+            with pytest.raises(SandboxLost):
+                list(events)
+        assert within(30, lambda: not Path(f"/proc/{template}").exists())
+        with contextlib.suppress(SandboxLost):  # if nothing has reported it yet
+            session.execute("1")
+        assert session.execute("'kept' in globals()").result == "False"
+        (other,) = templates() - others
+        assert other != template
+        assert is_forked(session)
+
+
+def test_a_template_that_does_not_live_is_given_up(bare_python: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = bare_python.parents[1] / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    (place / "ends_all.py").write_text("import os, sys\nif 'template' in sys.orig_argv[5]: os._exit(3)")
+    url = f"bubblewrap:?python={bare_python}"
+    with engine_pool(url, preload=["ends_all"], ready_session_instances=0) as pool:
+        for _ in range(6):
+            with pool.session() as session, contextlib.suppress(SandboxLost):  # the first is forked before the import
+                session.execute("6 * 7")
+        with pool.session() as session:
+            assert session.execute("6 * 7").result == "42"
+            assert not is_forked(session)
+    assert caplog.records
+
+
+def _kept() -> dict[str, Any]:
+    gc.collect()
+    mounts = Path("/proc/self/mountinfo").read_text()
+    groups = [str(path) for path in cgroups.MOUNT.rglob(f"greenroom-*{os.getpid()}-*")]
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "mounts": mounts,
+        "groups": sorted(groups),
+    }
+
+
+def test_nothing_is_left_of_sessions_or_of_a_pool() -> None:
+    others, before = templates(), _kept()
+    with engine_pool("bubblewrap:", preload=(), ready_session_instances=0) as pool:
+        with pool.session() as session:
+            session.execute("1")
+        while_open = _kept()
+        for _ in range(5):
+            with ExitStack() as stack:
+                for _ in range(4):
+                    stack.enter_context(pool.session()).execute("1").raise_for_error()
+        assert within(30, lambda: _kept() == while_open), (_kept(), while_open)
+        (template,) = templates() - others
+        sandboxes = Path(f"/proc/{template}/task/{template}/children").read_text().split()
+        assert sandboxes == []
+        assert len(os.listdir(f"/proc/{template}/fd")) == 5  # the standard streams, its socket, its namespace
+    assert within(30, lambda: _kept() == before), (_kept(), before)
+    assert templates() == others
+
+
+def test_namespaces_end_with_their_sessions() -> None:
+    def namespaces() -> set[str]:
+        found: set[str] = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            for kind in ("mnt", "net", "pid", "ipc", "uts"):
+                try:
+                    found.add(os.readlink(process / "ns" / kind))
+                except OSError:
+                    continue
+        return found
+
+    others = templates()
+    with engine_pool("bubblewrap:", preload=(), ready_session_instances=0) as pool:
+        with pool.session() as session:
+            own = told(session, "import json, os\nprint(json.dumps([os.readlink(f'/proc/self/ns/{k}') for k in ('mnt','net','pid','ipc','uts')]))")
+            with pool.session() as other:
+                neighbours = told(other, "import json, os\nprint(json.dumps([os.readlink(f'/proc/self/ns/{k}') for k in ('mnt','net','pid','ipc','uts')]))")
+            assert not {*own} & {*neighbours}
+            (template,) = templates() - others
+            assert not set(own) & {os.readlink(f"/proc/{template}/ns/{kind}") for kind in ("mnt", "net", "pid", "ipc", "uts")}
+        assert within(30, lambda: not namespaces() & {*own, *neighbours})
