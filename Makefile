@@ -90,6 +90,7 @@ openapi: $(READY) $(OPENAPI)/.ready ## a strict server against Microsoft's OpenA
 bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
 	@$(BIN)/python benchmarks/custom.py
+	@$(BIN)/python benchmarks/forks.py
 
 load: $(READY) ## the example service under load, with a worker killed; writes docs/load.md
 	@cd examples/web_service && $(CURDIR)/$(BIN)/python -m load --page $(CURDIR)/docs/load.md

@@ -17,79 +17,10 @@ import pytest
 from tests.waiting import within
 
 from greenroom import SandboxLost, Session, SessionPool
-from greenroom.engines.bubblewrap import cgroups
+from greenroom.engines.bubblewrap import bytecode, cgroups
 from greenroom.testing import engine_pool
 
-# What a process of the session finds of itself and of its sandbox. Both kinds must find the same.
-LOOK = r"""
-import ctypes, gc, json, locale, os, re, resource, signal, socket, subprocess, sys, threading
-def read(path):
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError as error:
-        return type(error).__name__
-INTERNAL = 3 << 31  # signals of the C library, which it ignores in programs that it starts
-def masked(line):
-    name, _, value = line.partition(":")
-    return f"{name} {int(value, 16) & ~INTERNAL:x}" if name == "SigIgn" else line
-def status(process):
-    kept = "Cap|NoNewPrivs|Seccomp|Sig(Blk|Ign|Cgt)|Umask|Groups|NSpid|NStgid|NSpgid|NSsid|Threads|CoreDumping"
-    own = str(os.getuid())
-    return [masked(line.replace(own, "USER")) for line in read(f"/proc/{process}/status").splitlines() if re.match(f"({kept})", line)]
-def mounts():
-    found = []
-    for line in read("/proc/self/mountinfo").splitlines():
-        if line.split()[4].startswith("/proc/"):
-            continue  # bubblewrap protects the parts that this user could change otherwise; in forks all of them are
-        fields, _, kind = line.partition(" - ")
-        root, place, options = fields.split()[3:6]
-        found.append([place, sorted(options.split(",")), kind.split()[0]])
-    return sorted(found)
-def tree(place):
-    return sorted([path, sorted(names)] for path, names, _ in os.walk(place))
-def shown(path):
-    found = os.lstat(path)
-    owner = "own" if found.st_uid == os.getuid() else found.st_uid
-    return [path, oct(found.st_mode), owner]
-libc = ctypes.CDLL(None)
-looks = {
-    "worker": status("self"),
-    "supervisor": status(1),
-    "processes": sorted(name for name in os.listdir("/proc") if name.isdigit()),
-    "mounts": mounts(),
-    "environment": dict(os.environ),
-    "environment of a shell": sorted(subprocess.run(["env"], capture_output=True, text=True).stdout.splitlines()),
-    "limits": [read("/proc/self/limits"), read("/proc/1/limits")],
-    "descriptors": sorted((int(name), re.sub(r"\d+", "N", os.readlink(f"/proc/self/fd/{name}")))
-                          for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")),
-    "inherited by programs": subprocess.run(["/bin/sh", "-c", "ls /proc/self/fd"], capture_output=True, text=True).stdout,
-    "oom": [read("/proc/self/oom_score_adj"), read("/proc/1/oom_score_adj")],
-    "names": [os.uname().nodename, read("/etc/hostname"), re.sub(r"\d{5,}", "USER", read("/etc/passwd"))],
-    "ids": [os.getresuid() == (os.getuid(),) * 3, os.getresgid() == (os.getuid(),) * 3, os.getgroups()],
-    "groups": read("/proc/self/cgroup"),
-    "sessions": [os.getpid() == os.getsid(0) == os.getpgid(0), os.getpid(), os.getppid()],
-    "priorities": [os.nice(0), os.sched_getscheduler(0), sorted(os.sched_getaffinity(0)) == sorted(os.sched_getaffinity(1))],
-    "dumpable": libc.prctl(3, 0, 0, 0, 0),
-    "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
-    "directories": [shown(path) for path in ("/tmp", "/tmp/home", "/mnt/data", "/dev/shm", "/dev/pts/ptmx", "/etc/passwd", "/proc/self/mem")],
-    "home": tree("/tmp/home"),
-    "system": sorted(os.listdir("/")) + sorted(os.listdir("/dev")) + sorted({*os.listdir("/opt/greenroom")} - {"groups"}),
-    "network": [socket.if_nameindex(), read("/proc/net/dev").count("\n")],
-    "loopback": socket.create_server(("127.0.0.1", 0)).getsockname()[0],
-    "python": [sys.argv, sys.flags, sys.path, sys.executable, sys.getrecursionlimit(), sys.stdout.encoding,
-               sys.stdin.fileno(), sys.stdout.line_buffering, sys.stdout.write_through, locale.getlocale(), sys.getswitchinterval()],
-    "threads": [thread.name for thread in threading.enumerate()],
-    "cwd": os.getcwd(),
-    "garbage": [gc.isenabled(), gc.get_threshold()],
-    "variables": sorted(globals()),
-    "count": [get_ipython().execution_count, len(In), len(Out)],
-    "last error": [hasattr(sys, name) for name in ("last_type", "last_value", "last_traceback", "last_exc")],
-    "hooks": [str(type(hook)) for hook in (sys.meta_path + sys.path_hooks)],
-    "modules": sorted({name.partition(".")[0] for name in sys.modules}),
-}
-print(json.dumps(looks))
-"""
+LOOK = Path(__file__).with_name("look.ipy").read_text()
 # Modules that have been imported in a template, as its first code would have done it in a session.
 _EARLY = {"modules"}
 
@@ -104,6 +35,7 @@ print(json.dumps([
 """
 
 TEMPLATE = b"greenroom_runner.template"
+_KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +82,9 @@ def test_a_forked_sandbox_is_like_a_new_one(pool: SessionPool, fresh: SessionPoo
         assert is_forked(forked)
         assert not is_forked(new)
         expected, found = told(new, LOOK), told(forked, LOOK)
-    differing = {name: (found[name], expected[name]) for name in expected.keys() - _EARLY if found[name] != expected[name]}
+    differing = {
+        name: (found[name], expected[name]) for name in expected.keys() - _EARLY if found[name] != expected[name]
+    }
     assert not differing
     assert set(expected["modules"]) <= set(found["modules"])
 
@@ -184,8 +118,9 @@ def test_sandboxes_share_no_files_terminals_or_memory(pool: SessionPool) -> None
         found = told(
             other,
             "import json, os\n"
-            "print(json.dumps([[name for place in ('/tmp', '/mnt/data', '/dev/shm', '/tmp/home') for name in os.listdir(place)"
-            " if name == 'mine'], os.listdir('/dev/pts'), sorted(n for n in os.listdir('/proc') if n.isdigit())]))",
+            "print(json.dumps([[name for place in ('/tmp', '/mnt/data', '/dev/shm', '/tmp/home')"
+            " for name in os.listdir(place) if name == 'mine'], os.listdir('/dev/pts'),"
+            " sorted(name for name in os.listdir('/proc') if name.isdigit())]))",
         )
     assert found == [[], ["ptmx"], ["1", "2"]]
 
@@ -208,6 +143,19 @@ def test_threads_that_libraries_start_again_do_not_matter(caplog: pytest.LogCapt
     assert not caplog.records
 
 
+@pytest.fixture
+def python(bare_python: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An interpreter that can be given modules; its packages stay without bytecode, for other tests."""
+    monkeypatch.setattr(bytecode, "command_to_compile", lambda _: None)
+    return bare_python
+
+
+def _module(python: Path, name: str) -> Path:
+    """The file of a module for an interpreter."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return python.parents[1] / "lib" / version / "site-packages" / f"{name}.py"
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
@@ -216,11 +164,10 @@ def test_threads_that_libraries_start_again_do_not_matter(caplog: pytest.LogCapt
     ],
 )
 def test_modules_that_a_fork_would_break_make_sandboxes_start_anew(
-    module: str, reason: str, bare_python: Path, caplog: pytest.LogCaptureFixture
+    module: str, reason: str, python: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place = bare_python.parents[1] / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    (place / "left_behind.py").write_text(module)
-    url = f"bubblewrap:?python={bare_python}"
+    _module(python, "left_behind").write_text(module)
+    url = f"bubblewrap:?python={python}"
     with engine_pool(url, preload=["left_behind"], ready_session_instances=0) as pool:
         for _ in range(4):
             with pool.session() as session:
@@ -253,10 +200,9 @@ def test_a_killed_template_takes_its_sessions_along_and_is_replaced(runs: bool) 
         assert is_forked(session)
 
 
-def test_a_template_that_does_not_live_is_given_up(bare_python: Path, caplog: pytest.LogCaptureFixture) -> None:
-    place = bare_python.parents[1] / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    (place / "ends_all.py").write_text("import os, sys\nif 'template' in sys.orig_argv[5]: os._exit(3)")
-    url = f"bubblewrap:?python={bare_python}"
+def test_a_template_that_does_not_live_is_given_up(python: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _module(python, "ends_all").write_text("import os, sys\nif 'template' in sys.orig_argv[5]: os._exit(3)")
+    url = f"bubblewrap:?python={python}"
     with engine_pool(url, preload=["ends_all"], ready_session_instances=0) as pool:
         for _ in range(6):
             with pool.session() as session, contextlib.suppress(SandboxLost):  # the first is forked before the import
@@ -272,7 +218,7 @@ def _kept() -> dict[str, Any]:
     mounts = Path("/proc/self/mountinfo").read_text()
     groups = [str(path) for path in cgroups.MOUNT.rglob(f"greenroom-*{os.getpid()}-*")]
     return {
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
         "mounts": mounts,
         "groups": sorted(groups),
     }
@@ -292,29 +238,29 @@ def test_nothing_is_left_of_sessions_or_of_a_pool() -> None:
         (template,) = templates() - others
         sandboxes = Path(f"/proc/{template}/task/{template}/children").read_text().split()
         assert sandboxes == []
-        assert len(os.listdir(f"/proc/{template}/fd")) == 5  # the standard streams, its socket, its namespace
+        assert len(list(Path(f"/proc/{template}/fd").iterdir())) == 5  # the standard streams, its socket, its namespace
     assert within(30, lambda: _kept() == before), (_kept(), before)
     assert templates() == others
 
 
-def test_namespaces_end_with_their_sessions() -> None:
-    def namespaces() -> set[str]:
-        found: set[str] = set()
-        for process in Path("/proc").glob("[0-9]*"):
-            for kind in ("mnt", "net", "pid", "ipc", "uts"):
-                try:
-                    found.add(os.readlink(process / "ns" / kind))
-                except OSError:
-                    continue
-        return found
+def _namespaces(process: Path) -> set[str]:
+    found: set[str] = set()
+    for kind in _KINDS:
+        with contextlib.suppress(OSError):
+            found.add(str(Path(process, "ns", kind).readlink()))
+    return found
 
+
+def test_namespaces_end_with_their_sessions() -> None:
+    look = f"import json, os\nprint(json.dumps([os.readlink(f'/proc/self/ns/{{kind}}') for kind in {_KINDS}]))"
     others = templates()
     with engine_pool("bubblewrap:", preload=(), ready_session_instances=0) as pool:
-        with pool.session() as session:
-            own = told(session, "import json, os\nprint(json.dumps([os.readlink(f'/proc/self/ns/{k}') for k in ('mnt','net','pid','ipc','uts')]))")
-            with pool.session() as other:
-                neighbours = told(other, "import json, os\nprint(json.dumps([os.readlink(f'/proc/self/ns/{k}') for k in ('mnt','net','pid','ipc','uts')]))")
-            assert not {*own} & {*neighbours}
+        with pool.session() as session, pool.session() as neighbour:
+            own, neighbours = set(told(session, look)), set(told(neighbour, look))
             (template,) = templates() - others
-            assert not set(own) & {os.readlink(f"/proc/{template}/ns/{kind}") for kind in ("mnt", "net", "pid", "ipc", "uts")}
-        assert within(30, lambda: not namespaces() & {*own, *neighbours})
+            assert len(own) == len(_KINDS)
+            assert not own & neighbours
+            assert not (own | neighbours) & _namespaces(Path(f"/proc/{template}"))
+        assert within(
+            30, lambda: not any(_namespaces(each) & (own | neighbours) for each in Path("/proc").glob("[0-9]*"))
+        )

@@ -123,7 +123,9 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
             f"{name}: starts",
             obstacle is None,
             "forked from a template" if obstacle is None else "not forked from a template",
-            f"Each sandbox of Python is started anew, which takes longer and more memory: {obstacle}." if obstacle else "",
+            f"Each sandbox of Python is started anew, which takes longer and more memory: {obstacle}."
+            if obstacle
+            else "",
         )
         yield Finding(
             f"{name}: bytecode",

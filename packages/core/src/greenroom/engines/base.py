@@ -36,7 +36,8 @@ def runner_command(python: str, *arguments: str) -> list[str]:
 
 def template_command(python: str, settings: str) -> list[str]:
     """The command of a template, with the options of Python that a worker has."""
-    start = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.template import main; sys.path.pop(0); main()"
+    start = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.template import main; "
+    start += "sys.path.pop(0); main()"
     return [python, "-I", "-B", "-u", "-c", start, settings]
 
 

@@ -29,7 +29,9 @@ _PRIVATE = 0x40000 | 0x4000  # MS_PRIVATE, MS_REC
 _DETACH = 2
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _INSIDE_USER = 1000
-_PROTECTED = ("sys", "sysrq-trigger", "irq", "bus")  # of /proc, as by bubblewrap
+# Of /proc, as by bubblewrap, and process 1: where it is not root outside, the kernel takes its files for the user's, as
+# the program was started by root of a namespace.
+_PROTECTED = ("sys", "sysrq-trigger", "irq", "bus", "1")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -60,7 +62,9 @@ def join(groups: list[int]) -> None:
         os.write(group, b"0")
 
 
-def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, events: list[str] | None, kept: list[str]) -> None:
+def enter(
+    *, network: bool, disk: int, shared_memory: int, user: int | None, events: list[str] | None, kept: list[str]
+) -> None:
     """Give this process everything of its own that a new sandbox has.
 
     Args:
@@ -79,7 +83,7 @@ def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, eve
         kinds |= _NEWCGROUP
     _check("unshare", _libc.unshare(kinds))
     _mount("none", "/", None, _PRIVATE)
-    settings = _new_proc()
+    settings, process = _new_proc()
     try:
         if events is not None:
             _unmount(events[1])  # nothing can be mounted on the template's, which bubblewrap has unlinked
@@ -96,9 +100,10 @@ def enter(*, network: bool, disk: int, shared_memory: int, user: int | None, eve
         if not network:
             _start_loopback()
         if user is None:
-            _become_user(settings)
+            _become_user(settings, process)
     finally:
         os.close(settings)
+        os.close(process)
 
 
 def probe() -> NoReturn:
@@ -116,19 +121,19 @@ def probe() -> NoReturn:
     os._exit(0)
 
 
-def _new_proc() -> int:
-    """Mount /proc anew; return a descriptor of its directory `sys`, which is protected only by its path."""
+def _new_proc() -> tuple[int, int]:
+    """Mount /proc anew; return descriptors of its directories `sys` and `self`, which are protected only by path."""
     # Where it is not root outside, the kernel shows a new /proc only beside one that nothing covers.
     _mount("proc", _STAGE, "proc", _NOSUID | _NODEV | _NOEXEC)
     _unmount("/proc")
     _mount(_STAGE, "/proc", None, _MOVE)
-    settings = os.open("/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    settings, process = (os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in ("/proc/sys", "/proc/1"))
     for name in _PROTECTED:
         path = f"/proc/{name}"
         if os.path.exists(path):
             _mount(path, path, None, _BIND)
             _protect(path, _NOSUID | _NODEV | _NOEXEC)
-    return settings
+    return settings, process
 
 
 def _show_user(user: int) -> None:
@@ -158,7 +163,7 @@ def _make_directories(path: str) -> None:
     if not os.path.isdir(path):
         _make_directories(os.path.dirname(path))
         os.mkdir(path)
-        os.chmod(path, 0o755)  # regardless of the umask
+        os.chmod(path, 0o755)  # noqa: S103  for the sandbox's user, regardless of the umask
 
 
 def shown_in_writable() -> list[str]:
@@ -176,27 +181,23 @@ def _start_loopback() -> None:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
 
 
-def _become_user(settings: int) -> None:
+def _become_user(settings: int, process: int) -> None:
     """Become the user of a user namespace in which no further one can be made, as with bubblewrap's --disable-userns.
 
     The limit belongs to a namespace around that of the sandbox, so that nothing in the sandbox can change it.
     """
-    _new_user(0, 0)
+    _new_user(0, process)
     _write("user/max_user_namespaces", "1", settings)
-    _new_user(_INSIDE_USER, 0)
+    _new_user(_INSIDE_USER, process)
 
 
-def _new_user(inside: int, outside: int) -> None:
+def _new_user(inside: int, process: int) -> None:
     _check("unshare", _libc.unshare(_NEWUSER))
-    for name, content in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{inside} {outside} 1"),
-        ("gid_map", f"{inside} {outside} 1"),
-    ):
-        _write(f"/proc/self/{name}", content)
+    for name, content in (("setgroups", "deny"), ("uid_map", f"{inside} 0 1"), ("gid_map", f"{inside} 0 1")):
+        _write(name, content, process)
 
 
-def _write(path: str, content: str, directory: int | None = None) -> None:
+def _write(path: str, content: str, directory: int) -> None:
     try:
         file = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
         try:

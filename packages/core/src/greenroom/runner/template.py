@@ -2,8 +2,8 @@
 
 It never runs a user's code and holds no secret. The host sends it a request for each sandbox, with descriptors: where
 to answer, the sandbox's standard streams, and the files by which it joins its control groups. The answers are `P` with
-a descriptor of the new process, and `I` when that has been isolated; or with a reason, `E` if that has failed, and `N` if
-it always would. The template sends `R` once it has imported everything.
+a descriptor of the new process, and `I` when that has been isolated; or with a reason, `E` if that has failed, and `N`
+if it always would. The template sends `R` once it has imported everything.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ class Template:
         if (threads := len(os.listdir("/proc/self/task"))) > 1:
             return f"the preloaded modules have left {threads - 1} threads running"
         known = {0, 1, 2, self._control.fileno(), self._own}
-        if left := [number for number in map(int, os.listdir("/proc/self/fd")) if number not in known and _is_open(number)]:
+        if left := [
+            number for number in map(int, os.listdir("/proc/self/fd")) if number not in known and _is_open(number)
+        ]:
             return f"the preloaded modules have left files open: {', '.join(map(_describe, left))}"
         return None
 

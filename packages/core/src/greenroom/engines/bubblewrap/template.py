@@ -301,10 +301,10 @@ async def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
         try:
             data, descriptors, _, _ = socket.recv_fds(connection, _MAX_ANSWER, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
-            readable = loop.create_future()
-            loop.add_reader(connection, lambda: readable.done() or readable.set_result(None))
+            readable = asyncio.Event()
+            loop.add_reader(connection, readable.set)
             try:
-                await readable
+                await readable.wait()
             finally:
                 loop.remove_reader(connection)
         else:
