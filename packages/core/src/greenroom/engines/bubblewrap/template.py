@@ -32,6 +32,10 @@ class ForkFailed(Exception):
         self.permanent = permanent
 
 
+class NotPrepared(ForkFailed):
+    """The template is still importing modules: a new sandbox is ready sooner."""
+
+
 class TemplateLost(Exception):
     """The template has ended, or does not answer."""
 
@@ -108,8 +112,7 @@ class Template:
     @property
     def in_use(self) -> bool:
         """Whether one of its sandboxes has not ended."""
-        self._processes = [process for process in self._processes if not process.ended]
-        return bool(self._processes)
+        return not all(process.ended for process in self._processes)
 
     async def fork(self, settings: Mapping[str, Any], groups: Sequence[Path]) -> ForkedProcess:
         """Fork a sandbox.
@@ -124,7 +127,7 @@ class Template:
             OSError: there are no descriptors left, or a group is gone.
         """
         if self._slow and not self._prepared:
-            raise ForkFailed("its modules are still being imported")
+            raise NotPrepared("its modules are still being imported")
         ends = _Ends()
         try:
             process = await self._request(settings, groups, ends)
@@ -135,7 +138,7 @@ class Template:
                 raise
         finally:
             ends.close()
-        self._processes.append(forked)
+        self._processes = [each for each in self._processes if not each.ended] + [forked]
         return forked
 
     async def close(self) -> None:
@@ -158,10 +161,10 @@ class Template:
                 passed = [theirs.fileno(), *ends.theirs, *opened]
                 try:
                     socket.send_fds(self._control, [json.dumps(settings).encode()], passed)
-                except BlockingIOError as error:
-                    raise ForkFailed("too many others are waiting for it") from error
-                except OSError as error:
-                    raise await self._lost(error.strerror) from error
+                except (BrokenPipeError, ConnectionError) as error:
+                    raise await self._lost("it has ended") from error
+                except OSError as error:  # such as too many requests that wait already
+                    raise ForkFailed(error.strerror or str(error)) from error
                 ends.close_theirs()
             try:
                 async with asyncio.timeout(_TIMEOUT if self._prepared else _PREPARING_TIMEOUT):
@@ -170,7 +173,7 @@ class Template:
                 if self._prepared:
                     raise TemplateLost(f"it has not answered for {_TIMEOUT:g} seconds") from error
                 self._slow = True
-                raise ForkFailed("its modules are still being imported") from error
+                raise NotPrepared("its modules are still being imported") from error
             except EOFError as error:
                 if self._ended:
                     raise await self._lost("it has ended") from error

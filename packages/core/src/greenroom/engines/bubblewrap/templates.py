@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from greenroom.engines.base import SandboxSpec
-from greenroom.engines.bubblewrap.template import ForkedProcess, ForkFailed, Template, TemplateLost
+from greenroom.engines.bubblewrap.template import ForkedProcess, ForkFailed, NotPrepared, Template, TemplateLost
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ class Templates:
                 self._lose(start, error)
             except ForkFailed as error:
                 self._refused = spec if error.permanent else None
-                _log.warning(
+                _log.log(
+                    logging.INFO if isinstance(error, NotPrepared) else logging.WARNING,
                     "%s started anew instead of forked from a template: %s.",
                     "Sandboxes are" if error.permanent else "A sandbox is",
                     error,

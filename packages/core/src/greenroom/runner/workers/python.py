@@ -193,15 +193,14 @@ class Worker:
     def rehearse(self, cells: list[str]) -> None:
         """Run code that is not a session's, and leave no trace of it but what it has imported."""
         shell = self._shell
-        names, hidden, hook = dict(shell.user_ns), dict(shell.user_ns_hidden), dict(vars(shell.displayhook))
+        kept: list[dict[str, Any]] = [shell.user_ns, shell.user_ns_hidden, vars(shell.displayhook)]
+        before = [dict(names) for names in kept]
         for cell in cells:
             with open(os.devnull, "w", encoding="utf-8") as null, contextlib.redirect_stdout(null):
                 shell.run_cell(cell, store_history=False)
-        shell.user_ns.clear()
-        shell.user_ns.update(names)
-        shell.user_ns_hidden.clear()
-        shell.user_ns_hidden.update(hidden)
-        vars(shell.displayhook).update(hook)
+        for names, content in zip(kept, before, strict=True):
+            names.clear()
+            names.update(content)
         shell.last_execution_result, shell.last_execution_succeeded = None, True
         shell.compile._filename_map.clear()  # noqa: SLF001
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):

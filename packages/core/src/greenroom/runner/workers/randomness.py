@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -35,10 +36,14 @@ def _renew_multiprocessing(process: Any) -> None:
     process.current_process().authkey = os.urandom(32)
 
 
-_KEEPERS: dict[str, Any] = {
+def _renew_seed(module: Any) -> None:
+    module.seed()
+
+
+_KEEPERS: dict[str, Callable[[Any], None]] = {
     "multiprocessing.process": _renew_multiprocessing,
-    "numpy.random": lambda numpy_random: numpy_random.seed(),
-    "random": lambda random: random.seed(),
+    "numpy.random": _renew_seed,
+    "random": _renew_seed,
     "_ssl": _renew_ssl,
     "tempfile": _renew_tempfile,
     "uuid": _renew_uuid,
