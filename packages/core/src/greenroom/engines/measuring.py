@@ -99,7 +99,7 @@ def groups_named(id: str) -> tuple[Path, ...]:  # noqa: A002  Docker's own word
 def of_processes(root: int) -> Resources | None:
     """Return what a process and those below it have used, with what those used that they have waited for.
 
-    Shared pages count for each process, those of a template too, and what a killed process used is missing: an estimate.
+    Shared pages count for each process, a template's too, and what a killed process used is missing: an estimate.
     """
     ticks, pages, found = 0, 0, False
     for process in _tree(root):
