@@ -55,18 +55,21 @@ def told(session: Session, code: str) -> Any:
 
 
 def templates() -> set[int]:
-    """The templates of this process."""
+    """The templates of this process: programs of bubblewrap's below it."""
     found: set[int] = set()
-    waiting = [os.getpid()]
-    while waiting:
-        pid = waiting.pop()
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            children = [int(child) for child in (thread / "children").read_text().split()]
-            # Below bubblewrap's own process is the template, and below that are its sandboxes.
-            own = [child for child in children if TEMPLATE in Path(f"/proc/{child}/cmdline").read_bytes()]
-            is_bubblewrap = Path(f"/proc/{pid}/comm").read_text().strip() == "bwrap"
-            found |= set(own) if is_bubblewrap else set()
-            waiting += [child for child in children if child not in own or not is_bubblewrap]
+    for started in _children(os.getpid()):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{started}/comm").read_text() == "bwrap\n":
+                commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in _children(started)}
+                found |= {child for child, command in commands.items() if TEMPLATE in command}
+    return found
+
+
+def _children(process: int) -> set[int]:
+    found: set[int] = set()
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            found.update(map(int, (thread / "children").read_text().split()))
     return found
 
 

@@ -15,6 +15,7 @@ from greenroom.engines.bubblewrap.template import ForkedProcess, ForkFailed, Not
 _log = logging.getLogger(__name__)
 
 _MOST_LOST = 3  # templates, one after the other without a sandbox
+_MOST_FAILED = 10  # forks, one after the other
 
 
 class Templates:
@@ -29,6 +30,7 @@ class Templates:
         self._current: tuple[SandboxSpec, asyncio.Task[Template]] | None = None
         self._retired: list[asyncio.Task[Template]] = []
         self._lost = 0
+        self._failed = 0
         self._refused: SandboxSpec | None = None
         self._closed = False
 
@@ -40,7 +42,7 @@ class Templates:
         Raises:
             OSError: there are no descriptors left, or a group is gone.
         """
-        while not self._closed and self._lost < _MOST_LOST and self._refused != spec:
+        while not self._closed and self._works and self._refused != spec:
             start = await self._template(spec)
             try:
                 template = await asyncio.shield(start)
@@ -51,19 +53,24 @@ class Templates:
                 forked = await template.fork(settings, groups)
             except TemplateLost as error:
                 self._lose(start, error)
+            except NotPrepared as error:
+                _log.info("A sandbox is started anew instead of forked from a template: %s.", error)
+                return None
             except ForkFailed as error:
-                self._refused = spec if error.permanent else None
-                _log.log(
-                    logging.INFO if isinstance(error, NotPrepared) else logging.WARNING,
-                    "%s started anew instead of forked from a template: %s.",
-                    "Sandboxes are" if error.permanent else "A sandbox is",
-                    error,
-                )
+                self._failed += 1
+                if error.permanent:
+                    self._refused = spec
+                which = "Sandboxes are" if error.permanent or not self._works else "A sandbox is"
+                _log.warning("%s started anew instead of forked from a template: %s.", which, error)
                 return None
             else:
-                self._lost = 0
+                self._lost = self._failed = 0
                 return forked
         return None
+
+    @property
+    def _works(self) -> bool:
+        return self._lost < _MOST_LOST and self._failed < _MOST_FAILED
 
     async def close(self) -> None:
         """End all templates. Idempotent, bounded in time."""
