@@ -127,6 +127,7 @@ reference: $(READY) ## write docs/settings.md and docs/cli.md from the code
 bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
 	@$(BIN)/python benchmarks/custom.py
+	@$(BIN)/python benchmarks/forks.py
 
 load: $(READY) ## the example service under load, with a worker killed; writes docs/load.md
 	@cd examples/web_service && $(CURDIR)/$(BIN)/python -m load --page $(CURDIR)/docs/load.md

@@ -21,7 +21,7 @@ from typing import Self
 
 from greenroom.backend import Backend
 from greenroom.engines.base import RUNNER_SOURCE, Engine, SandboxSpec
-from greenroom.engines.bubblewrap.engine import BubblewrapSandbox
+from greenroom.engines.bubblewrap.sandbox import BubblewrapSandbox, StartedProcess
 from greenroom.local import PoolSettings
 from greenroom.local.pool import LocalPool
 from greenroom.models import ContainerType
@@ -130,7 +130,7 @@ class _CountedEngine(Engine):
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        return _Sandbox(process, None)
+        return _Sandbox(StartedProcess(process), None)
 
     async def sweep(self) -> int:
         return 0

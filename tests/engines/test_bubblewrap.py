@@ -104,6 +104,14 @@ class TestIsolation(_Bubblewrap, IsolationSuite):
     pass
 
 
+class TestIsolationOfSandboxesThatAreNotForked(_Bubblewrap, IsolationSuite):
+    options: ClassVar[Mapping[str, Any]] = {"preload": (), "fork": False}
+
+
+class TestLimitsOfSandboxesThatAreNotForked(_Bubblewrap, LimitSuite):
+    options: ClassVar[Mapping[str, Any]] = {**LimitSuite.options, "preload": (), "fork": False}
+
+
 _SHARED_SYSTEM = "the system is shared, read-only, and the kernel keeps locks and watches by file"
 
 

@@ -97,7 +97,7 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
         with one_session(url or f"{scheme}:") as session:
             look = json.loads(session.execute(_LOOK).raise_for_error().stdout)
         version, slow, python, packages, absent, filtered = look
-        groups = asyncio.run(_control_groups(scheme))
+        groups, obstacle = asyncio.run(_properties(scheme))
     except (GreenroomError, TypeError, ValueError) as error:  # or its output was not what it should be
         detail = "its image is missing" if isinstance(error, ImageMissing) else "does not work"
         yield Finding(name, works=False, detail=detail, next=str(error))
@@ -119,6 +119,14 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
     )
     if scheme == "bubblewrap":
         command = shlex.join([python, "-m", "compileall", "-q", packages])
+        yield Finding(
+            f"{name}: starts",
+            obstacle is None,
+            "forked from a template" if obstacle is None else "not forked from a template",
+            f"Each sandbox of Python is started anew, which takes longer and more memory: {obstacle}."
+            if obstacle
+            else "",
+        )
         yield Finding(
             f"{name}: bytecode",
             not slow,
@@ -165,9 +173,10 @@ def _print(findings: list[Finding]) -> None:
             console.print(f"\n{without_controls(finding.check)}: {without_controls(finding.next)}", soft_wrap=True)
 
 
-async def _control_groups(scheme: str) -> ControlGroups:
+async def _properties(scheme: str) -> tuple[ControlGroups, str | None]:
+    """Return the control groups of an engine, and why bubblewrap does not fork sandboxes."""
     async with checked_engine(scheme) as engine:
-        return engine.control_groups
+        return engine.control_groups, getattr(engine, "fork_obstacle", None)
 
 
 @contextlib.asynccontextmanager

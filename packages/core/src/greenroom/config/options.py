@@ -55,6 +55,7 @@ class PoolOptions(TypedDict, total=False):
     # Its engine: `BubblewrapOptions`, `DockerOptions`
 
     allow_unfiltered: bool
+    fork: bool
     python: str | None
     packages: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     image: str | None

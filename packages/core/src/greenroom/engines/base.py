@@ -34,6 +34,13 @@ def runner_command(python: str, *arguments: str) -> list[str]:
     return [python, "-I", "-c", start, *arguments]
 
 
+def template_command(python: str, settings: str) -> list[str]:
+    """The command of a template, with the options of Python that a worker has."""
+    start = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.template import main; "
+    start += "sys.path.pop(0); main()"
+    return [python, "-I", "-B", "-u", "-c", start, settings]
+
+
 RUNNER_ENVIRONMENT = {
     "HOME": "/tmp/home",  # noqa: S108  a path in the sandbox
     "LANG": "C.UTF-8",

@@ -19,7 +19,10 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def of_group(directories: Sequence[Path]) -> Resources | None:
-    """Return what control groups of version 1 or 2 have counted; `None` if they are gone, or do not count it."""
+    """Return what control groups of version 1 or 2 have counted; `None` if they are gone, or do not count it.
+
+    Of a sandbox that was forked from a template, they count the pages that it has written, not those that it shares.
+    """
     cpu, memory, peak = None, None, None
     for directory in directories:
         cpu = _cpu(directory) if cpu is None else cpu
@@ -96,7 +99,7 @@ def groups_named(id: str) -> tuple[Path, ...]:  # noqa: A002  Docker's own word
 def of_processes(root: int) -> Resources | None:
     """Return what a process and those below it have used, with what those used that they have waited for.
 
-    Shared pages count for each process, and what a killed process used is missing: an estimate.
+    Shared pages count for each process, a template's too, and what a killed process used is missing: an estimate.
     """
     ticks, pages, found = 0, 0, False
     for process in _tree(root):

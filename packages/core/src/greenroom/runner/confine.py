@@ -48,6 +48,20 @@ def step_down(user: int) -> None:
     os.setresuid(user, user, user)
 
 
+def be_dumpable() -> None:
+    """Undo what `confine` does to the supervisor, in a fork of it, as the start of a program would."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def drop_capabilities() -> None:
+    """Give up all capabilities of this process for ever, whoever it is."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in range(_CAPABILITIES):
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    if libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24)):
+        raise OSError(ctypes.get_errno(), "cannot give up its capabilities")
+
+
 def confine(*, uid: int | None, worker_uid: int | None, allow_unfiltered: bool = False) -> None:
     """Give up the privileges of this process, which is the supervisor.
 

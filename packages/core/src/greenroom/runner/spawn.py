@@ -12,10 +12,11 @@ import socket
 import struct
 import sys
 import termios
+import traceback
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-from .confine import WORKER_STEP_DOWN
+from .confine import WORKER_STEP_DOWN, be_dumpable
 from .protocol import Decoder
 
 DEFAULT_CONTAINER_TYPE = "PythonLTS"
@@ -43,6 +44,8 @@ NOBODY_THERE = {
     ),
 }
 """Variables that keep programs from waiting for somebody at a terminal."""
+
+_NEEDED = 32 << 20  # bytes without which a worker cannot do anything useful
 
 SHELL = "Shell"
 """The container type without a worker: all of its code is commands."""
@@ -137,15 +140,93 @@ def output_pipes(user: int | None) -> tuple[list[Pipe], list[int]]:
     return [Pipe("stdout", out_read), Pipe("stderr", err_read)], [out_write, err_write]
 
 
+def close_from(first: int) -> None:
+    """Close all descriptors of this process from a number on."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number >= first:
+            with contextlib.suppress(OSError):  # that of the listing
+                os.close(number)
+
+
+def python_environment() -> dict[str, str]:
+    """Return the variables that a worker of Python has beside those of its sandbox."""
+    return {name: value for name, value in _python("").environment.items() if name not in os.environ}
+
+
+def _spawn(command: Command, ends: list[int]) -> int:
+    """Start a worker's program with these descriptors as the first five; return its process."""
+    null, out_write, err_write, orders, acks = ends
+    return os.posix_spawn(
+        command.arguments[0],
+        command.arguments,
+        command.environment | dict(os.environ),
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, null, 0),
+            (os.POSIX_SPAWN_DUP2, out_write, 1),
+            (os.POSIX_SPAWN_DUP2, err_write, 2),
+            (os.POSIX_SPAWN_DUP2, orders, 10),
+            (os.POSIX_SPAWN_DUP2, acks, 11),
+            (os.POSIX_SPAWN_DUP2, 10, 3),
+            (os.POSIX_SPAWN_DUP2, 11, 4),
+            (os.POSIX_SPAWN_CLOSE, 10),
+            (os.POSIX_SPAWN_CLOSE, 11),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGPIPE, signal.SIGINT],
+    )
+
+
+def _fork(environment: dict[str, str], ends: list[int], become: Callable[[int, int], NoReturn], *, needed: int) -> int:
+    """Fork a worker with these descriptors as the only ones; return its process.
+
+    It takes as many bytes of memory as are needed, and gives them back, before it begins: without them, it ends.
+
+    The child keeps all objects of this process, unused: a descriptor of theirs that was closed as one of them ends
+    could be one that code has opened meanwhile. So it must not return from here.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        spare = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in ends]
+        for number, descriptor in enumerate(spare):
+            os.dup2(descriptor, number)
+        close_from(len(ends))
+        be_dumpable()
+        bytearray(needed)[::4096] = bytes(range(1, 2)) * (needed // 4096)
+        os.environ.update({**environment, **os.environ})
+        become(3, 4)
+    except BaseException:  # noqa: BLE001  nothing else can be done with it here
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
 class WorkerProcess:
     """One worker, from its start to its end."""
 
-    def __init__(self, container_type: str, *, user: int | None, rlimits: dict[str, int]) -> None:
+    def __init__(
+        self,
+        container_type: str,
+        *,
+        user: int | None,
+        rlimits: dict[str, int],
+        become: Callable[[int, int], NoReturn] | None = None,
+        after_lack_of_memory: bool = False,
+    ) -> None:
         """
         Args:
             container_type: decides which worker it is.
             user: the user that the worker becomes, where the supervisor is root.
             rlimits: the worker's resource limits, by name without `RLIMIT_`.
+            become: what a fork of this process becomes the worker with, on these descriptors for orders and for
+                acknowledgements; by default the worker is a new program.
+            after_lack_of_memory: whether the worker before it was killed for that.
         """
         mine, theirs = socket.socketpair()
         acks_read, self.acks = os.pipe()
@@ -153,25 +234,11 @@ class WorkerProcess:
         self.pipes, (out_write, err_write) = output_pipes(user)
         null = os.open(os.devnull, os.O_RDONLY)
         command = _COMMANDS[container_type]("" if user is None else WORKER_STEP_DOWN.format(user))
-        self.pid = os.posix_spawn(
-            command.arguments[0],
-            command.arguments,
-            command.environment | dict(os.environ),
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, null, 0),
-                (os.POSIX_SPAWN_DUP2, out_write, 1),
-                (os.POSIX_SPAWN_DUP2, err_write, 2),
-                (os.POSIX_SPAWN_DUP2, theirs.fileno(), 10),
-                (os.POSIX_SPAWN_DUP2, acks_read, 11),
-                (os.POSIX_SPAWN_DUP2, 10, 3),
-                (os.POSIX_SPAWN_DUP2, 11, 4),
-                (os.POSIX_SPAWN_CLOSE, 10),
-                (os.POSIX_SPAWN_CLOSE, 11),
-            ],
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGINT],
-        )
+        ends = [null, out_write, err_write, theirs.fileno(), acks_read]
+        if become is None:
+            self.pid = _spawn(command, ends)
+        else:
+            self.pid = _fork(command.environment, ends, become, needed=_NEEDED if after_lack_of_memory else 0)
         if "DATA" in rlimits:
             rlimits = {**rlimits, "DATA": rlimits["DATA"] + command.reserved}
         for name, limit in rlimits.items():

@@ -15,7 +15,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
@@ -53,7 +53,7 @@ class Supervisor:
         stdout: int,
         tree: FileTree,
         *,
-        spawn: Callable[[], WorkerProcess] | None,
+        spawn: Callable[..., WorkerProcess] | None,
         user: int | None,
         rlimits: dict[str, int],
     ) -> None:
@@ -344,7 +344,7 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):  # full of signals, which wake as well
             os.write(self._waker, b"\0")
 
-    def _replace(self, worker: WorkerProcess, code: int, spawn: Callable[[], WorkerProcess]) -> WorkerProcess:
+    def _replace(self, worker: WorkerProcess, code: int, spawn: Callable[..., WorkerProcess]) -> WorkerProcess:
         """Kill all that a worker has left when it ended, report its end, and start another."""
         out_of_memory = self._oom.occurred() and not self._killed
         _kill_all_others()
@@ -370,7 +370,7 @@ class Supervisor:
             self._finish(crash=crash(code, killed=killed, out_of_memory=out_of_memory))
         elif worker.used:
             self._state_lost = True
-        return self._start_worker(spawn)
+        return self._start_worker(partial(spawn, after_lack_of_memory=out_of_memory))
 
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
@@ -385,7 +385,7 @@ def _kill_all_others() -> None:
         os.kill(-1, signal.SIGKILL)
 
 
-def _prepare_home(owner: int | None) -> None:
+def prepare_home(owner: int | None) -> None:
     """Make the sandbox a place to work in: its directories, with the files that the image has prepared for them."""
     os.chdir(DATA_DIR)
     home = os.environ["HOME"]
@@ -422,7 +422,19 @@ def main() -> NoReturn:
         )
     except OSError as error:
         sys.exit(f"The sandbox cannot give up its privileges: {error.strerror}.")
-    _prepare_home(worker_uid)
+    prepare_home(worker_uid)
+    supervise(settings)
+
+
+def supervise(settings: Mapping[str, Any], become: Callable[[int, int], NoReturn] | None = None) -> NoReturn:
+    """Serve the host on standard input and output until it has gone.
+
+    Args:
+        settings: the engine's.
+        become: what forks of this process become workers with; by default workers are new programs.
+    """
+    container_type: str = settings.get("container_type", DEFAULT_CONTAINER_TYPE)
+    worker_uid = settings.get("worker_uid")
     # Anything printed here by mistake must not end up among the frames.
     stdin, stdout = os.dup(0), os.dup(1)
     os.dup2(2, 1)
@@ -430,7 +442,7 @@ def main() -> NoReturn:
     os.dup2(null, 0)
     os.close(null)
     rlimits: dict[str, int] = settings.get("rlimits", {})
-    spawn = partial(WorkerProcess, container_type, user=worker_uid, rlimits=rlimits)
+    spawn = partial(WorkerProcess, container_type, user=worker_uid, rlimits=rlimits, become=become)
     try:
         Supervisor(
             stdin,

@@ -15,11 +15,21 @@ class BubblewrapOptions(IsolationOptions):
     """Packages that sandboxes have beside those of the interpreter: names as pip reads them, paths of requirements
     files, or for NodeLTS the path of a package-lock.json. The first pool that opens with them installs them."""
 
+    fork: bool = True
+    """Whether sandboxes of Python are forked from a template, a process that has the interpreter and the preloaded
+    modules in its memory. They start fast and share that memory, but also the layout of addresses and Python's secret
+    for hashes. Without, each of them is started anew."""
+
 
 def _make(options: BubblewrapOptions) -> Engine:
     from greenroom.engines.bubblewrap.engine import BubblewrapEngine  # noqa: PLC0415  loaded only when used
 
-    return BubblewrapEngine(python=options.python, packages=options.packages, allow_unfiltered=options.allow_unfiltered)
+    return BubblewrapEngine(
+        python=options.python,
+        packages=options.packages,
+        allow_unfiltered=options.allow_unfiltered,
+        fork=options.fork,
+    )
 
 
 PLUGIN = EnginePlugin(BubblewrapOptions, _make)

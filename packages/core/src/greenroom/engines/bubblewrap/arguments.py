@@ -26,8 +26,16 @@ _ETC = ("alternatives", "fonts", "ld.so.cache", "localtime", "mime.types", "ssl/
 _ETC_NETWORK = ("hosts", "nsswitch.conf", "resolv.conf")
 
 
-def isolation(limits: Limits) -> Iterator[str]:
-    """Yield the arguments for namespaces and privileges."""
+_FORKING = ("SYS_ADMIN", "NET_ADMIN", "SETUID", "SETGID", "SETPCAP")
+"""The capabilities that a template needs: for namespaces and mounts, the loopback device, and another user."""
+
+
+def isolation(limits: Limits, *, forks: bool = False) -> Iterator[str]:
+    """Yield the arguments for namespaces and privileges.
+
+    Args:
+        forks: whether it is a template, which keeps the privileges that it needs to fork sandboxes.
+    """
     yield from ("--unshare-ipc", "--unshare-pid", "--as-pid-1", "--unshare-uts", "--unshare-cgroup-try")
     if not limits.network:
         yield "--unshare-net"
@@ -40,7 +48,13 @@ def isolation(limits: Limits) -> Iterator[str]:
         "ALL",
         "--clearenv",
     )
-    if os.geteuid() == 0:
+    if forks:
+        for name in _FORKING:
+            yield from ("--cap-add", f"CAP_{name}")
+        if os.geteuid() != 0:  # root in a namespace, so that it can mount and become the sandboxes' user there
+            # The kernel wants the last one of root that maps itself into a further namespace.
+            yield from ("--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "CAP_SETFCAP")
+    elif os.geteuid() == 0:
         # Mounting needs root, which our own first process then gives up permanently.
         yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
     else:
@@ -87,7 +101,12 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
         yield from ("--ro-bind", str(source), str(target))
     yield from ("--ro-bind", str(RUNNER_SOURCE), f"{RUNNER_HOME}/greenroom_runner")
     yield from ("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
-    yield from ("--perms", "1777", "--size", str(limits.memory // 4), "--tmpfs", "/dev/shm")  # noqa: S108
+    yield from ("--perms", "1777", "--size", str(shared_memory(limits)), "--tmpfs", "/dev/shm")  # noqa: S108
+
+
+def shared_memory(limits: Limits) -> int:
+    """Return the bytes of /dev/shm."""
+    return limits.memory // 4
 
 
 def environment(first: Sequence[str], spec: SandboxSpec) -> Iterator[str]:

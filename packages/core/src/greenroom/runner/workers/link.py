@@ -12,8 +12,22 @@ from select import POLLIN, poll
 from signal import SIG_BLOCK, SIGINT, default_int_handler, pthread_sigmask, raise_signal, signal
 from threading import Lock, current_thread, main_thread
 from types import FrameType
+from typing import Protocol
 
 from ..protocol import Decoder, Frame, encode
+
+
+class Link(Protocol):
+    """What a worker needs while it runs code."""
+
+    def send(self, frame: Frame) -> None:
+        """Send an event that needs no acknowledgement."""
+
+    def send_and_wait(self, frame: Frame) -> None:
+        """Send an event and wait until it is acknowledged."""
+
+    def stop_reading(self) -> None:
+        """End the reading of answers to calls."""
 
 
 class SupervisorLink:

@@ -24,7 +24,7 @@ import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from json import loads
 from os import getpid  # by name, like the following: code can replace it in its module
 from signal import SIG_IGN, SIGINT, default_int_handler, signal
@@ -36,7 +36,7 @@ from .errors import describe, shorten
 from .event_loop import EventLoop
 from .kernel import like_ipykernels
 from .libraries import adjust_when_imported
-from .link import SupervisorLink
+from .link import Link, SupervisorLink
 from .processors import count_as_given
 from .session_modules import find_session_modules
 from .tools import ToolError, Tools
@@ -44,16 +44,17 @@ from .variables import Variables
 
 
 class Worker:
-    """An IPython shell whose outputs go to the supervisor."""
+    """An IPython shell whose outputs go to the supervisor, after `attach`."""
 
-    def __init__(self, supervisor: SupervisorLink) -> None:
-        self._supervisor = supervisor
-        self._process = getpid()
+    _supervisor: Link
+    _process = 0  # in which it is attached
+
+    def __init__(self) -> None:
         self._error: dict[str, str] | None = None
         self._cause: BaseException | None = None  # of `_error`
         self._failed_to_display = False
         self._cell: Any = None  # IPython's result of the cell, since the shell has got as far as running its code
-        self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
+        self._streams: list[tuple[str, int, int]] = []
         self._variables = Variables()
         self._loop = EventLoop()
         self._shell = self._make_shell()
@@ -62,31 +63,47 @@ class Worker:
         pdb.Pdb.set_trace = pdb.Pdb.interaction = _refuse_debugging  # IPython's debugger calls them, too
         self._baseline = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
 
-    def serve(self) -> NoReturn:
+    def attach(self, supervisor: Link) -> None:
+        """Work for a supervisor, in this process."""
+        self._supervisor = supervisor
+        self._process = getpid()
+        self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
+        self._loop.begin()
+
+    def detach(self) -> None:
+        """Close the descriptors that `attach` has made: a fork attaches itself anew."""
+        self._loop.end()
+        for _, _, descriptor in self._streams:
+            os.close(descriptor)
+        self._streams = []
+
+    def serve(self, supervisor: SupervisorLink) -> NoReturn:
         """Carry out orders, one after the other, until the process ends."""
-        self._supervisor.send(WorkerEvent.ready())
+        self.attach(supervisor)
+        supervisor.send(WorkerEvent.ready())
         while True:
             signal(SIGINT, SIG_IGN)
-            header, body = self._supervisor.receive(self._loop.wait_for)
+            header, body = supervisor.receive(self._loop.wait_for)
             match header["op"]:
                 case "execute":
                     size: int = header["env"]
                     described, code = body[size : size + header["tools"]], body[size + header["tools"] :]
-                    tools = Tools(header, described, self._supervisor) if described else None
+                    tools = Tools(header, described, supervisor) if described else None
                     with self._variables.during(loads(body[:size]) if size else {}):
-                        done = self._execute(code.decode(), tools)
-                    self._supervisor.send(done)
+                        done = self.execute(code.decode(), tools)
+                    supervisor.send(done)
                 case "answer":
                     pass  # the code that it is for has ended
                 case "environment":
                     self._variables.set(loads(body))
                 case "preload":
-                    self._preload(loads(body))
-                    self._supervisor.send(WorkerEvent.preloaded())
+                    self.preload(loads(body))
+                    supervisor.send(WorkerEvent.preloaded())
                 case other:
                     raise ValueError(other)
 
-    def _execute(self, code: str, tools: Tools | None) -> Frame:
+    def execute(self, code: str, tools: Tools | None = None) -> Frame:
+        """Run code; return the event that reports its end."""
         hidden = self._give(tools) if tools is not None else {}
         self._error = self._cause = self._cell = None
         self._failed_to_display = False
@@ -166,11 +183,31 @@ class Worker:
                 setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True))
         self._loop.restore()
 
-    def _preload(self, modules: list[str]) -> None:
+    def preload(self, modules: list[str]) -> None:
+        """Import the modules that are installed."""
         with self._shell.builtin_trap:  # with `get_ipython`, as when code imports them
             for module in modules:
                 with contextlib.suppress(Exception):  # not installed: code that imports it gets the error
                     importlib.import_module(module)
+
+    def rehearse(self, cells: list[str]) -> None:
+        """Run code that is not a session's, and leave no trace of it but what it has imported."""
+        shell = self._shell
+        kept: list[dict[str, Any]] = [shell.user_ns, shell.user_ns_hidden, vars(shell.displayhook)]
+        before = [dict(names) for names in kept]
+        for cell in cells:
+            with open(os.devnull, "w", encoding="utf-8") as null, contextlib.redirect_stdout(null):
+                shell.run_cell(cell, store_history=False)
+        for names, content in zip(kept, before, strict=True):
+            names.clear()
+            names.update(content)
+        shell.last_execution_result, shell.last_execution_succeeded = None, True
+        shell.compile._filename_map.clear()  # noqa: SLF001
+        for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+            if hasattr(sys, name):
+                delattr(sys, name)
+        self._error = self._cause = self._cell = None
+        self._failed_to_display = False
 
     def _make_shell(self) -> Any:
         with _without_jedi():
@@ -347,7 +384,16 @@ def _without_jedi() -> Generator[None, None, None]:
         del sys.modules["jedi"]
 
 
-def main(orders: int, acks: int) -> NoReturn:
+def prepare() -> Worker:
+    """Make a worker, and adjust this process to it. Many forks of the process can each serve a supervisor with it."""
+    worker = Worker()
+    adjust_when_imported()
+    count_as_given()
+    find_session_modules()  # after our own imports, which a session file could shadow
+    return worker
+
+
+def main(orders: int, acks: int, make: Callable[[], Worker] = prepare) -> NoReturn:
     """Serve the supervisor on these two descriptors."""
     # When memory runs out, the kernel must kill this process and not the supervisor.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
@@ -355,11 +401,7 @@ def main(orders: int, acks: int) -> NoReturn:
     os.set_inheritable(orders, False)
     os.set_inheritable(acks, False)
     try:
-        worker = Worker(SupervisorLink(socket.socket(fileno=orders), acks))
-        adjust_when_imported()
-        count_as_given()
-        find_session_modules()  # after our own imports, which a session file could shadow
-        worker.serve()
+        make().serve(SupervisorLink(socket.socket(fileno=orders), acks))
     except BaseException:  # noqa: BLE001  the code has broken something that the worker needs
         traceback.print_exc()
     finally:

@@ -1,0 +1,97 @@
+"""How fast sandboxes are forked, against an import of pandas on the host, and what many of them cost.
+
+    python benchmarks/forks.py [--sessions 1 100 1000]
+
+The import and the starts take turns, so that other work on the machine meets both. Memory is the share of resident
+pages (PSS) of all processes in sandboxes, the template's included, while so many sessions have pandas in use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import greenroom
+
+PANDAS = "import pandas as pd\npd.DataFrame({'a': [1, 2, 3]}).a.sum()"
+IMPORT = [sys.executable, "-c", "import pandas"]
+
+
+def seconds(act: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def starts(rounds: int, url: str) -> tuple[list[float], list[float], list[float]]:
+    """Seconds to a new session's first result, to its first of pandas, and to import pandas on the host."""
+    first: list[float] = []
+    pandas: list[float] = []
+    imports: list[float] = []
+    with greenroom.connect(url, ready_session_instances=0) as pool:
+        for _ in range(5):  # the first ones are forked before the template has its modules
+            with pool.session() as session:
+                session.execute(PANDAS).raise_for_error()
+        for _ in range(rounds):
+            imports.append(seconds(lambda: subprocess.run(IMPORT, check=True)))
+            for times, code in ((first, "1"), (pandas, PANDAS)):
+                session = pool.session()
+                times.append(seconds(lambda session=session, code=code: session.execute(code).raise_for_error()))
+                session.delete()
+    return first, pandas, imports
+
+
+def memory(count: int, url: str) -> tuple[float, float]:
+    """Megabytes of all sandboxes, and seconds to open them, to use and to close them."""
+    with greenroom.connect(url, ready_session_instances=0, max_concurrent_sessions=count + 1) as pool:
+        for _ in range(3):
+            with pool.session() as session:
+                session.execute(PANDAS).raise_for_error()
+        began = time.perf_counter()
+        for _ in range(count):
+            pool.session().execute(PANDAS).raise_for_error()
+        return _pss(), time.perf_counter() - began
+
+
+def _pss() -> float:
+    """Megabytes of the processes below this one."""
+    total, waiting = 0, [os.getpid()]
+    while waiting:
+        process = Path("/proc", str(waiting.pop()))
+        try:
+            for thread in (process / "task").iterdir():
+                waiting += map(int, (thread / "children").read_text().split())
+            if process.name != str(os.getpid()):
+                lines = (process / "smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        except OSError:
+            continue
+    return total / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--sessions", type=int, nargs="*", default=[1, 100])
+    arguments = parser.parse_args()
+    for url in ("bubblewrap:", "bubblewrap:?fork=off"):
+        first, pandas, imports = starts(arguments.rounds, url)
+        compared = median(imports)
+        for what, times in (("a new session's first result", first), ("its first result of pandas", pandas)):
+            print(f"{url:22} {what:30} {median(times) * 1e3:7.1f} ms, {median(times) / compared:.3f} of an import")
+        print(f"{'':22} {'an import of pandas on the host':30} {compared * 1e3:7.1f} ms")
+    for count in arguments.sessions:
+        megabytes, took = memory(count, "bubblewrap:")
+        print(
+            f"{count:6} sessions with pandas: {megabytes:8.1f} MB together, opened and used in {took:.1f} s", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

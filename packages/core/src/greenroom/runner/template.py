@@ -1,0 +1,269 @@
+"""A template: a process that has imported what sandboxes of Python need, and forks them, each as a new sandbox.
+
+It never runs a user's code and holds no secret. The host sends it a request for each sandbox, with descriptors: where
+to answer, the sandbox's standard streams, and the files by which it joins its control groups. The answers are `P` with
+a descriptor of the new process, and `I` when that has been isolated; or with a reason, `E` if that has failed, and `N`
+if it always would. The template sends `R` once it has imported everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import linecache
+import os
+import select
+import signal
+import socket
+import sys
+import warnings
+from functools import partial
+from typing import Any, NoReturn
+
+from . import isolation
+from .confine import confine, drop_capabilities
+from .files import DATA_DIR
+from .protocol import Frame
+from .spawn import close_from, python_environment
+from .supervisor import prepare_home, supervise
+from .workers.python import Worker, prepare
+from .workers.python import main as serve
+from .workers.randomness import renew
+
+_MAX_REQUEST = 1 << 16
+_MAX_DESCRIPTORS = 16
+_SNAPSHOT_LIMIT = 8 << 20  # bytes of files below the home directory
+
+_FIRST_USES = {
+    "pandas": "import pandas\ndisplay(pandas.DataFrame({'a': [1, 2]}).groupby('a').size().to_frame().describe())",
+}
+"""By module: code whose imports would otherwise happen in each sandbox."""
+_FAILING = "1 / 0"
+
+
+class Template:
+    """The loop. `serve` returns when the host has gone."""
+
+    def __init__(self, control: int, settings: dict[str, Any]) -> None:
+        """
+        Args:
+            control: a socket of the host's, of which each message is a request.
+            settings: what all of its sandboxes have: `network`, `disk`, `shared_memory`, and `preload`, modules to
+                import.
+        """
+        self._control = socket.socket(fileno=control)
+        self._settings = settings
+        self._own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._variables = python_environment()
+        self._kept = isolation.shown_in_writable()
+        self._refusal: str | None = None
+        os.environ.update(self._variables)
+        prepare_home(None)
+        self._worker = prepare()
+        self._home = _files_of_home()
+
+    def serve(self) -> None:
+        """Fork a sandbox for each request until the host has gone."""
+        for module in self._settings["preload"]:
+            if not self._serve_one(wait=False):
+                return
+            self._worker.preload([module])
+        if not self._serve_one(wait=False):
+            return
+        self._prepare()
+        self._control.send(b"R")
+        while self._serve_one():
+            pass
+
+    def _prepare(self) -> None:
+        """Do what sandboxes need not do, once all modules are there."""
+        _warm_up(self._worker)
+        self._home = _files_of_home()
+        self._refusal = self._obstacle()
+        gc.collect()
+        gc.freeze()  # collections in a sandbox must not touch, and so copy, what is shared
+
+    def _obstacle(self) -> str | None:
+        """Return why forks of this process would not be sound; `None` if they are."""
+        if not hasattr(os, "pidfd_open"):
+            return "this Python was built for an older kernel"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if (pid := os.fork()) == 0:  # before a fork, libraries end the threads that they can start again
+                os._exit(0)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        if (threads := len(os.listdir("/proc/self/task"))) > 1:
+            return f"the preloaded modules have left {threads - 1} threads running"
+        known = {0, 1, 2, self._control.fileno(), self._own}
+        if left := [
+            number for number in map(int, os.listdir("/proc/self/fd")) if number not in known and _is_open(number)
+        ]:
+            return f"the preloaded modules have left files open: {', '.join(map(_describe, left))}"
+        return None
+
+    def _serve_one(self, *, wait: bool = True) -> bool:
+        """Answer one request; return whether the host is still there.
+
+        Without `wait`, only if there is one: its caller needs a sandbox sooner than one with all modules.
+        """
+        if not wait and not select.select([self._control], [], [], 0)[0]:
+            return True
+        data, descriptors, _, _ = socket.recv_fds(self._control, _MAX_REQUEST, _MAX_DESCRIPTORS)
+        if not data:
+            return False
+        answer = descriptors[0]
+        try:
+            if self._refusal is not None:
+                _send(answer, f"N{self._refusal}".encode())
+                return True
+            if _has_gone(answer):
+                return True
+            pid = isolation.fork(self._own)
+            if pid == 0:
+                self._become(json.loads(data), descriptors)
+            process = os.pidfd_open(pid)
+            try:
+                _send(answer, b"P", process)
+            finally:
+                os.close(process)
+        except OSError as error:
+            _send(answer, f"E{error.strerror or error}".encode())
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _become(self, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+        """Be the supervisor of a new sandbox. As in a worker, nothing may return from here."""
+        answer = descriptors[0]
+        try:
+            isolation.join(descriptors[4:])
+            for number, descriptor in enumerate(descriptors[1:4]):
+                os.dup2(descriptor, number)
+            answer = _keep_only(answer)
+            os.setsid()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            user: int | None = request.get("uid")
+            isolation.enter(
+                network=self._settings["network"],
+                disk=self._settings["disk"],
+                shared_memory=self._settings["shared_memory"],
+                user=user,
+                events=request["events"],
+                kept=self._kept,
+            )
+            if user is None:
+                drop_capabilities()
+            confine(uid=user, worker_uid=None, allow_unfiltered=request.get("allow_unfiltered", False))
+            for name in self._variables:
+                del os.environ[name]
+            _write_home(self._home)
+            _send(answer, b"I")
+            os.close(answer)
+            supervise(request, partial(_serve, self._worker))
+        except BaseException as error:  # noqa: BLE001  it is the host's to report
+            with contextlib.suppress(OSError):
+                _send(answer, f"E{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(1)
+
+
+class _Nowhere:
+    """A link to no supervisor."""
+
+    def send(self, frame: Frame) -> None:
+        pass
+
+    def send_and_wait(self, frame: Frame) -> None:
+        pass
+
+    def stop_reading(self) -> None:
+        pass
+
+
+def _serve(worker: Worker, orders: int, acks: int) -> NoReturn:
+    renew()
+    serve(orders, acks, lambda: worker)
+
+
+def _warm_up(worker: Worker) -> None:
+    """Do what the first code of a session would do for the first time."""
+    renew()  # it takes OpenSSL milliseconds when it does so first
+    lines = dict(linecache.cache)
+    worker.attach(_Nowhere())
+    worker.rehearse([_FAILING, *(code for name, code in _FIRST_USES.items() if name in sys.modules)])
+    worker.detach()
+    linecache.cache.clear()
+    linecache.cache.update(lines)
+
+
+def _files_of_home() -> list[tuple[str, bytes | None]]:
+    """Return the directories below the home directory, and the files with their contents, by their paths."""
+    found: list[tuple[str, bytes | None]] = []
+    left = _SNAPSHOT_LIMIT
+    for directory, _, names in os.walk(os.environ["HOME"]):
+        found.append((directory, None))
+        for name in names:
+            path = os.path.join(directory, name)
+            if os.path.isfile(path) and os.path.getsize(path) <= left:
+                with open(path, "rb") as file:
+                    found.append((path, content := file.read()))
+                left -= len(content)
+    return found
+
+
+def _write_home(files: list[tuple[str, bytes | None]]) -> None:
+    os.chdir(DATA_DIR)
+    for path, content in files:
+        if content is None:
+            os.makedirs(path, exist_ok=True)
+        else:
+            with open(path, "wb") as file:
+                file.write(content)
+
+
+def _keep_only(descriptor: int) -> int:
+    """Close all descriptors but the standard streams and this one; return its new number."""
+    os.dup2(descriptor, 3, inheritable=False)
+    close_from(4)
+    return 3
+
+
+def _send(answer: int, data: bytes, *descriptors: int) -> None:
+    with socket.socket(fileno=os.dup(answer)) as connection, contextlib.suppress(BrokenPipeError, ConnectionError):
+        socket.send_fds(connection, [data], descriptors)
+
+
+def _has_gone(answer: int) -> bool:
+    """Whether the host does not wait for an answer any more."""
+    waiting = select.poll()
+    waiting.register(answer, 0)
+    return bool(waiting.poll(0))
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _describe(descriptor: int) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    return str(descriptor)
+
+
+def main() -> NoReturn:
+    """Be a template. The last argument is JSON, with the settings and the number of the `control` socket."""
+    settings: dict[str, Any] = json.loads(sys.argv.pop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes sandboxes that have ended
+    os.set_inheritable(settings["control"], False)
+    os.dup2(2, 1)  # what modules print as they are imported
+    Template(settings["control"], settings).serve()
+    os._exit(0)
