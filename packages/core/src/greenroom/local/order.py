@@ -56,6 +56,10 @@ class CallOrder:
         place.left.add_done_callback(lambda _: self._forget(identifier, place))
         return place
 
+    def __contains__(self, identifier: str) -> bool:
+        """Whether a call of this session has not reached its sandbox."""
+        return identifier in self._last
+
     def _forget(self, identifier: str, place: Place) -> None:
         if self._last.get(identifier) is place:
             del self._last[identifier]
