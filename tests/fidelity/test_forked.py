@@ -15,7 +15,7 @@ from greenroom.testing import engine_pool
 from .conftest import run_in
 from .test_like_jupyter import KILLED, NOTEBOOKS, TOPICS, cells_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 _SEQUENCES: dict[str, list[str]] = {
     **{
@@ -32,9 +32,11 @@ _BEFORE = {
     "errors": "import pandas as pd, threading",
 }
 
+_TASK = "a task cannot be carried"
 # By topic and cell: why the next one differs in a fork.
 DIFFERENCES: dict[str, dict[str, str]] = {
-    "async": {"go.set()\nawait task": "a task cannot be carried"},
+    "async": {"go.set()\nawait task": _TASK},
+    "01-tasks-without-await": {"await task": _TASK, "coroutine.close()\n": "nor can a coroutine"},
 }
 
 

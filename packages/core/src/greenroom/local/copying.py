@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -155,9 +155,9 @@ class _Attempt:
                 total += len(piece)
                 if total > self._limits.size + _MARGIN:
                     raise _too_large(self._limits.size)
-                await self._to_all(child.give(piece) for child in self._children)
-                piece = await self._parent.take()
-            await self._to_all(child.give(b"") for child in self._children)
+                giving = [child.give(piece) for child in self._children]
+                piece, *_ = await asyncio.gather(self._parent.take(), *giving)
+            await asyncio.gather(*(child.give(b"") for child in self._children))
             if piece:  # a child has ended early: the rest is of no use
                 saving.cancel()
             return await asyncio.gather(*loading)
@@ -172,11 +172,6 @@ class _Attempt:
 
     async def _load(self, child: Channel) -> Execution:
         return await child.load(self._execution, self._take_child_report, lambda: None)
-
-    @staticmethod
-    async def _to_all(giving: Any) -> None:
-        tasks: list[Coroutine[Any, Any, None]] = list(giving)
-        await asyncio.gather(*tasks)
 
 
 def _check(execution: Execution, limits: CopyLimits, report: dict[str, Any]) -> None:

@@ -20,9 +20,13 @@ class Place:
 
         The next call goes on when this one waits again: what comes until then is in order.
         """
+        await self.arrive()
+        self.leave()
+
+    async def arrive(self) -> None:
+        """Wait until all calls before this one have left their places, and keep this one."""
         if self._before is not None and not self._before.done():
             await asyncio.wait([self._before])
-        self.leave()
 
     def leave(self) -> None:
         if self.left.done():

@@ -156,9 +156,10 @@ class LocalPool(ChangeablePool[Channel]):
                 async with self._channel(identifier) as parent, contextlib.AsyncExitStack() as leases:
 
                     async def lease() -> list[Channel]:
+                        place.leave()  # it is this call's turn
                         return await self._lease_all(identifiers, leases)
 
-                    await place.reach()
+                    await place.arrive()
                     return await copy(parent, lease, limits)
             except BaseException:
                 ending = asyncio.gather(*(self.delete(each) for each in identifiers), return_exceptions=True)

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from .json_weight import weigh_json
 
-VERSION = 4
+VERSION = 5
 """Of the host link; the supervisor's first event states it."""
 
 MAX_HEADER = 64 << 10

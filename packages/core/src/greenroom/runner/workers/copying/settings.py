@@ -195,7 +195,8 @@ def _set_handling(numpy: Any, handling: dict[str, str]) -> None:
 
 
 def _rc_parameters(matplotlib: Any) -> dict[str, Any]:
-    return {name: value for name, value in dict.items(matplotlib.rcParams) if not name.startswith("backend")}
+    values = dict(dict.items(matplotlib.rcParams))  # without looking the backend up, which would choose one
+    return {name: value for name, value in values.items() if name != "backend" or isinstance(value, str)}
 
 
 def _set_rc_parameters(matplotlib: Any, values: dict[str, Any]) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pickle import PickleBuffer
 from typing import Any
 
-PIECE = 256 << 10
-"""Bytes of a piece."""
+from ...protocol import MAX_PIECE
 
 
 class StreamEnded(BaseException):
@@ -33,9 +32,11 @@ class Outgoing:
 
     def write(self, data: Any) -> None:
         view = data.raw() if isinstance(data, PickleBuffer) else memoryview(data)
-        for start in range(0, view.nbytes, PIECE):
-            self._held += view[start : start + PIECE]
-            if len(self._held) >= PIECE:
+        while view.nbytes:
+            room = MAX_PIECE - len(self._held)
+            self._held += view[:room]
+            view = view[room:]
+            if len(self._held) == MAX_PIECE:
                 self.flush()
 
     def flush(self) -> None:
