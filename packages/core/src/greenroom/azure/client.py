@@ -159,8 +159,8 @@ class AzurePool(Forwarding):
 
     async def fork(self, identifier: str, identifiers: Sequence[str], *, timeout: float | None) -> NoReturn:
         raise InvalidRequest(
-            "A session that is forked must be in a pool on this machine or of greenroom serve: Azure copies none. Run "
-            "its code again in a new session."
+            "A session that is forked must be in a pool that this process has opened: Azure copies none. Run its code "
+            "again in a new session."
         )
 
     @remote_call(EXECUTE_COMMAND)

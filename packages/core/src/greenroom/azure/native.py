@@ -129,7 +129,10 @@ class NativePool(Forwarding):
         return await self._carry_out(identifier, order, timeout, on_event)
 
     async def fork(self, identifier: str, identifiers: Sequence[str], *, timeout: float | None) -> NoReturn:
-        raise InvalidRequest("A session that is forked must be in a pool on this machine, not in one of a server.")
+        raise InvalidRequest(
+            "A session that is forked must be in a pool that this process has opened, not in one of a server. Run its "
+            "code again in a new session."
+        )
 
     async def _carry_out(
         self,

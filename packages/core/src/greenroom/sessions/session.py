@@ -221,7 +221,7 @@ class Session:
         It waits for its turn after the earlier executions of this session. Either all `n` sessions are made or none.
         What cannot be copied, such as a generator, an open file or a thread, is left out: `not_carried` of the sessions
         returned names it, and so does their first execution. Only pools of type PythonLTS on bubblewrap or Docker can
-        do this, and `greenroom serve` with one of them.
+        do this, in the process that has opened them.
 
         Args:
             n: how many; each counts as one of the pool's `max_concurrent_sessions`.
