@@ -252,6 +252,16 @@ def test_what_cannot_be_read_is_left_out_like_what_cannot_be_written(session: Se
         assert fork.execute("x, Late").succeeded
 
 
+def test_what_cannot_be_written_a_second_time_is_left_out(session: Session) -> None:
+    session.execute(
+        "class Once:\n    count = 0\n    def __reduce_ex__(self, _):\n        Once.count += 1\n"
+        "        if Once.count > 1: raise RuntimeError('not again')\n        return list, ()\nonce = Once()"
+    ).raise_for_error()
+    (fork,) = session.fork()
+    assert [(part.name, part.reason) for part in fork.not_carried] == [("once", "RuntimeError: not again")]
+    assert fork.execute("x").result == "1"
+
+
 def test_a_namespace_over_the_memory_of_a_session_is_refused(pool: SessionPool, session: Session) -> None:
     session.execute("import numpy as np; zeros = np.zeros(3 << 30, 'u1')").raise_for_error()
     with pytest.raises(ForkFailed, match=r"must have at most 2 GiB to be copied, not 3[,.\d]* .*bytes"):
@@ -261,8 +271,8 @@ def test_a_namespace_over_the_memory_of_a_session_is_refused(pool: SessionPool, 
 
 
 def test_large_arrays_are_copied_piece_by_piece(session: Session) -> None:
-    session.execute("import numpy as np; many = np.arange(40_000_000); part = many[5:7]").raise_for_error()
-    (fork,) = session.fork()
+    session.execute("import numpy as np; many = np.arange(4_000_000); part = many[5:7]").raise_for_error()
+    (fork,) = session.fork(timeout=280)
     assert fork.execute("many.sum(), part, len(many)").result == session.execute("many.sum(), part, len(many)").result
 
 

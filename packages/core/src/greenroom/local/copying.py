@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from greenroom.errors import ForkFailed, SandboxLost, in_units
@@ -23,6 +23,8 @@ _REPORT = 16 << 20
 """Bytes of memory that the reports of a sandbox about a copy can take."""
 _MARGIN = 16 << 20
 """Bytes that can come beyond the size that was reported: files grow."""
+_AT_ONCE = 16
+"""New sessions that are given a piece at the same time."""
 _LONGEST_NAME = 200
 _LONGEST_REASON = 300
 
@@ -62,12 +64,11 @@ async def copy(
     async def prepare() -> None:
         nonlocal ends
         if not children:
-            before = time.monotonic()
             children.extend(await lease())
-            ends += time.monotonic() - before
+            ends = time.monotonic() + limits.seconds
 
     while True:
-        attempt = _Attempt(parent, children, replace(limits, seconds=max(ends - time.monotonic(), 0.001)))
+        attempt = _Attempt(parent, children, limits, max(ends - time.monotonic(), 0.001))
         found = await attempt.run(list(failed), prepare)
         if found is None:
             break
@@ -84,14 +85,15 @@ async def copy(
 class _Attempt:
     """Writes and reads once. What cannot be read is found by reading; the next attempt does without it."""
 
-    def __init__(self, parent: Channel, children: list[Channel], limits: CopyLimits) -> None:
+    def __init__(self, parent: Channel, children: list[Channel], limits: CopyLimits, seconds: float) -> None:
         self._parent = parent
         self._children = children
         self._limits = limits
         self._report: dict[str, Any] = {}
         self._failed: tuple[str, str] | None = None
-        self._execution = ExecutionLimits(timeout=limits.seconds, grace=limits.grace, text=0, display=_REPORT)
+        self._execution = ExecutionLimits(timeout=seconds, grace=limits.grace, text=0, display=_REPORT)
         self._begun = asyncio.Event()
+        self._giving = asyncio.Semaphore(_AT_ONCE)
 
     @property
     def left_out(self) -> tuple[NotCarried, ...]:
@@ -121,9 +123,11 @@ class _Attempt:
             return self._failed
         if not saving.cancelled():  # because a child has ended early
             _check(saving.result(), self._limits, self._report)
+            if (failed := _pair(self._report.get("failed"))) is not None:
+                return failed
         for execution in loaded:
             _check(execution, self._limits, {})
-        return _pair(self._report.get("failed"))
+        return None
 
     def _take_report(self, event: Event) -> None:
         if isinstance(event, Output) and event.is_result and isinstance(event.data.get("application/json"), dict):
@@ -155,9 +159,9 @@ class _Attempt:
                 total += len(piece)
                 if total > self._limits.size + _MARGIN:
                     raise _too_large(self._limits.size)
-                giving = [child.give(piece) for child in self._children]
+                giving = [self._give(child, piece) for child in self._children]
                 piece, *_ = await asyncio.gather(self._parent.take(), *giving)
-            await asyncio.gather(*(child.give(b"") for child in self._children))
+            await asyncio.gather(*(self._give(child, b"") for child in self._children))
             if piece:  # a child has ended early: the rest is of no use
                 saving.cancel()
             return await asyncio.gather(*loading)
@@ -169,6 +173,10 @@ class _Attempt:
             for task in loading:
                 task.cancel()
             await asyncio.wait(loading)
+
+    async def _give(self, child: Channel, piece: bytes) -> None:
+        async with self._giving:  # each has a copy of the piece meanwhile
+            await child.give(piece)
 
     async def _load(self, child: Channel) -> Execution:
         return await child.load(self._execution, self._take_child_report, lambda: None)

@@ -41,7 +41,7 @@ def items_of(shell: Any, initial: dict[str, Any]) -> Iterator[Item]:
     yield Item("history", "of cells", _history(shell))
     own = {
         name: value
-        for name, value in names.items()
+        for name, value in list(names.items())  # threads of the session can go on
         if isinstance(name, str)
         and initial.get(name, _NOTHING) is not value
         and hidden.get(name, _NOTHING) is not value
