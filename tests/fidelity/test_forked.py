@@ -33,10 +33,17 @@ _BEFORE = {
 }
 
 _TASK = "a task cannot be carried"
+_USER = "each sandbox has a user of its own"
 # By topic and cell: why the next one differs in a fork.
 DIFFERENCES: dict[str, dict[str, str]] = {
     "async": {"go.set()\nawait task": _TASK},
     "01-tasks-without-await": {"await task": _TASK, "coroutine.close()\n": "nor can a coroutine"},
+    "07-magics-of-ipykernel": {
+        "%less /etc/passwd": _USER,
+        "%more /etc/passwd": _USER,
+        "del price\n%store -r price\nprice": "what %store keeps is not below /mnt/data",
+    },
+    "19-text-of-a-task-after-its-cell": {'await task\nprint("over")\n': _TASK},
 }
 
 

@@ -78,13 +78,15 @@ def _set_sources(shell: Any, _name: str, value: Any) -> None:
 def _history(shell: Any) -> Any:
     manager = shell.history_manager
     last = [getattr(manager, name) for name in ("_i", "_ii", "_iii", "_i00")]
-    return list(manager.input_hist_parsed), list(manager.input_hist_raw), last, shell.execution_count
+    inputs = list(manager.input_hist_parsed), list(manager.input_hist_raw)
+    return inputs, last, list(manager.dir_hist), shell.execution_count
 
 
 def _set_history(shell: Any, _name: str, value: Any) -> None:
     manager = shell.history_manager
-    parsed, raw, last, shell.execution_count = value
+    (parsed, raw), last, directories, shell.execution_count = value
     manager.input_hist_parsed[:], manager.input_hist_raw[:] = parsed, raw
+    manager.dir_hist[:] = directories
     for name, text in zip(("_i", "_ii", "_iii", "_i00"), last, strict=True):
         setattr(manager, name, text)
     inputs = {f"_i{number}": text for number, text in enumerate(raw) if number}

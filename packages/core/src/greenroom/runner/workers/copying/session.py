@@ -48,6 +48,7 @@ class Beginning:
                 "shell": shell,
                 "inputs": shell.history_manager.input_hist_parsed,
                 "outputs": shell.history_manager.output_hist,
+                "directories": shell.history_manager.dir_hist,
                 "builtins": builtins.__dict__,
                 "modules": sys.modules,
                 "path": sys.path,
