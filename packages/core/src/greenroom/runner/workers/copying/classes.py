@@ -11,7 +11,7 @@ import contextlib
 import enum
 import types
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 from .names import can_be_imported
 
@@ -49,7 +49,7 @@ def reduce_class(kind: Any) -> Any:
         return _reduce_enum(kind)
     beginning: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     attributes: dict[str, Any] = {}
-    for name, value in vars(kind).items():
+    for name, value in _attributes(kind).items():
         if name in {"__slots__", "__orig_bases__"}:
             beginning[name] = value
         elif name not in _LEFT_OUT and name not in beginning and not _is_slot(value, kind):
@@ -58,10 +58,14 @@ def reduce_class(kind: Any) -> Any:
         beginning["__slots__"] = tuple(beginning["__slots__"])
     if "__abstractmethods__" in vars(kind):
         attributes["__abstractmethods__"] = kind.__abstractmethods__
-    metaclass: Any = type(kind)
+    metaclass = cast("Any", type(kind))
     makes = next(each for each in metaclass.__mro__ if can_be_imported(each))
     made_of = (metaclass, makes), kind.__name__, kind.__bases__, beginning
     return make_class, made_of, attributes, None, None, set_class
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    return dict(vars(value))
 
 
 def _is_slot(value: Any, kind: type) -> bool:
@@ -108,11 +112,11 @@ def _reduce_enum(kind: Any) -> tuple[Any, ...]:
     values = {name: member._value_ for name, member in members.items()}
     attributes: dict[str, Any] = {
         name: value
-        for name, value in vars(kind).items()
+        for name, value in _attributes(kind).items()
         if name not in _OF_ENUMS | _LEFT_OUT | members.keys() | {"__module__", "__qualname__"}
     }
     own: dict[str, dict[str, Any]] = {
-        name: {key: part for key, part in vars(member).items() if key not in _OF_MEMBERS}
+        name: {key: part for key, part in _attributes(member).items() if key not in _OF_MEMBERS}
         for name, member in members.items()
     }
     boundary = getattr(kind, "_boundary_", None)
@@ -121,7 +125,7 @@ def _reduce_enum(kind: Any) -> tuple[Any, ...]:
 
 
 def make_enum(bases: tuple[Any, ...], name: str, place: tuple[str, str], values: dict[str, Any], boundary: Any) -> Any:
-    metaclass: Any = type(bases[-1])
+    metaclass = cast("Any", type(bases[-1]))
     names = metaclass.__prepare__(name, bases)
     names["__module__"], names["__qualname__"] = place
     for member, value in values.items():
@@ -133,4 +137,4 @@ def set_enum(kind: Any, state: tuple[dict[str, Any], dict[str, dict[str, Any]]])
     attributes, own = state
     set_class(kind, attributes)
     for name, parts in own.items():
-        vars(kind._member_map_[name]).update(parts)
+        kind._member_map_[name].__dict__.update(parts)

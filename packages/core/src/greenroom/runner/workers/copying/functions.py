@@ -84,7 +84,8 @@ def dead_reference() -> Any:
 
 
 def make_type_variable(name: str, constraints: tuple[Any, ...], bound: Any, covariant: bool, contra: bool) -> Any:
-    variable: Any = typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contra)  # type: ignore[misc]
+    make: Any = typing.TypeVar
+    variable = make(name, *constraints, bound=bound, covariant=covariant, contravariant=contra)
     variable.__module__ = "__main__"
     return variable
 
@@ -94,5 +95,5 @@ def make_handler(kind: type) -> Any:
 
 
 def set_handler(handler: Any, state: dict[str, Any]) -> None:
-    vars(handler).update(state)
+    handler.__dict__.update(state)
     handler.createLock()

@@ -6,7 +6,7 @@ import copyreg
 import importlib
 import sys
 import types
-from typing import Any
+from typing import Any, cast
 
 OWN_MODULE = "__main__"
 """Where cells define what they define."""
@@ -88,7 +88,7 @@ class Sentinels:
 
     def _is_plain(self, value: Any) -> bool:
         """Whether pickle would take an object apart by itself."""
-        kind: Any = type(value)
+        kind = cast("Any", type(value))
         plain = self._plain.get(kind)
         if plain is None:
             plain = self._plain[kind] = (
@@ -105,5 +105,5 @@ _OTHERWISE = (type, types.ModuleType, types.FunctionType, int, float, complex, s
 
 
 def _are_of_one_library(value: Any, module: str) -> bool:
-    library: object = type(value).__module__
+    library: object = cast("Any", type(value)).__module__
     return type(value) is object or (isinstance(library, str) and library.partition(".")[0] == module.partition(".")[0])

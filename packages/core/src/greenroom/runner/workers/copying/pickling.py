@@ -22,7 +22,7 @@ import typing
 import weakref
 from collections.abc import Callable
 from pickle import PickleError, Pickler
-from typing import Any
+from typing import Any, cast
 
 from . import classes, functions
 from .names import KNOWN, Known, ModuleNames, Sentinels, can_be_imported, is_module
@@ -93,7 +93,7 @@ class SessionPickler(Pickler):
         self.dump(None)
 
     def reducer_override(self, value: Any) -> Any:
-        kind: Any = type(value)
+        kind = cast("Any", type(value))
         reduce = _REDUCERS.get(kind)
         if reduce is not None:
             return reduce(self, value)
@@ -170,15 +170,17 @@ def _cached_property(_pickler: SessionPickler, value: Any) -> Any:
     return functools.cached_property, (value.func,), {"attrname": value.attrname, "__doc__": value.__doc__}
 
 
+_NOTHING: dict[Any, Any] = {}
+
 _REDUCERS: dict[type, Callable[[SessionPickler, Any], Any]] = {
     types.FunctionType: SessionPickler.reduce_function,
     types.CellType: SessionPickler.reduce_cell,
     types.ModuleType: SessionPickler.reduce_module,
     types.CodeType: lambda _, code: (marshal.loads, (marshal.dumps(code),)),
     types.MappingProxyType: lambda _, proxy: (types.MappingProxyType, (dict(proxy),)),
-    type({}.keys()): _view("keys"),
-    type({}.values()): _view("values"),
-    type({}.items()): _view("items"),
+    type(_NOTHING.keys()): _view("keys"),
+    type(_NOTHING.values()): _view("values"),
+    type(_NOTHING.items()): _view("items"),
     property: lambda _, value: (property, (value.fget, value.fset, value.fdel, value.__doc__)),
     classmethod: lambda _, value: (classmethod, (value.__func__,)),
     staticmethod: lambda _, value: (staticmethod, (value.__func__,)),

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .namespace import Item
 
@@ -125,7 +125,7 @@ def _traits(shell: Any) -> Any:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(_is_plain(key) and _is_plain(part) for key, part in value.items())
+        return all(_is_plain(key) and _is_plain(part) for key, part in cast("dict[Any, Any]", value).items())
     if type(value) in {list, tuple, set}:
         return all(_is_plain(part) for part in value)
     return type(value) in _PLAIN
@@ -134,7 +134,7 @@ def _is_plain(value: Any) -> bool:
 def _set_traits(shell: Any, _name: str, value: Any) -> None:
     values, mode, inline = value
     if inline:
-        import matplotlib_inline.config  # noqa: F401
+        importlib.import_module("matplotlib_inline.config")
     for owner, configurable in _configurables(shell).items():
         for name, wanted in values.get(owner, {}).items():
             if getattr(configurable, name) != wanted:
@@ -195,12 +195,14 @@ def _set_handling(numpy: Any, handling: dict[str, str]) -> None:
 
 
 def _rc_parameters(matplotlib: Any) -> dict[str, Any]:
-    values = dict(dict.items(matplotlib.rcParams))  # without looking the backend up, which would choose one
+    parameters: dict[str, Any] = matplotlib.rcParams
+    values = dict(dict.items(parameters))  # without looking the backend up, which would choose one
     return {name: value for name, value in values.items() if name != "backend" or isinstance(value, str)}
 
 
 def _set_rc_parameters(matplotlib: Any, values: dict[str, Any]) -> None:
-    dict.update(matplotlib.rcParams, values)
+    parameters: dict[str, Any] = matplotlib.rcParams
+    dict.update(parameters, values)
 
 
 def _figures(pyplot: Any) -> Any:
@@ -238,7 +240,14 @@ def _set_plotly_defaults(io: Any, value: Any) -> None:
 
 def _calls(module: str, get: str, change: str) -> _Setting:
     """A setting that a function of a module returns, and another one sets."""
-    return _Setting(module, lambda loaded: getattr(loaded, get)(), lambda loaded, value: getattr(loaded, change)(value))
+
+    def call(loaded: Any) -> Any:
+        return getattr(loaded, get)()
+
+    def set_to(loaded: Any, value: Any) -> None:
+        getattr(loaded, change)(value)
+
+    return _Setting(module, call, set_to)
 
 
 _SETTINGS: dict[str, _Setting] = {
