@@ -214,7 +214,7 @@ class Channel(FileRequests):
 
     async def take(self) -> bytes:
         """Return the next piece of what `save` writes; it is empty when that has ended."""
-        _, piece = await self._request("", HostOrder.take(next(self._numbers)), most=MAX_PIECE, timeout=None)
+        _, piece = await self._request("", HostOrder.take(next(self._numbers)), most=MAX_PIECE, limited=False)
         return piece
 
     async def load(self, limits: ExecutionLimits, on_event: OnEvent, begun: Callable[[], None]) -> Execution:
@@ -227,7 +227,7 @@ class Channel(FileRequests):
 
     async def give(self, piece: bytes) -> None:
         """Give the next piece to `load`, and wait until it is taken, or `load` has ended. An empty one ends it."""
-        await self._request("", HostOrder.give(next(self._numbers), piece), timeout=None)
+        await self._request("", HostOrder.give(next(self._numbers), piece), limited=False)
 
     async def _run(
         self,
@@ -335,15 +335,13 @@ class Channel(FileRequests):
 
     # Frames
 
-    async def _request(
-        self, path: str, order: Frame, *, most: int = 0, timeout: float | None = _REPLY_TIMEOUT
-    ) -> Frame:
+    async def _request(self, path: str, order: Frame, *, most: int = 0, limited: bool = True) -> Frame:
         """Send an order and return the runner's reply, with a body of at most `most` bytes."""
         number: int = order.header["id"]
         request = self._requests[number] = _Request(asyncio.get_running_loop().create_future(), most)
         try:
             await self._send(order)
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(_REPLY_TIMEOUT if limited else None):
                 reply, content = await request.reply
         except TimeoutError:
             raise self._fail("it did not answer") from None

@@ -90,7 +90,7 @@ def make_type_variable(name: str, constraints: tuple[Any, ...], bound: Any, cova
     return variable
 
 
-def make_handler(kind: type) -> Any:
+def make_handler(kind: Any) -> Any:
     return kind.__new__(kind)
 
 

@@ -195,14 +195,14 @@ def _set_handling(numpy: Any, handling: dict[str, str]) -> None:
 
 
 def _rc_parameters(matplotlib: Any) -> dict[str, Any]:
-    parameters: dict[str, Any] = matplotlib.rcParams
-    values = dict(dict.items(parameters))  # without looking the backend up, which would choose one
+    values: dict[str, Any] = dict(
+        cast("Any", dict).items(matplotlib.rcParams)
+    )  # without looking the backend up, which would choose one
     return {name: value for name, value in values.items() if name != "backend" or isinstance(value, str)}
 
 
 def _set_rc_parameters(matplotlib: Any, values: dict[str, Any]) -> None:
-    parameters: dict[str, Any] = matplotlib.rcParams
-    dict.update(parameters, values)
+    cast("Any", dict).update(matplotlib.rcParams, values)
 
 
 def _figures(pyplot: Any) -> Any:
