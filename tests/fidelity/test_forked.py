@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -68,7 +68,7 @@ def test_the_next_cell_gives_in_a_fork_what_it_gives_in_the_session(pool: Sessio
 
 
 @contextlib.contextmanager
-def _fork(session: Session) -> Iterator[Session]:
+def _fork(session: Session) -> Generator[Session, None, None]:
     (fork,) = session.fork()
     with fork:
         yield fork

@@ -1,5 +1,7 @@
 """Objects of any shape come out of a copy in the same shape: what was one object is one, what was two is two."""
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import functools
