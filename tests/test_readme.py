@@ -34,6 +34,7 @@ def test_the_first_example_prints_what_stands_below_it(tmp_path: Path, monkeypat
     "page",
     [
         "ci.md",
+        "forking.md",
         "logs.md",
         "node.md",
         "progress.md",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from threading import RLock
@@ -15,6 +15,7 @@ from greenroom.models import (
     ContainerType,
     Event,
     Execution,
+    NotCarried,
     PoolStatus,
     PoolUsage,
     RemoteFile,
@@ -153,6 +154,22 @@ class Backend(Protocol):
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None
     ) -> Execution:
         """Run a command, as `execute` runs code."""
+        ...
+
+    async def fork(
+        self, identifier: str, identifiers: Sequence[str], *, timeout: float | None
+    ) -> tuple[NotCarried, ...]:
+        """Begin a session per identifier of `identifiers` with a copy of a session's variables and files.
+
+        `timeout` is in seconds; `None` stands for the pool's own limit.
+
+        Returns:
+            What the copies do not have.
+
+        Raises:
+            InvalidRequest: the pool cannot do that, or an identifier has a session.
+            ForkFailed: no copy could be made.
+        """
         ...
 
     def request(

@@ -10,6 +10,7 @@ An error of the user's code is data (an `Execution` with a status and an error);
     │   └── ImageMissing        Docker answers, but the image is not there
     ├── PoolFull                every session of the pool is taken
     ├── PoolClosed              the pool was closed
+    ├── ForkFailed              a session could not be copied; no copy was left
     ├── SandboxLost             the sandbox ended or stopped answering; its session is gone
     ├── AccessDenied            Azure, or a server that speaks its API, does not accept the credentials
     ├── ServiceFailed           it failed, could not be reached, or sent an unreadable response
@@ -106,6 +107,13 @@ class PoolFull(GreenroomError):
 
 class PoolClosed(GreenroomError):
     """The pool was closed."""
+
+
+class ForkFailed(GreenroomError):
+    """A session could not be copied: its variables and files are too large, or the copy took too long.
+
+    No copy was left, and the session goes on; the message says what happened.
+    """
 
 
 class SandboxLost(GreenroomError):

@@ -193,6 +193,15 @@ class UsageSource(StrEnum):
     """Nothing reports them: `cpu` and `memory_time` are `None`."""
 
 
+@dataclass(frozen=True, slots=True)
+class NotCarried:
+    """A part of a session that its copy does not have."""
+
+    name: str
+    """A variable's; `Out[3]`, the path of a file, or what the part is in words."""
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Execution:
     """One run of code, with everything that it produced."""
@@ -237,6 +246,8 @@ class Execution:
     """The most bytes that the session held while it ran, or since its execution before."""
     packages_from: PackagesFrom | None = None
     """How its pool can be given packages: by the option `packages`, or in the image; `None` if that is not known."""
+    not_carried: tuple[NotCarried, ...] = ()
+    """What the session does not have of the one that it is a copy of; set for its first execution."""
 
     def __repr__(self) -> str:
         parts = [self.status]

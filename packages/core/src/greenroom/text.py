@@ -12,7 +12,7 @@ from greenroom.rendering.displays import is_artists, text_of_bundle
 from greenroom.rendering.files import list_of_files
 from greenroom.rendering.hints import hints
 from greenroom.rendering.terminal import folded, plain
-from greenroom.untrusted import brief, visible
+from greenroom.untrusted import brief, one_line, visible
 
 if TYPE_CHECKING:
     from greenroom.models import Execution, ExecutionError, RestartCause
@@ -34,6 +34,9 @@ _FOREIGN_FRAME = re.compile(r"File (?:<frozen |\S*(?:/site-packages/|/lib/python
 _TITLE = re.compile(rf"^(?=(?:{'|'.join(('error:', *_FIRST_TO_GO))})[ \t]*$)", re.MULTILINE)
 _LONGEST_OWN_LINE = 500
 """Characters of the line with an error's name and value that are kept whatever else is left out."""
+_MOST_NOT_CARRIED = 20
+_LONGEST_NAME = 100
+_LONGEST_REASON = 150
 _MOST_SHOWN = 1_000_000
 """Characters of rich outputs after which further ones are only counted."""
 
@@ -144,8 +147,10 @@ def _sections(execution: Execution) -> Iterator[tuple[str, str]]:
     yield "hint:", " ".join(hints(execution))
     yield "figures:", ", ".join(figures)
     yield "files written:", list_of_files(execution.files, execution.files_omitted)
+    notes = [not_carried(execution)] if execution.not_carried else []
     if execution.truncated:
-        yield "note:", f"{execution.truncated} bytes of output exceeded the limit and were dropped; print less."
+        notes.append(f"{execution.truncated} bytes of output exceeded the limit and were dropped; print less.")
+    yield "note:", " ".join(notes)
 
 
 def _shown(execution: Execution) -> tuple[str, str]:
@@ -168,6 +173,15 @@ def _shown(execution: Execution) -> tuple[str, str]:
             texts.append(text)
             length += len(text)
     return plain(result), folded("\n\n".join(texts))
+
+
+def not_carried(execution: Execution) -> str:
+    """Return the sentence about what a copied session does not have."""
+    shown = execution.not_carried[:_MOST_NOT_CARRIED]
+    parts = [f"{one_line(part.name)[:_LONGEST_NAME]} ({one_line(part.reason)[:_LONGEST_REASON]})" for part in shown]
+    if more := len(execution.not_carried) - len(shown):
+        parts.append(f"{more} more")
+    return f"This session is a copy of another. These were not copied: {', '.join(parts)}."
 
 
 def restarted(cause: RestartCause) -> str:

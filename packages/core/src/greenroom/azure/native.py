@@ -7,10 +7,10 @@ import contextlib
 import json
 import math
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from greenroom import wire
 from greenroom.azure.answering import AnsweredCalls
@@ -127,6 +127,12 @@ class NativePool(Forwarding):
         else:
             order = replace(order, command=command.command, is_program=True)
         return await self._carry_out(identifier, order, timeout, on_event)
+
+    async def fork(self, identifier: str, identifiers: Sequence[str], *, timeout: float | None) -> NoReturn:
+        raise InvalidRequest(
+            "A session that is forked must be in a pool that this process has opened, not in one of a server. Run its "
+            "code again in a new session."
+        )
 
     async def _carry_out(
         self,

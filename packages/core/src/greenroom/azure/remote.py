@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from greenroom import wire
@@ -15,7 +15,16 @@ from greenroom.azure.transport import Transport
 from greenroom.backend import NO_VARIABLES, Backend, HttpRequest, HttpResponse, OnEvent, Overrides, ShellCommand
 from greenroom.config.environment import Environment
 from greenroom.errors import GreenroomError, InvalidRequest, ServiceFailed
-from greenroom.models import ContainerType, Execution, PoolStatus, PoolUsage, RemoteFile, SessionInfo, SessionUsage
+from greenroom.models import (
+    ContainerType,
+    Execution,
+    NotCarried,
+    PoolStatus,
+    PoolUsage,
+    RemoteFile,
+    SessionInfo,
+    SessionUsage,
+)
 from greenroom.tools import Toolbox
 
 _TIMEOUT = 60.0
@@ -134,6 +143,11 @@ class _Negotiated:
         self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
     ) -> Execution:
         return await (await self._backend(identifier)).resume(identifier, execution_id, on_event=on_event, tools=tools)
+
+    async def fork(
+        self, identifier: str, identifiers: Sequence[str], *, timeout: float | None
+    ) -> tuple[NotCarried, ...]:
+        return await (await self._backend(identifier)).fork(identifier, identifiers, timeout=timeout)
 
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None

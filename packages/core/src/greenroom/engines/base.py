@@ -293,6 +293,9 @@ class Engine(ABC):
     """The container types that it can start."""
     packages_from: PackagesFrom | None = None
     """How its sandboxes can be given packages."""
+    copies_sessions: bool = False
+    """Whether a copy of a session in one of its sandboxes can be made in another: both have the same files of the
+    system, and our runner."""
     control_groups: ControlGroups = ControlGroups.UNKNOWN
     """The control groups that limit the sandboxes; known after `check`."""
     _report: Report | None = None

@@ -175,6 +175,10 @@ class Allocator(Generic[InstanceT]):
         slot = self._slots.get(identifier)
         return None if slot is None else self._info(slot)
 
+    def holds(self, identifier: str) -> bool:
+        """Whether the identifier has an instance or waits for one."""
+        return identifier in self._slots or identifier in self._pending
+
     def leased(self) -> dict[str, InstanceT]:
         """The instances that serve sessions, by identifier; called from any thread."""
         leased = [(identifier, self._instances.get(slot.number)) for identifier, slot in list(self._slots.items())]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,8 +23,8 @@ from greenroom.local.collecting import Collector, ExecutionLimits
 from greenroom.local.deadline import Deadline
 from greenroom.local.decoding import file_error
 from greenroom.local.file_requests import FileRequests
-from greenroom.models import Execution, RestartCause, UsageSource
-from greenroom.runner.protocol import MAX_ENDING, VERSION, Decoder, Frame, FrameError, HostOrder, encode
+from greenroom.models import Execution, NotCarried, RestartCause, UsageSource
+from greenroom.runner.protocol import MAX_ENDING, MAX_PIECE, VERSION, Decoder, Frame, FrameError, HostOrder, encode
 from greenroom.tools import RunningCalls, ToolAnswer, Toolbox
 from greenroom.tools.stubs import described
 from greenroom.untrusted import without_controls
@@ -76,6 +76,9 @@ class Channel(FileRequests):
         self._running: tuple[int, Collector] | None = None
         self._calls: RunningCalls | None = None
         """Of the execution that runs, if it has tools."""
+        self.not_carried: tuple[NotCarried, ...] = ()
+        """What the session lacks since it is a copy; its first execution reports it."""
+        self._state_was_lost = False
         self._turn = asyncio.Lock()
         self._lost: SandboxLost | None = None
         self._stops: set[asyncio.Task[Any]] = set()
@@ -181,11 +184,78 @@ class Channel(FileRequests):
 
         return await self._run(order, lambda: Collector(limits, on_event, restarted(), command=True))
 
+    # Copies
+
+    async def save(
+        self,
+        limits: ExecutionLimits,
+        on_event: OnEvent,
+        without: Sequence[str],
+        *,
+        prepare: Callable[[], Awaitable[None]],
+        begun: Callable[[], None],
+    ) -> Execution:
+        """Write the session's files and variables for `take`, when the executions before are done.
+
+        Args:
+            limits: of what runs in the sandbox meanwhile.
+            on_event: gets what it reports.
+            without: what is to be left out.
+            prepare: called when it is this one's turn; no other execution comes in between.
+            begun: called when `take` can be.
+        """
+
+        def order(number: int) -> Frame:
+            return HostOrder.save(number, without, text_limit=limits.text, output_limit=limits.display)
+
+        execution = await self._run(order, lambda: Collector(limits, on_event), prepare=prepare, begun=begun)
+        self._state_was_lost |= execution.state_lost
+        return execution
+
+    async def take(self) -> bytes:
+        """Return the next piece of what `save` writes; it is empty when that has ended."""
+        _, piece = await self._request("", HostOrder.take(next(self._numbers)), most=MAX_PIECE, limited=False)
+        return piece
+
+    async def load(self, limits: ExecutionLimits, on_event: OnEvent, begun: Callable[[], None]) -> Execution:
+        """Make files and variables of what `give` gives. The arguments are as for `save`."""
+
+        def order(number: int) -> Frame:
+            return HostOrder.load(number, text_limit=limits.text, output_limit=limits.display)
+
+        return await self._run(order, lambda: Collector(limits, on_event), begun=begun)
+
+    async def give(self, piece: bytes) -> None:
+        """Give the next piece to `load`, and wait until it is taken, or `load` has ended. An empty one ends it."""
+        await self._request("", HostOrder.give(next(self._numbers), piece), limited=False)
+
     async def _run(
-        self, order: Callable[[int], Frame], collector: Callable[[], Collector], tools: Toolbox | None = None
+        self,
+        order: Callable[[int], Frame],
+        collector: Callable[[], Collector],
+        tools: Toolbox | None = None,
+        *,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+        begun: Callable[[], None] | None = None,
     ) -> Execution:
         await self._turn.acquire()
+        if prepare is not None:
+            try:
+                await prepare()
+            except BaseException:
+                self._turn.release()
+                raise
         running = collector()
+        if begun is not None:
+            return await self._run_now(order, running, tools, begun)
+        running.not_carried, running.state_was_lost = self.not_carried, self._state_was_lost
+        execution = await self._run_now(order, running, tools, lambda: None)
+        self.not_carried, self._state_was_lost = (), False
+        return execution
+
+    async def _run_now(
+        self, order: Callable[[int], Frame], running: Collector, tools: Toolbox | None, begun: Callable[[], None]
+    ) -> Execution:
         number = next(self._numbers)
         deadline = Deadline(running.limits.timeout, waits=tools.limits.total_timeout if tools is not None else 0)
         ordered = False
@@ -199,6 +269,7 @@ class Channel(FileRequests):
             before = self._gauge.cpu() if self._gauge is not None else None
             ordered = True
             await self._send(order(number))
+            begun()
             await asyncio.wait([running.done, deadline.passed], return_when=asyncio.FIRST_COMPLETED)
             timed_out = not running.done.done()
             self._end_calls()
@@ -267,13 +338,13 @@ class Channel(FileRequests):
 
     # Frames
 
-    async def _request(self, path: str, order: Frame, *, most: int = 0) -> Frame:
+    async def _request(self, path: str, order: Frame, *, most: int = 0, limited: bool = True) -> Frame:
         """Send an order and return the runner's reply, with a body of at most `most` bytes."""
         number: int = order.header["id"]
         request = self._requests[number] = _Request(asyncio.get_running_loop().create_future(), most)
         try:
             await self._send(order)
-            async with asyncio.timeout(_REPLY_TIMEOUT):
+            async with asyncio.timeout(_REPLY_TIMEOUT if limited else None):
                 reply, content = await request.reply
         except TimeoutError:
             raise self._fail("it did not answer") from None

@@ -25,7 +25,17 @@ from greenroom.local.decoding import (
     output_weight,
     parse_json,
 )
-from greenroom.models import Execution, ExecutionError, Output, PackagesFrom, Place, RestartCause, Status, StreamText
+from greenroom.models import (
+    Execution,
+    ExecutionError,
+    NotCarried,
+    Output,
+    PackagesFrom,
+    Place,
+    RestartCause,
+    Status,
+    StreamText,
+)
 from greenroom.runner.protocol import MAX_ENDING, MAX_NAME, MAX_OUTPUTS, Frame, FrameError
 
 
@@ -126,6 +136,10 @@ class Collector:
         self.clear_pending = False
         self.beginning = _START
         """Where `clear` goes back to."""
+        self.not_carried: tuple[NotCarried, ...] = ()
+        """What the session lacks since it is a copy."""
+        self.state_was_lost = False
+        """Whether the session lost its variables before, and no execution has reported it."""
         self.used: Mapping[str, Any] = {}
         """What it has used, by the names of fields of an execution."""
 
@@ -254,7 +268,10 @@ class Collector:
             duration=number(header, "duration"),
             files=tuple(decode_files(fields.get("files"))),
             files_omitted=int(number(header, "files_omitted")),
-            state_lost=self._restarted is not None or "crash" in header or header.get("state_lost") is True,
+            state_lost=self._restarted is not None
+            or self.state_was_lost
+            or "crash" in header
+            or header.get("state_lost") is True,
             truncated=int(number(header, "truncated")),
             exit_code=exit_code,
         )
@@ -284,6 +301,7 @@ class Collector:
             updates=tuple(self.updates.values()),
             session_restarted=self._restarted,
             packages_from=self.limits.packages_from,
+            not_carried=self.not_carried,
             **self.used,
             **ending,
         )

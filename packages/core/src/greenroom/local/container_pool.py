@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, Self
 
@@ -15,7 +15,7 @@ from greenroom.local.changing import ChangeablePool
 from greenroom.local.container import ContainerInstance, NotListening
 from greenroom.local.recording import Recorder
 from greenroom.local.settings import PoolSettings
-from greenroom.models import PoolStatus, SessionInfo
+from greenroom.models import ContainerType, PoolStatus, SessionInfo
 from greenroom.pricing.rules import node_share
 from greenroom.telemetry import ConsoleWritten, Observer, Work, guarded, ignore, tracing
 
@@ -106,6 +106,12 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
 
     async def resume(self, identifier: str, execution_id: str, **options: Any) -> NoReturn:
         raise _only_requests("resume")
+
+    async def fork(self, identifier: str, identifiers: Sequence[str], **options: Any) -> NoReturn:
+        raise InvalidRequest(
+            f"A session that is forked must be of type {ContainerType.PYTHON_LTS}, not "
+            f"{ContainerType.CUSTOM_CONTAINER}: Greenroom does not know how to copy a container's state."
+        )
 
     async def shell(self, identifier: str, command: ShellCommand, **options: Any) -> NoReturn:
         raise _only_requests("shell")

@@ -20,9 +20,13 @@ class Place:
 
         The next call goes on when this one waits again: what comes until then is in order.
         """
+        await self.arrive()
+        self.leave()
+
+    async def arrive(self) -> None:
+        """Wait until all calls before this one have left their places, and keep this one."""
         if self._before is not None and not self._before.done():
             await asyncio.wait([self._before])
-        self.leave()
 
     def leave(self) -> None:
         if self.left.done():
@@ -55,6 +59,10 @@ class CallOrder:
         place = self._last[identifier] = Place(None if last is None else last.left)
         place.left.add_done_callback(lambda _: self._forget(identifier, place))
         return place
+
+    def __contains__(self, identifier: str) -> bool:
+        """Whether a call of this session has not reached its sandbox."""
+        return identifier in self._last
 
     def _forget(self, identifier: str, place: Place) -> None:
         if self._last.get(identifier) is place:

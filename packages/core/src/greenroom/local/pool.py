@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn, Self
@@ -18,6 +18,7 @@ from greenroom.local.allocator import Allocator
 from greenroom.local.changing import ChangeablePool
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
+from greenroom.local.copying import CopyLimits, copy
 from greenroom.local.order import CallOrder, Place
 from greenroom.local.recording import Recorder
 from greenroom.local.resumable import ResumableExecutions
@@ -25,6 +26,7 @@ from greenroom.local.settings import PoolSettings
 from greenroom.models import (
     ContainerType,
     Execution,
+    NotCarried,
     PoolStatus,
     PoolUsage,
     RemoteFile,
@@ -137,6 +139,72 @@ class LocalPool(ChangeablePool[Channel]):
                 why = partial(self._restarted, identifier)
                 await place.reach()
                 return recorded.ended(await channel.shell(command, limits, on_event, why))
+
+    async def fork(
+        self, identifier: str, identifiers: Sequence[str], *, timeout: float | None
+    ) -> tuple[NotCarried, ...]:
+        self._check_fork(identifier, identifiers)
+        overrides = [self._overrides.get(each) or _NO_OVERRIDES for each in identifiers]
+        settings = self._settings
+        memory = min([settings.memory, *(each.memory for each in overrides if each.memory is not None)])
+        limits = CopyLimits(timeout or settings.timeout, settings.interrupt_grace, memory + settings.disk)
+        with contextlib.ExitStack() as places:
+            place = places.enter_context(self._order.take(identifier))
+            for each in identifiers:
+                places.enter_context(self._order.take(each))
+            try:
+                async with self._channel(identifier) as parent, contextlib.AsyncExitStack() as leases:
+
+                    async def lease() -> list[Channel]:
+                        place.leave()  # it is this call's turn
+                        return await self._lease_all(identifiers, leases)
+
+                    await place.arrive()
+                    return await copy(parent, lease, limits)
+            except BaseException:
+                ending = asyncio.gather(*(self.delete(each) for each in identifiers), return_exceptions=True)
+                await asyncio.shield(ending)
+                raise
+
+    def _check_fork(self, identifier: str, identifiers: Sequence[str]) -> None:
+        """Check that a session can be copied to these identifiers.
+
+        Raises:
+            InvalidRequest: it cannot.
+        """
+        if self.container_type is not ContainerType.PYTHON_LTS or not self._engine.copies_sessions:
+            raise InvalidRequest(
+                f"A session that is forked must be of type {ContainerType.PYTHON_LTS} on bubblewrap or Docker, not "
+                f"{self.container_type} on {self._engine.name}."
+            )
+        most = self._settings.max_concurrent_sessions
+        if len(identifiers) >= most:
+            raise InvalidRequest(
+                f"A fork must make fewer sessions than the pool's {most} (the option max_concurrent_sessions), as the "
+                f"one that is forked is one of them, not {len(identifiers)}."
+            )
+        for each in identifiers:
+            if each == identifier or self._allocator.holds(each) or each in self._order:
+                raise InvalidRequest(f"The identifiers of a fork must be unused, and {each!r} has a session.")
+
+    async def _lease_all(self, identifiers: Sequence[str], leases: contextlib.AsyncExitStack) -> list[Channel]:
+        """Lease new sandboxes at the same time, all or none."""
+        stacks = [contextlib.AsyncExitStack() for _ in identifiers]
+        for stack in stacks:
+            leases.push_async_exit(stack)
+        leasing = [
+            asyncio.create_task(stack.enter_async_context(self._channel(identifier)))
+            for stack, identifier in zip(stacks, identifiers, strict=True)
+        ]
+        try:
+            channels = await asyncio.gather(*leasing)
+        finally:
+            for task in leasing:
+                task.cancel()
+            await asyncio.wait(leasing)
+        for each in identifiers:
+            self._allocator.forget_end(each)
+        return channels
 
     def _limits(self, timeout: float | None) -> ExecutionLimits:
         settings = self._settings

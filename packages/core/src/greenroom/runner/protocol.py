@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from .json_weight import weigh_json
 
-VERSION = 4
+VERSION = 5
 """Of the host link; the supervisor's first event states it."""
 
 MAX_HEADER = 64 << 10
@@ -56,6 +56,12 @@ MAX_REFUSAL = 64 << 10
 """Bytes of the message of a call that failed."""
 
 _OUTPUT = 500  # bytes of memory that an output takes beside its content
+
+MAX_PIECE = 1 << 20
+"""Bytes of a piece of a copy of a session."""
+
+MAX_LEFT_OUT = 500
+"""Parts of a session that a copy names as left out; it names no more."""
 
 _FOR_WORKER = ("id", "env", "tools", "call_limit", "call_bytes")  # fields of the host's order to execute
 
@@ -126,6 +132,27 @@ class HostOrder:
         header |= {"argv": argv, "env": len(variables), "stdin": len(stdin)}
         text = "\0".join(command) if argv else command
         return Frame(header, variables + text.encode() + stdin)
+
+    @staticmethod
+    def save(number: int, without: Sequence[str], *, text_limit: int, output_limit: int) -> Frame:
+        """Write the session's files and variables for `take`, without some. An execution, as of `execute`."""
+        header = {"op": "save", "id": number, "text_limit": text_limit, "output_limit": output_limit}
+        return Frame(header, dumps(list(without)).encode())
+
+    @staticmethod
+    def take(number: int) -> Frame:
+        """Take the next piece of what is saved. The reply's body has it; it is empty when the execution has ended."""
+        return Frame({"op": "take", "id": number})
+
+    @staticmethod
+    def load(number: int, *, text_limit: int, output_limit: int) -> Frame:
+        """Make files and variables of what `give` gives. An execution, as of `execute`."""
+        return Frame({"op": "load", "id": number, "text_limit": text_limit, "output_limit": output_limit})
+
+    @staticmethod
+    def give(number: int, piece: bytes) -> Frame:
+        """Give the next piece to what is loaded; an empty one ends it. Replied to when the worker takes it."""
+        return Frame({"op": "give", "id": number}, piece)
 
     @staticmethod
     def interrupt(number: int, *, grace: float) -> Frame:
@@ -287,6 +314,21 @@ class WorkerOrder:
         return Frame({"op": "answer", "id": number, "call": call, "failed": failed}, content)
 
     @staticmethod
+    def save(without: bytes) -> Frame:
+        """Save the session in `piece` after `piece`. Answered by `began`, its result, and `done`."""
+        return Frame({"op": "save"}, without)
+
+    @staticmethod
+    def load() -> Frame:
+        """Load a session. Answered by `began`, any number of `more`, its result, and `done`."""
+        return Frame({"op": "load"})
+
+    @staticmethod
+    def piece(content: bytes) -> Frame:
+        """The next piece of the session to load, after a `more`."""
+        return Frame({"op": "piece"}, content)
+
+    @staticmethod
     def environment(env: bytes) -> Frame:
         """Set the session's environment variables, all of them. Not answered."""
         return Frame({"op": "environment"}, env)
@@ -344,6 +386,16 @@ class WorkerEvent:
     def withdraw(number: int, call: int) -> Frame:
         """The code no longer waits for the answer to a call. Not acknowledged."""
         return Frame({"ev": "withdraw", "id": number, "call": call})
+
+    @staticmethod
+    def piece(content: bytes) -> Frame:
+        """The next piece of the session that is saved. Acknowledged when the host has taken it."""
+        return Frame({"ev": "piece"}, content)
+
+    @staticmethod
+    def more() -> Frame:
+        """The worker takes the next piece of the session that it loads."""
+        return Frame({"ev": "more"})
 
     @staticmethod
     def done(*, duration: float, error: Mapping[str, str] | None) -> Frame:

@@ -24,6 +24,7 @@ from .confine import confine
 from .files import DATA_DIR, FileTree, Transfers
 from .idle import IdleOutput
 from .memory import OutOfMemory
+from .pieces import Pieces
 from .protocol import Decoder, Frame, FrameError, HostEvent, HostOrder, WorkerOrder, crash, encode
 from .run import Run, parse_error
 from .shell import Shell
@@ -76,6 +77,7 @@ class Supervisor:
         self._waiting: list[Frame] = []  # orders for a worker that is not ready yet
         self._idle = IdleOutput()
         self._files = Transfers(tree)
+        self._pieces = Pieces(self._send)
         self._killed = False
         self._state_lost = False  # while no code ran: the next execution reports it
         self._failed_starts = 0  # of workers, one after the other
@@ -148,7 +150,13 @@ class Supervisor:
                 self._shell.environment = json.loads(body)
                 if self._worker is not None and self._worker.takes_orders:
                     self._pass_on(self._worker, order)
-            case "execute" | "preload":
+            case "take":
+                self._pieces.take(int(header["id"]))
+            case "give":
+                self._pieces.give(order)
+            case "execute" | "preload" | "save" | "load":
+                if header["op"] in {"save", "load"}:
+                    self._pieces.begin()
                 if self._worker is not None and self._worker.takes_orders:
                     self._pass_on(self._worker, order)
                 else:
@@ -166,14 +174,20 @@ class Supervisor:
         if header["op"] == "environment":
             order = WorkerOrder.environment(body)
         elif header["op"] == "execute":
-            worker.used = True
-            self._run = Run(header, self._tree, self._send)
-            self._idle.hand_over(self._run)
+            self._begin(worker, header)
             order = WorkerOrder.execute(header, body)
+        elif header["op"] in {"save", "load"}:
+            self._begin(worker, header)
+            order = WorkerOrder.save(body) if header["op"] == "save" else WorkerOrder.load()
         else:
             order = WorkerOrder.preload(body)
         worker.outbox += encode(*order)
         self._on_worker_writable(worker)
+
+    def _begin(self, worker: WorkerProcess, header: dict[str, Any]) -> None:
+        worker.used = True
+        self._run = Run(header, self._tree, self._send)
+        self._idle.hand_over(self._run)
 
     def _on_worker_writable(self, worker: WorkerProcess) -> None:
         events = selectors.EVENT_READ if worker.flush() else selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -182,8 +196,9 @@ class Supervisor:
 
     def _interrupt(self, number: int, grace: float) -> None:
         for index, (header, _) in enumerate(self._waiting):
-            if header["op"] == "execute" and header["id"] == number:  # it has not begun
+            if header["op"] != "preload" and header["id"] == number:  # it has not begun
                 del self._waiting[index]
+                self._pieces.end()
                 self._send(HostEvent.done(number, duration=0.0))
                 return
         self._shell.interrupt(number, grace)
@@ -191,7 +206,12 @@ class Supervisor:
         if run is None or worker is None or run.id != number or run.kill_at is not None:
             return
         run.kill_at = time.monotonic() + grace
+        self._pieces.end()
         worker.signal(signal.SIGINT)  # if the code has not begun: what keeps the worker from it
+
+    def _give_piece(self, worker: WorkerProcess, piece: bytes) -> None:
+        worker.outbox += encode(*WorkerOrder.piece(piece))
+        self._on_worker_writable(worker)
 
     def _answer(self, header: dict[str, Any], body: bytes) -> None:
         """Give the worker the answer to a call, unless its execution has ended."""
@@ -268,6 +288,10 @@ class Supervisor:
             case "withdraw":
                 if run is not None:
                     run.withdraw(header)
+            case "piece":
+                self._pieces.offer(body, worker.acknowledge)
+            case "more":
+                self._pieces.want(partial(self._give_piece, worker))
             case "done":
                 self._finish(duration=float(header["duration"]), error=parse_error(body))
             case _:
@@ -286,6 +310,7 @@ class Supervisor:
             self._pass_on(worker, order)
 
     def _finish(self, **ending: Any) -> None:
+        self._pieces.end()
         if self._run is not None:
             self._run.finish(state_lost=self._state_lost, **ending)
             self._run = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import operator
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import cast
@@ -20,6 +21,9 @@ _MAX_CODE = 16 << 20
 
 # Azure's data-plane specification allows these in an identifier.
 _IDENTIFIER = re.compile(r"""[a-zA-Z0-9_|}{\[\]:";'<>?/.,@#$%^&*()\-+=!~`]{4,128}""")
+
+_MAX_IDENTIFIER = 128
+_MOST_FORKS = 1_000
 
 _EXECUTION_ID = re.compile("[A-Za-z0-9_-]{1,128}")
 
@@ -38,6 +42,26 @@ def check_identifier(identifier: str) -> str:
             f"_|{{}}[]:\";'<>?/.,@#$%^&*()-+=!~` (no spaces), not {brief(identifier)}."
         )
     return identifier
+
+
+def fork_identifiers(parent: str, n: int, identifiers: Sequence[str] | None) -> list[str]:
+    """Return the identifiers of the `n` sessions that a fork makes: those given, or random ones.
+
+    Raises:
+        InvalidRequest: a number or an identifier breaks a rule.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_FORKS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The number of forks must be from 1 to {_MOST_FORKS:,}, not {brief(n)}.")
+    if identifiers is None:
+        return [f"{parent[: _MAX_IDENTIFIER - 33]}-{uuid.uuid4().hex}" for _ in range(n)]
+    if isinstance(identifiers, str) or len(identifiers) != n:
+        raise InvalidRequest(f"The identifiers of a fork must be a list of {n}, not {brief(identifiers)}.")
+    found = [check_identifier(identifier) for identifier in identifiers]
+    if len(set(found)) != n or parent in found:
+        raise InvalidRequest(
+            f"The identifiers of a fork must differ from each other and from {parent!r}, not {brief(identifiers)}."
+        )
+    return found
 
 
 def check_execution_id(execution_id: str) -> str:

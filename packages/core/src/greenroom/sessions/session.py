@@ -13,7 +13,16 @@ from typing import Any, Self, overload
 
 from greenroom.backend import HttpRequest, OnEvent, Overrides, ShellCommand
 from greenroom.errors import GreenroomError, InvalidRequest
-from greenroom.models import DATA_DIR, ContainerType, Event, Execution, RemoteFile, SessionInfo, SessionUsage
+from greenroom.models import (
+    DATA_DIR,
+    ContainerType,
+    Event,
+    Execution,
+    NotCarried,
+    RemoteFile,
+    SessionInfo,
+    SessionUsage,
+)
 from greenroom.progress import OnProgress, Report
 from greenroom.sessions.events import astreamed, streamed
 from greenroom.sessions.files import download, upload
@@ -38,6 +47,7 @@ from greenroom.sessions.rules import (
     check_limit,
     check_path,
     check_timeout,
+    fork_identifiers,
 )
 from greenroom.sessions.tools import check_not_held_up, toolbox_of
 from greenroom.sessions.transfers import Source
@@ -64,6 +74,7 @@ class Session:
         self._identifier = identifier
         self._timeout = timeout
         self._overrides = overrides  # they apply for as long as this object holds them
+        self._not_carried: tuple[NotCarried, ...] = ()
 
     @property
     def identifier(self) -> str:
@@ -199,6 +210,41 @@ class Session:
         The handle's methods raise `SandboxLost` if the session has no such execution, or no longer.
         """
         return self._resume(id, None, tools)
+
+    # Copies
+
+    def fork(
+        self, n: int = 1, identifiers: Sequence[str] | None = None, *, timeout: float | None = None
+    ) -> list[Session]:
+        """Begin `n` sessions where this one stands: each has a copy of its variables and files, and goes its own way.
+
+        It waits for its turn after the earlier executions of this session. Either all `n` sessions are made or none.
+        What cannot be copied, such as a generator, an open file or a thread, is left out: `not_carried` of the sessions
+        returned names it, and so does their first execution. Only pools of type PythonLTS on bubblewrap or Docker can
+        do this, in the process that has opened them.
+
+        Args:
+            n: how many; each counts as one of the pool's `max_concurrent_sessions`.
+            identifiers: those of the new sessions, `n` of them and unused; by default random ones.
+            timeout: seconds that the copy can take; by default the pool's `timeout`.
+
+        Raises:
+            InvalidRequest: an argument breaks a rule, or the pool cannot copy sessions.
+            ForkFailed: the copy took too long, is over the memory of a session, or failed in a sandbox.
+            PoolFull: not all sandboxes became free in time.
+        """
+        return self._pool.run(self._fork(n, identifiers, timeout))
+
+    async def afork(
+        self, n: int = 1, identifiers: Sequence[str] | None = None, *, timeout: float | None = None
+    ) -> list[Session]:
+        """As `fork`. Cancelling it ends the new sessions."""
+        return await self._pool.arun(self._fork(n, identifiers, timeout))
+
+    @property
+    def not_carried(self) -> tuple[NotCarried, ...]:
+        """What this session does not have of the one that it was forked from, if this object comes from `fork`."""
+        return self._not_carried
 
     # Shell commands
 
@@ -600,6 +646,21 @@ class Session:
 
         kept = log if toolbox is not None else None
         return ExecutionHandle(self._pool, execution_id, execute, log=kept, on_event=on_event)
+
+    async def _fork(self, n: int, identifiers: Sequence[str] | None, timeout: float | None) -> list[Session]:
+        backend, overrides = self._pool.backend, self._overrides
+        timeout = check_timeout(timeout) or self._timeout
+        names = fork_identifiers(self._identifier, n, identifiers)
+        children = [Session(self._pool, name, self._timeout, overrides) for name in names]
+        for name in names:
+            if identifiers is None:
+                backend.mark_owned(name)
+            if overrides is not None:
+                backend.configure(name, overrides)
+        not_carried = await backend.fork(self._identifier, names, timeout=timeout)
+        for child in children:
+            child._not_carried = not_carried  # noqa: SLF001
+        return children
 
     async def _shell(self, command: ShellCommand, timeout: float | None, on_event: OnEvent | None) -> Execution:
         return await self._pool.backend.shell(

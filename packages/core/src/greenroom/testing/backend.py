@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from greenroom.backend import HttpRequest, Overrides
@@ -25,6 +26,10 @@ class BareBackend:
     async def resume(self, identifier: str, execution_id: str, **options: Any) -> NoReturn:
         """Refuse, as nothing is kept."""
         raise InvalidRequest(f"The session {identifier!r} has no execution {execution_id!r}: {sorted(options)}.")
+
+    async def fork(self, identifier: str, identifiers: Sequence[str], *, timeout: float | None) -> NoReturn:
+        """Refuse, as there is nothing to copy."""
+        raise InvalidRequest(f"The session {identifier!r} cannot be forked to {identifiers!r} in {timeout} seconds.")
 
     async def sessions(self) -> list[SessionInfo]:
         """None."""

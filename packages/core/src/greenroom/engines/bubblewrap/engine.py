@@ -94,6 +94,7 @@ class BubblewrapEngine(Engine):
 
     name = "bubblewrap"
     packages_from = "option"
+    copies_sessions = True
     container_types = frozenset({ContainerType.PYTHON_LTS, ContainerType.NODE_LTS, ContainerType.SHELL})
 
     def __init__(

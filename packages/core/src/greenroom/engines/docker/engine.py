@@ -176,6 +176,7 @@ class DockerEngine(Engine):
 
     name = "docker"
     packages_from = "image"
+    copies_sessions = True
     container_types = frozenset(ContainerType)
 
     def __init__(

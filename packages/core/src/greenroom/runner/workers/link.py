@@ -14,7 +14,7 @@ from threading import Lock, current_thread, main_thread
 from types import FrameType
 from typing import Protocol
 
-from ..protocol import Decoder, Frame, encode
+from ..protocol import Decoder, Frame, WorkerEvent, encode
 
 
 class Link(Protocol):
@@ -104,6 +104,15 @@ class SupervisorLink:
         with self.uninterrupted(), self._lock:
             self._socket.sendall(data)
             read(self._acks, 1)
+
+    def receive_piece(self) -> bytes:
+        """Ask for the next piece of a session to load; it is empty if there is none. Other orders are received next."""
+        self.send(WorkerEvent.more())
+        others: list[Frame] = []
+        while (frame := self.receive(lambda _: None)).header["op"] != "piece":
+            others.append(frame)
+        self._pending[:0] = others
+        return frame.body
 
     @contextlib.contextmanager
     def uninterrupted(self) -> Generator[None, None, None]:

@@ -61,6 +61,7 @@ class Worker:
         builtins.input = getpass.getpass = _refuse_input
         sys.breakpointhook = _refuse_debugging
         pdb.Pdb.set_trace = pdb.Pdb.interaction = _refuse_debugging  # IPython's debugger calls them, too
+        self._beginning = dict(self._shell.user_ns), dict(os.environ)  # which a copy of the session has by itself
         self._baseline = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
 
     def attach(self, supervisor: Link) -> None:
@@ -94,6 +95,8 @@ class Worker:
                     supervisor.send(done)
                 case "answer":
                     pass  # the code that it is for has ended
+                case "save" | "load" as op:
+                    self._supervisor.send(self._copy(op, body))
                 case "environment":
                     self._variables.set(loads(body))
                 case "preload":
@@ -128,6 +131,22 @@ class Worker:
         if tools is not None:
             self._take_back(tools, hidden)
         return WorkerEvent.done(duration=perf_counter() - began, error=self._error)
+
+    def _copy(self, op: str, body: bytes) -> Frame:
+        """Save this session, or make it a copy of another."""
+        from .copying.orders import carry_out  # few sessions need it
+        from .copying.session import Beginning
+
+        self._restore_streams()
+        names, environment = self._beginning
+        new = environment | dict(self._variables.of_session)
+        done = carry_out(op, body, self._supervisor, Beginning(self._shell, names, new))
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # the code may have replaced or closed it
+                stream.flush()
+        if getpid() != self._process:
+            os._exit(0)
+        return done
 
     def _give(self, tools: Tools) -> dict[str, Any]:
         """Give functions to the code, by their names; return the variables that they hide."""

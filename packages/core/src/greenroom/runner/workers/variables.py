@@ -14,12 +14,14 @@ class Variables:
     def __init__(self) -> None:
         self._before: dict[str, str | None] = {}
         """The values before the session's, by name; `None` for a variable that was not set."""
+        self.of_session: Mapping[str, str] = {}
 
     def set(self, variables: Mapping[str, str]) -> None:
         """Set the session's variables; those that it had and that are not among them become what they were before."""
         gone = {name: value for name, value in self._before.items() if name not in variables}
         _change(gone)
         self._before = {name: self._before.get(name, environ.get(name)) for name in variables}
+        self.of_session = variables
         _change(variables)
 
     @contextmanager
