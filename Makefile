@@ -8,6 +8,7 @@ CLIENTS := .venv-clients
 MCP := .venv-mcp
 HTTPX2 := .venv-httpx2
 OPENAPI := .venv-openapi
+PEERS := .venv-peers
 # Random requests per operation and document, and a folder with Microsoft's own documents.
 EXAMPLES ?= 40
 DOCUMENTS ?=
@@ -87,9 +88,10 @@ parity: $(READY) ## write docs/azure-parity.md from the cases of tests/parity
 openapi: $(READY) $(OPENAPI)/.ready ## a strict server against Microsoft's OpenAPI documents, for minutes
 	@$(BIN)/python -m tests.openapi.run --examples $(EXAMPLES) $(DOCUMENTS:%=--documents %)
 
-bench: $(READY) ## what docs/performance.md is about
+bench: $(READY) $(PEERS)/.ready ## Greenroom beside its peers, for minutes; writes the tables and figures of docs/performance.md
 	@$(BIN)/python benchmarks/sessions.py
 	@$(BIN)/python benchmarks/custom.py
+	@$(BIN)/python -m benchmarks.comparison
 
 load: $(READY) ## the example service under load, with a worker killed; writes docs/load.md
 	@cd examples/web_service && $(CURDIR)/$(BIN)/python -m load --page $(CURDIR)/docs/load.md
@@ -113,6 +115,7 @@ lock: ## after a change of dependencies
 	@$(COMPILE) tests/clients/pyproject.toml -o tests/clients/requirements.lock
 	@$(COMPILE) tests/mcp_clients/pyproject.toml -o tests/mcp_clients/requirements.lock
 	@$(COMPILE) tests/openapi/pyproject.toml -o tests/openapi/requirements.lock
+	@$(COMPILE) benchmarks/peers/pyproject.toml -o benchmarks/peers/requirements.lock
 
 # The wheels of the server's image, for a build without a network: deploy/Dockerfile.
 wheels: $(READY) ## download what the server's image installs into deploy/wheels
@@ -149,6 +152,13 @@ $(OPENAPI)/.ready: tests/openapi/requirements.lock $(READY)
 		-r tests/openapi/requirements.lock
 	@touch $(OPENAPI)/.ready
 
+$(PEERS)/.ready: benchmarks/peers/requirements.lock $(READY)
+	@echo "Setting up $(PEERS) with the peers of the benchmarks (about 300 MB) …"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv --without-pip $(PEERS)
+	@$(BIN)/uv pip install --python $(PEERS)/bin/python --compile-bytecode --require-hashes \
+		-r benchmarks/peers/requirements.lock
+	@touch $(PEERS)/.ready
+
 # In that environment `import httpx` is httpx2, in subprocesses too; httpx itself is not installed.
 $(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml $(READY)
 	@echo "Setting up $(HTTPX2) (about 500 MB) …"
@@ -167,4 +177,4 @@ $(NEL)/.ready: tests/javascript/package-lock.json $(READY)
 	@touch $(NEL)/.ready
 
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(NEL) demo-output deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(PEERS) $(NEL) demo-output deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache
