@@ -33,7 +33,10 @@ def measure(pools: list[str], *, quick: bool) -> dict[str, Any]:
     with _console.status("") as status:
 
         def report(what: str) -> None:
-            status.update(f"{time.monotonic() - began:4.0f} s  {what}")
+            line = f"{time.monotonic() - began:4.0f} s  {what}"
+            status.update(line)
+            if not _console.is_terminal:
+                _console.print(line, markup=False)
 
         results: dict[str, Any] = {
             "date": datetime.now(UTC).date().isoformat(),

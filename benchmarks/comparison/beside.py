@@ -132,6 +132,8 @@ def warm(everyone: list[Contestant], rounds: int, report: Report) -> dict[str, l
             others = processes()
             options: dict[str, Any] = {"ready_session_instances": _WARM, "max_concurrent_sessions": 2 * _WARM}
             with greenroom.connect(engine.url, **options) as pool:
+                while pool.status().ready < _WARM:
+                    time.sleep(0.1)
                 wait_until_idle(others)
                 times.setdefault(engine.name, []).extend(
                     seconds(lambda pool=pool: pool.session().execute(PANDAS).raise_for_error()) for _ in range(_WARM)

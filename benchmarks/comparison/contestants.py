@@ -63,7 +63,8 @@ class Greenroom:
         self.url = url
         self._sessions: list[Session] = []
         try:
-            self._pool: SessionPool = greenroom.connect(url, **{"ready_session_instances": 0, **options})
+            settings: dict[str, Any] = {"ready_session_instances": 0, **options}
+            self._pool: SessionPool = greenroom.connect(url, **settings)
         except greenroom.EngineUnavailable as error:
             raise LeftOut(str(error)) from error
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 _QUIET = 0.05  # seconds of processors in half a second, below which sandboxes count as idle
 _HERTZ = os.sysconf("SC_CLK_TCK")
@@ -136,13 +137,11 @@ def as_json(value: object) -> str:
     return json.dumps(_rounded(value), indent=1) + "\n"
 
 
-def _rounded(value: object) -> object:
-    match value:
-        case float():
-            return float(f"{value:.4g}")
-        case dict():
-            return {key: _rounded(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
-        case list() | tuple():
-            return [_rounded(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
-        case _:
-            return value
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in cast("list[Any]", value)]
+    return value

@@ -92,7 +92,7 @@ class LlmSandbox:
             lang="python",
             image=self._image,
             skip_environment_setup=True,
-            runtime_configs={"user": "root", "command": ["sh", "-c", link]},
+            runtime_configs={"user": "root", "command": ["sh", "-c", link], "init": True},  # to end when it is told to
         )
         self._session.open()
 
@@ -129,7 +129,10 @@ class AutoGen:
         assert result.exit_code == 0, result
 
     def close(self):
-        self._loop.run_until_complete(self._executor.stop())
+        # Its shell does not end when it is told to, and Docker would wait for it for ten seconds.
+        subprocess.run(["docker", "kill", self._executor.container_name], check=False, capture_output=True)
+        with contextlib.suppress(Exception):
+            self._loop.run_until_complete(self._executor.stop())
         self._directory.cleanup()
 
 

@@ -25,7 +25,7 @@ def without_terminal() -> Generator[None, None, None]:
     finally:
         del sys.modules[_EMBED]
     package: Any = sys.modules["IPython"]
-    if vars(package).get("embed") is placeholder.embed:
+    if getattr(package, "embed", None) is placeholder.embed:
         del package.embed
         package.__getattr__ = _embed
 
@@ -33,6 +33,7 @@ def without_terminal() -> Generator[None, None, None]:
 def _embed(name: str) -> Any:
     if name != "embed":
         raise AttributeError(f"module 'IPython' has no attribute {name!r}")
-    from IPython.terminal.embed import embed
+    from IPython.terminal import embed
 
-    return embed
+    terminal: Any = embed
+    return terminal.embed
