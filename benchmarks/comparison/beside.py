@@ -114,8 +114,9 @@ def at_once(
         report(f"{contestant.name}: {_SESSIONS} sessions at the same time")
         times[contestant.name].append(seconds(lambda: contestant.run_in_each(NEXT, _EXECUTIONS)))
 
-    for act in (start, *[run] * rounds, lambda contestant: contestant.close()):
+    for act in (start, *[run] * rounds):
         _in_turn(taking_part, left_out, act)
+    _in_turn(taking_part, left_out, lambda contestant: contestant.close())
     return {
         each.name: [_SESSIONS * _EXECUTIONS / took for took in reversed(quartiles(times[each.name]))]
         for each in taking_part
@@ -132,7 +133,8 @@ def warm(everyone: list[Contestant], rounds: int, report: Report) -> dict[str, l
             others = processes()
             options: dict[str, Any] = {"ready_session_instances": _WARM, "max_concurrent_sessions": 2 * _WARM}
             with greenroom.connect(engine.url, **options) as pool:
-                while pool.status().ready < _WARM:
+                deadline = time.monotonic() + 120
+                while pool.status().ready < _WARM and time.monotonic() < deadline:
                     time.sleep(0.1)
                 wait_until_idle(others)
                 times.setdefault(engine.name, []).extend(
