@@ -51,9 +51,16 @@ def _beside_peers(peers: dict[str, Any]) -> Any:
         colours = [_COLOURS.get(name, _OTHERS) for name in names]
         place.barh(names, middle, xerr=errors, color=colours, ecolor=_INK, height=0.65)
         for name, value in zip(names, middle, strict=True):
-            place.annotate(f"{value:,.3g}", (value, name), (4, 4), textcoords="offset points", fontsize=8)
+            place.annotate(
+                f"{value:,.0f}" if value >= 100 else f"{value:.2g}",
+                (value, name),
+                (4, 4),
+                textcoords="offset points",
+                fontsize=8,
+            )
         place.set(xscale="log", title=title, xlabel="milliseconds, with quartiles")
         place.tick_params(axis="y", length=0)
+        place.xaxis.set_minor_formatter("")
     return figure
 
 
@@ -74,14 +81,16 @@ def _growth(growth: dict[str, Any]) -> Any:
         style="s--",
         label="down, ",
     )
-    axes[3].set(title="files: upload (solid) and download (dashed)", xlabel="bytes", ylabel="seconds")
+    axes[3].set(title="upload (solid), download (dashed)", xlabel="bytes", ylabel="seconds")
     cells = growth["cells"]
     _lines(axes[4], {name: [[p[0], _times(p[1], 1000)] for p in points] for name, points in cells.items()})
     axes[4].set(title="cells in one session", xlabel="cells", ylabel="ms for the next")
     for place in axes[:5]:
         place.set(xscale="log")
+        place.xaxis.set_minor_formatter("")
     for place in (axes[2], axes[3]):
         place.set(yscale="log")
+        place.yaxis.set_minor_formatter("")
     for place in (axes[0], axes[1], axes[4]):
         place.set(ylim=(0, None))
     axes[5].set_axis_off()

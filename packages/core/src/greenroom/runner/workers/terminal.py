@@ -25,7 +25,8 @@ def without_terminal() -> Generator[None, None, None]:
     finally:
         del sys.modules[_EMBED]
     package: Any = sys.modules["IPython"]
-    if getattr(package, "embed", None) is placeholder.embed:
+    names: dict[str, Any] = package.__dict__
+    if names.get("embed") is placeholder.embed:  # later versions import it by themselves when code asks for it
         del package.embed
         package.__getattr__ = _embed
 
