@@ -9,6 +9,7 @@ MCP := .venv-mcp
 HTTPX2 := .venv-httpx2
 OPENAPI := .venv-openapi
 DOCS := .venv-docs
+PEERS := .venv-peers
 # Random requests per operation and document, and a folder with Microsoft's own documents.
 EXAMPLES ?= 40
 DOCUMENTS ?=
@@ -124,10 +125,11 @@ docs-links: docs ## ask each site that the pages link to whether the address exi
 reference: $(READY) ## write docs/settings.md and docs/cli.md from the code
 	@$(BIN)/python -m website.reference
 
-bench: $(READY) ## what docs/performance.md is about
+bench: $(READY) $(PEERS)/.ready ## Greenroom beside its peers, for minutes; writes the tables and figures of docs/performance.md
 	@$(BIN)/python benchmarks/sessions.py
 	@$(BIN)/python benchmarks/custom.py
 	@$(BIN)/python benchmarks/forks.py
+	@$(BIN)/python -m benchmarks.comparison
 
 load: $(READY) ## the example service under load, with a worker killed; writes docs/load.md
 	@cd examples/web_service && $(CURDIR)/$(BIN)/python -m load --page $(CURDIR)/docs/load.md
@@ -152,6 +154,7 @@ lock: ## after a change of dependencies
 	@$(COMPILE) tests/mcp_clients/pyproject.toml -o tests/mcp_clients/requirements.lock
 	@$(COMPILE) tests/openapi/pyproject.toml -o tests/openapi/requirements.lock
 	@$(COMPILE) website/pyproject.toml -o website/requirements.lock
+	@$(COMPILE) benchmarks/peers/pyproject.toml -o benchmarks/peers/requirements.lock
 
 # The wheels of the server's image, for a build without a network: deploy/Dockerfile.
 wheels: $(READY) ## download what the server's image installs into deploy/wheels
@@ -194,6 +197,13 @@ $(DOCS)/.ready: website/requirements.lock $(READY)
 	@$(BIN)/uv pip install --python $(DOCS)/bin/python --compile-bytecode --require-hashes -r website/requirements.lock
 	@touch $(DOCS)/.ready
 
+$(PEERS)/.ready: benchmarks/peers/requirements.lock $(READY)
+	@echo "Setting up $(PEERS) with the peers of the benchmarks (about 300 MB) …"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv --without-pip $(PEERS)
+	@$(BIN)/uv pip install --python $(PEERS)/bin/python --compile-bytecode --require-hashes \
+		-r benchmarks/peers/requirements.lock
+	@touch $(PEERS)/.ready
+
 # In that environment `import httpx` is httpx2, in subprocesses too; httpx itself is not installed.
 $(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml $(READY)
 	@echo "Setting up $(HTTPX2) (about 500 MB) …"
@@ -212,4 +222,4 @@ $(NEL)/.ready: tests/javascript/package-lock.json $(READY)
 	@touch $(NEL)/.ready
 
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(DOCS) $(NEL) demo-output dist .coverage deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(DOCS) $(PEERS) $(NEL) demo-output dist .coverage deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache

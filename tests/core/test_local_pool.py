@@ -174,6 +174,10 @@ async def test_a_start_gives_way_unless_somebody_waits_for_it() -> None:
         await use(pool, "user")
         assert engine.sandboxes[0].has_full_share
     engine = ScriptedEngine()
+    async with pool_of(engine, ready_session_instances=1):
+        await asyncio.sleep(engine.start_takes + engine.ready_takes + 1)
+        assert engine.sandboxes[0].has_full_share, "it is warm, and its first execution must not wait for that"
+    engine = ScriptedEngine()
     engine.ready_takes = 2
     async with pool_of(engine) as pool:
         execution = begin(pool, "user")

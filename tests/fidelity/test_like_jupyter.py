@@ -363,3 +363,13 @@ def test_a_session_survives_what_ends_a_kernel(session: Session, name: str) -> N
     assert session.execute(first).state_lost
     for code in others:
         assert session.execute(code).succeeded
+
+
+def test_ipython_has_its_terminal_only_when_code_asks_for_it(session: Session) -> None:
+    loaded = session.execute("import IPython, sys\n'prompt_toolkit' in sys.modules").raise_for_error()
+    assert loaded.result == "False", "a start would take much longer"
+    embed = session.execute("from IPython import embed\nembed.__module__, IPython.embed is embed").raise_for_error()
+    assert embed.result == "('IPython.terminal.embed', True)"
+    wrong = session.execute("IPython.embedded")
+    assert wrong.error is not None
+    assert wrong.error.name == "AttributeError"

@@ -31,7 +31,7 @@ RUNNER_HOME = "/opt/greenroom"
 def runner_command(python: str, *arguments: str) -> list[str]:
     """The command of a sandbox's first process, run by the sandbox's own Python."""
     start = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.supervisor import main; main()"
-    return [python, "-I", "-c", start, *arguments]
+    return [python, "-I", "-S", "-c", start, *arguments]  # the runner needs no packages
 
 
 def template_command(python: str, settings: str) -> list[str]:

@@ -367,6 +367,7 @@ class Allocator(Generic[InstanceT]):
         self._advance()
         if slot.phase == "ready":
             await instance.warm_up()
+            await instance.take_full_share()  # now rather than at the lease, where the session's code would wait for it
         self.metering.warmed_up(slot.number)
 
     def _failed(self, slot: Slot, error: Exception) -> None:

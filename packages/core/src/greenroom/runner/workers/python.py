@@ -39,6 +39,7 @@ from .libraries import adjust_when_imported
 from .link import Link, SupervisorLink
 from .processors import count_as_given
 from .session_modules import find_session_modules
+from .terminal import without_terminal
 from .tools import ToolError, Tools
 from .variables import Variables
 
@@ -229,7 +230,7 @@ class Worker:
         self._failed_to_display = False
 
     def _make_shell(self) -> Any:
-        with _without_jedi():
+        with _without_jedi(), without_terminal():
             from IPython.core.displayhook import DisplayHook
             from IPython.core.displaypub import DisplayPublisher
             from IPython.core.interactiveshell import InteractiveShell

@@ -1,0 +1,117 @@
+"""The figures of docs/performance.md, in the manner of `benchmarks.ready_instances.plots`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+_INK = "#808590"  # a contrast of more than 3.5 on white and on black
+_COLOURS = {"Greenroom, bubblewrap": "#2aa567", "Greenroom, docker": "#3b8eea", "ipykernel": "#e5702a"}
+_OTHERS = "#a06cc8"
+_STYLE = {
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "greenroom",
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def figures(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the figures with their names, from the results of a run."""
+    untyped: Any = mpl
+    with untyped.rc_context(_STYLE):
+        yield "performance-peers.svg", _svg(_beside_peers(results["peers"]))
+        yield "performance-growth.svg", _svg(_growth(results["growth"]))
+
+
+def _beside_peers(peers: dict[str, Any]) -> Any:
+    figure: Any = Figure(figsize=(8, 2.9), layout="constrained")
+    axes: Any = figure.subplots(1, 2, sharey=True, squeeze=False).flatten()
+    names = list(reversed(peers))
+    for place, what, title in zip(
+        axes, ("first", "next"), ("a new session, its first result of pandas", "the next execution"), strict=True
+    ):
+        low, middle, high = zip(*([1000 * each for each in peers[name][what]] for name in names), strict=True)
+        errors = [
+            [each - less for less, each in zip(low, middle, strict=True)],
+            [more - each for each, more in zip(middle, high, strict=True)],
+        ]
+        colours = [_COLOURS.get(name, _OTHERS) for name in names]
+        place.barh(names, middle, xerr=errors, color=colours, ecolor=_INK, height=0.65)
+        for name, value in zip(names, middle, strict=True):
+            place.annotate(
+                f"{value:,.0f}" if value >= 100 else f"{value:.2g}",
+                (value, name),
+                (4, 4),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        place.set(xscale="log", title=title, xlabel="milliseconds, with quartiles")
+        place.tick_params(axis="y", length=0)
+        place.xaxis.set_minor_formatter("")
+    return figure
+
+
+def _growth(growth: dict[str, Any]) -> Any:
+    figure: Any = Figure(figsize=(8, 7.4), layout="constrained")
+    axes: Any = figure.subplots(3, 2, squeeze=False).flatten()
+    sessions = growth["sessions"]
+    _lines(axes[0], {name: [[p[0], _times(p[1], 1000)] for p in points] for name, points in sessions.items()})
+    axes[0].set(title="opening sessions with pandas", xlabel="sessions", ylabel="ms for each more")
+    _lines(axes[1], {name: [[p[0], _times(p[2], 1e-6)] for p in points] for name, points in sessions.items()})
+    axes[1].set(title="their memory", xlabel="sessions", ylabel="MB for each")
+    _lines(axes[2], growth["output"])
+    axes[2].set(title="printing", xlabel="bytes", ylabel="seconds")
+    _lines(axes[3], {name: [[p[0], p[1]] for p in points] for name, points in growth["files"].items()}, label="up, ")
+    _lines(
+        axes[3],
+        {name: [[p[0], p[2]] for p in points] for name, points in growth["files"].items()},
+        style="s--",
+        label="down, ",
+    )
+    axes[3].set(title="upload (solid), download (dashed)", xlabel="bytes", ylabel="seconds")
+    cells = growth["cells"]
+    _lines(axes[4], {name: [[p[0], _times(p[1], 1000)] for p in points] for name, points in cells.items()})
+    axes[4].set(title="cells in one session", xlabel="cells", ylabel="ms for the next")
+    for place in axes[:5]:
+        place.set(xscale="log")
+        place.xaxis.set_minor_formatter("")
+    for place in (axes[2], axes[3]):
+        place.set(yscale="log")
+        place.yaxis.set_minor_formatter("")
+    for place in (axes[0], axes[1], axes[4]):
+        place.set(ylim=(0, None))
+    axes[5].set_axis_off()
+    for name, colour in _COLOURS.items():
+        axes[5].plot([], [], "o-", color=colour, label=name, markersize=4)
+    axes[5].legend(loc="center left")
+    return figure
+
+
+def _times(value: float | None, factor: float) -> float:
+    return float("nan") if value is None else factor * value
+
+
+def _lines(place: Any, lines: dict[str, list[list[float]]], *, style: str = "o-", label: str = "") -> None:
+    for name, points in lines.items():
+        if points:
+            x, y = zip(*points, strict=True)
+            place.plot(x, y, style, color=_COLOURS.get(name, _OTHERS), label=label + name, markersize=4, linewidth=1.2)
+
+
+def _svg(figure: Any) -> str:
+    written = io.StringIO()
+    figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"

@@ -1,0 +1,40 @@
+"""IPython without its terminal, which a session does not have."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+_EMBED = "IPython.terminal.embed"
+
+
+@contextmanager
+def without_terminal() -> Generator[None, None, None]:
+    """Import IPython without its terminal: a third of a worker's start, for `IPython.embed` alone.
+
+    Code that asks for `IPython.embed` gets it, as the import is done then.
+    """
+    placeholder: Any = ModuleType(_EMBED)
+    placeholder.embed = object()
+    sys.modules[_EMBED] = placeholder
+    try:
+        yield
+    finally:
+        del sys.modules[_EMBED]
+    package: Any = sys.modules["IPython"]
+    names: dict[str, Any] = package.__dict__
+    if names.get("embed") is placeholder.embed:  # later versions import it by themselves when code asks for it
+        del package.embed
+        package.__getattr__ = _embed
+
+
+def _embed(name: str) -> Any:
+    if name != "embed":
+        raise AttributeError(f"module 'IPython' has no attribute {name!r}")
+    from IPython.terminal import embed
+
+    terminal: Any = embed
+    return terminal.embed
