@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from website.assemble import ROOT, PagesWrong, assemble
 from website.links import broken_links, external_links, unreachable
@@ -38,8 +40,12 @@ def serve(work: Path, address: str) -> int:
     """Show the site, and build it again after each change of a page."""
     assemble(work)
     threading.Thread(target=_assemble_again, args=(work,), daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # Zensical is then killed, too
+    signal.signal(signal.SIGTERM, _exit)  # Zensical is then killed, too
     return subprocess.run([ZENSICAL, "serve", "--dev-addr", address], check=False, cwd=work).returncode
+
+
+def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
 
 
 def _assemble_again(work: Path) -> None:

@@ -105,9 +105,10 @@ def test_the_public_names_are_pinned() -> None:
     assert set(greenroom.__all__) == {
         "AccessDenied", "AzureDetails", "AzureRangeWarning", "CallDeferred", "ContainerType", "CustomContainer",
         "EngineUnavailable", "Estimate", "Event", "Execution", "ExecutionCancelled", "ExecutionError",
-        "ExecutionFailed", "ExecutionHandle", "ExecutionTimedOut", "FileMissing", "FileRefused", "GreenroomError",
-        "Headers", "Image",
-        "ImageMissing", "InvalidRequest", "MadeCall", "Output", "Place", "PoolClosed", "PoolFull", "PoolSettings",
+        "ExecutionFailed", "ExecutionHandle", "ExecutionTimedOut", "FileMissing", "FileRefused", "ForkFailed",
+        "GreenroomError", "Headers", "Image",
+        "ImageMissing", "InvalidRequest", "MadeCall", "NotCarried", "Output", "Place", "PoolClosed", "PoolFull",
+        "PoolSettings",
         "PoolStatus", "PoolUsage", "Probe", "Progress", "ReadyReason", "RegistryCredentials", "RemoteFile",
         "RequestFailed", "Response", "SandboxLost", "ServiceFailed", "Session", "SessionInfo", "SessionPool",
         "SessionUsage", "StreamText", "StreamedResponse", "Tool", "ToolLimits", "UsageSource", "aconnect",

@@ -183,6 +183,9 @@ class _Nowhere:
     def stop_reading(self) -> None:
         pass
 
+    def receive_piece(self) -> bytes:
+        return b""
+
 
 def _serve(worker: Worker, orders: int, acks: int) -> NoReturn:
     renew()

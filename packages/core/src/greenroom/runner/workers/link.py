@@ -29,6 +29,10 @@ class Link(Protocol):
     def stop_reading(self) -> None:
         """End the reading of answers to calls."""
 
+    def receive_piece(self) -> bytes:
+        """Ask for the next piece of a session to load; it is empty if there is none."""
+        raise NotImplementedError
+
 
 class SupervisorLink:
     """Sends events to the supervisor and receives its orders; answers to calls also while code runs."""

@@ -65,7 +65,7 @@ def reduce_class(kind: Any) -> Any:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    return dict(vars(value))
+    return {**vars(value)}
 
 
 def _is_slot(value: Any, kind: type) -> bool:

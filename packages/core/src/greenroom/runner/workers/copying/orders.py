@@ -9,12 +9,12 @@ from typing import Any
 
 from ...protocol import Frame, WorkerEvent, bundle
 from ..errors import describe
-from ..link import SupervisorLink
+from ..link import Link
 from .session import Beginning, Saving, load
 from .stream import StreamEnded
 
 
-def carry_out(op: str, body: bytes, link: SupervisorLink, beginning: Beginning) -> Frame:
+def carry_out(op: str, body: bytes, link: Link, beginning: Beginning) -> Frame:
     """Save the session or load one, and return the end of it.
 
     Args:
@@ -47,14 +47,14 @@ def carry_out(op: str, body: bytes, link: SupervisorLink, beginning: Beginning) 
     return WorkerEvent.done(duration=perf_counter() - began, error=described)
 
 
-def _save(saving: Saving, link: SupervisorLink) -> None:
+def _save(saving: Saving, link: Link) -> None:
     size = saving.prepare()
     _report(link, size=size)
     failed = saving.write(lambda piece: link.send_and_wait(WorkerEvent.piece(piece)))
     _report(link, size=size, left_out=saving.left_out, failed=failed)
 
 
-def _report(link: SupervisorLink, **content: Any) -> None:
+def _report(link: Link, **content: Any) -> None:
     """Send what is known so far, as a result of the execution."""
     body = bundle({"application/json": content}, {})
     link.send_and_wait(WorkerEvent.output(body, result=True))

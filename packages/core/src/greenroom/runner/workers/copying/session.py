@@ -15,8 +15,10 @@ from .functions import fill
 from .names import KNOWN
 from .namespace import Item
 from .pickling import PROTOCOL, CannotBeCopied, SessionPickler
-from .stream import Counter, Incoming, Outgoing, StreamEnded
+from .stream import Counter, Incoming, Outgoing, StreamEnded, TooMuch
 
+_MARGIN = 64 << 20
+"""Bytes that can be written beyond twice those that were counted: files grow, and objects are made anew each time."""
 _MAX_LEFT_OUT = 500
 _MAX_LABEL = 200
 _MAX_REASON = 300
@@ -72,6 +74,7 @@ class Saving:
         self._beginning = beginning
         self._items: list[Item] = []
         self._without = set(without)
+        self._size = 0
         self.left_out: list[tuple[str, str]] = []
         self.at = ""
         """What it is about to write."""
@@ -96,7 +99,8 @@ class Saving:
             else:
                 self._items.append(item)
         self.at = "files"
-        return size + counter.size + size_of_files()
+        self._size = size + counter.size + size_of_files()
+        return self._size
 
     def write(self, send: Callable[[bytes], None]) -> tuple[str, str] | None:
         """Write everything; `send` gets it in pieces.
@@ -104,7 +108,7 @@ class Saving:
         Returns:
             What could not be written this time, and why; the stream is then of no use.
         """
-        stream = Outgoing(send)
+        stream = Outgoing(send, 2 * self._size + _MARGIN)
         self.at = "files"
         write_files(lambda entry: Pickler(stream, PROTOCOL).dump(entry), self.leave_out)
         pickler = SessionPickler(stream)
@@ -148,6 +152,8 @@ def _reason(error: BaseException, value: object) -> str:
             return "it is nested too deeply"
         case MemoryError():
             return "there is not enough memory"
+        case TooMuch():
+            return str(error)
         case _:
             text = str(error)
             if text.startswith("cannot pickle '") and text.endswith("' object"):

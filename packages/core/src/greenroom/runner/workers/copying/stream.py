@@ -23,15 +23,31 @@ class Counter:
         self.size += data.raw().nbytes if isinstance(data, PickleBuffer) else len(data)
 
 
-class Outgoing:
-    """Passes on what is written."""
+class TooMuch(Exception):
+    """More is written than the trial run said."""
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+
+class Outgoing:
+    """Passes on what is written.
+
+    A pickler keeps all that it has written in memory, so an object that never ends would cost the session its own.
+    """
+
+    def __init__(self, send: Callable[[bytes], None], most: int) -> None:
+        """
+        Args:
+            send: gets the pieces.
+            most: the bytes after which writing raises `TooMuch`.
+        """
         self._send = send
+        self._left = most
         self._held = bytearray()
 
     def write(self, data: Any) -> None:
         view = data.raw() if isinstance(data, PickleBuffer) else memoryview(data)
+        self._left -= view.nbytes
+        if self._left < 0:
+            raise TooMuch("it is larger than when it was counted")
         while view.nbytes:
             room = MAX_PIECE - len(self._held)
             self._held += view[:room]
