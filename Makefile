@@ -223,4 +223,4 @@ $(NEL)/.ready: tests/javascript/package-lock.json $(READY)
 	@touch $(NEL)/.ready
 
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(DOCS) $(PEERS) $(NEL) demo-output dist .coverage deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(DOCS) $(PEERS) $(NEL) demo-output dist .cache/website .coverage deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache
