@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from releasing.distributions import ROOT
+from tests.packaging import newcomer
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
@@ -67,3 +68,9 @@ def test_the_guide_names_targets_that_exist() -> None:
     named = re.findall(r"^make ([a-z0-9-]+)|`make ([a-z0-9-]+)", CONTRIBUTING, re.MULTILINE)
     assert len(named) > 5
     assert {first or second for first, second in named} <= TARGETS
+
+
+def test_the_newcomers_blocks_are_those_of_the_guide() -> None:
+    programs, change = newcomer.blocks()
+    assert _packages(programs) == _packages(CONTRIBUTING)
+    assert change.startswith("git clone /repository greenroom\ncd greenroom\nmake check ")
