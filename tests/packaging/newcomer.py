@@ -24,7 +24,7 @@ from releasing.readiness import failure
 SUITE = "bookworm"
 USER = 1000
 # How apt, git, pip and uv reach their servers from this machine, and nothing else of it.
-SETTINGS = ("/etc/resolv.conf", "/etc/pip.conf", "/etc/uv", *map(os.environ.get, ("SSL_CERT_FILE", "PIP_CERT")))
+SETTINGS = ("/etc/resolv.conf", "/etc/pip.conf", "/etc/uv", os.environ.get("SSL_CERT_FILE"), os.environ.get("PIP_CERT"))
 VARIABLES = re.compile(r"(PIP|UV|SSL|CURL_CA|REQUESTS_CA|GIT_SSL)_|.*PROXY", re.IGNORECASE)
 LIMIT = 3 * 3600.0
 """How long one block may take, in seconds."""

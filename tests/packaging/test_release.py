@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -246,6 +247,9 @@ def test_another_user_than_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_step_that_fails_says_why_without_a_traceback(tmp_path: Path) -> None:
     assert _step("sign", tmp_path / "none") == (1, [f"release: {tmp_path / 'none'}: No such file or directory"])
+    code, lines = _step("check", PATH=os.environ["PATH"], GIT_DIR=str(tmp_path))
+    assert (code, lines[0]) == (1, "release: This command failed with exit code 128: git status --porcelain")
+    assert "not a git repository" in lines[1]
     failed = subprocess.CalledProcessError(2, ["uv", "pip", Path("/a b")], stderr="No such package.\n")
     assert readiness.failure(failed) == "This command failed with exit code 2: uv pip '/a b'\nNo such package."
 
