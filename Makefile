@@ -91,6 +91,7 @@ lint: $(READY) ## ruff, spelling and the import rules
 
 # Of a commit: SOURCE_DATE_EPOCH is its time. GREENROOM_SIGNING_KEY is the path of an SSH key: docs/releasing.md.
 release: $(READY) ## as root: build, check, list and sign a release into dist/, and install it elsewhere
+	@$(BIN)/python -m releasing check
 	@$(BIN)/python -m releasing build dist
 	@$(BIN)/python -m tests.packaging.debian dist
 	@$(BIN)/python -m releasing sign dist
@@ -222,4 +223,4 @@ $(NEL)/.ready: tests/javascript/package-lock.json $(READY)
 	@touch $(NEL)/.ready
 
 clean: ## remove what the targets have made
-	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(DOCS) $(PEERS) $(NEL) demo-output dist .coverage deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(CLIENTS) $(MCP) $(HTTPX2) $(OPENAPI) $(DOCS) $(PEERS) $(NEL) demo-output dist .cache/website .coverage deploy/wheels .pytest_cache .ruff_cache .hypothesis .import_linter_cache

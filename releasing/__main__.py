@@ -8,14 +8,14 @@ import filecmp
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from releasing import changes, contents, parts, source, sums
 from releasing.distributions import FOLDERS, build, version
-
-KEY = "GREENROOM_SIGNING_KEY"
+from releasing.readiness import KEY, failure, missing, unsigned
 
 
 def build_release(target: Path) -> None:
@@ -78,19 +78,15 @@ def sign_release(target: Path) -> None:
         ValueError: what is missing for a release, although a key is given.
     """
     written = sums.write_sums(target)
-    _, dated = changes.entry(changes.CHANGELOG.read_text(), version())
-    missing = [] if dated else [f"CHANGELOG.md has no date for {version()} (make version VERSION={version()})"]
-    if source.repository() is None:
-        missing.append("pyproject.toml has no project.urls.Repository")
-    key = os.environ.get(KEY)
-    if key and missing:
-        raise ValueError(f"This cannot be signed as a release: {'; '.join(missing)}.")
+    reasons, key = unsigned(), os.environ.get(KEY)
+    if key and reasons:
+        raise ValueError(f"This cannot be signed as a release: {'; '.join(reasons)}.")
     if key:
         sums.sign(written, Path(key))
         say(f"signed {written.name}: {target} is Greenroom {version()}. Next: docs/releasing.md")
         return
-    missing.append(f"{KEY} is not set")
-    say(f"wrote {written.name}. This is a rehearsal, not a release: {'; '.join(missing)}")
+    reasons.append(f"{KEY} must be the path of a key")
+    say(f"wrote {written.name}. This is a rehearsal. For a release, {'; '.join(reasons)}.")
 
 
 def say(text: str) -> None:
@@ -105,12 +101,15 @@ def _refuse(faults: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="releasing", description=__doc__)
     steps = parser.add_subparsers(dest="step", required=True)
+    steps.add_parser("check")
     for step in ("build", "sign"):
         steps.add_parser(step).add_argument("target", type=Path)
     steps.add_parser("version").add_argument("version")
     arguments = parser.parse_args()
     try:
         match arguments.step:
+            case "check":
+                _refuse(missing())
             case "build":
                 build_release(arguments.target)
             case "sign":
@@ -120,6 +119,8 @@ def main() -> None:
                 print(source.git("diff", "--stat"))
     except ValueError as error:
         sys.exit(f"release: {error}")
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"release: {failure(error)}")
 
 
 if __name__ == "__main__":

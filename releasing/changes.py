@@ -54,10 +54,12 @@ def set_version(version: str, today: datetime.date, root: Path = ROOT) -> None:
     if f"{UNRELEASED}\n" not in changelog:
         raise ValueError(f"CHANGELOG.md must have '{UNRELEASED}'.")
     (root / CHANGELOG.name).write_text(changelog.replace(UNRELEASED, f"## {version}, {today.isoformat()}", 1))
+    bounds = f">={major}.{minor},<{major}.{minor + 1}"
     places = [root / "pyproject.toml", *(root / "packages" / folder / "pyproject.toml" for folder in FOLDERS)]
     for place in places:
         text = re.sub(r'^version = ".*"$', f'version = "{version}"', place.read_text(), count=1, flags=re.MULTILINE)
-        bound = rf"\g<1>>={major}.{minor},<{major}.{minor + 1}"
-        place.write_text(re.sub(r'(?<=")(greenroom\[\w+\])>=[\d.]+,<[\d.]+', bound, text))
+        place.write_text(re.sub(r'(?<=")(greenroom\[\w+\])>=[\d.]+,<[\d.]+', rf"\g<1>{bounds}", text))
     module = root / "packages/core/src/greenroom/__init__.py"
     module.write_text(re.sub(r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"', module.read_text()))
+    page = root / "docs/versioning.md"
+    page.write_text(re.sub(r"(?<=`greenroom)>=[\d.]+,<[\d.]+(?=`)", bounds, page.read_text()))

@@ -13,7 +13,7 @@ from typing import Any
 
 from license_expression import ExpressionError, get_spdx_licensing  # pyright: ignore[reportMissingTypeStubs]
 
-from releasing.distributions import FOLDERS, ROOT, UV, project, version, with_extras
+from releasing.distributions import FOLDERS, ROOT, UV, project, version, wheel_of, with_extras
 
 RULES = ROOT / "releasing/licences.toml"
 
@@ -44,9 +44,13 @@ def write_parts(target: Path, wheels: Path, directory: Path, epoch: int) -> Path
     """
     subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, directory / "venv"], check=True)
     python = directory / "venv/bin/python"
-    # Offline, as another project's `greenroom` on an index must not be taken; the lock's are in uv's cache.
-    pip = [UV, "pip", "install", "--quiet", "--offline", "--python", python, "--find-links", wheels]
-    subprocess.run([*pip, "--constraint", ROOT / "requirements.lock", *map(with_extras, FOLDERS)], check=True)
+    pip = [UV, "pip", "install", "--quiet", "--python", python]
+    # By path, as another project's `greenroom` on an index must not be taken.
+    own = [f"{with_extras(folder)} @ {wheel_of(wheels, folder).absolute().as_uri()}" for folder in FOLDERS]
+    subprocess.run([*pip, "--constraint", ROOT / "requirements.lock", *own], check=True)
+    # Once more by name, as the list must not have this machine's paths.
+    again = ["--no-index", "--no-deps", "--reinstall", "--find-links", wheels]
+    subprocess.run([*pip, *again, *(project(folder)["name"] for folder in FOLDERS)], check=True)
     whole = directory / "pyproject.toml"
     names = json.dumps([project(folder)["name"] for folder in FOLDERS])
     whole.write_text(

@@ -37,7 +37,7 @@ def head() -> Commit:
 
 def changed() -> list[str]:
     """What is not as it was committed."""
-    return git("status", "--porcelain").splitlines()
+    return [line.split(maxsplit=1)[1] for line in git("status", "--porcelain").splitlines()]
 
 
 def repository() -> str | None:

@@ -49,12 +49,23 @@ def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _assemble_again(work: Path) -> None:
+    told = ""
     while True:
         time.sleep(1)
-        try:
-            assemble(work)
-        except PagesWrong as error:
-            print(*error.args, sep="\n", file=sys.stderr)
+        if (wrong := what_is_wrong(work)) != told and wrong:
+            print(wrong, file=sys.stderr, flush=True)
+        told = wrong
+
+
+def what_is_wrong(work: Path, root: Path = ROOT) -> str:
+    """Assemble the pages, which someone may be writing: return why that failed, or nothing."""
+    try:
+        assemble(work, root)
+    except PagesWrong as error:
+        return "\n".join(error.args)
+    except (OSError, ValueError) as error:  # a file that has gone, or the navigation or a page that is half written
+        return str(error)
+    return ""
 
 
 def check_external(work: Path) -> int:

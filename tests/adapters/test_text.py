@@ -176,14 +176,14 @@ KeyError: 'year'""",
             "stdout:\nWARNING: Retrying after … [Errno -3] Temporary failure in name resolution\n"
             "ERROR: No matching distribution found for polars\n\n"
             "hint:\nThe package 'polars' cannot be installed here. Use the packages that are there. "
-            "This sandbox may not have network access. Work with the files in /mnt/data."
+            "This sandbox probably has no network access. Work with the files in /mnt/data."
         ),
     ),
     "no network": (
         failed("OSError", "[Errno 101] Network is unreachable"),
         (
             "The code failed.\n\nerror:\nOSError: [Errno 101] Network is unreachable\n\n"
-            "hint:\nThis sandbox may not have network access. Work with the files in /mnt/data."
+            "hint:\nThis sandbox probably has no network access. Work with the files in /mnt/data."
         ),
     ),
     "a progress bar": (
@@ -405,10 +405,10 @@ HINTS: list[tuple[Execution, str]] = [
     (failed("ConnectionError", "the database is locked"), ""),
     (
         failed("URLError", "<urlopen error [Errno -3] Temporary failure in name resolution>"),
-        "may not have network access",
+        "probably has no network access",
     ),
-    (ran(stdout="E: Temporary failure resolving 'deb.debian.org'\r\n"), "may not have network access"),
-    (ran(stdout="curl: (6) Could not resolve host: example.org\r\n"), "may not have network access"),
+    (ran(stdout="E: Temporary failure resolving 'deb.debian.org'\r\n"), "probably has no network access"),
+    (ran(stdout="curl: (6) Could not resolve host: example.org\r\n"), "probably has no network access"),
     (
         ran(stdout="ERROR: No matching distribution found for xgboost>=2 (from a)\r\n"),
         "The package 'xgboost' cannot be installed here.",
@@ -434,7 +434,7 @@ HINTS: list[tuple[Execution, str]] = [
         failed("_ArrayMemoryError", "Unable to allocate 8 GiB", "Cell 1, line 1"),
         "Work on a part of the data at a time.",
     ),
-    (failed("MemoryError", "The code used more memory than the session may, and was killed."), ""),
+    (failed("MemoryError", "The code exceeded the session's memory limit and was killed."), ""),
     (
         failed("Error", "Cannot find module 'lodash'\nRequire stack:\n- /mnt/data/cell.js"),
         "The package 'lodash' is not",
@@ -442,10 +442,10 @@ HINTS: list[tuple[Execution, str]] = [
     (failed("Error", "Cannot find package '@a/b' imported from /mnt/data/cell.js"), "The package '@a/b' is not"),
     (failed("Error", "Cannot find module './own'\nRequire stack:"), ""),
     (failed("Error", "Command failed: npm install lodash\nnpm error code"), "Packages cannot be installed here."),
-    (failed("Error", "getaddrinfo EAI_AGAIN example.org"), "may not have network access"),
+    (failed("Error", "getaddrinfo EAI_AGAIN example.org"), "probably has no network access"),
     (failed("Error", "the file says EAI_AGAIN_AND_AGAIN"), ""),
     (failed("UnicodeDecodeError", "'ascii' codec can't decode byte 0xfc in position 1: ordinal not in range"), ""),
-    (of_shell("curl: (6) Could not resolve host: example.org\n"), "may not have network access"),
+    (of_shell("curl: (6) Could not resolve host: example.org\n"), "probably has no network access"),
     (of_shell("bash: line 1: pip: command not found"), "Packages cannot be installed here."),
     (of_shell("ERROR: No matching distribution found for polars\n"), "The package 'polars' cannot be installed here."),
     (of_shell("", stdout="curl: (6) Could not resolve host: example.org\n"), ""),

@@ -232,7 +232,7 @@ async def test_cancelling_one_whose_variables_are_on_their_way_sends_no_code() -
     [
         ({"code": 3}, "WorkerCrashed", "exited with code 3"),
         ({"code": -11}, "WorkerCrashed", "killed by signal 11 (SIGSEGV)"),
-        ({"code": -9, "oom": True}, "MemoryError", "more memory than the session may"),
+        ({"code": -9, "oom": True}, "MemoryError", "exceeded the session's memory limit"),
         ({"code": -1000}, "WorkerCrashed", "killed by signal 1000 (unknown)"),
     ],
 )

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from releasing.distributions import ROOT, UV
+from releasing.readiness import failure
 from tests.packaging.first_programs import PAGES, expected, outcome
 from tests.packaging.installing import from_wheels
 from tests.packaging.pages import first_program
@@ -107,4 +108,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"debian: {failure(error)}")

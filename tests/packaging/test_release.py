@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from releasing import changes, contents, parts, source, sums
+from packaging.version import Version
+from releasing import changes, contents, parts, readiness, source, sums
 from releasing.__main__ import build_twice
 from releasing.distributions import FOLDERS, ROOT, sdist_of, version, wheel_of
 
 EPOCH = 1_700_000_000
+MAJOR, MINOR = Version(version()).release[:2]
+BOUNDS = f"<{MAJOR}.{MINOR + 1},>={MAJOR}.{MINOR}"
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +82,8 @@ def _with_metadata(old: str, new: str) -> Callable[[dict[str, bytes]], None]:
         (_without("/py.typed"), "py.typed is missing."),
         (_without("licenses/LICENSE"), "its licence is missing."),
         (_with_metadata(f"Version: {version()}", "Version: 7.0"), f"it must be langchain-greenroom {version()}, not"),
-        (_with_metadata("<0.2,>=0.1", ">=0.0.1"), "it must not allow greenroom 0.2"),
-        (_with_metadata("<0.2,>=0.1", "<0.1"), f"it must allow greenroom {version()}"),
+        (_with_metadata(BOUNDS, ">=0.0.1"), f"it must not allow greenroom {MAJOR}.{MINOR + 1}"),
+        (_with_metadata(BOUNDS, f"<{MAJOR}.{MINOR}"), f"it must allow greenroom {version()}"),
         (_with_metadata("License-Expression: MIT", "License-Expression: ISC"), "its licence must be MIT, not ISC."),
         (_with_metadata("License-Expression: MIT", "License-Expression: Mine"), "its metadata are not valid:"),
         (_with_metadata("](https://", "](../"), "its README links to ../"),
@@ -113,8 +118,9 @@ def test_a_source_distribution_of_another_build_is_found(distributions: Path, tm
 
 
 def test_every_dependency_is_listed_and_its_licence_is_permissive_or_excepted(
-    distributions: Path, tmp_path: Path
+    distributions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("UV_OFFLINE", "1")  # what the lock's installation has put into uv's cache is enough
     listed = json.loads(parts.write_parts(tmp_path / "parts.json", distributions, tmp_path, EPOCH).read_text())
     found, faults = parts.licences(listed, parts.read_rules())
     assert faults == []
@@ -207,6 +213,47 @@ def test_a_key_that_is_not_allowed_signs_nothing(key: Path, tmp_path: Path) -> N
     assert [path.name for path in release.iterdir()] == [sums.NAME]
 
 
+def test_a_key_is_checked_before_anything_is_built(key: Path, tmp_path: Path) -> None:
+    signers = _signers(tmp_path, key)
+    for file in (key, key.with_suffix(".pub")):
+        assert readiness.fault_of_key(file, signers) is None
+        assert "The key must be in allowed_signers" in str(readiness.fault_of_key(file))
+    assert "must be the path of an SSH key" in str(readiness.fault_of_key(tmp_path / "none", signers))
+    assert "must be the path of an SSH key" in str(readiness.fault_of_key(signers.parent, signers))
+
+
+def _step(*arguments: str | Path, **variables: str) -> tuple[int, list[str]]:
+    """Run a step of a release; return its exit code and what it wrote on standard error."""
+    command = [sys.executable, "-m", "releasing", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, env=variables, check=False, capture_output=True, text=True)
+    return ended.returncode, ended.stderr.splitlines()
+
+
+def test_all_that_a_release_lacks_is_told_at_once(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    code, lines = _step("check", PATH=str(tmp_path), GREENROOM_SIGNING_KEY=str(key))
+    assert code == 1
+    assert "Traceback" not in "".join(lines)
+    for program, package in readiness.PROGRAMS.items():
+        assert any(f"The program {program} must be installed: apt-get install {package}." in line for line in lines)
+    if source.repository() is None:
+        assert "To sign, pyproject.toml must have project.urls.Repository." in lines
+
+
+def test_another_user_than_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert any(fault.startswith("make release must run as root") for fault in readiness.missing())
+
+
+def test_a_step_that_fails_says_why_without_a_traceback(tmp_path: Path) -> None:
+    assert _step("sign", tmp_path / "none") == (1, [f"release: {tmp_path / 'none'}: No such file or directory"])
+    code, lines = _step("check", PATH=os.environ["PATH"], GIT_DIR=str(tmp_path))
+    assert (code, lines[0]) == (1, "release: This command failed with exit code 128: git status --porcelain")
+    assert "not a git repository" in lines[1]
+    failed = subprocess.CalledProcessError(2, ["uv", "pip", Path("/a b")], stderr="No such package.\n")
+    assert readiness.failure(failed) == "This command failed with exit code 2: uv pip '/a b'\nNo such package."
+
+
 def test_the_changelog_has_an_entry_for_this_version() -> None:
     text, _ = changes.entry(changes.CHANGELOG.read_text(), version())
     assert text
@@ -227,7 +274,7 @@ def test_a_changelog_that_does_not_fit_is_refused(changelog: str, error: str) ->
 
 
 def test_what_is_unreleased_becomes_a_version_everywhere(tmp_path: Path) -> None:
-    for name in ["CHANGELOG.md", "pyproject.toml", "packages/core/src/greenroom/__init__.py"]:
+    for name in ["CHANGELOG.md", "pyproject.toml", "docs/versioning.md", "packages/core/src/greenroom/__init__.py"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for folder in FOLDERS:
@@ -241,6 +288,7 @@ def test_what_is_unreleased_becomes_a_version_everywhere(tmp_path: Path) -> None
         text = (tmp_path / "packages" / folder / "pyproject.toml").read_text()
         assert '\nversion = "0.3.0"\n' in text
         assert folder == "core" or '"greenroom[tools]>=0.3,<0.4"' in text
+    assert "`greenroom>=0.3,<0.4`" in (tmp_path / "docs/versioning.md").read_text()
     for wrong in ("0.3.0", "0.2.0", "next"):
         with pytest.raises(ValueError, match="VERSION must be"):
             changes.set_version(wrong, datetime.date(2026, 12, 24), tmp_path)

@@ -69,7 +69,7 @@ def test_every_page_with_a_program_is_named_by_a_test() -> None:
     assert not [page for page in pages if not any(re.search(rf"""["/]{page}\b""", test) for test in tests)]
 
 
-def test_every_claim_about_another_project_has_a_source() -> None:
+def test_every_claim_about_a_project_has_a_source() -> None:
     tables = re.findall(
         r"^\| \| Greenroom \| E2B .*\n(?:\|.*\n)+", (DOCS / "alternatives.md").read_text(), re.MULTILINE
     )
@@ -78,3 +78,5 @@ def test_every_claim_about_another_project_has_a_source() -> None:
     ]
     assert len(rows) > 20
     assert not [row for row in rows for cell in row[2:] if cell != "not found" and "](https://" not in cell]
+    # A "no" has no page of Greenroom's documentation that says so.
+    assert not [row for row in rows if row[1] != "no" and not re.search(r"\]\((?!https?:)[^)]+\)", row[1])]

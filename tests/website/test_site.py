@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from website.__main__ import what_is_wrong
 from website.assemble import PagesWrong, assemble
 from website.links import broken_links, unreachable
 
@@ -108,6 +109,22 @@ def test_what_does_not_fit_is_named(checkout: Path, tmp_path: Path, path: str, t
     with pytest.raises(PagesWrong) as refused:
         assemble(tmp_path / "work", checkout)
     assert refused.value.args == (reason,)
+
+
+def test_the_site_is_shown_while_pages_are_written(checkout: Path, tmp_path: Path) -> None:
+    navigation, page = checkout / "website/nav.toml", checkout / "docs/index.md"
+    whole, text = navigation.read_text(), page.read_text()
+    navigation.write_text('"docs/index.md" = "St')
+    assert "Unterminated string" in what_is_wrong(tmp_path / "work", checkout)
+    navigation.unlink()
+    assert "nav.toml" in what_is_wrong(tmp_path / "work", checkout)
+    navigation.write_text(whole)
+    page.unlink()
+    assert "does not exist" in what_is_wrong(tmp_path / "work", checkout)
+    page.write_bytes(b"\xff")
+    assert "utf-8" in what_is_wrong(tmp_path / "work", checkout)
+    page.write_text(text)
+    assert what_is_wrong(tmp_path / "work", checkout) == ""
 
 
 @pytest.mark.slow

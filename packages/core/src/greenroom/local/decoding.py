@@ -116,7 +116,7 @@ def decode_error(header: dict[str, Any], fields: dict[str, Any]) -> ExecutionErr
         code = crash.get("code")
         code = code if isinstance(code, int) else 0
         if crash.get("oom") is True:
-            return ExecutionError("MemoryError", "The code used more memory than the session may, and was killed.")
+            return ExecutionError("MemoryError", "The code exceeded the session's memory limit and was killed.")
         how = f"was killed by signal {-code} ({_signal_name(-code)})" if code < 0 else f"exited with code {code}"
         return ExecutionError("WorkerCrashed", f"The process that ran the code {how}.")
     return None if fields.get("error") is None else decode_shown_error(fields["error"])
@@ -151,7 +151,7 @@ def decode_command_end(header: dict[str, Any], timeout: float | None) -> Executi
     if code == 0:
         return None
     if header.get("oom") is True:
-        reason = "The command used more memory than the session allows, and a process of it was killed."
+        reason = "The command exceeded the session's memory limit, and one of its processes was killed."
         return ExecutionError("MemoryError", reason)
     return ExecutionError("ExitCode", f"The command failed with exit code {code}.")
 

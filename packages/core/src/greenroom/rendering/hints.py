@@ -120,7 +120,7 @@ def _about_node(error: ExecutionError) -> str:
     if (is_of_fetch or error.name == "Error") and _NODE_WITHOUT_NETWORK.search(
         error.summary[:_LONGEST] if is_of_fetch else value
     ):
-        return "This sandbox may not have network access. Work with the files in /mnt/data."
+        return "This sandbox probably has no network access. Work with the files in /mnt/data."
     return ""
 
 
@@ -140,7 +140,7 @@ def _about_the_network(error: ExecutionError | None, output: str) -> str:
         or (error.name in _NETWORK_ERRORS and _NO_NETWORK.search(error.value[:_LONGEST]))
     )
     if is_of_the_network or _NO_NETWORK.search(output):
-        return "This sandbox may not have network access. Work with the files in /mnt/data."
+        return "This sandbox probably has no network access. Work with the files in /mnt/data."
     return ""
 
 
