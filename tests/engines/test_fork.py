@@ -35,6 +35,21 @@ print(json.dumps([
 ]))
 """
 
+STARTS_A_THREAD = """
+import os, threading, time
+def start():
+    threading.Thread(target=time.sleep, args=[9999], daemon=True).start()
+os.register_at_fork(after_in_child=start)
+"""
+
+STARTS_A_PROCESS = """
+import os
+def start():
+    if os.getpid() == 1:
+        os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "9999")
+os.register_at_fork(after_in_child=start)
+"""
+
 TEMPLATE = b"greenroom_runner.template"
 _KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
@@ -172,18 +187,8 @@ def _module(python: Path, name: str) -> Path:
         ("import mmap\nkept = mmap.mmap(-1, 4096)", "forks would share: /dev/zero"),
         ("import multiprocessing\nkept = multiprocessing.Lock()", "forks would share: /dev/shm/sem."),
         ("import subprocess\nkept = subprocess.Popen(['sleep', '9999'])", "1 processes"),
-        (
-            "import os, threading, time\n"
-            "def start(): threading.Thread(target=time.sleep, args=[9999], daemon=True).start()\n"
-            "os.register_at_fork(after_in_child=start)",
-            "start 1 threads in each fork",
-        ),
-        (
-            "import os, subprocess\n"
-            "def start():\n if os.getpid() == 1: os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '9999')\n"
-            "os.register_at_fork(after_in_child=start)",
-            "start 1 processes in each fork",
-        ),
+        (STARTS_A_THREAD, "start 1 threads in each fork"),
+        (STARTS_A_PROCESS, "start 1 processes in each fork"),
     ],
 )
 def test_modules_that_a_fork_would_break_make_sandboxes_start_anew(

@@ -15,6 +15,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -144,6 +145,8 @@ class BubblewrapEngine(Engine):
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
+        if is_python and not hasattr(signal, "pidfd_send_signal"):
+            self.fork_obstacle = self.fork_obstacle or "Greenroom's Python was built for an older kernel"
         if is_python and self.fork_obstacle is None:
             user = 0 if os.geteuid() else _new_user()
             code, errors = await self._try([self._packages.python, "-I", "-S", "-c", _PROBE, str(user)], forks=True)
