@@ -205,6 +205,17 @@ def test_modules_that_a_fork_would_break_make_sandboxes_start_anew(
     assert [reason in record.getMessage() for record in caplog.records] == [True]
 
 
+def test_no_ended_sandbox_is_kept_for_a_module_that_waits_for_children(python: Path) -> None:
+    _module(python, "waits").write_text("import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_DFL)")
+    others = templates()
+    with engine_pool(f"bubblewrap:?python={python}", preload=["waits"], ready_session_instances=0) as pool:
+        for _ in range(3):
+            with pool.session() as session:
+                assert is_forked(session)
+        (template,) = templates() - others
+        assert within(30, lambda: not _children(template))
+
+
 @pytest.mark.parametrize("runs", [False, True], ids=["idle", "while code runs"])
 def test_a_killed_template_takes_its_sessions_along_and_is_replaced(runs: bool) -> None:
     others = templates()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from greenroom import EngineUnavailable
 from greenroom.engines.base import SandboxSpec
+from greenroom.engines.bubblewrap import cgroups
 from greenroom.engines.bubblewrap.engine import BubblewrapEngine
 from greenroom.engines.bubblewrap.template import NotNow, Template
 from greenroom.testing.engines import skipping_without
@@ -29,6 +31,13 @@ isolation._mount("tmpfs", sys.argv[1], "tmpfs", isolation._NOEXEC | isolation._N
 isolation._protect(sys.argv[1], isolation._NODEV)
 print(os.statvfs(sys.argv[1]).f_flag & 15)
 """
+
+
+def groups() -> list[str]:
+    """The control groups of this process's sandboxes."""
+    return [
+        place for place, _, _ in os.walk(cgroups.MOUNT) if re.search(rf"/greenroom-\w+-{os.getpid()}-[^/]+$", place)
+    ]
 
 
 @contextlib.contextmanager
@@ -103,6 +112,7 @@ async def test_nothing_starts_after_a_close() -> None:
     with pytest.raises(EngineUnavailable, match="was closed"):
         await engine.start(SandboxSpec())
     await engine.close()
+    assert not groups()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
