@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,13 +42,13 @@ def groups() -> list[str]:
 
 
 @contextlib.contextmanager
-def far_end() -> Iterator[tuple[Template, socket.socket]]:
-    """A template of which the test is the other side."""
+def far_end() -> Iterator[tuple[Template, socket.socket, socket.socket]]:
+    """A template of which the test is the other side, and the sockets of both."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     nothing: Any = None  # it is not ended here
     with ours, theirs:
-        yield Template(nothing, ours), theirs
+        yield Template(nothing, ours), ours, theirs
         asyncio.get_running_loop().remove_reader(ours)
 
 
@@ -75,7 +76,7 @@ def answering(descriptors: list[int], answer: bytes) -> Iterator[None]:
 
 @pytest.mark.parametrize("answer", [b"P", b"Bno memory"], ids=["without the descriptor", "too little memory"])
 async def test_what_is_scarce_at_the_moment_is_no_failure(answer: bytes) -> None:
-    with far_end() as (template, control):
+    with far_end() as (template, _, control):
         fork = asyncio.create_task(template.fork({}, []))
         await asyncio.sleep(0)
         with answering(received(control)[1], answer), pytest.raises(NotNow):
@@ -83,8 +84,8 @@ async def test_what_is_scarce_at_the_moment_is_no_failure(answer: bytes) -> None
 
 
 async def test_a_request_waits_for_a_template_that_has_too_many() -> None:
-    with far_end() as (template, control):
-        waiting = fill(template._control)
+    with far_end() as (template, sender, control):
+        waiting = fill(sender)
         fork = asyncio.create_task(template.fork({"mine": 1}, []))
         await asyncio.sleep(0)
         for _ in range(waiting):
@@ -96,8 +97,8 @@ async def test_a_request_waits_for_a_template_that_has_too_many() -> None:
 
 
 async def test_a_request_does_not_wait_for_ever() -> None:
-    with far_end() as (template, _):
-        fill(template._control)
+    with far_end() as (template, sender, _):
+        fill(sender)
         with pytest.raises(NotNow):
             await template.fork({}, [])
 
@@ -116,7 +117,7 @@ async def test_nothing_starts_after_a_close() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-def test_a_mount_keeps_its_flags_when_it_becomes_read_only(tmp_path: Any) -> None:
+def test_a_mount_keeps_its_flags_when_it_becomes_read_only(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", PROTECT, str(tmp_path)], capture_output=True, text=True, check=False)
     if "unshare" in done.stderr:
         pytest.skip("no namespace of mounts can be made here")

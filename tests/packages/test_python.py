@@ -74,7 +74,7 @@ def test_packages_are_there_for_code_and_for_everything_that_it_starts(greeting:
 
 def test_code_of_packages_runs_only_under_the_filter_of_a_sandbox(index: Index) -> None:
     index.add(wheel("filtered", code="FILTER = [line for line in open('/proc/self/status') if 'Seccomp:' in line]\n"))
-    options = {"packages": "filtered", "preload": ["filtered"], "ready_session_instances": 0}
+    options: dict[str, Any] = {"packages": "filtered", "preload": ["filtered"], "ready_session_instances": 0}
     with greenroom.connect("bubblewrap:", **options) as pool:
         for _ in range(3):
             with pool.session() as session:
