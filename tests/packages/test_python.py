@@ -72,6 +72,23 @@ def test_packages_are_there_for_code_and_for_everything_that_it_starts(greeting:
         assert session.shell("greeting").stdout == "hello\n"
 
 
+def test_code_of_packages_runs_only_under_the_filter_of_a_sandbox(index: Index) -> None:
+    index.add(wheel("filtered", code="FILTER = [line for line in open('/proc/self/status') if 'Seccomp:' in line]\n"))
+    options: dict[str, Any] = {"packages": "filtered", "preload": ["filtered"], "ready_session_instances": 0}
+    with greenroom.connect("bubblewrap:", **options) as pool:
+        for _ in range(3):
+            with pool.session() as session:
+                assert session.execute("import filtered; filtered.FILTER").result == r"['Seccomp:\t2\n']"
+
+
+async def test_packages_are_why_sandboxes_are_not_forked(greeting: Index) -> None:
+    engine = BubblewrapEngine(packages=Packages.parse("greeting"))
+    await engine.check()
+    await engine.close()
+    assert engine.fork_obstacle is not None
+    assert "packages" in engine.fork_obstacle
+
+
 def test_an_environment_is_made_once_and_needs_no_index_again(greeting: Index, cache: Path) -> None:
     with pool_with(["greeting"]) as pool:
         pool.session("a-session").execute("import greeting").raise_for_error()

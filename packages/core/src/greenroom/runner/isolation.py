@@ -108,6 +108,9 @@ def enter(
 
 def probe() -> NoReturn:
     """Be a template that forks one process, and end with the reason why it cannot be isolated, if there is one."""
+    if not hasattr(os, "pidfd_open"):
+        os.write(2, b"its Python was built for an older kernel")
+        os._exit(1)
     pid = fork(os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
     if pid:
         os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0)
@@ -214,6 +217,8 @@ def _mount(source: str, target: str, kind: str | None, flags: int, options: str 
 
 
 def _protect(path: str, flags: int) -> None:
+    # What a mount has of another user namespace cannot be taken from it.
+    flags |= os.statvfs(path).f_flag & (_NOSUID | _NODEV | _NOEXEC)
     _mount("none", path, None, _REMOUNT | _BIND | _RDONLY | flags)
 
 

@@ -2,13 +2,15 @@
 
 It never runs a user's code and holds no secret. The host sends it a request for each sandbox, with descriptors: where
 to answer, the sandbox's standard streams, and the files by which it joins its control groups. The answers are `P` with
-a descriptor of the new process, and `I` when that has been isolated; or with a reason, `E` if that has failed, and `N`
-if it always would. The template sends `R` once it has imported everything.
+a descriptor of the new process, and `I` when that has been isolated; or with a reason, `E` if that has failed, `B` if
+there were too many processes or descriptors or too little memory for it, and `N` if it always would fail. The template
+sends `R` once it has imported everything.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import linecache
@@ -35,11 +37,18 @@ _MAX_REQUEST = 1 << 16
 _MAX_DESCRIPTORS = 16
 _SNAPSHOT_LIMIT = 8 << 20  # bytes of files below the home directory
 
+_BUSY = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS)
+_DELETED = " (deleted)"
+
 _FIRST_USES = {
     "pandas": "import pandas\ndisplay(pandas.DataFrame({'a': [1, 2]}).groupby('a').size().to_frame().describe())",
 }
 """By module: code whose imports would otherwise happen in each sandbox."""
 _FAILING = "1 / 0"
+
+
+class _Unsound(Exception):
+    """What a fork has would undo its isolation, and so it would in every other one."""
 
 
 class Template:
@@ -58,6 +67,7 @@ class Template:
         self._variables = python_environment()
         self._kept = isolation.shown_in_writable()
         self._refusal: str | None = None
+        self._sandboxes: set[int] = set()
         os.environ.update(self._variables)
         prepare_home(None)
         self._worker = prepare()
@@ -80,14 +90,17 @@ class Template:
         """Do what sandboxes need not do, once all modules are there."""
         _warm_up(self._worker)
         self._home = _files_of_home()
-        self._refusal = self._obstacle()
+        self._review()
         gc.collect()
         gc.freeze()  # collections in a sandbox must not touch, and so copy, what is shared
 
+    def _review(self) -> None:
+        """Decide whether to fork, after modules have been imported: they could have changed what is relied on."""
+        _forget_ended_children()
+        self._refusal = self._refusal or self._obstacle()
+
     def _obstacle(self) -> str | None:
         """Return why forks of this process would not be sound; `None` if they are."""
-        if not hasattr(os, "pidfd_open"):
-            return "this Python was built for an older kernel"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if (pid := os.fork()) == 0:  # before a fork, libraries end the threads that they can start again
@@ -101,6 +114,10 @@ class Template:
             number for number in map(int, os.listdir("/proc/self/fd")) if number not in known and _is_open(number)
         ]:
             return f"the preloaded modules have left files open: {', '.join(map(_describe, left))}"
+        if shared := _shared_memory():
+            return f"the preloaded modules have memory that forks would share: {', '.join(shared)}"
+        if started := _children() - self._sandboxes:
+            return f"the preloaded modules have left {len(started)} processes running"
         return None
 
     def _serve_one(self, *, wait: bool = True) -> bool:
@@ -108,11 +125,17 @@ class Template:
 
         Without `wait`, only if there is one: its caller needs a sandbox sooner than one with all modules.
         """
-        if not wait and not select.select([self._control], [], [], 0)[0]:
-            return True
-        data, descriptors, _, _ = socket.recv_fds(self._control, _MAX_REQUEST, _MAX_DESCRIPTORS)
+        if not wait:
+            if not select.select([self._control], [], [], 0)[0]:
+                return True
+            self._review()
+        data, descriptors, flags, _ = socket.recv_fds(self._control, _MAX_REQUEST, _MAX_DESCRIPTORS)
         if not data:
             return False
+        if flags & socket.MSG_CTRUNC:  # there are too many open files: the host notices that the answers end
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return True
         answer = descriptors[0]
         try:
             if self._refusal is not None:
@@ -123,13 +146,14 @@ class Template:
             pid = isolation.fork(self._own)
             if pid == 0:
                 self._become(json.loads(data), descriptors)
+            self._sandboxes = {*filter(_is_there, self._sandboxes), pid}
             process = os.pidfd_open(pid)
             try:
                 _send(answer, b"P", process)
             finally:
                 os.close(process)
         except OSError as error:
-            _send(answer, f"E{error.strerror or error}".encode())
+            _send(answer, _failure(error))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -139,6 +163,7 @@ class Template:
         """Be the supervisor of a new sandbox. As in a worker, nothing may return from here."""
         answer = descriptors[0]
         try:
+            _check_alone()  # modules can do something in every fork
             isolation.join(descriptors[4:])
             for number, descriptor in enumerate(descriptors[1:4]):
                 os.dup2(descriptor, number)
@@ -155,6 +180,7 @@ class Template:
                 events=request["events"],
                 kept=self._kept,
             )
+            _check_alone()  # as another thread, or another process, would keep its privileges
             if user is None:
                 drop_capabilities()
             confine(uid=user, worker_uid=None, allow_unfiltered=request.get("allow_unfiltered", False))
@@ -166,7 +192,7 @@ class Template:
             supervise(request, partial(_serve, self._worker))
         except BaseException as error:  # noqa: BLE001  it is the host's to report
             with contextlib.suppress(OSError):
-                _send(answer, f"E{type(error).__name__}: {error}".encode())
+                _send(answer, _failure(error))
         finally:
             os._exit(1)
 
@@ -247,6 +273,63 @@ def _has_gone(answer: int) -> bool:
     return bool(waiting.poll(0))
 
 
+def _failure(error: BaseException) -> bytes:
+    """Return the answer that reports an error."""
+    if isinstance(error, _Unsound):
+        return f"N{error}".encode()
+    if isinstance(error, OSError):
+        return f"{'B' if error.errno in _BUSY else 'E'}{error.strerror or error}".encode()
+    return f"E{type(error).__name__}: {error}".encode()
+
+
+def _check_alone() -> None:
+    """Check that this process has one thread and no child.
+
+    Raises:
+        _Unsound: it has more.
+    """
+    if (threads := len(os.listdir("/proc/self/task"))) > 1:
+        raise _Unsound(f"the preloaded modules start {threads - 1} threads in each fork")
+    if started := _children():
+        raise _Unsound(f"the preloaded modules start {len(started)} processes in each fork")
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for thread in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
+            found.update(map(int, file.read().split()))
+    return found
+
+
+def _forget_ended_children() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes them from now on
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _is_there(process: int) -> bool:
+    return os.path.exists(f"/proc/{process}")
+
+
+def _shared_memory() -> list[str]:
+    """Return what is mapped so that a write in one process is seen in others, now or after a change of protection."""
+    found: list[str] = []
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            _, permissions, _, _, _, *rest = line.rstrip("\n").split(maxsplit=5)
+            place = rest[0] if rest else ""
+            if "s" in permissions and ("w" in permissions or not _is_read_only(place)):
+                found.append(place.removesuffix(_DELETED) or "unnamed")
+    return found
+
+
+def _is_read_only(place: str) -> bool:
+    """Whether it is a file that this process cannot write to, even as root."""
+    return os.path.isfile(place) and not os.access(place, os.W_OK)
+
+
 def _is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
@@ -265,7 +348,7 @@ def main() -> NoReturn:
     """Be a template. The last argument is JSON, with the settings and the number of the `control` socket."""
     settings: dict[str, Any] = json.loads(sys.argv.pop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes sandboxes that have ended
+    _forget_ended_children()
     os.set_inheritable(settings["control"], False)
     os.dup2(2, 1)  # what modules print as they are imported
     Template(settings["control"], settings).serve()

@@ -18,7 +18,7 @@ class BubblewrapOptions(IsolationOptions):
     fork: bool = True
     """Whether sandboxes of Python are forked from a template, a process that has the interpreter and the preloaded
     modules in its memory. They start fast and share that memory, but also the layout of addresses and Python's secret
-    for hashes. Without, each of them is started anew."""
+    for hashes. Without it, or with `packages`, each of them is started anew."""
 
 
 def _make(options: BubblewrapOptions) -> Engine:

@@ -15,6 +15,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -89,7 +90,7 @@ class BubblewrapEngine(Engine):
         packages: what sandboxes have beside its packages, or of NodeLTS beside Node; installed by the first `check`.
         allow_unfiltered: whether sandboxes may run where a filter of system calls is not possible.
         fork: whether sandboxes of Python are forked from a template, which has the interpreter and the preloaded
-            modules, instead of started anew each.
+            modules, instead of started anew each. With packages they never are.
     """
 
     name = "bubblewrap"
@@ -106,7 +107,9 @@ class BubblewrapEngine(Engine):
         fork: bool = True,
     ) -> None:
         self._templates = Templates(self._start_template)
-        self.fork_obstacle: str | None = None if fork else "it is switched off"
+        # A template has privileges, and packages are code that nobody has reviewed.
+        unsafe = "the pool has packages, and their code must not run with a template's privileges" if packages else None
+        self.fork_obstacle: str | None = unsafe if fork else "it is switched off"
         """Why sandboxes of Python are not forked from a template; `None` if they are. Known after `check`."""
         self._allow_unfiltered = allow_unfiltered
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
@@ -142,6 +145,8 @@ class BubblewrapEngine(Engine):
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
+        if is_python and not hasattr(signal, "pidfd_send_signal"):
+            self.fork_obstacle = self.fork_obstacle or "Greenroom's Python was built for an older kernel"
         if is_python and self.fork_obstacle is None:
             user = 0 if os.geteuid() else _new_user()
             code, errors = await self._try([self._packages.python, "-I", "-S", "-c", _PROBE, str(user)], forks=True)

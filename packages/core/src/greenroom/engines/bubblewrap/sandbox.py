@@ -172,7 +172,7 @@ async def abandon(start: asyncio.Task[SandboxProcess], group: cgroups.Group | No
     """End a start whose caller was cancelled: the process can still come into existence."""
     try:
         process = await start
-    except (OSError, asyncio.CancelledError):
+    except BaseException:  # noqa: BLE001  it is the caller's, who has it or was cancelled
         if group is not None:
             await asyncio.to_thread(group.remove)
     else:

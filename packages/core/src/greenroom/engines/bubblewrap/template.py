@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,9 @@ from greenroom.engines.bubblewrap.sandbox import BubblewrapSandbox
 _READ = 1 << 18
 _TIMEOUT = 30.0
 _PREPARING_TIMEOUT = 10.0  # while it imports modules: after that, a new sandbox is ready sooner
+_BUSY_TIMEOUT = 5.0  # while too many requests wait already
+_BUSY_INTERVAL = 0.02
+_BUSY = (errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS)
 _MAX_ANSWER = 4096
 
 
@@ -32,8 +36,8 @@ class ForkFailed(Exception):
         self.permanent = permanent
 
 
-class NotPrepared(ForkFailed):
-    """The template is still importing modules: a new sandbox is ready sooner."""
+class NotNow(ForkFailed):
+    """The template is still importing modules, or something is scarce: a new sandbox is ready sooner."""
 
 
 class TemplateLost(Exception):
@@ -127,7 +131,7 @@ class Template:
             OSError: there are no descriptors left, or a group is gone.
         """
         if self._slow and not self._prepared:
-            raise NotPrepared("its modules are still being imported")
+            raise NotNow("its modules are still being imported")
         ends = _Ends()
         try:
             process = await self._request(settings, groups, ends)
@@ -159,12 +163,7 @@ class Template:
                     stack.callback(os.close, opened[-1])
                 answers.setblocking(False)
                 passed = [theirs.fileno(), *ends.theirs, *opened]
-                try:
-                    socket.send_fds(self._control, [json.dumps(settings).encode()], passed)
-                except (BrokenPipeError, ConnectionError) as error:
-                    raise await self._lost("it has ended") from error
-                except OSError as error:  # such as too many requests that wait already
-                    raise ForkFailed(error.strerror or str(error)) from error
+                await self._send(json.dumps(settings).encode(), passed)
                 ends.close_theirs()
             try:
                 async with asyncio.timeout(_TIMEOUT if self._prepared else _PREPARING_TIMEOUT):
@@ -173,11 +172,28 @@ class Template:
                 if self._prepared:
                     raise TemplateLost(f"it has not answered for {_TIMEOUT:g} seconds") from error
                 self._slow = True
-                raise NotPrepared("its modules are still being imported") from error
+                raise NotNow("its modules are still being imported") from error
             except EOFError as error:
                 if self._ended:
                     raise await self._lost("it has ended") from error
                 raise ForkFailed("its process has ended") from error
+
+    async def _send(self, request: bytes, descriptors: Sequence[int]) -> None:
+        give_up = self._loop.time() + _BUSY_TIMEOUT
+        while True:
+            try:
+                socket.send_fds(self._control, [request], descriptors)
+            except (BrokenPipeError, ConnectionError) as error:
+                raise await self._lost("it has ended") from error
+            except OSError as error:
+                reason = error.strerror or str(error)
+                if error.errno not in _BUSY:
+                    raise ForkFailed(reason) from error
+                if self._loop.time() >= give_up:
+                    raise NotNow(reason) from error
+            else:
+                return
+            await asyncio.sleep(_BUSY_INTERVAL)  # several can wait, and a loop wakes only one of them
 
     async def _lost(self, reason: object) -> TemplateLost:
         await self._sandbox.kill()
@@ -277,9 +293,13 @@ async def _forked(answers: socket.socket) -> int:
             data, descriptors = await _receive(answers)
             match data[:1]:
                 case b"P":
+                    if not descriptors:  # the process ends as its streams do
+                        raise NotNow("this process has too many open files")
                     process = descriptors[0]
                 case b"I":
                     isolated = True
+                case b"B":
+                    raise NotNow(data[1:].decode(errors="replace"))
                 case b"E" | b"N":
                     raise ForkFailed(data[1:].decode(errors="replace"), permanent=data[:1] == b"N")
                 case _:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from greenroom.engines.base import SandboxSpec
-from greenroom.engines.bubblewrap.template import ForkedProcess, ForkFailed, NotPrepared, Template, TemplateLost
+from greenroom.engines.bubblewrap.template import ForkedProcess, ForkFailed, NotNow, Template, TemplateLost
+from greenroom.errors import EngineUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +41,17 @@ class Templates:
         """Fork a sandbox; `None` if that does not succeed, which is logged.
 
         Raises:
+            EngineUnavailable: these were closed.
             OSError: there are no descriptors left, or a group is gone.
         """
+        forked = await self._fork(spec, settings, groups)
+        if forked is None and self._closed:
+            raise EngineUnavailable("The engine was closed.")
+        return forked
+
+    async def _fork(
+        self, spec: SandboxSpec, settings: Mapping[str, Any], groups: Sequence[Path]
+    ) -> ForkedProcess | None:
         while not self._closed and self._works and self._refused != spec:
             start = await self._template(spec)
             try:
@@ -53,7 +63,7 @@ class Templates:
                 forked = await template.fork(settings, groups)
             except TemplateLost as error:
                 self._lose(start, error)
-            except NotPrepared as error:
+            except NotNow as error:
                 _log.info("A sandbox is started anew instead of forked from a template: %s.", error)
                 return None
             except ForkFailed as error:
@@ -86,7 +96,8 @@ class Templates:
         self._retire()
         start = asyncio.ensure_future(self._start(spec))
         self._current = spec, start
-        for unused in [start for start in self._retired if not _is_in_use(start)]:
+        # Looked for each time: others can remove some while one is ended.
+        while unused := next((start for start in self._retired if not _is_in_use(start)), None):
             self._retired.remove(unused)
             await _end(unused)
         return start

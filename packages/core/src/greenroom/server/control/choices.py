@@ -16,7 +16,18 @@ from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.local.settings import AUTO, AzureRangeWarning
 from greenroom.models import ContainerType
 
-_OWNERS = ("allow_unfiltered", "container", "docker_host", "fork", "log", "packages", "python", "secrets", "template")
+_OWNERS = (
+    "allow_unfiltered",
+    "container",
+    "docker_host",
+    "fork",
+    "log",
+    "packages",
+    "preload",
+    "python",
+    "secrets",
+    "template",
+)
 """Options that reach into this machine, or open it: only its owner can give them, with `--engine`."""
 
 _READY, _LEAST_READY = "ready_session_instances", "min_ready_session_instances"
