@@ -315,7 +315,7 @@ def test_what_cannot_be_written_a_second_time_is_left_out(session: Session) -> N
 
 def test_a_namespace_over_the_memory_of_a_session_is_refused(pool: SessionPool, session: Session) -> None:
     session.execute("import numpy as np; zeros = np.zeros(3 << 30, 'u1')").raise_for_error()
-    with pytest.raises(ForkFailed, match=r"must have at most 2 GiB to be copied, not 3[,.\d]* .*bytes"):
+    with pytest.raises(ForkFailed, match=r"variables and files must not exceed 2 GiB to be copied, not 3[,.\d]* .*bytes"):
         session.fork()
     assert identifiers(pool) == {session.identifier}
     assert session.execute("zeros.sum()").succeeded

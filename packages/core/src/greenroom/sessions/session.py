@@ -228,7 +228,7 @@ class Session:
             n: how many, by default as many as `identifiers`, or one; each counts as one of the pool's
                 `max_concurrent_sessions`.
             identifiers: those of the new sessions, `n` of them and unused; by default random ones.
-            timeout: seconds that the copy can take in total, from its turn on; by default the pool's `timeout`.
+            timeout: seconds that the copy can take, from when the sandboxes are there; by default the pool's `timeout`.
 
         Raises:
             InvalidRequest: an argument breaks a rule, or the pool cannot copy sessions.
