@@ -175,6 +175,15 @@ def test_files_come_with_modes_times_and_links(session: Session) -> None:
     assert fork.execute("module.value").result == "5"  # modules are imported again
 
 
+def test_a_directory_that_cannot_be_read_is_named(session: Session) -> None:
+    session.execute(
+        "import os; os.makedirs('shut/in'); open('shut/in/file', 'w').close(); os.chmod('shut', 0)"
+    ).raise_for_error()
+    (fork,) = session.fork()
+    assert [(part.name, part.reason) for part in fork.not_carried] == [("/mnt/data/shut", "permission denied")]
+    assert fork.execute("oct(os.stat('shut').st_mode & 0o777)").result == "'0o0'"
+
+
 def test_a_fork_waits_for_the_earlier_executions(session: Session) -> None:
     slow = session.submit("import time; time.sleep(2); x = 'later'")
     (fork,) = session.fork()
@@ -303,6 +312,19 @@ def test_what_cannot_be_read_is_left_out_like_what_cannot_be_written(session: Se
         assert fork.execute("x, Late").succeeded
 
 
+def test_callbacks_run_once_in_a_fork_that_took_two_attempts(session: Session) -> None:
+    session.execute(
+        "class Fault(Exception):\n    def __init__(self, a, b): super().__init__(a)\n"
+        "runs = []\n"
+        "def note(*_): runs.append(1)\n"
+        "get_ipython().events.register('pre_run_cell', note)\n"
+        "get_ipython().events.register('post_run_cell', lambda result, held=Fault(1, 2): None)"  # read after the other
+    ).raise_for_error()
+    (fork,) = session.fork()
+    assert [part.name for part in fork.not_carried] == ["callbacks of post_run_cell"]
+    assert [each.execute("len(runs)").result for each in (session, fork)] == ["1", "1"]
+
+
 def test_what_cannot_be_written_a_second_time_is_left_out(session: Session) -> None:
     session.execute(
         "class Once:\n    count = 0\n    def __reduce_ex__(self, _):\n        Once.count += 1\n"
@@ -315,7 +337,9 @@ def test_what_cannot_be_written_a_second_time_is_left_out(session: Session) -> N
 
 def test_a_namespace_over_the_memory_of_a_session_is_refused(pool: SessionPool, session: Session) -> None:
     session.execute("import numpy as np; zeros = np.zeros(3 << 30, 'u1')").raise_for_error()
-    with pytest.raises(ForkFailed, match=r"variables and files must not exceed 2 GiB to be copied, not 3[,.\d]* .*bytes"):
+    with pytest.raises(
+        ForkFailed, match=r"variables and files must not exceed 2 GiB to be copied, not 3[,.\d]* .*bytes"
+    ):
         session.fork()
     assert identifiers(pool) == {session.identifier}
     assert session.execute("zeros.sum()").succeeded
