@@ -98,7 +98,7 @@ class SlowSandbox(ScriptedSandbox):
 
 
 @asynccontextmanager
-async def channels(*runners: Answer | ScriptedSandbox) -> AsyncGenerator[list[Channel]]:
+async def channels(*runners: Answer | ScriptedSandbox) -> AsyncGenerator[list[Channel], None]:
     opened: list[Channel] = []
     try:
         for runner in runners:
