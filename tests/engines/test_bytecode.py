@@ -18,6 +18,7 @@ def compilers(packages: Path) -> str:
     return found.stdout
 
 
+@pytest.mark.timeout(900)
 def test_an_environment_without_bytecode_is_compiled_while_a_pool_is_open(bare_python: Path) -> None:
     python = str(bare_python)
     engine_pool("bubblewrap:", ready_session_instances=0).close()  # skips, or fails, where there is no such engine
@@ -28,7 +29,7 @@ def test_an_environment_without_bytecode_is_compiled_while_a_pool_is_open(bare_p
         pass  # which ends what it has begun
     assert compilers(packages) == ""
     with engine_pool("bubblewrap:", python=python, ready_session_instances=0) as pool, pool.session() as session:
-        for _ in range(1200):
+        for _ in range(6000):  # it has the lowest priority
             if command_to_compile(python) is None:
                 break
             time.sleep(0.1)

@@ -9,7 +9,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def groups() -> list[str]:
 
 
 @contextlib.contextmanager
-def far_end() -> Iterator[tuple[Template, socket.socket, socket.socket]]:
+def far_end() -> Generator[tuple[Template, socket.socket, socket.socket]]:
     """A template of which the test is the other side, and the sockets of both."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
@@ -66,7 +66,7 @@ def fill(sender: socket.socket) -> int:
 
 
 @contextlib.contextmanager
-def answering(descriptors: list[int], answer: bytes) -> Iterator[None]:
+def answering(descriptors: list[int], answer: bytes) -> Generator[None]:
     with socket.socket(fileno=descriptors[0]) as connection:
         connection.send(answer)
         yield

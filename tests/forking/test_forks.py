@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import greenroom
-from greenroom import ForkFailed, InvalidRequest, PoolFull, Session, SessionPool
+from greenroom import ForkFailed, InvalidRequest, PoolFull, Session, SessionPool, ToolLimits
 from greenroom.testing import engine_pool, memory_pool
 
 pytestmark = pytest.mark.slow
@@ -78,6 +79,31 @@ def test_forks_have_the_given_identifiers_and_the_sessions_settings(pool: Sessio
     assert forks[1].shell("echo $SECRET").stdout == "s3\n"
 
 
+def test_a_refused_fork_leaves_others_their_settings(pool: SessionPool) -> None:
+    session, other = pool.session("parent", env={"SECRET": "s3"}), pool.session("other", env={"OWN": "o"})
+    session.execute("x = 1").raise_for_error()
+    other.execute("import os").raise_for_error()
+    with pytest.raises(InvalidRequest, match="must be unused"):
+        session.fork(1, ["other"])
+    assert other.execute("os.environ.get('SECRET'), os.environ['OWN']").result == "(None, 'o')"
+
+
+def test_a_failed_fork_leaves_no_settings(pool: SessionPool) -> None:
+    session = pool.session("parent", env={"SECRET": "s3"})
+    session.execute(_ENDLESS_STATE).raise_for_error()
+    with pytest.raises(ForkFailed) as failed:
+        session.fork(1, ["other"], timeout=2)
+    assert pool.session("other").execute("import os; os.environ.get('SECRET', 'none')").result == "'none'"
+    assert failed.value.__traceback__ is not None  # which holds what its frames have
+
+
+def test_settings_end_with_each_fork_and_its_holder(pool: SessionPool) -> None:
+    forks = pool.session("parent", env={"SECRET": "s3"}).fork(identifiers=["first", "second"])
+    assert [fork.execute("import os; os.environ['SECRET']").result for fork in forks] == ["'s3'", "'s3'"]
+    forks.pop().delete()
+    assert pool.session("second").execute("import os; os.environ.get('SECRET', 'none')").result == "'none'"
+
+
 def test_a_new_session_can_be_forked(pool: SessionPool) -> None:
     (fork,) = pool.session().fork()
     assert fork.execute("In, Out").result == "(['', 'In, Out'], {})"
@@ -93,6 +119,9 @@ def test_a_new_session_can_be_forked(pool: SessionPool) -> None:
         (10_000, None),
         (6, None),  # with the session itself, more than the pool has
         (2, ["only-one"]),
+        (None, []),
+        (None, ["text", 3]),
+        (1, iter(["text"])),
         (1, "text"),
         (1, ["a"]),
         (2, ["same-name", "same-name"]),
@@ -100,7 +129,7 @@ def test_a_new_session_can_be_forked(pool: SessionPool) -> None:
         (1, ["other"]),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(pool: SessionPool, n: int, names: list[str] | None) -> None:
+def test_what_cannot_be_asked_for_is_refused(pool: SessionPool, n: Any, names: Any) -> None:
     session, other = pool.session("parent"), pool.session("other")
     session.execute("x = 1")
     other.execute("x = 1")
@@ -146,6 +175,15 @@ def test_files_come_with_modes_times_and_links(session: Session) -> None:
     assert fork.execute("module.value").result == "5"  # modules are imported again
 
 
+def test_a_directory_that_cannot_be_read_is_named(session: Session) -> None:
+    session.execute(
+        "import os; os.makedirs('shut/in'); open('shut/in/file', 'w').close(); os.chmod('shut', 0)"
+    ).raise_for_error()
+    (fork,) = session.fork()
+    assert [(part.name, part.reason) for part in fork.not_carried] == [("/mnt/data/shut", "permission denied")]
+    assert fork.execute("oct(os.stat('shut').st_mode & 0o777)").result == "'0o0'"
+
+
 def test_a_fork_waits_for_the_earlier_executions(session: Session) -> None:
     slow = session.submit("import time; time.sleep(2); x = 'later'")
     (fork,) = session.fork()
@@ -153,7 +191,12 @@ def test_a_fork_waits_for_the_earlier_executions(session: Session) -> None:
     assert fork.execute("x").result == "'later'"
 
 
-def test_later_executions_wait_for_the_fork(session: Session) -> None:
+@pytest.mark.parametrize(
+    "code", ["pass", "class Fault(Exception):\n    def __init__(self, a, b): super().__init__(a)\nfault = Fault(1, 2)"]
+)
+def test_later_executions_wait_for_the_fork(session: Session, code: str) -> None:
+    session.execute(code).raise_for_error()
+
     async def both() -> list[Session]:
         forking = asyncio.create_task(session.afork(1))
         await asyncio.sleep(0)
@@ -162,6 +205,23 @@ def test_later_executions_wait_for_the_fork(session: Session) -> None:
 
     (fork,) = asyncio.run(both())
     assert fork.execute("x").result == "1"
+
+
+@pytest.mark.parametrize("call", ["fork", "shell"])
+def test_a_function_must_not_fork_the_session_whose_code_calls_it(session: Session, call: str) -> None:
+    def do() -> str:
+        """Wait for a turn in the session."""
+        return str(session.fork() if call == "fork" else session.shell("true"))
+
+    async def ado() -> str:
+        """As `do`."""
+        return str(await (session.afork() if call == "fork" else session.ashell("true")))
+
+    limits = ToolLimits(timeout=30)
+    for code in ("do()", "await ado()"):
+        execution = session.execute(code, tools=[do, ado], tool_limits=limits, timeout=60)
+        assert execution.error is not None
+        assert "must not wait for other code of the same session" in execution.error.value
 
 
 def test_without_enough_sandboxes_there_is_no_fork(pool: SessionPool) -> None:
@@ -252,6 +312,19 @@ def test_what_cannot_be_read_is_left_out_like_what_cannot_be_written(session: Se
         assert fork.execute("x, Late").succeeded
 
 
+def test_callbacks_run_once_in_a_fork_that_took_two_attempts(session: Session) -> None:
+    session.execute(
+        "class Fault(Exception):\n    def __init__(self, a, b): super().__init__(a)\n"
+        "runs = []\n"
+        "def note(*_): runs.append(1)\n"
+        "get_ipython().events.register('pre_run_cell', note)\n"
+        "get_ipython().events.register('post_run_cell', lambda result, held=Fault(1, 2): None)"  # read after the other
+    ).raise_for_error()
+    (fork,) = session.fork()
+    assert [part.name for part in fork.not_carried] == ["callbacks of post_run_cell"]
+    assert [each.execute("len(runs)").result for each in (session, fork)] == ["1", "1"]
+
+
 def test_what_cannot_be_written_a_second_time_is_left_out(session: Session) -> None:
     session.execute(
         "class Once:\n    count = 0\n    def __reduce_ex__(self, _):\n        Once.count += 1\n"
@@ -264,7 +337,9 @@ def test_what_cannot_be_written_a_second_time_is_left_out(session: Session) -> N
 
 def test_a_namespace_over_the_memory_of_a_session_is_refused(pool: SessionPool, session: Session) -> None:
     session.execute("import numpy as np; zeros = np.zeros(3 << 30, 'u1')").raise_for_error()
-    with pytest.raises(ForkFailed, match=r"must have at most 2 GiB to be copied, not 3[,.\d]* .*bytes"):
+    with pytest.raises(
+        ForkFailed, match=r"variables and files must not exceed 2 GiB to be copied, not 3[,.\d]* .*bytes"
+    ):
         session.fork()
     assert identifiers(pool) == {session.identifier}
     assert session.execute("zeros.sum()").succeeded

@@ -226,7 +226,8 @@ async def test_each_call_of_a_tool_ends_once_with_its_outcome() -> None:
             "asyncio.run(main())"
         )
         running = asyncio.create_task(pool.execute("session", code, timeout=60, on_event=None, tools=tools))
-        async with asyncio.timeout(60):
+        await _until(lambda: sum(isinstance(event, CallEnded) for event in events) >= 9)
+        async with asyncio.timeout(60):  # the fourth call of this code is the only one that waits
             while ((status := await pool.status()).parked, status.parked_calls) != (1, 1):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         running.cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from threading import RLock
@@ -53,6 +53,12 @@ class HeldOverrides:
         with self._lock:
             self._held.setdefault(identifier, []).append(ref(overrides, lambda _: self._forget(identifier)))
 
+    def discard(self, identifier: str, overrides: Overrides) -> None:
+        """Let these overrides of a session count no more, even if somebody still holds them."""
+        with self._lock:
+            held = [each for each in self._held.get(identifier, ()) if each() is not overrides]
+            self._keep(identifier, held)
+
     def get(self, identifier: str) -> Overrides | None:
         with self._lock:
             held = [overrides for each in self._held.get(identifier, ()) if (overrides := each()) is not None]
@@ -61,10 +67,13 @@ class HeldOverrides:
     def _forget(self, identifier: str) -> None:
         with self._lock:
             held = [each for each in self._held.get(identifier, ()) if each() is not None]
-            if held:
-                self._held[identifier] = held
-            else:
-                self._held.pop(identifier, None)
+            self._keep(identifier, held)
+
+    def _keep(self, identifier: str, held: list[ref[Overrides]]) -> None:
+        if held:
+            self._held[identifier] = held
+        else:
+            self._held.pop(identifier, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,17 +166,18 @@ class Backend(Protocol):
         ...
 
     async def fork(
-        self, identifier: str, identifiers: Sequence[str], *, timeout: float | None
+        self, identifier: str, forks: Mapping[str, Overrides | None], *, timeout: float | None
     ) -> tuple[NotCarried, ...]:
-        """Begin a session per identifier of `identifiers` with a copy of a session's variables and files.
+        """Begin a session per identifier of `forks` with a copy of a session's variables and files.
 
+        The values are the new sessions' overrides, which hold as those of `configure`, but only if the fork succeeds.
         `timeout` is in seconds; `None` stands for the pool's own limit.
 
         Returns:
             What the copies do not have.
 
         Raises:
-            InvalidRequest: the pool cannot do that, or an identifier has a session.
+            InvalidRequest: the pool cannot do that, an identifier has a session, or overrides break a rule.
             ForkFailed: no copy could be made.
         """
         ...

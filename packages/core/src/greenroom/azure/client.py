@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar, get_args
 
@@ -157,7 +157,7 @@ class AzurePool(Forwarding):
             f"The execution {execution_id} must be in a pool on this machine or of greenroom serve: Azure resumes none."
         )
 
-    async def fork(self, identifier: str, identifiers: Sequence[str], *, timeout: float | None) -> NoReturn:
+    async def fork(self, identifier: str, forks: Mapping[str, Overrides | None], *, timeout: float | None) -> NoReturn:
         raise InvalidRequest(
             "A session that is forked must be in a pool that this process has opened: Azure copies none. Run its code "
             "again in a new session."

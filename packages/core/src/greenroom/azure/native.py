@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn, TypeVar
@@ -128,7 +128,7 @@ class NativePool(Forwarding):
             order = replace(order, command=command.command, is_program=True)
         return await self._carry_out(identifier, order, timeout, on_event)
 
-    async def fork(self, identifier: str, identifiers: Sequence[str], *, timeout: float | None) -> NoReturn:
+    async def fork(self, identifier: str, forks: Mapping[str, Overrides | None], *, timeout: float | None) -> NoReturn:
         raise InvalidRequest(
             "A session that is forked must be in a pool that this process has opened, not in one of a server. Run its "
             "code again in a new session."

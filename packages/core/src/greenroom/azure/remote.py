@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 
 from greenroom import wire
@@ -145,9 +145,9 @@ class _Negotiated:
         return await (await self._backend(identifier)).resume(identifier, execution_id, on_event=on_event, tools=tools)
 
     async def fork(
-        self, identifier: str, identifiers: Sequence[str], *, timeout: float | None
+        self, identifier: str, forks: Mapping[str, Overrides | None], *, timeout: float | None
     ) -> tuple[NotCarried, ...]:
-        return await (await self._backend(identifier)).fork(identifier, identifiers, timeout=timeout)
+        return await (await self._backend(identifier)).fork(identifier, forks, timeout=timeout)
 
     async def shell(
         self, identifier: str, command: ShellCommand, *, timeout: float | None, on_event: OnEvent | None

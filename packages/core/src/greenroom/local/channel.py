@@ -212,9 +212,13 @@ class Channel(FileRequests):
         self._state_was_lost |= execution.state_lost
         return execution
 
-    async def take(self) -> bytes:
-        """Return the next piece of what `save` writes; it is empty when that has ended."""
-        _, piece = await self._request("", HostOrder.take(next(self._numbers)), most=MAX_PIECE, limited=False)
+    async def take(self, timeout: float) -> bytes:
+        """Return the next piece of what `save` writes; it is empty when that has ended.
+
+        A runner that has not replied after `timeout` seconds is lost.
+        """
+        order = HostOrder.take(next(self._numbers))
+        _, piece = await self._request(None, order, most=MAX_PIECE, timeout=timeout)
         return piece
 
     async def load(self, limits: ExecutionLimits, on_event: OnEvent, begun: Callable[[], None]) -> Execution:
@@ -225,9 +229,12 @@ class Channel(FileRequests):
 
         return await self._run(order, lambda: Collector(limits, on_event), begun=begun)
 
-    async def give(self, piece: bytes) -> None:
-        """Give the next piece to `load`, and wait until it is taken, or `load` has ended. An empty one ends it."""
-        await self._request("", HostOrder.give(next(self._numbers), piece), limited=False)
+    async def give(self, piece: bytes, timeout: float) -> None:
+        """Give the next piece to `load`, and wait until it is taken, or `load` has ended. An empty one ends it.
+
+        A runner that has not replied after `timeout` seconds is lost.
+        """
+        await self._request(None, HostOrder.give(next(self._numbers), piece), timeout=timeout)
 
     async def _run(
         self,
@@ -338,18 +345,25 @@ class Channel(FileRequests):
 
     # Frames
 
-    async def _request(self, path: str, order: Frame, *, most: int = 0, limited: bool = True) -> Frame:
-        """Send an order and return the runner's reply, with a body of at most `most` bytes."""
+    async def _request(
+        self, path: str | None, order: Frame, *, most: int = 0, timeout: float = _REPLY_TIMEOUT
+    ) -> Frame:
+        """Send an order and return the runner's reply, with a body of at most `most` bytes.
+
+        Only an order about a file, which has a `path`, can be answered with an error.
+        """
         number: int = order.header["id"]
         request = self._requests[number] = _Request(asyncio.get_running_loop().create_future(), most)
         try:
             await self._send(order)
-            async with asyncio.timeout(_REPLY_TIMEOUT if limited else None):
+            async with asyncio.timeout(timeout):
                 reply, content = await request.reply
         except TimeoutError:
             raise self._fail("it did not answer") from None
         code = reply.get("errno")
-        if code is not None:
+        if code is not None and path is None:
+            raise self._fail("it violated the protocol: an error of a file that was not asked for")
+        if code is not None and path is not None:
             raise file_error(code, path)
         return Frame(reply, content)
 

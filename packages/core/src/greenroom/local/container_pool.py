@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn, Self
 
@@ -107,7 +107,7 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
     async def resume(self, identifier: str, execution_id: str, **options: Any) -> NoReturn:
         raise _only_requests("resume")
 
-    async def fork(self, identifier: str, identifiers: Sequence[str], **options: Any) -> NoReturn:
+    async def fork(self, identifier: str, forks: Mapping[str, Overrides | None], **options: Any) -> NoReturn:
         raise InvalidRequest(
             f"A session that is forked must be of type {ContainerType.PYTHON_LTS}, not "
             f"{ContainerType.CUSTOM_CONTAINER}: Greenroom does not know how to copy a container's state."

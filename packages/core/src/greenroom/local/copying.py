@@ -7,8 +7,7 @@ same user, and nothing else. Their number and the time are limited, and one piec
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,6 +24,11 @@ _MARGIN = 16 << 20
 """Bytes that can come beyond the size that was reported: files grow."""
 _AT_ONCE = 16
 """New sessions that are given a piece at the same time."""
+_MOST_FAILED = 50
+"""Names that a copy does without one after the other, before it is given up."""
+_SILENCE = 30.0
+"""Seconds without a reply, beyond the time limit and the grace period, after which a runner counts as dead."""
+_LARGEST = 1 << 62
 _LONGEST_NAME = 200
 _LONGEST_REASON = 300
 
@@ -34,6 +38,7 @@ class CopyLimits:
     """The limits of a copy."""
 
     seconds: float
+    """From when the sandboxes of the new sessions are there; all attempts together."""
     grace: float
     """Seconds from an interrupt to the kill."""
     size: int
@@ -57,41 +62,76 @@ async def copy(
         ForkFailed: the others cannot be used.
         SandboxLost: the session is lost.
     """
-    ends = time.monotonic() + limits.seconds
+    timing = _Timing(limits)
     failed: dict[str, str] = {}
     children: list[Channel] = []
 
     async def prepare() -> None:
-        nonlocal ends
         if not children:
             children.extend(await lease())
-            ends = time.monotonic() + limits.seconds
+            timing.begin()
 
     while True:
-        attempt = _Attempt(parent, children, limits, max(ends - time.monotonic(), 0.001))
+        attempt = _Attempt(parent, children, limits, timing)
         found = await attempt.run(list(failed), prepare)
         if found is None:
             break
         name, reason = found
         if name in failed:
-            raise ForkFailed(f"The session could not be copied: {one_line(name)} could not be left out ({reason}).")
+            raise ForkFailed(
+                f"The session could not be copied: {one_line(name)} could not be left out ({one_line(reason)})."
+            )
+        if len(failed) == _MOST_FAILED:
+            raise ForkFailed(
+                f"The session could not be copied: more than {_MOST_FAILED} of its variables could not be read, "
+                f"{one_line(name)} among them ({one_line(reason)})."
+            )
+        if timing.is_over:
+            raise _too_late(limits, name)
         failed[name] = reason
-    left_out = tuple(NotCarried(name, reason) for name, reason in failed.items()) + attempt.left_out
+    left_out = (*(NotCarried(name, reason) for name, reason in failed.items()), *attempt.left_out)[:MAX_LEFT_OUT]
     for child in children:
         child.not_carried = left_out
     return left_out
 
 
+class _Timing:
+    """The time that all attempts of a copy have together."""
+
+    def __init__(self, limits: CopyLimits) -> None:
+        self._limits = limits
+        self._clock = asyncio.get_running_loop().time
+        self.begin()
+
+    def begin(self) -> None:
+        self._ends = self._clock() + self._limits.seconds
+
+    @property
+    def is_over(self) -> bool:
+        return self._clock() >= self._ends
+
+    @property
+    def execution(self) -> ExecutionLimits:
+        """The limits of what runs in a sandbox from now on."""
+        seconds = max(self._ends - self._clock(), 0.001)
+        return ExecutionLimits(timeout=seconds, grace=self._limits.grace, text=0, display=_REPORT)
+
+    @property
+    def reply(self) -> float:
+        """Seconds in which a runner replies about a piece: as soon as it is needed, or what runs is stopped."""
+        return max(self._ends - self._clock(), 0) + self._limits.grace + _SILENCE
+
+
 class _Attempt:
     """Writes and reads once. What cannot be read is found by reading; the next attempt does without it."""
 
-    def __init__(self, parent: Channel, children: list[Channel], limits: CopyLimits, seconds: float) -> None:
+    def __init__(self, parent: Channel, children: list[Channel], limits: CopyLimits, timing: _Timing) -> None:
         self._parent = parent
         self._children = children
         self._limits = limits
+        self._timing = timing
         self._report: dict[str, Any] = {}
         self._failed: tuple[str, str] | None = None
-        self._execution = ExecutionLimits(timeout=seconds, grace=limits.grace, text=0, display=_REPORT)
         self._begun = asyncio.Event()
         self._giving = asyncio.Semaphore(_AT_ONCE)
 
@@ -107,7 +147,8 @@ class _Attempt:
     async def run(self, without: Sequence[str], prepare: Callable[[], Awaitable[None]]) -> tuple[str, str] | None:
         """Copy once; return what could not be copied, and why, if the copy is of no use for that."""
         options: dict[str, Any] = {"prepare": prepare, "begun": self._begun.set}
-        saving = asyncio.create_task(self._parent.save(self._execution, self._take_report, without, **options))
+        limits = self._timing.execution
+        saving = asyncio.create_task(self._parent.save(limits, self._take_report, without, **options))
         passing = asyncio.create_task(self._pass_on(saving))
         try:
             done, _ = await asyncio.wait([saving, passing], return_when=asyncio.FIRST_EXCEPTION)
@@ -146,10 +187,10 @@ class _Attempt:
             begun.cancel()
         if not self._begun.is_set():
             return []  # its own exception says why
-        piece = await self._parent.take()
+        piece = await self._parent.take(self._timing.reply)
         size = self._report.get("size")
         if isinstance(size, int) and size > self._limits.size:
-            raise _too_large(self._limits.size, size)
+            raise _too_large(self._limits.size, in_units(min(size, _LARGEST)))
         if not piece:
             return []
         loading = [asyncio.create_task(self._load(child)) for child in self._children]
@@ -158,10 +199,12 @@ class _Attempt:
             while piece and not any(task.done() for task in loading):
                 total += len(piece)
                 if total > self._limits.size + _MARGIN:
-                    raise _too_large(self._limits.size)
+                    raise _too_large(self._limits.size, f"{in_units(total)} or more")
                 giving = [self._give(child, piece) for child in self._children]
-                piece, *_ = await asyncio.gather(self._parent.take(), *giving)
-            await asyncio.gather(*(self._give(child, b"") for child in self._children))
+                taken: list[bytes] = []
+                await _together(self._take(taken), *giving)
+                (piece,) = taken
+            await _together(*(self._give(child, b"") for child in self._children))
             if piece:  # a child has ended early: the rest is of no use
                 saving.cancel()
             return await asyncio.gather(*loading)
@@ -174,12 +217,26 @@ class _Attempt:
                 task.cancel()
             await asyncio.wait(loading)
 
+    async def _take(self, taken: list[bytes]) -> None:
+        taken.append(await self._parent.take(self._timing.reply))
+
     async def _give(self, child: Channel, piece: bytes) -> None:
         async with self._giving:  # each has a copy of the piece meanwhile
-            await child.give(piece)
+            await child.give(piece, self._timing.reply)
 
     async def _load(self, child: Channel) -> Execution:
-        return await child.load(self._execution, self._take_child_report, lambda: None)
+        return await child.load(self._timing.execution, self._take_child_report, lambda: None)
+
+
+async def _together(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Wait for all; if one fails, cancel the others."""
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def _check(execution: Execution, limits: CopyLimits, report: dict[str, Any]) -> None:
@@ -192,17 +249,18 @@ def _check(execution: Execution, limits: CopyLimits, report: dict[str, Any]) -> 
         return
     error = execution.error
     if execution.status == "timed_out" or error is None:
-        at = report.get("at")
-        where = f" It was at {one_line(at[:_LONGEST_NAME])} then." if isinstance(at, str) else ""
-        raise ForkFailed(f"The session could not be copied in {limits.seconds:g} seconds.{where}")
-    raise ForkFailed(f"The session could not be copied: {error.name}: {brief(error.value)}")
+        raise _too_late(limits, report.get("at"))
+    name = one_line(error.name[:_LONGEST_NAME])
+    raise ForkFailed(f"The session could not be copied: {name}: {brief(error.value)}")
 
 
-def _too_large(limit: int, size: int | None = None) -> ForkFailed:
-    than = "more" if size is None else in_units(size)
-    return ForkFailed(
-        f"The variables and files of a session must have at most {in_units(limit)} to be copied, not {than}."
-    )
+def _too_late(limits: CopyLimits, at: object) -> ForkFailed:
+    where = f" It was at {one_line(at[:_LONGEST_NAME])} then." if isinstance(at, str) else ""
+    return ForkFailed(f"The session could not be copied in {limits.seconds:g} seconds.{where}")
+
+
+def _too_large(limit: int, size: str) -> ForkFailed:
+    return ForkFailed(f"The session's variables and files must not exceed {in_units(limit)} to be copied, not {size}.")
 
 
 def _pair(value: object) -> tuple[str, str] | None:

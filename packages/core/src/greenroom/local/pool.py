@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn, Self
@@ -141,30 +141,35 @@ class LocalPool(ChangeablePool[Channel]):
                 return recorded.ended(await channel.shell(command, limits, on_event, why))
 
     async def fork(
-        self, identifier: str, identifiers: Sequence[str], *, timeout: float | None
+        self, identifier: str, forks: Mapping[str, Overrides | None], *, timeout: float | None
     ) -> tuple[NotCarried, ...]:
+        identifiers = list(forks)
         self._check_fork(identifier, identifiers)
-        overrides = [self._overrides.get(each) or _NO_OVERRIDES for each in identifiers]
-        settings = self._settings
-        memory = min([settings.memory, *(each.memory for each in overrides if each.memory is not None)])
-        limits = CopyLimits(timeout or settings.timeout, settings.interrupt_grace, memory + settings.disk)
-        with contextlib.ExitStack() as places:
-            place = places.enter_context(self._order.take(identifier))
+        own = {each: overrides for each, overrides in forks.items() if overrides is not None}
+        with contextlib.ExitStack() as stack:
+            # Later executions keep behind this place until the end, as a copy can take several attempts.
+            place = stack.enter_context(self._order.take(identifier))
             for each in identifiers:
-                places.enter_context(self._order.take(each))
+                stack.enter_context(self._order.take(each))
             try:
+                for each, overrides in own.items():
+                    self.configure(each, overrides)
                 async with self._channel(identifier) as parent, contextlib.AsyncExitStack() as leases:
-
-                    async def lease() -> list[Channel]:
-                        place.leave()  # it is this call's turn
-                        return await self._lease_all(identifiers, leases)
-
                     await place.arrive()
-                    return await copy(parent, lease, limits)
+                    lease = partial(self._lease_all, identifiers, leases)
+                    return await copy(parent, lease, self._copy_limits(identifiers, timeout))
             except BaseException:
+                for each, overrides in own.items():
+                    self._overrides.discard(each, overrides)
                 ending = asyncio.gather(*(self.delete(each) for each in identifiers), return_exceptions=True)
                 await asyncio.shield(ending)
                 raise
+
+    def _copy_limits(self, identifiers: Sequence[str], timeout: float | None) -> CopyLimits:
+        settings = self._settings
+        overrides = [self._overrides.get(each) or _NO_OVERRIDES for each in identifiers]
+        memory = min([settings.memory, *(each.memory for each in overrides if each.memory is not None)])
+        return CopyLimits(timeout or settings.timeout, settings.interrupt_grace, memory + settings.disk)
 
     def _check_fork(self, identifier: str, identifiers: Sequence[str]) -> None:
         """Check that a session can be copied to these identifiers.

@@ -8,7 +8,7 @@ from .protocol import MAX_PIECE, Frame, FrameError, HostEvent
 
 
 class Pieces:
-    """Holds at most one piece, until the other side takes it. Of an execution that has ended nobody waits."""
+    """Holds at most one piece, until the other side takes it. Nobody waits for an execution that has ended."""
 
     def __init__(self, send: Callable[[Frame], None]) -> None:
         """
@@ -27,7 +27,7 @@ class Pieces:
         self._running = True
 
     def end(self) -> None:
-        """Pass on no more; whoever waits continues."""
+        """Pass on no more; pending calls continue."""
         self._running = False
         offered, self._offered = self._offered, None
         given, self._given, self._wanting = self._given, None, None

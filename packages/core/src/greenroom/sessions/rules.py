@@ -44,17 +44,23 @@ def check_identifier(identifier: str) -> str:
     return identifier
 
 
-def fork_identifiers(parent: str, n: int, identifiers: Sequence[str] | None) -> list[str]:
+def fork_identifiers(parent: str, n: int | None, identifiers: Sequence[str] | None) -> list[str]:
     """Return the identifiers of the `n` sessions that a fork makes: those given, or random ones.
+
+    Without `n`, there are as many as identifiers, or one.
 
     Raises:
         InvalidRequest: a number or an identifier breaks a rule.
     """
+    if identifiers is not None and (isinstance(identifiers, str) or not isinstance(identifiers, Sequence)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"The identifiers of a fork must be a list, not {brief(identifiers)}.")
+    if n is None:
+        n = 1 if identifiers is None else len(identifiers)
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_FORKS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The number of forks must be from 1 to {_MOST_FORKS:,}, not {brief(n)}.")
     if identifiers is None:
         return [f"{parent[: _MAX_IDENTIFIER - 33]}-{uuid.uuid4().hex}" for _ in range(n)]
-    if isinstance(identifiers, str) or len(identifiers) != n:
+    if len(identifiers) != n:
         raise InvalidRequest(f"The identifiers of a fork must be a list of {n}, not {brief(identifiers)}.")
     found = [check_identifier(identifier) for identifier in identifiers]
     if len(set(found)) != n or parent in found:

@@ -6,6 +6,7 @@ import math
 import os
 import uuid
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -214,7 +215,7 @@ class Session:
     # Copies
 
     def fork(
-        self, n: int = 1, identifiers: Sequence[str] | None = None, *, timeout: float | None = None
+        self, n: int | None = None, identifiers: Sequence[str] | None = None, *, timeout: float | None = None
     ) -> list[Session]:
         """Begin `n` sessions where this one stands: each has a copy of its variables and files, and goes its own way.
 
@@ -224,21 +225,24 @@ class Session:
         do this, in the process that has opened them.
 
         Args:
-            n: how many; each counts as one of the pool's `max_concurrent_sessions`.
+            n: how many, by default as many as `identifiers`, or one; each counts as one of the pool's
+                `max_concurrent_sessions`.
             identifiers: those of the new sessions, `n` of them and unused; by default random ones.
-            timeout: seconds that the copy can take; by default the pool's `timeout`.
+            timeout: seconds that the copy can take, from when the sandboxes are there; by default the pool's `timeout`.
 
         Raises:
             InvalidRequest: an argument breaks a rule, or the pool cannot copy sessions.
             ForkFailed: the copy took too long, is over the memory of a session, or failed in a sandbox.
             PoolFull: not all sandboxes became free in time.
         """
+        check_not_held_up(self._itself)
         return self._pool.run(self._fork(n, identifiers, timeout))
 
     async def afork(
-        self, n: int = 1, identifiers: Sequence[str] | None = None, *, timeout: float | None = None
+        self, n: int | None = None, identifiers: Sequence[str] | None = None, *, timeout: float | None = None
     ) -> list[Session]:
         """As `fork`. Cancelling it ends the new sessions."""
+        check_not_held_up(self._itself)
         return await self._pool.arun(self._fork(n, identifiers, timeout))
 
     @property
@@ -273,7 +277,7 @@ class Session:
             stdin: the command's standard input, at most 16 MiB; by default it is empty.
             env: environment variables, in addition to the session's.
         """
-        return self._pool.run(self._shell(check_command(command, stdin, env), timeout, None))
+        return self._pool.run(self._shell(self._command(command, stdin, env), timeout, None))
 
     async def ashell(
         self,
@@ -284,7 +288,7 @@ class Session:
         env: Mapping[str, str] | None = None,
     ) -> Execution:
         """As `shell`. Cancelling it stops the command."""
-        return await self._pool.arun(self._shell(check_command(command, stdin, env), timeout, None))
+        return await self._pool.arun(self._shell(self._command(command, stdin, env), timeout, None))
 
     def stream_shell(
         self,
@@ -298,7 +302,7 @@ class Session:
 
         Leaving the loop early stops the command.
         """
-        return streamed(self._pool, partial(self._shell, check_command(command, stdin, env), timeout))
+        return streamed(self._pool, partial(self._shell, self._command(command, stdin, env), timeout))
 
     def astream_shell(
         self,
@@ -309,7 +313,7 @@ class Session:
         env: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Event, None]:
         """As `stream_shell`."""
-        return astreamed(self._pool, partial(self._shell, check_command(command, stdin, env), timeout))
+        return astreamed(self._pool, partial(self._shell, self._command(command, stdin, env), timeout))
 
     # Files
 
@@ -576,6 +580,17 @@ class Session:
 
     # The one implementation of both spellings; all of it runs on the pool's loop.
 
+    @property
+    def _itself(self) -> object:
+        """What stands for the session, whichever object it is used through."""
+        return id(self._pool), self._identifier
+
+    def _command(
+        self, command: str | Sequence[str], stdin: str | bytes | None, env: Mapping[str, str] | None
+    ) -> ShellCommand:
+        check_not_held_up(self._itself)
+        return check_command(command, stdin, env)
+
     def _toolbox(
         self,
         tools: Iterable[ToolLike] | None,
@@ -585,11 +600,10 @@ class Session:
         log: CallLog | None = None,
         waits: bool = True,
     ) -> Toolbox | None:
-        itself = id(self._pool), self._identifier
         if waits:
-            check_not_held_up(itself)
+            check_not_held_up(self._itself)
         loop = self._pool.tool_loop
-        return toolbox_of(tools, limits, loop, on_callers_loop=on_callers_loop, session=itself, log=log)
+        return toolbox_of(tools, limits, loop, on_callers_loop=on_callers_loop, session=self._itself, log=log)
 
     async def _execute(
         self,
@@ -647,19 +661,17 @@ class Session:
         kept = log if toolbox is not None else None
         return ExecutionHandle(self._pool, execution_id, execute, log=kept, on_event=on_event)
 
-    async def _fork(self, n: int, identifiers: Sequence[str] | None, timeout: float | None) -> list[Session]:
+    async def _fork(self, n: int | None, identifiers: Sequence[str] | None, timeout: float | None) -> list[Session]:
         backend, overrides = self._pool.backend, self._overrides
         timeout = check_timeout(timeout) or self._timeout
         names = fork_identifiers(self._identifier, n, identifiers)
-        children = [Session(self._pool, name, self._timeout, overrides) for name in names]
-        for name in names:
-            if identifiers is None:
-                backend.mark_owned(name)
-            if overrides is not None:
-                backend.configure(name, overrides)
-        not_carried = await backend.fork(self._identifier, names, timeout=timeout)
+        forks = {name: None if overrides is None else replace(overrides) for name in names}  # each ends with its holder
+        not_carried = await backend.fork(self._identifier, forks, timeout=timeout)
+        children = [Session(self._pool, name, self._timeout, own) for name, own in forks.items()]
         for child in children:
             child._not_carried = not_carried  # noqa: SLF001
+            if identifiers is None:
+                backend.mark_owned(child.identifier)
         return children
 
     async def _shell(self, command: ShellCommand, timeout: float | None, on_event: OnEvent | None) -> Execution:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from greenroom.backend import HttpRequest, Overrides
@@ -27,9 +27,9 @@ class BareBackend:
         """Refuse, as nothing is kept."""
         raise InvalidRequest(f"The session {identifier!r} has no execution {execution_id!r}: {sorted(options)}.")
 
-    async def fork(self, identifier: str, identifiers: Sequence[str], *, timeout: float | None) -> NoReturn:
+    async def fork(self, identifier: str, forks: Mapping[str, Overrides | None], *, timeout: float | None) -> NoReturn:
         """Refuse, as there is nothing to copy."""
-        raise InvalidRequest(f"The session {identifier!r} cannot be forked to {identifiers!r} in {timeout} seconds.")
+        raise InvalidRequest(f"The session {identifier!r} cannot be forked to {list(forks)} in {timeout} seconds.")
 
     async def sessions(self) -> list[SessionInfo]:
         """None."""

@@ -11,6 +11,8 @@ from typing import Any
 from ...files import DATA_DIR
 
 _CHUNK = 1 << 20
+_ENTRY = 256
+"""Bytes that an entry takes beside its path, and more."""
 _KINDS = {
     stat.S_IFSOCK: "it is a socket",
     stat.S_IFCHR: "it is a device",
@@ -22,14 +24,24 @@ LeftOut = Callable[[str, str], None]
 
 
 def size_of_files(root: str = DATA_DIR) -> int:
-    """Return the bytes of all regular files."""
-    return sum(status.st_size for _, status in _walk(root) if stat.S_ISREG(status.st_mode))
+    """Return about the bytes that all files take."""
+    return sum(
+        _ENTRY + len(path) + (status.st_size if stat.S_ISREG(status.st_mode) else 0)
+        for path, status in _walk(root, lambda *_: None)
+    )
 
 
-def write_files(write: Callable[[Any], None], left_out: LeftOut, root: str = DATA_DIR) -> None:
-    """Write an entry per file, in an order in which they can be made; the contents of a file follow it in pieces."""
+def write_files(write: Callable[[Any], None], left_out: LeftOut, most: int, root: str = DATA_DIR) -> None:
+    """Write an entry per file, in an order in which they can be made; the contents of a file follow it in pieces.
+
+    Args:
+        write: writes an entry or a piece.
+        left_out: called for each file that is left out.
+        most: the bytes that all contents can have: files can have grown since they were counted.
+        root: what the files are below.
+    """
     first: dict[tuple[int, int], str] = {}
-    for path, status in _walk(root):
+    for path, status in _walk(root, left_out):
         name = os.path.relpath(path, root)
         entry: dict[str, Any] = {"name": name, "mode": stat.S_IMODE(status.st_mode), "modified": status.st_mtime_ns}
         kind = stat.S_IFMT(status.st_mode)
@@ -46,8 +58,14 @@ def write_files(write: Callable[[Any], None], left_out: LeftOut, root: str = DAT
                 write(entry | {"kind": "same", "target": before})
             else:
                 with open(path, "rb", buffering=0, opener=_open) as file:
+                    size = os.fstat(file.fileno()).st_size  # what is written behind that from now on is not copied
+                    if size > most:
+                        left_out(path, "it is larger than when it was counted")
+                        continue
+                    most -= size
                     write(entry | {"kind": "file"})
-                    while data := file.read(_CHUNK):
+                    while data := file.read(min(size, _CHUNK)):
+                        size -= len(data)
                         write(data)
                     write(b"")
                 if status.st_nlink > 1:
@@ -55,7 +73,7 @@ def write_files(write: Callable[[Any], None], left_out: LeftOut, root: str = DAT
         except FileNotFoundError:
             continue  # deleted meanwhile
         except OSError as error:
-            left_out(path, (error.strerror or str(error)).lower())
+            left_out(path, _reason(error))
     write(None)
 
 
@@ -94,6 +112,10 @@ def read_files(read: Callable[[], Any], root: str = DATA_DIR) -> None:
         os.utime(entry["path"], ns=(entry["modified"], entry["modified"]))
 
 
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
 def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -103,20 +125,26 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every path below a directory, with what is known of it."""
+def _walk(root: str, left_out: LeftOut) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every path below a directory, with what is known of it; a directory that cannot be read is left out."""
     waiting = [root]
     while waiting:
         directory = waiting.pop()
         try:
             names = sorted(os.listdir(directory))
-        except OSError:
+        except FileNotFoundError:
+            continue  # deleted meanwhile
+        except OSError as error:
+            left_out(directory, _reason(error))
             continue
         for name in names:
             path = os.path.join(directory, name)
             try:
                 status = os.stat(path, follow_symlinks=False)
-            except OSError:
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                left_out(path, _reason(error))
                 continue
             yield path, status
             if stat.S_ISDIR(status.st_mode):

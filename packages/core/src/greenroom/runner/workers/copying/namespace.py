@@ -156,10 +156,22 @@ def _set_callbacks(shell: Any, _name: str, value: Any) -> None:
 
 def forget(shell: Any, initial: dict[str, Any]) -> None:
     """Make the namespace what it was in the beginning, before it is filled once more."""
+    for magics in shell.magics_manager.magics.values():
+        _drop(magics, [name for name, function in magics.items() if _is_of_cells(shell, function)])
+    for formatter in shell.display_formatter.formatters.values():
+        printers = formatter.type_printers
+        _drop(printers, [kind for kind, printer in printers.items() if _is_of_cells(shell, printer)])
+    for callbacks in shell.events.callbacks.values():
+        callbacks[:] = [callback for callback in callbacks if not _is_of_cells(shell, callback)]
     names = shell.user_ns
     names.clear()
     names.update(initial)
     shell.history_manager.output_hist.clear()
+
+
+def _drop(held: dict[Any, Any], keys: list[Any]) -> None:
+    for key in keys:
+        del held[key]
 
 
 SETTERS: dict[str, Any] = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pickle import Pickler, Unpickler
 from typing import Any
 
+from ...protocol import MAX_LEFT_OUT
 from . import namespace, settings
 from .files import read_files, size_of_files, write_files
 from .functions import fill
@@ -19,7 +20,6 @@ from .stream import Counter, Incoming, Outgoing, StreamEnded, TooMuch
 
 _MARGIN = 64 << 20
 """Bytes that can be written beyond twice those that were counted: files grow, and objects are made anew each time."""
-_MAX_LEFT_OUT = 500
 _MAX_LABEL = 200
 _MAX_REASON = 300
 
@@ -74,7 +74,7 @@ class Saving:
         self._beginning = beginning
         self._items: list[Item] = []
         self._without = set(without)
-        self._size = 0
+        self._size = self._size_of_files = 0
         self.left_out: list[tuple[str, str]] = []
         self.at = ""
         """What it is about to write."""
@@ -99,7 +99,8 @@ class Saving:
             else:
                 self._items.append(item)
         self.at = "files"
-        self._size = size + counter.size + size_of_files()
+        self._size_of_files = size_of_files()
+        self._size = size + counter.size + self._size_of_files
         return self._size
 
     def write(self, send: Callable[[bytes], None]) -> tuple[str, str] | None:
@@ -110,7 +111,8 @@ class Saving:
         """
         stream = Outgoing(send, 2 * self._size + _MARGIN)
         self.at = "files"
-        write_files(lambda entry: Pickler(stream, PROTOCOL).dump(entry), self.leave_out)
+        most = self._size_of_files + _MARGIN // 2
+        write_files(lambda entry: Pickler(stream, PROTOCOL).dump(entry), self.leave_out, most)
         pickler = SessionPickler(stream)
         for item in self._items:
             self.at = item.label[:_MAX_LABEL]
@@ -127,7 +129,7 @@ class Saving:
         return None
 
     def leave_out(self, label: str, reason: str) -> None:
-        if len(self.left_out) < _MAX_LEFT_OUT:
+        if len(self.left_out) < MAX_LEFT_OUT:
             self.left_out.append((label[:_MAX_LABEL], reason[:_MAX_REASON]))
 
     def _all_items(self) -> list[Item]:
