@@ -345,9 +345,7 @@ class Channel(FileRequests):
 
     # Frames
 
-    async def _request(
-        self, path: str | None, order: Frame, *, most: int = 0, timeout: float = _REPLY_TIMEOUT
-    ) -> Frame:
+    async def _request(self, path: str | None, order: Frame, *, most: int = 0, timeout: float | None = None) -> Frame:
         """Send an order and return the runner's reply, with a body of at most `most` bytes.
 
         Only an order about a file, which has a `path`, can be answered with an error.
@@ -356,7 +354,7 @@ class Channel(FileRequests):
         request = self._requests[number] = _Request(asyncio.get_running_loop().create_future(), most)
         try:
             await self._send(order)
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(_REPLY_TIMEOUT if timeout is None else timeout):
                 reply, content = await request.reply
         except TimeoutError:
             raise self._fail("it did not answer") from None
