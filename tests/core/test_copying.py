@@ -189,16 +189,19 @@ async def test_what_is_named_as_left_out_is_limited() -> None:
         assert len(await copied(parent, children)) == MAX_LEFT_OUT
 
 
+_OF_PARENTS: list[dict[str, Callable[[int], Iterable[bytes]]]] = [
+    {"take": silence},
+    {"save": lambda number: [done(number)], "take": silence},
+    {"save": silence, "take": silence, "interrupt": silence},
+    {"take": lambda number: [reply(number, errno=2)]},
+    {"take": lambda number: [reply(number, errno=13)]},
+    {"take": lambda number: [reply(number, b"x" * (2 << 20))]},
+]
+
+
 @pytest.mark.parametrize(
     "answers",
-    [
-        {"take": silence},
-        {"save": lambda number: [done(number)], "take": silence},
-        {"save": silence, "take": silence, "interrupt": silence},
-        {"take": lambda number: [reply(number, errno=2)]},
-        {"take": lambda number: [reply(number, errno=13)]},
-        {"take": lambda number: [reply(number, b"x" * (2 << 20))]},
-    ],
+    _OF_PARENTS,
     ids=["no reply", "early end, no reply", "nothing", "ENOENT", "EACCES", "too long"],
 )
 def test_a_parent_that_breaks_off_is_lost(answers: dict[str, Callable[[int], Iterable[bytes]]]) -> None:
@@ -212,15 +215,18 @@ def test_a_parent_that_breaks_off_is_lost(answers: dict[str, Callable[[int], Ite
     run()
 
 
+_OF_CHILDREN: list[dict[str, Callable[[int], Iterable[bytes]]]] = [
+    {"give": silence},
+    {"load": lambda number: [done(number)], "give": silence},
+    {"load": silence, "give": silence, "interrupt": silence},
+    {"give": lambda number: [reply(number, errno=2)]},
+    {"give": lambda number: [reply(number, errno=13)]},
+]
+
+
 @pytest.mark.parametrize(
     "answers",
-    [
-        {"give": silence},
-        {"load": lambda number: [done(number)], "give": silence},
-        {"load": silence, "give": silence, "interrupt": silence},
-        {"give": lambda number: [reply(number, errno=2)]},
-        {"give": lambda number: [reply(number, errno=13)]},
-    ],
+    _OF_CHILDREN,
     ids=["no reply", "early end, no reply", "nothing", "ENOENT", "EACCES"],
 )
 def test_a_child_that_breaks_off_fails_the_copy_alone(answers: dict[str, Callable[[int], Iterable[bytes]]]) -> None:

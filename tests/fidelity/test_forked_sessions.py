@@ -36,6 +36,7 @@ _TASK = "a task cannot be carried"
 _USER = "each sandbox has a user of its own"
 # By topic and cell: why the next one differs in a fork.
 DIFFERENCES: dict[str, dict[str, str]] = {
+    "errors": {"%tb": "nor can the last traceback"},
     "async": {"go.set()\nawait task": _TASK},
     "01-tasks-without-await": {"await task": _TASK, "coroutine.close()\n": "nor can a coroutine"},
     "07-magics-of-ipykernel": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from greenroom.runner.workers.copying.files import size_of_files, write_files
 
@@ -16,8 +16,9 @@ def written(root: Path, most: int, meanwhile: Path | None = None) -> tuple[dict[
 
     def write(entry: Any) -> None:
         if isinstance(entry, dict):
-            names.append(entry["name"])
-            contents[entry["name"]] = b""
+            name = str(cast("dict[str, Any]", entry)["name"])
+            names.append(name)
+            contents[name] = b""
         elif entry:
             contents[names[-1]] += entry
             if meanwhile is not None and meanwhile.stat().st_size < 50_000_000:

@@ -145,8 +145,8 @@ class BubblewrapEngine(Engine):
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
-        if is_python and not hasattr(signal, "pidfd_send_signal"):
-            self.fork_obstacle = self.fork_obstacle or "Greenroom's Python was built for an older kernel"
+        if is_python and self.fork_obstacle is None:
+            self.fork_obstacle = _cannot_end_forks()
         if is_python and self.fork_obstacle is None:
             user = 0 if os.geteuid() else _new_user()
             code, errors = await self._try([self._packages.python, "-I", "-S", "-c", _PROBE, str(user)], forks=True)
@@ -412,6 +412,21 @@ class BubblewrapEngine(Engine):
 def _new_user() -> int:
     """Return the number of a kernel user that no other sandbox has."""
     return 0x60000000 + secrets.randbelow(0x10000000)
+
+
+def _cannot_end_forks() -> str | None:
+    """Return why this process cannot end forks, which are no children of its own; `None` if it can."""
+    if not hasattr(signal, "pidfd_send_signal") or not hasattr(os, "pidfd_open"):
+        return "Greenroom's Python was built for an older kernel"
+    try:
+        descriptor = os.pidfd_open(os.getpid())
+        try:
+            signal.pidfd_send_signal(descriptor, 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # a container's filter of system calls
+        return f"a process cannot be signaled by its descriptor: {error.strerror}"
+    return None
 
 
 def _find_executable() -> str:

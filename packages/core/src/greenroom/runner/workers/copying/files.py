@@ -23,11 +23,15 @@ LeftOut = Callable[[str, str], None]
 """Called with a name, and with why it is left out."""
 
 
+def _ignore(_name: str, _reason: str) -> None:
+    pass
+
+
 def size_of_files(root: str = DATA_DIR) -> int:
     """Return about the bytes that all files take."""
     return sum(
         _ENTRY + len(path) + (status.st_size if stat.S_ISREG(status.st_mode) else 0)
-        for path, status in _walk(root, lambda *_: None)
+        for path, status in _walk(root, _ignore)
     )
 
 
