@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from greenroom.engines import measuring, private_cache
+from greenroom.engines import measuring, owner, private_cache
 from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
@@ -39,6 +39,7 @@ from greenroom.engines.bubblewrap import bytecode, cgroups, font_cache, node
 from greenroom.engines.bubblewrap.arguments import INSIDE_USER, environment, file_system, isolation
 from greenroom.engines.bubblewrap.provided import ProvidedPackages
 from greenroom.engines.packages import Packages
+from greenroom.engines.watchdog import Watchdog
 from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
@@ -81,8 +82,12 @@ _JOIN = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift;
 class BubblewrapSandbox(StreamSandbox):
     """A bubblewrap process and the processes below it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, group: cgroups.Group | None) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, group: cgroups.Group | None, watchdog: Watchdog | None = None
+    ) -> None:
         self.id = f"bubblewrap-{process.pid}"
+        self._watchdog = watchdog
+        self._reclaiming: asyncio.Task[None] | None = None
         self._process = process
         self._group = group
         self._errors = bytearray()
@@ -135,6 +140,25 @@ class BubblewrapSandbox(StreamSandbox):
         if self._group is not None:
             self._group.take_full_share()
 
+    async def freeze(self) -> bool:
+        if self._group is None or self._watchdog is None or not await self._watchdog.is_on():
+            return False
+        if self._end is not None or not self._group.freeze():
+            return False
+        if self._group.allow_swap():
+            self._reclaiming = asyncio.create_task(self._reclaim(self._group))
+        return True
+
+    async def thaw(self) -> None:
+        if self._reclaiming is not None:
+            self._reclaiming.cancel()  # a piece that is being moved does no harm
+        if self._group is not None:
+            self._group.thaw()
+
+    async def _reclaim(self, group: cgroups.Group) -> None:
+        while await asyncio.to_thread(group.reclaim):
+            pass
+
     async def diagnosis(self) -> str:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._error_reader), 1)
@@ -143,6 +167,8 @@ class BubblewrapSandbox(StreamSandbox):
         return text or (f"it ended with exit code {code}" if code is not None else "")
 
     async def _kill(self) -> None:
+        if self._reclaiming is not None:
+            self._reclaiming.cancel()
         if self._group is not None:
             await asyncio.to_thread(self._group.kill)
         else:
@@ -203,6 +229,7 @@ class BubblewrapEngine(Engine):
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
         self._packages = ProvidedPackages(packages, self._python)
         self._hierarchy: cgroups.Hierarchy | None = None
+        self._watchdog: Watchdog | None = None
         self._executable = ""
         self._checked: set[ContainerType] = set()
         self._node: Path | None = None
@@ -233,6 +260,9 @@ class BubblewrapEngine(Engine):
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
+        if self._hierarchy is not None and self._hierarchy.freezes and self._watchdog is None:
+            parents = {controller: str(parent) for controller, parent in self._hierarchy.parents.items()}
+            self._watchdog = Watchdog(f"{cgroups.__name__}:{cgroups.end_all_of.__name__}", owner.mark(), parents)
         self._checked.add(container_type)
         if not is_python:
             return
@@ -246,6 +276,10 @@ class BubblewrapEngine(Engine):
     @property
     def starts_give_way(self) -> bool:
         return self._hierarchy is not None
+
+    @property
+    def freezes(self) -> bool:
+        return self._watchdog is not None
 
     async def start(self, spec: SandboxSpec) -> BubblewrapSandbox:
         await self.check(spec.container_type)
@@ -269,12 +303,14 @@ class BubblewrapEngine(Engine):
         except BaseException:
             self._in_background(_abandon(spawn, group))
             raise
-        return BubblewrapSandbox(process, group)
+        return BubblewrapSandbox(process, group, self._watchdog)
 
     async def sweep(self) -> int:
         return await asyncio.to_thread(self._hierarchy.sweep) if self._hierarchy is not None else 0
 
     async def close(self) -> None:
+        if self._watchdog is not None:
+            await self._watchdog.close()
         if self._compiling is not None:
             self._compiling.cancel()
             await asyncio.wait([self._compiling], timeout=_KILL_TIMEOUT)
