@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,7 @@ def owner(url: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextlib.contextmanager
-def owner_of(url: str, *more: str) -> Iterator[subprocess.Popen[str]]:
+def owner_of(url: str, *more: str) -> Generator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", OWNER, url, str(COUNT), *more]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
         wait_for(process, "frozen")

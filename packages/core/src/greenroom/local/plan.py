@@ -216,7 +216,8 @@ def admissible(state: State, rules: Rules, *, margin: int = 1) -> int:
     if memory is None:
         return rules.maximum
     left = memory.available - margin * _reserve(memory, rules)
-    unseen = sum(slot.phase == "starting" or slot.began > state.memory_read_at for slot in state.slots.values())
+    # Those that take memory now, or have begun to since it was read.
+    unseen = sum(slot.phase == "starting" or slot.since >= state.memory_read_at for slot in _alive(state))
     return min(rules.maximum, max(0, left // FOOTPRINT - unseen))
 
 
