@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from tests.waiting import within
 
 from greenroom import FileMissing, Session, SessionPool
+from greenroom.engines import measuring
 from greenroom.engines.bubblewrap import cgroups
 from greenroom.testing import engine_pool
 
@@ -151,6 +154,63 @@ def test_frozen_sessions_cool_down_and_end_with_their_pool(engine: str) -> None:
         assert pool.session("cools-down").execute("'x' in globals()").session_restarted == "cooled_down"
         wait_until_frozen(pool)
     assert groups() == []
+
+
+@pytest.mark.parametrize("place", ["freezer", "unified", ""])
+def test_processes_in_a_frozen_group_stop_and_are_killed(place: str) -> None:
+    """Under version 1 and 2 of control groups, where this user may make groups."""
+    directory = cgroups.MOUNT / place / f"greenroom-test-{os.getpid()}"
+    if not (directory.parent / "cgroup.procs").exists() or (place == "" and (cgroups.MOUNT / "memory").exists()):
+        pytest.skip(f"There is no {directory.parent} here.")
+    try:
+        directory.mkdir()
+    except OSError as error:
+        pytest.skip(f"No group can be made here: {error}")
+    group = cgroups.Group((directory,))
+    counting = "import time\nn = 0\nwhile True: n += 1; print(n, flush=True); time.sleep(0.001)"
+    process = subprocess.Popen([sys.executable, "-c", counting], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        (directory / "cgroup.procs").write_text(str(process.pid))
+        process.stdout.readline()
+        assert group.freeze()
+        assert within(LIMIT, lambda: is_frozen(directory))
+        before = Path(f"/proc/{process.pid}/stat").read_text().split()[13:15]
+        time.sleep(0.5)
+        assert Path(f"/proc/{process.pid}/stat").read_text().split()[13:15] == before
+        group.thaw()
+        assert within(LIMIT, lambda: not is_frozen(directory))
+        group.freeze()
+        group.kill()
+        assert process.wait(LIMIT) == -9
+    finally:
+        group.kill()
+        process.stdout.close()
+        group.remove()
+    assert not directory.exists()
+
+
+def is_frozen(directory: Path) -> bool:
+    if (directory / "freezer.state").exists():
+        return (directory / "freezer.state").read_text() == "FROZEN\n"
+    return "frozen 1" in (directory / "cgroup.events").read_text()
+
+
+def test_swap_is_allowed_only_while_a_group_is_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of version 2; `make test-cgroups2` and `benchmarks/idle.py` use the kernel's own."""
+    files = {"cgroup.freeze": "0", "memory.max": "1000000", "memory.swap.max": "0", "memory.reclaim": ""}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    group = cgroups.Group((tmp_path,))
+    assert group.freeze()
+    assert (tmp_path / "cgroup.freeze").read_text() == "1"
+    monkeypatch.setattr(measuring, "swap_left", lambda: 0)
+    assert not group.allow_swap()
+    monkeypatch.setattr(measuring, "swap_left", lambda: 1 << 30)
+    assert group.allow_swap()
+    assert (tmp_path / "memory.swap.max").read_text() == "1000000"
+    group.thaw()
+    assert [(tmp_path / name).read_text() for name in ("cgroup.freeze", "memory.swap.max")] == ["0", "0"]
 
 
 def groups() -> list[Path]:
