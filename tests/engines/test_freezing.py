@@ -60,7 +60,7 @@ USES: dict[str, Callable[[Session], object]] = {
 }
 
 
-@pytest.fixture(params=ENGINES, scope="module")
+@pytest.fixture(params=[*ENGINES, "docker:?runtime=runsc"], scope="module")
 def pool(request: pytest.FixtureRequest) -> Iterator[SessionPool]:
     if request.param == "bubblewrap:" and ((found := cgroups.find()) is None or not found.freezes):
         pytest.skip("There are no control groups here that this user may use.")

@@ -25,7 +25,8 @@ class Watchdog:
     """Starts the process when it is first needed, and again if it ends. Used on one event loop.
 
     Args:
-        function: what ends the sandboxes of the dead owner, as `module:name`; it is imported then.
+        function: what ends the sandboxes of the dead owner and returns their number, as `module:name`; it is imported
+            then.
         arguments: its arguments, as JSON has them.
     """
 

@@ -242,15 +242,15 @@ class Hierarchy:
             _write_if_there(cpu / file, str(starting))
 
 
-def end_all_of(mark: str, parents: Mapping[str, str]) -> None:
-    """Kill the sandboxes of an owner that is dead, frozen ones too.
+def end_all_of(mark: str, parents: Mapping[str, str]) -> int:
+    """Kill the sandboxes of an owner that is dead, frozen ones too; return their number.
 
     Args:
         mark: the owner's.
         parents: those of the owner's `Hierarchy`.
     """
     hierarchy = Hierarchy({controller: Path(parent) for controller, parent in parents.items()})
-    hierarchy.sweep(lambda found: found == mark)
+    return hierarchy.sweep(lambda found: found == mark)
 
 
 def find() -> Hierarchy | None:

@@ -134,22 +134,22 @@ async def remove_all(daemon: Daemon, of: Callable[[Mapping[str, str]], bool]) ->
     return len(theirs)
 
 
-def end_all_of(labels: Mapping[str, str], docker_host: str | None) -> None:
-    """Remove the containers of an owner that is dead.
+def end_all_of(labels: Mapping[str, str], docker_host: str | None) -> int:
+    """Remove the containers of an owner that is dead; return their number.
 
     Args:
         labels: the owner's.
         docker_host: the owner's, too.
     """
 
-    async def end() -> None:
+    async def end() -> int:
         daemon = Daemon(docker_host)
         try:
-            await remove_all(daemon, lambda found: labels.items() <= found.items())
+            return await remove_all(daemon, lambda found: labels.items() <= found.items())
         finally:
             await daemon.close()
 
-    asyncio.run(end())
+    return asyncio.run(end())
 
 
 async def undo(create: asyncio.Future[Any], container: DockerContainer, name: str) -> None:
