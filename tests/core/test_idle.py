@@ -21,9 +21,11 @@ async def idle(seconds: float = 11) -> None:
 async def test_a_session_is_frozen_when_it_was_idle_for_so_long_and_its_next_use_thaws_it() -> None:
     engine = ScriptedEngine()
     async with pool_of(engine, idle_after=10) as pool:
+        await use(pool, "one")
+        [sandbox] = engine.sandboxes
         for count in range(3):
             await use(pool, "one")
-            [sandbox] = engine.sandboxes
+            assert engine.sandboxes == [sandbox]
             await idle(9)
             assert not sandbox.frozen
             await idle(2)
@@ -38,7 +40,9 @@ async def test_a_session_is_frozen_when_it_was_idle_for_so_long_and_its_next_use
 @in_virtual_time
 async def test_by_default_and_where_the_engine_cannot_nothing_is_frozen(caplog: pytest.LogCaptureFixture) -> None:
     class Unable(ScriptedEngine):
-        freezes = False
+        @property
+        def freezes(self) -> bool:
+            return False
 
     for engine, options in ((ScriptedEngine(), {}), (Unable(), {"idle_after": 10})):
         async with pool_of(engine, **options) as pool:
