@@ -14,11 +14,12 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from statistics import median, quantiles
 
 import greenroom
+from greenroom.config.options import PoolOptions
 from greenroom.engines import measuring, owner
 
 IDLE_AFTER = 1.0
@@ -46,8 +47,13 @@ def measure(
     engine: str, sessions: int, rounds: int, *, idle_after: float | None
 ) -> tuple[list[float], float | None, float | None]:
     """Return the delays of calls after a pause in milliseconds, and megabytes per session before and after it."""
-    options = {"max_concurrent_sessions": sessions, "ready_session_instances": 0, "acquire_timeout": 600}
-    with greenroom.connect(engine, idle_after=idle_after, **options) as pool:
+    options: PoolOptions = {
+        "max_concurrent_sessions": sessions,
+        "ready_session_instances": 0,
+        "acquire_timeout": 600,
+        "idle_after": idle_after,
+    }
+    with greenroom.connect(engine, **options) as pool:
         opened = [pool.session() for _ in range(sessions)]
         for session in opened:
             session.execute(PREPARE, timeout=600).raise_for_error()
@@ -89,7 +95,7 @@ def wait_for_reclaim(sessions: int) -> None:
 
 
 @contextlib.contextmanager
-def swap(size: int) -> Iterator[None]:
+def swap(size: int) -> Generator[None]:
     """Make a swap file where it has a use."""
     unified = (MOUNT / "cgroup.controllers").exists()
     if os.geteuid() != 0 or not unified or measuring.swap_left() >= size:
