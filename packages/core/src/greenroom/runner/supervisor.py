@@ -71,6 +71,7 @@ class Supervisor:
         self._stdout = stdout
         self._tree = tree
         self._decoder = Decoder()
+        self._outbox = bytearray()  # for the host
         self._selector = selectors.DefaultSelector()
         self._run: Run | None = None
         self._waiting: list[Frame] = []  # orders for a worker that is not ready yet
@@ -93,6 +94,7 @@ class Supervisor:
         self._worker = None if spawn is None else self._start_worker(spawn)
         if spawn is None:
             self._send(HostEvent.ready())
+            self._flush()
 
     def serve(self) -> None:
         """Work until the host has gone."""
@@ -102,12 +104,14 @@ class Supervisor:
             ready = self._selector.select(None if due is None else max(due - time.monotonic(), 0))
             if due is not None and time.monotonic() >= due:
                 self._on_due()
+                self._flush()
             # The host first: the other descriptors can have data without end.
             for key, _ in sorted(ready, key=lambda item: item[0].fileobj != self._stdin):
                 callback: Callable[[], bool | None] = key.data
                 worker = self._worker
                 if callback() is False:
                     return
+                self._flush()
                 if self._worker is not worker:
                     break  # a new worker can have the other descriptors' numbers
 
@@ -127,9 +131,16 @@ class Supervisor:
     # The host
 
     def _send(self, frame: Frame) -> None:
-        data = memoryview(encode(*frame))
+        """Send a frame, with the others of this turn."""
+        self._outbox += encode(*frame)
+        if len(self._outbox) >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = memoryview(self._outbox)
         while data:
             data = data[os.write(self._stdout, data) :]
+        self._outbox = bytearray()
 
     def _on_host(self) -> bool:
         data = os.read(self._stdin, _CHUNK)
@@ -250,7 +261,8 @@ class Supervisor:
                     worker.signal(signal.SIGINT)
             case "output":
                 (run or self._idle).show(header, body)
-                worker.acknowledge()
+                if header.get("last") is not True:
+                    worker.acknowledge()
             case "error":
                 if (error := parse_error(body)) is not None:
                     (run or self._idle).show_error(error, ends=header.get("ends") is True)
@@ -358,6 +370,7 @@ class Supervisor:
         self._failed_starts = 0 if worker.ready else self._failed_starts + 1
         # One that could not even start fares no better again, unless code or the lack of memory has ended it.
         if self._failed_starts > (_MOST_FAILED_STARTS if self._announced else 0):
+            self._flush()
             os.write(2, self._idle.text())
             os._exit(1)
         for descriptor in (worker.socket, *(pipe.descriptor for pipe in worker.pipes)):

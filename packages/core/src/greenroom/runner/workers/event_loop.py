@@ -15,7 +15,6 @@ import socket
 from collections.abc import Callable, Coroutine
 from os import getpid  # by name, like the following: code can replace them in their modules
 from select import select
-from signal import SIG_IGN, SIGINT, signal
 from threading import get_ident
 from types import FrameType
 from typing import Any
@@ -27,6 +26,8 @@ class EventLoop:
     def __init__(self) -> None:
         self._owner = getpid(), get_ident()
         self._loop = _Loop()
+        self.was_interrupted = False
+        """Whether `ignore` has ignored a signal."""
         self._running: Callable[[], asyncio.AbstractEventLoop] = asyncio.events.get_running_loop
         self._set: Callable[[asyncio.AbstractEventLoop | None], None] = asyncio.events.set_event_loop
         modules: tuple[Any, ...] = (asyncio, asyncio.events)
@@ -55,9 +56,8 @@ class EventLoop:
     def wait_for(self, source: socket.socket) -> None:
         """Run the tasks that earlier cells have left, until there is something to receive.
 
-        SIGINT stops a task that blocks the loop; otherwise it is ignored.
+        SIGINT stops a task that blocks the loop; otherwise it is ignored, as `ignore` does.
         """
-        signal(SIGINT, self._interrupt)
         with contextlib.suppress(Exception):  # code has broken the loop: the worker waits without it
             while not select([source], [], [], 0)[0]:
                 self.restore()
@@ -65,9 +65,10 @@ class EventLoop:
                 with contextlib.suppress(KeyboardInterrupt, SystemExit):  # of a task, which keeps it
                     self._loop.run_forever()
                 self._loop.remove_reader(source)
-        signal(SIGINT, SIG_IGN)
 
-    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+    def ignore(self, _signal: int, _frame: FrameType | None) -> None:
+        """Ignore SIGINT while no code runs, but for a task that blocks the loop: a handler of signals."""
+        self.was_interrupted = True
         if self._loop.is_running():
             raise KeyboardInterrupt
 

@@ -38,9 +38,9 @@ class SupervisorLink:
             self._pending = self._decoder.feed(data)
         return self._pending.pop(0)
 
-    def send(self, frame: Frame) -> None:
-        """Send an event that needs no acknowledgement."""
-        data = encode(*frame)
+    def send(self, *frames: Frame) -> None:
+        """Send events that need no acknowledgement."""
+        data = b"".join(encode(*frame) for frame in frames)
         with self.uninterrupted(), self._lock:
             self._socket.sendall(data)
 

@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Generator, Mapping
 from json import loads
 from os import getpid  # by name, like the following: code can replace it in its module
-from signal import SIG_IGN, SIGINT, default_int_handler, signal
+from signal import SIGINT, default_int_handler, signal
 from time import perf_counter
 from typing import Any, NoReturn, cast
 
@@ -53,10 +53,15 @@ class Worker:
         self._cause: BaseException | None = None  # of `_error`
         self._failed_to_display = False
         self._cell: Any = None  # IPython's result of the cell, since the shell has got as far as running its code
+        self._depth = 0  # of code that runs other code
+        self._code: Any = None  # what runs at depth 1: one statement of the cell, or several
+        self._result: bytes | None = None  # the last expression's value, which is sent with the end of the cell
+        self._has_tools = False
         self._streams = [(name, number, os.dup(number)) for name, number in (("stdout", 1), ("stderr", 2))]
         self._variables = Variables()
         self._loop = EventLoop()
         self._shell = self._make_shell()
+        self._hooks = self._hooks_of(self._shell)
         builtins.input = getpass.getpass = _refuse_input
         sys.breakpointhook = _refuse_debugging
         pdb.Pdb.set_trace = pdb.Pdb.interaction = _refuse_debugging  # IPython's debugger calls them, too
@@ -66,7 +71,7 @@ class Worker:
         """Carry out orders, one after the other, until the process ends."""
         self._supervisor.send(WorkerEvent.ready())
         while True:
-            signal(SIGINT, SIG_IGN)
+            signal(SIGINT, self._loop.ignore)
             header, body = self._supervisor.receive(self._loop.wait_for)
             match header["op"]:
                 case "execute":
@@ -75,7 +80,7 @@ class Worker:
                     tools = Tools(header, described, self._supervisor) if described else None
                     with self._variables.during(loads(body[:size]) if size else {}):
                         done = self._execute(code.decode(), tools)
-                    self._supervisor.send(done)
+                    self._supervisor.send(*self._last_output(), done)
                 case "answer":
                     pass  # the code that it is for has ended
                 case "environment":
@@ -88,19 +93,23 @@ class Worker:
 
     def _execute(self, code: str, tools: Tools | None) -> Frame:
         hidden = self._give(tools) if tools is not None else {}
-        self._error = self._cause = self._cell = None
+        self._error = self._cause = self._cell = self._code = self._result = None
         self._failed_to_display = False
+        self._depth = 0  # an interrupt can have left it higher
+        self._has_tools = tools is not None
         self._restore_streams()
         began = perf_counter()
         try:
             signal(SIGINT, default_int_handler)
-            self._supervisor.send(WorkerEvent.began())
+            if self._loop.was_interrupted:  # perhaps by a signal that was meant for this code
+                self._loop.was_interrupted = False
+                self._supervisor.send(WorkerEvent.began())
             result = self._shell.run_cell(code, store_history=True)
             if tools is not None and result.success and getpid() == self._process:
                 tools.settle()
-            signal(SIGINT, SIG_IGN)
+            signal(SIGINT, self._loop.ignore)
         except KeyboardInterrupt:  # between the code's end and here
-            signal(SIGINT, SIG_IGN)
+            signal(SIGINT, self._loop.ignore)
         else:
             self._conclude(result)
         for stream in (sys.stdout, sys.stderr):
@@ -188,7 +197,8 @@ class Worker:
                 pass
 
             def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
-                worker._show(WorkerEvent.output(_bundle(format_dict, md_dict), result=True))
+                caller = sys._getframe(2)  # noqa: SLF001  of `__call__`
+                worker._show_result(_bundle(format_dict, md_dict), caller.f_code)
 
             def finish_displayhook(self) -> None:
                 self._is_active = False
@@ -234,8 +244,14 @@ class Worker:
                 if worker._cell is None:  # else code of the cell runs other code
                     worker._cell = result
                     worker._show_error_of_callback()
-                inherited: Any = super()
-                return await inherited.run_code(code_obj, result, **options)
+                worker._depth += 1
+                if worker._depth == 1:
+                    worker._code = code_obj
+                try:
+                    inherited: Any = super()
+                    return await inherited.run_code(code_obj, result, **options)
+                finally:
+                    worker._depth -= 1
 
             def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
                 worker._show_error(etype, evalue, stb)
@@ -273,7 +289,39 @@ class Worker:
 
     def _show(self, frame: Frame) -> None:
         if getpid() == self._process:  # a fork of the worker must not use the link
+            if self._result is not None:
+                result, self._result = self._result, None
+                self._supervisor.send_and_wait(WorkerEvent.output(result, result=True))
             self._supervisor.send_and_wait(frame)
+
+    def _show_result(self, content: bytes, shown_by: Any) -> None:
+        """Send the value of an expression, with the end of the cell if nothing can be written in between.
+
+        Args:
+            content: a `bundle`.
+            shown_by: the code that has the expression.
+        """
+        shell = self._shell
+        if (
+            self._depth == 1
+            and shown_by is self._code
+            and shell.ast_node_interactivity in {"last_expr", "last", "last_expr_or_assign"}
+            and self._hooks == self._hooks_of(shell)
+            and not self._has_tools
+        ):
+            self._result = content
+        else:
+            self._show(WorkerEvent.output(content, result=True))
+
+    @staticmethod
+    def _hooks_of(shell: Any) -> list[Any]:
+        """Return what a shell calls after a cell, such as what shows the figures of matplotlib."""
+        callbacks = shell.events.callbacks
+        return [*callbacks["post_execute"], *callbacks["post_run_cell"]]
+
+    def _last_output(self) -> list[Frame]:
+        """Return the output that comes with the end of the cell, if there is one."""
+        return [] if self._result is None else [WorkerEvent.output(self._result, result=True, last=True)]
 
     def _show_error(self, kind: Any, error: Any, lines: list[str]) -> None:
         """Send an error that is shown, and keep the one that ends the cell for the end of the execution.
