@@ -204,7 +204,8 @@ class Supervisor:
     def _on_worker_writable(self, worker: WorkerProcess) -> None:
         events = selectors.EVENT_READ if worker.flush() else selectors.EVENT_READ | selectors.EVENT_WRITE
         with contextlib.suppress(KeyError):  # it has closed its end
-            self._selector.modify(worker.socket, events, partial(self._on_worker, worker))
+            if self._selector.get_key(worker.socket).events != events:
+                self._selector.modify(worker.socket, events, partial(self._on_worker, worker))
 
     def _interrupt(self, number: int, grace: float) -> None:
         for index, (header, _) in enumerate(self._waiting):

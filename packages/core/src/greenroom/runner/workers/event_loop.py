@@ -14,7 +14,7 @@ import contextvars
 import socket
 from collections.abc import Callable, Coroutine
 from os import getpid  # by name, like the following: code can replace them in their modules
-from select import select
+from select import POLLIN, poll, select
 from threading import get_ident
 from types import FrameType
 from typing import Any
@@ -61,6 +61,8 @@ class EventLoop:
         with contextlib.suppress(Exception):  # code has broken the loop: the worker waits without it
             while not select([source], [], [], 0)[0]:
                 self.restore()
+                if self._loop.rests_until(source):
+                    break
                 self._loop.add_reader(source, self._loop.stop)
                 with contextlib.suppress(KeyboardInterrupt, SystemExit):  # of a task, which keeps it
                     self._loop.run_forever()
@@ -96,6 +98,19 @@ class EventLoop:
 
 
 class _Loop(asyncio.SelectorEventLoop):
+    _ready: Any
+    _scheduled: Any
+    _selector: Any
+
+    def rests_until(self, source: socket.socket) -> bool:
+        """Wait without running; return whether there is something to receive, rather than something to run."""
+        if self._ready or self._scheduled:
+            return False
+        waiting = poll()
+        waiting.register(source, POLLIN)
+        waiting.register(self._selector.fileno(), POLLIN)
+        return source.fileno() in {descriptor for descriptor, _ in waiting.poll()}
+
     def run_until_complete(self, future: Any) -> Any:
         if self.is_running() or self.is_closed():
             return super().run_until_complete(future)  # raises

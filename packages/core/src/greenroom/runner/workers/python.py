@@ -193,6 +193,10 @@ class Worker:
         class Hook(DisplayHook):
             """Sends the value of a cell's last expression."""
 
+            def quiet(self) -> bool:
+                parsed: list[str] = self.shell.history_manager.input_hist_parsed
+                return any(";" in cell for cell in parsed[-1:]) and super().quiet()
+
             def write_output_prompt(self) -> None:
                 pass
 
@@ -265,6 +269,13 @@ class Worker:
 
             def init_virtualenv(self) -> None:
                 pass  # this interpreter is the right one
+
+            def should_run_async(self, raw_cell: str, *, transformed_cell: str | None = None, **options: Any) -> bool:
+                inherited: Any = super()
+                words = ("await", "async")  # without them, it need not be compiled to be sure
+                return any(word in (transformed_cell or raw_cell) for word in words) and inherited.should_run_async(
+                    raw_cell, transformed_cell=transformed_cell, **options
+                )
 
             def enable_gui(self, gui: str | None = None) -> None:
                 pass
