@@ -81,7 +81,7 @@ def checked(session: greenroom.Session, code: str) -> Callable[[], object]:
 
 def core(url: str, rounds: int) -> Generator[Row]:
     """The next execution, and output, beside ipykernel's."""
-    limits = {"output_limit": "64Mi", "display_limit": "32Mi"}
+    limits: dict[str, Any] = {"output_limit": "64Mi", "display_limit": "32Mi"}
     with greenroom.connect(url, ready_session_instances=0, preload=(), **limits) as pool, ipykernel() as kernel:
         session = pool.session()
         for _ in range(20):

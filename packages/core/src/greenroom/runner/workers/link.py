@@ -38,9 +38,9 @@ class SupervisorLink:
             self._pending = self._decoder.feed(data)
         return self._pending.pop(0)
 
-    def send(self, *frames: Frame) -> None:
+    def send(self, frame: Frame, *more: Frame) -> None:
         """Send events that need no acknowledgement."""
-        data = b"".join(encode(*frame) for frame in frames)
+        data = b"".join(encode(*each) for each in (frame, *more))
         with self.uninterrupted(), self._lock:
             self._socket.sendall(data)
 

@@ -194,14 +194,15 @@ class Worker:
             """Sends the value of a cell's last expression."""
 
             def quiet(self) -> bool:
-                parsed: list[str] = self.shell.history_manager.input_hist_parsed
-                return any(";" in cell for cell in parsed[-1:]) and super().quiet()
+                """Whether the cell ends with a semicolon, which takes time to find out where there is none."""
+                parsed: list[str] = worker._shell.history_manager.input_hist_parsed
+                return any(";" in cell for cell in parsed[-1:]) and bool(super().quiet())
 
             def write_output_prompt(self) -> None:
                 pass
 
             def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
-                caller = sys._getframe(2)  # noqa: SLF001  of `__call__`
+                caller = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  of `__call__`
                 worker._show_result(_bundle(format_dict, md_dict), caller.f_code)
 
             def finish_displayhook(self) -> None:
