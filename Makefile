@@ -89,6 +89,7 @@ openapi: $(READY) $(OPENAPI)/.ready ## a strict server against Microsoft's OpenA
 
 bench: $(READY) ## what docs/performance.md is about
 	@$(BIN)/python benchmarks/sessions.py
+	@$(BIN)/python -m benchmarks.speed
 	@$(BIN)/python benchmarks/custom.py
 
 load: $(READY) ## the example service under load, with a worker killed; writes docs/load.md

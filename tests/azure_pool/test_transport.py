@@ -1,4 +1,4 @@
-"""`HttpxTransport` on real sockets: the bytes on the wire, the trusted certificates, and the errors that it raises."""
+"""The transports on real sockets: the bytes on the wire, the trusted certificates, and the errors that they raise."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import sys
 import threading
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 import greenroom
 from greenroom import InvalidRequest, ServiceFailed
 from greenroom.azure.httpx_transport import HttpxTransport
-from greenroom.azure.transport import Broken, Request, TransportError, Unreachable
+from greenroom.azure.plain_transport import PlainTransport
+from greenroom.azure.transport import Broken, Request, Transport, TransportError, Unreachable
 from greenroom.server.transport.tls import Certificate, self_signed
 
 from .hostile import Behaviour, always, closing, endpoint, response
@@ -37,8 +39,20 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
 
 
+def plain(url: str) -> Transport:
+    return PlainTransport(url, HttpxTransport(url))
+
+
+@pytest.fixture(autouse=True, params=[HttpxTransport, plain], ids=["httpx", "plain"])
+def _transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "make", request.param)
+
+
+make: Callable[[str], Transport] = HttpxTransport
+
+
 async def exchange(url: str, request: Request) -> tuple[int, dict[str, str], bytes]:
-    transport = HttpxTransport(url)
+    transport = make(url)
     try:
         received = await transport.send(request)
         try:
@@ -90,6 +104,93 @@ async def test_an_iterator_is_sent_in_chunks() -> None:
 async def test_a_redirect_is_not_followed() -> None:
     with endpoint(always(response(b"", "Location: http://127.0.0.1:1/", status=302))) as url:
         assert (await exchange(url, Request("GET", url)))[0] == 302
+
+
+async def asked_again(transport: Transport, url: str) -> bytes:
+    received = await transport.send(Request("POST", url, content=b"x"))
+    try:
+        return b"".join([chunk async for chunk in received.chunks])
+    finally:
+        await received.close()
+
+
+async def test_a_connection_is_used_again_until_its_server_closes_it() -> None:
+    clients: list[object] = []
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        clients.append(writer.get_extra_info("peername"))
+        writer.write(response(b"x"))
+        if len(clients) % 3 == 0:
+            await writer.drain()
+            writer.close()
+
+    with endpoint(behave, []) as url:
+        transport = make(url)
+        try:
+            for _ in range(6):
+                assert await asked_again(transport, url) == b"x"
+                await asyncio.sleep(0.05)  # what the server does with the connection then is noticed
+        finally:
+            await transport.close()
+    first, second, third, fourth, *others = clients
+    assert first == second == third != fourth
+    assert others == [fourth, fourth]
+
+
+async def test_a_response_that_was_not_read_to_its_end_leaves_no_connection_behind() -> None:
+    with endpoint(always(response(bytes(1 << 20)))) as url:
+        transport = make(url)
+        try:
+            received = await transport.send(Request("GET", url))
+            await received.close()
+            assert len(await asked_again(transport, url)) == 1 << 20
+        finally:
+            await transport.close()
+
+
+async def test_a_body_that_nobody_reads_does_not_fill_the_memory() -> None:
+    written = 0
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        del reader
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while written < 1_000_000_000:
+            writer.write(bytes(1 << 16))
+            await writer.drain()
+            written += 1 << 16
+
+    with endpoint(behave) as url:
+        transport = make(url)
+        try:
+            received = await transport.send(Request("GET", url))
+            before = -1
+            while written != before:
+                before = written
+                await asyncio.sleep(1)
+            assert written < 64 << 20
+            await received.close()
+        finally:
+            await transport.close()
+
+
+async def test_closing_ends_a_request_that_waits() -> None:
+    waits = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del writer
+        loop.call_soon_threadsafe(waits.set)
+        await reader.read()
+
+    with endpoint(behave) as url:
+        transport = plain(url)  # httpx leaves it to its time limit
+        request = asyncio.create_task(transport.send(Request("GET", url, read_timeout=600)))
+        await waits.wait()
+        await transport.close()
+        with pytest.raises(Broken):
+            await asyncio.wait_for(request, 60)
 
 
 # Errors

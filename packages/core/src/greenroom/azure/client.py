@@ -32,6 +32,7 @@ from greenroom.azure.credentials import tokens_for
 from greenroom.azure.forwarding import Forwarding
 from greenroom.azure.http import MARGIN, Connection, no_session
 from greenroom.azure.httpx_transport import HttpxTransport
+from greenroom.azure.plain_transport import PlainTransport
 from greenroom.azure.sessions import OwnSessions, Turns
 from greenroom.azure.settings import (
     AzureSettings,
@@ -444,7 +445,7 @@ class AzurePool(Forwarding):
 
 
 def connection_of(endpoint: str, settings: AzureSettings, transport: Transport | None = None) -> Connection:
-    """Return a connection to an endpoint, by default with httpx.
+    """Return a connection to an endpoint, by default with httpx, or with less where that is enough.
 
     Raises:
         InvalidRequest: the key or the proxy is not valid.
@@ -459,7 +460,8 @@ def connection_of(endpoint: str, settings: AzureSettings, transport: Transport |
 
 def _transport(endpoint: str, settings: AzureSettings) -> Transport:
     proxy = None if settings.proxy is None else check_proxy(settings.proxy.get_secret_value())
-    return HttpxTransport(endpoint, proxy=proxy, ssl_context=settings.ssl_context)
+    transport = HttpxTransport(endpoint, proxy=proxy, ssl_context=settings.ssl_context)
+    return PlainTransport(endpoint, transport) if endpoint.startswith("http:") and proxy is None else transport
 
 
 def _nothing(body: Json) -> None:
