@@ -171,39 +171,28 @@ $(READY): requirements.lock pyproject.toml $(PACKAGES:=/pyproject.toml)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(PACKAGES:%=--editable %)
 	@touch $(READY)
 
+# An environment from a lock of its own, which is the first prerequisite.
+define set_up
+@echo "Setting up $(@D) with $(1) …"
+@test -x $(@D)/bin/python || $(PYTHON) -m venv --without-pip $(@D)
+@$(BIN)/uv pip install --python $(@D)/bin/python --compile-bytecode --require-hashes -r $<
+@touch $@
+endef
+
 $(CLIENTS)/.ready: tests/clients/requirements.lock $(READY)
-	@echo "Setting up $(CLIENTS) with Azure's clients (about 800 MB) …"
-	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv --without-pip $(CLIENTS)
-	@$(BIN)/uv pip install --python $(CLIENTS)/bin/python --compile-bytecode --require-hashes \
-		-r tests/clients/requirements.lock
-	@touch $(CLIENTS)/.ready
+	$(call set_up,Azure's clients (about 800 MB))
 
 $(MCP)/.ready: tests/mcp_clients/requirements.lock $(READY)
-	@echo "Setting up $(MCP) with MCP's clients of version 2 (about 150 MB) …"
-	@test -x $(MCP)/bin/python || $(PYTHON) -m venv --without-pip $(MCP)
-	@$(BIN)/uv pip install --python $(MCP)/bin/python --compile-bytecode --require-hashes \
-		-r tests/mcp_clients/requirements.lock
-	@touch $(MCP)/.ready
+	$(call set_up,MCP's clients of version 2 (about 150 MB))
 
 $(OPENAPI)/.ready: tests/openapi/requirements.lock $(READY)
-	@echo "Setting up $(OPENAPI) with Schemathesis (about 50 MB) …"
-	@test -x $(OPENAPI)/bin/python || $(PYTHON) -m venv --without-pip $(OPENAPI)
-	@$(BIN)/uv pip install --python $(OPENAPI)/bin/python --compile-bytecode --require-hashes \
-		-r tests/openapi/requirements.lock
-	@touch $(OPENAPI)/.ready
+	$(call set_up,Schemathesis (about 50 MB))
 
 $(DOCS)/.ready: website/requirements.lock $(READY)
-	@echo "Setting up $(DOCS) with Zensical (about 150 MB) …"
-	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv --without-pip $(DOCS)
-	@$(BIN)/uv pip install --python $(DOCS)/bin/python --compile-bytecode --require-hashes -r website/requirements.lock
-	@touch $(DOCS)/.ready
+	$(call set_up,Zensical (about 150 MB))
 
 $(PEERS)/.ready: benchmarks/peers/requirements.lock $(READY)
-	@echo "Setting up $(PEERS) with the peers of the benchmarks (about 300 MB) …"
-	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv --without-pip $(PEERS)
-	@$(BIN)/uv pip install --python $(PEERS)/bin/python --compile-bytecode --require-hashes \
-		-r benchmarks/peers/requirements.lock
-	@touch $(PEERS)/.ready
+	$(call set_up,the peers of the benchmarks (about 300 MB))
 
 # In that environment `import httpx` is httpx2, in subprocesses too; httpx itself is not installed.
 $(HTTPX2)/.ready: requirements.lock pyproject.toml packages/core/pyproject.toml $(READY)

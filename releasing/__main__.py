@@ -24,8 +24,8 @@ def build_release(target: Path) -> None:
     Raises:
         ValueError: something is not as it must be in a release.
     """
-    if changed := source.changed():
-        raise ValueError(f"A release is what was committed. Commit or remove: {', '.join(changed)}.")
+    if fault := source.uncommitted():
+        raise ValueError(fault)
     commit = source.head()
     address = source.repository() or source.PLACEHOLDER
     notes, _ = changes.entry(changes.CHANGELOG.read_text(), version())

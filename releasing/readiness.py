@@ -33,8 +33,8 @@ def missing() -> list[str]:
             "make release must run as root, which makes the systems with newer Pythons: "
             f"sudo --preserve-env={KEY},SSH_AUTH_SOCK make release."
         )
-    if shutil.which("git") and (changed := source.changed()):
-        found.append(f"A release is what was committed. Commit or remove: {', '.join(changed)}.")
+    if shutil.which("git") and (fault := source.uncommitted()):
+        found.append(fault)
     key = os.environ.get(KEY)
     try:
         reasons = unsigned()

@@ -35,9 +35,10 @@ def head() -> Commit:
     return Commit(name, int(time))
 
 
-def changed() -> list[str]:
-    """What is not as it was committed."""
-    return [line.split(maxsplit=1)[1] for line in git("status", "--porcelain").splitlines()]
+def uncommitted() -> str | None:
+    """Return a sentence that names what is not as it was committed, which cannot be released; `None` if all is."""
+    changed = [line.split(maxsplit=1)[1] for line in git("status", "--porcelain").splitlines()]
+    return f"A release is what was committed. Commit or remove: {', '.join(changed)}." if changed else None
 
 
 def repository() -> str | None:

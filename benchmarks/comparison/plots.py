@@ -1,39 +1,22 @@
-"""The figures of docs/performance.md, in the manner of `benchmarks.ready_instances.plots`."""
+"""The figures of docs/performance.md."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib as mpl
+from benchmarks.drawing import INK, in_style, svg
 from matplotlib.figure import Figure
 
-_INK = "#808590"  # a contrast of more than 3.5 on white and on black
 _COLOURS = {"Greenroom, bubblewrap": "#2aa567", "Greenroom, docker": "#3b8eea", "ipykernel": "#e5702a"}
 _OTHERS = "#a06cc8"
-_STYLE = {
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 9,
-    "legend.frameon": False,
-    "legend.labelcolor": _INK,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "greenroom",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 
 
 def figures(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the figures with their names, from the results of a run."""
-    untyped: Any = mpl
-    with untyped.rc_context(_STYLE):
-        yield "performance-peers.svg", _svg(_beside_peers(results["peers"]))
-        yield "performance-growth.svg", _svg(_growth(results["growth"]))
+    with in_style():
+        yield "performance-peers.svg", svg(_beside_peers(results["peers"]))
+        yield "performance-growth.svg", svg(_growth(results["growth"]))
 
 
 def _beside_peers(peers: dict[str, Any]) -> Any:
@@ -49,7 +32,7 @@ def _beside_peers(peers: dict[str, Any]) -> Any:
             [more - each for each, more in zip(middle, high, strict=True)],
         ]
         colours = [_COLOURS.get(name, _OTHERS) for name in names]
-        place.barh(names, middle, xerr=errors, color=colours, ecolor=_INK, height=0.65)
+        place.barh(names, middle, xerr=errors, color=colours, ecolor=INK, height=0.65)
         for name, value in zip(names, middle, strict=True):
             place.annotate(
                 f"{value:,.0f}" if value >= 100 else f"{value:.2g}",
@@ -109,9 +92,3 @@ def _lines(place: Any, lines: dict[str, list[list[float]]], *, style: str = "o-"
         if points:
             x, y = zip(*points, strict=True)
             place.plot(x, y, style, color=_COLOURS.get(name, _OTHERS), label=label + name, markersize=4, linewidth=1.2)
-
-
-def _svg(figure: Any) -> str:
-    written = io.StringIO()
-    figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"

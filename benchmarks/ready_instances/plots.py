@@ -1,43 +1,26 @@
-"""Pictures of the simulation, readable on light and dark pages: SVG without a background, in grey and mid tones."""
+"""Pictures of the simulation."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib as mpl
+from benchmarks.drawing import INK, in_style, svg
 from benchmarks.ready_instances.arrivals import SCENARIOS
 from benchmarks.ready_instances.page import TARGET, Outcomes
 from benchmarks.ready_instances.settings import CHOICES
 from benchmarks.ready_instances.simulation import Outcome
 from matplotlib.figure import Figure
 
-_INK = "#808590"  # a contrast of more than 3.5 on white and on black
 _COLOURS = {"fixed": "#3b8eea", "auto": "#e5702a", "auto, 1 to 50": "#2aa567"}
-_STYLE = {
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 9,
-    "legend.frameon": False,
-    "legend.labelcolor": _INK,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "greenroom",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 _POINTS = 300  # of a line, at most
 
 
 def pictures(outcomes: Outcomes) -> Iterator[tuple[str, str]]:
     """Yield the pictures with their names."""
-    untyped: Any = mpl
-    with untyped.rc_context(_STYLE):
-        yield "ready-instances-cost.svg", _svg(_cost(outcomes))
-        yield "ready-instances-day.svg", _svg(_over_time(outcomes))
+    with in_style():
+        yield "ready-instances-cost.svg", svg(_cost(outcomes))
+        yield "ready-instances-day.svg", svg(_over_time(outcomes))
 
 
 def _cost(outcomes: Outcomes) -> Any:
@@ -49,13 +32,13 @@ def _cost(outcomes: Outcomes) -> Any:
         place.plot(*_cost_of([each for _, each in fixed]), "o-", color=_COLOURS["fixed"], label="fixed", markersize=4)
         for choice, outcome in fixed:
             place.annotate(
-                choice.name, (outcome.mean_ready, _late(outcome)), (4, 4), textcoords="offset points", color=_INK
+                choice.name, (outcome.mean_ready, _late(outcome)), (4, 4), textcoords="offset points", color=INK
             )
         for choice in CHOICES:
             if not choice.is_fixed:
                 values = _cost_of([outcomes[scenario.name, choice.name]])
                 place.plot(*values, "D", color=_COLOURS[choice.name], label=choice.name, markersize=7)
-        place.axhline(5, color=_INK, linewidth=0.8, linestyle=":")
+        place.axhline(5, color=INK, linewidth=0.8, linestyle=":")
         place.set(title=scenario.name, ylim=(-3, 108), xlim=(-0.8, 28))
     axes[0].legend()
     figure.supxlabel("sandboxes ready on average")
@@ -99,9 +82,3 @@ def _thinned(outcome: Outcome) -> tuple[list[float], list[float]]:
             sums[index] += level * (upto - at)
             at = max(upto, at + 1e-9)
     return [(number + 0.5) * part / 3600 for number in range(_POINTS)], [total / part for total in sums]
-
-
-def _svg(figure: Any) -> str:
-    written = io.StringIO()
-    figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"

@@ -171,12 +171,12 @@ class _Attempt:
         return None
 
     def _take_report(self, event: Event) -> None:
-        if isinstance(event, Output) and event.is_result and isinstance(event.data.get("application/json"), dict):
-            self._report = cast("dict[str, Any]", event.data["application/json"])
+        if (report := _report_in(event)) is not None:
+            self._report = report
 
     def _take_child_report(self, event: Event) -> None:
-        if isinstance(event, Output) and event.is_result and isinstance(event.data.get("application/json"), dict):
-            self._failed = self._failed or _pair(event.data["application/json"].get("failed"))
+        if (report := _report_in(event)) is not None:
+            self._failed = self._failed or _pair(report.get("failed"))
 
     async def _pass_on(self, saving: asyncio.Task[Execution]) -> list[Execution]:
         """Pass on what the parent writes, until it has ended or a child cannot read it."""
@@ -261,6 +261,14 @@ def _too_late(limits: CopyLimits, at: object) -> ForkFailed:
 
 def _too_large(limit: int, size: str) -> ForkFailed:
     return ForkFailed(f"The session's variables and files must not exceed {in_units(limit)} to be copied, not {size}.")
+
+
+def _report_in(event: Event) -> dict[str, Any] | None:
+    """Return what a worker reports of a copy, if this event does."""
+    if not isinstance(event, Output) or not event.is_result:
+        return None
+    report: object = event.data.get("application/json")
+    return cast("dict[str, Any]", report) if isinstance(report, dict) else None
 
 
 def _pair(value: object) -> tuple[str, str] | None:

@@ -146,12 +146,14 @@ class BubblewrapEngine(Engine):
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
         if is_python and self.fork_obstacle is None:
-            self.fork_obstacle = _cannot_end_forks()
-        if is_python and self.fork_obstacle is None:
-            user = 0 if os.geteuid() else _new_user()
-            code, errors = await self._try([self._packages.python, "-I", "-S", "-c", _PROBE, str(user)], forks=True)
-            self.fork_obstacle = errors or "the kernel does not allow it" if code else None
+            self.fork_obstacle = _cannot_end_forks() or await self._cannot_isolate_forks()
         self._checked.add(container_type)
+
+    async def _cannot_isolate_forks(self) -> str | None:
+        """Try what isolates forks; return why it does not work, `None` if it does."""
+        user = 0 if os.geteuid() else _new_user()
+        code, errors = await self._try([self._packages.python, "-I", "-S", "-c", _PROBE, str(user)], forks=True)
+        return errors or "the kernel does not allow it" if code else None
 
     @property
     def starts_give_way(self) -> bool:

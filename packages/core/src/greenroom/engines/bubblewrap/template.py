@@ -80,8 +80,7 @@ class ForkedProcess:
 
     def end(self) -> None:
         if not self._ended.is_set():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._process, signal.SIGKILL)
+            _kill(self._process)
 
     def close(self) -> None:
         for transport in self._transports:
@@ -138,7 +137,7 @@ class Template:
             try:
                 forked = await ends.connect(process)
             except BaseException:
-                _kill(process)
+                _discard(process)
                 raise
         finally:
             ends.close()
@@ -306,15 +305,19 @@ async def _forked(answers: socket.socket) -> int:
                     raise EOFError
     except BaseException:
         if process is not None:
-            _kill(process)
+            _discard(process)
         raise
     return process
 
 
 def _kill(process: int) -> None:
-    """Kill a process, and close its descriptor."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(process, signal.SIGKILL)
+
+
+def _discard(process: int) -> None:
+    """Kill a process, and close its descriptor."""
+    _kill(process)
     os.close(process)
 
 
