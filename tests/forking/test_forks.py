@@ -253,6 +253,15 @@ def test_a_cancelled_fork_leaves_nothing(pool: SessionPool, session: Session) ->
     assert session.fork(1, ["first"])[0].execute("x").result == "1"
 
 
+def test_a_fork_loads_no_magic_of_ipython(session: Session) -> None:
+    magics = "get_ipython().magics_manager.magics['line'].values()"
+    not_loaded = f"sum(type(magic).__name__ == 'LazyMagic' for magic in {magics})"
+    before = session.execute(not_loaded).result
+    (fork,) = session.fork()
+    assert session.execute(not_loaded).result == before
+    assert fork.execute("%alias_magic now time").succeeded
+
+
 # Hostile sessions
 
 

@@ -133,8 +133,12 @@ def _given_to_ipython(shell: Any) -> Iterator[Item]:
 
 
 def _is_of_cells(shell: Any, function: Any) -> bool:
-    names = getattr(function, "__globals__", None)
-    return names is shell.user_ns or (isinstance(function, types.FunctionType) and function.__module__ == "__main__")
+    # By type alone: IPython loads a lazy magic when any attribute is read, and an interrupt then leaves it broken.
+    if type(function) not in {types.FunctionType, types.MethodType}:
+        return False
+    return function.__globals__ is shell.user_ns or (
+        type(function) is types.FunctionType and function.__module__ == "__main__"
+    )
 
 
 def _set_magic(kind: str) -> Any:
