@@ -31,6 +31,22 @@ TOPICS: dict[str, dict[str, str | tuple[str, ...]]] = {
             "1\n'two'\n3;",
             "%config InteractiveShell.ast_node_interactivity = 'last_expr'",
         ),
+        "before text that follows": (
+            "%config InteractiveShell.ast_node_interactivity = 'all'",
+            "1\nprint('text')\n2\nprint('more')",
+            "%config InteractiveShell.ast_node_interactivity = 'last'",
+            "for number in range(2):\n    number\n    print('text')",
+            "%config InteractiveShell.ast_node_interactivity = 'last_expr'",
+            "exec(compile('3', 'x', 'single')); print('text')",
+            "get_ipython().run_cell('4'); print('text')",
+            "def write(*_): print('text of a hook', flush=True)\nget_ipython().events.register('post_run_cell', write)",
+            "5",
+            "get_ipython().events.unregister('post_run_cell', write)\nget_ipython().events.register('post_execute', write)",
+            "6",
+            "get_ipython().events.unregister('post_execute', write)",
+            "import asyncio\nawait asyncio.sleep(0)\n7",
+            "print('text')\nawait asyncio.sleep(0, 8)",
+        ),
     },
     "definitions": {
         "a class and its pickle": (

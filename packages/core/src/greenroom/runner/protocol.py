@@ -354,13 +354,16 @@ class WorkerEvent:
 
     @staticmethod
     def began() -> Frame:
-        """From here on, SIGINT interrupts the code."""
+        """From here on, SIGINT interrupts the code. Not needed if no SIGINT was ignored since the last code's end."""
         return Frame({"ev": "began"})
 
     @staticmethod
-    def output(content: bytes, *, result: bool, display_id: str | None = None, update: bool = False) -> Frame:
-        """A rich output; `content` is a `bundle`."""
-        return Frame({"ev": "output", "result": result} | _display(display_id, update=update), content)
+    def output(
+        content: bytes, *, result: bool, display_id: str | None = None, update: bool = False, last: bool = False
+    ) -> Frame:
+        """A rich output; `content` is a `bundle`. The `last` one is followed by `done`, and not acknowledged."""
+        header = {"ev": "output", "result": result} | _display(display_id, update=update)
+        return Frame(header | {"last": True} if last else header, content)
 
     @staticmethod
     def error(error: Mapping[str, str], *, ends: bool) -> Frame:

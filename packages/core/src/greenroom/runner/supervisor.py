@@ -31,6 +31,7 @@ from .shell import Shell
 from .spawn import DEFAULT_CONTAINER_TYPE, SHELL, WorkerProcess, check_container_type
 
 _CHUNK = 1 << 16
+_FRAMES = 16  # that wait at most to be sent with others
 _MOST_FAILED_STARTS = 3
 _MAX_REAPED = 100  # children per turn of the loop
 _CACHE = "/opt/greenroom/cache"
@@ -72,6 +73,7 @@ class Supervisor:
         self._stdout = stdout
         self._tree = tree
         self._decoder = Decoder()
+        self._outbox: list[bytes] = []  # frames for the host
         self._selector = selectors.DefaultSelector()
         self._run: Run | None = None
         self._waiting: list[Frame] = []  # orders for a worker that is not ready yet
@@ -95,6 +97,7 @@ class Supervisor:
         self._worker = None if spawn is None else self._start_worker(spawn)
         if spawn is None:
             self._send(HostEvent.ready())
+            self._flush()
 
     def serve(self) -> None:
         """Work until the host has gone."""
@@ -104,12 +107,14 @@ class Supervisor:
             ready = self._selector.select(None if due is None else max(due - time.monotonic(), 0))
             if due is not None and time.monotonic() >= due:
                 self._on_due()
+                self._flush()
             # The host first: the other descriptors can have data without end.
             for key, _ in sorted(ready, key=lambda item: item[0].fileobj != self._stdin):
                 callback: Callable[[], bool | None] = key.data
                 worker = self._worker
                 if callback() is False:
                     return
+                self._flush()
                 if self._worker is not worker:
                     break  # a new worker can have the other descriptors' numbers
 
@@ -129,7 +134,14 @@ class Supervisor:
     # The host
 
     def _send(self, frame: Frame) -> None:
-        data = memoryview(encode(*frame))
+        """Send a frame, together with the others of one callback."""
+        self._outbox.append(encode(*frame))
+        if len(self._outbox) >= _FRAMES or len(self._outbox[-1]) >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = memoryview(b"".join(self._outbox))
+        self._outbox.clear()
         while data:
             data = data[os.write(self._stdout, data) :]
 
@@ -192,7 +204,8 @@ class Supervisor:
     def _on_worker_writable(self, worker: WorkerProcess) -> None:
         events = selectors.EVENT_READ if worker.flush() else selectors.EVENT_READ | selectors.EVENT_WRITE
         with contextlib.suppress(KeyError):  # it has closed its end
-            self._selector.modify(worker.socket, events, partial(self._on_worker, worker))
+            if self._selector.get_key(worker.socket).events != events:
+                self._selector.modify(worker.socket, events, partial(self._on_worker, worker))
 
     def _interrupt(self, number: int, grace: float) -> None:
         for index, (header, _) in enumerate(self._waiting):
@@ -270,7 +283,8 @@ class Supervisor:
                     worker.signal(signal.SIGINT)
             case "output":
                 (run or self._idle).show(header, body)
-                worker.acknowledge()
+                if header.get("last") is not True:
+                    worker.acknowledge()
             case "error":
                 if (error := parse_error(body)) is not None:
                     (run or self._idle).show_error(error, ends=header.get("ends") is True)
@@ -383,6 +397,7 @@ class Supervisor:
         self._failed_starts = 0 if worker.ready else self._failed_starts + 1
         # One that could not even start fares no better again, unless code or the lack of memory has ended it.
         if self._failed_starts > (_MOST_FAILED_STARTS if self._announced else 0):
+            self._flush()
             os.write(2, self._idle.text())
             os._exit(1)
         for descriptor in (worker.socket, *(pipe.descriptor for pipe in worker.pipes)):

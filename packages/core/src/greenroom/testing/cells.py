@@ -105,7 +105,8 @@ class CellSuite(Suite):
             "    print('of a task'); display('second')\n"
             "from IPython.display import clear_output\n"
             "threading.Timer(0.1, show).start()\n"
-            "task = asyncio.create_task(task())"
+            "task = asyncio.create_task(task())\n"
+            "'the result'"
         ).raise_for_error()
         time.sleep(4)
         execution = shared.execute("print('own')")

@@ -14,8 +14,7 @@ import contextvars
 import socket
 from collections.abc import Callable, Coroutine
 from os import getpid  # by name, like the following: code can replace them in their modules
-from select import select
-from signal import SIG_IGN, SIGINT, signal
+from select import POLLIN, poll, select
 from threading import get_ident
 from types import FrameType
 from typing import Any
@@ -28,6 +27,8 @@ class EventLoop:
 
     def __init__(self) -> None:
         self._owner: tuple[int, int] | None = None
+        self.was_interrupted = False
+        """Whether `ignore` has ignored a signal."""
         self._running: Callable[[], asyncio.AbstractEventLoop] = asyncio.events.get_running_loop
         self._set: Callable[[asyncio.AbstractEventLoop | None], None] = asyncio.events.set_event_loop
         modules: tuple[Any, ...] = (asyncio, asyncio.events)
@@ -44,6 +45,10 @@ class EventLoop:
         """Close the loop, before forks of this process begin their own."""
         self._owner = None
         self._loop.close()
+
+    @property
+    def is_running(self) -> bool:
+        return self._loop.is_running()
 
     def restore(self) -> None:
         """Make it the current loop, whatever earlier code has set; if that has closed it, make a new one."""
@@ -66,19 +71,21 @@ class EventLoop:
     def wait_for(self, source: socket.socket) -> None:
         """Run the tasks that earlier cells have left, until there is something to receive.
 
-        SIGINT stops a task that blocks the loop; otherwise it is ignored.
+        The handler of SIGINT must be `ignore`.
         """
-        signal(SIGINT, self._interrupt)
         with contextlib.suppress(Exception):  # code has broken the loop: the worker waits without it
             while not select([source], [], [], 0)[0]:
                 self.restore()
+                if self._loop.rest_until(source):
+                    break
                 self._loop.add_reader(source, self._loop.stop)
                 with contextlib.suppress(KeyboardInterrupt, SystemExit):  # of a task, which keeps it
                     self._loop.run_forever()
                 self._loop.remove_reader(source)
-        signal(SIGINT, SIG_IGN)
 
-    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+    def ignore(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handle SIGINT while no code runs: it stops a task that blocks the loop; otherwise it is ignored."""
+        self.was_interrupted = True
         if self._loop.is_running():
             raise KeyboardInterrupt
 
@@ -106,6 +113,19 @@ class EventLoop:
 
 
 class _Loop(asyncio.SelectorEventLoop):
+    _ready: Any
+    _scheduled: Any
+    _selector: Any
+
+    def rest_until(self, source: socket.socket) -> bool:
+        """Wait without running, if nothing is due; return whether there is something to receive, and nothing to run."""
+        if self._ready or self._scheduled:
+            return False
+        waiting = poll()
+        waiting.register(source, POLLIN)
+        waiting.register(self._selector.fileno(), POLLIN)
+        return source.fileno() in {descriptor for descriptor, _ in waiting.poll()}
+
     def run_until_complete(self, future: Any) -> Any:
         if self.is_running() or self.is_closed():
             return super().run_until_complete(future)  # raises

@@ -20,8 +20,8 @@ from ..protocol import Decoder, Frame, WorkerEvent, encode
 class Link(Protocol):
     """What a worker needs while it runs code."""
 
-    def send(self, frame: Frame) -> None:
-        """Send an event that needs no acknowledgement."""
+    def send(self, frame: Frame, *more: Frame) -> None:
+        """Send events that need no acknowledgement."""
 
     def send_and_wait(self, frame: Frame) -> None:
         """Send an event and wait until it is acknowledged."""
@@ -56,9 +56,9 @@ class SupervisorLink:
             self._pending = self._decoder.feed(data)
         return self._pending.pop(0)
 
-    def send(self, frame: Frame) -> None:
-        """Send an event that needs no acknowledgement."""
-        data = encode(*frame)
+    def send(self, frame: Frame, *more: Frame) -> None:
+        """Send events that need no acknowledgement."""
+        data = b"".join(encode(*each) for each in (frame, *more))
         with self.uninterrupted(), self._lock:
             self._socket.sendall(data)
 

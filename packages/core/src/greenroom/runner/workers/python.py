@@ -27,8 +27,9 @@ import warnings
 from collections.abc import Callable, Generator, Mapping
 from json import loads
 from os import getpid  # by name, like the following: code can replace it in its module
-from signal import SIG_IGN, SIGINT, default_int_handler, signal
+from signal import SIGINT, default_int_handler, signal
 from time import perf_counter
+from types import CodeType
 from typing import Any, NoReturn, cast
 
 from ..protocol import MAX_BODY, MAX_NAME, Frame, WorkerEvent, bundle
@@ -55,10 +56,14 @@ class Worker:
         self._cause: BaseException | None = None  # of `_error`
         self._failed_to_display = False
         self._cell: Any = None  # IPython's result of the cell, since the shell has got as far as running its code
+        self._code: Any = None  # a part of the cell that runs
+        self._result: bytes | None = None  # the cell's, while nothing follows it: sent with the end
+        self._has_tools = False
         self._streams: list[tuple[str, int, int]] = []
         self._variables = Variables()
         self._loop = EventLoop()
         self._shell = self._make_shell()
+        self._hooks = self._hooks_of(self._shell)
         builtins.input = getpass.getpass = _refuse_input
         sys.breakpointhook = _refuse_debugging
         pdb.Pdb.set_trace = pdb.Pdb.interaction = _refuse_debugging  # IPython's debugger calls them, too
@@ -84,7 +89,7 @@ class Worker:
         self.attach(supervisor)
         supervisor.send(WorkerEvent.ready())
         while True:
-            signal(SIGINT, SIG_IGN)
+            signal(SIGINT, self._loop.ignore)
             header, body = supervisor.receive(self._loop.wait_for)
             match header["op"]:
                 case "execute":
@@ -93,7 +98,7 @@ class Worker:
                     tools = Tools(header, described, supervisor) if described else None
                     with self._variables.during(loads(body[:size]) if size else {}):
                         done = self.execute(code.decode(), tools)
-                    supervisor.send(done)
+                    supervisor.send(*self._take_result(), done)
                 case "answer":
                     pass  # the code that it is for has ended
                 case "save" | "load" as op:
@@ -109,19 +114,22 @@ class Worker:
     def execute(self, code: str, tools: Tools | None = None) -> Frame:
         """Run code; return the event that reports its end."""
         hidden = self._give(tools) if tools is not None else {}
-        self._error = self._cause = self._cell = None
+        self._error = self._cause = self._cell = self._code = None
         self._failed_to_display = False
+        self._has_tools = tools is not None
         self._restore_streams()
         began = perf_counter()
         try:
             signal(SIGINT, default_int_handler)
-            self._supervisor.send(WorkerEvent.began())
+            if self._loop.was_interrupted:  # perhaps by a signal that was meant for this code
+                self._loop.was_interrupted = False
+                self._supervisor.send(WorkerEvent.began())
             result = self._shell.run_cell(code, store_history=True)
             if tools is not None and result.success and getpid() == self._process:
                 tools.settle()
-            signal(SIGINT, SIG_IGN)
+            signal(SIGINT, self._loop.ignore)
         except KeyboardInterrupt:  # between the code's end and here
-            signal(SIGINT, SIG_IGN)
+            signal(SIGINT, self._loop.ignore)
         else:
             self._conclude(result)
         for stream in (sys.stdout, sys.stderr):
@@ -181,7 +189,13 @@ class Worker:
         if error is not self._cause and not (error is None and self._failed_to_display):
             # IPython has printed an error that is not recorded, as it does its usage errors.
             self._error = None if error is None else describe(type(error), error, [])
-        intact = all(before.items() <= now.items() for now, before in self._baseline)
+        (names, own_names), (modules, own_modules) = self._baseline
+        intact = (
+            own_names.items() <= names.items()
+            and len(own_modules) <= len(modules)
+            # To look at each module writes to memory that forks share: only where something seems to be broken.
+            and (error is None or own_modules.items() <= modules.items())
+        )
         if not intact:
             for now, before in self._baseline:
                 now.update({name: value for name, value in before.items() if now.get(name) is None})
@@ -241,11 +255,16 @@ class Worker:
         class Hook(DisplayHook):
             """Sends the value of a cell's last expression."""
 
+            def quiet(self) -> bool:
+                parsed: list[str] = worker._shell.history_manager.input_hist_parsed
+                return any(";" in cell for cell in parsed[-1:]) and bool(super().quiet())  # which tokenizes the cell
+
             def write_output_prompt(self) -> None:
                 pass
 
             def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
-                worker._show(WorkerEvent.output(_bundle(format_dict, md_dict), result=True))
+                caller = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  of `__call__`
+                worker._show_result(_bundle(format_dict, md_dict), caller.f_code)
 
             def finish_displayhook(self) -> None:
                 self._is_active = False
@@ -291,6 +310,8 @@ class Worker:
                 if worker._cell is None:  # else code of the cell runs other code
                     worker._cell = result
                     worker._show_error_of_callback()
+                if result is worker._cell:
+                    worker._code = code_obj
                 inherited: Any = super()
                 return await inherited.run_code(code_obj, result, **options)
 
@@ -306,6 +327,13 @@ class Worker:
 
             def init_virtualenv(self) -> None:
                 pass  # this interpreter is the right one
+
+            def should_run_async(self, raw_cell: str, *, transformed_cell: str | None = None, **options: Any) -> bool:
+                words = ("await", "async")  # without them, the cell need not be compiled to find out
+                inherited: Any = super()
+                return any(word in (transformed_cell or raw_cell) for word in words) and inherited.should_run_async(
+                    raw_cell, transformed_cell=transformed_cell, **options
+                )
 
             def enable_gui(self, gui: str | None = None) -> None:
                 pass
@@ -330,7 +358,39 @@ class Worker:
 
     def _show(self, frame: Frame) -> None:
         if getpid() == self._process:  # a fork of the worker must not use the link
+            for before in self._take_result(last=False):
+                self._supervisor.send_and_wait(before)
             self._supervisor.send_and_wait(frame)
+
+    def _show_result(self, content: bytes, shown_by: CodeType) -> None:
+        """Send the value of an expression, with the end of the cell if the cell can write nothing in between.
+
+        Args:
+            content: a `bundle`.
+            shown_by: the code of the expression.
+        """
+        shell = self._shell
+        if (
+            shown_by is self._code
+            and not self._loop.is_running  # whose tasks can run once more
+            and shell.ast_node_interactivity in {"last_expr", "last_expr_or_assign"}
+            and self._hooks == self._hooks_of(shell)
+            and not self._has_tools
+        ):
+            self._result = content
+        else:
+            self._show(WorkerEvent.output(content, result=True))
+
+    @staticmethod
+    def _hooks_of(shell: Any) -> list[Any]:
+        """Return what a shell calls after a cell, such as what shows the figures of matplotlib."""
+        callbacks = shell.events.callbacks
+        return [*callbacks["post_execute"], *callbacks["post_run_cell"]]
+
+    def _take_result(self, *, last: bool = True) -> list[Frame]:
+        """Return the result that is still to be sent, if there is one."""
+        content, self._result = self._result, None
+        return [] if content is None else [WorkerEvent.output(content, result=True, last=last)]
 
     def _show_error(self, kind: Any, error: Any, lines: list[str]) -> None:
         """Send an error that is shown, and keep the one that ends the cell for the end of the execution.
