@@ -382,9 +382,10 @@ class Channel(FileRequests):
         turn_ends = clock() + _TURN
         try:
             while data := await self._sandbox.receive():
+                view = memoryview(data)
                 for start in range(0, len(data), _PIECE):
                     decoder.max_body = self._most()
-                    for header, body in decoder.feed(data[start : start + _PIECE]):
+                    for header, body in decoder.feed(view[start : start + _PIECE]):
                         await self._handle_event(header, body)
                     if clock() >= turn_ends:  # a flood of frames must not make other sessions wait
                         await asyncio.sleep(0)

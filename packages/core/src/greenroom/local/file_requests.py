@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine
 from typing import Any
 
 from greenroom.errors import FileRefused, GreenroomError, SandboxLost
@@ -15,6 +16,8 @@ from greenroom.models import RemoteFile
 from greenroom.runner.protocol import MAX_LIST, Frame, FrameError, HostOrder
 
 _CHUNK = 256 * 1024
+_AHEAD = 2
+"""Chunks of one file that are under way at the same time: while one is written, the next one comes."""
 
 
 class FileRequests(ABC):
@@ -41,20 +44,34 @@ class FileRequests(ABC):
         header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "w"))
         file = self._handle(header)
         size = 0
+        writing: deque[asyncio.Task[int]] = deque()
+
+        async def written() -> None:
+            sent = await writing[0]
+            writing.popleft()
+            if on_sent is not None:
+                on_sent(sent)
+
         try:
             async for chunk in chunks:
                 size += len(chunk)
                 if size > limit:
                     raise FileRefused.too_large(path, limit, option="file_limit")
                 for start in range(0, len(chunk), _CHUNK):
-                    piece = chunk[start : start + _CHUNK]
-                    await self._request(path, HostOrder.write(next(self._numbers), file, piece))
-                    if on_sent is not None:
-                        on_sent(len(piece))
+                    if len(writing) == _AHEAD:
+                        await written()
+                    writing.append(asyncio.create_task(self._write(path, file, chunk[start : start + _CHUNK])))
+            while writing:
+                await written()
             header, _ = await self._request(path, HostOrder.finish(next(self._numbers), file))
         finally:
             self._in_background(self._forget(file))
+            await _cancelled(writing)
         return self._entry(header)
+
+    async def _write(self, path: str, file: int, piece: bytes) -> int:
+        await self._request(path, HostOrder.write(next(self._numbers), file, piece))
+        return len(piece)
 
     async def download(
         self, path: str, limit: int, on_size: Callable[[int], None] | None = None
@@ -62,15 +79,21 @@ class FileRequests(ABC):
         header, _ = await self._request(path, HostOrder.open(next(self._numbers), path, "r"))
         file = self._handle(header)
         size = 0
+        reading: deque[asyncio.Task[Frame]] = deque()
         try:
             expected = self._entry(header).size
             if expected > limit:
                 raise FileRefused.too_large(path, limit, option="file_limit")
             if on_size is not None:
                 on_size(expected)
+            ahead = 0  # bytes that were asked for
             while True:
-                order = HostOrder.read(next(self._numbers), file, _CHUNK)
-                _, data = await self._request(path, order, most=_CHUNK)
+                while not reading or (len(reading) < _AHEAD and ahead < expected):
+                    order = HostOrder.read(next(self._numbers), file, _CHUNK)
+                    reading.append(asyncio.create_task(self._request(path, order, most=_CHUNK)))
+                    ahead += _CHUNK
+                _, data = await reading[0]
+                reading.popleft()
                 if not data:
                     break
                 size += len(data)
@@ -79,6 +102,7 @@ class FileRequests(ABC):
                 yield data
         finally:
             self._in_background(self._forget(file))
+            await _cancelled(reading)
 
     async def files(self, path: str, *, recursive: bool) -> list[RemoteFile]:
         order = HostOrder.list(next(self._numbers), path, recursive=recursive)
@@ -110,3 +134,10 @@ class FileRequests(ABC):
     async def _forget(self, file: int) -> None:
         with contextlib.suppress(GreenroomError):
             await self._request("", HostOrder.close(next(self._numbers), file))
+
+
+async def _cancelled(requests: Collection[asyncio.Task[Any]]) -> None:
+    """Wait no longer for requests: a transfer has failed or was given up."""
+    for request in requests:
+        request.cancel()
+    await asyncio.gather(*requests, return_exceptions=True)

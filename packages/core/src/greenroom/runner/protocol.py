@@ -450,7 +450,7 @@ class Decoder:
         self.max_body = max_body
         """The maximum size of the body of any further frame, in bytes."""
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes | memoryview) -> list[Frame]:
         """Return the frames that are complete with these bytes.
 
         Raises:
@@ -473,7 +473,9 @@ class Decoder:
                 raise FrameError("a frame's header is not JSON") from error
             if not isinstance(header, dict):
                 raise FrameError("a frame's header is not an object")
-            frames.append(Frame(cast("dict[str, Any]", header), bytes(self._buffer[start + header_size : end])))
+            with memoryview(self._buffer) as view:
+                body = bytes(view[start + header_size : end])
+            frames.append(Frame(cast("dict[str, Any]", header), body))
             position = end
         del self._buffer[:position]
         return frames

@@ -9,6 +9,7 @@ the sandbox ends with it. `protocol` lists the messages.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -30,7 +31,9 @@ from .run import Run, parse_error
 from .shell import Shell
 from .spawn import DEFAULT_CONTAINER_TYPE, SHELL, WorkerProcess, check_container_type
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 16  # what a pipe holds
+_WIDE = 1 << 18  # what it can hold: a chunk of a file
+_F_SETPIPE_SZ = 1031  # the fcntl module has it on Linux alone
 _FRAMES = 16  # that wait at most to be sent with others
 _MOST_FAILED_STARTS = 3
 _MAX_REAPED = 100  # children per turn of the loop
@@ -74,6 +77,7 @@ class Supervisor:
         self._tree = tree
         self._decoder = Decoder()
         self._outbox: list[bytes] = []  # frames for the host
+        self._widened: set[int] = set()
         self._selector = selectors.DefaultSelector()
         self._run: Run | None = None
         self._waiting: list[Frame] = []  # orders for a worker that is not ready yet
@@ -142,13 +146,24 @@ class Supervisor:
     def _flush(self) -> None:
         data = memoryview(b"".join(self._outbox))
         self._outbox.clear()
+        if len(data) > _CHUNK:
+            self._widen(self._stdout)
         while data:
             data = data[os.write(self._stdout, data) :]
 
+    def _widen(self, pipe: int) -> None:
+        """Let a pipe of the host hold more than usual: a large message then wakes both ends less often."""
+        if pipe not in self._widened:
+            self._widened.add(pipe)
+            with contextlib.suppress(OSError):  # it is no pipe, or this user's pipes hold as much as they may
+                fcntl.fcntl(pipe, _F_SETPIPE_SZ, _WIDE)
+
     def _on_host(self) -> bool:
-        data = os.read(self._stdin, _CHUNK)
+        data = os.read(self._stdin, _WIDE)
         if not data:
             return False
+        if len(data) == _CHUNK:
+            self._widen(self._stdin)
         for order in self._decoder.feed(data):
             self._handle_order(order)
         return True

@@ -20,7 +20,7 @@ from greenroom.progress import Meter
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
 """The source of an upload: a local path, the content itself, or an open binary file."""
 
-_CHUNK = 256 * 1024
+_CHUNK = 1 << 20
 
 
 async def bytes_chunks(content: bytes) -> AsyncIterator[bytes]:
@@ -93,10 +93,17 @@ def size_left(file: object) -> int | None:
 
 async def write_chunks(chunks: AsyncIterator[bytes], path: Path) -> int:
     """Write a new local file; return its size in bytes."""
-    size = 0
-    with path.open("xb") as file:  # writes of one chunk at a time
+    size = written = 0
+    held: list[bytes] = []  # small chunks are written together
+    with path.open("xb") as file:  # writes of one piece at a time
         async for chunk in chunks:
-            size += await asyncio.to_thread(file.write, chunk)
+            held.append(chunk)
+            size += len(chunk)
+            if size - written >= _CHUNK:
+                await asyncio.to_thread(file.writelines, held)
+                held.clear()
+                written = size
+        await asyncio.to_thread(file.writelines, held)
     return size
 
 

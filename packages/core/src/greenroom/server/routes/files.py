@@ -19,7 +19,7 @@ from greenroom.server.transport.multipart import file_parts
 from greenroom.sessions.transfers import at_most
 
 _FRAME = 1 << 20  # bytes that an upload can have around its file
-PIECES = 512 * 1024  # bytes that an upload takes in memory, approximately
+PIECES = 768 * 1024  # bytes that an upload takes in memory, approximately
 
 
 async def list_files(request: Request, target: Target) -> Response:

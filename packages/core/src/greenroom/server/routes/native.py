@@ -451,7 +451,7 @@ async def download(request: Request, target: Target) -> Response:
     with _configured(target, overrides):
         try:
             first = await anext(chunks, None)  # an error before it has its own status
-            if not target.held.hold(2 * len(first or b"")):  # a chunk, and the one being sent
+            if not target.held.hold(4 * len(first or b"")):  # a chunk, the one being sent, and those that come
                 raise no_room("The server holds too much for other requests to send this file. Try again.")
         except BaseException:
             await chunks.aclose()
