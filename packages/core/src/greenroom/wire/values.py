@@ -21,6 +21,7 @@ T = TypeVar("T")
 _FIRST_GUESS = 1000  # bytes
 _MAX_ENTRIES = 20_000  # of a list, as in a local pool
 _MAX_NUMBER = 1 << 63
+_PLAIN = {str, int, float, bool, types.NoneType}
 
 Json: TypeAlias = Any
 """A JSON value, as `json.loads` returns it; numbers include infinity."""
@@ -69,6 +70,8 @@ def _weigh(line: bytes, most: int) -> int:
 
 def encode(value: object) -> Json:
     """Return a value of `greenroom.models`, or a part of one, as JSON."""
+    if type(value) in _PLAIN:  # most are
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: encode(getattr(value, each.name)) for each in dataclasses.fields(value)}
     match value:
@@ -120,11 +123,17 @@ def _fields(kind: type[Any]) -> dict[str, tuple[Any, bool]]:
     }
 
 
+@functools.cache
+def _form(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
+    """Whether a type is a dataclass, its origin and its arguments."""
+    return dataclasses.is_dataclass(kind), get_origin(kind), get_args(kind)
+
+
 def decode_as(kind: Any, value: Json, name: str) -> Any:
     """As `decode`, for any type that a field can have; `name` is that of the value, for the message."""
-    if dataclasses.is_dataclass(kind):
+    is_dataclass, origin, arguments = _form(kind)
+    if is_dataclass:
         return _decode_dataclass(cast("type[Any]", kind), value, name)
-    origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         if value is None and types.NoneType in arguments:
             return None
