@@ -66,6 +66,42 @@ def in_pieces(send: Send) -> Send:
     return send_in_pieces
 
 
+class JoinedWrites:
+    """A transport that writes the head of a response together with its first piece, if they come in the same turn.
+
+    At most one piece waits, until the end of the turn of the event loop.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._waiting:
+            data, self._waiting = self._waiting + data, b""
+            self._transport.write(data)
+        elif data:
+            self._waiting = data
+            self._loop.call_soon(self.written_out)
+
+    def close(self) -> None:
+        self.written_out().close()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._waiting) + self._transport.get_write_buffer_size()
+
+    def written_out(self) -> Any:
+        """Write what waits; return the transport itself."""
+        data, self._waiting = self._waiting, b""
+        if data:
+            self._transport.write(data)
+        return self._transport
+
+
 TakeOver: TypeAlias = Callable[[], AbstractContextManager[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 """Takes the connection of a request that asked for another protocol; it is closed at the end of the context."""
 
@@ -102,6 +138,8 @@ class SlowClientProtocol(H11Protocol):
             return
         # Writing pauses as soon as the client has anything to take; with 0, over TLS, it pauses even without.
         transport.set_write_buffer_limits(high=1, low=0)
+        joining: Any = JoinedWrites(transport, self.loop)
+        self.transport = joining
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:
@@ -130,7 +168,8 @@ class SlowClientProtocol(H11Protocol):
     @contextlib.contextmanager
     def _take_over(self) -> Generator[tuple[asyncio.StreamReader, asyncio.StreamWriter], None, None]:
         """Give the connection away, with what the client has sent after its request."""
-        transport: Any = self.transport
+        joining: Any = self.transport
+        transport: Any = joining.written_out()
         reader = asyncio.StreamReader(limit=_PIECE, loop=self.loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
         # For uvicorn, the response is complete; from now on it hears nothing of the connection.
