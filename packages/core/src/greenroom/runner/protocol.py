@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from json import dumps, loads  # by name: code in a worker can replace them in their module
+from json import JSONEncoder, dumps, loads  # by name: code in a worker can replace them in their module
 from typing import Any, Literal, NamedTuple, cast
 
 from .json_weight import weigh_json
@@ -65,6 +65,7 @@ MAX_LEFT_OUT = 500
 
 _FOR_WORKER = ("id", "env", "tools", "call_limit", "call_bytes")  # fields of the host's order to execute
 
+_COMPACT = JSONEncoder(separators=(",", ":")).encode
 _LENGTHS = struct.Struct(">II")
 
 
@@ -436,7 +437,7 @@ def encode(header: dict[str, Any], body: bytes = b"") -> bytes:
     Raises:
         FrameError: the frame exceeds a limit.
     """
-    text = dumps(header, separators=(",", ":")).encode()
+    text = _COMPACT(header).encode()
     if len(text) > MAX_HEADER or len(body) > MAX_BODY:
         raise FrameError(f"a frame of {len(text)} + {len(body)} bytes is over the limit")
     return _LENGTHS.pack(len(text), len(body)) + text + body
@@ -468,7 +469,7 @@ class Decoder:
             if len(self._buffer) < end:
                 break
             try:
-                header: Any = loads(self._buffer[start : start + header_size])
+                header: Any = loads(self._buffer[start : start + header_size].decode())
             except (ValueError, RecursionError) as error:
                 raise FrameError("a frame's header is not JSON") from error
             if not isinstance(header, dict):
