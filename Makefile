@@ -128,6 +128,7 @@ reference: $(READY) ## write docs/settings.md and docs/cli.md from the code
 
 bench: $(READY) $(PEERS)/.ready ## Greenroom beside its peers, for minutes; writes the tables and figures of docs/performance.md
 	@$(BIN)/python benchmarks/sessions.py
+	@$(BIN)/python -m benchmarks.speed
 	@$(BIN)/python benchmarks/custom.py
 	@$(BIN)/python benchmarks/forks.py
 	@$(BIN)/python -m benchmarks.comparison

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 PATH = Path(__file__).parents[2] / "docs/performance.md"
-_BEGIN, _END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 _PEER = "ipykernel"  # to which ratios are given
 
 
 def with_block(page: str, results: dict[str, Any]) -> str:
-    """Return the page with the block made anew.
+    """Return the page with the block of the comparison made anew.
 
     Raises:
         ValueError: the page has no such block.
     """
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    return replaced(page, "make bench", _block(results))
+
+
+def replaced(page: str, name: str, block: Iterable[str]) -> str:
+    """Return the page with other lines between the two comments of a name.
+
+    Raises:
+        ValueError: the page has no such comments.
+    """
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{PATH.name} must have the comments {_BEGIN} and {_END}")
-    return before + "\n".join([_BEGIN, *_block(results), _END]) + after
+        raise ValueError(f"{PATH.name} must have the comments {first} and {last}")
+    return before + "\n".join([first, *block, last]) + after
 
 
 def _block(results: dict[str, Any]) -> Iterator[str]:

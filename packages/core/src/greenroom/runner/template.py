@@ -200,7 +200,7 @@ class Template:
 class _Nowhere:
     """A link to no supervisor."""
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame, *more: Frame) -> None:
         pass
 
     def send_and_wait(self, frame: Frame) -> None:
