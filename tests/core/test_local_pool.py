@@ -46,6 +46,10 @@ class ScriptedEngine(Engine):
         self.closed = 0
 
     @property
+    def freezes(self) -> bool:
+        return True
+
+    @property
     def alive(self) -> list[ScriptedSandbox]:
         return [sandbox for sandbox in self.sandboxes if not sandbox.kills]
 

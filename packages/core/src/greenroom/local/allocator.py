@@ -12,12 +12,14 @@ from typing import Any, Generic
 
 from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, PoolClosed
 from greenroom.local.demand import ReadyGoal
+from greenroom.local.freezing import Freezing
 from greenroom.local.instance import REASONS, InstanceT, start_failure
 from greenroom.local.memory import Memory, MemoryWatch, read_memory
 from greenroom.local.metering import Metering
 from greenroom.local.plan import (
     Action,
     End,
+    Freeze,
     Lease,
     QueueEntry,
     Refuse,
@@ -29,6 +31,7 @@ from greenroom.local.plan import (
     full,
     next_due,
     plan,
+    ready_target,
     review,
 )
 from greenroom.local.statistics import Statistics
@@ -80,7 +83,7 @@ class Allocator(Generic[InstanceT]):
         description: names the kind of instance in messages, such as an engine.
         start_timeout: in seconds; `None` where instances have limits of their own.
         most_failed_starts: how many can fail for one session if others are under way, before its callers fail.
-        memory: tells how much is left, which limits the ready instances where their number follows demand.
+        memory: tells how much is left for instances; none starts where it is short.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Allocator(Generic[InstanceT]):
         self._engine_lost = False
         self._numbers = itertools.count(1)
         self._instances: dict[int, InstanceT] = {}
+        self._freezing = Freezing(self._instances, self._clock, self._advance)
         self._slots: dict[str, Slot] = {}
         """The leased slots by identifier."""
         self._ended: dict[str, EndCause] = {}
@@ -147,9 +151,19 @@ class Allocator(Generic[InstanceT]):
         if idle_timeout is not None:
             slot.idle_timeout = idle_timeout
         try:
-            yield self._instances[slot.number]
+            instance = self._instances[slot.number]
+            await self._thaw(slot)
+            yield instance
         finally:
             self._release(slot)
+
+    async def _thaw(self, slot: Slot) -> None:
+        slot.frozen = False
+        if self._freezing.involves(slot):  # a caller that gives up leaves no step half done
+            thawing = self._spawn(self._freezing.thaw(slot))
+            thawing.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.wait([thawing])
+            thawing.result()
 
     def ended(self, identifier: str) -> EndCause | None:
         """Return why the last instance of an identifier ended, unless the identifier was deleted or is forgotten."""
@@ -291,6 +305,8 @@ class Allocator(Generic[InstanceT]):
         now = self._clock() if now is None else now
         if (review_at := self._state.decision.review_at) is not None and now >= review_at:
             self._review(now)
+        if self._state.waiters or self._state.count("starting", "ready") < ready_target(self._state, self._rules):
+            self._state.memory, self._state.memory_read_at = self._memory.latest(), self._memory.read_at
         for action in plan(self._state, self._rules, now):
             self._apply(action, now)
         if self._timer is not None:
@@ -324,10 +340,14 @@ class Allocator(Generic[InstanceT]):
                 self._spawn(self._instances[number].take_full_share())
             case End(number, cause):
                 self._retire(self._state.slots[number], cause)
-            case Refuse(identifier):
+            case Freeze(number):
+                slot = self._state.slots[number]
+                slot.frozen = True
+                self._spawn(self._freezing.freeze(slot))
+            case Refuse(identifier, reason):
                 pending = self._leave_queue(identifier)
-                pending.place.set_exception(full(self._state, self._rules, now))
-                self._refused(identifier, AllocationRefusal.POOL_FULL, pending)
+                pending.place.set_exception(full(self._state, self._rules, now, reason))
+                self._refused(identifier, reason, pending)
 
     def _refused(self, identifier: str, reason: AllocationRefusal, pending: _PendingLease) -> None:
         self._emit(AllocationRefused(identifier, reason, self._clock() - pending.since))
@@ -365,10 +385,14 @@ class Allocator(Generic[InstanceT]):
         slot.phase, slot.since = "ready", now
         self._review(now)
         self._advance()
-        if slot.phase == "ready":
+        began = now - slot.began
+        if prepared := slot.phase == "ready":
             await instance.warm_up()
             await instance.take_full_share()  # now rather than at the lease, where the session's code would wait for it
         self.metering.warmed_up(slot.number)
+        self._state.quick = self._statistics.warmed_up(self._clock() - now + began, prepared=prepared)
+        if prepared and not self._state.closing:
+            self._advance()
 
     def _failed(self, slot: Slot, error: Exception) -> None:
         failure = start_failure(error, started=slot.number in self._instances)
@@ -430,6 +454,7 @@ class Allocator(Generic[InstanceT]):
         if instance is not None:
             await self.metering.before_end(slot.number)
             await instance.close(REASONS[cause])
+        self._freezing.forget(slot)
         self._emit(SandboxRemoved(cause, slot.identifier, await self.metering.end(slot.number, slot.identifier)))
         del self._state.slots[slot.number], self._ends[slot.number]
         if not self._state.closing:
