@@ -30,7 +30,9 @@ from greenroom.local.plan import (
     State,
     admissible,
     cooldown,
+    due_alone,
     full,
+    is_satisfied,
     next_due,
     plan,
     ready_reason,
@@ -391,8 +393,15 @@ class Pool(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_use_ends(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from([slot for slot in self.slots("leased") if slot.users]))
+        before = next_due(self.state, self.limits, self.now)
         slot.users -= 1
         slot.last_used = self.now
+        assert plan(self.state, self.limits, self.now) == [], "only its own time is new"
+        times = [due for due in (before, due_alone(slot, self.limits)) if due is not None]
+        assert next_due(self.state, self.limits, self.now) == min(times, default=None)
+        if is_satisfied(self.state, self.limits):
+            beside_work = replace(self.limits, max_starts_beside_work=1)
+            assert plan(self.state, beside_work, self.now) == [], "nothing waits for the end of this use"
         self.advance()
 
     @precondition(lambda self: any(slot.frozen for slot in self.slots("leased")))

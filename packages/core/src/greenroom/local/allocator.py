@@ -27,11 +27,12 @@ from greenroom.local.plan import (
     Slot,
     Start,
     State,
+    due_alone,
     expires_at,
     full,
+    is_satisfied,
     next_due,
     plan,
-    ready_target,
     review,
 )
 from greenroom.local.statistics import Statistics
@@ -124,6 +125,8 @@ class Allocator(Generic[InstanceT]):
         self._ends: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._satisfied = False
+        """Whether nothing was waiting for anything when the state was last advanced."""
         self._review(self._clock())
         self._advance()
 
@@ -290,9 +293,13 @@ class Allocator(Generic[InstanceT]):
             raise
 
     def _release(self, slot: Slot) -> None:
+        """Count a use that has ended, in a time that does not depend on how many other instances there are."""
         slot.users -= 1
         slot.last_used = self._clock()
-        self._advance()
+        if self._rules.max_starts_beside_work is not None and not self._satisfied:
+            self._advance()  # more can start once none works
+        elif not self._state.closing:
+            self._wake_at(due_alone(slot, self._rules))
 
     def _leave_queue(self, identifier: str) -> _PendingLease:
         self._state.waiters = [entry for entry in self._state.waiters if entry.identifier != identifier]
@@ -305,16 +312,24 @@ class Allocator(Generic[InstanceT]):
         now = self._clock() if now is None else now
         if (review_at := self._state.decision.review_at) is not None and now >= review_at:
             self._review(now)
-        if self._state.waiters or self._state.count("starting", "ready") < ready_target(self._state, self._rules):
+        if not is_satisfied(self._state, self._rules):
             self._state.memory, self._state.memory_read_at = self._memory.latest(), self._memory.read_at
         for action in plan(self._state, self._rules, now):
             self._apply(action, now)
+        self._satisfied = is_satisfied(self._state, self._rules)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = None if self._state.closing else next_due(self._state, self._rules, now)
-        if due is not None:
-            self._timer = asyncio.get_running_loop().call_later(due - now, self._advance)
+        if not self._state.closing:
+            self._wake_at(next_due(self._state, self._rules, now))
+
+    def _wake_at(self, due: float | None) -> None:
+        """Advance at a time, unless that is done before anyway."""
+        if due is None or (self._timer is not None and self._timer.when() <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(due, self._advance)
 
     def _review(self, now: float) -> None:
         """Decide how many instances should be ready."""
@@ -390,9 +405,11 @@ class Allocator(Generic[InstanceT]):
             await instance.warm_up()
             await instance.take_full_share()  # now rather than at the lease, where the session's code would wait for it
         self.metering.warmed_up(slot.number)
-        self._state.quick = self._statistics.warmed_up(self._clock() - now + began, prepared=prepared)
-        if prepared and not self._state.closing:
-            self._advance()
+        quick = self._statistics.warmed_up(self._clock() - now + began, prepared=prepared)
+        if quick is not self._state.quick:
+            self._state.quick = quick
+            if not self._state.closing:
+                self._advance()
 
     def _failed(self, slot: Slot, error: Exception) -> None:
         failure = start_failure(error, started=slot.number in self._instances)

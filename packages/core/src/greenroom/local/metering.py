@@ -266,8 +266,9 @@ class Metering:
     async def _sample(self) -> None:
         """Sample the instances that have worked; the memory of the others has not changed."""
         for meter, instance in list(self._meters.values()):
-            due = meter.sampled is None or self._clock() - meter.sampled >= instance.sampling_interval
-            if due and (meter.worked or meter.running):
+            if not (meter.worked or meter.running):
+                continue
+            if meter.sampled is None or self._clock() - meter.sampled >= instance.sampling_interval:
                 meter.take(await _read(instance), self._clock())
                 await asyncio.sleep(0)
 

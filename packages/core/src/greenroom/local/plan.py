@@ -263,6 +263,17 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
     return min((due for due in times if due > now), default=None)
 
 
+def due_alone(slot: Slot, rules: Rules) -> float | None:
+    """When `plan` will end or freeze the sandbox of a session, whatever happens to the others."""
+    times = [_due(slot, rules), _freeze_due(slot, rules)]
+    return min((due for due in times if due is not None), default=None)
+
+
+def is_satisfied(state: State, rules: Rules) -> bool:
+    """Whether no session waits for a sandbox, and as many are ready or starting as should be."""
+    return not state.waiters and state.count("starting", "ready") >= ready_target(state, rules)
+
+
 def full(state: State, rules: Rules, now: float, reason: AllocationRefusal = _POOL_FULL) -> PoolFull:
     """The error of a caller that got no sandbox, with the time when one may become free."""
     due = min((at for slot in state.slots.values() if (at := _due(slot, rules)) is not None and at > now), default=None)
@@ -291,7 +302,7 @@ def full(state: State, rules: Rules, now: float, reason: AllocationRefusal = _PO
 
 def cooldown(slot: Slot, rules: Rules) -> float | None:
     """How long a session lasts without use, in seconds; `None` where it ends with its sandbox."""
-    pools = (slot.lifetime or rules.lifetime).cooldown
+    pools = rules.cooldown if slot.lifetime is None else slot.lifetime.cooldown
     return pools if pools is None or slot.idle_timeout is None else min(slot.idle_timeout, pools)
 
 
@@ -299,7 +310,7 @@ def expires_at(slot: Slot, rules: Rules) -> float | None:
     """When a session's sandbox is due to end; `None` while it is in use, or if nothing ends it."""
     if (lasts := cooldown(slot, rules)) is not None:
         return None if slot.users else slot.last_used + lasts
-    maximum_age = (slot.lifetime or rules.lifetime).maximum_age
+    maximum_age = rules.maximum_age if slot.lifetime is None else slot.lifetime.maximum_age
     return None if maximum_age is None else slot.since + maximum_age
 
 
