@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from greenroom.engines.base import MemoryFrom
+from greenroom.engines.base import MemoryFrom, Resources
 from greenroom.errors import PoolFull
 from greenroom.local.allocator import Allocator
 from greenroom.local.memory import Memory, read_memory, reader
 from greenroom.local.settings import PoolSettings
-from greenroom.models import ReadyReason
+from greenroom.models import ReadyReason, UsageSource
 from greenroom.telemetry import AllocationRefusal, AllocationRefused, TelemetryEvent
 
 from .test_following import Instance
@@ -24,26 +25,43 @@ GIB = 1 << 30
 class Pool:
     """An allocator whose instances take a second to start and as much memory as a test says."""
 
-    def __init__(self, available: int, *, start_takes: float = 1.0, needs: int = 0, **options: Any) -> None:
+    def __init__(
+        self, available: int, *, start_takes: float = 1.0, needs: int = 0, measured: bool = False, **options: Any
+    ) -> None:
         self.available = available
         self.start_takes = start_takes
         self.needs = needs
+        self.measured = measured
         self.events: list[TelemetryEvent] = []
         settings = PoolSettings.parse({"memory_reserve": GIB, **options})
-        rules = settings.rules(starts_give_way=True)
+        rules = replace(settings.rules(starts_give_way=True), max_concurrent_starts=2)
         self.allocator = Allocator(self._start, rules, "scripted", self.events.append, memory=self._memory)
 
     async def _start(self, _on_lost: object) -> Instance:
         await asyncio.sleep(self.start_takes)
         self.available -= self.needs
-        return Instance()
+        return MeasuredInstance(self.needs) if self.measured else Instance()
 
     def _memory(self) -> Memory:
         return Memory(16 * GIB, self.available, limit="this machine")
 
     async def use(self, identifier: str) -> None:
         async with self.allocator.lease(identifier):
+            if (entry := self.allocator.metering.begin(identifier)) is not None:
+                self.allocator.metering.complete(entry)
             await asyncio.sleep(0)
+
+
+class MeasuredInstance(Instance):
+    """One whose memory is known."""
+
+    sampling_interval = 0.0
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+
+    async def resources(self) -> Resources | None:
+        return Resources(UsageSource.CONTROL_GROUPS, 0.0, self._memory, self._memory)
 
 
 @in_virtual_time
@@ -79,6 +97,34 @@ async def test_sessions_are_admitted_only_as_far_as_memory_goes() -> None:
     admitted = [call for call in done if call.exception() is None]
     assert 17 <= len(admitted) <= 22, "some more than 20, as a reading is a second old"
     assert pool.available > 0, "the kernel has had to end nothing"
+    await pool.allocator.close()
+
+
+@in_virtual_time
+async def test_many_small_ones_begin_without_waiting_for_readings_of_memory() -> None:
+    """As forks do, 66 in a second: if each were taken for a large one, the starts of a second would need 7 GB."""
+    options = {"ready_session_instances": 0, "max_concurrent_sessions": 600, "acquire_timeout": 600}
+    durations: list[float] = []
+    for measured in (True, False):
+        pool = Pool(8 * GIB, needs=10 << 20, measured=measured, start_takes=0.03, **options)
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(pool.use(f"session-{number}") for number in range(600)))
+        durations.append(asyncio.get_running_loop().time() - began)
+        assert len(pool.allocator.sessions()) == 600
+        await pool.allocator.close()
+    assert durations[0] < 12 < durations[1]
+
+
+@in_virtual_time
+async def test_large_ones_are_admitted_by_what_the_others_have_needed() -> None:
+    pool = Pool(8 * GIB, needs=GIB, measured=True, ready_session_instances=0, acquire_timeout=5)
+    for number in range(3):
+        await pool.use(f"first-{number}")
+        await asyncio.sleep(2)
+    results = await asyncio.gather(*(pool.use(f"later-{number}") for number in range(6)), return_exceptions=True)
+    refused = [result for result in results if isinstance(result, PoolFull) and result.memory]
+    assert (results.count(None), len(refused)) == (4, 2), "7 GiB above the reserve, of which 3 were taken"
+    assert pool.available == GIB
     await pool.allocator.close()
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic
 
 from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, PoolClosed
-from greenroom.local.demand import ReadyGoal
+from greenroom.local.demand import ReadyGoal, footprint
 from greenroom.local.freezing import Freezing
 from greenroom.local.instance import REASONS, InstanceT, start_failure
 from greenroom.local.memory import Memory, MemoryWatch, read_memory
@@ -313,7 +313,7 @@ class Allocator(Generic[InstanceT]):
         if (review_at := self._state.decision.review_at) is not None and now >= review_at:
             self._review(now)
         if not is_satisfied(self._state, self._rules):
-            self._state.memory, self._state.memory_read_at = self._memory.latest(), self._memory.read_at
+            self._state.memory, self._state.memory_read_at = self._read_memory(), self._memory.read_at
         for action in plan(self._state, self._rules, now):
             self._apply(action, now)
         self._satisfied = is_satisfied(self._state, self._rules)
@@ -333,8 +333,16 @@ class Allocator(Generic[InstanceT]):
 
     def _review(self, now: float) -> None:
         """Decide how many instances should be ready."""
-        memory = self._memory.latest() if isinstance(self._rules.ready, ReadyGoal) else None
+        memory = self._read_memory() if isinstance(self._rules.ready, ReadyGoal) else None
         self._state.decision = review(self._state, self._rules, memory, now)
+
+    def _read_memory(self) -> Memory | None:
+        """Return how much is left, and note how much of it one more instance needs; at most once a second."""
+        before = self._memory.read_at
+        memory = self._memory.latest()
+        if self._memory.read_at != before:
+            self._state.footprint = footprint(self._state.footprint, self.metering.peaks())
+        return memory
 
     def _apply(self, action: Action, now: float) -> None:
         match action:

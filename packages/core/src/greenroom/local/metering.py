@@ -229,6 +229,10 @@ class Metering:
             memory += 0 if meter.last is None else meter.last.memory
         return replace(total, memory=memory)
 
+    def peaks(self) -> list[int]:
+        """The most bytes that each sandbox had, of those that were sampled."""
+        return [meter.peak for meter, _ in self._meters.values() if meter.sampled is not None]
+
     def present(self) -> list[PresentUsage]:
         """What each sandbox has used that is not gone, by its last sample: two can be of one session, of which one
         ends."""

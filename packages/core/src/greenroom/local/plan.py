@@ -80,6 +80,8 @@ class State:
     """What is left for sandboxes; `None` if that is not known."""
     memory_read_at: float = 0.0
     """When that was read."""
+    footprint: int = FOOTPRINT
+    """How much of it one more sandbox is expected to need, in bytes."""
     quick: bool = False
     """Whether sandboxes start so quickly that none needs to wait."""
     hold_starts_until: float = 0.0
@@ -218,7 +220,7 @@ def admissible(state: State, rules: Rules, *, margin: int = 1) -> int:
     left = memory.available - margin * _reserve(memory, rules)
     # Those that take memory now, or have begun to since it was read.
     unseen = sum(slot.phase == "starting" or slot.since >= state.memory_read_at for slot in _alive(state))
-    return min(rules.maximum, max(0, left // FOOTPRINT - unseen))
+    return min(rules.maximum, max(0, left // state.footprint - unseen))
 
 
 def review(state: State, rules: Rules, memory: Memory | None, now: float) -> Decision:
@@ -227,7 +229,8 @@ def review(state: State, rules: Rules, memory: Memory | None, now: float) -> Dec
         return Decision(rules.ready, ReadyReason.FIXED)
     beside_work = rules.max_starts_beside_work
     starts = rules.max_concurrent_starts if beside_work is None else min(beside_work, rules.max_concurrent_starts)
-    observed = Observed(state.arrivals, state.start_time, starts, state.count("ready"), state.count("starting"), memory)
+    ready, starting = state.count("ready"), state.count("starting")
+    observed = Observed(state.arrivals, state.start_time, starts, ready, starting, memory, state.footprint)
     return decide(state.decision, observed, rules.ready, now)
 
 
