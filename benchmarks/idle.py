@@ -21,9 +21,9 @@ from statistics import median, quantiles
 import greenroom
 from greenroom.config.options import PoolOptions
 from greenroom.engines import measuring, owner
+from greenroom.engines.bubblewrap import cgroups
 
 IDLE_AFTER = 1.0
-MOUNT = Path("/sys/fs/cgroup")
 PREPARE = "import numpy, pandas; frame = pandas.DataFrame(numpy.random.rand(100_000, 10))"
 
 
@@ -74,7 +74,9 @@ def measure(
 
 
 def groups() -> list[Path]:
-    return [group for group in MOUNT.glob(f"**/greenroom-{owner.mark()}-*") if (group / "memory.reclaim").exists()]
+    hierarchy = cgroups.find()
+    found = hierarchy.parents["memory"].glob(f"*-{owner.mark()}-*") if hierarchy is not None else ()
+    return [group for group in found if (group / "memory.reclaim").exists()]
 
 
 def memory_per_session(sessions: int) -> float | None:
@@ -97,7 +99,7 @@ def wait_for_reclaim(sessions: int) -> None:
 @contextlib.contextmanager
 def swap(size: int) -> Generator[None]:
     """Make a swap file where it has a use."""
-    unified = (MOUNT / "cgroup.controllers").exists()
+    unified = (cgroups.MOUNT / "cgroup.controllers").exists()
     if os.geteuid() != 0 or not unified or measuring.swap_left() >= size:
         yield
         return

@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from greenroom.errors import EngineUnavailable
+from greenroom.config.containers import CustomContainer
+from greenroom.errors import EngineUnavailable, InvalidRequest
+from greenroom.local import PoolSettings
 
 from .scripted import ScriptedSandbox
 from .test_local_pool import ScriptedEngine, begin, pool_of, use
@@ -50,6 +52,11 @@ async def test_by_default_and_where_the_engine_cannot_nothing_is_frozen(caplog: 
             await idle(200)
             assert engine.sandboxes[0].freezings == 0
     assert "not frozen" in caplog.text
+
+
+def test_custom_containers_refuse_it() -> None:
+    with pytest.raises(InvalidRequest, match="idle_after must not come with the container type CustomContainer"):
+        PoolSettings.parse({"container": CustomContainer(image="alpine"), "idle_after": 10})
 
 
 @in_virtual_time

@@ -111,6 +111,19 @@ def test_code_that_runs_is_not_frozen(pool: SessionPool) -> None:
         assert execution.result == "True"
 
 
+def test_code_that_waits_for_an_answer_is_not_frozen(pool: SessionPool) -> None:
+    frozen: list[int] = []
+
+    def ask() -> int:
+        time.sleep(1)
+        frozen.append(pool.status().frozen)
+        return 7
+
+    with pool.session() as session:
+        assert session.execute("ask()", tools=[ask]).result == "7"
+    assert frozen == [0]
+
+
 def test_many_callers_at_the_same_time_continue_it(pool: SessionPool) -> None:
     with pool.session() as session:
         session.execute("x = 0").raise_for_error()
