@@ -13,12 +13,13 @@ from tests.soak.churn import churn
 pytestmark = pytest.mark.alone
 
 
+@pytest.mark.filterwarnings("ignore::greenroom.AzureRangeWarning")
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     ("engine", "pool_size", "sessions", "minutes"),
     [
         ("bubblewrap:", 200, 100_000, 5),
-        pytest.param("bubblewrap:", 200, 1_000, 30, marks=pytest.mark.soak),
+        pytest.param("bubblewrap:", 1_000, 3_000, 60, marks=pytest.mark.soak),
         pytest.param("docker:", 50, 1_000, 30, marks=pytest.mark.soak),
         pytest.param("bubblewrap:", 200, 100_000, 60, marks=pytest.mark.soak),
     ],

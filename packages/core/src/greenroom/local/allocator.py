@@ -310,6 +310,9 @@ class Allocator(Generic[InstanceT]):
     def _advance(self, now: float | None = None) -> None:
         """Apply the due actions to the state, start their side effects, and set the timer for the next."""
         now = self._clock() if now is None else now
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if (review_at := self._state.decision.review_at) is not None and now >= review_at:
             self._review(now)
         if not is_satisfied(self._state, self._rules):
@@ -317,9 +320,6 @@ class Allocator(Generic[InstanceT]):
         for action in plan(self._state, self._rules, now):
             self._apply(action, now)
         self._satisfied = is_satisfied(self._state, self._rules)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if not self._state.closing:
             self._wake_at(next_due(self._state, self._rules, now))
 
