@@ -86,6 +86,11 @@ class _Instance:
 
     async def warm_up(self) -> None: ...
 
+    async def freeze(self) -> bool:
+        return False
+
+    async def thaw(self) -> None: ...
+
     async def close(self, reason: str) -> None: ...
 
     async def resources(self) -> Resources | None:

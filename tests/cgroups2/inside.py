@@ -40,7 +40,7 @@ SUITES = {
     "limits": [_ENGINE, "-k", "TestLimits"],
     "isolation": [_ENGINE, "-k", "TestIsolation"],
     "attacks on what is shared": [_ENGINE, "-k", "TestAttacks and (taking_all or count_as_memory or process_1_is)"],
-    "the end of the owner": ["tests/orphans/test_the_end.py", "-k", "not docker"],
+    "the end of the owner": ["tests/orphans/test_the_end.py", "tests/orphans/test_frozen.py", "-k", "not docker"],
 }
 EVERYWHERE = {"control groups"}
 """The others run as root, and as a user whose group systemd delegates: an emulated processor takes its time."""
@@ -56,6 +56,7 @@ def pairs() -> Iterator[tuple[str, str, str]]:
 
 def main(disk: str) -> None:
     install()
+    add_swap()
     hand_over_a_group()
     with tempfile.TemporaryDirectory() as directory:
         results = Path(directory)
@@ -71,6 +72,13 @@ def main(disk: str) -> None:
 def install() -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "./packages/core"], check=True)
+
+
+def add_swap() -> None:
+    """Add the space that the memory of frozen sessions moves to."""
+    file = Path("/swap")
+    for command in (["fallocate", "-l", "512M"], ["chmod", "600"], ["mkswap", "--quiet"], ["swapon"]):
+        subprocess.run([*command, file], check=True)
 
 
 def hand_over_a_group() -> None:

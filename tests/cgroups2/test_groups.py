@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.waiting import within
 
 from greenroom import InvalidRequest
-from greenroom.engines import owner
+from greenroom.engines import measuring, owner
 from greenroom.engines.bubblewrap import cgroups
 from greenroom.testing import engine_pool
 
@@ -104,3 +105,23 @@ def test_running_out_of_memory_ends_the_code_and_not_what_runs_it() -> None:
         assert int(events["oom_kill"]) >= 1
         assert group_of_the_sandbox() == group, "the sandbox is the same"
         assert session.execute("6 * 7").result == "42"
+
+
+def test_an_idle_session_is_frozen_and_goes_on() -> None:
+    with engine_pool("bubblewrap:", idle_after=0.5, **OPTIONS) as pool, pool.session() as session:
+        session.execute("x = 1").raise_for_error()
+        group = group_of_the_sandbox()
+        assert within(60, lambda: "frozen 1" in (group / "cgroup.events").read_text())
+        assert session.execute("x").result == "1"
+
+
+@pytest.mark.skipif(measuring.swap_left() < 200 * MIB, reason="This machine has no swap; `make test-cgroups2` has.")
+def test_the_memory_of_a_frozen_session_moves_to_swap_and_comes_back() -> None:
+    with engine_pool("bubblewrap:", idle_after=0.5, **OPTIONS) as pool, pool.session() as session:
+        session.execute("import os; x = os.urandom(100 << 20); y = hash(x)").raise_for_error()
+        group = group_of_the_sandbox()
+        current = int((group / "memory.current").read_text())
+        assert within(60, lambda: int((group / "memory.current").read_text()) < current // 2)
+        assert int((group / "memory.swap.current").read_text()) > 50 * MIB
+        assert session.execute("hash(x) == y and hash(bytes(x)) == y").result == "True"
+        assert (group / "memory.swap.max").read_text() == "0\n"

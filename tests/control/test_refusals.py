@@ -109,6 +109,11 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
             f"tags.{ENGINE_TAG}",
             "must not have the option preload: the owner of the server gives it, with --engine.",
         ),
+        (
+            {**resource(), "tags": {ENGINE_TAG: "memory:?memory_reserve=0"}},
+            f"tags.{ENGINE_TAG}",
+            "must not have the option memory_reserve: the owner of the server gives it, with --engine.",
+        ),
         ({**resource(), "identity": {"kind": 1}}, "identity.kind", "is unknown"),
         (resource("JavaLTS"), "properties.containerType", "must be one of PythonLTS"),
         (resource(poolManagementType="Manual"), "properties.poolManagementType", "must be Dynamic, not 'Manual'"),

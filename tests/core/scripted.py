@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from greenroom.engines.base import StreamSandbox
+from greenroom.errors import EngineUnavailable
 from greenroom.runner.protocol import VERSION, Decoder, encode
 
 Answer = Callable[[dict[str, Any], bytes], Iterable[bytes]]
@@ -66,6 +67,11 @@ class ScriptedSandbox(StreamSandbox):
         kills: how often it was killed.
         kill_takes: seconds that this takes.
         blocked: whether it takes nothing of what it is sent.
+        freezes: what becomes of the next attempts to freeze it; then all succeed.
+        freeze_takes: seconds that this takes, and thawing too.
+        thaw_fails: whether the engine does not answer when it is to be thawed.
+        frozen: whether it is.
+        freezings: how often it was frozen.
     """
 
     def __init__(self, answer: Answer = obey, *, name: str = "scripted-1") -> None:
@@ -76,6 +82,11 @@ class ScriptedSandbox(StreamSandbox):
         self.kills = 0
         self.kill_takes = 0.0
         self.blocked = False
+        self.freezes: list[bool] = []
+        self.freeze_takes = 0.0
+        self.thaw_fails = False
+        self.frozen = False
+        self.freezings = 0
         self._decoder = Decoder()
         self._said: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._ended = False
@@ -97,6 +108,7 @@ class ScriptedSandbox(StreamSandbox):
             await asyncio.Event().wait()
         if self._ended:
             raise BrokenPipeError
+        assert not self.frozen, "it would not hear that"
         for header, body in self._decoder.feed(data):
             self.heard.append((header, body))
             for said in self.answer(header, body):
@@ -113,6 +125,18 @@ class ScriptedSandbox(StreamSandbox):
         self.kills += 1
         self.end()
         await asyncio.sleep(self.kill_takes)
+
+    async def freeze(self) -> bool:
+        await asyncio.sleep(self.freeze_takes)
+        self.frozen = self.freezes.pop(0) if self.freezes else True
+        self.freezings += self.frozen
+        return self.frozen
+
+    async def thaw(self) -> None:
+        await asyncio.sleep(self.freeze_takes)
+        if self.thaw_fails:
+            raise EngineUnavailable("The engine does not answer.")
+        self.frozen = False
 
     async def take_full_share(self) -> None:
         self.has_full_share = True

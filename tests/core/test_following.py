@@ -31,6 +31,12 @@ class Instance:
 
     async def warm_up(self) -> None: ...
 
+    async def freeze(self) -> bool:
+        return False
+
+    async def thaw(self) -> None:
+        pass
+
     async def close(self, reason: str) -> None:
         del reason
 

@@ -14,7 +14,8 @@ from greenroom.backend import Overrides
 from greenroom.config.environment import Environment
 from greenroom.engines.base import Engine, SandboxSpec, StreamSandbox
 from greenroom.errors import EngineUnavailable, InvalidRequest, PoolClosed, PoolFull, SandboxLost
-from greenroom.local import PoolSettings
+from greenroom.local import PoolSettings, allocator
+from greenroom.local.plan import plan
 from greenroom.local.pool import LocalPool
 from greenroom.models import ContainerType, Execution
 
@@ -44,6 +45,10 @@ class ScriptedEngine(Engine):
         self.under_way = 0
         self.most_under_way = 0
         self.closed = 0
+
+    @property
+    def freezes(self) -> bool:
+        return True
 
     @property
     def alive(self) -> list[ScriptedSandbox]:
@@ -578,6 +583,30 @@ async def test_a_session_in_use_does_not_cool_down() -> None:
         assert (await running).status == "timed_out"
         await asyncio.sleep(299)
         assert await held(pool) == ["user"]
+        await asyncio.sleep(2)
+        assert await held(pool) == []
+
+
+@in_virtual_time
+async def test_a_use_costs_the_same_however_many_sessions_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = 0
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal planned
+        planned += 1
+        return plan(*arguments)
+
+    monkeypatch.setattr(allocator, "plan", counting)
+    async with pool_of(ScriptedEngine(), max_concurrent_sessions=20) as pool:
+        for number in range(20):
+            await use(pool, f"session-{number}")
+        await asyncio.sleep(10)
+        before = planned
+        for number in range(200):
+            await use(pool, f"session-{number % 20}")
+        assert planned == before
+        await asyncio.sleep(299)
+        assert len(await held(pool)) == 20
         await asyncio.sleep(2)
         assert await held(pool) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,10 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.effort import examples
 
 from greenroom.local.demand import Decision, ReadyGoal
+from greenroom.local.memory import READ_INTERVAL, Memory
 from greenroom.local.plan import (
     SURPLUS_TIMEOUT,
     Action,
     End,
+    Freeze,
     Lease,
     Lifetime,
     QueueEntry,
@@ -25,14 +28,21 @@ from greenroom.local.plan import (
     Slot,
     Start,
     State,
+    admissible,
     cooldown,
+    due_alone,
+    full,
+    is_satisfied,
     next_due,
     plan,
+    ready_reason,
     ready_target,
 )
-from greenroom.telemetry import EndCause
+from greenroom.models import ReadyReason
+from greenroom.telemetry import AllocationRefusal, EndCause
 
 NOW = 1000.0
+GIB = 1 << 30
 
 
 def rules_of(
@@ -43,8 +53,9 @@ def rules_of(
     maximum_age: float | None = None,
     acquire_timeout: float = 30,
     max_concurrent_starts: int = 2,
+    **more: Any,
 ) -> Rules:
-    return Rules(maximum, ready, cooldown, maximum_age, acquire_timeout, max_concurrent_starts)
+    return Rules(maximum, ready, cooldown, maximum_age, acquire_timeout, max_concurrent_starts, **more)
 
 
 def state_of(*slots: Slot, waiting: str = "", hold_starts_until: float = 0.0) -> State:
@@ -195,6 +206,87 @@ def test_a_failed_start_makes_no_ready_sandbox_surplus() -> None:
     assert plan(held, rules_of(maximum=5, ready=4), NOW) == []
 
 
+def test_an_idle_session_is_frozen_once() -> None:
+    state, rules = state_of(leased(1, idle_for=59), leased(2, users=1, idle_for=99)), rules_of(idle_after=60)
+    assert plan(state, rules, NOW) == []
+    assert next_due(state, rules, NOW) == NOW + 1
+    assert plan(state, rules, NOW + 1) == [Freeze(1)]
+    state.slots[1].frozen = True
+    assert plan(state, rules, NOW + 1) == []
+    assert next_due(state, rules, NOW + 1) == NOW + 241, "it cools down"
+    assert plan(state_of(leased(1, idle_for=99)), rules_of(), NOW) == [], "by default none is"
+
+
+def test_a_session_that_could_not_be_frozen_is_left_alone_for_a_while() -> None:
+    slot = leased(1, idle_for=99)
+    slot.awake_until = NOW + 5
+    state, rules = state_of(slot), rules_of(idle_after=60)
+    assert plan(state, rules, NOW) == []
+    assert next_due(state, rules, NOW) == NOW + 5
+
+
+def test_a_session_that_ends_is_not_frozen_before() -> None:
+    assert plan(state_of(leased(1, idle_for=300)), rules_of(idle_after=60), NOW) == [End(1, EndCause.COOLED_DOWN)]
+
+
+def short_of_memory(state: State, available: int) -> State:
+    state.memory, state.memory_read_at = Memory(16 * GIB, available, limit="the control group /a"), NOW
+    return state
+
+
+def test_where_memory_is_short_a_session_waits_for_it_and_is_refused() -> None:
+    rules = rules_of(memory_reserve=GIB)
+    state = short_of_memory(state_of(leased(1), waiting="a"), GIB)
+    assert plan(state, rules, NOW) == []
+    assert next_due(state, rules, NOW) == NOW + READ_INTERVAL, "it may have changed by then"
+    assert plan(state, rules, NOW + 30) == [Refuse("a", AllocationRefusal.MEMORY_SHORT)]
+    error = full(state, rules, NOW + 30, AllocationRefusal.MEMORY_SHORT)
+    assert error.memory
+    assert all(each in str(error) for each in ("1 GiB of 16 GiB of the control group /a", "memory_reserve", "Delete"))
+    assert plan(short_of_memory(state, 2 * GIB), rules, NOW) == [Start()]
+
+
+def test_a_full_pool_is_the_reason_where_both_are() -> None:
+    state = short_of_memory(state_of(leased(1), leased(2), leased(3), waiting="a"), 0)
+    assert plan(state, rules_of(memory_reserve=GIB), NOW + 30) == [Refuse("a")]
+
+
+def test_a_ready_sandbox_is_leased_however_short_memory_is() -> None:
+    state = short_of_memory(state_of(ready(1), waiting="a"), 0)
+    assert plan(state, rules_of(ready=1), NOW) == [Lease(1, "a")]
+
+
+def test_warm_sandboxes_are_the_first_that_there_is_no_memory_for() -> None:
+    rules = rules_of(maximum=9, ready=2, max_concurrent_starts=9, memory_reserve=GIB)
+    enough_for_sessions = 2 * GIB - 1
+    assert plan(short_of_memory(state_of(), enough_for_sessions), rules, NOW) == []
+    assert plan(short_of_memory(state_of(waiting="a"), enough_for_sessions), rules, NOW) == [Start()]
+    assert plan(short_of_memory(state_of(), 3 * GIB), rules, NOW) == [Start(), Start()]
+
+
+def test_what_starts_takes_its_memory_in_advance() -> None:
+    rules = rules_of(maximum=9, max_concurrent_starts=9, memory_reserve=0)
+    state = short_of_memory(state_of(waiting="abcd"), 250 << 20)
+    assert plan(state, rules, NOW) == [Start(), Start()]
+    state.slots = {1: starting(1), 2: Slot(2, "leased", NOW)}
+    assert admissible(state, rules) == 0, "one is not ready, one has begun to work since memory was read"
+
+
+def test_by_default_a_twentieth_of_the_memory_is_kept_free_and_at_most_a_gibibyte() -> None:
+    assert Memory(2 * GIB, 0).default_reserve == 2 * GIB // 20
+    assert Memory(512 * GIB, 0).default_reserve == GIB
+
+
+def test_where_sandboxes_start_quickly_none_is_kept_ready_unless_a_number_is_set() -> None:
+    state = state_of(ready(1))
+    rules, as_set = rules_of(ready=1, ready_if_quick=0), rules_of(ready=1)
+    assert ready_target(state, rules) == 1
+    state.quick = True
+    assert (ready_target(state, rules), ready_reason(state, rules)) == (0, ReadyReason.QUICK)
+    assert ready_target(state, as_set) == 1
+    assert plan(state, rules, NOW + SURPLUS_TIMEOUT) == [End(1, EndCause.SURPLUS)]
+
+
 def test_a_pool_that_closes_ends_everything_and_starts_nothing() -> None:
     state = state_of(starting(1), ready(2), leased(3, users=1), ending(4), waiting="a")
     state.closing = True
@@ -229,9 +321,17 @@ class Pool(RuleBasedStateMachine):
         cooldown=st.none() | st.floats(0.1, 60),
         acquire_timeout=st.floats(0, 30),
         max_concurrent_starts=st.integers(1, 4),
+        idle_after=st.none() | st.floats(0.1, 30),
     )
     def open(
-        self, maximum: int, ready: int, cooldown: float | None, acquire_timeout: float, max_concurrent_starts: int
+        self,
+        *,
+        maximum: int,
+        ready: int,
+        cooldown: float | None,
+        acquire_timeout: float,
+        max_concurrent_starts: int,
+        idle_after: float | None,
     ) -> None:
         self.limits = Rules(
             maximum=maximum,
@@ -240,6 +340,8 @@ class Pool(RuleBasedStateMachine):
             maximum_age=None if cooldown is not None else 50,
             acquire_timeout=acquire_timeout,
             max_concurrent_starts=max_concurrent_starts,
+            idle_after=idle_after,
+            memory_reserve=GIB,
         )
         self.advance()
 
@@ -284,14 +386,29 @@ class Pool(RuleBasedStateMachine):
     def a_use_begins(self, data: st.DataObject) -> None:
         slot = self.draw(data, "leased")
         slot.users += 1
+        slot.frozen = False
         slot.idle_timeout = data.draw(st.none() | st.floats(0.1, 90))
 
     @precondition(lambda self: any(slot.users for slot in self.slots("leased")))
     @rule(data=st.data())
     def a_use_ends(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from([slot for slot in self.slots("leased") if slot.users]))
+        before = next_due(self.state, self.limits, self.now)
         slot.users -= 1
         slot.last_used = self.now
+        assert plan(self.state, self.limits, self.now) == [], "only its own time is new"
+        times = [due for due in (before, due_alone(slot, self.limits)) if due is not None]
+        assert next_due(self.state, self.limits, self.now) == min(times, default=None)
+        if is_satisfied(self.state, self.limits):
+            beside_work = replace(self.limits, max_starts_beside_work=1)
+            assert plan(self.state, beside_work, self.now) == [], "nothing waits for the end of this use"
+        self.advance()
+
+    @precondition(lambda self: any(slot.frozen for slot in self.slots("leased")))
+    @rule(data=st.data())
+    def one_cannot_be_frozen(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from([slot for slot in self.slots("leased") if slot.frozen]))
+        slot.frozen, slot.awake_until = False, self.now + 5
         self.advance()
 
     @precondition(lambda self: self.slots("leased"))
@@ -346,6 +463,18 @@ class Pool(RuleBasedStateMachine):
         self.state.decision = Decision(wanted, held=held)
         self.advance()
 
+    @rule(megabytes=st.none() | st.integers(0, 4096))
+    def memory_changes(self, megabytes: int | None) -> None:
+        self.state.memory = None if megabytes is None else Memory(16 * GIB, megabytes << 20)
+        self.state.memory_read_at = self.now
+        self.advance()
+
+    @rule(quick=st.booleans(), instead=st.none() | st.just(0))
+    def starts_become_quick_or_slow(self, quick: bool, instead: int | None) -> None:
+        self.state.quick = quick
+        self.limits = replace(self.limits, ready_if_quick=instead)
+        self.advance()
+
     @precondition(lambda self: not self.state.closing and self.count > 3)
     @rule()
     def the_pool_closes(self) -> None:
@@ -356,6 +485,8 @@ class Pool(RuleBasedStateMachine):
     # What has to hold
 
     def advance(self) -> None:
+        if self.now - self.state.memory_read_at >= READ_INTERVAL:
+            self.state.memory_read_at = self.now
         before = copy.deepcopy(self.state)
         actions = plan(self.state, self.limits, self.now)
         assert self.state == before, "a plan changes nothing"
@@ -379,7 +510,22 @@ class Pool(RuleBasedStateMachine):
         assert all(state.slots[lease.slot].phase == "ready" for lease in leases)
         assert all(state.slots[lease.slot].generation == rules.generation for lease in leases)
 
-        room = max(0, rules.maximum - len(state.slots))
+        frozen = {action.slot for action in actions if isinstance(action, Freeze)}
+        assert not frozen & set(touched)
+        for slot in map(state.slots.__getitem__, frozen):
+            assert slot.phase == "leased"
+            assert not slot.users
+            assert not slot.frozen
+            assert rules.idle_after is not None
+            assert self.now >= slot.last_used + rules.idle_after
+
+        places = max(0, rules.maximum - len(state.slots))
+        room = min(places, admissible(state, rules))
+        assert sum(isinstance(action, Start) for action in actions) <= room, "there is memory for what starts"
+        for action in actions:
+            if isinstance(action, Refuse):
+                short = action.reason is AllocationRefusal.MEMORY_SHORT
+                assert not short or (state.memory is not None and room < places)
         ended = {end.slot for end in ends}
         safe = len(leases) + sum(slot.number not in ended for slot in self.slots("starting")) + room
         assert not set(refused) & set(waiting[:safe]), "nobody is refused whose sandbox is starting, or could"
@@ -416,13 +562,15 @@ class Pool(RuleBasedStateMachine):
             case Start():
                 self.count += 1
                 self.state.slots[self.count] = Slot(self.count, "starting", self.now, generation=self.limits.generation)
+            case Freeze(number):
+                self.state.slots[number].frozen = True
             case Lease(number, identifier):
                 slot = self.state.slots[number]
                 slot.phase, slot.since, slot.identifier, slot.last_used = "leased", self.now, identifier, self.now
                 self.leave(identifier)
             case End(number):
                 self.retire(self.state.slots[number])
-            case Refuse(identifier):
+            case Refuse(identifier, _):
                 self.leave(identifier)
 
     @invariant()
@@ -442,9 +590,20 @@ class Pool(RuleBasedStateMachine):
         may_start = len(state.slots) < rules.maximum and state.count("starting") < rules.max_concurrent_starts
         if not may_start or state.closing:
             return
-        assert len(state.waiters) <= state.count("starting"), "everybody in the queue has a sandbox on its way"
+        if admissible(state, rules):
+            assert len(state.waiters) <= state.count("starting"), "everybody in the queue has a sandbox on its way"
+        if not admissible(state, rules, margin=2):
+            return
         if self.now >= state.hold_starts_until and not self.is_held():
             assert state.count("starting", "ready") >= ready_target(state, rules)
+
+    @invariant()
+    def idle_sessions_are_frozen_and_no_others(self) -> None:
+        for slot in self.slots("leased"):
+            assert not (slot.frozen and slot.users)
+            idle_after = self.limits.idle_after
+            if idle_after is not None and not slot.users and self.now >= slot.awake_until:
+                assert slot.frozen or self.now < slot.last_used + idle_after
 
     @invariant()
     def no_more_stay_ready_than_the_pool_should_keep(self) -> None:
@@ -461,7 +620,9 @@ class Pool(RuleBasedStateMachine):
                 assert self.now < slot.since + lifetime.maximum_age
 
     def teardown(self) -> None:
-        """From here on every start succeeds and the callers do not change: the pool settles."""
+        """From here on every start succeeds, memory suffices, and the callers do not change: the pool settles."""
+        self.state.memory = None
+        self.advance()
         for _ in self.steps_to_peace():
             self.the_limits_are_kept()
         state, rules = self.state, self.limits

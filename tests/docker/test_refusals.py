@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 from greenroom.config.containers import CustomContainer
-from greenroom.engines.base import SandboxSpec
+from greenroom.engines import measuring
+from greenroom.engines.base import MemoryFrom, SandboxSpec
 from greenroom.engines.docker import container
 from greenroom.engines.docker import engine as docker
 from greenroom.engines.docker.client import Daemon
@@ -75,6 +76,15 @@ class TestCheck:
         fake.answers["GET /info"] = never
         with pytest.raises(EngineUnavailable, match="did not answer in time"):
             await engine.check()
+
+    @pytest.mark.parametrize("here", [True, False])
+    async def test_the_memory_of_containers_is_known_if_the_engine_is_on_this_machine(
+        self, fake: FakeDocker, engine: DockerEngine, *, here: bool
+    ) -> None:
+        memory = measuring.machine_memory() or 0
+        fake.answers["GET /info"] = lambda: (200, ABILITIES | {"MemTotal": memory if here else memory + 4096})
+        await engine.check()
+        assert engine.memory_from is (MemoryFrom.THIS_MACHINE if here else MemoryFrom.ELSEWHERE)
 
     @pytest.mark.parametrize(
         ("ability", "message"),

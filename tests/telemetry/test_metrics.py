@@ -308,3 +308,9 @@ async def test_a_pool_is_read_from_other_threads_while_it_works() -> None:
         stop.set()
         assert await reading > 0
         assert (await pool.pool_usage()).sessions == 60
+
+
+def test_frozen_sessions_are_counted() -> None:
+    status = PoolStatus(10, idle=3, frozen=2)
+    text = shown(Aggregate(), PoolReading("ci", Aggregate(), status))
+    assert value(text, "greenroom_pool_frozen", pool="ci") == 2

@@ -92,17 +92,19 @@ class ImageMissing(EngineUnavailable):
 
 
 class PoolFull(GreenroomError):
-    """Every session of the pool is taken, and none became free in time.
+    """Every session of the pool is taken, or memory for another one is short, and that did not change in time.
 
     Attributes:
         sessions: how many sessions the pool can hold; those that start or end take their places too.
         retry_after: seconds until the first of them cools down, if that is known.
+        memory: whether memory was short, while the pool had places.
     """
 
-    def __init__(self, message: str, *, sessions: int, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, sessions: int, retry_after: float | None = None, memory: bool = False) -> None:
         super().__init__(message)
         self.sessions = sessions
         self.retry_after = retry_after
+        self.memory = memory
 
 
 class PoolClosed(GreenroomError):

@@ -368,6 +368,8 @@ class ReadyReason(StrEnum):
     """The demand needs more than the most that is kept."""
     SHRINKING = "shrinking"
     """The demand has become less, and they end one after the other."""
+    QUICK = "quick"
+    """Sandboxes start so quickly that none needs to wait, and the number was not set."""
     MEMORY = "memory"
     """The machine, or the container that the pool is in, is short of memory."""
 
@@ -411,14 +413,17 @@ class PoolStatus:
     """How many warm sandboxes should wait for sessions; `None` where the pool does not report it."""
     ready_reason: ReadyReason | None = None
     """Why so many."""
+    frozen: int = 0
+    """Idle sessions whose processes are stopped until their next use."""
 
     def __repr__(self) -> str:
         sessions = self.executing + self.idle
         wanted = "" if self.ready_target is None else f" of {self.ready_target}"
         wanted += "" if self.ready_reason is None else f" ({self.ready_reason})"
+        frozen = f", {self.frozen} frozen" if self.frozen else ""
         parked = f", {self.parked} parked in {self.parked_calls} calls" if self.parked else ""
         return (
-            f"<PoolStatus {sessions} of {self.limit or '?'} sessions ({self.executing} executing), "
+            f"<PoolStatus {sessions} of {self.limit or '?'} sessions ({self.executing} executing{frozen}), "
             f"{self.ready}{wanted} ready, {self.starting} starting, {self.waiting} waiting{parked}; "
             f"allocated {self.allocations_warm} warm and {self.allocations_cold} cold, "
             f"median wait {self.wait_median * 1000:.1f} ms>"

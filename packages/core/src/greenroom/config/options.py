@@ -33,6 +33,8 @@ class PoolOptions(TypedDict, total=False):
     ready_wait_target: float
     min_ready_session_instances: int | None
     max_ready_session_instances: int | None
+    idle_after: float | None
+    memory_reserve: Bytes | None
     lifecycle: Literal["timed", "on_container_exit"]
     cooldown_period: float
     max_alive_period: float

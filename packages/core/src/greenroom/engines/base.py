@@ -101,6 +101,17 @@ class ControlGroups(StrEnum):
     UNKNOWN = "unknown"
 
 
+class MemoryFrom(StrEnum):
+    """Where the memory of an engine's sandboxes is taken from."""
+
+    THIS_PROCESS = "this process"
+    """From what this process may use: the control groups above it count the sandboxes, too."""
+    THIS_MACHINE = "this machine"
+    """From this machine, outside the control groups of this process."""
+    ELSEWHERE = "elsewhere"
+    """From another machine, of which nothing is known here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one sandbox, for all of its processes together."""
@@ -199,6 +210,21 @@ class Sandbox(ABC):
         """Give it the same share of busy processors as others; until then, a start can yield to running code.
 
         Never raises OSError.
+        """
+
+    async def freeze(self) -> bool:
+        """Stop all of its processes until `thaw`, whatever they do; return whether they are stopped.
+
+        A frozen sandbox ends with the host process like any other, and `kill` ends it. Bounded in time, never raises
+        OSError.
+        """
+        return False
+
+    async def thaw(self) -> None:  # noqa: B027  nothing to do where none is frozen
+        """Let its processes go on after `freeze`. Idempotent, bounded in time.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
         """
 
     @abstractmethod
@@ -316,6 +342,16 @@ class Engine(ABC):
     def starts_give_way(self) -> bool:
         """Whether a sandbox that starts leaves busy processors to those that run code."""
         return False
+
+    @property
+    def freezes(self) -> bool:
+        """Whether its sandboxes can be frozen; known after `check`."""
+        return False
+
+    @property
+    def memory_from(self) -> MemoryFrom:
+        """Where the memory of its sandboxes is taken from; known after `check`."""
+        return MemoryFrom.THIS_PROCESS
 
     @abstractmethod
     async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:

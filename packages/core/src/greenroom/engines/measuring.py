@@ -76,6 +76,27 @@ class Gauge:
         self._cpu = self._peak = None
 
 
+def swap_left() -> int:
+    """Return the bytes of swap space that this machine has left."""
+    return _of_machine("SwapFree:") or 0
+
+
+def machine_memory() -> int | None:
+    """Return the bytes of memory that this machine has; `None` where that is not known."""
+    return _of_machine("MemTotal:")
+
+
+def _of_machine(field: str) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            match line.split():
+                case [name, kilobytes, *_] if name == field:
+                    return int(kilobytes) << 10
+                case _:
+                    pass
+    return None
+
+
 def groups_of(process: int, name: str) -> tuple[Path, ...]:
     """Return the directories of the control groups of a process, if their paths name it, as those of containers do."""
     found: dict[str, Path] = {}

@@ -11,13 +11,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic
 
 from greenroom.errors import EngineUnavailable, GreenroomError, InvalidRequest, PoolClosed
-from greenroom.local.demand import ReadyGoal
+from greenroom.local.demand import ReadyGoal, footprint
+from greenroom.local.freezing import Freezing
 from greenroom.local.instance import REASONS, InstanceT, start_failure
 from greenroom.local.memory import Memory, MemoryWatch, read_memory
 from greenroom.local.metering import Metering
 from greenroom.local.plan import (
     Action,
     End,
+    Freeze,
     Lease,
     QueueEntry,
     Refuse,
@@ -25,8 +27,10 @@ from greenroom.local.plan import (
     Slot,
     Start,
     State,
+    due_alone,
     expires_at,
     full,
+    is_satisfied,
     next_due,
     plan,
     review,
@@ -80,7 +84,7 @@ class Allocator(Generic[InstanceT]):
         description: names the kind of instance in messages, such as an engine.
         start_timeout: in seconds; `None` where instances have limits of their own.
         most_failed_starts: how many can fail for one session if others are under way, before its callers fail.
-        memory: tells how much is left, which limits the ready instances where their number follows demand.
+        memory: tells how much is left for instances; none starts where it is short.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class Allocator(Generic[InstanceT]):
         self._engine_lost = False
         self._numbers = itertools.count(1)
         self._instances: dict[int, InstanceT] = {}
+        self._freezing = Freezing(self._instances, self._clock, self._advance)
         self._slots: dict[str, Slot] = {}
         """The leased slots by identifier."""
         self._ended: dict[str, EndCause] = {}
@@ -120,6 +125,8 @@ class Allocator(Generic[InstanceT]):
         self._ends: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._satisfied = False
+        """Whether nothing was waiting for anything when the state was last advanced."""
         self._review(self._clock())
         self._advance()
 
@@ -147,9 +154,19 @@ class Allocator(Generic[InstanceT]):
         if idle_timeout is not None:
             slot.idle_timeout = idle_timeout
         try:
-            yield self._instances[slot.number]
+            instance = self._instances[slot.number]
+            await self._thaw(slot)
+            yield instance
         finally:
             self._release(slot)
+
+    async def _thaw(self, slot: Slot) -> None:
+        slot.frozen = False
+        if self._freezing.involves(slot):  # a caller that gives up leaves no step half done
+            thawing = self._spawn(self._freezing.thaw(slot))
+            thawing.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.wait([thawing])
+            thawing.result()
 
     def ended(self, identifier: str) -> EndCause | None:
         """Return why the last instance of an identifier ended, unless the identifier was deleted or is forgotten."""
@@ -276,9 +293,13 @@ class Allocator(Generic[InstanceT]):
             raise
 
     def _release(self, slot: Slot) -> None:
+        """Count a use that has ended, in a time that does not depend on how many other instances there are."""
         slot.users -= 1
         slot.last_used = self._clock()
-        self._advance()
+        if self._rules.max_starts_beside_work is not None and not self._satisfied:
+            self._advance()  # more can start once none works
+        elif not self._state.closing:
+            self._wake_at(due_alone(slot, self._rules))
 
     def _leave_queue(self, identifier: str) -> _PendingLease:
         self._state.waiters = [entry for entry in self._state.waiters if entry.identifier != identifier]
@@ -289,21 +310,39 @@ class Allocator(Generic[InstanceT]):
     def _advance(self, now: float | None = None) -> None:
         """Apply the due actions to the state, start their side effects, and set the timer for the next."""
         now = self._clock() if now is None else now
-        if (review_at := self._state.decision.review_at) is not None and now >= review_at:
-            self._review(now)
-        for action in plan(self._state, self._rules, now):
-            self._apply(action, now)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = None if self._state.closing else next_due(self._state, self._rules, now)
-        if due is not None:
-            self._timer = asyncio.get_running_loop().call_later(due - now, self._advance)
+        if (review_at := self._state.decision.review_at) is not None and now >= review_at:
+            self._review(now)
+        if not is_satisfied(self._state, self._rules):
+            self._state.memory, self._state.memory_read_at = self._read_memory(), self._memory.read_at
+        for action in plan(self._state, self._rules, now):
+            self._apply(action, now)
+        self._satisfied = is_satisfied(self._state, self._rules)
+        if not self._state.closing:
+            self._wake_at(next_due(self._state, self._rules, now))
+
+    def _wake_at(self, due: float | None) -> None:
+        """Advance at a time, unless that is done before anyway."""
+        if due is None or (self._timer is not None and self._timer.when() <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(due, self._advance)
 
     def _review(self, now: float) -> None:
         """Decide how many instances should be ready."""
-        memory = self._memory.latest() if isinstance(self._rules.ready, ReadyGoal) else None
+        memory = self._read_memory() if isinstance(self._rules.ready, ReadyGoal) else None
         self._state.decision = review(self._state, self._rules, memory, now)
+
+    def _read_memory(self) -> Memory | None:
+        """Return how much is left, and note how much of it one more instance needs; at most once a second."""
+        before = self._memory.read_at
+        memory = self._memory.latest()
+        if self._memory.read_at != before:
+            self._state.footprint = footprint(self._state.footprint, self.metering.peaks())
+        return memory
 
     def _apply(self, action: Action, now: float) -> None:
         match action:
@@ -324,10 +363,14 @@ class Allocator(Generic[InstanceT]):
                 self._spawn(self._instances[number].take_full_share())
             case End(number, cause):
                 self._retire(self._state.slots[number], cause)
-            case Refuse(identifier):
+            case Freeze(number):
+                slot = self._state.slots[number]
+                slot.frozen = True
+                self._spawn(self._freezing.freeze(slot))
+            case Refuse(identifier, reason):
                 pending = self._leave_queue(identifier)
-                pending.place.set_exception(full(self._state, self._rules, now))
-                self._refused(identifier, AllocationRefusal.POOL_FULL, pending)
+                pending.place.set_exception(full(self._state, self._rules, now, reason))
+                self._refused(identifier, reason, pending)
 
     def _refused(self, identifier: str, reason: AllocationRefusal, pending: _PendingLease) -> None:
         self._emit(AllocationRefused(identifier, reason, self._clock() - pending.since))
@@ -365,10 +408,16 @@ class Allocator(Generic[InstanceT]):
         slot.phase, slot.since = "ready", now
         self._review(now)
         self._advance()
-        if slot.phase == "ready":
+        began = now - slot.began
+        if prepared := slot.phase == "ready":
             await instance.warm_up()
             await instance.take_full_share()  # now rather than at the lease, where the session's code would wait for it
         self.metering.warmed_up(slot.number)
+        quick = self._statistics.warmed_up(self._clock() - now + began, prepared=prepared)
+        if quick is not self._state.quick:
+            self._state.quick = quick
+            if not self._state.closing:
+                self._advance()
 
     def _failed(self, slot: Slot, error: Exception) -> None:
         failure = start_failure(error, started=slot.number in self._instances)
@@ -430,6 +479,7 @@ class Allocator(Generic[InstanceT]):
         if instance is not None:
             await self.metering.before_end(slot.number)
             await instance.close(REASONS[cause])
+        self._freezing.forget(slot)
         self._emit(SandboxRemoved(cause, slot.identifier, await self.metering.end(slot.number, slot.identifier)))
         del self._state.slots[slot.number], self._ends[slot.number]
         if not self._state.closing:

@@ -14,6 +14,7 @@ from greenroom.errors import EngineUnavailable, GreenroomError
 from greenroom.local.allocator import Allocator
 from greenroom.local.instance import InstanceT
 from greenroom.local.metering import PresentUsage
+from greenroom.local.plan import Rules
 from greenroom.local.settings import PoolSettings
 from greenroom.models import PoolStatus, PoolUsage, ReadyReason, SessionUsage
 from greenroom.progress import Meter, Report
@@ -43,6 +44,15 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         self.container_type = settings.container_type
         self.file_limit = settings.file_limit
         self.forward_authorization = settings.forward_authorization
+
+    def _rules(self) -> Rules:
+        engine, settings = self._engine, self._settings
+        if settings.idle_after is not None and not engine.freezes:
+            _log.warning(
+                "Idle sessions of %s are not frozen (idle_after): that needs control groups, and there are none here.",
+                engine.name,
+            )
+        return settings.rules(starts_give_way=engine.starts_give_way, freezes=engine.freezes)
 
     @property
     def settings(self) -> PoolSettings:
@@ -101,8 +111,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
             self._engines[self._allocator.generation] = self._engine
             self._engine = engine
         self._take(settings)
-        rules = settings.rules(starts_give_way=self._engine.starts_give_way)
-        self._allocator.change(rules, outdated=outdated)
+        self._allocator.change(self._rules(), outdated=outdated)
         await self._close_unused_engines()
 
     async def wait_until_ready(self) -> None:

@@ -122,6 +122,14 @@ class Channel(FileRequests):
     async def take_full_share(self) -> None:
         await self._sandbox.take_full_share()
 
+    async def freeze(self) -> bool:
+        if self._lost is not None or self._turn.locked() or self._requests or self._stops:
+            return False
+        return await self._sandbox.freeze()
+
+    async def thaw(self) -> None:
+        await self._sandbox.thaw()
+
     @property
     def sampling_interval(self) -> float:
         return self._sandbox.sampling_interval

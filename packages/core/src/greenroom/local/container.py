@@ -100,6 +100,13 @@ class ContainerInstance:
     async def warm_up(self) -> None:
         """Do nothing: the startup probe tells when a container is warm."""
 
+    async def freeze(self) -> bool:
+        """Do nothing: its program can work between requests."""
+        return False
+
+    async def thaw(self) -> None:
+        """Do nothing: it is never frozen."""
+
     async def limit_memory(self, memory: int) -> None:
         if memory != self._memory:
             await self._sandbox.limit_memory(memory)

@@ -13,6 +13,7 @@ from greenroom.errors import InvalidRequest, SandboxLost
 from greenroom.local.allocator import Allocator
 from greenroom.local.changing import ChangeablePool
 from greenroom.local.container import ContainerInstance, NotListening
+from greenroom.local.memory import reader
 from greenroom.local.recording import Recorder
 from greenroom.local.settings import PoolSettings
 from greenroom.models import ContainerType, PoolStatus, SessionInfo
@@ -31,11 +32,12 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
         self._observer = observer = guarded(observer)
         self._allocator = Allocator(
             self._start,
-            settings.rules(starts_give_way=engine.starts_give_way),
+            self._rules(),
             engine.name,
             observer,
             start_timeout=None,  # the probes have their own
             most_failed_starts=2,
+            memory=reader(engine.memory_from),
         )
         self._recorder = Recorder(observer, self._allocator.metering, name or engine.name, content=False)
 

@@ -18,6 +18,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from greenroom.local.memory import Memory
 from greenroom.models import ReadyReason
@@ -34,8 +35,14 @@ MOST_ARRIVALS = 500
 _FAST, _SLOW, _RECENT = 10.0, 300.0, 1800.0  # seconds: for a rise, for a steady rate, and for bursts
 _REVIEW = 5.0
 """How often memory is looked at while more are ready than the least, or while it is short; in seconds."""
-_FOOTPRINT = 100 << 20
-"""What one more ready sandbox is expected to need, in bytes: a preloaded one of Python has 60 MB."""
+FOOTPRINT = 100 << 20
+"""What one more sandbox is expected to need, in bytes, before others were measured: one of Python has 60 MB."""
+LEAST_FOOTPRINT = 16 << 20
+"""The same however little others have: a part of what the kernel keeps for a sandbox is not counted there."""
+QUICK, NO_LONGER_QUICK = 0.10, 0.15
+"""The seconds in which a sandbox becomes warm where none needs to wait, and those from which on some are kept again."""
+_FEWEST = 3  # sandboxes, before which neither their start time nor their memory is known
+
 _GROW_ABOVE, _SHRINK_BELOW = 0.15, 0.10  # of the memory that there is
 _STALLED, _STALLED_BELOW = 0.10, 0.25
 """The share of time at which waiting for memory counts, if less than so much is available: without that condition, one
@@ -65,6 +72,8 @@ class Observed:
     ready: int = 0
     starting: int = 0
     memory: Memory | None = None
+    footprint: int = FOOTPRINT
+    """What one more sandbox is expected to need, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,28 @@ def needed_recently(observed: Observed, wait: float, now: float) -> int:
     return needs[math.ceil(QUANTILE * len(needs)) - 1] if needs else 0
 
 
+def is_quick(before: bool, times: Sequence[float]) -> bool:
+    """Return whether sandboxes start so quickly that none needs to wait for sessions.
+
+    Args:
+        before: what was returned last.
+        times: the seconds in which the last sandboxes became warm.
+    """
+    if len(times) < _FEWEST:
+        return before
+    return median(times) < (NO_LONGER_QUICK if before else QUICK)
+
+
+def footprint(before: int, used: Sequence[int]) -> int:
+    """Return what one more sandbox is expected to need, in bytes: the median of the others.
+
+    Args:
+        before: what was returned last.
+        used: what sandboxes had at most.
+    """
+    return before if len(used) < _FEWEST else max(LEAST_FOOTPRINT, int(median(used)))
+
+
 def _since(times: Sequence[float], since: float) -> int:
     return len(times) - bisect_right(times, since)
 
@@ -192,9 +223,9 @@ def _within_memory(decision: Decision, observed: Observed, goal: ReadyGoal) -> D
     if memory is None:
         return decision
     if memory.available < _SHRINK_BELOW * memory.total:
-        room = -math.ceil((_SHRINK_BELOW * memory.total - memory.available) / _FOOTPRINT)
+        room = -math.ceil((_SHRINK_BELOW * memory.total - memory.available) / observed.footprint)
     else:
-        room = max(0, math.floor((memory.available - _GROW_ABOVE * memory.total) / _FOOTPRINT))
+        room = max(0, math.floor((memory.available - _GROW_ABOVE * memory.total) / observed.footprint))
     if memory.stalled >= _STALLED and memory.available < _STALLED_BELOW * memory.total:
         room = min(room, -observed.ready)
     affordable = observed.ready + room

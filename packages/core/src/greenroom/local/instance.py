@@ -24,6 +24,18 @@ class Instance(Measured, Protocol):
         """Prepare for a session while the instance waits for one. Never raises."""
         ...
 
+    async def freeze(self) -> bool:
+        """Stop its processes until `thaw`, if nothing is under way in it; return whether they are stopped."""
+        ...
+
+    async def thaw(self) -> None:
+        """Let its processes go on.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
+        """
+        ...
+
     async def close(self, reason: str) -> None:
         """End the instance; pending calls fail with the reason. Idempotent, bounded in time."""
         ...

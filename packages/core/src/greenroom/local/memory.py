@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
+
+from greenroom.engines.base import MemoryFrom
 
 _KIB = 1 << 10
 _ROOT = Path("/")
 _SHORT = "avg10="
-_INTERVAL = 1.0  # seconds
+_MOST_RESERVED = 1 << 30
+READ_INTERVAL = 1.0
+"""The seconds between two readings, each of which takes up to a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +28,17 @@ class Memory:
     """What can be used without taking it from a process."""
     stalled: float = 0.0
     """The share of the last ten seconds in which every process that had work waited for memory, from 0 to 1."""
+    limit: str = field(default="this machine", compare=False)
+    """Whose memory that is, for messages."""
+
+    @property
+    def default_reserve(self) -> int:
+        """How many bytes of it no sandbox is started for, by default."""
+        return min(self.total // 20, _MOST_RESERVED)
 
 
 class MemoryWatch:
-    """Reads memory at most once per second, as each reading takes up to a millisecond.
+    """Reads memory at most once per second.
 
     Args:
         read: does so.
@@ -37,31 +49,47 @@ class MemoryWatch:
         self._read = read
         self._clock = clock
         self._latest: Memory | None = None
-        self._at = -math.inf
+        self.read_at = -math.inf
+        """When it was last read."""
 
     def latest(self) -> Memory | None:
         """Return the memory of now, or of less than a second ago."""
-        if (now := self._clock()) - self._at >= _INTERVAL:
-            self._latest, self._at = self._read(), now
+        if (now := self._clock()) - self.read_at >= READ_INTERVAL:
+            self._latest, self.read_at = self._read(), now
         return self._latest
 
 
-def read_memory(root: Path = _ROOT) -> Memory | None:
+def reader(source: MemoryFrom) -> Callable[[], Memory | None]:
+    """Return what reads the memory that sandboxes are made from."""
+    match source:
+        case MemoryFrom.THIS_PROCESS:
+            return read_memory
+        case MemoryFrom.THIS_MACHINE:
+            return partial(read_memory, groups=False)
+        case MemoryFrom.ELSEWHERE:
+            return lambda: None
+
+
+def read_memory(root: Path = _ROOT, *, groups: bool = True) -> Memory | None:
     """Return the memory of this machine, less if a control group above this process has less; `None` without `/proc`.
 
     Args:
         root: where `proc` and `sys` are.
+        groups: whether control groups count.
     """
     machine = _machine(root)
     if machine is None:
         return None
     stalled = _stalled(root / "proc/pressure/memory")
     memory = replace(machine, stalled=stalled)
-    for group in _groups(root):
+    for group in _groups(root) if groups else ():
         left = _left(group)
         if left is not None and left.total < machine.total:  # a limit above the machine's memory is none
             memory = Memory(
-                min(memory.total, left.total), min(memory.available, left.available), max(memory.stalled, left.stalled)
+                min(memory.total, left.total),
+                min(memory.available, left.available),
+                max(memory.stalled, left.stalled),
+                f"the control group {group}" if left.available < memory.available else memory.limit,
             )
     return memory
 

@@ -229,6 +229,10 @@ class Metering:
             memory += 0 if meter.last is None else meter.last.memory
         return replace(total, memory=memory)
 
+    def peaks(self) -> list[int]:
+        """The most bytes that each sandbox had, of those that were sampled."""
+        return [meter.peak for meter, _ in self._meters.values() if meter.sampled is not None]
+
     def present(self) -> list[PresentUsage]:
         """What each sandbox has used that is not gone, by its last sample: two can be of one session, of which one
         ends."""
@@ -266,8 +270,9 @@ class Metering:
     async def _sample(self) -> None:
         """Sample the instances that have worked; the memory of the others has not changed."""
         for meter, instance in list(self._meters.values()):
-            due = meter.sampled is None or self._clock() - meter.sampled >= instance.sampling_interval
-            if due and (meter.worked or meter.running):
+            if not (meter.worked or meter.running):
+                continue
+            if meter.sampled is None or self._clock() - meter.sampled >= instance.sampling_interval:
                 meter.take(await _read(instance), self._clock())
                 await asyncio.sleep(0)
 

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from greenroom.errors import PoolFull
-from greenroom.local.demand import MOST_ARRIVALS, Decision, Observed, ReadyGoal, decide
-from greenroom.local.memory import Memory
+from greenroom.errors import PoolFull, in_units
+from greenroom.local.demand import FOOTPRINT, MOST_ARRIVALS, Decision, Observed, ReadyGoal, decide
+from greenroom.local.memory import READ_INTERVAL, Memory
 from greenroom.models import ReadyReason
-from greenroom.telemetry import EndCause
+from greenroom.telemetry import AllocationRefusal, EndCause
+
+_POOL_FULL, _MEMORY_SHORT = AllocationRefusal.POOL_FULL, AllocationRefusal.MEMORY_SHORT
 
 SURPLUS_TIMEOUT = 30.0
 """How long a surplus ready sandbox is kept in case it is needed, in seconds."""
@@ -47,6 +49,10 @@ class Slot:
     """The rules under which it was started."""
     lifetime: Lifetime | None = None
     """The session's own, if the pool's has changed since it began."""
+    frozen: bool = False
+    """Whether its processes are to be stopped."""
+    awake_until: float = 0.0
+    """When it can be frozen at the earliest."""
 
 
 @dataclass(slots=True)
@@ -70,6 +76,14 @@ class State:
     """How long a sandbox takes to start, as measured; in seconds."""
     decision: Decision = field(default_factory=Decision)
     """How many sandboxes should be ready, where that follows demand."""
+    memory: Memory | None = None
+    """What is left for sandboxes; `None` if that is not known."""
+    memory_read_at: float = 0.0
+    """When that was read."""
+    footprint: int = FOOTPRINT
+    """How much of it one more sandbox is expected to need, in bytes."""
+    quick: bool = False
+    """Whether sandboxes start so quickly that none needs to wait."""
     hold_starts_until: float = 0.0
     """After a failed start that no caller waited for: the earliest time of the next attempt."""
 
@@ -91,6 +105,12 @@ class Rules:
     max_concurrent_starts: int
     max_starts_beside_work: int | None = None
     """The same while code runs; `None`: no difference."""
+    ready_if_quick: int | None = None
+    """The same as `ready` where sandboxes start quickly; `None`: no difference."""
+    idle_after: float | None = None
+    """From the last use until a session is frozen; `None`: never."""
+    memory_reserve: int | None = None
+    """The bytes of memory that no sandbox is started for; `None`: by default."""
     generation: int = 0
     """That of the sandboxes that can serve new sessions; others are ended unless they serve one."""
 
@@ -122,13 +142,21 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class Freeze:
+    """Stop the processes of a session that is not used."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
-    """Fail the callers of a queued identifier: the pool is full."""
+    """Fail the callers of a queued identifier: the pool is full, or memory is short."""
 
     identifier: str
+    reason: AllocationRefusal = AllocationRefusal.POOL_FULL
 
 
-Action: TypeAlias = Start | Lease | End | Refuse
+Action: TypeAlias = Start | Lease | End | Freeze | Refuse
 
 
 def plan(state: State, rules: Rules, now: float) -> list[Action]:
@@ -137,6 +165,11 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
         return [End(slot.number, EndCause.POOL_CLOSED) for slot in _alive(state)]
     actions: list[Action] = [
         End(slot.number, cause) for slot in state.slots.values() if (cause := _expiry(slot, rules, now)) is not None
+    ]
+    actions += [
+        Freeze(slot.number)
+        for slot in state.slots.values()
+        if (due := _freeze_due(slot, rules)) is not None and now >= due and _expiry(slot, rules, now) is None
     ]
 
     dropped = _dropped(state, rules)
@@ -147,9 +180,14 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
     actions += [Lease(slot.number, waiter.identifier) for slot, waiter in zip(ready, state.waiters, strict=False)]
 
     starting, room = len(_in_phase(state, "starting", dropped)), _room(state, rules)
+    admitted = min(room, admissible(state, rules))
     waiting = state.waiters[served:]
-    refused = [waiter for waiter in waiting[starting + room :] if now >= waiter.since + rules.acquire_timeout]
-    actions += [Refuse(waiter.identifier) for waiter in refused]
+    refused = [
+        Refuse(waiter.identifier, _MEMORY_SHORT if place < starting + room else _POOL_FULL)
+        for place, waiter in enumerate(waiting)
+        if place >= starting + admitted and now >= waiter.since + rules.acquire_timeout
+    ]
+    actions += refused
 
     wanted = len(waiting) - len(refused)
     spare = len(ready) - served
@@ -157,6 +195,8 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
     surplus = 0 if waiting else max(0, min(-missing, spare))
     if now < state.hold_starts_until or (state.decision.held and isinstance(rules.ready, ReadyGoal)):
         missing = min(missing, wanted - starting)
+    # Sandboxes that no session waits for are the first that there is no memory for.
+    missing = min(missing, max(min(wanted - starting, admitted), admissible(state, rules, margin=2)))
     most = rules.max_concurrent_starts
     if rules.max_starts_beside_work is not None and any(slot.users for slot in state.slots.values()):
         most = min(most, rules.max_starts_beside_work)
@@ -166,19 +206,45 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
     return actions
 
 
+def admissible(state: State, rules: Rules, *, margin: int = 1) -> int:
+    """How many further sandboxes there is memory for.
+
+    Args:
+        state: the pool's.
+        rules: the pool's.
+        margin: how many times the reserve must be left.
+    """
+    memory = state.memory
+    if memory is None:
+        return rules.maximum
+    left = memory.available - margin * _reserve(memory, rules)
+    # Those that take memory now, or have begun to since it was read.
+    unseen = sum(slot.phase == "starting" or slot.since >= state.memory_read_at for slot in _alive(state))
+    return min(rules.maximum, max(0, left // state.footprint - unseen))
+
+
 def review(state: State, rules: Rules, memory: Memory | None, now: float) -> Decision:
     """The decision how many sandboxes should be ready, which becomes part of the state."""
     if not isinstance(rules.ready, ReadyGoal):
         return Decision(rules.ready, ReadyReason.FIXED)
     beside_work = rules.max_starts_beside_work
     starts = rules.max_concurrent_starts if beside_work is None else min(beside_work, rules.max_concurrent_starts)
-    observed = Observed(state.arrivals, state.start_time, starts, state.count("ready"), state.count("starting"), memory)
+    ready, starting = state.count("ready"), state.count("starting")
+    observed = Observed(state.arrivals, state.start_time, starts, ready, starting, memory, state.footprint)
     return decide(state.decision, observed, rules.ready, now)
 
 
 def ready_target(state: State, rules: Rules) -> int:
     """How many sandboxes should be ready: as set, or as decided."""
-    return min(state.decision.target, rules.maximum) if isinstance(rules.ready, ReadyGoal) else rules.ready
+    if isinstance(rules.ready, ReadyGoal):
+        return min(state.decision.target, rules.maximum)
+    return rules.ready_if_quick if state.quick and rules.ready_if_quick is not None else rules.ready
+
+
+def ready_reason(state: State, rules: Rules) -> ReadyReason:
+    """Why so many."""
+    quick = state.quick and rules.ready_if_quick is not None and not isinstance(rules.ready, ReadyGoal)
+    return ReadyReason.QUICK if quick else state.decision.reason
 
 
 def next_due(state: State, rules: Rules, now: float) -> float | None:
@@ -186,7 +252,10 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
     times = [due for slot in state.slots.values() if (due := _due(slot, rules)) is not None]
     # The head of the queue gets the sandboxes that are starting or have room to start, however long that takes.
     starting = len(_in_phase(state, "starting", _dropped(state, rules)))
-    sure = starting + _room(state, rules)
+    sure = starting + min(_room(state, rules), admissible(state, rules))
+    times += [due for slot in state.slots.values() if (due := _freeze_due(slot, rules)) is not None]
+    if state.memory is not None and _room(state, rules) and _is_short(state, rules):
+        times.append(state.memory_read_at + READ_INTERVAL)
     times += [waiter.since + rules.acquire_timeout for waiter in state.waiters[sure:]]
     times.append(state.hold_starts_until)
     if isinstance(rules.ready, ReadyGoal) and state.decision.review_at is not None:
@@ -197,13 +266,34 @@ def next_due(state: State, rules: Rules, now: float) -> float | None:
     return min((due for due in times if due > now), default=None)
 
 
-def full(state: State, rules: Rules, now: float) -> PoolFull:
+def due_alone(slot: Slot, rules: Rules) -> float | None:
+    """When `plan` will end or freeze the sandbox of a session, whatever happens to the others."""
+    times = [_due(slot, rules), _freeze_due(slot, rules)]
+    return min((due for due in times if due is not None), default=None)
+
+
+def is_satisfied(state: State, rules: Rules) -> bool:
+    """Whether no session waits for a sandbox, and as many are ready or starting as should be."""
+    return not state.waiters and state.count("starting", "ready") >= ready_target(state, rules)
+
+
+def full(state: State, rules: Rules, now: float, reason: AllocationRefusal = _POOL_FULL) -> PoolFull:
     """The error of a caller that got no sandbox, with the time when one may become free."""
-    due = next_due(State(slots=state.slots), rules, now)
+    due = min((at for slot in state.slots.values() if (at := _due(slot, rules)) is not None and at > now), default=None)
     retry_after = None if due is None else due - now
+    hint = "" if retry_after is None else f" One may become free in {retry_after:.0f} seconds."
     # A sandbox that starts for an earlier caller, or that is ending, takes its place too: none is left.
     sessions = rules.maximum
-    hint = "" if retry_after is None else f" One may become free in {retry_after:.0f} seconds."
+    if reason is _MEMORY_SHORT and (memory := state.memory) is not None:
+        return PoolFull(
+            f"The pool starts no further sandbox, as memory is short: {in_units(memory.available)} of "
+            f"{in_units(memory.total)} of {memory.limit} are available, {in_units(_reserve(memory, rules))} are kept "
+            f"free (memory_reserve), and that did not change within {rules.acquire_timeout:g} seconds. Delete sessions "
+            "that are done, lower max_concurrent_sessions or memory, or lower memory_reserve.",
+            sessions=sessions,
+            retry_after=retry_after,
+            memory=True,
+        )
     return PoolFull(
         f"The pool is full: {sessions} of {sessions} sessions are taken, and none became free within "
         f"{rules.acquire_timeout:g} seconds.{hint} Delete sessions that are done, shorten "
@@ -215,7 +305,7 @@ def full(state: State, rules: Rules, now: float) -> PoolFull:
 
 def cooldown(slot: Slot, rules: Rules) -> float | None:
     """How long a session lasts without use, in seconds; `None` where it ends with its sandbox."""
-    pools = (slot.lifetime or rules.lifetime).cooldown
+    pools = rules.cooldown if slot.lifetime is None else slot.lifetime.cooldown
     return pools if pools is None or slot.idle_timeout is None else min(slot.idle_timeout, pools)
 
 
@@ -223,7 +313,7 @@ def expires_at(slot: Slot, rules: Rules) -> float | None:
     """When a session's sandbox is due to end; `None` while it is in use, or if nothing ends it."""
     if (lasts := cooldown(slot, rules)) is not None:
         return None if slot.users else slot.last_used + lasts
-    maximum_age = (slot.lifetime or rules.lifetime).maximum_age
+    maximum_age = rules.maximum_age if slot.lifetime is None else slot.lifetime.maximum_age
     return None if maximum_age is None else slot.since + maximum_age
 
 
@@ -256,6 +346,24 @@ def _expiry(slot: Slot, rules: Rules, now: float) -> EndCause | None:
     if due is None or now < due:
         return None
     return EndCause.COOLED_DOWN if cooldown(slot, rules) is not None else EndCause.MAX_AGE
+
+
+def _reserve(memory: Memory, rules: Rules) -> int:
+    return memory.default_reserve if rules.memory_reserve is None else rules.memory_reserve
+
+
+def _is_short(state: State, rules: Rules) -> bool:
+    """Whether a start waits for memory."""
+    coming = state.count("starting", "ready")
+    wanted = len(state.waiters) - coming
+    return wanted > admissible(state, rules) or wanted + ready_target(state, rules) > admissible(state, rules, margin=2)
+
+
+def _freeze_due(slot: Slot, rules: Rules) -> float | None:
+    """When a session is to be frozen; `None` while it is in use or frozen, or if none are."""
+    if rules.idle_after is None or slot.phase != "leased" or slot.users or slot.frozen:
+        return None
+    return max(slot.last_used + rules.idle_after, slot.awake_until)
 
 
 def _due(slot: Slot, rules: Rules) -> float | None:

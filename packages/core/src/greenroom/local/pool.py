@@ -19,6 +19,7 @@ from greenroom.local.changing import ChangeablePool
 from greenroom.local.channel import Channel
 from greenroom.local.collecting import ExecutionLimits
 from greenroom.local.copying import CopyLimits, copy
+from greenroom.local.memory import reader
 from greenroom.local.order import CallOrder, Place
 from greenroom.local.recording import Recorder
 from greenroom.local.resumable import ResumableExecutions
@@ -43,12 +44,12 @@ class LocalPool(ChangeablePool[Channel]):
 
     def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> None:
         super().__init__(engine, settings)
-        rules = settings.rules(starts_give_way=engine.starts_give_way)
         self._overrides = HeldOverrides()
         self._resumable = ResumableExecutions()
         self._order = CallOrder()
         observer = guarded(observer)
-        self._allocator = Allocator(self._start, rules, engine.name, observer)
+        memory = reader(engine.memory_from)
+        self._allocator = Allocator(self._start, self._rules(), engine.name, observer, memory=memory)
         metering, content = self._allocator.metering, settings.trace_content
         self._recorder = Recorder(observer, metering, name or engine.name, content=content)
 

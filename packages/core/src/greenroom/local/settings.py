@@ -103,6 +103,12 @@ class PoolSettings(BaseModel):
     """Of `"auto"`: the least that are kept ready; by default 10 % of the maximum, rounded up."""
     max_ready_session_instances: Annotated[int | None, BeforeValidator(_count)] = None
     """Of `"auto"`: the most; by default 20 % of the maximum, rounded up, or the least if that is more."""
+    idle_after: float | None = Field(None, gt=0, le=_30_YEARS)
+    """From the last use until a session's processes are stopped, also threads that run between executions; the next
+    use continues them. `None`: never."""
+    memory_reserve: Size | None = Field(None, ge=0)
+    """How much of the machine's memory is kept free: no sandbox starts for which there is no more than that. By default
+    5 %, at most 1 GiB."""
     lifecycle: Literal["timed", "on_container_exit"] = "timed"
     """`timed`: a session ends when it has not been used for `cooldown_period`; `on_container_exit`: when its
     sandbox ends, or after `max_alive_period`."""
@@ -180,6 +186,8 @@ class PoolSettings(BaseModel):
             raise ValueError("container or template must be given for the container type CustomContainer")
         if self.container is not None and self.container_type is not ContainerType.CUSTOM_CONTAINER:
             raise ValueError(f"container must come with the container type CustomContainer, not {self.container_type}")
+        if self.idle_after is not None and self.container is not None:
+            raise ValueError("idle_after must not come with the container type CustomContainer")
         if self.console_log and self.container is None:
             raise ValueError("console_log must come with the container type CustomContainer")
         if self.container is not None and self.env:
@@ -205,11 +213,12 @@ class PoolSettings(BaseModel):
             warnings.warn(f"container.{message}", AzureRangeWarning, stacklevel=2)
         return settings
 
-    def rules(self, *, starts_give_way: bool) -> Rules:
+    def rules(self, *, starts_give_way: bool, freezes: bool = False) -> Rules:
         """How many sandboxes the pool has, and when each ends.
 
         Args:
             starts_give_way: whether sandboxes that start leave the processors to those that work.
+            freezes: whether sandboxes can be frozen.
         """
         return Rules(
             maximum=self.max_concurrent_sessions,
@@ -219,6 +228,9 @@ class PoolSettings(BaseModel):
             acquire_timeout=self.acquire_timeout,
             max_concurrent_starts=max(2, os.cpu_count() or 2),
             max_starts_beside_work=None if starts_give_way else 1,
+            ready_if_quick=None if "ready_session_instances" in self.model_fields_set else 0,
+            idle_after=self.idle_after if freezes else None,
+            memory_reserve=self.memory_reserve,
         )
 
     def check_limits(self, memory: int | None, idle_timeout: float | None) -> None:

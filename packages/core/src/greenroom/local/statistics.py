@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from statistics import median
 
-from greenroom.local.demand import QUANTILE
-from greenroom.local.plan import Rules, State, ready_target
+from greenroom.local.demand import QUANTILE, is_quick
+from greenroom.local.plan import Rules, State, ready_reason, ready_target
 from greenroom.models import PoolStatus
 from greenroom.telemetry import SandboxEnded, SandboxStarted, SessionAllocated, TelemetryEvent
 
@@ -24,6 +24,8 @@ class Statistics:
         self._cold = 0
         self._waits: deque[float] = deque(maxlen=_KEPT)
         self._starts: deque[float] = deque(maxlen=_KEPT)
+        self._warm_times: deque[float] = deque(maxlen=_RECENT)
+        self._quick = False
         self._evictions: Counter[str] = Counter()
 
     def observe(self, event: TelemetryEvent) -> None:
@@ -40,6 +42,19 @@ class Statistics:
             case _:
                 pass
 
+    def warmed_up(self, duration: float, *, prepared: bool) -> bool:
+        """Count a sandbox that can answer; return whether sandboxes start so quickly that none needs to wait.
+
+        Args:
+            duration: from the order for it.
+            prepared: whether it imported what it should; what a session got before that is no measure of the time
+                unless others are known to be quick.
+        """
+        if prepared or self._quick:
+            self._warm_times.append(duration)
+            self._quick = is_quick(self._quick, self._warm_times)
+        return self._quick
+
     @property
     def start_time(self) -> float:
         """The median of the last few starts, 0 before the first."""
@@ -48,7 +63,7 @@ class Statistics:
     def status(self, state: State, rules: Rules) -> PoolStatus:
         """Return the counts together with the pool's present state."""
         # Another thread can be asking.
-        state = State(slots=dict(state.slots), waiters=list(state.waiters), decision=state.decision)
+        state = State(slots=dict(state.slots), waiters=list(state.waiters), decision=state.decision, quick=state.quick)
         waits = sorted(self._waits)
         leased = [slot for slot in state.slots.values() if slot.phase == "leased"]
         executing = sum(slot.users > 0 for slot in leased)
@@ -68,7 +83,8 @@ class Statistics:
             evictions=dict(self._evictions),
             wait_p95=waits[math.ceil(QUANTILE * len(waits)) - 1] if waits else 0.0,
             ready_target=ready_target(state, rules),
-            ready_reason=state.decision.reason,
+            ready_reason=ready_reason(state, rules),
+            frozen=sum(slot.frozen for slot in leased),
         )
 
 

@@ -56,6 +56,7 @@ class AllocationRefusal(StrEnum):
     """Why a session got no sandbox."""
 
     POOL_FULL = "pool_full"
+    MEMORY_SHORT = "memory_short"
     START_FAILED = "start_failed"
     POOL_CLOSED = "pool_closed"
 

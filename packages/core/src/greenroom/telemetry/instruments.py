@@ -150,6 +150,7 @@ PENDING_PODS = Instrument("PoolPendingPodCount", "Sandboxes that start, by the n
 SANDBOXES = Instrument("greenroom.pool.sandboxes", "Sandboxes by state.", "", ("state",), gauge=True)
 LIMIT = Instrument("greenroom.pool.limit", "The maximum number of sandboxes.", gauge=True)
 WAITING = Instrument("greenroom.pool.waiting", "Sessions that wait for a sandbox.", gauge=True)
+FROZEN = Instrument("greenroom.pool.frozen", "Idle sessions whose processes are stopped.", gauge=True)
 PARKED = Instrument("greenroom.pool.parked", "Executions that wait for answers to calls of tools.", gauge=True)
 PARKED_CALLS = Instrument("greenroom.pool.parked.calls", "Calls of tools that wait for their answers.", gauge=True)
 READY_TARGET = Instrument("greenroom.pool.ready.target", "How many sandboxes should be ready.", gauge=True)
@@ -165,8 +166,8 @@ CPU_TIME = Instrument("greenroom.pool.cpu.time", "Time of processors of sandboxe
 MEMORY_TIME = Instrument("greenroom.pool.memory.time", "Memory of sandboxes over time.", "By.s", ("purpose",))
 
 STATE = (
-    READY_PODS, EXECUTING_PODS, PENDING_PODS, SANDBOXES, LIMIT, WAITING, PARKED, PARKED_CALLS, READY_TARGET, SATURATION,
-    RECENT, MEMORY, SESSIONS, CPU_TIME, MEMORY_TIME,
+    READY_PODS, EXECUTING_PODS, PENDING_PODS, SANDBOXES, LIMIT, WAITING, FROZEN, PARKED, PARKED_CALLS, READY_TARGET,
+    SATURATION, RECENT, MEMORY, SESSIONS, CPU_TIME, MEMORY_TIME,
 )  # fmt: skip
 """The instruments that show a pool's state. Each has a label with the pool's name, `poolName` for Azure's."""
 
@@ -183,6 +184,7 @@ def state_of(status: PoolStatus, usage: PoolUsage) -> Iterator[Measurement]:
         yield LIMIT, status.limit, ()
         yield SATURATION, (sessions + status.waiting) / max(status.limit, 1), ()
     yield WAITING, status.waiting, ()
+    yield FROZEN, status.frozen, ()
     yield PARKED, status.parked, ()
     yield PARKED_CALLS, status.parked_calls, ()
     if status.ready_target is not None:

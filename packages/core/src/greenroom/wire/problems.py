@@ -30,6 +30,7 @@ def encode_error(error: GreenroomError) -> Json:
         fields |= {"message": error.strerror, "filename": error.filename}
     if isinstance(error, PoolFull):
         fields |= {"sessions": error.sessions, "retry_after": error.retry_after}
+        fields |= {"memory": True} if error.memory else {}
     if isinstance(error, ExecutionFailed):
         fields["execution"] = encode(error.execution)
     if error.azure is not None:
@@ -60,7 +61,8 @@ def _error(kind: type[GreenroomError], message: str, fields: Mapping[str, Json])
         wait = decode_as(float | None, fields.get("retry_after"), "retry_after")
         check_number(sessions, "sessions")
         check_number(wait or 0, "retry_after")
-        return kind(message, sessions=sessions, retry_after=wait)
+        memory = fields.get("memory") is True
+        return kind(message, sessions=sessions, retry_after=wait, memory=memory)
     if issubclass(kind, ExecutionFailed):
         return kind(decode(Execution, fields.get("execution")))
     code = fields.get("errno")

@@ -155,7 +155,7 @@ def problem_of(error: GreenroomError) -> Problem:
                 f"The request sessions count is '1'. There are already '{count}' active sessions and the maximum "
                 f"active sessions count is '{count}'."
             )
-            return Problem(429, POOL_FULL, full, retry_after=error.retry_after)
+            return Problem(429, POOL_FULL, message if error.memory else full, retry_after=error.retry_after)
         case SandboxLost():
             return Problem(410, SESSION_LOST, message)
         case PoolClosed() | EngineUnavailable():

@@ -21,7 +21,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +33,14 @@ _PREFIX = "greenroom-"
 _HOST = "greenroom.host"
 _SANDBOXES = "greenroom.sandboxes"
 _CONTROLLERS = ("memory", "pids", "cpu")
+_FREEZER = "freezer"  # a controller of version 1; version 2 freezes without one
 _MOVES = 10  # processes fork while they are moved
 _PERIOD = 100_000  # microseconds, over which a share of the processors is counted
 _KILL_TIMEOUT = 5.0
+
+# What stops the processes of a group, and what lets them go on.
+_FREEZERS = {"cgroup.freeze": ("1", "0"), "freezer.state": ("FROZEN", "THAWED")}
+_PIECE = 16 << 20  # bytes that are moved to swap without a pause
 
 # A group's share of busy processors: while its sandbox starts and no caller waits for it, and after that.
 _SHARES = {"cpu.weight": (6, 100), "cpu.shares": (64, 1024)}
@@ -101,23 +106,70 @@ class Group:
                 with contextlib.suppress(OSError):  # removed meanwhile
                     _write_if_there(directory / name, str(full))
 
+    def freeze(self) -> bool:
+        """Stop every process in the group; return whether the kernel does so."""
+        return self._set_freezer(0)
+
+    def thaw(self) -> None:
+        """Let the processes go on, with no further swap."""
+        for directory in self.directories:
+            with contextlib.suppress(OSError):
+                if (directory / "memory.reclaim").exists():
+                    _write_if_there(directory / "memory.swap.max", "0")
+        self._set_freezer(1)
+
+    def allow_swap(self) -> bool:
+        """Let the group have as much swap as it may have memory; return whether it can be moved there.
+
+        That needs version 2, and swap space of the machine.
+        """
+        for directory in self.directories:
+            with contextlib.suppress(OSError):
+                if (directory / "memory.reclaim").exists() and measuring.swap_left() >= _PIECE:
+                    (directory / "memory.swap.max").write_text((directory / "memory.max").read_text())
+                    return True
+        return False
+
+    def _set_freezer(self, state: int) -> bool:
+        for directory in self.directories:
+            for name, words in _FREEZERS.items():
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    if (directory / name).exists():
+                        (directory / name).write_text(words[state])
+                        return True
+        return False
+
+    def reclaim(self) -> bool:
+        """Move a piece of the group's memory to swap; return whether more can follow."""
+        for directory in self.directories:
+            with contextlib.suppress(OSError, ValueError):
+                before = int((directory / "memory.current").read_text())
+                with contextlib.suppress(BlockingIOError):  # there was less to move
+                    (directory / "memory.reclaim").write_text(str(min(before, _PIECE)))
+                return int((directory / "memory.current").read_text()) < before - _PIECE // 16
+        return False
+
     def kill(self) -> None:
         """Kill every process in the group, whatever it does to prevent that.
 
         The death of process 1 of the sandbox ends the others, but only once it runs, which they can delay.
         """
         deadline = time.monotonic() + _KILL_TIMEOUT
+        self.strike()
+        for directory in self.directories:
+            while _kill_processes(directory) and time.monotonic() < deadline:
+                time.sleep(0.005)
+
+    def strike(self) -> None:
+        """Begin to kill: send the signal to every process that there is."""
         for directory in self.directories:
             with contextlib.suppress(OSError):
                 _write_if_there(directory / "cgroup.kill", "1")  # version 2, from Linux 5.14 on
             with contextlib.suppress(OSError):
                 _write_if_there(directory / "pids.max", "0")  # no process is created while we count them
         for directory in self.directories:
-            while (members := _processes(directory)) and time.monotonic() < deadline:
-                for pid in members:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(0.005)
+            _kill_processes(directory)
+        self.thaw()  # under version 1, what is frozen dies only then, and runs no more of its code
 
     def remove(self, *, timeout: float = 2.0) -> None:
         """Remove the group once its last process is gone; if it is not, the sweep of a later engine does."""
@@ -160,19 +212,30 @@ class Hierarchy:
             raise
         return group
 
-    def sweep(self) -> int:
-        """Remove the groups of dead owners, and kill the processes left in them; return the number of groups."""
+    @property
+    def freezes(self) -> bool:
+        """Whether its groups can be frozen."""
+        return self.version is ControlGroups.VERSION_2 or _FREEZER in self.parents
+
+    def sweep(self, is_gone: Callable[[str], bool] = owner.is_gone_by_mark) -> int:
+        """Remove the groups of dead owners, and kill the processes left in them; return the number of groups.
+
+        Args:
+            is_gone: whether the owner with a mark is dead.
+        """
         names = {
             directory.name
             for parent in self.parents.values()
             for directory in parent.glob(f"{_PREFIX}*")
-            if owner.is_gone_by_mark(directory.name.removeprefix(_PREFIX).rpartition("-")[0])
+            if is_gone(directory.name.removeprefix(_PREFIX).rpartition("-")[0])
         }
-        for name in names:
-            group = self._group(name)
+        groups = [self._group(name) for name in names]
+        for group in groups:
+            group.strike()
+        for group in groups:
             group.kill()
             group.remove()
-        return len(names)
+        return len(groups)
 
     def _group(self, name: str) -> Group:
         return Group(tuple(dict.fromkeys(parent / name for parent in self.parents.values())))
@@ -193,6 +256,17 @@ class Hierarchy:
             (cpu / "cpu.cfs_quota_us").write_text(str(int(limits.cpus * _PERIOD)))
         for file, (starting, _) in _SHARES.items():
             _write_if_there(cpu / file, str(starting))
+
+
+def end_all_of(mark: str, parents: Mapping[str, str]) -> int:
+    """Kill the sandboxes of an owner that is dead, frozen ones too; return their number.
+
+    Args:
+        mark: the owner's.
+        parents: those of the owner's `Hierarchy`.
+    """
+    hierarchy = Hierarchy({controller: Path(parent) for controller, parent in parents.items()})
+    return hierarchy.sweep(lambda found: found == mark)
 
 
 def find() -> Hierarchy | None:
@@ -233,12 +307,13 @@ def _places() -> Iterator[dict[str, Path]]:
 def _version_1() -> dict[str, Path] | None:
     own = _own_groups()
     parents: dict[str, Path] = {}
-    for controller in _CONTROLLERS:
+    for controller in (*_CONTROLLERS, _FREEZER):
         candidates = [MOUNT / controller / own.get(controller, "/").lstrip("/"), MOUNT / controller]
         parent = next((path for path in candidates if (path / "cgroup.procs").exists()), None)
-        if parent is None:
+        if parent is not None:
+            parents[controller] = parent
+        elif controller != _FREEZER:
             return None
-        parents[controller] = parent
     if (counter := _counter_of_version_1(own, parents["cpu"])) is not None:
         parents["cpuacct"] = counter
     return parents
@@ -313,6 +388,15 @@ def _processes(directory: Path) -> list[int]:
         return [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]
     except OSError:
         return []
+
+
+def _kill_processes(directory: Path) -> bool:
+    """Send SIGKILL to each process of a group; return whether there is one."""
+    members = _processes(directory)
+    for pid in members:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(members)
 
 
 def _remove(directory: Path) -> bool:

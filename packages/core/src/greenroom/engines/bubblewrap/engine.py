@@ -23,7 +23,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from greenroom.engines import private_cache
+from greenroom.engines import owner, private_cache
 from greenroom.engines.base import (
     RUNNER_ENVIRONMENT,
     RUNNER_HOME,
@@ -41,6 +41,7 @@ from greenroom.engines.bubblewrap.sandbox import BubblewrapSandbox, SandboxProce
 from greenroom.engines.bubblewrap.template import Template
 from greenroom.engines.bubblewrap.templates import Templates
 from greenroom.engines.packages import Packages
+from greenroom.engines.watchdog import Watchdog
 from greenroom.errors import EngineUnavailable
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
@@ -115,6 +116,7 @@ class BubblewrapEngine(Engine):
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
         self._packages = ProvidedPackages(packages, self._python)
         self._hierarchy: cgroups.Hierarchy | None = None
+        self._watchdog: Watchdog | None = None
         self._executable = ""
         self._checked: set[ContainerType] = set()
         self._node: Path | None = None
@@ -145,6 +147,9 @@ class BubblewrapEngine(Engine):
             raise EngineUnavailable(f"bubblewrap cannot start: {error}.") from error
         if code != 0:
             raise EngineUnavailable(self._explain(errors))
+        if self._hierarchy is not None and self._hierarchy.freezes and self._watchdog is None:
+            parents = {controller: str(parent) for controller, parent in self._hierarchy.parents.items()}
+            self._watchdog = Watchdog(f"{cgroups.__name__}:{cgroups.end_all_of.__name__}", owner.mark(), parents)
         if is_python and self.fork_obstacle is None:
             self.fork_obstacle = _cannot_end_forks() or await self._cannot_isolate_forks()
         self._checked.add(container_type)
@@ -158,6 +163,10 @@ class BubblewrapEngine(Engine):
     @property
     def starts_give_way(self) -> bool:
         return self._hierarchy is not None
+
+    @property
+    def freezes(self) -> bool:
+        return self._watchdog is not None
 
     async def start(self, spec: SandboxSpec) -> BubblewrapSandbox:
         await self.check(spec.container_type)
@@ -181,7 +190,7 @@ class BubblewrapEngine(Engine):
         except BaseException:
             self._in_background(abandon(start, group))
             raise
-        return BubblewrapSandbox(process, group)
+        return BubblewrapSandbox(process, group, self._watchdog)
 
     async def _start(
         self, spec: SandboxSpec, group: cgroups.Group | None, settings: Mapping[str, object], user: int
@@ -226,6 +235,8 @@ class BubblewrapEngine(Engine):
 
     async def close(self) -> None:
         await self._templates.close()
+        if self._watchdog is not None:
+            await self._watchdog.close()
         if self._compiling is not None:
             self._compiling.cancel()
             await asyncio.wait([self._compiling], timeout=_KILL_TIMEOUT)

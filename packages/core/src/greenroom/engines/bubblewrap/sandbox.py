@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from greenroom.engines import measuring
 from greenroom.engines.base import Resources, StreamSandbox
 from greenroom.engines.bubblewrap import cgroups
+from greenroom.engines.watchdog import Watchdog
 from greenroom.errors import InvalidRequest
 
 _READ = 1 << 18
@@ -86,8 +87,10 @@ class StartedProcess:
 class BubblewrapSandbox(StreamSandbox):
     """The first process of a sandbox, or the bubblewrap that started it, and the processes below it."""
 
-    def __init__(self, process: SandboxProcess, group: cgroups.Group | None) -> None:
+    def __init__(self, process: SandboxProcess, group: cgroups.Group | None, watchdog: Watchdog | None = None) -> None:
         self.id = f"bubblewrap-{process.pid}"
+        self._watchdog = watchdog
+        self._reclaiming: asyncio.Task[None] | None = None
         self._process = process
         self._group = group
         self._errors = bytearray()
@@ -138,6 +141,25 @@ class BubblewrapSandbox(StreamSandbox):
         if self._group is not None:
             self._group.take_full_share()
 
+    async def freeze(self) -> bool:
+        if self._group is None or self._watchdog is None or not await self._watchdog.is_on():
+            return False
+        if self._end is not None or not self._group.freeze():
+            return False
+        if self._group.allow_swap():
+            self._reclaiming = asyncio.create_task(self._reclaim(self._group))
+        return True
+
+    async def thaw(self) -> None:
+        if self._reclaiming is not None:
+            self._reclaiming.cancel()  # a piece that is being moved does no harm
+        if self._group is not None:
+            self._group.thaw()
+
+    async def _reclaim(self, group: cgroups.Group) -> None:
+        while await asyncio.to_thread(group.reclaim):
+            pass
+
     async def diagnosis(self) -> str:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._error_reader), 1)
@@ -146,6 +168,8 @@ class BubblewrapSandbox(StreamSandbox):
         return text or (f"it ended with exit code {code}" if code is not None else "")
 
     async def _kill(self) -> None:
+        if self._reclaiming is not None:
+            self._reclaiming.cancel()
         if self._group is not None:
             await asyncio.to_thread(self._group.kill)
         else:

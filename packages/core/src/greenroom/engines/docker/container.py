@@ -9,9 +9,10 @@ import contextlib
 import json
 import logging
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from greenroom.engines import owner
 from greenroom.engines.docker.client import FAILURES, Daemon, status_of
 from greenroom.errors import InvalidRequest
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _KILL_TIMEOUT = 10.0
 _EVENTS_TIMEOUT = 1.0
 _UPDATE_TIMEOUT = 10.0
+_LIST_TIMEOUT = 5.0
 _KILLED = "137"  # 128 + SIGKILL
 
 # A container's share of busy processors: while it starts and no caller waits for it, and after that.
@@ -82,6 +84,72 @@ async def _update(daemon: Daemon, name: str, settings: Mapping[str, int]) -> Non
     async with asyncio.timeout(_UPDATE_TIMEOUT):
         response = await daemon.request("POST", f"containers/{name}/update", json=settings)
         response.release()
+
+
+async def pause(daemon: Daemon, name: str) -> bool:
+    """Stop a container's processes; return whether they are stopped."""
+    try:
+        await _order(daemon, name, "pause")
+    except FAILURES as error:
+        _log.debug("The container %s is not paused: %s", name, error)
+        if status_of(error) is None:  # it can be paused later
+            with contextlib.suppress(*FAILURES):
+                await _order(daemon, name, "unpause")
+        return False
+    return True
+
+
+async def unpause(daemon: Daemon, name: str) -> None:
+    """Let a container's processes go on, if they are paused.
+
+    Raises:
+        EngineUnavailable: Docker does not answer.
+    """
+    try:
+        await _order(daemon, name, "unpause")
+    except FAILURES as error:
+        if status_of(error) is None:
+            raise daemon.unavailable(error, "continue a sandbox") from error
+        _log.debug("The container %s is not unpaused: %s", name, error)  # it is not paused, or is gone
+
+
+async def _order(daemon: Daemon, name: str, order: str) -> None:
+    async with asyncio.timeout(_UPDATE_TIMEOUT):
+        response = await daemon.request("POST", f"containers/{name}/{order}")
+        response.release()
+
+
+async def remove_all(daemon: Daemon, of: Callable[[Mapping[str, str]], bool]) -> int:
+    """Remove the containers of owners with certain labels, on this machine; return their number.
+
+    Raises:
+        any of `client.FAILURES`.
+    """
+    async with asyncio.timeout(_LIST_TIMEOUT):
+        found = await daemon.client.containers.list(
+            all=True, filters=json.dumps({"label": [f"{owner.MACHINE}={owner.machine()}"]})
+        )
+    theirs = [container for container in found if of(container["Labels"])]
+    await asyncio.gather(*(remove(container, container.id) for container in theirs))
+    return len(theirs)
+
+
+def end_all_of(labels: Mapping[str, str], docker_host: str | None) -> int:
+    """Remove the containers of an owner that is dead; return their number.
+
+    Args:
+        labels: the owner's.
+        docker_host: the owner's, too.
+    """
+
+    async def end() -> int:
+        daemon = Daemon(docker_host)
+        try:
+            return await remove_all(daemon, lambda found: labels.items() <= found.items())
+        finally:
+            await daemon.close()
+
+    return asyncio.run(end())
 
 
 async def undo(create: asyncio.Future[Any], container: DockerContainer, name: str) -> None:

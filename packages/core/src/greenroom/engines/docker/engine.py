@@ -14,17 +14,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import secrets
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from greenroom.config.containers import CustomContainer
-from greenroom.engines import owner
+from greenroom.engines import measuring, owner
 from greenroom.engines.base import (
     ControlGroups,
     Engine,
     Gauge,
+    MemoryFrom,
     Resources,
     SandboxSpec,
     StreamSandbox,
@@ -38,13 +40,18 @@ from greenroom.engines.docker.client import FAILURES, Daemon, status_of
 from greenroom.engines.docker.container import (
     STARTING_SHARES,
     cause_of_end,
+    end_all_of,
     give_full_share,
     limit_memory,
+    pause,
     remove,
+    remove_all,
     undo,
+    unpause,
 )
 from greenroom.engines.docker.custom import CustomContainers, CustomSandbox
 from greenroom.engines.docker.measuring import ContainerMeter
+from greenroom.engines.watchdog import Watchdog
 from greenroom.errors import EngineUnavailable, GreenroomError, ImageMissing, InvalidRequest
 from greenroom.models import ContainerType
 from greenroom.runner import seccomp
@@ -86,11 +93,13 @@ class DockerSandbox(StreamSandbox):
         *,
         container_id: str,
         gives_way: bool,
+        watchdog: Watchdog,
         on_end: Callable[[], None],
     ) -> None:
         self.id = name
         self._container_id = container_id
         self._gives_way = gives_way
+        self._watchdog = watchdog
         self._on_end = on_end
         self._daemon = daemon
         self._container = container
@@ -139,6 +148,14 @@ class DockerSandbox(StreamSandbox):
     async def take_full_share(self) -> None:
         if self._gives_way:
             self._gives_way = not await give_full_share(self._daemon, self.id)
+
+    async def freeze(self) -> bool:
+        if not await self._watchdog.is_on() or self._end is not None:
+            return False
+        return await pause(self._daemon, self.id)
+
+    async def thaw(self) -> None:
+        await unpause(self._daemon, self.id)
 
     async def diagnosis(self) -> str:
         said = self._errors.decode("utf-8", "replace").strip()
@@ -195,6 +212,8 @@ class DockerEngine(Engine):
         self._opened: Daemon | None = None
         self._undoings: set[asyncio.Task[None]] = set()
         self._users: set[int] = set()
+        self._watchdog = Watchdog(f"{end_all_of.__module__}:{end_all_of.__name__}", owner.labels(), docker_host)
+        self._memory_from = MemoryFrom.ELSEWHERE
         self._custom = CustomContainers(
             self._image,
             runtime,
@@ -207,6 +226,14 @@ class DockerEngine(Engine):
     @property
     def starts_give_way(self) -> bool:
         return not self._is_gvisor  # Debian 12's runsc cannot change the limits of a container
+
+    @property
+    def freezes(self) -> bool:
+        return os.name == "posix"
+
+    @property
+    def memory_from(self) -> MemoryFrom:
+        return self._memory_from
 
     async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
         self._container_type = container_type
@@ -243,6 +270,7 @@ class DockerEngine(Engine):
             name,
             container_id=created.id,
             gives_way=self.starts_give_way,
+            watchdog=self._watchdog,
             on_end=lambda: self._users.discard(user),
         )
 
@@ -259,17 +287,12 @@ class DockerEngine(Engine):
     async def sweep(self) -> int:
         daemon = self._daemon()
         try:
-            async with asyncio.timeout(_CHECK_TIMEOUT):
-                found = await daemon.client.containers.list(
-                    all=True, filters=json.dumps({"label": [f"{owner.MACHINE}={owner.machine()}"]})
-                )
+            return await remove_all(daemon, owner.is_gone)
         except FAILURES as error:
             raise self._refusal(daemon, error, "list containers") from error
-        orphans = [container for container in found if owner.is_gone(container["Labels"])]
-        await asyncio.gather(*(remove(orphan, orphan.id) for orphan in orphans))
-        return len(orphans)
 
     async def close(self) -> None:
+        await self._watchdog.close()
         if self._undoings:
             await asyncio.wait(self._undoings)
         daemon, self._opened = self._opened, None
@@ -376,6 +399,8 @@ class DockerEngine(Engine):
             )
         version = str(info.get("CgroupVersion") or "1")  # engines before 20.10 only have version 1 and do not report it
         self.control_groups = ControlGroups.VERSION_2 if version == "2" else ControlGroups.VERSION_1
+        if info.get("MemTotal") == measuring.machine_memory():  # that of another machine, or of a virtual one, differs
+            self._memory_from = MemoryFrom.THIS_MACHINE
         lacking = [what for key, what in _LIMITS.items() if not info.get(key)]
         if lacking:
             raise EngineUnavailable(

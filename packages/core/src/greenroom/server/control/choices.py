@@ -22,6 +22,7 @@ _OWNERS = (
     "docker_host",
     "fork",
     "log",
+    "memory_reserve",
     "packages",
     "preload",
     "python",

@@ -1,0 +1,86 @@
+"""A process that ends frozen sandboxes if this one is killed.
+
+A sandbox ends when its standard input closes; one that is frozen does not notice that. So whoever freezes sandboxes has
+a watchdog first: a small process outside of them, which waits for the owner's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from typing import Any
+
+from greenroom.engines import last_guard
+
+_START_TIMEOUT = 5.0  # a caller can wait for it
+_RESTART_AFTER = 5.0
+_log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Starts the process when it is first needed, and again if it ends. Used on one event loop.
+
+    Args:
+        function: what ends the sandboxes of the dead owner and returns their number, as `module:name`; it is imported
+            then.
+        arguments: its arguments, as JSON has them.
+    """
+
+    def __init__(self, function: str, *arguments: Any) -> None:
+        self._order = json.dumps([os.getpid(), sys.path, function, arguments])
+        self._guard: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
+        self._watching = False
+
+    async def is_on(self) -> bool:
+        """Return whether it watches; the first call starts it."""
+        if os.name != "posix":
+            return False
+        if self._guard is None:
+            self._guard = asyncio.create_task(self._keep())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_TIMEOUT):
+                await self._tried.wait()
+        return self._watching
+
+    async def close(self) -> None:
+        """End it. Idempotent."""
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.wait([self._guard])
+            self._guard = None
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await self._run()
+            except OSError as error:
+                _log.warning("Idle sandboxes are not frozen, as no process can be started to watch them: %s", error)
+                self._tried.set()
+            await asyncio.sleep(_RESTART_AFTER)
+
+    async def _run(self) -> None:
+        """Start the process and wait for its end."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-I", "-S", last_guard.__file__, self._order),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None  # noqa: S101  a pipe by construction
+            self._watching = bool(await process.stdout.readline())
+            self._tried.set()
+            await process.wait()
+        finally:
+            self._watching = False
+            if process.returncode is None:
+                process.kill()
+                await asyncio.shield(process.wait())
