@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from . import isolation
 from .confine import confine, drop_capabilities
 from .files import DATA_DIR
+from .lookups import Lookups
 from .protocol import Frame
 from .spawn import close_from, python_environment
 from .supervisor import prepare_home, supervise
@@ -58,8 +59,8 @@ class Template:
         """
         Args:
             control: a socket of the host's, of which each message is a request.
-            settings: what all of its sandboxes have: `network`, `disk`, `shared_memory`, and `preload`, modules to
-                import.
+            settings: what all of its sandboxes have: `network`, `disk`, `shared_memory`, `preload`, modules to
+                import, and `variables`, the names of those that are set before these are imported in a new sandbox.
         """
         self._control = socket.socket(fileno=control)
         self._settings = settings
@@ -72,6 +73,7 @@ class Template:
         prepare_home(None)
         self._worker = prepare()
         self._home = _files_of_home()
+        self._lookups = Lookups()
 
     def serve(self) -> None:
         """Fork a sandbox for each request until the host has gone."""
@@ -89,6 +91,7 @@ class Template:
     def _prepare(self) -> None:
         """Do what sandboxes need not do, once all modules are there."""
         _warm_up(self._worker)
+        self._lookups.end()
         self._home = _files_of_home()
         self._review()
         gc.collect()
@@ -101,6 +104,8 @@ class Template:
 
     def _obstacle(self) -> str | None:
         """Return why forks of this process would not be sound; `None` if they are."""
+        if names := self._lookups.among(self._settings["variables"]):
+            return f"the preloaded modules read variables that env sets: {', '.join(names)}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if (pid := os.fork()) == 0:  # before a fork, libraries end the threads that they can start again
@@ -163,6 +168,7 @@ class Template:
         """Be the supervisor of a new sandbox. As in a worker, nothing may return from here."""
         answer = descriptors[0]
         try:
+            self._lookups.end()
             _check_alone()  # modules can do something in every fork
             isolation.join(descriptors[4:])
             for number, descriptor in enumerate(descriptors[1:4]):
