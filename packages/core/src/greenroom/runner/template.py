@@ -23,7 +23,7 @@ import warnings
 from functools import partial
 from typing import Any, NoReturn
 
-from . import isolation
+from . import isolation, seccomp
 from .confine import confine, drop_capabilities
 from .files import DATA_DIR
 from .lookups import Lookups
@@ -37,6 +37,9 @@ from .workers.randomness import renew
 _MAX_REQUEST = 1 << 16
 _MAX_DESCRIPTORS = 16
 _SNAPSHOT_LIMIT = 8 << 20  # bytes of files below the home directory
+
+_ALIGNMENT, _LARGEST_SMALL = 16, 512  # bytes of objects for which Python's own allocator has pages by size
+_FILLED = 64 << 10  # bytes of objects of each size; more gives no more
 
 _BUSY = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS)
 _DELETED = " (deleted)"
@@ -69,6 +72,7 @@ class Template:
         self._kept = isolation.shown_in_writable()
         self._refusal: str | None = None
         self._sandboxes: set[int] = set()
+        self._fillers: list[bytes] = []
         os.environ.update(self._variables)
         prepare_home(None)
         self._worker = prepare()
@@ -95,6 +99,7 @@ class Template:
         self._home = _files_of_home()
         self._review()
         gc.collect()
+        self._fillers = _fill_gaps()
         gc.freeze()  # collections in a sandbox must not touch, and so copy, what is shared
 
     def _review(self) -> None:
@@ -227,12 +232,23 @@ def _serve(worker: Worker, orders: int, acks: int) -> NoReturn:
 def _warm_up(worker: Worker) -> None:
     """Do what the first code of a session would do for the first time."""
     renew()  # it takes OpenSSL milliseconds when it does so first
+    seccomp.program()
     lines = dict(linecache.cache)
     worker.attach(_Nowhere())
     worker.rehearse([_FAILING, *(code for name, code in _FIRST_USES.items() if name in sys.modules)])
     worker.detach()
     linecache.cache.clear()
     linecache.cache.update(lines)
+
+
+def _fill_gaps() -> list[bytes]:
+    """Return objects that fill the gaps between others of their sizes.
+
+    What a fork makes is then together in new pages, where it would otherwise copy a shared page for each gap.
+    """
+    overhead = sys.getsizeof(b"")
+    sizes = range(-overhead % _ALIGNMENT, _LARGEST_SMALL - overhead + 1, _ALIGNMENT)
+    return [bytes(size) for size in sizes for _ in range(_FILLED // (size + overhead))]
 
 
 def _files_of_home() -> list[tuple[str, bytes | None]]:
