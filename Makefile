@@ -131,6 +131,7 @@ bench: $(READY) $(PEERS)/.ready ## Greenroom beside its peers, for minutes; writ
 	@$(BIN)/python -m benchmarks.speed
 	@$(BIN)/python benchmarks/custom.py
 	@$(BIN)/python benchmarks/forks.py
+	@$(BIN)/python benchmarks/thousand.py --sessions 100
 	@$(BIN)/python -m benchmarks.comparison
 
 load: $(READY) ## the example service under load, with a worker killed; writes docs/load.md

@@ -56,10 +56,10 @@ def memory(count: int, url: str) -> tuple[float, float]:
         began = time.perf_counter()
         for _ in range(count):
             pool.session().execute(PANDAS).raise_for_error()
-        return _pss(), time.perf_counter() - began
+        return pss(), time.perf_counter() - began
 
 
-def _pss() -> float:
+def pss() -> float:
     """Megabytes of the processes below this one."""
     total, waiting = 0, [os.getpid()]
     while waiting:

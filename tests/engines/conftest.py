@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import greenroom
+from greenroom.engines.bubblewrap import bytecode
 
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -35,6 +36,17 @@ def bare_python() -> Iterator[Path]:
         shutil.copytree(source, packages / "greenroom", ignore=shutil.ignore_patterns("*.pyc"), dirs_exist_ok=True)
         shutil.copy(source.parent / "pytest_greenroom.py", packages)
         yield environment / "bin" / "python"
+
+
+@pytest.fixture
+def python(bare_python: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An interpreter that can be given modules; its packages stay without bytecode, for other tests."""
+
+    def nothing(_python: str) -> None:
+        pass
+
+    monkeypatch.setattr(bytecode, "command_to_compile", nothing)
+    return bare_python
 
 
 def _of_the_system() -> Path:

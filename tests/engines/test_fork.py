@@ -18,7 +18,7 @@ import pytest
 from tests.waiting import within
 
 from greenroom import SandboxLost, Session, SessionPool
-from greenroom.engines.bubblewrap import bytecode, cgroups
+from greenroom.engines.bubblewrap import cgroups
 from greenroom.testing import engine_pool
 
 LOOK = Path(__file__).with_name("look.ipy").read_text()
@@ -162,25 +162,14 @@ def test_threads_that_libraries_start_again_do_not_matter(caplog: pytest.LogCapt
     assert not caplog.records
 
 
-@pytest.fixture
-def python(bare_python: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An interpreter that can be given modules; its packages stay without bytecode, for other tests."""
-
-    def nothing(_python: str) -> None:
-        pass
-
-    monkeypatch.setattr(bytecode, "command_to_compile", nothing)
-    return bare_python
-
-
-def _module(python: Path, name: str) -> Path:
+def module(python: Path, name: str) -> Path:
     """The file of a module for an interpreter."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return python.parents[1] / "lib" / version / "site-packages" / f"{name}.py"
 
 
 @pytest.mark.parametrize(
-    ("module", "reason"),
+    ("code", "reason"),
     [
         ("import threading, time\nthreading.Thread(target=time.sleep, args=[9999], daemon=True).start()", "1 threads"),
         ("kept = open('/etc/passwd')", "files open: /etc/passwd"),
@@ -192,9 +181,9 @@ def _module(python: Path, name: str) -> Path:
     ],
 )
 def test_modules_that_a_fork_would_break_make_sandboxes_start_anew(
-    module: str, reason: str, python: Path, caplog: pytest.LogCaptureFixture
+    code: str, reason: str, python: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _module(python, "left_behind").write_text(module)
+    module(python, "left_behind").write_text(code)
     url = f"bubblewrap:?python={python}"
     with engine_pool(url, preload=["left_behind"], ready_session_instances=0) as pool:
         for _ in range(4):
@@ -206,7 +195,7 @@ def test_modules_that_a_fork_would_break_make_sandboxes_start_anew(
 
 
 def test_no_ended_sandbox_is_kept_for_a_module_that_waits_for_children(python: Path) -> None:
-    _module(python, "waits").write_text("import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_DFL)")
+    module(python, "waits").write_text("import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_DFL)")
     others = templates()
     with engine_pool(f"bubblewrap:?python={python}", preload=["waits"], ready_session_instances=0) as pool:
         for _ in range(3):
@@ -240,7 +229,7 @@ def test_a_killed_template_takes_its_sessions_along_and_is_replaced(runs: bool) 
 
 
 def test_a_template_that_does_not_live_is_given_up(python: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _module(python, "ends_all").write_text("import os, sys\nif 'template' in sys.orig_argv[5]: os._exit(3)")
+    module(python, "ends_all").write_text("import os, sys\nif 'template' in sys.orig_argv[5]: os._exit(3)")
     url = f"bubblewrap:?python={python}"
     with engine_pool(url, preload=["ends_all"], ready_session_instances=0) as pool:
         for _ in range(6):

@@ -236,6 +236,47 @@ def test_without_enough_sandboxes_there_is_no_fork(pool: SessionPool) -> None:
         assert fork.execute("x").result == "1"
 
 
+def test_a_fork_of_a_session_that_had_cooled_down_says_so(pool: SessionPool) -> None:
+    session = pool.session("short-lived", idle_timeout=1)
+    session.execute("x = 1; open('kept', 'w').close()").raise_for_error()
+    wait_for(lambda: not identifiers(pool))
+    forks = session.fork(2)
+    for each in (session, *forks):
+        execution = each.execute("'x' in globals()")
+        assert (execution.result, execution.state_lost, execution.session_restarted) == ("False", True, "cooled_down")
+        assert "had cooled down" in execution.text_for_model()
+        assert not each.execute("1").state_lost
+
+
+def test_a_fork_of_a_session_that_has_lost_its_variables_says_so(session: Session) -> None:
+    session.execute("import os\nclass Ends:\n    def __reduce__(self): os._exit(1)\nends = Ends()").raise_for_error()
+    with pytest.raises(ForkFailed, match="WorkerCrashed"):
+        session.fork()
+    (fork,) = session.fork()
+    for each in (fork, session):
+        execution = each.execute("'x' in globals()")
+        assert (execution.result, execution.state_lost, execution.session_restarted) == ("False", True, None)
+        assert not each.execute("1").state_lost
+
+
+def test_a_failed_fork_keeps_a_session_that_an_upload_has_made(pool: SessionPool, session: Session) -> None:
+    running = session.submit("import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)")
+
+    async def fork() -> None:
+        forking = asyncio.create_task(session.afork(2, ["first", "second"]))
+        await asyncio.sleep(0)  # it waits for the execution now
+        await pool.session("second").aupload(b"mine", path="mine.txt")
+        await session.aupload(b"", path="go")
+        with pytest.raises(InvalidRequest, match="must be unused, and 'second' has a session"):
+            await forking
+
+    asyncio.run(fork())
+    assert running.result().status == "succeeded"
+    wait_for(lambda: identifiers(pool) == {session.identifier, "second"})
+    assert pool.session("second").files()[0].name == "mine.txt"
+    assert session.fork(1, ["first"])[0].execute("x").result == "1"
+
+
 def test_a_cancelled_fork_leaves_nothing(pool: SessionPool, session: Session) -> None:
     session.execute(_ENDLESS_STATE).raise_for_error()
 

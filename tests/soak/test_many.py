@@ -153,3 +153,13 @@ def test_a_killed_neighbour_takes_nothing_of_ours_with_it(engine: str, neighbour
         with engine_pool(engine, **SMALL) as another, another.session() as second:  # whose start sweeps
             assert second.execute("1 + 1").result == "2"
         assert session.execute("mine").result == "5"
+
+
+def test_a_benchmark_opens_many_sessions_at_once_and_finds_nothing_left() -> None:
+    with engine_pool("bubblewrap:", **SMALL):  # skips the test without bubblewrap
+        pass
+    done = subprocess.run(
+        [sys.executable, "benchmarks/thousand.py", "--sessions", "30"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "all used again" in done.stdout

@@ -87,7 +87,6 @@ def sandbox_environment(spec: SandboxSpec) -> dict[str, str]:
         **({"NODE_OPTIONS": f"--max-old-space-size={heap}"} if spec.container_type is ContainerType.NODE_LTS else {}),
         **dict.fromkeys(_COUNTS_OF_PROCESSORS, processors),
         **({} if spec.limits.network else _INSTALLERS_WITHOUT_NETWORK),
-        **spec.env,
     }
 
 
@@ -137,8 +136,9 @@ class SandboxSpec:
     preload: tuple[str, ...] = ()
     """Modules that sessions are likely to import. A hint: the pool has them imported after the start, and an engine
     that starts sandboxes from a template can do so before."""
-    env: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Environment variables beside the sandbox's own."""
+    variables: frozenset[str] = frozenset()
+    """The names of environment variables that the pool sets, by an order to the runner, before modules are imported.
+    Their values can be secrets, so that no program is started with them."""
     container: CustomContainer | None = None
     """What a custom container is made from; `None` for other types."""
 

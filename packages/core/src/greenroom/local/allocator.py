@@ -176,6 +176,15 @@ class Allocator(Generic[InstanceT]):
         """As `ended`, once."""
         return self._ended.pop(identifier, None)
 
+    def remember_end(self, identifier: str, cause: EndCause) -> None:
+        """Have `ended` return this for an identifier."""
+        self._ended.pop(identifier, None)
+        if cause is EndCause.DELETED:
+            return
+        self._ended[identifier] = cause
+        if len(self._ended) > _MAX_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+
     async def end(self, identifier: str) -> None:
         """End the instance of an identifier, if there is one, and wait until it is gone."""
         self.forget_end(identifier)
@@ -456,20 +465,12 @@ class Allocator(Generic[InstanceT]):
         if slot.phase != "ending":
             if slot.identifier is not None:
                 del self._slots[slot.identifier]
-                self._remember(slot.identifier, cause)
+                self.remember_end(slot.identifier, cause)
             now = self._clock()
             slot.phase, slot.since = "ending", now
             self._emit(SandboxEnded(cause, slot.identifier, now - slot.began))
             self._ends[slot.number] = self._spawn(self._dispose(slot, cause))
         return self._ends[slot.number]
-
-    def _remember(self, identifier: str, cause: EndCause) -> None:
-        self._ended.pop(identifier, None)
-        if cause is EndCause.DELETED:
-            return
-        self._ended[identifier] = cause
-        if len(self._ended) > _MAX_REMEMBERED:
-            del self._ended[next(iter(self._ended))]
 
     async def _dispose(self, slot: Slot, cause: EndCause) -> None:
         start = self._starts.pop(slot.number)

@@ -78,7 +78,8 @@ class Channel(FileRequests):
         """Of the execution that runs, if it has tools."""
         self.not_carried: tuple[NotCarried, ...] = ()
         """What the session lacks since it is a copy; its first execution reports it."""
-        self._state_was_lost = False
+        self.state_was_lost = False
+        """The session's variables were found to be lost when it was copied; its next execution reports it."""
         self._turn = asyncio.Lock()
         self._lost: SandboxLost | None = None
         self._stops: set[asyncio.Task[Any]] = set()
@@ -217,7 +218,7 @@ class Channel(FileRequests):
             return HostOrder.save(number, without, text_limit=limits.text, output_limit=limits.display)
 
         execution = await self._run(order, lambda: Collector(limits, on_event), prepare=prepare, begun=begun)
-        self._state_was_lost |= execution.state_lost
+        self.state_was_lost |= execution.state_lost
         return execution
 
     async def take(self, timeout: float) -> bytes:
@@ -263,9 +264,9 @@ class Channel(FileRequests):
         running = collector()
         if begun is not None:
             return await self._run_now(order, running, tools, begun)
-        running.not_carried, running.state_was_lost = self.not_carried, self._state_was_lost
+        running.not_carried, running.state_was_lost = self.not_carried, self.state_was_lost
         execution = await self._run_now(order, running, tools, lambda: None)
-        self.not_carried, self._state_was_lost = (), False
+        self.not_carried, self.state_was_lost = (), False
         return execution
 
     async def _run_now(

@@ -91,7 +91,7 @@ async def copy(
         failed[name] = reason
     left_out = (*(NotCarried(name, reason) for name, reason in failed.items()), *attempt.left_out)[:MAX_LEFT_OUT]
     for child in children:
-        child.not_carried = left_out
+        child.not_carried, child.state_was_lost = left_out, parent.state_was_lost
     return left_out
 
 

@@ -147,6 +147,7 @@ class LocalPool(ChangeablePool[Channel]):
         identifiers = list(forks)
         self._check_fork(identifier, identifiers)
         own = {each: overrides for each, overrides in forks.items() if overrides is not None}
+        made: list[str] = []
         with contextlib.ExitStack() as stack:
             # Later executions keep behind this place until the end, as a copy can take several attempts.
             place = stack.enter_context(self._order.take(identifier))
@@ -157,12 +158,17 @@ class LocalPool(ChangeablePool[Channel]):
                     self.configure(each, overrides)
                 async with self._channel(identifier) as parent, contextlib.AsyncExitStack() as leases:
                     await place.arrive()
-                    lease = partial(self._lease_all, identifiers, leases)
-                    return await copy(parent, lease, self._copy_limits(identifiers, timeout))
+                    ended = self._allocator.ended(identifier)
+                    lease = partial(self._lease_all, identifiers, leases, made)
+                    not_carried = await copy(parent, lease, self._copy_limits(identifiers, timeout))
+                    if ended is not None:
+                        for each in identifiers:  # their first executions report it, as its own does
+                            self._allocator.remember_end(each, ended)
+                    return not_carried
             except BaseException:
                 for each, overrides in own.items():
                     self._overrides.discard(each, overrides)
-                ending = asyncio.gather(*(self.delete(each) for each in identifiers), return_exceptions=True)
+                ending = asyncio.gather(*(self.delete(each) for each in made), return_exceptions=True)
                 await asyncio.shield(ending)
                 raise
 
@@ -190,17 +196,29 @@ class LocalPool(ChangeablePool[Channel]):
                 f"one that is forked is one of them, not {len(identifiers)}."
             )
         for each in identifiers:
-            if each == identifier or self._allocator.holds(each) or each in self._order:
-                raise InvalidRequest(f"The identifiers of a fork must be unused, and {each!r} has a session.")
+            if each == identifier or each in self._order:
+                raise _used(each)
+            self._check_unused(each)
 
-    async def _lease_all(self, identifiers: Sequence[str], leases: contextlib.AsyncExitStack) -> list[Channel]:
-        """Lease new sandboxes at the same time, all or none."""
+    def _check_unused(self, identifier: str) -> None:
+        if self._allocator.holds(identifier):
+            raise _used(identifier)
+
+    async def _lease_all(
+        self, identifiers: Sequence[str], leases: contextlib.AsyncExitStack, made: list[str]
+    ) -> list[Channel]:
+        """Lease new sandboxes at the same time, all or none; `made` gets the identifiers of those that may exist."""
+
+        async def lease(identifier: str, stack: contextlib.AsyncExitStack) -> Channel:
+            self._check_unused(identifier)  # while the fork waited, a transfer of files can have made the session
+            made.append(identifier)
+            return await stack.enter_async_context(self._channel(identifier))
+
         stacks = [contextlib.AsyncExitStack() for _ in identifiers]
         for stack in stacks:
             leases.push_async_exit(stack)
         leasing = [
-            asyncio.create_task(stack.enter_async_context(self._channel(identifier)))
-            for stack, identifier in zip(stacks, identifiers, strict=True)
+            asyncio.create_task(lease(identifier, stack)) for stack, identifier in zip(stacks, identifiers, strict=True)
         ]
         try:
             channels = await asyncio.gather(*leasing)
@@ -342,6 +360,10 @@ class LocalPool(ChangeablePool[Channel]):
                     reason = f"{error.strerror}; it has {in_units(self._settings.disk)} (the option disk)"
                     raise FileRefused(error.errno, reason, error.filename) from error
                 raise
+
+
+def _used(identifier: str) -> InvalidRequest:
+    return InvalidRequest(f"The identifiers of a fork must be unused, and {identifier!r} has a session.")
 
 
 def _with_calls(info: SessionInfo, channel: Channel | None) -> SessionInfo:

@@ -271,4 +271,4 @@ class PoolSettings(BaseModel):
             network=self.network == "enabled",
         )
         preload = () if self.container_type is ContainerType.SHELL else self.preload
-        return SandboxSpec(self.container_type, limits, preload, container=self.container)
+        return SandboxSpec(self.container_type, limits, preload, frozenset(self.env), self.container)

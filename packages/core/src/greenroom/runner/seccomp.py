@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import struct
 from collections.abc import Iterator
@@ -177,6 +178,7 @@ def _guard(number: int, conditions: tuple[tuple[int, bool, int], ...]) -> Iterat
     yield _instruction(_RETURN, _refuse(errno.EPERM))
 
 
+@functools.cache
 def program() -> bytes | None:
     """Return the filter for this machine's processor; `None` if it is not supported."""
     known = _ARCHITECTURES.get(os.uname().machine)

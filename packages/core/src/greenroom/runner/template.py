@@ -23,9 +23,10 @@ import warnings
 from functools import partial
 from typing import Any, NoReturn
 
-from . import isolation
+from . import isolation, seccomp
 from .confine import confine, drop_capabilities
 from .files import DATA_DIR
+from .lookups import Lookups
 from .protocol import Frame
 from .spawn import close_from, python_environment
 from .supervisor import prepare_home, supervise
@@ -36,6 +37,9 @@ from .workers.randomness import renew
 _MAX_REQUEST = 1 << 16
 _MAX_DESCRIPTORS = 16
 _SNAPSHOT_LIMIT = 8 << 20  # bytes of files below the home directory
+
+_ALIGNMENT, _LARGEST_SMALL = 16, 512  # bytes of objects for which Python's own allocator has pages by size
+_FILLED = 64 << 10  # bytes of objects of each size; more gives no more
 
 _BUSY = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS)
 _DELETED = " (deleted)"
@@ -58,8 +62,8 @@ class Template:
         """
         Args:
             control: a socket of the host's, of which each message is a request.
-            settings: what all of its sandboxes have: `network`, `disk`, `shared_memory`, and `preload`, modules to
-                import.
+            settings: what all of its sandboxes have: `network`, `disk`, `shared_memory`, `preload`, modules to
+                import, and `variables`, the names of those that are set before these are imported in a new sandbox.
         """
         self._control = socket.socket(fileno=control)
         self._settings = settings
@@ -68,10 +72,12 @@ class Template:
         self._kept = isolation.shown_in_writable()
         self._refusal: str | None = None
         self._sandboxes: set[int] = set()
+        self._fillers: list[bytes] = []
         os.environ.update(self._variables)
         prepare_home(None)
         self._worker = prepare()
         self._home = _files_of_home()
+        self._lookups = Lookups()
 
     def serve(self) -> None:
         """Fork a sandbox for each request until the host has gone."""
@@ -89,9 +95,11 @@ class Template:
     def _prepare(self) -> None:
         """Do what sandboxes need not do, once all modules are there."""
         _warm_up(self._worker)
+        self._lookups.end()
         self._home = _files_of_home()
         self._review()
         gc.collect()
+        self._fillers = _fill_gaps()
         gc.freeze()  # collections in a sandbox must not touch, and so copy, what is shared
 
     def _review(self) -> None:
@@ -101,6 +109,8 @@ class Template:
 
     def _obstacle(self) -> str | None:
         """Return why forks of this process would not be sound; `None` if they are."""
+        if names := self._lookups.among(self._settings["variables"]):
+            return f"the preloaded modules read variables that env sets: {', '.join(names)}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if (pid := os.fork()) == 0:  # before a fork, libraries end the threads that they can start again
@@ -163,6 +173,7 @@ class Template:
         """Be the supervisor of a new sandbox. As in a worker, nothing may return from here."""
         answer = descriptors[0]
         try:
+            self._lookups.end()
             _check_alone()  # modules can do something in every fork
             isolation.join(descriptors[4:])
             for number, descriptor in enumerate(descriptors[1:4]):
@@ -221,12 +232,23 @@ def _serve(worker: Worker, orders: int, acks: int) -> NoReturn:
 def _warm_up(worker: Worker) -> None:
     """Do what the first code of a session would do for the first time."""
     renew()  # it takes OpenSSL milliseconds when it does so first
+    seccomp.program()
     lines = dict(linecache.cache)
     worker.attach(_Nowhere())
     worker.rehearse([_FAILING, *(code for name, code in _FIRST_USES.items() if name in sys.modules)])
     worker.detach()
     linecache.cache.clear()
     linecache.cache.update(lines)
+
+
+def _fill_gaps() -> list[bytes]:
+    """Return objects that fill the gaps between others of their sizes.
+
+    What a fork makes is then together in new pages, where it would otherwise copy a shared page for each gap.
+    """
+    overhead = sys.getsizeof(b"")
+    sizes = range(-overhead % _ALIGNMENT, _LARGEST_SMALL - overhead + 1, _ALIGNMENT)
+    return [bytes(size) for size in sizes for _ in range(_FILLED // (size + overhead))]
 
 
 def _files_of_home() -> list[tuple[str, bytes | None]]:

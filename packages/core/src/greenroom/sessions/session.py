@@ -221,8 +221,10 @@ class Session:
 
         It waits for its turn after the earlier executions of this session. Either all `n` sessions are made or none.
         What cannot be copied, such as a generator, an open file or a thread, is left out: `not_carried` of the sessions
-        returned names it, and so does their first execution. Only pools of type PythonLTS on bubblewrap or Docker can
-        do this, in the process that has opened them.
+        returned names it, and so does their first execution. If this session has lost its variables since its last
+        execution, as after a cool-down, the first execution of each says so, as this session's own does.
+
+        Only pools of type PythonLTS on bubblewrap or Docker can do this, in the process that has opened them.
 
         Args:
             n: how many, by default as many as `identifiers`, or one; each counts as one of the pool's

@@ -116,7 +116,7 @@ def shared_memory(limits: Limits) -> int:
 def environment(first: Sequence[str], spec: SandboxSpec) -> Iterator[str]:
     """Yield the arguments for the environment variables; `first` are directories of programs."""
     search = os.pathsep.join([*first, RUNNER_ENVIRONMENT["PATH"]])
-    for name, value in {**sandbox_environment(spec), "PATH": search, **spec.env}.items():
+    for name, value in {**sandbox_environment(spec), "PATH": search}.items():
         yield from ("--setenv", name, value)
 
 

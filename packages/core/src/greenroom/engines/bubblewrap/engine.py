@@ -216,6 +216,7 @@ class BubblewrapEngine(Engine):
                     "disk": spec.limits.disk,
                     "shared_memory": shared_memory(spec.limits),
                     "preload": spec.preload,
+                    "variables": sorted(spec.variables),
                 }
                 command = template_command(self._packages.python, json.dumps(settings))
                 process = await self._spawn(

@@ -69,6 +69,7 @@ class Worker:
         pdb.Pdb.set_trace = pdb.Pdb.interaction = _refuse_debugging  # IPython's debugger calls them, too
         self._beginning = dict(self._shell.user_ns), dict(os.environ)  # which a copy of the session has by itself
         self._baseline = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
+        self._modules = [name.encode().decode() for name in sys.modules]
 
     def attach(self, supervisor: Link) -> None:
         """Work for a supervisor, in this process."""
@@ -183,25 +184,29 @@ class Worker:
             Exception: it cannot, so this process is useless and must end.
         """
         error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
+        intact = self._has_baseline(thoroughly=error is not None)
+        if not intact:
+            for now, before in self._baseline:
+                now.update({name: value for name, value in before.items() if now.get(name) is None})
         failed_before_cell = self._cell is None and result.error_in_exec is not None
-        if failed_before_cell and not isinstance(error, KeyboardInterrupt):  # which can come at any moment
+        if failed_before_cell and intact and not isinstance(error, KeyboardInterrupt):  # which can come at any moment
             raise error  # caused by what earlier code did to the shell: all later code would fail, too
         if error is not self._cause and not (error is None and self._failed_to_display):
             # IPython has printed an error that is not recorded, as it does its usage errors.
             self._error = None if error is None else describe(type(error), error, [])
-        (names, own_names), (modules, own_modules) = self._baseline
-        intact = (
-            own_names.items() <= names.items()
-            and len(own_modules) <= len(modules)
-            # To look at each module writes to memory that forks share: only where something seems to be broken.
-            and (error is None or own_modules.items() <= modules.items())
-        )
-        if not intact:
-            for now, before in self._baseline:
-                now.update({name: value for name, value in before.items() if now.get(name) is None})
         if error is not None or not intact:
             self._shell.compile.cache(self._shell.transform_cell("0"), 0)
             self._shell.ex("__import__('sys')")
+
+    def _has_baseline(self, *, thoroughly: bool) -> bool:
+        """Whether the builtins and the worker's modules are there; thoroughly, whether they are the same modules, too.
+
+        In a fork, to look at a module copies the page that has it. To look for names of our own does not.
+        """
+        (builtin, functions), (modules, _) = self._baseline
+        if thoroughly:
+            return all(before.items() <= now.items() for now, before in self._baseline)
+        return functions.items() <= builtin.items() and all(map(modules.__contains__, self._modules))
 
     def _restore_streams(self) -> None:
         """Restore the standard streams and the event loop, whatever earlier code did to them.

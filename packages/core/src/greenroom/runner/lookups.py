@@ -1,0 +1,51 @@
+"""Which environment variables modules read as they are imported: a template's forks cannot set these in time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+_READ_IN_C = (
+    "BLIS_",
+    "GOMP_",
+    "GOTO_",
+    "KMP_",
+    "LANG",
+    "LC_",
+    "MKL_",
+    "NPY_",
+    "OMP_",
+    "OPENBLAS_",
+    "POLARS_",
+    "RAYON_",
+    "VECLIB_",
+)
+"""How the names begin that libraries read with `getenv`, which nothing here notices."""
+
+
+class Lookups:
+    """Notes what is looked up in `os.environ`, until `end`."""
+
+    def __init__(self) -> None:
+        self._names: set[object] = set()
+        self._all = False  # somebody has gone through all names
+        self._environ: Any = os.environ
+        self._encode, self._decode = self._environ.encodekey, self._environ.decodekey
+        self._environ.encodekey, self._environ.decodekey = self._look_up, self._go_through
+
+    def end(self) -> None:
+        """Note nothing any more. Idempotent."""
+        self._environ.encodekey, self._environ.decodekey = self._encode, self._decode
+
+    def among(self, names: Iterable[str]) -> list[str]:
+        """Return those of the names that have been read, or could have been."""
+        return [name for name in names if self._all or name in self._names or name.startswith(_READ_IN_C)]
+
+    def _look_up(self, name: object) -> bytes:
+        self._names.add(name)
+        return self._encode(name)
+
+    def _go_through(self, name: bytes) -> str:
+        self._all = True
+        return self._decode(name)
