@@ -30,7 +30,7 @@ from rich.console import Console
 import greenroom
 
 RESULTS = Path(__file__).with_name("results.json")
-_BESIDE, _OF_EACH = 10, 2  # parts of every run, and those of each pool
+_OF_ALL, _OF_EACH = 8, 2  # parts of every run, and those of each pool
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ QUICK = Scale(
 
 def measure(pools: list[str], peers: list[str], scale: Scale, console: Console) -> dict[str, Any]:
     """Return the results of a run."""
-    course = Course(_BESIDE + _OF_EACH * len(pools), console)
+    course = Course(_OF_ALL + _OF_EACH * len(pools) + any(map(_has_containers, pools)), console)
     left_out: dict[str, str] = {}
     results: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -101,7 +101,7 @@ def measure(pools: list[str], peers: list[str], scale: Scale, console: Console) 
         part("at_once", "at once", 50, lambda: beside.at_once(everyone, left_out, rounds, scale.at_once, course))
         engines = [each.url for each in everyone if isinstance(each, Greenroom)]
         kernel = [each.name for each in everyone if each.name == KERNEL]
-    part("warm", "warm sessions", 50, lambda: beside.warm(engines, rounds, course))
+    part("warm", "warm sessions", 70, lambda: beside.warm(engines, min(rounds, 3), course))
     part("printing", "prints and displays", 45, lambda: beside.printing(engines, kernel, scale.printed, 3, course))
     part("memory", "memory", 80, lambda: beside.idle_memory(engines, kernel, scale.idle, course))
     docker = next((url for url in engines if _has_containers(url)), None)
@@ -152,12 +152,13 @@ def main() -> None:
         results = json.loads(text)
         if into or not arguments.quick:
             found.write_text(text)
-    print(page.block(results))
+    tables = "\n".join(page.block(results))
+    print(tables)
     if into:
-        (into / page.PATH.name).write_text(page.block(results))
+        (into / page.PATH.name).write_text(tables)
         _draw(results, into)
     elif not arguments.quick:
-        page.PATH.write_text(page.with_block(page.PATH.read_text(), results))
+        page.PATH.write_text(page.replaced(page.PATH.read_text(), "make bench", page.block(results)))
         _draw(results, page.PATH.parent / "pictures")
 
 

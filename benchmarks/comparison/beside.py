@@ -99,26 +99,32 @@ def at_once(
     return {name: [count * executions / took for took in reversed(quartiles(taken))] for name, taken in times.items()}
 
 
-def warm(pools: list[str], rounds: int, course: Course) -> dict[str, list[float]]:
-    """Measure new sessions' first results of pandas, from warm sandboxes that no longer start or import."""
-    times: dict[str, list[float]] = {}
+def warm(pools: list[str], rounds: int, course: Course) -> dict[str, dict[str, list[float]]]:
+    """Measure new sessions' first results of pandas, from warm sandboxes that no longer start or import.
+
+    The first figures are those of five sessions one after the other, while the pool starts sandboxes in their place;
+    the second are those of a pool that may have no more, so that nothing starts beside them.
+    """
+    times: dict[str, dict[str, list[float]]] = {"replaced": {}, "calm": {}}
     for number in range(rounds):
         if number and course.over():
             break
-        for url in pools:
-            name = Greenroom.name_of(url)
-            course.report(name)
-            others = processes()
-            options: dict[str, Any] = {"ready_session_instances": _WARM, "max_concurrent_sessions": 2 * _WARM}
-            with greenroom.connect(url, **options) as pool:
-                deadline = time.monotonic() + 60
-                while pool.status().ready < _WARM and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                wait_until_idle(others, timeout=20)
-                times.setdefault(name, []).extend(
-                    seconds(lambda pool=pool: pool.session().execute(PANDAS).raise_for_error()) for _ in range(_WARM)
-                )
-    return {name: quartiles(taken) for name, taken in times.items()}
+        for what, most in (("replaced", 2 * _WARM), ("calm", _WARM)):
+            for url in pools:
+                name = Greenroom.name_of(url)
+                course.report(name)
+                others = processes()
+                options: dict[str, Any] = {"ready_session_instances": _WARM, "max_concurrent_sessions": most}
+                with greenroom.connect(url, **options) as pool:
+                    deadline = time.monotonic() + 60
+                    while pool.status().ready < _WARM and time.monotonic() < deadline:
+                        time.sleep(0.1)
+                    wait_until_idle(others, timeout=10)
+                    times[what].setdefault(name, []).extend(
+                        seconds(lambda pool=pool: pool.session().execute(PANDAS).raise_for_error())
+                        for _ in range(_WARM)
+                    )
+    return {what: {name: quartiles(taken) for name, taken in by_name.items()} for what, by_name in times.items()}
 
 
 def printing(

@@ -41,7 +41,7 @@ class Course:
         self._console = console
         self._grace = grace
         self._began = time.monotonic()
-        self._ends = self._began
+        self._ends = self._due = self._began
         self._number = 0
         self._title = ""
         self._told = 0.0
@@ -58,10 +58,13 @@ class Course:
 
     @contextmanager
     def part(self, title: str, limit: float) -> Generator[None, None, None]:
-        """Do the next part, which may take so many seconds."""
+        """Do the next part, which may take so many seconds, and what earlier parts have left of theirs."""
         self._number += 1
         self._title = title
-        self._ends = time.monotonic() + limit
+        now = time.monotonic()
+        self._due += limit
+        self._ends = max(self._due, now + limit)
+        limit = self._ends - now
         self.report("")
         before = signal.signal(signal.SIGALRM, _stop)
         signal.setitimer(signal.ITIMER_REAL, limit + self._grace)

@@ -28,6 +28,7 @@ _MARGIN = 2 << 30  # bytes of memory that stay free
 _ROUNDS, _REPEATED_UP_TO = 5, 1_000_000  # bytes; what is larger is measured once
 _CELLS_TOGETHER = 50  # of one contestant, until it is the other's turn
 _LINE = 100
+_FILE = "grown.bin"
 
 
 def sessions(url: str, counts: Sequence[int], course: Course) -> Points:
@@ -119,8 +120,13 @@ def files(url: str, sizes: Sequence[int], course: Course) -> Points:
             with source.open("wb") as file:
                 file.truncate(size)
             rounds = range(_ROUNDS if size <= _REPEATED_UP_TO else 1)
-            up = median(seconds(lambda: session.upload(source, "grown.bin")) for _ in rounds)
-            down = median(seconds(lambda: session.download("grown.bin", target)) for _ in rounds)
+            try:
+                up = median(seconds(lambda: session.upload(source, _FILE)) for _ in rounds)
+                down = median(seconds(lambda: session.download(_FILE, target)) for _ in rounds)
+                session.delete_file(_FILE)  # the disk would not hold it and the next one
+            except greenroom.GreenroomError as error:
+                course.end_early(f"a file of {size:,} bytes: {error}")
+                break
             if target.stat().st_size != size:
                 raise RuntimeError(f"a downloaded file must have {size} bytes, not {target.stat().st_size}")
             points.append([size, up, down])

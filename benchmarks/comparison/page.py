@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,28 +12,30 @@ from benchmarks.comparison.contestants import KERNEL
 Results: TypeAlias = dict[str, Any]
 
 PATH = Path(__file__).parents[2] / "docs/performance.md"
-_BEGIN, _END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 _BUBBLEWRAP, _DOCKER = "Greenroom, bubblewrap", "Greenroom, docker"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def with_block(page: str, results: Results) -> str:
-    """Return the page with the block made anew.
+def replaced(page: str, name: str, lines: Iterable[str]) -> str:
+    """Return the page with other lines between the two comments of this name.
 
     Raises:
-        ValueError: the page has no such block.
+        ValueError: the page has no such comments.
     """
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{PATH.name} must have the comments {_BEGIN} and {_END}")
-    return f"{before}{_BEGIN}\n{block(results)}{_END}{after}"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = page.partition(begin)
+    _, found_too, after = rest.partition(end)
+    if not found or not found_too:
+        raise ValueError(f"{PATH.name} must have the comments {begin} and {end}")
+    return before + "\n".join([begin, *lines, end]) + after
 
 
-def block(results: Results) -> str:
-    """Return the tables of a run."""
-    sections = (_introduction, _times, _printed, _memory, _containers, _budgets, _figures, _gaps)
-    return "\n\n".join("\n".join(lines) for section in sections if (lines := [*section(results)])) + "\n"
+def block(results: Results) -> Iterator[str]:
+    """Yield the lines of the tables of a run."""
+    for section in (_introduction, _times, _printed, _memory, _containers, _budgets, _figures, _gaps):
+        lines = [*section(results)]
+        if lines:
+            yield from (*lines, "")
 
 
 def _introduction(results: Results) -> Iterator[str]:
@@ -63,7 +65,7 @@ def _times(results: Results) -> Iterator[str]:
         cells = [
             _against(times.get("cold", {}), name),
             _against(times.get("pandas", {}), name),
-            _ms(results["warm"].get(name), following.get(KERNEL)),
+            _ms(results["warm"].get("replaced", {}).get(name), following.get(KERNEL)),
             _against(following, name),
             _rate(at_once, name),
         ]
@@ -121,8 +123,9 @@ def _budgets(results: Results) -> Iterator[str]:
     """The budgets of Docker, as far as they were measured."""
     warm, at_once, steps = results["warm"], results["at_once"], results.get("cold", {})
     rows: list[tuple[str, str, float]] = []
-    if {_BUBBLEWRAP, _DOCKER} <= warm.keys():
-        rows.append(("warm session", f"≤ 1.5 {_TIMES} bubblewrap's", warm[_DOCKER][1] / warm[_BUBBLEWRAP][1]))
+    for kind, title in (("replaced", "warm session"), ("calm", "warm session, while no other starts in its place")):
+        if {_BUBBLEWRAP, _DOCKER} <= (of := warm.get(kind, {})).keys():
+            rows.append((title, f"≤ 1.5 {_TIMES} bubblewrap's", of[_DOCKER][1] / of[_BUBBLEWRAP][1]))
     if {_DOCKER, KERNEL} <= at_once.keys():
         rows.append(("sessions at once", f"≥ 2 {_TIMES} {KERNEL}'s", at_once[_DOCKER][1] / at_once[KERNEL][1]))
     if PYTHON in steps:
@@ -163,7 +166,11 @@ def _rate(rates: dict[str, list[float]], name: str) -> str:
 
 
 def _ratio(figures: list[float], compared: list[float] | None) -> str:
-    return "" if compared is None else f", {figures[1] / compared[1]:.2g} {_TIMES}"
+    return "" if compared is None else f", {_times_as_large(figures[1] / compared[1])}"
+
+
+def _times_as_large(ratio: float) -> str:
+    return f"{ratio:,.0f} {_TIMES}" if ratio >= 100 else f"{ratio:.2g} {_TIMES}"
 
 
 def _mb(memory: dict[str, dict[str, dict[str, float]]], name: str, what: str, figure: str) -> str:
@@ -171,5 +178,5 @@ def _mb(memory: dict[str, dict[str, dict[str, float]]], name: str, what: str, fi
     if value is None:
         return ""
     compared = None if name == KERNEL else memory.get(KERNEL, {}).get(what, {}).get(figure)
-    ratio = "" if not compared else f", {value / compared:.2g} {_TIMES}"
+    ratio = "" if not compared else f", {_times_as_large(value / compared)}"
     return f"{value / 1e6:.0f} MB{ratio}"

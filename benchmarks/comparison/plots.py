@@ -67,11 +67,10 @@ def _growth(growth: dict[str, Any]) -> Any:
     for place in axes[:5]:
         place.set(xscale="log")
         place.xaxis.set_minor_formatter("")
-    for place in (axes[2], axes[3]):
+    for place in axes[:4]:
         place.set(yscale="log")
         place.yaxis.set_minor_formatter("")
-    for place in (axes[0], axes[1], axes[4]):
-        place.set(ylim=(0, None))
+    axes[4].set(ylim=(0, None))
     axes[5].set_axis_off()
     for name, colour in _COLOURS.items():
         axes[5].plot([], [], "o-", color=colour, label=name, markersize=4)

@@ -396,7 +396,7 @@ def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> byte
 
 @contextlib.contextmanager
 def _without_jedi() -> Generator[None, None, None]:
-    """Hide jedi from IPython: nothing here completes code, and a start saves megabytes and a third of its time."""
+    """Hide jedi from IPython: nothing here completes code, and a start saves megabytes and a sixth of its time."""
     absent: Any = None
     sys.modules["jedi"] = absent
     try:
