@@ -1,7 +1,8 @@
-"""The measurements behind the budgets: `make bench`, or `python benchmarks/sessions.py docker: bubblewrap:`.
+"""Calls of tools, HTTP, and executions while sandboxes start: `make bench`, or `python benchmarks/sessions.py docker:`.
 
 Each figure is a median over `--rounds` (at least 20). Peers run in the same minutes on the same machine: a bare pipe
-to a process, an ipykernel on the host, and `docker run`.
+to a process, and an ipykernel on the host. `python -m benchmarks.comparison` measures starts, sessions at once and
+memory, beside more peers.
 """
 
 from __future__ import annotations
@@ -10,16 +11,12 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -44,29 +41,6 @@ def wait_until_ready(pool: SessionPool, count: int) -> None:
     while pool.status().ready < count and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(4)
-
-
-def warm_pandas(url: str, rounds: int) -> float:
-    """A new session's first result of pandas, from a warm sandbox."""
-    times: list[float] = []
-    batch = 5
-    with greenroom.connect(url, ready_session_instances=batch, max_concurrent_sessions=2 * batch) as pool:
-        while len(times) < rounds:
-            wait_until_ready(pool, batch)
-            sessions = [pool.session() for _ in range(batch)]
-            times += [
-                seconds(lambda session=session: session.execute(PANDAS).raise_for_error()) for session in sessions
-            ]
-            for session in sessions:
-                session.delete()
-    return median(times)
-
-
-def next_execution(url: str, rounds: int, **options: Any) -> float:
-    with greenroom.connect(url, **options) as pool, pool.session() as session:
-        for _ in range(20):
-            session.execute("1+1")
-        return median(seconds(lambda: session.execute("1+1")) for _ in range(rounds * 10))
 
 
 def beside_starts(url: str, rounds: int) -> tuple[float, float]:
@@ -148,60 +122,6 @@ def over_http(url: str, rounds: int) -> tuple[float, float]:
             server.terminate()
 
 
-def many_at_once(url: str, rounds: int) -> float:
-    """Executions per second: 20 sessions in parallel, 10 executions each."""
-    with greenroom.connect(url, ready_session_instances=0, preload=()) as pool, ThreadPoolExecutor(20) as threads:
-        sessions = [pool.session() for _ in range(20)]
-
-        def ten(session: greenroom.Session) -> None:
-            for _ in range(10):
-                session.execute("1+1")
-
-        list(threads.map(ten, sessions))
-
-        times = [seconds(lambda: list(threads.map(ten, sessions))) for _ in range(max(rounds // 4, 5))]
-        return 200 / median(times)
-
-
-def idle_memory(url: str, preload: bool) -> float:
-    """Megabytes that one more idle session costs: shared pages are counted by share (PSS)."""
-    count = 8
-    before = _pss("greenroom_runner")
-    preloaded = ("numpy", "pandas") if preload else ()
-    with greenroom.connect(url, ready_session_instances=0, preload=preloaded, max_concurrent_sessions=count) as pool:
-        sessions = [pool.session() for _ in range(count)]
-        for session in sessions:
-            session.execute("import pandas" if preload else "1")
-        time.sleep(1)
-        return (_pss("greenroom_runner") - before) / count
-
-
-def _pss(marker: str) -> float:
-    total = 0
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            if marker not in (process / "cmdline").read_text().replace("\0", " "):
-                continue
-            for line in (process / "smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
-        except OSError:
-            continue
-    return total / 1024
-
-
-def cold_start(url: str, rounds: int) -> float:
-    """A new session's first result with no warm sandbox left."""
-    times: list[float] = []
-    with greenroom.connect(url, ready_session_instances=0, preload=()) as pool:
-        for _ in range(rounds):
-            with pool.session() as session:
-                times.append(seconds(lambda session=session: session.execute("1").raise_for_error()))
-    return median(times)
-
-
 def bare_pipe(rounds: int) -> float:
     command = [sys.executable, "-c", "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -247,14 +167,6 @@ def kernel_execution(rounds: int) -> float:
         return median(seconds(lambda: execute("1+1")) for _ in range(rounds))
 
 
-def docker_run(rounds: int) -> float | None:
-    image = f"greenroom-python:{greenroom.__version__}"
-    command = ["docker", "run", "--rm", "--network=none", "--entrypoint", "true", image]
-    if shutil.which("docker") is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        return None
-    return median(seconds(lambda: subprocess.run(command, capture_output=True, check=True)) for _ in range(rounds))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pools", nargs="*", default=["bubblewrap:", "docker:"], metavar="POOL")
@@ -297,27 +209,15 @@ def main() -> None:
                 rows.setdefault(what, []).append(value)
             if arguments.tools:
                 continue
-            measure(pool, "warm: new session, first pandas result", "ms", lambda pool=pool: warm_pandas(pool, rounds))
-            measure(pool, "cold: new session, first result", "ms", lambda pool=pool: cold_start(pool, rounds))
-            measure(
-                pool,
-                "next execution, 1+1",
-                "ms",
-                lambda pool=pool: next_execution(pool, rounds, ready_session_instances=0),
-            )
             calm, busy = beside_starts(pool, rounds)
-            measure(pool, "the same, 95th percentile", "ms", lambda calm=calm: calm)
+            measure(pool, "1+1, 95th percentile", "ms", lambda calm=calm: calm)
             measure(pool, "the same while ten sandboxes start", "ms", lambda busy=busy: busy)
             ours, azures = over_http(pool, rounds)
             measure(pool, "the same over HTTP", "ms", lambda ours=ours: ours)
             measure(pool, "the same over HTTP, in Azure's contract", "ms", lambda azures=azures: azures)
-            measure(pool, "20 sessions, 10 executions each, a second", "", lambda pool=pool: many_at_once(pool, rounds))
-            measure(pool, "idle session", "MB", lambda pool=pool: idle_memory(pool, preload=False))
-            measure(pool, "idle session, pandas loaded", "MB", lambda pool=pool: idle_memory(pool, preload=True))
         if not arguments.no_peers and not arguments.tools:
             measure("peer", "peer: bare pipe, one line there and back", "ms", lambda: bare_pipe(rounds))
             measure("peer", "peer: ipykernel on the host, 1+1", "ms", lambda: kernel_execution(rounds))
-            measure("peer", "peer: docker run of the same image, to its end", "ms", lambda: docker_run(rounds))
     for what, values in rows.items():
         table.add_row(what, *values)
     console.print(table)

@@ -1,7 +1,10 @@
 """Greenroom beside its peers, and how its price grows: the last part of `make bench`.
 
 Writes benchmarks/comparison/results.json, and from it the figures and the tables of docs/performance.md. `--redraw`
-does the latter alone. `--quick` measures less, for a first look.
+does the latter alone. `--quick` measures little, prints the tables and writes nothing there.
+
+Each part has a time limit. What does not fit into it, fails or is missing is named in the tables, and the rest is
+measured.
 """
 
 from __future__ import annotations
@@ -9,99 +12,159 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
+import signal
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import beside, growth, page, plots
-from benchmarks.comparison.contestants import Greenroom
+from benchmarks.comparison import beside, cold, growth, page, plots
+from benchmarks.comparison.contestants import KERNEL, PEERS, Greenroom, all_of
+from benchmarks.comparison.course import Course
 from benchmarks.comparison.measuring import as_json, machine
 from rich.console import Console
 
 import greenroom
 
 RESULTS = Path(__file__).with_name("results.json")
-_console = Console(stderr=True)
+_OF_ALL, _OF_EACH = 8, 2  # parts of every run, and those of each pool
 
 
-def measure(pools: list[str], *, quick: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    rounds: int
+    new_containers: int
+    at_once: int
+    idle: int
+    printed: dict[str, int]
+    sessions: Sequence[int]
+    containers: Sequence[int]
+    output: Sequence[int]
+    files: Sequence[int]
+    cells: Sequence[int]
+
+
+FULL = Scale(
+    rounds=5,
+    new_containers=15,
+    at_once=20,
+    idle=8,
+    printed={"prints": 50_000, "displays": 300},
+    sessions=growth.SESSIONS,
+    containers=growth.CONTAINERS,
+    output=growth.OUTPUT,
+    files=growth.FILES,
+    cells=growth.CELLS,
+)
+QUICK = Scale(
+    rounds=1,
+    new_containers=1,
+    at_once=2,
+    idle=1,
+    printed={"prints": 100, "displays": 3},
+    sessions=growth.SESSIONS[:2],
+    containers=growth.CONTAINERS[:1],
+    output=growth.OUTPUT[:2],
+    files=growth.FILES[:2],
+    cells=growth.CELLS[:2],
+)
+
+
+def measure(pools: list[str], peers: list[str], scale: Scale, console: Console) -> dict[str, Any]:
     """Return the results of a run."""
-    began = time.monotonic()
-    with _console.status("") as status:
+    course = Course(_OF_ALL + _OF_EACH * len(pools) + any(map(_has_containers, pools)), console)
+    left_out: dict[str, str] = {}
+    results: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "machine": machine(),
+        "at_once_sessions": scale.at_once,
+        "printed": scale.printed,
+        "left_out": left_out,
+        "ended_early": course.ended_early,
+    }
 
-        def report(what: str) -> None:
-            line = f"{time.monotonic() - began:4.0f} s  {what}"
-            status.update(line)
-            if not _console.is_terminal:
-                _console.print(line, markup=False)
+    def part(key: str, title: str, limit: float, act: Callable[[], Any]) -> None:
+        results[key] = {}
+        with course.part(title, limit):
+            results[key] = act()
 
-        results: dict[str, Any] = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "python": platform.python_version(),
-            "machine": machine(),
-        }
-        everyone, left_out = beside.contestants(pools, report)
-        engines = [each for each in everyone if isinstance(each, Greenroom)]
-        try:
-            results["peers"] = beside.first_and_next(everyone, left_out, 2 if quick else 7, report)
-            results["at_once"] = beside.at_once(everyone, left_out, 2 if quick else 5, report)
-            results["warm"] = beside.warm(everyone, 5 if quick else 20, report)
-            results["memory"] = beside.idle_memory(everyone, report)
-            results["cold"] = {}
-            for engine in engines:
-                if engine.url.startswith("docker:"):
-                    results["cold"] = beside.cold_docker(engine.url, 3 if quick else 15, report)
-        finally:
-            for contestant in everyone:
-                contestant.leave()
-        results["left_out"] = left_out
-        for name, reason in left_out.items():
-            _console.print(f"{name} is left out: {reason}", markup=False)
-        results["growth"] = _grown(engines, report, quick=quick)
+    rounds = scale.rounds
+    with all_of(pools, peers, left_out) as everyone:
+        part("versions", "first of all", 60, lambda: beside.leave_out_unable(everyone, left_out, course))
+        part("times", "new sessions", 150, lambda: beside.first_and_next(everyone, left_out, rounds, course))
+        part("at_once", "at once", 50, lambda: beside.at_once(everyone, left_out, rounds, scale.at_once, course))
+        engines = [each.url for each in everyone if isinstance(each, Greenroom)]
+        kernel = [each.name for each in everyone if each.name == KERNEL]
+    part("warm", "warm sessions", 70, lambda: beside.warm(engines, min(rounds, 3), course))
+    part("printing", "prints and displays", 45, lambda: beside.printing(engines, kernel, scale.printed, 3, course))
+    part("memory", "memory", 80, lambda: beside.idle_memory(engines, kernel, scale.idle, course))
+    docker = next((url for url in engines if _has_containers(url)), None)
+    if docker is not None:
+        part("cold", "new containers", 45, lambda: cold.new_containers(docker, scale.new_containers, course))
+    results["growth"] = {"sessions": {}, "files": {}}
+    for url in engines:
+        name = Greenroom.name_of(url)
+        with course.part(f"sessions of {name}", 75):
+            counts = scale.containers if _has_containers(url) else scale.sessions
+            results["growth"]["sessions"][name] = growth.sessions(url, counts, course)
+        with course.part(f"files of {name}", 40):
+            results["growth"]["files"][name] = growth.files(url, scale.files, course)
+    with course.part("output", 50):
+        results["growth"]["output"] = growth.output(engines, kernel, scale.output, course)
+    with course.part("cells", 110):
+        results["growth"]["cells"] = growth.cells(engines, kernel, scale.cells, course)
     return results
 
 
-def _grown(engines: list[Greenroom], report: Callable[[str], None], *, quick: bool) -> dict[str, Any]:
-    ended_early: list[str] = []
-    sessions: dict[str, Any] = {}
-    pools = [engine.url for engine in engines]
-    for engine in engines:
-
-        def note(what: str, name: str = engine.name) -> None:
-            if what.endswith("ends here"):
-                ended_early.append(f"of sessions of {name} ended early: {what}.")
-            report(f"{name}: {what}")
-
-        sessions[engine.name] = growth.sessions(engine.url, note, 10 if quick else 1000, 30 if quick else 180)
-    return {
-        "sessions": sessions,
-        "output": growth.output(pools, report, 10_000_000 if quick else 60_000_000),
-        "files": {engine.name: growth.files(engine.url, report, 1 << 25 if quick else 1 << 30) for engine in engines},
-        "cells": growth.cells(pools, report, 100 if quick else 10_000),
-        "ended_early": ended_early,
-    }
-
-
-def draw(results: dict[str, Any]) -> None:
-    """Write the figures and the tables of the page."""
-    for name, figure in plots.figures(results):
-        (page.PATH.parent / "pictures" / name).write_text(figure)
-    page.PATH.write_text(page.with_block(page.PATH.read_text(), results))
+def _has_containers(url: str) -> bool:
+    return url.startswith("docker:")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.comparison",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("pools", nargs="*", default=["bubblewrap:", "docker:"], metavar="POOL")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="PEER", help=", ".join(PEERS))
+    parser.add_argument("--quick", action="store_true", help="measure little, and only print the tables")
     parser.add_argument("--redraw", action="store_true", help="measure nothing")
+    parser.add_argument(
+        "--into", type=Path, metavar="DIRECTORY", help="write the results, the tables and figures there"
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", greenroom.AzureRangeWarning)
-    if not arguments.redraw:
-        RESULTS.write_text(as_json(measure(arguments.pools, quick=arguments.quick)))
-    draw(json.loads(RESULTS.read_text()))
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))  # so that everything is removed
+    into: Path | None = arguments.into
+    found = into / "results.json" if into else RESULTS
+    if arguments.redraw:
+        results = json.loads(found.read_text())
+    else:
+        scale = QUICK if arguments.quick else FULL
+        text = as_json(measure(arguments.pools, arguments.peers, scale, Console(stderr=True)))
+        results = json.loads(text)
+        if into or not arguments.quick:
+            found.write_text(text)
+    tables = "\n".join(page.block(results))
+    print(tables)
+    if into:
+        (into / page.PATH.name).write_text(tables)
+        _draw(results, into)
+    elif not arguments.quick:
+        page.PATH.write_text(page.replaced(page.PATH.read_text(), "make bench", page.block(results)))
+        _draw(results, page.PATH.parent / "pictures")
+
+
+def _draw(results: dict[str, Any], directory: Path) -> None:
+    for name, figure in plots.figures(results):
+        (directory / name).write_text(figure)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Callable
-from statistics import quantiles
-from typing import Any, TypeAlias
+from statistics import median, quantiles
+from typing import Any
 
-from benchmarks.comparison.contestants import IMAGE, PEERS, Contestant, Greenroom, LeftOut, Peer
-from benchmarks.comparison.measuring import memory, processes, seconds, wait_until_idle
+from benchmarks.comparison.contestants import KERNEL, Contestant, Greenroom, all_of, closed_after, in_turn
+from benchmarks.comparison.course import Course
+from benchmarks.comparison.measuring import Reading, processes, reading, seconds, wait_until_idle
 
 import greenroom
 
-Report: TypeAlias = Callable[[str], None]
-
+FIRST = "1"
 PANDAS = "import pandas as pd\nprint(pd.DataFrame({'a': [1, 2, 3]}).a.sum())"
 NEXT = "1+1"
-FAILURES = (LeftOut, greenroom.GreenroomError)
+PRINTED = {
+    "prints": "for number in range({count}): print(number)",
+    "displays": "from IPython.display import HTML, display\n"
+    "for number in range({count}): display(HTML(f'<b>{{number}}</b>'))",
+}
 _NEXT_PER_ROUND = 10
-_SESSIONS, _EXECUTIONS = 20, 10
 _WARM = 5
-_IDLE_SESSIONS = 8
 
 
 def quartiles(times: list[float]) -> list[float]:
@@ -29,177 +29,177 @@ def quartiles(times: list[float]) -> list[float]:
     return quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
 
 
-def contestants(pools: list[str], report: Report) -> tuple[list[Contestant], dict[str, str]]:
-    """Return those that can take part here, and the reasons why others do not, by their names."""
-    made: list[Contestant] = []
-    left_out: dict[str, str] = {}
-    makers: dict[str, Callable[[], Contestant]] = {pool: lambda pool=pool: Greenroom(pool) for pool in pools}
-    makers |= {name: lambda name=name: Peer(name) for name in PEERS}
-    for name, make in makers.items():
-        report(name)
-        contestant: Contestant | None = None
-        try:
-            contestant = make()
-            contestant.open()
-            contestant.run(PANDAS)
-            contestant.close()
-            made.append(contestant)
-        except FAILURES as reason:
-            left_out[name] = str(reason)
-            if contestant is not None:
-                contestant.leave()
-    return made, left_out
+def leave_out_unable(everyone: list[Contestant], left_out: dict[str, str], course: Course) -> dict[str, str]:
+    """Have everyone give a result of pandas, so that the rest is measured with warm caches; return their versions."""
 
+    def try_out(contestant: Contestant) -> None:
+        contestant.open()
+        contestant.run(PANDAS)
 
-def _in_turn(everyone: list[Contestant], left_out: dict[str, str], act: Callable[[Contestant], None]) -> None:
-    """Have everyone act; one that fails takes no further part."""
-    for contestant in tuple(everyone):
-        try:
-            act(contestant)
-        except FAILURES as reason:
-            left_out[contestant.name] = str(reason)
-            everyone.remove(contestant)
-            contestant.leave()
+    with closed_after(everyone, left_out, course):
+        in_turn(everyone, left_out, course, try_out)
+    return {each.name: each.version for each in everyone}
 
 
 def first_and_next(
-    everyone: list[Contestant], left_out: dict[str, str], rounds: int, report: Report
-) -> dict[str, dict[str, Any]]:
-    """Measure new sessions' first results of pandas, none warm, and next executions."""
-    firsts: dict[str, list[float]] = {each.name: [] for each in everyone}
-    nexts: dict[str, list[float]] = {each.name: [] for each in everyone}
+    everyone: list[Contestant], left_out: dict[str, str], rounds: int, course: Course
+) -> dict[str, dict[str, list[float]]]:
+    """Measure new sessions, none warm, to their first result and to their first of pandas; and next executions."""
+    times: dict[str, dict[str, list[float]]] = {what: {} for what in ("cold", "pandas", "next")}
 
-    def first(contestant: Contestant) -> None:
-        report(f"{contestant.name}: new sessions")
+    def first(contestant: Contestant, what: str, code: str) -> None:
         began = time.perf_counter()
         contestant.open()
-        contestant.run(PANDAS)
-        firsts[contestant.name].append(time.perf_counter() - began)
+        contestant.run(code)
+        times[what].setdefault(contestant.name, []).append(time.perf_counter() - began)
         contestant.run(NEXT)
 
     def following(contestant: Contestant) -> None:
-        report(f"{contestant.name}: next executions")
-        nexts[contestant.name].append(seconds(lambda: contestant.run(NEXT)))
+        times["next"].setdefault(contestant.name, []).append(seconds(lambda: contestant.run(NEXT)))
 
     for _ in range(rounds):
-        _in_turn(everyone, left_out, first)
-        for _ in range(_NEXT_PER_ROUND):
-            _in_turn(everyone, left_out, following)
-        _in_turn(everyone, left_out, lambda contestant: contestant.close())
+        if course.over():
+            break
+        for what, code in (("cold", FIRST), ("pandas", PANDAS)):
+            with closed_after(everyone, left_out, course):
+                in_turn(everyone, left_out, course, lambda each, what=what, code=code: first(each, what, code))
+                for _ in range(_NEXT_PER_ROUND if what == "pandas" else 0):
+                    in_turn(everyone, left_out, course, following)
     return {
-        each.name: {
-            "version": each.version,
-            "first": quartiles(firsts[each.name]),
-            "next": quartiles(nexts[each.name]),
-        }
-        for each in everyone
+        what: {name: quartiles(taken) for name, taken in by_name.items() if name not in left_out}
+        for what, by_name in times.items()
     }
 
 
 def at_once(
-    everyone: list[Contestant], left_out: dict[str, str], rounds: int, report: Report
+    everyone: list[Contestant], left_out: dict[str, str], rounds: int, count: int, course: Course
 ) -> dict[str, list[float]]:
-    """Measure 20 sessions with 10 executions each, at the same time; in executions per second."""
-    taking_part = [each for each in everyone if isinstance(each, Greenroom) or each.name == "ipykernel"]
-    times: dict[str, list[float]] = {each.name: [] for each in taking_part}
+    """Measure so many sessions with 10 executions each, at the same time; in executions per second."""
+    executions = 10
+    taking_part = [each for each in everyone if isinstance(each, Greenroom) or each.name == KERNEL]
+    times: dict[str, list[float]] = {}
 
     def start(contestant: Contestant) -> None:
-        for number in range(_SESSIONS):
-            report(f"{contestant.name}: session {number + 1} of {_SESSIONS}")
+        for number in range(count):
+            course.report(f"{contestant.name}, session {number + 1} of {count}")
             contestant.open()
             contestant.run("1")
         contestant.run_in_each(NEXT, 1)
 
     def run(contestant: Contestant) -> None:
-        report(f"{contestant.name}: {_SESSIONS} sessions at the same time")
-        times[contestant.name].append(seconds(lambda: contestant.run_in_each(NEXT, _EXECUTIONS)))
+        took = seconds(lambda: contestant.run_in_each(NEXT, executions))
+        times.setdefault(contestant.name, []).append(took)
 
-    for act in (start, *[run] * rounds):
-        _in_turn(taking_part, left_out, act)
-    _in_turn(taking_part, left_out, lambda contestant: contestant.close())
-    return {
-        each.name: [_SESSIONS * _EXECUTIONS / took for took in reversed(quartiles(times[each.name]))]
-        for each in taking_part
-    }
-
-
-def warm(everyone: list[Contestant], rounds: int, report: Report) -> dict[str, list[float]]:
-    """Measure new sessions' first results of pandas, from warm sandboxes that no longer start or import."""
-    engines = [each for each in everyone if isinstance(each, Greenroom)]
-    times: dict[str, list[float]] = {}
-    for _ in range(max(rounds // _WARM, 1)):
-        for engine in engines:
-            report(f"warm sessions of {engine.name}")
-            others = processes()
-            options: dict[str, Any] = {"ready_session_instances": _WARM, "max_concurrent_sessions": 2 * _WARM}
-            with greenroom.connect(engine.url, **options) as pool:
-                deadline = time.monotonic() + 120
-                while pool.status().ready < _WARM and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                wait_until_idle(others)
-                times.setdefault(engine.name, []).extend(
-                    seconds(lambda pool=pool: pool.session().execute(PANDAS).raise_for_error()) for _ in range(_WARM)
-                )
-    return {name: quartiles(taken) for name, taken in times.items()}
-
-
-def idle_memory(everyone: list[Contestant], report: Report) -> dict[str, dict[str, float]]:
-    """Measure the bytes that one more idle session costs, bare and with pandas."""
-    engines = [each for each in everyone if isinstance(each, Greenroom)]
-    found: dict[str, dict[str, float]] = {}
-    for engine in engines:
-        for what, modules, code in (("bare", (), "1"), ("pandas", ("numpy", "pandas"), "import pandas")):
-            report(f"the memory of sessions of {engine.name}, {what}")
-            others = processes()
-            with greenroom.connect(
-                engine.url, ready_session_instances=0, preload=modules, max_concurrent_sessions=_IDLE_SESSIONS + 1
-            ) as pool:
-                pool.session().execute(code).raise_for_error()
-                wait_until_idle(others)
-                before = memory(others)
-                for _ in range(_IDLE_SESSIONS):
-                    pool.session().execute(code).raise_for_error()
-                wait_until_idle(others)
-                after = memory(others)
-            if before is not None and after is not None:
-                found.setdefault(engine.name, {})[what] = (after - before) / _IDLE_SESSIONS
-    return found
-
-
-def cold_docker(pool: str, rounds: int, report: Report) -> dict[str, list[float]]:
-    """Measure what a new container costs: `docker run` to its first byte, and a Greenroom session to its first output.
-
-    A shell session has no interpreter to start, so the difference between the two kinds is Python and IPython.
-    """
-    command = ["docker", "run", "--rm", "--network=none", "--entrypoint", "echo", IMAGE, "1"]
-
-    times: dict[str, list[float]] = {"`docker run … echo`, to its first byte": []}
-
-    def run() -> None:
-        began = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            assert process.stdout is not None
-            process.stdout.read(1)
-            next(iter(times.values())).append(time.perf_counter() - began)
-
-    shell = Greenroom(pool, container_type="Shell")
-    python = Greenroom(pool, preload=())
-    try:
+    with closed_after(taking_part, left_out, course):
+        in_turn(taking_part, left_out, course, start)
         for number in range(rounds):
-            report(f"new containers, {number + 1} of {rounds}")
-            run()
-            for name, contestant, code in (
-                ("a new shell session, to its first output", shell, "echo 1"),
-                ("a new Python session, to its first output", python, "1"),
-            ):
+            if number and course.over():
+                break
+            in_turn(taking_part, left_out, course, run)
+    return {name: [count * executions / took for took in reversed(quartiles(taken))] for name, taken in times.items()}
 
-                def first(contestant: Greenroom = contestant, code: str = code) -> None:
-                    contestant.open()
-                    contestant.run(code)
 
-                times.setdefault(name, []).append(seconds(first))
-                contestant.close()
-    finally:
-        shell.leave()
-        python.leave()
-    return {name: quartiles(taken) for name, taken in times.items()}
+def warm(pools: list[str], rounds: int, course: Course) -> dict[str, dict[str, list[float]]]:
+    """Measure new sessions' first results of pandas, from warm sandboxes that no longer start or import.
+
+    The first figures are those of five sessions one after the other, while the pool starts sandboxes in their place;
+    the second are those of a pool that may have no more, so that nothing starts beside them.
+    """
+    times: dict[str, dict[str, list[float]]] = {"replaced": {}, "calm": {}}
+    for number in range(rounds):
+        if number and course.over():
+            break
+        for what, most in (("replaced", 2 * _WARM), ("calm", _WARM)):
+            for url in pools:
+                name = Greenroom.name_of(url)
+                course.report(name)
+                others = processes()
+                options: dict[str, Any] = {"ready_session_instances": _WARM, "max_concurrent_sessions": most}
+                with greenroom.connect(url, **options) as pool:
+                    deadline = time.monotonic() + 60
+                    while pool.status().ready < _WARM and time.monotonic() < deadline:
+                        time.sleep(0.1)
+                    wait_until_idle(others, timeout=10)
+                    times[what].setdefault(name, []).extend(
+                        seconds(lambda pool=pool: pool.session().execute(PANDAS).raise_for_error())
+                        for _ in range(_WARM)
+                    )
+    return {what: {name: quartiles(taken) for name, taken in by_name.items()} for what, by_name in times.items()}
+
+
+def printing(
+    pools: list[str], peers: list[str], counts: dict[str, int], rounds: int, course: Course
+) -> dict[str, dict[str, float]]:
+    """Measure short prints and displays; the median seconds by what is printed and name.
+
+    Args:
+        pools: those of Greenroom.
+        peers: those that keep a session.
+        counts: how many of `PRINTED`.
+        rounds: how often.
+        course: what is told how far it is.
+    """
+    times: dict[str, dict[str, list[float]]] = {what: {} for what in counts}
+    left_out: dict[str, str] = {}
+
+    def start(contestant: Contestant) -> None:
+        contestant.open()
+        for code in PRINTED.values():
+            contestant.run(code.format(count=1))
+
+    def run(contestant: Contestant, what: str, count: int) -> None:
+        took = seconds(lambda: contestant.run(PRINTED[what].format(count=count)))
+        times[what].setdefault(contestant.name, []).append(took)
+
+    with all_of(pools, peers, left_out, preload=(), output_limit=64 << 20) as everyone:
+        in_turn(everyone, left_out, course, start)
+        for number in range(rounds):
+            if number and course.over():
+                break
+            for what, count in counts.items():
+                in_turn(everyone, left_out, course, lambda each, what=what, count=count: run(each, what, count))
+    return {what: {name: median(taken) for name, taken in by_name.items()} for what, by_name in times.items()}
+
+
+def idle_memory(
+    pools: list[str], peers: list[str], count: int, course: Course
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure the bytes that one more idle session costs, bare and with pandas, by name.
+
+    With pandas, there are two more figures, which show why shared pages are not counted: the proportional share (PSS)
+    of the first session, and that of each one more.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+
+    def measure(contestant: Contestant, what: str, code: str) -> None:
+        others = processes()
+        readings: list[Reading] = []
+        for more in (0, 1, count):
+            for _ in range(more):
+                contestant.open()
+                contestant.run(code)
+            wait_until_idle(others, timeout=20)
+            if (now := reading(others)) is None:
+                return
+            readings.append(now)
+        contestant.close()
+        none, one, many = readings
+        figures = found.setdefault(contestant.name, {})[what] = {"each": (many.kept - one.kept) / count}
+        if what == "pandas":
+            figures |= {"pss_first": one.pss - none.pss, "pss_each": (many.pss - one.pss) / count}
+
+    for what, preload, code in (("bare", (), FIRST), ("pandas", ("numpy", "pandas"), "import pandas")):
+        for url, peer in [*((pool, None) for pool in pools), *((None, peer) for peer in peers)]:
+            if course.over():
+                break
+            course.report(f"{what}, {url or peer}")
+            left_out: dict[str, str] = {}
+            with all_of(
+                [url] if url else [],
+                [peer] if peer else [],
+                left_out,
+                preload=preload,
+                max_concurrent_sessions=count + 1,
+            ) as everyone:
+                in_turn(everyone, left_out, course, lambda each, what=what, code=code: measure(each, what, code))
+    return found

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
+import shutil
 import subprocess
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
+
+from benchmarks.comparison.course import Course
 
 import greenroom
 from greenroom import Session, SessionPool
 
 ROOT = Path(__file__).parents[2]
-PEERS = ("ipykernel", "docker exec", "llm-sandbox", "AutoGen", "smolagents")
+KERNEL = "ipykernel"
+"""The peer to which ratios are given."""
+
+PEERS = (KERNEL, "docker exec", "llm-sandbox", "AutoGen", "smolagents")
 IMAGE = f"greenroom-python:{greenroom.__version__}"
 GATEWAY_IMAGE = f"greenroom-peers:{greenroom.__version__}"
-"""The same image with Jupyter's kernel gateway, which smolagents needs."""
+"""The same image with Jupyter's kernel gateway and a kernel, which smolagents needs."""
 
 _PYTHON = ROOT / ".venv-peers/bin/python"
 _WORKER = ROOT / "benchmarks/peers/worker.py"
+_DOCKER_TIMEOUT = 30.0
+_END = 15.0  # seconds for a peer's process to end, with what it has started
 
 
 class LeftOut(Exception):
     """A contestant cannot take part; the message is the reason."""
+
+
+FAILURES = (LeftOut, greenroom.GreenroomError, OSError)
+"""What a contestant raises that cannot take part any longer."""
 
 
 class Contestant(Protocol):
@@ -49,7 +65,7 @@ class Contestant(Protocol):
         ...
 
     def leave(self) -> None:
-        """End, with everything that it has started."""
+        """End, with everything that it has started. Idempotent."""
         ...
 
 
@@ -59,7 +75,7 @@ class Greenroom:
     version = greenroom.__version__
 
     def __init__(self, url: str, **options: Any) -> None:
-        self.name = f"Greenroom, {url.partition(':')[0]}"
+        self.name = self.name_of(url)
         self.url = url
         self._sessions: list[Session] = []
         try:
@@ -67,6 +83,11 @@ class Greenroom:
             self._pool: SessionPool = greenroom.connect(url, **settings)
         except greenroom.EngineUnavailable as error:
             raise LeftOut(str(error)) from error
+
+    @staticmethod
+    def name_of(url: str) -> str:
+        """Return the name of the engine with this URL."""
+        return f"Greenroom, {url.removesuffix(':')}"
 
     def open(self) -> None:
         self._sessions.append(self._pool.session())
@@ -91,23 +112,38 @@ class Greenroom:
 
 
 class Peer:
-    """A peer, in a process of its own with the peers' environment."""
+    """A peer, in a process of its own with the peers' environment.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: one of `PEERS`.
+        limit: seconds that it has for an order; one that takes longer is killed.
+        python: the interpreter of its process.
+        worker: the program that drives it.
+    """
+
+    def __init__(self, name: str, *, limit: float = 90.0, python: Path = _PYTHON, worker: Path = _WORKER) -> None:
         self.name = name
+        self._limit = limit
+        self._left: dict[str, str] = {}  # what it leaves if it is killed
         image = GATEWAY_IMAGE if name == "smolagents" else IMAGE
-        if not _PYTHON.exists():
+        if not python.exists():
             raise LeftOut("the peers' environment is missing: make .venv-peers/.ready")
-        if name != "ipykernel":
+        if name != KERNEL:
             _require_image(image)
         self._process = subprocess.Popen(
-            [_PYTHON, _WORKER, name, image],
+            [python, worker, name, image],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            start_new_session=True,  # Ctrl-C is for us, who then end it
         )
-        self.version: str = self._answer()["version"]
+        try:
+            self._left = self._answer()
+        except BaseException:
+            self.leave()
+            raise
+        self.version = self._left["version"]
 
     def open(self) -> None:
         self._order(do="open")
@@ -122,34 +158,119 @@ class Peer:
         self._order(do="close")
 
     def leave(self) -> None:
-        with contextlib.suppress(OSError):
-            self._process.communicate(timeout=60)  # the end of its input ends it
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            self._process.communicate(timeout=_END)  # the end of its input ends it
+        for end in (self._process.terminate, self._process.kill):
+            if self._process.poll() is None:
+                end()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_END)
+        left, self._left = self._left, {}
+        if left:
+            shutil.rmtree(left["directory"], ignore_errors=True)
+            if self.name != KERNEL:
+                _remove_containers(left["containers"])
 
     def _order(self, **order: Any) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        if (error := self._answer().get("error")) is not None:
-            raise LeftOut(error)
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            error = self._answer().get("error")
+        except (BrokenPipeError, ValueError):
+            raise LeftOut("its process has ended") from None
+        except BaseException:  # its next answer would be that to this order
+            self._process.terminate()
+            self.leave()
+            raise
+        if error is not None:
+            raise LeftOut(" ".join(error.split()))
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], self._limit)[0]:
+            raise LeftOut(f"it did not answer within {self._limit:.0f} s")
         if not (line := self._process.stdout.readline()):
             raise LeftOut("its process has ended")
         return json.loads(line)
 
 
-def _require_image(image: str) -> None:
+@contextmanager
+def all_of(
+    pools: Iterable[str], peers: Iterable[str], left_out: dict[str, str], **options: Any
+) -> Generator[list[Contestant], None, None]:
+    """Yield those that can take part here, and have everyone leave at the end.
+
+    Args:
+        pools: URLs of Greenroom's engines.
+        peers: names of peers.
+        left_out: takes the reasons why others cannot take part, by their names.
+        options: those of the pools.
+    """
+    made: list[Contestant] = []
+    makers: dict[str, Callable[[], Contestant]] = {
+        **{Greenroom.name_of(pool): partial(Greenroom, pool, **options) for pool in pools},
+        **{name: partial(Peer, name) for name in peers},
+    }
     try:
-        found = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
+        for name, make in makers.items():
+            try:
+                made.append(make())
+            except FAILURES as reason:
+                left_out[name] = str(reason)
+        yield list(made)
+    finally:
+        for contestant in made:
+            with contextlib.suppress(*FAILURES):
+                contestant.leave()
+
+
+def in_turn(
+    everyone: list[Contestant], left_out: dict[str, str], course: Course, act: Callable[[Contestant], None]
+) -> None:
+    """Have everyone act; one that fails takes no further part."""
+    for contestant in tuple(everyone):
+        course.report(contestant.name)
+        try:
+            act(contestant)
+        except FAILURES as reason:
+            course.report(f"{contestant.name} is left out: {reason}")
+            left_out[contestant.name] = str(reason)
+            everyone.remove(contestant)
+            with contextlib.suppress(*FAILURES):
+                contestant.leave()
+
+
+@contextmanager
+def closed_after(everyone: list[Contestant], left_out: dict[str, str], course: Course) -> Generator[None, None, None]:
+    """Close everyone's sessions at the end, however it comes."""
+    try:
+        yield
+    finally:
+        in_turn(everyone, left_out, course, lambda contestant: contestant.close())
+
+
+def _remove_containers(prefix: str) -> None:
+    """Remove the containers whose names begin so."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        found = _docker("ps", "--all", "--quiet", "--filter", f"name=^{prefix}").stdout.split()
+        if found:
+            _docker("rm", "--force", "--volumes", *found)
+
+
+def _require_image(image: str) -> None:
+    label = '{{index .Config.Labels "greenroom.packages"}}'
+    try:
+        found = _docker("image", "inspect", "--format", label, image)
     except OSError:
         raise LeftOut("Docker is not installed") from None
-    if not found:
-        package = " --with jupyter-kernel-gateway" if image == GATEWAY_IMAGE else ""
-        raise LeftOut(f"its image is missing: greenroom image build --tag {image}{package}")
+    except subprocess.SubprocessError as error:
+        raise LeftOut(f"Docker does not answer: {error}") from None
+    packages = ("jupyter-kernel-gateway", KERNEL) if image == GATEWAY_IMAGE else ()
+    if found.returncode or not all(package in found.stdout for package in packages):
+        options = "".join(f" --with {package}" for package in packages)
+        raise LeftOut(f"its image is missing: greenroom image build --tag {image}{options}")
+
+
+def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=_DOCKER_TIMEOUT, check=False)

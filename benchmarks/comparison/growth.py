@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
 
-from benchmarks.comparison.contestants import Contestant, Greenroom, LeftOut, Peer
+from benchmarks.comparison.contestants import Contestant, all_of, in_turn
+from benchmarks.comparison.course import Course
 from benchmarks.comparison.measuring import available_memory, memory, processes, seconds, wait_until_idle
 
 import greenroom
@@ -18,160 +18,154 @@ import greenroom
 Points: TypeAlias = list[list[float | None]]
 """Rows of figures, the first of which is the size."""
 
-Report: TypeAlias = Callable[[str], None]
-
 SESSIONS = (1, 3, 10, 30, 100, 300, 1000)
+CONTAINERS = SESSIONS[:5]
 OUTPUT = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 60_000_000)
 FILES = (1 << 10, 1 << 15, 1 << 20, 1 << 25, 1 << 28, 1 << 30)
 CELLS = (1, 10, 100, 1_000, 10_000)
 
 _MARGIN = 2 << 30  # bytes of memory that stay free
-_MOST_CONTAINERS = 100
-_REPEATED_UP_TO = 10_000_000  # bytes; larger ones are measured once
+_ROUNDS, _REPEATED_UP_TO = 5, 1_000_000  # bytes; what is larger is measured once
 _CELLS_TOGETHER = 50  # of one contestant, until it is the other's turn
 _LINE = 100
+_FILE = "grown.bin"
 
 
-def sessions(url: str, report: Report, largest: int, budget: float) -> Points:
+def sessions(url: str, counts: Sequence[int], course: Course) -> Points:
     """Open ever more sessions with pandas; rows of their number, seconds and bytes for each one more.
 
-    It ends early when the memory would not suffice, or after `budget` seconds.
+    It ends early when the memory or the time would not suffice.
     """
     points: Points = []
-    ends = time.monotonic() + budget
     others = processes()
     with (
-        greenroom.connect(url, ready_session_instances=0, max_concurrent_sessions=1000, acquire_timeout=600) as pool,
+        greenroom.connect(
+            url, ready_session_instances=0, max_concurrent_sessions=max(counts), acquire_timeout=120
+        ) as pool,
         ThreadPoolExecutor(4) as threads,
     ):
-        taken = base = memory(others)
+        base = memory(others)
+
+        def use(_number: int) -> None:
+            pool.session().execute("import pandas; 1").raise_for_error()
+
         opened = 0
-        for count in SESSIONS:
-            if count > min(largest, _MOST_CONTAINERS if url.startswith("docker:") else largest):
-                break
+        for count in counts:
             new = count - opened
-            if points and (cost := points[-1][2]) is not None and new * cost > available_memory() - _MARGIN:
-                report("the memory ends here")
+            if points:
+                _, each, cost = points[-1]
+                if cost is not None and new * cost > available_memory() - _MARGIN:
+                    course.end_early(f"the memory would not suffice for {count:,} sessions")
+                    break
+                if each is not None and new * each > course.left:
+                    course.end_early(f"the time would not suffice for {count:,} sessions")
+                    break
+            course.report(f"{count:,} sessions")
+            try:
+                took = seconds(lambda new=new: list(threads.map(use, range(new))))
+            except greenroom.GreenroomError as error:
+                course.end_early(f"{count:,} sessions: {error}")
                 break
-            if points and points[-1][1] is not None and new * points[-1][1] > ends - time.monotonic():
-                report("the time ends here")
-                break
-            report(f"{count:,} sessions")
-
-            def use(_number: int) -> None:
-                pool.session().execute("import pandas; 1").raise_for_error()
-
-            took = seconds(lambda new=new: list(threads.map(use, range(new))))
-            wait_until_idle(others, timeout=20)
+            wait_until_idle(others, timeout=10)
             taken = memory(others)
-            each = None if taken is None or base is None else (taken - base) / count
-            points.append([count, took / new, each])
+            points.append([count, took / new, None if taken is None or base is None else (taken - base) / count])
             opened = count
+        course.report(f"closing {opened:,} sessions")
     return points
 
 
-def output(pools: list[str], report: Report, largest: int) -> dict[str, Points]:
+def output(pools: list[str], peers: list[str], sizes: Sequence[int], course: Course) -> dict[str, Points]:
     """Print ever more, each contestant in turn; rows of bytes and seconds."""
+    points: dict[str, Points] = {}
+    left_out: dict[str, str] = {}
 
     def code(size: int) -> str:
         return f"import sys\nfor _ in range({size // _LINE}): sys.stdout.write('x' * {_LINE - 1} + '\\n')"
 
-    def act(contestant: Contestant, size: int) -> float:
-        return seconds(lambda: contestant.run(code(size)))
+    def act(contestant: Contestant, size: int, times: dict[str, list[float]]) -> None:
+        times.setdefault(contestant.name, []).append(seconds(lambda: contestant.run(code(size))))
 
-    everyone = _everyone(pools, report, output_limit=64 << 20, timeout=600)
-    return _in_turn(everyone, [size for size in OUTPUT if size <= largest], act, report)
+    with all_of(pools, peers, left_out, preload=(), output_limit=64 << 20) as everyone:
+        in_turn(everyone, left_out, course, _start)
+        for size in sizes:
+            if course.over(f"no output of {size:,} bytes was measured"):
+                break
+            times: dict[str, list[float]] = {}
+            for _ in range(_ROUNDS if size <= _REPEATED_UP_TO else 1):
+                in_turn(everyone, left_out, course, lambda each, size=size, times=times: act(each, size, times))
+            for name, taken in times.items():
+                points.setdefault(name, []).append([size, median(taken)])
+    _note(left_out, course)
+    return points
 
 
-def files(url: str, report: Report, largest: int) -> Points:
+def files(url: str, sizes: Sequence[int], course: Course) -> Points:
     """Upload and download ever larger files; rows of bytes, and seconds for each."""
     options: dict[str, Any] = {"file_limit": "1Gi", "disk": "1100Mi", "memory": "3Gi"}
     points: Points = []
     with (
         greenroom.connect(url, ready_session_instances=0, preload=(), **options) as pool,
         pool.session() as session,
-        tempfile.TemporaryDirectory() as directory,
+        tempfile.TemporaryDirectory(prefix="greenroom-comparison-") as directory,
     ):
         source, target = Path(directory, "up.bin"), Path(directory, "down.bin")
         session.execute("1")
-        for size in FILES:
-            if size > largest:
+        for size in sizes:
+            if course.over(f"no file of {size:,} bytes was measured"):
                 break
-            report(f"a file of {size:,} bytes")
+            if size > available_memory() - _MARGIN:
+                course.end_early(f"the memory would not suffice for a file of {size:,} bytes")
+                break
+            course.report(f"a file of {size:,} bytes")
             with source.open("wb") as file:
                 file.truncate(size)
-            rounds = range(5 if size <= _REPEATED_UP_TO else 1)
-            up = median(seconds(lambda: session.upload(source, "grown.bin")) for _ in rounds)
-            down = median(seconds(lambda: session.download("grown.bin", target)) for _ in rounds)
-            assert target.stat().st_size == size
+            rounds = range(_ROUNDS if size <= _REPEATED_UP_TO else 1)
+            try:
+                up = median(seconds(lambda: session.upload(source, _FILE)) for _ in rounds)
+                down = median(seconds(lambda: session.download(_FILE, target)) for _ in rounds)
+                session.delete_file(_FILE)  # the disk would not hold it and the next one
+            except greenroom.GreenroomError as error:
+                course.end_early(f"a file of {size:,} bytes: {error}")
+                break
+            if target.stat().st_size != size:
+                raise RuntimeError(f"a downloaded file must have {size} bytes, not {target.stat().st_size}")
             points.append([size, up, down])
     return points
 
 
-def cells(pools: list[str], report: Report, largest: int) -> dict[str, Points]:
+def cells(pools: list[str], peers: list[str], counts: Sequence[int], course: Course) -> dict[str, Points]:
     """Run ever more cells in one session, each contestant in turn; rows of their number, and seconds of the last."""
     points: dict[str, Points] = {}
-    everyone = _everyone(pools, report)
-    try:
-        done = 0
-        times: dict[str, list[float]] = {each.name: [] for each in everyone}
-        for count in (count for count in CELLS if count <= largest):
-            report(f"{count:,} cells")
-            while done < count:
+    left_out: dict[str, str] = {}
+    times: dict[str, list[float]] = {}
+
+    def act(contestant: Contestant, turn: range) -> None:
+        times.setdefault(contestant.name, []).extend(
+            seconds(lambda cell=cell: contestant.run(f"a{cell} = {cell}\na{cell} + 1")) for cell in turn
+        )
+
+    done = 0
+    with all_of(pools, peers, left_out, preload=()) as everyone:
+        in_turn(everyone, left_out, course, _start)
+        for count in counts:
+            while done < count and not course.over(f"the last cell was number {done:,}"):
                 turn = range(done, min(done + _CELLS_TOGETHER, count))
-                for contestant in everyone:
-                    times[contestant.name] += [
-                        seconds(
-                            lambda contestant=contestant, cell=cell: contestant.run(f"a{cell} = {cell}\na{cell} + 1")
-                        )
-                        for cell in turn
-                    ]
+                in_turn(everyone, left_out, course, lambda each, turn=turn: act(each, turn))
                 done = turn.stop
-            for name, taken in times.items():
-                points.setdefault(name, []).append([count, median(taken[-_CELLS_TOGETHER:])])
-    finally:
-        _leave(everyone)
+            for contestant in everyone:
+                last = times[contestant.name][-_CELLS_TOGETHER:]
+                points.setdefault(contestant.name, []).append([done, median(last)])
+            if done < count:
+                break
+    _note(left_out, course)
     return points
 
 
-def _everyone(pools: list[str], report: Report, **options: Any) -> list[Contestant]:
-    """Those whose sessions keep their variables and are quick enough, with an open session each."""
-    made: list[Contestant] = []
-    makers: list[Callable[[], Contestant]] = [lambda pool=pool: Greenroom(pool, **options) for pool in pools]
-    for make in (*makers, lambda: Peer("ipykernel")):
-        try:
-            contestant = make()
-        except LeftOut as reason:
-            report(f"left out: {reason}")
-            continue
-        contestant.open()
-        contestant.run("1")
-        made.append(contestant)
-    return made
+def _start(contestant: Contestant) -> None:
+    contestant.open()
+    contestant.run("1")
 
 
-def _in_turn(
-    everyone: Sequence[Contestant],
-    sizes: Sequence[int],
-    act: Callable[[Contestant, int], float],
-    report: Report,
-) -> dict[str, Points]:
-    points: dict[str, Points] = {each.name: [] for each in everyone}
-    try:
-        for size in sizes:
-            report(f"{size:,} bytes")
-            times: dict[str, list[float]] = {each.name: [] for each in everyone}
-            for _ in range(5 if size <= _REPEATED_UP_TO else 1):
-                for contestant in everyone:
-                    times[contestant.name].append(act(contestant, size))
-            for name, taken in times.items():
-                points[name].append([size, median(taken)])
-    finally:
-        _leave(everyone)
-    return points
-
-
-def _leave(everyone: Sequence[Contestant]) -> None:
-    for contestant in everyone:
-        contestant.close()
-        contestant.leave()
+def _note(left_out: dict[str, str], course: Course) -> None:
+    for name, reason in left_out.items():
+        course.end_early(f"{name}: {reason}")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,23 +22,31 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def memory(own: frozenset[int] = frozenset()) -> float | None:
-    """Return the bytes that the sandboxes of this process cost: what cannot be dropped, each page once.
+@dataclass(frozen=True)
+class Reading:
+    """The memory of processes, in bytes."""
 
-    These are anonymous pages (a page that several processes share since a fork counts once), memory in tmpfs that is
-    mapped, and the page tables. Pages of files are not counted: the libraries' are shared by all sandboxes, and can be
-    read again. Their share in a process depends on who else has them mapped at the moment; in a control group, they
-    all count for whoever reads them first. Both made earlier figures vary by half from run to run.
+    kept: int
+    """What cannot be dropped, each page once: anonymous pages (one that several processes share since a fork counts
+    once), memory in tmpfs that is mapped, and page tables. Pages of files are not in it: all sandboxes share the
+    libraries', which can be read again."""
+    pss: int
+    """All resident pages, each divided by the number of processes that have it mapped. So a session's figure depends on
+    how many others use the same libraries at the moment: with its first page of pandas, it falls for the others."""
+
+
+def reading(others: frozenset[int] = frozenset()) -> Reading | None:
+    """Return the memory of all that this process has started for its sandboxes.
 
     Args:
-        own: processes that do not count.
+        others: processes that do not count.
 
     Returns:
         `None` where the kernel does not show it to this user.
     """
-    total = 0
+    found = dict.fromkeys(("Pss", "Pss_Anon", "Pss_Shmem", "VmPTE"), 0)
     for process in _processes():
-        if process in own:
+        if process in others:
             continue
         try:
             rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
@@ -48,23 +57,33 @@ def memory(own: frozenset[int] = frozenset()) -> float | None:
             return None
         for line in (*rollup.splitlines(), *status.splitlines()):
             name, _, value = line.partition(":")
-            if name in {"Pss_Anon", "Pss_Shmem", "VmPTE"}:
-                total += int(value.split()[0]) * 1024
-    return total
+            if name in found:
+                found[name] += int(value.split()[0]) * 1024
+    tables = found["VmPTE"]
+    return Reading(found["Pss_Anon"] + found["Pss_Shmem"] + tables, found["Pss"] + tables)
+
+
+def memory(others: frozenset[int] = frozenset()) -> int | None:
+    """Return the bytes of a `reading` that cannot be dropped."""
+    taken = reading(others)
+    return None if taken is None else taken.kept
 
 
 def processes() -> frozenset[int]:
-    """Return the processes that belong to this one now: its descendants, and those in its containers."""
+    """Return the processes that belong to this one now.
+
+    They are its descendants, those in its containers, and the shims of containerd that keep these.
+    """
     return frozenset(_processes())
 
 
-def wait_until_idle(own: frozenset[int] = frozenset(), timeout: float = 60) -> None:
+def wait_until_idle(others: frozenset[int] = frozenset(), timeout: float = 60) -> None:
     """Wait until sandboxes no longer start or import: until they use next to no processor time."""
     deadline = time.monotonic() + timeout
-    before = _processor_time(own)
+    before = _processor_time(others)
     while time.monotonic() < deadline:
         time.sleep(0.5)
-        now = _processor_time(own)
+        now = _processor_time(others)
         if now - before < _QUIET:
             return
         before = now
@@ -99,7 +118,9 @@ def _processes() -> Iterator[int]:
         try:
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             if containers:
-                groups[int(entry.name)] = (entry / "cgroup").read_text()
+                # The shim of a container has its id among its arguments, and is not in its control group.
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+                groups[int(entry.name)] = (entry / "cgroup").read_text() + command
         except OSError:
             continue
     for process in parents:
@@ -114,15 +135,15 @@ def _containers() -> list[str]:
     """The ids of the containers that this process has started."""
     command = ["docker", "ps", "--quiet", "--no-trunc", "--filter", f"label=greenroom.owner.pid={os.getpid()}"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    except OSError:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.split()
+    except (OSError, subprocess.SubprocessError):
         return []
 
 
-def _processor_time(own: frozenset[int]) -> float:
+def _processor_time(others: frozenset[int]) -> float:
     ticks = 0
     for process in _processes():
-        if process in own:
+        if process in others:
             continue
         try:
             fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()

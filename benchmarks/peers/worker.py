@@ -1,20 +1,32 @@
 """One peer, driven over standard input and output: `python worker.py NAME IMAGE`, in the peers' own environment.
 
-The first line that it writes is `{"version": …}`. Then each line that it reads is an order: `{"do": "open"}`,
-`{"do": "run", "code": …}` or `{"do": "close"}`; it answers each with `{}`, or with `{"error": …}`.
+The first line that it writes is `{"version": …, "directory": …, "containers": …}`. If it is killed, this directory is
+left, and the containers whose names begin so. Then each line that it reads is an order: `{"do": "open"}`,
+`{"do": "run", "code": …}`, `{"do": "run_in_each", "code": …, "times": …}` or `{"do": "close"}`; it answers each with
+`{}`, or with `{"error": …}`. It ends with its standard input, or when SIGTERM tells it to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
+
+CONTAINERS = f"greenroom-peer-{os.getpid()}-"
+_numbers = itertools.count(1)
+
+
+def new_name():
+    """Return a name for a container: that of the one before can still be taken."""
+    return f"{CONTAINERS}{next(_numbers)}"
 
 
 class IPykernel:
@@ -62,9 +74,10 @@ class DockerExec:
 
     def __init__(self, image):
         self._image = image
-        self._name = f"greenroom-peer-{os.getpid()}"
+        self._name = None
 
     def open(self):
+        self._name = new_name()
         command = ["docker", "run", "--detach", "--rm", "--network=none", "--name", self._name, "--entrypoint", "sleep"]
         subprocess.run([*command, self._image, "3600"], check=True, capture_output=True)
 
@@ -92,7 +105,12 @@ class LlmSandbox:
             lang="python",
             image=self._image,
             skip_environment_setup=True,
-            runtime_configs={"user": "root", "command": ["sh", "-c", link], "init": True},  # to end when it is told to
+            runtime_configs={
+                "name": new_name(),
+                "user": "root",
+                "command": ["sh", "-c", link],
+                "init": True,  # to end when it is told to
+            },
         )
         self._session.open()
 
@@ -117,7 +135,9 @@ class AutoGen:
 
         self._directory = tempfile.TemporaryDirectory()
         os.chmod(self._directory.name, 0o755)  # for the image's user
-        self._executor = DockerCommandLineCodeExecutor(image=self._image, work_dir=self._directory.name)
+        self._executor = DockerCommandLineCodeExecutor(
+            image=self._image, container_name=new_name(), work_dir=self._directory.name
+        )
         self._loop.run_until_complete(self._executor.start())
 
     def run(self, code):
@@ -158,7 +178,11 @@ class Smolagents:
             port=port,
             image_name=self._image,
             build_new_image=False,
-            container_run_kwargs={"command": command, "environment": {"HOME": "/tmp", "IPYTHONDIR": "/tmp/ipython"}},
+            container_run_kwargs={
+                "name": new_name(),
+                "command": command,
+                "environment": {"HOME": "/tmp", "IPYTHONDIR": "/tmp/ipython"},
+            },
         )
 
     def run(self, code):
@@ -183,13 +207,19 @@ def main():
     name, image = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a peer prints is no answer
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    with tempfile.TemporaryDirectory(prefix="greenroom-peer-", ignore_cleanup_errors=True) as directory:
+        for variable in ("TMPDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+            os.environ[variable] = tempfile.tempdir = directory
+        serve(name, image, directory, lambda **content: print(json.dumps(content), file=answers, flush=True))
+
+
+def serve(name, image, directory, answer):
+    """Carry out orders, until there are no more."""
     kind = PEERS[name]
     peer = kind(image)
-
-    def answer(**content):
-        print(json.dumps(content), file=answers, flush=True)
-
-    answer(version="" if kind.package is None else version(kind.package))
+    installed = "" if kind.package is None else version(kind.package)
+    answer(version=installed, directory=directory, containers=CONTAINERS)
     is_open = False
     try:
         for line in sys.stdin:
@@ -203,7 +233,7 @@ def main():
                         peer.run(order["code"])
                     case "run_in_each":
                         peer.run_in_each(order["code"], order["times"])
-                    case "close":
+                    case "close" if is_open:
                         is_open = False
                         peer.close()
                 answer()

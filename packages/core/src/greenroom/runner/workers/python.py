@@ -356,7 +356,8 @@ class Worker:
         config.InteractiveShell.colors = "nocolor"
         config.InteractiveShell.autocall = 0
         config.InteractiveShell.banner1 = ""
-        shell: Any = ZMQInteractiveShell.instance(config=config)
+        with _without_jedi():  # some versions import the completer only now
+            shell: Any = ZMQInteractiveShell.instance(config=config)
         shell.loop_runner = self._loop.run
         warnings.filterwarnings("ignore", "To exit: use ", UserWarning)  # advice for a terminal
         return shell
@@ -460,7 +461,7 @@ def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> byte
 
 @contextlib.contextmanager
 def _without_jedi() -> Generator[None, None, None]:
-    """Hide jedi from IPython: nothing here completes code, and a start saves megabytes and a tenth of its time."""
+    """Hide jedi from IPython: nothing here completes code, and a start saves megabytes and a sixth of its time."""
     absent: Any = None
     sys.modules["jedi"] = absent
     try:
