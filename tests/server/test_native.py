@@ -372,7 +372,7 @@ async def test_an_execution_in_the_background_whose_server_is_gone_is_unknown() 
             await eventually(lambda: bool(events))
             relay.closed = True
             relay.break_all()
-            with pytest.raises(ServiceFailed, match="was started, and its outcome is unknown"):
+            with pytest.raises(ServiceFailed, match="was started; its outcome is unknown"):
                 await task
 
 
@@ -426,7 +426,7 @@ async def test_a_lost_connection_interrupts_an_execution_in_the_foreground() -> 
             running = run(pool, ENDLESS_CODE, None, events.append)
             await eventually(lambda: bool(events))
             relay.break_all()
-            with pytest.raises(ServiceFailed, match="Whether it was carried out is unknown"):
+            with pytest.raises(ServiceFailed, match="It is unknown whether it was carried out"):
                 await running
         await eventually(lambda: backend.interrupted == ["session"])
 

@@ -368,12 +368,12 @@ async def test_sessions_that_end_with_the_server_are_kept(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--since", "soon"], "--since must be a time such as 2026-11-27T14:03, or how long ago"),
-        (["--until", "1y"], "--until must be a time such as 2026-11-27T14:03, or how long ago"),
+        (["--since", "soon"], "--since must be a time such as 2026-11-27T14:03 or a duration"),
+        (["--until", "1y"], "--until must be a time such as 2026-11-27T14:03 or a duration"),
         (["--since", "9999999999999999999d"], "--since must be a time"),
         (["--since", "999999999w"], "--since must be a time"),
         (["--pool", "a b", "--resource-group", "team"], "The name of a session pool must be"),
-        (["--subscription", "11111111-2222-3333-4444-555555555555"], "Logs must be those of a greenroom serve."),
+        (["--subscription", "11111111-2222-3333-4444-555555555555"], "The server must be a greenroom serve."),
     ],
 )
 def test_arguments_that_are_wrong_are_named(arguments: list[str], message: str) -> None:
