@@ -644,7 +644,7 @@ async def test_arguments_count_as_memory_of_the_server() -> None:
         execution = await pool.execute("session", code, timeout=None, on_event=None, tools=tools)
     assert execution.stdout == "1\n"
     assert execution.error is not None
-    assert "the server holds too much" in execution.error.value
+    assert "the server's memory for requests is full" in execution.error.value
 
 
 async def test_a_result_that_the_server_does_not_take_is_refused_by_its_size() -> None:

@@ -186,7 +186,7 @@ async def test_executions_without_a_client_are_bounded_for_each_key() -> None:
         await begin(two, "session-2")
         await wait_until(lambda: _parked(server) == 2)
         await begin(one, "session-3")
-        assert "its client has left, and the server keeps no more calls" in await end(one, "session-3")
+        assert "its client has disconnected, and the limit of calls" in await end(one, "session-3")
         assert _parked(server) == 2
         await one.delete("/greenroom/1/executions/run", params={"identifier": "session-1"})
         await wait_until(lambda: _parked(server) == 1)

@@ -143,7 +143,7 @@ async def test_a_container_at_the_root_of_the_server_does_not_hide_them() -> Non
         ({"after": "-1"}, "The parameter after must be a number from 0 to "),
         ({"after": "9" * 5000}, "The parameter after must be a number from 0 to "),
         ({"console": "perhaps"}, "The parameter console must be one of false, true, not 'perhaps'."),
-        ({"identifier": "x"}, "The parameters must be of after, console, "),
+        ({"identifier": "x"}, "The parameters must be among after, console, "),
     ],
 )
 async def test_parameters_that_are_wrong_are_named(parameters: dict[str, str], message: str) -> None:

@@ -143,7 +143,7 @@ async def test_only_a_key_for_management_stops_sessions() -> None:
         token = await server.form_token("/ui")
         refused = await server.send("/ui/sessions/stop", form_token=token, pool="ci", session="user-0001")
         assert (refused.status_code, await server.sessions()) == (403, ["user-0001"])
-        assert "those who can manage pools" in refused.text
+        assert "requires the right to manage pools" in refused.text
         await server.sign_in(MANAGER)
         stopped = await server.send(
             "/ui/sessions/stop", form_token=await server.form_token(), pool="ci", session="user-0001"
