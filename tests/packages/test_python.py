@@ -140,7 +140,7 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(
     file = tmp_path / "requirements.txt"
     file.write_text(f"words==1.0 --hash=sha256:{hashlib.sha256(content).hexdigest()}\n")
     index.add(wheel("words", code="WORD = 'changed'\n"))
-    with pytest.raises(InvalidRequest, match=r"The package words is not the file that its hash names"):
+    with pytest.raises(InvalidRequest, match=r"The package words does not match its hash"):
         pool_with(file)
     assert environments(cache) == leftovers(cache) == []
 

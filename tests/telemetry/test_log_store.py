@@ -219,7 +219,7 @@ async def test_a_locked_file_delays_nothing_and_writing_goes_on(
         await asyncio.sleep(0)
     counted = sum(event.count for event in events if isinstance(event, RecordsDropped))
     assert counted == store.dropped == 12_001 - len(kept) > 0
-    assert [each.log for each in told] == [f"{counted} records could not be written, and are missing."]
+    assert [each.log for each in told] == [f"{counted} records could not be written and are missing."]
 
 
 async def test_a_full_disk_drops_records_until_there_is_room(

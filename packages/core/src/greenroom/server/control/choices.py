@@ -93,7 +93,7 @@ class Engines:
             if given := sorted(options.keys() & set(_OWNERS)):
                 raise ArmError(
                     "InvalidEngine",
-                    f"The tag {ENGINE_TAG} must not have the option {given[0]}: only the owner of the server can set it, "
+                    f"The tag {ENGINE_TAG} must not have the option {given[0]}: only the server's owner can set it, "
                     "with --engine.",
                     f"tags.{ENGINE_TAG}",
                 )
