@@ -56,7 +56,7 @@ UNREACHABLE = Unreachable("no route to host")
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://example.com/sessionPools/p", "in the clear"),
+        ("http://example.com/sessionPools/p", "sent unencrypted"),
         ("https://eastasia.dynamicsessions.io", "must end with /subscriptions/"),
         ("https://user:secret@example.com/sessionPools/p", "user information"),
         ("https:///sessionPools/p", "must have a valid host"),
@@ -623,7 +623,7 @@ def test_tools_are_refused_before_anything_is_sent() -> None:
         return [customer]
 
     azure = Azure()
-    with pool_of(azure) as pool, pytest.raises(InvalidRequest, match=r"The tools must .*Azure offers code .* no way"):
+    with pool_of(azure) as pool, pytest.raises(InvalidRequest, match=r"The pool must .* to have tools: in Azure, code .* cannot call"):
         pool.session("abcd").execute("get_orders(1)", tools=[get_orders])
     assert azure.calls == []
 

@@ -168,8 +168,8 @@ def test_a_package_that_does_not_exist_is_named(index: Index, installer: str) ->
     [
         (5, "must be names of packages"),
         ([5], "must have names of packages or paths of files, not int"),
-        ("--index-url=https://x.example", "as pip reads them"),
-        (["-e", "."], "as pip reads them"),
+        ("--index-url=https://x.example", "in pip's form"),
+        (["-e", "."], "in pip's form"),
         ("other.json", "by the name package-lock.json"),
         (["package-lock.json", "polars"], "either a package-lock.json alone"),
         ("package-lock.json", "must be packages of Python"),

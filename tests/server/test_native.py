@@ -281,7 +281,7 @@ async def test_an_execution_that_was_cancelled_before_it_came_does_not_begin() -
     async def work() -> Any:
         pytest.fail("it was cancelled")
 
-    with pytest.raises(RequestRefused, match="cancelled before it began"):
+    with pytest.raises(RequestRefused, match="cancelled before it started"):
         records.begin("session", None, work, "x1499", live=Live())  # pyright: ignore[reportArgumentType]
 
 

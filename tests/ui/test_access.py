@@ -168,7 +168,7 @@ async def test_without_keys_every_program_of_this_machine_sees_and_stops() -> No
         for page in PAGES:
             assert (await server.client.get(page)).status_code == 200
         page = await server.open("/ui/sign-in")
-        assert "takes no keys" in page.text
+        assert "does not accept keys" in page.text
         stopped = await server.send(
             "/ui/sessions/stop", form_token=await server.form_token(), pool="ci", session="user-0001"
         )
