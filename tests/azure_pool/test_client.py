@@ -623,7 +623,10 @@ def test_tools_are_refused_before_anything_is_sent() -> None:
         return [customer]
 
     azure = Azure()
-    with pool_of(azure) as pool, pytest.raises(InvalidRequest, match=r"The pool must .* to have tools: in Azure, code .* cannot call"):
+    with (
+        pool_of(azure) as pool,
+        pytest.raises(InvalidRequest, match=r"The pool must .* tools: in Azure, code .* cannot call"),
+    ):
         pool.session("abcd").execute("get_orders(1)", tools=[get_orders])
     assert azure.calls == []
 
