@@ -30,7 +30,7 @@ AGENTS = {
 }
 
 Ask = Callable[[str, Session, Transcript], Coroutine[Any, Any, str]]
-"""What each agent's module offers: a question becomes an answer, and the turns go to the transcript."""
+"""The function of each agent's module: answers a question and writes the turns to the transcript."""
 
 
 class AgentError(Exception):
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def introduce(console: Console) -> None:
-    """Say what is asked, about what, and of whom.
+    """Print the question, the data and the model.
 
     Raises:
         ModelUnavailableError: GREENROOM_DEMO_MODEL names no model.
@@ -79,10 +79,10 @@ def introduce(console: Console) -> None:
 
 
 def perform(framework: str, pool: SessionPool, output: Path, console: Console) -> bool:
-    """Let an agent answer in a session of its own; returns whether it did all it was asked for.
+    """Let an agent answer in its own session; returns whether it did everything that was requested.
 
     Raises:
-        EngineUnavailable: there is no sandbox to be had.
+        EngineUnavailable: no sandbox can be created.
     """
     try:
         with pool.session() as session:
@@ -96,7 +96,7 @@ def perform(framework: str, pool: SessionPool, output: Path, console: Console) -
         if not transcript.chart.exists():
             raise AgentError("It drew no chart.")
     except EngineUnavailable:
-        raise  # no agent could do better
+        raise  # would fail for every agent
     except Exception as error:  # noqa: BLE001  if one agent fails, the others still run
         message = f"The {framework} agent failed. {type(error).__name__}: {error}"
         console.print(Text(message, style="bold red"))

@@ -1,4 +1,4 @@
-"""The steps of a release: `make release` takes them in order, `make version` comes before it."""
+"""The steps of a release: `make release` runs them in order, after `make version`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build_release(target: Path) -> None:
     """Build, check and describe the distributions.
 
     Raises:
-        ValueError: something is not as it must be in a release.
+        ValueError: a check failed.
     """
     if fault := source.uncommitted():
         raise ValueError(fault)
@@ -75,7 +75,7 @@ def sign_release(target: Path) -> None:
     """Write the checksums, and sign them if this is a release.
 
     Raises:
-        ValueError: what is missing for a release, although a key is given.
+        ValueError: a key is given, but something is missing for a release.
     """
     written = sums.write_sums(target)
     reasons, key = unsigned(), os.environ.get(KEY)

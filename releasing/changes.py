@@ -20,7 +20,7 @@ def entry(changelog: str, version: str) -> tuple[str, bool]:
     """Return what changed in a version, and whether the version has a date.
 
     Raises:
-        ValueError: the newest entry is not the version's, or says nothing.
+        ValueError: the newest entry is not for the version, or is empty.
     """
     headings = list(_HEADING.finditer(changelog))
     if not headings:
@@ -38,10 +38,10 @@ def entry(changelog: str, version: str) -> tuple[str, bool]:
 
 
 def set_version(version: str, today: datetime.date, root: Path = ROOT) -> None:
-    """Give the distributions a version, and what is unreleased this version and the date.
+    """Set the version of the distributions, and move the unreleased changes to this version and date.
 
     Raises:
-        ValueError: the version is not one, is in the changelog already, or nothing is unreleased.
+        ValueError: the version is not valid or already in the changelog, or there are no unreleased changes.
     """
     try:
         major, minor = Version(version).release[:2]

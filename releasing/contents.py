@@ -1,4 +1,4 @@
-"""What must be true of the distributions before anyone installs them."""
+"""Checks of the distributions before a release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OF_AN_SDIST = ("LICENSE", "README.md", "PKG-INFO", "pyproject.toml")
 
 
 def faults(distributions: Path) -> list[str]:
-    """Return what is wrong with the wheels and source distributions of a folder, a sentence each."""
+    """Return the faults of the wheels and source distributions in a folder, one sentence each."""
     found: list[str] = []
     for folder in FOLDERS:
         wheel, sdist = wheel_of(distributions, folder), sdist_of(distributions, folder)

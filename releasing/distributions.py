@@ -42,8 +42,8 @@ def build(target: Path, *folders: str, packages: Path = ROOT / "packages", epoch
     """Build distributions into the target, and return it.
 
     Args:
-        target: made if it does not exist.
-        folders: of the distributions.
+        target: created if it does not exist.
+        folders: the distributions' folders.
         packages: the folder that has them.
         epoch: the time of the files in seconds, for a source distribution and a wheel that is built from it; without
             it only a wheel is built.

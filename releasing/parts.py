@@ -1,4 +1,4 @@
-"""What the distributions are made of: a list of all parts in CycloneDX's form, and their licences."""
+"""The dependencies of the distributions: an SBOM in CycloneDX's format, and their licences."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RULES = ROOT / "releasing/licences.toml"
 
 @dataclass(frozen=True)
 class Part:
-    """A distribution that Greenroom can bring with it."""
+    """A distribution that Greenroom can install as a dependency."""
 
     name: str
     version: str
     licence: str
-    """An SPDX expression, or what stands in its place."""
+    """An SPDX expression, or the text in its place."""
     reason: str = ""
     """Why a licence that is not permissive is accepted."""
 
@@ -67,11 +67,11 @@ def write_parts(target: Path, wheels: Path, directory: Path, epoch: int) -> Path
 
 
 def licences(listed: dict[str, Any], rules: dict[str, Any]) -> tuple[list[Part], list[str]]:
-    """Return the parts that are not Greenroom's own, and what is wrong with their licences, a sentence each.
+    """Return the parts that are not Greenroom's own, and the faults of their licences, one sentence each.
 
     Args:
-        listed: what `write_parts` wrote.
-        rules: what `RULES` has.
+        listed: the file that `write_parts` wrote.
+        rules: the content of `RULES`.
     """
     own = {project(folder)["name"] for folder in FOLDERS}
     parts: list[Part] = []

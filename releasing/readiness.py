@@ -1,4 +1,4 @@
-"""What a release needs, checked before anything is built, and how a failure is told."""
+"""The requirements of a release, checked before anything is built, and messages about failures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from releasing.distributions import version
 
 KEY = "GREENROOM_SIGNING_KEY"
 PROGRAMS = {"bwrap": "bubblewrap", "git": "git", "mmdebstrap": "mmdebstrap", "ssh-keygen": "openssh-client"}
-"""What `make release` runs beside `.venv`, and the Debian packages that have it."""
+"""The programs that `make release` runs in addition to `.venv`, and their Debian packages."""
 
 _PUBLIC = re.compile(r"\b(?:ssh|ecdsa|sk)-\S+ ([A-Za-z0-9+/]+=*)")
 
 
 def missing() -> list[str]:
-    """Return what `make release` lacks, a sentence each."""
+    """Return what `make release` lacks, one sentence each."""
     found = [
         f"The program {program} must be installed: apt-get install {package}."
         for program, package in PROGRAMS.items()
@@ -82,7 +82,7 @@ def _fingerprint(public: str) -> str:
 
 
 def failure(error: OSError | subprocess.CalledProcessError) -> str:
-    """What went wrong with a program or a file, as one sentence and what the program said."""
+    """Describe the failure of a program or a file in one sentence, with the program's output."""
     if isinstance(error, OSError):
         return f"{error.filename or 'A file or program'}: {error.strerror or error}"
     command = error.cmd if isinstance(error.cmd, str) else shlex.join(map(str, error.cmd))

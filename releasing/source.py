@@ -1,4 +1,4 @@
-"""The files of the distributions as they are released: those in git, with links that hold outside of the repository."""
+"""The released files of the distributions: those in git, with links that work outside of the repository."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def head() -> Commit:
 
 
 def uncommitted() -> str | None:
-    """Return a sentence that names what is not as it was committed, which cannot be released; `None` if all is."""
+    """Return a sentence that names uncommitted changes, which cannot be released; `None` if there are none."""
     changed = [line.split(maxsplit=1)[1] for line in git("status", "--porcelain").splitlines()]
     return f"A release is what was committed. Commit or remove: {', '.join(changed)}." if changed else None
 
@@ -53,7 +53,7 @@ def export(target: Path, address: str) -> Path:
     Relative links of READMEs lead to the files of the version's tag, and the metadata have the addresses.
 
     Raises:
-        ValueError: a link leads to no file.
+        ValueError: a link does not lead to a file.
     """
     for name in git("ls-files", "-z", "packages").split("\0"):
         if name and (ROOT / name).exists():

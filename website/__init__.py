@@ -1,1 +1,1 @@
-"""Makes the documentation's site from the pages of the repository: `make docs`. Standard library only."""
+"""Builds the documentation site from the repository's pages: `make docs`. Standard library only."""

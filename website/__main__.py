@@ -37,10 +37,10 @@ def build(work: Path) -> int:
 
 
 def serve(work: Path, address: str) -> int:
-    """Show the site, and build it again after each change of a page."""
+    """Serve the site, and rebuild it after each change of a page."""
     assemble(work)
     threading.Thread(target=_assemble_again, args=(work,), daemon=True).start()
-    signal.signal(signal.SIGTERM, _exit)  # Zensical is then killed, too
+    signal.signal(signal.SIGTERM, _exit)  # then Zensical is killed too
     return subprocess.run([ZENSICAL, "serve", "--dev-addr", address], check=False, cwd=work).returncode
 
 
@@ -58,18 +58,18 @@ def _assemble_again(work: Path) -> None:
 
 
 def what_is_wrong(work: Path, root: Path = ROOT) -> str:
-    """Assemble the pages, which someone may be writing: return why that failed, or nothing."""
+    """Assemble the pages, which may be changing; return why that failed, or nothing."""
     try:
         assemble(work, root)
     except PagesWrong as error:
         return "\n".join(error.args)
-    except (OSError, ValueError) as error:  # a file that has gone, or the navigation or a page that is half written
+    except (OSError, ValueError) as error:  # a deleted file, or a partly written page or navigation
         return str(error)
     return ""
 
 
 def check_external(work: Path) -> int:
-    """Ask for each address of another site that the built site links to. Needs the internet."""
+    """Request each external address that the built site links to. Needs the internet."""
     links = external_links(work / "site")
     failed = unreachable(links)
     for address, reason in failed.items():
@@ -82,7 +82,7 @@ def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m website", description=__doc__)
     parser.add_argument("command", choices=["build", "serve", "check-external"])
-    parser.add_argument("--work", type=Path, default=WORK, help="the folder for all that is made")
+    parser.add_argument("--work", type=Path, default=WORK, help="the folder for all output")
     parser.add_argument("--address", default="127.0.0.1:8000", help="where serve listens")
     arguments = parser.parse_args()
     work: Path = arguments.work.resolve()

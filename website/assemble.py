@@ -19,13 +19,13 @@ LINK = re.compile(
 
 
 class PagesWrong(Exception):
-    """The pages and the navigation do not fit together. Each argument is one reason."""
+    """The pages and the navigation are inconsistent. Each argument is one reason."""
 
 
 def assemble(work: Path, root: Path = ROOT) -> None:
     """Write the pages, the files that they link to and the settings of Zensical into `work`.
 
-    Raises `PagesWrong` for a page that is in the navigation not exactly once, and for a link that leads nowhere.
+    Raises `PagesWrong` for a page that is not in the navigation exactly once, and for a broken link.
     """
     navigation = tomllib.loads((root / "website/nav.toml").read_text())
     entries = list(_entries(navigation, root))
@@ -68,7 +68,7 @@ def _entries(section: dict[str, Any], root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _site_path(path: str) -> str:
-    """Where a page is on the site: `docs/` is its root, and a README the index of its folder."""
+    """Return the path of a page on the site: `docs/` is its root, and a README is the index of its folder."""
     folder, name = posixpath.split(path.removeprefix("docs/"))
     name = "index.md" if name == "README.md" else name
     return posixpath.join(folder, name.lower() if not folder else name)
@@ -77,7 +77,7 @@ def _site_path(path: str) -> str:
 def _with_site_links(
     path: str, text: str, pages: dict[str, str], files: dict[str, str], root: Path
 ) -> tuple[str, list[str]]:
-    """The page with its links as on the site, and those that are broken. Adds to `files` what it links to."""
+    """Return the page with the site's links, and the broken ones. Adds linked files to `files`."""
     broken: list[str] = []
     here = posixpath.dirname(pages[path])
 
@@ -122,7 +122,7 @@ def _settings(navigation: dict[str, Any], root: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file if its content is another: what did not change is not built again."""
+    """Write a file if its content has changed, so that unchanged files are not rebuilt."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or path.read_bytes() != content:
         path.write_bytes(content)

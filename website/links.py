@@ -1,6 +1,5 @@
-"""Checks the links of the built site: those within it always, those to other sites on request.
-
-What a page loads must be within the site: reading it tells no other site about the reader.
+"""Check the links of the built site: internal ones always, external ones on request. Pages must load only files of the
+site, so that reading them does not inform other sites.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 AGENT = "Mozilla/5.0 (compatible; greenroom-docs-link-check)"
 TIMEOUT = 30.0
 LOCAL = frozenset({"127.0.0.1", "localhost"})
-# Documents with no answer for programs: they refuse, limit or need an account.
+# Documents that programs cannot get: the site refuses them, limits them or needs an account.
 NOT_AN_ERROR = frozenset({401, 403, 405, 429, 999})
 
 
@@ -76,7 +75,7 @@ def external_links(site: Path) -> dict[str, set[str]]:
 
 
 def unreachable(addresses: Iterable[str]) -> dict[str, str]:
-    """The addresses that do not answer with a document, and why. Needs the internet."""
+    """Return the addresses that do not return a document, and why. Needs the internet."""
     with concurrent.futures.ThreadPoolExecutor(8) as executor:
         reasons = dict(zip(addresses, executor.map(_why_unreachable, addresses), strict=True))
     return {address: reason for address, reason in reasons.items() if reason}

@@ -1,7 +1,7 @@
 """The turns of the scripted models: code, and never an answer.
 
-A scripted model knows nothing but its conversation, as a real one: each turn follows from the tool results so
-far, and the answer quotes them.
+Like a real model, a scripted one knows only its conversation: each turn depends on the tool results so far, and the
+answer quotes them.
 """
 
 import re
@@ -72,10 +72,10 @@ class OffScriptError(Exception):
 
 
 def next_turn(results: Sequence[str]) -> Turn | str:
-    """The model's turn after these tool results of its conversation: code to run, or the answer.
+    """Return the model's turn after these tool results: code to run, or the answer.
 
     Raises:
-        OffScriptError: the results hold nothing to answer with.
+        OffScriptError: the results do not contain an answer.
     """
     if len(results) < len(SCRIPT):
         return SCRIPT[len(results)]

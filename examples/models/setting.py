@@ -17,11 +17,11 @@ class ModelUnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """A model, by the provider that serves it and the name that provider knows it by."""
+    """A model: its provider and its name there."""
 
     provider: str
     name: str
-    """For `azure_openai` the name of the deployment."""
+    """For `azure_openai`, the name of the deployment."""
 
     def __str__(self) -> str:
         return f"{self.provider}:{self.name}"
@@ -31,7 +31,7 @@ def configured_model(environment: Mapping[str, str] = os.environ) -> Model | Non
     """The model that the environment names, such as `openai:gpt-5-mini`, or `None` if it names none.
 
     Raises:
-        ModelUnavailableError: the value is no provider and name.
+        ModelUnavailableError: the value does not have the form PROVIDER:NAME.
     """
     value = environment.get(VARIABLE, "").strip()
     if not value:

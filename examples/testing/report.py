@@ -1,4 +1,4 @@
-"""A part of an application: it has a session compute what a CSV says, by the session pool of the environment."""
+"""A part of an application: it analyses a CSV file in a session of the pool that the environment names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def totals(pool: greenroom.SessionPool, csv: bytes) -> str:
     """Return the sum of each region.
 
     Raises:
-        ValueError: the CSV cannot be read so.
+        ValueError: the CSV does not have the expected columns.
     """
     with pool.session() as session:
         session.upload(csv, "sales.csv")

@@ -56,7 +56,7 @@ UNREACHABLE = Unreachable("no route to host")
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://example.com/sessionPools/p", "in the clear"),
+        ("http://example.com/sessionPools/p", "sent unencrypted"),
         ("https://eastasia.dynamicsessions.io", "must end with /subscriptions/"),
         ("https://user:secret@example.com/sessionPools/p", "user information"),
         ("https:///sessionPools/p", "must have a valid host"),
@@ -200,7 +200,7 @@ def test_a_call_that_may_have_been_dispatched_is_made_once(answer: Any) -> None:
 
 
 def test_a_broken_connection_leaves_unknown_whether_the_code_ran() -> None:
-    with pool_of(Azure(LOST)) as pool, pytest.raises(ServiceFailed, match="Whether it was carried out is unknown"):
+    with pool_of(Azure(LOST)) as pool, pytest.raises(ServiceFailed, match="It is unknown whether it was carried out"):
         pool.session("abcd").execute("1")
 
 
@@ -403,7 +403,7 @@ def test_an_execution_that_cannot_be_asked_for_may_have_run(answer: Any) -> None
     azure = Azure(running(), answer)
     with (
         pool_of(azure) as pool,
-        pytest.raises(ServiceFailed, match="e1 was started, and its outcome is unknown") as caught,
+        pytest.raises(ServiceFailed, match="e1 was started; its outcome is unknown") as caught,
     ):
         pool.session("abcd").execute("…", timeout=300)
     assert "Nothing was run" not in str(caught.value)
@@ -604,7 +604,9 @@ def test_a_session_has_the_memory_of_its_pool() -> None:
 
 def test_a_session_has_the_limits_and_variables_of_its_pool() -> None:
     with pool_of(Azure()) as pool:
-        with pytest.raises(InvalidRequest, match=r"idle_timeout: in Azure it is the pool's, .* --cooldown-period"):
+        with pytest.raises(
+            InvalidRequest, match=r"idle_timeout: in Azure it is set for the pool, .* --cooldown-period"
+        ):
             pool.session("abcd", idle_timeout=300)
         for call in (
             lambda: pool.session("abcd", env={"TZ": "secret"}),
@@ -621,7 +623,10 @@ def test_tools_are_refused_before_anything_is_sent() -> None:
         return [customer]
 
     azure = Azure()
-    with pool_of(azure) as pool, pytest.raises(InvalidRequest, match=r"The tools must .*Azure offers code .* no way"):
+    with (
+        pool_of(azure) as pool,
+        pytest.raises(InvalidRequest, match=r"The pool must .* tools: in Azure, code .* cannot call"),
+    ):
         pool.session("abcd").execute("get_orders(1)", tools=[get_orders])
     assert azure.calls == []
 

@@ -112,9 +112,9 @@ def test_a_session_with_a_memory_of_its_own_is_refused_where_the_server_cannot_d
     azure = Azure(refused(404), executed())
     with connected(azure) as pool:
         session = pool.session("abcd", memory="1Gi")
-        with pytest.raises(InvalidRequest, match="in Azure it is the pool's"):
+        with pytest.raises(InvalidRequest, match="in Azure it is set for the pool"):
             session.execute("1")
-        with pytest.raises(InvalidRequest, match="in Azure it is the pool's"):
+        with pytest.raises(InvalidRequest, match="in Azure it is set for the pool"):
             pool.session("efgh", memory="1Gi")
     assert azure.calls == ["GET greenroom"]
 

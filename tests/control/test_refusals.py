@@ -102,12 +102,12 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
         (
             {**resource(), "tags": {ENGINE_TAG: "memory:?packages=polars"}},
             f"tags.{ENGINE_TAG}",
-            "must not have the option packages: the owner of the server gives it, with --engine.",
+            "must not have the option packages: only the server's owner can set it, with --engine.",
         ),
         (
             {**resource(), "tags": {ENGINE_TAG: "memory:?preload=antigravity"}},
             f"tags.{ENGINE_TAG}",
-            "must not have the option preload: the owner of the server gives it, with --engine.",
+            "must not have the option preload: only the server's owner can set it, with --engine.",
         ),
         (
             {**resource(), "tags": {ENGINE_TAG: "memory:?memory_reserve=0"}},

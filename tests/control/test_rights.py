@@ -182,7 +182,7 @@ async def test_a_key_for_metrics_opens_nothing_else(tmp_path: Path, keys: dict[s
 
 async def test_what_does_not_start(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]) -> None:
     monkeypatch.setenv("GREENROOM_MANAGEMENT_KEY", USER)
-    with pytest.raises(InvalidRequest, match="for sessions, for management or for metrics"):
+    with pytest.raises(InvalidRequest, match="for either sessions, management or metrics"):
         async with server(api_key_file=keys["api_key_file"]):
             pass
     with pytest.raises(InvalidRequest, match=r"must listen on 127\.0\.0\.1"):

@@ -243,10 +243,10 @@ async def test_a_full_disk_is_named(tmp_path: Path) -> None:
     [
         (_garbage, "cannot be used: file is not a database"),
         (_damaged, "cannot be used: "),
-        (_newer, "is of a newer version of Greenroom (its schema is 99"),
-        (_another, "must be a file of greenroom serve, not another one"),
-        (_link, "must be a file of this user's own"),
-        (_directory, "must be a file of this user's own"),
+        (_newer, "is from a newer version of Greenroom (its schema is 99"),
+        (_another, "must be a file of greenroom serve, not another database"),
+        (_link, "must be a file that this user owns"),
+        (_directory, "must be a file that this user owns"),
     ],
 )
 async def test_a_file_that_is_no_state_is_left_alone(path: Path, make: Any, message: str) -> None:

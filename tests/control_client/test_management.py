@@ -320,7 +320,7 @@ def test_a_key_that_no_header_can_hold_is_not_shown() -> None:
 
 async def test_a_server_that_is_not_running_is_told_with_what_starts_it() -> None:
     async with ManagementClient("http://127.0.0.1:9") as client:
-        with pytest.raises(ServiceFailed, match=r"No server answers at http://127\.0\.0\.1:9\. .*: greenroom serve"):
+        with pytest.raises(ServiceFailed, match=r"No server is running at http://127\.0\.0\.1:9\. .*: greenroom serve"):
             await client.list(SUBSCRIPTION)
 
 

@@ -316,7 +316,7 @@ def test_a_deletion_must_be_confirmed(arm: Arm) -> None:
 def test_a_declared_pool_says_so(arm: Arm) -> None:
     arm.add("ci", "greenroom")["tags"] = {"greenroom:declared": "true", "greenroom:engine": "docker:"}
     assert "ci (declared)" in run(arm, "list")
-    assert "it cannot be changed here" in run(arm, "show", "-n", "ci")
+    assert "cannot be changed here" in run(arm, "show", "-n", "ci")
     arm.answers.append(to("PATCH", refused(409, "Conflict", "The pool 'ci' is declared by --pool.")))
     assert "declared by --pool. (HTTP 409, Conflict" in error_of(arm, "update", "-n", "ci", "--max-sessions", "3")
 
@@ -447,7 +447,7 @@ def test_an_interrupted_command_says_that_the_operation_continues(arm: Arm) -> N
     assert within(60, lambda: any("/statuses/" in seen.path for seen in arm.seen))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors.startswith("Interrupted. What has begun continues")) == (130, True), errors
+    assert (process.returncode, errors.startswith("Interrupted. The operation continues")) == (130, True), errors
 
 
 @pytest.mark.parametrize(("typed", "deleted"), [("y\n", True), ("n\n", False)])

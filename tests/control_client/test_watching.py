@@ -163,8 +163,8 @@ def test_names_that_others_chose_stay_text(command: str, monkeypatch: pytest.Mon
         (["top", "--subscription", "11111111-2222-3333-4444-555555555555"], "Azure Monitor"),
         (["top", "--interval", "0"], "--interval must be"),
         (["top", "--interval", "nan"], "--interval must be"),
-        (["usage", "--server", "http://127.0.0.1:1"], "No server answers"),
-        (["top", "--server", "http://127.0.0.1:1"], "No server answers"),
+        (["usage", "--server", "http://127.0.0.1:1"], "No server is running"),
+        (["top", "--server", "http://127.0.0.1:1"], "No server is running"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: list[str], message: str) -> None:
@@ -250,9 +250,9 @@ def test_the_screen_fits_the_terminal() -> None:
 
 def test_the_screen_keeps_what_it_had_when_the_server_does_not_answer() -> None:
     shown = screen(overview())
-    shown.error = f"No server answers {HOSTILE}"
+    shown.error = f"No server is running {HOSTILE}"
     drawing = drawn(shown)
-    assert "No server answers a[bold red]" in drawing
+    assert "No server is running a[bold red]" in drawing
     assert "user-0007" in drawing
     shown.take(overview(), 103.0)
     assert "No server" not in drawn(shown)

@@ -118,7 +118,7 @@ def test_the_pool_is_named_by_the_file_or_the_environment(monkeypatch: pytest.Mo
         ("memory:?timeout=0", "The option timeout must be greater than 0, not '0'"),
         ("memory:?timeout=soon", "The option timeout must be a valid number, not 'soon'"),
         ("memory:?timeout=1801", "must be less than or equal to 1800, not '1801'"),
-        ("memory:?memory=lots", "The option memory must be a number of bytes, .*, not 'lots'"),
+        ("memory:?memory=lots", "The option memory must be a number of bytes or .*, not 'lots'"),
         ("memory:?ready_session_instances=few", "must be a whole number from 0 to 1,000, or \"auto\", not 'few'"),
         (
             "memory:?max_concurrent_sessions=1&ready_session_instances=2",

@@ -113,7 +113,7 @@ def test_hostile_arguments_are_refused_with_a_reason_and_the_session_lives() -> 
     with memory_pool() as pool, pool.session() as session:
         execution = session.execute(code, tools=[note], timeout=60)
     assert execution.stdout == (
-        "The arguments of note are not valid: they are nested too deep for a union that contains itself: its members "
+        "The arguments of note are not valid: they are nested too deeply for a union that contains itself: its members "
         "need a discriminator.\nLeft\n"
     )
 

@@ -239,7 +239,7 @@ async def test_a_parked_call_waits_for_its_own_limit_and_stops_all_others() -> N
     runner = calling(call(1), answers=answers, ends_after=2)
     begun = asyncio.get_running_loop().time()
     assert (await executed(one_after_the_other, toolbox(answer, **limits))).succeeded
-    message = b"f was not answered: nobody decided on it within 21600 seconds."
+    message = b"f was not answered: no decision was made within 21600 seconds."
     assert answers == [(1, False, b"1"), (2, True, message)]
     assert asyncio.get_running_loop().time() - begun == pytest.approx(6 * 3600 + 1)
 

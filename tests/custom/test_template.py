@@ -177,7 +177,7 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         (at(*CONTAINERS, "args", value=[1]), "containers[0].args[0] must be a string, not 1."),
         (
             at(*CONTAINERS, "env", 1, "secretRef", value="kye"),
-            "must name a secret with a value, not 'kye'; those are: key, registry-password. Did you mean 'key'?",
+            "must name a secret that has a value (key, registry-password), not 'kye'. Did you mean 'key'?",
         ),
         (at(*CONTAINERS, "env", 1, "value", value="both"), "env[1] ('KEY') must have either a value or a secretRef."),
         (at(*PROBE, "type", value="Readiness"), "probes[0].type must be one of Startup, Liveness, not 'Readiness'."),
@@ -192,14 +192,14 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         *(
             (
                 at(*PROBE, "httpGet", "httpHeaders", value=[{"name": "X-Probe", "value": value}]),
-                "The option container.startup.headers must have a value for X-Probe that a header can have, not ",
+                "The option container.startup.headers must have a valid header value for X-Probe, not ",
             )
             for value in ("1\r\nX-Other: 2", "1\n", "\0", "\x7f", " 1", "\udc80")
         ),
         *(
             (
                 at(*PROBE, "httpGet", "httpHeaders", value=[{"name": name, "value": "1"}]),
-                "The option container.startup.headers must have names of headers of a GET request, not ",
+                "The option container.startup.headers must have names of GET request headers, not ",
             )
             for name in ("", "X Probe", "X:", "X\r\nY", "Ü", "Content-Length", "transfer-encoding", "Upgrade")
         ),
@@ -214,7 +214,7 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (at("properties", "secrets", 0, "value", value=5), "secrets[0].value must be a string, not int."),
         (at("properties", value=[]), "properties must be an object, not []."),
-        (at(*CONTAINERS, "resources", "memory", value="much"), "The option memory must be a number of bytes, or one"),
+        (at(*CONTAINERS, "resources", "memory", value="much"), "The option memory must be a number of bytes or a size"),
     ],
 )
 def test_what_azure_does_not_know_or_allow_is_named(change: Callable[[dict[str, Any]], None], message: str) -> None:

@@ -82,7 +82,7 @@ def test_an_install_script_is_refused_by_name_and_does_not_run(
 def test_a_file_that_is_not_what_its_hash_says_is_refused(lock: Callable[..., Path], index: Index, cache: Path) -> None:
     file = lock(node_package("words", WORDS))
     index.add(node_package("words", {"index.js": "module.exports = 'changed'\n"}))
-    with pytest.raises(InvalidRequest, match="not the file that its hash in the lock names"):
+    with pytest.raises(InvalidRequest, match="does not match its hash in the lock"):
         pool_with(file)
     assert environments(cache) == leftovers(cache) == []
 

@@ -140,7 +140,7 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(
     file = tmp_path / "requirements.txt"
     file.write_text(f"words==1.0 --hash=sha256:{hashlib.sha256(content).hexdigest()}\n")
     index.add(wheel("words", code="WORD = 'changed'\n"))
-    with pytest.raises(InvalidRequest, match=r"The package words is not the file that its hash names"):
+    with pytest.raises(InvalidRequest, match=r"The package words does not match its hash"):
         pool_with(file)
     assert environments(cache) == leftovers(cache) == []
 
@@ -168,8 +168,8 @@ def test_a_package_that_does_not_exist_is_named(index: Index, installer: str) ->
     [
         (5, "must be names of packages"),
         ([5], "must have names of packages or paths of files, not int"),
-        ("--index-url=https://x.example", "as pip reads them"),
-        (["-e", "."], "as pip reads them"),
+        ("--index-url=https://x.example", "in pip's form"),
+        (["-e", "."], "in pip's form"),
         ("other.json", "by the name package-lock.json"),
         (["package-lock.json", "polars"], "either a package-lock.json alone"),
         ("package-lock.json", "must be packages of Python"),

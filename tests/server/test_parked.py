@@ -186,7 +186,7 @@ async def test_executions_without_a_client_are_bounded_for_each_key() -> None:
         await begin(two, "session-2")
         await wait_until(lambda: _parked(server) == 2)
         await begin(one, "session-3")
-        assert "its client has left, and the server keeps no more calls" in await end(one, "session-3")
+        assert "its client has disconnected, and the limit of calls" in await end(one, "session-3")
         assert _parked(server) == 2
         await one.delete("/greenroom/1/executions/run", params={"identifier": "session-1"})
         await wait_until(lambda: _parked(server) == 1)
@@ -197,7 +197,7 @@ async def test_executions_without_a_client_are_bounded_for_each_key() -> None:
 async def test_the_server_bounds_for_how_long_they_wait() -> None:
     async with listening(await memory_backend(), max_parked_time=0.3) as server, client(server.url) as http:
         await begin(http, "session")
-        assert await end(http, "session") == "decide was not answered: nobody decided on it within 0.3 seconds.\n"
+        assert await end(http, "session") == "decide was not answered: no decision was made within 0.3 seconds.\n"
 
 
 async def test_a_server_that_shuts_down_does_not_wait_for_them() -> None:

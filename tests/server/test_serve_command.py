@@ -389,7 +389,7 @@ def test_lines_for_nobody_are_dropped_and_counted(unread: tuple[int, int]) -> No
 
 async def test_a_key_of_the_environment_lets_in_and_is_not_handed_on(engine: None) -> None:
     async with serving(GREENROOM_API_KEY=KEY) as server, httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-        assert f"To look at it: {server.url}/ui\n" in server.said
+        assert f"Web pages: {server.url}/ui\n" in server.said
         assert (await client.get("/ui")).headers["location"] == "/ui/sign-in"
         signed_in = await client.post("/ui/sign-in", data={"key": KEY})
         assert signed_in.status_code == 303

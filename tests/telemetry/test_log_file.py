@@ -135,7 +135,7 @@ async def test_a_locked_file_delays_nothing_and_nothing_of_it_is_torn(
         for _ in range(10_500):
             observe(SandboxStarted(0.2))
         fcntl.flock(other, fcntl.LOCK_UN)
-        await eventually(lambda: "are written again" in caplog.text)
+        await eventually(lambda: "are being written again" in caplog.text)
     assert log.dropped == 501
     assert len(lines_of(path)) == 10_000
 
@@ -162,7 +162,7 @@ async def test_a_full_disk_leaves_no_part_of_a_line(
         await eventually(lambda: "No space left" in caplog.text)
         assert path.read_text() == ""
         room = 1 << 20
-        await eventually(lambda: "are written again" in caplog.text)
+        await eventually(lambda: "are being written again" in caplog.text)
     assert [each["DurationSeconds"] for each in lines_of(path)] == list(range(20))
 
 

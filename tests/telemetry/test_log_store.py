@@ -213,13 +213,13 @@ async def test_a_locked_file_delays_nothing_and_writing_goes_on(
             assert len((await store.records(LogQuery())).records) == 4, "it can be read meanwhile"
             await eventually(lambda: any(isinstance(event, RecordsDropped) for event in events))
             other.execute("ROLLBACK")
-        await eventually(lambda: "are written again" in caplog.text)
+        await eventually(lambda: "are being written again" in caplog.text)
         told = (await store.records(LogQuery(operations=[LogOperation.RECORDS_DROPPED]))).records
         kept = (await store.records(LogQuery(operations=[LogOperation.SANDBOX_STARTED], limit=20_000))).records
         await asyncio.sleep(0)
     counted = sum(event.count for event in events if isinstance(event, RecordsDropped))
     assert counted == store.dropped == 12_001 - len(kept) > 0
-    assert [each.log for each in told] == [f"{counted} records could not be written, and are missing."]
+    assert [each.log for each in told] == [f"{counted} records could not be written and are missing."]
 
 
 async def test_a_full_disk_drops_records_until_there_is_room(
@@ -246,7 +246,7 @@ async def test_a_full_disk_drops_records_until_there_is_room(
         await eventually(lambda: "database or disk is full" in caplog.text)
         assert (await store.records(LogQuery())).records
         writer.execute("PRAGMA max_page_count = 1000000")
-        await eventually(lambda: "are written again" in caplog.text)
+        await eventually(lambda: "are being written again" in caplog.text)
         assert (await store.sessions(UsageQuery(identifier="session-999"))).sessions
         assert store.dropped == 0, "the queue kept them all"
 

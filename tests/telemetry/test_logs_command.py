@@ -143,7 +143,7 @@ async def test_a_container_at_the_root_of_the_server_does_not_hide_them() -> Non
         ({"after": "-1"}, "The parameter after must be a number from 0 to "),
         ({"after": "9" * 5000}, "The parameter after must be a number from 0 to "),
         ({"console": "perhaps"}, "The parameter console must be one of false, true, not 'perhaps'."),
-        ({"identifier": "x"}, "The parameters must be of after, console, "),
+        ({"identifier": "x"}, "The parameters must be among after, console, "),
     ],
 )
 async def test_parameters_that_are_wrong_are_named(parameters: dict[str, str], message: str) -> None:
@@ -368,12 +368,12 @@ async def test_sessions_that_end_with_the_server_are_kept(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--since", "soon"], "--since must be a time such as 2026-11-27T14:03, or how long ago"),
-        (["--until", "1y"], "--until must be a time such as 2026-11-27T14:03, or how long ago"),
+        (["--since", "soon"], "--since must be a time such as 2026-11-27T14:03 or a duration"),
+        (["--until", "1y"], "--until must be a time such as 2026-11-27T14:03 or a duration"),
         (["--since", "9999999999999999999d"], "--since must be a time"),
         (["--since", "999999999w"], "--since must be a time"),
         (["--pool", "a b", "--resource-group", "team"], "The name of a session pool must be"),
-        (["--subscription", "11111111-2222-3333-4444-555555555555"], "Logs must be those of a greenroom serve."),
+        (["--subscription", "11111111-2222-3333-4444-555555555555"], "The server must be a greenroom serve."),
     ],
 )
 def test_arguments_that_are_wrong_are_named(arguments: list[str], message: str) -> None:

@@ -143,7 +143,7 @@ async def test_only_a_key_for_management_stops_sessions() -> None:
         token = await server.form_token("/ui")
         refused = await server.send("/ui/sessions/stop", form_token=token, pool="ci", session="user-0001")
         assert (refused.status_code, await server.sessions()) == (403, ["user-0001"])
-        assert "those who can manage pools" in refused.text
+        assert "requires the right to manage pools" in refused.text
         await server.sign_in(MANAGER)
         stopped = await server.send(
             "/ui/sessions/stop", form_token=await server.form_token(), pool="ci", session="user-0001"
@@ -168,7 +168,7 @@ async def test_without_keys_every_program_of_this_machine_sees_and_stops() -> No
         for page in PAGES:
             assert (await server.client.get(page)).status_code == 200
         page = await server.open("/ui/sign-in")
-        assert "takes no keys" in page.text
+        assert "does not accept keys" in page.text
         stopped = await server.send(
             "/ui/sessions/stop", form_token=await server.form_token(), pool="ci", session="user-0001"
         )

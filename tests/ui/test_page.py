@@ -49,7 +49,7 @@ async def test_each_command_prints_what_stands_below_it(block: str, tmp_path: Pa
                         break
             expected = re.escape(shown.strip()).replace(r"/home/me/\.local/share", ".*").replace("…", ".*")
             assert re.fullmatch(expected.replace("8080", r"\d+"), said.strip(), re.DOTALL), said
-            if (found := re.search(r"To look at it: (\S+)", said)) is not None:
+            if (found := re.search(r"Web pages: (\S+)", said)) is not None:
                 await _look(found[1].replace("0.0.0.0", "localhost"), tmp_path)
         finally:
             if process.returncode is None:

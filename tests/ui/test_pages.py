@@ -370,7 +370,7 @@ async def test_the_log_is_filtered_and_its_latest_records_come_first() -> None:
         )
         happen(server, "team/ci", SessionAllocated("user-0002", 0.0, warm=True), EngineLost())
         everything = await lines(server)
-        assert everything[0] == "team/ci EngineLost Error The engine does not answer."
+        assert everything[0] == "team/ci EngineLost Error The engine does not respond."
         assert len(everything) == 6
         assert await lines(server, "?pool=ci&level=Warning") == [LOST]
         assert await lines(server, "?session=user-0001&operation=SessionEnded") == [LOST]

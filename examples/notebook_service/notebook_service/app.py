@@ -27,7 +27,7 @@ router = APIRouter(prefix="/notebooks")
 
 
 async def signed_in(request: Request) -> str:
-    """The user, also of one who has asked for too much: whose cells wait must be able to interrupt them."""
+    """The user, without limiting requests: users whose cells wait must be able to interrupt them."""
     return user_of(request.app.state.settings.secret, request.headers.get("authorization"))
 
 
@@ -52,7 +52,7 @@ class Ran(BaseModel):
     cell: dict[str, Any]
     """In the form of nbformat 4, with its outputs. They can have HTML and JavaScript: sanitize them for a browser."""
     notice: str | None
-    """What to tell the user: that the variables of earlier cells are gone."""
+    """A message for the user if the variables of earlier cells are gone."""
 
 
 @router.post("", status_code=201)
@@ -67,7 +67,7 @@ async def list_notebooks(user: User, store: TheStore) -> list[str]:
 
 @router.get("/{notebook}")
 async def save(notebook: str, user: User, store: TheStore) -> Response:
-    """The notebook as a file, for Jupyter or any program that reads them."""
+    """The notebook as a file, for Jupyter or other programs."""
     content = await asyncio.to_thread(store.load, user, notebook)
     headers = {"Content-Disposition": 'attachment; filename="notebook.ipynb"', "X-Content-Type-Options": "nosniff"}
     return JSONResponse(content, headers=headers, media_type="application/x-ipynb+json")
@@ -75,7 +75,7 @@ async def save(notebook: str, user: User, store: TheStore) -> Response:
 
 @router.post("/{notebook}/cells")
 async def run_cell(notebook: str, program: Program, user: User, kernels: TheKernels) -> Ran:
-    """Add a cell and run it, after those that were sent before."""
+    """Add a cell and run it after the cells that were sent before."""
     ran = await kernels.run_cell(user, notebook, program.code)
     return Ran(cell=ran.cell, notice=ran.notice)
 
@@ -88,7 +88,7 @@ async def run_all(notebook: str, user: User, kernels: TheKernels) -> dict[str, A
 
 @router.post("/{notebook}/interrupt")
 async def interrupt(notebook: str, user: SignedIn, kernels: TheKernels) -> dict[str, bool]:
-    """Interrupt the cell that runs, which keeps the output that it had, and give up those that wait."""
+    """Interrupt the running cell, which keeps its output so far, and drop waiting ones."""
     return {"interrupted": await kernels.interrupt(user, notebook)}
 
 
@@ -107,11 +107,11 @@ def create_app(
     """Return the application.
 
     Args:
-        settings: by default those of the environment.
+        settings: by default read from the environment.
         pool: by default the one that `GREENROOM_POOL` names, opened and closed with the application.
         directory: where the notebooks are; by default that of `NOTEBOOK_SERVICE_DIRECTORY`, else `notebooks`.
-        idle_timeout: seconds without a cell after which a notebook's session ends; by default the pool's
-            `cooldown_period`, which is the most.
+        idle_timeout: seconds without a cell after which a notebook's session ends; by default, and at most, the pool's
+            `cooldown_period`.
     """
 
     @asynccontextmanager

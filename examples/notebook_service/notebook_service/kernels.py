@@ -17,7 +17,7 @@ from greenroom.adapters import conversation_identifier
 from greenroom.notebook import arun_notebook, cell_outputs
 from notebook_service.store import Store
 
-_nbformat: Any = nbformat  # its types are unknown in part
+_nbformat: Any = nbformat  # its types are partly unknown
 
 _NOTICES = {
     "cooled_down": "The notebook was not used for a while, so its variables and files are gone. Run its cells again.",
@@ -30,13 +30,13 @@ _NOTICES = {
 
 @dataclass
 class _Open:
-    """A notebook of which cells run or wait."""
+    """A notebook with running or waiting cells."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     held: int = 0
     interruptions: int = 0
     interrupt: Callable[[], Awaitable[object]] | None = None
-    """Interrupts what runs now."""
+    """Interrupts the running cell."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class CellRun:
     """A cell that has run."""
 
     cell: dict[str, Any]
-    """With its outputs, as it is in the notebook."""
+    """The cell in the notebook, with its outputs."""
     notice: str | None
-    """What happened to the variables of before, if they are gone."""
+    """Why the earlier variables are gone, if they are."""
 
 
 class Kernels:
-    """Runs cells. A notebook that nobody uses is a file in the store: the pool ends its session."""
+    """Runs cells. A notebook that is not in use is only a file in the store: the pool ends its session."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class Kernels:
     ) -> None:
         """
         Args:
-            pool: has the sessions.
-            store: has the notebooks.
+            pool: provides the sessions.
+            store: contains the notebooks.
             timeout: seconds of each cell.
             idle_timeout: seconds without a cell after which a notebook's session ends; by default the pool's.
             memory: of each session.
@@ -76,14 +76,14 @@ class Kernels:
         self._most_waiting = most_waiting
         self._open: dict[tuple[str, str], _Open] = {}
         self._service = uuid.uuid4().hex
-        """In the notebooks whose sessions this process has begun: those of an earlier one are gone with it."""
+        """Marks notebooks whose sessions this process started; sessions of an earlier process ended with it."""
 
     async def run_cell(self, user: str, id_: str, code: str) -> CellRun:
         """Add a cell to a notebook and run it, after the cells that were sent before.
 
         Raises:
             Problem: there is no such notebook, too many of its cells wait, or it was interrupted meanwhile.
-            GreenroomError: the session cannot run it; the notebook is as it was.
+            GreenroomError: the session cannot run it; the notebook is unchanged.
         """
         async with self._turn(user, id_) as (opened, notebook):
             state = _state(notebook)
@@ -107,7 +107,7 @@ class Kernels:
         """Run all cells of a notebook in a new session, up to the first that fails, and return the notebook.
 
         Raises:
-            Problem: as `run_cell`, or it was interrupted; the notebook is then as it was, and its session is new.
+            Problem: as `run_cell`, or it was interrupted; then the notebook is unchanged, and its session is new.
         """
         async with self._turn(user, id_) as (opened, notebook):
             before = opened.interruptions
@@ -133,7 +133,7 @@ class Kernels:
         return ran
 
     async def interrupt(self, user: str, id_: str) -> bool:
-        """Interrupt the cell that runs, and give up those that wait; return whether there were any."""
+        """Interrupt the running cell and drop waiting ones; return whether there were any."""
         opened = self._open.get((user, id_))
         if opened is None:
             return False
@@ -171,7 +171,7 @@ class Kernels:
                 del self._open[user, id_]
 
     def _session(self, user: str, id_: str) -> greenroom.Session:
-        """The session of a notebook: by the user's name too, so that an id alone leads nowhere."""
+        """Return the session of a notebook. It also depends on the user's name, so an id alone gives no access."""
         identifier = conversation_identifier("notebooks", f"{id_}/{user}")
         return self._pool.session(
             identifier, timeout=self._timeout, idle_timeout=self._idle_timeout, memory=self._memory
@@ -179,7 +179,7 @@ class Kernels:
 
 
 def _state(notebook: dict[str, Any]) -> dict[str, Any]:
-    """What a notebook says of its session: which process began it, and how many cells it has run."""
+    """The facts about a session in its notebook: the process that started it, and how many cells it has run."""
     return notebook["metadata"].setdefault("greenroom", {"service": "", "count": 0})
 
 

@@ -15,7 +15,7 @@ from code_service.problems import Problem
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
-_nbformat: Any = nbformat  # its types are unknown in part
+_nbformat: Any = nbformat  # its types are partly unknown
 
 
 class Store:
@@ -24,9 +24,9 @@ class Store:
     def __init__(self, directory: Path, *, most_notebooks: int, most_bytes: int) -> None:
         """
         Args:
-            directory: where they are; it is made if it is missing.
-            most_notebooks: of one user.
-            most_bytes: of one notebook, its outputs included.
+            directory: the directory for the notebooks, created if missing.
+            most_notebooks: the maximum number of notebooks per user.
+            most_bytes: the maximum size of a notebook with its outputs.
         """
         self._directory, self._most_notebooks, self._most_bytes = directory, most_notebooks, most_bytes
 
@@ -60,7 +60,7 @@ class Store:
             raise _missing() from None
 
     def save(self, user: str, id_: str, notebook: dict[str, Any]) -> None:
-        """Write a notebook, whole or not at all.
+        """Write a notebook atomically.
 
         Raises:
             Problem: it is too large, or was deleted.
@@ -92,7 +92,7 @@ class Store:
         part.replace(path)
 
     def _of(self, user: str) -> Path:
-        # The name of a user can be anything; that of a directory cannot.
+        # A user's name can be any text, a directory's name cannot.
         return self._directory / hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _path(self, user: str, id_: str) -> Path:

@@ -25,7 +25,7 @@ router = APIRouter()
 
 
 async def signed_in(request: Request) -> AsyncGenerator[str, None]:
-    """The user, who has not asked for too much."""
+    """The user, whose requests are within the limits."""
     state = request.app.state
     user = user_of(state.settings.secret, request.headers.get("authorization"))
     if wait := await asyncio.to_thread(state.buckets.take, user):
@@ -40,7 +40,7 @@ User = Annotated[str, Depends(signed_in)]
 
 
 def own_session(request: Request, user: User) -> greenroom.Session:
-    """The user's session: no part of the request names it, so nobody can reach another's."""
+    """The user's session: no part of the request names it, so users cannot reach each other's sessions."""
     settings: Settings = request.app.state.settings
     identifier = conversation_identifier("users", user)
     return request.app.state.pool.session(identifier, timeout=settings.timeout, memory=settings.memory)
@@ -50,7 +50,7 @@ OwnSession = Annotated[greenroom.Session, Depends(own_session)]
 
 
 class Program(BaseModel):
-    """What a user wants to run."""
+    """The code that a user wants to run."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,8 +66,9 @@ async def run(
 ) -> Outcome:
     """Run code in the user's session.
 
-    With an `Idempotency-Key`, the request can be sent again when its connection broke: the code runs once, and goes on
-    if its worker is killed; whoever sends the same key and code gets the outcome. Without one, it ends with its worker.
+    With an `Idempotency-Key`, the request can be repeated if its connection broke: the code runs once, and continues if
+    its worker is killed; a request with the same key and code gets the outcome. Without a key, the code ends with its
+    worker.
     """
     if idempotency_key is None:
         return Outcome.of(await session.aexecute(program.code))
@@ -76,9 +77,9 @@ async def run(
 
 
 async def _once(session: greenroom.Session, code: str, timeout: float, key: str) -> greenroom.Execution:
-    """Run code, or wait for the end of the execution that an earlier request with this key has begun."""
+    """Run code, or wait for the execution that an earlier request with this key started."""
     id_ = hashlib.sha256(f"{len(key)} {key}{code}".encode("utf-8", "surrogatepass")).hexdigest()
-    handle = session.submit(code, timeout=timeout, id=id_)  # it goes on without this worker
+    handle = session.submit(code, timeout=timeout, id=id_)  # it continues without this worker
     try:
         return await handle.aresult()
     except greenroom.InvalidRequest:  # the session has an execution with this id
@@ -87,7 +88,7 @@ async def _once(session: greenroom.Session, code: str, timeout: float, key: str)
 
 @router.delete("/session", status_code=204)
 async def end_session(session: OwnSession) -> None:
-    """End the user's session, as at logout."""
+    """End the user's session, for example at logout."""
     await session.adelete()
 
 
@@ -98,13 +99,13 @@ async def list_files(session: OwnSession) -> list[File]:
 
 @router.put("/files/{name}", status_code=201)
 async def upload(name: str, request: Request, session: OwnSession) -> File:
-    """Put the body into the user's session as a file."""
+    """Upload the body to the user's session as a file."""
     return File.of(await session.aupload(await request.body(), name))
 
 
 @router.get("/files/{name}")
 async def download(name: str, session: OwnSession) -> Response:
-    """Return a file. It is the user's own, and no browser should take it for a page of this service."""
+    """Return a file. It is untrusted, so browsers must not treat it as a page of this service."""
     content = await session.adownload(name, limit=MOST_BODY)
     headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
     return Response(content, media_type="application/octet-stream", headers=headers)
@@ -117,7 +118,7 @@ async def is_alive() -> dict[str, str]:
 
 @router.get("/readyz")
 async def is_ready(request: Request) -> dict[str, str]:
-    """Answer with 503 as long as the sandboxes do not."""
+    """Answer with 503 as long as the sandboxes do not respond."""
     await request.app.state.pool.astatus()
     return {"status": "ok"}
 
@@ -126,14 +127,14 @@ def create_app(settings: Settings | None = None, pool: greenroom.SessionPool | N
     """Return the application.
 
     Args:
-        settings: by default those of the environment.
+        settings: by default read from the environment.
         pool: by default the one that `GREENROOM_POOL` names, opened and closed with the application. Several workers
             share the sessions of a `greenroom serve`.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        # Read here, as uvicorn gives up if this fails, and starts workers for ever if the application cannot be made.
+        # Read here: uvicorn exits if this fails, but restarts workers forever if the application cannot be created.
         state = app.state
         state.settings = chosen = settings or Settings.from_environment()
         async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""How much one user can ask for: over time, for all workers together, and at a time, for each worker."""
+"""Limits per user: the rate of requests, over all workers, and concurrent requests, per worker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TokenBuckets:
         self._lock = threading.Lock()
         self._database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = OFF")  # what a power cut could spoil is not worth a wait
+        self._database.execute("PRAGMA synchronous = OFF")  # losing this file in a power cut does no harm
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS buckets (user TEXT PRIMARY KEY, tokens REAL NOT NULL, at REAL NOT NULL)"
         )
@@ -57,7 +57,7 @@ class TokenBuckets:
 
     @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
-        """Have the file alone: of two workers, one must not take the token that the other has just seen."""
+        """Lock the file, so that two workers cannot take the same token."""
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield self._database
@@ -75,7 +75,7 @@ class TokenBuckets:
 
 
 class AtATime:
-    """How many requests of each user a worker holds, so that nobody fills it with requests that wait."""
+    """Counts the requests of each user in a worker, so that no user can fill it with waiting requests."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -83,7 +83,7 @@ class AtATime:
 
     @contextmanager
     def hold(self, user: str) -> Generator[bool, None, None]:
-        """Hold a request, and yield whether there is room for it."""
+        """Count a request, and yield whether it is within the limit."""
         room = self._held[user] < self._most
         self._held[user] += room
         try:

@@ -17,7 +17,7 @@ class Failure(BaseModel):
     name: str
     message: str
     summary: str
-    """A short traceback, of the user's own lines."""
+    """A short traceback with the user's own lines."""
 
 
 class Figure(BaseModel):
@@ -42,7 +42,7 @@ class File(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What became of the code. An error of the code is an outcome, too."""
+    """The outcome of the code, which can be an error."""
 
     status: Literal["succeeded", "failed", "timed_out", "cancelled"]
     stdout: str
@@ -52,12 +52,12 @@ class Outcome(BaseModel):
     error: Failure | None
     figures: list[Figure]
     files: list[File]
-    """New and changed ones."""
+    """New and changed files."""
     seconds: float
     left_out: int
     """Bytes of output over the limit."""
     began_again: Literal["cooled_down", "lost", "limit_reached"] | None
-    """Why the session is a new one, without the variables and files of before."""
+    """Why the session is new, without the earlier variables and files."""
     variables_lost: bool
     """Whether Python had to start again; files are kept."""
 

@@ -1,4 +1,4 @@
-"""What goes wrong, as JSON: `{"error": {"code": …, "message": …}}`. No answer has a trace, or a text of the backend."""
+"""Errors as JSON: `{"error": {"code": …, "message": …}}`, without tracebacks or texts of the backend."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Problem(Exception):
 
 
 def problem_of(error: greenroom.GreenroomError) -> Problem:
-    """Return what the user is told; what the operator has to know is logged."""
+    """Return the problem to report to the user; details for the operator are logged."""
     match error:
         case greenroom.InvalidRequest():
             return Problem(400, "invalid_request", str(error))
@@ -67,7 +67,7 @@ def problem_of(error: greenroom.GreenroomError) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Have an application answer so, whatever happens."""
+    """Make an application report all errors this way."""
 
     def answer(_: Request, error: Exception) -> JSONResponse:
         match error:
@@ -91,7 +91,7 @@ def install(app: FastAPI) -> None:
 
 
 def _first(error: RequestValidationError) -> str:
-    """Say what is wrong with a request, without repeating it."""
+    """Describe what is wrong with a request, without repeating it."""
     found = cast("dict[str, Any]", error.errors()[0])
     if found["type"] == "json_invalid":
         return "The body must be JSON."

@@ -1,6 +1,5 @@
-"""A plug-in of pytest: fixtures for programs whose code runs in sessions.
-
-It is loaded in every pytest of its environment, so it imports nothing else until one of its fixtures is used.
+"""A pytest plug-in: fixtures for programs that run code in sessions. Every pytest in its environment loads it, so it
+imports nothing else until one of its fixtures is used.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ _WITH_SANDBOXES = frozenset({"greenroom_pool", "greenroom_session", "azure_sessi
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    where = "where the fixtures of greenroom run code, such as docker: (by default GREENROOM_POOL, or the best engine)"
+    where = "the pool of greenroom's fixtures, such as docker: (by default GREENROOM_POOL, or the best engine)"
     parser.getgroup("greenroom").addoption("--greenroom-pool", metavar="URL", help=where)
     parser.addini("greenroom_pool", where)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"{_MARKER}: the test needs sandboxes; its fixtures set this mark")
+    config.addinivalue_line("markers", f"{_MARKER}: the test needs sandboxes; set by greenroom's fixtures")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -43,7 +42,7 @@ def greenroom_pool_url(pytestconfig: pytest.Config) -> str | None:
 
 @pytest.fixture(scope="session")
 def greenroom_pool(greenroom_pool_url: str | None) -> Iterator[SessionPool]:
-    """A pool of sandboxes, one for all tests. They are skipped where no sandbox can be made."""
+    """A pool of sandboxes, shared by all tests. Tests are skipped if no sandbox can be created."""
     _require("greenroom.testing", "testing")
     from greenroom.testing import engine_pool
 
@@ -53,7 +52,7 @@ def greenroom_pool(greenroom_pool_url: str | None) -> Iterator[SessionPool]:
 
 @pytest.fixture
 def greenroom_session(greenroom_pool: SessionPool) -> Iterator[Session]:
-    """A session of the test's own, deleted at its end."""
+    """A new session for the test, deleted at its end."""
     with greenroom_pool.session() as session:
         yield session
 
@@ -75,9 +74,9 @@ def _azure_sessions_server(greenroom_pool_url: str | None) -> Iterator[dict[str,
 
 @pytest.fixture
 def azure_sessions_endpoint(_azure_sessions_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """The management endpoint of a pool behind Azure's API, on the loopback: one for all tests of a process.
+    """The management endpoint of a pool with Azure's API, on the loopback, shared by all tests of a process.
 
-    During the test, the environment leads Azure's clients there: `ACA_POOL_MANAGEMENT_ENDPOINT` and `GREENROOM_POOL`
+    During the test, the environment directs Azure's clients to it: `ACA_POOL_MANAGEMENT_ENDPOINT` and `GREENROOM_POOL`
     name the endpoint, and `DefaultAzureCredential` finds a managed identity.
     """
     for name, value in _azure_sessions_server.items():
@@ -87,7 +86,7 @@ def azure_sessions_endpoint(_azure_sessions_server: dict[str, str], monkeypatch:
 
 @pytest.fixture
 def greenroom_script() -> ScriptedBackend:
-    """The answers of `greenroom_scripted_pool`, and what it was asked."""
+    """The answers of `greenroom_scripted_pool`, and the requests that it received."""
     _require("greenroom.testing", "testing")
     from greenroom.testing import ScriptedBackend
 
@@ -96,7 +95,7 @@ def greenroom_script() -> ScriptedBackend:
 
 @pytest.fixture
 def greenroom_scripted_pool(greenroom_script: ScriptedBackend) -> Iterator[SessionPool]:
-    """A pool that runs nothing: it gives the answers of `greenroom_script`."""
+    """A pool that runs nothing and returns the answers of `greenroom_script`."""
     from greenroom.testing import scripted_pool
 
     with scripted_pool(greenroom_script) as pool:

@@ -395,7 +395,7 @@ async def test_a_session_that_ends_meanwhile_is_told_to_the_model(sandboxes: Ses
     (message,) = results(state)
     assert message.status == "error"
     assert "The session ended while the code waited" in message.text
-    assert "- send_mail(to='ann'): made\n- get_orders(customer=1): not made, it waited" in message.text
+    assert "- send_mail(to='ann'): made\n- get_orders(customer=1): waiting, not made" in message.text
     assert made == ["ann"]
 
 

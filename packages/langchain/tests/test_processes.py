@@ -134,7 +134,7 @@ def test_over_a_local_pool_the_model_is_told_what_had_been_called(tmp_path: Path
     told = application.run(APPROVE)
     ((text, status),) = told["results"]
     assert text.startswith("The session ended while the code waited for a person's decision")
-    assert text.endswith("\n- send_mail(to='ann'): not made, it waited")
+    assert text.endswith("\n- send_mail(to='ann'): waiting, not made")
     assert (status, told["made"]) == ("error", [])
 
 

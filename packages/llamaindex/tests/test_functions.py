@@ -146,7 +146,7 @@ async def test_a_tool_that_waits_for_an_event_fails_and_the_code_runs_once(
     ask.__annotations__["ctx"] = Context
     spec = GreenroomToolSpec(sandboxes, tools=[ask, get_orders])
     (result,), inner, _ = await played(spec, scripted, "get_orders(1); ask()")
-    assert "ask waits for an event of the workflow, which it cannot while code runs." in result.tool_output.content
+    assert "ask must not wait for an event of the workflow while code runs." in result.tool_output.content
     assert [event.tool_name for event in inner if isinstance(event, InnerToolCall)] == ["get_orders", "ask"]
 
 
@@ -178,5 +178,5 @@ async def test_a_code_act_agent_has_the_functions(
 
 def test_what_is_no_tool_is_refused(pool: SessionPool) -> None:
     for tool in (dict, "get_orders", 7):
-        with pytest.raises(InvalidRequest, match="must be a function or a tool of LlamaIndex"):
+        with pytest.raises(InvalidRequest, match="must be a function or a LlamaIndex tool"):
             GreenroomToolSpec(pool, tools=[tool])  # pyright: ignore[reportArgumentType]

@@ -72,7 +72,7 @@ async def test_a_filter_that_stops_a_call_is_an_error_of_the_code(kernel: Kernel
             await next(context)
 
     kernel.add_filter(FilterTypes.FUNCTION_INVOCATION, stop)
-    assert "ToolError: A filter has stopped get_orders." in await run(kernel, "get_orders(1)")
+    assert "ToolError: A filter stopped get_orders." in await run(kernel, "get_orders(1)")
 
 
 async def test_a_function_gets_the_applications_arguments_which_code_cannot_set(kernel: Kernel) -> None:

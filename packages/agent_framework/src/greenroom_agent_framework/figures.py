@@ -12,9 +12,9 @@ from greenroom.adapters import FIGURES_NOTE
 
 @chat_middleware
 async def show_figures(context: ChatContext, call_next: Callable[[], Awaitable[None]]) -> None:
-    """Send the pictures in function results to the model in a user's message after them.
+    """Send the pictures in function results to the model, in a user message after the results.
 
-    It is for chat clients that otherwise leave them out, such as those of OpenAI's Chat Completions and of Ollama. The
+    Use it with chat clients that would otherwise drop them, such as those for OpenAI's Chat Completions and Ollama. The
     conversation itself is not changed::
 
         agent = Agent(client, tools=GreenroomTools(pool=pool), middleware=[show_figures])
@@ -26,7 +26,7 @@ async def show_figures(context: ChatContext, call_next: Callable[[], Awaitable[N
 def _with_figures(messages: Sequence[Message]) -> Iterator[Message]:
     figures: list[Content] = []
     for message in messages:
-        # No other message can stand between the results of one turn's calls.
+        # The results of one turn's calls must follow each other, with no other message between them.
         if figures and message.role != "tool":
             yield _from_the_user(figures)
             figures = []

@@ -1,4 +1,4 @@
-"""Function tools of the framework as functions of code, each call through the framework's function middleware."""
+"""The framework's function tools as functions that code can call. Each call passes through function middleware."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Functions: TypeAlias = FunctionTool | Callable[..., Any] | Sequence[FunctionTool
 """Function tools, and plain functions with annotations and a docstring."""
 
 Escape: TypeAlias = Callable[[BaseException], None]
-"""Called with a signal of the framework's that is not for the code that calls, but for the agent's run."""
+"""Called with an exception with which the framework controls the agent's run, and which the code must not see."""
 
 _SIGNALS = (MiddlewareFailure, MiddlewareTermination, UserInputRequiredException)
 
@@ -40,21 +40,22 @@ class InnerTools:
     def __init__(self, given: Functions) -> None:
         """
         Raises:
-            InvalidRequest: one of them is no function, or runs elsewhere.
+            InvalidRequest: one of them is not a function, or does not run in this process.
         """
         self.functions = _function_tools(given)
         self.described = [_described(function) for function in self.functions]
-        """As models learn of them; these cannot be called."""
+        """The functions for descriptions that models read; these cannot be called."""
 
     def bound(self, outer: FunctionInvocationContext, escape: Escape) -> list[Tool]:
         """Return the functions that one execution can call.
 
         Args:
-            outer: the context of the execution's own invocation; theirs have the same session and keyword arguments.
-            escape: called with `MiddlewareFailure`, `MiddlewareTermination` or `UserInputRequiredException` of a call.
+            outer: the context of the execution's own invocation. Calls get the same session and keyword arguments.
+            escape: called if a call raises `MiddlewareFailure`, `MiddlewareTermination` or
+                `UserInputRequiredException`.
 
         Raises:
-            InvalidRequest: the function middleware of the run is not known.
+            InvalidRequest: the run's function middleware is unknown.
         """
         run = run_of(outer) if self.functions else None
         middleware = [] if run is None else run.function_middleware()
@@ -78,16 +79,17 @@ class InnerTools:
         ]
 
     def refuse_approval(self) -> None:
-        """Refuse functions whose calls somebody has to approve: an agent's run cannot pause while code runs.
+        """Refuse functions whose calls require approval: an agent's run cannot pause while code runs.
 
         Raises:
-            InvalidRequest: one is among them.
+            InvalidRequest: there is one.
         """
         for each in self.functions:
             if each.approval_mode == "always_require":
                 raise InvalidRequest(
-                    f"The tool {each.name!r} must not have approval_mode='always_require', as the framework cannot ask "
-                    "while code runs. Let the whole code be approved: GreenroomTools(approval_mode='always_require')."
+                    f"The tool {each.name!r} must not have approval_mode='always_require', as the framework cannot "
+                    "ask while code runs. Require approval of the whole code: "
+                    "GreenroomTools(approval_mode='always_require')."
                 )
 
 
@@ -112,16 +114,17 @@ async def _no_execution(_: dict[str, Any]) -> None:
 def _context(
     function: FunctionTool, arguments: dict[str, Any], outer: FunctionInvocationContext
 ) -> FunctionInvocationContext:
-    context = copy(outer)  # with what later versions of the framework add to it
+    context = copy(outer)  # includes fields that later versions of the framework add
     context.function, context.arguments, context.result = function, arguments, None
     context.kwargs = {**outer.kwargs}
-    # The call is that of the code. An approval of the code, which is there too, is none of the function.
+    # The call must be the code's: approval of the code, which the context also holds, does not approve the function.
     context.metadata = {key: value for key, value in outer.metadata.items() if key == "call_id"}
     return context
 
 
 class _Call:
-    """One call: middleware sees its result as contents, as of any call. Unless it changes them, code gets the value."""
+    """One call. Middleware sees the result as contents, as for any call; unless it changes them, code gets the
+    value."""
 
     def __init__(self, function: FunctionTool, context: FunctionInvocationContext) -> None:
         self._function = function
@@ -139,10 +142,10 @@ class _Call:
         self._shown = _dumped(context.result)
 
     def result(self) -> Any:
-        """Return what the code gets."""
+        """Return the value for the code."""
         result: Any = self._context.result
         if self._shown is None and result is None:
-            raise RuntimeError(f"A middleware has stopped {self._function.name}.")
+            raise RuntimeError(f"A middleware stopped {self._function.name}.")
         if not _is_contents(result):
             return result
         if self._shown == _dumped(result) and not _is_contents(self._value):

@@ -11,24 +11,24 @@ from greenroom_agent_framework.tools import GreenroomTools
 
 
 class GreenroomProvider(ContextProvider):
-    """Gives each run of an agent the tools::
+    """Gives the tools to each run of an agent::
 
         agent = Agent(client, context_providers=[GreenroomProvider(GreenroomTools(tools=[get_orders]))])
 
-    Function middleware of the chat client, of the agent and of all context providers sees each call that code makes.
-    That of `agent.run(middleware=…)`, of which no provider can know, does so with `GreenroomMiddleware`; which also
-    ends the session of a run without an `AgentSession` with the run.
+    Function middleware of the chat client, of the agent and of all context providers sees each call that code makes. A
+    provider cannot know the middleware in `agent.run(middleware=…)`; with `GreenroomMiddleware`, that sees each call
+    too. `GreenroomMiddleware` also makes the session of a run without an `AgentSession` end with the run.
     """
 
     def __init__(self, tools: GreenroomTools | None = None, *, source_id: str = "greenroom") -> None:
         """
         Args:
-            tools: what runs get; by default `GreenroomTools()`.
+            tools: the tools that runs get; by default `GreenroomTools()`.
             source_id: the provider's name among those of an agent.
         """
         super().__init__(source_id)
         self.tools = GreenroomTools() if tools is None else tools
-        """What runs get."""
+        """The tools that runs get."""
 
     async def before_run(
         self, *, agent: SupportsAgentRun, session: AgentSession, context: SessionContext, state: dict[str, Any]

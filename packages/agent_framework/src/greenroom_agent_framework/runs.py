@@ -1,4 +1,4 @@
-"""What tools need to know of the agent's run that calls them: its end, and the function middleware of its calls."""
+"""What tools need to know about the agent run that calls them: when it ends, and its function middleware."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class Run:
     def __init__(self, agent: object = None, middleware: Sequence[Any] = (), *, without_session: bool = False) -> None:
         """
         Args:
-            agent: whose run it is; `None` if that is not known.
-            middleware: that of the agent, and of the run where it is known.
-            without_session: whether the run was started without an `AgentSession`, so that one that it has nevertheless
-                was made up by the framework.
+            agent: the agent that runs; `None` if unknown.
+            middleware: the agent's middleware, and the run's if it is known.
+            without_session: whether the run was started without an `AgentSession`. If it has one nevertheless, the
+                framework created it.
         """
         self.agent = agent
         self._middleware = middleware
         self._without_session = without_session
         self._parts: dict[str, Run] = {}
         self.providers: SessionContext | None = None
-        """Where context providers put theirs."""
+        """The middleware that context providers add."""
 
     def part_of(self, session: AgentSession | None) -> Run:
-        """Return what has a session of its own within the run: the run itself, or an agent that is a tool in it."""
+        """Return the owner of a session within the run: the run itself, or an agent that is a tool in it."""
         if session is None or not self._without_session:
             return self
         return self._parts.setdefault(session.session_id, Run())
@@ -54,14 +54,14 @@ class Run:
         await asyncio.gather(*(aend_run(each) for each in (self, *self._parts.values())))
 
     def conversation(self, session: AgentSession | None) -> str | None:
-        """Return the name of the conversation in which a tool is called; `None` if there is only the run."""
+        """Return the name of the conversation in which a tool is called; `None` if the run has none."""
         return None if session is None or self._without_session else session.session_id
 
     def function_middleware(self) -> list[FunctionMiddleware | Callable[..., Any]]:
         """Return the function middleware of the run, the outermost first, as the framework orders it.
 
         Raises:
-            InvalidRequest: some of it is not known.
+            InvalidRequest: some of it is unknown.
         """
         of_providers = [] if self.providers is None else self.providers.get_middleware()
         of_agents = getattr(self.agent, "agent_middleware", ())
@@ -72,20 +72,20 @@ class Run:
         ]
         try:
             known = _Sorted(middleware=others).function_middleware
-        except MiddlewareException:  # a bundle with agent middleware, too
+        except MiddlewareException:  # a bundle that also contains agent middleware
             raise InvalidRequest(
-                "An agent with a MiddlewareBundle must have GreenroomMiddleware(), too, so that the bundle sees the "
-                "calls of code: Agent(…, middleware=[GreenroomMiddleware(), …])."
+                "An agent with a MiddlewareBundle must also have GreenroomMiddleware(), so that the bundle sees the "
+                "calls that code makes: Agent(…, middleware=[GreenroomMiddleware(), …])."
             ) from None
         return [*getattr(getattr(self.agent, "client", None), "function_middleware", ()), *known]
 
 
 class _Sorted(FunctionInvocationLayer[Any], ChatMiddlewareLayer[Any]):
-    """A client without a service: it sorts middleware as every client does."""
+    """A client without a service, used only to sort middleware as every client does."""
 
 
 class RunTeller(FunctionMiddleware):
-    """Tells the tools of their run."""
+    """Gives the tools access to their run."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -93,16 +93,16 @@ class RunTeller(FunctionMiddleware):
     async def process(self, context: FunctionInvocationContext, call_next: Callable[[], Awaitable[None]]) -> None:
         told: object = context.kwargs.get(_RUN)
         if isinstance(told, Run) and told.agent is self._run.agent:
-            told.providers = self._run.providers  # which the agent's own middleware cannot know
+            told.providers = self._run.providers  # unknown to the agent's own middleware
         else:  # nothing, or an agent that has this one as a tool
             context.kwargs[_RUN] = self._run
         await call_next()
 
 
 class GreenroomMiddleware(AgentMiddleware):
-    """Lets all function middleware see the calls that code makes, and ends the session of a run with it.
+    """Lets all function middleware see the calls that code makes, and ends the session of a run when the run ends.
 
-    It is for agents with `GreenroomTools` or a `GreenroomProvider`::
+    For agents with `GreenroomTools` or a `GreenroomProvider`::
 
         agent = Agent(client, tools=GreenroomTools(tools=[get_orders]), middleware=[GreenroomMiddleware(), audit])
     """
@@ -122,10 +122,10 @@ class GreenroomMiddleware(AgentMiddleware):
 
 
 def run_of(context: FunctionInvocationContext) -> Run | None:
-    """Return the run that calls a tool; `None` if nothing tells which it is.
+    """Return the run that calls a tool; `None` if it is unknown.
 
-    Without a middleware that tells it, a copy of the tool does, which takes its place in the list of tools: the
-    framework makes this list for each run, and drops it with the run.
+    Without `GreenroomMiddleware`, a copy of the tool identifies the run: it replaces the tool in the list of tools,
+    which the framework makes for each run and drops at the end of the run.
     """
     told = context.kwargs.get(_RUN)
     if isinstance(told, Run):
@@ -146,7 +146,7 @@ def run_of(context: FunctionInvocationContext) -> Run | None:
 
 
 def place_of(context: FunctionInvocationContext) -> tuple[str | None, Run | None]:
-    """Return the name of the conversation in which a tool is called, and the run that counts if there is none."""
+    """Return the name of the conversation in which a tool is called, and the run that is used if there is none."""
     run = run_of(context)
     if run is None:
         return (None if context.session is None else context.session.session_id), None

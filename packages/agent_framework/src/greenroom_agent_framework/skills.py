@@ -22,14 +22,14 @@ class GreenroomScriptRunner:
         skills = SkillsProvider.from_paths("skills", script_runner=runner)
         agent = Agent(client, tools=tools, context_providers=[skills])
 
-    A script finds its skill's files beside it, and those of the tools in `/mnt/data`. It is a process of its own: code
-    of `run_python` shares its files, not its variables.
+    A script finds its skill's files beside it, and the tools' files in `/mnt/data`. It runs in a separate process: it
+    shares files with the code of `run_python`, but not variables.
     """
 
     def __init__(self, tools: GreenroomTools | None = None) -> None:
         """
         Args:
-            tools: those of the agent, whose sessions the scripts share; by default `GreenroomTools()`.
+            tools: the agent's tools, whose sessions the scripts share; by default `GreenroomTools()`.
         """
         self._tools = GreenroomTools() if tools is None else tools
 
@@ -41,16 +41,16 @@ class GreenroomScriptRunner:
         *,
         ctx: FunctionInvocationContext | None = None,
     ) -> list[Content]:
-        """Run a Python script. Its result is what it writes, with its `greenroom.Execution` for the application.
+        """Run a Python script. The result is its output, with its `greenroom.Execution` for the application.
 
         Args:
             skill: the skill; its directory is copied into the session.
-            script: a file in it.
+            script: a file in that directory.
             args: the script's arguments.
-            ctx: the invocation of the framework's tool that runs scripts, by which the session is found.
+            ctx: the invocation of the framework's tool that runs scripts; it determines the session.
 
         Raises:
-            MiddlewareFailure: the script could not be run, for a reason that no model can mend.
+            MiddlewareFailure: the script could not be run, for a reason that no model can fix.
         """
         try:
             return self._tools.contents_of(await self._run(skill, script, args, ctx))

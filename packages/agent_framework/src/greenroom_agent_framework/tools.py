@@ -32,18 +32,20 @@ _ADVICE = "Run the agent with a session: agent.run(…, session=agent.create_ses
 class GreenroomTools:
     """Lets agents run Python in a session that lasts as long as the conversation, and use its files.
 
-    It is a collection of tools, as the framework takes them::
+    Pass it to an agent as its tools::
 
         agent = Agent(client, tools=GreenroomTools())
         await agent.run(question, session=agent.create_session())
 
     The tool that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
 
-    Each conversation has its own session: that of the `session_id` of the `AgentSession` that the agent runs with. A
-    run without one has a session until its end. With `session=`, all agents and conversations share it.
+    Each conversation has its own session, determined by the `session_id` of the `AgentSession` that the agent runs
+    with. A run without an `AgentSession` has a session that ends with the run. With `session=`, all agents and
+    conversations share that session.
 
-    An error that a model can recover from, such as in its code or by a missing file, is a function's result. Any other,
-    such as `PoolFull` or `EngineUnavailable`, ends the agent's run: it is the cause of a `MiddlewareFailure`.
+    An error that a model can recover from, such as an exception in its code or a missing file, is a function result.
+    Any other, such as `PoolFull` or `EngineUnavailable`, ends the agent's run: it is the cause of a
+    `MiddlewareFailure`.
     """
 
     def __init__(
@@ -68,19 +70,19 @@ class GreenroomTools:
         Args:
             pool: gives each conversation its own session.
             session: serves all conversations.
-            session_per_call: each call gets a new session of the pool, deleted after it. The tool that runs code is
-                then the only one, and the agent needs no session.
+            session_per_call: each call gets a new session of the pool, deleted after the call. The tool that runs code
+                is then the only one, and the agent needs no session.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without one
                 there is no tool `upload_file`.
             timeout: the time limit of code in seconds; by default that of the session or the pool.
             budget: the maximum number of characters that a model reads of one result.
-            images: whether models are sent figures. Chat clients of services that do not take pictures in results
-                leave them out; a model that does not take any might refuse them.
+            images: whether models are sent figures. Chat clients for services that do not accept pictures in results
+                drop them; a model that accepts no pictures may reject them.
             approval_mode: whether the framework asks the application for approval before it runs code.
             on_output: called with each piece of output while code runs. Its exception ends the code.
             tools: functions that code can call while it runs: tools of the framework, or plain functions. With
                 `GreenroomMiddleware` or a `GreenroomProvider`, function middleware sees each call.
-            tool_limits: of their calls in one execution.
+            tool_limits: limits on the calls of one execution.
             background: offers tools that start code, look at it and stop it, while the model does something else.
             reset: offers a tool that empties the session.
 
@@ -123,17 +125,17 @@ class GreenroomTools:
         }
         code, *others = self._toolset.names
         self.code_tool = self._tool(code, functions[code], approval_mode=approval_mode)
-        """The tool that runs code, for agents that should not have the others."""
-        options = {"start_execution": {"approval_mode": approval_mode}}  # it runs code, too
+        """The tool that runs code, for agents that should have only this one."""
+        options = {"start_execution": {"approval_mode": approval_mode}}  # it also runs code
         self._tools = [self.code_tool, *(self._tool(name, functions[name], **options.get(name, {})) for name in others)]
 
     def __iter__(self) -> Iterator[FunctionTool]:
-        """Iterate over the tools that can work."""
+        """Iterate over the tools that are offered."""
         return iter(self._tools)
 
     @property
     def instructions(self) -> str | None:
-        """What an agent should know beside the tools' descriptions; `None` if code can call no functions."""
+        """What an agent should know in addition to the tools' descriptions; `None` if code cannot call functions."""
         if not self._inner.functions:
             return None
         return (
@@ -157,20 +159,20 @@ class GreenroomTools:
         return self._toolset.session_for(conversation if isinstance(conversation, str) else conversation.session_id)
 
     async def session_of(self, ctx: FunctionInvocationContext | None) -> Session:
-        """Return the session of the conversation or the run that calls a tool, for tools of the application's own.
+        """Return the session of the conversation or the run that calls a tool, for the application's own tools.
 
         Args:
             ctx: the context of the tool's invocation.
 
         Raises:
-            InvalidRequest: sessions end with their calls, or nothing tells of the conversation or the run.
+            InvalidRequest: sessions end with their calls, or neither the conversation nor the run is known.
         """
         if ctx is None:
             return await self._toolset.asession_for(None)
         return await self._toolset.asession_for(*place_of(ctx))
 
     def contents_of(self, execution: Execution) -> list[Content]:
-        """Return the result of a tool of the application's own that has run something in a session."""
+        """Return the result of one of the application's own tools that has run something in a session."""
         return contents_of(adapters.answer_of(execution, self._budget, self._images))
 
     def _tool(self, name: str, function: Callable[..., Awaitable[list[Content]]], **options: Any) -> FunctionTool:

@@ -44,8 +44,8 @@ def connect(
 ) -> SessionPool:
     """Open a pool of sessions. It blocks until the pool is open; `aconnect` is for event loops.
 
-    An option is taken from the arguments, else from the URL, else from the configuration file, else from the
-    environment (`GREENROOM_MEMORY=1Gi`).
+    Options are taken from the arguments, the URL, the configuration file and the environment (`GREENROOM_MEMORY=1Gi`),
+    in this order of precedence.
 
     Args:
         url: `"bubblewrap:"`, `"docker:"`, the scheme of another package's engine, or the management endpoint of a
@@ -55,7 +55,7 @@ def connect(
             server, else the option `server`, else Azure, is asked for the endpoint. By default the file's `url`, else
             the environment variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs
             neither a daemon nor an image, then Docker.
-        config: a TOML file with a table `[pool]`; by default the one that `GREENROOM_CONFIG` names.
+        config: a TOML file with a table `[pool]`; by default the file in `GREENROOM_CONFIG`.
         on_progress: called with a `Progress` on this thread, up to ten times a second, while the pool opens: an image
             is pulled, the first sandbox starts. With it, this call also waits for the first of the sandboxes that are
             kept ready. If it raises, the pool does not open, and this call raises its exception.
@@ -66,8 +66,8 @@ def connect(
 
     Raises:
         InvalidRequest: the scheme or an option is unknown, or a value breaks a rule.
-        EngineUnavailable: no sandbox can be made here; the message lists what was tried and what to install.
-        AccessDenied, ServiceFailed: a pool given by its id cannot be asked for, or is not ready.
+        EngineUnavailable: no sandbox can be created on this machine; the message lists what was tried and what to
+        install. AccessDenied, ServiceFailed: a pool given by its id cannot be looked up, or is not ready.
     """
     following = Following(on_progress)
     return SessionPool(OpenPool.open(_opener(url, config, options, following), following))
@@ -82,7 +82,7 @@ def aconnect(
 ) -> OpeningPool:
     """As `connect`, without blocking the event loop: `async with aconnect() as pool`, or `await aconnect()`.
 
-    The function `on_progress` is called in the task that waits.
+    `on_progress` is called in the waiting task.
     """
     return OpeningPool(url, config, options, on_progress)
 
@@ -103,7 +103,7 @@ def session(
 
 
 class OpeningPool:
-    """A pool that is being opened. Made by `aconnect`."""
+    """A pool that is being opened. Returned by `aconnect`."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class OpeningPool:
 
 
 class OneSession:
-    """A session with a pool of its own. Made by `session`."""
+    """A session with its own pool. Returned by `session`."""
 
     def __init__(
         self,
@@ -179,20 +179,20 @@ class OneSession:
         await self._async_stack.__aexit__(kind, error, trace)
 
     def _identifier(self) -> str | None:
-        """That of a session whose sandbox starts as the pool opens, to show the progress."""
+        """The identifier of a session whose sandbox starts when the pool opens, to show the progress."""
         if self._on_progress is None or not is_local(self._url, config=self._config):
             return None
         return uuid.uuid4().hex
 
     def _alone(self) -> PoolOptions:
-        """The options, without a warm sandbox that no second session would use."""
+        """Return the options without warm sandboxes, as there is no second session to use them."""
         if is_local(self._url, config=self._config):
             return {"ready_session_instances": 0, **self._options}
         return self._options
 
 
 def is_local(url: str | None = None, *, config: str | os.PathLike[str] | None = None) -> bool:
-    """Return whether `connect(url)` makes its sandboxes on this machine, and so has the options of `PoolSettings`.
+    """Return whether `connect(url)` starts sandboxes on this machine, and so accepts the options of `PoolSettings`.
 
     Raises:
         InvalidRequest: the URL is not valid.
@@ -208,11 +208,11 @@ def _opener(
     following: Following,
     identifier: str | None = None,
 ) -> Callable[[], Coroutine[Any, Any, Backend]]:
-    """Return a function that opens a pool; if somebody follows, it waits for the first sandbox.
+    """Return a function that opens a pool; with a progress callback, it waits for the first sandbox.
 
     Args:
-        following: gets the progress.
-        identifier: of the session that this sandbox serves; by default it is one of those that are kept ready.
+        following: receives the progress.
+        identifier: the session that this sandbox serves; by default it is one of the ready sandboxes.
     """
     report = following.report
 
@@ -220,7 +220,7 @@ def _opener(
         backend = await open_backend(url, ignore, None, report, config=config, **options)
         if report is unread:
             return backend
-        from greenroom.local.changing import ChangeablePool  # noqa: PLC0415  a client of Azure needs none of it
+        from greenroom.local.changing import ChangeablePool  # noqa: PLC0415  clients of Azure do not need it
 
         if isinstance(backend, ChangeablePool):
             try:
@@ -249,8 +249,8 @@ async def open_backend(
 
     Args:
         observer: called with the events of a pool on this machine.
-        name: that pool's in its metrics and traces; by default its engine's, with a number if there are several.
-        report: takes the progress of opening it.
+        name: the pool's name in metrics and traces; by default the engine's name, with a number if there are several.
+        report: called with the progress of opening it.
     """
     from_file = sources.from_file(config)
     url = _named(url, from_file.pop("url", None))
@@ -267,7 +267,7 @@ def _named(url: str | None, url_of_file: str | None) -> str | None:
 
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:
-    """Return the scheme of a pool's URL, the endpoint or the id if it is one of Azure's, and the options."""
+    """Return the scheme of a pool's URL, the endpoint or id for a pool in Azure, and the options."""
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The pool must be a URL, not {type(url).__name__}.")
     try:
@@ -295,7 +295,7 @@ def _shown(url: str) -> str:
 
 
 async def _remote(endpoint: str, options: Mapping[str, Any]) -> Backend:
-    """Return the pool of an endpoint, or of an id, for whose endpoint a server is asked."""
+    """Return the pool of an endpoint, or of an id, whose endpoint is looked up on a server."""
     try:
         from greenroom.azure.remote import remote_pool  # noqa: PLC0415
     except ImportError as error:
@@ -348,7 +348,7 @@ class LocalChoice:
             name = instruments.name(engine.name)
         name = name or engine.name
         log = None if self.settings.log is None else LogFile(self.settings.log)
-        if observer is ignore:  # there is no server, which has a log of its own
+        if observer is ignore:  # there is no server with its own log
             observer = python_logging.observer_of(name)
         if instruments is not None:
             observer = both(observer, instruments.observer(name))
@@ -374,13 +374,13 @@ class LocalChoice:
             from greenroom.local.container_pool import ContainerPool  # noqa: PLC0415  needs h11
 
             return await ContainerPool.open(engine, self.settings, observer, name)
-        from greenroom.local.pool import LocalPool  # noqa: PLC0415  a client of Azure needs none of it
+        from greenroom.local.pool import LocalPool  # noqa: PLC0415  clients of Azure do not need it
 
         return await LocalPool.open(engine, self.settings, observer, name)
 
 
 def read_choice(scheme: str, options: Mapping[str, Any]) -> LocalChoice:
-    """Read the options of a pool on this machine, those of the environment included.
+    """Read the options of a pool on this machine, including those from the environment.
 
     Raises:
         InvalidRequest: an option is unknown or breaks a rule.

@@ -25,23 +25,23 @@ def build_image(
     """Build the image of Docker's sandboxes, as `greenroom image build` does; return its name. It blocks for minutes.
 
     Args:
-        packages: what is added to the packages of all images: names as pip reads them, paths of requirements files, or
-            for NodeLTS the path of a package-lock.json. Only what needs no build is installed.
+        packages: packages in addition to the image's own: requirements in pip's form, paths of requirements files, or
+            for NodeLTS the path of a package-lock.json. Nothing is built from source.
         container_type: what runs in the sandboxes.
         base: the base image: Python 3.11 or 3.12 on Linux with glibc.
-        tag: the new image's name; by default that which pools take that name no image.
+        tag: the new image's name; by default the name of the image that pools use by default.
         docker_host: the URL of the Docker engine; by default that of Docker's own command line.
-        on_progress: called with a `Progress` as each step begins, and at the end.
+        on_progress: called with a `Progress` when each step starts, and at the end.
 
     Raises:
         InvalidRequest: a package or `on_progress` cannot be used, or the container type has no image; the message says
             which.
-        EngineUnavailable: Docker does not answer, the base image cannot be pulled, or a step failed.
+        EngineUnavailable: Docker does not respond, the base image cannot be pulled, or a step failed.
     """
     return asyncio.run(_build(packages, container_type, base, tag, docker_host, on_progress))
 
 
-async def _build(  # noqa: PLR0917  its one caller has names for them
+async def _build(  # noqa: PLR0917  its one caller names them
     packages: object,
     container_type: str,
     base: str,
@@ -64,7 +64,7 @@ async def _build(  # noqa: PLR0917  its one caller has names for them
     on_progress = check_callback(on_progress)
     daemon = Daemon(docker_host)
     try:
-        before = done = total = 0  # packages are added by a build of their own, after that of the image
+        before = done = total = 0  # packages are added by a second build, after the image's own
         async for event in building.build(daemon, order):
             if isinstance(event, str):
                 continue

@@ -29,10 +29,10 @@ try:
 except ImportError as error:
     raise ImportError("greenroom.notebook needs nbformat. Install it: pip install 'greenroom[notebook]'") from error
 
-_nbformat: Any = nbformat  # its types are unknown in part
+_nbformat: Any = nbformat  # its types are partly unknown
 
 NotebookSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
-"""A local path, or the notebook itself: a `dict` as JSON has it, or a node of nbformat."""
+"""A local path, or the notebook itself: a `dict` in JSON's form, or an nbformat node."""
 
 _JSON_MIME = re.compile(r"application/(.*\+)?json")
 
@@ -42,11 +42,11 @@ class CellRun:
     """A cell that has run, for the progress of a notebook."""
 
     number: int
-    """Counts from 1 to `total`."""
+    """The cell's position, from 1 to `total`."""
     total: int
     """How many cells there are to run."""
     cell: Mapping[str, Any]
-    """As it is in the notebook, with its outputs."""
+    """The cell in the notebook, with its outputs."""
     execution: Execution
 
 
@@ -61,19 +61,19 @@ def run_notebook(
 ) -> NotebookNode:
     """Run a notebook's code cells in a session, and return the notebook with their outputs.
 
-    An exception of a cell is data, as everywhere: an output of the kind `error`. The tags `raises-exception`
+    An exception in a cell is data, as everywhere: an output of type `error`. The tags `raises-exception`
     (continue after an exception of this cell) and `skip-execution` (leave this cell as it is) have the same meaning
     as in nbclient. A cell that was not reached has no outputs.
 
     Args:
         source: the notebook; it is not changed.
-        session: runs the cells; they find its variables and files, and the session keeps theirs.
+        session: runs the cells. They see its variables and files, and the session keeps those of the cells.
         timeout: the time limit of each cell in seconds; by default the session's.
-        idle_timeout: how many seconds a cell can go without writing or showing anything; by default there is no limit
-            but `timeout`. A notebook that has fallen silent ends there, whatever the value of `stop_on_error`. Where
-            the pool does not stream, a cell is silent until its end.
+        idle_timeout: how many seconds a cell can run without output; by default only `timeout` applies. If a cell
+            exceeds it, the notebook ends there, whatever the value of `stop_on_error`. If the pool does not stream, a
+            cell has no output until its end.
         stop_on_error: whether the first cell that does not succeed is the last one.
-        on_cell: called after each cell that ran, in a thread of its own; its exception ends the run.
+        on_cell: called after each cell that ran, in a separate thread; its exception ends the run.
 
     Returns:
         The notebook as nbformat's `NotebookNode`, valid by nbformat 4.
@@ -117,7 +117,7 @@ async def arun_notebook(
     count = 0
     for number, cell in enumerate(cells, 1):
         if idle_timeout is not None and count == 0:
-            await session.afiles()  # the start of a sandbox is not a cell's silence
+            await session.afiles()  # the start of the sandbox must not count for a cell's idle timeout
         execution, fell_silent = await _run(cell["source"], session, timeout, idle_timeout)
         count += 1
         cell["execution_count"] = count
@@ -132,26 +132,26 @@ async def arun_notebook(
 
 
 def cell_outputs(execution: Execution, execution_count: int) -> list[dict[str, Any]]:
-    """Return the outputs of a cell that ran as this execution, as nbformat 4 has them.
+    """Return the outputs of a cell that ran as this execution, in the form of nbformat 4.
 
-    For programs that run cells one by one, with `Session.submit` or `Session.stream`. What the execution shows in place
-    of an earlier cell's output is in its `updates`, and not among these.
+    For programs that run cells one by one, with `Session.submit` or `Session.stream`. Updates of an earlier cell's
+    output are not included; they are in the execution's `updates`.
 
     Args:
-        execution: of the cell's source.
-        execution_count: the cell's number, which its result has, too.
+        execution: the execution of the cell's source.
+        execution_count: the cell's number, which its result also gets.
     """
     return list(_outputs(execution, execution_count))
 
 
 def _read(source: NotebookSource) -> dict[str, Any]:
-    """A copy of the notebook in nbformat 4, with each cell's source in one piece."""
+    """Return a copy of the notebook in nbformat 4, with each cell's source in one string."""
     name = "The notebook" if isinstance(source, Mapping) else f"The notebook {os.fspath(source)!r}"
     try:
         text = json.dumps(source) if isinstance(source, Mapping) else Path(source).read_bytes()
         node = _nbformat.convert(_nbformat.reader.reads(text), 4)
         _identify(node)
-        if isinstance(kernel := node.metadata.get("kernelspec"), dict):  # some programs leave out half of it
+        if isinstance(kernel := node.metadata.get("kernelspec"), dict):  # some programs write only half of it
             node.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", **kernel}
         # A copy without nbformat's types, and without text that no file can hold, such as halves of surrogate pairs.
         notebook: dict[str, Any] = json.loads(json.dumps(node, ensure_ascii=False).encode())
@@ -169,7 +169,7 @@ def _read(source: NotebookSource) -> dict[str, Any]:
 
 
 def _identify(node: Any) -> None:
-    """Give each cell an identifier of its own, which programs that write notebooks tend to forget."""
+    """Give each cell a unique identifier, which programs that write notebooks often omit."""
     if node.nbformat_minor < 5:  # these formats have no identifiers
         return
     seen: set[str] = set()
@@ -184,7 +184,8 @@ def _is_to_run(cell: Mapping[str, Any]) -> bool:
 
 
 def _can_continue(cell: Mapping[str, Any], execution: Execution) -> bool:
-    """Whether the next cell can run: after an exception that the cell's tag announces, not after a timeout or crash."""
+    """Whether the next cell can run: yes after an exception that the cell's tag allows, not after a timeout or
+    crash."""
     foreseen = execution.status == "failed" and not execution.state_lost and "raises-exception" in _tags(cell)
     return execution.succeeded or foreseen
 
@@ -196,7 +197,7 @@ def _tags(cell: Mapping[str, Any]) -> Sequence[str]:
 async def _run(
     code: str, session: Session, timeout: float | None, idle_timeout: float | None
 ) -> tuple[Execution, bool]:
-    """Run a cell, and return whether it fell silent and was interrupted."""
+    """Run a cell, and return whether it exceeded the idle timeout and was interrupted."""
     if idle_timeout is None:
         return await session.aexecute(code, timeout=timeout), False
     loop = asyncio.get_running_loop()
@@ -228,8 +229,8 @@ async def _run(
 
 
 def _silence(execution: Execution, idle_timeout: float) -> Execution:
-    """The execution of a cell that fell silent, with what it had when it was interrupted."""
-    error = ExecutionError("TimeoutError", f"The cell showed nothing for {idle_timeout} seconds.")
+    """Return the execution of a cell that exceeded the idle timeout, with its output so far."""
+    error = ExecutionError("TimeoutError", f"The cell had no output for {idle_timeout} seconds.")
     places = (replace(place, error=error) if place.error == execution.error else place for place in execution.places)
     return replace(execution, status="timed_out", error=error, places=tuple(places))
 
@@ -243,8 +244,8 @@ class _Outputs:
     def of(self, execution: Execution, count: int) -> list[dict[str, Any]]:
         """A cell's outputs; those of earlier cells are updated.
 
-        Between two others, standard output and error come in one piece each: their order is not certain, and two runs
-        with the same output should result in the same notebook.
+        Between two other outputs, standard output and error are one piece each: their order is not deterministic, and
+        two runs with the same output should give the same notebook.
         """
         outputs = list(_outputs(execution, count))
         self._update(execution.updates)
@@ -290,7 +291,7 @@ def _outputs(execution: Execution, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _is_in_stderr(error: ExecutionError, execution: Execution) -> bool:
-    """Whether the error has been printed already, as IPython does with the wrong use of a magic."""
+    """Whether the error has already been printed, as IPython does for wrong usage of a magic."""
     return not error.traceback and f"{error.name}: {error.value}" in execution.stderr
 
 

@@ -1,4 +1,4 @@
-"""Code that goes on where an interrupt of the graph left it. Needs the extra `agents`."""
+"""Code that continues after an interrupt of the graph. Needs the extra `agents`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from langchain_greenroom.interrupts import Pauses
 
 
 class Attending:
-    """One execution in a step of a graph: each time that its calls wait for a person, the graph is interrupted."""
+    """One execution in a step of a graph. Whenever its calls wait for a person, the graph is interrupted."""
 
     def __init__(
         self, toolset: Toolset, session: Session, pauses: Pauses, functions: Sequence[Tool], on_output: OnOutput
@@ -22,7 +22,7 @@ class Attending:
         self._on_output = on_output
 
     def run(self, code: str) -> ToolAnswer[Artifact]:
-        """Run code, or go on with it, until it ends."""
+        """Run code, or continue with it, until it ends."""
         if self._pauses.is_resumed:
             self._pauses.replay()
         while True:

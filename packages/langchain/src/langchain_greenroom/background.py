@@ -1,4 +1,4 @@
-"""The tools for code in the background, and the one that begins afresh."""
+"""The tools for code in the background, and the one that resets a session."""
 
 from typing import Any, ClassVar
 
@@ -87,7 +87,7 @@ class ResetTool(SessionTool):
 
 
 def _content(answer: ToolAnswer[Artifact]) -> tuple[Any, Any]:
-    # A handle of an execution that runs stays here: it can be neither sent nor stored with a message.
+    # The handle of a running execution stays here: a message that holds one cannot be sent or stored.
     artifact = answer.artifact if isinstance(answer.artifact, Execution) else None
     if not answer.figures:
         return answer.text, artifact

@@ -17,21 +17,21 @@ from langchain_greenroom.sessions import SessionSource
 T = TypeVar("T")
 
 _HOME = PurePosixPath("/mnt/data")
-_TIMED_OUT = 124  # as of timeout(1)
-_NOT_RUN = 126  # as of a shell
-_IN_ORDER = "exec 2>&1; "  # both streams as one, which keeps the order of writing
+_TIMED_OUT = 124  # the exit code of timeout(1)
+_NOT_RUN = 126  # the exit code of a shell
+_IN_ORDER = "exec 2>&1; "  # one stream for both keeps the order of writing
 
-# A session transfers files only to and from /mnt/data; these move a file on from there, or copy it there.
+# A session transfers files only to and from /mnt/data; these commands move a file on from there, or copy it there.
 _PUT = "[ -d {path} ] && exit 45; mkdir -p {parent} && mv {staged} {path} || exit 46"
 _GET = "[ -e {path} ] || exit 44; [ -d {path} ] && exit 45; cp {path} {staged} || exit 46"
 _ERRORS = {44: "file_not_found", 45: "is_directory", 46: "permission_denied"}
 
 
 class GreenroomSandbox(BaseSandbox):
-    """Runs a deep agent's shell commands, and keeps its files, in the session of the conversation.
+    """Runs a deep agent's shell commands and keeps its files in the session of the conversation.
 
-    With a `pool`, the `thread_id` of the agent's config names the session; a `session` serves every call.
-    `sessions` gives the application a conversation's session, and deletes it.
+    With a `pool`, the `thread_id` in the agent's config determines the session; a `session` serves every call. The
+    application gets or deletes a conversation's session with `sessions`.
     """
 
     def __init__(self, pool: SessionPool | None = None, *, session: Session | None = None) -> None:
@@ -72,7 +72,7 @@ class GreenroomSandbox(BaseSandbox):
             return ExecuteResponse(str(error), _NOT_RUN)
 
     def write(self, file_path: str, content: str) -> WriteResult:
-        """Write a text file; the error of a path where no files can be says where they can."""
+        """Write a text file. If files cannot be written at the path, the error says where they can."""
         return _with_place(super().write(file_path, content), file_path)
 
     async def awrite(self, file_path: str, content: str) -> WriteResult:
@@ -132,12 +132,12 @@ def _with_place(result: WriteResult, path: str) -> WriteResult:
     target = PurePosixPath(path)
     if result.error is None or target.is_relative_to(_HOME):
         return result
-    *_, reason = result.error.splitlines() or [""]  # of a traceback, its own line
+    *_, reason = result.error.splitlines() or [""]  # the last line of a traceback
     return WriteResult(error=f"{reason}. Files live in {_HOME}, such as {_HOME / target.name}.")
 
 
 def _outcome(transfer: Callable[..., T], path: str, *content: bytes) -> tuple[T | None, str | None]:
-    """Return the result of a transfer, and Deep Agents' code of the error if it failed."""
+    """Return the result of a transfer, with Deep Agents' error code if it failed."""
     if not path.startswith("/"):
         return None, "invalid_path"
     try:

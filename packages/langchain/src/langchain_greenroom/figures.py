@@ -12,10 +12,10 @@ from langchain_greenroom.tool import execution_of, image_block
 
 
 class ShowFigures(AgentMiddleware[Any, Any, Any]):
-    """Sends the figures of the model's calls to it in a user's message after their results.
+    """Sends the model the figures of its calls, in a user message after their results.
 
-    That works with every model that accepts images, while only some accept images from tools. The agent's own messages
-    are not changed. Use it with tools that have `images=False`, the default.
+    This works with every model that accepts images; only some accept images from tools. The agent's own messages are
+    not changed. Use it with tools that have `images=False`, the default.
     """
 
     def wrap_model_call(
@@ -35,7 +35,7 @@ def _with_figures(messages: list[AnyMessage]) -> list[AnyMessage]:
     shown: list[AnyMessage] = []
     figures: list[Image] = []
     for message in messages:
-        # No other message can stand between the results of one turn's calls.
+        # The results of one turn's calls must follow each other, with no other message between them.
         if figures and not isinstance(message, ToolMessage):
             shown.append(_from_the_user(figures))
             figures = []

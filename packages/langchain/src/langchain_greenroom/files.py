@@ -77,7 +77,7 @@ class DownloadFileTool(SessionTool):
     args_schema: ArgsSchema | None = FileInput
 
     download_limit: int = adapters.DOWNLOAD_LIMIT
-    """The maximum size of the file in bytes: it travels with the messages. `Session.download` has no such limit."""
+    """The maximum size of the file in bytes, as messages carry it. `Session.download` has no such limit."""
 
     def _run(self, path: str, config: RunnableConfig) -> tuple[Any, Any]:
         return _content(self._call(config, path=path))
@@ -100,7 +100,7 @@ class UploadFileTool(SessionTool):
     uploads: DirectoryPath = Field(exclude=True, repr=False)
     """The application's directory."""
     budget: int = 8_000
-    """The maximum number of characters that the model reads of the names in it."""
+    """The maximum number of characters of its file names that the model reads."""
 
     def _run(self, name: str, config: RunnableConfig) -> tuple[Any, Any]:
         return _content(self._call(config, name=name))
@@ -110,7 +110,7 @@ class UploadFileTool(SessionTool):
 
 
 def _content(answer: ToolAnswer[Artifact]) -> tuple[str, Any]:
-    """Return the text and the artifact, as the framework takes them."""
+    """Return the text and the artifact, in the framework's form."""
     if not isinstance(answer.artifact, Download):
         return answer.text, answer.artifact
     download = answer.artifact

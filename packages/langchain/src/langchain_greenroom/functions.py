@@ -27,16 +27,16 @@ _MOST_NOTES = 10
 _LONGEST_NOTE = 1_000
 
 ToolLike: TypeAlias = BaseTool | Callable[..., Any]
-"""What `create_agent` takes as a tool, without dictionaries: those have nothing that could be called here."""
+"""What `create_agent` accepts as a tool, except dictionaries, which have nothing that could be called here."""
 Handler: TypeAlias = Callable[[ToolCall, BaseTool], Any]
-"""Makes a call, and returns LangChain's answer to it, or an awaitable of it."""
+"""Makes a call, and returns LangChain's answer or an awaitable of it."""
 
 calls_pass: ContextVar[Handler | None] = ContextVar("calls_pass", default=None)
-"""Where the calls of code go that runs in this context, as a middleware says; by default to the tools directly."""
+"""The handler of calls that code makes in this context, set by a middleware; by default they go to the tools."""
 
 
 def as_tools(given: Sequence[ToolLike]) -> dict[str, BaseTool]:
-    """Return tools by the names that they have as functions: what no identifier can have becomes an underscore.
+    """Return tools by their names as functions: characters that an identifier cannot have become underscores.
 
     Raises:
         InvalidRequest: two have the same name.
@@ -52,7 +52,7 @@ def as_tools(given: Sequence[ToolLike]) -> dict[str, BaseTool]:
 
 
 def check_approval(tools: Mapping[str, BaseTool], interrupt_on: Mapping[str, Any]) -> None:
-    """Refuse tools for which approval is asked, where nothing could ask for it.
+    """Refuse tools that require approval, where nothing can ask for it.
 
     Raises:
         InvalidRequest: there is one.
@@ -60,7 +60,7 @@ def check_approval(tools: Mapping[str, BaseTool], interrupt_on: Mapping[str, Any
     for tool in tools.values():
         if interrupt_on.get(tool.name):
             raise InvalidRequest(
-                f"The tool {tool.name!r} must not be called by code of a GreenroomTool, as a person has to approve it: "
+                f"The tool {tool.name!r} must not be called by code of a GreenroomTool, as a person must approve it: "
                 "use middleware=[GreenroomMiddleware(tools=[…]), …], whose calls other middleware sees."
             )
 
@@ -71,20 +71,20 @@ class Calls:
     def __init__(self, tools: Mapping[str, BaseTool], tool_call_id: str | None, pauses: Pauses | None = None) -> None:
         """
         Args:
-            tools: as of `as_tools`.
-            tool_call_id: that of the call that runs the code; those of its calls begin with it.
+            tools: the result of `as_tools`.
+            tool_call_id: the id of the call that runs the code; the ids of the code's calls begin with it.
             pauses: where calls that are interrupted wait; without it they fail.
         """
         self.notes: list[str] = [] if pauses is None else pauses.notes
-        """What middleware told the model beside a result, which the code gets without it."""
+        """Notes for the model that middleware added to results; the code gets the results without them."""
         self._tools = tools
         self._id = tool_call_id or uuid4().hex
         self._pauses = pauses
-        self._config = ensure_config()  # of the tool that runs the code: calls are its children
+        self._config = ensure_config()  # the config of the tool that runs the code, so that calls are its children
         self._handler = calls_pass.get()
 
     def functions(self, *, asynchronous: bool) -> list[Tool]:
-        """Return what code calls, for an execution that is awaited, or for one that blocks."""
+        """Return the functions that code calls, for an execution that is awaited or for one that blocks."""
         bind = self._awaited if asynchronous else self._blocking
         return [described(name, tool, bind(tool)) for name, tool in self._tools.items()]
 
@@ -116,10 +116,10 @@ class Calls:
 
     @contextmanager
     def _pausing(self, tool: BaseTool) -> Generator[_Made]:
-        """Begin a call in its own context; one that is interrupted is deferred."""
+        """Start a call in its own context; a call that is interrupted is deferred."""
         number, pauses, config = current_call().number, self._pauses, self._config
         if current_call().delivered_again:
-            raise ToolException(f"{tool.name} may have been called: the process that called it has ended.")
+            raise ToolException(f"{tool.name} may have been called: the process that was calling it has ended.")
         if pauses is not None:
             if pauses.waits(number):
                 raise CallDeferred
@@ -132,8 +132,8 @@ class Calls:
                 raise CallDeferred from None
             if type(error).__name__ == "GraphInterrupt":  # langgraph need not be installed
                 raise ToolException(
-                    f"{tool.name} asks a person, which needs an agent with a checkpointer and a conversation, and the "
-                    'package\'s extra: pip install "langchain-greenroom[agents]".'
+                    f"{tool.name} waits for a person's decision, which needs an agent with a checkpointer, a "
+                    'conversation and an extra: pip install "langchain-greenroom[agents]".'
                 ) from None
             raise
 
@@ -141,16 +141,16 @@ class Calls:
 def described(name: str, tool: BaseTool, handler: Callable[[dict[str, Any]], Any]) -> Tool:
     """Return a tool as a function in a session."""
     function = getattr(tool, "func", None) or getattr(tool, "coroutine", None) or getattr(tool, "_run", None)
-    # The other format returns a tuple, of which the code gets the first.
+    # The other format returns a tuple; the code gets its first item.
     returns = result_schema(function) if tool.response_format == "content" else None
     parameters: Any = tool.tool_call_schema
-    if isinstance(tool, OneArgumentTool) and tool.args_schema is None:  # its schema is that of a method of its own
+    if isinstance(tool, OneArgumentTool) and tool.args_schema is None:  # its schema would be that of one of its methods
         parameters = {"type": "object", "properties": tool.args, "required": [*tool.args]}
     return Tool(name, tool.description, parameters, handler, returns)
 
 
 class _Made:
-    """One call: a copy of its tool, which keeps what the tool itself returned."""
+    """One call: a copy of the tool that keeps the tool's own return value."""
 
     def __init__(self, tool: BaseTool, config: RunnableConfig) -> None:
         self.tool = tool.model_copy()
@@ -160,7 +160,8 @@ class _Made:
         for name in ("_run", "_arun"):
             object.__setattr__(self.tool, name, self._keeping(getattr(tool, name), awaits=name == "_arun"))
 
-        # Whoever invokes the copy gives it the config of the agent's step; the calls of code belong to its tool.
+        # The copy is invoked with the config of the agent's step, but the calls of code belong to the tool that runs
+        # it.
         @functools.wraps(kind.invoke)
         def invoke(call: Any, _: Any = None, **options: Any) -> Any:
             return self._answered(kind.invoke(self.tool, call, config, **options))
@@ -173,10 +174,8 @@ class _Made:
         object.__setattr__(self.tool, "ainvoke", ainvoke)
 
     def value(self, answer: Any, notes: list[str]) -> Any:
-        """Return what the code gets.
-
-        That is what the tool returned, as long as middleware left it as it was; a text that was put before it is a note
-        for the model. What middleware changed, or answered itself, comes as the text that it is.
+        """Return the value for the code. This is the tool's return value if middleware did not change it; text that was
+        put before it is a note for the model. A result that middleware changed, or gave itself, is returned as text.
 
         Raises:
             ToolException: the call failed or was refused.

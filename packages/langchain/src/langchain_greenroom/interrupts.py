@@ -1,12 +1,11 @@
 """Interrupts in calls that code makes: the graph stops, and the code waits in its session. Needs the extra `agents`.
 
-LangGraph resumes a step by running it again from its start; `interrupt()` then returns the answers so far, by their
-order. So the calls of one execution, which can run at the same time, must not take each other's: each has a scratchpad
-of its own, with its own answers, and the step asks for one call after the other. A graph that a call runs keeps its own
-answers in its own checkpoints, whose names must be the same each time; it gets the latest by the name of its question.
-
-What has to last until the step runs again, perhaps in another process, is a record. It is the first of the step's
-answers, where LangGraph keeps it with them in the checkpoint.
+LangGraph resumes a step by running it again from its start; `interrupt()` then returns the answers so far, in order.
+The calls of one execution can run at the same time and must not take each other's answers. So each call has its own
+scratchpad with its own answers, and the step asks for one call after the other. A graph that a call runs keeps its
+answers in its own checkpoints, whose names must be the same each time; it gets the latest answer by the name of its
+question. The state that must last until the step runs again, perhaps in another process, is a record. It is the first
+of the step's answers, so that LangGraph keeps it with them in the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import ToolException
-from langgraph._internal._constants import (  # pyright: ignore[reportMissingTypeStubs]  no public way exists
+from langgraph._internal._constants import (  # pyright: ignore[reportMissingTypeStubs]  there is no public API
     CONFIG_KEY_CHECKPOINTER,
     CONFIG_KEY_RESUME_MAP,
     CONFIG_KEY_SCRATCHPAD,
@@ -36,15 +35,15 @@ from greenroom.adapters import shorten
 
 _ENDED = (
     "The session ended while the code waited for a person's decision: the code has not finished, and its variables and "
-    "files are gone. Before, it had made these calls:"
+    "files are gone. It had made these calls before:"
 )
 _MOST_TOLD = 50
-_MOST_GRAPHS = 1 << 20  # that one call runs
+_MOST_GRAPHS = 1 << 20  # per call
 _LONGEST_ARGUMENTS = 200
 
 
 class _Answer(dict[str, Any]):
-    """The latest answer to a graph that a call runs, by the name of its question; it knows whether it was taken."""
+    """The latest answer for a graph that a call runs, by the name of its question; records whether it was taken."""
 
     taken = False
 
@@ -58,7 +57,7 @@ _TAKEN.taken = True
 
 
 class _Count:
-    """Counts the questions of a call itself."""
+    """Counts the questions that a call itself asks."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -72,9 +71,9 @@ class Pauses:
     """The interrupts of one execution."""
 
     def __init__(self, config: RunnableConfig) -> None:
-        """Find the record of the step that is running, or begin one; `is_possible(config)`."""
+        """Find the record of the running step, or start one. Requires `is_possible(config)`."""
         self.failure: Exception | None = None
-        """What is wrong with an answer: it can be given again."""
+        """Why an answer is not valid; it can be given again."""
         self._lock = threading.Lock()
         self._configurable: Mapping[str, Any] = config.get("configurable") or {}
         self._pad: Any = self._configurable[CONFIG_KEY_SCRATCHPAD]
@@ -82,12 +81,12 @@ class Pauses:
         self._nested: dict[int, _Answer] = {}
         self._counted: dict[int, _Count] = {}
         self.asked: int | None = None
-        """The number of the call that has its answer now."""
+        """The number of the call that has just been answered."""
         self._record: dict[str, Any] = {
             "greenroom": 1,
             "execution": "",
-            "owners": [],  # of the questions so far: numbers of calls
-            "nested": [],  # for each, the question's name in a graph that the call runs, or None
+            "owners": [],  # the call number for each question so far
+            "nested": [],  # for each question, its name in a graph that the call runs, or None
             "waiting": {},
             "calls": [],
             "notes": [],
@@ -98,7 +97,7 @@ class Pauses:
         else:
             self._pad.resume.append(self._record)
         self.is_resumed = bool(self._record["owners"])
-        """Whether the code was begun in an earlier run of this step."""
+        """Whether the code was started in an earlier run of this step."""
         if not self.is_resumed:
             self._record["execution"] = uuid4().hex
             self._keep()
@@ -110,30 +109,30 @@ class Pauses:
 
     @property
     def notes(self) -> list[str]:
-        """What the model is to read beside the result of the code."""
+        """What the model reads in addition to the result of the code."""
         return self._record["notes"]
 
     @property
     def turn(self) -> str:
-        """What all steps that run at the same time have in common."""
+        """A value that all steps running at the same time have in common."""
         info = get_runtime().execution_info
         return "" if info is None else info.checkpoint_id
 
     def replay(self) -> None:
-        """Take the answers that there are; raises an interrupt if the latest question has none yet."""
+        """Take the available answers; raises an interrupt if the latest question has none yet."""
         *before, latest = zip(self._record["owners"], self._record["nested"], strict=True)
         for number, nested in before:
             self._note(number, nested, interrupt(None))
         self._ask(*latest)
 
     def ask(self, made: Iterable[MadeCall]) -> None:
-        """Interrupt the graph with the question of the first call that waits.
+        """Interrupt the graph with the question of the first waiting call.
 
         Args:
-            made: the calls so far, for whoever cannot find them any more.
+            made: the calls so far, for the case that a later run cannot find them any more.
 
         Raises:
-            GraphInterrupt: the question; it returns if there is an answer already.
+            GraphInterrupt: the question. If it is answered already, this method returns.
             ValidationError: the answer to the last question is not valid; it can be given again.
         """
         if self.failure is not None:
@@ -149,14 +148,14 @@ class Pauses:
         self._ask(number, nested)
 
     def waits(self, number: int) -> bool:
-        """Whether a call waits for its turn to be asked for."""
+        """Whether a call waits until its question can be asked."""
         return number != self.asked and str(number) in self._record["waiting"]
 
     def take(self, number: int, error: Exception) -> bool:
-        """Note what a call asks, or that the answer to it is not valid; return whether the error was one of these.
+        """Record a call's question, or that the answer to it is not valid; return whether the error was one of these.
 
         Raises:
-            ToolException: a graph that the call runs asks again, as it keeps nothing.
+            ToolException: a graph that the call runs asks again because it keeps no state.
         """
         with self._lock:
             if isinstance(error, GraphInterrupt) and error.args[0]:
@@ -165,7 +164,7 @@ class Pauses:
                 if nested and not self._nested.get(number, _TAKEN).taken:
                     self._record["waiting"].pop(str(number), None)
                     raise ToolException(
-                        "A graph that asks a person must keep its state, and so not have checkpointer=False."
+                        "A graph that waits for a person must keep its state: it must not have checkpointer=False."
                     )
                 schema = getattr(question, "response_schema", None)
                 self._record["waiting"][str(number)] = [question.value, schema, nested]
@@ -177,12 +176,12 @@ class Pauses:
             return False
 
     def done(self, number: int) -> None:
-        """Note that a call needs no answer any more."""
+        """Record that a call no longer needs an answer."""
         with self._lock:
             self._record["waiting"].pop(str(number), None)
 
     def know(self, made: Iterable[MadeCall]) -> bool:
-        """Drop the questions of calls that do not wait any more; return whether the one that was asked does."""
+        """Drop the questions of calls that no longer wait; return whether the call that was asked about still does."""
         waiting = {str(call.number) for call in made if call.state in {"waiting", "deferred"}}
         with self._lock:
             for number in self._record["waiting"].keys() - waiting:
@@ -214,7 +213,7 @@ class Pauses:
         return {**config, "configurable": own}
 
     def told(self) -> str:
-        """Return what a model reads if the session has ended meanwhile."""
+        """Return the text that a model reads if the session has ended meanwhile."""
         calls = [f"- {each['call']}: {each['state']}" for each in self._record["calls"]]
         return "\n".join([_ENDED, *calls])
 
@@ -235,13 +234,13 @@ class Pauses:
 
 
 def is_possible(config: RunnableConfig) -> bool:
-    """Whether a graph with a checkpointer runs here, which can be interrupted and resumed."""
+    """Whether this runs in a graph with a checkpointer, which can be interrupted and resumed."""
     configurable = config.get("configurable") or {}
     return bool(configurable.get(CONFIG_KEY_CHECKPOINTER)) and CONFIG_KEY_SCRATCHPAD in configurable
 
 
 def _told(call: MadeCall) -> dict[str, str]:
-    waited = "not made, it waited"
-    state = {"waiting": waited, "deferred": waited, "answered": "made", "failed": "made, it failed"}[call.state]
+    waited = "waiting, not made"
+    state = {"waiting": waited, "deferred": waited, "answered": "made", "failed": "made, and failed"}[call.state]
     arguments = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
     return {"call": f"{call.tool}({shorten(arguments, _LONGEST_ARGUMENTS)})", "state": state}

@@ -25,16 +25,16 @@ Answer = ToolMessage | Command[Any]
 class GreenroomMiddleware(AgentMiddleware[Any, Any, Any]):
     """Gives an agent a tool that runs code, whose code can call other tools.
 
-    Each of these calls goes through the middleware that comes after this one in the list, as if the model had made it:
-    approval, limits, retries, and whatever else it does. Callbacks and tracing see it within the call that runs the
-    code. So put this one first.
+    Each of these calls goes through the middleware that follows this one in the list, such as approval, limits and
+    retries, as if the model had made it. So put this one first. Callbacks and tracing see each call within the call
+    that runs the code.
     """
 
     def __init__(self, pool: SessionPool | None = None, *, tools: Sequence[ToolLike] = (), **options: Any) -> None:
         """
         Args:
             pool: as for `GreenroomTool`.
-            tools: what the code can call. The model does not call them; to let it, give them to the agent as well.
+            tools: the tools that the code can call. To let the model call them too, give them to the agent as well.
             options: as for `GreenroomTool`.
         """
         super().__init__()
@@ -43,7 +43,7 @@ class GreenroomMiddleware(AgentMiddleware[Any, Any, Any]):
         self.tools = [self.tool]
 
     def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Answer]) -> Answer:
-        """Lead the calls of code to the rest of the middleware."""
+        """Route the calls of code through the rest of the middleware."""
         with self._led(request, handler):
             return handler(request)
 
@@ -78,7 +78,7 @@ class GreenroomMiddleware(AgentMiddleware[Any, Any, Any]):
 
 
 def _is_nested(runtime: Runtime[Any]) -> bool:
-    """Whether the agent runs within another graph, whose run can be the same."""
+    """Whether the agent runs within another graph, which can share its run."""
     return runtime.execution_info is not None and "|" in runtime.execution_info.checkpoint_ns
 
 
@@ -87,11 +87,11 @@ def needs_approval(
 ) -> Callable[[ToolCallRequest], bool]:
     """Return the predicate for `InterruptOnConfig(when=…)` of the tool that runs Python.
 
-    A person is then asked for code that does more than compute; see `greenroom.adapters.code_needs_approval`.
+    Code that does more than compute then needs a person's approval; see `greenroom.adapters.code_needs_approval`.
 
     Args:
-        tools: the names of the tools that the code can call.
-        free: those of them that need no approval.
+        tools: names of the tools that the code can call.
+        free: names of those tools that need no approval.
         options: as for `code_needs_approval`.
     """
 

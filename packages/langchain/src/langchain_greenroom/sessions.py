@@ -13,9 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from greenroom import GreenroomError, Session, SessionPool
 from greenroom.adapters import Artifact, OnOutput, ToolAnswer, Toolset
 
-_ADVICE = (
-    'Invoke with config={"configurable": {"thread_id": "…"}}, which the context manager conversation() makes for you.'
-)
+_ADVICE = 'Invoke with config={"configurable": {"thread_id": "…"}}, which the context manager conversation() creates.'
 _OPTIONS = (
     "pool",
     "session",
@@ -34,10 +32,10 @@ _OPTIONS = (
 class SessionSource(BaseModel):
     """Finds the session of a call by the `thread_id` of its config: one session per conversation.
 
-    So two users of one tool never meet, while the tools that share a `pool` share the conversation's files. In an agent
-    that was invoked without a `thread_id`, each run has a session, which is deleted at its end.
-    With a fixed `session` instead, every call works in it. With neither a pool nor a session, the pool is the one that
-    this process shares, `greenroom.adapters.default_pool()`.
+    Users of one tool are thus isolated from each other, while tools that share a `pool` share the conversation's files.
+    In an agent that was invoked without a `thread_id`, each run has a session, which is deleted when the run ends. With
+    a fixed `session` instead, every call works in it. With neither a pool nor a session, the pool is the one that this
+    process shares, `greenroom.adapters.default_pool()`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -45,13 +43,13 @@ class SessionSource(BaseModel):
     pool: SessionPool | None = Field(default=None, exclude=True, repr=False)
     session: Session | None = Field(default=None, exclude=True, repr=False)
     session_per_call: bool = False
-    """Whether each call gets a new session of the pool, deleted after it; then no `thread_id` is needed."""
+    """Whether each call gets a new session of the pool, deleted after the call; then no `thread_id` is needed."""
     _made: tuple[dict[str, Any], Toolset] | None = PrivateAttr(default=None)
-    """The toolset of these options; reading functions takes a while."""
+    """The toolset for these options, cached because inspecting functions is slow."""
 
     @property
     def _toolset(self) -> Toolset:
-        # Made from the fields as they are now: a copy of a tool can have others.
+        # Made from the current fields: a copy of a tool can have different ones.
         fields = type(self).model_fields
         options = {name: getattr(self, name) for name in _OPTIONS if name in fields} | self._code_options
         if self._made is None or self._made[0] != options:
@@ -79,7 +77,7 @@ class SessionSource(BaseModel):
         return self._toolset.session_for(thread_id_of(conversation))
 
     def delete_session(self, conversation: RunnableConfig | str) -> None:
-        """End a conversation's session: its variables and files. Idempotent."""
+        """Delete a conversation's session with its variables and files. Idempotent."""
         if not self.session_per_call:
             self.session_for(conversation).delete()
 
@@ -90,7 +88,7 @@ class SessionSource(BaseModel):
 
     @contextmanager
     def conversation(self, thread_id: str | None = None) -> Generator[RunnableConfig]:
-        """Yield the config of a conversation, by default of a new one; at the end its session is deleted."""
+        """Yield the config of a conversation, by default of a new one; its session is deleted at the end."""
         config = _config(thread_id)
         try:
             yield config
@@ -108,10 +106,10 @@ class SessionSource(BaseModel):
 
 
 class SessionTool(SessionSource, BaseTool):
-    """A tool of the toolset; an error that the model can retry after is a result with the status error."""
+    """A tool of the toolset; an error after which the model can retry is a result with the status error."""
 
     tool: ClassVar[str] = ""
-    """Its name in the toolset, also where `name` is another one; empty for the tool that runs code."""
+    """Its name in the toolset, which `name` can differ from; empty for the tool that runs code."""
 
     handle_tool_error: Any = True
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
@@ -147,22 +145,21 @@ class SessionTool(SessionSource, BaseTool):
 
 
 def run_of_agent() -> object:
-    """Return what is there once for each run of a graph, and only as long as it: the writer of its custom stream.
-
-    `None` if no graph calls. Messages have identifiers, too, but callers can choose them.
+    """Return an object that exists once per run of a graph, for as long as the run: its custom stream's writer. `None`
+    outside of a graph. Messages have identifiers too, but callers can choose them.
     """
-    langgraph = sys.modules.get("langgraph.runtime")  # imported already, if a graph calls
+    langgraph = sys.modules.get("langgraph.runtime")  # already imported within a graph
     if langgraph is None:
         return None
     try:
         writer = langgraph.get_runtime().stream_writer
-    except (RuntimeError, KeyError, AttributeError):  # not called by a graph
+    except (RuntimeError, KeyError, AttributeError):  # outside of a graph
         return None
     return None if writer is langgraph.Runtime().stream_writer else writer
 
 
 def raised(answer: ToolAnswer[Artifact]) -> ToolAnswer[Artifact]:
-    """Return the answer unless it is an error, which LangChain's tools raise."""
+    """Return the answer; raise it if it is an error, as LangChain's tools do."""
     if isinstance(answer.artifact, GreenroomError):
         raise ToolException(answer.text) from answer.artifact
     return answer

@@ -62,17 +62,17 @@ INPUTS: dict[str, type[BaseModel]] = {
 
 
 class GreenroomTool(SessionTool):
-    """Runs Python in the session of the conversation; or JavaScript or shell commands, by the pool's container type.
+    """Runs code in the session of the conversation: Python, JavaScript or shell commands, by the pool's container type.
 
     By default it has the name, the description and the arguments of that type's tool: `run_python`, `run_javascript` or
     `run_shell`.
 
-    With `tools`, the code can call them as functions. Callbacks and tracing see these calls, middleware does not: for
-    approval, limits and whatever else middleware does, use `GreenroomMiddleware(tools=…)` instead.
+    The code can call `tools` as functions. Callbacks and tracing see these calls, but middleware does not: for
+    approval, limits and other middleware, use `GreenroomMiddleware(tools=…)` instead.
 
     Its content is text for the model, with `images` followed by the figures as image blocks; its artifact is the
-    whole `greenroom.Execution`. A failed execution has the status error. Errors that other code cannot avoid, such as
-    `PoolFull` or `EngineUnavailable`, are raised.
+    whole `greenroom.Execution`. A failed execution has the status error. Errors that changing the code cannot fix, such
+    as `PoolFull` or `EngineUnavailable`, are raised.
     """
 
     name: str = "run_python"
@@ -86,25 +86,25 @@ class GreenroomTool(SessionTool):
     images: bool = False
     """Whether the model is sent figures; the artifact has them anyway, and the text names them.
 
-    For models that accept images from tools, such as Anthropic's, and OpenAI's through the Responses API. Any other
-    refuses the message, and with it the rest of the conversation: OpenAI's Chat Completions, for example.
+    Set it for models that accept images from tools, such as Anthropic's, and OpenAI's through the Responses API. Other
+    APIs, such as OpenAI's Chat Completions, reject the message and with it the rest of the conversation.
     """
     on_output: OnOutput | None = Field(default=None, exclude=True, repr=False)
     """Called with each piece of output while code runs. Its exception ends the code."""
 
     tools: Sequence[ToolLike] = Field(default=(), exclude=True, repr=False)
-    """Tools that the code can call by their names: with annotations and a docstring, or LangChain's."""
+    """Tools that the code can call by name: functions with annotations and a docstring, or LangChain tools."""
     tools_budget: int = adapters.FUNCTIONS_BUDGET
-    """The maximum number of characters that they take in the description; code finds the others by a search."""
+    """The maximum number of characters that `tools` take in the description; code finds the others by a search."""
     tool_limits: ToolLimits | None = Field(default=None, exclude=True, repr=False)
-    """Of the calls of one execution."""
+    """Limits on the calls of one execution."""
     approval_timeout: float | None = None
-    """Seconds in total for which the calls of one execution can wait for a person; by default a day."""
+    """How long the calls of one execution can wait for a person, in seconds in total; by default a day."""
     interrupt_on: Mapping[str, Any] = Field(default={}, exclude=True, repr=False)
-    """That of `HumanInTheLoopMiddleware`, which does not see these calls: tools that it names are refused."""
+    """As in `HumanInTheLoopMiddleware`, which does not see these calls: tools that it names are refused."""
 
     _read: tuple[Any, dict[str, BaseTool]] | None = PrivateAttr(default=None)
-    """The tools, and what was read of them."""
+    """The tools, and the functions that were read from them."""
 
     @model_validator(mode="after")
     def _check_tools(self) -> Self:
@@ -177,19 +177,19 @@ class GreenroomTool(SessionTool):
         return self._content(answer, calls.notes, tool_call_id)
 
     def _pauses(self, config: RunnableConfig) -> "Pauses | None":
-        """Return where calls that are interrupted wait, if a graph runs here that can be resumed."""
+        """Return where interrupted calls wait, if this runs in a graph that can be resumed."""
         if not self.tools or self.session_per_call or "langgraph.types" not in sys.modules:
             return None
         try:
-            from langchain_greenroom.interrupts import Pauses, is_possible  # noqa: PLC0415  langgraph is there
-        except ImportError:  # another version of it: calls that are interrupted fail, and say so
+            from langchain_greenroom.interrupts import Pauses, is_possible  # noqa: PLC0415  langgraph is installed
+        except ImportError:  # another version of langgraph: interrupted calls fail with an error
             return None
         return Pauses(config) if is_possible(config) else None
 
     def _attending(
         self, session: Session, pauses: "Pauses", functions: Sequence[Tool], on_output: adapters.OnOutput
     ) -> "Attending":
-        from langchain_greenroom.attending import Attending  # noqa: PLC0415  langgraph is there
+        from langchain_greenroom.attending import Attending  # noqa: PLC0415  langgraph is installed
 
         return Attending(self._toolset, session, pauses, functions, on_output)
 
@@ -200,7 +200,7 @@ class GreenroomTool(SessionTool):
             content = [{"type": "text", "text": text}, *map(image_block, answer.figures)]
         if not answer.failed or tool_call_id is None:
             return content, answer.artifact
-        # The status of an error together with its artifact, which a ToolException would lose.
+        # An error status with its artifact, which a ToolException would lose.
         message = ToolMessage(
             content=content, artifact=answer.artifact, tool_call_id=tool_call_id, name=self.name, status="error"
         )
@@ -211,22 +211,22 @@ class GreenroomTool(SessionTool):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # The framework's own injection of the id refuses calls without one: tool.invoke({"code": …}).
         arguments, keywords = super()._to_args_and_kwargs(tool_input, tool_call_id)
-        # A plain text is the only argument, whose name depends on the container type.
+        # Plain text is the only argument, whose name depends on the container type.
         return (), {**dict(zip(self.args, arguments, strict=False)), **keywords, "tool_call_id": tool_call_id}
 
 
 def _write_to_graph(text: StreamText) -> None:
-    langgraph = sys.modules.get("langgraph.config")  # imported already, if a graph calls
+    langgraph = sys.modules.get("langgraph.config")  # already imported within a graph
     if langgraph is None:
         return
     try:
         write = langgraph.get_stream_writer()
-    except (RuntimeError, KeyError):  # not called by a graph
+    except (RuntimeError, KeyError):  # outside of a graph
         return
     write({OUTPUT_EVENT: asdict(text)})
     runtime: Any = getattr(sys.modules.get("langgraph.prebuilt"), "ToolRuntime", None)
-    if hasattr(runtime, "emit_output_delta"):  # not in older versions
-        runtime.emit_output_delta(runtime, text.text)  # it finds its call by the context; nothing of a runtime is used
+    if hasattr(runtime, "emit_output_delta"):  # missing in older versions
+        runtime.emit_output_delta(runtime, text.text)  # it finds its call by the context, not by this runtime
 
 
 def image_block(image: Image) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def image_block(image: Image) -> dict[str, Any]:
 def execution_of(message: BaseMessage) -> Execution | None:
     """Return the execution behind a tool's message, also after a checkpoint turned it into plain data.
 
-    `None` if there is none: the message is another tool's or not a tool's, or the code never ran.
+    `None` if there is none: the message is from another tool or not from a tool, or the code never ran.
     """
     try:
         return _EXECUTION.validate_python(getattr(message, "artifact", None))

@@ -12,14 +12,14 @@ from langchain_greenroom.tool import GreenroomTool, OnOutput
 
 
 class GreenroomToolkit(SessionSource, BaseToolkit):
-    """The tool that runs code, and those for the files of its session."""
+    """The tool that runs code, and the tools for the files of its session."""
 
     uploads: DirectoryPath | None = None
     """A directory whose files the model may copy into its session; without it there is no tool for that."""
     background: bool = False
     """Whether the model can start code, look at it while it runs, and stop it."""
     reset: bool = False
-    """Whether the model can begin afresh: without variables and files."""
+    """Whether the model can reset the session, which deletes its variables and files."""
     timeout: float | None = None
     """As in `GreenroomTool`, like the next three fields."""
     budget: int = 8_000

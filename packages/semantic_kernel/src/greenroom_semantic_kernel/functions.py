@@ -1,4 +1,4 @@
-"""Kernel functions as functions of code in a session: each call goes through the kernel, and so through its filters."""
+"""Kernel functions as functions that code can call. Each call goes through the kernel, and so through its filters."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from greenroom import InvalidRequest, Tool
 from greenroom.adapters import brief, result_schema
 
 Functions: TypeAlias = Iterable[KernelFunction | KernelPlugin | Callable[..., Any]]
-"""Kernel functions, plugins with all of theirs, and plain functions with annotations and a docstring."""
+"""Kernel functions, plugins with all their functions, and plain functions with annotations and a docstring."""
 
 _FROM_THE_KERNEL = frozenset(("arguments", "execution_settings", "kernel", "service"))
-"""Parameters of these names get something of the kernel's invocation, whoever calls."""
+"""Parameters with these names always get a part of the kernel's invocation."""
 
 
 class InnerTools:
@@ -37,19 +37,19 @@ class InnerTools:
     def __init__(self, given: Functions) -> None:
         """
         Raises:
-            InvalidRequest: one of them is no function.
+            InvalidRequest: one of them is not a function.
         """
         self._functions = [function for each in given for function in _functions_of(each)]
         self.described = [_described(function) for function in self._functions]
-        """As models learn of them; these cannot be called."""
+        """The functions for descriptions that models read; these cannot be called."""
 
     def bound(self, kernel: Kernel | None, outer: KernelArguments) -> list[Tool]:
         """Return the functions that one execution can call.
 
         Args:
-            kernel: the one that runs the code; `None` where none does, so that there are no filters.
-            outer: the arguments of the execution's own invocation. The functions get them too, as those that a model
-                calls do; what the code passes comes before.
+            kernel: the kernel that runs the code; `None` if there is none, so no filters.
+            outer: the arguments of the execution's own invocation. The functions get them too, as do functions that a
+                model calls; arguments that the code passes take precedence.
         """
         invoker = kernel or Kernel()
 
@@ -82,7 +82,7 @@ def _functions_of(given: KernelFunction | KernelPlugin | Callable[..., Any]) -> 
 
 
 def _marked(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """A plain function as a kernel function; the application's own is not changed."""
+    """A plain function as a kernel function; the application's function is not changed."""
 
     @kernel_function
     @functools.wraps(function)
@@ -95,7 +95,7 @@ def _marked(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 
 
 def _described(function: KernelFunction) -> Tool:
-    returned = result_schema(getattr(function, "method", None))  # the kernel's own has no types of items
+    returned = result_schema(getattr(function, "method", None))  # the kernel's own lacks the types of items
     description = inspect.cleandoc(function.description or "")
     return Tool(function.name, description, _schema(function), _no_execution, returned)
 
@@ -105,7 +105,7 @@ async def _no_execution(_: dict[str, Any]) -> None:
 
 
 def _schema(function: KernelFunction) -> dict[str, Any]:
-    """Return the JSON schema of what models may pass."""
+    """Return the JSON schema of the arguments that models may pass."""
     shown = [
         each for each in function.parameters if each.include_in_function_choices and each.name not in _FROM_THE_KERNEL
     ]
@@ -119,13 +119,13 @@ def _schema(function: KernelFunction) -> dict[str, Any]:
             for each in shown
         },
         "required": [str(each.name) for each in shown if each.is_required],
-        "additionalProperties": False,  # code must not set what is hidden from it
+        "additionalProperties": False,  # code must not set hidden parameters
     }
 
 
 def _value(function: KernelFunction, result: FunctionResult | None) -> Any:
     if result is None:
-        raise RuntimeError(f"A filter has stopped {function.name}.")
+        raise RuntimeError(f"A filter stopped {function.name}.")
     value: Any = result.value
     items = cast("list[object]", value if isinstance(value, list) else [value])
     return str(result) if any(isinstance(each, KernelContent) for each in items) else result.value

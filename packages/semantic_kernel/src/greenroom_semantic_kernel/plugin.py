@@ -24,10 +24,10 @@ OnOutput: TypeAlias = Callable[[StreamText | Output, KernelArguments], Awaitable
 """Called with each piece of output while code runs, and the arguments of its invocation; it may be asynchronous."""
 
 Invocation: TypeAlias = Annotated[KernelArguments | None, {"include_in_function_choices": False}]
-"""All arguments of an invocation. A parameter named `arguments` gets them; no model sees or sets it."""
+"""All arguments of an invocation, for a parameter named `arguments`, which models can neither see nor set."""
 
 Invoker: TypeAlias = Annotated[Kernel | None, {"include_in_function_choices": False}]
-"""The kernel that invokes. A parameter named `kernel` gets it; no model sees or sets it."""
+"""The invoking kernel, for a parameter named `kernel`, which models can neither see nor set."""
 
 ExecutionId: TypeAlias = Annotated[str, adapters.EXECUTION_ID]
 
@@ -41,20 +41,20 @@ class GreenroomPlugin:
 
     The function that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
 
-    Each conversation has its own session. The conversation is the entry `thread_id` of the `KernelArguments`, as
-    Semantic Kernel passes nothing else of a thread to functions::
+    Each conversation has its own session, determined by the entry `thread_id` of the `KernelArguments`. Semantic Kernel
+    passes functions nothing else about a thread::
 
         await agent.get_response(question, thread=thread, arguments=KernelArguments(thread_id=thread.id))
 
-    Without that entry, the calls of one run share a session until its end: of all calls with one chat history, which a
-    filter sees that the plugin adds to the kernel.
+    Without that entry, the calls of one run share a session until the run ends. A run is all calls with the same chat
+    history; the plugin adds a filter to the kernel that sees it.
 
-    With a session, all users of the plugin share it. That suits agents that Semantic Kernel itself invokes, without
-    arguments (in an orchestration, or as another agent's plugin), and all cases in which the arguments do not come from
+    With `session=`, all users of the plugin share that session. Use it for agents that Semantic Kernel itself invokes
+    without arguments (in an orchestration, or as another agent's plugin), and wherever the arguments do not come from
     the application (behind an MCP server).
 
-    An error that a model can recover from, such as in its code or by a missing file, is a function's result. Any other,
-    such as `PoolFull` or `EngineUnavailable`, is raised.
+    An error that a model can recover from, such as an exception in its code or a missing file, is a function result.
+    Any other, such as `PoolFull` or `EngineUnavailable`, is raised.
     """
 
     name = "greenroom"
@@ -80,16 +80,16 @@ class GreenroomPlugin:
         Args:
             pool: gives each conversation its own session.
             session: serves all conversations.
-            session_per_call: each call gets a new session of the pool, deleted after it. The function that runs code
-                is then the only one, and no `thread_id` is needed.
+            session_per_call: each call gets a new session of the pool, deleted after the call. The function that runs
+                code is then the only one, and no `thread_id` is needed.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without one
                 there is no function `upload_file`.
             timeout: the time limit of code in seconds; by default that of the session or the pool.
             budget: the maximum number of characters that a model reads of one result.
             on_output: called with each piece of output while code runs. Its exception ends the code.
-            tools: functions that code can call while it runs: kernel functions, plugins with all of theirs, or plain
-                functions. The kernel invokes them, so its function invocation filters and spans see each call.
-            tool_limits: of their calls in one execution.
+            tools: functions that code can call while it runs: kernel functions, plugins with all their functions, or
+                plain functions. The kernel invokes them, so its function invocation filters and spans see each call.
+            tool_limits: limits on the calls of one execution.
             background: offers functions that start code, look at it and stop it, while the model does something else.
             reset: offers a function that empties the session.
 
@@ -113,7 +113,7 @@ class GreenroomPlugin:
             function_limits=tool_limits,
         )
         self._on_output = on_output
-        # A kernel takes the functions that it finds on the object; those that cannot work are hidden from it.
+        # A kernel takes all functions of the object, so those that are not offered are hidden from it.
         functions = inspect.getmembers(self, lambda member: hasattr(member, "__kernel_function__"))
         vars(self).update(
             {
@@ -228,7 +228,7 @@ class GreenroomPlugin:
         return text if kernel is None else self._result(kernel, tool, text, {**given, "arguments": invocation})
 
     def _result(self, kernel: Kernel, tool: str, text: ResultText, used: dict[str, Any]) -> FunctionResult | ResultText:
-        # The kernel's own would have the kernel among the arguments, and then no history could be serialized.
+        # The kernel's own would keep the kernel among the arguments, so that no history could be serialized.
         for plugin in kernel.plugins.values():
             function = plugin.functions.get(tool)
             if function is not None and getattr(function, "method", None) == getattr(self, tool):
@@ -238,7 +238,7 @@ class GreenroomPlugin:
 
 
 def _name(conversation: object) -> str | None:
-    # Anything else that is given is a mistake, and refused as an empty name is.
+    # Any other value is a mistake, and is refused like an empty name.
     return conversation if conversation is None or isinstance(conversation, str) else ""
 
 

@@ -1,6 +1,6 @@
 """The results of kernel functions: text for the model, with the execution or download for the application.
 
-Filters find it in `FunctionResult.value`; an agent's `on_intermediate_message` and its thread have it in
+Filters find them in `FunctionResult.value`; an agent's `on_intermediate_message` and its thread have them in
 `FunctionResultContent.result`. A serialized chat history keeps only the text.
 """
 
@@ -31,7 +31,7 @@ class ResultText(str):
     __slots__ = ("run",)
 
     run: Run | None
-    """The run that made the call, where nothing else knows it."""
+    """The run that made the call, if nothing else identifies it."""
 
     def __new__(cls, content: str) -> Self:
         """Return the text."""

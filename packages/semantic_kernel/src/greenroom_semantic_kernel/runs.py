@@ -1,4 +1,4 @@
-"""The run that calls a function: the kernel tells functions nothing of it, but a filter sees the run's chat history."""
+"""The run that calls a function. The kernel does not pass it to functions, but a filter sees its chat history."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from semantic_kernel.filters import AutoFunctionInvocationContext, FilterTypes
 from greenroom_semantic_kernel.results import ResultText, Run
 
 _runs: dict[int, Run] = {}
-"""By the identity of a chat history, while it is there."""
+"""By the identity of a chat history, while it exists."""
 _current: ContextVar[tuple[Kernel, Run] | None] = ContextVar("greenroom_run", default=None)
 
 
 def run_of(kernel: Kernel | None) -> tuple[Run, bool]:
     """Return the run that calls a function, and whether it is known.
 
-    The first call in a kernel finds no run, as the filter that tells it is added here. Its result carries the new run,
-    by which the filter finds it in the next call's chat history.
+    The first call in a kernel finds no run, as the filter that identifies runs is added here. Its result carries the
+    new run; the filter finds it in the chat history of the next call.
     """
     told = _current.get()
     if told is not None and told[0] is kernel:
         return told[1], True
     if kernel is not None:
-        filters = cast("Any", kernel)  # whose types are partly unknown
+        filters = cast("Any", kernel)  # its types are partly unknown
         if not any(each is _tell for _, each in filters.auto_function_invocation_filters):
             filters.add_filter(FilterTypes.AUTO_FUNCTION_INVOCATION, _tell)
     return Run(), False
@@ -57,7 +57,7 @@ def _of_history(history: ChatHistory) -> Run:
 
 
 def _taken_from(history: ChatHistory) -> Run | None:
-    """Return the run of the results at a history's end: those before are of other runs, and perhaps of other users."""
+    """Return the run of the results at the end of a history: earlier ones are of other runs, perhaps of other users."""
     run = None
     for message in reversed(history.messages):
         if message.role is not AuthorRole.TOOL and not any(
@@ -67,5 +67,5 @@ def _taken_from(history: ChatHistory) -> Run | None:
         for item in message.items:
             if isinstance(item, FunctionResultContent) and isinstance(item.result, ResultText):
                 run = item.result.run or run
-                item.result.run = None  # it ends with the history, not with the message
+                item.result.run = None  # the run ends with the history, not with the message
     return run

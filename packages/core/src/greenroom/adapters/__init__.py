@@ -1,7 +1,7 @@
-"""The common part of the adapters, so that models meet the same tools in every framework. Public, for adapters.
+"""The code that all adapters share, so that models get the same tools in every framework. Public, for adapters.
 
-An adapter translates: it finds out which conversation calls, lets a `Toolset` do the work, and puts the answer into its
-framework's form. An adapter for another framework starts from these names::
+An adapter translates: it finds the conversation that a call belongs to, lets a `Toolset` do the work, and converts the
+answer to its framework's form. An adapter for another framework starts from these names::
 
     Toolset                     the tools: names, descriptions and calls, with the options that all adapters share
     ToolAnswer                  what a call returns: a text and figures for the model, an artifact for the application
@@ -10,8 +10,8 @@ framework's form. An adapter for another framework starts from these names::
     Attendance                  code whose calls may have to wait for a person
     default_pool                the pool of tools that were given none
     end_run                     deletes the session that a run without a conversation had
-    Functions, read_functions   functions of the application that code can call, as models learn of them
-    result_schema               what such a function returns, by its annotation
+    Functions, read_functions   functions of the application that code can call, and their text for models
+    result_schema               the schema of such a function's result, from its annotation
 
 Below them are `SessionRouter`, which finds the session of a call, the functions behind the tools (`run_code`,
 `read_file`, …, each with an `a…` twin), and `RETRYABLE`, the errors that become answers.

@@ -1,4 +1,4 @@
-"""Which code a person need not look at before it runs."""
+"""Decide which code needs a person's approval before it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMPUTING_MODULES = frozenset(
         *("string", "textwrap", "time", "typing", "unicodedata", "zoneinfo", "numpy", "pandas", "matplotlib"),
     )
 )
-"""Modules that compute, and reach nothing outside of the session by themselves."""
+"""Modules that only compute, and access nothing outside of the session."""
 
 _REACHING = frozenset(
     (
@@ -31,7 +31,7 @@ _REACHING = frozenset(
         *("help", "input", "locals", "open", "quit", "setattr", "vars", "ToolError"),
     )
 )
-"""Names with which code reaches what its text does not name."""
+"""Names through which code can reach objects that its text does not name."""
 _REACHING_ATTRIBUTES = frozenset(("eval", "exec", "query", "attrgetter", "methodcaller", "system", "popen"))
 
 
@@ -44,17 +44,15 @@ def code_needs_approval(
 ) -> bool:
     """Return whether a person should look at Python code before it runs.
 
-    They need not if all of it is plain Python that computes: it imports `modules` only, runs no commands and no magics,
-    calls no functions of the application except those that are free, and does nothing by names that are made up as it
-    runs. Whatever cannot be told needs approval.
-
-    It saves people's time, as they see what is worth their look. It is no wall: the sandbox is, and code that was let
-    through has what the session has.
+    Code needs no approval if it is plain Python that only computes: it imports only `modules`, runs no commands and no
+    magics, calls none of the application's functions except the free ones, and uses no names that it constructs at run
+    time. If in doubt, code needs approval. This saves people's time; it does not isolate code. The sandbox does, and
+    code that needs no approval has access to everything in the session.
 
     Args:
-        code: what a model wrote.
+        code: the model's code.
         functions: the names of the application's functions that the code can call.
-        free: those of them that need no approval.
+        free: the names of those that need no approval.
         modules: the top-level modules that code may import.
     """
     try:

@@ -1,4 +1,4 @@
-"""Code whose calls may have to wait for a person: somebody attends to it, leaves, and comes back with an answer."""
+"""Code whose calls may wait for a person: a process attends to it, leaves, and another returns with an answer."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from greenroom.tools.pending import as_new
 
 
 class _Marker:
-    """Put among the events of an execution."""
+    """A marker between the events of an execution."""
 
 
 _PATIENCE = 0.01
-"""Seconds after which calls that are on their way are looked at again."""
-_SETTLED: Final = _Marker()  # perhaps nothing moves any more until somebody answers a call
+"""Seconds after which calls in transit are checked again."""
+_SETTLED: Final = _Marker()  # perhaps nothing continues until a call is answered
 _BEHIND: Final = _Marker()  # this code waits for its turn, and an earlier one waits for a person
 
 
@@ -38,7 +38,7 @@ class Attendance:
     """Attends to an execution: its calls and its output, until it ends or waits for calls that were deferred.
 
     A handler that raises `CallDeferred` leaves its call without an answer. Once all others have returned, `wait`
-    returns `None`, and later calls are deferred, too. The code goes on with the next attendance, which gets all of
+    returns `None`, and later calls are deferred too. The code continues with the next attendance, which gets all of
     these calls.
     """
 
@@ -47,11 +47,12 @@ class Attendance:
     ) -> None:
         """
         Args:
-            session: where the code runs.
-            execution_id: the name under which it is found again, new in its session.
-            tools: what the code can call; the handlers are asynchronous with `await_end`, not with `wait`.
-            turn: what all executions that a model asked for at the same time have in common. Code of a later turn ends
-                what still waits for a person in the session; code of the same turn is refused meanwhile.
+            session: runs the code.
+            execution_id: the id by which the execution is found again; it must be new in its session.
+            tools: the functions that the code can call; their handlers are asynchronous with `await_end`, but not with
+                `wait`.
+            turn: a value that all executions that a model requested at the same time have in common. Code of a later
+                turn ends code in the session that still waits for a person; code of the same turn is refused meanwhile.
             on_output: called with each piece of output, by `wait` or `await_end`.
         """
         self.turn = turn
@@ -65,7 +66,7 @@ class Attendance:
         self._expected: int | None = None
         self._left = False
         self._goes_on = False
-        """Whether the attendance before was of this process: it has left no call that may have been made."""
+        """Whether the previous attendance was in this process, so that it left no call that may have been made."""
         self._patience: float | None = None
         self._unheard = 0
         self._heard: Callable[[], None] | None = None
@@ -74,7 +75,7 @@ class Attendance:
         self._handle: ExecutionHandle
 
     def begin(self, code: str, *, timeout: float | None, limits: ToolLimits | None) -> None:
-        """Begin to run a model's code, without the Markdown fence around it; the arguments are those of `run_code`.
+        """Start a model's code, without the Markdown fence around it; arguments as for `run_code`.
 
         Raises:
             InvalidRequest: code of the same turn waits for a person; or an argument breaks a rule.
@@ -89,11 +90,11 @@ class Attendance:
         self._take(begin(self.session, code, timeout, put, tools=self._tools, limits=limits, id=self.id, waits=True))
 
     def resume(self, expected: int | None = None) -> None:
-        """Attend to code that was begun before; calls that wait are made again.
+        """Attend to code that was started before; waiting calls are made again.
 
         Args:
-            expected: a call, by its number, that somebody has answered: the code does not count as waiting before this
-                call has been made again.
+            expected: the number of a call that has been answered: until this call has been made again, the code does
+                not count as waiting.
         """
         self._expected = expected
         before = _book.parked(self.session.identifier)
@@ -101,7 +102,7 @@ class Attendance:
         self._take(resume(self.session, self.id, self._events.put, self._tools))
 
     def expect_nothing(self) -> None:
-        """Wait for no call in particular: the expected one does not wait any more."""
+        """Stop expecting a call: the expected one no longer waits."""
         with self._lock:
             self._expected = None
         self._events.put(_SETTLED)
@@ -115,19 +116,19 @@ class Attendance:
         return await self._handle.acalls()
 
     def wait(self) -> Execution | None:
-        """Return the execution when it has ended, or `None` when it waits for calls that were deferred.
+        """Return the execution when it has ended, or `None` when it waits for deferred calls.
 
         An exception, such as that of `on_output`, ends the code.
 
         Raises:
-            InvalidRequest: it did not begin, as code of the same turn waits for a person.
+            InvalidRequest: it did not start, as code of the same turn waits for a person.
             GreenroomError: it could not run.
         """
         arrived = threading.Semaphore(0)
         self._listen(arrived.release)
         try:
             if self._abandoned is not None:
-                with contextlib.suppress(GreenroomError):  # it has ended in another way
+                with contextlib.suppress(GreenroomError):  # it has already ended
                     self._abandoned.cancel()
             while True:
                 event = self._events.take() if arrived.acquire(timeout=self._patience) else _SETTLED
@@ -152,13 +153,13 @@ class Attendance:
         arrived = asyncio.Semaphore(0)
 
         def release() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(arrived.release)
 
         self._listen(release)
         try:
             if self._abandoned is not None:
-                with contextlib.suppress(GreenroomError):  # it has ended in another way
+                with contextlib.suppress(GreenroomError):  # it has already ended
                     await self._abandoned.acancel()
             while True:
                 event: Output | StreamText | Future[Execution] | _Marker = _SETTLED
@@ -182,7 +183,7 @@ class Attendance:
             _book.leave(self)
 
     def put_behind(self) -> None:
-        """End this attendance, whose code waits for its turn."""
+        """End this attendance while its code waits for its turn."""
         self._leave()
         self._events.put(_BEHIND)
 
@@ -213,7 +214,7 @@ class Attendance:
             if self._left:
                 raise CallDeferred
             self._working += 1
-        if self._goes_on:  # this call came to the attendance before when that had left already
+        if self._goes_on:  # this call arrived after the previous attendance had left
             as_new()
         deferred = False
         try:
@@ -236,12 +237,12 @@ class Attendance:
         return bool(self._deferred) and not self._working and self._expected is None
 
     def _settle(self, made: Iterable[MadeCall]) -> bool:
-        """Return whether everything waits for a person from now on: no call is on its way either."""
+        """Return whether everything now waits for a person, and no call is in transit."""
         waiting = {call.number for call in made if call.state == "waiting"}
         with self._lock:
             settled = self._is_settled()
-            # Also those that were deferred here count, until the pool knows of it. A call on its way to its handler can
-            # end before it gets there, as one whose arguments are not valid.
+            # Calls deferred here count too, until the pool knows. A call can end before it reaches its handler, for
+            # example if its arguments are not valid.
             self._patience = _PATIENCE if settled and waiting else None
             if not settled or self._patience is not None:
                 return False
@@ -273,7 +274,7 @@ def _may_be_settled(marker: _Marker) -> bool:
     """Whether the code may be waiting for a person.
 
     Raises:
-        InvalidRequest: it waits behind other code that does.
+        InvalidRequest: it waits behind other code that waits for a person.
     """
     if marker is _BEHIND:
         raise _behind()
@@ -287,7 +288,7 @@ def _behind() -> InvalidRequest:
 
 
 class _Book:
-    """Who attends to code in which session, and what waits there for a person."""
+    """The attendances by session, and the code there that waits for a person."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -314,7 +315,7 @@ class _Book:
                 del self._attending[session]
 
     def park(self, attendance: Attendance) -> None:
-        """Note that it waits for a person: whatever else waits for its turn in the session would do so for hours."""
+        """Record that it waits for a person; other code in the session could otherwise wait for its turn for hours."""
         session = attendance.session.identifier
         with self._lock:
             self._parked[session] = attendance

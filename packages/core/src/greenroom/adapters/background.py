@@ -18,12 +18,12 @@ from greenroom.text import shorten
 from greenroom.untrusted import brief
 
 _MOST_RUNNING = 16
-"""Executions of one session that have not ended."""
+"""The maximum number of unfinished executions per session."""
 _MOST_KEPT = 64
-"""Executions of one session, of which a model can still see the results."""
+"""The maximum number of executions per session whose results a model can still read."""
 _MOST_SESSIONS = 1_000
 _MOST_PIECES = 1_000
-"""Pieces of output of an execution that runs; the whole output comes with its end."""
+"""Pieces of output kept for a running execution; the whole output follows when it ends."""
 
 
 class _Started:
@@ -74,7 +74,7 @@ class _Book:
             self._sessions.pop(session.identifier, None)
 
     def _forget_one(self) -> None:
-        """Forget the session that was used least recently, of those in which nothing runs."""
+        """Forget the least recently used session in which nothing runs."""
         idle = (name for name, started in self._sessions.items() if not any(map(_is_running, started.values())))
         if (name := next(idle, None)) is not None:
             del self._sessions[name]
@@ -88,11 +88,11 @@ _book = _Book()
 
 
 def start_code(session: Session, code: str, *, timeout: float | None = None) -> ToolAnswer[ExecutionHandle]:
-    """Begin to run a model's code, after what already runs in the session.
+    """Start a model's code, which runs after the code that already runs in the session.
 
     Args:
-        session: where to run it.
-        code: what the model wrote.
+        session: runs the code.
+        code: the model's code.
         timeout: the time limit of the code in seconds; by default there is none.
     """
     code = strip_fence(check_code(code), session.container_type)
@@ -108,11 +108,11 @@ async def astart_code(session: Session, code: str, *, timeout: float | None = No
 def look_at_code(
     session: Session, execution_id: str, *, budget: int, images: bool = True
 ) -> ToolAnswer[Execution | ExecutionHandle]:
-    """Return how an execution is: its output so far, or its result.
+    """Return the state of an execution: its output so far, or its result.
 
     Args:
-        session: where it was started.
-        execution_id: as `start_code` told it.
+        session: the session in which it was started.
+        execution_id: as returned by `start_code`.
         budget: the maximum number of characters that the model reads.
         images: whether the answer has figures for the model.
     """

@@ -7,9 +7,9 @@ import re
 from greenroom.adapters.descriptions import code_tool_of
 from greenroom.models import ContainerType
 
-# The first and the last line are fences, with nothing on them but the name of the language. No useful program looks
-# like this, in any of the languages. The blanks are matched possessively (`*+`): two adjacent runs of blanks, as where
-# no language is named, could otherwise be split in as many ways as there are blanks.
+# The first and the last line are fences, with only the name of the language on them. No useful program in any of the
+# languages looks like this. The blanks are matched possessively (`*+`): two adjacent runs of blanks, as where no
+# language is named, could otherwise be split in as many ways as there are blanks.
 _FENCED = re.compile(
     r"""
     \s*

@@ -1,4 +1,4 @@
-"""The pool of tools that were given none: made on first use, shared by the process."""
+"""The pool for tools without a pool of their own: opened on first use, shared by the process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from greenroom.sessions import SessionPool
 
 
 class _Default:
-    """Holds the pool of one process."""
+    """The pool of one process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -39,7 +39,7 @@ os.register_at_fork(after_in_child=_default.forget)
 
 
 def default_pool() -> SessionPool:
-    """Return the pool that this process shares: that of `greenroom.connect()`, opened by the first call.
+    """Return the pool that this process shares: `greenroom.connect()`, opened by the first call.
 
     It is closed at the end of the process.
 
@@ -55,5 +55,5 @@ async def adefault_pool() -> SessionPool:
 
 
 def close_default_pool() -> None:
-    """Close it, and end its sessions. Idempotent; the next use opens a new one."""
+    """Close the default pool and end its sessions. Idempotent; the next use opens a new one."""
     _default.close()

@@ -17,8 +17,8 @@ COMMAND = "The command to run, for bash."
 DIRECTORY = "A directory in /mnt/data."
 PATH = "A file in /mnt/data, such as report.csv."
 NAME = "The file's name, such as sales.csv."
-STARTED = "What to run, as for the tool that runs code and waits for its end."
-EXECUTION_ID = "The execution, as it was named when it was started."
+STARTED = "The code to run, as for the tool that waits for the end of the code."
+EXECUTION_ID = "The execution ID that was returned when it was started."
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class CodeTool:
     parameter: str
     parameter_description: str
     languages: frozenset[str]
-    """The names of its language after a Markdown fence, in lower case."""
+    """The language names that can follow a Markdown fence, in lower case."""
     means: str
     """Completes "Read it with …", for files that no other tool can read."""
     purpose: str
     state_kept: str
     state_not_kept: str
     returned: str
-    """Completes "You get back …"; it can have `{figures}`."""
+    """Completes "You get back …"; can contain `{figures}`."""
 
     def describe(self, *, state_kept: bool = True, figures_seen: bool = True) -> str:
         """Return the description; the arguments are those of `describe_tools`."""
@@ -100,25 +100,26 @@ def code_tool_of(container_type: ContainerType) -> CodeTool:
     """Return the tool that runs code in pools of a container type.
 
     Raises:
-        InvalidRequest: its sandboxes run no code.
+        InvalidRequest: its sandboxes do not run code.
     """
     if (tool := CODE_TOOLS.get(container_type)) is None:
         raise InvalidRequest(
-            f"The pool of these tools must be of type {', '.join(CODE_TOOLS)}, not {container_type}: such a container "
-            "takes requests. Send them with session.request(…), for example in a tool of your own."
+            f"The pool of these tools must be of type {', '.join(CODE_TOOLS)}, not {container_type}: custom "
+            "containers accept requests instead. Send them with session.request(…), for example in a tool of your "
+            "own."
         )
     return tool
 
 
 _BACKGROUND = {
     "start_execution": (
-        "Start code in the background, as for {code}, and get its execution ID immediately. Other code of the session "
+        "Start code in the background, as for {code}, and get its execution ID immediately. Other code in the session "
         "waits until it has ended."
     ),
     "look_at_execution": "Look at code that was started in the background: its output so far, or its result.",
     "stop_execution": "Stop code that was started in the background, and get what it wrote. Variables are kept.",
 }
-_RESET = {"reset_session": "Begin afresh: end the interpreter, and delete all variables and files."}
+_RESET = {"reset_session": "Start over: end the interpreter, and delete all variables and files."}
 
 
 def describe_tools(
@@ -127,12 +128,12 @@ def describe_tools(
     """Return the description of each tool, by name.
 
     Args:
-        container_type: that of the pool.
-        state_kept: whether a call finds what the previous one left.
-        figures_seen: whether the model gets the pictures themselves.
+        container_type: the pool's container type.
+        state_kept: whether a call finds the variables and files of the previous one.
+        figures_seen: whether the model receives the pictures themselves.
 
     Raises:
-        InvalidRequest: sandboxes of this type run no code.
+        InvalidRequest: sandboxes of this type do not run code.
     """
     code = code_tool_of(container_type)
     return {
@@ -158,25 +159,24 @@ def offered_tools(
     background: bool = False,
     reset: bool = False,
 ) -> tuple[str, ...]:
-    """Return the names of the tools that can work; a model need not know about the others. The one that runs code is
-    the first.
+    """Return the names of the tools that are offered with these options. The first is the tool that runs code.
 
     Args:
-        container_type: that of the pool.
+        container_type: the pool's container type.
         session_per_call: whether a session ends with its call, so that files are not kept.
         uploads: whether the application names a directory to upload from.
         background: whether code can be started, looked at and stopped.
         reset: whether a session can be emptied.
 
     Raises:
-        InvalidRequest: sandboxes of this type run no code, or two options cannot be combined.
+        InvalidRequest: sandboxes of this type do not run code, or two options cannot be combined.
     """
     names = tuple(describe_tools(container_type))
     if session_per_call:
         for option, value in (("uploads=", uploads), ("background=True", background), ("reset=True", reset)):
             if value:
                 raise InvalidRequest(
-                    f"session_per_call=True cannot be combined with {option}: nothing would be kept for it."
+                    f"session_per_call=True cannot be combined with {option}: sessions would not be kept."
                 )
         return names[:1]
     left_out = {

@@ -18,6 +18,6 @@ class Download:
 
     @property
     def mime(self) -> str:
-        """The type that its name suggests; the content can be anything."""
-        # Guessed from the last part alone: the whole could pass for a URL, `data:` with a type of its own choice.
+        """The type that its name suggests; the content can differ."""
+        # Guessed from the last part only: the whole path could look like a `data:` URL that states its own type.
         return mimetypes.guess_type(PurePosixPath(self.file.name).name)[0] or "application/octet-stream"

@@ -43,14 +43,14 @@ def run_code(
     """Run a model's code, without the Markdown fence around it.
 
     Args:
-        session: where to run it; its container type determines the language.
-        code: what the model wrote.
+        session: runs the code; its container type determines the language.
+        code: the model's code.
         budget: the maximum number of characters that the model reads.
         timeout: the time limit of the code in seconds; by default that of the session or the pool.
         images: whether the answer has figures for the model.
         on_output: called with each piece of output; it must not be asynchronous here.
         tools: functions that the code can call, as for `Session.execute`.
-        tool_limits: of their calls.
+        tool_limits: limits on their calls.
     """
     code = strip_fence(check_code(code), session.container_type)
     if on_output is None:
@@ -91,13 +91,13 @@ async def arun_code(
 
 
 def answer_of(execution: Execution, budget: int, images: bool) -> ToolAnswer[Execution]:
-    """Return what a model reads of an execution."""
+    """Return the text that a model reads about an execution."""
     text = execution.text_for_model(budget)
     return ToolAnswer(text, execution, figures_for_models(execution) if images else ())
 
 
 def not_asynchronous(returned: Awaitable[None]) -> NoReturn:
-    """Refuse what an `on_output` returned that must not be asynchronous."""
+    """Raise if an `on_output` that must not be asynchronous returned an awaitable."""
     if iscoroutine(returned):
         returned.close()
     raise TypeError("on_output= must be a plain function where tools are called synchronously.")

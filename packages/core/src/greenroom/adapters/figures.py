@@ -7,16 +7,16 @@ from itertools import islice
 from greenroom.models import Execution, Image
 
 FIGURES_NOTE = "These are the figures that the code drew."
-"""The text beside figures that are sent in a user's message."""
+"""The text beside figures that are sent in a user message."""
 
 MODEL_FORMATS = frozenset(("image/gif", "image/jpeg", "image/png", "image/webp"))
-"""The image types that models accept. With any other, a provider refuses the message, and so the whole conversation."""
+"""The image types that models accept. Providers reject messages with other types, and so the whole conversation."""
 
 FIGURE_LIMIT = 3_750_000
 """The maximum size of a picture for a model, in bytes: 5 MB in base64, the strictest limit of the large providers."""
 
 MOST_FIGURES = 10
-"""The maximum number of pictures of one execution for a model: each message carries those of the whole conversation."""
+"""The maximum number of pictures of one execution for a model: each request repeats the whole conversation."""
 
 
 def figures_for_models(execution: Execution) -> tuple[Image, ...]:

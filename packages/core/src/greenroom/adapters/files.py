@@ -89,7 +89,7 @@ def check_uploads(directory: str | os.PathLike[str] | None) -> Path | None:
     """
     if directory is None:
         return None
-    # As a Path, an empty name would be the working directory, and a name that is too long would raise.
+    # As a Path, an empty name would be the working directory, and an overlong name would raise.
     if not os.path.isdir(os.fspath(directory)):  # noqa: PTH112
         raise InvalidRequest(f"uploads= must be an existing directory, not {os.fspath(directory)!r}.")
     return Path(directory)

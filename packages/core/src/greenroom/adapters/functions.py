@@ -1,4 +1,4 @@
-"""The functions of the application that a model's code can call: how a model reads of them, and finds them."""
+"""The application's functions that a model's code can call: their description for models, and the search for them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from greenroom.tools import Tool, ToolStub
 from greenroom.tools.definitions import ToolLike, definitions_of
 
 FUNCTIONS_BUDGET = 4_000
-"""The default maximum of characters that the functions take in a description."""
+"""The default maximum number of characters of the functions in a description."""
 SEARCH = "search_functions"
-"""The function with which code finds those that the description does not have."""
+"""The function with which code finds functions that the description omits."""
 
 _INTRODUCTION = (
     "The code can call these functions, which run in the application, with or without await; "
@@ -27,26 +27,26 @@ _LONGEST_DESCRIPTION = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Functions:
-    """Functions as a model's code has them."""
+    """The functions that a model's code can call."""
 
     stubs: tuple[ToolStub, ...]
     """All of them, without the search function."""
     text: str
-    """For the description of the tool that runs code; empty if there are none."""
+    """The text for the description of the tool that runs code; empty if there are no functions."""
     search: Tool | None
-    """Finds functions by words, for code; `None` if the text has them all."""
+    """The function with which code finds functions by words; `None` if the text contains all of them."""
 
     def with_search(self, tools: Iterable[ToolLike]) -> list[ToolLike]:
-        """Return what code can call: the tools, and the function that finds them if there is one."""
+        """Return the functions that code can call: the tools, and the search function if there is one."""
         return [*tools, *([] if self.search is None else [self.search])]
 
 
 def read_functions(tools: Iterable[ToolLike] | None, budget: int = FUNCTIONS_BUDGET) -> Functions:
-    """Return how a model learns of functions.
+    """Return functions with the description that a model reads.
 
     Args:
         tools: functions, or `Tool`s.
-        budget: the maximum number of characters of the text. Functions for which there is no room are found with the
+        budget: the maximum number of characters of the text. Code finds functions for which there is no room with the
             function `search_functions`, which the text names.
 
     Raises:
@@ -62,7 +62,7 @@ def read_functions(tools: Iterable[ToolLike] | None, budget: int = FUNCTIONS_BUD
         return Functions(stubs, text, None)
     if any(stub.name == SEARCH for stub in stubs):
         raise InvalidRequest(
-            f"The functions must not have the name {SEARCH!r} where they take more than {budget:,} characters."
+            f"A function must not have the name {SEARCH!r} if the functions take more than {budget:,} characters."
         )
     search = _search(stubs)
     hint = f"{SEARCH}(query: str) -> list[str]\n    Find functions by words: their signatures and descriptions."
@@ -95,7 +95,7 @@ def _search(stubs: Sequence[ToolStub]) -> Tool:
 
     return Tool(
         name=SEARCH,
-        description="Find functions by words: their signatures and descriptions, the best first.",
+        description="Find functions by words: their signatures and descriptions, best match first.",
         parameters={
             "type": "object",
             "properties": {"query": {"type": "string", "maxLength": 200}},
@@ -113,5 +113,5 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _matches(word: str, others: frozenset[str]) -> bool:
-    """Whether one of the others is the word, or begins with it: `order` finds `orders`."""
+    """Whether one of the others equals the word or begins with it: `order` finds `orders`."""
     return any(each.startswith(word) or (len(each) > 3 and word.startswith(each)) for each in others)

@@ -1,4 +1,4 @@
-"""The result of a tool call: an answer, or an error that the model can retry after."""
+"""The result of a tool call: an answer, or an error after which the model can retry."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from greenroom.models import Execution, Image, RemoteFile
 from greenroom.sessions import ExecutionHandle
 
 Artifact: TypeAlias = Execution | ExecutionHandle | Download | RemoteFile | list[RemoteFile] | GreenroomError | None
-"""The object of a call: the execution of the code tool, or its handle while it runs in the background; the download of
-`download_file`; the files of the other tools; or the error, if the call had no result and the model can retry."""
+"""The result object of a call: the execution of the code tool, or its handle while it runs in the background; the
+download of `download_file`; the files of the other tools; or the error, if the call had no result and the model can
+retry."""
 
 T_co = TypeVar("T_co", bound=Artifact, covariant=True)
 
@@ -24,7 +25,7 @@ class ToolAnswer(Generic[T_co]):
     text: str
     """The text that the model reads."""
     artifact: T_co
-    """For the application."""
+    """The object for the application."""
     figures: tuple[Image, ...] = ()
     """The pictures to send to the model."""
 
@@ -37,10 +38,8 @@ class ToolAnswer(Generic[T_co]):
 
 
 RETRYABLE: tuple[type[GreenroomError], ...] = (InvalidRequest, FileMissing, FileRefused, SandboxLost)
-"""The errors that a model can recover from with other arguments or another file; all others are raised.
-
-A lost sandbox is among them: where an engine ends the whole sandbox because it ran out of memory, the model's code
-caused it, and the next call gets a new and empty session, as the message says. Raising it would end the agent's run,
-conversation and all, in a framework that does not turn exceptions into results. No code can fix a full pool or a
-missing engine.
+"""The errors that a model can recover from with other arguments or another file; all others are raised. These include a
+lost sandbox: if an engine ends the whole sandbox because it ran out of memory, the model's code caused that, and the
+next call gets a new, empty session, as the message says. Raising the error would end the agent's run and lose the
+conversation in a framework that does not turn exceptions into results. No code can fix a full pool or a missing engine.
 """

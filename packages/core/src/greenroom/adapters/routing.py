@@ -1,4 +1,4 @@
-"""Find the session that a call works in."""
+"""Find the session for a call."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from greenroom.untrusted import brief
 
 
 class SessionRouter:
-    """Finds the session of a call: one session per conversation, so that two users of one tool never meet.
+    """Finds the session of a call: one session per conversation, so that the users of one tool are isolated.
 
-    With a fixed session, every call works in it. With a session per call, each call works in a new session of the
-    pool, which is deleted after the call.
+    With a fixed session, every call uses it. With a session per call, each call uses a new session of the pool, which
+    is deleted after the call.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SessionRouter:
             raise InvalidRequest("session_per_call=True takes its sessions from a pool: pass pool=, not session=.")
         source = pool if session is None else session
         self.container_type = ContainerType.PYTHON_LTS if source is None else source.container_type
-        """That of the sessions."""
+        """The container type of the sessions."""
         self._scope = scope
         self._advice = advice
         self._pool = pool
@@ -63,25 +63,25 @@ class SessionRouter:
 
     @property
     def follows_conversations(self) -> bool:
-        """Whether it matters which conversation calls."""
+        """Whether the session depends on the conversation."""
         return self._fixed is None and not self._per_call
 
     @property
     def pool(self) -> SessionPool:
-        """The pool that the sessions come from. The default one is opened, which blocks."""
+        """The pool that the sessions come from. If it is the default pool, this opens it, which blocks."""
         return self._pool or _of_python(default_pool())
 
     async def open(self) -> None:
-        """Open the default pool if it is this router's, without blocking the event loop."""
+        """Open the default pool if this router uses it, without blocking the event loop."""
         if self._pool is None and self._fixed is None:
             await adefault_pool()
 
     def for_conversation(self, conversation: str | None, run: object = None) -> Session:
-        """Return the session of a conversation, for the application's own use too.
+        """Return the session of a conversation; the application can use it too.
 
         Args:
-            conversation: its name; `None` or empty if the caller does not know it.
-            run: as for `session_of_run`; it counts if there is no conversation.
+            conversation: its name; `None` or empty if unknown.
+            run: as for `session_of_run`; used if there is no conversation.
 
         Raises:
             InvalidRequest: the conversation has no name, and there is no run, so the session could be anybody's; or
@@ -99,17 +99,17 @@ class SessionRouter:
             return session_of_run(self.pool, run)
         raise InvalidRequest(
             "Nothing was run: this call does not name its conversation, and each conversation has its own session. "
-            f"{self._advice} Or use one session for all calls: session=pool.session()."
+            f"{self._advice} Alternatively, use one session for all calls: session=pool.session()."
         )
 
     def for_call(self, conversation: str | None, run: object = None) -> Session | nullcontext[Session]:
         """Return the session of one call, to be held in `with` or `async with` during the call.
 
         Raises:
-            InvalidRequest: as `for_conversation`, where the conversation matters.
+            InvalidRequest: as `for_conversation`, if the session depends on the conversation.
         """
         if self._per_call:
-            return self.pool.session()  # deleted as it is left
+            return self.pool.session()  # deleted when its block ends
         return nullcontext(self.for_conversation(conversation, run))
 
 

@@ -1,4 +1,4 @@
-"""Sessions of runs: an agent that was started without a conversation has one session until its run ends."""
+"""Sessions of runs: an agent that was started without a conversation has a session until its run ends."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from greenroom.sessions import Session, SessionPool
 
 
 class _Run:
-    """One run of an agent, by an object that lives as long as it does."""
+    """One run of an agent, identified by an object that exists as long as the run."""
 
     def __init__(self, of: object) -> None:
         self.of = weakref.ref(of)
         self.sessions: dict[int, tuple[SessionPool, Session]] = {}
-        """By pool: the tools of one agent can have several."""
+        """By pool: the tools of one agent can use several."""
 
 
 class _Runs:
@@ -31,7 +31,8 @@ class _Runs:
         self._runs: dict[int, _Run] = {}
         self._numbers = itertools.count()
         self._ended: SimpleQueue[int] = SimpleQueue()
-        """Their numbers. The garbage collector writes it, which may interrupt any code: it can touch nothing else."""
+        """Their numbers. The garbage collector, which can interrupt any code, writes to this queue and touches nothing
+        else."""
         self._reaping = False
 
     def session(self, pool: SessionPool, run: object) -> Session:
@@ -40,7 +41,7 @@ class _Runs:
             if known is None:
                 number = next(self._numbers)
                 known = self._runs[number] = _Run(run)
-                weakref.finalize(run, self._ended.put, number).atexit = False  # the pool ends its sessions then
+                weakref.finalize(run, self._ended.put, number).atexit = False  # at exit, the pool ends its sessions
             if id(pool) not in known.sessions:
                 known.sessions[id(pool)] = pool, pool.session()
             if not self._reaping:
@@ -49,13 +50,13 @@ class _Runs:
             return known.sessions[id(pool)][1]
 
     def take(self, run: object) -> list[Session]:
-        """Return the sessions of a run that ends, and forget it."""
+        """Forget a run that ends, and return its sessions."""
         with self._lock:
             number = next((number for number, each in self._runs.items() if each.of() is run), -1)
             return self._taken(number)
 
     def forget(self) -> None:
-        """In a fork: they are those of the parent."""
+        """Drop everything in a fork: the runs are the parent's."""
         self.__init__()
 
     def _taken(self, number: int) -> list[Session]:
@@ -63,13 +64,13 @@ class _Runs:
         return [] if known is None else [session for _, session in known.sessions.values()]
 
     def _reap(self) -> None:
-        """Delete the sessions of runs that were forgotten by all others, as long as there are runs."""
+        """Delete the sessions of runs to which nothing refers any more, as long as there are runs."""
         while True:
             number = self._ended.get()
             with self._lock:
                 sessions = self._taken(number)
             for session in sessions:
-                with contextlib.suppress(GreenroomError):  # it cools down, or its pool was closed
+                with contextlib.suppress(GreenroomError):  # it will cool down, or its pool was closed
                     session.delete()
             del sessions
             with self._lock:
@@ -83,14 +84,14 @@ os.register_at_fork(after_in_child=_runs.forget)
 
 
 def session_of_run(pool: SessionPool, run: object) -> Session:
-    """Return the session of a run: a new one of the pool, the same for all calls of this run, and of no other.
+    """Return the session of a run: a new session of the pool, shared by all calls of this run and by no other run.
 
-    It is deleted when the run ends: when `end_run` is called, and at the latest when nothing refers to `run` any more.
+    It is deleted when `end_run` is called, and at the latest when nothing refers to `run` any more.
 
     Args:
-        pool: where the session is.
-        run: an object that is there once for each run, and only as long as it: weak references to it must be possible.
-            Its identity counts, not what it equals.
+        pool: provides the session.
+        run: an object that exists once per run, for as long as the run. It must support weak references; it is compared
+            by identity.
     """
     return _runs.session(pool, run)
 

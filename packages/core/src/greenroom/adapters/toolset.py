@@ -64,7 +64,7 @@ _OTHER_TOOLS: Mapping[str, _Tool] = {
 
 
 class Toolset:
-    """The part of an adapter that is the same for every framework: options, descriptions and calls."""
+    """The parts of an adapter that are the same for every framework: options, descriptions and calls."""
 
     def __init__(
         self,
@@ -93,8 +93,8 @@ class Toolset:
             advice: a sentence on how a call of this framework names its conversation.
             pool: gives each conversation its own session.
             session: serves all conversations.
-            session_per_call: each call gets a new session of the pool, deleted after it; the tool that runs code is
-                then the only one.
+            session_per_call: each call gets a new session of the pool, deleted after the call; the tool that runs code
+                is then the only one.
             uploads: a directory whose files a model may copy into its session; without it there is no `upload_file`.
             timeout: the time limit of code in seconds; by default that of the session or the pool.
             budget: the maximum number of characters that a model reads of one result.
@@ -103,13 +103,13 @@ class Toolset:
             download_limit: the maximum size of a file that a model sends to the user, in bytes.
             background: offers `start_execution`, `look_at_execution` and `stop_execution`.
             reset: offers `reset_session`.
-            functions: what code can call while it runs, as `tools` of `Session.execute`.
+            functions: functions that code can call while it runs, as `tools` of `Session.execute`.
             functions_budget: as for `read_functions`.
-            function_limits: of the calls of one execution.
+            function_limits: limits on the calls of one execution.
 
         Raises:
-            InvalidRequest: an option breaks its rule, two options cannot be combined, or the pool's sandboxes run no
-                code.
+            InvalidRequest: an option breaks its rule, two options cannot be combined, or the pool's sandboxes do not
+                run code.
         """
         self._router = SessionRouter(scope, advice, pool=pool, session=session, per_call=session_per_call)
         container_type = self._router.container_type
@@ -117,7 +117,7 @@ class Toolset:
         self.code_tool = code.name
         """The tool that runs code: `run_python`, `run_javascript` or `run_shell`, by the container type."""
         self.code_parameter = code.parameter
-        """Its parameter, and that of `start_execution`: `code` or `command`."""
+        """The name of its parameter and that of `start_execution`: `code` or `command`."""
         self.names = offered_tools(
             container_type,
             session_per_call=session_per_call,
@@ -125,7 +125,7 @@ class Toolset:
             background=background,
             reset=reset,
         )
-        """The tools that can work, and so are offered to models."""
+        """The tools that are offered to models."""
         self._descriptions = describe_tools(container_type, state_kept=not session_per_call, figures_seen=images)
         self._tools = {
             code.name: _Tool(code.parameter, True, run_code, arun_code),
@@ -134,7 +134,7 @@ class Toolset:
         }
         given = () if functions is None else tuple(functions)
         self.functions = read_functions(given, functions_budget)
-        """What code can call, as a model learns of it."""
+        """The functions that code can call, with their description for models."""
         budget, timeout = check_budget(budget), check_timeout(timeout)
         self._options: Mapping[str, Mapping[str, Any]] = {
             code.name: {
@@ -156,16 +156,16 @@ class Toolset:
 
     @property
     def follows_conversations(self) -> bool:
-        """Whether it matters which conversation calls."""
+        """Whether the session depends on the conversation."""
         return self._router.follows_conversations
 
     def describe(self, tool: str) -> str:
-        """Return the description of a tool for models; that of the tool that runs code has the functions."""
+        """Return the description of a tool for models; for the tool that runs code, it includes the functions."""
         text = self._descriptions[tool]
         return f"{text}\n\n{self.functions.text}" if tool == self.code_tool and self.functions.text else text
 
     def session_for(self, conversation: str | None, run: object = None) -> Session:
-        """Return the session of a conversation, or without one that of a run, for the application's own use.
+        """Return the session of a conversation, or of a run without one, for the application's own use.
 
         Raises:
             InvalidRequest: the conversation has no name and there is no run, or sessions end with their calls.
@@ -191,15 +191,16 @@ class Toolset:
         """Call a tool in the session of a conversation.
 
         Args:
-            conversation: its name; `None` or empty if the caller does not know it.
+            conversation: its name; `None` or empty if unknown.
             tool: one of `names`.
-            run: the object of the agent's run, as for `session_of_run`: it counts if there is no conversation.
-            on_output: called with each piece of output of code that runs; it must not be asynchronous here.
-            functions: those of the constructor, as they are for this call, if they differ from call to call.
-            arguments: what the model passed.
+            run: the object of the agent's run, as for `session_of_run`; used if there is no conversation.
+            on_output: called with each piece of output while code runs; it must not be asynchronous here.
+            functions: the constructor's functions in their form for this call, if it differs between calls.
+            arguments: the arguments that the model passed.
 
         Returns:
-            The answer. An error that the model can retry after becomes an answer too, with the error as its artifact.
+            The answer. An error after which the model can retry is returned as an answer, with the error as its
+            artifact.
 
         Raises:
             GreenroomError: an error that a model cannot fix, such as `PoolFull`.
@@ -246,7 +247,7 @@ class Toolset:
         return Attendance(session, execution_id, tools, turn=turn, on_output=on_output)
 
     def begin(self, attendance: Attendance, code: str) -> None:
-        """Begin to run a model's code with these options.
+        """Start a model's code with these options.
 
         Raises:
             InvalidRequest: as `Attendance.begin`.
@@ -255,7 +256,7 @@ class Toolset:
         attendance.begin(code, timeout=options["timeout"], limits=options["tool_limits"])
 
     def answer(self, execution: Execution) -> ToolAnswer[Execution]:
-        """Return what a model reads of an execution with these options."""
+        """Return the text that a model reads about an execution with these options."""
         options = self._options[self.code_tool]
         return answer_of(execution, options["budget"], options["images"])
 
@@ -273,7 +274,7 @@ class Toolset:
 
 
 def _checked(name: str, tool: _Tool, arguments: Mapping[str, Any]) -> Iterable[Any]:
-    """Return the arguments if they are the tool's parameters, so that a model cannot set the options beside them."""
+    """Return the arguments if they match the tool's parameters, so that a model cannot set other options."""
     if [*arguments] == [tool.parameter] or not (arguments or tool.required):
         return arguments.values()
     names = ", ".join(map(brief, arguments)) or "none"

@@ -1,4 +1,4 @@
-"""The client's end of calls: code in a session of a server calls tools of this application."""
+"""The client's end of calls: code in a session on a server calls tools of this application."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from greenroom.wire.values import WireError
 
 
 class AnsweredCalls:
-    """The calls of one execution. Each is made once, also if the connection breaks and the server repeats it."""
+    """The calls of one execution. Each is made once, even if the connection breaks and the server repeats it."""
 
     def __init__(self, toolbox: Toolbox, send: Callable[[Answer], Awaitable[None]]) -> None:
         """
         Args:
-            toolbox: what answers them.
+            toolbox: answers them.
             send: sends an answer to the server.
         """
         self._calls = RunningCalls(toolbox, self._answer)
         self._log = toolbox.log or CallLog()
         self._send = send
         self._keys: dict[int, str] = {}
-        """Of the calls that wait."""
+        """The keys of waiting calls."""
         self._unsent: dict[int, ToolAnswer] = {}
-        """Answers that may not have arrived, and those that only defer a call."""
+        """Answers that may not have arrived, including those that only defer a call."""
 
     def take(self, event: CallEvent) -> None:
         """Take a line about a call.
 
         Raises:
-            WireError: there are more than the execution can have.
+            WireError: there are more calls than the execution can have.
         """
         match event:
             case Called():
@@ -74,12 +74,12 @@ class AnsweredCalls:
 
     async def _answer(self, number: int, answer: ToolAnswer) -> None:
         while (key := self._keys.get(number)) is not None:
-            self._unsent[number] = answer  # if the call is repeated, it did not arrive
+            self._unsent[number] = answer  # if the call is repeated, the answer did not arrive
             try:
                 await self._send(Answer(number, key, **dataclasses.asdict(answer)))
             except GreenroomError as error:
                 if self._keys.get(number) != key:
-                    continue  # the call was repeated meanwhile, and has another key
+                    continue  # the call was repeated meanwhile with another key
                 if error.azure is not None and error.azure.code == NOT_WAITING:
                     self._forget(number, failed=answer.failed)
                 raise

@@ -11,7 +11,7 @@ from greenroom.azure.codecs.shared import Malformed
 from greenroom.azure.transport import Response
 
 MIN_RATE = 16 * 1024
-"""Bytes per second that an endpoint must send or accept once its time limit is used up."""
+"""The minimum rate of an endpoint, in bytes per second, once its time limit is used up."""
 
 _REPLAYABLE = 4 << 20  # bytes up to which an upload is kept in memory, to be resent if the pool was full
 _PIECE = 64 * 1024
@@ -25,9 +25,8 @@ class TooSlow(Exception):
 
 
 class TimeBudget:
-    """The time that an endpoint has left: some seconds, and more for each byte transferred.
-
-    Time that our own side takes does not count.
+    """The remaining time of an endpoint: some seconds, and more for each byte transferred. The client's own time does
+    not count.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -43,7 +42,7 @@ class TimeBudget:
 
 
 class IdleLimit(TimeBudget):
-    """The time that an endpoint has for each piece, however many there are."""
+    """The time limit of an endpoint for each piece, however many there are."""
 
     def spend(self, seconds: float, size: int) -> None:
         pass
@@ -54,9 +53,9 @@ async def lines(response: Response, seconds: float, *, longest: int, limit: int)
 
     Args:
         response: its body has not been read.
-        seconds: how long the endpoint can send nothing.
-        longest: bytes of a line.
-        limit: bytes of all lines.
+        seconds: the maximum time without data from the endpoint.
+        longest: the maximum size of a line in bytes.
+        limit: the maximum size of all lines in bytes.
 
     Raises:
         TooSlow: it takes longer.
@@ -81,7 +80,7 @@ async def received(response: Response, budget: TimeBudget, limit: int) -> AsyncG
 
     Args:
         response: its body has not been read.
-        budget: how long the endpoint can keep us waiting.
+        budget: the remaining time of the endpoint.
         limit: bytes to read from the network; the caller counts the decompressed ones.
 
     Raises:
@@ -89,7 +88,7 @@ async def received(response: Response, budget: TimeBudget, limit: int) -> AsyncG
         Malformed: its encoding is neither identity nor a single valid gzip, or it exceeds the limit.
     """
     coding = response.headers.get("content-encoding", "").strip().lower()
-    if coding not in {"", "identity", "gzip", "x-gzip"}:  # several gzips would multiply
+    if coding not in {"", "identity", "gzip", "x-gzip"}:  # several layers of gzip would multiply the size
         raise Malformed(f"its Content-Encoding must be identity or gzip, not {coding!r:.100}")
     async with contextlib.aclosing(_raw(response, budget, limit + _FRAMING)) as raw:
         if coding in {"", "identity"}:
@@ -113,9 +112,7 @@ async def _raw(response: Response, budget: TimeBudget, limit: int) -> AsyncGener
                 chunk = await anext(response.chunks, None)
         except TimeoutError:
             if timeout.expired():
-                raise TooSlow(
-                    f"its body must arrive at {MIN_RATE} bytes per second or more, and did so too slowly"
-                ) from None
+                raise TooSlow(f"its body must arrive at {MIN_RATE} bytes per second or more, not more slowly") from None
             raise
         if chunk is None:
             return
@@ -150,7 +147,7 @@ async def sent(content: AsyncIterator[bytes], seconds: float, timeout: asyncio.T
     """Yield the content of a request in small chunks.
 
     `timeout`, the time limit of sending, is suspended while the content's source is awaited. The endpoint has some
-    seconds, and more for each byte; after the last byte it has the same seconds to respond.
+    seconds, and more for each byte; after the last byte it has as many seconds to respond.
     """
     loop = asyncio.get_running_loop()
     budget = TimeBudget(seconds)
@@ -182,7 +179,7 @@ async def replayable(
 
     Args:
         chunks: the content.
-        before, after: what stands around it.
+        before, after: the bytes around it.
         on_sent: called with the bytes of `chunks` that were taken from the iterator.
     """
     held = bytearray()
@@ -217,7 +214,7 @@ async def _once(
 
 
 def expected_size(response: Response) -> int | None:
-    """Return the bytes of a response's content, if its headers tell."""
+    """Return the size of a response's content in bytes, if its headers state it."""
     coding = response.headers.get("content-encoding", "").strip().lower()
     return number_in(response, "content-length") if coding in {"", "identity"} else None
 

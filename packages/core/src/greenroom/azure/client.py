@@ -1,4 +1,4 @@
-"""A pool in Azure, or of any server that speaks its API, as a `Backend`."""
+"""A pool in Azure, or on any server that implements its API, as a `Backend`."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ _FIRST_POLL, _LONGEST_POLL = 0.1, 2.0
 _SESSIONS_SINCE = "2025-02-02-preview"
 _MAX_PAGES = 1000
 _MAX_ENTRIES = 20_000
-"""Entries of a list, over all its pages, as in a local pool."""
+"""The maximum number of entries of a list over all pages, as in a local pool."""
 _LIST_TIMEOUT = 300.0
-"""Seconds for all pages of a list, besides the time for which a full pool is retried."""
+"""Seconds for all pages of a list, not counting retries while the pool is full."""
 _MAX_ID = 1000
 _MAX_DIRECTORIES = 2000
 
@@ -73,8 +73,8 @@ class AzurePool(Forwarding):
     """Sessions of a pool in Azure.
 
     Differences from a local pool: the events of a stream come at the end of the execution; an execution has one picture
-    or one result, as the service returns no more; changed files are not listed; a cancelled call closes its
-    connection, after which the service might or might not interrupt the code.
+    or one result, as the service returns no more; changed files are not listed; a cancelled call closes its connection,
+    and the service may or may not interrupt the code.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class AzurePool(Forwarding):
         Args:
             endpoint: the pool's management endpoint.
             transport: sends the requests; by default httpx, configured by the settings.
-            connection: an open one, in place of one with that transport.
+            connection: an open connection, used in place of a new one with that transport.
 
         Raises:
             InvalidRequest: the endpoint, the key or the proxy is not valid.
@@ -133,8 +133,8 @@ class AzurePool(Forwarding):
         del execution_id  # executions end with their requests
         if tools is not None:
             raise InvalidRequest(
-                "The tools must be for a pool on this machine or of greenroom serve: Azure offers code in its sessions "
-                "no way to call functions of the application."
+                "The pool must be on this machine or on a greenroom serve to have tools: in Azure, code in a session "
+                "cannot call functions of the application."
             )
         if self.container_type is ContainerType.SHELL:
             return await self._shell(identifier, ShellCommand(code, env=env), timeout, on_event)
@@ -154,13 +154,14 @@ class AzurePool(Forwarding):
         self, identifier: str, execution_id: str, *, on_event: OnEvent | None, tools: Toolbox | None = None
     ) -> Execution:
         raise InvalidRequest(
-            f"The execution {execution_id} must be in a pool on this machine or of greenroom serve: Azure resumes none."
+            f"The execution {execution_id} must be in a pool on this machine or on a greenroom serve: "
+            "Azure cannot resume executions."
         )
 
     async def fork(self, identifier: str, forks: Mapping[str, Overrides | None], *, timeout: float | None) -> NoReturn:
         raise InvalidRequest(
-            "A session that is forked must be in a pool that this process has opened: Azure copies none. Run its code "
-            "again in a new session."
+            "A session that is forked must be in a local pool that this process opened: Azure cannot copy sessions. "
+            "Run its code again in a new session."
         )
 
     @remote_call(EXECUTE_COMMAND)
@@ -212,7 +213,7 @@ class AzurePool(Forwarding):
     async def _execution(
         self, call: Call, identifier: str, seconds: float, *, timeout: float | None = None
     ) -> Execution | Pending:
-        """Send a request that is answered with an execution, whose time limit was `seconds`."""
+        """Send a request whose response is an execution with a time limit of `seconds`."""
 
         def decode(body: Json) -> Execution | Pending:
             outcome = self._codec.decode_execution(body, timeout=seconds)
@@ -227,8 +228,8 @@ class AzurePool(Forwarding):
             return replace(outcome, session_restarted=cause, state_lost=True)
         return outcome
 
-    async def _poll(self, identifier: str, id: str, seconds: float) -> Execution:  # noqa: A002  the model's own word
-        """Poll an execution until it has ended, at most until its time limit and a margin have passed."""
+    async def _poll(self, identifier: str, id: str, seconds: float) -> Execution:  # noqa: A002  the model's name
+        """Poll an execution until it has ended, at most for its time limit and a margin."""
         delay = _FIRST_POLL
         deadline = time.monotonic() + seconds + MARGIN
         while time.monotonic() < deadline:
@@ -239,9 +240,9 @@ class AzurePool(Forwarding):
             except GreenroomError as error:
                 if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
                     raise SandboxLost(f"The execution {id} is no longer known: its session has ended.") from error
-                if not isinstance(error, ServiceFailed | PoolFull):  # their text could claim that nothing was run
+                if not isinstance(error, ServiceFailed | PoolFull):  # their message could claim that nothing was run
                     raise
-                unknown = ServiceFailed(f"The execution {id} was started, and its outcome is unknown. {error}")
+                unknown = ServiceFailed(f"The execution {id} was started; its outcome is unknown. {error}")
                 unknown.azure = error.azure
                 raise unknown from error
             if isinstance(outcome, Execution):
@@ -327,12 +328,12 @@ class AzurePool(Forwarding):
                 raise FileRefused.too_large(path, limit, option="file_limit")
             yield chunk
 
-    # Sessions and the pool. Only later versions have these requests; the service accepts them for any session.
+    # Sessions and the pool. Only later API versions have these requests; the service accepts them for any session.
 
     async def delete(self, identifier: str) -> None:
         call = current.delete_session(of_container=self._is_custom)
         with no_session():
-            if self._is_custom:  # the response is a sentence
+            if self._is_custom:  # the response is plain text
                 async with self._http.stream(self._addressed(call, identifier), timeout=_TIMEOUT):
                     pass
             else:
@@ -416,7 +417,7 @@ class AzurePool(Forwarding):
         """Return the entries of all pages of a list.
 
         Raises:
-            ServiceFailed: there are more than `most`, or too many pages.
+            ServiceFailed: there are more entries than `most`, or too many pages.
         """
         call = self._addressed(call, identifier, self._version_of(call))
         found: list[T] = []

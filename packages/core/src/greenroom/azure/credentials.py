@@ -36,16 +36,16 @@ class Tokens(Protocol):
 
 
 class FixedToken:
-    """A key of `greenroom serve`, or no token."""
+    """A key for a `greenroom serve`, or no token."""
 
     def __init__(self, token: str | None, *, option: str = "api_key") -> None:
         """
         Args:
-            token: what is sent.
-            option: the name of the option with the key.
+            token: the key that is sent.
+            option: the name of the option that has the key.
 
         Raises:
-            InvalidRequest: a header cannot hold it; the message does not show it.
+            InvalidRequest: a header cannot contain the key; the message does not show it.
         """
         if token is not None and not _fits_a_header(token):
             raise InvalidRequest(f"The option {option} must be printable ASCII, without spaces or newlines around it.")
@@ -77,7 +77,7 @@ class CredentialTokens:
         Args:
             make: returns the credential; called on first use, in a thread, as azure-identity takes long to import.
             owned: whether to close the credential too.
-            scope: what the tokens are for.
+            scope: the scope of the tokens.
             clock: seconds since 1970.
         """
         self._make = make
@@ -116,12 +116,12 @@ class CredentialTokens:
                 token = await asyncio.to_thread(get_token, self._scope)
         except EngineUnavailable:
             raise
-        except Exception as error:  # a credential can raise anything, and its reason helps
+        except Exception as error:  # a credential can raise anything; the message shows why
             raise AccessDenied(
                 f"Could not get an Azure token: {error}\nLog in with 'az login', set AZURE_CLIENT_ID, "
                 "AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or give connect() a credential."
             ) from error
-        if not _fits_a_header(token.token):  # errors of HTTP libraries would show it
+        if not _fits_a_header(token.token):  # errors of HTTP libraries would show the token
             raise AccessDenied("The credential's token must be printable ASCII.")
         # A token that lives for less than twice the margin is kept for half its lifetime.
         lasts = max(token.expires_on - self._clock(), 0.0)
@@ -133,7 +133,7 @@ def _fits_a_header(token: str) -> bool:
 
 
 def default_credential(client_id: str | None) -> Any:
-    """Return a `DefaultAzureCredential`, for the managed identity of that client ID, if it is given.
+    """Return a `DefaultAzureCredential`, for the managed identity with this client ID if it is given.
 
     Raises:
         EngineUnavailable: azure-identity is not installed.
@@ -144,12 +144,12 @@ def default_credential(client_id: str | None) -> Any:
         raise EngineUnavailable(
             "Azure credentials need azure-identity. Install it: pip install 'greenroom[azure]'."
         ) from error
-    # Without the argument it reads AZURE_CLIENT_ID itself.
+    # Without the argument, azure-identity reads AZURE_CLIENT_ID itself.
     return DefaultAzureCredential(managed_identity_client_id=client_id) if client_id else DefaultAzureCredential()
 
 
 def tokens_for(endpoint: str, settings: AzureSettings) -> Tokens:
-    """Return the tokens for a pool: its server's key, those of a credential, or Azure's for Azure's hosts.
+    """Return the tokens for a pool: its server's key, a credential's tokens, or for Azure's hosts Azure tokens.
 
     Raises:
         InvalidRequest: the host is not Azure's, and there is neither a key nor a credential.
@@ -163,7 +163,7 @@ def tokens_for(endpoint: str, settings: AzureSettings) -> Tokens:
         return FixedToken(None)
     if not is_azure(endpoint):
         raise InvalidRequest(
-            f"A pool's host must be Azure's to get an Azure token by default, not that of {endpoint!r:.200}. Give "
-            "connect() the api_key of the server, or a credential."
+            f"A pool's host must be Azure's to get an Azure token by default, not that of {endpoint!r:.200}. Pass "
+            "connect() the server's api_key or a credential."
         )
     return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)

@@ -19,31 +19,31 @@ from greenroom.models import ContainerType
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """What Resource Manager knows of a pool."""
+    """The facts about a pool from Resource Manager."""
 
     endpoint: str
     container_type: ContainerType | None
-    """`None` for one that is not known here."""
+    """`None` if the type is unknown to this version."""
 
 
 async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -> tuple[str, AzureSettings]:
     """Return the endpoint of a pool and the settings to call it with.
 
     Args:
-        endpoint: the endpoint itself, or the id of the pool, alone or after the URL of a server that is asked for it.
+        endpoint: the endpoint itself, or the pool's id, alone or after the URL of the server to ask.
         settings: all options.
-        given: the names of those that are not from the environment.
+        given: the names of the options that are not from the environment.
 
     Raises:
-        InvalidRequest: there is no such pool, or the options do not fit together.
-        ServiceFailed: it is not ready, or its endpoint is one that must not get the credentials.
+        InvalidRequest: there is no such pool, or the options contradict each other.
+        ServiceFailed: the pool is not ready, or its endpoint must not get the credentials.
     """
     parts = urlsplit(endpoint)
     prefix, pool = split_id(unquote(parts.path)) or ("", None)
     if pool is None and not parts.scheme:
-        pool = PoolId.parse(parts.path)  # which tells the form of an id
+        pool = PoolId.parse(parts.path)  # its error shows the form of an id
     if "server" in given and (pool is None or parts.scheme):
-        raise InvalidRequest("The option server must come with the id of a pool that has no server in front of it.")
+        raise InvalidRequest("The option server must come with a pool id that does not contain a server.")
     if pool is None:
         if is_dynamic_sessions(endpoint):
             settings = _without_foreign_keys(settings, given)
@@ -57,7 +57,7 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
     except AccessDenied:
         if is_azure_management(server) or settings.api_key is None:
             raise
-        # Who may use sessions need not be allowed to manage pools; a server of ours has them at this path.
+        # A caller that may use sessions may be unable to manage pools; our server has the endpoint at this path.
         return f"{server.rstrip('/')}{pool.sessions_path}", settings
     if found.container_type is not None:
         settings = settings.model_copy(update={"container_type": found.container_type})
@@ -65,7 +65,7 @@ async def find(endpoint: str, settings: AzureSettings, given: Collection[str]) -
 
 
 async def _settled(client: ManagementClient, pool: PoolId, timeout: float) -> Mapping[str, Any]:
-    """Return a pool once it is ready or has failed, or as it is after some seconds.
+    """Return a pool once it is ready or has failed, at the latest after some seconds.
 
     A server that has just started opens its pools one after the other.
     """
@@ -82,13 +82,13 @@ async def _settled(client: ManagementClient, pool: PoolId, timeout: float) -> Ma
 
 
 def _without_foreign_keys(settings: AzureSettings, given: Collection[str]) -> AzureSettings:
-    """Return the settings for Azure: keys of the environment are those of another server, and do not go there."""
+    """Return the settings for Azure without keys from the environment, which belong to another server."""
     foreign = {"api_key", "management_key"}.difference(given)
     return settings.model_copy(update=dict.fromkeys(foreign))
 
 
 def discovered(resource: Mapping[str, Any], server: str, name: str) -> Discovered:
-    """Return what a resource says about its pool.
+    """Return the facts about a pool from its resource.
 
     Raises:
         ServiceFailed: as for `find`.
@@ -101,8 +101,8 @@ def discovered(resource: Mapping[str, Any], server: str, name: str) -> Discovere
     endpoint = text(properties.get("poolManagementEndpoint"))
     if not _may_serve(server, endpoint):
         raise ServiceFailed(
-            f"The endpoint of the pool {name!r} must be on the host of its server, {server}, or on one of Azure for a "
-            f"pool in Azure, not {endpoint!r:.200}."
+            f"The endpoint of the pool {name!r} must be on the host of its server, {server}, or on an Azure host for "
+            f"a pool in Azure, not {endpoint!r:.200}."
         )
     kind = text(properties.get("containerType"))
     known = {str(each): each for each in ContainerType}
@@ -110,7 +110,7 @@ def discovered(resource: Mapping[str, Any], server: str, name: str) -> Discovere
 
 
 def management_settings(settings: AzureSettings) -> ManagementSettings:
-    """Return how to call Resource Manager with the options of a pool."""
+    """Return the settings for Resource Manager from the options of a pool."""
     key, proxy = settings.management_key or settings.api_key, settings.proxy
     return ManagementSettings(
         credential=settings.credential,
@@ -123,7 +123,7 @@ def management_settings(settings: AzureSettings) -> ManagementSettings:
 
 
 def _may_serve(server: str, endpoint: str) -> bool:
-    """Whether the credentials for a server's pools may go to an endpoint that it names."""
+    """Whether the credentials for a server's pools may be sent to an endpoint that it names."""
     try:
         found, own = urlsplit(endpoint), urlsplit(server)
         host, own_host = found.hostname or "", own.hostname or ""

@@ -1,4 +1,4 @@
-"""Requests to custom containers of a pool in Azure, or of `greenroom serve`."""
+"""Requests to custom containers of a pool in Azure or on a `greenroom serve`."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class Forwarding:
 
 
 def _check_target(target: str) -> None:
-    """Refuse a path that would leave the session, as the service reads it.
+    """Refuse a path that the service would resolve outside of the session.
 
     Raises:
-        InvalidRequest: it has a segment of dots, is one of the pool's own, or names a session.
+        InvalidRequest: it has a segment of dots, is a path of the pool itself, or names a session.
     """
     path, _, query = target.partition("?")
     segments = unquote(path).split("/")
     if {".", ".."} & set(segments):
-        raise InvalidRequest(f"The path must not have segments of dots alone, as {brief(path)} has.")
+        raise InvalidRequest(f"The path must not have the segments . and .., as {brief(path)} has.")
     if segments[1] == ".management":
-        raise InvalidRequest(f"The path must not be one of the pool's own, as {brief(path)} is.")
+        raise InvalidRequest(f"The path must not be one that the pool itself serves, as {brief(path)} is.")
     if any(name == "identifier" for name, _ in parse_qsl(query, keep_blank_values=True)):
-        raise InvalidRequest("The query must not have an identifier: it names the session, and is added.")
+        raise InvalidRequest("The query must not have an identifier: it names the session and is added automatically.")

@@ -28,13 +28,13 @@ T = TypeVar("T")
 
 
 class ErrorOf(Protocol):
-    """Returns the exception for an error response; `path` is the file that the request concerned."""
+    """Returns the exception for an error response; `path` is the file of the request."""
 
     def __call__(self, problem: Problem, *, path: str | None) -> GreenroomError: ...
 
 
 MARGIN = 60.0
-"""Seconds for a response beyond the execution's own time limit: a pool can wait for a free session."""
+"""Seconds for a response beyond the execution's time limit, as a pool can wait for a free session."""
 
 _CONNECT_TIMEOUT = 10.0
 _CONNECT_ATTEMPTS = 3
@@ -43,10 +43,10 @@ _LONGEST_DELAY = 8.0
 _MAX_BODY = 64 << 20
 _MAX_PROBLEM = 64 << 10
 _MAX_VALUES = 400_000
-"""JSON values of one response: a list of 20,000 files, the most that we accept, has half of them."""
+"""The maximum number of JSON values in a response: twice those of the longest accepted list, 20,000 files."""
 _VALUE = 48  # bytes, as `weigh_json` counts them
 _LARGE = 256 << 10
-"""Bytes from which JSON is parsed in a thread."""
+"""The size in bytes from which JSON is parsed in a thread."""
 _MAX_LINK = 4 << 10
 _USER_AGENT = f"greenroom/{version('greenroom')} (Language=Python)"
 
@@ -54,14 +54,14 @@ _REQUEST_ID = "x-ms-client-request-id"
 _ERROR_CODE = "x-ms-error-code"
 
 _OURS = ("api-version", "identifier")
-"""Query parameters that the link to a next page cannot change."""
+"""Query parameters that the link to the next page must not change."""
 
-# A response with one of these comes from a session, so the request was dispatched, whatever the status is.
+# A response with one of these headers comes from a session, so the request was dispatched, whatever its status.
 _OF_A_SESSION = ("operation-id", "operation-location", "x-ms-session-guid", "x-ms-container-execution-duration")
 
 
 class Connection:
-    """Requests to a pool's endpoint. Each method raises `AccessDenied`, `PoolFull`, `ServiceFailed` and so on."""
+    """Sends requests to a pool's endpoint. Each method raises `AccessDenied`, `PoolFull`, `ServiceFailed` and so on."""
 
     def __init__(
         self,
@@ -74,9 +74,9 @@ class Connection:
     ) -> None:
         """
         Args:
-            endpoint: the pool's, without a slash at its end.
+            endpoint: the pool's endpoint, without a trailing slash.
             tokens: the credentials.
-            transport: sends the requests; it is closed with the connection.
+            transport: sends the requests; closed with the connection.
             retry_for: seconds for which a request is retried while the pool is full or too busy.
             errors: returns the exception for an error response.
         """
@@ -106,10 +106,10 @@ class Connection:
         """Send a request, and return the response's JSON, decoded; a missing body is `None`.
 
         Args:
-            call: its `query` has all parameters.
+            call: the request, whose `query` has all parameters.
             decode: raises `Malformed` for an invalid body; runs in a thread if the body is large.
-            timeout: seconds in which the endpoint must accept the request and begin its response, and as many again to
-                end it; the body of a request gets more by its size.
+            timeout: seconds in which the endpoint must accept the request and start its response, and as many again to
+                end it; a request's body gets more time by its size.
             path: the file that the request concerns, for errors.
             content: the body, unless `call` has one: bytes, or an iterator of them, which can be sent only once.
             on_headers: called with the headers of the response.
@@ -138,12 +138,12 @@ class Connection:
     async def forward(
         self, method: str, target: str, headers: Sequence[tuple[str, str]], content: Any, *, timeout: float
     ) -> AsyncGenerator[Response, None]:
-        """Send a request for a custom container, once, and yield its response, whatever the status is.
+        """Send a request for a custom container once, and yield its response, whatever its status.
 
         Args:
             method, headers, content: as they are sent.
-            target: the path below the endpoint, with a slash in front, and the query.
-            timeout: seconds until the response begins.
+            target: the path below the endpoint, with a leading slash, and the query.
+            timeout: seconds until the response starts.
         """
         if self._closed:
             raise PoolClosed("The pool was closed.")
@@ -188,16 +188,16 @@ class Connection:
 
         Args:
             response: the response.
-            timeout: seconds to wait in total, besides the time for its bytes.
-            limit: bytes of the file; the caller counts them.
+            timeout: seconds to wait in total, not counting the time for its bytes.
+            limit: the maximum size of the file in bytes; the caller counts them.
         """
         return received(response, TimeBudget(timeout), limit)
 
     def following(self, link: str, call: Call) -> Call:
-        """Return the request for the next page of a list, from the link in the page before.
+        """Return the request for the next page of a list, from the link in the previous page.
 
         Raises:
-            ServiceFailed: the link does not lead to a new page of this pool, which alone gets the token.
+            ServiceFailed: the link does not lead to a new page of this pool; no other address gets the token.
         """
         if len(link) > _MAX_LINK:
             raise ServiceFailed(f"The link to the next page must have at most {_MAX_LINK} characters, not {len(link)}.")
@@ -235,7 +235,7 @@ class Connection:
                     wait = _delay(attempt)
             except (TransportError, TooSlow) as failure:
                 error = self._broken(call, failure)
-                if call.method == "GET" and attempt + 1 < _CONNECT_ATTEMPTS:  # reading dispatches nothing
+                if call.method == "GET" and attempt + 1 < _CONNECT_ATTEMPTS:  # a GET dispatches nothing
                     wait = _delay(attempt)
             else:
                 if response.is_success:
@@ -257,8 +257,8 @@ class Connection:
 
         Raises:
             TransportError: there is no response.
-            TooSlow: the endpoint took too long to accept the request or to respond. A transport limits the time of
-                each read and write, not how many there are.
+            TooSlow: the endpoint took too long to accept the request or to respond. A transport limits the time of each
+                read and write, but not their number.
         """
         limit = asyncio.timeout(None)
         if isinstance(content, AsyncIterator):
@@ -287,7 +287,7 @@ class Connection:
         if call.body is not None:
             content = json.dumps(call.body).encode()
             headers["Content-Type"] = "application/json"
-        size = len(content) if isinstance(content, bytes) else 0  # written in one go
+        size = len(content) if isinstance(content, bytes) else 0  # written at one time
         query = "&".join(f"{quote_segment(name)}={quote_segment(value)}" for name, value in call.query.items())
         return Request(
             call.method,
@@ -304,7 +304,7 @@ class Connection:
         return ServiceFailed(f"{self.endpoint} cannot be reached: {error}.{nothing}")
 
     def _broken(self, call: Call, error: Exception) -> ServiceFailed:
-        unknown = " Whether it was carried out is unknown." if call.method != "GET" else ""
+        unknown = " It is unknown whether it was carried out." if call.method != "GET" else ""
         return ServiceFailed(f"The connection to {self.endpoint} broke: {error}.{unknown}")
 
 
@@ -322,7 +322,7 @@ def _was_not_dispatched(problem: Problem, response: Response) -> bool:
 
 
 def _delay(attempt: int) -> float:
-    """Return the seconds before the next attempt, with jitter, so that many clients do not retry together."""
+    """Return the seconds before the next attempt, with jitter, so that clients do not retry simultaneously."""
     return random.uniform(0.5, 1) * min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY)  # noqa: S311
 
 
@@ -349,7 +349,7 @@ def _parse(body: bytes, decode: Callable[[Json], T]) -> T:
 
 
 async def _problem(request: Request, response: Response, timeout: float) -> tuple[Problem, GreenroomError | None]:
-    """Return the error of a response, and the exception in it, which only a Greenroom server sends."""
+    """Return the error in a response, and the exception, which only Greenroom servers send."""
     try:
         content = await _read(response, _MAX_PROBLEM, timeout)
     except (TransportError, TooSlow, Malformed):

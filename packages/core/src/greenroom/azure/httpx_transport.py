@@ -1,4 +1,4 @@
-"""HTTP by httpx. No other module imports it, and neither its types nor its errors leave this one."""
+"""HTTP with httpx. No other module imports httpx, and its types and errors do not leave this module."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ class HttpxTransport:
     def __init__(self, url: str, *, proxy: str | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
         """
         Args:
-            url: what all requests begin with.
-            proxy: the URL of an HTTP proxy, used for every request; by default those that the environment names
-                (`HTTPS_PROXY`, `NO_PROXY`), and none for plain HTTP, which stays on this machine.
+            url: the beginning of all request URLs.
+            proxy: the URL of an HTTP proxy, used for every request; by default the environment decides (`HTTPS_PROXY`,
+                `NO_PROXY`), and plain HTTP, which stays on this machine, uses none.
             ssl_context: decides which certificates are trusted, the proxy's included; by default the usual
                 authorities, or those of `SSL_CERT_FILE`.
 
         Raises:
-            InvalidRequest: the URL has a host that cannot exist.
+            InvalidRequest: the URL's host is not a valid name.
         """
         try:
             _ = httpx.URL(url).host
-        except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a label in another alphabet
+        except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: an invalid international label
             raise InvalidRequest(
                 f"The host of a URL must be a valid name, not that of {url!r:.200}: {error}."
             ) from None
         verify: ssl.SSLContext | bool = True if ssl_context is None else ssl_context
         if verify is True and url.startswith("http:"):
-            verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody: to load the authorities takes 50 ms
+            verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no authorities, as loading them takes 50 ms
         self._client = httpx.AsyncClient(
             proxy=None if proxy is None else _proxy(proxy, ssl_context),
             verify=verify,
             trust_env=not url.startswith("http:"),
-            follow_redirects=False,  # a token goes to the endpoint and nowhere else
+            follow_redirects=False,  # only the endpoint may get the token
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=15),
             cookies=_NoCookies(),
         )
@@ -87,7 +87,7 @@ class _Chunks:
 
 
 class _NoCookies(CookieJar):
-    """Keeps no cookie: the API has none, and an endpoint could fill the memory with them."""
+    """Keeps no cookies: the API has none, and an endpoint could fill the memory with them."""
 
     def extract_cookies(self, response: Any, request: Any) -> None:
         del response, request
@@ -103,7 +103,7 @@ def _own_errors() -> Generator[None, None, None]:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise Unreachable(_reason(error)) from None
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:  # InvalidURL: of a redirect
+    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:  # InvalidURL: from a redirect
         raise Broken(_reason(error)) from None
 
 

@@ -1,4 +1,4 @@
-"""Session pools as resources: created, changed, listed and deleted in Azure or on a `greenroom serve`."""
+"""Create, change, list and delete session pools in Azure or on a `greenroom serve`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Resource = dict[str, Any]
 """A pool as JSON, as Resource Manager returns it."""
 
 OnState = Callable[[str], None]
-"""Called with the state of what is waited for."""
+"""Called with the state of the operation while it is awaited."""
 
 _TIMEOUT = 60.0
 _LIST_TIMEOUT = 300.0
@@ -66,7 +66,7 @@ def _ignore(state: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagementSettings:
-    """How to call Resource Manager. No representation has the key."""
+    """Settings for calls of Resource Manager. Their representation does not show the key."""
 
     credential: Any = None
     """An azure-core credential, synchronous or asynchronous; by default `DefaultAzureCredential`, for Azure alone."""
@@ -75,15 +75,15 @@ class ManagementSettings:
     proxy: str | None = field(default=None, repr=False)
     ssl_context: ssl.SSLContext | None = None
     key: Callable[[], str | None] = lambda: None
-    """Returns the management key of a `greenroom serve`; Azure never gets it."""
+    """Returns the management key of a `greenroom serve`, which is never sent to Azure."""
     retry_for: float = 30.0
     """Seconds for which a request is retried while the service is too busy."""
 
 
 class ManagementClient:
-    """The pools of one server: Azure, or a `greenroom serve`.
+    """The session pools of one server: Azure or a `greenroom serve`.
 
-    Each method raises `AccessDenied`, `InvalidRequest` (what was asked is refused, or there is no such pool) or
+    Each method raises `AccessDenied`, `InvalidRequest` (the request is refused, or there is no such pool) or
     `ServiceFailed`.
     """
 
@@ -91,7 +91,7 @@ class ManagementClient:
         """
         Args:
             server: its URL.
-            settings: credentials and the way to it.
+            settings: the credentials and connection settings.
 
         Raises:
             InvalidRequest: the URL, the key or the proxy is not valid.
@@ -125,12 +125,12 @@ class ManagementClient:
         """Return a pool.
 
         Raises:
-            InvalidRequest: there is none; the message has the names of those that there are.
+            InvalidRequest: there is no such pool; the message lists the existing ones.
         """
         return (await self._send("GET", pool))[0]
 
     async def list(self, subscription: str, resource_group: str | None = None) -> list[Resource]:
-        """Return the pools of a resource group, or of a subscription, in the order of the server."""
+        """Return the pools of a resource group or a subscription, in the server's order."""
         found: list[Resource] = []
         call: Call | None = self._call("GET", pools_path(subscription, resource_group))
         seen: set[str] = set()
@@ -140,7 +140,7 @@ class ManagementClient:
                     page, link = await self._json(call)
                     found += page
                     if len(found) > _MAX_POOLS:
-                        raise ServiceFailed(f"A list of pools must have at most {_MAX_POOLS} of them.")
+                        raise ServiceFailed(f"A list of pools must have at most {_MAX_POOLS} entries.")
                     if link is not None and link in seen:
                         raise ServiceFailed(f"The link to the next page must lead to a new one, not to {link!r:.200}.")
                     seen.add(link or "")
@@ -156,12 +156,12 @@ class ManagementClient:
 
         Args:
             pool: its id.
-            resource: with `location` and `properties`.
+            resource: the pool's `location` and `properties`.
             wait: whether to wait until it is ready.
-            on_state: called with its state while it is waited for.
+            on_state: called with its state while waiting.
 
         Raises:
-            ServiceFailed: also if the pool could not be made ready; the message has the reason.
+            ServiceFailed: also if the pool failed to become ready; the message has the reason.
         """
         return await self._change("PUT", pool, resource, wait, on_state)
 
@@ -172,19 +172,19 @@ class ManagementClient:
         return await self._change("PATCH", pool, changes, wait, on_state)
 
     async def logs(self, parameters: Mapping[str, str]) -> Page:
-        """Return one page of the logs of a `greenroom serve`; the parameters are those of its `greenroom/1/logs`."""
+        """Return one page of the logs of a `greenroom serve`; parameters as for its `greenroom/1/logs`."""
         return await self._ask(PATH, decode_logs, parameters)
 
     async def usage(self, parameters: Mapping[str, str]) -> UsageReport:
-        """Return what the sessions of a `greenroom serve` have used; as `logs`, of its `greenroom/1/usage-report`."""
+        """Return the usage of sessions of a `greenroom serve`; parameters as for its `greenroom/1/usage-report`."""
         return await self._ask(USAGE_PATH, partial(decode, UsageReport), parameters)
 
     async def overview(self) -> Overview:
-        """Return the present state of the pools of a `greenroom serve`."""
+        """Return the current state of the pools of a `greenroom serve`."""
         return await self._ask(POOLS_PATH, partial(decode, Overview), {})
 
     async def _ask(self, path: str, decode_value: Callable[[Json], T], parameters: Mapping[str, str]) -> T:
-        """Ask a `greenroom serve` something that Azure does not know."""
+        """Send a request that only a `greenroom serve` supports."""
 
         def decoded(body: Json) -> T:
             try:
@@ -197,7 +197,7 @@ class ManagementClient:
             return await self._http.json(call, decoded, timeout=_TIMEOUT)
 
     async def delete(self, pool: PoolId, *, wait: bool = True, on_state: OnState = _ignore) -> bool:
-        """Delete a pool with its sessions; return whether there was one."""
+        """Delete a pool with its sessions; return whether it existed."""
         _, status, headers = await self._send("DELETE", pool)
         operation = operation_of(status, headers)
         if operation is not None:
@@ -246,7 +246,7 @@ class ManagementClient:
             on_state(state)
 
     async def _settled(self, pool: PoolId, resource: Resource, on_state: OnState) -> Resource:
-        """Return a pool when it is ready; an empty resource is asked for."""
+        """Return a pool when it is ready; an empty resource is fetched."""
         resource = resource or await self.get(pool)
         pauses = _Pauses(None)
         while not has_ended(state := state_of(resource)):
@@ -258,7 +258,7 @@ class ManagementClient:
         return resource
 
     async def _send(self, method: str, pool: PoolId, body: Json = None) -> tuple[Resource, int, Mapping[str, str]]:
-        """Return the resource in a response, with its status and its headers."""
+        """Return the resource in a response, with the response's status and headers."""
         try:
             with _advised(self.server):
                 async with self._http.stream(self._call(method, str(pool), body), timeout=_TIMEOUT) as response:
@@ -290,12 +290,12 @@ class ManagementClient:
         return path
 
     async def _missing(self, pool: PoolId, error: InvalidRequest) -> InvalidRequest | None:
-        """Return the error that there is no such pool, with the names of those that there are."""
+        """Return the error that there is no such pool, with the names of the existing ones."""
         if error.azure is None or error.azure.status != 404:
             return None
         try:
             others = [str(each.get("name")) for each in await self.list(pool.subscription, pool.group)]
-        except GreenroomError:  # it would hide the error that matters
+        except GreenroomError:  # must not hide the original error
             return None
         explained = InvalidRequest(missing(pool.name, pool.group, others))
         explained.azure = error.azure
@@ -303,7 +303,7 @@ class ManagementClient:
 
 
 def missing(name: str, group: str, others: list[str]) -> str:
-    """Return the message that there is no pool of a name."""
+    """Return the message that there is no pool with this name."""
     if not others:
         return f"There is no pool {name!r} in the resource group {group!r}, which has none."
     shown = ", ".join(sorted(others)[:_MOST_NAMES]) + (", …" if len(others) > _MOST_NAMES else "")
@@ -311,7 +311,7 @@ def missing(name: str, group: str, others: list[str]) -> str:
 
 
 def is_azure_management(server: str) -> bool:
-    """Whether a URL is that of Azure Resource Manager, which alone gets a token by default."""
+    """Whether a URL is Azure Resource Manager's; only it gets an Azure token by default."""
     parts = urlsplit(server)
     return parts.scheme == "https" and parts.hostname == urlsplit(AZURE).hostname
 
@@ -337,7 +337,7 @@ def _tokens_for(server: str, settings: ManagementSettings) -> Tokens:
 
 
 class _Pauses:
-    """The pauses between questions about an operation: as long as the server asks for, else longer and longer."""
+    """Pauses between polls of an operation: the server's value, otherwise with backoff."""
 
     def __init__(self, asked_for: float | None) -> None:
         self.asked_for = asked_for
@@ -352,16 +352,20 @@ class _Pauses:
         pause = self._own if self.asked_for is None else max(self.asked_for, _SHORTEST_PAUSE)
         self._own = min(self._own * 1.5, _LONGEST_PAUSE)
         if asyncio.get_running_loop().time() + pause > self._deadline:
-            raise ServiceFailed(f"The operation must end within {_OPERATION_TIMEOUT:g} seconds; it continues.")
+            raise ServiceFailed(
+                f"The operation must end within {_OPERATION_TIMEOUT:g} seconds. It continues on the server."
+            )
         await asyncio.sleep(pause)
 
 
 @contextlib.contextmanager
 def _advised(server: str) -> Generator[None, None, None]:
-    """Tell how to start a server of this machine that is not running."""
+    """Raise an error that says how to start the server if a server on this machine is not running."""
     try:
         yield
     except ServiceFailed as error:
         if isinstance(error.__cause__, Unreachable) and is_loopback(urlsplit(server).hostname or ""):
-            raise ServiceFailed(f"No server answers at {server}. Start one with: greenroom serve") from error.__cause__
+            raise ServiceFailed(
+                f"No server is running at {server}. Start one with: greenroom serve"
+            ) from error.__cause__
         raise

@@ -1,4 +1,4 @@
-"""A pool of `greenroom serve` as a `Backend`, in the version `greenroom/1`: everything as in a pool of this machine."""
+"""A pool on a `greenroom serve` as a `Backend`, with the API `greenroom/1`: the same features as a local pool."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ from greenroom.wire.values import WireError, decode, decode_list, encode
 T = TypeVar("T")
 
 _TIMEOUT = 60.0
-"""Seconds in which a server must respond, and within an execution send a line, which can be empty."""
+"""Seconds in which a server must respond, and during an execution send a line, which can be empty."""
 _MAX_WAIT = 3600.0
-"""Seconds that an execution can wait for others of its session, whose callers are other processes."""
+"""Seconds that an execution can wait for executions that other processes started in its session."""
 _CANCEL_TIMEOUT = 10.0
 _MOST_OVERRIDES = 24 << 10
-"""Bytes of a session's own settings in a header: three quarters of what a server takes for all."""
+"""The maximum size of a session's own settings in a header: three quarters of a server's limit for all headers."""
 _END_TIMEOUT = 1.0
-"""Seconds for the end of a response after its last line, without which its connection cannot be used again."""
+"""Seconds to wait for the end of a response after its last line, so that the connection can be reused."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 _LARGE = 256 << 10
-"""Bytes from which a line is parsed in a thread."""
+"""The size in bytes from which a line is parsed in a thread."""
 
 
 class NativePool(Forwarding):
-    """Sessions of a pool that `greenroom serve` serves."""
+    """Sessions of a pool on a `greenroom serve`."""
 
     def __init__(self, connection: Connection, settings: AzureSettings) -> None:
         self._http = connection
@@ -112,8 +112,8 @@ class NativePool(Forwarding):
         except GreenroomError as error:
             if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
                 raise SandboxLost(
-                    f"The session {identifier!r} has no execution {execution_id!r}, or no longer: it ended too long "
-                    "ago, or its session has ended."
+                    f"The session {identifier!r} has no execution {execution_id!r}. It may have ended too long ago, "
+                    "or with its session."
                 ) from error
             raise
 
@@ -130,8 +130,8 @@ class NativePool(Forwarding):
 
     async def fork(self, identifier: str, forks: Mapping[str, Overrides | None], *, timeout: float | None) -> NoReturn:
         raise InvalidRequest(
-            "A session that is forked must be in a pool that this process has opened, not in one of a server. Run its "
-            "code again in a new session."
+            "A session that is forked must be in a local pool that this process opened, not in a server's pool. Run "
+            "its code again in a new session."
         )
 
     async def _carry_out(
@@ -146,7 +146,7 @@ class NativePool(Forwarding):
         longest = max(timeout or 0, tools.limits.timeout if tools is not None else 0)
         background = order.background or longest > MAX_SYNCHRONOUS
         order = replace(order, timeout=timeout, stream=on_event is not None, background=background)
-        # Two requests can overtake each other, and a time limit here should not include the wait.
+        # Requests can overtake each other, and a time limit here should not include the wait.
         async with self._turns.of(identifier):
             running = _Running(order, on_event or _ignore)
             if tools is not None:
@@ -176,7 +176,7 @@ class NativePool(Forwarding):
             if running.calls is not None:
                 running.calls.end()
 
-    async def _answer(self, identifier: str, id: str, answer: Answer) -> None:  # noqa: A002  the model's own word
+    async def _answer(self, identifier: str, id: str, answer: Answer) -> None:  # noqa: A002  the model's name
         call = self._call("POST", f"executions/{id}/answers", identifier, body=encode(answer))
         await self._http.json(call, _nothing, timeout=_TIMEOUT)
 
@@ -206,7 +206,7 @@ class NativePool(Forwarding):
             call = self._attach(identifier, running)
 
     async def _receive(self, call: Call, running: _Running) -> Execution | None:
-        """Receive lines until the execution has ended; return `None` if the connection broke, and it continues."""
+        """Receive lines until the execution has ended; return `None` if the connection broke and it continues."""
         async with self._http.stream(call, timeout=_TIMEOUT) as response:
             try:
                 return await running.read(response)
@@ -219,7 +219,7 @@ class NativePool(Forwarding):
                 raise
 
     async def _cancel(self, identifier: str, order: Order, task: asyncio.Task[Execution]) -> None:
-        """Interrupt an execution, and wait for what it had."""
+        """Interrupt an execution, and wait for its result so far."""
         with contextlib.suppress(GreenroomError, TimeoutError):
             async with asyncio.timeout(_CANCEL_TIMEOUT):
                 call = self._call("DELETE", f"executions/{order.id}", identifier)
@@ -258,7 +258,7 @@ class NativePool(Forwarding):
 
     async def _content(self, response: Response) -> AsyncGenerator[bytes, None]:
         decoder = ContentDecoder()
-        # Chunks have their size in front.
+        # Each chunk follows its size.
         limit = self.file_limit + (self.file_limit >> 3) + (1 << 20)
         async with contextlib.aclosing(self._http.download(response, timeout=_TIMEOUT, limit=limit)) as pieces:
             async for piece in pieces:
@@ -316,11 +316,11 @@ class NativePool(Forwarding):
         return await self._http.json(self._call("GET", "pool-usage"), _decoder(PoolUsage), timeout=_TIMEOUT)
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
-        """Give a session settings of its own; the server refuses those that its pool cannot give, with their use."""
+        """Set a session's own settings. The server refuses unsupported ones when the session is used."""
         if len(json.dumps(encode(overrides))) > _MOST_OVERRIDES:
             raise InvalidRequest(
-                f"The env of a session must have at most {_MOST_OVERRIDES >> 10} KiB as JSON over HTTP, as it comes "
-                "with each request. That of one execution may have more."
+                f"The env of a session must have at most {_MOST_OVERRIDES >> 10} KiB as JSON over HTTP, as each "
+                "request carries it. The env of a single execution can be larger."
             )
         self._overrides[identifier] = overrides
 
@@ -331,7 +331,7 @@ class NativePool(Forwarding):
         self._own.add(identifier)
 
     async def close(self) -> None:
-        """Delete the sessions with a generated identifier; other processes can use the others."""
+        """Delete the sessions with a generated identifier; other processes may use the others."""
         try:
             await self._own.end(self.delete)
         finally:
@@ -358,21 +358,21 @@ class _Running:
     order: Order
     on_event: OnEvent
     reached: int = 0
-    """How many responses have begun."""
+    """How many responses have started."""
     calls: AnsweredCalls | None = None
-    """Of the tools that it has."""
+    """The calls of its tools."""
     error: GreenroomError | None = None
-    """How it ended, other than with an execution."""
+    """How it ended, if not with an execution."""
     until: float = math.inf
-    """The time of the event loop at which it must have ended, over all connections."""
+    """The event loop time by which it must have ended, over all connections."""
     last: float = math.inf
-    """As `until`, however long it waits for others of its session."""
+    """As `until`, including the longest wait for other executions of its session."""
 
     async def read(self, response: Response) -> Execution:
         """Return the execution when it has ended.
 
         Raises:
-            ServiceFailed: it did not end in time.
+            ServiceFailed: the execution did not end in time.
             GreenroomError: the server's pool raised it.
         """
         self.reached += 1
@@ -420,17 +420,17 @@ class _Running:
 
     @property
     def seconds(self) -> float:
-        """How long it can take. Without a time limit here, the pool's own holds, which has a maximum."""
+        """The longest duration. Without a time limit of its own, the pool's applies, which has a maximum."""
         limits = self.order.tool_limits
         waiting = 0.0 if limits is None else limits.total_timeout + limits.parked_timeout
         return (MAX_TIMEOUT if self.order.timeout is None else self.order.timeout) + waiting + MARGIN
 
     def extend(self) -> None:
-        """Note that the execution has not begun: it waits for others of its session."""
+        """Record that the execution has not started: it waits for others of its session."""
         self.until = min(asyncio.get_running_loop().time() + self.seconds, self.last)
 
     def check_time(self) -> None:
-        """Check that the execution can still run, whatever has become of its connection.
+        """Check that the execution can still be running, whatever happened to its connection.
 
         Raises:
             ServiceFailed: it must have ended.
@@ -445,7 +445,7 @@ class _Running:
 
 
 def _unlimited(tools: Toolbox) -> Toolbox:
-    """Return tools whose limits the server keeps, for an execution that was begun before."""
+    """Return tools whose limits the server enforces, for an execution that was started before."""
     return replace(tools, limits=_SERVERS_LIMITS)
 
 
@@ -455,12 +455,12 @@ _SERVERS_LIMITS = ToolLimits(
 
 
 def _unknown(order: Order, error: GreenroomError) -> GreenroomError:
-    """Return the error of an execution that was started, and whose further lines could not be received."""
+    """Return the error of a started execution whose further lines could not be received."""
     if error.azure is not None and error.azure.code == EXECUTION_NOT_FOUND:
         return SandboxLost(f"The execution {order.id} is no longer known: its session has ended.")
-    if not isinstance(error, ServiceFailed | PoolFull):  # their text could claim that nothing was run
+    if not isinstance(error, ServiceFailed | PoolFull):  # their message could claim that nothing was run
         return error
-    unknown = ServiceFailed(f"The execution {order.id} was started, and its outcome is unknown. {error}")
+    unknown = ServiceFailed(f"The execution {order.id} was started; its outcome is unknown. {error}")
     unknown.azure = error.azure
     return unknown
 

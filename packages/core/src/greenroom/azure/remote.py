@@ -1,4 +1,4 @@
-"""A pool behind a URL: our own server's in `greenroom/1`, any other in a version of Azure's API."""
+"""A pool at a URL: on our own server with the API `greenroom/1`, on any other with a version of Azure's API."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from greenroom.tools import Toolbox
 
 _TIMEOUT = 60.0
 _UNKNOWN_PATH = frozenset({400, 404, 405, 501})
-"""How a server answers that has no such path."""
+"""The statuses with which servers refuse an unknown path."""
 
 
 def remote_pool(endpoint: str, settings: AzureSettings, *, transport: Transport | None = None) -> Backend:
     """Return the pool of an endpoint.
 
     Args:
-        endpoint: of a pool in Azure, or of `greenroom serve`.
-        settings: with the version, or without one to find it out with the first call.
+        endpoint: of a pool in Azure or on a `greenroom serve`.
+        settings: with the API version, or without one to detect it with the first call.
         transport: sends the requests; by default httpx, configured by the settings.
 
     Raises:
@@ -52,7 +52,7 @@ def remote_pool(endpoint: str, settings: AzureSettings, *, transport: Transport 
 
 
 class _Negotiated:
-    """A pool that asks its server once, before the first call, which version it speaks."""
+    """A pool that asks its server before the first call which API it supports."""
 
     def __init__(self, endpoint: str, settings: AzureSettings, transport: Transport | None) -> None:
         self._http = connection_of(endpoint, settings, transport)
@@ -60,14 +60,14 @@ class _Negotiated:
         self._azure = AzurePool(endpoint, settings, connection=self._http)
         self._container_type = settings.container_type
         self._is_type_taken = "container_type" in settings.model_fields_set
-        """Whether somebody counts on the type: it was given, or asked for before the server told it."""
+        """Whether a caller relies on the type: it was given, or read before the server reported it."""
         self.file_limit = settings.file_limit
         self._chosen: Backend | None = None
         self._asking = asyncio.Lock()
 
     @property
     def container_type(self) -> ContainerType:
-        """The server's, once it is known; before, that of the options."""
+        """The server's container type once it is known; before, the one in the options."""
         self._is_type_taken = True
         return self._container_type
 
@@ -80,15 +80,15 @@ class _Negotiated:
                 if self._chosen is None:
                     self._chosen = self._native if await self._is_native() else self._azure
         if self._chosen is self._azure and (overrides := self._native.overrides_of(identifier)) is not None:
-            self._azure.configure(identifier or "", overrides)  # which refuses
+            self._azure.configure(identifier or "", overrides)  # raises
         return self._chosen
 
     async def _is_native(self) -> bool:
-        """Ask whether the server is Greenroom's.
+        """Find out whether the server is a Greenroom server.
 
         Raises:
-            InvalidRequest: it has another container type than the caller counts on.
-            GreenroomError: it cannot be known, as the server cannot be reached, or refuses the credentials.
+            InvalidRequest: it has another container type than the caller relies on.
+            GreenroomError: the server cannot be reached or refuses the credentials.
         """
         try:
             async with self._http.stream(Call("GET", "greenroom"), timeout=_TIMEOUT) as response:
@@ -109,7 +109,7 @@ class _Negotiated:
         return True
 
     def _take_type(self, name: str) -> None:
-        """Take the container type of the server's pool, which no earlier answer to a caller may contradict."""
+        """Set the container type of the server's pool, which must not contradict an earlier answer to a caller."""
         if name not in set(ContainerType):
             raise ServiceFailed(
                 f"The container type of the server must be one of {', '.join(ContainerType)}, not {name!r:.100}. "
@@ -117,7 +117,7 @@ class _Negotiated:
             )
         if self._is_type_taken and name != self._container_type:
             raise InvalidRequest(
-                f"The option container_type must be {name}, as that of the server's pool, not {self._container_type}. "
+                f"The option container_type must be {name}, the type of the server's pool, not {self._container_type}. "
                 "Nothing was run."
             )
         self._container_type = ContainerType(name)
@@ -209,7 +209,7 @@ class _Negotiated:
         return await (await self._backend()).pool_usage()
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
-        """Give a session settings of its own. A server that cannot do that is found out with the session's use."""
+        """Set a session's own settings. If the server does not support them, using the session raises."""
         (self._chosen or self._native).configure(identifier, overrides)
 
     def mark_owned(self, identifier: str) -> None:

@@ -1,4 +1,4 @@
-"""What a client remembers of its sessions: whose turn it is, and which ones end with the pool."""
+"""The client's state of its sessions: the order of executions, and which sessions end with the pool."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from weakref import WeakValueDictionary
 from greenroom.errors import GreenroomError
 
 _COOLED_DOWN = 3600.0
-"""Seconds after its last use after which a session has ended by itself, whatever its pool's cool-down is."""
+"""Seconds after its last use by which a session has ended, whatever its pool's cool-down."""
 _MAX_OWN = 10_000
 _CLOSE_TIMEOUT = 10.0
 _MAX_CONCURRENT_DELETIONS = 8
 
 
 class Turns:
-    """Lets one execution of a session after the other: the order in which a service gets requests is unknown."""
+    """Runs the executions of a session one after the other, as requests can reach a service in any order."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -37,7 +37,7 @@ class OwnSessions:
 
     def __init__(self) -> None:
         self._last_used: dict[str, float] = {}
-        """The time of the last use, 0 for none."""
+        """The time of the last use, 0 if unused."""
 
     def add(self, identifier: str) -> None:
         """Add a session; called from any thread."""
@@ -54,14 +54,14 @@ class OwnSessions:
             self._last_used[identifier] = 0.0
 
     async def end(self, delete: Callable[[str], Awaitable[None]]) -> None:
-        """Delete those that could still exist; bounded in time."""
+        """Delete the sessions that may still exist; bounded in time."""
         since = time.monotonic() - _COOLED_DOWN
         own = list(self._last_used.items())  # a copy: other threads call `add`
         places = asyncio.Semaphore(_MAX_CONCURRENT_DELETIONS)
 
         async def end(identifier: str) -> None:
             async with places:
-                with contextlib.suppress(GreenroomError):  # it cools down
+                with contextlib.suppress(GreenroomError):  # it will cool down
                     await delete(identifier)
 
         with contextlib.suppress(TimeoutError):

@@ -22,7 +22,7 @@ _MIB = 1 << 20
 
 
 class AzureSettings(BaseModel):
-    """How to call a pool in Azure. Times are in seconds, sizes in bytes or as `512Mi`.
+    """Settings for a pool in Azure. Times are in seconds, sizes in bytes or as `512Mi`.
 
     A pool's own properties (its size, memory, cool-down, network) are set where it is created.
     """
@@ -30,33 +30,33 @@ class AzureSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     container_type: ContainerType = ContainerType.PYTHON_LTS
-    """The kind of program in the pool's sandboxes, as it was created. Azure does not report it; our own server does,
-    and one that contradicts it is refused with the first call."""
+    """The kind of program in the pool's sandboxes. Azure does not report it. Our own server does; if it reports another
+    type, the first call fails."""
     credential: Any = None
     """An azure-core credential, synchronous or asynchronous; by default `DefaultAzureCredential`, which takes
     the login of `az`, environment variables or a managed identity."""
     client_id: str | None = None
     """The client ID of a user-assigned managed identity; by default that of `AZURE_CLIENT_ID`."""
     api_key: SecretStr | None = None
-    """A key of `greenroom serve`, sent in place of a token."""
+    """A key for a `greenroom serve`, sent in place of a token."""
     server: str | None = None
-    """The server that is asked for a pool given by its id: by default that of `GREENROOM_SERVER`, else Azure."""
+    """The server on which to look up a pool given by its id; by default that of `GREENROOM_SERVER`, else Azure."""
     management_key: SecretStr | None = None
-    """The management key of a `greenroom serve`, for that question; by default `api_key`."""
+    """The management key of a `greenroom serve` for that look-up; by default `api_key`."""
     api_version: str | None = None
-    """A version of Azure's API, or `greenroom/1`; by default `greenroom/1` if the server speaks it, as
-    `greenroom serve` does, else Azure's 2025-10-02-preview. Hosts of Azure are not asked."""
+    """A version of Azure's API, or `greenroom/1`; by default `greenroom/1` if the server supports it, as `greenroom
+    serve` does, else Azure's 2025-10-02-preview. Azure's hosts are not asked."""
     timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
-    """The time limit of an execution whose caller gives none. Azure ends a synchronous one after 220 seconds, so
-    longer ones are asynchronous."""
+    """The default time limit of an execution. Azure ends synchronous executions after 220 seconds, so longer ones are
+    asynchronous."""
     acquire_timeout: float = Field(30, ge=0)
-    """How long a call is retried while the pool is full or too busy, and a pool's id is asked for until it is ready."""
+    """How long a call is retried while the pool is full or too busy, or while a pool given by its id is not ready."""
     output_limit: Size = Field(_MIB, ge=1024, le=64 * _MIB)
-    """Characters of each stream that are returned (2025-10-02-preview; Azure's own default is 4,096)."""
+    """The maximum number of characters returned of each stream (2025-10-02-preview; Azure's default is 4,096)."""
     file_limit: Size = Field(128 * _MIB, ge=1)
-    """Bytes of one uploaded or downloaded file."""
+    """The maximum size of an uploaded or downloaded file."""
     trace_content: bool = False
-    """Whether the spans of OpenTelemetry have the code and what it printed."""
+    """Whether OpenTelemetry spans include the code and its output."""
     proxy: SecretStr | None = None
     """The URL of an HTTP proxy, which can contain a user and a password; by default that of `HTTPS_PROXY`, except
     for the hosts of `NO_PROXY` and for this machine."""
@@ -72,7 +72,7 @@ class AzureSettings(BaseModel):
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
-        """Settings from options of any origin.
+        """Return the settings from options, whatever their source.
 
         Raises:
             InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
@@ -81,13 +81,13 @@ class AzureSettings(BaseModel):
 
 
 def parse_endpoint(url: str) -> str:
-    """Return a pool's management endpoint, without a slash at its end.
+    """Return a pool's management endpoint, without a trailing slash.
 
     Raises:
-        InvalidRequest: the URL is not an endpoint, or credentials would travel in the clear.
+        InvalidRequest: the URL is not an endpoint, or credentials would be sent unencrypted.
     """
     parts = _split(url)
-    if parts.username is not None:  # and maybe a password, which no message repeats
+    if parts.username is not None:  # it may contain a password, which no message shows
         shown = parts._replace(netloc=f"…@{parts.netloc.rpartition('@')[2]}").geturl()
         raise InvalidRequest(
             f"A pool's endpoint must not contain user information, not {shown!r:.200}. Give connect() an api_key or a "
@@ -97,8 +97,8 @@ def parse_endpoint(url: str) -> str:
         raise InvalidRequest(f"A pool's endpoint must have a valid host, and no fragment, not {url!r:.200}.")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise InvalidRequest(
-            f"A pool's endpoint must begin with https://, not {url!r:.200}: credentials and code would travel in the "
-            "clear. Only a server on this machine can have http."
+            f"A pool's endpoint must begin with https://, not {url!r:.200}: credentials and code would be sent "
+            "unencrypted. Only a server on this machine can use http."
         )
     if parts.hostname.endswith(".dynamicsessions.io") and "/sessionPools/" not in parts.path:
         raise InvalidRequest(
@@ -110,32 +110,32 @@ def parse_endpoint(url: str) -> str:
 
 
 def refuse_variables(env: Environment) -> None:
-    """Refuse environment variables, which the service has no means to set.
+    """Refuse environment variables, which the service cannot set.
 
     Raises:
         InvalidRequest: there are some; the message shows their names.
     """
     if env:
         raise InvalidRequest(
-            f"A session in Azure cannot have variables of its own, such as {next(iter(env))}. Set them in the code, as "
-            "with os.environ['TZ'] = 'UTC', or in the command: TZ=UTC date."
+            f"A session in Azure cannot have its own environment variables, such as {next(iter(env))}. Set them in "
+            "the code, for example os.environ['TZ'] = 'UTC', or in the command: TZ=UTC date."
         )
 
 
 def refuse_usage() -> NoReturn:
-    """Refuse to tell what was used, which the service does not report.
+    """Refuse a query for the usage, which the service does not report.
 
     Raises:
         InvalidRequest: always.
     """
     raise InvalidRequest(
-        "The usage of a session must be asked of a pool on this machine or of greenroom serve, not of a pool in Azure, "
-        "whose API does not report it: its metrics and its bill do."
+        "The pool must be on this machine or on a greenroom serve to report a session's usage, not in Azure, whose "
+        "API does not report it. See Azure's metrics and its bill."
     )
 
 
 def refuse_overrides(identifier: str, overrides: Overrides) -> None:
-    """Refuse the limits and variables of a session, which in Azure are its pool's.
+    """Refuse a session's own limits and variables: in Azure, they are set for the pool.
 
     Raises:
         InvalidRequest: there are some.
@@ -148,7 +148,7 @@ def refuse_overrides(identifier: str, overrides: Overrides) -> None:
     ):
         if value is not None:
             raise InvalidRequest(
-                f"The session {identifier!r} cannot have its own {limit}: in Azure it is the pool's, set with az "
+                f"The session {identifier!r} cannot have its own {limit}: in Azure it is set for the pool, with az "
                 f"containerapp sessionpool create {option}."
             )
 
@@ -157,7 +157,7 @@ def check_proxy(url: str) -> str:
     """Return the URL of a proxy.
 
     Raises:
-        InvalidRequest: it is not one; the message does not show its password.
+        InvalidRequest: it is not the URL of a proxy; the message does not show its password.
     """
     parts = _split(url, "The option proxy")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
@@ -167,12 +167,12 @@ def check_proxy(url: str) -> str:
 
 
 def is_azure(endpoint: str) -> bool:
-    """Whether an endpoint's host is Azure's: it gets an Azure token by default."""
+    """Whether an endpoint's host is Azure's, so that it gets an Azure token by default."""
     return (urlsplit(endpoint).hostname or "").endswith((".dynamicsessions.io", ".azurecontainerapps.io"))
 
 
 def is_dynamic_sessions(endpoint: str) -> bool:
-    """Whether an endpoint is one of the service itself, which takes no key of another server."""
+    """Whether an endpoint is the Azure service itself, which must not get another server's key."""
     return (urlsplit(endpoint).hostname or "").endswith(".dynamicsessions.io")
 
 
@@ -197,7 +197,7 @@ def _split(url: str, what: str = "A pool's endpoint") -> SplitResult:
 
 
 def _is_label(label: str) -> bool:
-    """Whether a part of a host name can exist: one in Punycode must stand for more than ASCII."""
+    """Whether a label of a host name is valid: one in Punycode must contain non-ASCII characters."""
     if not label.isprintable():
         return False
     if not label.startswith("xn--"):

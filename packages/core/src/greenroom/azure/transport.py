@@ -1,4 +1,4 @@
-"""The interface between the client and an HTTP library: a request to send, and its response while it arrives."""
+"""The interface between the client and an HTTP library: requests, and responses as they arrive."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Broken(TransportError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to send. Times are in seconds, and hold for each single read or write."""
+    """A request to send. Times are in seconds and apply to each single read or write."""
 
     method: str
     url: str
-    """With its query, percent-encoded."""
+    """Including the query, percent-encoded."""
     headers: Mapping[str, str] | Sequence[tuple[str, str]] = field(default_factory=dict[str, str])
     content: bytes | AsyncIterator[bytes] | None = None
     """An iterator is read once, and sent in chunks."""
@@ -42,11 +42,11 @@ class Response:
     headers: Mapping[str, str]
     """By name in lower case; the values of a repeated name are joined with commas."""
     chunks: AsyncIterator[bytes]
-    """The body as it is on the wire, not decompressed. Raises `Broken`."""
+    """The body as received, not decompressed. Raises `Broken`."""
     close: Callable[[], Awaitable[None]]
-    """Release the connection; to be called in any case."""
+    """Release the connection; must always be called."""
     raw_headers: Sequence[tuple[bytes, bytes]] = ()
-    """As they were sent, each by itself."""
+    """All header fields as they were sent."""
 
     @property
     def is_success(self) -> bool:
@@ -54,10 +54,10 @@ class Response:
 
 
 class Transport(Protocol):
-    """Sends requests. It follows no redirect, keeps no cookie and does not retry."""
+    """Sends requests. Does not follow redirects, keep cookies or retry."""
 
     async def send(self, request: Request) -> Response:
-        """Return as soon as the head of the response has arrived.
+        """Send a request, and return as soon as the head of the response has arrived.
 
         Raises:
             Unreachable: nothing was sent.

@@ -27,9 +27,9 @@ app.add_typer(session.app, name="session")
 
 
 def main() -> None:
-    """Run the command line; an error is one line on standard error, and an exit code."""
+    """Run the command line; errors become one line on standard error and an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # its encoding can lack characters that code prints
+        if isinstance(stream, io.TextIOWrapper):  # its encoding may lack characters that code prints
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
@@ -57,7 +57,7 @@ def options(
 
 @app.command()
 def sweep() -> None:
-    """Remove what dead processes have left behind, on every engine that works here."""
+    """Remove what dead processes have left behind, on every engine that works on this machine."""
     removed = asyncio.run(_sweep())
     print_line(f"Removed {removed} leftover{'' if removed == 1 else 's'}.")
 

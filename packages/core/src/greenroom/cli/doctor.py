@@ -1,4 +1,4 @@
-"""`greenroom doctor`: what works on this machine, and what to do next."""
+"""`greenroom doctor`: checks what works on this machine, and what to do next."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _GROUP_NOTES = {
         "Version 1 does not count the buffers of UDP sockets towards a sandbox's memory; version 2 does."
     ),
     ControlGroups.NONE: (
-        "Without control groups, the limits on memory and processes hold for each process and not for the whole "
-        "sandbox. Run as root, or in a delegated group: systemd-run --user --scope -p Delegate=yes …"
+        "Without control groups, the limits on memory and processes apply to each process, not to the whole sandbox. "
+        "Run as root, or in a delegated group: systemd-run --user --scope -p Delegate=yes …"
     ),
 }
 """Notes on each version of control groups."""
 
-# Run in a sandbox that has just started: which modules it had to compile, as it cannot keep their bytecode; which
-# packages of the extra `data` it lacks; and whether its system calls are filtered.
+# Runs in a new sandbox. Reports which modules it had to compile, as it cannot keep their bytecode; which packages of
+# the extra `data` it lacks; and whether its system calls are filtered.
 _LOOK = """
 import importlib.util, json, os, platform, sys, sysconfig
 packages = sysconfig.get_path("purelib")
@@ -51,7 +51,7 @@ _LOGIN_TIMEOUT = 15.0
 
 
 class Format(StrEnum):
-    """The form of the report."""
+    """The format of the report."""
 
     TABLE = "table"
     JSON = "json"
@@ -65,11 +65,11 @@ class Finding:
     works: bool
     detail: str
     next: str = ""
-    """What to do, in whole sentences."""
+    """What to do, in complete sentences."""
 
 
 def doctor(
-    output: Annotated[Format, typer.Option(help="The form of the report; json is for programs.")] = Format.TABLE,
+    output: Annotated[Format, typer.Option(help="The format of the report; json is for programs.")] = Format.TABLE,
 ) -> None:
     """Try every engine on this machine with a real sandbox, and report what works and what to do next.
 
@@ -91,14 +91,14 @@ _NOTHING = Finding("", works=False, detail="")
 
 
 def _examine(name: str, url: str = "") -> Iterator[Finding]:
-    """Yield the findings about an engine: first whether it works."""
+    """Yield the findings about an engine, starting with whether it works."""
     scheme = name.partition(",")[0]
     try:
         with one_session(url or f"{scheme}:") as session:
             look = json.loads(session.execute(_LOOK).raise_for_error().stdout)
         version, slow, python, packages, absent, filtered = look
         groups, obstacle = asyncio.run(_properties(scheme))
-    except (GreenroomError, TypeError, ValueError) as error:  # or its output was not what it should be
+    except (GreenroomError, TypeError, ValueError) as error:  # or its output was not as expected
         detail = "its image is missing" if isinstance(error, ImageMissing) else "does not work"
         yield Finding(name, works=False, detail=detail, next=str(error))
         return
@@ -107,7 +107,7 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
         f"{name}: limits", groups is not ControlGroups.NONE, f"control groups: {groups}", _GROUP_NOTES.get(groups, "")
     )
     if "runtime" in url:
-        yield Finding(f"{name}: system calls", works=True, detail="a kernel of their own")
+        yield Finding(f"{name}: system calls", works=True, detail="a separate kernel")
     else:
         yield Finding(f"{name}: system calls", bool(filtered), "filtered" if filtered else "not filtered")
     install = "pip install 'greenroom[data]'" if scheme == "bubblewrap" else "greenroom image build"
@@ -115,7 +115,7 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
         f"{name}: packages",
         not absent,
         f"absent: {', '.join(map(str, absent))}" if absent else "the usual ones",
-        f"Code finds no {', '.join(map(str, absent))}. Install them: {install}" if absent else "",
+        f"Code cannot import {', '.join(map(str, absent))}. Install the missing packages: {install}" if absent else "",
     )
     if scheme == "bubblewrap":
         command = shlex.join([python, "-m", "compileall", "-q", packages])
@@ -123,7 +123,7 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
             f"{name}: starts",
             obstacle is None,
             "forked from a template" if obstacle is None else "not forked from a template",
-            f"Each sandbox of Python is started anew, which takes longer and more memory: {obstacle}."
+            f"Each Python sandbox is started from scratch, which takes more time and memory: {obstacle}."
             if obstacle
             else "",
         )
@@ -131,7 +131,7 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
             f"{name}: bytecode",
             not slow,
             "missing" if slow else "there",
-            "The packages have no bytecode: each sandbox compiles them anew and starts slowly. Fix that with: "
+            "The packages have no bytecode: each sandbox compiles them and starts slowly. Fix this with: "
             f"{command} (uv does so with --compile-bytecode)"
             if slow
             else "",
@@ -139,10 +139,10 @@ def _examine(name: str, url: str = "") -> Iterator[Finding]:
 
 
 async def _azure() -> Finding:
-    """Whether there is a token for pools in Azure."""
+    """Check whether there is a token for pools in Azure."""
     from greenroom.azure.credentials import CredentialTokens, default_credential  # noqa: PLC0415
 
-    logging.getLogger("azure").addHandler(logging.NullHandler())  # else its own report goes to standard error
+    logging.getLogger("azure").addHandler(logging.NullHandler())  # otherwise its own messages go to standard error
     tokens = CredentialTokens(lambda: default_credential(None), owned=True)
     try:
         async with asyncio.timeout(_LOGIN_TIMEOUT):
@@ -174,7 +174,7 @@ def _print(findings: list[Finding]) -> None:
 
 
 async def _properties(scheme: str) -> tuple[ControlGroups, str | None]:
-    """Return the control groups of an engine, and why bubblewrap does not fork sandboxes."""
+    """Return the control groups of an engine, and why bubblewrap cannot fork sandboxes."""
     async with checked_engine(scheme) as engine:
         return engine.control_groups, getattr(engine, "fork_obstacle", None)
 

@@ -1,4 +1,4 @@
-"""Figures of usage and their costs, as people read them and as programs do."""
+"""Usage and costs, formatted for people and for programs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ PricesFile = Annotated[
     Path | None,
     typer.Option(
         "--prices",
-        help="A list of prices, in TOML.",
+        help="A price list, in TOML.",
         show_default="that of GREENROOM_PRICES; without one, no price is set",
         metavar="FILE",
     ),
 ]
-NO_PRICE_HINT = "No price is set: name a list with --prices or GREENROOM_PRICES. docs/telemetry.md has its form."
+NO_PRICE_HINT = (
+    "No price is set: give a list with --prices or GREENROOM_PRICES. docs/telemetry.md describes its format."
+)
 
 
 def in_bytes(size: float | None) -> str:
-    """Return a size with a unit, such as `1.5 GiB`; empty if it is not known."""
+    """Return a size with a unit, such as `1.5 GiB`; empty if unknown."""
     if size is None:
         return ""
     unit = 0
@@ -37,7 +39,7 @@ def in_bytes(size: float | None) -> str:
 
 
 def in_seconds(seconds: float | None) -> str:
-    """Return a number of seconds for a column that says so; empty if it is not known."""
+    """Return a number of seconds for a column with that unit; empty if unknown."""
     if seconds is None:
         return ""
     return f"{seconds:,.0f}" if seconds >= 99.95 else f"{seconds:.1f}" if seconds >= 0.95 else f"{seconds:.3f}"
@@ -49,7 +51,7 @@ def lacks_price(*costs: Cost) -> bool:
 
 
 def money_fields(prices: Prices, here: Cost, azure: Cost) -> dict[str, Any]:
-    """Return costs as JSON; what is not known is `null`, with its reason."""
+    """Return costs as JSON; unknown ones are `null`, with the reason."""
     fields: dict[str, Any] = {"currency": prices.currency, "costHere": here.amount, "costInAzure": azure.amount}
     reasons = {"costHereReason": here.reason, "costInAzureReason": azure.reason}
     return fields | {name: reason for name, reason in reasons.items() if reason}

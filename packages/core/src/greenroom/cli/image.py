@@ -41,7 +41,7 @@ def build(
         ContainerType, typer.Option(help="What runs in the sandboxes: PythonLTS or NodeLTS.")
     ] = ContainerType.PYTHON_LTS,
     base: Annotated[
-        str, typer.Option(help="The base image: Python 3.11 or 3.12 on Linux with glibc.", metavar="IMAGE")
+        str, typer.Option(help="The base image; must have Python 3.11 or 3.12 on Linux with glibc.", metavar="IMAGE")
     ] = "python:3.12-slim",
     tag: Annotated[
         str | None,
@@ -50,43 +50,45 @@ def build(
     package: Annotated[
         list[str] | None,
         typer.Option(
-            "--package", "-p", help="A further package, resolved with the image's own; can be built here. Repeatable."
+            "--package",
+            "-p",
+            help="A further package, resolved with the image's own; can be built from source. Repeatable.",
         ),
     ] = None,
     with_: Annotated[
         list[str] | None,
         typer.Option(
             "--with",
-            help="A package, a requirements file, or with NodeLTS a package-lock.json, over the image's own packages. "
-            "Only what needs no build is installed. Repeatable.",
+            help="A package, a requirements file, or with NodeLTS a package-lock.json, installed over the image's own "
+            "packages, without building from source. Repeatable.",
             metavar="PACKAGE|FILE",
         ),
     ] = None,
     find_links: Annotated[
         Path | None,
         typer.Option(
-            help="A directory with wheels that are used before downloads; with PIP_NO_INDEX=1, instead of them.",
+            help="A directory of wheels to use before downloads; with PIP_NO_INDEX=1, instead of them.",
             exists=True,
             file_okay=False,
         ),
     ] = None,
-    network: Annotated[str, typer.Option(help="The network of the build, in Docker's words.")] = "host",
-    cache: Annotated[bool, typer.Option(help="Take steps that were done before from Docker's cache.")] = True,
+    network: Annotated[str, typer.Option(help="The network of the build, as in docker build --network.")] = "host",
+    cache: Annotated[bool, typer.Option(help="Use Docker's build cache.")] = True,
     host: Annotated[
         str | None, typer.Option(help="The Docker engine's URL.", show_default="DOCKER_HOST, or Docker's context")
     ] = None,
 ) -> None:
-    """Make the image of Docker's sandboxes: the runner, and Python with the packages of Azure's pools, or Node.js.
+    """Build the image of Docker's sandboxes: the runner, and Python with the packages of Azure's pools, or Node.js.
 
-    The build reaches packages as pip does on this machine: its settings, certificates and proxies are used, and
-    do not become part of the image.
+    The build downloads packages like pip on this machine, with its settings, certificates and proxies, which do not
+    become part of the image.
     """
     wheels = sorted(find_links.glob("*.whl")) if find_links else []
     if find_links and not wheels:
         raise typer.BadParameter(f"{find_links} has no wheels.", param_hint="--find-links")
     if container_type not in {ContainerType.PYTHON_LTS, ContainerType.NODE_LTS}:
         raise typer.BadParameter(f"There is no image for {container_type}.", param_hint="--container-type")
-    # These need an extra; without it, the rest of the command line works.
+    # These need an extra; the rest of the command line works without it.
     from greenroom.engines.docker.building import ImageOrder  # noqa: PLC0415
     from greenroom.engines.packages import Packages  # noqa: PLC0415
 
@@ -124,7 +126,8 @@ async def _build(order: ImageOrder, host: str | None) -> None:
 
 
 class _BuildDisplay:
-    """On a terminal, bars; elsewhere, a line for each step. After a failure, the last lines of the failed step."""
+    """Shows progress: bars on a terminal, otherwise a line per step. After a failure, shows the last lines of that
+    step."""
 
     def __init__(self, console: Console, packages: int) -> None:
         self._console = console
@@ -140,7 +143,7 @@ class _BuildDisplay:
             transient=True,
             disable=not self._draws,
         )
-        self._steps = self._progress.add_task("Hand over the files", total=None)
+        self._steps = self._progress.add_task("Send the files", total=None)
         self._packages = self._progress.add_task("", total=packages, visible=False)
 
     def __enter__(self) -> Self:

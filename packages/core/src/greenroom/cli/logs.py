@@ -1,4 +1,4 @@
-"""`greenroom logs`: what happened in the pools of a server."""
+"""`greenroom logs`: the events in the pools of a server."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 
 _POLL = 1.0
-"""Seconds between two questions for new records."""
+"""Seconds between two polls for new records."""
 _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _TITLES = ("time", "level", "pool", "operation", "identifier", "what happened")
 _WIDTHS = (19, 11, 10, 18, 16)
-"""Of the columns before the text, where further records are still to come."""
+"""The widths of the columns before the text while more records can follow."""
 _NUMBERS = {"DurationSeconds": "{:.3g} s", "OutputCharacters": "{:,} characters", "SizeBytes": "{:,} bytes"}
 
 
@@ -42,41 +42,41 @@ def logs(
     pool: Annotated[
         str | None,
         typer.Option(
-            "--pool", "--name", "-n", help="Of one pool.", metavar="NAME", autocompletion=places.complete_pool
+            "--pool", "--name", "-n", help="Show only one pool.", metavar="NAME", autocompletion=places.complete_pool
         ),
     ] = None,
     identifier: Annotated[
-        str | None, typer.Option("--identifier", "-i", help="Of one session.", metavar="TEXT")
+        str | None, typer.Option("--identifier", "-i", help="Show only one session.", metavar="TEXT")
     ] = None,
     since: Annotated[
-        str, typer.Option(help="From this time on, or for this long: 30m, 1h, 2d.", metavar="TIME")
+        str, typer.Option(help="The start, as a time or as a duration before now: 30m, 1h, 2d.", metavar="TIME")
     ] = "1h",
-    until: Annotated[str | None, typer.Option(help="Before this time.", metavar="TIME")] = None,
+    until: Annotated[str | None, typer.Option(help="The end, in the same form.", metavar="TIME")] = None,
     operation: Annotated[
         list[LogOperation] | None,
-        typer.Option(help="Of these operations, such as SessionEnded.", **one_of(LogOperation)),
+        typer.Option(help="Show only these operations, such as SessionEnded. Repeatable.", **one_of(LogOperation)),
     ] = None,
     level: Annotated[
-        LogLevel, typer.Option(help="Of this level and those above it.", **one_of(LogLevel))
+        LogLevel, typer.Option(help="Show this level and higher ones.", **one_of(LogLevel))
     ] = LogLevel.INFORMATION,
     console: Annotated[
         bool,
-        typer.Option("--console", help="What custom containers printed, of pools opened with console_log=true."),
+        typer.Option("--console", help="Show the output of custom containers, for pools opened with console_log=true."),
     ] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with the records that come.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new records as they arrive.")] = False,
     output: Output = Format.TABLE,
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
 ) -> None:
-    """Show what happened in the pools of a greenroom serve: sessions, sandboxes, executions and transfers.
+    """Show the log of the pools of a greenroom serve: sessions, sandboxes, executions and transfers.
 
-    The names of columns are those of Azure's log tables. With --output json and --follow, each record is one line.
+    Column names are those of Azure's log tables. With --output json and --follow, each record is one line.
     """
     place = Place.of(server, subscription, resource_group)
     if place.in_azure:
         raise InvalidRequest(
-            "Logs must be those of a greenroom serve. In Azure, query the tables AppEnvSessionLifecycleLogs, "
+            "The server must be a greenroom serve. In Azure, query the tables AppEnvSessionLifecycleLogs, "
             "AppEnvSessionPoolEventLogs and AppEnvSessionConsoleLogs of the environment's Log Analytics workspace."
         )
     query = {
@@ -93,13 +93,13 @@ def logs(
         asyncio.run(_show(place, parameters, output, follow=follow))
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except BrokenPipeError:  # such as `| head`; the rest of the output is for nobody
+    except BrokenPipeError:  # for example `| head`: nothing reads the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
 
 
 def _name_of(place: Place, pool: str) -> str:
-    """Return a pool's name in the log; that of a declared pool need not keep the rules of Azure."""
+    """Return a pool's name in the log; the name of a declared pool need not follow Azure's rules."""
     is_plain = (place.subscription, place.group) == (LOCAL_SUBSCRIPTION, LOCAL_GROUP)
     return pool if is_plain else place.pool(pool).signal_name
 
@@ -117,13 +117,13 @@ async def _show(place: Place, parameters: Mapping[str, str], output: Format, *, 
     elif found:
         places.print_table(_TITLES, [_row(record) for record in found])
     else:
-        print_line("The log has no such records.")
+        print_line("The log has no matching records.")
 
 
 async def _each(
     client: ManagementClient, parameters: Mapping[str, str], take: Callable[[Record], None], *, follow: bool
 ) -> None:
-    """Take each record, page by page; to follow, for as long as this runs."""
+    """Process each record, page by page; with `--follow`, until this is stopped."""
     after = 0
     while True:
         page = await client.logs({**parameters, "after": str(after)})
@@ -141,17 +141,17 @@ async def _each(
 
 
 def _reader_has_left() -> bool:
-    """Whether nobody reads standard output any more: without records to print, nothing else would tell."""
+    """Whether the reader of standard output has gone, which is otherwise noticed only when a record is printed."""
     try:
         watched = select.poll()
         watched.register(sys.stdout, 0)
-        return bool(watched.poll(0))  # without a question, the end and errors alone
-    except (AttributeError, OSError, ValueError):  # there is no poll, or no descriptor
+        return bool(watched.poll(0))  # without requested events: only hang-ups and errors
+    except (AttributeError, OSError, ValueError):  # no poll, or no descriptor
         return False
 
 
 def read_time(text: str, option: str) -> str:
-    """Return the time that an option gives, or how long ago it gives, as the server takes it.
+    """Return the time in an option, absolute or relative, in the server's form.
 
     Raises:
         InvalidRequest: it is neither.
@@ -163,8 +163,7 @@ def read_time(text: str, option: str) -> str:
             moment = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(
-            f"{option} must be a time such as 2026-11-27T14:03, or how long ago, such as 30m, 1h or 2d, not "
-            f"{text!r:.100}."
+            f"{option} must be a time such as 2026-11-27T14:03 or a duration such as 30m, 1h or 2d, not {text!r:.100}."
         ) from None
     return moment.isoformat()
 
@@ -179,7 +178,7 @@ def _print_line(record: Record) -> None:
 
 
 def _row(record: Record) -> Sequence[str]:
-    """Return the cells of a record, each one line of text without control characters."""
+    """Return the cells of a record, each a single line without control characters."""
     text = record.get("Log", "")
     details = (
         [reason] if (reason := str(record.get("Reason", ""))) and reason.replace("_", " ") not in f"{text}" else []

@@ -1,4 +1,4 @@
-"""`greenroom mcp`: a pool's tools for the client that starts this command, over its standard streams."""
+"""`greenroom mcp`: serves a pool's tools over standard streams to the client that starts this command."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mcp(
 async def _serve(pool: str | None, config: Path | None) -> None:
     backend = await open_backend(pool, config=config)
     try:
-        tools_of(backend.container_type, lists_sessions=True, azures=False)  # an error before any message
+        tools_of(backend.container_type, lists_sessions=True, azures=False)  # raises before any message
         if sys.stdin is None or sys.stdout is None:
             raise InvalidRequest("The standard streams of greenroom mcp must be open, not closed.")
         reads_from, writes_to = _private_streams()
@@ -52,9 +52,9 @@ async def _serve(pool: str | None, config: Path | None) -> None:
 
 
 def _private_streams() -> tuple[int, int]:
-    """Return descriptors of the standard streams that no other part of this process, and no child, has.
+    """Return descriptors of the standard streams that neither other parts of this process nor children share.
 
-    What is printed by mistake goes to standard error, and does not spoil the messages.
+    Accidental prints go to standard error and cannot corrupt the messages.
     """
     reads_from, writes_to = os.dup(sys.stdin.fileno()), os.dup(sys.stdout.fileno())
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What an execution shows on standard output and error, what it leaves in a directory, and its exit code."""
+"""Show an execution on standard output and error, save its files, and return its exit code."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from greenroom.untrusted import printable, without_controls
 
 
 class ExitCode(IntEnum):
-    """The exit codes beside those that code chooses with `sys.exit`."""
+    """Exit codes, other than those that code chooses with `sys.exit`."""
 
     FAILED = 1
     """The code raised an exception, or its process ended."""
     REFUSED = 2
-    """Nothing ran: a wrong argument, or no sandbox can be made."""
+    """Nothing ran: an argument is wrong, or no sandbox can be created."""
     LOST = 70
     """The sandbox or the service failed while the code ran."""
     POOL_FULL = 75
@@ -36,7 +36,7 @@ class ExitCode(IntEnum):
 
 
 def code_of_error(error: GreenroomError) -> ExitCode:
-    """Return the exit code of an error of Greenroom's own."""
+    """Return the exit code for a Greenroom error."""
     match error:
         case PoolFull():
             return ExitCode.POOL_FULL
@@ -47,7 +47,7 @@ def code_of_error(error: GreenroomError) -> ExitCode:
 
 
 def code_of(execution: Execution) -> int:
-    """Return the exit code of an execution; with `sys.exit`, as Python's own."""
+    """Return the exit code of an execution; `sys.exit` works as in Python."""
     error = execution.error
     match execution.status:
         case "succeeded":
@@ -64,7 +64,7 @@ def code_of(execution: Execution) -> int:
 
 
 def exit_code_of(execution: Execution) -> int:
-    """Return the exit code of a shell command: its own, if it ended by itself."""
+    """Return the exit code of a shell command: the command's own, if it ended by itself."""
     return code_of(execution) if execution.exit_code is None else execution.exit_code
 
 
@@ -74,7 +74,7 @@ def ended_itself(execution: Execution) -> bool:
 
 
 def _chosen_code(execution: Execution) -> int | None:
-    """The code given to `sys.exit`; `None` if it was none, and 1 for a message."""
+    """The argument of `sys.exit`: a number, 1 for a message, `None` without an argument."""
     value = execution.error.value if execution.error is not None else ""
     if value in {"", "None"}:
         return None
@@ -85,9 +85,9 @@ def _chosen_code(execution: Execution) -> int | None:
 
 
 def print_events(events: Generator[Event, None, None]) -> Execution:
-    """Print the output of an execution as it comes, then its error; returns the execution."""
+    """Print the output of an execution as it arrives, then its error; return the execution."""
     last = "\n"
-    with closing(events):  # what interrupts this, interrupts the code
+    with closing(events):  # interrupting this interrupts the code
         for event in events:
             match event:
                 case StreamText("stdout", text):
@@ -115,16 +115,16 @@ def _print_end(execution: Execution) -> None:
             write(sys.stderr, f"{error.traceback}\n")
         if execution.status != "failed":
             print_line(error.value)
-        elif not error.traceback and error.name != "ExitCode":  # of a command, which has said what it had to say
+        elif not error.traceback and error.name != "ExitCode":  # a failed command has printed its own message
             write(sys.stderr, f"{error.name}: {error.value}\n")
     if execution.truncated:
-        print_line(f"{execution.truncated} bytes of output were over the limit and are left out.")
+        print_line(f"{execution.truncated} bytes of output exceeded the limit and were dropped.")
 
 
 class Directory:
-    """Where figures and files of a session are saved; it keeps what was there before, unless told otherwise.
+    """The directory for a session's figures and files. Existing files are kept unless `overwrite` is set.
 
-    The code chooses the names of files: they could be those of files that other programs trust.
+    The code chooses the file names, which could be those of files that other programs trust.
     """
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
@@ -164,16 +164,16 @@ class Directory:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write text of the code; to a terminal without control sequences."""
+    """Write the code's output; on a terminal, without control sequences."""
     stream.write(without_controls(text) if stream.isatty() else text)
     stream.flush()
 
 
 def print_line(text: str, *, style: str = "") -> None:
-    """Print a line of Greenroom's own on standard error."""
+    """Print a message from Greenroom on standard error."""
     Console(stderr=True).print(without_controls(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_error(error: GreenroomError) -> None:
-    """Print an error of Greenroom's own on standard error."""
+    """Print an error from Greenroom on standard error."""
     print_line(str(error), style="red")

@@ -1,4 +1,4 @@
-"""Where the commands of pools and sessions do their work: a server on this machine, or Azure."""
+"""The target of the pool and session commands: a server on this machine, or Azure."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ _COMPLETION_TIMEOUT = 2.0
 
 
 class Format(StrEnum):
-    """The form of what a command prints."""
+    """The format of a command's output."""
 
     TABLE = "table"
     JSON = "json"
 
 
 Output = Annotated[
-    Format, typer.Option("--output", "-o", help="The form of what is printed; json is for programs, as Azure has it.")
+    Format, typer.Option("--output", "-o", help="The output format; json is for programs, in Azure's form.")
 ]
 Server = Annotated[
     str | None,
     typer.Option(
         "--server",
-        help="The URL of a greenroom serve; by default that of GREENROOM_SERVER.",
+        help="The URL of a greenroom serve; by default GREENROOM_SERVER.",
         show_default=LOCAL_SERVER,
         metavar="URL",
         rich_help_panel="Place",
@@ -61,7 +61,7 @@ Subscription = Annotated[
     str | None,
     typer.Option(
         "--subscription",
-        help="A subscription's id: the command works in Azure, unless --server is given.",
+        help="The subscription's id; without --server, the command uses Azure.",
         metavar="ID",
         rich_help_panel="Place",
     ),
@@ -81,7 +81,7 @@ ResourceGroup = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A server with the subscription and the resource group that a command names."""
+    """A server, with a command's subscription and resource group."""
 
     server: str
     subscription: str
@@ -90,7 +90,7 @@ class Place:
 
     @classmethod
     def of(cls, server: str | None, subscription: str | None, resource_group: str | None) -> Place:
-        """Return the place that options name; without any, a server on this machine."""
+        """Return the place that the options name; by default, a server on this machine."""
         if subscription is not None and server is None:
             from greenroom.azure.codecs.management import AZURE  # noqa: PLC0415
 
@@ -102,12 +102,12 @@ class Place:
     def group(self) -> str:
         """
         Raises:
-            InvalidRequest: none is given, and there is no default in Azure.
+            InvalidRequest: none is given, and Azure has no default.
         """
         if self.resource_group is not None:
             return self.resource_group
         if self.in_azure:
-            raise InvalidRequest("A pool in Azure must be named with its --resource-group.")
+            raise InvalidRequest("--resource-group must be given for a pool in Azure.")
         return LOCAL_GROUP
 
     def pool(self, name: str) -> PoolId:
@@ -127,13 +127,13 @@ class Place:
         key = os.environ.get(f"{sources.PREFIX}MANAGEMENT_KEY") or None
         client_id = os.environ.get(f"{sources.PREFIX}CLIENT_ID") or None
         settings = ManagementSettings(key=lambda: key, client_id=client_id, retry_for=retry_for)
-        logging.getLogger("azure").addHandler(logging.NullHandler())  # else its own report goes to standard error
+        logging.getLogger("azure").addHandler(logging.NullHandler())  # otherwise its own messages go to standard error
         async with ManagementClient(self.server, settings) as client:
             yield client
 
 
 class ListCommand(TyperCommand):
-    """A command without arguments, whose options take several words, as those of `az` do: `--env-vars A=1 B=2`."""
+    """A command without arguments whose options accept several values, as in `az`: `--env-vars A=1 B=2`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
@@ -152,7 +152,7 @@ class ListCommand(TyperCommand):
 
 
 def one_of(words: type[StrEnum]) -> dict[str, Any]:
-    """Return the arguments of an option whose value is one of an enum's, in any case; completion offers them."""
+    """Return the arguments of a typer option whose values are an enum's, case-insensitive, with completion."""
 
     def parse(text: str) -> StrEnum:
         by_folded = {str(word).casefold(): word for word in words}
@@ -171,7 +171,7 @@ def one_of(words: type[StrEnum]) -> dict[str, Any]:
 
 
 def complete_pool(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the names of pools for a shell's completion: nothing if they cannot be had at once."""
+    """Return the names of pools for shell completion; empty if they cannot be fetched quickly."""
     given = ctx.params
     place = Place.of(given.get("server"), given.get("subscription"), given.get("resource_group"))
 
@@ -197,20 +197,20 @@ def needs_azure() -> Generator[None, None, None]:
 
 
 def run(work: Callable[[Callable[[str], None]], Coroutine[Any, Any, T]], doing: str) -> T:
-    """Run work that can take long. On a terminal its state is shown meanwhile, on standard error.
+    """Run work that can take long, and meanwhile show its state on standard error if that is a terminal.
 
     Args:
-        work: is given a function to call with each state.
-        doing: what it does, such as `Creating ci`.
+        work: called with a function that accepts each state.
+        doing: a description, such as `Creating ci`.
     """
     try:
         if not can_draw():
             return asyncio.run(work(_ignore))
         console = Console(stderr=True, highlight=False, markup=False)
-        with console.status(Text(one_line(doing))) as shown:  # of a str, rich would read markup, whatever the console
+        with console.status(Text(one_line(doing))) as shown:  # rich would interpret markup in a str
             return asyncio.run(work(lambda state: shown.update(Text(one_line(f"{doing}: {state}")))))
     except KeyboardInterrupt:
-        print_line("Interrupted. What has begun continues; greenroom pool show tells its state.")
+        print_line("Interrupted. The operation continues; greenroom pool show prints its state.")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
@@ -228,7 +228,7 @@ def _can_print_all() -> bool:
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows for people; to a pipe, each is one line."""
+    """Print rows for people; in a pipe, each row is one line."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         table.add_column(title, overflow="fold")
@@ -238,7 +238,7 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
-    """Print what is known of one thing, without what is empty."""
+    """Print the fields of one object, without empty ones."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

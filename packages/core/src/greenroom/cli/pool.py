@@ -1,4 +1,4 @@
-"""`greenroom pool`: pools as resources, on a server of this machine or in Azure."""
+"""`greenroom pool`: pools as resources, on a server on this machine or in Azure."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from greenroom.models import ContainerType
 if TYPE_CHECKING:
     from greenroom.azure.management import Resource
 
-app = typer.Typer(no_args_is_help=True, help="Create, change, list and delete pools by name, here or in Azure.")
+app = typer.Typer(no_args_is_help=True, help="Create, change, list and delete pools, on a server or in Azure.")
 
 _SIZE, _CONTAINER, _REGISTRY, _IDENTITY = "Size and life", "Custom containers", "Registry", "In Azure only"
 
 Name = Annotated[
     str, typer.Option("--name", "-n", help="The pool.", metavar="NAME", autocompletion=places.complete_pool)
 ]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Return as soon as the operation has begun.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Return as soon as the operation has started.")]
 MaxSessions = Annotated[
-    int | None, typer.Option(help="The most sessions at the same time.", metavar="N", rich_help_panel=_SIZE)
+    int | None, typer.Option(help="The maximum number of concurrent sessions.", metavar="N", rich_help_panel=_SIZE)
 ]
 ReadySessions = Annotated[
-    int | None, typer.Option(help="Sandboxes that wait for a session.", metavar="N", rich_help_panel=_SIZE)
+    int | None,
+    typer.Option(help="Sandboxes kept ready for new sessions.", metavar="N", rich_help_panel=_SIZE),
 ]
 CooldownPeriod = Annotated[
     int | None,
@@ -53,7 +54,7 @@ NetworkStatus = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(help='What makes the sandboxes of a server of this machine, such as "docker:".', metavar="URL"),
+    typer.Option(help='The engine on a greenroom serve, such as "docker:".', metavar="URL"),
 ]
 Secrets = Annotated[
     list[str] | None,
@@ -71,7 +72,7 @@ Command = Annotated[
     list[str] | None, typer.Option(help="The program, instead of the image's.", rich_help_panel=_CONTAINER)
 ]
 Args = Annotated[list[str] | None, typer.Option(help="Its arguments.", rich_help_panel=_CONTAINER)]
-TargetPort = Annotated[int | None, typer.Option(help="The port at which it is reached.", rich_help_panel=_CONTAINER)]
+TargetPort = Annotated[int | None, typer.Option(help="The container's port.", rich_help_panel=_CONTAINER)]
 RegistryServer = Annotated[str | None, typer.Option(help="Its host.", rich_help_panel=_REGISTRY)]
 RegistryUsername = Annotated[str | None, typer.Option(help="The user.", rich_help_panel=_REGISTRY)]
 RegistryPassword = Annotated[
@@ -81,10 +82,10 @@ RegistryIdentity = Annotated[
     str | None, typer.Option(help="The managed identity that pulls the image.", rich_help_panel=_IDENTITY)
 ]
 MiSystemAssigned = Annotated[
-    bool, typer.Option("--mi-system-assigned", help="Assign a system identity.", rich_help_panel=_IDENTITY)
+    bool, typer.Option("--mi-system-assigned", help="Assign the system identity.", rich_help_panel=_IDENTITY)
 ]
 MiUserAssigned = Annotated[
-    list[str] | None, typer.Option(help="Assign these user identities.", metavar="ID", rich_help_panel=_IDENTITY)
+    list[str] | None, typer.Option(help="The user-assigned identities.", metavar="ID", rich_help_panel=_IDENTITY)
 ]
 
 
@@ -98,7 +99,7 @@ def create(
     ] = None,
     template: Annotated[
         Path | None,
-        typer.Option(help="The pool as ARM JSON, as Azure takes it; options take precedence.", metavar="FILE"),
+        typer.Option(help="The pool as ARM JSON, in Azure's form; options take precedence.", metavar="FILE"),
     ] = None,
     max_sessions: MaxSessions = None,
     ready_sessions: ReadySessions = None,
@@ -136,11 +137,11 @@ def create(
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
 ) -> None:
-    """Create a pool, or replace the one of that name.
+    """Create a pool, or replace the existing one with that name.
 
-    Options that take several values take them in a row, or are repeated: --env-vars A=1 B=2.
+    Options with several values accept them in a row, or can be repeated: --env-vars A=1 B=2.
 
-    The location, the environment and identities have no effect on a server of this machine.
+    The location, the environment and identities have no effect on a greenroom serve.
     """
     place = Place.of(server, subscription, resource_group)
     if environment is not None:
@@ -191,9 +192,9 @@ def update(
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
 ) -> None:
-    """Change a pool. Sessions that have begun keep what they have; later ones get the new properties.
+    """Change a pool. Existing sessions keep their properties; later ones get the new ones.
 
-    A list replaces the one that the pool has, and an empty text clears it: --env-vars "".
+    A list replaces the pool's current one, and an empty value clears it: --env-vars "".
     """
     wanted = _wanted(locals())
     place = Place.of(server, subscription, resource_group)
@@ -255,7 +256,7 @@ def list_pools(
 def delete(
     *,
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     no_wait: NoWait = False,
     server: Server = None,
     subscription: Subscription = None,
@@ -266,7 +267,7 @@ def delete(
     pool = place.pool(name)
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise InvalidRequest("A deletion must be confirmed with --yes where nobody can be asked.")
+            raise InvalidRequest("A deletion must be confirmed with --yes without a terminal.")
         typer.confirm(f"Delete the pool {name} and its sessions?", abort=True, err=True)
 
     async def work(on_state: Callable[[str], None]) -> bool:
@@ -278,7 +279,7 @@ def delete(
 
 
 def _wanted(given: dict[str, Any]) -> Wanted:
-    """Return the properties among the values of a command's options, which have their names."""
+    """Return the properties among the values of a command's options, which have the same names."""
     return Wanted(**{name: given[name] for name in Wanted.__dataclass_fields__ if name in given})
 
 
@@ -298,7 +299,7 @@ def _print_one(resource: dict[str, Any], output: Format) -> None:
             "network": pool.network,
             "image": pool.image,
             "engine": pool.engine,
-            "declared": "by the server's own options: it cannot be changed here" if pool.declared else "",
+            "declared": "in the server's own options; cannot be changed here" if pool.declared else "",
             "resource group": pool.resource_group,
             "location": pool.location,
             "endpoint": pool.endpoint,

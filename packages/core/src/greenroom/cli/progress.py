@@ -1,4 +1,4 @@
-"""Bars for long work: on a terminal only, after a moment, and gone at the end."""
+"""Progress bars for long work: only on a terminal, after a short delay, and removed at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from greenroom.untrusted import one_line
 
 _DELAY = 0.5  # seconds
 _LARGE = 4 << 20
-"""Bytes of a transfer that is worth a bar."""
+"""The minimum size of a transfer that gets a bar, in bytes."""
 _LONGEST_NAME = 60
 
 _VERBS: dict[ProgressTask, str] = {
@@ -33,9 +33,9 @@ _VERBS: dict[ProgressTask, str] = {
 
 
 def can_draw(stream: TextIO | None = None) -> bool:
-    """Whether a stream, by default standard error, is a terminal on which lines can change, with a person before it.
+    """Whether a stream, by default standard error, is an interactive terminal on which lines can be redrawn.
 
-    It does not follow rich, which also draws into a file if a variable says so.
+    Unlike rich, this does not draw into a file if an environment variable asks for that.
     """
     if os.environ.get("TERM", "").lower() in {"dumb", "unknown"}:
         return False
@@ -47,34 +47,34 @@ def can_draw(stream: TextIO | None = None) -> bool:
 class Display:
     """A context in which long work is shown on standard error, if that is a terminal.
 
-    Transfers are shown from a few megabytes on, and nothing is shown that ends in half a second. At the end of the
-    context, and of the program by Ctrl-C, the lines are gone.
+    Only transfers of several megabytes are shown, and nothing that ends within half a second. At the end of the
+    context, and after Ctrl-C, the lines are removed.
     """
 
     def __init__(self, doing: str = "") -> None:
         """
         Args:
-            doing: shown until the first progress is reported; by default nothing is.
+            doing: shown until the first progress is reported; by default nothing.
         """
         self._doing = one_line(doing)
         self._draws = can_draw()
         self._lock = threading.RLock()
         self._latest: dict[str, Progress] = {}
-        """By task, what is under way and long."""
+        """The running long tasks."""
         self._timer: threading.Timer | None = None
         self._is_late = False
-        """Whether the work has taken so long that it is shown."""
+        """Whether the work has taken long enough to be shown."""
         self._bars: Bars | None = None
         """What is on the screen."""
         self._rows: dict[str, TaskID] = {}
 
     @property
     def on_progress(self) -> OnProgress | None:
-        """The function to pass on; `None` where nothing is drawn. Any thread can call it."""
+        """The function to pass as `on_progress`; `None` if nothing is drawn. Any thread can call it."""
         return self.show if self._draws else None
 
     def show(self, progress: Progress) -> None:
-        """Show how far a task has got."""
+        """Show the progress of a task."""
         with self._lock:
             self._doing = ""
             if progress.done == progress.total:
@@ -84,7 +84,7 @@ class Display:
             self._draw()
 
     def close(self) -> None:
-        """Take the lines away. Idempotent."""
+        """Remove the lines. Idempotent."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -118,7 +118,7 @@ class Display:
             self._clear()
             return
         bars = self._bars
-        if bars is None:  # another one each time: rich would begin where the last one was
+        if bars is None:  # a new one each time: rich would start at the position of the last one
             bars = self._bars = _bars()
         for task in self._rows.keys() - rows.keys():
             bars.remove_task(self._rows.pop(task))
@@ -173,7 +173,7 @@ def _description(progress: Progress) -> str:
 
 
 class _Bar(ProgressColumn):
-    """Nothing while the total is unknown: the spinner turns."""
+    """Empty while the total is unknown: only the spinner turns."""
 
     _bar = BarColumn(bar_width=24)
 

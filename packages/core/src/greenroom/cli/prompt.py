@@ -1,4 +1,4 @@
-"""A prompt over one session, as Python's own."""
+"""A prompt for one session, like Python's own."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ _compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
 def converse(session: Session, directory: Directory | None, timeout: float | None) -> int:
-    """Run what is typed until Ctrl-D or `exit()`; returns the exit code.
-
-    Ctrl-C interrupts the code, and the session goes on.
-    """
+    """Run typed code until Ctrl-D or `exit()`; returns the code. Ctrl-C interrupts the code; the session continues."""
     _edit_lines()
     print_line("Python in a sandbox. Ctrl-C interrupts the code, Ctrl-D ends the session.")
     figures = itertools.count(1)
@@ -49,9 +46,11 @@ def converse(session: Session, directory: Directory | None, timeout: float | Non
 
 
 def converse_in_shell(session: Session, timeout: float | None) -> int:
-    """Run the commands that are typed until Ctrl-D or `exit`; returns the exit code of the last one."""
+    """Run typed commands until Ctrl-D or `exit`; return the exit code of the last one."""
     _edit_lines()
-    print_line("A shell for each line, in /mnt/data. Ctrl-C stops the command, Ctrl-D leaves; the session goes on.")
+    print_line(
+        "A new shell for each line, in /mnt/data. Ctrl-C stops the command, Ctrl-D leaves; the session continues."
+    )
     ended = 0
     while True:
         try:
@@ -71,11 +70,11 @@ def converse_in_shell(session: Session, timeout: float | None) -> int:
 
 
 def _edit_lines() -> None:
-    """Let `input` edit lines and remember them, where Python can."""
+    """Enable line editing and history for `input`, where available."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: PLC0415  not on Windows
 
-        readline.parse_and_bind("tab: tab-insert")  # it indents; by default it completes names of files
+        readline.parse_and_bind("tab: tab-insert")  # the tab key indents; by default it completes file names
 
 
 def _read() -> str:
@@ -86,7 +85,7 @@ def _read() -> str:
 
 
 def _is_complete(source: str) -> bool:
-    """Whether Python would run this; what is not Python is complete, but for a cell's magic, up to an empty line."""
+    """Whether Python would run this. Text that is not Python is complete, except a cell magic before its empty line."""
     if source.startswith("%%"):
         return source.endswith("\n")
     try:
@@ -96,7 +95,7 @@ def _is_complete(source: str) -> bool:
 
 
 def _keep(execution: Execution, session: Session, directory: Directory | None, figures: Iterable[int]) -> None:
-    """Save what one execution left; figures are numbered over the whole session."""
+    """Save the figures and files of an execution; figures are numbered over the whole session."""
     if directory is not None:
         directory.save(
             execution, session, [_renumbered(image, n) for image, n in zip(execution.images, figures, strict=False)]

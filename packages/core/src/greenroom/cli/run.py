@@ -1,4 +1,4 @@
-"""`greenroom run`: code in a new sandbox, from a file, an argument, standard input, or typed at a prompt."""
+"""`greenroom run`: run code from a file, an argument, standard input or a prompt in a new sandbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pool = Annotated[
     str | None, typer.Option("--pool", help='Where to run, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")
 ]
 
-# The next cell is the first again: its errors name it so.
+# The next cell counts as the first, so that errors name it correctly.
 _BE_A_SCRIPT = """
 __import__("sys").argv = {arguments}
 if {file} is not None:
@@ -37,12 +37,12 @@ if "get_ipython" in globals():
 class _Program:
     code: str
     arguments: list[str]
-    """Those of `sys.argv`."""
+    """The arguments in `sys.argv`."""
     file: bytes | None = None
-    """The content of the script, if it is one."""
+    """The content of the script, if there is one."""
 
     def prepare(self, session: Session) -> None:
-        """Let the code find what Python gives to a script: its arguments, and its own file."""
+        """Provide what Python gives to a script: its arguments and its own file."""
         path = None
         if self.file is not None:
             path = session.upload(self.file, Path(self.arguments[0]).name).path
@@ -55,38 +55,38 @@ def run(
         str | None, typer.Argument(metavar="FILE", help="A Python file, or - for standard input.")
     ] = None,
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGUMENTS", help="What the program finds in sys.argv.")
+        list[str] | None, typer.Argument(metavar="ARGUMENTS", help="The program's arguments, in sys.argv.")
     ] = None,
     *,
     code: Annotated[str | None, typer.Option("--code", "-c", help="The code itself, instead of a file.")] = None,
     upload: Annotated[
-        list[Path] | None, typer.Option("--upload", "-u", help="A file to put into /mnt/data first. Repeatable.")
+        list[Path] | None, typer.Option("--upload", "-u", help="A file to upload to /mnt/data first. Repeatable.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where figures and new files go.", metavar="DIRECTORY")
+        Path | None,
+        typer.Option("--output", "-o", help="A directory for figures and new files.", metavar="DIRECTORY"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Whether those may replace existing files.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Whether these can replace existing files.")] = False,
     timeout: Annotated[float | None, typer.Option(help="The time limit of the code in seconds.")] = None,
     pool: Pool = None,
     with_: Annotated[
         list[str] | None,
         typer.Option(
             "--with",
-            help="A package or a requirements file; installed once, as the option packages of a pool. Repeatable.",
+            help="A package or a requirements file; installed once, like a pool's option packages. Repeatable.",
             metavar="PACKAGE|FILE",
         ),
     ] = None,
 ) -> None:
-    """Run Python in a new sandbox; on a terminal without a file, at a prompt.
+    """Run Python in a new sandbox. Without a file, a terminal gets a prompt.
 
-    Options come before the file; what follows it is the program's.
+    Options must precede the file; arguments after it are the program's.
 
-    The exit code is 0, or the one that the code gives to sys.exit; 1 after an exception, 2 if nothing could run, 70 if
-    the sandbox was lost, 75 if the pool is full, 124 after the time limit, 130 after Ctrl-C, 137 if the code ran out of
-    memory.
+    The exit code is 0, or the argument of sys.exit; 1 after an exception, 2 if nothing could run, 70 if the sandbox was
+    lost, 75 if the pool is full, 124 after the time limit, 130 after Ctrl-C, 137 if the code ran out of memory.
 
-    What the code writes goes to a file or a pipe as it is. To a terminal it goes without control sequences (colours,
-    titles, movements of the cursor), as these could change what you see of other programs, or type for you.
+    The code's output is written unchanged to a file or a pipe. On a terminal, control sequences (colours, titles,
+    cursor movements) are removed, as they could alter the output of other programs or simulate input.
     """
     directory = None if output is None else Directory(output, overwrite=overwrite)
     at_prompt = source is None and code is None and sys.stdin.isatty() and sys.stdout.isatty()
@@ -117,7 +117,7 @@ def _run(program: _Program, session: Session, directory: Directory | None, timeo
 
 
 def _program(source: list[str], code: str | None) -> _Program:
-    if code is not None:  # all of the rest are arguments
+    if code is not None:  # all remaining ones are arguments
         return _Program(code, ["-c", *source])
     if not source or source[0] == "-":
         try:
@@ -125,7 +125,7 @@ def _program(source: list[str], code: str | None) -> _Program:
         except (OSError, ValueError) as error:
             raise typer.BadParameter(f"-: {error}") from None
     try:
-        content = Path(source[0]).read_bytes()  # once, as it can be a pipe
+        content = Path(source[0]).read_bytes()  # only once, as it can be a pipe
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         return _Program(content.decode(encoding), source, content)
     except (OSError, SyntaxError, ValueError) as error:

@@ -26,12 +26,12 @@ def serve(
         str | None, typer.Option(help='Where code runs, such as "docker:".', envvar="GREENROOM_POOL", metavar="URL")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Where created pools run that name no engine.", metavar="URL")
+        str | None, typer.Option(help="The engine for created pools that do not name one.", metavar="URL")
     ] = None,
     state: Annotated[
         Path | None,
         typer.Option(
-            help="The file that keeps created pools, or :memory:.",
+            help="The file that stores created pools, or :memory:.",
             show_default="in the user's data directory; memory with --pool or --config",
         ),
     ] = None,
@@ -39,18 +39,16 @@ def serve(
         Path | None, typer.Option(help=r"A TOML file with \[server] and, for several pools, \[pools.NAME].")
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="0 for any free port.", show_default="8080")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 for any free one.", show_default="8080")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="Refuse what Azure's specification refuses.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="Digests of the API keys; see greenroom api-key.")] = None,
     management_key_file: Annotated[
         Path | None, typer.Option(help="Digests of the keys that can create, change and delete pools.")
     ] = None,
-    metrics_key_file: Annotated[
-        Path | None, typer.Option(help="Digests of keys that can read /metrics and nothing else.")
-    ] = None,
+    metrics_key_file: Annotated[Path | None, typer.Option(help="Digests of keys that can only read /metrics.")] = None,
     ui: Annotated[
         bool | None,
-        typer.Option("--ui/--no-ui", help="Show the pages at /ui.", show_default="only at an address of this machine"),
+        typer.Option("--ui/--no-ui", help="Show the pages at /ui.", show_default="only on a loopback address"),
     ] = None,
     prices: PricesFile = None,
     entra_tenant: Annotated[
@@ -65,27 +63,27 @@ def serve(
     certfile: Annotated[Path | None, typer.Option(help="A TLS certificate, in PEM.")] = None,
     keyfile: Annotated[Path | None, typer.Option(help="Its key.")] = None,
     tls_self_signed: Annotated[
-        bool | None, typer.Option("--tls-self-signed", help="Make a certificate for development.")
+        bool | None, typer.Option("--tls-self-signed", help="Create a certificate for development.")
     ] = None,
     tls_directory: Annotated[
-        Path | None, typer.Option(help="Where that certificate is kept.", show_default="~/.config/greenroom/tls")
+        Path | None, typer.Option(help="The directory of that certificate.", show_default="~/.config/greenroom/tls")
     ] = None,
     allowed_host: Annotated[
-        list[str] | None, typer.Option(help="A further host name of a server without authentication. Repeatable.")
+        list[str] | None, typer.Option(help="An additional host name of a server without authentication. Repeatable.")
     ] = None,
     public_url: Annotated[
         str | None,
-        typer.Option(help="The URL that clients use, where a proxy stands before the server.", metavar="URL"),
+        typer.Option(help="The URL that clients use if the server is behind a proxy.", metavar="URL"),
     ] = None,
     shutdown_grace: Annotated[
-        float | None, typer.Option(help="Seconds for executions to end at shutdown.", show_default="30")
+        float | None, typer.Option(help="Seconds that executions have to end at shutdown.", show_default="30")
     ] = None,
 ) -> None:
     """Serve Azure's dynamic sessions API from sandboxes on this machine, and manage its session pools.
 
-    Without --pool and --config, the pools that were created live on when the server ends, and open again.
+    Without --pool and --config, created pools are stored when the server ends, and opened again at the next start.
 
-    These options take precedence over the configuration file. The access log is written to standard output, a line of
+    These options take precedence over the configuration file. The access log is written to standard output, one line of
     JSON per request.
     """
     with _extra():
@@ -131,11 +129,11 @@ def serve(
 
 
 def api_key(
-    file: Annotated[Path, typer.Argument(help="The key file, created if it is missing.")],
+    file: Annotated[Path, typer.Argument(help="The key file, created if missing.")],
     *,
     name: Annotated[str, typer.Option(help="The caller's name, for the access log.")],
 ) -> None:
-    """Make a key for `greenroom serve`: its digest is added to the file, and the key is printed once."""
+    """Create a key for `greenroom serve`: its digest is added to the file, and the key is printed once."""
     with _extra():
         from greenroom.server.access.keys import new_key  # noqa: PLC0415
 
@@ -160,14 +158,14 @@ def _announce(server: Announcement) -> None:
         console.print("Without authentication: every program on this machine can use it.")
     if server.exposed:
         console.print(
-            "Without TLS: keys, tokens and code travel in the clear unless something before it encrypts them."
+            "Without TLS: keys, tokens and code are sent unencrypted unless a proxy before the server encrypts them."
         )
     if server.state.name == ":memory:":
-        console.print("Created pools end with the server: --state FILE would keep them.")
+        console.print("Created pools end with the server; --state FILE would keep them.")
     else:
         console.print(f"Created pools are kept in {server.state}")
     if server.ui is not None:
-        console.print(f"To look at it: {server.ui}")
+        console.print(f"Web pages: {server.ui}")
     if server.authority is not None:
         console.print(f"Clients trust its certificate with SSL_CERT_FILE={server.authority}")
 

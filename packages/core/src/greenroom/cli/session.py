@@ -1,4 +1,4 @@
-"""`greenroom session`: sessions of a pool, which live on between two commands."""
+"""`greenroom session`: sessions of a pool, which persist between commands."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from greenroom.models import DATA_DIR, ContainerType, Execution, RemoteFile, Ses
 from greenroom.sessions import Session, SessionPool
 from greenroom.untrusted import brief, printable
 
-app = typer.Typer(no_args_is_help=True, help="Use the sessions of a pool, here or in Azure.")
+app = typer.Typer(no_args_is_help=True, help="Use the sessions of a pool, on a greenroom serve or in Azure.")
 
 Pool = Annotated[
     str,
     typer.Option("--pool", "--name", "-n", help="The pool.", metavar="NAME", autocompletion=places.complete_pool),
 ]
 Identifier = Annotated[
-    str, typer.Option("--identifier", "-i", help="The session: 4 to 128 characters.", metavar="TEXT")
+    str, typer.Option("--identifier", "-i", help="The session identifier: 4 to 128 characters.", metavar="TEXT")
 ]
 Timeout = Annotated[
     float | None,
@@ -43,7 +43,7 @@ InDirectory = Annotated[str, typer.Option("--path", help="A directory in the ses
 Location = Annotated[
     str | None,
     typer.Option(
-        help="The pool's region in Azure: Azure is not asked for the pool first.",
+        help="The pool's region in Azure; avoids looking the pool up in Azure first.",
         metavar="NAME",
         rich_help_panel="Place",
     ),
@@ -56,21 +56,21 @@ def execute(
     pool: Pool,
     identifier: Identifier,
     code: Annotated[
-        str, typer.Option("--code", help="The code; @FILE for that of a file, - for standard input.", metavar="TEXT")
+        str, typer.Option("--code", help="The code; @FILE to read a file, - for standard input.", metavar="TEXT")
     ],
     timeout: Timeout = None,
-    save: Annotated[Path | None, typer.Option(help="Where figures and new files go.", metavar="DIRECTORY")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Whether those may replace existing files.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="A directory for figures and new files.", metavar="DIRECTORY")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Whether these can replace existing files.")] = False,
     output: Output = Format.TABLE,
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
     session_pool_location: Location = None,
 ) -> None:
-    """Run code in a session, which keeps its variables and files for the next command.
-
-    What it prints is printed here, and the exit codes are those of greenroom run. With --output json, Azure's response
-    is printed instead.
+    """Run code in a session, which keeps its variables and files for the next command. The code's output is printed,
+    and exit codes are as for greenroom run. With --output json, Azure's response is printed instead.
     """
     source = _text(code, "--code")
     with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
@@ -105,10 +105,10 @@ def shell(
 ) -> None:
     """Run a shell command in a session; its exit code is the command's.
 
-    Each command has a shell of its own: the next one finds its files, not its variables or its directory.
+    Each command runs in a new shell: files are kept for the next one, but not variables or the working directory.
     """
     if command is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidRequest("A --command must be given where nobody can type one.")
+        raise InvalidRequest("--command must be given without a terminal.")
     with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         if command is None:
             raise typer.Exit(converse_in_shell(session, timeout))
@@ -133,7 +133,7 @@ def upload_file(
     resource_group: ResourceGroup = None,
     session_pool_location: Location = None,
 ) -> None:
-    """Put a file into a session."""
+    """Upload a file to a session."""
     with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         with Display() as display:
             uploaded = session.upload(filepath, _in(directory, filepath.name), on_progress=display.on_progress)
@@ -146,7 +146,7 @@ def list_files(
     pool: Pool,
     identifier: Identifier,
     directory: InDirectory = DATA_DIR,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="With the files of its directories.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Include subdirectories.")] = False,
     output: Output = Format.TABLE,
     server: Server = None,
     subscription: Subscription = None,
@@ -172,7 +172,7 @@ def show_file_content(
     resource_group: ResourceGroup = None,
     session_pool_location: Location = None,
 ) -> None:
-    """Print a file of a session: as it is to a file or a pipe, without control sequences to a terminal."""
+    """Print a file of a session: unchanged to a file or a pipe, without control sequences on a terminal."""
     place = Place.of(server, subscription, resource_group)
     with _session(place, pool, identifier, session_pool_location) as session, Display() as display:
         content = session.download(_in(directory, filename), on_progress=display.on_progress)
@@ -197,7 +197,7 @@ def show_file_metadata(
     resource_group: ResourceGroup = None,
     session_pool_location: Location = None,
 ) -> None:
-    """Show the size and the time of a file of a session."""
+    """Show the size and modification time of a file in a session."""
     with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         file = session.file(_in(directory, filename))
         _print_files([file], output, current.encode_file(file, LATEST))
@@ -215,7 +215,7 @@ def delete_file(
     resource_group: ResourceGroup = None,
     session_pool_location: Location = None,
 ) -> None:
-    """Delete a file of a session."""
+    """Delete a file in a session."""
     with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         session.delete_file(_in(directory, filename))
 
@@ -230,7 +230,7 @@ def list_sessions(
     resource_group: ResourceGroup = None,
     session_pool_location: Location = None,
 ) -> None:
-    """List the sessions of a pool that hold a sandbox."""
+    """List the sessions of a pool that have a sandbox."""
     with _pool(Place.of(server, subscription, resource_group), pool, session_pool_location) as opened:
         found = opened.sessions()
     if output is Format.JSON:
@@ -257,7 +257,7 @@ def show(
     with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         found = session.info()
     if found is None:
-        raise InvalidRequest(f"The pool {pool!r} has no session {identifier!r}: it has not begun, or it has ended.")
+        raise InvalidRequest(f"The pool {pool!r} has no session {identifier!r}: it has not started, or it has ended.")
     if output is Format.JSON:
         places.print_json(_json_of(found))
     else:
@@ -275,18 +275,18 @@ def stop(
     resource_group: ResourceGroup = None,
     session_pool_location: Location = None,
 ) -> None:
-    """End a session, with its variables and files. It is no error if there is none."""
+    """End a session and delete its variables and files. It is not an error if there is none."""
     with _session(Place.of(server, subscription, resource_group), pool, identifier, session_pool_location) as session:
         session.delete()
 
 
 @contextlib.contextmanager
 def _pool(place: Place, name: str, location: str | None) -> Generator[SessionPool, None, None]:
-    """Open a pool by its name; its sessions live on."""
+    """Open a pool by its name, without ending its sessions when it is closed."""
     url = f"{place.server}{place.pool(name)}"
     if location is not None:
         if not place.in_azure:
-            raise InvalidRequest("--session-pool-location must come with --subscription: it is a region of Azure.")
+            raise InvalidRequest("--session-pool-location must come with --subscription: it is an Azure region.")
         url = place.pool(name).sessions_url(location)
     try:
         with connect(url) as pool:
@@ -296,8 +296,8 @@ def _pool(place: Place, name: str, location: str | None) -> Generator[SessionPoo
                 if pool.container_type is not ContainerType.CUSTOM_CONTAINER or not _is_missing(error):
                     raise
                 raise InvalidRequest(
-                    f"The containers of the pool {name!r} must run code and keep files themselves for this: they "
-                    "answered with HTTP 404. Session.request() of the Python API sends them any request."
+                    f"The containers of the pool {name!r} must support code and files themselves for this, but "
+                    "returned HTTP 404. To send them other requests, use Session.request() in Python."
                 ) from error
     except KeyboardInterrupt:
         print_line("Interrupted.")
@@ -305,7 +305,7 @@ def _pool(place: Place, name: str, location: str | None) -> Generator[SessionPoo
 
 
 def _is_missing(error: GreenroomError) -> bool:
-    """Whether nothing answers at the path of a request: a missing file would have Azure's word for it."""
+    """Whether the container does not know the path of a request; a missing file would have Azure's error code."""
     return error.azure is not None and error.azure.status == 404 and error.azure.code != FILE_NOT_FOUND
 
 
@@ -316,34 +316,34 @@ def _session(place: Place, name: str, identifier: str, location: str | None) -> 
 
 
 def _text(value: str, option: str) -> str:
-    """Return the text that an option gives, or names: `@FILE`, or `-` for standard input."""
+    """Return the text in an option, or the text that `@FILE` or `-` (standard input) names."""
     try:
         if value == "-":
             return sys.stdin.read()
         if value.startswith("@") and "\n" not in value:
             return Path(value[1:]).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{option} must name a file of text, not {brief(value)}: {error}.") from error
+        raise InvalidRequest(f"{option} must name a text file, not {brief(value)}: {error}.") from error
     return value
 
 
 def _response_of_command(execution: Execution, session: Session) -> object:
-    """Return a command's execution as Azure's latest version has it, whole."""
+    """Return a command's execution in the form of Azure's latest version, untruncated."""
     most = 4 * max(len(execution.stdout), len(execution.stderr))  # bytes
     return current.encode_shell_execution(execution, session.identifier, exit_code_of(execution), limit=most)
 
 
 def _response(execution: Execution, session: Session, code: str) -> object:
-    """Return an execution as Azure's latest version has it."""
+    """Return an execution in the form of Azure's latest version."""
     if session.container_type is ContainerType.SHELL:
         return _response_of_command(execution, session)
     return current.encode_execution(execution, session.identifier, ExecuteRequest(code), LATEST)
 
 
 def _in(directory: str, name: str = "") -> str:
-    """Return a path of a session, from a directory that may be relative to `/mnt/data`, as in Azure."""
+    """Return a path in a session, from a directory that can be relative to `/mnt/data`, as in Azure."""
     start = directory if directory.startswith("/") else f"{DATA_DIR}/{directory}"
-    if start == "/":  # az names the top so
+    if start == "/":  # az calls the top directory /
         start = DATA_DIR
     return name if name.startswith("/") else f"{start.rstrip('/')}/{name}".rstrip("/")
 

@@ -1,4 +1,4 @@
-"""`greenroom top`: the pools of a server and their busiest sessions, again and again."""
+"""`greenroom top`: the pools of a server and their busiest sessions, refreshed continuously."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from greenroom.wire.values import encode
 _SHORTEST, _LONGEST = 0.2, 3600.0
 _BAR = 10
 _FIRST_ROWS = 6
-"""Lines of a screen that are not those of pools and sessions."""
+"""Lines of the screen that are not for pools and sessions."""
 
 
 def top(
@@ -42,21 +42,19 @@ def top(
     pool: Annotated[
         str | None,
         typer.Option(
-            "--pool", "--name", "-n", help="One pool alone.", metavar="NAME", autocompletion=places.complete_pool
+            "--pool", "--name", "-n", help="Show only one pool.", metavar="NAME", autocompletion=places.complete_pool
         ),
     ] = None,
-    interval: Annotated[float, typer.Option(help="Seconds between two looks.", metavar="N")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, as where the output is no terminal.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two refreshes.", metavar="N")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit, as without a terminal.")] = False,
     prices: PricesFile = None,
     output: Output = Format.TABLE,
     server: Server = None,
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
 ) -> None:
-    """Watch the pools of a greenroom serve: saturation, sessions, waits, processors, memory, and the cost so far.
-
-    On a terminal, it shows them again and again until Ctrl-C. The figures of usage and cost are those since the server
-    opened a pool.
+    """Watch the pools of a greenroom serve: saturation, sessions, waits, processors, memory, and the cost so far. On a
+    terminal, the figures are refreshed until Ctrl-C. Usage and cost count from the time the server opened a pool.
     """
     place = Place.of(server, subscription, resource_group)
     if place.in_azure:
@@ -91,12 +89,12 @@ async def _watch(place: Place, wanted: str | None, interval: float, prices: Pric
     watching = asyncio.current_task()
     assert watching is not None  # noqa: S101  this one
     with contextlib.suppress(RuntimeError):  # not on Windows
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)  # leaves the terminal as it was
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)  # restores the terminal
     async with place.client(retry_for=0) as client:
-        screen.take(_only(await client.overview(), wanted))  # an error before the first look ends it
+        screen.take(_only(await client.overview(), wanted))  # an error in the first request ends it
         with Live(screen, console=console, screen=True, auto_refresh=False, redirect_stdout=False) as live:
             live.refresh()
-            pause = min(interval, 1.0)  # the first difference comes soon
+            pause = min(interval, 1.0)  # show the first difference soon
             while True:
                 await _pause(live, console, pause)
                 pause = interval
@@ -127,13 +125,13 @@ def _only(seen: Overview, wanted: str | None) -> Overview:
     pools = tuple(each for each in seen.pools if each.name.casefold() == wanted.casefold())
     if not pools:
         known = ", ".join(printable(each.name) for each in seen.pools[:10])
-        raise InvalidRequest(f"The pool must be one that serves now, not {wanted!r:.200}. Pools: {known}.")
+        raise InvalidRequest(f"The pool must be one that is serving, not {wanted!r:.200}. Pools: {known}.")
     return Overview(pools, tuple(each for each in seen.sessions if each.pool == pools[0].name))
 
 
 @dataclass(slots=True)
 class Screen:
-    """What a terminal shows: rich asks for it with each refresh, so it fits the present size."""
+    """The screen. rich renders it with each refresh, so it fits the current size."""
 
     server: str
     prices: Prices
@@ -144,7 +142,7 @@ class Screen:
     _elapsed: float = 0.0
 
     def take(self, seen: Overview, moment: float | None = None) -> None:
-        """Take what was seen now."""
+        """Record the current figures."""
         moment = time.monotonic() if moment is None else moment
         self._before, self._elapsed = (self.seen if self._moment else None), moment - self._moment
         self.seen, self._moment, self.error = seen, moment, ""
@@ -181,7 +179,7 @@ class Screen:
             earlier = before.get((each.pool, each.identifier))
             if earlier is None or each.usage.cpu is None or earlier.usage.cpu is None or self._elapsed <= 0:
                 continue
-            if each.usage.wall >= earlier.usage.wall:  # the same session, not the next one of its name
+            if each.usage.wall >= earlier.usage.wall:  # the same session, not a later one with its name
                 share = (each.usage.cpu - earlier.usage.cpu) / self._elapsed
                 shares[each.pool, each.identifier] = max(0.0, share)
         return shares
@@ -234,7 +232,7 @@ def _titles(prices: Prices) -> list[str]:
 _POOL_TITLES_TO_GO = ("cpu s", "type", "executing", "ready", "wait median / max", "memory", "waiting", "cpu")
 _SESSION_TITLES_TO_GO = ("peak", "cpu s", "runs", "executing", "pool", "memory")
 _TEXTS = 3
-"""Columns at the left of a table that are texts."""
+"""The number of text columns at the left of a table."""
 
 _SESSION_TITLES = ("session", "pool", "executing", "seconds", "cpu", "cpu s", "memory", "peak", "runs")
 
@@ -255,7 +253,7 @@ def _session_cells(session: PresentSession, share: float | None) -> list[str]:
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int, first_to_go: Sequence[str]) -> Table:
-    """Return a table that fits, without those columns that people miss least if it is wide."""
+    """Return a table that fits; if it is too wide, the least important columns are omitted."""
     widths = {
         title: max(cell_len(title), *(cell_len(row[number]) for row in rows if number < len(row))) + 1
         for number, title in enumerate(titles)

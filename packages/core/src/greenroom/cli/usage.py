@@ -1,4 +1,4 @@
-"""`greenroom usage`: what the sessions of a server have used, and what that costs."""
+"""`greenroom usage`: the usage of a server's sessions, and its cost."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def usage(
     pool: Annotated[
         str | None,
         typer.Option(
-            "--pool", "--name", "-n", help="Of one pool.", metavar="NAME", autocompletion=places.complete_pool
+            "--pool", "--name", "-n", help="Show only one pool.", metavar="NAME", autocompletion=places.complete_pool
         ),
     ] = None,
-    by: Annotated[GroupBy, typer.Option(help="What a row stands for.", **one_of(GroupBy))] = GroupBy.POOL,
+    by: Annotated[GroupBy, typer.Option(help="What each row sums up.", **one_of(GroupBy))] = GroupBy.POOL,
     since: Annotated[
         str | None,
         typer.Option(
-            help="Sessions that have ended since, or for this long: 30m, 24h, 7d; and those that have not ended.",
-            show_default="all that the server keeps",
+            help="Only sessions that have ended since this time or within 30m, 24h, 7d; and current sessions.",
+            show_default="everything that the server keeps",
             metavar="TIME",
         ),
     ] = None,
@@ -53,14 +53,15 @@ def usage(
     subscription: Subscription = None,
     resource_group: ResourceGroup = None,
 ) -> None:
-    """Show what the sessions of a greenroom serve have used, and an estimate of its cost, here and in Azure.
-
-    A session counts whole, with all that it used since it began. Days are in UTC: an ended session belongs to that of
-    its end.
+    """Show the usage of the sessions of a greenroom serve, with an estimate of its cost, here and in Azure. A session
+    counts with its whole usage since it started. Days are in UTC: an ended session belongs to the day on which it
+    ended.
     """
     place = Place.of(server, subscription, resource_group)
     if place.in_azure:
-        raise InvalidRequest("Usage must be that of a greenroom serve. Azure tells what sessions cost in its own bill.")
+        raise InvalidRequest(
+            "The server must be a greenroom serve to show usage. In Azure, the cost of sessions is on the bill."
+        )
     wanted = Prices.load(prices)
     parameters = {"by": by.value}
     if pool is not None:
@@ -114,15 +115,15 @@ def _print(report: UsageReport, by: GroupBy, prices: Prices) -> None:
         cost = cost_of_machine(prices, report.spare_cpu, report.spare_memory_time)
         money = "" if cost.amount is None else f": {cost} {prices.currency}"
         print_line(
-            f"Sandboxes that served no session used {in_seconds(report.spare_cpu)} s of processors and "
+            f"Sandboxes that served no session used {in_seconds(report.spare_cpu)} s of processor time and "
             f"{in_seconds(report.spare_memory_time / GIB)} GiB s{money}."
         )
     if report.total.unmeasured:
-        print_line(f"Of {report.total.unmeasured:,} sessions, nobody knows the processor time and memory.")
+        print_line(f"The processor time and memory of {report.total.unmeasured:,} sessions are unknown.")
     if _ESTIMATES in report.total.sources:
         print_line("The processor time and memory of some are estimates: there are no control groups.")
     if report.dropped:
-        print_line(f"{report.dropped:,} records could not be written: ended sessions can be missing.")
+        print_line(f"{report.dropped:,} records could not be written: ended sessions may be missing.")
     if lacks_price(*sum_costs(prices, report.total)):
         print_line(NO_PRICE_HINT)
 

@@ -1,1 +1,1 @@
-"""Options: their values, and where they come from."""
+"""Options: their values and their sources."""

@@ -1,4 +1,4 @@
-"""The description of a custom container, in the terms of Azure's template."""
+"""The description of a custom container, in terms of Azure's template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PATH = re.compile("/[!-~]*")
 _HEADER = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _VALUE = re.compile(r"[\t -~\x80-\ud7ff\ue000-\U0010ffff]{0,8000}")
 _FRAMING = frozenset({"connection", "content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"})
-"""Headers that belong to the connection, or announce a content, which a probe has not."""
+"""Headers that a probe must not have: they belong to the connection or announce a body."""
 
 # What Azure accepts; other values work here, with a warning.
 _AZURE_RANGES = {
@@ -28,7 +28,7 @@ _AZURE_RANGES = {
 
 
 class Probe(BaseModel):
-    """A question to a container whether it works: an HTTP request where `path` is set, else a connection.
+    """A check whether a container works: an HTTP request if `path` is set, otherwise a connection.
 
     Times are in seconds.
     """
@@ -36,7 +36,7 @@ class Probe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str | None = None
-    """Of a GET request; a status from 200 to 399 is a success."""
+    """The path of a GET request; a status from 200 to 399 is a success."""
     port: int | None = Field(None, ge=1, le=65535)
     """By default the container's `target_port`."""
     headers: Mapping[str, str] = Field(default_factory=dict[str, str])
@@ -44,10 +44,10 @@ class Probe(BaseModel):
     period: float = Field(10, gt=0, le=3600)
     timeout: float = Field(1, gt=0, le=3600)
     failure_threshold: int = Field(3, ge=1, le=1000)
-    """How many failures in succession count."""
+    """How many consecutive failures count as a failure."""
     success_threshold: int = Field(1, ge=1, le=1000)
-    """How many successes in succession count: 1, as Kubernetes demands of startup and liveness probes. With more, a
-    probe that fails now and then would never come to an end."""
+    """How many consecutive successes count as a success: 1, as Kubernetes requires for startup and liveness probes.
+    With more, a probe that fails now and then might never finish."""
 
     @field_validator("path")
     @classmethod
@@ -61,13 +61,13 @@ class Probe(BaseModel):
     def _headers(cls, headers: Mapping[str, str]) -> Mapping[str, str]:
         for name, value in headers.items():
             if not _HEADER.fullmatch(name) or name.lower() in _FRAMING:
-                raise ValueError(f"must have names of headers of a GET request, not {brief(name)}")
+                raise ValueError(f"must have names of GET request headers, not {brief(name)}")
             if not _VALUE.fullmatch(value) or value != value.strip():
-                raise ValueError(f"must have a value for {name} that a header can have, not {brief(value)}")
+                raise ValueError(f"must have a valid header value for {name}, not {brief(value)}")
         return headers
 
     def outside_azure(self, name: str) -> Iterator[str]:
-        """Describe the values that Azure does not accept."""
+        """Yield a message for each value that Azure does not accept."""
         for field in sorted(self.model_fields_set & _AZURE_RANGES.keys()):
             least, most = _AZURE_RANGES[field]
             if not least <= (value := getattr(self, field)) <= most:
@@ -75,7 +75,7 @@ class Probe(BaseModel):
 
 
 class RegistryCredentials(BaseModel):
-    """Who pulls the image, where Docker does not have it."""
+    """The credentials for pulling the image if Docker does not have it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,22 +85,23 @@ class RegistryCredentials(BaseModel):
 
 
 class CustomContainer(BaseModel):
-    """One container per session, from an image of your own, that serves HTTP on `target_port`."""
+    """One container per session, from your own image, that serves HTTP on `target_port`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     image: str
     target_port: int = Field(DEFAULT_PORT, ge=1, le=65535)
     command: tuple[str, ...] = ()
-    """In place of the image's entry point and command."""
+    """Replaces the image's entry point and command."""
     args: tuple[str, ...] = ()
-    """The arguments of `command`, or of the image's entry point."""
+    """The arguments of `command` or of the image's entry point."""
     env: Mapping[str, SecretStr] = Field(default_factory=dict[str, SecretStr])
     """Environment variables; values are not shown."""
     startup: Probe | None = None
-    """Until it succeeds, no request is sent; by default a connection to `target_port`, every half second at most."""
+    """No request is sent until this probe succeeds; by default a connection to `target_port`, at most every half
+    second."""
     liveness: Probe | None = None
-    """When it fails, the container is ended, and its session with it."""
+    """When this probe fails, the container and its session are ended."""
     registry: RegistryCredentials | None = None
 
     @field_validator("image")
@@ -114,7 +115,7 @@ class CustomContainer(BaseModel):
     @classmethod
     def _names(cls, env: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
         if not all(name and "=" not in name and "\0" not in name for name in env):
-            raise ValueError("must have names of variables, without '=' and not empty")
+            raise ValueError("must have variable names that are not empty and do not contain '='")
         return env
 
     @model_validator(mode="after")
@@ -134,7 +135,7 @@ class CustomContainer(BaseModel):
         return self
 
     def outside_azure(self) -> Iterator[str]:
-        """Describe the values that Azure does not accept."""
+        """Yield a message for each value that Azure does not accept."""
         for name in ("startup", "liveness"):
             probe: Probe | None = getattr(self, name)
             if probe is not None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from greenroom.untrusted import brief
 
 MAX_SIZE = 64 << 10
-"""Bytes of all names and values together, with two for each variable."""
+"""The maximum size of all names and values together in bytes, with two more per variable."""
 
 _MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -18,7 +18,7 @@ _LOADER = "LD_"
 
 
 class Environment(Mapping[str, str]):
-    """Names and values of variables. Its representation has the names alone, as values can be secrets."""
+    """Names and values of variables. Its representation shows only the names, as values can be secrets."""
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         """
@@ -80,17 +80,17 @@ def _from_text(text: str) -> object:
 
 
 def _check_name(name: object) -> int:
-    """Return the size of a name. A value could be in its place, so that a bad one is not shown."""
+    """Return the size of a name. An invalid name is not shown, as it could be a value in the wrong place."""
     if not isinstance(name, str):
         raise ValueError(f"must have names of type str, not {type(name).__name__}")
     if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
         raise ValueError(
-            f"must have names of at most {_MAX_NAME} letters of ASCII, digits and _, which do not begin with a digit"
+            f"must have names of at most {_MAX_NAME} ASCII letters, digits and _ that do not begin with a digit"
         )
     if name.startswith(_LOADER):
         raise ValueError(
-            f"must not have {brief(name)}: variables of the loader count when a program starts, and the session's has "
-            "started. Set it in the shell command that starts another"
+            f"must not have {brief(name)}: the loader reads its variables when a program starts, and the session's "
+            "program has started. Set it in the shell command that starts another program"
         )
     return len(name) + 2
 
@@ -99,8 +99,8 @@ def _check_value(name: str, content: object) -> int:
     if not isinstance(content, str):
         raise ValueError(f"must have values of type str, not {type(content).__name__} for {brief(name)}")
     if "\0" in content:
-        raise ValueError(f"must have values without NUL; that of {brief(name)} has one")
+        raise ValueError(f"must have values without NUL, unlike that of {brief(name)}")
     try:
         return len(content[: MAX_SIZE + 1].encode())
     except UnicodeEncodeError:
-        raise ValueError(f"must have values that UTF-8 can encode; that of {brief(name)} is not") from None
+        raise ValueError(f"must have values that UTF-8 can encode, unlike that of {brief(name)}") from None

@@ -1,4 +1,4 @@
-"""Read JSON that a person or a client wrote, property by property; what is left over is an error."""
+"""Read JSON that a person or a client wrote, property by property; unknown properties are errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class InvalidProperty(InvalidRequest):
 
 
 class Node:
-    """An object of the template. Its properties are taken by name; `done` refuses those that are left."""
+    """An object of the template. Its properties are taken by name; `done` refuses the remaining ones."""
 
     def __init__(self, value: object, name: str, *, given: bool = True) -> None:
         self.name = name
@@ -42,7 +42,7 @@ class Node:
         return f"{self.name}.{name}" if self.name else name
 
     def invalid(self, name: str, rule: str) -> InvalidProperty:
-        """The error of a property that breaks a rule."""
+        """Return the error for a property that breaks a rule."""
         return InvalidProperty(f"{self.path(name)} {rule}.", self.path(name))
 
     def done(self) -> None:
@@ -93,7 +93,7 @@ class Node:
         return self._checked(name, lambda value: isinstance(value, bool), "true or false")
 
     def word(self, name: str, known: Mapping[str, str | None], *, required: bool = False) -> str | None:
-        """Return what one of the known words stands for; words are compared without regard to case, as in Azure."""
+        """Return the value of a known keyword; keywords are case-insensitive, as in Azure."""
         value = self.text(name, required=required)
         if value is None:
             return None
@@ -106,7 +106,7 @@ class Node:
         return by_folded[value.casefold()]
 
     def renamed(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """Return the last properties, numbers or strings, under the names of options, whose own rules check them."""
+        """Return the remaining properties, numbers or strings, by the names of options, whose rules then check them."""
         found = {
             option: value
             for name, option in names.items()

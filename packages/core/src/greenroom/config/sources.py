@@ -15,7 +15,7 @@ FILE_VARIABLE = "GREENROOM_CONFIG"
 
 
 def from_file(path: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Return the table `[pool]` of a TOML file, by default of the one that `GREENROOM_CONFIG` names, else nothing.
+    """Return the table `[pool]` of a TOML file, by default of the file in `GREENROOM_CONFIG`; empty without a file.
 
     Raises:
         InvalidRequest: the file cannot be read or has no such table.
@@ -42,5 +42,5 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def from_environment(names: Iterable[str]) -> dict[str, str]:
-    """Return the options that variables such as `GREENROOM_MAX_CONCURRENT_SESSIONS` give."""
+    """Return the options from environment variables such as `GREENROOM_MAX_CONCURRENT_SESSIONS`."""
     return {name: value for name in names if (value := os.environ.get(PREFIX + name.upper()))}

@@ -1,4 +1,4 @@
-"""Read the options of a pool from Azure's template of it, the JSON of Azure Resource Manager."""
+"""Read the options of a pool from an Azure Resource Manager template."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PROBE = {
 
 
 def with_template(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with those of their `template`, which yield to options that are given beside it.
+    """Return the options with those of their `template`; options that are given explicitly take precedence.
 
     Raises:
         InvalidRequest: the template cannot be read, or has a property that is unknown or breaks a rule.
@@ -37,7 +37,9 @@ def with_template(options: Mapping[str, Any]) -> dict[str, Any]:
     template, secrets = options.pop("template", None), options.pop("secrets", None)
     if template is None:
         if secrets is not None:
-            raise InvalidRequest("The option secrets must come with a template, whose secrets it gives values.")
+            raise InvalidRequest(
+                "The option secrets must come with a template: it sets the values of the template's secrets."
+            )
         return options
     if options.get("container") is not None:
         raise InvalidRequest("A pool must have either a template or a container, not both.")
@@ -49,7 +51,7 @@ def options_of_template(resource: object, secrets: Mapping[str, SecretStr]) -> d
 
     Args:
         resource: the whole resource, or its `properties` alone.
-        secrets: values of its secrets by name; they take precedence.
+        secrets: values of the template's secrets by name; they take precedence.
 
     Raises:
         InvalidRequest: a property is unknown or breaks a rule.
@@ -69,7 +71,7 @@ def options_of_template(resource: object, secrets: Mapping[str, SecretStr]) -> d
 
 
 class _Template:
-    """The properties of a pool; each method reads one of their objects to its end."""
+    """The properties of a pool; each method reads one of their objects completely."""
 
     def __init__(self, properties: Node, secrets: Mapping[str, SecretStr]) -> None:
         self._properties = properties
@@ -106,7 +108,7 @@ class _Template:
 
     def _mcp_server(self) -> None:
         server = self._properties.node("mcpServerSettings")
-        server.flag("isMcpServerEnabled")  # every pool of a server has one
+        server.flag("isMcpServerEnabled")  # every pool of a server has an MCP endpoint
         server.flag("mcpServerApiKeyDisabled")
         server.text("mcpServerEndpoint")
         server.done()
@@ -201,7 +203,7 @@ class _Template:
         if name not in self._secrets:
             known = ", ".join(sorted(self._secrets)) or "none"
             raise InvalidProperty(
-                f"{path} must name a secret with a value, not {name!r:.100}; those are: {known}."
+                f"{path} must name a secret that has a value ({known}), not {name!r:.100}."
                 f"{did_you_mean(name, self._secrets)} Values can be given with secrets={{{name!r:.100}: …}}.",
                 path,
             )
@@ -209,13 +211,13 @@ class _Template:
 
     def _probe(self, probe: Node) -> tuple[str, dict[str, Any]]:
         kind = probe.word("type", {"Startup": "startup", "Liveness": "liveness"}, required=True) or ""
-        probe.number("terminationGracePeriodSeconds")  # which has no effect: a container is ended at once
+        probe.number("terminationGracePeriodSeconds")  # no effect: a container is ended immediately
         http, tcp = probe.node("httpGet"), probe.node("tcpSocket")
         if http.given == tcp.given:
             raise InvalidProperty(f"{probe.name} must have either httpGet or tcpSocket.", probe.name)
         target: dict[str, Any] = {}
         for each in (http, tcp):
-            each.refuse("host", "is not available: a probe asks its own container")
+            each.refuse("host", "is not available: a probe always connects to its own container")
             port = each.number("port")
             if port is not None:
                 target["port"] = port

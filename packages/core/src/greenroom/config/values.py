@@ -18,7 +18,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 _MOST = (1 << 63) - 1
 _SECRET = {"env", "password", "secrets"}
-"""Options whose values no error shows."""
+"""Options whose values errors do not show."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
@@ -30,7 +30,7 @@ def _size(value: object) -> object:
         return value
     match = _SIZE.fullmatch(value.strip()) if len(value) < 100 else None
     if match is None:
-        raise ValueError("must be a number of bytes, or one with a unit such as 512Mi or 1Gi")
+        raise ValueError("must be a number of bytes or a size such as 512Mi or 1Gi")
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000
     size = float(number) * base ** " kmgt".index(unit.lower() or " ")
@@ -40,11 +40,11 @@ def _size(value: object) -> object:
 
 
 Size = Annotated[int, BeforeValidator(_size)]
-"""The type of a setting in bytes, which may be written as `512Mi`."""
+"""The type of a setting in bytes, which can be given as `512Mi`."""
 
 
 def parse_size(value: int | str, name: str) -> int:
-    """Return bytes from a number of them or from `512Mi`.
+    """Return a number of bytes from a number or from `512Mi`.
 
     Raises:
         InvalidRequest: it is neither; the message calls it `name`.
@@ -60,7 +60,7 @@ def parse_size(value: int | str, name: str) -> int:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'memory'?` for the known name that is most like this one, or an empty string."""
-    import difflib  # noqa: PLC0415  for a message
+    import difflib  # noqa: PLC0415  only for a message
 
     by_folded = {each.casefold(): each for each in known}
     nearest = difflib.get_close_matches(name[:100].casefold(), by_folded, n=1)
@@ -68,10 +68,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def validate(settings: type[SettingsT], options: Mapping[str, Any], *, also_known: Iterable[str] = ()) -> SettingsT:
-    """Return the settings that the options give.
+    """Return the settings from options.
 
     Args:
-        also_known: further options that the caller takes, for the message.
+        also_known: further options that the caller accepts, for the message.
 
     Raises:
         InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
@@ -85,7 +85,7 @@ def validate(settings: type[SettingsT], options: Mapping[str, Any], *, also_know
 
 
 def _fields_at(settings: type[BaseModel], place: Sequence[int | str]) -> list[str]:
-    """The fields of the model inside the settings that an error is about; none if it is about the settings."""
+    """Return the fields of the nested model that an error is about; empty if it is about the settings themselves."""
     model: type[BaseModel] | None = None
     for name in place[:-1]:
         fields = (model or settings).model_fields
@@ -105,7 +105,7 @@ def _explain(error: Any, known: Sequence[str]) -> str:
     message: str = error["msg"].removeprefix("Value error, ").partition(", unable to")[0]
     message = re.sub("^Input should ", "must ", message)
     if not name:
-        return f"The options must fit together: {message}."
+        return f"The options must be consistent: {message}."
     value = error["input"]
     if name == "env" or isinstance(value, Mapping) or _SECRET.intersection(error["loc"]):
         return f"The option {name} {message}."

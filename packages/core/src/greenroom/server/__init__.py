@@ -12,7 +12,7 @@ How a request flows::
     records     executions that run or have ended, for clients that poll them
     in_sandbox/ functions that the server runs in a session
 
-`budget` bounds the memory of all requests together, `responses` builds responses, `settings` has the options.
+`budget` limits the memory of all requests together, `responses` builds responses, `settings` has the options.
 
 Needs the extra `server` (`pip install 'greenroom[server]'`).
 """

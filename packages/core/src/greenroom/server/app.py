@@ -1,4 +1,4 @@
-"""The server as an ASGI application: the checks before, and the errors and logs after the route of each request."""
+"""The server as an ASGI application: checks before the route of each request, errors and logs after it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _HEALTH = {"/healthz", "/readyz"}
 _METRICS = "/metrics"
 _MCP_PATH = re.compile(r"(?:/subscriptions/[^/]+/resourceGroups/[^/]+/sessionPools/[^/]+)?/mcp/?")
 _DOCUMENTATION = "https://learn.microsoft.com/azure/container-apps/sessions"  # of the API
-_CLIENT_CLOSED_REQUEST = 499  # only in the log: the client has gone
+_CLIENT_CLOSED_REQUEST = 499  # only in the log: the client disconnected
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Management:
 
     plane: ControlPlane
     guard: Guard | None
-    """Who can use it; `None` accepts every program on this machine, and no web page."""
+    """Decides who can use it; `None` accepts every program on this machine, but no web pages."""
 
 
 class Application:
@@ -95,14 +95,14 @@ class Application:
     ) -> None:
         """
         Args:
-            pools: open ones; the caller closes them.
-            settings: the server's.
-            guard: `None` accepts every program on this machine, and no web page.
+            pools: open pools; the caller closes them.
+            settings: the server's settings.
+            guard: decides who can use sessions; `None` accepts every program on this machine, but no web pages.
             observer: called at the end of each request, health checks excepted.
-            metrics_guard: that of the metrics; `None` stands for `guard`.
-            management: the control plane, and who can use it; `None` for a server without one.
+            metrics_guard: decides who can read the metrics; by default `guard`.
+            management: the control plane and its guard; `None` for a server without one.
             ui: the pages at `/ui`; `None` for a server without them.
-            log_store: the logs of its pools; the caller closes it.
+            log_store: the logs of the pools; the caller closes it.
         """
         self.pools = pools
         self.public_url = settings.public_url
@@ -176,7 +176,7 @@ class Application:
             if problem.status == 500:
                 logger.error("request %s failed", request_id, exc_info=error)
             if status is not None:
-                raise  # the connection ends, so that the client does not take the part for the whole
+                raise  # ends the connection, so that the client notices that the response is incomplete
             scope["greenroom.forwarded"] = False
             problem = replace(problem, trace_id=request_id)
             if ui is not None:
@@ -209,11 +209,13 @@ class Application:
         """Check a request before its route does.
 
         Raises:
-            RequestRefused: it is not allowed, or not now.
+            RequestRefused: it is not allowed, or not at the moment.
             BadRequest: its host is not valid, or it has two credentials.
         """
         if _is_ambiguous(scope):
-            message = "A request must have either Content-Length or Transfer-Encoding, and in HTTP/1.0 not the latter."
+            message = (
+                "A request must not have both Content-Length and Transfer-Encoding, nor Transfer-Encoding in HTTP/1.0."
+            )
             raise RequestRefused(400, VALIDATION_FAILED, message, headers={"Connection": "close"})
         headers = Headers(scope=scope)
         size = sum(len(name) + len(value) for name, value in headers.raw) + len(scope["query_string"])
@@ -224,10 +226,10 @@ class Application:
                 f"Headers and query must have at most {self._settings.max_headers} bytes, not {size}.",
             )
         if "host" in headers and not host_name(headers["host"]):
-            raise BadRequest(f"The header 'Host' must be the name of a host, not {headers['host']!r:.100}.")
-        if len(headers.getlist("authorization")) > 1:  # a proxy could have checked the other one
+            raise BadRequest(f"The header 'Host' must be a host name, not {headers['host']!r:.100}.")
+        if len(headers.getlist("authorization")) > 1:  # a proxy may have checked the other one
             raise BadRequest("A request must have at most one header 'Authorization'.")
-        scope["path"] = _encoded_path(scope)  # by which both the guard and the route are chosen
+        scope["path"] = _encoded_path(scope)  # determines both the guard and the route
         caller = self._caller(scope, headers, is_metrics=is_metrics) if ui is None else ui.admit(scope)
         scope["greenroom.caller"] = await caller
         entry.note(caller=scope["greenroom.caller"])
@@ -240,7 +242,7 @@ class Application:
         """Return the caller's name; `None` without authentication.
 
         Raises:
-            RequestRefused: it is not accepted.
+            RequestRefused: the caller is not accepted.
         """
         guard = self._metrics_guard if is_metrics else self._guard
         if managers.has(scope["path"]) or (self._management is not None and is_management(scope["path"])):
@@ -262,16 +264,16 @@ class Application:
         return f"mcp:{pool.name}"
 
     def _is_forwarded(self, scope: Scope) -> bool:
-        """Whether a path of the server's own is one of a custom container: the request names a session."""
+        """Whether a path that the server also has belongs to a custom container, as the request names a session."""
         if b"identifier=" not in scope["query_string"]:
             return False
         try:
             return self._forward.find(scope) is not None
-        except RequestRefused:  # its pool does not serve: the route says so, to callers that are accepted
+        except RequestRefused:  # its pool does not serve; the route reports that to accepted callers
             return False
 
     async def _show_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the metrics of the server and of its pools."""
+        """Send the metrics of the server and its pools."""
         scope["greenroom.operation"] = f"GET {_METRICS}"
         accept = Headers(scope=scope).get("accept", "")
         await (await metrics_response(self._metrics, self.pools, accept))(scope, receive, send)
@@ -285,7 +287,7 @@ class Application:
             for pool in self.pools:
                 await pool.backend.status()
         except GreenroomError:
-            return json_response({"status": "a pool does not answer"}, 503)
+            return json_response({"status": "a pool does not respond"}, 503)
         return json_response({"status": "ready"})
 
     def _routes(self) -> Sequence[BaseRoute]:
@@ -315,7 +317,7 @@ class Application:
             request = Request(scope, receive, send)
             target = find_target(request, self.pools, self._settings, contract)
             if scope.get("greenroom.only_pool", target.pool) is not target.pool:
-                raise unauthorized("The key must be that of this pool.")
+                raise unauthorized("The key must be this pool's.")
             entry: Entry = scope["greenroom.entry"]
             entry.note(pool=target.pool.name, identifier=target.session, api_version=target.version)
             with target.pool.in_use():
@@ -326,18 +328,18 @@ class Application:
 
 
 async def _introduce(_: Request) -> Response:
-    """Answer the first request of many people, which is not one of Azure's."""
+    """Answer requests for `/`, which Azure does not have but many people try first."""
     return json_response({"name": "greenroom", "version": version("greenroom"), "documentation": _DOCUMENTATION})
 
 
 def _encoded_path(scope: Scope) -> str:
-    """Return the path for the routes, which would take `a%2Fb` for two segments if it were decoded."""
+    """Return the encoded path for the routes: decoded, `a%2Fb` would become two segments."""
     segments = scope["raw_path"].split(b"/")
     return "/".join(quote(unquote_to_bytes(segment).decode("utf-8", "replace"), safe="") for segment in segments)
 
 
 def _is_ambiguous(scope: Scope) -> bool:
-    """Whether a proxy could see the end of the request elsewhere, and pass on another request hidden behind it."""
+    """Whether a proxy could see the end of the request elsewhere and so pass on a hidden request (smuggling)."""
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers and ("content-length" in headers or scope.get("http_version") == "1.0")
 
@@ -352,7 +354,7 @@ def _problem(error: Exception) -> tuple[Problem, Mapping[str, str]]:
         case TooSlow():
             message = "The request's body must arrive in time."
             return Problem(408, "RequestTimeout", message), {"Connection": "close"}
-        case HTTPException():  # Starlette's, where no route matches
+        case HTTPException():  # from Starlette: no route matches
             message = "The path and the method must be those of an operation."
             return Problem(400, NOT_SUPPORTED, message), {}
         case _:

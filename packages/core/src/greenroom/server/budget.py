@@ -1,4 +1,4 @@
-"""A limit on the memory for all requests together: their bodies, and the responses being sent."""
+"""A limit on the memory of all requests together: their bodies and the responses being sent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 _SMALL = 64 * 1024
-"""Up to this size a share is not counted, so that an error can always be sent; the number of requests bounds it."""
+"""Shares up to this size are not counted, so that errors can always be sent; the number of requests limits them."""
 
 
 class Budget:

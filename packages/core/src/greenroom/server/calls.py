@@ -1,4 +1,4 @@
-"""Calls of tools that are the client's: they go down with the lines of their execution, and answers come back up."""
+"""Calls of the client's tools: sent with the lines of their execution; answers arrive as requests."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from greenroom.server.responses import RequestRefused
 from greenroom.tools import PendingCalls, ToolAnswer, Toolbox, ToolCall
 from greenroom.wire.executions import NOT_WAITING, Answer, Called, CallEvent, Made, Order, Resumed, Withdrawn
 
-_COPIES = 4  # of the arguments while their line is sent: as they came, in base64, and twice as JSON
+_COPIES = 4  # of the arguments while their line is sent: as received, in base64, and twice as JSON
 
 Listener: TypeAlias = Callable[[CallEvent], None]
 
 
 class RemoteCalls:
-    """The calls of one execution that wait for the client that receives it."""
+    """The calls of one execution that wait for the client that receives its lines."""
 
     def __init__(self, order: Order, held: Share, most: int, *, caller: str | None = None) -> None:
         """
         Args:
-            order: has tools.
+            order: an order with tools.
             held: an empty share of the server's memory, for arguments.
-            most: bytes that a result can have.
-            caller: whose the execution is.
+            most: the maximum size of a result in bytes.
+            caller: the execution's owner.
         """
         self.caller = caller
         self.can_park: Callable[[], bool] = lambda: True
-        """Returns whether its calls can wait without a client; it does not count this execution itself."""
+        """Returns whether the calls can wait without a client; does not count this execution itself."""
         self._order = order
         self._held = held
         self._most = most
@@ -45,20 +45,20 @@ class RemoteCalls:
 
     @property
     def size(self) -> int:
-        """Bytes that it keeps after its execution."""
+        """The size in bytes of what it keeps after its execution."""
         return self._pending.log.size
 
     @property
     def is_parked(self) -> bool:
-        """Whether calls wait, and no client gets them."""
+        """Whether calls wait and no client receives them."""
         return self._client is None and self._pending.count > 0
 
     def attach(self, listener: Listener, *, resumed: bool = False) -> None:
-        """Send the calls to this client, those that wait already too. From now on, it alone can answer.
+        """Send the calls to this client, including waiting ones. From now on, only this client can answer.
 
         Args:
-            listener: gets the lines.
-            resumed: whether it did not begin the execution, and gets what it needs to know of earlier calls.
+            listener: receives the lines.
+            resumed: whether the client did not start the execution, so that it needs the earlier calls.
         """
         if resumed:
             for call in self._pending.log.ended:
@@ -69,7 +69,7 @@ class RemoteCalls:
             listener(Resumed())
 
     def detach(self, listener: Listener) -> None:
-        """Send no more to this client; calls wait for the next one."""
+        """Stop sending to this client; calls wait for the next one."""
         if self._client is not None and self._client.listener == listener:
             self._pending.detach(self._client)
             self._client = None
@@ -78,7 +78,7 @@ class RemoteCalls:
                     self._pending.settle(call.number, _crowded(call))
 
     def release(self) -> None:
-        """Send no more to the client that gets them, if there is one."""
+        """Stop sending to the current client, if there is one."""
         if self._client is not None:
             self.detach(self._client.listener)
 
@@ -86,21 +86,21 @@ class RemoteCalls:
         """Answer a call.
 
         Raises:
-            RequestRefused: it does not wait, or the client does not receive this execution.
+            RequestRefused: the call does not wait, or this client does not receive this execution.
         """
         key = self._client.key if self._client is not None else ""
         if not key or not hmac.compare_digest(answer.key.encode("utf-8", "replace"), key.encode()):
             raise RequestRefused(409, "CallNotYours", "The answer must have the key of its call.")
         given = ToolAnswer(answer.content, answer.failed, answer.deferred, answer.refused)
         if not self._pending.settle(answer.call, given):
-            raise RequestRefused(409, NOT_WAITING, f"The call {answer.call} does not wait for an answer.")
+            raise RequestRefused(409, NOT_WAITING, f"The call {answer.call} is not waiting for an answer.")
 
     async def _answer(self, call: ToolCall) -> ToolAnswer:
         if self._client is None and not self.is_parked and not self.can_park():
             return _crowded(call)
         size = _COPIES * len(call.arguments)
         if not self._held.add(size):
-            return ToolAnswer.failure(f"{call.tool} was not called: the server holds too much for other requests.")
+            return ToolAnswer.failure(f"{call.tool} was not called: the server's memory for requests is full.")
         try:
             return await self._pending.answer(replace(call, most=min(call.most, self._most)))
         finally:
@@ -109,8 +109,8 @@ class RemoteCalls:
 
 def _crowded(call: ToolCall) -> ToolAnswer:
     return ToolAnswer.failure(
-        f"{call.tool} has nobody to answer: its client has left, and the server keeps no more calls for such clients "
-        "(the option max_parked).",
+        f"{call.tool} cannot be answered: its client has disconnected, and the limit of calls that wait for such "
+        "clients is reached (the option max_parked).",
         refused=not call.again,
     )
 

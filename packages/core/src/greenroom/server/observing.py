@@ -1,4 +1,4 @@
-"""What the server shows of itself: its metrics, the spans of its requests, the reasons of its refusals."""
+"""Observability of the server: metrics, spans of requests, and reasons for refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REFUSALS = {
 
 
 def refusal_of(problem: Problem) -> RequestRefusal | None:
-    """Return why a request was refused; `None` if it failed otherwise."""
+    """Return why a request was refused; `None` if it failed for another reason."""
     if problem.code == POOL_FULL:
         return RequestRefusal.POOL_FULL
     return _REFUSALS.get(problem.status)
@@ -47,14 +47,14 @@ async def metrics_response(server: Aggregate, pools: Iterable[ServedPool], accep
 async def _reading(pool: ServedPool) -> PoolReading:
     try:
         return PoolReading(pool.signal_name, pool.metrics, await pool.backend.status(), await pool.backend.pool_usage())
-    except GreenroomError:  # it does not answer, or reports no usage
+    except GreenroomError:  # it does not respond, or reports no usage
         return PoolReading(pool.signal_name, pool.metrics)
 
 
 def server_span(scope: Scope) -> tracing.Span:
     """Start the span of a request, below that of its `traceparent`.
 
-    It has no path and no query, as HTTP's conventions would have it: both can name files.
+    Unlike in OpenTelemetry's HTTP conventions, it has no path and no query: both can contain file names.
     """
     headers = Headers(scope=scope)
     method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
@@ -71,7 +71,7 @@ def server_span(scope: Scope) -> tracing.Span:
 
 
 def end_server_span(span: tracing.Span, operation: str | None, status: int | None) -> None:
-    """End the span of a request, of which the route is known now."""
+    """End the span of a request, with its route."""
     if not span:
         span.end()
         return
@@ -81,6 +81,6 @@ def end_server_span(span: tracing.Span, operation: str | None, status: int | Non
     span.set({"http.response.status_code": status})
     if status is None:
         span.fail("ClientDisconnect")
-    elif status >= 500:  # the client's errors are not the server's
+    elif status >= 500:  # client errors are not errors of the server
         span.fail(str(status))
     span.end()

@@ -1,4 +1,4 @@
-"""How executions end, and that as JSON, for the state file."""
+"""The outcomes of executions, and their JSON for the state file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from greenroom.wire.problems import decode_error, encode_error
 from greenroom.wire.values import decode, dump, encode, parse
 
 _MOST = 1 << 30
-"""Bytes of memory that a stored value can take: it is the server's own."""
+"""The maximum memory of a stored value in bytes; the server wrote it itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,40 +20,40 @@ class Outcome:
 
     execution: Execution
     exit_code: int | None = None
-    """A shell command's; `None` for code."""
+    """The exit code of a shell command; `None` for code."""
 
 
 INTERRUPTED = SandboxLost(
     "The server ended while the execution was running, and the session ended with it. Whether the code ran to its end "
     "is unknown."
 )
-"""The end of an execution that a server left running when it was killed."""
+"""The outcome of an execution that was running when its server was killed."""
 
 
 def encode_end(end: Outcome | GreenroomError) -> bytes:
-    """Return the end of an execution as JSON."""
+    """Return the outcome of an execution as JSON."""
     if isinstance(end, GreenroomError):
         return dump({"error": encode_error(end)})
     return dump(encode(end))
 
 
 def decode_end(content: bytes) -> Outcome | GreenroomError:
-    """Return the end of an execution; the inverse of `encode_end`.
+    """Return the outcome of an execution; the inverse of `encode_end`.
 
     Raises:
-        WireError: it has another form, as after a change of the version.
+        WireError: it has another form, for example after an upgrade.
     """
     value, _ = parse(content, _MOST)
     return decode_error(value["error"]) if "error" in value else decode(Outcome, value)
 
 
 def encode_request(request: ExecuteRequest, *, whole: bool) -> bytes:
-    """Return a request as JSON, without its code; `whole` says whether the execution is kept whole."""
+    """Return a request as JSON, without its code; `whole` says whether the whole execution is kept."""
     return dump({"whole": whole, **encode(request)})
 
 
 def decode_request(content: bytes) -> tuple[ExecuteRequest, bool]:
-    """Return what `encode_request` was given.
+    """Return the arguments of `encode_request`.
 
     Raises:
         WireError: it has another form.

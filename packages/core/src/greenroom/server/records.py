@@ -1,4 +1,4 @@
-"""Executions: started, and remembered for a while after their end, those in the background also across a restart."""
+"""Executions: started, and remembered for a while after their end; background ones also across a restart."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _RETENTION = 3600.0
 _MAX_KEPT = 1000
 _MAX_KEPT_BYTES = 64 << 20
 _MAX_RUNNING = 500
-_MAX_PER_SESSION = 100  # they run one after the other, and must not crowd out other sessions
+_MAX_PER_SESSION = 100  # they run one after the other, and must not displace other sessions
 _MAX_CANCELLED = 1000
 
 
 @dataclass(eq=False, slots=True)
 class Live:
-    """The events of an execution, for the one that listens to it now: of several, each would keep a copy."""
+    """The events of an execution, for one listener at a time: with several, each would keep a copy."""
 
     calls: RemoteCalls | None = None
-    """Its calls, if it has tools of the client."""
+    """Its calls, if it has the client's tools."""
     last: Execution | None = None
-    """The execution at its end, also if it was cancelled, which a task cannot return."""
+    """The execution at its end, even if it was cancelled, which a task cannot return."""
     _listener: OnEvent | None = None
     _on_replaced: Callable[[], None] | None = None
 
@@ -59,13 +59,13 @@ class Live:
             self._listener(event)
 
     def listen(self, listener: OnEvent, on_replaced: Callable[[], None]) -> None:
-        """Send further events to a listener in place of the one before, which gets no more."""
+        """Send further events to a listener, which replaces the previous one."""
         replaced, self._listener, self._on_replaced = self._on_replaced, listener, on_replaced
         if replaced is not None:
             replaced()
 
     def leave(self, listener: OnEvent) -> None:
-        """Send no more events to a listener, if it is still the one that gets them."""
+        """Stop sending events to a listener, if it is still the current one."""
         if self._listener == listener:
             self._listener = self._on_replaced = None
 
@@ -82,20 +82,20 @@ class Record:
     kept: bool = True
     """Whether it is remembered after its end."""
     live: Live | None = None
-    """Its events; an execution without them is kept only as Azure's contracts have it."""
+    """Its events; without them, only the parts of the execution in Azure's contracts are kept."""
     ended: float | None = None
     size: int = 0
     stopped: str | None = None
     """Why the server cancelled it."""
     written: asyncio.Task[None] | None = None
-    """The writing of its beginning, if it outlives the server."""
+    """The task that stores its start, if it outlives the server."""
 
     @property
     def key(self) -> tuple[str, str]:
         return self.identifier, self.id
 
     def outcome(self) -> Outcome | None:
-        """Return the outcome, or `None` while it runs. For later requests, an error is a failed execution."""
+        """Return the outcome, or `None` while it runs. Later requests see an error as a failed execution."""
         if not self.task.done():
             return None
         if self.task.cancelled():
@@ -114,10 +114,10 @@ class Record:
         return self._failure("cancelled", "CancelledError", self.stopped or "The execution was cancelled.")
 
     async def durable(self) -> None:
-        """Wait until a restart of the server does not lose it, if it is one that outlives the server.
+        """Wait until the execution is stored, if it outlives the server.
 
         Raises:
-            StateNotWritten: it would be lost; it was cancelled.
+            StateNotWritten: it could not be stored and was cancelled.
         """
         if self.written is None:
             return
@@ -135,21 +135,21 @@ class Record:
 class ExecutionRecords:
     """The executions of one pool, by id.
 
-    An ended one is kept for an hour, unless there are too many of them or its session is deleted.
+    An ended execution is kept for an hour, unless there are too many or its session is deleted.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, table: ExecutionTable | None = None) -> None:
         """
         Args:
             clock: returns seconds.
-            table: keeps those in the background across a restart; `None` where the state is in memory.
+            table: stores background executions across a restart; `None` if the state is in memory.
         """
         self._clock = clock
         self._table = table
         self._writes: set[asyncio.Task[None]] = set()
         self._records: dict[tuple[str, str], Record] = {}
         self._cancelled: dict[tuple[str, str], None] = {}
-        """Executions that were cancelled before they began, the latest one last."""
+        """Executions that were cancelled before they started, the latest one last."""
         self._draining = False
 
     @property
@@ -170,18 +170,18 @@ class ExecutionRecords:
         """Start an execution.
 
         Args:
-            identifier: its session's.
+            identifier: the identifier of its session.
             request: what to execute.
             work: executes it.
             operation_id: the id that the client chose; by default a random one.
-            live: gets the events; the execution is then kept whole.
+            live: receives the events; then the whole execution is kept.
             kept: whether it is remembered after its end.
-            outlives: whether it is remembered after a restart of the server; before the client is told so, wait for
-                `Record.durable`.
+            outlives: whether it is remembered after a restart of the server; await `Record.durable` before confirming
+                that to the client.
 
         Raises:
-            RequestRefused: the session has an execution with this id, so the request was carried out before; or it was
-                cancelled before it came; or too many are running; or the server is shutting down.
+            RequestRefused: the session has an execution with this id, so the request is a repetition; or it was
+                cancelled before it arrived; or too many are running; or the server is shutting down.
         """
         if self._draining:
             raise RequestRefused(503, UNAVAILABLE, "The server is shutting down.", retry_after=5)
@@ -190,10 +190,10 @@ class ExecutionRecords:
             raise RequestRefused(
                 409,
                 EXECUTION_EXISTS,
-                "The operation id must be new in its session: an execution has it already.",
+                "The operation id must be new in its session, not the id of another execution.",
             )
         if (identifier, record_id) in self._cancelled:
-            raise RequestRefused(409, "ExecutionCancelled", "The execution was cancelled before it began.")
+            raise RequestRefused(409, "ExecutionCancelled", "The execution was cancelled before it started.")
         running = self.running
         of_session = sum(record.identifier == identifier for record in running)
         if len(running) >= _MAX_RUNNING or of_session >= _MAX_PER_SESSION:
@@ -222,13 +222,13 @@ class ExecutionRecords:
                 self._in_background(self._table.forget(*record.key))
 
     def cancel(self, identifier: str) -> None:
-        """Cancel a session's executions, and forget them."""
+        """Cancel a session's executions and forget them."""
         for record in self.of(identifier):
             record.task.cancel()
             self.forget(record)
 
     def of(self, identifier: str) -> list[Record]:
-        """The records of a session, in the order of their beginning or end."""
+        """Return the records of a session, in the order of their start or end."""
         return [record for record in self._records.values() if record.identifier == identifier]
 
     def cancel_one(self, identifier: str, id: str) -> None:  # noqa: A002
@@ -242,9 +242,8 @@ class ExecutionRecords:
             del self._cancelled[next(iter(self._cancelled))]
 
     async def drain(self, timeout: float) -> None:
-        """Start no more, wait for those that run, and cancel them after `timeout` seconds.
-
-        Those whose calls wait for a client are cancelled immediately.
+        """Start no more executions, wait for running ones, and cancel them after `timeout` seconds. Executions whose
+        calls wait for a client are cancelled immediately.
         """
         self._draining = True
         for record in self.running:
@@ -262,7 +261,7 @@ class ExecutionRecords:
             await asyncio.wait(self._writes)
 
     async def take_over(self) -> None:
-        """Remember what the server before this one left in the table.
+        """Load the executions that the previous server left in the table.
 
         Raises:
             StateNotWritten: the state cannot be read or written.
@@ -272,22 +271,22 @@ class ExecutionRecords:
         for stored in await self._table.take_over(encode_end(INTERRUPTED), _RETENTION):
             try:
                 record = _restored(stored, self._clock() - max(time.time() - stored.ended, 0))
-            except WireError:  # of another version
-                _log.warning("an execution of an earlier server cannot be read")
+            except WireError:  # from another version
+                _log.warning("an execution of a previous server cannot be read")
                 await self._table.forget(stored.identifier, stored.id)
             else:
                 self._records[record.key] = record
         self._forget_old()
 
     async def clear(self) -> None:
-        """Forget all of them, as the pool is deleted."""
+        """Forget all executions, as the pool is deleted."""
         for record in list(self._records.values()):
             self.forget(record)
         if self._table is not None:
             await self._table.clear()
 
     async def _to_durable_end(self, identifier: str, id: str, running: Coroutine[Any, Any, Outcome]) -> Outcome:  # noqa: A002
-        """Await an execution, and keep its end before anybody can ask for it."""
+        """Await an execution, and store its end before it becomes visible."""
         end: Outcome | GreenroomError | None = None
         try:
             end = await running
@@ -304,7 +303,7 @@ class ExecutionRecords:
                 await asyncio.shield(self._in_background(self._table.end(identifier, id, partial(encode_end, end))))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Write to the table; `drain` waits for it."""
+        """Start a write to the table; `drain` waits for it."""
         task = asyncio.create_task(work)
         self._writes.add(task)
         task.add_done_callback(self._written)
@@ -313,7 +312,7 @@ class ExecutionRecords:
     def _written(self, task: asyncio.Task[None]) -> None:
         self._writes.discard(task)
         if not task.cancelled():
-            task.exception()  # that of a beginning is its request's; here nobody may wait for it any more
+            task.exception()  # marks it as retrieved: its request may no longer await it
 
     def _end(self, record: Record) -> None:
         if not record.kept:
@@ -340,16 +339,16 @@ class ExecutionRecords:
 
 
 def _restored(stored: StoredExecution, ended: float) -> Record:
-    """Return the record of an execution of an earlier server.
+    """Return the record of an execution from a previous server.
 
     Raises:
-        WireError: it is of another version.
+        WireError: it is from another version.
     """
     (request, whole), end = decode_request(stored.request), decode_end(stored.end)
     task = asyncio.get_running_loop().create_future()
     if isinstance(end, GreenroomError):
         task.set_exception(end)
-        task.exception()  # whether anybody asks for it or not
+        task.exception()  # marks it as retrieved
     else:
         task.set_result(end)
     written = asyncio.create_task(_nothing())
@@ -359,11 +358,11 @@ def _restored(stored: StoredExecution, ended: float) -> Record:
 
 
 async def _nothing() -> None:
-    """It is written already."""
+    """Nothing to write: it is stored already."""
 
 
 async def _run(id: str, work: Callable[[], Awaitable[Outcome]], *, whole: bool) -> Outcome:  # noqa: A002
-    """Await the work, and drop the parts of its result that no response has, unless all of it is wanted."""
+    """Await the work, and drop the parts of its result that responses do not contain, unless `whole`."""
     outcome = await work()
     if whole:
         return replace(outcome, execution=replace(outcome.execution, id=id))

@@ -30,7 +30,7 @@ _MOST_RESERVED = 20_000
 
 @dataclass(eq=False, slots=True)
 class ServedPool:
-    """A pool under its name, with the server's records of it."""
+    """A pool and its name, with the server's records of it."""
 
     name: str
     backend: Backend
@@ -38,16 +38,16 @@ class ServedPool:
     """The options that it was opened with, as for `greenroom.connect`."""
     records: ExecutionRecords = field(default_factory=ExecutionRecords)
     in_flight: int = 0
-    """Requests whose response is not sent completely."""
+    """The number of requests whose response is not complete."""
     mcp_key: str = field(default_factory=new_pool_key, repr=False)
-    """The key to its MCP endpoint, and to nothing else: what ARM's `fetchMCPServerCredentials` returns."""
+    """The key for its MCP endpoint only, which ARM's `fetchMCPServerCredentials` returns."""
     mcp: Endpoint | None = None
-    """Its MCP endpoint, once somebody has used it."""
+    """Its MCP endpoint, created on first use."""
     mcp_peers: Peers = field(default_factory=Peers)
     signal_name: str = ""
-    """Its name in metrics and traces, which no other pool of the server has; by default its name."""
+    """Its unique name in metrics and traces; by default its name."""
     metrics: Aggregate = field(default_factory=Aggregate)
-    """What its events add up to; it goes with the pool."""
+    """The sums of its events, dropped with the pool."""
     metadata: asyncio.Task[Json] | None = None
     """The versions of the packages in its sandboxes: determined once, for all callers."""
 
@@ -64,18 +64,17 @@ class ServedPool:
             self.in_flight -= 1
 
     async def end(self) -> None:
-        """End its sessions, as the pool is deleted: what runs in them ends with an error that says so.
-
-        An error of the pool is logged.
+        """Close the pool, as it is deleted. Running executions end with an error that says so. An error of the pool is
+        logged.
         """
         try:
             await self.backend.close()
-        except Exception:  # noqa: BLE001  whatever it is, the pool serves no more
+        except Exception:  # noqa: BLE001  after any error, the pool no longer serves
             _log.exception("a session pool did not close")
         await self.records.clear()
 
     def forget_failed_metadata(self, task: asyncio.Task[Json]) -> None:
-        """Let the next caller try again."""
+        """Make the next caller try again."""
         if task.cancelled() or task.exception() is not None:
             self.metadata = None
 
@@ -83,23 +82,23 @@ class ServedPool:
 class PoolRegistry:
     """Opens, finds and closes pools: those that the server declares, by name, and those of its control plane, by id.
 
-    The first declared one is the default. Requests look a pool up when they begin and hold it until they end, so the
-    registry can change in between.
+    The first declared pool is the default. A request looks its pool up when it starts and holds it until it ends, so
+    the registry can change meanwhile.
     """
 
     def __init__(self, observers: ObserverOf = nobody, file: StateFile | None = None) -> None:
         """
         Args:
-            observers: returns the observer of a pool, by its name in metrics and traces.
-            file: keeps executions in the background across a restart; `None` keeps them in memory.
+            observers: returns the observer for a pool, by its name in metrics and traces.
+            file: stores background executions across a restart; `None` keeps them in memory.
         """
         self._observers = observers
         self._file = file
         self._pools: dict[str, ServedPool] = {}
         self._managed: dict[tuple[str, str, str], ServedPool | str] = {}
-        """By key, the pool, or the reason for which it does not serve."""
+        """By key, the pool or the reason why it does not serve."""
         self._reserved: dict[str, None] = {}
-        """Names that pools of the control plane have or had, in lower case, the latest last."""
+        """Current and former names of pools of the control plane, in lower case, the latest last."""
 
     def __iter__(self) -> Iterator[ServedPool]:
         managed = (pool for pool in self._managed.values() if isinstance(pool, ServedPool))
@@ -114,9 +113,9 @@ class PoolRegistry:
         """Open a pool.
 
         Args:
-            name: a new one.
+            name: a name that no pool has.
             options: those of `greenroom.connect`, `url` included.
-            report: takes the progress.
+            report: called with the progress.
 
         Raises:
             InvalidRequest: an option is unknown or breaks a rule.
@@ -129,7 +128,7 @@ class PoolRegistry:
         return self.add(name, backend, options, metrics, records)
 
     async def records_of(self, signal_name: str) -> ExecutionRecords:
-        """Return the records of a pool that is to be opened, with those of the server before this one.
+        """Return the records for a pool that will be opened, including those of the previous server.
 
         Raises:
             StateNotWritten: the state cannot be read or written.
@@ -140,7 +139,7 @@ class PoolRegistry:
         return records
 
     def observe(self, signal_name: str) -> tuple[Aggregate, Observer]:
-        """Return the sums and the observer of a pool that is to be opened."""
+        """Return the sums and the observer for a pool that will be opened."""
         metrics = Aggregate()
         return metrics, both(metrics.observe, self._observers(signal_name))
 
@@ -159,16 +158,16 @@ class PoolRegistry:
         return pool
 
     def manage(self, id: PoolId, pool: ServedPool | str) -> None:  # noqa: A002  ARM's own word
-        """Serve a pool of the control plane under its id, or answer with the reason for which it does not serve."""
+        """Serve a pool of the control plane under its id, or answer with the reason why it does not serve."""
         self._managed[id.key] = pool
         self.reserve(id.name)
 
     def unmanage(self, id: PoolId) -> None:  # noqa: A002
-        """Serve a pool no more. Its name stays its own: no other pool answers in its place."""
+        """Stop serving a pool. Its name stays reserved, so that no other pool answers in its place."""
         self._managed.pop(id.key, None)
 
     def reserve(self, name: str) -> None:
-        """Keep the only declared pool from serving a name that is, or was, one of a pool of the control plane."""
+        """Prevent the only declared pool from serving a current or former name of a pool of the control plane."""
         self._reserved.pop(name.casefold(), None)
         self._reserved[name.casefold()] = None
         if len(self._reserved) > _MOST_RESERVED:
@@ -177,8 +176,8 @@ class PoolRegistry:
     def get(self, name: str | None) -> ServedPool | None:
         """Return the declared pool of that name, or the default for `None`.
 
-        A single pool serves every name, so that a client's URL needs another host and nothing else; but none that a
-        pool of the control plane has or had.
+        A single pool serves every name except current and former ones of the control plane's pools, so that clients
+        only need to change the host of their URL.
         """
         if name is None:
             return next(iter(self._pools.values()), None)
@@ -187,10 +186,10 @@ class PoolRegistry:
         return self._pools.get(name)
 
     def find(self, id: PoolId | None) -> ServedPool | None:  # noqa: A002
-        """Return the pool of a path: that of the control plane with this id, else the declared one of its name.
+        """Return the pool for a path: the control plane's pool with this id, otherwise the declared one with its name.
 
         Args:
-            id: as it is in the path, or `None` where the path has none.
+            id: the id in the path, or `None` if the path has none.
 
         Raises:
             RequestRefused: with status 503; the pool does not serve at the moment.
@@ -201,11 +200,11 @@ class PoolRegistry:
         return managed or self.get(None if id is None else id.name)
 
     async def drain(self, timeout: float) -> None:
-        """Begin no more executions, wait for the running ones, and cancel those that exceed `timeout` seconds."""
+        """Start no more executions, wait for running ones, and cancel those that exceed `timeout` seconds."""
         await asyncio.gather(*(pool.records.drain(timeout) for pool in self))
 
     async def close(self) -> None:
-        """Close every pool, all at the same time; an error of one does not keep the others open."""
+        """Close all pools concurrently; an error in one does not keep the others open."""
         pools = [*self]
         self._pools.clear()
         self._managed.clear()

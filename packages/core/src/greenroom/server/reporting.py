@@ -1,4 +1,4 @@
-"""Reports over all pools of a server: the usage of ended and present sessions, and the present state."""
+"""Reports over all pools of a server: the usage of ended and current sessions, and the current state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_ROWS = 10_000
 MOST_SESSIONS = 200
 
 Present = Sequence[tuple[str, PresentUsage]]
-"""What present sandboxes have used, with the names of their pools."""
+"""The usage of current sandboxes, with the names of their pools."""
 
 
 async def usage_report(
@@ -32,14 +32,14 @@ async def usage_report(
     pool: str | None = None,
     since: float | None = None,
 ) -> UsageReport:
-    """Return what sessions have used, each of them once.
+    """Return the usage of sessions, counting each once.
 
     Args:
-        pools: the server's.
-        store: has the sessions that have ended; `None` for those that are present alone.
-        by: what rows stand for.
-        pool: the name of one pool in metrics; by default, all.
-        since: leaves out sessions that ended before, in seconds since 1970.
+        pools: the server's pools.
+        store: contains the ended sessions; `None` for a report of current sessions only.
+        by: what each row sums up.
+        pool: the metrics name of one pool; by default all pools.
+        since: excludes sessions that ended earlier, in seconds since 1970.
 
     Raises:
         sqlite3.Error: the ended sessions cannot be read.
@@ -47,7 +47,7 @@ async def usage_report(
     wanted = [each for each in pools if pool in {None, each.signal_name}]
     local = [(each.signal_name, each.backend) for each in wanted if isinstance(each.backend, ChangeablePool)]
     await asyncio.gather(*(backend.refresh_usage() for _, backend in local))
-    # A sandbox that goes after this moment is among the present ones, and no earlier one is.
+    # Sandboxes that end after this moment count as current; earlier ones do not.
     moment = time.time()
     present = [(name, each) for name, backend in local for each in backend.present_usage()]
     sums: list[UsageSum] = []
@@ -67,11 +67,11 @@ def added_up(
     """Return the report.
 
     Args:
-        sums: of ended sessions, grouped.
-        totals: of the same, in one sum or none.
-        present: of present sandboxes.
-        by: what the sums are grouped by.
-        today: the day for which present sessions count.
+        sums: the sums of ended sessions, grouped.
+        totals: the same in one sum, or empty.
+        present: the usage of current sandboxes.
+        by: the grouping of the sums.
+        today: the day to which current sessions belong.
     """
     rows = {(name := str(getattr(each, by.value))): _of_ended(name, each) for each in sums}
     total = UsageRow()
@@ -96,7 +96,7 @@ def added_up(
 
 
 async def overview(pools: Iterable[ServedPool]) -> Overview:
-    """Return the state of pools, and of their sessions those that use the most."""
+    """Return the state of pools and the sessions that use the most."""
     states: list[PoolState] = []
     sessions: list[PresentSession] = []
     for pool in pools:
@@ -104,7 +104,7 @@ async def overview(pools: Iterable[ServedPool]) -> Overview:
         try:
             state = replace(state, status=await pool.backend.status())
             state = replace(state, usage=await pool.backend.pool_usage())
-        except GreenroomError:  # it does not answer, or reports no usage
+        except GreenroomError:  # it does not respond, or reports no usage
             pass
         states.append(state)
         if isinstance(pool.backend, ChangeablePool):

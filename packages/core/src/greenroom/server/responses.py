@@ -1,4 +1,4 @@
-"""Responses, and the exception that becomes one."""
+"""Responses, and the exception that becomes an error response."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def too_large(message: str) -> RequestRefused:
 
 
 def no_room(message: str, headers: Mapping[str, str] | None = None) -> RequestRefused:
-    """Return the error of a server that holds too much for other requests at the moment."""
+    """Return the error that the server's memory for requests is full at the moment."""
     return RequestRefused(503, UNAVAILABLE, message, retry_after=1, headers=headers)
 
 
@@ -59,7 +59,7 @@ def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | No
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str], whole: GreenroomError | None = None) -> Response:
-    """Return an error; `whole` is the exception, for a client that can have it with all its fields."""
+    """Return an error response; `whole` is the exception, for a client that gets all its fields."""
     problem_headers, body = encode_problem(problem)
     if whole is not None:
         body[ERROR_KEY] = encode_error(whole)

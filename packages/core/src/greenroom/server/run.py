@@ -1,4 +1,4 @@
-"""Run a server: open its pools, serve requests, end the work, close the pools, all on one event loop."""
+"""Run a server on one event loop: open its pools, serve requests, let executions end, close the pools."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ KEY_VARIABLE = "GREENROOM_API_KEY"
 MANAGEMENT_KEY_VARIABLE = "GREENROOM_MANAGEMENT_KEY"
 
 _OTHER_FILES = 4096
-"""Open files besides the connections: mainly those of sandboxes."""
+"""Open files in addition to connections, mainly of sandboxes."""
 
 _RESPONSES_GRACE = 5
 """Seconds for sending responses after all executions have ended."""
@@ -59,13 +59,13 @@ class Announcement:
     guarded: bool
     """Whether callers need credentials."""
     exposed: bool
-    """Whether credentials travel over a network in the clear."""
+    """Whether credentials are sent over a network unencrypted."""
     authority: Path | None
     """The CA file that clients must trust, if the certificate is self-signed."""
     state: Path
     """Where created pools are kept."""
     ui: str | None
-    """The URL of the pages, if it has them."""
+    """The URL of the web pages, if the server has them."""
 
 
 async def serve(
@@ -80,14 +80,13 @@ async def serve(
 
     Args:
         settings: the server's.
-        pools: the declared ones by name, what `greenroom.connect` takes: `url`, and options.
+        pools: the declared pools by name: the `url` and options of `greenroom.connect`.
         announce: called once the server accepts requests.
-        observers: returns what is called with the events of a pool, by its name, or of the server for `None`.
-        report: takes the progress of opening the declared pools.
+        observers: returns the observer for a pool, by its name, or for the server with `None`.
+        report: called with the progress of opening the declared pools.
 
     Raises:
-        InvalidRequest: the settings do not fit together, such as an address that others can reach without
-            authentication.
+        InvalidRequest: the settings are inconsistent, such as an address that others can reach without authentication.
         EngineUnavailable: a pool cannot make sandboxes.
     """
     _allow_open_files(settings.max_connections + _OTHER_FILES)
@@ -96,7 +95,7 @@ async def serve(
         certificate = _certificate(settings)
         state = settings.state.expanduser() if settings.state is not None else IN_MEMORY
         logs = LogStore(state, LogLimits(settings.log_max_age, settings.log_max_size))
-        stack.push_async_callback(logs.close)  # after the pools, whose ends are events
+        stack.push_async_callback(logs.close)  # after the pools, whose shutdown emits events
         engines = Engines(settings.engine)
         file = await StateFile.open(state)
         registry = PoolRegistry(
@@ -194,7 +193,7 @@ class Server(uvicorn.Server):
         self.on_start()
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Let executions end while clients can still poll them, then close."""
+        """Let executions end while clients can still poll them, then close the server."""
         drain = asyncio.create_task(self.application.drain(self._settings.shutdown_grace))
         while not drain.done() and not self.force_exit:
             await asyncio.wait([drain], timeout=0.1)
@@ -203,7 +202,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """As uvicorn's, but does not raise the signal again: the pools must still be closed."""
+        """As uvicorn's method, but without raising the signal again: the pools must still be closed."""
         loop = asyncio.get_running_loop()
         handled = (signal.SIGINT, signal.SIGTERM)
         try:
@@ -219,13 +218,13 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _stop(self) -> None:
-        """On the first signal end in order, on the second immediately."""
+        """Shut down gracefully on the first signal, immediately on the second."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 def _allow_open_files(number: int) -> None:
-    """Raise this process's limit of open files, as far as allowed: the usual 1,024 are fewer than the connections."""
+    """Raise this process's limit of open files as far as allowed: the usual 1,024 are too few for the connections."""
     try:
         import resource  # noqa: PLC0415  exists on Unix only
     except ImportError:
@@ -239,7 +238,7 @@ def _allow_open_files(number: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Guards:
-    """Who can do what; `None` accepts every program on this machine."""
+    """The guards of the server; `None` accepts every program on this machine."""
 
     sessions: Guard | None
     management: Guard | None
@@ -248,11 +247,11 @@ class _Guards:
 
 @contextlib.asynccontextmanager
 async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
-    """Make the guards that the settings and the environment ask for.
+    """Return the guards from the settings and the environment.
 
     Raises:
-        InvalidRequest: there are no credentials for sessions, and others can reach the address; or a key is for two
-            things.
+        InvalidRequest: there are no credentials for sessions although others can reach the address; or a key has two
+            purposes.
     """
     async with contextlib.AsyncExitStack() as stack:
         sessions = _digests(settings.api_key_file, KEY_VARIABLE)
@@ -260,7 +259,7 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
         metrics = read_keys(settings.metrics_key_file.expanduser()) if settings.metrics_key_file else {}
         purposes = [set(digests.values()) for digests in (sessions, management, metrics)]
         if len(set[str]().union(*purposes)) < sum(map(len, purposes)):
-            raise InvalidRequest("A key must be for sessions, for management or for metrics, not for two of them.")
+            raise InvalidRequest("A key must be for either sessions, management or metrics, not for two of them.")
         using: list[Guard] = [ApiKeys(sessions)] if sessions else []
         managing: list[Guard] = [ApiKeys(management)] if management else []
         if (entra := settings.entra) is not None:
@@ -288,10 +287,10 @@ async def _guards(settings: ServerSettings) -> AsyncGenerator[_Guards, None]:
 async def _pages(
     settings: ServerSettings, pools: PoolRegistry, guards: _Guards, logs: LogStore, plane: ControlPlane
 ) -> AsyncGenerator[Ui, None]:
-    """Make the pages at `/ui`, and sample the pools for them until the end of the context.
+    """Create the pages at `/ui`, and sample the pools for them until the end of the context.
 
     Raises:
-        InvalidRequest: the list of prices cannot be read, or breaks a rule.
+        InvalidRequest: the price list cannot be read or breaks a rule.
     """
     access, history = Access(guards.sessions, guards.management), History(pools)
     prices = Prices.load(settings.prices)

@@ -1,4 +1,4 @@
-"""The options of a server: on the command line, and in a TOML file with tables `[server]` and `[pools.NAME]`."""
+"""The options of a server, on the command line and in a TOML file with tables `[server]` and `[pools.NAME]`."""
 
 from __future__ import annotations
 
@@ -37,29 +37,30 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
-    """The address to listen on. Any that others can reach requires credentials."""
+    """The address to listen on. An address that others can reach requires credentials."""
     port: int = Field(8080, ge=0, le=65535)
-    """0 for any free port."""
+    """The port to listen on; 0 for any free port."""
     strict: bool = False
-    """Whether to refuse what Azure's specification refuses, even if clients send it."""
+    """Whether to refuse requests that violate Azure's specification, even if its clients send them."""
     api_key_file: Path | None = None
     """Digests of the API keys; see `greenroom.server.access.keys.read_keys`."""
     management_key_file: Path | None = None
     """Digests of the keys with which pools are created, changed and deleted, in the same form."""
     metrics_key_file: Path | None = None
-    """Digests of keys that can read the metrics and do nothing else; those of `api_key_file` can read them, too."""
+    """Digests of keys that can only read the metrics; keys of `api_key_file` can read them too."""
     engine: str | None = None
-    """The URL of the engine for created pools that name none; by default the best one for their type."""
+    """The engine URL for created pools that do not name one; by default the best engine for their type."""
     state: Path | None = None
-    """The file of the created pools, or `:memory:`; by default the user's, or memory where pools are declared."""
+    """The file that stores created pools, or `:memory:`; by default in the user's data directory, or memory if pools
+    are declared."""
     ui: bool | None = None
-    """Whether to serve the pages at `/ui`; by default where only this machine can reach the server."""
+    """Whether to serve the pages at `/ui`; by default only if no other machine can reach the server."""
     prices: Path | None = None
-    """The list of prices for the page of the usage, in TOML; by default as for `greenroom usage`."""
+    """The price list for the usage page, in TOML; by default as for `greenroom usage`."""
     log_max_age: float = Field(30 * 86400, gt=0)
-    """How long records of the logs, and the usage of ended sessions, are kept."""
+    """How long log records and the usage of ended sessions are kept."""
     log_max_size: Size = Field(32 * _MIB, ge=64 * 1024)
-    """About how many bytes of each log, and of the usage, are kept; the oldest records go first."""
+    """The approximate maximum size of each log and of the usage; the oldest records are deleted first."""
     entra: EntraSettings | None = None
     """Which Microsoft Entra ID tokens are accepted."""
     certfile: Path | None = None
@@ -67,33 +68,34 @@ class ServerSettings(BaseModel):
     keyfile: Path | None = None
     """The private key of `certfile`, in PEM."""
     tls_self_signed: bool = False
-    """Whether to make a certificate for development."""
+    """Whether to create a certificate for development."""
     tls_directory: Path = Path("~/.config/greenroom/tls")
-    """Where that certificate is kept."""
+    """The directory of that certificate."""
     public_url: Annotated[str, AfterValidator(_without_path)] | None = None
-    """The URL that clients use where a proxy stands before the server, for the URLs in its responses."""
+    """The URL that clients use if the server is behind a proxy, for the URLs in responses."""
     allowed_hosts: frozenset[Annotated[str, StringConstraints(to_lower=True)]] = frozenset()
-    """Further host names of a server without authentication."""
+    """Additional host names of a server without authentication."""
     max_body: Size = Field(8 * _MIB, ge=1024)
-    """Bytes of one request that is not an upload."""
+    """The maximum size of a request that is not an upload."""
     max_upload: Size = Field(128 * _MIB, ge=1024)
-    """Bytes of the file in an upload; the pool's `file_limit` applies too."""
+    """The maximum size of a file in an upload; the pool's `file_limit` applies too."""
     max_headers: Size = Field(32 * 1024, ge=4096, le=_MIB)
-    """Bytes of a request's headers and its query."""
+    """The maximum size of a request's headers and query."""
     max_in_flight: Size = Field(256 * _MIB, ge=1024 * 1024)
-    """Bytes of request bodies and responses in memory at the same time."""
+    """The maximum size of all request bodies and responses in memory."""
     max_requests: int = Field(256, ge=1)
-    """Requests at the same time."""
+    """The maximum number of concurrent requests."""
     max_connections: int = Field(2000, ge=1)
-    """Connections at the same time."""
+    """The maximum number of concurrent connections."""
     max_parked: int = Field(100, ge=0)
-    """Executions of one key in one pool whose calls wait for a client, as the one that began them has left."""
+    """The maximum number of executions per key and pool whose calls wait for a client because theirs has
+    disconnected."""
     max_parked_time: float = Field(604_800, gt=0)
-    """For how long the calls of one execution can wait while nobody works on them; clients can ask for less."""
+    """How long the calls of one execution can wait while nothing works on them; clients can set a lower limit."""
     client_timeout: float = Field(20, gt=0)
-    """How long a client can keep the server waiting, besides the time for its bytes at 4 KiB per second."""
+    """How long a client can keep the server waiting, not counting the time for its data at 4 KiB per second."""
     shutdown_grace: float = Field(30, ge=0)
-    """How long running executions can take to end at shutdown."""
+    """How long running executions have to end at shutdown."""
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -122,7 +124,7 @@ class ServerSettings(BaseModel):
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
-        """Settings from options of any origin.
+        """Return the settings from options, whatever their source.
 
         Raises:
             InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
@@ -131,7 +133,7 @@ class ServerSettings(BaseModel):
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the options of the server, and those of the pools by name.
+    """Return the server's options and the pools' options by name.
 
     Raises:
         InvalidRequest: the file cannot be read, or has other tables.
@@ -145,7 +147,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     for name, value in pools.items():
         url = _table(path, f"pools.{name}", value).get("url", "")
         if not isinstance(url, str):
-            raise _invalid(path, f"must have a string as url of [pools.{name}]", url)
+            raise _invalid(path, f"must have a string as the url of [pools.{name}]", url)
     return server, pools
 
 

@@ -1,4 +1,4 @@
-"""Typed events of pools and of the server, as a source for metrics, traces, logs and usage; and those consumers."""
+"""Typed events of pools and of the server, and their consumers: metrics, traces, logs and usage."""
 
 from greenroom.telemetry.events import (
     AllocationRefusal,

@@ -1,4 +1,4 @@
-"""Counters and histograms of one pool, or of the server: a consumer of its events, in bounded memory."""
+"""Counters and histograms of one pool or of the server: a consumer of its events that uses bounded memory."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from greenroom.telemetry.events import TelemetryEvent
 from greenroom.telemetry.instruments import Instrument, measurements
 
 _MAX_SERIES = 500
-"""Of one instrument: routes times statuses are fewer. Beyond it nothing is counted, rather than memory taken."""
+"""The maximum number of label sets per instrument, more than routes times statuses. Further ones are not counted."""
 
 
 @dataclass(slots=True)
 class Histogram:
-    """How many values were at most each boundary, and their sum."""
+    """The counts and the sum of a histogram."""
 
     counts: list[int]
-    """For each boundary the values between it and the one before; the last for those above all."""
+    """The number of values between each boundary and the previous one; the last is for values above all boundaries."""
     sum: float = 0.0
 
 
 @dataclass(slots=True)
 class Aggregate:
-    """The sums so far, by instrument and by the values of its labels."""
+    """The sums, by instrument and by the values of its labels."""
 
     counters: dict[Instrument, dict[tuple[str, ...], float]] = field(
         default_factory=dict[Instrument, dict[tuple[str, ...], float]]
@@ -51,7 +51,7 @@ class Aggregate:
                     counters[labels] = counters.get(labels, 0) + value
 
     def cumulative(self, instrument: Instrument) -> Iterator[tuple[tuple[str, ...], list[int], float]]:
-        """Yield the labels of each histogram, its counts up to each boundary and to infinity, and the sum."""
+        """Yield for each histogram its labels, its cumulative counts up to each boundary and infinity, and its sum."""
         for labels, histogram in self.histograms.get(instrument, {}).items():
             total, counts = 0, list[int]()
             for count in histogram.counts:

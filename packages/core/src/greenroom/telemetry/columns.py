@@ -1,4 +1,4 @@
-"""Records as JSON, with the names of Azure's columns where Azure has one."""
+"""Records as JSON, with Azure's column names where Azure has such a column."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from greenroom.telemetry.records import EndedSession, Item, LogRecord
 Columns: TypeAlias = dict[str, Any]
 
 USAGE_TYPE = "GreenroomSessionUsage"
-"""The `Type` of what an ended session used."""
+"""The `Type` of the usage of an ended session."""
 
 _LOCATION = "local"
 
 
 def columns_of(item: Item) -> Columns:
-    """Return the columns of an item; those without a value are missing."""
+    """Return the columns of an item, without empty ones."""
     columns = _of_record(item) if isinstance(item, LogRecord) else _of_session(item)
     return {name: value for name, value in columns.items() if value is not None}
 

@@ -1,13 +1,13 @@
-"""The classes of errors that signals name. The code chooses its exceptions' names, so only known ones are told."""
+"""Error classes in telemetry. The code chooses the names of its exceptions, so only known ones are used."""
 
 from __future__ import annotations
 
 import builtins
 
 OTHER = "_OTHER"
-"""Any other class; the name that OpenTelemetry has for it."""
+"""Any other class, under OpenTelemetry's name for it."""
 
-# Those of executions that were ended from outside, of shell commands, and of JavaScript.
+# Executions that were ended from outside, shell commands, and JavaScript.
 _OURS = {"CancelledError", "ExitCode", "TimeoutError", "WorkerCrashed"}
 _JAVASCRIPT = {"AggregateError", "Error", "EvalError", "RangeError", "ReferenceError", "TypeError", "URIError"}
 _PYTHON = {
@@ -20,5 +20,5 @@ _KNOWN = frozenset({*_OURS, *_JAVASCRIPT, *_PYTHON})
 
 
 def error_class(name: str) -> str:
-    """Return the name of an error if it is one of Python, JavaScript or Greenroom itself, else `_OTHER`."""
+    """Return the name of an error if it is Python's, JavaScript's or Greenroom's own, otherwise `_OTHER`."""
     return name if name in _KNOWN else OTHER

@@ -1,8 +1,7 @@
-"""The events of a pool, and of the server.
-
-No event has code, output, a file's name or its contents; the one exception is `ConsoleWritten`, which pools emit only
-if they are told to. Causes, reasons and statuses are enumerations with stable names, as they become labels; identifiers
-are for logs and traces only, where any number of them is harmless. Times are in seconds, sizes in bytes.
+"""The events of a pool and of the server. No event contains code, output, file names or file contents. The one
+exception is `ConsoleWritten`, which pools emit only on request. Causes, reasons and statuses are enumerations with
+stable names, as they become labels; identifiers are for logs and traces only, where any number of them is harmless.
+Times are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class EndCause(StrEnum):
     COOLED_DOWN = "cooled down"
     MAX_AGE = "reached its maximum age"
     SURPLUS = "surplus"
-    """The sandbox was ready, and no longer needed."""
+    """The sandbox was ready but no longer needed."""
     OUTDATED = "outdated"
-    """The pool has changed, and the sandbox served no session."""
+    """The pool was changed, and the sandbox served no session."""
     DELETED = "session deleted"
     LOST = "ended by itself"
     START_FAILED = "failed to start"
@@ -42,12 +41,12 @@ class StartFailure(StrEnum):
     """Why a sandbox did not start."""
 
     ENGINE_LOST = "engine_lost"
-    """The engine did not answer, or refused."""
+    """The engine did not respond, or refused."""
     IMAGE_MISSING = "image_missing"
     INVALID = "invalid"
-    """The engine cannot keep a limit that the pool asks for."""
+    """The engine cannot enforce a limit of the pool."""
     NOT_READY = "not_ready"
-    """It was started, and ended or failed its probes before it was ready."""
+    """The sandbox was started, but ended or failed its probes before it was ready."""
     TOO_SLOW = "too_slow"
     OTHER = "other"
 
@@ -75,11 +74,11 @@ class RequestRefusal(StrEnum):
     """Too many requests or executions were running."""
     POOL_FULL = "pool_full"
     UNAVAILABLE = "unavailable"
-    """The server is shutting down or short of memory, or an engine does not answer."""
+    """The server is shutting down or short of memory, or an engine does not respond."""
 
 
 class Work(StrEnum):
-    """What an execution runs."""
+    """The kind of work of an execution."""
 
     CODE = "code"
     COMMAND = "command"
@@ -89,7 +88,7 @@ class Work(StrEnum):
 
 
 class Direction(StrEnum):
-    """Which way a file went."""
+    """The direction of a transfer."""
 
     UPLOAD = "upload"
     DOWNLOAD = "download"
@@ -108,13 +107,13 @@ class CallOutcome(StrEnum):
 
     ANSWERED = "answered"
     FAILED = "failed"
-    """The tool raised, or its result was not JSON or over a limit."""
+    """The tool raised, or its result was not JSON or exceeded a limit."""
     REFUSED = "refused"
-    """Nothing was called: the arguments are not valid, the tool is unknown, or the execution ends."""
+    """Nothing was called: the arguments were not valid, the tool is unknown, or the execution was ending."""
     TIMED_OUT = "timed_out"
-    """Nobody answered in time."""
+    """There was no answer in time."""
     CANCELLED = "cancelled"
-    """The code gave it up, or the execution ended."""
+    """The code abandoned the call, or the execution ended."""
 
 
 # Of sandboxes and sessions
@@ -142,12 +141,12 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class EngineLost:
-    """The engine starts no sandboxes any more: the first failure after it did."""
+    """The engine can no longer start sandboxes; emitted for the first failure after a success."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRecovered:
-    """The engine starts sandboxes again."""
+    """The engine can start sandboxes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +181,12 @@ class SandboxEnded:
 
 @dataclass(frozen=True, slots=True)
 class SandboxRemoved:
-    """A sandbox is gone, and with it the session that it served."""
+    """A sandbox was removed, and the session that it served has ended."""
 
     cause: EndCause
     identifier: str | None
     usage: SessionUsage
-    """What it used; of a sandbox that served no session, what it used while it waited."""
+    """The usage of its session; for a sandbox that served none, its usage while it waited."""
 
 
 # Of the work in sessions
@@ -195,7 +194,7 @@ class SandboxRemoved:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionBegan:
-    """An execution has its sandbox; it may still wait for those before it."""
+    """An execution has its sandbox; it may still wait for earlier executions."""
 
     identifier: str
     work: Work
@@ -213,12 +212,12 @@ class ExecutionEnded:
     output: int = 0
     """Characters of text that it wrote."""
     error: str | None = None
-    """The class of its error, one of a fixed set: see `error_class`."""
+    """The class of its error, from a fixed set; see `error_class`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferEnded:
-    """An upload to a session, or a download from it, has ended."""
+    """An upload to a session or a download from it has ended."""
 
     identifier: str
     direction: Direction
@@ -229,12 +228,12 @@ class TransferEnded:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The call of an application's tool, by code in a session, has ended."""
+    """A call of an application's tool by code in a session has ended."""
 
     identifier: str
     outcome: CallOutcome
     duration: float
-    """The time since the application's turn began."""
+    """The time since the application got the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +241,7 @@ class ConsoleWritten:
     """A custom container printed a line. Only in pools that were opened with `console_log=True`."""
 
     identifier: str | None
-    """Its session, if it has one already."""
+    """The container's session, if it already has one."""
     stream: str
     """`stdout` or `stderr`."""
     text: str
@@ -257,9 +256,9 @@ class RequestEnded:
     """The server has finished a request."""
 
     operation: str | None
-    """Its method and route, such as `POST /executions`; `None` if no route matched, or it was refused before."""
+    """Its method and route, such as `POST /executions`; `None` if no route matched or it was refused earlier."""
     status: int | None
-    """The status of the response; `None` if the client left before it began."""
+    """The status of the response; `None` if the client disconnected before it started."""
     duration: float
     """The time until the response was sent."""
 
@@ -273,7 +272,7 @@ class RequestRefused:
 
 @dataclass(frozen=True, slots=True)
 class RecordsDropped:
-    """A log could not be written: so many of its records are missing."""
+    """A log could not be written: this many records are missing."""
 
     count: int
 
@@ -306,12 +305,12 @@ ObserverOf: TypeAlias = Callable[[str | None], Observer]
 
 
 def guarded(observer: Observer) -> Observer:
-    """Return the observer, whose exceptions are logged and go no further."""
+    """Return the observer, wrapped so that its exceptions are only logged."""
 
     def observe(event: TelemetryEvent) -> None:
         try:
             observer(event)
-        except Exception:  # noqa: BLE001  whatever it raises, the pool continues
+        except Exception:  # noqa: BLE001  after any error, the pool continues
             _log.exception("The observer failed on %s", type(event).__name__)
 
     return ignore if observer is ignore else observe
@@ -327,7 +326,7 @@ def nobody(_pool: str | None) -> Observer:
 
 
 def both(first: Observer, second: Observer) -> Observer:
-    """Return an observer for two, each of which gets every event, whatever the other raises."""
+    """Return an observer that passes every event to both, even if one raises."""
     if first is ignore or second is ignore:
         return second if first is ignore else first
     one, other = guarded(first), guarded(second)

@@ -1,6 +1,5 @@
-"""The metrics, by name, and what each event adds to them. Pure; labels come from enumerations and routes only.
-
-Names are OpenTelemetry's, dotted and without units; in Prometheus they have underscores and their unit, as
+"""The metrics, and the values that each event adds to them. Pure; labels come only from enumerations and routes. Names
+are OpenTelemetry's, dotted and without units; in Prometheus they have underscores and a unit, such as
 `greenroom_execution_duration_seconds`.
 """
 
@@ -36,9 +35,9 @@ _BYTES = tuple(float(1 << power) for power in range(24, 37))
 Unit: TypeAlias = Literal["s", "By", "By.s", "1", ""]
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # as equals, each event would hash all fields several times
+@dataclass(frozen=True, slots=True, eq=False)  # comparison by fields would hash all fields several times per event
 class Instrument:
-    """One metric. With `boundaries` it is a histogram, else a counter or, if `gauge`, a gauge."""
+    """One metric: a histogram if it has `boundaries`, a gauge if `gauge`, otherwise a counter."""
 
     name: str
     description: str
@@ -99,7 +98,7 @@ Measurement: TypeAlias = tuple[Instrument, float, tuple[str, ...]]
 
 
 def measurements(event: TelemetryEvent) -> Iterator[Measurement]:
-    """Yield what an event adds."""
+    """Yield the values that an event adds."""
     match event:
         case ExecutionEnded(status=status, duration=duration, work=work, output=output, error=error):
             yield EXECUTION, duration, (work.value, status)
@@ -107,7 +106,7 @@ def measurements(event: TelemetryEvent) -> Iterator[Measurement]:
                 yield OUTPUT, output, ()
             if error is not None:
                 yield EXECUTION_ERRORS, 1, (error,)
-        case ExecutionBegan():  # nothing, and each execution has one
+        case ExecutionBegan():  # adds nothing; checked early as each execution has one
             pass
         case CallEnded(outcome=outcome, duration=duration):
             yield CALLS, duration, (outcome.value,)
@@ -142,7 +141,7 @@ def measurements(event: TelemetryEvent) -> Iterator[Measurement]:
             pass
 
 
-# The state of a pool, read when somebody asks
+# The state of a pool, read on request
 
 READY_PODS = Instrument("PoolReadyPodCount", "Ready sandboxes, by the name of Azure's metric.", gauge=True)
 EXECUTING_PODS = Instrument("PoolExecutingPodCount", "Those of sessions, by the name of Azure's metric.", gauge=True)
@@ -169,7 +168,7 @@ STATE = (
     READY_PODS, EXECUTING_PODS, PENDING_PODS, SANDBOXES, LIMIT, WAITING, FROZEN, PARKED, PARKED_CALLS, READY_TARGET,
     SATURATION, RECENT, MEMORY, SESSIONS, CPU_TIME, MEMORY_TIME,
 )  # fmt: skip
-"""The instruments that show a pool's state. Each has a label with the pool's name, `poolName` for Azure's."""
+"""The instruments that show a pool's state. Each has a label with the pool's name, `poolName` for Azure's metrics."""
 
 
 def state_of(status: PoolStatus, usage: PoolUsage) -> Iterator[Measurement]:

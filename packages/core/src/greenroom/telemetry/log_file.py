@@ -1,4 +1,4 @@
-"""A file of records, a line of JSON each, for this user alone. A full one becomes `NAME.1`, and a new one begins."""
+"""A file of records, one line of JSON each, with access for this user only. A full file is renamed to `NAME.1`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from greenroom.telemetry.records import Item, LogTable, recorder
 from greenroom.telemetry.writer import Writer
 
 _MOST = 10 << 20
-"""Bytes of the file; with the one before, there are at most twice as many."""
+"""The maximum size of the file in bytes; with the previous file, there is at most twice as much."""
 _FLAGS = (
     os.O_WRONLY | os.O_APPEND | os.O_CREAT
     | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -26,7 +26,7 @@ _FLAGS = (
 
 
 class LogFile:
-    """Appends records to a file, from a thread of its own. Several pools and programs can share the file."""
+    """Appends records to a file, in its own thread. Several pools and programs can share the file."""
 
     def __init__(self, path: Path, most: int = _MOST) -> None:
         self._path = path
@@ -34,7 +34,7 @@ class LogFile:
         self._writer = Writer[Item](self._write, "greenroom-log-file")
 
     def check(self) -> None:
-        """Find out whether the file can be written; it is made if it is missing.
+        """Check that the file can be written; a missing file is created.
 
         Raises:
             InvalidRequest: it cannot.
@@ -48,7 +48,7 @@ class LogFile:
 
     @property
     def dropped(self) -> int:
-        """How many records could not be written so far."""
+        """How many records could not be written."""
         return self._writer.dropped
 
     def observer_of(self, pool: str) -> Observer:
@@ -56,7 +56,7 @@ class LogFile:
         return recorder(self._put, pool)
 
     def close(self) -> None:
-        """Write what waits, as far as that is possible. Idempotent."""
+        """Write the waiting records as far as possible. Idempotent."""
         self._writer.close()
 
     def _put(self, item: Item) -> None:
@@ -71,7 +71,7 @@ class LogFile:
             _lock(file)
             before = os.fstat(file).st_size
             if before and before + len(content) > self._most:
-                os.replace(self._path, f"{self._path}.1")  # noqa: PTH105  the name keeps its own end
+                os.replace(self._path, f"{self._path}.1")  # noqa: PTH105  keeps the suffix of the name
                 os.close(file)
                 file = self._open()
                 _lock(file)
@@ -80,13 +80,13 @@ class LogFile:
                 _write_all(file, content)
             except OSError:
                 with contextlib.suppress(OSError):
-                    os.ftruncate(file, before)  # no part of a line stays
+                    os.ftruncate(file, before)  # removes a partial line
                 raise
         finally:
             os.close(file)
 
     def _open(self) -> int:
-        """Open the file that has the name now: another program can have begun a new one.
+        """Open the current file of this name: another program may have started a new one.
 
         Raises:
             OSError: it cannot be opened, or is not a regular file of this user.
@@ -98,7 +98,7 @@ class LogFile:
             os.close(file)
             raise OSError(errno.EPERM, "it must be a regular file of this user")
         if sys.platform != "win32" and facts.st_mode & 0o077:
-            os.fchmod(file, 0o600)  # it has identifiers
+            os.fchmod(file, 0o600)  # it contains identifiers
         return file
 
 

@@ -1,4 +1,4 @@
-"""The metrics through OpenTelemetry, where the application has loaded it: nothing here imports it first."""
+"""Metrics with OpenTelemetry, if the application has loaded it: this module never imports it first."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 _MAX_KNOWN = 2000
 
 Read: TypeAlias = Callable[[], tuple[PoolStatus, PoolUsage]]
-"""Returns the state of a pool, from any thread. Raises `PoolClosed` from its end on."""
+"""Returns the state of a pool, from any thread. Raises `PoolClosed` after its end."""
 
 
 class Meters:
     """The instruments of this process, for all of its pools; by default with the application's provider."""
 
     def __init__(self, provider: MeterProvider | None = None) -> None:
-        from opentelemetry import metrics  # noqa: PLC0415  it is loaded already
+        from opentelemetry import metrics  # noqa: PLC0415  already loaded
 
         meter = metrics.get_meter("greenroom", version("greenroom"), provider)
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class Meters:
     def observer(self, pool: str | None) -> Observer:
         """Return a consumer of a pool's events, or of the server's for `None`."""
 
-        known: dict[tuple[Instrument, tuple[str, ...]], dict[str, str]] = {}  # those seen before
+        known: dict[tuple[Instrument, tuple[str, ...]], dict[str, str]] = {}  # cache
 
         def observe(event: TelemetryEvent) -> None:
             for instrument, value, labels in measurements(event):
@@ -64,7 +64,7 @@ class Meters:
         return observe
 
     def name(self, wanted: str) -> str:
-        """Return that name, with a number behind it if an open pool has it already."""
+        """Return the name, with a number appended if another open pool has it."""
         with self._lock:
             taken = {name for name, read in self._names.items() if read() is not None}
             self._names = {name: self._names[name] for name in taken}
@@ -75,7 +75,7 @@ class Meters:
             return name
 
     def watch(self, name: str, read: Any) -> None:
-        """Show the state of a pool for as long as it is in use; `read` is a `Read` that is a method of its backend."""
+        """Export the state of a pool while it exists; `read` is a `Read` that is a method of its backend."""
         with self._lock:
             self._names[name] = WeakMethod(read)
 
@@ -120,5 +120,5 @@ def observer_of(pool: str | None) -> Observer:
 
 
 def _attribute(label: str) -> str:
-    """Return the name of a label as OpenTelemetry's conventions have it."""
+    """Return the name of a label according to OpenTelemetry's conventions."""
     return label.replace("_", ".") if label != "http_response_status_code" else "http.response.status_code"

@@ -1,4 +1,4 @@
-"""The metrics as text for Prometheus. Needs `prometheus-client`, which knows the format and its escapes."""
+"""The metrics as text for Prometheus. Needs `prometheus-client`, which implements the format."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _UNITS = {"s": "seconds", "By": "bytes", "By.s": "byte_seconds", "1": "ratio", "
 _MAX_NAME = 200
 
 _Source: TypeAlias = tuple[tuple[str, ...], Aggregate]
-"""The pool's name, or nothing for the server, and what its events add up to."""
+"""The pool's name, or `None` for the server, and the sums of its events."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolReading:
-    """What there is to tell of one pool; the state is missing where the pool does not answer."""
+    """The figures of one pool; the state is missing if the pool does not respond."""
 
     name: str
     events: Aggregate
     status: PoolStatus | None = None
-    usage: PoolUsage = PoolUsage()  # noqa: RUF009  it is frozen
+    usage: PoolUsage = PoolUsage()  # noqa: RUF009  frozen
 
 
 def exposition(server: Aggregate, pools: Sequence[PoolReading], accept: str = "") -> tuple[str, bytes]:
@@ -76,7 +76,7 @@ class _Readings(Collector):
 
 
 def _distinct(names: Iterable[str]) -> Iterable[str]:
-    """Yield the names, with a number behind each that was there before: equal series would void the whole page."""
+    """Yield the names, with a number appended to repeated ones: duplicate series would invalidate the whole page."""
     seen: set[str] = set()
     for wanted in names:
         number, name = 1, wanted
@@ -88,7 +88,7 @@ def _distinct(names: Iterable[str]) -> Iterable[str]:
 
 
 def _families_of_events(instrument: Instrument, sources: Iterable[_Source]) -> Iterable[Metric]:
-    """Yield the family of an instrument; only the server's own has no label for the pool."""
+    """Yield the family of an instrument; only the server's have no label for the pool."""
     for of_pools in (False, True):
         names = (pool_label(instrument), *instrument.labels) if of_pools else instrument.labels
         chosen = [(pool, aggregate) for pool, aggregate in sources if bool(pool) is of_pools]

@@ -21,7 +21,7 @@ from greenroom.untrusted import one_line
 
 logger = logging.getLogger("greenroom.log")
 """Its records have the columns in the attribute `greenroom`."""
-logger.addHandler(logging.NullHandler())  # else Python prints warnings of a program that has set up no logging
+logger.addHandler(logging.NullHandler())  # otherwise Python prints warnings if the program has not configured logging
 
 _LEVELS = {
     LogLevel.INFORMATION: logging.INFO,
@@ -29,7 +29,7 @@ _LEVELS = {
     LogLevel.ERROR: logging.ERROR,
 }
 _USUAL = (ExecutionBegan, SandboxStarting, SandboxStarted, SessionAllocated, TransferEnded, EngineRecovered)
-"""Events whose records, if there are any, are no warnings."""
+"""Events whose records, if any, are not warnings."""
 
 
 def observer_of(pool: str) -> Observer:

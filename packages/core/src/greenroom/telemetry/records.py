@@ -1,8 +1,7 @@
-"""What a log keeps of events: records with the columns of Azure's tables, and what each ended session used. Pure.
-
-A record has no code, output or name of a file. Its text is ours alone: what others choose, a pool's name and a
-session's identifier, is in columns of its own. The one exception is the console of custom containers, which is kept
-only if a pool was opened with `console_log=True`.
+"""Log records made from events, with the columns of Azure's tables, and the usage of each ended session. Pure. A record
+contains no code, output or file names. Its text is Greenroom's own: the pool's name and the session's identifier, which
+others choose, are in separate columns. The one exception is the console of custom containers, which is kept only if a
+pool was opened with `console_log=True`.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ from greenroom.telemetry.events import (
 
 _WORK = {Work.CODE: "An execution of code", Work.COMMAND: "A shell command", Work.REQUEST: "A request"}
 _MAX_NAME = 300
-"""Characters of a name that others chose."""
+"""The maximum length of a name that others chose."""
 
 
 class LogTable(StrEnum):
-    """The logs, by the names of Azure's tables; Azure has none of executions."""
+    """The logs, by the names of Azure's tables; Azure has none for executions."""
 
     LIFECYCLE = "AppEnvSessionLifecycleLogs"
     POOL_EVENTS = "AppEnvSessionPoolEventLogs"
@@ -52,7 +51,7 @@ class LogTable(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """How much a record matters, in ascending order."""
+    """The severity of a record, in ascending order."""
 
     INFORMATION = "Information"
     WARNING = "Warning"
@@ -60,7 +59,7 @@ class LogLevel(StrEnum):
 
 
 class LogOperation(StrEnum):
-    """What a record is about."""
+    """The operation that a record is about."""
 
     SESSION_ALLOCATED = "SessionAllocated"
     SESSION_REFUSED = "SessionRefused"
@@ -68,7 +67,7 @@ class LogOperation(StrEnum):
     SANDBOX_STARTED = "SandboxStarted"
     SANDBOX_START_FAILED = "SandboxStartFailed"
     SANDBOX_ENDED = "SandboxEnded"
-    """Of a sandbox that served no session."""
+    """The end of a sandbox that served no session."""
     ENGINE_LOST = "EngineLost"
     ENGINE_RECOVERED = "EngineRecovered"
     RECORDS_DROPPED = "RecordsDropped"
@@ -78,32 +77,32 @@ class LogOperation(StrEnum):
     CONSOLE_OUTPUT = "ConsoleOutput"
 
 
-# Read once: each execution makes a record.
+# Read only once, as each execution makes a record.
 _LIFE, _SANDBOXES, _WORK_DONE = LogTable.LIFECYCLE, LogTable.POOL_EVENTS, LogTable.EXECUTIONS
 _INFORMATION, _WARNING, _ERROR = LogLevel.INFORMATION, LogLevel.WARNING, LogLevel.ERROR
 _EXECUTION_ENDED = LogOperation.EXECUTION_ENDED
 
 
 class LogRecord(NamedTuple):
-    """A line of a log. Each execution makes one, and a tuple takes a third of the time of a frozen dataclass."""
+    """A log record. Each execution makes one, and a tuple takes a third of the time of a frozen dataclass."""
 
     time: float
     """Seconds since 1970."""
     table: LogTable
     pool: str
-    """Its name in metrics and traces; empty for the server's own."""
+    """The pool's name in metrics and traces; empty for records of the server."""
     operation: LogOperation
     level: LogLevel
     log: str
-    """A sentence of ours; of the console, a line that the container printed."""
+    """A fixed sentence; for the console, a line that the container printed."""
     identifier: str | None = None
     """The session's."""
     status: str | None = None
-    """That of an execution or a transfer; of a line of the console, its stream."""
+    """The status of an execution or a transfer; for a console line, its stream."""
     reason: str | None = None
-    """The cause of an end, the reason of a refusal or a failure, the class of an error: one of a fixed set."""
+    """The cause of an end, the reason for a refusal or a failure, or the class of an error, from a fixed set."""
     duration: float | None = None
-    """Seconds: of a wait, a start, a life, an execution or a transfer."""
+    """Seconds of a wait, a start, a life, an execution or a transfer."""
     output: int | None = None
     """Characters of text that an execution wrote."""
     size: int | None = None
@@ -112,7 +111,7 @@ class LogRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EndedSession:
-    """What a session used; without an identifier, what a sandbox used that served none."""
+    """The usage of a session or, without an identifier, of a sandbox that served none."""
 
     pool: str
     identifier: str | None
@@ -121,7 +120,7 @@ class EndedSession:
     """Seconds since 1970: when it got its sandbox; of a sandbox that served no session, when that was removed."""
     ended: float
     removed: float
-    """When its sandbox was gone."""
+    """When its sandbox was removed."""
     usage: SessionUsage
 
 
@@ -129,7 +128,7 @@ Item: TypeAlias = LogRecord | EndedSession
 
 
 def recorder(put: Callable[[Item], None], pool: str, clock: Callable[[], float] = time.time) -> Observer:
-    """Return a consumer of a pool's events, which passes on what a log keeps of them.
+    """Return a consumer of a pool's events that passes on log records and usage.
 
     Args:
         put: called with each item; it must return immediately.
@@ -138,7 +137,7 @@ def recorder(put: Callable[[Item], None], pool: str, clock: Callable[[], float] 
     """
     name = clean(pool)
     ended: dict[str, float] = {}
-    """When sessions ended whose sandbox is being removed."""
+    """The ends of sessions whose sandbox is being removed."""
 
     def observe(event: TelemetryEvent) -> None:
         now = clock()
@@ -158,10 +157,10 @@ def recorder(put: Callable[[Item], None], pool: str, clock: Callable[[], float] 
 
 
 def record_of(event: TelemetryEvent, pool: str, now: float) -> LogRecord | None:
-    """Return the record of an event; `None` if logs have none of it."""
+    """Return the record for an event; `None` if it has none."""
     match event:
         case ExecutionEnded(identifier, status, duration, kind, output, failure):
-            # Errors of the code are what sessions are for; those that only Greenroom has are not.
+            # Errors of the code are normal in sessions; Greenroom's own errors are not.
             of_code = failure is None or failure == OTHER or error_class(failure) != OTHER
             return LogRecord(
                 now, _WORK_DONE, pool, _EXECUTION_ENDED, _INFORMATION if of_code else _WARNING, _end_of(kind, status),
@@ -216,13 +215,13 @@ def record_of(event: TelemetryEvent, pool: str, now: float) -> LogRecord | None:
                 now, _SANDBOXES, pool, LogOperation.SANDBOX_START_FAILED, _ERROR, text, reason=reason.value
             )
         case EngineLost():
-            return LogRecord(now, _SANDBOXES, pool, LogOperation.ENGINE_LOST, _ERROR, "The engine does not answer.")
+            return LogRecord(now, _SANDBOXES, pool, LogOperation.ENGINE_LOST, _ERROR, "The engine does not respond.")
         case EngineRecovered():
             return LogRecord(
-                now, _SANDBOXES, pool, LogOperation.ENGINE_RECOVERED, _INFORMATION, "The engine answers again."
+                now, _SANDBOXES, pool, LogOperation.ENGINE_RECOVERED, _INFORMATION, "The engine responds again."
             )
         case RecordsDropped(count):
-            text = f"{count} records could not be written, and are missing."
+            text = f"{count} records could not be written and are missing."
             return LogRecord(now, _SANDBOXES, pool, LogOperation.RECORDS_DROPPED, _WARNING, text)
         case _:
             return None
@@ -234,6 +233,6 @@ def _end_of(work: Work, status: Status) -> str:
 
 
 def clean(name: str) -> str:
-    """Return a name as text that can be stored anywhere: cut where it is too long, and valid in UTF-8."""
+    """Return a name as text that can be stored anywhere: truncated and valid in UTF-8."""
     name = name[:_MAX_NAME]
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,6 @@
-"""Spans by OpenTelemetry, where the application has set it up: nothing here imports it first.
-
-Names and attributes are few and fixed; content is in them only if a pool was opened with `trace_content=True`. A
-framework's own span of a tool call, `execute_tool`, is the parent of those here: there is never a second one.
+"""Spans with OpenTelemetry, if the application has set it up: this module never imports it first. Names and attributes
+are few and fixed; they contain content only if a pool was opened with `trace_content=True`. A framework's own span of a
+tool call, `execute_tool`, is the parent of these spans; it is not duplicated.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ UPLOAD_FILE = "upload file"
 DOWNLOAD_FILE = "download file"
 ALLOCATE_SESSION = "allocate session"
 CALL_TOOL = "call tool"
-"""Of a tool's call by code in a session, below that of its execution; where a framework runs it, its own is below."""
+"""The span of a tool call by code, a child of its execution's; a framework's own span of the call is its child."""
 
 _MAX_TEXT = 300
 _MAX_CONTENT = 8_000
@@ -44,7 +43,7 @@ _state: dict[str, Any] = {}
 
 
 class Span:
-    """A span, or nothing where there is no OpenTelemetry."""
+    """A span, or a no-op without OpenTelemetry."""
 
     __slots__ = ("_span",)
 
@@ -52,34 +51,34 @@ class Span:
         self._span = span
 
     def __bool__(self) -> bool:
-        """Whether anybody records it."""
+        """Whether the span is recorded."""
         return self._span is not None and self._span.is_recording()
 
     def active(self) -> contextlib.AbstractContextManager[object]:
-        """Make it the parent of the spans within. It must be left in the task that entered it."""
+        """Make it the parent of spans within the block, which must be left in the task that entered it."""
         return _NOTHING if self._span is None else _Active(self._span)
 
     def activate_in(self, context: Context) -> None:
-        """Make it the parent of the spans in a context from now on."""
+        """Make it the parent of further spans in a context."""
         if self._span is not None:
-            from opentelemetry import context as current  # noqa: PLC0415  it is loaded already
+            from opentelemetry import context as current  # noqa: PLC0415  already loaded
             from opentelemetry import trace  # noqa: PLC0415
 
             span = self._span
             context.run(lambda: current.attach(trace.set_span_in_context(span)))
 
     def set(self, attributes: Mapping[str, Value | None]) -> None:
-        """Add attributes, except those that are `None`; texts have escapes for control characters, and are cut."""
+        """Add attributes that are not `None`; in texts, control characters are escaped and long ones are truncated."""
         if self._span is not None and self._span.is_recording():
             self._span.set_attributes(_clean(attributes))
 
     def set_content(self, name: str, text: str) -> None:
-        """Add an attribute that holds content, cut where it is too long."""
+        """Add an attribute with content, truncated if it is too long."""
         if self._span is not None and self._span.is_recording():
             self._span.set_attribute(name, text[:_MAX_CONTENT].encode("utf-8", "replace").decode())
 
     def rename(self, name: str) -> None:
-        """Give it a name that was not known at its start."""
+        """Set a name that was unknown at its start."""
         if self._span is not None:
             self._span.update_name(name)
 
@@ -90,7 +89,7 @@ class Span:
             self._span.set_status(_api().error)
 
     def fail_by(self, error: BaseException) -> None:
-        """Mark it as failed with an exception; the caller's own cancellation is none."""
+        """Mark it as failed with an exception, except for the caller's own cancellation."""
         if isinstance(error, GeneratorExit):
             return
         known = type(error).__name__ if isinstance(error, GreenroomError) else error_class(type(error).__name__)
@@ -106,7 +105,7 @@ _NOTHING = contextlib.nullcontext()
 
 
 class _Active:
-    """As `use_span` of the API, in a third of the instructions: each execution passes here."""
+    """As the API's `use_span`, but in a third of the instructions, as each execution uses it."""
 
     __slots__ = ("_span", "_token")
 
@@ -128,13 +127,13 @@ def start(
     kind: Kind = "internal",
     headers: Mapping[str, str] | None = None,
 ) -> Span:
-    """Start a span below the current one, or below the one that `headers` name.
+    """Start a span as a child of the current one, or of the one in `headers`.
 
     Args:
-        name: one of a few.
-        attributes: those that are known at its start, with which it is sampled.
-        kind: its place among processes.
-        headers: those of a request; a `traceparent` that is not valid is ignored.
+        name: one of a few fixed names.
+        attributes: attributes known at its start, which the sampler sees.
+        kind: client, server or internal.
+        headers: a request's headers; an invalid `traceparent` is ignored.
     """
     tracer = _tracer()
     if tracer is None:
@@ -162,7 +161,7 @@ def spanning(
 
 
 def headers() -> dict[str, str]:
-    """Return the headers that tell the current span to a server: W3C's trace context, and no baggage."""
+    """Return the headers that pass the current span to a server: W3C's trace context, without baggage."""
     found: dict[str, str] = {}
     if _tracer() is not None:
         _propagator().inject(found)
@@ -207,7 +206,7 @@ MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 
 def remote_call(name: str) -> Callable[[MethodT], MethodT]:
-    """Make a span of each call of a `RemotePool`'s method, whose first argument is the session's identifier."""
+    """Create a span for each call of a `RemotePool`'s method whose first argument is the session's identifier."""
 
     def decorate(method: MethodT) -> MethodT:
         @wraps(method)
@@ -236,7 +235,7 @@ def remote_download(method: MethodT) -> MethodT:
         try:
             async with contextlib.aclosing(method(self, identifier, *args, **kwargs)) as chunks:
                 while True:
-                    # The consumer can be in another task with each piece, so the span is not the current one between.
+                    # The consumer can be in a different task for each piece, so the span is not current in between.
                     with span.active():
                         chunk = await anext(chunks, None)
                     if chunk is None:
@@ -269,7 +268,7 @@ def _tracer() -> Tracer | None:
 
 
 class _Api:
-    """What is used of OpenTelemetry's API, which is loaded already, looked up once."""
+    """The used parts of OpenTelemetry's API, which is already loaded, looked up once."""
 
     def __init__(self) -> None:
         from opentelemetry import context, trace  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""A thread that writes what a log keeps, so that no disk delays a pool. What cannot be written is counted."""
+"""A thread that writes log records, so that a slow disk cannot delay a pool. Dropped records are counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ItemT = TypeVar("ItemT")
 _log = logging.getLogger("greenroom")
 
 _GATHER = 0.25
-"""Seconds for which items are gathered before they are written together: what `kill -9` can lose."""
+"""Seconds for which items are collected before they are written together; `kill -9` can lose these."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two attempts while nothing can be written."""
 _BATCH = 2000
@@ -23,14 +23,14 @@ _CLOSE_TIMEOUT = 5.0
 
 
 class Writer(Generic[ItemT]):
-    """Writes items in a thread of its own, which begins with the first of them.
+    """Writes items in its own thread, which starts with the first item.
 
     Args:
-        write: writes a batch, or nothing of it; called in the thread.
-        name: the thread's.
-        passing: the errors of `write` after which it is tried again: a full disk, a locked file. After any other one,
-            the batch is dropped.
-        limit: the most items that wait; further ones are dropped.
+        write: writes a whole batch or nothing; called in the thread.
+        name: the thread's name.
+        passing: the errors of `write` after which it is retried, such as a full disk or a locked file. After any other
+            error, the batch is dropped.
+        limit: the maximum number of waiting items; further ones are dropped.
         on_dropped: called in the thread with the number of items that were dropped.
     """
 
@@ -52,18 +52,17 @@ class Writer(Generic[ItemT]):
         self._items: deque[ItemT] = deque()
         self._thread: threading.Thread | None = None
         self._taken = 0
-        """How many items have ever left the queue."""
+        """How many items have left the queue."""
         self._hurried = False
         self._closing = False
         self._failing = False
         self._unreported = 0
         self.dropped = 0
-        """How many items could not be written so far."""
+        """How many items could not be written."""
 
     def put(self, item: ItemT, *, minor: bool = False) -> None:
-        """Have an item written soon; from any thread, and without waiting. One too many is dropped.
-
-        Those that are `minor` take at most half of the places.
+        """Queue an item for writing, from any thread, without waiting; if the queue is full, it is dropped. `minor`
+        items take at most half of the queue.
         """
         with self._condition:
             full = len(self._items) >= (self._limit // 2 if minor else self._limit)
@@ -75,7 +74,7 @@ class Writer(Generic[ItemT]):
                 self._condition.notify_all()
 
     def flush(self, timeout: float) -> None:
-        """Wait until what was put before is written, unless nothing can be written at the moment."""
+        """Wait until earlier items are written, unless nothing can be written at the moment."""
         with self._condition:
             target = self._taken + len(self._items)
             self._hurried = bool(self._items)
@@ -83,7 +82,7 @@ class Writer(Generic[ItemT]):
             self._condition.wait_for(lambda: self._taken >= target or self._failing, timeout)
 
     def close(self) -> None:
-        """Write what waits, if that can be done in a few seconds, and end the thread. Idempotent."""
+        """Write the waiting items if that is possible in a few seconds, and end the thread. Idempotent."""
         with self._condition:
             self._closing = True
             self._condition.notify_all()
@@ -92,7 +91,7 @@ class Writer(Generic[ItemT]):
             thread.join(_CLOSE_TIMEOUT)
 
     def _started(self) -> bool:
-        """Whether there is a thread; an interpreter that is shutting down begins none."""
+        """Start the thread if needed, and return whether it runs; an interpreter that is shutting down starts none."""
         if self._thread is None:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
@@ -111,7 +110,7 @@ class Writer(Generic[ItemT]):
                 self._write(batch)
             except self._passing as error:
                 if not self._failing:
-                    _log.warning("Records of the log cannot be written, and will be dropped: %s", error)
+                    _log.warning("Log records cannot be written and will be dropped: %s", error)
                 with self._condition:
                     self._failing = True
                     if self._closing:
@@ -122,8 +121,8 @@ class Writer(Generic[ItemT]):
                     self._condition.wait_for(lambda: self._closing, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue
-            except Exception:  # noqa: BLE001  whatever it is, the next ones are written
-                _log.exception("Records of the log cannot be written: %d are dropped", len(batch))
+            except Exception:  # noqa: BLE001  after any error, later items are still written
+                _log.exception("Log records cannot be written: %d were dropped", len(batch))
                 with self._condition:
                     self._take(len(batch), dropped=True)
             else:
@@ -132,7 +131,7 @@ class Writer(Generic[ItemT]):
                     self._failing = False
                     self._take(len(batch), dropped=False)
                 if recovered:
-                    _log.warning("Records of the log are written again; %d were dropped so far", self.dropped)
+                    _log.warning("Log records are being written again; %d have been dropped", self.dropped)
             self._report()
 
     def _next(self) -> list[ItemT] | None:
@@ -161,5 +160,5 @@ class Writer(Generic[ItemT]):
         with self._condition:
             count, self._unreported = self._unreported, 0
         if count:
-            with contextlib.suppress(Exception):  # whatever it is, writing goes on
+            with contextlib.suppress(Exception):  # after any error, writing continues
                 self._on_dropped(count)

@@ -217,7 +217,7 @@ class ParkSuite(Suite):
         # Not `parked`: the calls may have ended before they are looked at.
         handle = shared.submit(code, tools=[tool.decide], tool_limits=ToolLimits(parked_timeout=0.5))
         execution = handle.result(SAFETY)
-        message = "decide was not answered: nobody decided on it within 0.5 seconds.\n"
+        message = "decide was not answered: no decision was made within 0.5 seconds.\n"
         assert execution.stdout == 2 * message, "both together"
 
     # How it ends

@@ -1,4 +1,4 @@
-"""Functions of the application that code in a session can call: what they are, and the calls of one execution."""
+"""Functions of the application that code in a session can call: their definitions, and the calls of one execution."""
 
 from greenroom.tools.calls import RunningCalls, ToolAnswer, Toolbox, ToolCall
 from greenroom.tools.definitions import Tool, ToolLimits

@@ -1,4 +1,4 @@
-"""The calls of one execution, within its limits: they come from hostile code and go to whoever answers them."""
+"""The calls of one execution, within its limits. They come from hostile code and are passed on to be answered."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ class ToolCall:
     """A call that code makes, as it was received."""
 
     number: int
-    """Its own within the execution; higher than those of the calls before it."""
+    """Unique within the execution, and higher than the numbers of earlier calls."""
     tool: str
-    """A name that the code has given."""
+    """The name that the code gave."""
     arguments: bytes
-    """A JSON object, as the code says."""
+    """Claimed by the code to be a JSON object."""
     most: int
-    """Bytes that its result can have."""
+    """The maximum size of its result in bytes."""
     park: Callable[[bool], None] = lambda _: None
-    """Called with whether nobody works on it: its time limit then stands still, for `ToolLimits.parked_timeout`."""
+    """Called with `True` while nothing works on the call: its time limit is then suspended, for up to
+    `ToolLimits.parked_timeout`."""
     again: bool = False
-    """Whether somebody got it before, and neither answered nor deferred it."""
+    """Whether it was delivered before, and neither answered nor deferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class ToolAnswer:
     """The result as JSON; if the call failed, a message in UTF-8."""
     failed: bool = False
     deferred: bool = False
-    """Whether it is none: the call waits until somebody takes it over."""
+    """Whether this is not an answer: the call waits until another client takes it over."""
     refused: bool = False
     """Whether it failed before anything was called."""
 
@@ -66,17 +67,17 @@ class Toolbox:
     stubs: tuple[ToolStub, ...]
     limits: ToolLimits
     answer: Callable[[ToolCall], Awaitable[ToolAnswer]]
-    """Called on the pool's loop; cancelled when its call is given up, or ends in another way."""
+    """Called on the pool's loop; cancelled when its call is abandoned or ends in another way."""
     log: CallLog | None = None
-    """Gets the calls of an execution that can be resumed; calls of others cannot be deferred."""
+    """Receives the calls of an execution that can be resumed; calls of other executions cannot be deferred."""
     note: Callable[[CallOutcome, float], None] = lambda _outcome, _duration: None
     """Called at the end of each call, with its duration in seconds."""
 
 
 class RunningCalls:
-    """The calls of one execution that runs. Used on one event loop.
+    """The calls of one running execution. Used on one event loop.
 
-    Those that wait for their turn take little memory: there can be many, and only the others are tasks.
+    Calls that wait for their turn take little memory, as there can be many: only the others are tasks.
     """
 
     def __init__(
@@ -88,10 +89,10 @@ class RunningCalls:
     ) -> None:
         """
         Args:
-            toolbox: what answers them.
+            toolbox: answers them.
             send: sends an answer to the code.
-            on_waiting: called when the first call begins to wait, and when the last one has been answered.
-            on_parked: called when nobody works on a call for the first time, and when there is no such call any more.
+            on_waiting: called when the first call starts to wait, and when the last one has been answered.
+            on_parked: called when the first call is parked, and when no call is parked any more.
         """
         self._toolbox = toolbox
         self._limits = toolbox.limits
@@ -100,7 +101,7 @@ class RunningCalls:
         self._on_waiting = on_waiting
         self._on_parked = on_parked
         self._loop = asyncio.get_running_loop()
-        self._context = copy_context()  # with the execution's span; the caller of `take` knows nothing of it
+        self._context = copy_context()  # with the execution's span, which the context of `take` lacks
         self._queue: OrderedDict[int, _Queued] = OrderedDict()
         self._turns = self._limits.concurrent
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -117,7 +118,7 @@ class RunningCalls:
 
     @property
     def arguments_left(self) -> int:
-        """Bytes that the arguments of the next call can have."""
+        """The maximum size of the arguments of the next call in bytes."""
         return min(self._arguments_left, MAX_BODY)
 
     @property
@@ -127,16 +128,16 @@ class RunningCalls:
 
     @property
     def waits_since(self) -> datetime | None:
-        """Since when the code has always waited for at least one; `None` if it does not wait."""
+        """The time since which the code has waited for at least one call; `None` if it does not wait."""
         return self._waits_since
 
     def take(
         self, number: object, tool: object, arguments: bytes, most: int = MAX_BODY, *, again: bool = False
     ) -> None:
-        """Begin a call, whose result can have that many bytes if as much is left.
+        """Start a call whose result can have that many bytes, if as many are left.
 
         Raises:
-            FrameError: an honest runner does not send it: its number was used before, or it is over a limit.
+            FrameError: an honest runner would not send it: its number was used before, or it exceeds a limit.
         """
         if isinstance(number, bool) or not isinstance(number, int) or not self._last < number <= MAX_CALL:
             raise FrameError("a call whose number is not new")
@@ -160,7 +161,7 @@ class RunningCalls:
             self._begin(number, self._sent(number, answer))
 
     def withdraw(self, number: object) -> None:
-        """Cancel a call that the code no longer waits for. Unknown numbers are ignored."""
+        """Cancel a call for which the code no longer waits. Unknown numbers are ignored."""
         if not isinstance(number, int):
             return
         self._queue.pop(number, None)
@@ -175,7 +176,7 @@ class RunningCalls:
             task.cancel()
 
     def _go_on(self) -> None:
-        """Begin the calls that have their turn."""
+        """Start the calls whose turn has come."""
         while self._queue and self._turns:
             number, queued = self._queue.popitem(last=False)
             self._turns -= 1
@@ -213,8 +214,8 @@ class RunningCalls:
                 outcome = CallOutcome.TIMED_OUT
                 answer = ToolAnswer.failure(self._too_late(number, call.tool))
             elif not answer.failed and len(answer.content) > min(self._results_left, call.most):
-                # Others have been faster.
-                text = f"The results of {call.tool} and others are over the limit of this execution."
+                # Other results have used up the limit meanwhile.
+                text = f"The results of {call.tool} and other calls exceed the limit of this execution."
                 outcome, answer = CallOutcome.FAILED, ToolAnswer.failure(text)
             elif answer.failed:
                 outcome = CallOutcome.REFUSED if answer.refused else CallOutcome.FAILED
@@ -227,9 +228,9 @@ class RunningCalls:
         await self._sent(number, answer)
 
     async def _answered(self, number: int, queued: _Queued) -> ToolAnswer | None:
-        """Return the answer to a call, or `None` if it did not come in time."""
+        """Return the answer to a call, or `None` if it did not arrive in time."""
         tool, limit = queued.tool, asyncio.timeout(self._limits.timeout)
-        if self._ended:  # code that is being stopped and cleans up must not wait
+        if self._ended:  # clean-up of code that is being stopped must not wait
             return ToolAnswer.failure(f"{tool} was not called: the execution ends.", refused=True)
         if tool not in self._names:
             return ToolAnswer.failure("This execution has no tool of that name.", refused=True)
@@ -246,14 +247,14 @@ class RunningCalls:
     def _too_late(self, number: int, tool: str) -> str:
         if number in self._parked:
             seconds = self._limits.parked_timeout
-            return f"{tool} was not answered: nobody decided on it within {seconds:g} seconds."
+            return f"{tool} was not answered: no decision was made within {seconds:g} seconds."
         return f"{tool} did not answer within {self._limits.timeout:g} seconds."
 
     async def _sent(self, number: int, answer: ToolAnswer) -> None:
-        with contextlib.suppress(GreenroomError):  # the sandbox or the connection is lost, which its execution reports
+        with contextlib.suppress(GreenroomError):  # the execution reports that the sandbox or the connection is lost
             await self._send(number, answer)
 
-    # Calls on which nobody works
+    # Parked calls: nothing works on them
 
     def _park(self, number: int, limit: asyncio.Timeout, parked: bool) -> None:
         if parked == (number in self._parked) or limit.expired():

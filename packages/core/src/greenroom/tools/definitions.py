@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
 from pydantic.errors import PydanticInvalidForJsonSchema
-from typing_extensions import TypedDict  # pydantic takes that of typing from Python 3.12 on only
+from typing_extensions import TypedDict  # pydantic accepts that of typing only from Python 3.12
 
 from greenroom.errors import InvalidRequest
 from greenroom.runner.protocol import MAX_TOOL_NAME
@@ -31,38 +31,38 @@ _MOST_EXPLAINED = 5
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that has a schema instead of annotations, as those of frameworks and of MCP servers have."""
+    """A tool with a schema instead of annotations, like the tools of frameworks and MCP servers."""
 
     name: str
-    """An identifier of Python: the name of the function that code calls."""
+    """A Python identifier: the name of the function that code calls."""
     description: str
     """The function's docstring."""
     parameters: Mapping[str, Any] | type[BaseModel]
-    """A JSON schema of an object, or a model of pydantic: what arguments must be before the handler is called."""
+    """A JSON schema of an object, or a pydantic model. Arguments are validated with it before the handler is called."""
     handler: Callable[[dict[str, Any]], Any]
-    """Called with the arguments, as JSON; its result must be JSON. It can be asynchronous, and take its time."""
+    """Called with the arguments as JSON values; returns a JSON value. It can be asynchronous."""
     returns: Mapping[str, Any] | None = None
     """A JSON schema of the result, for the function's signature."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolLimits:
-    """What the calls of one execution can take."""
+    """Limits on the calls of one execution."""
 
     calls: int = 1_000
-    """How many there can be."""
+    """The maximum number of calls."""
     concurrent: int = 64
-    """How many are with the application at the same time; others wait for their turn."""
+    """How many the application handles at the same time; others wait for their turn."""
     argument_bytes: int = 16 << 20
     """Bytes of all arguments together, as JSON."""
     result_bytes: int = 64 << 20
     """Bytes of all results together, as JSON."""
     timeout: float = 60
-    """Seconds until a call fails, from when it is the application's turn."""
+    """Seconds until a call fails, from the moment the application gets it."""
     total_timeout: float = 600
-    """Seconds for which the execution's own time limit stands still in total, while the application works on calls."""
+    """Seconds in total for which the execution's own time limit is suspended while the application works on calls."""
     parked_timeout: float = 86_400
-    """Seconds in total for which calls can wait while nobody works on them, as for a person's approval."""
+    """Seconds in total for which calls can wait while nothing works on them, for example for a person's approval."""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -84,10 +84,10 @@ class Definition:
 
     stub: ToolStub
     bind: Callable[[dict[str, Any]], Callable[[], Any]]
-    """Validates arguments, and returns what calls the application with them; raises `ArgumentsRefused`."""
+    """Validates arguments, and returns a callable that calls the application with them; raises `ArgumentsRefused`."""
     is_async: bool
     result: TypeAdapter[Any] | None = None
-    """Makes JSON of results, by the function's annotation."""
+    """Converts results to JSON, by the function's annotation."""
 
 
 def definitions_of(tools: Iterable[ToolLike]) -> dict[str, Definition]:
@@ -110,26 +110,26 @@ def definitions_of(tools: Iterable[ToolLike]) -> dict[str, Definition]:
             raise InvalidRequest(f"The tools must have different names, not {name!r} twice.")
         found[name] = definition
         if len(found) > _MOST_TOOLS:
-            raise InvalidRequest(f"The tools must be at most {_MOST_TOOLS}.")
-    described(each.stub for each in found.values())  # which checks their size
+            raise InvalidRequest(f"There must be at most {_MOST_TOOLS} tools.")
+    described(each.stub for each in found.values())  # checks their size
     return found
 
 
 def check_name(name: object) -> str:
-    """Return the name of a tool if it can be that of a function in a session.
+    """Return the name of a tool if a function in a session can have it.
 
     Raises:
         InvalidRequest: it cannot.
     """
     if not isinstance(name, str) or not name.isidentifier() or not name.isascii() or len(name) > MAX_TOOL_NAME:
         raise InvalidRequest(
-            f"The name of a tool must be an identifier of Python in ASCII with at most {MAX_TOOL_NAME} characters, not "
+            f"The name of a tool must be an ASCII Python identifier with at most {MAX_TOOL_NAME} characters, not "
             f"{brief(name)}. Give another with greenroom.Tool(name=…)."
         )
     if keyword.iskeyword(name) or name in _TAKEN or name.startswith("_"):
         raise InvalidRequest(
-            f"The name of a tool must not hide a builtin of Python or begin with an underscore, as {name!r} does. Give "
-            "another with greenroom.Tool(name=…)."
+            f"The name of a tool must not shadow a Python builtin or begin with an underscore, as {name!r} does. Give "
+            "it another with greenroom.Tool(name=…)."
         )
     return name
 
@@ -171,7 +171,7 @@ def _validated(adapter: TypeAdapter[Any], check_effort: Callable[[Any], None] | 
             check_effort(arguments)
     except TooMuchWork:
         raise ArgumentsRefused(
-            "they are nested too deep for a union that contains itself: its members need a discriminator."
+            "they are nested too deeply for a union that contains itself: its members need a discriminator."
         ) from None
     try:
         return adapter.validate_python(arguments)
@@ -194,18 +194,18 @@ def _given(problem: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What the signature of a function says. It takes a millisecond, and holds no reference to the function."""
+    """The facts of a function's signature, kept as they take a millisecond; without a reference to the function."""
 
     stub: ToolStub
     arguments: TypeAdapter[Any]
     check_effort: Callable[[Any], None] | None
     positional: tuple[str, ...]
-    """Parameters that have no name for callers."""
+    """Parameters that callers cannot name."""
     result: TypeAdapter[Any] | None
 
 
 _readings: WeakKeyDictionary[Any, dict[bool, _Reading]] = WeakKeyDictionary()
-"""By function, and whether it is a method of an object."""
+"""By function, and whether it is a bound method."""
 
 
 def _of_callable(function: Any) -> Definition:
@@ -249,7 +249,7 @@ def _read(function: Any) -> _Reading:
         schema = adapter.json_schema()
     except (PydanticUserError, PydanticInvalidForJsonSchema, TypeError) as error:
         raise InvalidRequest(
-            f"The parameters of the tool {name!r} must have types that JSON can hold: {str(error).splitlines()[0]}"
+            f"The parameters of the tool {name!r} must have types that JSON can represent: {str(error).splitlines()[0]}"
         ) from None
     parameters = signature.parameters.values()
     _add_defaults(schema, {each.name: each.default for each in parameters if each.default is not each.empty})
@@ -259,7 +259,7 @@ def _read(function: Any) -> _Reading:
 
 
 def _of_result(name: str, signature: inspect.Signature) -> tuple[Mapping[str, Any] | None, TypeAdapter[Any] | None]:
-    """Return the JSON schema of a function's result, and what makes JSON of it, if its annotation tells."""
+    """Return the JSON schema of a function's result and its serializer, if it is annotated."""
     if signature.return_annotation in {inspect.Signature.empty, Any}:
         return None, None
     try:
@@ -267,25 +267,25 @@ def _of_result(name: str, signature: inspect.Signature) -> tuple[Mapping[str, An
         return adapter.json_schema(mode="serialization"), adapter
     except (PydanticUserError, PydanticInvalidForJsonSchema, TypeError) as error:
         raise InvalidRequest(
-            f"The result of the tool {name!r} must have a type that JSON can hold: {str(error).splitlines()[0]}"
+            f"The result of the tool {name!r} must have a type that JSON can represent: {str(error).splitlines()[0]}"
         ) from None
 
 
 def result_schema(function: Callable[..., Any] | None) -> Mapping[str, Any] | None:
-    """Return the JSON schema of a function's result, for `Tool.returns`; `None` if its annotation does not tell.
+    """Return the JSON schema of a function's result, for `Tool.returns`; `None` if its annotation has none.
 
-    Unlike the function itself as a tool, one whose annotation JSON cannot hold is no error: a framework may have its
-    own way to make text of what it returns.
+    An annotation that JSON cannot represent is not an error here, as it is for a tool: a framework may have its own way
+    to turn the result into text.
     """
     try:
         returned = get_type_hints(function).get("return", Any)
         return None if returned is Any else TypeAdapter(returned).json_schema(mode="serialization")
-    except Exception:  # noqa: BLE001  of the application's annotations, which may be anything
+    except Exception:  # noqa: BLE001  the application's annotations can raise anything
         return None
 
 
 def _add_defaults(schema: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Note defaults in a schema, for the signature that the code sees."""
+    """Record defaults in a schema, for the signature that the code sees."""
     properties = schema.get("properties", {})
     for name, value in defaults.items():
         plain = value is None or isinstance(value, str | int | float | bool)

@@ -1,4 +1,4 @@
-"""How much work pydantic has with arguments, before it begins: nothing can interrupt it, and hostile code chose them.
+"""Estimate pydantic's work on arguments before it starts: hostile code chose them, and nothing can interrupt pydantic.
 
 A union without a discriminator tries all of its members. If they contain the union again, each level of the arguments
 multiplies the work.
@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 from greenroom.tools.schemas import at_most, check_time
 
 _MOST, _MOST_EACH = 50_000, 30
-"""How many attempts there can be to validate a value: in all, and for each value in addition."""
+"""How many attempts to validate are allowed: in total, and additionally for each value."""
 _TURN = 10_000
-"""Steps after which the time is looked at."""
+"""Steps after which the time is checked."""
 
 _ARRAYS = frozenset({"list", "set", "frozenset", "generator", "tuple"})
 _LEAVES = frozenset({"any", "none", "bool", "int", "float", "complex", "decimal", "str", "bytes", "date", "time"}) | {
@@ -29,11 +29,11 @@ _Parts: TypeAlias = list[tuple[_Schema, Any]]
 
 
 class TooMuchWork(ValueError):
-    """To validate the arguments takes more work than is allowed."""
+    """Validating the arguments would take more work than is allowed."""
 
 
 def effort_check(adapter: TypeAdapter[Any]) -> Callable[[Any], None] | None:
-    """Return what refuses arguments with `TooMuchWork`; `None` if the type cannot make much of little."""
+    """Return a check that raises `TooMuchWork`; `None` if arguments of this type cannot multiply the work."""
     root = cast("_Schema", adapter.core_schema)
     definitions: dict[str, _Schema] = {}
     unions: list[_Schema] = []
@@ -63,7 +63,7 @@ def effort_check(adapter: TypeAdapter[Any]) -> Callable[[Any], None] | None:
 
 
 def _check(root: _Schema, definitions: Mapping[str, _Schema], arguments: Any, most: int) -> None:
-    """Add up the work by parts, each of which is looked at once, however often pydantic would come back to it."""
+    """Add up the work by parts; each part is visited once, however often pydantic would visit it."""
     known: dict[tuple[int, int], int] = {}
     steps = 0
 
@@ -71,7 +71,7 @@ def _check(root: _Schema, definitions: Mapping[str, _Schema], arguments: Any, mo
         total = 1
         for part, its_value in _parts(schema, value):
             while part.get("type") == "definition-ref":
-                part = definitions[part["schema_ref"]]  # noqa: PLW2901  one that is not there could not be built
+                part = definitions[part["schema_ref"]]  # noqa: PLW2901  a schema with a missing one could not be built
             if part["type"] in _LEAVES or (part["type"] in _ARRAYS and not isinstance(its_value, list)):
                 total += 1
             else:
@@ -96,18 +96,18 @@ def _check(root: _Schema, definitions: Mapping[str, _Schema], arguments: Any, mo
             stack.pop()
             continue
         inner, found = _key(schema, value), 0
-        known[inner] = 1  # while it is looked at: it can refer to itself
+        known[inner] = 1  # while it is visited: it can refer to itself
         stack.append((inner, work(schema, value)))
 
 
 def _key(schema: _Schema, value: Any) -> tuple[int, int]:
-    """Name a schema and a value; all values without parts are the same, as their work is."""
+    """Return a key for a schema and a value; all values without parts have the same key, as they take the same work."""
     has_parts = isinstance(value, dict | list)
     return id(schema), id(cast("object", value)) if has_parts else 0
 
 
 def _measure(value: Any) -> tuple[int, int]:
-    """Return how many values there are in a value of JSON, and how many levels of objects and arrays."""
+    """Return how many values a JSON value contains, and how many levels of objects and arrays."""
     count, deepest = 0, 0
     stack: list[tuple[Any, int]] = [(value, 1)] if isinstance(value, dict | list) else []
     while stack:
@@ -119,7 +119,7 @@ def _measure(value: Any) -> tuple[int, int]:
 
 
 def _parts(schema: _Schema, value: Any) -> _Parts:
-    """Return the schemas that are tried with the value, and with its parts."""
+    """Return the schemas that are tried on the value and on its parts."""
     match schema.get("type"):
         case "union":
             return [(each, value) for each in _choices(schema)]

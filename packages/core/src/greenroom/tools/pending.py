@@ -1,4 +1,4 @@
-"""Calls that wait for whoever answers them: those of one execution, which another client can take over."""
+"""The unanswered calls of one execution, which another client can take over."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ _MOST_BYTES = 256 << 10
 
 
 class CallDeferred(Exception):
-    """Raised in a tool: nobody answers the call now, as a person is to decide. It waits for `Session.resume`.
-
-    It holds no thread and no event loop of the application meanwhile, and can be answered by another process where the
-    pool is one of `greenroom serve`.
+    """Raised in a tool whose call cannot be answered yet, for example because a person must decide. The call waits for
+    `Session.resume`. Meanwhile it occupies no thread or event loop of the application. If the pool is on a `greenroom
+    serve`, another process can answer it.
     """
 
 
@@ -33,15 +32,15 @@ class MadeCall:
     """A call that code has made."""
 
     number: int
-    """Its own within the execution; higher than those of the calls before it."""
+    """Unique within the execution, and higher than the numbers of earlier calls."""
     tool: str
     content: bytes = field(repr=False)
-    """The arguments as they were sent: a JSON object, as the code says."""
+    """The arguments as they were sent, claimed by the code to be a JSON object."""
     state: CallState = "waiting"
-    """`waiting` for an answer; `deferred`, so that whoever resumes the execution gets it as one that was not made;
-    `answered`; or `failed`, also because nobody answered in time."""
+    """`waiting` for an answer; `deferred`: it was not made, and is delivered when the execution is resumed; `answered`;
+    or `failed`, also if it was not answered in time."""
     delivered_again: bool = False
-    """Whether somebody got it before, and neither answered nor deferred it: it may have been made already."""
+    """Whether it was delivered before and neither answered nor deferred: it may have been made already."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -56,34 +55,34 @@ _current: ContextVar[MadeCall] = ContextVar("_current")
 
 
 def current_call() -> MadeCall:
-    """Return the call that this tool answers.
+    """Return the call that the current tool handles.
 
     Raises:
-        InvalidRequest: no tool runs here.
+        InvalidRequest: the caller is not a tool.
     """
     try:
         return _current.get()
     except LookupError:
-        raise InvalidRequest("current_call() must be called in a tool, while code calls it.") from None
+        raise InvalidRequest("current_call() must be called in a tool while code calls that tool.") from None
 
 
 def set_current(call: ToolCall) -> None:
-    """Note the call that is answered in this context."""
+    """Set the call that is handled in this context."""
     _current.set(_made(call))
 
 
 def as_new() -> None:
-    """Note in this context that the call is delivered for the first time, as far as anybody could have made it."""
+    """Record in this context that the call is delivered for the first time, so it cannot have been made before."""
     _current.set(dataclasses.replace(_current.get(), delivered_again=False))
 
 
 class CallLog:
-    """The calls of one execution: those that wait, and the latest 1,000 others, with at most 256 KiB of arguments."""
+    """The calls of one execution: the waiting ones, and the latest 1,000 others, with at most 256 KiB of arguments."""
 
     def __init__(self, *, known: bool = True) -> None:
         """
         Args:
-            known: whether it begins with the execution; otherwise `known` is set when the earlier calls are in it.
+            known: whether it starts with the execution; otherwise `known` is set once the earlier calls are in it.
         """
         self.known = asyncio.Event()
         if known:
@@ -99,30 +98,30 @@ class CallLog:
 
     @property
     def size(self) -> int:
-        """Bytes of the arguments of those that do not wait."""
+        """Bytes of the arguments of calls that do not wait."""
         return self._bytes
 
     @property
     def ended(self) -> list[MadeCall]:
-        """Those that do not wait."""
+        """The calls that do not wait."""
         return list(self._ended.values())
 
     def begin(self, call: ToolCall) -> None:
-        """Note a call that waits."""
+        """Record a waiting call."""
         self._waiting[call.number] = _made(call)
 
     def defer(self, number: int) -> None:
-        """Note that a call was deferred, and that its pool knows."""
+        """Record that a call was deferred, and that its pool knows."""
         if (call := self._waiting.get(number)) is not None:
             self._waiting[number] = dataclasses.replace(call, state="deferred")
 
     def end(self, number: int, *, failed: bool) -> None:
-        """Note the end of a call that waited."""
+        """Record the end of a waiting call."""
         if (call := self._waiting.pop(number, None)) is not None:
             self.add(dataclasses.replace(call, state="failed" if failed else "answered"))
 
     def add(self, call: MadeCall) -> None:
-        """Note a call that has ended."""
+        """Record a call that has ended."""
         if call.number in self._ended:
             return
         self._ended[call.number] = call
@@ -137,12 +136,12 @@ def _made(call: ToolCall) -> MadeCall:
 
 
 class Answerer(Protocol):
-    """Somebody who gets calls, and answers them by `PendingCalls.settle`."""
+    """Receives calls, and answers them with `PendingCalls.settle`."""
 
     def deliver(self, call: ToolCall) -> None: ...
 
     def withdraw(self, number: int) -> None:
-        """Note that a call no longer waits."""
+        """Handle that a call no longer waits."""
         ...
 
 
@@ -151,13 +150,13 @@ class _Waiting:
     call: ToolCall
     answer: asyncio.Future[ToolAnswer]
     delivered: bool = False
-    """Whether somebody has it, or had it and left it open whether it was made."""
+    """Whether it is delivered, or was delivered and may have been made."""
 
 
 class PendingCalls:
-    """The calls of one execution that wait, and the one who answers them now. Used on one event loop.
+    """The waiting calls of one execution, and their current answerer. Used on one event loop.
 
-    A call without an answerer, or one that was deferred, is parked: its time limit stands still.
+    A call without an answerer, or one that was deferred, is parked: its time limit is suspended.
     """
 
     def __init__(self, log: CallLog | None = None) -> None:
@@ -172,7 +171,7 @@ class PendingCalls:
 
     @property
     def waiting(self) -> list[ToolCall]:
-        """Those that wait, in their order; `again` says whether somebody has them, or left them open."""
+        """The waiting calls, in order; `again` says whether each is or was delivered and may have been made."""
         return [dataclasses.replace(each.call, again=each.delivered) for each in self._waiting.values()]
 
     @property
@@ -180,7 +179,7 @@ class PendingCalls:
         return self._answerer is not None
 
     async def answer(self, call: ToolCall) -> ToolAnswer:
-        """Wait for the answer of a call; that of a `Toolbox`."""
+        """Wait for the answer to a call; the `answer` of a `Toolbox`."""
         waiting = self._waiting[call.number] = _Waiting(call, asyncio.get_running_loop().create_future())
         self.log.begin(call)
         self._offer(waiting)
@@ -198,20 +197,20 @@ class PendingCalls:
             self.log.end(call.number, failed=failed)
 
     def attach(self, answerer: Answerer) -> None:
-        """Send the calls to this one in place of the one before, first those that wait, in their order."""
+        """Send calls to this answerer in place of the previous one, starting with the waiting ones, in order."""
         self._answerer = answerer
         for each in list(self._waiting.values()):
             self._offer(each)
 
     def detach(self, answerer: Answerer) -> None:
-        """Send no more to this one; the calls wait for the next."""
+        """Send no more calls to this answerer; they wait for the next."""
         if self._answerer is answerer:
             self._answerer = None
             for each in self._waiting.values():
                 each.call.park(True)
 
     def settle(self, number: int, answer: ToolAnswer) -> bool:
-        """Answer a call, or defer it; return whether it waited for that."""
+        """Answer or defer a call; return whether it was waiting for that."""
         waiting = self._waiting.get(number)
         if waiting is None or waiting.answer.done():
             return False
@@ -235,7 +234,7 @@ class PendingCalls:
 
 
 class TakenCalls:
-    """Answers calls with the tools of this process, until another one takes them over."""
+    """Answers calls with the tools of this process, until another answerer takes over."""
 
     def __init__(self, pending: PendingCalls, toolbox: Toolbox) -> None:
         self._pending = pending
@@ -252,7 +251,7 @@ class TakenCalls:
             task.cancel()
 
     def end(self) -> None:
-        """Cancel what runs: its answers no longer count."""
+        """Cancel running calls: their answers no longer count."""
         self._pending.detach(self)
         for task in self._tasks.values():
             task.cancel()

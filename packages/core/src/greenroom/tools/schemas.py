@@ -1,4 +1,4 @@
-"""JSON schemas of tools, against arguments that hostile code chose to make their check as expensive as it can be."""
+"""Check arguments against JSON schemas; hostile code may have chosen arguments that are expensive to check."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.untrusted import brief
 
 _EFFORT = 5.0
-"""Seconds of the processor that one check can take."""
+"""Processor seconds that one check can take."""
 _DATA = frozenset({"const", "enum", "default", "examples"})
-"""Keywords with values, which are no schemas whatever is in them."""
+"""Keywords whose values are never schemas."""
 
 _ends: ContextVar[float] = ContextVar("_ends")
 
 
 class ArgumentsRefused(ValueError):
-    """The arguments of a call break the tool's schema; the message says how."""
+    """The arguments of a call violate the tool's schema; the message says how."""
 
 
 class CheckTooLong(ArgumentsRefused):
-    """To check the arguments takes more effort than is allowed, so that they are not valid."""
+    """Checking the arguments takes more time than is allowed, so they count as not valid."""
 
 
 @contextmanager
 def at_most(seconds: float | None = None) -> Generator[None, None, None]:
-    """Limit the processor time of checks in this block, by default to `_EFFORT`; a limit around it holds, too."""
+    """Limit the processor time of checks in this block, by default to `_EFFORT`; enclosing limits apply too."""
     limit = time.thread_time() + (_EFFORT if seconds is None else seconds)
     token = _ends.set(min(_ends.get(math.inf), limit))
     try:
@@ -43,23 +43,23 @@ def at_most(seconds: float | None = None) -> Generator[None, None, None]:
 
 
 def check_time() -> None:
-    """Raise `CheckTooLong` if the time of the block is over."""
+    """Raise `CheckTooLong` if the block's time is used up."""
     if time.thread_time() > _ends.get():
         raise CheckTooLong("they take too long to check.")
 
 
 def schema_check(name: str, schema: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """Return what checks the arguments of a tool, and raises `ArgumentsRefused`.
+    """Return a check of a tool's arguments that raises `ArgumentsRefused`.
 
     Patterns are matched in linear time, so that they have neither look-around nor back-references.
 
     Raises:
-        InvalidRequest: it is no JSON schema, or has such a pattern.
+        InvalidRequest: it is not a JSON schema, or has such a pattern.
         EngineUnavailable: the package that checks it is missing.
     """
     try:
         from jsonschema import exceptions, validators  # noqa: PLC0415  an extra
-        from referencing import Registry  # noqa: PLC0415  comes with it
+        from referencing import Registry  # noqa: PLC0415  a dependency of jsonschema
     except ModuleNotFoundError as error:
         raise EngineUnavailable(
             f"The JSON schema of the tool {name!r} needs jsonschema. Install it: pip install 'greenroom[tools]'."
@@ -77,7 +77,7 @@ def schema_check(name: str, schema: Mapping[str, Any]) -> Callable[[dict[str, An
     keywords = {keyword: _OWN.get(keyword, check) for keyword, check in standard.VALIDATORS.items()}
     kind = untyped.extend(standard, {keyword: partial(_counted, check) for keyword, check in keywords.items()})
     registry: Any = Registry
-    validator = kind(own, registry=registry())  # without one, it fetches references to other documents
+    validator = kind(own, registry=registry())  # without a registry, it would fetch references to other documents
 
     def check(arguments: dict[str, Any]) -> None:
         with at_most():
@@ -90,11 +90,11 @@ def schema_check(name: str, schema: Mapping[str, Any]) -> Callable[[dict[str, An
 
 
 class _Unsupported(Exception):
-    """What a schema must have instead of something that cannot be checked safely."""
+    """A schema has a keyword that cannot be checked safely; the message says what it must have instead."""
 
 
 def _prepared(schema: Any) -> Any:
-    """Return a schema without the parts that would bring back the standard checks."""
+    """Return a schema without the parts that would select the standard checks."""
     if isinstance(schema, Mapping):
         given = cast("Mapping[str, Any]", schema)
         if isinstance(pattern := given.get("pattern"), str):
@@ -175,7 +175,7 @@ def _unique_items(_validator: Any, unique: bool, instance: Any, _schema: Any) ->
 
 
 def _identity(value: Any) -> Any:
-    """Return what is equal for equal JSON; numbers as text, whose hashes cannot be made to collide."""
+    """Return a key that is equal for equal JSON. Numbers become text, whose hashes cannot be made to collide."""
     match value:
         case bool() | None:
             return (value,)

@@ -1,4 +1,4 @@
-"""What code and models see of a tool: a function with names, types and a text, made from its JSON schema."""
+"""A tool as code and models see it: a function with names, types and a text, made from its JSON schema."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class ToolParameter:
 
     name: str
     annotation: str
-    """Its type, as Python writes it."""
+    """Its type in Python's notation."""
     required: bool = False
     default: Any = None
-    """As JSON, for those who read the signature: it is not sent."""
+    """As JSON, for readers of the signature; it is not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class ToolStub:
     description: str = ""
     parameters: tuple[ToolParameter, ...] = ()
     returns: str = "Any"
-    """The type of its result, as Python writes it."""
+    """The type of its result in Python's notation."""
     takes_others: bool = False
-    """Whether it takes arguments beside its parameters, by name."""
+    """Whether it takes further arguments by name."""
 
     @property
     def signature(self) -> str:
@@ -87,11 +87,12 @@ def described(stubs: Iterable[ToolStub]) -> bytes:
 
 
 def annotation(schema: Any, root: Mapping[str, Any]) -> str:
-    """Return the type of a JSON schema as Python writes it; what has no counterpart, or far too many parts, is `Any`.
+    """Return the type of a JSON schema in Python's notation; one without a counterpart, or with far too many parts, is
+    `Any`.
 
     Args:
         schema: the schema.
-        root: where its references point into.
+        root: the document that its references point into.
     """
     try:
         return _Annotation(root).of(schema)
@@ -100,7 +101,7 @@ def annotation(schema: Any, root: Mapping[str, Any]) -> str:
 
 
 class _TooLarge(Exception):
-    """A schema has more parts than anyone reads."""
+    """A schema has too many parts to be useful to a reader."""
 
 
 class _Annotation:
@@ -111,7 +112,7 @@ class _Annotation:
         self._left = _MOST_PARTS
 
     def of(self, schema: Any, depth: int = 0) -> str:
-        self._left -= 1  # references make few schemas many
+        self._left -= 1  # with references, a small schema can expand to a huge one
         if self._left < 0:
             raise _TooLarge
         if not isinstance(schema, Mapping) or depth > _MOST_NESTED:

@@ -1,7 +1,7 @@
 """Arguments and results of tools as JSON.
 
-The code in a sandbox sends arguments, which can be anything; the application returns results, of which no more than a
-limit is ever written.
+The code in a sandbox sends arguments, which can be anything. The application returns results, of which at most a limit
+is ever written.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _MAX_WEIGHT = 64 << 20  # bytes that arguments can take in memory
 
 
 class ArgumentsMalformed(ValueError):
-    """What should be the arguments of a call is not; the message says how."""
+    """The arguments of a call are malformed; the message says how."""
 
 
 class ResultRefused(ValueError):
-    """A result is not JSON, or too large; the message says what and where."""
+    """A result is not JSON or is too large; the message says what and where."""
 
 
 def encode_result(value: object, most: int, adapter: TypeAdapter[Any] | None = None) -> bytes:
     """Return a result as at most that many bytes of JSON.
 
-    Models of pydantic, dataclasses, dates and the like become what pydantic makes of them. NaN and infinity are
-    refused, as JSON has neither; so are bytes.
+    Pydantic models, dataclasses, dates and so on are converted by pydantic. NaN, infinity and bytes are refused, as
+    JSON has none of them.
 
     Args:
         value: the result.
         most: bytes.
-        adapter: of the type that the function is said to return; another one is not an error.
+        adapter: for the annotated type of the result; a value of another type is not an error.
 
     Raises:
         ResultRefused: it is not JSON, or larger.
@@ -57,14 +57,14 @@ def encode_result(value: object, most: int, adapter: TypeAdapter[Any] | None = N
 
 
 class _Writer:
-    """Copies a value as JSON's types, and counts."""
+    """Copies a value as JSON types, and counts its size."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._left = most
 
     def too_large(self) -> ResultRefused:
-        return ResultRefused(f"must have at most {in_units(self._most)} as JSON, as much as is left to this execution")
+        return ResultRefused(f"must have at most {in_units(self._most)} as JSON, the remaining limit of this execution")
 
     def plain(self, value: Any, adapter: TypeAdapter[Any] | None = None, depth: int = 0) -> Any:
         self._left -= len(value) + 2 if isinstance(value, str) else 1
@@ -156,7 +156,7 @@ def _not_a_number(name: str) -> NoReturn:
 
 
 def _finite(text: str) -> float:
-    """Return a number; infinity and NaN, which Python's JSON has, are within the bounds of many schemas."""
+    """Return a number, but not infinity or NaN, which Python's JSON accepts and many schemas would allow."""
     if not math.isfinite(number := float(text)):
         raise ValueError(text)
     return number

@@ -1,4 +1,4 @@
-"""The interface of the two contracts: the functions that the modules `legacy` and `current` both have."""
+"""The common interface of the two contracts, which the modules `legacy` and `current` implement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from greenroom.models import Execution, RemoteFile
 
 
 class Contract(Protocol):
-    """One contract: a client encodes requests and decodes responses, a server the other way round.
+    """One contract: clients encode requests and decode responses; servers decode requests and encode responses.
 
     Decoders of requests raise `BadRequest`, decoders of responses `Malformed`.
     """

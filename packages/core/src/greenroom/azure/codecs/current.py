@@ -47,8 +47,8 @@ _STATUS: Mapping[Status, str] = {
     "cancelled": "Canceled",
 }
 _MAX_STATUS = 9
-"""Characters of the text of an exit code."""
-_NUMBERED = "2024-10-02-preview"  # this version's bodies have .NET's `$id`; recorded
+"""The maximum length of an exit code as text."""
+_NUMBERED = "2024-10-02-preview"  # its bodies have .NET's `$id`, as recorded
 
 # Executions
 
@@ -89,7 +89,7 @@ def decode_execute_request(body: Json) -> ExecuteRequest:
     return decode_fields(fields)
 
 
-def get_execution(id: str) -> Call:  # noqa: A002  the model's own word
+def get_execution(id: str) -> Call:  # noqa: A002  the model's name
     """`GET executions/{id}`."""
     return Call("GET", f"executions/{quote_segment(id)}")
 
@@ -107,7 +107,7 @@ def encode_execution(execution: Execution, identifier: str, request: ExecuteRequ
 
 
 def encode_pending(pending: Pending, identifier: str, request: ExecuteRequest, version: str) -> Json:
-    """Write the response to an execution that runs or waits."""
+    """Write the response to an execution that is running or waiting."""
     return _resource(pending.id, identifier, request, version, "Running" if pending.running else "NotStarted")
 
 
@@ -144,7 +144,7 @@ def encode_shell_execution(
 ) -> Json:
     """Write the response to a shell command.
 
-    The status is the exit code as text; each stream is silently cut at `limit` bytes.
+    The status is the exit code as text; each stream is truncated at `limit` bytes without a notice.
     """
 
     def cut(stream: str) -> str:
@@ -232,7 +232,7 @@ def _in(directory: str) -> dict[str, str]:
 
 
 def encode_files(files: Sequence[RemoteFile], directory: str, version: str) -> Json:
-    """Write a list; a file's directory is relative to the one that is listed."""
+    """Write a list; the directories of files are relative to the listed one."""
     body: dict[str, Json] = {"$id": "1"} if version == _NUMBERED else {}
     entries = [_encode_entry(file, version, directory) for file in files]
     if version == _NUMBERED:
@@ -246,7 +246,7 @@ def decode_files(body: Json, directory: str) -> list[RemoteFile]:
     Raises:
         Malformed: the body does not have this contract's form.
     """
-    # Microsoft's published container image sends only the array.
+    # Microsoft's published container image sends the array alone.
     entries = sequence(body if isinstance(body, list) else mapping(body).get("value"))
     return [_decode_entry(entry, directory) for entry in entries]
 
@@ -328,7 +328,7 @@ def _relative(path: str) -> str:
 
 
 def get_session(*, of_container: bool = False) -> Call:
-    """`GET session`, or `GET .management/getSession` for a custom container, to which all other paths are forwarded."""
+    """`GET session`, or `GET .management/getSession` for a custom container, which gets all other paths."""
     return Call("GET", ".management/getSession" if of_container else "session")
 
 
@@ -344,7 +344,7 @@ def list_sessions(skip: int = 0, *, of_containers: bool = False) -> Call:
 
 
 def encode_session(session: SessionInfo, etag: str) -> Json:
-    """Write one session; one that is busy has no time at which it expires."""
+    """Write one session; a busy session has no expiry time."""
     return {
         "identifier": session.identifier,
         **({} if session.expires is None else {"expireAt": encode_time(session.expires)}),

@@ -1,4 +1,4 @@
-"""Responses of Azure Resource Manager: resources, pages of them, operations that take long, and errors."""
+"""Responses of Azure Resource Manager: resources, pages of resources, long-running operations, and errors."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ AZURE = "https://management.azure.com"
 NOT_FOUND = "ResourceNotFound"
 
 MAX_URL = 8 << 10
-"""Characters of a URL that a response names; Azure's can have 4,096."""
+"""The maximum length of a URL in a response; Azure's can have 4,096 characters."""
 
 _TERMINAL = frozenset({"succeeded", "failed", "canceled", "cancelled"})
 _MAX_WAIT = 60.0
 
 
 class Follow(StrEnum):
-    """How the end of an operation is found out, by the header that names its URL."""
+    """How to poll an operation, by the header that contains its URL."""
 
     STATUS = "azure-asyncoperation"
-    """The URL answers with an object that has a `status`."""
+    """The URL returns an object with a `status`."""
     LOCATION = "location"
-    """The URL answers with 202 until the operation has ended."""
+    """The URL returns 202 until the operation has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Operation:
 
 
 def operation_of(status: int, headers: Mapping[str, str]) -> Operation | None:
-    """Return the operation that a response has begun, if there is one."""
+    """Return the operation that a request started, if its response has one."""
     if url := headers.get(Follow.STATUS):
         return Operation(Follow.STATUS, url)
     if status == 202 and (url := headers.get(Follow.LOCATION)):
@@ -52,7 +52,7 @@ def operation_of(status: int, headers: Mapping[str, str]) -> Operation | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds before the next question, at most a minute."""
+    """Return the seconds before the next poll, at most a minute."""
     try:
         seconds = float(headers.get("retry-after", ""))
     except ValueError:
@@ -98,12 +98,12 @@ def decode_page(body: Json) -> tuple[list[dict[str, Json]], str | None]:
 
 
 def state_of(resource: Mapping[str, Json]) -> str:
-    """Return a resource's `provisioningState`; a resource without one is there: `Succeeded`."""
+    """Return a resource's `provisioningState`; without one, the resource exists, so `Succeeded`."""
     return text(fields_of(resource.get("properties")).get("provisioningState"))[:100] or "Succeeded"
 
 
 def has_ended(state: str) -> bool:
-    """Whether a `status` or a `provisioningState` is the last one."""
+    """Whether a `status` or a `provisioningState` is final."""
     return state.lower() in _TERMINAL
 
 
@@ -112,11 +112,11 @@ def has_succeeded(state: str) -> bool:
 
 
 def within(server: str, link: str) -> str | None:
-    """Return the path and query of a URL that a response named, if it leads to the same server, else `None`.
+    """Return the path and query of a URL in a response, if it leads to the same server, else `None`.
 
     Args:
-        server: the server's URL, of which scheme, host and port count.
-        link: an absolute URL, or a path of the server.
+        server: the server's URL; its scheme, host and port are compared.
+        link: an absolute URL, or a path on the server.
     """
     if len(link) > MAX_URL or not link.isprintable() or not link.isascii() or " " in link:
         return None
@@ -151,7 +151,7 @@ _NOT_ACCEPTED = (
 
 def management_error(problem: Problem, *, path: str | None = None) -> GreenroomError:
     """Return the exception for an error response of Resource Manager."""
-    del path  # it has no files
+    del path  # Resource Manager has no files
     error = _error(problem)
     error.azure = AzureDetails(problem.status, problem.code, problem.message, problem.trace_id, problem.request_id)
     return error
@@ -183,7 +183,7 @@ def _error(problem: Problem) -> GreenroomError:
 
 
 def _describe(problem: Problem) -> str:
-    """Return the error as text, with the ids that Azure's support asks for."""
+    """Return the error as text, with the ids that Azure's support needs."""
     ids = [
         f"HTTP {problem.status}" if problem.status >= 400 else "",
         problem.code,

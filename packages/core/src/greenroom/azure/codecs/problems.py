@@ -35,7 +35,7 @@ NO_SESSION = frozenset({SESSION_NOT_FOUND, "SessionWithIdentifierNotFound"})
 EXECUTION_EXISTS = "ExecutionAlreadyExists"
 EXECUTION_NOT_FOUND = "ExecutionNotFound"
 POOL_FULL = "SessionsCountExceedsLimit"
-# Greenroom's own, where Azure's are unknown.
+# Greenroom's own codes, where Azure's are unknown.
 UNAUTHORIZED = "Unauthorized"
 FORBIDDEN = "Forbidden"
 FILE_REFUSED = "FileOperationRefused"
@@ -55,7 +55,7 @@ class BadRequest(InvalidRequest):
 
     Attributes:
         code: Azure's error code.
-        target: the field that it concerns.
+        target: the name of the field.
     """
 
     def __init__(self, message: str, *, code: str = VALIDATION_FAILED, target: str | None = None) -> None:
@@ -66,7 +66,7 @@ class BadRequest(InvalidRequest):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error in the form in which it is sent."""
+    """An error as it is sent."""
 
     status: int
     code: str
@@ -75,11 +75,11 @@ class Problem:
     trace_id: str | None = None
     request_id: str | None = None
     retry_after: float | None = None
-    """Seconds after which a retry makes sense: nothing was done."""
+    """Seconds after which to retry; nothing was done."""
 
     @property
     def sessions(self) -> int | None:
-        """How many sessions a full pool reports."""
+        """The number of sessions that a full pool reports."""
         match = _COUNTS.search(self.message)
         return int(match[1]) if match else None
 
@@ -102,7 +102,7 @@ def encode_problem(problem: Problem) -> tuple[dict[str, str], dict[str, Json]]:
 
 
 def decode_problem(status: int, headers: Mapping[str, str], content: bytes) -> Problem:
-    """Read any error response: Azure's body, wrapped or not, RFC 9457's, or none that is JSON.
+    """Read any error response: Azure's body, wrapped or not, RFC 9457's, or a body that is not JSON.
 
     `headers` are looked up in lower case.
     """
@@ -170,8 +170,9 @@ _NOT_ALLOWED = (
     "--scope <resource id of the pool>. It takes effect after some minutes."
 )
 _NOT_ACCEPTED = (
-    "The credentials were not accepted: the token has expired, or is of another tenant or not for "
-    "https://dynamicsessions.io. Log in with 'az login', or give connect() a credential; a server of 'greenroom serve' "
+    "The credentials were not accepted: the token has expired, belongs to another tenant or is not for "
+    "https://dynamicsessions.io. Log "
+    "in with 'az login', or give connect() a credential; a server of 'greenroom serve' "
     "takes api_key."
 )
 
@@ -221,7 +222,7 @@ def _how_full(problem: Problem) -> str:
 
 
 def _describe(problem: Problem) -> str:
-    """Return the error as text, with the ids that Azure's support asks for."""
+    """Return the error as text, with the ids that Azure's support needs."""
     ids = [
         f"HTTP {problem.status}",
         problem.code,

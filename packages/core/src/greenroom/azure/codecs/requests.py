@@ -1,4 +1,4 @@
-"""Read the fields of a request to execute, which both contracts share."""
+"""Read the fields of an execution request, which both contracts share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EXECUTION_TYPES = {"synchronous", "asynchronous"}
 
 
 def decode_fields(fields: Mapping[str, Json]) -> ExecuteRequest:
-    """Read the fields. Upper and lower case do not matter in words, as in Azure.
+    """Read the fields. Keywords are case-insensitive, as in Azure.
 
     Raises:
         BadRequest: a field is missing, or has a value of another type.
@@ -36,7 +36,7 @@ def decode_fields(fields: Mapping[str, Json]) -> ExecuteRequest:
         arguments=arguments,
         stdin=_stdin(fields) if shell or arguments else "",
         output_limit=_output_limit(fields),
-        # The specification names it one way, and its own examples another.
+        # The specification and its own examples use different names.
         jupyter_format=_flag(fields, "returnJupyterFormatExecutionResult") or _flag(fields, "returnJupyterFormat"),
     )
 
@@ -76,7 +76,7 @@ _REQUIRING = ("2024-10-02-preview", "2025-02-02-preview")
 
 
 def check_declared(fields: Mapping[str, Json], version: str) -> None:
-    """Check the fields as the specification declares them; those that it does not declare can have any value.
+    """Check the fields against the specification; fields that it does not declare can have any value.
 
     `timeoutInSeconds` is required there, but released clients omit it.
 
@@ -108,7 +108,7 @@ def shell_request(
     try:
         text = stdin.decode()
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"The stdin must be UTF-8 in Azure, as a request has it as text: {error}.") from None
+        raise InvalidRequest(f"The stdin must be UTF-8 in Azure, where requests carry it as text: {error}.") from None
     return ExecuteRequest(  # noqa: S604
         code=code,
         timeout=timeout,
@@ -194,7 +194,7 @@ def _flag(fields: Mapping[str, Json], name: str) -> bool:
 
 
 def _shown(value: Json) -> str:
-    """A value for a message: its text if it is short, otherwise its type."""
+    """Return a value for a message: its text if it is short, otherwise its type."""
     if value is None:
         return "null"
     return f"{value!r:.100}" if isinstance(value, str | bool | int | float) else type(value).__name__

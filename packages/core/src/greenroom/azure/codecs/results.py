@@ -1,9 +1,8 @@
 """An execution's outcome in both contracts: a status, two streams and one value.
 
-Azure writes a traceback into `stderr`, and has one value for the last expression or a figure. The types of values
-are documented only by examples: `2+2` is `4`, the string `'nan'` is `"nan"`, a not-a-number is
-`"nan"`, no value is `""`; with `returnJupyterFormatExecutionResult` the string is `"'nan'"` and no value is
-`null`.
+Azure writes a traceback into `stderr`, and has one value, for the last expression or a figure. The types of values are
+documented only by examples: `2+2` is `4`, the string `'nan'` is `"nan"`, the float NaN is `"nan"`, no value is `""`;
+with `returnJupyterFormatExecutionResult` the string is `"'nan'"` and no value is `null`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ TIMED_OUT = "Request timed out waiting for code execution to complete"
 ABORTED = "Execution aborted"
 """Azure's text in `stderr` when memory runs out."""
 STATE_LOST = "The Python process was killed, and all variables are lost."
-"""Greenroom's own addition to `stderr` after `TIMED_OUT`, if it applies."""
+"""Greenroom's addition to `stderr` after `TIMED_OUT`, if the variables are lost."""
 
 State: TypeAlias = Status | Literal["pending", "running"]
 
@@ -63,7 +62,7 @@ def encode_result(execution: Execution, request: ExecuteRequest, *, value_name: 
 
 
 def decode_result(
-    id: str,  # noqa: A002  the model's own word
+    id: str,  # noqa: A002  the model's name
     state: Json,
     result: Json,
     *,
@@ -74,12 +73,12 @@ def decode_result(
     """Read an execution, ended or not.
 
     Args:
-        id: the execution's; for an empty one that has ended, a random id is made.
+        id: the execution's id; if it is empty and the execution has ended, a random id is used.
         state: the status, in either contract's words.
         result: the object with the streams and the value.
         value_name: the contract's name for the value.
-        timeout: what was requested, for the message of an execution that timed out.
-        error: the contract's error object, of undocumented content.
+        timeout: the requested time limit, for the message of an execution that timed out.
+        error: the contract's error object, whose content is not documented.
 
     Raises:
         Malformed: the status is unknown, the result is not an object, or a running execution has no id.
@@ -132,7 +131,7 @@ def _last_image(execution: Execution) -> Json:
 
 
 def _primitive(result: str) -> Json:
-    """Return the primitive value that IPython printed, or the text if it is not one."""
+    """Return the primitive value that IPython printed, or the text if it is not a primitive."""
     if result in {"True", "False"}:
         return result == "True"
     if _INTEGER.fullmatch(result):
@@ -143,7 +142,7 @@ def _primitive(result: str) -> Json:
     if _STRING.fullmatch(result):
         try:
             return str(ast.literal_eval(result))
-        except (SyntaxError, ValueError):  # an escape that Python itself does not write
+        except (SyntaxError, ValueError):  # an escape that Python itself does not produce
             return result
     return result
 
@@ -198,7 +197,7 @@ def _decode_failure(
         return final, before, ExecutionError("MemoryError", message), True
     if not stderr.strip():
         outer = fields_of(error)
-        fields = fields_of(outer.get("error", outer))  # ErrorResponse wraps it again
+        fields = fields_of(outer.get("error", outer))  # ErrorResponse wraps the error again
         name = "CancelledError" if final == "cancelled" else "ExecutionFailed"
         message = text(fields.get("message")) or "The execution failed, and Azure returned no reason."
         return final, "", ExecutionError(text(fields.get("code")) or name, message), False
@@ -208,7 +207,7 @@ def _decode_failure(
 
 
 def _traceback_start(stderr: str) -> int:
-    """Return where the code's own text ends and the traceback begins; 0 if unknown."""
+    """Return the position where the code's own text ends and the traceback begins; 0 if unknown."""
     for pattern in (_HEADER, _PLAIN, _SYNTAX):
         if (match := pattern.search(stderr)) is not None:
             return match.start()
@@ -227,6 +226,6 @@ def _parse_traceback(traceback: str) -> ExecutionError:
     if line is not None:
         return ExecutionError(line[1], traceback[line.end() :].strip(), traceback)
     name, colon, value = traceback.rpartition("\n")[2].partition(": ")
-    if colon and name.isidentifier():  # a class that the code defines
+    if colon and name.isidentifier():  # a class that the code defined
         return ExecutionError(name, value, traceback)
     return ExecutionError("ExecutionFailed", traceback.rpartition("\n")[2], traceback)

@@ -27,15 +27,15 @@ MAX_SYNCHRONOUS = 220
 """The time limit of a synchronous execution in Azure, in seconds."""
 
 DEFAULT_OUTPUT_LIMIT = 4096
-"""Characters of each stream that 2025-10-02-preview keeps without `outputStreamsMaxLength`."""
+"""Characters of each stream that 2025-10-02-preview keeps by default (`outputStreamsMaxLength`)."""
 
 MAX_INT32 = (1 << 31) - 1
-"""The largest number in a field that the specification calls an int32, as it does all of a request."""
+"""The largest int32: the specification declares all numbers of a request as int32."""
 
 Json: TypeAlias = Any
 """A JSON value, as `json.loads` returns it and `json.dumps` accepts it."""
 
-_MIME_TYPES = mimetypes.MimeTypes()  # Python's own table, not the machine's in /etc, and what it lacks
+_MIME_TYPES = mimetypes.MimeTypes()  # Python's own table, not the machine's in /etc, with the types that it lacks
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 for _suffix, _kind in {
     ".docx": f"{_OFFICE}.wordprocessingml.document",
@@ -57,11 +57,11 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request of the data plane, without the parts that all have: endpoint, identifier, version, credentials."""
+    """A data plane request, without the parts that all have: endpoint, identifier, version, credentials."""
 
     method: str
     path: str
-    """Below the pool's endpoint, percent-encoded, without a slash in front."""
+    """Relative to the pool's endpoint, percent-encoded, without a leading slash."""
     query: Mapping[str, str] = field(default_factory=dict[str, str])
     """Not yet encoded."""
     body: Json = None
@@ -81,9 +81,9 @@ class ExecuteRequest:
     shell: bool = False
     """Whether the code is a shell command (`shellCommand`; current contract only)."""
     arguments: tuple[str, ...] = ()
-    """In place of a shell command: a program and its arguments (`execCommandAndArgs`)."""
+    """A program and its arguments, in place of a shell command (`execCommandAndArgs`)."""
     stdin: str = ""
-    """What a command reads."""
+    """The standard input of a command."""
     output_limit: int | None = None
     """Characters of each stream in the response (`outputStreamsMaxLength`; 2025-10-02-preview)."""
     jupyter_format: bool = False
@@ -104,7 +104,7 @@ class Pending:
 
 
 RESTARTED_HEADER = "x-greenroom-session-restarted"
-"""Our server's own: why the session of an execution began again. Azure does not tell it."""
+"""Why the execution's session started again. Only our server sends this."""
 
 
 def is_legacy(version: str) -> bool:
@@ -116,7 +116,7 @@ def is_legacy(version: str) -> bool:
 
 
 def quote_segment(text: str) -> str:
-    """Percent-encode a text as one segment of a URL's path, or one value of its query.
+    """Percent-encode a text as one segment of a URL's path or one value of its query.
 
     Raises:
         InvalidRequest: it cannot be encoded as UTF-8, as can happen with the name of a local file.
@@ -139,7 +139,7 @@ def session_path(directory: str = "", name: str = "") -> str:
     `path` is relative to `/mnt/data`, or begins with it.
 
     Raises:
-        InvalidRequest: it leads out of `/mnt/data`, or is not a path.
+        InvalidRequest: the path leads out of `/mnt/data`, or is not a path.
     """
     parts = [part for part in f"{_below(directory)}/{name}".split("/") if part not in {"", "."}]
     path = "/".join((DATA_DIR, *parts))
@@ -167,7 +167,7 @@ def _below(path: str) -> str:
 
 
 def content_type(name: str, *, is_directory: bool = False) -> str:
-    """Return the media type of a file by its name, as Azure writes it."""
+    """Return the media type for a file name, as Azure writes it."""
     kind = None if is_directory else _MIME_TYPES.guess_type(name, strict=False)[0]
     if kind is None:
         return "application/octet-stream"
@@ -175,13 +175,13 @@ def content_type(name: str, *, is_directory: bool = False) -> str:
 
 
 def multipart_frame(filename: str, boundary: str) -> tuple[bytes, bytes]:
-    """Return what precedes and follows the content in the body of an upload with one part, `file`.
+    """Return the bytes before and after the content in the body of an upload with one part, `file`.
 
     Raises:
         InvalidRequest: the name has control characters, which a header cannot hold, or is not UTF-8.
     """
     if any(ord(character) < 32 or ord(character) == 127 for character in filename):
-        raise InvalidRequest(f"A file name cannot contain control characters, as does {filename!r:.200}.")
+        raise InvalidRequest(f"A file name must not contain control characters, as does {filename!r:.200}.")
     quoted = filename.replace("\\", "\\\\").replace('"', '\\"')
     head = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
@@ -226,7 +226,7 @@ def mapping(value: Json) -> dict[str, Json]:
         Malformed: it has another type.
     """
     if not isinstance(value, dict):
-        raise Malformed(f"it must have an object where it has {type(value).__name__}")
+        raise Malformed(f"it must have an object, not {type(value).__name__}")
     return cast("dict[str, Json]", value)
 
 
@@ -242,7 +242,7 @@ def sequence(value: Json) -> Sequence[Json]:
         Malformed: it has another type.
     """
     if not isinstance(value, list):
-        raise Malformed(f"it must have an array where it has {type(value).__name__}")
+        raise Malformed(f"it must have an array, not {type(value).__name__}")
     return cast("list[Json]", value)
 
 

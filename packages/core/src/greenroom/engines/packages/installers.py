@@ -43,18 +43,18 @@ class Installer(ABC):
         """Return the lines of a requirements file: each package that is missing, with its hash.
 
         Raises:
-            InvalidRequest: a package does not exist, has no wheel, or is not what its hash says.
+            InvalidRequest: a package does not exist, has no wheel, or does not match its hash.
             EngineUnavailable: the index cannot be reached, or the disk is full.
         """
 
     @abstractmethod
     async def install(self, lock: Path, directory: Path, on_installed: Callable[[int], object]) -> None:
-        """Install what a lock has.
+        """Install the packages of a lock.
 
         Args:
-            lock: a file of such lines.
-            directory: for what is needed for a while.
-            on_installed: is called with the number of packages that have been fetched.
+            lock: a requirements file made by `lock`.
+            directory: a directory for temporary files.
+            on_installed: called with the number of packages that have been fetched.
 
         Raises:
             InvalidRequest, EngineUnavailable: as `lock`.
@@ -111,7 +111,7 @@ class _Pip(Installer):
 
 
 class _Uv(Installer):
-    """uv, where the interpreter has no pip."""
+    """uv, used if the interpreter has no pip."""
 
     def __init__(self, uv: str, python: Path, base: Path) -> None:
         self._uv = uv
@@ -119,7 +119,7 @@ class _Uv(Installer):
         self._base = base
 
     async def lock(self, packages: Packages, directory: Path) -> str:
-        # What is missing, as uv does not see the interpreter's own packages from a virtual environment over it.
+        # Only missing packages, as uv in a virtual environment does not see the interpreter's own ones.
         dry = ["pip", "install", "--dry-run", "--no-build", "--break-system-packages", "--python", str(self._base)]
         code, output = await run(program(self._uv, *dry, *_arguments(packages)), _where(packages), directory)
         if code != 0:
@@ -153,7 +153,7 @@ class _Uv(Installer):
     def _explain(output: str) -> None:
         explain_full_disk(output)
         _explain_hash(output)
-        output = " ".join(output.split())  # uv wraps its sentences
+        output = " ".join(output.split())  # uv wraps its messages
         if (missing := _UV_NO_WHEEL.search(output) or _UV_BUILD.search(output)) is not None:
             raise _without_wheel(missing[1] or "packages")
         if (missing := _UV_URL.search(output)) is not None:
@@ -167,16 +167,16 @@ class _Uv(Installer):
 
 
 async def find(python: Path, base: Path) -> Installer:
-    """Return the interpreter's pip, else uv.
+    """Return the interpreter's pip, or uv if it has none.
 
     Args:
-        python: of the virtual environment in which packages are installed; nothing is in it yet.
-        base: the interpreter under it.
+        python: the Python of the virtual environment for the packages, which is still empty.
+        base: the environment's base interpreter.
 
     Raises:
         EngineUnavailable: there is neither.
     """
-    # It is no longer run once there is something of a package in it.
+    # It must not run once the environment contains files of a package.
     code, _ = await run(program(python, "-I", "-c", _HAS_PIP), Path("/"), Path("/tmp"))  # noqa: S108
     if code == 0:
         return _Pip(python)
@@ -184,8 +184,8 @@ async def find(python: Path, base: Path) -> Installer:
     if uv := shutil.which("uv") or shutil.which("uv", path=str(beside)):
         return _Uv(uv, python, base)
     raise EngineUnavailable(
-        f"Packages for the Python of the sandboxes, {printable(str(base))}, need pip there, or uv. Install "
-        f"one of them: {base} -m ensurepip, or pip install uv."
+        f"Packages for the Python of the sandboxes, {printable(str(base))}, need pip in it, or uv. Install one of "
+        f"them: {base} -m ensurepip, or pip install uv."
     )
 
 
@@ -198,7 +198,7 @@ def _arguments(packages: Packages) -> Iterator[str]:
 
 
 def _where(packages: Packages) -> Path:
-    """The directory from which relative paths of wheels lead."""
+    """The base directory of relative paths of wheels."""
     return packages.files[0].parent if packages.files else Path.cwd()
 
 
@@ -219,20 +219,18 @@ def _line(item: Mapping[str, Any]) -> str:
 
 
 def _with_hashes(line: str, asked_for: Mapping[str, frozenset[str]]) -> str:
-    """Return a line of uv's lock with those of its hashes that were asked for."""
+    """Return a line of uv's lock, with only the requested hashes."""
     what, *found = line.split(" --hash=")
     name = re.split(r"[ =@]", what, maxsplit=1)[0]
     if not found:
         raise InvalidRequest(
-            f"The package {printable(name)} must have a hash in its index. Where there is none, pip makes it: install "
-            "pip for the Python of the sandboxes."
+            f"The package {printable(name)} must have a hash in its index. If the index has none, pip computes it: "
+            "install pip for the Python of the sandboxes."
         )
     wanted = asked_for.get(normalized(name))
     kept = [each.strip() for each in found if wanted is None or each.strip() in wanted]
     if not kept:
-        raise InvalidRequest(
-            f"The package {printable(name)} is not the file that its hash names: nothing was installed."
-        )
+        raise InvalidRequest(f"The package {printable(name)} does not match its hash: nothing was installed.")
     return " ".join([what, *(f"--hash={each}" for each in kept)])
 
 
@@ -240,9 +238,7 @@ def _explain_hash(output: str) -> None:
     if any(sign in output for sign in _HASHES):
         found = _REFUSED_HASH.search(output)
         name = f"The package {found[1]}" if found is not None else "A package"
-        raise InvalidRequest(
-            f"{name} is not the file that its hash names, so that nothing was installed: {ending(output)}"
-        )
+        raise InvalidRequest(f"{name} does not match its hash, so nothing was installed: {ending(output)}")
 
 
 def _without_wheel(name: str) -> InvalidRequest:

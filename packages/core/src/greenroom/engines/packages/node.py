@@ -1,4 +1,4 @@
-"""Environments of Node packages: what a package-lock.json has, by its hashes, without running anything of it."""
+"""Environments of Node packages, installed from a package-lock.json with hashes, without running package code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NPM = ("lib/node_modules/npm/bin/npm-cli.js", "share/nodejs/npm/bin/npm-cli.js"
 
 
 async def prepare(packages: Packages, node: Path, report: Report) -> Path:
-    """Return a directory `node_modules` with what a lock has, made now if there is none.
+    """Return a directory `node_modules` with the packages of a lock, created if needed.
 
     Raises:
         InvalidRequest: the lock cannot be read, or has a package with an install script, without a hash or not from a
@@ -36,7 +36,7 @@ async def prepare(packages: Packages, node: Path, report: Report) -> Path:
         EngineUnavailable: there is no npm, it does not work, or the disk is full.
     """
     lock = packages.node_lock
-    assert lock is not None  # noqa: S101  the caller's
+    assert lock is not None  # noqa: S101  checked by the caller
     content = await asyncio.to_thread(checked_lock, lock)
     code, about = await run(
         program(node, "-p", "[process.version, process.platform, process.arch, process.versions.modules].join()"),
@@ -44,7 +44,7 @@ async def prepare(packages: Packages, node: Path, report: Report) -> Path:
         Path("/tmp"),  # noqa: S108
     )
     if code != 0:
-        raise EngineUnavailable(f"Node.js does not work here: {ending(about)}")
+        raise EngineUnavailable(f"Node.js does not work on this machine: {ending(about)}")
 
     async def make(directory: Path) -> None:
         await _make(directory, content, node, report)
@@ -53,7 +53,7 @@ async def prepare(packages: Packages, node: Path, report: Report) -> Path:
 
 
 def checked_lock(file: Path) -> dict[str, Any]:
-    """Return the content of a package-lock.json whose packages can be installed without running anything of them.
+    """Return the content of a package-lock.json whose packages can be installed without running their code.
 
     Raises:
         InvalidRequest: the file cannot be read, or a package breaks a rule; the message names it.
@@ -66,8 +66,8 @@ def checked_lock(file: Path) -> dict[str, Any]:
     packages = found.get("packages")
     if not isinstance(packages, dict) or not isinstance(cast("dict[str, Any]", packages).get(""), dict):
         raise InvalidRequest(
-            f"The lock {printable(str(file))} must have packages, as npm 7 and newer write them: npm install "
-            "--package-lock-only makes it again."
+            f"The lock {printable(str(file))} must have packages, as npm 7 and newer write them. Recreate it with: "
+            "npm install --package-lock-only"
         )
     for place, package in cast("dict[str, Any]", packages).items():
         if place:
@@ -76,7 +76,7 @@ def checked_lock(file: Path) -> dict[str, Any]:
 
 
 def package_json(lock: Mapping[str, Any]) -> str:
-    """Return the package.json that a lock was made from, as far as npm needs it."""
+    """Return the parts of the package.json for a lock that npm needs."""
     root = {name: value for name, value in lock["packages"][""].items() if name in _OF_THE_ROOT}
     return json.dumps({"name": "session", "version": "0.0.0", **root})
 
@@ -92,7 +92,7 @@ def _check(place: str, package: object) -> None:
     if not place.startswith("node_modules/") or about.get("link") is True or ".." in place.split("/"):
         raise InvalidRequest(f"The package {name} in the lock must come from a registry, not from a directory.")
     if about.get("inBundle") is True:
-        return  # it is part of another, whose hash covers it
+        return  # part of another package, whose hash covers it
     if not isinstance(resolved, str) or not resolved.startswith(("https://", "http://")):
         raise InvalidRequest(f"The package {name} in the lock must come from a registry, not from {brief(resolved)}.")
     if not isinstance(about.get("integrity"), str):
@@ -115,7 +115,7 @@ async def _make(directory: Path, lock: Mapping[str, Any], node: Path, report: Re
     if code != 0:
         store.explain_full_disk(output)
         if _NOT_ITS_HASH in output:
-            raise InvalidRequest(f"A package is not the file that its hash in the lock names: {ending(output)}")
+            raise InvalidRequest(f"A package does not match its hash in the lock: {ending(output)}")
         raise EngineUnavailable(f"The Node packages cannot be installed: {ending(output)}")
     made = project / "node_modules"
     made.mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ async def _make(directory: Path, lock: Mapping[str, Any], node: Path, report: Re
 
 
 def _with_scripts(modules: Path) -> Iterator[str]:
-    """Yield the packages that npm would have run something of: the lock may not tell it."""
+    """Yield the packages with install scripts, which the lock may not mark."""
     for file in modules.rglob("package.json"):
         directory = file.parent
         if directory.parent.name != "node_modules" and directory.parent.parent.name != "node_modules":
@@ -150,7 +150,7 @@ def _has_script(name: str) -> InvalidRequest:
 
 
 def _npm_of(node: Path) -> Path:
-    """Return the npm of a Node, else that of the PATH."""
+    """Return the npm of a Node installation, otherwise the one on the PATH."""
     for prefix in (node.parent.parent, node.resolve().parent.parent):
         for place in _NPM:
             if (prefix / place).is_file():

@@ -1,4 +1,4 @@
-"""Environments of Python packages: a virtual environment over an interpreter's own packages, with what these lack."""
+"""Environments of Python packages: a virtual environment with the packages that an interpreter's own ones lack."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from greenroom.progress import Meter, Report
 from greenroom.untrusted import printable
 
 _VERSION = "1"
-"""Of the form of environments: another one is another environment."""
+"""The version of the format of environments; another version is another environment."""
 
 _ABOUT = """
 import json, os, platform, sys, sysconfig
@@ -47,25 +47,25 @@ sys.exit(main())
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """The interpreter of the sandboxes, and what is installed beside it."""
+    """The interpreter of the sandboxes and its installed packages."""
 
     python: Path
     executable: Path
     """Without links."""
     folder: str
-    """Of packages, such as `python3.11`."""
+    """The directory name for packages, such as `python3.11`."""
     version: str
     paths: tuple[str, ...]
     """The directories of its packages."""
     identity: str
-    """Another text if packages for it would be others."""
+    """A text that differs between interpreters that need different packages."""
 
     @classmethod
     async def of(cls, python: str) -> Interpreter:
-        """Ask an interpreter of this machine.
+        """Query an interpreter on this machine.
 
         Raises:
-            EngineUnavailable: it does not run, or belongs to another user: then it is not run here.
+            EngineUnavailable: it does not run, or it belongs to another user and so must not be run.
         """
         try:
             owner = Path(python).stat().st_uid
@@ -91,17 +91,16 @@ class Interpreter:
             )
         except (IndexError, KeyError, ValueError):
             raise EngineUnavailable(
-                f"The Python for the sandboxes, {printable(python)}, cannot be asked about its packages: {output:.300}"
+                f"The Python for the sandboxes, {printable(python)}, cannot list its packages: {output:.300}"
             ) from None
 
 
 async def prepare(packages: Packages, python: str, shown_at: str, report: Report) -> Path:
-    """Return an environment with packages, made now if there is none, for sandboxes that see it at `shown_at`.
-
-    Its `bin/python` is the interpreter with the packages, those beside the interpreter included.
+    """Return an environment with packages, created if needed, for sandboxes that see it at `shown_at`. Its `bin/python`
+    has these packages and the interpreter's own ones.
 
     Raises:
-        InvalidRequest: a package does not exist, has no wheel, or is not what its hash says.
+        InvalidRequest: a package does not exist, has no wheel, or does not match its hash.
         EngineUnavailable: there is no installer, it does not work, or the disk is full.
     """
     wanted = await asyncio.to_thread(packages.read)
@@ -149,7 +148,7 @@ async def _make(directory: Path, lock: str, interpreter: Interpreter, shown_at: 
 
 
 def _add_pip(directory: Path, shown_at: str) -> None:
-    """Have the command `pip` list these packages, not those of the interpreter alone."""
+    """Make the command `pip` list these packages too, not only the interpreter's."""
     for name in ("pip", "pip3"):
         script = directory / "bin" / name
         if not script.exists():
@@ -158,7 +157,7 @@ def _add_pip(directory: Path, shown_at: str) -> None:
 
 
 def _lay_out(directory: Path, interpreter: Interpreter) -> None:
-    """Make a virtual environment without packages of its own."""
+    """Create an empty virtual environment."""
     site = directory / "lib" / interpreter.folder / "site-packages"
     for folder in (site, directory / "bin"):
         folder.mkdir(parents=True, mode=0o755)
@@ -171,7 +170,7 @@ def _lay_out(directory: Path, interpreter: Interpreter) -> None:
         f"home = {interpreter.executable.parent}\ninclude-system-site-packages = false\n"
         f"version = {interpreter.version}\n",
     )
-    # Their .pth files count, too. Its name comes before all of the packages' own.
+    # Also processes their .pth files. Its name sorts before those of the packages.
     lines = [f"import site; site.addsitedir({path!r})\n" for path in interpreter.paths]
     _write(site / "_greenroom.pth", "".join(lines))
 
@@ -182,7 +181,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def _point_scripts_to(directory: Path, shown_at: str) -> None:
-    """Have scripts start the interpreter where sandboxes see it."""
+    """Make scripts start the interpreter at its path in sandboxes."""
     here, there = os.fsencode(directory), os.fsencode(shown_at)
     for script in (directory / "bin").iterdir():
         if script.is_symlink() or not script.is_file():

@@ -1,4 +1,4 @@
-"""Run an installer on this machine: it ends with this process, and what it writes is read and counted."""
+"""Run an installer on this machine. It ends with this process, and its output is read and limited."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ os.getppid() == int(sys.argv[1]) or sys.exit(1)
 """
 _PROGRAM = _DIES_WITH_PARENT + "os.execv(sys.argv[2], sys.argv[2:])"
 
-# Setup scripts, build backends and version control are programs that pip starts. It needs none for wheels.
+# pip starts programs for setup scripts, build backends and version control, but not for wheels.
 _PIP = (
     _DIES_WITH_PARENT
     + """
@@ -40,13 +40,13 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """
 )
 
-# They would install elsewhere, or something else.
+# These would change where or what is installed.
 _NOT_FOR_PIP = {"NO_BINARY", "PREFIX", "REPORT", "REQUIREMENT", "ROOT", "SRC", "TARGET", "USER", "LOG", "PYTHON"}
 _NOT_FOR_UV = {"BUILD", "NO_BINARY", "NO_BINARY_PACKAGE", "PYTHON", "SYSTEM_PYTHON", "TARGET", "PREFIX", "PROJECT"}
 
 
 def pip(python: Path, *arguments: str) -> list[str]:
-    """The command of an interpreter's own pip, which can start no other program and so builds nothing."""
+    """The command of an interpreter's own pip, which cannot start other programs and so cannot build."""
     return [str(python), "-I", "-c", _PIP, str(os.getpid()), *arguments]
 
 
@@ -61,10 +61,10 @@ async def run(
     """Run an installer to its end; return its exit code and the end of its output, without control characters.
 
     Args:
-        command: of `pip` or `program`.
-        directory: where it runs, so that relative paths are those of a requirements file.
-        temporary: where it keeps what it needs for a while.
-        on_line: is called with each line of its output.
+        command: the result of `pip` or `program`.
+        directory: its working directory, so that relative paths are those of a requirements file.
+        temporary: a directory for its temporary files.
+        on_line: called with each line of its output.
 
     Raises:
         EngineUnavailable: it cannot be started, or takes too long.
@@ -78,10 +78,10 @@ async def run(
             cwd=directory,
             env={**environment(os.environ), "TMPDIR": str(temporary)},
             start_new_session=True,
-            umask=0o022,  # code in a sandbox can have another user
+            umask=0o022,  # code in a sandbox can run as another user
         )
     except OSError as error:
-        raise EngineUnavailable(f"The installer of packages cannot be started: {error}.") from error
+        raise EngineUnavailable(f"The package installer cannot be started: {error}.") from error
     output = bytearray()
     try:
         async with asyncio.timeout(_TIMEOUT):
@@ -97,7 +97,7 @@ async def run(
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment of installers: this process's, without what would make them install elsewhere or build."""
+    """The environment of installers: this process's, without variables that change where or what is installed."""
     dropped = {f"PIP_{name}" for name in _NOT_FOR_PIP} | {f"UV_{name}" for name in _NOT_FOR_UV}
     return {
         **{name: value for name, value in variables.items() if name.upper() not in dropped},

@@ -1,4 +1,4 @@
-"""Environments in the user's cache: made once by one process, then read only."""
+"""Environments in the user's cache: created once by one process, then only read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def place() -> Path:
 
 
 def key(*parts: str) -> str:
-    """Return the name of what these parts decide."""
+    """Return a name derived from these parts."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode(errors="surrogateescape")
@@ -38,11 +38,11 @@ def key(*parts: str) -> str:
 
 
 async def lock_of(name: str, resolve: Callable[[Path], Awaitable[str]]) -> str:
-    """Return the lock that was made before under a name, else make and keep it.
+    """Return the stored lock of a name, or create and store it.
 
     Raises:
         EngineUnavailable: the cache cannot be written.
-        GreenroomError: as `resolve`, which is given a directory for what it needs for a while.
+        GreenroomError: as `resolve`, which gets a directory for temporary files.
     """
     target = place() / f"{name}.lock"
     async with _alone(name) as directory:
@@ -57,11 +57,11 @@ async def lock_of(name: str, resolve: Callable[[Path], Awaitable[str]]) -> str:
 
 
 async def environment(name: str, make: Callable[[Path], Awaitable[None]]) -> Path:
-    """Return the environment of a name. The first process makes it while others wait; a part of one is never used.
+    """Return the environment of a name. The first process creates it while others wait; a partial one is never used.
 
     Raises:
         EngineUnavailable: the cache cannot be written, or its disk is full.
-        GreenroomError: as `make`, which is given an empty directory.
+        GreenroomError: as `make`, which gets an empty directory.
     """
     target = place() / name
     if _is_there(target):
@@ -90,7 +90,8 @@ def explain_full_disk(output: str) -> None:
 
 @contextlib.asynccontextmanager
 async def _alone(name: str) -> AsyncGenerator[Path, None]:
-    """Hold the lock of a name; yield a new directory, which is removed at the end, and what killed processes left."""
+    """Hold the lock of a name and yield a new directory. At the end, remove it and the leftovers of killed
+    processes."""
     cache = place()
     with _explained():
         for directory in (cache.parent, cache):
@@ -125,7 +126,7 @@ def _is_there(target: Path) -> bool:
 
 
 def _write_through(directory: Path) -> None:
-    """Have the disk keep the files before their directory gets its name: a machine can lose its power."""
+    """Flush the files to disk before their directory gets its name, in case of a power loss."""
     opened = os.open(directory, os.O_RDONLY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(opened) != 0:
@@ -150,6 +151,6 @@ def _explained() -> Generator[None, None, None]:
 
 def _full() -> EngineUnavailable:
     return EngineUnavailable(
-        f"The disk is full: the packages were not installed in {printable(str(place()))}, and nothing of them is left. "
-        "Free some space, or name another directory with XDG_CACHE_HOME."
+        f"The disk is full: the packages were not installed in {printable(str(place()))}, and no part of them is "
+        "left. Free some space, or name another directory with XDG_CACHE_HOME."
     )

@@ -1,4 +1,4 @@
-"""The packages that are asked for: names as pip reads them, requirements files, or a lock of Node packages."""
+"""The requested packages: requirements in pip's form, requirements files, or a lock of Node packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from greenroom.untrusted import brief, printable
 
 NODE_LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 BUILD_A_WHEEL = (
-    "Build a wheel of it where you trust it (pip wheel --no-deps) and name that, or have it built in an image "
+    "Build a wheel of it where you trust it (pip wheel --no-deps) and name the wheel, or build it in an image "
     "(greenroom image build --package, for the engine docker)"
 )
 """What to do about a package that has no wheel."""
@@ -47,16 +47,16 @@ class Packages:
     """The packages of a pool or an image; false if there are none."""
 
     requirements: tuple[str, ...] = ()
-    """As pip reads them, such as `polars>=1`."""
+    """Requirements in pip's form, such as `polars>=1`."""
     files: tuple[Path, ...] = ()
-    """Absolute; requirements files, or one lock of Node packages."""
+    """Absolute paths of requirements files, or of one lock of Node packages."""
 
     @classmethod
     def parse(cls, value: object) -> Packages:
         """Return the packages of an option: a requirement, a file's path, a list of these, or `polars,httpx>=0.27,<1`.
 
         Raises:
-            ValueError: an item is neither.
+            ValueError: an item is none of these.
         """
         if isinstance(value, Packages):
             return value
@@ -90,15 +90,15 @@ class Packages:
 
     @property
     def node_lock(self) -> Path | None:
-        """The lock of Node packages, if they are that."""
+        """The lock of Node packages, if there is one."""
         return next((file for file in self.files if file.suffix == ".json"), None)
 
     def described(self) -> str:
-        """Return them as one would write them."""
+        """Return the packages as text for messages."""
         return ", ".join([*self.requirements, *(printable(file.name) for file in self.files)])
 
     def read(self) -> str:
-        """Check the requirements, and return all that decides which packages they mean.
+        """Check the requirements, and return everything that determines the packages.
 
         Raises:
             InvalidRequest: a file cannot be read, or a line asks for something that is not a wheel.
@@ -106,7 +106,7 @@ class Packages:
         return "".join(f"{line.text} {line.digest}\n" for line in self._lines())
 
     def hashes(self) -> dict[str, frozenset[str]]:
-        """Return the hashes that the requirements give, by the names of packages.
+        """Return the hashes in the requirements, by package name.
 
         Raises:
             InvalidRequest: as `read`.
@@ -119,10 +119,10 @@ class Packages:
         return found
 
     def flattened(self, wheels_at: str) -> Flattened:
-        """Return the requirements as files that stand by themselves, for another machine.
+        """Return the requirements as self-contained files, for another machine.
 
         Args:
-            wheels_at: where the wheels of this machine will be.
+            wheels_at: the directory in which the local wheels will be.
 
         Raises:
             InvalidRequest: as `read`.
@@ -148,23 +148,23 @@ class Packages:
 
 @dataclass(frozen=True, slots=True)
 class Flattened:
-    """Requirements without further files."""
+    """Self-contained requirements."""
 
     requirements: str
     constraints: str
     wheels: dict[str, Path]
-    """Of this machine, by name."""
+    """Local wheels, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
     text: str
     wheel: Path | None = None
-    """Of this machine, if it names one."""
+    """The local wheel, if the line names one."""
     digest: str = ""
-    """Of that wheel."""
+    """The digest of that wheel."""
     includes: bool = False
-    """Whether it stands for another file, whose lines follow."""
+    """Whether the line includes another file, whose lines follow."""
     is_constraint: bool = False
 
 
@@ -173,7 +173,7 @@ OptionPackages = Annotated[Packages, BeforeValidator(Packages.parse)]
 
 
 def normalized(name: str) -> str:
-    """Return the name of a package in the one form that all of its forms have in common."""
+    """Return the normalized name of a package."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -235,18 +235,18 @@ def _path(item: str | os.PathLike[str]) -> Path:
     try:
         path = Path(item).expanduser()
     except (RuntimeError, TypeError):
-        raise ValueError("must have paths of files that can be found") from None
+        raise ValueError("must have paths that can be resolved") from None
     if "\0" in str(path):
         raise ValueError("must have paths of files without NUL")
     if path.suffix == ".json" and path.name not in NODE_LOCKS:
-        raise ValueError(f"must have a lock of Node packages by the name {NODE_LOCKS[0]}, not {printable(path.name)}")
+        raise ValueError(f"must have a lock of Node packages with the name {NODE_LOCKS[0]}, not {printable(path.name)}")
     return path.absolute()
 
 
 def _checked(item: str) -> str:
     if len(item) > _LONGEST or not _REQUIREMENT.fullmatch(item):
         raise ValueError(
-            f"must have names of packages as pip reads them, such as polars>=1, or files such as requirements.txt, "
+            f"must have package names in pip's form, such as polars>=1, or files such as requirements.txt, "
             f"not {brief(item)}"
         )
     return item
@@ -279,6 +279,6 @@ def _lines_of(file: Path, seen: list[Path], *, is_constraint: bool = False) -> I
             yield _Line(line, is_constraint=is_constraint)
         else:
             raise InvalidRequest(
-                f"The line {brief(line)}{place} cannot be used: only wheels are installed, and {name} asks for more. "
+                f"The line {brief(line)}{place} cannot be used: only wheels are installed, and {name} needs more. "
                 f"{BUILD_A_WHEEL}."
             )

@@ -21,7 +21,7 @@ from greenroom.server.responses import RequestRefused, unauthorized
 _LEEWAY = 60.0  # seconds by which clocks can differ
 _KEYS_LIFETIME = 3600.0
 _KEYS_LIFETIME_OFFLINE = 24 * 3600.0
-_KEYS_PAUSE = 30.0  # between fetches, whatever key identifiers strangers invent
+_KEYS_PAUSE = 30.0  # between fetches, even if callers send invented key identifiers
 _FETCH_TIMEOUT = 10.0
 _MAX_DOCUMENT = 1 << 20
 
@@ -42,7 +42,7 @@ class EntraSettings:
     object_ids: Sequence[Guid] = ()
     """Object IDs of the users or service principals that are accepted (claim `oid`); by default all of the tenant."""
     management_object_ids: Sequence[Guid] = ()
-    """Object IDs of those that can create, change and delete pools; by default nobody."""
+    """Object IDs of callers that can create, change and delete pools; by default none."""
     management_audiences: Sequence[str] = (
         "https://management.azure.com",
         "https://management.azure.com/",
@@ -73,8 +73,8 @@ class EntraTokens:
         """
         Args:
             settings: which tokens are accepted.
-            keys: the tenant's.
-            management: whether the tokens are those of callers that manage pools.
+            keys: the tenant's keys.
+            management: whether to accept the tokens of callers that manage pools.
         """
         self._settings = settings
         self._keys = keys
@@ -100,7 +100,7 @@ class EntraTokens:
         except (jwt.InvalidTokenError, RecursionError) as error:  # of a header with deeply nested arrays
             raise unauthorized(f"The token must be valid: {error}.") from None
         if str(claims["tid"]).lower() != self._settings.tenant:
-            raise unauthorized("The token must be of this server's tenant.")
+            raise unauthorized("The token must be from this server's tenant.")
         caller = str(claims["oid"]).lower()
         if self._callers and caller not in self._callers:
             raise RequestRefused(403, "Forbidden", f"The object id {caller} is not allowed to use this server.")
@@ -108,7 +108,7 @@ class EntraTokens:
 
 
 class KeySet:
-    """The public keys at a URL, cached for an hour, and fetched again for a new key."""
+    """The public keys at a URL: cached for an hour, and fetched again when an unknown key is used."""
 
     def __init__(self, url: str, transport: Transport, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
@@ -134,7 +134,7 @@ class KeySet:
         return identifier in self._keys and self._clock() - self._fetched < _KEYS_LIFETIME
 
     async def _refresh(self) -> None:
-        reason = "fetching them failed a moment ago"
+        reason = "fetching them has just failed"
         if self._clock() - self._tried >= _KEYS_PAUSE:
             self._tried = self._clock()
             try:
@@ -150,7 +150,7 @@ class KeySet:
     async def _fetch(self) -> dict[str, jwt.PyJWK]:
         document: object = json.loads(await self._document())
         if not isinstance(document, dict):
-            raise ValueError("the document must be a set of keys")
+            raise ValueError("the document must be a JSON Web Key Set")
         keys = jwt.PyJWKSet.from_dict(cast("dict[str, Any]", document))
         return {key.key_id: key for key in keys.keys if key.key_id and key.key_type == "RSA"}
 

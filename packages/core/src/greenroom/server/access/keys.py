@@ -1,4 +1,4 @@
-"""Authentication: none, API keys or Microsoft Entra ID tokens; this module has the keys."""
+"""Authentication: the interface of guards, and API keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Guard(Protocol):
             authorization: the header of that name.
 
         Raises:
-            RequestRefused: with status 401 if the credentials are missing or not valid, 403 if they do not suffice,
+            RequestRefused: with status 401 if the credentials are missing or not valid, 403 if they are insufficient,
                 503 if they cannot be checked at the moment.
         """
         ...
@@ -50,13 +50,14 @@ class EitherOf:
 
 
 class ManagementGuard:
-    """Accepts callers that can manage pools; those that can only use sessions are told so."""
+    """Accepts callers that can manage pools; callers that can only use sessions get a specific error."""
 
     def __init__(self, management: Guard | None, sessions: Guard) -> None:
         """
         Args:
-            management: `None` accepts nobody: only credentials for sessions are configured.
-            sessions: whose callers cannot manage.
+            management: the guard for managers; `None` accepts no caller, as only credentials for sessions are
+                configured.
+            sessions: the guard for callers that cannot manage pools.
         """
         self._management = management
         self._sessions = sessions
@@ -66,7 +67,7 @@ class ManagementGuard:
             raise RequestRefused(
                 403,
                 "AuthorizationFailed",
-                "Session pools cannot be managed here: the server has credentials for sessions, and none for "
+                "Session pools cannot be managed here: the server has credentials for sessions, but none for "
                 "management. Start it with --management-key-file, GREENROOM_MANAGEMENT_KEY or, in [server.entra], "
                 "management_object_ids.",
             )
@@ -78,8 +79,8 @@ class ManagementGuard:
         raise RequestRefused(
             403,
             "AuthorizationFailed",
-            "These credentials are for sessions, and cannot manage session pools. Those of --management-key-file, "
-            "GREENROOM_MANAGEMENT_KEY or management_object_ids can.",
+            "These credentials are for sessions and cannot manage session pools. Use credentials of "
+            "--management-key-file, GREENROOM_MANAGEMENT_KEY or management_object_ids.",
         )
 
     async def _is_of_sessions(self, authorization: str | None) -> bool:
@@ -116,7 +117,7 @@ def bearer(authorization: str | None) -> str:
     """
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise unauthorized("The request must have a bearer token, in the header 'Authorization: Bearer …'.")
+        raise unauthorized("The request must have a bearer token in the header 'Authorization: Bearer …'.")
     return token.strip()
 
 
@@ -151,7 +152,7 @@ def read_keys(path: Path) -> dict[str, str]:
 
 
 def new_key(path: Path, name: str) -> str:
-    """Make a key, add its digest to a file, and return the key, which is shown this once.
+    """Create a key, add its digest to a file, and return the key, which is not stored.
 
     Raises:
         InvalidRequest: the name is not valid or taken, or the file cannot be written.
@@ -160,7 +161,7 @@ def new_key(path: Path, name: str) -> str:
     entry = f"{name} sha256:{digest(key)}"
     if not _ENTRY.fullmatch(entry):
         raise InvalidRequest(f"The name of a key must be 1 to 64 letters, digits or . @ - _, not {name!r:.80}.")
-    is_new = not path.exists() or path.stat().st_size == 0  # mktemp makes an empty one
+    is_new = not path.exists() or path.stat().st_size == 0  # mktemp creates an empty file
     if not is_new and name in read_keys(path):
         raise InvalidRequest(f"The name of a key must be new in {str(path)!r}, not {name!r}.")
     try:
@@ -175,7 +176,7 @@ def new_key(path: Path, name: str) -> str:
 
 
 def check_key(key: str) -> str:
-    """Return a key that its user chose, if it is long enough not to be guessed.
+    """Return a key that a user chose, if it is too long to be guessed.
 
     Raises:
         InvalidRequest: it is too short.

@@ -1,7 +1,7 @@
-"""Keeps web pages out of a server without authentication.
+"""Refuses requests from web pages to a server without authentication.
 
-A page in a browser on this machine can send requests to the loopback address, directly or under its own host name,
-resolved to that address (DNS rebinding). Headers that browsers always send distinguish pages from programs.
+A page in a browser on this machine can send requests to the loopback address, directly or through its own host name
+that resolves to that address (DNS rebinding). Headers that browsers always send distinguish pages from programs.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from greenroom.azure.settings import is_loopback
 from greenroom.server.responses import RequestRefused
 
 SIGN_IN_COOKIE = "greenroom-ui-"
-"""How the names of cookies begin that sign a person in at `/ui`. No container may have or set one."""
+"""The prefix of the cookies for sign-ins at `/ui`, which containers must neither get nor set."""
 
-# A URL parser would accept more, such as a host behind an @.
+# A URL parser would accept more, such as a host after an @.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]*)?")
 
 
@@ -26,7 +26,7 @@ def refuse_browsers(headers: Headers, allowed_hosts: Collection[str]) -> None:
 
     Args:
         headers: the request's.
-        allowed_hosts: names of the server, besides those of this machine.
+        allowed_hosts: names of the server, in addition to those of this machine.
 
     Raises:
         RequestRefused: with status 403; the request comes from a web page, or its host is not this machine.
@@ -61,19 +61,19 @@ def refuse_foreign_origin(headers: Headers, allowed_hosts: Collection[str]) -> N
 
 
 def refuse_service_worker(headers: Headers, path: str) -> None:
-    """Keep a container's script from standing between a browser and `/ui`: it could read the pages and show others.
+    """Prevent a container's service worker from intercepting requests to `/ui`: it could read and replace the pages.
 
     Args:
         headers: the request's.
-        path: as the browser sees it. A service worker's reach is the directory of its script.
+        path: as the browser sees it. The scope of a service worker is the directory of its script.
 
     Raises:
-        RequestRefused: with status 403; the request is for the script of a service worker that would reach `/ui`.
+        RequestRefused: with status 403; the request is for the script of a service worker whose scope includes `/ui`.
     """
     directory = path[: path.rfind("/") + 1]
     if "service-worker" in headers and ("/ui".startswith(directory) or directory.startswith("/ui/")):
         raise RequestRefused(
-            403, "ServiceWorkerNotAllowed", "A service worker must be of a directory that has no pages of the server. "
+            403, "ServiceWorkerNotAllowed", "The directory of a service worker must not contain the server's pages. "
             "Start the server with --no-ui to allow it."
         )  # fmt: skip
 

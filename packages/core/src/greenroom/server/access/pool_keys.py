@@ -16,12 +16,12 @@ KEY_HEADER = "x-ms-apikey"
 
 
 def new_pool_key() -> str:
-    """Make a key, which is valid as long as its pool is served."""
+    """Create a key, which is valid as long as its pool is served."""
     return f"grm_{secrets.token_urlsafe(32)}"
 
 
 def pool_of_key(key: str, pools: Iterable[ServedPool]) -> ServedPool | None:
-    """Return the pool with this key, if there is one; the time does not depend on which one it is."""
+    """Return the pool with this key, if there is one, in constant time."""
     given, found = digest(key), None
     for pool in pools:
         if hmac.compare_digest(given, digest(pool.mcp_key)):

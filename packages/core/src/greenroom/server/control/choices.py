@@ -1,4 +1,4 @@
-"""From a resource to a pool that this machine can open: its engine, its options, and what Azure would say to them."""
+"""Translate a resource into a pool that this machine can open: its engine, its options, and Azure's objections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OWNERS = (
     "secrets",
     "template",
 )
-"""Options that reach into this machine, or open it: only its owner can give them, with `--engine`."""
+"""Options that access this machine or expose it: only the server's owner can set them, with `--engine`."""
 
 _READY, _LEAST_READY = "ready_session_instances", "min_ready_session_instances"
 _CONTAINER = "properties.customContainerTemplate.containers[0]"
@@ -52,10 +52,10 @@ _PATHS = {
     "cpu": f"{_CONTAINER}.resources.cpu",
     "memory": f"{_CONTAINER}.resources.memory",
 }
-"""Where ARM has an option."""
+"""ARM's path for each option."""
 _NAMES = "|".join(re.escape(name) for name in sorted(_PATHS, key=len, reverse=True))
 _COMPOUND = "|".join(name for name in _PATHS if "_" in name and "." not in name)
-# A name that is a common word counts only where the message calls it an option, or gives its value.
+# An option name that is also a common word matches only if the message calls it an option or shows its value.
 _OPTION = re.compile(
     rf"The option ({_NAMES})(?:\.\w+)*(?!\w)|(?<![\w.])({_NAMES})(?:\.\w+)*(?==)|(?<![\w.])({_COMPOUND})(?!\w)"
 )
@@ -63,26 +63,26 @@ _OPTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """The engines that pools are opened on."""
+    """The engines on which pools are opened."""
 
     default: str | None = None
-    """The URL of the one for pools that name none; `None` for the best one for their type."""
+    """The engine URL for pools that do not name one; `None` for the best engine for their type."""
 
     def check(self) -> None:
         """Check the URL of the default engine.
 
         Raises:
-            InvalidRequest: it is not that of an engine on this machine.
+            InvalidRequest: it does not name an engine on this machine.
         """
         if self.default is not None:
             read_engine(self.default)
 
     def choices(self, resource: Resource, preferred: str | None = None) -> Iterator[LocalChoice]:
-        """Return what a resource can be opened as, the best choice first.
+        """Return the ways to open a resource, best first.
 
         Args:
             resource: the pool.
-            preferred: the scheme of the engine that it is on already.
+            preferred: the scheme of its current engine.
 
         Raises:
             InvalidRequest: an option is unknown or breaks a rule; an `ArmError`, which names ARM's property.
@@ -94,8 +94,8 @@ class Engines:
             if given := sorted(options.keys() & set(_OWNERS)):
                 raise ArmError(
                     "InvalidEngine",
-                    f"The tag {ENGINE_TAG} must not have the option {given[0]}: the owner of the server gives it, with "
-                    "--engine.",
+                    f"The tag {ENGINE_TAG} must not have the option {given[0]}: only the server's owner can set it, "
+                    "with --engine.",
                     f"tags.{ENGINE_TAG}",
                 )
             yield self._choice(scheme, options, resource)
@@ -111,12 +111,12 @@ class Engines:
         """Check the options of a resource before anything is done.
 
         Returns:
-            What Azure would refuse.
+            A message for each value that Azure would refuse.
 
         Raises:
-            ArmError: a value breaks a rule, or if strict, is out of Azure's range.
+            ArmError: a value breaks a rule or, in strict mode, is out of Azure's range.
         """
-        with warnings.catch_warnings(record=True) as caught:  # there is no await in between
+        with warnings.catch_warnings(record=True) as caught:  # contains no await
             warnings.simplefilter("always", AzureRangeWarning)
             try:
                 next(self.choices(resource))
@@ -133,7 +133,7 @@ class Engines:
         if resource.container_type is not ContainerType.CUSTOM_CONTAINER:
             inherited.pop("console_log", None)
         given: dict[str, Any] = {**(inherited if scheme == default else {}), **options, **resource.options}
-        if options.get(_READY) == AUTO and _READY in resource.options:  # Azure's clients cannot leave the number out
+        if options.get(_READY) == AUTO and _READY in resource.options:  # Azure's clients always send a number
             given = {_LEAST_READY: given[_READY], **given, _READY: AUTO}
         try:
             return read_choice(scheme, given)
@@ -144,7 +144,7 @@ class Engines:
 
 
 def in_arms_words(message: str) -> tuple[str, str | None]:
-    """Return a message about options with ARM's names of them, and the first of those."""
+    """Return a message with the options' names replaced by ARM's, and the first of those."""
     first = _OPTION.search(message)
     return _OPTION.sub(_path, message), None if first is None else _path(first)
 

@@ -1,4 +1,4 @@
-"""The pools that a server's options declare, as resources."""
+"""The pools declared in a server's options, as resources."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from greenroom.server.registry import ServedPool
 
 
 def declared_resource(served: ServedPool) -> Resource:
-    """Describe a declared pool. Values of environment variables are not part of it."""
+    """Describe a declared pool, without the values of environment variables."""
     backend = served.backend
     tags = {DECLARED_TAG: "true"}
-    if not isinstance(backend, ChangeablePool):  # it is elsewhere, or a test's
+    if not isinstance(backend, ChangeablePool):  # a remote pool, or a test's
         return Resource({"containerType": str(backend.container_type)}, tags=tags)
     settings = backend.settings
     ready = "" if isinstance(settings.ready, int) else f"?ready_session_instances={AUTO}"
@@ -59,5 +59,5 @@ def _properties(settings: PoolSettings) -> dict[str, Any]:
 
 
 def _whole(seconds: float) -> int | float:
-    """Return a number of seconds without the fraction that it does not have."""
+    """Return a number of seconds, as an integer if it is whole."""
     return int(seconds) if seconds == int(seconds) else seconds

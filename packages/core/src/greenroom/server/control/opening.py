@@ -1,4 +1,4 @@
-"""Open the pool of a resource, or change one that serves."""
+"""Open the pool of a resource, or change a pool that is serving."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ManagedBackend: TypeAlias = "LocalPool | ContainerPool"
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open pool, and what it was opened as."""
+    """An open pool, with the choice that it was opened with."""
 
     backend: ManagedBackend
     choice: LocalChoice
@@ -32,13 +32,13 @@ async def open_pool(engines: Engines, resource: Resource, observer: Observer, na
     """Open a pool, and wait for the first of the sandboxes that it keeps ready.
 
     Args:
-        engines: those that it can be opened on.
+        engines: the possible engines.
         resource: the pool.
         observer: called with its events.
-        name: the pool's in metrics and traces.
+        name: the pool's name in metrics and traces.
 
     Raises:
-        GreenroomError: it cannot be opened; nothing of it is left.
+        GreenroomError: it cannot be opened; nothing is left behind.
     """
     choices = _choices(engines, resource, None)
     tried: list[str] = []
@@ -56,7 +56,7 @@ async def change_pool(engines: Engines, opened: Opened, resource: Resource) -> O
     """Change a pool to what a resource asks for.
 
     Raises:
-        GreenroomError: it cannot be changed so; it serves as before.
+        GreenroomError: this change is not possible; the pool serves as before.
     """
     before = opened.choice
     choice = _choices(engines, resource, before.scheme)[0]
@@ -66,7 +66,7 @@ async def change_pool(engines: Engines, opened: Opened, resource: Resource) -> O
 
 
 def _choices(engines: Engines, resource: Resource, preferred: str | None) -> list[LocalChoice]:
-    with warnings.catch_warnings():  # the request was answered with them
+    with warnings.catch_warnings():  # they are in the response to the request
         warnings.simplefilter("ignore", AzureRangeWarning)
         return list(engines.choices(resource, preferred))
 

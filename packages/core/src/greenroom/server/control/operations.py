@@ -17,7 +17,7 @@ _MOST_KEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One change of a pool, from its acceptance on."""
+    """One accepted change of a pool."""
 
     id: str
     pool: PoolId
@@ -32,11 +32,11 @@ class Operation:
         return cls(str(uuid.uuid4()), pool, "InProgress", now())
 
     def done(self, error: tuple[str, str] | None = None) -> Operation:
-        """Return the operation at its end."""
+        """Return the ended operation."""
         return replace(self, status="Succeeded" if error is None else "Failed", ended=now(), error=error)
 
     def canceled(self) -> Operation:
-        """Return the operation at the end that a deletion of its pool has brought about."""
+        """Return the operation as canceled by the deletion of its pool."""
         error = ("OperationCanceled", "The session pool was deleted before the operation ended.")
         return replace(self, status="Canceled", ended=now(), error=error)
 
@@ -52,27 +52,27 @@ class Operation:
 
 
 class Operations:
-    """The operations under way, and the latest ones that have ended, by id."""
+    """The running operations and the most recently ended ones, by id."""
 
     def __init__(self) -> None:
         self._operations: dict[str, Operation] = {}
 
     def keep(self, *operations: Operation) -> None:
-        """Keep operations, and forget the oldest that have ended if there are too many."""
+        """Keep operations; if there are too many, forget the oldest ended ones."""
         for operation in operations:
             self._operations[operation.id] = operation
         for old in self._surplus():
             del self._operations[old.id]
 
     def find(self, subscription: str, id: str) -> Operation | None:  # noqa: A002  ARM's own word
-        """Return the operation of that id in that subscription."""
+        """Return the operation with this id in this subscription."""
         operation = self._operations.get(id)
         if operation is None or operation.pool.subscription.casefold() != subscription.casefold():
             return None
         return operation
 
     def under_way(self) -> list[Operation]:
-        """Return those that have not ended."""
+        """Return the operations that have not ended."""
         return [operation for operation in self._operations.values() if operation.ended is None]
 
     def _surplus(self) -> Iterable[Operation]:

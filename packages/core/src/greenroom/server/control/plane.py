@@ -1,4 +1,4 @@
-"""The control plane: accepts changes of pools, keeps them, and carries them out in the background."""
+"""The control plane: accepts changes of pools, stores them, and applies them in the background."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_POOLS = 1000
 _OPENED_TOGETHER = 4
 _RETRY_AFTER = 5
 _RETRY_AFTER_MOST = 60
-"""Seconds until a stored pool that did not open is tried again: the first time, and at most."""
+"""Seconds until opening a stored pool is retried: the first delay and the longest."""
 _OPENING = "The session pool is being opened. Try again in a moment."
 
 
@@ -37,33 +37,33 @@ class ManagedPool:
 
     id: PoolId
     resource: Resource
-    """As it serves, or is to serve if it does not yet."""
+    """The resource as it serves, or as it will serve once it is open."""
     system_data: Mapping[str, str]
     state: ProvisioningState = "InProgress"
     next: Resource | None = None
-    """What an update under way makes of it."""
+    """The resource after the running update."""
     error: tuple[str, str] | None = None
     operation: Operation | None = None
-    """The one under way."""
+    """The running operation."""
     task: asyncio.Task[None] | None = None
     opened: Opened | None = None
     served: ServedPool | None = None
 
     @property
     def shown(self) -> Resource:
-        """The resource for clients, who see an update from its acceptance on."""
+        """The resource for clients, which see an update as soon as it is accepted."""
         return self.next or self.resource
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A change that was accepted and is durable; an operation carries it out."""
+    """A change that was accepted and stored; an operation applies it."""
 
     pool: ManagedPool
     operation: Operation
     created: bool = False
     warnings: list[str] = field(default_factory=list[str])
-    """What Azure would refuse."""
+    """A message for each value that Azure would refuse."""
 
 
 class ControlPlane:
@@ -72,9 +72,9 @@ class ControlPlane:
     def __init__(self, registry: PoolRegistry, table: PoolTable, engines: Engines, *, strict: bool) -> None:
         """
         Args:
-            registry: with the declared pools.
-            table: what is kept; the control plane closes it.
-            engines: for the pools.
+            registry: contains the declared pools.
+            table: the stored state; the control plane closes it.
+            engines: the engines for the pools.
             strict: whether values out of Azure's ranges are refused.
         """
         self._registry = registry
@@ -83,17 +83,17 @@ class ControlPlane:
         self._strict = strict
         self._pools: dict[tuple[str, str, str], ManagedPool] = {}
         self._accepting: set[tuple[str, str, str]] = set()
-        """Keys of pools with a change that is being written."""
+        """Keys of pools whose change is being written."""
         self._opening = asyncio.Semaphore(_OPENED_TOGETHER)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.operations = Operations()
 
     @classmethod
     async def open(cls, registry: PoolRegistry, table: PoolTable, engines: Engines, *, strict: bool = False) -> Self:
-        """Begin to open the stored pools, and to end what a killed server left unfinished.
+        """Start to open the stored pools, and to finish operations that a killed server left.
 
         Raises:
-            InvalidRequest: the state cannot be read, or has a pool that the server's options declare, too.
+            InvalidRequest: the state cannot be read, or contains a pool that the server's options also declare.
         """
         plane = cls(registry, table, engines, strict=strict)
         try:
@@ -103,38 +103,39 @@ class ControlPlane:
                 f"The state {table.place!r} cannot be read: {error}. Restore it from a copy, or name another file with "
                 "--state."
             ) from error
-        for each in stored.pools:  # before anything begins
+        for each in stored.pools:  # before anything starts
             if plane._declared(each.id) is not None:
                 raise InvalidRequest(
-                    f"The pool {each.id.name!r} must not be declared: the state {table.place!r} has it, too. Rename "
-                    "the declared one, or delete the other in a server that does not declare it."
+                    f"The pool {each.id.name!r} must not be declared: the state {table.place!r} has a pool of that "
+                    "name. Rename the declared one, or delete the stored one with a server that does not declare "
+                    "it."
                 )
         for name in stored.deleted:
             registry.reserve(name)
         plane.operations.keep(*stored.operations)
         under_way: dict[tuple[str, str, str], Operation] = {}
         for operation in plane.operations.under_way():
-            if (earlier := under_way.get(operation.pool.key)) is not None:  # only a deletion takes another's place
+            if (earlier := under_way.get(operation.pool.key)) is not None:  # only a deletion replaces another operation
                 plane.operations.keep(earlier.canceled())
             under_way[operation.pool.key] = operation
         for each in stored.pools:
             plane._resume(each, under_way.pop(each.id.key, None))
-        for operation in under_way.values():  # its pool is gone, and a deletion ends together with its pool
+        for operation in under_way.values():  # the pool is gone, and a deletion ends together with its pool
             plane.operations.keep(operation.canceled())
         return plane
 
     async def close(self) -> None:
-        """Stop what is under way, which goes on at the next start, and give up the state. The other pools stay open."""
+        """Stop running operations, which continue at the next start, and release the state. Other pools stay open."""
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         for pool in self._pools.values():
-            if pool.state == "Deleting" and pool.served is not None:  # the registry no longer has it
+            if pool.state == "Deleting" and pool.served is not None:  # no longer in the registry
                 await pool.served.end()
         await self._table.close()
 
-    # Questions
+    # Queries
 
     def get(self, id: PoolId) -> ManagedPool | None:  # noqa: A002  ARM's own word
         """Return a pool, declared or not."""
@@ -148,19 +149,19 @@ class ControlPlane:
         return sorted(found, key=lambda pool: pool.id.key)
 
     def not_serving(self) -> list[tuple[str, str, str]]:
-        """Return the name in metrics, the state and the reason of each pool that does not serve."""
+        """Return the metrics name, the state and the reason for each pool that does not serve."""
         pools = (pool for pool in self._pools.values() if pool.opened is None or pool.state == "Deleting")
         return sorted((pool.id.signal_name, pool.state, pool.error[1] if pool.error else "") for pool in pools)
 
     # Changes
 
     async def put(self, id: PoolId, body: object, caller: str | None) -> Accepted:  # noqa: A002
-        """Create a pool, or change it to what the body says.
+        """Create a pool, or replace its resource by the body.
 
         Raises:
-            RequestRefused: it is declared, or another operation is under way.
+            RequestRefused: it is declared, or another operation is in progress.
             InvalidRequest: the body breaks a rule.
-            StateNotWritten: nothing was kept.
+            StateNotWritten: nothing was stored.
         """
         pool = self._free(id)
         if pool is None and len(self._pools) + len(self._accepting) >= _MOST_POOLS:
@@ -182,11 +183,11 @@ class ControlPlane:
         return await self._accept(pool, resource, _authored(pool.system_data, caller), warnings)
 
     async def delete(self, id: PoolId) -> Accepted | None:  # noqa: A002
-        """Delete a pool, with its sessions, even if another operation is under way; `None` if there is none.
+        """Delete a pool with its sessions, even if another operation is in progress; `None` if there is no such pool.
 
         Raises:
             RequestRefused: it is declared, or a change of it is being written.
-            StateNotWritten: nothing was kept.
+            StateNotWritten: nothing was stored.
         """
         if self._declared(id) is not None:
             raise self._is_declared(id)
@@ -228,7 +229,7 @@ class ControlPlane:
                 pool.next = resource
             else:
                 if pool.task is not None:
-                    pool.task.cancel()  # it waits to try again
+                    pool.task.cancel()  # it waits for a retry
                 pool.resource = resource
                 self._registry.manage(pool.id, _OPENING)
             pool.system_data, pool.state, pool.error, pool.operation = system_data, "InProgress", None, operation
@@ -240,10 +241,10 @@ class ControlPlane:
         await self._to_its_end(pool.id, accept())
         return Accepted(pool, operation, created, warnings)
 
-    # What operations do
+    # Operations
 
     def _resume(self, stored: StoredPool, operation: Operation | None) -> None:
-        """Take a stored pool up where the last server left it."""
+        """Continue with a stored pool where the last server left it."""
         pool = ManagedPool(stored.id, stored.resource, stored.system_data, next=stored.next, operation=operation)
         self._pools[pool.id.key] = pool
         if stored.deleting:
@@ -255,7 +256,7 @@ class ControlPlane:
         pool.task = self._in_background(self._open_again(pool, operation))
 
     async def _open_again(self, pool: ManagedPool, operation: Operation | None) -> None:
-        """Open a stored pool, after its unfinished update if the machine can take that; try until it opens."""
+        """Open a stored pool, with its unfinished update if that is possible; retry until it opens."""
         taken, error = pool.next is not None, None
         if pool.next is not None:
             error = await self._try_to_open(pool, pool.next)
@@ -264,7 +265,7 @@ class ControlPlane:
             taken, error = False, error or reason
         await self._end(pool, operation, error, taken=taken)
         delay = _RETRY_AFTER
-        while pool.opened is None:  # the engine can start after the server
+        while pool.opened is None:  # the engine may start after the server
             await asyncio.sleep(delay)
             delay = min(2 * delay, _RETRY_AFTER_MOST)
             if pool.id.key in self._accepting:
@@ -277,15 +278,15 @@ class ControlPlane:
         await self._end(pool, operation, error, taken=False)
 
     async def _change(self, pool: ManagedPool, operation: Operation) -> None:
-        assert pool.opened is not None  # noqa: S101  it serves
-        assert pool.next is not None  # noqa: S101  as `_accept` left it
+        assert pool.opened is not None  # noqa: S101  it is serving
+        assert pool.next is not None  # noqa: S101  set by `_accept`
         error = None
         try:
             async with self._opening:
                 pool.opened = await change_pool(self._engines, pool.opened, pool.next)
-            if pool.served is not None and not pool.next.has_mcp_key:  # what was fetched must be of no use
+            if pool.served is not None and not pool.next.has_mcp_key:  # fetched keys must become invalid
                 pool.served.mcp_key = new_pool_key()
-        except Exception as reason:  # noqa: BLE001  whatever it is, the pool serves as before
+        except Exception as reason:  # noqa: BLE001  after any error, the pool serves as before
             error = _described(reason)
         await self._end(pool, operation, error, taken=error is None)
 
@@ -295,7 +296,7 @@ class ControlPlane:
         if before is not None:
             before.cancel()
             await asyncio.wait([before])
-            self._registry.unmanage(pool.id)  # it could have opened a moment ago
+            self._registry.unmanage(pool.id)  # it may just have opened
         ended = [other.canceled()] if other is not None and other in self.operations.under_way() else []
         self.operations.keep(*ended)
         if pool.served is not None:
@@ -308,14 +309,14 @@ class ControlPlane:
         self.operations.keep(*ended)
 
     async def _try_to_open(self, pool: ManagedPool, resource: Resource) -> tuple[str, str] | None:
-        """Open a pool, and return the reason if that fails."""
+        """Open a pool, or return the reason for the failure."""
         name = pool.id.signal_name
         metrics, observer = self._registry.observe(name)
         try:
             records = await self._registry.records_of(name)
             async with self._opening:
                 pool.opened = await open_pool(self._engines, resource, observer, name)
-        except Exception as reason:  # noqa: BLE001  whatever it is, the server serves the other pools
+        except Exception as reason:  # noqa: BLE001  after any error, the server serves the other pools
             return _described(reason)
         pool.served = ServedPool(pool.id.name, pool.opened.backend, {}, records, signal_name=name, metrics=metrics)
         self._registry.manage(pool.id, pool.served)
@@ -324,7 +325,7 @@ class ControlPlane:
     async def _end(
         self, pool: ManagedPool, operation: Operation | None, error: tuple[str, str] | None, *, taken: bool
     ) -> None:
-        """End an operation: durably first, so that its client never sees an end that a restart takes back."""
+        """End an operation. The end is stored first, so that a restart cannot undo an end that a client has seen."""
         done = None if operation is None else operation.done(error)
         await self._written(self._table.updated(pool.id, taken=taken, operation=done))
         if taken and pool.next is not None:
@@ -339,19 +340,19 @@ class ControlPlane:
             self.operations.keep(done)
 
     async def _written(self, writing: Coroutine[Any, Any, None]) -> None:
-        """Await the last write of an operation. If it fails, the next start of the server does the rest again."""
+        """Await the last write of an operation. If it fails, the next start of the server repeats the rest."""
         try:
             await writing
         except StateNotWritten:
-            _log.exception("the end of an operation was not kept")
+            _log.exception("the end of an operation was not stored")
 
-    # Help
+    # Helpers
 
     def _free(self, id: PoolId) -> ManagedPool | None:  # noqa: A002
-        """Return the pool that a change is about.
+        """Return the pool to be changed.
 
         Raises:
-            RequestRefused: it must not be changed, or not now.
+            RequestRefused: it must not be changed, or not at the moment.
         """
         if self._declared(id) is not None:
             raise self._is_declared(id)
@@ -361,7 +362,7 @@ class ControlPlane:
         return pool
 
     async def _to_its_end(self, id: PoolId, work: Coroutine[Any, Any, None]) -> None:  # noqa: A002
-        """Await the writing of a change, which goes on if the caller is cancelled: memory and file stay the same.
+        """Await the writing of a change, which continues if the caller is cancelled, so that memory and file agree.
 
         Raises:
             RequestRefused: another change of the pool is being written.
@@ -394,13 +395,13 @@ class ControlPlane:
         return RequestRefused(
             409,
             "SessionPoolIsDeclared",
-            f"The session pool {id.name!r} must be changed where it is declared: on the command line of the server, or "
-            "in its configuration file.",
+            f"The session pool {id.name!r} must be changed where it is declared: on the server's command line or in "
+            "its configuration file.",
         )
 
 
 def not_found(id: PoolId) -> RequestRefused:  # noqa: A002
-    """The error that there is no such pool, in ARM's words."""
+    """Return the error that there is no such pool, worded as by ARM."""
     return RequestRefused(
         404,
         "ResourceNotFound",
@@ -418,7 +419,7 @@ def _busy(id: PoolId) -> RequestRefused:  # noqa: A002
 
 
 def _described(reason: Exception) -> tuple[str, str]:
-    """Return the code and the message of the reason for which an operation fails."""
+    """Return the code and the message for the reason why an operation failed."""
     if isinstance(reason, GreenroomError):
         return type(reason).__name__, in_arms_words(str(reason))[0]
     _log.error("an operation failed", exc_info=reason)
@@ -426,7 +427,7 @@ def _described(reason: Exception) -> tuple[str, str]:
 
 
 def _authored(before: Mapping[str, str], caller: str | None) -> dict[str, str]:
-    """Return systemData after a change; a caller is named where credentials are needed."""
+    """Return systemData after a change; it names the caller if credentials are required."""
     author = {"By": caller, "ByType": "Application"} if caller is not None else {}
     changes = {**author, "At": now()}
     modified = {f"lastModified{name}": value for name, value in changes.items()}

@@ -1,4 +1,4 @@
-"""Calls of `functions` in a session: their source is code like any other, and their result a display."""
+"""Call `functions` in a session: their source runs like any other code, and their result is a display."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from greenroom.models import Execution
 _MIME = "application/vnd.greenroom.answer+json"
 
 NODE_INVENTORY = Path(__file__).with_name("inventory.js").read_text(encoding="utf-8")
-"""JavaScript that displays Node's version and its packages, as `functions.take_inventory` does Python's."""
+"""JavaScript that displays Node's version and packages, like `functions.take_inventory` for Python."""
 
 # In its own namespace, so that it neither sees nor changes the session's variables.
 _PROGRAM = """
@@ -42,7 +42,8 @@ def program(function: Callable[..., dict[str, Any]], *arguments: str | float) ->
 
 
 def result_of(execution: Execution) -> dict[str, Any] | None:
-    """Return the function's result, or `None` if it did not return. The sandbox chose its content: trust no type."""
+    """Return the function's result, or `None` if it did not return. The sandbox chose its content, so no type can be
+    trusted."""
     for output in reversed(execution.outputs):
         answer = output.data.get(_MIME)
         if isinstance(answer, dict):

@@ -1,6 +1,6 @@
-"""The function whose source is sent into a sandbox and runs there: it imports what it needs, all standard library.
+"""A function whose source is sent to a sandbox and runs there. It imports only the standard library, itself.
 
-Its result returns through `call`, and is as untrustworthy as everything from a sandbox.
+Its result returns through `call` and is untrusted, like everything from a sandbox.
 """
 
 from __future__ import annotations

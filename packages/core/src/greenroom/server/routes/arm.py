@@ -1,4 +1,4 @@
-"""Azure Resource Manager's operations on session pools, in the form that its released clients expect."""
+"""Azure Resource Manager's operations on session pools, as its released clients expect them."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ _OPERATION = re.compile(
     re.IGNORECASE,
 )
 _POLL: Mapping[str, str] = {"Retry-After": "1", "x-ms-retry-after-ms": "250"}
-"""When to ask for an operation again. Azure's clients prefer the second, which is in milliseconds."""
+"""When to poll an operation again. Azure's clients prefer the second header, which is in milliseconds."""
 _MOST_WARNINGS = 10
 _MOST_WARNING = 500  # characters
 
 
 def is_management(path: str) -> bool:
-    """Whether a path is one of Azure Resource Manager's, which needs the right to manage."""
+    """Whether a path is one of Azure Resource Manager's, which requires the right to manage."""
     return _ANY.match(path) is not None
 
 
 class ArmRoute(BaseRoute):
-    """Matches every path of Azure Resource Manager, of which session pools are the only part here."""
+    """Matches every path of Azure Resource Manager, of which only session pools are supported."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
@@ -112,7 +112,7 @@ class ArmRoute(BaseRoute):
         raise RequestRefused(
             404,
             "InvalidResourceType",
-            "The resource type must be Microsoft.App/sessionPools: this server has no other, and no other operation.",
+            "The resource type must be Microsoft.App/sessionPools, and the operation one of its supported ones.",
         )
 
     async def _pool(self, request: Request, pool: PoolId, version: str) -> Response:
@@ -144,7 +144,9 @@ class ArmRoute(BaseRoute):
         if found is None:
             raise not_found(pool)
         if found.served is None:
-            raise RequestRefused(503, "SessionPoolNotReady", f"The session pool {pool.name!r} does not serve now.")
+            raise RequestRefused(
+                503, "SessionPoolNotReady", f"The session pool {pool.name!r} is not serving at the moment."
+            )
         if not found.shown.has_mcp_key:
             raise RequestRefused(
                 409,
@@ -171,7 +173,7 @@ class ArmRoute(BaseRoute):
     def _operation(self, subscription: str, id: str) -> Response:  # noqa: A002  ARM's own word
         operation = self._plane.operations.find(subscription, id)
         if operation is None:
-            message = f"The operation {id!r:.100} must be one of this server's last ones, in this subscription."
+            message = f"The operation {id!r:.100} must be a recent operation of this server in this subscription."
             raise RequestRefused(404, "OperationNotFound", message)
         return json_response(operation.to_json(), headers=_POLL if operation.ended is None else {})
 
@@ -196,7 +198,7 @@ def _headers(request: Request, accepted: Accepted, version: str) -> dict[str, st
 
 
 def quoted(text: str) -> str:
-    """Return a text in ASCII and quotes, as RFC 9111 wants a warning; three dots stand for what is left out."""
+    """Return a text in ASCII and quotes, as RFC 9111 requires for a warning, shortened with three dots."""
     return json.dumps(text if len(text) <= _MOST_WARNING else f"{text[:_MOST_WARNING]}...")
 
 

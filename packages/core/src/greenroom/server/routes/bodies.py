@@ -24,40 +24,40 @@ async def read_json(request: Request, held: Share, limit: int) -> Json:
 
     Args:
         request: the request.
-        held: the memory that is reserved for it.
-        limit: the most bytes that it can have.
+        held: the memory reserved for the request.
+        limit: the maximum size of the body in bytes.
 
     Raises:
-        RequestRefused: it exceeds its limit, or the memory that is left.
-        BadRequest: it is not JSON, or has too many values.
+        RequestRefused: the body exceeds its limit or the remaining memory.
+        BadRequest: the body is not JSON, or has too many values.
     """
     body = await read_body(request, held, limit)
     return await asyncio.to_thread(_parse, body) if len(body) > _LARGE else _parse(body)
 
 
 async def read_body(request: Request, held: Share, limit: int) -> bytes:
-    """Read the body of a request, whatever it is.
+    """Read the body of a request as bytes.
 
     Args:
         request: the request.
-        held: the memory that is reserved for it.
-        limit: the most bytes that it can have.
+        held: the memory reserved for the request.
+        limit: the maximum size of the body in bytes.
 
     Raises:
-        RequestRefused: it exceeds its limit, or the memory that is left.
+        RequestRefused: the body exceeds its limit or the remaining memory.
     """
     content = bytearray()
     async for chunk in request.stream():
         if len(content) + len(chunk) > limit:
             raise too_large(f"The request's body must have at most {limit} bytes.")
         if not held.add(len(chunk)):
-            raise no_room("The server holds too much for other requests to take this one's body. Try again.", CLOSE)
+            raise no_room("The server's memory for requests is too full to receive this body. Try again.", CLOSE)
         content += chunk
     return bytes(content)
 
 
 def _parse(body: bytes) -> Json:
-    """Weigh JSON and parse it: a few bytes can become many values.
+    """Estimate the memory of JSON, then parse it: a few bytes can become many values.
 
     Raises:
         BadRequest: it is not JSON, or has more values than any request needs.
@@ -68,7 +68,7 @@ def _parse(body: bytes) -> Json:
             raise BadRequest(f"The request's body must have at most {_MAX_VALUES} values.")
         return json.loads(body)
     except TooDeep as error:
-        raise BadRequest(f"The request's body must not be nested so deep: {error}.") from None
+        raise BadRequest(f"The request's body must not be nested so deeply: {error}.") from None
     except BadRequest:
         raise
     except (ValueError, RecursionError):

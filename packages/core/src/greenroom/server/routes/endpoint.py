@@ -9,7 +9,7 @@ from greenroom.server.responses import no_room
 
 
 class Endpoint:
-    """An ASGI application as an endpoint: of a function, Starlette would send the returned response by itself."""
+    """An ASGI application as an endpoint: with a function, Starlette would send the returned response itself."""
 
     def __init__(self, respond: ASGIApp) -> None:
         self._respond = respond
@@ -19,11 +19,11 @@ class Endpoint:
 
 
 async def send_held(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a response whose memory counts for its request.
+    """Send a response, counting its memory for its request.
 
     Raises:
-        RequestRefused: the server holds too much already.
+        RequestRefused: the server's memory for requests is full.
     """
     if not isinstance(response, StreamingResponse) and not scope["greenroom.held"].hold(len(response.body)):
-        raise no_room("The server holds too much for other requests to send this response. Try again.")
+        raise no_room("The server's memory for requests is too full to send this response. Try again.")
     await response(scope, receive, send)

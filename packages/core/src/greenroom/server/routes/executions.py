@@ -1,4 +1,4 @@
-"""Operations on executions, of code and of shell commands."""
+"""Operations on executions of code and shell commands."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def execute(request: Request, target: Target) -> Response:
     began = time.perf_counter()
     identifier = target.identifier
     order = _decode(await read_json(request, target.held, target.settings.max_body), target)
-    code = target.held.handed_over()  # held until the execution ends, which can be after the request
+    code = target.held.handed_over()  # reserved until the execution ends, which can be after the request
     try:
         record = target.pool.records.begin(
             identifier,
@@ -74,7 +74,7 @@ async def execute(request: Request, target: Target) -> Response:
     try:
         outcome = await _while_connected(request, record)
     except BaseException:
-        target.pool.records.forget(record)  # the client knows the outcome, or has gone
+        target.pool.records.forget(record)  # the client knows the outcome or has disconnected
         raise
     duration = outcome.execution.duration
     overall = time.perf_counter() - began
@@ -94,7 +94,7 @@ async def execute(request: Request, target: Target) -> Response:
 
 
 async def acknowledge(record: Record, target: Target) -> None:
-    """Wait until an execution outlives the server, before the client is told that it was accepted.
+    """Wait until an execution is stored, before confirming to the client that it was accepted.
 
     Raises:
         RequestRefused: the state cannot be written; the execution was cancelled.
@@ -118,7 +118,7 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
     """Return an execution as a response.
 
     Raises:
-        RequestRefused: the server holds too much for others at the moment; the execution can be polled later.
+        RequestRefused: the server's memory for requests is full at the moment; the execution can be polled later.
     """
     outcome = record.outcome()
     if outcome is not None and outcome.execution.session_restarted is not None:
@@ -129,9 +129,9 @@ async def _response(record: Record, target: Target, status: int, headers: Mappin
 
     if target.held.hold(record.size):
         response = await asyncio.to_thread(encode) if record.size > _LARGE else encode()
-        if target.held.hold(len(response.body)):  # which can be larger than the execution
+        if target.held.hold(len(response.body)):  # it can be larger than the execution
             return response
-    message = "The server holds too much for other requests to send the outcome of the execution."
+    message = "The server's memory for requests is too full to send the outcome of the execution."
     if record.task.done():
         message += f" It has run. Get it later with GET executions/{record.id}."
     raise no_room(message, headers)
@@ -162,8 +162,8 @@ async def _while_connected(request: Request, record: Record) -> Outcome:
     """Wait for an execution, and cancel it if the client disconnects first.
 
     Raises:
-        ClientDisconnect: the client has gone.
-        GreenroomError: the execution's.
+        ClientDisconnect: the client has disconnected.
+        GreenroomError: the execution's error.
     """
     task = record.task
     left = asyncio.create_task(gone(request))
@@ -171,7 +171,7 @@ async def _while_connected(request: Request, record: Record) -> Outcome:
         await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
-        if task.cancelled() and (cancelled := record.outcome()) is not None:  # its session was deleted in the meantime
+        if task.cancelled() and (cancelled := record.outcome()) is not None:  # its session was deleted meanwhile
             return cancelled
         return task.result()
     finally:
@@ -189,11 +189,11 @@ async def gone(request: Request) -> None:
 
 def _decode(body: Json, target: Target) -> ExecuteRequest:
     order = _decode_either(body, target)
-    if order.code.strip():  # AutoGen's executor begins with an empty cell after a restart
+    if order.code.strip():  # AutoGen's executor starts with an empty cell after a restart
         check_code(order.code)
     if order.shell:
         _check_shell(order, target)
-    # The specification's own examples of shell commands have 600 seconds.
+    # The specification's own examples of shell commands use 600 seconds.
     limit = (
         None if _in_background(order, target) else MAX_SYNCHRONOUS if target.strict and not order.shell else MAX_TIMEOUT
     )
@@ -209,7 +209,7 @@ def _decode(body: Json, target: Target) -> ExecuteRequest:
 
 
 def _check_shell(order: ExecuteRequest, target: Target) -> None:
-    """Check that a command can be run, in this version.
+    """Check that a command can be run in this version.
 
     Raises:
         BadRequest: it cannot.
@@ -228,7 +228,7 @@ def _check_shell(order: ExecuteRequest, target: Target) -> None:
 
 
 def _decode_either(body: Json, target: Target) -> ExecuteRequest:
-    """Read the request in its contract's form, or leniently in that of the other one."""
+    """Read the request in its contract's form or, unless strict, in the other contract's form."""
     codec = target.codec
     if not target.strict and isinstance(body, dict):
         codec = LEGACY if isinstance(mapping(body).get("properties"), dict) else CURRENT

@@ -18,7 +18,7 @@ from greenroom.server.routes.target import Target
 from greenroom.server.transport.multipart import file_parts
 from greenroom.sessions.transfers import at_most
 
-_FRAME = 1 << 20  # bytes that an upload can have around its file
+_FRAME = 1 << 20  # bytes that an upload can have in addition to its file
 PIECES = 768 * 1024  # bytes that an upload takes in memory, approximately
 
 
@@ -34,10 +34,10 @@ async def list_files(request: Request, target: Target) -> Response:
 
 
 async def upload_files(request: Request, target: Target) -> Response:
-    """`POST files/upload` and `POST files`: each part `file` of a multipart body, as it arrives."""
+    """`POST files/upload` and `POST files`: write each part `file` of a multipart body as it arrives."""
     identifier, directory, limit = target.identifier, _directory(target), target.settings.max_upload
     if not target.held.hold(PIECES):
-        raise no_room("The server holds too much for other requests to take this upload. Try again.", CLOSE)
+        raise no_room("The server's memory for requests is too full to receive this upload. Try again.", CLOSE)
     uploaded: list[RemoteFile] = []
     body = body_of(request, limit, around=_FRAME)
     async with contextlib.aclosing(
@@ -75,7 +75,7 @@ async def download_file(request: Request, target: Target) -> Response:
         if second is not None and not target.held.hold(
             2 * max(len(first), len(second))
         ):  # a chunk, and the one being sent
-            raise no_room("The server holds too much for other requests to send this file. Try again.")
+            raise no_room("The server's memory for requests is too full to send this file. Try again.")
     except BaseException:
         await chunks.aclose()
         raise
@@ -85,7 +85,7 @@ async def download_file(request: Request, target: Target) -> Response:
 
 
 class _Download(StreamingResponse):
-    """A file that is sent as it is read, as long as the client takes it."""
+    """A file that is sent as it is read, as long as the client receives it."""
 
     def __init__(self, content: AsyncGenerator[bytes, None]) -> None:
         super().__init__(content, media_type="application/octet-stream")
@@ -97,7 +97,7 @@ class _Download(StreamingResponse):
 
 
 async def _joined(begun: list[bytes], rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The pieces that have been read, last to first, and the others."""
+    """Yield the pieces that have been read, which are kept in reverse, then the others."""
     async with contextlib.aclosing(rest):
         while begun:
             yield begun.pop()  # not kept while others are sent
@@ -142,7 +142,7 @@ def _path_errors() -> Generator[None, None, None]:
 
 
 async def body_of(request: Request, limit: int, *, around: int = 0) -> AsyncIterator[bytes]:
-    """Yield the request's body, of which no more is read than `limit` bytes and those around the content."""
+    """Yield the request's body, reading at most `limit` bytes and the multipart framing."""
     claimed = request.headers.get("content-length", "0")
     size = int(claimed) if claimed.isdecimal() else 0
     if size > limit + around:

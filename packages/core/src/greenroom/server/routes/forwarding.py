@@ -1,4 +1,4 @@
-"""Requests to custom containers: passed on as they are, in both directions, as they come."""
+"""Requests to custom containers, streamed unchanged in both directions."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _MANAGEMENT = "/.management/"
 _MCP = "/mcp"
 _MOST_FIELDS = 1000
 _CLIENT_TIMEOUT = 60.0
-"""Seconds for which a client may take nothing of a connection that has switched."""
+"""Seconds for which a client may receive nothing on a connection that has switched protocols."""
 _MOST_WAITING = 2  # messages of a request's body
 _SHORTEST, _LONGEST = 4, 128
 
 
 class ForwardRoute(BaseRoute):
-    """Matches every path of a pool of custom containers but those of its management, and no path of another pool."""
+    """Matches every path of a pool of custom containers except its management paths, and no path of other pools."""
 
     def __init__(self, pools: PoolRegistry, *, has_ui: bool = False) -> None:
         """
         Args:
-            pools: the server's.
+            pools: the server's pools.
             has_ui: whether the server has pages at `/ui`.
         """
         self._pools = pools
@@ -61,7 +61,7 @@ class ForwardRoute(BaseRoute):
         rest = scope["path"][match.end() if match else 0 :]
         if pool is None or not isinstance(pool.backend, ContainerPool) or rest.startswith(_MANAGEMENT):
             return None
-        if rest == _MCP and b"identifier=" not in scope["query_string"]:  # it is for no container: an error of our own
+        if rest == _MCP and b"identifier=" not in scope["query_string"]:  # not for a container: the server's own error
             return None
         return pool
 
@@ -80,7 +80,7 @@ class ForwardRoute(BaseRoute):
         identifier = _identifier(scope)
         entry: Entry = scope["greenroom.entry"]
         entry.note(pool=pool.name, identifier=identifier)
-        assert isinstance(pool.backend, ContainerPool)  # noqa: S101  as `find` saw
+        assert isinstance(pool.backend, ContainerPool)  # noqa: S101  `find` has checked it
         body = _Body(receive, Headers(scope=scope))
         request = HttpRequest(
             scope["method"],
@@ -98,9 +98,10 @@ class ForwardRoute(BaseRoute):
 
 
 class _Body:
-    """The body of a request, and the end of its connection.
+    """The body of a request and the end of its connection.
 
-    Messages are received as they come, so that the end is noticed even if nobody reads the body; few of them wait.
+    Messages are received as they arrive, so that the end is noticed even if the body is not read; only a few are
+    buffered.
     """
 
     def __init__(self, receive: Receive, headers: Headers) -> None:
@@ -123,7 +124,7 @@ class _Body:
                 return
 
     async def _watch(self) -> None:
-        """Receive until the client has gone."""
+        """Receive until the client has disconnected."""
         ended = False
         while True:
             if not ended:
@@ -135,12 +136,12 @@ class _Body:
                 return
 
     def stop_watching(self) -> None:
-        """Leave the connection to another reader."""
+        """Hand the connection over to another reader."""
         if self._watching is not None:
             self._watching.cancel()
 
     async def unless_disconnected(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await the work, and cancel it when the client has gone."""
+        """Await the work, and cancel it if the client disconnects."""
         working = asyncio.create_task(work)
         self._watching = asyncio.create_task(self._watch())
         try:
@@ -168,10 +169,10 @@ async def _respond(response: HttpResponse, send: Send) -> None:
     if not 200 <= response.status <= 599:
         raise ServiceFailed(f"The container sent the status {response.status}, which HTTP does not have.")
     # The server sets the date.
-    # Clients know the service's own errors by the second, and the third would give a script the whole server.
+    # The second marks the service's own errors for clients; the third would give a script access to the whole server.
     left_out = {b"date", b"x-ms-error-code", b"service-worker-allowed"}
     if any(name.lower() == b"transfer-encoding" for name, _ in response.headers):
-        left_out.add(b"content-length")  # which does not count beside it
+        left_out.add(b"content-length")  # ignored if Transfer-Encoding is present
     headers = [
         (name.lower(), value)
         for name, value in end_to_end(response.headers)
@@ -184,7 +185,7 @@ async def _respond(response: HttpResponse, send: Send) -> None:
 
 
 async def _switch(scope: Scope, response: HttpResponse) -> None:
-    """Take the client's connection over, and pass bytes in both directions until one of them ends."""
+    """Take over the client's connection, and pass bytes in both directions until one of them ends."""
     take_over: TakeOver | None = scope.get("greenroom.take_over")
     container, protocol = response.upgraded, upgrade_of(response.headers)
     if take_over is None or container is None or protocol is None:
@@ -211,18 +212,18 @@ async def _switch(scope: Scope, response: HttpResponse) -> None:
             try:
                 await asyncio.wait_for(writer.drain(), 5)
             except (OSError, TimeoutError):
-                writer.transport.abort()  # closing would wait for a client that takes nothing
+                writer.transport.abort()  # closing would wait for a client that receives nothing
         finally:
             for direction in directions:
                 direction.cancel()
             await asyncio.wait(directions)
             for direction in directions:
                 if not direction.cancelled():
-                    direction.exception()  # one end has gone, which ends both
+                    direction.exception()  # one side has ended, which ends both
 
 
 def _identifier(scope: Scope) -> str:
-    """Return the session that the query names; the container sees the query too."""
+    """Return the session that the query names; the container also gets the query."""
     try:
         fields = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     except ValueError as error:
@@ -248,7 +249,7 @@ def _target(scope: Scope) -> str:
 
 
 def _without_credentials(scope: Scope, *, kept: bool) -> RawHeaders:
-    """Return the headers for the container. A sign-in at `/ui` stays here: a path below it can be the container's."""
+    """Return the headers for the container, without cookies of `/ui`: a path below `/ui` can be the container's."""
     fields: list[tuple[bytes, bytes]] = []
     for name, value in scope["headers"]:
         if name == b"authorization" and not kept:
@@ -266,5 +267,5 @@ def _without_sign_ins(cookies: bytes) -> bytes:
 
 
 def _is_sign_in(cookie: bytes) -> bool:
-    """Whether a pair `name=value`, or the header that sets it, is of a sign-in at `/ui` of some port."""
+    """Whether a pair `name=value`, or the header that sets it, is a sign-in cookie of `/ui`, for any port."""
     return cookie.strip().startswith(SIGN_IN_COOKIE.encode())

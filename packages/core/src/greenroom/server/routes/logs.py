@@ -1,4 +1,4 @@
-"""`GET greenroom/1/logs`: the records of all pools of the server, page by page, for those who manage them."""
+"""`GET greenroom/1/logs`: the log records of all pools of the server, in pages, for callers that manage pools."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ async def get_logs(request: Request, store: LogStore) -> Response:
 
 
 def read_query(query: Mapping[str, str]) -> LogQuery:
-    """Return what the parameters of a request ask for.
+    """Return the query from the parameters of a request.
 
     Raises:
         BadRequest: one is unknown or not valid.
     """
     if unknown := sorted(query.keys() - _PARAMETERS):
         known = ", ".join(sorted(_PARAMETERS))
-        raise BadRequest(f"The parameters must be of {known}, not {unknown[0]!r:.100}.", target=f"{unknown[0]:.100}")
+        raise BadRequest(f"The parameters must be among {known}, not {unknown[0]!r:.100}.", target=f"{unknown[0]:.100}")
     operations = [_word(LogOperation, each, "operation") for each in query.get("operation", "").split(",") if each]
     return LogQuery(
         tables=[LogTable.CONSOLE] if _word(_Switch, query.get("console", "false"), "console") else _NOT_CONSOLE,
@@ -94,10 +94,10 @@ def _number(query: Mapping[str, str], name: str, least: int, most: int, default:
 
 
 def read_time(query: Mapping[str, str], name: str) -> float | None:
-    """Return the time that a parameter gives, in seconds since 1970; `None` if it is not there.
+    """Return the time in a parameter, in seconds since 1970; `None` if it is missing.
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: it is not a time.
     """
     text = query.get(name)
     if text is None:

@@ -1,4 +1,4 @@
-"""Routes of the server as a whole, beside those of Azure Resource Manager: they need the right to manage."""
+"""Routes for the whole server, in addition to Azure Resource Manager's; they require the right to manage."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PATHS = frozenset({LOGS_PATH, POOLS_PATH, USAGE_PATH})
 
 
 def has(path: str) -> bool:
-    """Whether a path is one of these, before the slash at its end is removed."""
+    """Whether a path is one of these, before a trailing slash is removed."""
     return path.rstrip("/") in _PATHS
 
 
 def routes(pools: PoolRegistry, store: LogStore | None) -> Sequence[BaseRoute]:
-    """Return the routes over all pools; without a store, there is no log."""
+    """Return the routes for all pools; without a store, there is no log."""
     found = [
         _route(USAGE_PATH, lambda request: watching.get_usage_report(request, pools, store)),
         _route(POOLS_PATH, lambda request: watching.get_pools(request, pools)),

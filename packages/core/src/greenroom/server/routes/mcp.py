@@ -49,11 +49,11 @@ _KEEP_ALIVE = 10.0
 _LARGE = 256 << 10
 """Bytes from which JSON is parsed and written in a thread."""
 _RETRY = 0.05
-"""Seconds after which a message that found no room in memory tries again."""
+"""Seconds after which sending is retried if there was no memory for a message."""
 
 
 async def post(request: Request, target: Target) -> Response:
-    """`POST mcp`: a message, or a batch of them."""
+    """`POST mcp`: a message or a batch of messages."""
     try:
         body = await read_body(request, target.held, target.settings.max_body)
         _check_types(request)
@@ -69,26 +69,26 @@ async def post(request: Request, target: Target) -> Response:
 
 
 async def refuse_method(request: Request, target: Target) -> Response:
-    """`GET mcp`: there are no messages but answers, and no stream for others."""
+    """`GET mcp`: refused, as this server sends only answers and needs no stream for other messages."""
     del request, target
-    message = "The method of an MCP request must be POST: this server begins no messages of its own."
+    message = "The method of an MCP request must be POST: this server sends no messages except answers."
     return json_response(error_message(ProtocolError(INVALID_REQUEST, message)), 405, {"Allow": "POST, DELETE"})
 
 
 async def forget_peer(request: Request, target: Target) -> Response:
-    """`DELETE mcp`: the end of a client with a handshake. Its sessions stay, as their handles are not the client's."""
+    """`DELETE mcp`: the end of a client with a handshake. Sessions stay, as handles do not belong to clients."""
     target.pool.mcp_peers.remove(_caller(request), request.headers.get(http.SESSION_HEADER))
     return Response(status_code=204)
 
 
 def _check_types(request: Request) -> None:
-    """Check what the body is, and what the response can be.
+    """Check the content type of the body and the accepted types of the response.
 
     Raises:
         RequestRefused: one of them is not possible.
     """
     given = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if given != "application/json":  # a form of a web page can send others
+    if given != "application/json":  # a form on a web page can send other types
         raise RequestRefused(415, "", f"The Content-Type must be application/json, not {given!r:.100}.")
     if not any(http.accepts(request.headers.get("accept"))):
         raise RequestRefused(406, "", f"The header Accept must have application/json or {http.EVENTS}.")
@@ -185,7 +185,7 @@ def _endpoint(pool: ServedPool) -> Endpoint:
 
 
 class _Executing:
-    """Carries executions out among the others of the pool, so that they are counted, and end with the server."""
+    """Runs executions through the pool's records, so that they are counted and end with the server."""
 
     def __init__(self, pool: ServedPool) -> None:
         self._pool = pool
@@ -212,7 +212,7 @@ class _Executing:
 
 
 class _Answer(NamedTuple):
-    """The last message of a response, and its status if it is the only one."""
+    """The last message of a response, with the status to use if it is the only one."""
 
     body: Json
     status: int
@@ -222,14 +222,15 @@ _Answers: TypeAlias = Callable[[Notify | None], Awaitable[_Answer]]
 
 
 class _Answering(StreamingResponse):
-    """The answer as JSON if it comes soon and alone, else events. If the client leaves, the request is cancelled."""
+    """The answer as JSON if it is quick and the only message, otherwise events. If the client disconnects, the request
+    is cancelled."""
 
     def __init__(self, request: Request, target: Target, answers: _Answers, headers: Mapping[str, str]) -> None:
         super().__init__((), headers=headers)
         self._request = request
         self._target = target
         self._answers = answers
-        self._messages: asyncio.Queue[Json | _Answer] = asyncio.Queue(1)  # a slow client keeps the others waiting
+        self._messages: asyncio.Queue[Json | _Answer] = asyncio.Queue(1)  # a slow client delays further messages
         _, self._events = http.accepts(request.headers.get("accept"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -239,7 +240,7 @@ class _Answering(StreamingResponse):
         try:
             await asyncio.wait([answering, left], return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
-                answering.result()  # a failure, of which nothing was sent
+                answering.result()  # raises a failure before anything was sent
             await asyncio.wait([sending, left], return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 raise ClientDisconnect
@@ -292,13 +293,13 @@ class _Answering(StreamingResponse):
         return http.event(await self._held(message.body) if isinstance(message, _Answer) else dump(message))
 
     async def _held(self, message: Json) -> bytes:
-        """Return a message as bytes, once there is room for it among the other responses."""
+        """Return a message as bytes, once there is memory for it."""
         content = await asyncio.to_thread(dump, message)
         most = self._target.settings.max_in_flight
         if len(content) > most:
             error = ProtocolError(INTERNAL_ERROR, f"The answer has {len(content)} bytes; max_in_flight is {most}.")
             id_ = cast("dict[str, Json]", message).get("id") if isinstance(message, dict) else None
             return dump(error_message(error, id_))
-        while not self._target.held.hold(len(content)):  # noqa: ASYNC110  room is made in many places
+        while not self._target.held.hold(len(content)):  # noqa: ASYNC110  memory is released in many places
             await asyncio.sleep(_RETRY)
         return content

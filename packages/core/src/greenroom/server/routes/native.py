@@ -1,4 +1,4 @@
-"""The operations of `greenroom/1`, our own client's: every value whole, executions as they run."""
+"""The operations of `greenroom/1`, for our own client: complete values, and executions as they run."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _LARGE = 256 << 10
 _TOGETHER = 64 << 10
 """Bytes of lines that are sent in one piece."""
 _RETRY = 0.05
-"""Seconds after which a line that found no room in memory tries again."""
+"""Seconds after which sending is retried if there was no memory for a line."""
 _MAX_ID = 128
 _MOST_OF_TOOLS = {
     "calls": 100_000,
@@ -77,11 +77,11 @@ _MOST_OF_TOOLS = {
     "total_timeout": 86_400,
 }
 _REST_OF_ANSWER = 1 << 10
-"""Bytes of the answer to a call beside its content."""
+"""Bytes of the answer to a call in addition to its content."""
 
 
 async def get_versions(request: Request, target: Target) -> Response:
-    """`GET greenroom`: what a client asks once, to find out whether it can use this version, and the pool's type."""
+    """`GET greenroom`: the supported version and the pool's type, which a client asks for once."""
     del request
     container_type = target.pool.backend.container_type
     headers = {wire.VERSIONS_HEADER: wire.VERSION, wire.TYPE_HEADER: container_type.value}
@@ -92,7 +92,7 @@ async def get_versions(request: Request, target: Target) -> Response:
 
 
 async def execute(request: Request, target: Target) -> Response:
-    """`POST greenroom/1/executions`: run code, and send its events and its end as lines."""
+    """`POST greenroom/1/executions`: run code, and send its events and its outcome as lines."""
     identifier = target.identifier
     order = _decoded(Order, await read_json(request, target.held, target.settings.max_body))
     _check(order)
@@ -108,7 +108,7 @@ async def execute(request: Request, target: Target) -> Response:
         with _configured(target, overrides):
             return Outcome(await _carry_out(target, order, live))
 
-    code = target.held.handed_over()  # held until the execution ends, which can be after the request
+    code = target.held.handed_over()  # reserved until the execution ends, which can be after the request
     feed = _Feed(live, stream=order.stream)
     try:
         asked = ExecuteRequest("", execution_type="Asynchronous" if order.background else "Synchronous")
@@ -128,10 +128,10 @@ async def execute(request: Request, target: Target) -> Response:
 
 
 async def attach(request: Request, target: Target) -> Response:
-    """`GET greenroom/1/executions/{id}`: the further lines of an execution in the background.
+    """`GET greenroom/1/executions/{id}`: further lines of a background execution.
 
-    Its events come to the latest request alone: the lines of the one before end with an error. So do its calls, those
-    that wait too, unless the query has `calls=false`: then they wait for the next request.
+    Only the latest request gets its events; the lines of the previous one end with an error. The same applies to its
+    calls, including waiting ones, unless the query has `calls=false`: then they wait for the next request.
     """
     record = target.pool.records.find(target.identifier, request.path_params["id"])
     if record is None or record.live is None or not record.kept:
@@ -141,7 +141,7 @@ async def attach(request: Request, target: Target) -> Response:
 
 
 async def cancel(request: Request, target: Target) -> Response:
-    """`DELETE greenroom/1/executions/{id}`: interrupt an execution; its lines end with what it had."""
+    """`DELETE greenroom/1/executions/{id}`: interrupt an execution; its lines end with its result so far."""
     target.pool.records.cancel_one(target.identifier, request.path_params["id"][:_MAX_ID])
     return Response(status_code=204)
 
@@ -157,7 +157,7 @@ async def answer(request: Request, target: Target) -> Response:
 
 
 def _with_own_limits(order: Order, target: Target) -> Order:
-    """Return an order whose calls wait no longer for nobody than the server lets them."""
+    """Return an order in which the parked time of calls is limited by the server's maximum."""
     assert order.tool_limits is not None  # noqa: S101  it has tools
     parked_timeout = min(order.tool_limits.parked_timeout, target.settings.max_parked_time)
     return replace(order, tool_limits=replace(order.tool_limits, parked_timeout=parked_timeout))
@@ -174,7 +174,7 @@ def _can_park(target: Target, calls: RemoteCalls) -> bool:
 
 
 def _most_result(target: Target) -> int:
-    """Return how many bytes a result can have, which comes in base64 and with a few other fields."""
+    """Return the maximum size of a result, which is sent in base64 with a few other fields."""
     return max((target.settings.max_body - _REST_OF_ANSWER) * 3 // 4, 0)
 
 
@@ -216,19 +216,19 @@ def _check_tools(order: Order) -> None:
 
 
 class _Feed:
-    """The events of an execution on their way to one client.
+    """The events of an execution in transit to one client.
 
-    What waits takes no more memory than the execution itself, which the pool limits: text is joined, rich outputs are
-    the execution's own, and an event waits for one client at most.
+    Waiting events take no more memory than the execution itself, which the pool limits: text is joined, rich outputs
+    are shared with the execution, and an event waits for at most one client.
     """
 
     def __init__(self, live: Live, *, stream: bool, calls: bool = True, resumed: bool = False) -> None:
         """
         Args:
             live: the events.
-            stream: whether to send what the code writes and shows.
+            stream: whether to send the code's output as it is produced.
             calls: whether to send calls.
-            resumed: whether the client asks for an execution that was begun before.
+            resumed: whether the execution was started by an earlier request.
         """
         self._waiting = 0
         self._wake = asyncio.Event()
@@ -262,13 +262,15 @@ class _Feed:
         """Return the next event, or `None` if the execution has ended and no event waits.
 
         Raises:
-            ServiceFailed: a later request gets the events.
+            ServiceFailed: a later request receives the events.
         """
         record.task.add_done_callback(self._woken)
         try:
             while not self._waiting:
                 if self._is_replaced:
-                    raise ServiceFailed("The execution runs, and a later request receives its lines in place of this.")
+                    raise ServiceFailed(
+                        "The execution is running, and a later request receives its lines in place of this one."
+                    )
                 if record.task.done():
                     return None
                 self._wake.clear()
@@ -290,9 +292,8 @@ class _Feed:
 
 
 class _Executing(StreamingResponse):
-    """The lines of an execution, which ends if the client leaves, unless it is in the background.
-
-    The head is sent with the first line, so that an error before it has its own status.
+    """The lines of an execution, which is cancelled if the client disconnects, unless it is in the background. The head
+    is sent with the first line, so that an earlier error has its own status.
     """
 
     def __init__(self, request: Request, target: Target, record: Record, feed: _Feed) -> None:
@@ -325,21 +326,21 @@ class _Executing(StreamingResponse):
             async for content, last in lines:
                 if not begun:
                     begun = True
-                    if last:  # the usual case: code that was quick
+                    if last:  # the usual case: quick code
                         headers = [*headers, (b"content-length", str(len(content)).encode())]
                     await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
                 await send({"type": "http.response.body", "body": content, "more_body": not last})
 
     async def _lines(self) -> AsyncGenerator[tuple[bytes, bool], None]:
-        """Yield lines, as soon as they are there, and whether they are the last ones.
+        """Yield lines as soon as they are available, and whether they are the last ones.
 
         Raises:
-            GreenroomError: the execution's, before the first line.
+            GreenroomError: the execution's error, before the first line.
         """
         record, begun = self._record, False
         error: GreenroomError | None = None
         shown: list[Output] = []
-        if record.kept:  # from now on, the client can ask for it again
+        if record.kept:  # from now on, the client can request it again
             begun = True
             yield KEEP_ALIVE, False
         while True:
@@ -359,7 +360,7 @@ class _Executing(StreamingResponse):
             if isinstance(event, Output):
                 shown.append(event)
             for line in event_lines(event):
-                # The arguments of a call are held by the call, which could not wait for room that it takes itself.
+                # The call itself reserves memory for its arguments, so its line must not wait for that memory.
                 yield await (_dumped(line) if isinstance(event, Called) else self._held(line)), False
         if (error := error or _error_of(record)) is not None:
             if not begun:
@@ -387,16 +388,16 @@ class _Executing(StreamingResponse):
         return False
 
     async def _held(self, line: dict[str, Json]) -> bytes:
-        """Return a line as bytes, once there is room for it among the other responses."""
+        """Return a line as bytes, once there is memory for it."""
         content = await _dumped(line)
         held = self._target.held
         if len(content) > self._target.settings.max_in_flight:
             error = ServiceFailed(
-                f"The execution ran, and the server cannot send a part of {len(content)} bytes: its option "
+                f"The execution ran, but the server cannot send a part of it with {len(content)} bytes: its option "
                 f"max_in_flight is {self._target.settings.max_in_flight}."
             )
             return dump(error_line(error))
-        while not held.hold(len(content)):  # noqa: ASYNC110  room is made in many places
+        while not held.hold(len(content)):  # noqa: ASYNC110  memory is released in many places
             await asyncio.sleep(_RETRY)
         return content
 
@@ -431,13 +432,13 @@ async def upload(request: Request, target: Target) -> Response:
     """`PUT greenroom/1/file?path=`: the body is the content."""
     identifier, path, limit = target.identifier, _path(target), target.settings.max_upload
     if not target.held.hold(PIECES):
-        raise no_room("The server holds too much for other requests to take this upload. Try again.", CLOSE)
+        raise no_room("The server's memory for requests is too full to receive this upload. Try again.", CLOSE)
     body = body_of(request, limit)
     try:
         with _configured(target, _overrides(request, target)):
             file = await target.pool.backend.upload(identifier, path, at_most(limit, body, path))
     except GreenroomError:
-        async for _ in body:  # the client reads the error only when it has sent everything
+        async for _ in body:  # the client reads the error only after it has sent everything
             pass
         raise
     return _value(file)
@@ -450,9 +451,9 @@ async def download(request: Request, target: Target) -> Response:
     chunks = target.pool.backend.download(target.identifier, _path(target), on_size=sizes.append)
     with _configured(target, overrides):
         try:
-            first = await anext(chunks, None)  # an error before it has its own status
+            first = await anext(chunks, None)  # an earlier error has its own status
             if not target.held.hold(4 * len(first or b"")):  # a chunk, the one being sent, and those that come
-                raise no_room("The server holds too much for other requests to send this file. Try again.")
+                raise no_room("The server's memory for requests is too full to send this file. Try again.")
         except BaseException:
             await chunks.aclose()
             raise
@@ -460,7 +461,7 @@ async def download(request: Request, target: Target) -> Response:
 
 
 class _Content(StreamingResponse):
-    """A file that is sent as it is read, as long as the client takes it."""
+    """A file that is sent as it is read, as long as the client receives it."""
 
     def __init__(self, first: bytes | None, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
         super().__init__(_framed(first, chunks), headers=headers, media_type=wire.CONTENT_TYPE)
@@ -515,7 +516,7 @@ async def get_session(request: Request, target: Target) -> Response:
 
 
 async def delete_session(request: Request, target: Target) -> Response:
-    """`DELETE greenroom/1/session`: as in a local pool, what runs in it fails with `SandboxLost`."""
+    """`DELETE greenroom/1/session`: as in a local pool, running code fails with `SandboxLost`."""
     del request
     records = target.pool.records.of(target.identifier)
     await target.pool.backend.delete(target.identifier)
@@ -537,7 +538,7 @@ async def get_status(request: Request, target: Target) -> Response:
 
 
 async def get_usage(request: Request, target: Target) -> Response:
-    """`GET greenroom/1/usage`: a session's, `null` if it is not known."""
+    """`GET greenroom/1/usage`: a session's usage, `null` if unknown."""
     del request
     return _value(await target.pool.backend.usage(target.identifier))
 
@@ -578,7 +579,7 @@ def _overrides(request: Request, target: Target) -> Overrides | None:
 
     Raises:
         BadRequest: they are not valid.
-        InvalidRequest: the pool cannot give them to one session.
+        InvalidRequest: the pool does not support them for a single session.
     """
     header = request.headers.get(wire.OVERRIDES_HEADER)
     if header is None:

@@ -50,7 +50,7 @@ async def get_session(request: Request, target: Target) -> Response:
 
 
 async def get_session_of_container(request: Request, target: Target) -> Response:
-    """`.management/getSession`, whose refusal differs: the status is 400."""
+    """`.management/getSession`, whose status for a missing session is 400."""
     del request
     target.require(since=_SINCE)
     session = await target.pool.backend.session(target.identifier)
@@ -60,7 +60,7 @@ async def get_session_of_container(request: Request, target: Target) -> Response
 
 
 async def delete_session(request: Request, target: Target) -> Response:
-    """`DELETE session`, which succeeds without one too."""
+    """`DELETE session`, which also succeeds if there is none."""
     del request
     target.require(since=_SINCE)
     await _delete(target)
@@ -88,7 +88,7 @@ async def list_sessions(request: Request, target: Target) -> Response:
 
 
 async def get_metadata(request: Request, target: Target) -> Response:
-    """`GET metadata`, determined once, in a session of its own."""
+    """`GET metadata`, determined once, in a separate session."""
     del request
     target.require(since=_SINCE)
     pool = target.pool

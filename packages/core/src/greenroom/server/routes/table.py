@@ -47,8 +47,7 @@ _NATIVE: Sequence[tuple[str, str, Operation]] = [
 def operations(*, strict: bool) -> Sequence[tuple[str, str, Operation, ContractName | None]]:
     """Return method, path, operation and contract of each, in the order of matching; `None` means both of Azure's.
 
-    Leniently, a name can be the path of a file, but not to delete it: `files/a/content` would be taken for the content
-    of `a`.
+    Unless strict, a name can be the path of a file, except to delete it: `files/a/content` would be the content of `a`.
     """
     name = "{name}" if strict else "{name:path}"
     return [

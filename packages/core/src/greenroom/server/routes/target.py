@@ -27,7 +27,7 @@ _MAX_FIELDS = 50
 
 
 def url_of(request: Request) -> URL:
-    """Return the URL that the client used: a proxy before the server can have another name and scheme."""
+    """Return the URL that the client used: a proxy before the server can have a different name and scheme."""
     public: str | None = request.app.public_url
     if public is None:
         return request.url
@@ -94,10 +94,10 @@ def find_target(
     """Return the target of a request.
 
     Args:
-        request: with the path parameters of its route.
-        pools: the server's.
-        settings: the server's.
-        contract: the one that has the path, or `None` if both of Azure's have it.
+        request: has the path parameters of its route.
+        pools: the server's pools.
+        settings: the server's settings.
+        contract: the contract that the path belongs to, or `None` for both of Azure's.
 
     Raises:
         BadRequest: the query is not valid, or its version is unknown.
@@ -106,8 +106,8 @@ def find_target(
     query = parse_query(request)
     identifier = request.path_params.get("identifier")
     if identifier is not None and query.get("identifier", identifier) != identifier:
-        raise BadRequest("The identifier in the query must be that in the path.", target="identifier")
-    if identifier is not None and "/" in identifier:  # something before this server could take it for two segments
+        raise BadRequest("The identifier in the query must equal that in the path.", target="identifier")
+    if identifier is not None and "/" in identifier:  # a proxy before this server could split it into two segments
         raise BadRequest("An identifier with a slash must be in the query, not in the path.", target="identifier")
     return Target(
         pool=_pool(request.path_params, pools),
@@ -134,7 +134,7 @@ def parse_query(request: Request) -> dict[str, str]:
     names = [name for name, _ in fields]
     if repeated := {name for name in names if names.count(name) > 1}:
         name = min(repeated)
-        raise BadRequest(f"A query parameter cannot be repeated, as is {name!r:.100}.", target=f"{name:.100}")
+        raise BadRequest(f"A query parameter must not be repeated, as is {name!r:.100}.", target=f"{name:.100}")
     return dict(fields)
 
 
@@ -151,7 +151,7 @@ def _pool(path: Mapping[str, str], pools: PoolRegistry) -> ServedPool:
 def _version(version: str | None, contract: ContractName | None, *, strict: bool) -> str:
     if contract == "greenroom":
         return wire.VERSION
-    if contract == "mcp":  # its messages name the version
+    if contract == "mcp":  # its messages contain the version
         return contract
     if version is None:
         if strict:

@@ -1,4 +1,5 @@
-"""`GET greenroom/1/usage-report` and `GET greenroom/1/pools`: all pools of the server, for those who manage them."""
+"""`GET greenroom/1/usage-report` and `GET greenroom/1/pools`: all pools of the server, for callers that manage
+pools."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _PARAMETERS = {"by", "pool", "since"}
 
 
 async def get_usage_report(request: Request, pools: PoolRegistry, store: LogStore | None) -> Response:
-    """Answer with what sessions have used.
+    """Answer with the usage of sessions.
 
     Raises:
         BadRequest: a parameter is unknown or not valid.
@@ -31,7 +32,7 @@ async def get_usage_report(request: Request, pools: PoolRegistry, store: LogStor
     query = parse_query(request)
     if unknown := sorted(query.keys() - _PARAMETERS):
         known = ", ".join(sorted(_PARAMETERS))
-        raise BadRequest(f"The parameters must be of {known}, not {unknown[0]!r:.100}.", target=f"{unknown[0]:.100}")
+        raise BadRequest(f"The parameters must be among {known}, not {unknown[0]!r:.100}.", target=f"{unknown[0]:.100}")
     by, since = _by(query), read_time(query, "since")
     try:
         report = await usage_report(pools, store, by, pool=query.get("pool"), since=since)

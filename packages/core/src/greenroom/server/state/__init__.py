@@ -1,1 +1,1 @@
-"""What a server keeps between its runs: one SQLite file, which is one server's at a time. Private."""
+"""The state that a server keeps between runs: one SQLite file, used by one server at a time. Private."""

@@ -1,4 +1,4 @@
-"""The table of executions in the background: clients can ask for them after a restart of the server, too."""
+"""The table of background executions, which clients can poll even after a restart of the server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StoredExecution:
 
 
 class ExecutionTable:
-    """The executions of one pool in a state file. Its calls are carried out in their order."""
+    """The executions of one pool in a state file. Calls are carried out in order."""
 
     def __init__(self, file: StateFile, pool: str) -> None:
         """
@@ -38,11 +38,11 @@ class ExecutionTable:
         self._pool = pool
 
     async def take_over(self, interrupted: bytes, retention: float) -> list[StoredExecution]:
-        """Return what the server before this one left, the one that ended first at the beginning.
+        """Return the executions that the previous server left, in the order of their end.
 
         Args:
-            interrupted: the end of those that it left running; it is kept.
-            retention: how many seconds an execution is kept after its end.
+            interrupted: the outcome for executions that were running, which is stored.
+            retention: seconds for which an execution is kept after its end.
 
         Raises:
             StateNotWritten: the state cannot be read or written.
@@ -64,10 +64,10 @@ class ExecutionTable:
         return await self._file.write(change)
 
     async def begin(self, identifier: str, id: str, request: bytes) -> None:  # noqa: A002  the model's own word
-        """Keep an execution that begins.
+        """Store an execution that starts.
 
         Raises:
-            StateNotWritten: it was not kept.
+            StateNotWritten: it was not stored.
         """
 
         def change(database: sqlite3.Connection) -> None:
@@ -79,9 +79,8 @@ class ExecutionTable:
         await self._file.write(change)
 
     async def end(self, identifier: str, id: str, encode: Callable[[], bytes]) -> None:  # noqa: A002
-        """Keep the end of an execution, unless it was forgotten; `encode` is called in the thread of the file.
-
-        If that fails, the log says so, and the next server takes the execution for one that was interrupted.
+        """Store the end of an execution, unless it was forgotten; `encode` is called in the file's thread. A failure is
+        logged, and the next server treats the execution as interrupted.
         """
 
         def change(database: sqlite3.Connection) -> None:
@@ -90,10 +89,10 @@ class ExecutionTable:
                 (time.time(), encode(), self._pool, identifier, id),
             )
 
-        await self._try(change, "the end of an execution was not kept")
+        await self._try(change, "the end of an execution was not stored")
 
     async def forget(self, identifier: str, id: str) -> None:  # noqa: A002
-        """Remove an execution. If that fails, the log says so, and it goes when it is too old."""
+        """Remove an execution. A failure is logged, and the execution is removed when it is too old."""
 
         def change(database: sqlite3.Connection) -> None:
             database.execute(
@@ -103,7 +102,7 @@ class ExecutionTable:
         await self._try(change, "an execution was not forgotten")
 
     async def clear(self) -> None:
-        """Remove all executions of the pool; as `forget` if that fails."""
+        """Remove all executions of the pool; a failure is handled as in `forget`."""
 
         def change(database: sqlite3.Connection) -> None:
             database.execute("DELETE FROM executions WHERE pool = ?", (self._pool,))

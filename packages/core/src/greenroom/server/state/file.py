@@ -1,4 +1,4 @@
-"""The state file: opened, locked, brought to the present schema, and used from a thread of its own."""
+"""The state file: opened, locked, migrated to the current schema, and used from its own thread."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from greenroom.server.state.migrations import APPLICATION, MIGRATIONS
 T = TypeVar("T")
 
 IN_MEMORY = Path(":memory:")
-"""In place of a file: state that ends with the server."""
+"""Used in place of a file name: the state ends with the server."""
 
 
 class StateNotWritten(GreenroomError):
-    """The state cannot be written: nothing of the change was kept."""
+    """The state cannot be written; no part of the change was stored."""
 
 
 def default_path() -> Path:
@@ -42,9 +42,8 @@ def default_path() -> Path:
 
 
 class StateFile:
-    """A database in a thread of its own, so that no write keeps the event loop waiting.
-
-    A change is durable when `write` returns: the log is synchronized with each of them.
+    """A database in its own thread, so that writes do not block the event loop. A change is durable when `write`
+    returns: the log is synchronized with each change.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,11 +56,11 @@ class StateFile:
 
     @classmethod
     async def open(cls, path: Path) -> Self:
-        """Open the file, which is made if it is missing; it is this process's until `close`.
+        """Open the file, creating it if it is missing, and lock it for this process until `close`.
 
         Raises:
-            InvalidRequest: another server uses the file; or it is no state file, is damaged, or is of a newer version;
-                or it cannot be opened.
+            InvalidRequest: another server uses the file; or it is not a state file, is damaged, or is from a newer
+                version; or it cannot be opened.
         """
         file = cls(path)
         try:
@@ -80,7 +79,7 @@ class StateFile:
         return await self._run(lambda: query(self._connection))
 
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a change in the thread, in a transaction; all of it is durable afterwards, or none of it is there.
+        """Run a change in the thread, in a transaction: afterwards either all of it is durable or none.
 
         Raises:
             StateNotWritten: the disk is full or fails, or the file was damaged.
@@ -91,19 +90,18 @@ class StateFile:
             raise StateNotWritten(f"The state {str(self.path)!r} could not be written: {error}.") from error
 
     async def forget(self) -> None:
-        """Remove what was deleted or replaced from the log as well, where it would stay for long.
-
-        A failure is not the caller's: the next call does it.
+        """Remove deleted and replaced data from the log too, where it could otherwise stay for long. Failures are
+        ignored: the next call retries.
         """
 
         def checkpoint() -> None:
-            with contextlib.suppress(sqlite3.Error):  # such as of a full disk
+            with contextlib.suppress(sqlite3.Error):  # for example, the disk is full
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
         await self._run(checkpoint)
 
     async def close(self) -> None:
-        """Close the database and give up the file. Idempotent."""
+        """Close the database and release the file. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -127,11 +125,11 @@ class StateFile:
                 _prepare(self.path)
                 self._lock = _locked(self.path)
             self._database = sqlite3.connect(self.path, isolation_level=None)
-            version = self._version()  # before anything changes a file that is not ours
+            version = self._version()  # before changing a file that may not be ours
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
-            self._connection.execute("PRAGMA secure_delete = ON")  # no secret stays in a free page
+            self._connection.execute("PRAGMA secure_delete = ON")  # free pages keep no secrets
             self._migrate(version)
         except sqlite3.Error as error:
             full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
@@ -143,10 +141,10 @@ class StateFile:
             raise InvalidRequest(f"The state {str(self.path)!r} cannot be opened: {error}.") from error
 
     def _version(self) -> int:
-        """Return the number of the last migration that the file has had.
+        """Return the number of the last migration of the file.
 
         Raises:
-            InvalidRequest: it is another database, or a newer version's.
+            InvalidRequest: it is another database, or from a newer version.
             sqlite3.Error: it is damaged.
         """
 
@@ -155,11 +153,13 @@ class StateFile:
 
         version, tables = pragma("user_version"), self._connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         if tables is not None and pragma("application_id") != APPLICATION:
-            raise InvalidRequest(f"The state {str(self.path)!r} must be a file of greenroom serve, not another one.")
+            raise InvalidRequest(
+                f"The state {str(self.path)!r} must be a file of greenroom serve, not another database."
+            )
         if version > len(MIGRATIONS):
             raise InvalidRequest(
-                f"The state {str(self.path)!r} is of a newer version of Greenroom (its schema is {version}, the newest "
-                f"known here is {len(MIGRATIONS)}). Update Greenroom, or name another file with --state."
+                f"The state {str(self.path)!r} is from a newer version of Greenroom (its schema is {version}, the "
+                f"newest known here is {len(MIGRATIONS)}). Update Greenroom, or name another file with --state."
             )
         damage = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if damage != "ok":
@@ -179,7 +179,7 @@ class StateFile:
 
     def _close(self) -> None:
         if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):  # of a full disk; the log still has everything
+            with contextlib.suppress(sqlite3.Error):  # the disk is full; the log still has everything
                 self._database.close()
             self._database = None
         if self._lock is not None:
@@ -201,7 +201,7 @@ def _in_transaction(connection: Callable[[], sqlite3.Connection], change: Callab
 
 
 def _prepare(path: Path) -> None:
-    """Make the file, for this user alone.
+    """Create the file with access for this user only.
 
     Raises:
         InvalidRequest: it is another user's, or not a file.
@@ -214,12 +214,12 @@ def _prepare(path: Path) -> None:
         facts = path.lstat()
         owned = sys.platform == "win32" or facts.st_uid == os.geteuid()
         if not stat.S_ISREG(facts.st_mode) or not owned:
-            raise InvalidRequest(f"The state {str(path)!r} must be a file of this user's own.") from None
-        path.chmod(0o600)  # it has secrets
+            raise InvalidRequest(f"The state {str(path)!r} must be a file that this user owns.") from None
+        path.chmod(0o600)  # it contains secrets
 
 
 def _locked(path: Path) -> IO[bytes]:
-    """Take the lock of a file, which ends with this process however it ends.
+    """Take the lock of a file, which is released when this process ends, however it ends.
 
     Raises:
         InvalidRequest: another process has it.

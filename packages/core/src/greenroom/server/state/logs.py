@@ -1,7 +1,6 @@
-"""The logs and the usage of ended sessions: written by a thread of their own, read beside it.
-
-They lie in the state file, or where the server keeps its state in memory, in a database in memory. Nothing that happens
-to them reaches a pool: on a full disk records are dropped and counted, until they can be written again.
+"""The logs and the usage of ended sessions: written by one thread, read by another. They are in the state file or, if
+the server keeps its state in memory, in a database in memory. Failures do not affect pools: on a full disk, records are
+dropped and counted until they can be written again.
 """
 
 from __future__ import annotations
@@ -40,21 +39,21 @@ from greenroom.telemetry.writer import Writer
 T = TypeVar("T")
 
 _LOCKED_TIMEOUT = 1.0
-"""Seconds for which the writer waits for another one, such as the control plane."""
+"""Seconds for which the writer waits for other writers, such as the control plane."""
 _FLUSH_TIMEOUT = 2.0
 _CONSOLE = LogTable.CONSOLE
 _TRIM_INTERVAL = 60.0
-"""Seconds between two looks for rows that are too old."""
+"""Seconds between two searches for expired rows."""
 _TRIMMED_TOGETHER = 5000
 _KEPT = 0.9
-"""How much of the limit is left when a log that was too large has been trimmed."""
+"""The share of the limit to which an oversized log is trimmed."""
 _USAGE = "usage"
 _UNSUITABLE = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
 @dataclass(frozen=True, slots=True)
 class LogLimits:
-    """How much is kept of each log, and of the usage."""
+    """How much of each log and of the usage is kept."""
 
     age: float = 30 * 86400.0
     """Seconds."""
@@ -63,12 +62,12 @@ class LogLimits:
 
 
 class LogStore:
-    """Writes what happens in pools, and answers questions about it. Made on the event loop that uses it."""
+    """Writes log records of pools, and answers queries. Created on the event loop that uses it."""
 
     def __init__(self, path: Path, limits: LogLimits, observer: Observer = ignore) -> None:
         """
         Args:
-            path: a state file that has the present schema, or `IN_MEMORY`.
+            path: a state file with the current schema, or `IN_MEMORY`.
             limits: how much is kept.
             observer: called on this event loop when records were dropped.
         """
@@ -82,17 +81,17 @@ class LogStore:
         self._memory_lock = threading.RLock()
         """Held while the one connection of a database in memory is used."""
         self._weights: dict[str, int] = {}
-        """How large each log is, and the usage; empty until they are read."""
+        """The sizes of the logs and the usage; empty until they are read."""
         self._trimmed = 0.0
         self._noted = 0
-        """How many dropped records a record tells of."""
+        """How many dropped records have been reported in the log."""
         self._writer = Writer[Item](
             self._write, "greenroom-log", passing=(sqlite3.DatabaseError, OSError), on_dropped=self._dropped
         )
 
     @property
     def dropped(self) -> int:
-        """How many records could not be written so far."""
+        """How many records could not be written."""
         return self._writer.dropped
 
     def observer_of(self, pool: str) -> Observer:
@@ -100,7 +99,7 @@ class LogStore:
         return recorder(self._put, pool)
 
     async def records(self, query: LogQuery) -> LogPage:
-        """Return records in the order in which they were written, those of a moment ago included.
+        """Return records in the order in which they were written, including the most recent ones.
 
         Raises:
             sqlite3.Error: they cannot be read.
@@ -115,8 +114,8 @@ class LogStore:
         """Return the usage of ended sessions, added up.
 
         Args:
-            query: which ones.
-            by: what to group by, of `pool`, `identifier` and `day`; without any, there is one sum.
+            query: selects the sessions.
+            by: columns to group by, of `pool`, `identifier` and `day`; without any, there is one sum.
 
         Raises:
             sqlite3.Error: they cannot be read.
@@ -124,7 +123,7 @@ class LogStore:
         return await self._read(lambda database: sum_usage(database, query, by))
 
     async def close(self) -> None:
-        """Write what waits, as far as that is possible, and close the database. Idempotent."""
+        """Write the waiting records as far as possible, and close the database. Idempotent."""
         await asyncio.to_thread(self._close)
 
     def _put(self, item: Item) -> None:
@@ -146,7 +145,7 @@ class LogStore:
                     self._insert(database, told)
                 self._trim(database, now)
         except BaseException as error:
-            self._weights.clear()  # they are read again
+            self._weights.clear()  # read again later
             if isinstance(error, _UNSUITABLE):  # trying again would not help
                 raise ValueError(f"a record cannot be stored: {error}") from error
             raise
@@ -169,7 +168,7 @@ class LogStore:
                 if self._path == IN_MEMORY:
                     for statements in MIGRATIONS:
                         database.executescript(statements)
-                # A loss of power can cost the last records, and nothing else: with a log ahead, the file stays whole.
+                # A power loss can cost the last records, but with a write-ahead log the file stays intact.
                 database.execute("PRAGMA synchronous = NORMAL")
             except BaseException:
                 database.close()
@@ -182,7 +181,7 @@ class LogStore:
         return self._writing
 
     def _trim(self, database: sqlite3.Connection, now: float) -> None:
-        """Delete what is too old, or too much."""
+        """Delete expired and excess rows."""
         if now - self._trimmed > _TRIM_INTERVAL or now < self._trimmed:
             self._trimmed = now
             for log in list(self._weights):
@@ -244,7 +243,7 @@ class LogStore:
         self._reader.shutdown()
         for database in (self._writing, self._reading):
             if database is not None:
-                with contextlib.suppress(sqlite3.Error):  # of a full disk
+                with contextlib.suppress(sqlite3.Error):  # the disk is full
                     database.close()
         self._writing = self._reading = None
 

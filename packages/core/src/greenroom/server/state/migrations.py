@@ -1,12 +1,9 @@
-"""The schema of the state file, as the steps that lead to it.
-
-A step that was released is never changed: add another one.
-"""
+"""The schema of the state file, as a list of migrations. A released migration is never changed: add another one."""
 
 from __future__ import annotations
 
 APPLICATION = 0x67726E72
-"""What marks a database as a state file."""
+"""The application id that marks a database as a state file."""
 
 MIGRATIONS = (
     """

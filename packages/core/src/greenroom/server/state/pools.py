@@ -23,19 +23,19 @@ class StoredPool:
     id: PoolId
     resource: Resource
     next: Resource | None
-    """What it becomes, if an update was under way when the server ended."""
+    """The resource after the update that was running when the server ended, if any."""
     deleting: bool
     system_data: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """All of the state."""
+    """The whole state."""
 
     pools: list[StoredPool] = field(default_factory=list[StoredPool])
     operations: list[Operation] = field(default_factory=list[Operation])
     deleted: list[str] = field(default_factory=list[str])
-    """Names of pools that were."""
+    """Names of deleted pools."""
 
 
 class PoolTable:
@@ -53,13 +53,13 @@ class PoolTable:
         return await self._file.write(_load)  # a transaction, for one view of all tables
 
     async def create(self, id: PoolId, resource: Resource, facts: Mapping[str, str], operation: Operation) -> None:  # noqa: A002
-        """Keep a new pool, or one in the place of another that does not serve, and the operation that opens it."""
+        """Store a new pool, which can replace one that does not serve, and the operation that opens it."""
 
         def change(database: sqlite3.Connection) -> None:
             database.execute(
                 "INSERT INTO pools (id, path, resource, facts) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET path = excluded.path, resource = excluded.resource, next = NULL,"
-                " deleting = 0, facts = excluded.facts",  # it is, if the end of a deletion could not be written
+                " deleting = 0, facts = excluded.facts",  # set if the end of a deletion could not be written
                 (_key(id), id.path, _dump(resource.to_json()), _dump(facts)),
             )
             database.execute("DELETE FROM deleted WHERE name = ?", (id.name.casefold(),))
@@ -68,7 +68,7 @@ class PoolTable:
         await self._file.write(change)
 
     async def update(self, id: PoolId, resource: Resource, facts: Mapping[str, str], operation: Operation) -> None:  # noqa: A002
-        """Keep what a pool is to become, and the operation that makes it so."""
+        """Store the new resource of a pool, and the operation that updates it."""
 
         def change(database: sqlite3.Connection) -> None:
             row = (_dump(resource.to_json()), _dump(facts), _key(id))
@@ -78,7 +78,7 @@ class PoolTable:
         await self._file.write(change)
 
     async def updated(self, id: PoolId, *, taken: bool, operation: Operation | None) -> None:  # noqa: A002
-        """Keep the end of an operation: whether the pool is now what it was to become."""
+        """Store the end of an operation, and whether the pool was updated."""
 
         def change(database: sqlite3.Connection) -> None:
             taking = "resource = coalesce(next, resource), " if taken else ""
@@ -90,7 +90,7 @@ class PoolTable:
         await self._file.forget()
 
     async def delete(self, id: PoolId, operation: Operation) -> None:  # noqa: A002
-        """Keep that a pool is being deleted."""
+        """Store that a pool is being deleted."""
 
         def change(database: sqlite3.Connection) -> None:
             database.execute("UPDATE pools SET deleting = 1 WHERE id = ?", (_key(id),))
@@ -99,7 +99,7 @@ class PoolTable:
         await self._file.write(change)
 
     async def deleted(self, id: PoolId, *operations: Operation) -> None:  # noqa: A002
-        """Forget a pool, and keep that its name was one of a pool, and how its operations ended."""
+        """Forget a pool, but store that its name was used, and how its operations ended."""
 
         def change(database: sqlite3.Connection) -> None:
             database.execute("DELETE FROM pools WHERE id = ?", (_key(id),))
@@ -120,7 +120,7 @@ class PoolTable:
         await self._file.forget()
 
     async def close(self) -> None:
-        """Give up the file."""
+        """Release the file."""
         await self._file.close()
 
     @property

@@ -1,4 +1,4 @@
-"""Questions to the tables of the logs and of the usage, and the rows that are written to them."""
+"""Queries of the log and usage tables, and the rows that are written to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from greenroom.telemetry import EndCause
 from greenroom.telemetry.records import EndedSession, LogLevel, LogOperation, LogRecord, LogTable
 
 _OF_A_ROW = 100
-"""Bytes of a row beside its texts."""
+"""Bytes of a row in addition to its texts."""
 
 _RECORD = "time, log, pool, operation, level, text, identifier, status, reason, duration, output, size"
 _ENDED = (
@@ -26,26 +26,26 @@ INSERT_USAGE = f"INSERT INTO usage ({_ENDED}, weight) VALUES ({', '.join('?' * 1
 _WORDS: dict[str, str] = {word: word.value for words in (LogTable, LogOperation, LogLevel) for word in words}
 _CAUSES = {cause.label: cause for cause in EndCause}
 _GROUPS = {"pool": "pool", "identifier": "identifier", "day": "date(ended, 'unixepoch')"}
-"""What usage can be grouped by, as SQL."""
+"""The columns by which usage can be grouped, as SQL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogQuery:
-    """Which records. Times are seconds since 1970; what is empty or `None` excludes nothing."""
+    """Selects records. Times are seconds since 1970; empty fields and `None` exclude nothing."""
 
     tables: Sequence[LogTable] = ()
     pool: str | None = None
     identifier: str | None = None
     operations: Sequence[LogOperation] = ()
     level: LogLevel = LogLevel.INFORMATION
-    """The lowest one."""
+    """The lowest level."""
     since: float | None = None
     until: float | None = None
     """Exclusive."""
     after: int = 0
-    """The number of the last record that the caller has."""
+    """The number of the last record that the caller has received."""
     before: int | None = None
-    """The number of a record: the page has the last ones before it. Without, it has the first ones after `after`."""
+    """The number of a record: the page ends before it. Without it, the page starts after `after`."""
     limit: int = 500
 
 
@@ -55,16 +55,16 @@ class LogPage:
 
     records: list[LogRecord]
     last: int
-    """The number of the last one, after which the next page begins."""
+    """The number of the last record, after which the next page starts."""
     complete: bool
     """Whether there are no more at the moment."""
     first: int = 0
-    """The number of the first one, before which the page of earlier ones ends."""
+    """The number of the first record, before which the previous page ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageQuery:
-    """Which ended sessions: by the time of their end."""
+    """Selects ended sessions by the time of their end."""
 
     pool: str | None = None
     identifier: str | None = None
@@ -72,12 +72,12 @@ class UsageQuery:
     until: float | None = None
     """Exclusive."""
     removed_until: float | None = None
-    """By the time at which their sandboxes were gone; inclusive."""
+    """By the time at which their sandboxes were removed; inclusive."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsagePage:
-    """The usage of sessions, the one that ended first at the beginning; those of the server's spare sandboxes, too."""
+    """The usage of sessions and unused sandboxes, in the order of their end."""
 
     sessions: list[EndedSession]
     last: int
@@ -86,16 +86,16 @@ class UsagePage:
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """What ended sessions used together; units as in `greenroom.SessionUsage`."""
+    """The sum of the usage of ended sessions; units as in `greenroom.SessionUsage`."""
 
     pool: str | None
     """`None` if it was not grouped by."""
     identifier: str | None
     day: str | None
-    """That of their ends, in UTC, such as 2026-11-27."""
+    """The day of their ends in UTC, such as 2026-11-27."""
     sessions: int
     began: float
-    """When the first of them began, in seconds since 1970."""
+    """When the first of them started, in seconds since 1970."""
     ended: float
     """When the last of them ended."""
     wall: float
@@ -105,13 +105,13 @@ class UsageSum:
     cpu: float
     memory_time: float
     peak_memory: int
-    """The most that one of them had."""
+    """The highest value of a single session."""
     sources: tuple[UsageSource, ...]
-    """Where `cpu` and memory come from."""
+    """The source of `cpu` and memory."""
     unmeasured: int
-    """Sessions of which nobody knows them."""
+    """The number of sessions for which they are unknown."""
     spare_cpu: float
-    """What sandboxes used that served no session; not grouped by identifier."""
+    """The usage of sandboxes that served no session; not grouped by identifier."""
     spare_memory_time: float
     session_hours: int
     node_hours: float
@@ -248,7 +248,7 @@ def _of_usage(query: UsageQuery) -> _Conditions:
 
 
 class _Conditions:
-    """The conditions of a query, of which the columns are ours and the values are parameters."""
+    """The conditions of a query; columns are constants, values are parameters."""
 
     def __init__(self) -> None:
         self._parts = ["1"]
@@ -267,7 +267,7 @@ class _Conditions:
             self.add(f"{column} = ?", value)
 
     def add_pool(self, name: str | None) -> None:
-        """Choose a pool by its name, in any case, as in Azure."""
+        """Select a pool by its name, case-insensitively, as in Azure."""
         if name is not None:
             self.add("pool = ? COLLATE NOCASE", name)
 

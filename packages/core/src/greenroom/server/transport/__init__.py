@@ -1,1 +1,1 @@
-"""Between the socket and the routes: TLS, slow clients, forms, the access log."""
+"""The layer between socket and routes: TLS, slow clients, multipart bodies, the access log."""

@@ -15,7 +15,7 @@ from typing import Any
 logger = logging.getLogger("greenroom.server.access")
 
 _MAX_TEXT = 300
-_MAX_WAITING = 1000  # lines, until one is dropped
+_MAX_WAITING = 1000  # lines; further ones are dropped
 _CLOSE_TIMEOUT = 1.0
 
 
@@ -47,9 +47,8 @@ class Entry:
 
 
 class LineHandler(logging.Handler):
-    """Writes lines to a descriptor in a thread, as a pipe that nobody reads must not hold up the server.
-
-    Lines that come while too many wait are dropped; the next line that is written says how many.
+    """Writes lines to a descriptor in a thread, as a blocked pipe must not block the server. If too many lines wait,
+    further ones are dropped; the next line that is written says how many.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -69,7 +68,7 @@ class LineHandler(logging.Handler):
             self._dropped += 1
 
     def close(self) -> None:
-        """Write what waits, but do not wait long for somebody who reads it."""
+        """Write the waiting lines, but do not wait long for a reader."""
         deadline = time.monotonic() + _CLOSE_TIMEOUT
         while self._waiting.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -82,7 +81,7 @@ class LineHandler(logging.Handler):
             if (dropped := self._dropped) > told:
                 line = json.dumps({"dropped": dropped - told}).encode() + b"\n" + line
                 told = dropped
-            with contextlib.suppress(OSError):  # whoever read it has gone
+            with contextlib.suppress(OSError):  # the reader has gone
                 while line:
                     line = line[os.write(self._descriptor, line) :]
             self._waiting.task_done()

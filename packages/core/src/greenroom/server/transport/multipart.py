@@ -1,4 +1,4 @@
-"""Multipart bodies, parsed as they arrive: a file of any size takes a few chunks of memory."""
+"""Multipart bodies, parsed as they arrive: a file of any size takes only a few chunks of memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from python_multipart.exceptions import FormParserError
 
 from greenroom.errors import InvalidRequest
 
-# The parser warns of what a client sent; without a handler, that would be a bare line on stderr.
+# The parser logs warnings about clients' data; without a handler, they would be printed on stderr.
 logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
 _LONGEST_DELIMITER = 260
@@ -23,7 +23,7 @@ _MAX_PART_HEADERS = 4096
 _MAX_PARAMETERS = 20
 _MAX_HEADERS = 32 * 1024
 """Bytes of the headers of all parts."""
-_HEADER = 4  # bytes counted per header besides its name and value: empty ones take memory too
+_HEADER = 4  # bytes counted per header in addition to its name and value: empty ones take memory too
 
 # Possessive, so that each character is matched once: the standard library's parser is quadratic.
 _PARAMETER = re.compile(
@@ -31,7 +31,7 @@ _PARAMETER = re.compile(
 )
 _ESCAPED = re.compile(r'\\(["\\])')
 
-# Of file names. Python has more codecs, but some take quadratic time or are not for text.
+# Charsets of file names. Python has more codecs, but some take quadratic time or are not for text.
 _CHARSETS = frozenset({
     "utf-8", "us-ascii", "iso-8859-1", "iso-8859-2", "iso-8859-5", "iso-8859-7", "iso-8859-15", "windows-1250",
     "windows-1251", "windows-1252", "koi8-r", "big5", "gbk", "gb2312", "gb18030", "euc-jp", "euc-kr", "iso-2022-jp",
@@ -66,8 +66,8 @@ async def file_parts(
     """Yield the parts named `file` as they arrive.
 
     Args:
-        content_type: the request's. Unless `strict`, a body that is clearly multipart is parsed as such in any case:
-            Semantic Kernel's tool sends `application/json` once it has run code.
+        content_type: the request's content type. Unless `strict`, a body that is clearly multipart is parsed as such in
+            any case: Semantic Kernel's tool sends `application/json` once it has run code.
 
     Raises:
         InvalidRequest: the body is not multipart, ends early, or contains no file.

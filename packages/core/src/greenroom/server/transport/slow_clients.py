@@ -1,4 +1,4 @@
-"""Time limits for clients, which cannot hold a connection without sending or taking data."""
+"""Time limits for clients: a connection is closed if its client neither sends nor receives data in time."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def within_time(receive: Receive, client_timeout: float) -> Receive:
     """Limit the time that an ASGI application's `receive` waits for a request's body.
 
     The client can keep the server waiting for `client_timeout` seconds in total, and a second longer for each 4 KiB
-    received. Time in which it has nothing to send, such as that of an execution, does not count. After that, `receive`
-    raises `TooSlow`.
+    received. Then `receive` raises `TooSlow`. Time in which the client has nothing to send, such as during an
+    execution, does not count.
     """
     left = client_timeout
     complete = False
@@ -51,7 +51,7 @@ def within_time(receive: Receive, client_timeout: float) -> Receive:
 def in_pieces(send: Send) -> Send:
     """Make an ASGI application's `send` wait for the client after each 64 KiB.
 
-    `SlowClientProtocol` cannot see how much TLS has encrypted and not sent, so that must be little.
+    `SlowClientProtocol` cannot see how much data TLS has encrypted but not sent, so that must be little.
     """
 
     async def send_in_pieces(message: Message) -> None:
@@ -109,8 +109,8 @@ TakeOver: TypeAlias = Callable[[], AbstractContextManager[tuple[asyncio.StreamRe
 class SlowClientProtocol(H11Protocol):
     """Disconnects clients that are too slow.
 
-    Within `client_timeout` seconds a client must send the head of a request, and the rest of a body whose response was
-    sent early; it must take a response at 4 KiB per second.
+    Within `client_timeout` seconds, a client must send the head of a request, and the rest of a body whose response was
+    sent early; it must receive a response at 4 KiB per second or more.
     """
 
     client_timeout = 20.0
@@ -132,11 +132,11 @@ class SlowClientProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
-            # uvicorn refuses only after a request, and does not limit the connections that send none.
+            # uvicorn refuses only after a request, and does not limit connections without requests.
             transport.write(_FULL)
             transport.close()
             return
-        # Writing pauses as soon as the client has anything to take; with 0, over TLS, it pauses even without.
+        # Writing pauses as soon as data waits for the client; with 0, over TLS, it would pause even without data.
         transport.set_write_buffer_limits(high=1, low=0)
         joining: Any = JoinedWrites(transport, self.loop)
         self.transport = joining
@@ -167,12 +167,12 @@ class SlowClientProtocol(H11Protocol):
 
     @contextlib.contextmanager
     def _take_over(self) -> Generator[tuple[asyncio.StreamReader, asyncio.StreamWriter], None, None]:
-        """Give the connection away, with what the client has sent after its request."""
+        """Hand over the connection, with the data that the client sent after its request."""
         joining: Any = self.transport
         transport: Any = joining.written_out()
         reader = asyncio.StreamReader(limit=_PIECE, loop=self.loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
-        # For uvicorn, the response is complete; from now on it hears nothing of the connection.
+        # For uvicorn, the response is complete; it gets no further events of the connection.
         self._taken_over = self.cycle.response_started = self.cycle.response_complete = True
         self._head_timer = _cancelled(self._head_timer)
         self._response_timer = _cancelled(self._response_timer)
@@ -205,7 +205,7 @@ class SlowClientProtocol(H11Protocol):
 
     def _check_response(self) -> None:
         if self._untaken - self.transport.get_write_buffer_size() < _BYTES_PER_SECOND * self.client_timeout:
-            self.transport.abort()  # closing would wait until everything is taken
+            self.transport.abort()  # closing would wait until everything is sent
         else:
             self._watch_response()
 

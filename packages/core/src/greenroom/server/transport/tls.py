@@ -1,4 +1,4 @@
-"""A certificate for development: made on this machine, and trusted by clients that are given its CA file."""
+"""A certificate for development, created on this machine and trusted by clients that are given its CA file."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Certificate:
 
 
 def self_signed(directory: Path, hosts: Sequence[str]) -> Certificate:
-    """Return the certificate in a directory, or a new one if none is there that is valid for these hosts.
+    """Return the certificate in a directory, or a new one if it has none that is valid for these hosts.
 
-    Its authority signs only this certificate: the authority's key is never written, so that trusting it means trusting
+    Its authority signs only this certificate: the authority's key is never stored, so trusting it means trusting
     nothing else.
 
     Raises:
@@ -52,7 +52,7 @@ def self_signed(directory: Path, hosts: Sequence[str]) -> Certificate:
 
 
 def _make_private(directory: Path) -> None:
-    """Make a directory that belongs to this user only, and missing ones above it.
+    """Create a directory that only this user can access, and its missing parents.
 
     Raises:
         InvalidRequest: it exists, and another user could put a key into it.
@@ -79,7 +79,7 @@ def _is_good(files: Certificate, hosts: Sequence[str]) -> bool:
     if not (files.key.exists() and files.authority.exists() and files.certificate.exists()):
         return False
     if not stat.S_ISREG(files.key.lstat().st_mode) or files.key.lstat().st_mode & 0o077:
-        return False  # other users could have read it
+        return False  # other users may have read it
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)  # certificate and key fit
         certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())

@@ -1,4 +1,4 @@
-"""The page `/ui`: pools, saturation, waits, sessions, the life-cycle log and usage, as HTML of the server.
+"""The pages at `/ui`: pools, saturation, waits, sessions, the life-cycle log and usage, rendered on the server.
 
-Pages need no script, no build and no other host. Everything but style sheet and icon is behind `access`.
+Pages need no scripts, no build and no other host. `access` protects everything except the style sheet and the icon.
 """

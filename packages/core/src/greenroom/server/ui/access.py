@@ -1,7 +1,7 @@
-"""Who sees the pages and who can stop a session: sign-ins, their cookies, the token of forms, where requests come from.
+"""Access to the pages and to stopping sessions: sign-ins, cookies, the token of forms, the origin of requests.
 
-A sign-in holds no right of its own. It keeps the key or token that the person gave, encrypted with the cookie's value,
-and each request is checked with it anew: a credential that is no longer accepted ends the sign-in.
+A sign-in has no rights of its own. It keeps the person's key or token, encrypted with the cookie's value, and each
+request is checked with it again: if the credential is no longer accepted, the sign-in ends.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Viewer:
     """The person behind a request."""
 
     caller: str | None
-    """The name of the credential; `None` without one."""
+    """The name of the credential; `None` if there is none."""
     can_manage: bool
     form_token: str
-    """What a form must send back: another site cannot know it."""
+    """The token that a form must send back, unknown to other sites."""
 
     @property
     def is_signed_in(self) -> bool:
@@ -48,10 +48,10 @@ class Viewer:
         """Check the token of a form.
 
         Raises:
-            RequestRefused: with status 403; the form is not one of this viewer's pages.
+            RequestRefused: with status 403; the form is not from one of this viewer's pages.
         """
         if not hmac.compare_digest(given.encode(), self.form_token.encode()):
-            raise RequestRefused(403, "FormNotValid", "The form is of an earlier sign-in. Open the page again.")
+            raise RequestRefused(403, "FormNotValid", "The form belongs to an earlier sign-in. Reload the page.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class _SignIn:
     caller: str
     expires: float
     credential: bytes = field(repr=False)
-    """Encrypted; its key is in the cookie alone."""
+    """Encrypted; only the cookie contains the key."""
     form_token: str = field(repr=False)
 
 
@@ -71,29 +71,29 @@ class Access:
     ) -> None:
         """
         Args:
-            sessions: who can use sessions; `None` lets every program of this machine see the pages.
-            management: who can manage pools; `None` stands for nobody, or for everybody without `sessions`.
+            sessions: decides who can use sessions; with `None`, every program on this machine can see the pages.
+            management: decides who can manage pools; `None` means no one, or everyone if `sessions` is `None`.
             clock: for tests.
         """
         self._sessions = sessions
         self._management = management
         self._clock = clock
         self._sign_ins: dict[str, _SignIn] = {}
-        """By digest of the cookie, the earliest first."""
+        """By digest of the cookie, earliest first."""
         self._anonymous_token = secrets.token_urlsafe(32)
 
     @property
     def needs_sign_in(self) -> bool:
-        """Whether nobody sees the pages without a credential."""
+        """Whether the pages require a credential."""
         return self._sessions is not None
 
     @property
     def takes_keys(self) -> bool:
-        """Whether there is a credential to sign in with."""
+        """Whether any credential can sign in."""
         return self._sessions is not None or self._management is not None
 
     async def viewer(self, token: str | None) -> Viewer | None:
-        """Return who the request with this cookie is from; `None` if it must sign in first.
+        """Return the viewer for the cookie of a request; `None` if they must sign in first.
 
         Raises:
             RequestRefused: with status 503; the credential cannot be checked at the moment.
@@ -105,11 +105,11 @@ class Access:
         return Viewer(None, can_manage=self._management is None, form_token=self._anonymous_token)
 
     async def sign_in(self, credential: str, replaced: str | None) -> str:
-        """Begin a sign-in, and return the value of its cookie.
+        """Start a sign-in, and return the value of its cookie.
 
         Args:
             credential: a key or a token.
-            replaced: the value of the cookie before, which ends.
+            replaced: the previous cookie's value, whose sign-in ends.
 
         Raises:
             RequestRefused: with status 401 or 403, the credential is not accepted; with 503, it cannot be checked.
@@ -150,9 +150,9 @@ class Access:
         return None
 
     async def _rights(self, credential: str) -> tuple[str, bool]:
-        """Return the caller's name, and whether it can manage."""
+        """Return the caller's name, and whether they can manage pools."""
         authorization = f"Bearer {credential}"
-        refused = unauthorized("The server takes no keys.")
+        refused = unauthorized("The server does not accept keys.")
         if self._management is not None:
             try:
                 return await self._management.admit(authorization), True
@@ -163,7 +163,7 @@ class Access:
         raise refused
 
     def _make_room(self, caller: str) -> None:
-        """Forget the sign-ins that are over, and the earliest ones where there are too many."""
+        """Forget expired sign-ins, and the earliest ones if there are too many."""
         now = self._clock()
         self._sign_ins = {digest: each for digest, each in self._sign_ins.items() if each.expires > now}
         own = [digest for digest, each in self._sign_ins.items() if each.caller == caller]
@@ -195,16 +195,16 @@ def set_cookie(name: str, value: str, *, secure: bool) -> str:
 
 
 def refuse_foreign_pages(headers: Headers, allowed_hosts: Collection[str], *, guarded: bool, page: bool) -> None:
-    """Let browsers show the pages, and keep other pages' scripts and forms out.
+    """Allow navigation in a browser, and refuse scripts and forms of other pages.
 
-    A page of a custom container can have the server's own origin. Its scripts cannot make a request that navigates, and
-    an opened window is out of their reach (`Cross-Origin-Opener-Policy`).
+    A page of a custom container can have the server's own origin. Its scripts cannot send a navigation request, and
+    cannot access an opened window (`Cross-Origin-Opener-Policy`).
 
     Args:
         headers: the request's.
-        allowed_hosts: names of the server, besides those of this machine.
-        guarded: whether the pages need a sign-in; without, a link on a web page does not open them either.
-        page: whether it is for a page or a form, and not for a part of one.
+        allowed_hosts: names of the server, in addition to those of this machine.
+        guarded: whether the pages need a sign-in; if not, links on other web pages cannot open them either.
+        page: whether the request is for a page or a form, not for a part of a page.
 
     Raises:
         RequestRefused: with status 403; the request comes from elsewhere.

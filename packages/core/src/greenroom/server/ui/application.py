@@ -1,4 +1,4 @@
-"""The pages as a part of the server: who may ask, which page it is, what forms do."""
+"""The ASGI application of the pages: access, routing and forms."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from greenroom.server.ui.rendering import PARTS, link, redirect
 
 _Show: TypeAlias = Callable[[Viewer, Mapping[str, str]], Awaitable[Response]]
 
-_MOST_FORM = 32 << 10  # the token of a person in many groups takes a few KiB
+_MOST_FORM = 32 << 10  # the token of a person in many groups has a few KiB
 _FORM = "application/x-www-form-urlencoded"
 
 
 class Ui:
-    """Serves `/ui` and what is below it."""
+    """Serves `/ui` and the paths below it."""
 
     def __init__(self, pages: Pages, access: Access, settings: ServerSettings) -> None:
         self._pages = pages
@@ -47,11 +47,11 @@ class Ui:
 
     @staticmethod
     def has(path: str) -> bool:
-        """Whether a path is one of the pages, or would be if there was such a page."""
+        """Whether a path belongs to the pages, even if there is no such page."""
         return path == "/ui" or path.startswith("/ui/")
 
     async def admit(self, scope: Scope) -> str | None:
-        """Check where a request comes from, find out who it is from, and return the name of its credential.
+        """Check the origin of a request, find its viewer, and return the name of its credential.
 
         Raises:
             RequestRefused: it comes from another site, or its credential cannot be checked at the moment.
@@ -69,11 +69,11 @@ class Ui:
         path = scope["path"].rstrip("/")
         response = await self._respond(request, path)
         if not scope["greenroom.held"].hold(len(response.body)):
-            raise no_room("The server holds too much for other requests to send this page. Try again.")
+            raise no_room("The server's memory for requests is too full to send this page. Try again.")
         await response(scope, receive, send)
 
     def refusal(self, problem: Problem, headers: Mapping[str, str], scope: Scope) -> Response:
-        """Return an error as a page; one about a key is the page to sign in."""
+        """Return an error as a page; for an error about a key, this is the sign-in page."""
         is_about_key = problem.status == 401
         page = (
             self._pages.sign_in(problem.message, 401)
@@ -102,7 +102,7 @@ class Ui:
             return redirect(link("/sign-in"))
         if act is not None:
             return await act(request, viewer)
-        assert show is not None  # noqa: S101  one of the two is there
+        assert show is not None  # noqa: S101  one of the two exists
         return await show(viewer, parse_query(request))
 
     async def _sign_in(self, request: Request) -> Response:
@@ -118,7 +118,7 @@ class Ui:
         return redirect(link("/sign-in"), set_cookie(name, "", secure=self._is_secure(request)))
 
     def _is_secure(self, request: Request) -> bool:
-        """Whether the browser reaches the server over TLS: its own, or that of a proxy, which a form's origin tells."""
+        """Whether the browser uses TLS: the server's or a proxy's, which the origin of a form shows."""
         known = (f"{request.url.scheme}://", self._public_url, request.headers.get("origin", ""))
         return any(each.startswith("https://") for each in known)
 
@@ -127,7 +127,7 @@ class Ui:
         viewer.check_form(form.get("form_token", ""))
         if not viewer.can_manage:
             raise RequestRefused(
-                403, "AuthorizationFailed", "Sessions can be stopped by those who can manage pools. Sign in with a key "
+                403, "AuthorizationFailed", "Stopping a session requires the right to manage pools. Sign in with a key "
                 "for management."
             )  # fmt: skip
         pool, identifier = (unquote(form.get(name, "")) for name in ("pool", "session"))
@@ -138,7 +138,7 @@ class Ui:
 
 
 def _allow(request: Request, method: str, path: str) -> None:
-    """Refuse another method, and name the request for the metrics: its path is one of the pages now."""
+    """Refuse other methods, and set the request's route for metrics: its path is now known to be a page."""
     if request.method != method:
         raise RequestRefused(
             405, "MethodNotAllowed", f"The method must be {method} here, not {request.method!r:.50}.",
@@ -151,11 +151,11 @@ async def _read_form(request: Request) -> dict[str, str]:
     """Read the fields of a form.
 
     Raises:
-        BadRequest: it is no form, or has too many fields or one of them twice.
+        BadRequest: it is not a form, or has too many or repeated fields.
         RequestRefused: it is too large.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
-        raise BadRequest(f"The body must be a form, of the type {_FORM}.")
+        raise BadRequest(f"The body must be a form of type {_FORM}.")
     body = await read_body(request, request.scope["greenroom.held"], _MOST_FORM)
     try:
         fields = parse_qsl(body.decode("latin-1"), keep_blank_values=True, max_num_fields=10)
@@ -163,10 +163,10 @@ async def _read_form(request: Request) -> dict[str, str]:
         raise BadRequest("The form must have at most 10 fields.") from None
     form = dict(fields)
     if len(form) < len(fields):
-        raise BadRequest("A field of a form cannot be repeated.")
+        raise BadRequest("A field of a form must not be repeated.")
     return form
 
 
 def _cookie_name(scope: Scope) -> str:
-    """Return a name of its own for each server of a machine, as cookies do not keep ports apart."""
+    """Return a cookie name that is unique per server on a machine, as cookies do not distinguish ports."""
     return f"{SIGN_IN_COOKIE}{(scope.get('server') or (None, None))[1] or 0}"

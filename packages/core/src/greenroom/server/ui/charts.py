@@ -1,4 +1,4 @@
-"""Charts as numbers: where lines and bars are in a picture of fixed size. The templates draw them."""
+"""The geometry of charts: positions of lines and bars in a picture of fixed size, which templates draw."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TICKS = 4
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark of an axis: where it is, in pixels, and what stands beside it."""
+    """A tick of an axis: its position in pixels, and its label."""
 
     at: float
     label: str
@@ -32,7 +32,7 @@ class Line:
     """The class of its style."""
     label: str
     runs: Sequence[Markup]
-    """The points of each part without a gap, as SVG has them: numbers, and as many as there are."""
+    """The points of each part without a gap, in SVG's form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ class LineChart:
     rows: Sequence[Tick]
     columns: Sequence[Tick]
     summary: str
-    """The same in a sentence."""
+    """The chart summarized in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar of a chart, in pixels, with what it stands for."""
+    """A bar of a chart, in pixels, with its label."""
 
     x: float
     y: float
@@ -60,7 +60,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class BarChart:
-    """How many values there are in each range."""
+    """The number of values in each range."""
 
     bars: Sequence[Bar]
     rows: Sequence[Tick]
@@ -68,10 +68,10 @@ class BarChart:
 
 
 def saturation(samples: Sequence[Sample], begin: float, end: float, gap: float) -> LineChart | None:
-    """Draw sessions, waiting ones and the limit over time; `None` without a sample.
+    """Draw sessions, waiting sessions and the limit over time; `None` without samples.
 
     Args:
-        samples: the earliest first.
+        samples: earliest first.
         begin: the left end, in seconds since 1970.
         end: the right end, later than `begin`.
         gap: seconds between two samples beyond which they are not connected.
@@ -118,11 +118,11 @@ def saturation(samples: Sequence[Sample], begin: float, end: float, gap: float) 
 
 
 def waits(boundaries: Sequence[float], counts: Sequence[int]) -> BarChart | None:
-    """Draw how many allocations waited how long; `None` without one.
+    """Draw a histogram of the waits of allocations; `None` without any.
 
     Args:
         boundaries: the upper ends of all ranges but the last, in seconds.
-        counts: for each range.
+        counts: the number for each range.
     """
     total = sum(counts)
     if not total:
@@ -157,7 +157,7 @@ def _rows(top: int, step: int) -> list[Tick]:
 
 
 def _step(highest: int) -> int:
-    """Return a round distance of at most five marks up to a number."""
+    """Return a round step, for at most five ticks up to a number."""
     rough = max(1, highest) / _TICKS
     power = 10 ** math.floor(math.log10(rough)) if rough > 1 else 1
     return next(int(factor * power) for factor in (1, 2, 5, 10) if factor * power >= rough)

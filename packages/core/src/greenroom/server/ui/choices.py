@@ -1,4 +1,4 @@
-"""What a person chose in the filters of the log and of the usage."""
+"""The filters that a person chose for the log and the usage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOWS: Mapping[str, tuple[str, float | None]] = {
     "7d": ("7 days", 7 * 86400.0),
     "all": ("time that is kept", None),
 }
-"""How far back, by the word in a link: what a person reads, and seconds."""
+"""Periods by their word in a link: label and seconds."""
 
 TABLES: Mapping[str, tuple[str, tuple[LogTable, ...]]] = {
     "": ("all", (LogTable.LIFECYCLE, LogTable.POOL_EVENTS, LogTable.EXECUTIONS)),
@@ -32,12 +32,12 @@ TABLES: Mapping[str, tuple[str, tuple[LogTable, ...]]] = {
     "pools": ("events of pools", (LogTable.POOL_EVENTS,)),
     "executions": ("executions and files", (LogTable.EXECUTIONS,)),
 }
-"""The logs, without the console, which has what containers printed."""
+"""The logs, except the console log, which contains the output of containers."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogChoice:
-    """Which records a page of the log has. A word that is none is no filter: somebody has edited the address."""
+    """The filters of a log page. Unknown words, from an edited address, are ignored."""
 
     pool: str
     session: str
@@ -61,7 +61,7 @@ class LogChoice:
         )
 
     def to_query(self, now: float) -> LogQuery:
-        """Return the question to the store: the last records before the page that the person comes from."""
+        """Return the query for the store: the last records before the previous page."""
         return LogQuery(
             tables=TABLES[self.log][1],
             pool=clean(self.pool) if self.pool else None,
@@ -76,7 +76,7 @@ class LogChoice:
 
 @dataclass(frozen=True, slots=True)
 class UsageChoice:
-    """Which ended sessions the page of the usage adds up, and how."""
+    """The filters and the grouping of the usage page."""
 
     by: str
     window: str

@@ -20,7 +20,7 @@ Span: TypeAlias = Literal["hour", "day"]
 INTERVAL = 10.0
 """Seconds between two samples of the last hour."""
 COARSE = 300.0
-"""Seconds that one sample of the last day stands for."""
+"""Seconds that one sample of the last day represents."""
 
 _log = logging.getLogger("greenroom.server.ui")
 
@@ -31,7 +31,7 @@ _MOST_POOLS = 200  # of 1,000 that a server can have, 200 take some 25 MB
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A pool at one moment, or the highest numbers of several minutes."""
+    """The state of a pool at one moment, or the maximum over several minutes."""
 
     time: float
     """Seconds since 1970."""
@@ -45,7 +45,7 @@ class Sample:
         return cls(now, status.limit, status.executing + status.idle, status.ready, status.waiting)
 
     def merged(self, later: Sample) -> Sample:
-        """Return the highest numbers of both, at the time of this one."""
+        """Return the maximum of both, at the time of this one."""
         return Sample(
             self.time,
             later.limit,
@@ -69,7 +69,7 @@ class _Rings:
 
 
 class History:
-    """The samples of a registry's pools. A pool's go with it."""
+    """The samples of a registry's pools. They are dropped with the pool."""
 
     def __init__(self, pools: PoolRegistry, *, clock: Callable[[], float] = time.time) -> None:
         self._pools = pools
@@ -77,7 +77,7 @@ class History:
         self._rings: dict[ServedPool, _Rings] = {}
 
     def of(self, pool: ServedPool, span: Span) -> Sequence[Sample]:
-        """Return the samples of a pool, the earliest first."""
+        """Return the samples of a pool, earliest first."""
         rings = self._rings.get(pool)
         if rings is None:
             return ()
@@ -85,7 +85,7 @@ class History:
         return [sample for sample in (rings.hour if span == "hour" else rings.day) if sample.time >= oldest]
 
     async def sample(self) -> None:
-        """Take one sample of each pool; a pool that does not answer in time has none."""
+        """Take one sample of each pool; a pool that does not respond in time gets none."""
         pools = list(self._pools)[:_MOST_POOLS]
         self._rings = {pool: self._rings.get(pool) or _Rings() for pool in pools}
         await asyncio.gather(*(self._sample(pool) for pool in pools))
@@ -99,7 +99,7 @@ class History:
         self.add(pool, Sample.of(status, self._clock()))
 
     def add(self, pool: ServedPool, sample: Sample) -> None:
-        """Keep a sample, which is later than those of this pool before."""
+        """Keep a sample, which must be later than the pool's earlier ones."""
         self._rings.setdefault(pool, _Rings()).add(sample)
 
     @contextlib.asynccontextmanager
@@ -116,6 +116,6 @@ class History:
         while True:
             try:
                 await self.sample()
-            except Exception:  # noqa: BLE001  a chart has a gap, and the server goes on
+            except Exception:  # noqa: BLE001  the chart gets a gap, and the server continues
                 _log.exception("a sample of the pools failed")
             await asyncio.sleep(INTERVAL)

@@ -1,4 +1,4 @@
-"""What the pages show, gathered from the pools."""
+"""The content of the pages, collected from the pools."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from greenroom.telemetry.records import LogLevel, LogOperation
 _T = TypeVar("_T")
 
 _TIMEOUT = 5.0
-"""Seconds in which a pool must tell something; else the page shows that it does not answer."""
+"""Seconds in which a pool must respond; otherwise the page shows that it does not."""
 _MOST_CHARTS = 12
 _PAGE = 50
 """Sessions on one page."""
@@ -52,7 +52,7 @@ class PoolRow:
     container_type: str
     engine: str | None
     status: PoolStatus | None
-    """`None` where the pool does not answer."""
+    """`None` if the pool does not respond."""
     usage: PoolUsage | None
 
     @property
@@ -61,7 +61,7 @@ class PoolRow:
 
     @property
     def saturation(self) -> float | None:
-        """Sessions, waiting ones too, divided by the limit."""
+        """Sessions, including waiting ones, divided by the limit."""
         if self.status is None or self.status.limit is None:
             return None
         return ((self.sessions or 0) + self.status.waiting) / max(self.status.limit, 1)
@@ -77,7 +77,7 @@ class SessionRow:
 
 
 class Pages:
-    """Makes the pages."""
+    """Renders the pages."""
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class Pages:
     ) -> None:
         """
         Args:
-            pools: those to show.
-            access: who can sign in.
+            pools: the pools to show.
+            access: decides who can sign in.
             history: the samples of these pools.
-            logs: what has happened; `None` for a server that keeps nothing of it.
-            not_serving: returns the name, the state and the reason of each pool that does not serve.
-            prices: for estimates of costs.
+            logs: the log store; `None` for a server without one.
+            not_serving: returns the name, the state and the reason for each pool that does not serve.
+            prices: used for cost estimates.
             clock: for tests.
         """
         self._pools = pools
@@ -121,7 +121,7 @@ class Pages:
         return self._page("refused", viewer, problem.status, title="That did not work", problem=problem)
 
     async def overview(self, viewer: Viewer, query: Mapping[str, str]) -> Response:
-        """All pools, and the saturation of each over the last hour."""
+        """All pools, with the saturation of each over the last hour."""
         pools = list(self._pools)
         rows = await asyncio.gather(*map(_row, pools))
         drawn = [(row.name, self._chart(pool, "hour")) for pool, row in zip(pools, rows, strict=True)]
@@ -193,9 +193,8 @@ class Pages:
         )
 
     async def usage(self, viewer: Viewer, query: Mapping[str, str]) -> Response:
-        """What the pools have used since they were opened, and what ended sessions used, with what it costs.
-
-        The second is for those who can manage, as over HTTP: it has the identifiers of everybody's sessions.
+        """The usage of pools since they were opened, and of ended sessions, with costs. The second part requires the
+        right to manage, as over HTTP: it contains the identifiers of everyone's sessions.
         """
         choice = UsageChoice.of(query)
         rows = await asyncio.gather(*map(_row, self._pools))
@@ -219,15 +218,15 @@ class Pages:
         )
 
     async def log(self, viewer: Viewer, query: Mapping[str, str]) -> Response:
-        """What happened to sessions and pools, the latest first.
+        """The log of sessions and pools, latest first.
 
         Raises:
-            RequestRefused: the viewer cannot manage, or the log cannot be read, or there is none.
+            RequestRefused: the viewer cannot manage pools, or the log cannot be read or does not exist.
         """
         if self._logs is None:
             raise RequestRefused(404, "PageNotFound", "The server keeps no log.")
         if not viewer.can_manage:
-            raise RequestRefused(403, "AuthorizationFailed", "The log can be read by those who can manage pools.")
+            raise RequestRefused(403, "AuthorizationFailed", "Reading the log requires the right to manage pools.")
         choice = LogChoice.of(query)
         page = await _read(self._logs.records(choice.to_query(self._clock())))
         return self._page(
@@ -287,7 +286,7 @@ async def _row(pool: ServedPool) -> PoolRow:
 
 
 async def _told(question: Awaitable[_T]) -> _T | None:
-    """Return the answer of a pool, or `None` if it has none in time."""
+    """Return the response of a pool, or `None` if it is not in time."""
     try:
         async with asyncio.timeout(_TIMEOUT):
             return await question
@@ -296,7 +295,7 @@ async def _told(question: Awaitable[_T]) -> _T | None:
 
 
 async def _read(question: Awaitable[_T]) -> _T:
-    """Return the answer of the store.
+    """Return the response of the store.
 
     Raises:
         RequestRefused: with status 503; it cannot be read.

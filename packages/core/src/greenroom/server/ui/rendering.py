@@ -1,4 +1,4 @@
-"""HTML of the pages: templates that escape every value, and the headers that keep browsers strict."""
+"""HTML of the pages: templates that escape every value, and headers with strict browser policies."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ HEADERS: Mapping[str, str] = {
 }
 
 PARTS: Mapping[str, str] = {"style.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
-"""What pages load, by name, and its type."""
+"""The files that pages load, by name, with their types."""
 
 REFRESH = "10"
-"""Seconds after which a page that is asked for it comes again."""
+"""Seconds after which a page with automatic reload is reloaded."""
 
 PAGES = ("overview", "pool", "sessions", "usage", "log", "sign_in", "refused")
 
 
 def link(path: str, /, **query: str | int | None) -> str:
-    """Return a URL of this page, without the parameters that are empty."""
+    """Return a URL of this page, without empty parameters."""
     given = {name: value for name, value in query.items() if value not in {None, ""}}
     return f"/ui{path}" + (f"?{urlencode(given, errors='surrogatepass')}" if given else "")
 
 
 class Renderer:
-    """The templates and the parts, all of them loaded: rendering does no I/O."""
+    """The templates and static files, loaded in advance: rendering does no I/O."""
 
     def __init__(self) -> None:
         self._templates = _templates()
@@ -48,7 +48,7 @@ class Renderer:
         self._parts = {name: (folder / name).read_bytes() for name in PARTS}
 
     def page(self, name: str, status: int = 200, **values: Any) -> Response:
-        """Return a page. One with a `query` can come again by itself."""
+        """Return a page. A page with a `query` can reload automatically."""
         query: Mapping[str, str] | None = values.pop("query", None)
         state = None if query is None else again(name, query)
         text = self._templates[name].render(page=name, again=state, **values)
@@ -62,7 +62,7 @@ class Renderer:
 
 @functools.cache
 def _templates() -> Mapping[str, jinja2.Template]:
-    """Compile the templates, once in a process."""
+    """Compile the templates, once per process."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("greenroom.server.ui"),
         autoescape=True,
@@ -87,7 +87,7 @@ def _templates() -> Mapping[str, jinja2.Template]:
 
 
 def again(page: str, query: Mapping[str, str]) -> Mapping[str, str | bool]:
-    """Return whether a page comes again by itself, and the links that change it."""
+    """Return whether a page reloads automatically, and the links that change that."""
     kept = {name: value for name, value in query.items() if name not in {"refresh", "stopped", "before"}}
     path = "" if page == "overview" else f"/{page}"
     return {
@@ -98,6 +98,6 @@ def again(page: str, query: Mapping[str, str]) -> Mapping[str, str | bool]:
 
 
 def redirect(url: str, cookie: str | None = None) -> Response:
-    """Return a redirection to a page of this server, by GET."""
+    """Return a redirect to a page of this server, by GET."""
     headers = {**HEADERS, "location": url}
     return Response(status_code=303, headers=headers if cookie is None else {**headers, "set-cookie": cookie})

@@ -1,4 +1,4 @@
-"""Values as text for people. What others wrote stays text: every value of a page goes through `shown`."""
+"""Values as text for people. Untrusted text stays text: every value of a page passes through `shown`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 NOTHING = "\N{EN DASH}"
-"""What stands where there is nothing to tell."""
+"""Shown in place of a missing value."""
 
 _MOST = 2000
 
@@ -17,8 +17,8 @@ _MOST = 2000
 def shown(value: Any) -> Any:
     """Return a value for a page: invisible characters of a text become escapes such as `\\u202e`.
 
-    Those that control terminals or the direction of writing, and the ends of lines, could otherwise make a text look
-    like another one. Markup of our own is left as it is; that of others is escaped by the template.
+    Control characters, bidirectional marks and line ends could otherwise make a text look like another one. Our own
+    markup is not changed; other markup is escaped by the template.
     """
     if value is None:
         return NOTHING
@@ -35,7 +35,7 @@ def _visible(character: str) -> str:
 
 
 def key(name: str) -> str:
-    """Return a name as links and forms have it: whatever it is, `urllib.parse.unquote` returns it unchanged."""
+    """Return a name for links and forms, encoded so that `urllib.parse.unquote` returns any name unchanged."""
     return name if name.isprintable() and "%" not in name else quote(name, safe="", errors="surrogatepass")
 
 
@@ -50,7 +50,7 @@ def moment(value: datetime | float | None) -> Any:
 
 
 def clock(value: datetime | float | None, now: float) -> Any:
-    """Return a time as `moment` does, without a date that is today's."""
+    """Return a time as `moment` does, without the date if it is today."""
     if value is None:
         return NOTHING
     time = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value.astimezone(UTC)

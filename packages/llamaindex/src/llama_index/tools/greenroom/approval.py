@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from llama_index.core.workflow import Context
 
 Approval: TypeAlias = bool | Callable[[str], bool]
-"""Whether a person approves code before it runs; or a function that tells it for one piece of code."""
+"""Whether a person approves code before it runs, or a function that decides this for one piece of code."""
 
 
 DECIDED_KEY = "greenroom_decided"
-"""The key of the decisions that were taken, each with the process, in a workflow's state."""
+"""The key of the used decisions, each with its process, in a workflow's state."""
 
 _PROCESS = uuid.uuid4().hex
 
@@ -34,9 +34,9 @@ class CodeDecision(HumanResponseEvent):
     request_id: str
     decision: Literal["approve", "reject"]
     code: str | None = None
-    """What runs in place of the model's code, if a person has changed it."""
+    """The code that runs in place of the model's, if a person has changed it."""
     message: str = ""
-    """For the model, where the code was rejected."""
+    """A message for the model if the code was rejected."""
 
 
 class CodeApprovalRequired(InputRequiredEvent):
@@ -48,11 +48,11 @@ class CodeApprovalRequired(InputRequiredEvent):
     code: str
 
     def approve(self, code: str | None = None) -> CodeDecision:
-        """Return the answer with which the code runs, or other code in its place."""
+        """Return the answer that lets the code run, or other code in its place."""
         return CodeDecision(request_id=self.request_id, decision="approve", code=code)
 
     def reject(self, message: str = "") -> CodeDecision:
-        """Return the answer with which the code does not run.
+        """Return the answer that rejects the code.
 
         Args:
             message: for the model.
@@ -61,17 +61,17 @@ class CodeApprovalRequired(InputRequiredEvent):
 
 
 async def decided(ctx: Context[Any] | None, tool: str, code: str, approval: Approval) -> CodeDecision:
-    """Return what is decided about code; the workflow's step is run again when a person has decided.
+    """Return the decision about code. The workflow's step is run again when a person has decided.
 
     Args:
         ctx: the workflow's context.
         tool: the tool that would run the code.
-        code: what the model wrote.
+        code: the model's code.
         approval: whether a person is asked.
 
     Raises:
-        InvalidRequest: there is no workflow to ask in.
-        WaitingForEvent: a person has not decided yet. It ends the step, and must not be caught.
+        InvalidRequest: there is no workflow in which to ask.
+        WaitingForEvent: a person has not decided yet. It ends the step and must not be caught.
     """
     if not (approval(code) if callable(approval) else approval):
         return CodeDecision(request_id="", decision="approve")
@@ -87,16 +87,15 @@ async def decided(ctx: Context[Any] | None, tool: str, code: str, approval: Appr
             requirements={"request_id": request_id},
             timeout=None,
         )
-        # A context that was just restored does not look at requirements: one decision answers all that wait.
+        # A context that was just restored ignores requirements: one decision answers all waiting requests.
         if decision.request_id == request_id and await _is_first(ctx, request_id):
             return decision
     raise AssertionError("waiting ends with a decision or an exception")
 
 
 def _call_id() -> str:
-    """Return what tells two calls of an agent with the same code apart; it is empty for any other call.
-
-    It stays when the step is run again, which the tool cannot see, perhaps in another process.
+    """Return an id that distinguishes two calls of an agent with the same code; it is empty for any other call. It
+    stays the same when the step is run again, perhaps in another process, which the tool cannot see.
     """
     step = StepWorkerStateContextVar.get(None)
     call = getattr(getattr(step, "event", None), "tool_id", None)  # models number their calls, some from 1 in each turn
@@ -105,10 +104,10 @@ def _call_id() -> str:
 
 
 async def _is_first(ctx: Context[Any], request_id: str) -> bool:
-    """Return whether no other call has taken a decision, as one that is sent twice begins the step twice.
+    """Return whether no other call has used a decision: one that is sent twice starts the step twice.
 
-    A step that was running when its process ended is run again with its decision, and so are steps that are not an
-    agent's: they begin anew for each event that they wait for.
+    A step that was running when its process ended is run again with its decision. So are steps that are not an agent's:
+    they start again for each event that they wait for.
     """
     if not _call_id():
         return True
@@ -120,10 +119,10 @@ async def _is_first(ctx: Context[Any], request_id: str) -> bool:
 
 
 def rejected(decision: CodeDecision) -> str:
-    """Return what a model reads about code that did not run."""
+    """Return the text that a model reads about code that did not run."""
     return f"The user did not let this code run. {decision.message}".strip()
 
 
 def edited(decision: CodeDecision) -> str:
-    """Return what a model reads before the result of code that was changed."""
+    """Return the text that a model reads before the result of code that was changed."""
     return f"The user changed the code before it ran, to:\n{decision.code}"

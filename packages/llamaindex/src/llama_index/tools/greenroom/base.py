@@ -46,13 +46,14 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
     The tool that runs code is `run_javascript` or `run_shell` where the container type is NodeLTS or Shell.
 
     Each conversation has its own session. The conversation is the workflow's `Context`: pass the same one to each run,
-    `agent.run(user_msg=…, ctx=ctx)`. A run without one is a conversation of its own, whose session cools down; with
-    `session_per_run` it ends with the run. Outside of a workflow there is none, and the tools raise, as any guess could
-    bring two users together. There, give the spec a session, which all of its users share, or `session_per_call`.
+    `agent.run(user_msg=…, ctx=ctx)`. A run without one is a separate conversation, whose session cools down; with
+    `session_per_run` it ends with the run. Outside of a workflow there is no conversation, and the tools raise, as a
+    guess could give two users the same session. There, give the spec a session, which all of its users share, or
+    `session_per_call`.
 
-    An error that a model can recover from, such as in its code or by a missing file, is an output with `is_error`.
-    Any other, such as `PoolFull` or `EngineUnavailable`, is raised. LlamaIndex's agents send it to the model,
-    too; the application finds it as the output's `exception`.
+    An error that a model can recover from, such as an exception in its code or a missing file, is an output with
+    `is_error`. Any other, such as `PoolFull` or `EngineUnavailable`, is raised. LlamaIndex's agents send these to the
+    model too; the application finds them as the output's `exception`.
     """
 
     spec_functions: list[SPEC_FUNCTION_TYPE]
@@ -80,11 +81,11 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
         Args:
             pool: gives each conversation its own session.
             session: serves all conversations.
-            session_per_run: whether each run gets a new session of the pool, also one that goes on with a `ctx`. It
-                is deleted as soon as nothing refers to the run's context any more: with `await agent.run(…)`, when
-                the run ends.
-            session_per_call: whether each call gets a new session of the pool, deleted after it. Then
-                the tool that runs code is the only one, as files are not kept.
+            session_per_run: whether each run gets a new session of the pool, even if it continues with a `ctx`. The
+                session is deleted as soon as nothing refers to the run's context any more: with `await agent.run(…)`,
+                when the run ends.
+            session_per_call: whether each call gets a new session of the pool, deleted after the call. Then the tool
+                that runs code is the only one, as files are not kept.
             uploads: a directory; a model may copy the files that lie directly in it into its session. Without
                 one there is no tool `upload_file`.
             images: whether models are sent the figures; the text names them, and the application gets them,
@@ -94,9 +95,9 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
             on_output: called with each piece of output while code runs. Its exception ends the code.
             tools: functions that code can call while it runs: tools of LlamaIndex, or plain functions. The event
                 stream has an `InnerToolCall` and an `InnerToolCallResult` for each call.
-            tool_limits: of their calls in one execution.
+            tool_limits: limits on the calls of one execution.
             approval: whether a person approves code before it runs, asked by a `CodeApprovalRequired` on the event
-                stream; or a function that tells it for one piece of code.
+                stream; or a function that decides this for one piece of code.
             background: offers tools that start code, look at it and stop it, while the model does something else.
             reset: offers a tool that empties the session.
 
@@ -157,14 +158,14 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
 
     @property
     def functions(self) -> list[AsyncBaseTool]:
-        """What code can call, for the prompt of a `CodeActAgent(tools=…)`."""
+        """The functions that code can call, for the prompt of a `CodeActAgent(tools=…)`."""
         return list(self._inner.tools)
 
     def to_code_execute_fn(self) -> Callable[..., Coroutine[Any, Any, ModelBlocks]]:
         """Return the function for `CodeActAgent(code_execute_fn=…, tools=spec.functions)`.
 
         Raises:
-            InvalidRequest: the container type is another than PythonLTS, as these agents write Python.
+            InvalidRequest: the container type is not PythonLTS: these agents write Python.
         """
         if self._toolset.code_tool != "run_python":
             raise InvalidRequest(
@@ -191,7 +192,7 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
         return self._call(ctx, "run_javascript", code=code)
 
     async def arun_javascript(self, code: _JavaScript, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
-        """As `run_javascript`, otherwise like `arun_python`."""
+        """As `arun_python`, for JavaScript."""
         return await self._arun(ctx, "run_javascript", code=code)
 
     def run_shell(self, command: _Command, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
@@ -199,7 +200,7 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
         return self._call(ctx, "run_shell", command=command)
 
     async def arun_shell(self, command: _Command, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
-        """As `run_shell`, otherwise like `arun_python`."""
+        """As `arun_python`, for a shell command."""
         return await self._arun(ctx, "run_shell", command=command)
 
     def list_files(self, directory: _Directory = adapters.DATA_DIR, ctx: _Ctx = _NO_CTX) -> ModelBlocks:
@@ -302,7 +303,7 @@ class GreenroomToolSpec(SessionSource, BaseToolSpec):
 
         async def write(output: StreamText | Output) -> None:
             if ctx is not None and isinstance(output, StreamText):
-                with suppress(ContextStateError):  # outside of a run there is no event stream
+                with suppress(ContextStateError):  # no event stream outside of a run
                     ctx.write_event_to_stream(CodeOutput(stream=output.stream, text=output.text))
             if callback is not None and isawaitable(returned := callback(output, ctx)):
                 await returned

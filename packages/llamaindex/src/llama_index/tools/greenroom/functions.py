@@ -1,4 +1,4 @@
-"""Tools of LlamaIndex as functions of code in a session: events on the workflow's stream and spans show each call."""
+"""LlamaIndex tools as functions that code can call; events on the workflow's stream and spans show each call."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from llama_index.core.workflow import Context, Event
 
 Functions: TypeAlias = Iterable[BaseTool | Callable[..., Any]]
-"""Tools of LlamaIndex, and plain functions with annotations and a docstring."""
+"""LlamaIndex tools, and plain functions with annotations and a docstring."""
 
 
 class InnerToolCall(ToolCall):
-    """Code that runs calls a function, on the workflow's event stream."""
+    """Running code calls a function; on the workflow's event stream."""
 
 
 class InnerToolCallResult(ToolCallResult):
-    """The result of a call that code made, on the workflow's event stream."""
+    """The result of a call that code made; on the workflow's event stream."""
 
 
 class InnerTools:
@@ -39,17 +39,17 @@ class InnerTools:
     def __init__(self, given: Functions) -> None:
         """
         Raises:
-            InvalidRequest: one of them is no function.
+            InvalidRequest: one of them is not a function.
         """
         self.tools = [_tool_of(each) for each in given]
         self.described = [_described(tool) for tool in self.tools]
-        """As models learn of them; these cannot be called."""
+        """The functions for descriptions that models read; these cannot be called."""
 
     def bound(self, ctx: Context[Any] | None) -> list[Tool]:
         """Return the functions that one execution can call.
 
         Args:
-            ctx: the workflow's context, for events, and for tools that take it.
+            ctx: the workflow's context, for events and for tools that take it.
         """
 
         def bound(tool: AsyncBaseTool) -> Callable[[dict[str, Any]], Awaitable[Any]]:
@@ -59,9 +59,9 @@ class InnerTools:
                 try:
                     output = await tool.acall(**arguments, **_context_for(tool, ctx))
                 except WaitingForEvent:
-                    error = RuntimeError(f"{name} waits for an event of the workflow, which it cannot while code runs.")
+                    error = RuntimeError(f"{name} must not wait for an event of the workflow while code runs.")
                     output = _failed(name, arguments, error)
-                except Exception as error:  # noqa: BLE001  of the application, for its event and for the code
+                except Exception as error:  # noqa: BLE001  of the application; the event and the code get it
                     output = _failed(name, arguments, error)
                 _write(
                     ctx,
@@ -83,12 +83,12 @@ def _tool_of(given: BaseTool | Callable[..., Any]) -> AsyncBaseTool:
         return adapt_to_async_tool(given)
     if callable(given) and not isinstance(given, type):
         return FunctionTool.from_defaults(given)
-    raise InvalidRequest(f"A tool must be a function or a tool of LlamaIndex, not {brief(given)}.")
+    raise InvalidRequest(f"A tool must be a function or a LlamaIndex tool, not {brief(given)}.")
 
 
 def _described(tool: AsyncBaseTool) -> Tool:
     metadata, function = tool.metadata, _function_of(tool)
-    # The default description of a function begins with its signature, which code has anyway.
+    # The default description of a function begins with its signature, which code gets separately.
     text = metadata.description.removeprefix(f"{metadata.get_name()}{_signature(function)}").strip()
     schema = metadata.fn_schema or cast("dict[str, Any]", metadata.get_parameters_dict())  # pyright: ignore[reportUnknownMemberType]
     return Tool(metadata.get_name(), inspect.cleandoc(text), schema, _no_execution, result_schema(function))
@@ -112,7 +112,7 @@ def _context_for(tool: AsyncBaseTool, ctx: Context[Any] | None) -> dict[str, Any
 
 def _write(ctx: Context[Any] | None, event: Event) -> None:
     if ctx is not None:
-        with suppress(ContextStateError):  # outside of a run there is no event stream
+        with suppress(ContextStateError):  # no event stream outside of a run
             ctx.write_event_to_stream(event)
 
 
@@ -123,7 +123,7 @@ def _failed(name: str, arguments: dict[str, Any], error: Exception) -> ToolOutpu
 
 
 def _value(tool: AsyncBaseTool, output: ToolOutput) -> Any:
-    """Return what code gets: a function's own value, and of any other tool the text that a model would get."""
+    """Return the value for the code: a function's own, or for any other tool the text that a model would get."""
     if output.exception is not None:
         raise output.exception
     if output.is_error:

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class FigureMemory(ChatMemoryBuffer):
-    """The default memory of agents, except that it can be serialized with images in it.
+    """The default memory of agents, except that it can also be serialized if it contains images.
 
-    The original cannot (llama-index-core 0.14.25), and a workflow leaves values that cannot be serialized out of
-    its serialized state. As each run begins with the serialized state of the previous run, a single figure
-    would make an agent forget the whole conversation.
+    The original cannot (llama-index-core 0.14.25), and a workflow's serialized state omits values that cannot be
+    serialized. As each run starts with the serialized state of the previous run, a single figure would make an agent
+    forget the whole conversation.
     """
 
     def to_dict(self, **_: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ class FigureMemory(ChatMemoryBuffer):
 
 
 async def keep_figures(ctx: Context[Any] | None) -> None:
-    """Let the default memory of a workflow's agents keep images; any other memory is left as it is."""
+    """Make the default memory of a workflow's agents keep images. Any other memory is not changed."""
     if ctx is None:
         return
     memory = await ctx.store.get("memory", default=None)

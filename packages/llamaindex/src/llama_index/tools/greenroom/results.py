@@ -22,7 +22,7 @@ class CodeOutput(Event):
 class ModelBlocks(list[TextBlock | ImageBlock]):
     """The content blocks for a model, with an artifact for the application.
 
-    It is the `raw_output` of a `ToolOutput`. A workflow's serialized state keeps only the blocks.
+    This is the `raw_output` of a `ToolOutput`. A workflow's serialized state keeps only the blocks.
     """
 
     artifact: Artifact
@@ -48,7 +48,7 @@ def execution_of(result: object) -> Execution | None:
 class ToolWithStatus(FunctionTool):
     """A `FunctionTool` whose output has `is_error` if the code failed or the model can retry.
 
-    A function that raises would set it, too, but lose what the code printed and drew before it failed.
+    A function that raises would set `is_error` too, but lose what the code printed and drew before it failed.
     """
 
     def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
@@ -58,7 +58,7 @@ class ToolWithStatus(FunctionTool):
         return _with_status(await super().acall(*args, **self._with_context(kwargs)))
 
     def _with_context(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        # Agents pass their context. LlamaIndex refuses other callers, though not every tool needs a context.
+        # Agents pass their context. LlamaIndex refuses callers without one, even for tools that do not need it.
         return kwargs if self.ctx_param_name is None else {self.ctx_param_name: None, **kwargs}
 
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 CONVERSATION_KEY = "greenroom_conversation"
 """The key of the conversation's name, which determines its session, in a workflow's state."""
 
-ADVICE = "Let an agent call the tool, or pass the Context of its workflow: ctx=."
+ADVICE = "Let an agent call the tool, or pass its workflow's Context: ctx=."
 
 
 class SessionSource:
     """Finds the session of a workflow's `Context`: one session per conversation.
 
-    The state holds a random name for the conversation under `CONVERSATION_KEY`, also when it is serialized.
-    An application can first store a name of its own there; a workflow with a typed state needs a field for it.
+    The workflow's state holds a random name for the conversation under `CONVERSATION_KEY`, also when it is serialized.
+    An application can store its own name there first; a workflow with a typed state needs a field for it.
     """
 
     def __init__(self, toolset: Toolset, *, per_run: bool) -> None:
@@ -51,13 +51,13 @@ class SessionSource:
         return await self._toolset.asession_for(await self._aconversation(ctx), self._run(ctx))
 
     def _run(self, ctx: Context[Any] | None) -> object:
-        # A run has a store of its own, which goes with the last context that reaches it.
+        # A run has its own store, which exists as long as a context that refers to it.
         return ctx.store if ctx is not None and self._per_run else None
 
     def _conversation(self, ctx: Context[Any] | None) -> str | None:
         if ctx is None or self._per_run or not self._toolset.follows_conversations:
             return None
-        with ThreadPoolExecutor(1) as executor:  # a loop can be running in this thread
+        with ThreadPoolExecutor(1) as executor:  # this thread can already run a loop
             run = contextvars.copy_context().run
             return executor.submit(run, asyncio.run, _name_of(ctx)).result()
 
