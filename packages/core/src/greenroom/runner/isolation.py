@@ -32,6 +32,8 @@ _INSIDE_USER = 1000
 # Of /proc, as by bubblewrap, and process 1: where it is not root outside, the kernel takes its files for the user's, as
 # the program was started by root of a namespace.
 _PROTECTED = ("sys", "sysrq-trigger", "irq", "bus", "1")
+HIDDEN = ("keys", "key-users")
+"""Files of /proc that show the kernel's keys of the user who started the sandbox, where it is that user."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -136,6 +138,9 @@ def _new_proc() -> tuple[int, int]:
         if os.path.exists(path):
             _mount(path, path, None, _BIND)
             _protect(path, _NOSUID | _NODEV | _NOEXEC)
+    for name in HIDDEN:
+        if os.path.exists(f"/proc/{name}"):
+            _mount("/dev/null", f"/proc/{name}", None, _BIND)
     return settings, process
 
 

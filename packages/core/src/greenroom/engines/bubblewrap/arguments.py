@@ -17,6 +17,7 @@ from greenroom.engines.base import (
 from greenroom.engines.bubblewrap.cgroups import MOUNT
 from greenroom.engines.bubblewrap.node import mounts
 from greenroom.errors import EngineUnavailable
+from greenroom.runner.isolation import HIDDEN
 
 INSIDE_USER = 1000
 """The user's number inside a sandbox that an unprivileged process starts."""
@@ -101,6 +102,9 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
         yield from ("--ro-bind", str(source), str(target))
     yield from ("--ro-bind", str(RUNNER_SOURCE), f"{RUNNER_HOME}/greenroom_runner")
     yield from ("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
+    for name in HIDDEN:
+        if Path("/proc", name).exists():
+            yield from ("--dev-bind", "/dev/null", f"/proc/{name}")
     yield from ("--perms", "1777", "--size", str(shared_memory(limits)), "--tmpfs", "/dev/shm")  # noqa: S108
 
 
