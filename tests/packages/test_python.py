@@ -170,7 +170,7 @@ def test_a_package_that_does_not_exist_is_named(index: Index, installer: str) ->
         ([5], "must have names of packages or paths of files, not int"),
         ("--index-url=https://x.example", "in pip's form"),
         (["-e", "."], "in pip's form"),
-        ("other.json", "by the name package-lock.json"),
+        ("other.json", "with the name package-lock.json"),
         (["package-lock.json", "polars"], "either a package-lock.json alone"),
         ("package-lock.json", "must be packages of Python"),
         ("missing.txt", "missing.txt cannot be read"),
