@@ -112,7 +112,7 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
         (
             {**resource(), "tags": {ENGINE_TAG: "memory:?memory_reserve=0"}},
             f"tags.{ENGINE_TAG}",
-            "must not have the option memory_reserve: the owner of the server gives it, with --engine.",
+            "must not have the option memory_reserve: only the server's owner can set it, with --engine.",
         ),
         ({**resource(), "identity": {"kind": 1}}, "identity.kind", "is unknown"),
         (resource("JavaLTS"), "properties.containerType", "must be one of PythonLTS"),
