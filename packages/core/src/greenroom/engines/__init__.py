@@ -1,1 +1,1 @@
-"""Engines start isolated sandboxes. They know nothing of pools and sessions."""
+"""Engines start isolated sandboxes. They know nothing about pools or sessions."""

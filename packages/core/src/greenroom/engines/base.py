@@ -23,19 +23,19 @@ from greenroom.progress import Report, unread
 _log = logging.getLogger(__name__)
 
 RUNNER_SOURCE = Path(runner.__file__).parent
-"""The runner's modules, to be shown to sandboxes as `RUNNER_HOME/greenroom_runner`, read-only."""
+"""The runner's modules, mounted read-only in sandboxes as `RUNNER_HOME/greenroom_runner`."""
 
 RUNNER_HOME = "/opt/greenroom"
 
 
 def runner_command(python: str, *arguments: str) -> list[str]:
-    """The command of a sandbox's first process, run by the sandbox's own Python."""
+    """The command of a sandbox's first process, run by the Python inside the sandbox."""
     start = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.supervisor import main; main()"
     return [python, "-I", "-S", "-c", start, *arguments]  # the runner needs no packages
 
 
 def template_command(python: str, settings: str) -> list[str]:
-    """The command of a template, with the options of Python that a worker has."""
+    """The command of a template, with the same Python options as a worker."""
     start = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.template import main; "
     start += "sys.path.pop(0); main()"
     return [python, "-I", "-B", "-u", "-c", start, settings]
@@ -48,7 +48,7 @@ RUNNER_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "TERM": "dumb",
 }
-"""The environment of every sandbox, except PATH where its Python is elsewhere."""
+"""The environment of every sandbox, except for PATH if its Python is elsewhere."""
 
 _COUNTS_OF_PROCESSORS = (
     "BLIS_NUM_THREADS",
@@ -63,7 +63,7 @@ _COUNTS_OF_PROCESSORS = (
     "RAYON_NUM_THREADS",
 )
 
-# Installers would retry for ten seconds or more, and then advise what cannot help.
+# Installers would retry for at least ten seconds, and then give advice that does not apply here.
 _INSTALLERS_WITHOUT_NETWORK = {
     "CONDA_OFFLINE": "1",
     "NPM_CONFIG_OFFLINE": "true",
@@ -81,7 +81,7 @@ def sandbox_environment(spec: SandboxSpec) -> dict[str, str]:
     Libraries start as many threads and processes as the sandbox has processors, not as many as the machine has.
     """
     processors = str(math.ceil(spec.limits.cpus))
-    heap = spec.limits.memory * 3 // 4 >> 20  # the rest is for what is not in it, such as buffers and code
+    heap = spec.limits.memory * 3 // 4 >> 20  # the rest is for memory outside the heap, such as buffers and code
     return {
         **RUNNER_ENVIRONMENT,
         **({"NODE_OPTIONS": f"--max-old-space-size={heap}"} if spec.container_type is ContainerType.NODE_LTS else {}),
@@ -91,12 +91,12 @@ def sandbox_environment(spec: SandboxSpec) -> dict[str, str]:
 
 
 class ControlGroups(StrEnum):
-    """The kernel's means of limiting a sandbox's memory, processors and processes."""
+    """The kernel mechanism that limits a sandbox's memory, processors and processes."""
 
     VERSION_1 = "version 1"
     VERSION_2 = "version 2"
     NONE = "none"
-    """None: the limits hold for each process, not for the whole sandbox."""
+    """None: the limits apply to each process, not to the whole sandbox."""
     UNKNOWN = "unknown"
 
 
@@ -104,11 +104,11 @@ class MemoryFrom(StrEnum):
     """Where the memory of an engine's sandboxes is taken from."""
 
     THIS_PROCESS = "this process"
-    """From what this process may use: the control groups above it count the sandboxes, too."""
+    """Memory that this process may use: the control groups above it also count the sandboxes."""
     THIS_MACHINE = "this machine"
-    """From this machine, outside the control groups of this process."""
+    """Memory of this machine, outside the control groups of this process."""
     ELSEWHERE = "elsewhere"
-    """From another machine, of which nothing is known here."""
+    """Memory of another machine, about which nothing is known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Limits:
     """The limits of one sandbox, for all of its processes together."""
 
     memory: int = 2 << 30
-    """Bytes of memory, files in `/mnt/data` and `/tmp` included."""
+    """Bytes of memory, including files in `/mnt/data` and `/tmp`."""
     cpus: float = 1.0
     """Processor time, in processors."""
     pids: int = 256
@@ -134,37 +134,37 @@ class SandboxSpec:
     container_type: ContainerType = ContainerType.PYTHON_LTS
     limits: Limits = field(default_factory=Limits)
     preload: tuple[str, ...] = ()
-    """Modules that sessions are likely to import. A hint: the pool has them imported after the start, and an engine
-    that starts sandboxes from a template can do so before."""
+    """Modules that sessions are likely to import. A hint: the pool imports them after the start, and an engine that
+    starts sandboxes from a template can import them earlier."""
     variables: frozenset[str] = frozenset()
-    """The names of environment variables that the pool sets, by an order to the runner, before modules are imported.
-    Their values can be secrets, so that no program is started with them."""
+    """The names of environment variables that the pool sets through an order to the runner, before modules are
+    imported. Their values can be secrets, so they are not part of any program's initial environment."""
     container: CustomContainer | None = None
-    """What a custom container is made from; `None` for other types."""
+    """The settings of a custom container; `None` for other types."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a sandbox has used so far, as counted outside of it."""
+    """What a sandbox has used so far, measured from outside."""
 
     source: UsageSource
     cpu: float
-    """Seconds of processors, since its start."""
+    """Seconds of processor time since its start."""
     memory: int
-    """Bytes at this moment."""
+    """Bytes in use now."""
     peak: int | None = None
-    """The most bytes at any time, if that is known."""
+    """The peak in bytes, if known."""
 
 
 class Gauge(Protocol):
-    """Reads the figures of a sandbox in microseconds. After the sandbox's end, it knows none."""
+    """Reads the usage of a sandbox in microseconds. After the sandbox has ended, it returns `None`."""
 
     def cpu(self) -> float | None:
-        """Return the seconds of processors so far; `None` if that is not known."""
+        """Return the seconds of processor time so far; `None` if unknown."""
         ...
 
     def take_peak(self) -> int | None:
-        """Return the most bytes of memory since the last call; `None` if that is not known."""
+        """Return the peak memory in bytes since the last call; `None` if unknown."""
         ...
 
 
@@ -180,7 +180,7 @@ class Sandbox(ABC):
 
     @property
     def sampling_interval(self) -> float:
-        """The seconds between two calls of `resources` that are not worth their price more often."""
+        """The shortest interval in seconds at which calling `resources` is worth its cost."""
         return 1.0
 
     @abstractmethod
@@ -188,48 +188,48 @@ class Sandbox(ABC):
         """End all of its processes and free its resources. Idempotent, bounded in time, never raises OSError."""
 
     async def resources(self) -> Resources | None:
-        """Return what it has used so far, after `kill` what it had used; `None` if that is not known.
+        """Return what it has used so far (after `kill`, in total); `None` if unknown.
 
         Bounded in time, never raises OSError.
         """
         return None
 
     def gauge(self) -> Gauge | None:
-        """Return what reads its figures in microseconds, for each execution; `None` where nothing does."""
+        """Return a meter that is fast enough to read around each execution; `None` if there is none."""
         return None
 
     async def limit_memory(self, memory: int) -> None:
         """Set a new memory limit in bytes, files included.
 
         Raises:
-            InvalidRequest: this engine cannot change that for one sandbox.
+            InvalidRequest: this engine cannot change the limit of a single sandbox.
         """
         raise InvalidRequest(f"The memory of one session cannot differ from its pool's on this engine: {memory} bytes.")
 
     async def take_full_share(self) -> None:  # noqa: B027  nothing to do where starts do not yield
-        """Give it the same share of busy processors as others; until then, a start can yield to running code.
+        """Give it the same share of busy processors as the others; until then, its start can yield to running code.
 
         Never raises OSError.
         """
 
     async def freeze(self) -> bool:
-        """Stop all of its processes until `thaw`, whatever they do; return whether they are stopped.
+        """Suspend all of its processes until `thaw`, whatever they do; return whether they are suspended.
 
-        A frozen sandbox ends with the host process like any other, and `kill` ends it. Bounded in time, never raises
+        A frozen sandbox still ends with the host process, and `kill` ends it. Bounded in time, never raises
         OSError.
         """
         return False
 
     async def thaw(self) -> None:  # noqa: B027  nothing to do where none is frozen
-        """Let its processes go on after `freeze`. Idempotent, bounded in time.
+        """Resume its processes after `freeze`. Idempotent, bounded in time.
 
         Raises:
-            EngineUnavailable: the engine does not answer.
+            EngineUnavailable: the engine does not respond.
         """
 
     @abstractmethod
     async def diagnosis(self) -> str:
-        """Return what the engine knows about its end, such as "out of memory"; empty if nothing.
+        """Return what the engine knows about why it ended, such as "out of memory"; empty if nothing.
 
         After a failed start, the text includes the standard error of the first process.
         """
@@ -252,7 +252,7 @@ class StreamSandbox(Sandbox):
 
 
 class Connection(Protocol):
-    """A connection to a port of a sandbox. Each method raises OSError when it was reset."""
+    """A connection to a port of a sandbox. Each method raises OSError if the connection was reset."""
 
     async def read(self) -> bytes:
         """Return the next bytes, empty at the end."""
@@ -263,11 +263,11 @@ class Connection(Protocol):
         ...
 
     async def end(self) -> None:
-        """Send the end of the bytes; reading goes on."""
+        """Send the end of the stream; reading can continue."""
         ...
 
     async def close(self) -> None:
-        """Give the connection up. Idempotent, never raises OSError."""
+        """Close the connection. Idempotent, never raises OSError."""
         ...
 
 
@@ -284,22 +284,22 @@ class PortSandbox(Sandbox):
 
     @abstractmethod
     async def ended(self) -> None:
-        """Wait until it ends by itself."""
+        """Wait until it exits by itself."""
 
     @abstractmethod
     def output(self) -> str:
-        """Return the last of what its program printed."""
+        """Return the end of its program's output."""
 
     @abstractmethod
     def listen(self, on_output: Callable[[str, bytes], None]) -> None:
-        """Call a function with `stdout` or `stderr` and what the program prints from now on."""
+        """Call a function with `stdout` or `stderr` and the text for everything that the program prints from now on."""
 
 
 def refuse_unfiltered(reason: str | None, *, allowed: bool) -> None:
     """Refuse an engine that cannot filter the system calls of its sandboxes.
 
     Raises:
-        EngineUnavailable: there is a reason, and the option does not allow it.
+        EngineUnavailable: system calls cannot be filtered, and the option does not allow that.
     """
     if reason is None:
         return
@@ -312,23 +312,23 @@ def refuse_unfiltered(reason: str | None, *, allowed: bool) -> None:
 
 
 class Engine(ABC):
-    """Starts sandboxes. One object serves one event loop."""
+    """Starts sandboxes. Each object belongs to one event loop."""
 
     name: str
     container_types: frozenset[ContainerType] = frozenset({ContainerType.PYTHON_LTS, ContainerType.SHELL})
     """The container types that it can start."""
     packages_from: PackagesFrom | None = None
-    """How its sandboxes can be given packages."""
+    """How packages can be added to its sandboxes."""
     copies_sessions: bool = False
-    """Whether a copy of a session in one of its sandboxes can be made in another: both have the same files of the
-    system, and our runner."""
+    """Whether a session in one of its sandboxes can be copied to another: both must have the same system files and our
+    runner."""
     control_groups: ControlGroups = ControlGroups.UNKNOWN
-    """The control groups that limit the sandboxes; known after `check`."""
+    """The control groups that limit the sandboxes; set by `check`."""
     _report: Report | None = None
 
     @property
     def report(self) -> Report:
-        """Takes the progress of long work of `check` and `check_container`, such as an image that is pulled.
+        """Receives the progress of long steps in `check` and `check_container`, such as pulling an image.
 
         The pool sets it while it opens. A `Meter` counts and reports.
         """
@@ -340,22 +340,22 @@ class Engine(ABC):
 
     @property
     def starts_give_way(self) -> bool:
-        """Whether a sandbox that starts leaves busy processors to those that run code."""
+        """Whether a starting sandbox yields busy processors to sandboxes that run code."""
         return False
 
     @property
     def freezes(self) -> bool:
-        """Whether its sandboxes can be frozen; known after `check`."""
+        """Whether its sandboxes can be frozen; set by `check`."""
         return False
 
     @property
     def memory_from(self) -> MemoryFrom:
-        """Where the memory of its sandboxes is taken from; known after `check`."""
+        """Where the memory of its sandboxes is taken from; set by `check`."""
         return MemoryFrom.THIS_PROCESS
 
     @abstractmethod
     async def check(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
-        """Find out whether sandboxes of a container type can be made here.
+        """Check that sandboxes of a container type can be started here.
 
         Raises:
             EngineUnavailable: they cannot; the message says what to do.
@@ -363,30 +363,30 @@ class Engine(ABC):
 
     @abstractmethod
     async def start(self, spec: SandboxSpec) -> Sandbox:
-        """Start a sandbox; it need not be ready yet.
+        """Start a sandbox; it may return before the sandbox is ready.
 
-        Cancelling leaves nothing behind.
+        If it is cancelled, nothing is left behind.
 
         Raises:
-            EngineUnavailable: the engine does not answer or refuses.
+            EngineUnavailable: the engine does not respond, or refuses.
             InvalidRequest: this engine cannot enforce a limit.
         """
 
     async def check_container(self, container: CustomContainer) -> None:
-        """As `check`, for custom containers of this kind; an image that is missing is pulled."""
+        """Like `check`, for custom containers of this kind; a missing image is pulled."""
         raise EngineUnavailable(f"The engine {self.name} cannot run custom containers, such as {container.image!r}.")
 
     async def start_container(self, spec: SandboxSpec) -> PortSandbox:
-        """As `start`, for a specification with a `container`."""
+        """Like `start`, for a specification with a `container`."""
         raise EngineUnavailable(f"The engine {self.name} cannot run custom containers.")
 
     @abstractmethod
     async def sweep(self) -> int:
-        """Remove what dead owners have left behind; return the number of sandboxes."""
+        """Remove sandboxes left behind by dead owners; return their number."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Free the engine's own resources; its sandboxes have been killed before."""
+        """Free the engine's own resources; its sandboxes must have been killed already."""
 
 
 class EngineOptions(BaseModel):
@@ -410,15 +410,15 @@ OptionsT = TypeVar("OptionsT", bound=EngineOptions)
 class EnginePlugin(Generic[OptionsT]):
     """An engine that `connect` can open by its scheme.
 
-    Another package offers one with an entry point in the group `greenroom.engines`, whose name is the scheme.
+    Another package can provide one with an entry point in the group `greenroom.engines`, named after the scheme.
     """
 
     options: type[OptionsT]
     make: Callable[[OptionsT], Engine]
-    """Makes the engine; raises `EngineUnavailable` with the command that installs it, if a package is missing."""
+    """Creates the engine; raises `EngineUnavailable`, with the command that installs it, if a package is missing."""
 
     def engine(self, options: Mapping[str, Any]) -> Engine:
-        """Return the engine with options from any source.
+        """Create the engine from options of any source.
 
         Raises:
             InvalidRequest: an option is unknown or breaks a rule.

@@ -1,7 +1,7 @@
-"""The program of the process that `watchdog` starts. Before the owner's end, it uses the standard library only.
+"""The program of the process that `watchdog` starts. Until the owner ends, it uses the standard library only.
 
-Its argument is JSON: the owner's process, the path of Python's modules, a function as `module:name`, its arguments.
-The function ends what is left of the owner, and returns how many sandboxes it found.
+Its argument is JSON: the owner's process, Python's module path, a function as `module:name`, and its arguments.
+The function kills the sandboxes that the owner left behind, and returns how many it found.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import signal
 import sys
 import time
 
-_TRIES, _PAUSE = 100, 1.0  # until nothing is left, on a machine that is too busy to end all in time
-_PATIENCE = 10.0  # seconds from the end of the pipe, in which the owner ends or does not
+_TRIES, _PAUSE = 100, 1.0  # until nothing is left, on a machine too busy to end all of them in time
+_PATIENCE = 10.0  # seconds after the pipe closes in which the owner must have ended
 
 
 def main() -> None:
@@ -33,13 +33,13 @@ def main() -> None:
     deadline = time.monotonic() + _PATIENCE
     while not _is_gone(owner, process):
         if time.monotonic() > deadline:
-            return  # it has forgotten this process, and lives
+            return  # the owner has dropped this process, and is alive
         time.sleep(0.01)
     sys.path[:] = path
     module, _, name = function.partition(":")
     end_all = getattr(importlib.import_module(module), name)
     for _ in range(_TRIES):
-        with contextlib.suppress(Exception):  # such as a daemon that does not answer: there is nobody to tell
+        with contextlib.suppress(Exception):  # such as a daemon that does not respond: there is nowhere to report it
             if end_all(*arguments) == 0:
                 return
         time.sleep(_PAUSE)
@@ -48,13 +48,13 @@ def main() -> None:
 def _descriptor(owner: int) -> int | None:
     try:
         return os.pidfd_open(owner)
-    except (AttributeError, OSError):  # Linux only, and not of an owner that has ended
+    except (AttributeError, OSError):  # not on Linux, or the owner has ended
         return None
 
 
 def _is_gone(owner: int, process: int | None) -> bool:
     if process is not None:
-        return bool(select.select([process], [], [], 0)[0])  # also if nobody has waited for it yet
+        return bool(select.select([process], [], [], 0)[0])  # even if nothing has waited for it yet
     try:
         os.kill(owner, 0)
     except ProcessLookupError:

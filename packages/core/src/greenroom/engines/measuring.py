@@ -1,4 +1,4 @@
-"""What a sandbox has used: counted by its control groups, else estimated from its processes."""
+"""The usage of a sandbox: counted by its control groups, otherwise estimated from its processes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from greenroom.models import UsageSource
 
 _MOUNT = Path("/sys/fs/cgroup")
 _COUNTERS = ("cpuacct", "memory", "")
-"""The controllers that count, the empty name being version 2 of control groups."""
-_MOST_PROCESSES = 1000  # of one sandbox: a fork bomb must not make a reading long
+"""The controllers that count usage; the empty name is version 2 of control groups."""
+_MOST_PROCESSES = 1000  # of one sandbox: a fork bomb must not make a reading slow
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def of_group(directories: Sequence[Path]) -> Resources | None:
-    """Return what control groups of version 1 or 2 have counted; `None` if they are gone, or do not count it.
+    """Return the usage counted by control groups of version 1 or 2; `None` if they are gone, or do not count it.
 
-    Of a sandbox that was forked from a template, they count the pages that it has written, not those that it shares.
+    For a sandbox forked from a template, they count the pages that it has written, not those that it shares.
     """
     cpu, memory, peak = None, None, None
     for directory in directories:
@@ -33,9 +33,9 @@ def of_group(directories: Sequence[Path]) -> Resources | None:
 
 
 class Gauge:
-    """Counters of control groups that are kept open: to open one takes ten times as long as to read it.
+    """Counters of control groups that are kept open: opening one takes ten times as long as reading it.
 
-    It reads in microseconds, where `of_group` takes a part of a millisecond.
+    It reads in microseconds, where `of_group` takes a fraction of a millisecond.
     """
 
     def __init__(self, directories: Sequence[Path]) -> None:
@@ -45,19 +45,19 @@ class Gauge:
             self._unit, self._cpu = 1e6, _opened(directories, ["cpu.stat"], os.O_RDONLY)
         self._peak = _opened(directories, ["memory.peak", "memory.max_usage_in_bytes"], os.O_RDWR, os.O_RDONLY)
         self.highest = 0
-        """The most bytes at any time, as far as `take_peak` has found: under version 1, it resets the kernel's own."""
+        """The peak in bytes as seen by `take_peak`, which under version 1 resets the kernel's own."""
         self.take_peak()
 
     def cpu(self) -> float | None:
-        """Return the seconds of processors so far; `None` if nothing counts them."""
+        """Return the seconds of processor time so far; `None` if nothing counts them."""
         content = b"" if self._cpu is None else _read(self._cpu)
         fields = content.split(None, 2)
         return int(fields[1 if self._unit == 1e6 else 0]) / self._unit if fields else None
 
     def take_peak(self) -> int | None:
-        """Return the most bytes since the last call; `None` if that is not known.
+        """Return the peak in bytes since the last call; `None` if unknown.
 
-        It is known if the kernel can reset its maximum, or if the maximum has risen since.
+        It is known if the kernel can reset its peak, or if the peak has risen since.
         """
         if self._peak is None or not (content := _read(self._peak)):
             return None
@@ -65,7 +65,7 @@ class Gauge:
         self.highest = max(peak, before)
         try:
             os.pwrite(self._peak, b"0", 0)
-        except OSError:  # it may only be read, or the kernel is older than 6.12
+        except OSError:  # the file is read-only, or the kernel is older than 6.12
             return peak if peak > before else None
         return peak
 
@@ -77,12 +77,12 @@ class Gauge:
 
 
 def swap_left() -> int:
-    """Return the bytes of swap space that this machine has left."""
+    """Return the bytes of free swap space on this machine."""
     return _of_machine("SwapFree:") or 0
 
 
 def machine_memory() -> int | None:
-    """Return the bytes of memory that this machine has; `None` where that is not known."""
+    """Return the bytes of memory on this machine; `None` if unknown."""
     return _of_machine("MemTotal:")
 
 
@@ -98,7 +98,7 @@ def _of_machine(field: str) -> int | None:
 
 
 def groups_of(process: int, name: str) -> tuple[Path, ...]:
-    """Return the directories of the control groups of a process, if their paths name it, as those of containers do."""
+    """Return the control group directories of a process, if their paths name it, as those of containers do."""
     found: dict[str, Path] = {}
     with contextlib.suppress(OSError, ValueError):
         for line in Path(f"/proc/{process}/cgroup").read_text().splitlines():
@@ -111,16 +111,16 @@ def groups_of(process: int, name: str) -> tuple[Path, ...]:
 
 
 def groups_named(id: str) -> tuple[Path, ...]:  # noqa: A002  Docker's own word
-    """Return the directories of the control groups of a container, where Docker makes them by default."""
+    """Return the control group directories of a container, where Docker creates them by default."""
     places = (f"docker/{id}", f"system.slice/docker-{id}.scope")
     found = (_MOUNT / controller / place for controller in _COUNTERS for place in places)
     return tuple(directory for directory in found if directory.is_dir())
 
 
 def of_processes(root: int) -> Resources | None:
-    """Return what a process and those below it have used, with what those used that they have waited for.
+    """Return the usage of a process and its descendants, including children that they have waited for.
 
-    Shared pages count for each process, a template's too, and what a killed process used is missing: an estimate.
+    An estimate: shared pages, even a template's, count for each process, and the usage of killed processes is missing.
     """
     ticks, pages, found = 0, 0, False
     for process in _tree(root):
@@ -134,7 +134,7 @@ def of_processes(root: int) -> Resources | None:
 
 
 def _opened(directories: Sequence[Path], names: Sequence[str], *modes: int) -> int | None:
-    """Return a descriptor of the first of these files that there is, in the first mode that is allowed."""
+    """Return a descriptor of the first of these files that exists, in the first mode that is allowed."""
     for file in (directory / name for directory in directories for name in names):
         for mode in modes:
             with contextlib.suppress(OSError):
@@ -147,7 +147,7 @@ def _opened(directories: Sequence[Path], names: Sequence[str], *modes: int) -> i
 
 
 def _most_descriptors() -> int:
-    """Half of those that this process can have: sandboxes and connections need them more than figures do."""
+    """Half of the descriptors that this process can have: sandboxes and connections need them more than usage does."""
     import resource  # noqa: PLC0415  exists on Unix only
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -27,8 +27,8 @@ def labels() -> dict[str, str]:
 def is_gone(owner: Mapping[str, str]) -> bool:
     """Whether the process that made these labels has certainly ended.
 
-    In doubt it has not: a container can belong to a process on another machine that shares the Docker engine,
-    or in another container, where the same number is another process.
+    If in doubt, it has not: a container can belong to a process on another machine that shares the Docker engine,
+    or in another container, where the same process ID is another process.
     """
     if owner.get(MACHINE) != machine() or sys.platform == "win32":  # on Windows, os.kill ends processes
         return False
@@ -41,9 +41,9 @@ def is_gone(owner: Mapping[str, str]) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # alive, and of another user
+        pass  # alive, and owned by another user
     started = owner.get(_STARTED)
-    # The system reuses numbers, but not with the same start time.
+    # The system reuses IDs, but not with the same start time.
     return bool(started) and _start_time(pid) not in (None, started)
 
 
@@ -53,7 +53,7 @@ def mark() -> str:
 
 
 def is_gone_by_mark(word: str) -> bool:
-    """As `is_gone`, for a word that `mark` returned."""
+    """Like `is_gone`, for a word that `mark` returned."""
     of_machine, _, process = word.partition("-")
     pid, _, started = process.partition("-")
     return of_machine == _machine_mark() and is_gone({MACHINE: machine(), _PID: pid, _STARTED: started})
@@ -74,7 +74,7 @@ def machine() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process started, in ticks since the boot; None where that cannot be read."""
+    """When a process started, in ticks since the boot; None if that cannot be read."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

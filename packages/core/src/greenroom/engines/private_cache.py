@@ -1,4 +1,4 @@
-"""Directories in this user's cache that sandboxes see, which no other user can change."""
+"""Directories in this user's cache that sandboxes see and no other user can change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FOREIGN = "another user can change the directory"
 
 
 def place() -> Path:
-    """Return the directory for all that Greenroom keeps in the user's cache, whether it exists or not."""
+    """Return Greenroom's directory in the user's cache, whether it exists or not."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():
         cache = Path.home() / ".cache"
@@ -20,10 +20,10 @@ def place() -> Path:
 
 
 def descriptor(target: Path) -> int | None:
-    """Open a directory to show it to sandboxes; `None` where it is missing, or another user can change it.
+    """Open a directory to show it to sandboxes; `None` if it is missing, or another user can change it.
 
-    Another user could replace it with a link to private files. So it must be a directory of this user or of root, in
-    another such directory; neither is a link, and no other user can write to them.
+    Another user could replace it with a link to private files. So it must be owned by this user or root, inside
+    another such directory; neither may be a link or writable by other users.
     """
     try:
         parent = _open_own(target.parent)
@@ -38,7 +38,7 @@ def descriptor(target: Path) -> int | None:
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory that only this user can access, or take away others' access to the existing one.
+    """Create a directory that only this user can access, or remove others' access to an existing one.
 
     Raises:
         OSError: it cannot be made, or belongs to another user.

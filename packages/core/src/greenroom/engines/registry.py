@@ -1,4 +1,4 @@
-"""Find engines by the scheme of a pool's URL: Greenroom's own, and those that other packages offer."""
+"""Find engines by the scheme of a pool's URL: Greenroom's own, and those that other packages provide."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def plugin(scheme: str) -> EnginePlugin[Any]:
     """Return the engine of a scheme.
 
     Raises:
-        InvalidRequest: there is no such engine; the message has the nearest one.
-        EngineUnavailable: its plug-in cannot be imported; the message has the plug-in's own error.
+        InvalidRequest: there is no such engine; the message suggests the nearest name.
+        EngineUnavailable: its plug-in cannot be imported; the message includes the plug-in's own error.
     """
     if (module := BUILT_IN.get(scheme)) is not None:
         return importlib.import_module(module).PLUGIN

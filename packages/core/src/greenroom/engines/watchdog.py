@@ -1,7 +1,7 @@
-"""A process that ends frozen sandboxes if this one is killed.
+"""A process that kills frozen sandboxes if this process is killed.
 
-A sandbox ends when its standard input closes; one that is frozen does not notice that. So whoever freezes sandboxes has
-a watchdog first: a small process outside of them, which waits for the owner's end.
+A sandbox ends when its standard input closes, but a frozen one does not notice that. So before it freezes sandboxes,
+an engine starts a watchdog: a small process outside the sandboxes that waits for the owner to end.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Starts the process when it is first needed, and again if it ends. Used on one event loop.
+    """Starts the process when it is first needed, and again if it ends. Belongs to one event loop.
 
     Args:
-        function: what ends the sandboxes of the dead owner and returns their number, as `module:name`; it is imported
-            then.
-        arguments: its arguments, as JSON has them.
+        function: kills the sandboxes of the dead owner and returns their number, as `module:name`; imported only
+            when needed.
+        arguments: its arguments, as JSON values.
     """
 
     def __init__(self, function: str, *arguments: Any) -> None:
@@ -37,7 +37,7 @@ class Watchdog:
         self._watching = False
 
     async def is_on(self) -> bool:
-        """Return whether it watches; the first call starts it."""
+        """Return whether it is watching; the first call starts it."""
         if os.name != "posix":
             return False
         if self._guard is None:

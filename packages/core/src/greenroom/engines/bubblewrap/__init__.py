@@ -1,4 +1,4 @@
-"""Sandboxes by bubblewrap: no daemon and no image."""
+"""Sandboxes started with bubblewrap: no daemon and no image."""
 
 from __future__ import annotations
 

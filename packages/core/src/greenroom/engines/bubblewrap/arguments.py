@@ -1,4 +1,4 @@
-"""The arguments of bubblewrap: namespaces, file system and environment of a sandbox."""
+"""The arguments for bubblewrap: namespaces, file system and environment of a sandbox."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from greenroom.errors import EngineUnavailable
 from greenroom.runner.isolation import HIDDEN
 
 INSIDE_USER = 1000
-"""The user's number inside a sandbox that an unprivileged process starts."""
+"""The user ID inside a sandbox that was started by an unprivileged process."""
 
-# Files that system programs look up, without any that reveal something about this machine.
+# Files that system programs read, except those that reveal something about this machine.
 _ETC = ("alternatives", "fonts", "ld.so.cache", "localtime", "mime.types", "ssl/certs", "ssl/openssl.cnf")
 _ETC_NETWORK = ("hosts", "nsswitch.conf", "resolv.conf")
 
 
 _FORKING = ("SYS_ADMIN", "NET_ADMIN", "SETUID", "SETGID", "SETPCAP")
-"""The capabilities that a template needs: for namespaces and mounts, the loopback device, and another user."""
+"""The capabilities that a template needs: for namespaces and mounts, the loopback device, and changing users."""
 
 
 def isolation(limits: Limits, *, forks: bool = False) -> Iterator[str]:
     """Yield the arguments for namespaces and privileges.
 
     Args:
-        forks: whether it is a template, which keeps the privileges that it needs to fork sandboxes.
+        forks: whether this is a template, which keeps the privileges that it needs to fork sandboxes.
     """
     yield from ("--unshare-ipc", "--unshare-pid", "--as-pid-1", "--unshare-uts", "--unshare-cgroup-try")
     if not limits.network:
@@ -53,10 +53,10 @@ def isolation(limits: Limits, *, forks: bool = False) -> Iterator[str]:
         for name in _FORKING:
             yield from ("--cap-add", f"CAP_{name}")
         if os.geteuid() != 0:  # root in a namespace, so that it can mount and become the sandboxes' user there
-            # The kernel wants the last one of root that maps itself into a further namespace.
+            # The kernel requires the last one if root maps itself into a further namespace.
             yield from ("--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "CAP_SETFCAP")
     elif os.geteuid() == 0:
-        # Mounting needs root, which our own first process then gives up permanently.
+        # Mounting requires root, which our own first process then gives up permanently.
         yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP")
     else:
         yield from ("--unshare-user", "--disable-userns")
@@ -67,7 +67,7 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
     """Yield the arguments for the parts of this machine that a sandbox sees, and for its own directories.
 
     Raises:
-        EngineUnavailable: a program is where sandboxes have the runner.
+        EngineUnavailable: a program is in the directory where sandboxes have the runner.
     """
     for path, size in (("/tmp", limits.disk), ("/mnt/data", limits.disk)):  # noqa: S108
         yield from ("--perms", "1777", "--size", str(size), "--tmpfs", path)
@@ -80,7 +80,7 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
                 f"The environment of the sandboxes' programs must not be {path}: sandboxes have Greenroom's own "
                 f"program at {RUNNER_HOME}. Make the environment in another directory."
             )
-    # bubblewrap makes missing parents private, and the sandbox's user is not the one who made them.
+    # bubblewrap creates missing parents as private, and the sandbox's user does not own them.
     targets = [
         *programs,
         Path(RUNNER_HOME, "cache/x"),
@@ -109,12 +109,12 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
 
 
 def shared_memory(limits: Limits) -> int:
-    """Return the bytes of /dev/shm."""
+    """Return the size of /dev/shm in bytes."""
     return limits.memory // 4
 
 
 def environment(first: Sequence[str], spec: SandboxSpec) -> Iterator[str]:
-    """Yield the arguments for the environment variables; `first` are directories of programs."""
+    """Yield the arguments for the environment variables; `first` are directories to put first on the PATH."""
     search = os.pathsep.join([*first, RUNNER_ENVIRONMENT["PATH"]])
     for name, value in {**sandbox_environment(spec), "PATH": search}.items():
         yield from ("--setenv", name, value)

@@ -1,6 +1,6 @@
-"""Bytecode of an environment's packages, compiled once here instead of in each sandbox, which cannot keep it.
+"""Compiles the bytecode of an environment's packages once on the host, because sandboxes cannot store it.
 
-Python writes it as it imports a package, and some installers do not; code in sandboxes sees the packages read-only.
+Some installers do not compile packages, and code in sandboxes sees the packages read-only.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-_LOOKED_AT = 200  # sources, spread over the packages
+_LOOKED_AT = 200  # source files, spread over the packages
 
-# It ends with the process that started it, and another one that compiles the same packages goes first.
+# It ends with the process that started it, and exits if another process is compiling the same packages.
 _COMPILE = """
 import ctypes, compileall, fcntl, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -28,8 +28,8 @@ compileall.compile_dir(sys.argv[1], quiet=2)
 def command_to_compile(python: str) -> list[str] | None:
     """Return the command that compiles the packages of a virtual environment.
 
-    `None` if they have their bytecode, or if the environment is not this user's own: then nothing of it is run here,
-    and nothing is written into it.
+    `None` if they have their bytecode already, or if another user owns the environment: then nothing in it is run or
+    written here.
     """
     environment = Path(python).parent.parent
     for packages in environment.glob("lib/python3*/site-packages"):
@@ -51,7 +51,7 @@ def _lacks_bytecode(packages: Path) -> bool:
 
 
 def _sources(packages: Path) -> Iterator[Path]:
-    """Yield a few sources of each package."""
+    """Yield a few source files of each package."""
     for package in packages.iterdir():
         if (package / "__init__.py").exists():
             yield from islice(package.glob("*.py"), 5)

@@ -1,14 +1,14 @@
-"""Control groups: the limits on memory, processors and processes of a whole sandbox, where we are allowed to set them.
+"""Control groups: limits on memory, processors and processes of a whole sandbox, where we are allowed to set them.
 
 Root is allowed to, and so is the owner of a delegated group (version 2). Elsewhere `find` returns `None`, and the
 bubblewrap engine falls back to limits on single processes.
 
 Under version 2 a group with limited children cannot hold processes itself, and a service manager takes controllers
-away from the children of its own groups when its units do not need them. So the sandboxes have a group of their own,
-whose children keep their limits, and in a delegated group all processes move aside into another:
+away from the children of its own groups if its units do not need them. So the sandboxes have a group of their own,
+whose children keep their limits, and in a delegated group all existing processes are moved to another group:
 
     delegated group, or the root's
-    ├── greenroom.host                      the processes that the delegated group had
+    ├── greenroom.host                      the processes that were in the delegated group
     └── greenroom.sandboxes
         └── greenroom-<process>-<random>    one sandbox
 """
@@ -34,19 +34,19 @@ _HOST = "greenroom.host"
 _SANDBOXES = "greenroom.sandboxes"
 _CONTROLLERS = ("memory", "pids", "cpu")
 _FREEZER = "freezer"  # a controller of version 1; version 2 freezes without one
-_MOVES = 10  # processes fork while they are moved
-_PERIOD = 100_000  # microseconds, over which a share of the processors is counted
+_MOVES = 10  # attempts: processes fork while they are moved
+_PERIOD = 100_000  # microseconds: the period over which a share of the processors is counted
 _KILL_TIMEOUT = 5.0
 
-# What stops the processes of a group, and what lets them go on.
+# The file and values that suspend the processes of a group and resume them.
 _FREEZERS = {"cgroup.freeze": ("1", "0"), "freezer.state": ("FROZEN", "THAWED")}
-_PIECE = 16 << 20  # bytes that are moved to swap without a pause
+_PIECE = 16 << 20  # bytes moved to swap between two pauses
 
-# A group's share of busy processors: while its sandbox starts and no caller waits for it, and after that.
+# A group's share of busy processors: while its sandbox starts with no caller waiting for it, and afterwards.
 _SHARES = {"cpu.weight": (6, 100), "cpu.shares": (64, 1024)}
 
 EVENTS = (f"{MOUNT}/memory.events", f"{MOUNT}/memory/memory.oom_control")
-"""Where the runner looks for the count of out-of-memory kills in a sandbox: by version 2 and 1."""
+"""Where the runner finds the count of out-of-memory kills in a sandbox: under version 2 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Group:
 
     @property
     def members(self) -> list[Path]:
-        """The files to which a process writes its number to join."""
+        """The files to which a process writes its ID to join."""
         return [directory / "cgroup.procs" for directory in self.directories]
 
     @property
     def memory_events(self) -> tuple[Path, str] | None:
-        """The file that counts out-of-memory kills, and where the runner looks for it in a sandbox."""
+        """The file that counts out-of-memory kills, and where the runner finds it in a sandbox."""
         for target in EVENTS:
             name = Path(target).name
             for directory in self.directories:
@@ -72,26 +72,26 @@ class Group:
 
     @property
     def memory_events_below(self) -> tuple[str, str] | None:
-        """As `memory_events`, with the path of the file below `Hierarchy.events`."""
+        """Like `memory_events`, with the path of the file below `Hierarchy.events`."""
         if (events := self.memory_events) is None:
             return None
         return str(events[0].relative_to(events[0].parents[1])), events[1]
 
     def resources(self) -> Resources | None:
-        """What its processes have used so far; `None` if the kernel does not tell."""
+        """What its processes have used so far; `None` if the kernel does not report it."""
         return measuring.of_group(self.directories)
 
     def limit_memory(self, memory: int) -> None:
         """Change the memory limit.
 
         Raises:
-            OSError: more is in use already, or the kernel refuses for another reason.
+            OSError: more memory is already in use, or the kernel refuses for another reason.
         """
         for directory in self.directories:
             if (directory / "memory.max").exists():
                 _limit_memory_2(directory, memory)
             elif (directory / "memory.limit_in_bytes").exists():
-                # Version 1 requires that memory never exceeds memory and swap together, in between either.
+                # At each step, version 1 requires a memory limit of at most the combined limit of memory and swap.
                 both = directory / "memory.memsw.limit_in_bytes"
                 order = [directory / "memory.limit_in_bytes", both]
                 if both.exists() and int(both.read_text()) < memory:
@@ -100,18 +100,18 @@ class Group:
                     _write_if_there(file, str(memory))
 
     def take_full_share(self) -> None:
-        """From now on, get the same share of busy processors as every other group."""
+        """Take the same share of busy processors as every other group from now on."""
         for directory in self.directories:
             for name, (_, full) in _SHARES.items():
                 with contextlib.suppress(OSError):  # removed meanwhile
                     _write_if_there(directory / name, str(full))
 
     def freeze(self) -> bool:
-        """Stop every process in the group; return whether the kernel does so."""
+        """Suspend every process in the group; return whether the kernel does so."""
         return self._set_freezer(0)
 
     def thaw(self) -> None:
-        """Let the processes go on, with no further swap."""
+        """Resume the processes, and stop moving memory to swap."""
         for directory in self.directories:
             with contextlib.suppress(OSError):
                 if (directory / "memory.reclaim").exists():
@@ -119,9 +119,9 @@ class Group:
         self._set_freezer(1)
 
     def allow_swap(self) -> bool:
-        """Let the group have as much swap as it may have memory; return whether it can be moved there.
+        """Allow the group as much swap as memory; return whether its memory can be moved there.
 
-        That needs version 2, and swap space of the machine.
+        That requires version 2, and swap space on the machine.
         """
         for directory in self.directories:
             with contextlib.suppress(OSError):
@@ -140,7 +140,7 @@ class Group:
         return False
 
     def reclaim(self) -> bool:
-        """Move a piece of the group's memory to swap; return whether more can follow."""
+        """Move a piece of the group's memory to swap; return whether there may be more to move."""
         for directory in self.directories:
             with contextlib.suppress(OSError, ValueError):
                 before = int((directory / "memory.current").read_text())
@@ -152,7 +152,7 @@ class Group:
     def kill(self) -> None:
         """Kill every process in the group, whatever it does to prevent that.
 
-        The death of process 1 of the sandbox ends the others, but only once it runs, which they can delay.
+        The death of process 1 of the sandbox ends the others, but only once process 1 runs, which they can delay.
         """
         deadline = time.monotonic() + _KILL_TIMEOUT
         self.strike()
@@ -161,7 +161,7 @@ class Group:
                 time.sleep(0.005)
 
     def strike(self) -> None:
-        """Begin to kill: send the signal to every process that there is."""
+        """Begin to kill: send the signal to every existing process."""
         for directory in self.directories:
             with contextlib.suppress(OSError):
                 _write_if_there(directory / "cgroup.kill", "1")  # version 2, from Linux 5.14 on
@@ -169,10 +169,10 @@ class Group:
                 _write_if_there(directory / "pids.max", "0")  # no process is created while we count them
         for directory in self.directories:
             _kill_processes(directory)
-        self.thaw()  # under version 1, what is frozen dies only then, and runs no more of its code
+        self.thaw()  # under version 1, frozen processes die only once thawed, without running any more of their code
 
     def remove(self, *, timeout: float = 2.0) -> None:
-        """Remove the group once its last process is gone; if it is not, the sweep of a later engine does."""
+        """Remove the group once its last process is gone; otherwise the sweep of a later engine removes it."""
         deadline = time.monotonic() + timeout
         for directory in self.directories:
             while not _remove(directory) and time.monotonic() < deadline:
@@ -259,18 +259,18 @@ class Hierarchy:
 
 
 def end_all_of(mark: str, parents: Mapping[str, str]) -> int:
-    """Kill the sandboxes of an owner that is dead, frozen ones too; return their number.
+    """Kill the sandboxes of a dead owner, including frozen ones; return their number.
 
     Args:
-        mark: the owner's.
-        parents: those of the owner's `Hierarchy`.
+        mark: the owner's mark.
+        parents: the parents in the owner's `Hierarchy`.
     """
     hierarchy = Hierarchy({controller: Path(parent) for controller, parent in parents.items()})
     return hierarchy.sweep(lambda found: found == mark)
 
 
 def find() -> Hierarchy | None:
-    """Return where this process can make groups, found by making one; `None` if nowhere."""
+    """Return where this process can make groups, determined by making one; `None` if nowhere."""
     for parents in _places():
         hierarchy = Hierarchy(parents)
         try:
@@ -296,7 +296,7 @@ def _places() -> Iterator[dict[str, Path]]:
     """Candidates for the parents of a `Hierarchy`, the best first."""
     if (parents := _version_1()) is not None:
         yield parents
-        yield {controller: parents[controller] for controller in _CONTROLLERS}  # where nothing may be counted
+        yield {controller: parents[controller] for controller in _CONTROLLERS}  # without accounting
     own = MOUNT / _own_groups().get("", "/").lstrip("/")
     for group in dict.fromkeys((own.parent if own.name == _HOST else own, MOUNT)):
         with contextlib.suppress(OSError):
@@ -320,7 +320,7 @@ def _version_1() -> dict[str, Path] | None:
 
 
 def _counter_of_version_1(own: dict[str, str], cpu: Path) -> Path | None:
-    """The parent in the hierarchy that counts the time of processors, which is often that of `cpu`."""
+    """The parent in the hierarchy that counts processor time, which is often that of `cpu`."""
     for path in (MOUNT / "cpuacct" / own.get("cpuacct", "/").lstrip("/"), MOUNT / "cpuacct"):
         if (path / "cgroup.procs").exists():
             return cpu if path.samefile(cpu) else path
@@ -336,11 +336,11 @@ def _is_delegated(group: Path) -> bool:
 
 
 def _group_of_sandboxes(group: Path, *, move: bool) -> Path:
-    """The group in this one whose children are sandboxes.
+    """Return the child group that holds the sandboxes' groups.
 
     Args:
         group: a group of version 2.
-        move: whether the processes in it may be moved aside.
+        move: whether the processes in it may be moved to another group.
 
     Raises:
         OSError: children cannot have limits here.
@@ -391,7 +391,7 @@ def _processes(directory: Path) -> list[int]:
 
 
 def _kill_processes(directory: Path) -> bool:
-    """Send SIGKILL to each process of a group; return whether there is one."""
+    """Send SIGKILL to each process of a group; return whether there was one."""
     members = _processes(directory)
     for pid in members:
         with contextlib.suppress(ProcessLookupError, PermissionError):

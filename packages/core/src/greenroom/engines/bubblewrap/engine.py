@@ -1,9 +1,9 @@
-"""Sandboxes by bubblewrap: no daemon and no image; this machine's system and Python, read-only.
+"""Sandboxes started with bubblewrap: no daemon and no image; this machine's system and Python, read-only.
 
 A sandbox sees `/usr`, the interpreter with its packages, an empty `/tmp`, and `/mnt/data`. It has namespaces of
-its own (processes, network, IPC, host name, users), no capability, no way to gain one, and a filter on system
-calls (the runner's). Limits on memory, processors and processes hold for the whole sandbox where control groups can
-be used (`cgroups`), else for each process.
+its own (processes, network, IPC, host name, users), no capabilities, no way to gain any, and a filter on system
+calls (the runner's). Limits on memory, processors and processes apply to the whole sandbox where control groups can
+be used (`cgroups`), otherwise to each process.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _KILL_TIMEOUT = 5.0
 _TRY_TIMEOUT = 60.0
 _FONTS_TIMEOUT = 300.0
 
-# As root, a sandbox becomes a user of its own, who must be able to read what root can.
+# When we are root, a sandbox becomes a separate user, who must be able to read what root can read.
 _TRY = """
 import importlib.util, os, sys
 needed = [sys.executable, *filter(os.path.isdir, sys.path)]
@@ -73,7 +73,7 @@ sys.exit("IPython" in sys.argv and importlib.util.find_spec("IPython") is None a
 _PROBE = f"import sys; sys.path.insert(0, {RUNNER_HOME!r}); from greenroom_runner.isolation import probe; probe()"
 
 _NOT_ALLOWED = ("amespace", "setting up uid map", "RTM_NEWADDR", "mount proc", "cannot become the user")
-"""In what bubblewrap says where the kernel, or the container around it, does not allow what it does."""
+"""Text that bubblewrap prints if the kernel, or the container around it, does not allow its operations."""
 _OPTIONS_OF_DOCKER = "--security-opt seccomp=unconfined --security-opt systempaths=unconfined"
 
 _NO_PACKAGES = Packages()
@@ -88,10 +88,10 @@ class BubblewrapEngine(Engine):
 
     Args:
         python: the interpreter for the code in sandboxes; it needs IPython. By default the one that runs Greenroom.
-        packages: what sandboxes have beside its packages, or of NodeLTS beside Node; installed by the first `check`.
-        allow_unfiltered: whether sandboxes may run where a filter of system calls is not possible.
-        fork: whether sandboxes of Python are forked from a template, which has the interpreter and the preloaded
-            modules, instead of started anew each. With packages they never are.
+        packages: added to those of the interpreter (for NodeLTS, to those of Node); the first `check` installs them.
+        allow_unfiltered: whether sandboxes may run where system calls cannot be filtered.
+        fork: whether Python sandboxes are forked from a template, which has the interpreter and the preloaded
+            modules in memory, instead of each being started separately. With packages they never are.
     """
 
     name = "bubblewrap"
@@ -111,7 +111,7 @@ class BubblewrapEngine(Engine):
         # A template has privileges, and packages are code that nobody has reviewed.
         unsafe = "the pool has packages, and their code must not run with a template's privileges" if packages else None
         self.fork_obstacle: str | None = unsafe if fork else "it is switched off"
-        """Why sandboxes of Python are not forked from a template; `None` if they are. Known after `check`."""
+        """Why Python sandboxes are not forked from a template; `None` if they are. Set by `check`."""
         self._allow_unfiltered = allow_unfiltered
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
         self._packages = ProvidedPackages(packages, self._python)
@@ -155,7 +155,7 @@ class BubblewrapEngine(Engine):
         self._checked.add(container_type)
 
     async def _cannot_isolate_forks(self) -> str | None:
-        """Try what isolates forks; return why it does not work, `None` if it does."""
+        """Try the steps that isolate forks; return why they fail, `None` if they work."""
         user = 0 if os.geteuid() else _new_user()
         code, errors = await self._try([self._packages.python, "-I", "-S", "-c", _PROBE, str(user)], forks=True)
         return errors or "the kernel does not allow it" if code else None
@@ -253,9 +253,9 @@ class BubblewrapEngine(Engine):
         task.add_done_callback(self._tasks.discard)
 
     def _begin_caches(self) -> None:
-        """Make in the background what lets later sandboxes start faster; until it is there, they work without it.
+        """Create caches in the background that let later sandboxes start faster; they also work without them.
 
-        Not before the first sandbox starts: who only checks an engine does not have to close it.
+        Not before the first sandbox starts, so that an engine that was only checked need not be closed.
         """
         self._font_cache = font_cache.place(self._python)
         if (fonts := font_cache.descriptor(self._font_cache)) is not None:
@@ -265,7 +265,7 @@ class BubblewrapEngine(Engine):
         self._compiling = asyncio.create_task(self._compile())
 
     async def _compile(self) -> None:
-        """Compile the packages of the sandboxes' interpreter, if they lack their bytecode and are this user's own."""
+        """Compile the packages of the sandboxes' interpreter, if this user owns them and they have no bytecode."""
         with contextlib.suppress(OSError):
             command = await asyncio.to_thread(bytecode.command_to_compile, self._python)
             if command is None:
@@ -304,7 +304,7 @@ class BubblewrapEngine(Engine):
         return [*map(str, found), str(Path(self._python).parent)]
 
     async def _knows(self, option: str) -> bool:
-        """Whether this bubblewrap has an option."""
+        """Whether the installed bubblewrap has an option."""
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(self._executable, "--help", stdout=pipe, stderr=pipe)
         return option.encode() in b" ".join(await process.communicate())
@@ -363,20 +363,20 @@ class BubblewrapEngine(Engine):
         """
         Args:
             command: the first process in the sandbox.
-            user: its name in there is `user`.
-            spec: the sandbox's.
+            user: its name inside the sandbox is `user`.
+            spec: the specification of the sandbox.
             group: the control groups that it joins.
             mounts: further arguments.
-            shown: directories of this user's cache by their paths in the sandbox, without those that are missing, or
-                that another user can change.
-            forks: whether it is a template.
-            passed: descriptors that the first process has, too.
+            shown: directories of this user's cache by their paths in the sandbox; those that are missing, or that
+                another user can change, are left out.
+            forks: whether this is a template.
+            passed: descriptors that the first process inherits.
         """
         with contextlib.ExitStack() as stack:
             passed = [*passed]
 
             def content(data: bytes) -> str:
-                """A descriptor that bubblewrap reads this from."""
+                """A descriptor from which bubblewrap can read this."""
                 file = stack.enter_context(tempfile.TemporaryFile())
                 file.write(data)
                 file.seek(0)
@@ -387,7 +387,7 @@ class BubblewrapEngine(Engine):
                 if (opened := private_cache.descriptor(source)) is not None:
                     stack.callback(os.close, opened)
                     passed.append(opened)
-                    # An older bubblewrap opens the directory by its name, a moment after it was checked.
+                    # Older versions open the directory by its name, a moment after it was checked.
                     by_name = ("--ro-bind", str(source))
                     mounts += (*(("--ro-bind-fd", str(opened)) if self._binds_descriptors else by_name), target)
             arguments = [self._executable]
@@ -418,18 +418,18 @@ class BubblewrapEngine(Engine):
                 pass_fds=passed,
                 env={"PATH": "/usr/bin:/bin"},
                 cwd="/",
-                start_new_session=True,  # Ctrl-C in a terminal is for the host process
+                start_new_session=True,  # Ctrl-C in a terminal is only for the host process
                 limit=_READ,
             )
 
 
 def _new_user() -> int:
-    """Return the number of a kernel user that no other sandbox has."""
+    """Return the ID of a kernel user that no other sandbox has."""
     return 0x60000000 + secrets.randbelow(0x10000000)
 
 
 def _cannot_end_forks() -> str | None:
-    """Return why this process cannot end forks, which are no children of its own; `None` if it can."""
+    """Return why this process cannot kill forks, which are not its own children; `None` if it can."""
     if not hasattr(signal, "pidfd_send_signal") or not hasattr(os, "pidfd_open"):
         return "Greenroom's Python was built for an older kernel"
     try:
@@ -438,7 +438,7 @@ def _cannot_end_forks() -> str | None:
             signal.pidfd_send_signal(descriptor, 0)
         finally:
             os.close(descriptor)
-    except OSError as error:  # a container's filter of system calls
+    except OSError as error:  # the system call filter of a container
         return f"a process cannot be signaled by its descriptor: {error.strerror}"
     return None
 

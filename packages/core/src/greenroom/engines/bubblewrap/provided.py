@@ -1,4 +1,4 @@
-"""The packages of a pool's sandboxes: made once on this machine, and shown to each sandbox read only."""
+"""The packages of a pool's sandboxes: installed once on this machine, and mounted read-only in each sandbox."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from greenroom.progress import Report
 
 _PYTHON = f"{RUNNER_HOME}/packages"
 _NODE = "/node_modules"
-"""Where `require` and `import` look last, from any directory."""
+"""The directory that `require` and `import` search last, from anywhere."""
 
 
 class ProvidedPackages:
-    """What sandboxes have beside the packages of their interpreter.
+    """What sandboxes have in addition to the packages of their interpreter.
 
     Args:
-        packages: what is asked for; nothing is a valid choice.
+        packages: the requested packages; may be empty.
         python: the interpreter.
     """
 
@@ -31,7 +31,7 @@ class ProvidedPackages:
         self._made: Path | None = None
 
     async def prepare(self, container_type: ContainerType, node: Path | None, report: Report) -> None:
-        """Make them, unless that was done before, by whichever process.
+        """Install them, unless another process has done so before.
 
         Raises:
             InvalidRequest: a package cannot be used, or is for another container type; the message names it.
@@ -51,17 +51,17 @@ class ProvidedPackages:
 
     @property
     def shown(self) -> dict[str, Path]:
-        """Directories of this machine by their paths in a sandbox."""
+        """Directories on this machine, by their paths in a sandbox."""
         return {} if self._made is None else {_NODE if self._is_node else _PYTHON: self._made}
 
     @property
     def python(self) -> str:
-        """The interpreter as sandboxes see it."""
+        """The path of the interpreter in sandboxes."""
         return self._base if self._made is None or self._is_node else f"{_PYTHON}/bin/python"
 
     @property
     def programs(self) -> list[str]:
-        """The directories of their programs in a sandbox."""
+        """The directories of their programs in sandboxes."""
         if self._made is None:
             return []
         return [f"{_NODE}/.bin" if self._is_node else f"{_PYTHON}/bin"]

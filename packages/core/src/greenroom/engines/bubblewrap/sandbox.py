@@ -1,4 +1,4 @@
-"""One sandbox of bubblewrap's, or forked from a template that is one: its streams, figures and end."""
+"""One sandbox, started by bubblewrap or forked from a template: its streams, usage and end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SandboxProcess(Protocol):
 
     @property
     def returncode(self) -> int | None:
-        """Its exit code, if it has ended and that is known."""
+        """Its exit code, if it has ended and the code is known."""
         ...
 
     async def wait(self) -> Any:
@@ -39,7 +39,7 @@ class SandboxProcess(Protocol):
         ...
 
     def end(self) -> None:
-        """Kill it, and all of the sandbox with it."""
+        """Kill it, and with it the whole sandbox."""
         ...
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class StartedProcess:
         return await self._process.wait()
 
     def end(self) -> None:
-        # The first process inside ends all others with it; once it has changed its user, bubblewrap itself can no
+        # The first process inside ends all others when it ends; once it has changed its user, bubblewrap itself can no
         # longer kill it.
         for pid in [*self._children(), self.pid]:
             if self.returncode is None:
@@ -74,7 +74,7 @@ class StartedProcess:
                     os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        # Close the pipes that were not read to their end, as after a flood: asyncio keeps them open.
+        # Close the pipes that were not read to their end, for example after a flood: asyncio keeps them open.
         process: Any = self._process
         process._transport.close()  # noqa: SLF001
 
@@ -122,7 +122,7 @@ class BubblewrapSandbox(StreamSandbox):
         return self._gauge
 
     def _measure(self) -> None:
-        """Read what it has used; these are small files of the kernel, so it takes microseconds."""
+        """Read what it has used; this only reads small kernel files, so it takes microseconds."""
         found = measuring.of_processes(self._process.pid) if self._group is None else self._group.resources()
         if found is not None and self._gauge is not None:
             found = replace(found, peak=max(found.peak or 0, self._gauge.highest))
@@ -152,7 +152,7 @@ class BubblewrapSandbox(StreamSandbox):
 
     async def thaw(self) -> None:
         if self._reclaiming is not None:
-            self._reclaiming.cancel()  # a piece that is being moved does no harm
+            self._reclaiming.cancel()  # a piece that is being moved can be interrupted safely
         if self._group is not None:
             self._group.thaw()
 
@@ -181,7 +181,7 @@ class BubblewrapSandbox(StreamSandbox):
         await asyncio.wait([self._error_reader])
         self._process.close()
         if self._group is not None:
-            self._measure()  # the count is complete only once they have all ended
+            self._measure()  # the total is complete only once all of them have ended
             if self._gauge is not None:
                 self._gauge.close()
             await asyncio.to_thread(self._group.remove)
@@ -193,7 +193,7 @@ class BubblewrapSandbox(StreamSandbox):
 
 
 async def abandon(start: asyncio.Task[SandboxProcess], group: cgroups.Group | None) -> None:
-    """End a start whose caller was cancelled: the process can still come into existence."""
+    """Clean up a start whose caller was cancelled: the process may still be created."""
     try:
         process = await start
     except BaseException:  # noqa: BLE001  it is the caller's, who has it or was cancelled

@@ -1,4 +1,4 @@
-"""The host's side of a template: the process that sandboxes of one kind are forked from."""
+"""The host side of a template: the process from which sandboxes of one kind are forked."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from greenroom.engines.bubblewrap.sandbox import BubblewrapSandbox
 
 _READ = 1 << 18
 _TIMEOUT = 30.0
-_PREPARING_TIMEOUT = 10.0  # while it imports modules: after that, a new sandbox is ready sooner
-_BUSY_TIMEOUT = 5.0  # while too many requests wait already
+_PREPARING_TIMEOUT = 10.0  # while it imports modules; beyond that, starting a new sandbox is faster
+_BUSY_TIMEOUT = 5.0  # while too many requests are waiting
 _BUSY_INTERVAL = 0.02
 _BUSY = (errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS)
 _MAX_ANSWER = 4096
@@ -28,7 +28,7 @@ class ForkFailed(Exception):
     """A sandbox could not be forked.
 
     Attributes:
-        permanent: whether no sandbox of the template can be.
+        permanent: whether every further fork of the template would fail, too.
     """
 
     def __init__(self, reason: str, *, permanent: bool = False) -> None:
@@ -37,15 +37,15 @@ class ForkFailed(Exception):
 
 
 class NotNow(ForkFailed):
-    """The template is still importing modules, or something is scarce: a new sandbox is ready sooner."""
+    """The template is still importing modules, or a resource is scarce: starting a new sandbox is faster."""
 
 
 class TemplateLost(Exception):
-    """The template has ended, or does not answer."""
+    """The template has ended, or does not respond."""
 
 
 class ForkedProcess:
-    """Process 1 of a sandbox that was forked. It is a child of the template, so its exit code is not known here."""
+    """Process 1 of a forked sandbox. It is a child of the template, so its exit code is not known here."""
 
     returncode: int | None = None
 
@@ -60,8 +60,8 @@ class ForkedProcess:
         """
         Args:
             process: a descriptor of the process.
-            stdin: the streams of the process, seen from here.
-            transports: theirs.
+            stdin: this process's ends of the standard streams.
+            transports: the transports of these streams.
         """
         self.pid = _pid_of(process)
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
@@ -96,11 +96,11 @@ class ForkedProcess:
 
 
 class Template:
-    """A template. Its sandboxes end with it.
+    """A template. Its sandboxes end when it ends.
 
     Args:
-        sandbox: the template's own, of bubblewrap.
-        control: takes the requests.
+        sandbox: the template's own sandbox, started by bubblewrap.
+        control: the socket for requests to it.
     """
 
     def __init__(self, sandbox: BubblewrapSandbox, control: socket.socket) -> None:
@@ -108,26 +108,26 @@ class Template:
         self._control = control
         self._processes: list[ForkedProcess] = []
         self._prepared = False
-        self._slow = False  # a request was not answered in time while it was being prepared
+        self._slow = False  # a request timed out while the template was being prepared
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(control, self._on_message)
 
     @property
     def in_use(self) -> bool:
-        """Whether one of its sandboxes has not ended."""
+        """Whether one of its sandboxes is still running."""
         return not all(process.ended for process in self._processes)
 
     async def fork(self, settings: Mapping[str, Any], groups: Sequence[Path]) -> ForkedProcess:
         """Fork a sandbox.
 
         Args:
-            settings: the runner's, and what isolates the sandbox.
-            groups: the files by which it joins its control groups.
+            settings: for the runner, and for isolating the sandbox.
+            groups: the files through which the sandbox joins its control groups.
 
         Raises:
-            ForkFailed: it cannot be forked; nothing of it is left.
-            TemplateLost: no more can be.
-            OSError: there are no descriptors left, or a group is gone.
+            ForkFailed: the sandbox cannot be forked; nothing is left behind.
+            TemplateLost: the template cannot fork any more.
+            OSError: no descriptors are left, or a control group is gone.
         """
         if self._slow and not self._prepared:
             raise NotNow("its modules are still being imported")
@@ -152,7 +152,7 @@ class Template:
         await self._sandbox.kill()
 
     async def _request(self, settings: Mapping[str, Any], groups: Sequence[Path], ends: _Ends) -> int:
-        """Have a sandbox forked; return a descriptor of its first process, once that is isolated."""
+        """Have a sandbox forked; return a descriptor of its first process, once it is isolated."""
         answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with answers, contextlib.ExitStack() as stack:
             with theirs:
@@ -192,7 +192,7 @@ class Template:
                     raise NotNow(reason) from error
             else:
                 return
-            await asyncio.sleep(_BUSY_INTERVAL)  # several can wait, and a loop wakes only one of them
+            await asyncio.sleep(_BUSY_INTERVAL)  # several callers can wait, and the event loop wakes only one of them
 
     async def _lost(self, reason: object) -> TemplateLost:
         await self._sandbox.kill()
@@ -242,12 +242,12 @@ class _Ends:
             self._close(descriptor)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close what is still open."""
         for descriptor in list(self._open):
             self._close(descriptor)
 
     async def connect(self, process: int) -> ForkedProcess:
-        """Make streams of our ends."""
+        """Turn our ends into streams."""
         loop = asyncio.get_running_loop()
         transports: list[asyncio.BaseTransport] = []
         try:
@@ -268,7 +268,7 @@ class _Ends:
             raise
 
     def _file(self, number: int) -> Any:
-        """Give one of our ends away."""
+        """Give away one of our ends."""
         self._open.discard(descriptor := self._ours[number])
         return os.fdopen(descriptor, "rb" if number else "wb", buffering=0)
 
@@ -279,10 +279,10 @@ class _Ends:
 
 
 async def _forked(answers: socket.socket) -> int:
-    """Return a descriptor of the new process, once that is isolated.
+    """Return a descriptor of the new process, once it is isolated.
 
     Raises:
-        ForkFailed: it cannot be.
+        ForkFailed: the process could not be forked or isolated.
         EOFError: the process or the template has ended.
     """
     process: int | None = None
@@ -292,7 +292,7 @@ async def _forked(answers: socket.socket) -> int:
             data, descriptors = await _receive(answers)
             match data[:1]:
                 case b"P":
-                    if not descriptors:  # the process ends as its streams do
+                    if not descriptors:  # the process ends when its streams close
                         raise NotNow("this process has too many open files")
                     process = descriptors[0]
                 case b"I":
@@ -338,7 +338,7 @@ async def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _pid_of(process: int) -> int:
-    """Return a process's number among those of this process; 0 if it has ended."""
+    """Return the ID of a process in this process's namespace; 0 if it has ended."""
     for line in Path(f"/proc/self/fdinfo/{process}").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "Pid":

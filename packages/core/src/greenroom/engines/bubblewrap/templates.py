@@ -1,4 +1,4 @@
-"""The templates of an engine: one for each specification of sandboxes, started when the first of them is."""
+"""The templates of an engine: one per sandbox specification, started with the first sandbox of that specification."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from greenroom.errors import EngineUnavailable
 
 _log = logging.getLogger(__name__)
 
-_MOST_LOST = 3  # templates, one after the other without a sandbox
-_MOST_FAILED = 10  # forks, one after the other
+_MOST_LOST = 3  # consecutive templates that ended without having forked a sandbox
+_MOST_FAILED = 10  # consecutive forks
 
 
 class Templates:
-    """Forks sandboxes, and replaces a template that has ended.
+    """Forks sandboxes, and replaces templates that have ended.
 
     Args:
-        start: starts a template for sandboxes of a specification.
+        start: starts a template for a sandbox specification.
     """
 
     def __init__(self, start: Callable[[SandboxSpec], Awaitable[Template]]) -> None:
@@ -38,11 +38,11 @@ class Templates:
     async def fork(
         self, spec: SandboxSpec, settings: Mapping[str, Any], groups: Sequence[Path]
     ) -> ForkedProcess | None:
-        """Fork a sandbox; `None` if that does not succeed, which is logged.
+        """Fork a sandbox; if that fails, log it and return `None`.
 
         Raises:
-            EngineUnavailable: these were closed.
-            OSError: there are no descriptors left, or a group is gone.
+            EngineUnavailable: the templates were closed.
+            OSError: no descriptors are left, or a control group is gone.
         """
         forked = await self._fork(spec, settings, groups)
         if forked is None and self._closed:
@@ -90,20 +90,20 @@ class Templates:
         self._retired.clear()
 
     async def _template(self, spec: SandboxSpec) -> asyncio.Task[Template]:
-        """Return the start of a specification's template."""
+        """Return the task that starts the template for a specification."""
         if self._current is not None and self._current[0] == spec:
             return self._current[1]
         self._retire()
         start = asyncio.ensure_future(self._start(spec))
         self._current = spec, start
-        # Looked for each time: others can remove some while one is ended.
+        # Look for the next one each time: others can be removed while one ends.
         while unused := next((start for start in self._retired if not _is_in_use(start)), None):
             self._retired.remove(unused)
             await _end(unused)
         return start
 
     def _retire(self) -> None:
-        """Fork no more sandboxes from the current template, which ends when those that it has have ended."""
+        """Stop forking from the current template, which ends once all of its sandboxes have ended."""
         if self._current is not None:
             self._retired.append(self._current[1])
             self._current = None
@@ -111,7 +111,7 @@ class Templates:
     def _lose(self, start: asyncio.Task[Template], reason: object) -> None:
         """Note that a template cannot be used any more."""
         if self._closed or self._current is None or self._current[1] is not start:
-            return  # that is known already
+            return  # already noted
         self._retire()
         self._lost += 1
         after = "another one is started" if self._lost < _MOST_LOST else "sandboxes are started anew from now on"

@@ -1,4 +1,4 @@
-"""Sandboxes as containers of a Docker engine, and the image that they are made from."""
+"""Sandboxes as containers of a Docker engine, and the image that they are created from."""
 
 from __future__ import annotations
 

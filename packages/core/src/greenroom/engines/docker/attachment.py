@@ -1,4 +1,4 @@
-"""The connection attached to a container: its standard input in one direction, its output and errors in the other."""
+"""The connection attached to a container: standard input in one direction, standard output and error in the other."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Attachment:
     """The standard streams of a container, attached before it starts so that no output is missed.
 
     The engine answers the request by switching the HTTP connection to raw bytes. From then on asyncio's streams use
-    it, for their flow control and for a way to close it immediately.
+    the connection, for flow control and for a way to close it immediately.
     """
 
     def __init__(self, response: aiohttp.ClientResponse, transport: asyncio.Transport) -> None:
-        self._response = response  # kept, as it would close the connection when it is collected
+        self._response = response  # kept, as it would close the connection when garbage-collected
         self._reader = asyncio.StreamReader(limit=_READ_AHEAD)
         protocol = asyncio.StreamReaderProtocol(self._reader)
         transport.set_protocol(protocol)
@@ -62,7 +62,7 @@ class Attachment:
         if not self._writer.is_closing():
             self._writer.write(data)
             await self._writer.drain()
-        if self._writer.is_closing():  # perhaps while it waited, which drain does not report
+        if self._writer.is_closing():  # possibly closed while waiting, which drain does not report
             raise ConnectionResetError("The connection to the container has ended.")
 
     async def read(self) -> tuple[int, bytes] | None:

@@ -1,4 +1,4 @@
-"""Build an image of sandboxes, with packages of the user's own over those that all images have."""
+"""Build a sandbox image with the user's own packages in addition to those of the standard images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from greenroom.errors import EngineUnavailable, InvalidRequest
 from greenroom.models import ContainerType
 
 PACKAGES_LABEL = "greenroom.packages"
-"""The image's label with the packages that were added to those of all images."""
+"""The image's label with the packages that were added to the standard ones."""
 
 _CONTAINER_TYPES = (ContainerType.PYTHON_LTS, ContainerType.NODE_LTS)
 _SPOOLED = 16 << 20
@@ -31,25 +31,25 @@ _HASH = re.compile(r"DO NOT MATCH THE HASHES|EINTEGRITY")
 
 @dataclass(frozen=True, slots=True)
 class ImageOrder:
-    """What image is built, and how."""
+    """Which image to build, and how."""
 
     container_type: ContainerType = ContainerType.PYTHON_LTS
     base: str = BASE_IMAGE
     tag: str = ""
-    """By default the name that pools of this container type take."""
+    """By default the name that pools of this container type use."""
     packages: Packages = field(default_factory=Packages)
-    """Added over the image's own: wheels, or what a lock of Node packages has."""
+    """Packages added to the image's own: wheels, or the contents of a Node lock file."""
     further: tuple[str, ...] = ()
-    """Requirements that are resolved together with the image's own; their sources may be built in the build."""
+    """Requirements that are resolved together with the image's own; sdists may be compiled during the build."""
     wheels: tuple[Path, ...] = ()
-    """Of this machine, which are used before downloads."""
+    """Local wheels, which are preferred over downloads."""
     network: str = "host"
-    """Of the build, in Docker's words."""
+    """The network of the build, in Docker's terms."""
     cache: bool = True
-    """Whether steps that were done before may be taken from Docker's cache."""
+    """Whether earlier steps may be taken from Docker's cache."""
 
     def checked(self) -> ImageOrder:
-        """Return this order with its name.
+        """Return this request with the image's name filled in.
 
         Raises:
             InvalidRequest: there is no such image, or the packages are not for it.
@@ -69,13 +69,13 @@ class ImageOrder:
 
 
 async def build(daemon: Daemon, order: ImageOrder) -> AsyncGenerator[Step | str, None]:
-    """Build an image; yield the steps and the lines of their output as they come.
+    """Build an image; yield the steps and their output line by line.
 
-    With packages, the image of this version that is there is taken as it is, if it was made from the same base.
+    With packages, an existing image of this version is used as it is, if it was made from the same base.
 
     Raises:
         InvalidRequest: the packages cannot be used; the message names them.
-        EngineUnavailable: Docker does not answer, the base image cannot be pulled, or a step failed.
+        EngineUnavailable: Docker does not respond, the base image cannot be pulled, or a step failed.
     """
     order = order.checked()
     sandbox = await _standard(daemon, order) if order.packages and order.cache else None
@@ -102,7 +102,7 @@ async def build(daemon: Daemon, order: ImageOrder) -> AsyncGenerator[Step | str,
 
 
 async def _standard(daemon: Daemon, order: ImageOrder) -> str | None:
-    """Return the image that packages can be added to, if there is one."""
+    """Return the existing image that packages can be added to, if any."""
     if order.further:
         return None
     name = image.default_image(order.container_type)
@@ -169,7 +169,7 @@ def _write_context(file: IO[bytes], order: ImageOrder, dockerfile: Path) -> None
 
 
 def _named(refused: Sequence[str], error: EngineUnavailable) -> Exception:
-    """Return an error that names the package which could not be installed, if one is known."""
+    """Return an error that names the package that could not be installed, if known."""
     for line in refused:
         if (match := _NO_WHEEL.search(line)) is not None:
             return InvalidRequest(

@@ -1,4 +1,4 @@
-"""The client of a Docker engine, and the errors for its silence and its refusals."""
+"""The client of a Docker engine, and the errors to raise when the engine does not respond or refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 FAILURES = (aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError)
-"""The exceptions of an aiodocker call when the engine does not answer or refuses."""
+"""The exceptions that an aiodocker call raises when the engine does not respond or refuses."""
 
 _URL = re.compile(r"(unix|npipe|tcp|http|https|ssh)://.+")
 _UNREACHABLE = 900  # aiodocker's status for "no connection"
@@ -57,7 +57,7 @@ class Daemon:
         self.client.connector._limit = 0  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     async def request(self, method: str, path: str, **options: Any) -> aiohttp.ClientResponse:
-        """Make a call that aiodocker lacks, or one that needs more options; `options` are those of aiohttp.
+        """Make a call that aiodocker lacks, or that needs more options; `options` are passed to aiohttp.
 
         Raises:
             any of `FAILURES`.
@@ -89,12 +89,12 @@ class Daemon:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of an engine's refusal; None if it did not answer."""
+    """Return the HTTP status of an engine's refusal; None if it did not respond."""
     return error.status if isinstance(error, aiodocker.DockerError) and error.status != _UNREACHABLE else None
 
 
 async def refusal(response: aiohttp.ClientResponse) -> aiodocker.DockerError:
-    """Return the error to raise for a response with an unexpected status, which is read to its end."""
+    """Read a response with an unexpected status to its end, and return the error to raise."""
     async with response:
         text = await response.text()
     with contextlib.suppress(ValueError, TypeError, KeyError):

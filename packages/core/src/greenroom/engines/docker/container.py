@@ -1,4 +1,4 @@
-"""What is done to one container: its limits, the cause of its end, its removal."""
+"""Operations on one container: set its limits, find out why it ended, remove it."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -25,7 +25,7 @@ _UPDATE_TIMEOUT = 10.0
 _LIST_TIMEOUT = 5.0
 _KILLED = "137"  # 128 + SIGKILL
 
-# A container's share of busy processors: while it starts and no caller waits for it, and after that.
+# A container's share of busy processors: while it starts with no caller waiting for it, and afterwards.
 STARTING_SHARES, FULL_SHARES = 64, 1024
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ async def limit_memory(daemon: Daemon, name: str, memory: int) -> None:
     """Set a new memory limit in bytes.
 
     Raises:
-        EngineUnavailable: Docker does not answer.
+        EngineUnavailable: Docker does not respond.
         InvalidRequest: it refuses.
     """
     try:
@@ -48,7 +48,7 @@ async def limit_memory(daemon: Daemon, name: str, memory: int) -> None:
 
 
 async def give_full_share(daemon: Daemon, name: str) -> bool:
-    """Give a container the full share of busy processors; return whether that was possible."""
+    """Give a container the full share of busy processors; return whether that succeeded."""
     try:
         await _update(daemon, name, {"CpuShares": FULL_SHARES})
     except FAILURES as error:
@@ -58,10 +58,10 @@ async def give_full_share(daemon: Daemon, name: str) -> bool:
 
 
 async def cause_of_end(daemon: Daemon, name: str) -> tuple[str, str]:
-    """Return what Docker's events say about a container's end, which it keeps after the container is removed.
+    """Return what Docker's events report about a container's end; they outlast the container.
 
     Returns:
-        `"oom"`, `"killed"`, `"exit"` or nothing; and the exit code, if there is one.
+        `"oom"`, `"killed"`, `"exit"` or nothing; and the exit code, if any.
     """
     code = ""
     parameters = {"since": "1", "filters": json.dumps({"container": [name], "event": ["oom", "die"]})}
@@ -87,7 +87,7 @@ async def _update(daemon: Daemon, name: str, settings: Mapping[str, int]) -> Non
 
 
 async def pause(daemon: Daemon, name: str) -> bool:
-    """Stop a container's processes; return whether they are stopped."""
+    """Suspend a container's processes; return whether they are suspended."""
     try:
         await _order(daemon, name, "pause")
     except FAILURES as error:
@@ -100,10 +100,10 @@ async def pause(daemon: Daemon, name: str) -> bool:
 
 
 async def unpause(daemon: Daemon, name: str) -> None:
-    """Let a container's processes go on, if they are paused.
+    """Resume a container's processes, if they are paused.
 
     Raises:
-        EngineUnavailable: Docker does not answer.
+        EngineUnavailable: Docker does not respond.
     """
     try:
         await _order(daemon, name, "unpause")
@@ -120,7 +120,7 @@ async def _order(daemon: Daemon, name: str, order: str) -> None:
 
 
 async def remove_all(daemon: Daemon, of: Callable[[Mapping[str, str]], bool]) -> int:
-    """Remove the containers of owners with certain labels, on this machine; return their number.
+    """Remove the containers of the owners with these labels on this machine; return their number.
 
     Raises:
         any of `client.FAILURES`.
@@ -135,11 +135,11 @@ async def remove_all(daemon: Daemon, of: Callable[[Mapping[str, str]], bool]) ->
 
 
 def end_all_of(labels: Mapping[str, str], docker_host: str | None) -> int:
-    """Remove the containers of an owner that is dead; return their number.
+    """Remove the containers of a dead owner; return their number.
 
     Args:
-        labels: the owner's.
-        docker_host: the owner's, too.
+        labels: the owner's labels.
+        docker_host: the owner's Docker engine.
     """
 
     async def end() -> int:
@@ -153,8 +153,8 @@ def end_all_of(labels: Mapping[str, str], docker_host: str | None) -> int:
 
 
 async def undo(create: asyncio.Future[Any], container: DockerContainer, name: str) -> None:
-    """Remove what a failed start has left, whichever step it reached."""
-    # Docker may be about to make the container: until then, there is nothing to remove.
+    """Remove whatever a failed start has left, whichever step it reached."""
+    # Docker may still be creating the container: until it has, there is nothing to remove.
     await asyncio.wait([create], timeout=_KILL_TIMEOUT)
     create.cancel()
     with contextlib.suppress(asyncio.CancelledError, *FAILURES):
@@ -171,7 +171,7 @@ async def remove(container: DockerContainer, name: str) -> None:
             except FAILURES as error:
                 if status_of(error) != 409:
                     raise
-                await container.wait(condition="removed")  # AutoRemove was first, and has not finished
+                await container.wait(condition="removed")  # AutoRemove came first, and has not finished
     except FAILURES as error:
         if status_of(error) != 404:
             _log.warning("The container %s could not be removed: %s", name, error or "Docker did not answer in time")

@@ -1,9 +1,9 @@
 """Custom containers: each is a pair of containers, one from the user's image and a relay that holds its namespaces.
 
-The relay, process 1 of a network and of processes of its own, has no network but a loopback; the custom container
-shares both. Connections reach it through the relay's standard streams, which only this process holds. When they close,
-even because this process was killed, the relay ends, the kernel ends the processes that share its namespace, and Docker
-removes both containers: docs/decisions/0013-a-relay-into-custom-containers.md.
+The relay is process 1 in its own network and process namespaces, with no network except a loopback; the custom
+container shares both. Connections reach it through the relay's standard streams, which only this process holds. When
+they close, even because this process was killed, the relay ends, the kernel ends the processes in its namespace, and
+Docker removes both containers: docs/decisions/0013-a-relay-into-custom-containers.md.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -50,7 +50,7 @@ _START_TIMEOUT = 60.0
 _OUTPUT_KEPT = 8192
 _RELAY_MEMORY = 96 << 20
 _SHARING_RUNTIMES = ("runc", "crun", "io.containerd.runc.v2")
-_MOST_LEAVING = 64  # connections to the proxy that are served; as many others wait
+_MOST_LEAVING = 64  # connections to the proxy that are served; up to as many more wait
 _READY = b"ready\n"
 _WRITABLE = ("/mnt/data", "/run", "/tmp", "/var/tmp")  # noqa: S108  in the container
 
@@ -148,7 +148,7 @@ class CustomSandbox(PortSandbox):
             self._on_end()
 
     async def _read_relay(self) -> None:
-        """Pass what the relay sends to the link; the relay is as little trusted as the container."""
+        """Pass the relay's data to the link; the relay is trusted no more than the container."""
         try:
             while (piece := await self._relay.read()) is not None:
                 if piece[0] == STDOUT:
@@ -167,10 +167,10 @@ class CustomSandbox(PortSandbox):
             self._on_output("stderr" if piece[0] == STDERR else "stdout", piece[1])
 
     def _leave(self, channel: relay.Channel, _body: bytes) -> None:
-        """Begin to serve a connection from the container to the proxy."""
+        """Start serving a connection from the container to the proxy."""
         if self._egress is None:
             raise relay.Violation("a connection, though there is no proxy")
-        # Those that the container has given up count, too, until they have ended here: later ones wait for a place.
+        # Connections that the container has closed count until they end here; later ones wait until there is room.
         serve = self._serve(self._egress, channel) if len(self._leaving) < 2 * _MOST_LEAVING else channel.close()
         task = asyncio.create_task(serve)
         self._leaving.add(task)
@@ -187,9 +187,9 @@ class CustomContainers:
     Args:
         relay_image: any image with Python 3.10 or later.
         runtime: the OCI runtime of the engine.
-        take_user, return_user: a number of a user that no other container of ours has.
+        take_user, return_user: allocate and release a user ID that no other container of ours has.
         see_through: runs a coroutine to its end even if the caller is cancelled.
-        users: the numbers that `take_user` gives.
+        users: the IDs that `take_user` can return.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class CustomContainers:
         check_abilities: Callable[[Daemon, Mapping[str, Any]], None],
         report: Report,
     ) -> None:
-        """As `Engine.check_container`; `report` takes the progress of a pull."""
+        """Like `Engine.check_container`; `report` receives the progress of a pull."""
         try:
             async with asyncio.timeout(_CHECK_TIMEOUT):
                 info = cast("Mapping[str, Any]", await daemon.client.system.info())
@@ -229,7 +229,7 @@ class CustomContainers:
             await self._find_relay_image(daemon)
             found = await find_or_pull(daemon, container, report)
             self._check_user(container.image, str(found["Config"].get("User") or ""))
-            # Docker would give each a directory of its disk.
+            # Docker would create a directory on its disk for each.
             self._volumes = frozenset(found["Config"].get("Volumes") or ())
         except FAILURES as error:
             raise daemon.unavailable(error, "answer") from error
@@ -243,7 +243,7 @@ class CustomContainers:
             )
 
     def _check_user(self, image: str, user: str) -> None:
-        """Refuse an image whose own user could be a relay's, whose process is in the same namespace, or a sandbox's."""
+        """Refuse an image whose user could also be that of a relay, which shares its namespace, or of a sandbox."""
         for number in user.split(":"):
             if number.isascii() and number.isdecimal() and len(number) <= 10 and int(number) in self._users:
                 raise InvalidRequest(
@@ -252,7 +252,7 @@ class CustomContainers:
                 )
 
     async def start(self, daemon: Daemon, spec: SandboxSpec) -> CustomSandbox:
-        """As `Engine.start_container`."""
+        """Like `Engine.start_container`."""
         name = f"greenroom-{uuid.uuid4().hex[:12]}"
         user = self._take_user()
         try:
@@ -272,7 +272,7 @@ class CustomContainers:
                 container = daemon.client.containers.container(name)
                 create = asyncio.ensure_future(daemon.client.containers.create(config, name=name))
                 undoing.push_async_callback(lambda: self._see_through(undo(create, container, name)))
-                await asyncio.shield(create)  # a request to Docker cannot be taken back
+                await asyncio.shield(create)  # a request to Docker cannot be cancelled
                 attachment = await Attachment.open(daemon, name)
                 undoing.callback(attachment.close)
                 await container.start()
@@ -300,7 +300,7 @@ class CustomContainers:
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
         return {
             "Image": container.image,
-            # As in Azure and Kubernetes, a command replaces the image's entry point, and its arguments too.
+            # As in Azure and Kubernetes, a command replaces the image's entry point and its arguments.
             **({"Entrypoint": list(container.command)} if container.command else {}),
             **({"Cmd": list(container.args)} if container.args else {}),
             "Env": [f"{name}={value}" for name, value in _environment(container, proxy_port).items()],
@@ -316,12 +316,12 @@ class CustomContainers:
                 "NetworkMode": f"container:{relay_name}",
                 "PidMode": f"container:{relay_name}",
                 "IpcMode": "private",
-                # Docker cannot limit a writable layer on most disks, so all that a container writes is memory.
+                # Docker cannot limit a writable layer on most disks, so all that a container writes is kept in memory.
                 "ReadonlyRootfs": True,
                 "Tmpfs": dict.fromkeys(sorted({*_WRITABLE, *self._volumes}), scratch),
                 "Memory": limits.memory,
                 "MemorySwap": limits.memory,  # both together: no swap
-                "KernelMemoryTCP": limits.memory // 4,  # counted separately only by version 1 of control groups
+                "KernelMemoryTCP": limits.memory // 4,  # version 1 of control groups counts it separately
                 "NanoCpus": int(limits.cpus * 1e9),
                 "CpuShares": STARTING_SHARES if self._gives_way else 0,
                 "PidsLimit": limits.pids,
@@ -401,7 +401,7 @@ def _environment(container: CustomContainer, proxy_port: int | None) -> dict[str
 
 
 async def _networks(daemon: Daemon) -> list[Network]:
-    """Docker's networks on its machine."""
+    """Docker's networks on the engine's machine."""
     found: list[Network] = []
     async with await daemon.request("GET", "networks") as response:
         networks: Any = await response.json()
@@ -416,7 +416,7 @@ _HARDENED: Mapping[str, Any] = {
     "AutoRemove": True,
     "CapDrop": ["ALL"],
     "OomKillDisable": False,
-    "OomScoreAdj": 500,  # when the whole machine runs out, sandboxes go first
+    "OomScoreAdj": 500,  # when the whole machine runs out of memory, sandboxes go first
     "Ulimits": [
         {"Name": "core", "Soft": 0, "Hard": 0},
         {"Name": "nofile", "Soft": 4096, "Hard": 4096},

@@ -1,6 +1,6 @@
-"""The way out of custom containers with egress: an HTTP proxy in this process, as they have no network of their own.
+"""The egress of custom containers: an HTTP proxy in this process, as they have no network of their own.
 
-Each connection is made here, to an address that was checked: not this machine, nor what only this machine can reach.
+Each connection is made here, to an address that was checked: neither this machine nor one that only it can reach.
 A list of allowed domains would be one more check in `_addresses`.
 """
 
@@ -34,7 +34,7 @@ _OF_CLOUDS = tuple(
         (
             "168.63.129.16/32",  # Azure's host
             "100.100.100.200/32",  # Alibaba Cloud's metadata
-            "192.0.0.0/24",  # Oracle Cloud's among others; of protocols, never of a machine
+            "192.0.0.0/24",  # Oracle Cloud's among others; reserved for protocols, never a machine
             "fd00:ec2::/32",  # AWS's
             "fd20:ce::/32",  # Google Cloud's
             "2002::/16",  # IPv4 in IPv6, which a gateway would unpack
@@ -42,12 +42,12 @@ _OF_CLOUDS = tuple(
         ),
     )
 )
-"""Networks of services that a cloud offers each of its machines, beside the link-local ones."""
+"""Networks of services that a cloud offers to each of its machines, in addition to the link-local ones."""
 _OF_PROXIES = (b"proxy-authorization:", b"proxy-connection:", b"connection:", b"keep-alive:")
 
 
 class _Refused(Exception):
-    """The request is not carried out; the arguments are a status of HTTP and the reason."""
+    """The request is refused; the arguments are an HTTP status and the reason."""
 
 
 class Egress:
@@ -55,7 +55,7 @@ class Egress:
 
     Args:
         inner_networks: finds the networks that only the engine's machine can reach, such as Docker's own.
-        failures: the exceptions with which that fails.
+        failures: the exceptions that `inner_networks` raises.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Egress:
         self._look_ups = ThreadPoolExecutor(_MOST_LOOK_UPS, "greenroom names")
 
     async def serve(self, connection: Connection) -> None:
-        """Serve one connection of a container until its end. Never raises OSError."""
+        """Serve one connection of a container until it ends. Never raises OSError."""
         try:
             await self._serve(connection)
         except OSError:
-            pass  # one of the two ends has gone
+            pass  # one of the two ends has closed
         finally:
             await connection.close()
 
@@ -116,7 +116,7 @@ class Egress:
         """Return the addresses of a host that code may connect to."""
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
-                # In threads of this container alone: names that are slow to resolve must keep no other waiting.
+                # In threads of this container alone: names that resolve slowly must not hold up other containers.
                 look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
                 found = await asyncio.get_running_loop().run_in_executor(self._look_ups, look_up)
         except (OSError, UnicodeError):
@@ -134,7 +134,7 @@ class Egress:
 
 
 def _plain(text: str) -> Address:
-    """Return an address; the one of IPv4 that one of IPv6 stands for."""
+    """Return an address; for an IPv6 address that stands for an IPv4 address, the latter."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
@@ -142,7 +142,7 @@ def _plain(text: str) -> Address:
 
 
 def is_elsewhere(address: Address) -> bool:
-    """Whether an address is of another machine, and not of a service that answers by who asks, as of a cloud."""
+    """Whether an address belongs to another machine, and not to a service that identifies callers by address."""
     address = _plain(str(address))
     if any(address in network for network in _OF_CLOUDS):
         return False
@@ -158,7 +158,7 @@ def is_elsewhere(address: Address) -> bool:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((str(address), 0))  # only possible with addresses of this machine
-    except OSError as error:  # any other, as without a free descriptor, says nothing
+    except OSError as error:  # any other error, such as a lack of descriptors, proves nothing
         return error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
     return False
 
@@ -177,7 +177,7 @@ async def _read_head(connection: Connection) -> tuple[bytes, bytes]:
 
 
 def _target(head: bytes) -> tuple[str, int, bytes | None]:
-    """Return the host and port of a request to a proxy, and the head to send there; `None` for a tunnel."""
+    """Return the host and port of a request to a proxy, and the header to send there; `None` for a tunnel."""
     line, *fields = head.split(b"\r\n")
     match = _LINE.fullmatch(line)
     if match is None:

@@ -1,12 +1,12 @@
-"""Sandboxes by Docker: one container each, with its frames over the attached standard input and output.
+"""Sandboxes in Docker: one container each, whose attached standard input and output carry the frames.
 
-A container has no network, no capability, no way to gain one, a read-only root, an unprivileged user and Docker's
-own filter on system calls; everything that it can write is memory, within its limits. Docker closes its standard input
-when the attached connection ends, even if the owner was killed; the supervisor then ends, and Docker removes the
+A container has no network, no capabilities, no way to gain any, a read-only root, an unprivileged user and Docker's
+own filter on system calls; everything that it can write is in memory, within its limits. Docker closes its standard
+input when the attached connection ends, even if the owner was killed; the supervisor then ends, and Docker removes the
 container.
 """
 
-# aiodocker passes further parameters on as **kwargs without a type.
+# aiodocker passes extra parameters on as **kwargs without a type.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -63,20 +63,20 @@ _CHECK_TIMEOUT = 5.0
 _START_TIMEOUT = 60.0
 _STDERR_KEPT = 8192
 
-# Each container has its own user, as the kernel limits much per user (inotify, pipes, pending signals). The image has
+# Each container has its own user, as many kernel limits apply per user (inotify, pipes, pending signals). The image has
 # a name for each; they are few enough for an engine that maps users (rootless, or with userns-remap).
 _FIRST_USER = 30_000
 _USERS = 4096
 
-# The supervisor's capabilities as root of gVisor's kernel: to change to the worker's user, to end it, to own its files.
+# The supervisor's capabilities as root in gVisor's kernel: to change to the worker's user, kill it, and own its files.
 _GVISOR_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID"]
 
-# The engine counts gVisor's own threads, and gVisor ends with the sandbox when it gets no further one. So gVisor limits
-# the processes of the code itself, and the engine only keeps the sum within bounds.
+# The engine counts gVisor's own threads, and gVisor ends with the sandbox if it cannot create another. So gVisor limits
+# the processes of the code itself, and the engine only keeps the total within bounds.
 _GVISOR_THREADS = 256
 _GVISOR_THREADS_PER_PROCESS = 12
 
-# By the name in Docker's description of itself.
+# As named in Docker's system information.
 _LIMITS = {"MemoryLimit": "the memory", "CpuCfsQuota": "the processors", "PidsLimit": "the processes"}
 _log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class DockerEngine(Engine):
         image: the image of the sandboxes; by default this version's for their type, as `greenroom-python:<version>`.
         runtime: the OCI runtime, such as `runsc` for gVisor; by default Docker's own.
         docker_host: the URL of the Docker engine; by default that of Docker's own command line.
-        allow_unfiltered: whether sandboxes may run where a filter of system calls is not possible.
+        allow_unfiltered: whether sandboxes may run where system calls cannot be filtered.
     """
 
     name = "docker"
@@ -240,7 +240,7 @@ class DockerEngine(Engine):
         try:
             await self._check(self._daemon())
         except BaseException:
-            await self.close()  # callers do not close an engine that they could not use
+            await self.close()  # callers do not close an engine whose check failed
             raise
 
     async def start(self, spec: SandboxSpec) -> DockerSandbox:
@@ -252,7 +252,7 @@ class DockerEngine(Engine):
         attachment: Attachment | None = None
         try:
             async with asyncio.timeout(_START_TIMEOUT):
-                created = await asyncio.shield(create)  # a request to Docker cannot be taken back
+                created = await asyncio.shield(create)  # a request to Docker cannot be cancelled
                 attachment = await Attachment.open(daemon, name)
                 await container.start()
         except BaseException as error:
@@ -322,7 +322,7 @@ class DockerEngine(Engine):
         """Return the container's configuration. Deny by default: everything that a sandbox does not need is off."""
         limits = spec.limits
         # gVisor lets code open the files of process 1 if it has the same user. gVisor's users are separate from the
-        # host's, so there the supervisor is root and only the worker has another user.
+        # host's, so the supervisor is root there and only the worker has another user.
         settings: dict[str, object] = {
             "container_type": spec.container_type,
             "allow_unfiltered": self._allow_unfiltered,
@@ -331,7 +331,7 @@ class DockerEngine(Engine):
         ulimits = {"core": 0, "nofile": 4096}
         if self._is_gvisor:
             settings["worker_uid"] = user
-            ulimits["nproc"] = limits.pids  # by gVisor's kernel, for each of its users
+            ulimits["nproc"] = limits.pids  # enforced by gVisor's kernel, for each of its users
             processes = _GVISOR_THREADS + _GVISOR_THREADS_PER_PROCESS * limits.pids
         environment = sandbox_environment(spec)
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
@@ -362,8 +362,8 @@ class DockerEngine(Engine):
                 "Memory": limits.memory,
                 "MemorySwap": limits.memory,  # both together: no swap
                 "OomKillDisable": False,
-                "OomScoreAdj": 500,  # when the whole machine runs out, sandboxes go first
-                "KernelMemoryTCP": limits.memory // 4,  # counted separately only by version 1 of control groups
+                "OomScoreAdj": 500,  # when the whole machine runs out of memory, sandboxes go first
+                "KernelMemoryTCP": limits.memory // 4,  # version 1 of control groups counts it separately
                 "NanoCpus": int(limits.cpus * 1e9),
                 "CpuShares": STARTING_SHARES if self.starts_give_way else 0,
                 "PidsLimit": processes,
@@ -397,9 +397,9 @@ class DockerEngine(Engine):
                 f"The Docker engine at {daemon.address} runs {info['OSType']} containers. "
                 "Switch it to Linux containers."
             )
-        version = str(info.get("CgroupVersion") or "1")  # engines before 20.10 only have version 1 and do not report it
+        version = str(info.get("CgroupVersion") or "1")  # engines before 20.10 have only version 1 and do not report it
         self.control_groups = ControlGroups.VERSION_2 if version == "2" else ControlGroups.VERSION_1
-        if info.get("MemTotal") == measuring.machine_memory():  # that of another machine, or of a virtual one, differs
+        if info.get("MemTotal") == measuring.machine_memory():  # that of another machine or a virtual machine differs
             self._memory_from = MemoryFrom.THIS_MACHINE
         lacking = [what for key, what in _LIMITS.items() if not info.get(key)]
         if lacking:
@@ -409,7 +409,7 @@ class DockerEngine(Engine):
             )
         if self._runtime and self._runtime not in info["Runtimes"] and not self._runtime.startswith("io.containerd."):
             raise self._runtime_missing(daemon, sorted(info["Runtimes"]))
-        # gVisor's own kernel has filters, whether the host's has or not.
+        # gVisor's own kernel supports filters, whether or not the host's does.
         filters = self._is_gvisor or any(option.startswith("name=seccomp") for option in info["SecurityOptions"])
         reason = seccomp.lacking(info["Architecture"], kernel_filters=filters)
         refuse_unfiltered(reason, allowed=self._allow_unfiltered)

@@ -1,8 +1,8 @@
-"""The filter of system calls of custom containers: the runner's, in Docker's form.
+"""The system call filter of custom containers: the runner's, in Docker's format.
 
-The runner's supervisor puts itself under the filter; in a user's image there is no supervisor. Docker takes one filter
-per container, so this one is in place of Docker's own, which until version 23 lets sockets to the virtual machine's
-host through.
+The runner's supervisor applies the filter to itself; a user's image has no supervisor. Docker takes one filter per
+container, so this one replaces Docker's own, which until version 23 allows sockets to the host of the virtual
+machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from greenroom.runner.seccomp import ATTACHMENTS, DENIED, FAMILIES, NAMESPACES
 
-# Calls that Docker's own filter denies too: obsolete ones, clocks, and where memory is.
+# Calls that Docker's own filter also denies: obsolete ones, clocks, and NUMA placement.
 _ALSO_DENIED = (
     "_sysctl",
     "clock_adjtime64",
@@ -48,7 +48,7 @@ def profile() -> str:
     return json.dumps(
         {
             "defaultAction": "SCMP_ACT_ALLOW",
-            # Not their 32-bit relatives, whose calls have other numbers: those end the process.
+            # Not their 32-bit variants, whose calls have other numbers: those end the process.
             "archMap": [{"architecture": name, "subArchitectures": []} for name in architectures],
             "syscalls": list(_rules()),
         }
@@ -64,7 +64,7 @@ def _rules() -> Iterator[dict[str, Any]]:
             yield _refuse(["clone"], errno.EPERM, _masked(0, 1 << bit, 1 << bit))
     for option in ATTACHMENTS:
         yield _refuse(["setsockopt"], errno.EPERM, _masked(1, _INT, _SOL_SOCKET), _masked(2, _INT, option))
-    # Whatever has more than 32 bits is above all of them.
+    # Any argument with more than 32 bits is above all of them.
     above = {"index": 0, "value": max(FAMILIES), "op": "SCMP_CMP_GT"}
     yield _refuse(["socket"], errno.EAFNOSUPPORT, above)
     for family in sorted(set(range(max(FAMILIES))) - set(FAMILIES)):

@@ -1,4 +1,4 @@
-"""The image of Docker's sandboxes: its name, whether it has this version's runner, and how it is built."""
+"""The image of Docker sandboxes: its name, whether it has this version's runner, and how it is built."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ BASE_LABEL = "greenroom.base"
 BASE_IMAGE = "python:3.12-slim"
 
 _NAMES = {ContainerType.PYTHON_LTS: "python", ContainerType.NODE_LTS: "node", ContainerType.SHELL: "python"}
-"""The container types that have an image: its name, and that of its directory."""
+"""The container types that have an image: the image's name, and the name of its directory."""
 
-_PACKAGES_INSIDE = "/build"  # where the Dockerfile has the context's `packages`
+_PACKAGES_INSIDE = "/build"  # the path of the context's `packages` in the Dockerfile
 _COLOUR = re.compile(r"\x1b\[\d*m")
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.+)")
 
@@ -57,7 +57,7 @@ def build_command(image: str, base: str = BASE_IMAGE, container_type: ContainerT
 
 @cache
 def runner_digest() -> str:
-    """The digest of the runner's sources; an image with another digest can have another version of the protocol."""
+    """The digest of the runner's sources; an image with another digest may use another version of the protocol."""
     digest = hashlib.sha256()
     for path in _runner_files():
         digest.update(f"{path.relative_to(RUNNER_SOURCE).as_posix()}\0{path.stat().st_size}\0".encode())
@@ -67,7 +67,7 @@ def runner_digest() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The start of an instruction of the Dockerfile."""
+    """The start of a Dockerfile instruction."""
 
     number: int
     total: int
@@ -85,18 +85,18 @@ async def build(
     cache: bool,
     container_type: ContainerType = ContainerType.PYTHON_LTS,
 ) -> AsyncGenerator[Step | str, None]:
-    """Build the image; yield the steps and the lines of their output as they come.
+    """Build the image; yield the steps and their output line by line.
 
     It uses Docker's first builder, which every engine has.
 
     Args:
         context: the archive that `write_context` wrote.
-        network: which network the build uses, in Docker's words; `host` is that of the engine's machine.
-        cache: whether steps that were done before with the same files may be taken from Docker's cache.
-        container_type: whose image it is.
+        network: the network of the build, in Docker's terms; `host` is that of the engine's machine.
+        cache: whether earlier steps with the same files may be taken from Docker's cache.
+        container_type: the type whose image to build.
 
     Raises:
-        EngineUnavailable: Docker does not answer, the base image cannot be pulled, or a step failed.
+        EngineUnavailable: Docker does not respond, the base image cannot be pulled, or a step failed.
     """
     parameters = {
         "t": tag,
@@ -114,10 +114,10 @@ async def build(
 async def run(
     daemon: Daemon, context: IO[bytes], parameters: Mapping[str, str], dockerfile: Path, *, base: str
 ) -> AsyncGenerator[Step | str, None]:
-    """Have Docker build a context; yield the steps and the lines of their output as they come.
+    """Have Docker build a context; yield the steps and their output line by line.
 
     Raises:
-        EngineUnavailable: as `build`.
+        EngineUnavailable: as for `build`.
     """
     titles = _titles(dockerfile)
     instruction = ""
@@ -149,8 +149,8 @@ def write_context(
 
     Args:
         packages: requirements beyond the image's own, as pip reads them.
-        wheels: wheels of this machine that pip can use in the build.
-        container_type: whose image it is.
+        wheels: local wheels that pip can use in the build.
+        container_type: the type whose image to build.
     """
     source = source_of(container_type)
     requirements = (source / "requirements.txt").read_text(encoding="utf-8")
@@ -200,7 +200,7 @@ def _runner_files() -> list[Path]:
 
 
 def add_file(archive: tarfile.TarFile, name: str, file: Path) -> None:
-    """Add a file of this machine to an archive."""
+    """Add a local file to an archive."""
     with file.open("rb") as content:
         entry = tarfile.TarInfo(name)
         entry.size = os.fstat(content.fileno()).st_size
@@ -208,7 +208,7 @@ def add_file(archive: tarfile.TarFile, name: str, file: Path) -> None:
 
 
 def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a file with this content to an archive."""
+    """Add a file with the given content to an archive."""
     entry = tarfile.TarInfo(name)
     entry.size = len(content)
     archive.addfile(entry, io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""What containers have used: from their control groups if they are on this machine, else from Docker's statistics."""
+"""The usage of containers: from their control groups if they are on this machine, else from Docker's statistics."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -19,7 +19,7 @@ from greenroom.models import UsageSource
 
 _STATS_TIMEOUT = 3.0
 _AT_ONCE, _SLOW = 1.0, 10.0  # seconds
-_READ_ON = 0.01  # seconds between readings while containers are removed, each of which takes some 0.1 ms
+_READ_ON = 0.01  # seconds between readings, of some 0.1 ms each, while containers are removed
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 class ContainerMeter:
     """Measures the containers of one sandbox together.
 
-    Docker's statistics come once a second, so each reading waits for up to a second; control groups are read at once.
+    Docker sends statistics once a second, so each reading waits for up to a second; control groups do not wait.
     """
 
     def __init__(self, daemon: Daemon, names: Sequence[str]) -> None:
@@ -36,24 +36,24 @@ class ContainerMeter:
         self._groups: list[tuple[Path, ...]] | None = None
         self._last: Resources | None = None
         self.sampling_interval = _AT_ONCE
-        """The seconds between two readings that are not worth their price more often."""
+        """The shortest interval in seconds at which readings are worth their cost."""
         self._gauge: Gauge | None = None
         self._ended = False
 
     def gauge(self, id: str) -> Gauge | None:  # noqa: A002  Docker's own word
-        """Return what reads the figures of a container with this id at once, if it is on this machine."""
+        """Return a meter for the container with this id, if it is on this machine."""
         if self._gauge is None and not self._ended and (directories := groups_named(id)):
             self._gauge = Gauge(directories)
         return self._gauge
 
     def close(self) -> None:
-        """Keep no file of a container open that has ended."""
+        """Close the files of a container that has ended."""
         self._ended = True
         if self._gauge is not None:
             self._gauge.close()
 
     async def read(self) -> Resources | None:
-        """Return what they have used so far, or what was read last."""
+        """Return what they have used so far, or the last reading."""
         if self._groups is None:
             self._groups = await asyncio.gather(*map(self._groups_of, self._names))
             if not all(self._groups):
@@ -68,9 +68,9 @@ class ContainerMeter:
 
     @contextlib.asynccontextmanager
     async def until_removed(self) -> AsyncGenerator[None, None]:
-        """Read on while the containers are removed: what is busy uses processors until it is killed.
+        """Keep reading while the containers are removed: busy ones use processors until they are killed.
 
-        Their groups are gone a moment after their last process, so nobody could read them then.
+        Their groups disappear a moment after their last process, so they could not be read afterwards.
         """
         reading = None
         if self._groups and self.sampling_interval == _AT_ONCE:
@@ -104,7 +104,7 @@ class ContainerMeter:
                 async with await self._daemon.request("GET", f"containers/{name}/stats", params=parameters) as response:
                     stats = json.loads(await response.read())
             memory = stats["memory_stats"]
-            # Version 2 of control groups has no maximum here. A container that has ended has no figures at all.
+            # Version 2 of control groups has no peak here. A container that has ended has no statistics at all.
             usage, peak = int(memory["usage"]), memory.get("max_usage")
             cpu = int(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
             return Resources(UsageSource.DOCKER, cpu, usage, None if peak is None else int(peak))

@@ -1,22 +1,22 @@
-"""The settings with which this machine's npm reaches packages, for an npm in a build."""
+"""The settings with which npm on this machine reaches packages, for an npm in a build."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# Files of this machine; certificates are copied in another way.
+# Local files; certificates are copied in another way.
 _OF_THIS_MACHINE = ("cache", "cafile", "certfile", "keyfile", "prefix", "userconfig", "globalconfig", "init-module")
 
 
 def npmrc(project: Path) -> bytes:
-    """Return the content of a file of settings: the user's, the project's and those of the environment.
+    """Return the content of an .npmrc file: the settings of the user, the project and the environment.
 
     Args:
-        project: the directory of the lock, which can have settings of its own.
+        project: the directory of the lock file, which can have its own settings.
     """
     lines: list[str] = []
-    variables = {name.lower(): value for name, value in os.environ.items() if value}  # npm takes both forms
+    variables = {name.lower(): value for name, value in os.environ.items() if value}  # npm accepts both cases
     user = variables.get("npm_config_userconfig", "~/.npmrc")
     for file in (Path(user).expanduser(), project / ".npmrc"):
         if file.is_file():

@@ -1,4 +1,4 @@
-"""The settings with which this machine's pip reaches packages, for a pip elsewhere on the same network."""
+"""The settings with which pip on this machine reaches packages, for a pip elsewhere on the same network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE
 def pip_files(directory: str, *, wheels: bool = False) -> dict[str, bytes]:
     """Return files that configure another pip like this machine's, with `PIP_CONFIG_FILE` set to their `pip.conf`.
 
-    Settings that name files of this machine are left out, except the certificates, which are copied.
+    Settings that name local files are left out, except for certificates, which are copied.
 
     Args:
         directory: where the files will be.

@@ -1,4 +1,4 @@
-"""The image of custom containers: found, or pulled with the credentials of its registry."""
+"""Finds the image of custom containers, or pulls it with the credentials of its registry."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -26,10 +26,10 @@ _LAYER_STATES = {
 
 
 async def find_or_pull(daemon: Daemon, container: CustomContainer, report: Report = unread) -> dict[str, Any]:
-    """Return Docker's description of the image; an image that is missing is pulled, and `report` takes the progress.
+    """Return Docker's description of the image; a missing image is pulled, and `report` receives the progress.
 
     Raises:
-        ImageMissing: it is not there, and cannot be pulled.
+        ImageMissing: it does not exist locally, and cannot be pulled.
         any of `FAILURES`.
     """
     try:
@@ -53,7 +53,7 @@ async def find_or_pull(daemon: Daemon, container: CustomContainer, report: Repor
 
 
 class _NotPulled(Exception):
-    """The registry's or Docker's reason."""
+    """The reason given by the registry or Docker."""
 
 
 async def _inspect(daemon: Daemon, image: str) -> dict[str, Any]:
@@ -89,10 +89,10 @@ async def _pull(daemon: Daemon, container: CustomContainer, report: Report) -> N
 
 
 class Layers:
-    """Adds up the layers of an image that is pulled, from what Docker says about each.
+    """Adds up the layers of an image during a pull, from Docker's messages about each.
 
-    The whole is known once Docker has begun to download each layer that it lacks, as it learns the sizes only then. The
-    bytes are those of the downloads: what Docker then unpacks is not counted.
+    The total is known once Docker has begun to download each layer that it lacks, as it learns the sizes only then.
+    Only downloaded bytes are counted, not what Docker then unpacks.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -102,7 +102,7 @@ class Layers:
         meter.begin()
 
     def take(self, message: Mapping[str, Any]) -> None:
-        """Take a message of Docker's, of whatever form."""
+        """Process a message from Docker, in any form."""
         layer, status, detail = message.get("id"), message.get("status"), message.get("progressDetail")
         if not isinstance(layer, str) or not isinstance(status, str) or status not in _LAYER_STATES:
             return

@@ -57,7 +57,7 @@ class Installer(ABC):
             on_installed: called with the number of packages that have been fetched.
 
         Raises:
-            InvalidRequest, EngineUnavailable: as `lock`.
+            InvalidRequest, EngineUnavailable: as for `lock`.
         """
 
 

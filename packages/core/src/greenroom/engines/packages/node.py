@@ -31,9 +31,9 @@ async def prepare(packages: Packages, node: Path, report: Report) -> Path:
     """Return a directory `node_modules` with the packages of a lock, created if needed.
 
     Raises:
-        InvalidRequest: the lock cannot be read, or has a package with an install script, without a hash or not from a
-            registry.
-        EngineUnavailable: there is no npm, it does not work, or the disk is full.
+        InvalidRequest: the lock cannot be read, or has a package with an install script, without a hash, or not from
+            a registry.
+        EngineUnavailable: npm is missing or does not work, or the disk is full.
     """
     lock = packages.node_lock
     assert lock is not None  # noqa: S101  checked by the caller
@@ -127,7 +127,7 @@ async def _make(directory: Path, lock: Mapping[str, Any], node: Path, report: Re
 
 
 def _with_scripts(modules: Path) -> Iterator[str]:
-    """Yield the packages with install scripts, which the lock may not mark."""
+    """Yield the packages with install scripts, even if the lock does not mark them."""
     for file in modules.rglob("package.json"):
         directory = file.parent
         if directory.parent.name != "node_modules" and directory.parent.parent.name != "node_modules":

@@ -1,4 +1,4 @@
-"""Environments of Python packages: a virtual environment with the packages that an interpreter's own ones lack."""
+"""Environments of Python packages: a virtual environment with the packages that an interpreter itself lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from greenroom.progress import Meter, Report
 from greenroom.untrusted import printable
 
 _VERSION = "1"
-"""The version of the format of environments; another version is another environment."""
+"""The version of the format of environments; another version has separate environments."""
 
 _ABOUT = """
 import json, os, platform, sys, sysconfig
@@ -51,7 +51,7 @@ class Interpreter:
 
     python: Path
     executable: Path
-    """Without links."""
+    """With all links resolved."""
     folder: str
     """The directory name for packages, such as `python3.11`."""
     version: str
@@ -97,11 +97,11 @@ class Interpreter:
 
 async def prepare(packages: Packages, python: str, shown_at: str, report: Report) -> Path:
     """Return an environment with packages, created if needed, for sandboxes that see it at `shown_at`. Its `bin/python`
-    has these packages and the interpreter's own ones.
+    has these packages and those of the interpreter.
 
     Raises:
         InvalidRequest: a package does not exist, has no wheel, or does not match its hash.
-        EngineUnavailable: there is no installer, it does not work, or the disk is full.
+        EngineUnavailable: the installer is missing or does not work, or the disk is full.
     """
     wanted = await asyncio.to_thread(packages.read)
     interpreter = await Interpreter.of(python)
@@ -162,7 +162,7 @@ def _lay_out(directory: Path, interpreter: Interpreter) -> None:
     for folder in (site, directory / "bin"):
         folder.mkdir(parents=True, mode=0o755)
     for folder in (directory, directory / "lib", site.parent, site, directory / "bin"):
-        folder.chmod(0o755)  # whatever the umask
+        folder.chmod(0o755)  # regardless of the umask
     for name in ("python", "python3", interpreter.folder):
         (directory / "bin" / name).symlink_to(interpreter.executable)
     _write(
@@ -170,7 +170,7 @@ def _lay_out(directory: Path, interpreter: Interpreter) -> None:
         f"home = {interpreter.executable.parent}\ninclude-system-site-packages = false\n"
         f"version = {interpreter.version}\n",
     )
-    # Also processes their .pth files. Its name sorts before those of the packages.
+    # Also process their .pth files. This file's name sorts before those of the packages.
     lines = [f"import site; site.addsitedir({path!r})\n" for path in interpreter.paths]
     _write(site / "_greenroom.pth", "".join(lines))
 

@@ -58,13 +58,13 @@ def program(executable: Path | str, *arguments: str) -> list[str]:
 async def run(
     command: Sequence[str], directory: Path, temporary: Path, on_line: Callable[[str], object] | None = None
 ) -> tuple[int, str]:
-    """Run an installer to its end; return its exit code and the end of its output, without control characters.
+    """Run an installer to completion; return its exit code and the end of its output, without control characters.
 
     Args:
         command: the result of `pip` or `program`.
         directory: its working directory, so that relative paths are those of a requirements file.
         temporary: a directory for its temporary files.
-        on_line: called with each line of its output.
+        on_line: called with each line of output.
 
     Raises:
         EngineUnavailable: it cannot be started, or takes too long.
@@ -78,7 +78,7 @@ async def run(
             cwd=directory,
             env={**environment(os.environ), "TMPDIR": str(temporary)},
             start_new_session=True,
-            umask=0o022,  # code in a sandbox can run as another user
+            umask=0o022,  # code in a sandbox may run as another user
         )
     except OSError as error:
         raise EngineUnavailable(f"The package installer cannot be started: {error}.") from error

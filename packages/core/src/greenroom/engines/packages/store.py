@@ -42,7 +42,7 @@ async def lock_of(name: str, resolve: Callable[[Path], Awaitable[str]]) -> str:
 
     Raises:
         EngineUnavailable: the cache cannot be written.
-        GreenroomError: as `resolve`, which gets a directory for temporary files.
+        GreenroomError: as for `resolve`, which gets a directory for temporary files.
     """
     target = place() / f"{name}.lock"
     async with _alone(name) as directory:
@@ -61,7 +61,7 @@ async def environment(name: str, make: Callable[[Path], Awaitable[None]]) -> Pat
 
     Raises:
         EngineUnavailable: the cache cannot be written, or its disk is full.
-        GreenroomError: as `make`, which gets an empty directory.
+        GreenroomError: as for `make`, which gets an empty directory.
     """
     target = place() / name
     if _is_there(target):

@@ -1,4 +1,4 @@
-"""The requested packages: requirements in pip's form, requirements files, or a lock of Node packages."""
+"""The requested packages: requirements in pip's format, requirements files, or a lock of Node packages."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _SOURCES = re.compile(r"(?:git|hg|svn|bzr)\+|(?:[a-z]+://|\.{1,2}/|/|~/)", re.IG
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """The packages of a pool or an image; false if there are none."""
+    """The packages of a pool or an image; falsy if there are none."""
 
     requirements: tuple[str, ...] = ()
-    """Requirements in pip's form, such as `polars>=1`."""
+    """Requirements in pip's format, such as `polars>=1`."""
     files: tuple[Path, ...] = ()
     """Absolute paths of requirements files, or of one lock of Node packages."""
 
@@ -109,7 +109,7 @@ class Packages:
         """Return the hashes in the requirements, by package name.
 
         Raises:
-            InvalidRequest: as `read`.
+            InvalidRequest: as for `read`.
         """
         found: dict[str, frozenset[str]] = {}
         for line in self._lines():
@@ -125,7 +125,7 @@ class Packages:
             wheels_at: the directory in which the local wheels will be.
 
         Raises:
-            InvalidRequest: as `read`.
+            InvalidRequest: as for `read`.
         """
         texts: dict[bool, list[str]] = {False: [], True: []}
         wheels: dict[str, Path] = {}
@@ -178,7 +178,7 @@ def normalized(name: str) -> str:
 
 
 def read_file(file: Path) -> bytes:
-    """Return the content of a file that names packages.
+    """Return the content of a file that lists packages.
 
     Raises:
         InvalidRequest: it cannot be read, or is too large.
@@ -194,7 +194,7 @@ def read_file(file: Path) -> bytes:
 
 
 def refuse_source(requirement: str, place: str = "") -> None:
-    """Refuse a requirement that names a place other than a wheel's.
+    """Refuse a requirement that names a source other than a wheel.
 
     Raises:
         InvalidRequest: pip would build it here, and so run its code.
