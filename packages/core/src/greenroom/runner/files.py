@@ -1,7 +1,7 @@
-"""The files of a session: reading and writing below one directory, and nowhere else.
+"""The files of a session: reads and writes below one directory, and nowhere else.
 
-Paths are opened component by component without following symbolic links, so no link, `..` or race that the session's
-own code sets up leads out of the directory. Only regular files are opened, so no device or FIFO can block.
+Paths are opened component by component without following symbolic links, so no link, `..` or race created by the
+session's code can lead out of the directory. Only regular files are opened, so no device or FIFO can block.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Upload:
-    """A new file, which appears under its name when it is complete."""
+    """A new file, which appears under its name once it is complete."""
 
     def __init__(self, tree: FileTree, path: str) -> None:
         self._path = path
@@ -57,25 +57,25 @@ class Upload:
             view = view[os.write(self._file, view) :]
 
     def finish(self) -> dict[str, Any]:
-        """Give the file its name; returns its entry."""
+        """Give the file its name; return its entry."""
         os.rename(self._partial, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
         entry = _entry(self._path, os.fstat(self._file))
         self.close()
         return entry
 
     def close(self) -> None:
-        """Drop the file unless it is finished. Idempotent."""
+        """Delete the file unless it is finished. Idempotent."""
         if self._file < 0:
             return
         with contextlib.suppress(OSError):
-            os.unlink(self._partial, dir_fd=self._parent)  # it has been renamed if it is finished
+            os.unlink(self._partial, dir_fd=self._parent)  # a finished file has been renamed
         os.close(self._file)
         os.close(self._parent)
         self._file = -1
 
 
 class Download:
-    """An open file, whose content stays the same when another file takes its name."""
+    """An open file, whose content stays the same if another file takes its name."""
 
     def __init__(self, tree: FileTree, path: str) -> None:
         parent, name = tree.open_parent(path)
@@ -101,13 +101,13 @@ class Download:
 
 
 class FileTree:
-    """The files below a directory. Paths are absolute and begin with `/mnt/data`, wherever the directory really is."""
+    """The files below a directory. Paths are absolute and begin with `/mnt/data`, whatever the real directory."""
 
     def __init__(self, directory: str = DATA_DIR, *, owner: int | None = None) -> None:
         """
         Args:
-            directory: where the files are.
-            owner: the user who gets new files and directories, if not the user of this process.
+            directory: the real directory.
+            owner: the owner of new files and directories, if not this process's user.
         """
         self._root = DATA_DIR
         self._owner = owner
@@ -120,7 +120,7 @@ class FileTree:
         """Return the entries of a directory, sorted by path.
 
         Raises:
-            OSError: E2BIG when there are more than 20,000.
+            OSError: E2BIG if there are more than 20,000.
         """
         directory = self._open_directory(self._parts(path))
         try:
@@ -153,9 +153,9 @@ class FileTree:
             os.close(parent)
 
     def snapshot(self, limit: int) -> dict[str, tuple[int, int]] | None:
-        """Return size and time of change of every file; `None` when there are more than `limit` entries."""
+        """Return the size and modification time of every file; `None` if there are more than `limit` entries."""
         found: dict[str, tuple[int, int]] = {}
-        with contextlib.suppress(OSError):  # it changes meanwhile
+        with contextlib.suppress(OSError):  # changed in the meantime
             for count, (entry, _) in enumerate(_walk(self._descriptor, self._root, depth=_MAX_DEPTH)):
                 if count >= limit:
                     return None
@@ -166,14 +166,14 @@ class FileTree:
     def changed_since(self, time: int) -> list[dict[str, Any]]:
         """Return the files whose content or name has changed since a time in nanoseconds, among the first 20,000."""
         found: list[dict[str, Any]] = []
-        with contextlib.suppress(OSError):  # they change meanwhile
+        with contextlib.suppress(OSError):  # changed in the meantime
             for entry, status in islice(_walk(self._descriptor, self._root, depth=_MAX_DEPTH), _MAX_ENTRIES):
                 if status.st_ctime_ns >= time and not entry["directory"]:
                     found.append(entry)
         return found
 
     def open_parent(self, path: str, *, create: bool = False) -> tuple[int, str]:
-        """Open the directory that `path` is in; returns the descriptor, and the name of `path` there."""
+        """Open the parent directory of `path`; return its descriptor, and the name of `path` in it."""
         parts = self._parts(path)
         if not parts:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -275,7 +275,7 @@ class Transfers:
 
 
 def _real_name(name: str, parent: int) -> str:
-    """Return the name of an entry that is listed as `name`, which differs if it is not UTF-8."""
+    """Return the real name of an entry listed as `name`; they differ if the real one is not UTF-8."""
     real = os.fsdecode(_LISTED_BYTE.sub(lambda byte: bytes.fromhex(byte[1].decode()), os.fsencode(name)))
     if real == name or _exists(name, parent) or not _exists(real, parent):
         return name
@@ -291,7 +291,7 @@ def _exists(name: str, parent: int) -> bool:
 
 
 def _make_directory(name: str, parent: int) -> bool:
-    """Make a directory unless the name is taken; returns whether it was made."""
+    """Make a directory unless the name is taken; return whether it was made."""
     try:
         os.mkdir(name, dir_fd=parent)
     except FileExistsError:
@@ -300,9 +300,9 @@ def _make_directory(name: str, parent: int) -> bool:
 
 
 def _open_directory(name: str, parent: int) -> int:
-    """Open a directory that is itself in `parent`; a link to one is refused."""
+    """Open a directory inside `parent`; a link to a directory is refused."""
     descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
-    # Linux has refused a link already; gVisor can have followed it.
+    # Linux has already refused a link; gVisor may have followed it.
     opened, named = os.fstat(descriptor), os.stat(name, dir_fd=parent, follow_symlinks=False)
     if (opened.st_dev, opened.st_ino) != (named.st_dev, named.st_ino):
         os.close(descriptor)
@@ -311,7 +311,7 @@ def _open_directory(name: str, parent: int) -> int:
 
 
 def _walk(directory: int, path: str, *, depth: int) -> Iterator[tuple[dict[str, Any], os.stat_result]]:
-    """Yield the entries of a directory, then of those below it, down to a depth."""
+    """Yield the entries of a directory, then those of its subdirectories, down to a maximum depth."""
     below: list[str] = []
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -319,7 +319,7 @@ def _walk(directory: int, path: str, *, depth: int) -> Iterator[tuple[dict[str, 
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
-            except OSError:  # deleted meanwhile, or in a directory that can be listed and not entered
+            except OSError:  # deleted in the meantime, or in a directory that can be listed but not entered
                 continue
             yield _entry(f"{path}/{entry.name}", status), status
             if depth > 1 and stat.S_ISDIR(status.st_mode):
@@ -337,7 +337,7 @@ def _walk(directory: int, path: str, *, depth: int) -> Iterator[tuple[dict[str, 
 
 def _entry(path: str, status: os.stat_result) -> dict[str, Any]:
     return file_entry(
-        os.fsencode(path).decode("utf-8", "backslashreplace"),  # a name can be any bytes
+        os.fsencode(path).decode("utf-8", "backslashreplace"),  # a name can contain any bytes
         size=status.st_size,
         modified=status.st_mtime_ns,
         directory=stat.S_ISDIR(status.st_mode),

@@ -1,7 +1,7 @@
-"""New namespaces and directories for a process that was forked from a template: what bubblewrap gives to a new sandbox.
+"""New namespaces and directories for a process forked from a template: the same as bubblewrap gives to a new sandbox.
 
-The template has bubblewrap's read-only view of the system already, with privileges over it. All that it and its other
-forks can write to is replaced here. `confine` gives the privileges up afterwards.
+The template already has bubblewrap's read-only view of the system, with privileges over it. Everything that it and its
+other forks can write to is replaced here. `confine` then gives up the privileges.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import sys
 from typing import Any, NoReturn
 
 GROUPS = "/opt/greenroom/groups"
-"""Where a template sees the control groups of the sandboxes, read-only."""
+"""The path at which a template sees the control groups of the sandboxes, read-only."""
 
-_STAGE = "/opt/greenroom/cache"  # where directories are made before they replace the template's
+_STAGE = "/opt/greenroom/cache"  # where directories are created before they replace the template's
 _WRITABLE = ("/tmp", "/mnt/data", "/dev/shm")  # noqa: S108
 
 _NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
@@ -29,20 +29,20 @@ _PRIVATE = 0x40000 | 0x4000  # MS_PRIVATE, MS_REC
 _DETACH = 2
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _INSIDE_USER = 1000
-# Of /proc, as by bubblewrap, and process 1: where it is not root outside, the kernel takes its files for the user's, as
-# the program was started by root of a namespace.
+# The parts of /proc that bubblewrap protects, and process 1: if it is not root outside, the kernel assigns the files of
+# process 1 to the user, because root of a namespace started the program.
 _PROTECTED = ("sys", "sysrq-trigger", "irq", "bus", "1")
 HIDDEN = ("keys", "key-users")
-"""Files of /proc that show the kernel's keys of the user who started the sandbox, where it is that user."""
+"""Files of /proc that list the kernel keys of the user who started the sandbox, if it runs as that user."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def fork(own: int) -> int:
-    """Fork a child that is process 1 of a new namespace; return its number here, and 0 in the child.
+    """Fork a child that is process 1 of a new namespace; return its process ID here, and 0 in the child.
 
     Args:
-        own: a descriptor of this process's own namespace of processes.
+        own: a descriptor of this process's own PID namespace.
 
     Raises:
         OSError: the kernel refuses.
@@ -59,7 +59,7 @@ def fork(own: int) -> int:
 
 
 def join(groups: list[int]) -> None:
-    """Move this process into control groups, by descriptors of their files `cgroup.procs`."""
+    """Move this process into control groups, given descriptors of their files `cgroup.procs`."""
     for group in groups:
         os.write(group, b"0")
 
@@ -67,15 +67,15 @@ def join(groups: list[int]) -> None:
 def enter(
     *, network: bool, disk: int, shared_memory: int, user: int | None, events: list[str] | None, kept: list[str]
 ) -> None:
-    """Give this process everything of its own that a new sandbox has.
+    """Give this process everything private that a new sandbox has.
 
     Args:
         network: whether it keeps the machine's network.
-        disk: bytes of /mnt/data, and of /tmp.
-        shared_memory: bytes of /dev/shm.
-        user: the user that it is going to become, where it is root outside of the sandbox, too.
+        disk: the size in bytes of /mnt/data, and of /tmp.
+        shared_memory: the size in bytes of /dev/shm.
+        user: the user that it will become, if it is root outside the sandbox, too.
         events: the file below `GROUPS` that counts its out-of-memory kills, and where the runner looks for it.
-        kept: what `shown_in_writable` has found in the template.
+        kept: the result of `shown_in_writable` in the template.
 
     Raises:
         OSError: the kernel refuses.
@@ -88,7 +88,7 @@ def enter(
     settings, process = _new_proc()
     try:
         if events is not None:
-            _unmount(events[1])  # nothing can be mounted on the template's, which bubblewrap has unlinked
+            _unmount(events[1])  # nothing can be mounted on the template's file, which bubblewrap has unlinked
             _mount(f"{GROUPS}/{events[0]}", events[1], None, _BIND)
             _protect(events[1], _NOSUID | _NODEV)
         if os.path.ismount(GROUPS):
@@ -109,7 +109,7 @@ def enter(
 
 
 def probe() -> NoReturn:
-    """Be a template that forks one process, and end with the reason why it cannot be isolated, if there is one."""
+    """Act as a template that forks one process; if that cannot be isolated, exit with the reason."""
     if not hasattr(os, "pidfd_open"):
         os.write(2, b"its Python was built for an older kernel")
         os._exit(1)
@@ -127,8 +127,8 @@ def probe() -> NoReturn:
 
 
 def _new_proc() -> tuple[int, int]:
-    """Mount /proc anew; return descriptors of its directories `sys` and `self`, which are protected only by path."""
-    # Where it is not root outside, the kernel shows a new /proc only beside one that nothing covers.
+    """Mount a new /proc; return descriptors of its directories `sys` and `self`, which are protected only by path."""
+    # If this process is not root outside, the kernel allows a new /proc only beside one that nothing covers.
     _mount("proc", _STAGE, "proc", _NOSUID | _NODEV | _NOEXEC)
     _unmount("/proc")
     _mount(_STAGE, "/proc", None, _MOVE)
@@ -145,7 +145,7 @@ def _new_proc() -> tuple[int, int]:
 
 
 def _show_user(user: int) -> None:
-    """Show /etc/passwd with this user."""
+    """Replace /etc/passwd with one that has this user."""
     _mount("tmpfs", _STAGE, "tmpfs", _NOSUID | _NODEV, "mode=0755,size=65536")
     with open(f"{_STAGE}/passwd", "w", encoding="ascii") as file:
         file.write(f"user:x:{user}:{user}::/tmp/home:/bin/sh\n")
@@ -157,7 +157,7 @@ def _show_user(user: int) -> None:
 
 
 def _new_directory(path: str, size: int, kept: list[str]) -> None:
-    """Replace a writable directory by a new one, which shows the same parts of the machine."""
+    """Replace a writable directory with a new one that shows the same parts of the machine."""
     _mount("tmpfs", _STAGE, "tmpfs", _NOSUID | _NODEV, f"mode=1777,size={size}")
     for shown in kept:
         target = _STAGE + shown.removeprefix(path)
@@ -175,7 +175,7 @@ def _make_directories(path: str) -> None:
 
 
 def shown_in_writable() -> list[str]:
-    """Return the parts of the machine that this process sees in directories that it can write to."""
+    """Return the parts of the machine that this process sees inside directories that it can write to."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         places = [_ESCAPE.sub(lambda match: chr(int(match[1], 8)), line.split()[4]) for line in file]
     found = [place for place in places if place.startswith(tuple(f"{path}/" for path in _WRITABLE))]
@@ -190,9 +190,9 @@ def _start_loopback() -> None:
 
 
 def _become_user(settings: int, process: int) -> None:
-    """Become the user of a user namespace in which no further one can be made, as with bubblewrap's --disable-userns.
+    """Enter a user namespace in which no further one can be made, as with bubblewrap's --disable-userns.
 
-    The limit belongs to a namespace around that of the sandbox, so that nothing in the sandbox can change it.
+    The limit belongs to a namespace around the sandbox's, so nothing in the sandbox can change it.
     """
     _new_user(0, process)
     _write("user/max_user_namespaces", "1", settings)
@@ -222,7 +222,7 @@ def _mount(source: str, target: str, kind: str | None, flags: int, options: str 
 
 
 def _protect(path: str, flags: int) -> None:
-    # What a mount has of another user namespace cannot be taken from it.
+    # Attributes that a mount has from another user namespace cannot be removed.
     flags |= os.statvfs(path).f_flag & (_NOSUID | _NODEV | _NOEXEC)
     _mount("none", path, None, _REMOUNT | _BIND | _RDONLY | flags)
 

@@ -10,7 +10,7 @@ from itertools import accumulate
 MAX_DEPTH = 200
 """Levels of nested arrays and objects; deeper nesting exhausts the stack of code that walks through it."""
 
-_VALUE = 48  # bytes of memory per value beside its text: an empty dict takes 64, a short str 50, an int 28
+_VALUE = 48  # bytes of memory per value in addition to its text: an empty dict takes 64, a short str 50, an int 28
 _PIECE = 1 << 20
 _BRACKETS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -35,7 +35,7 @@ def weigh_json(body: bytes, limit: int) -> int:
     values = nested + body.count(b",") + body.count(b":")
     if size + _VALUE * values <= limit and nested <= MAX_DEPTH:
         return size + _VALUE * values
-    # Many of these characters can be within strings, where they cost nothing more.
+    # Many of these characters can be within strings, where they cost nothing extra.
     values = nested = depth = 0
     in_string = False
     # An escaped quote does not end a string, and an escaped backslash does not escape a quote.

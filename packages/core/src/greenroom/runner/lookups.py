@@ -1,4 +1,4 @@
-"""Which environment variables modules read as they are imported: a template's forks cannot set these in time."""
+"""Which environment variables modules read during import: a template's forks cannot set these in time."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _READ_IN_C = (
     "RAYON_",
     "VECLIB_",
 )
-"""How the names begin that libraries read with `getenv`, which nothing here notices."""
+"""Prefixes of the names that libraries read with `getenv`, which cannot be observed here."""
 
 
 class Lookups:
-    """Notes what is looked up in `os.environ`, until `end`."""
+    """Records lookups in `os.environ`, until `end`."""
 
     def __init__(self) -> None:
         self._names: set[object] = set()
-        self._all = False  # somebody has gone through all names
+        self._all = False  # all names were listed
         self._environ: Any = os.environ
         self._encode, self._decode = self._environ.encodekey, self._environ.decodekey
         self._environ.encodekey, self._environ.decodekey = self._look_up, self._go_through
 
     def end(self) -> None:
-        """Note nothing any more. Idempotent."""
+        """Stop recording. Idempotent."""
         self._environ.encodekey, self._environ.decodekey = self._encode, self._decode
 
     def among(self, names: Iterable[str]) -> list[str]:
-        """Return those of the names that have been read, or could have been."""
+        """Return those of the names that were read, or may have been."""
         return [name for name in names if self._all or name in self._names or name.startswith(_READ_IN_C)]
 
     def _look_up(self, name: object) -> bytes:

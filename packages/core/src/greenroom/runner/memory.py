@@ -1,4 +1,4 @@
-"""Learn whether the kernel has killed processes of the sandbox for lack of memory."""
+"""Find out whether the kernel has killed processes of the sandbox for lack of memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 
 
 class OutOfMemory:
-    """Compares the kernel's count with that of the last look, where the sandbox can see it."""
+    """Compares the kernel's count with the previous one, if the sandbox can see it."""
 
     def __init__(self) -> None:
         self._kills = _kills()

@@ -1,4 +1,4 @@
-"""The pieces of a copy of a session on their way between the worker and the host, one at a time."""
+"""The pieces of a session copy in transit between the worker and the host, one at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .protocol import MAX_PIECE, Frame, FrameError, HostEvent
 
 
 class Pieces:
-    """Holds at most one piece, until the other side takes it. Nobody waits for an execution that has ended."""
+    """Holds at most one piece until the other side takes it. When the execution ends, pending calls return."""
 
     def __init__(self, send: Callable[[Frame], None]) -> None:
         """
@@ -27,7 +27,7 @@ class Pieces:
         self._running = True
 
     def end(self) -> None:
-        """Pass on no more; pending calls continue."""
+        """Stop passing on pieces; pending calls return."""
         self._running = False
         offered, self._offered = self._offered, None
         given, self._given, self._wanting = self._given, None, None
@@ -42,10 +42,10 @@ class Pieces:
     # From the worker to the host
 
     def offer(self, piece: bytes, taken: Callable[[], None]) -> None:
-        """Take a piece from the worker; `taken` lets it continue.
+        """Take a piece from the worker; `taken` lets the worker continue.
 
         Raises:
-            FrameError: it is too large or empty, or the worker has not waited for the one before.
+            FrameError: the piece is too large or empty, or the worker did not wait for the previous one.
         """
         if not 0 < len(piece) <= MAX_PIECE or self._offered is not None:
             raise FrameError("a piece of a copy that was not asked for")

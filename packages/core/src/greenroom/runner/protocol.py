@@ -3,10 +3,10 @@
 Messages travel on two links. On the host link, the host sends orders to the supervisor, which sends events back; on the
 worker link, the supervisor sends orders to the worker, which sends events back. An order's header has an `op`, an
 event's an `ev`. Each of the four classes below lists the messages of one link in one direction: a function per message,
-named as on the wire, makes its frame.
+named after the message, creates its frame.
 
 A frame on the wire is the header's length and the body's length (two 32-bit unsigned integers, big-endian), the header
-(a JSON object in UTF-8), and the body (raw bytes). All that comes up from a sandbox is hostile: the host must check
+(a JSON object in UTF-8), and the body (raw bytes). Everything that comes from a sandbox is hostile: the host must check
 every field of an event, and so must the supervisor with those of its worker.
 """
 
@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from json import JSONEncoder, dumps, loads  # by name: code in a worker can replace them in their module
+from json import JSONEncoder, dumps, loads  # imported by name: code in a worker can replace them in their modules
 from typing import Any, Literal, NamedTuple, cast
 
 from .json_weight import weigh_json
 
 VERSION = 5
-"""Of the host link; the supervisor's first event states it."""
+"""The version of the host link; the supervisor's first event states it."""
 
 MAX_HEADER = 64 << 10
-"""Bytes of a header. It is parsed before anything is known of it, so whatever can be large is in the body."""
+"""Bytes of a header. It is parsed before anything is known about it, so anything that can be large is in the body."""
 
 MAX_BODY = 64 << 20
 """Bytes of a body; the host accepts no more than the replies to its requests can have."""
@@ -32,7 +32,7 @@ MAX_LIST = 16 << 20
 """Bytes of a list of files."""
 
 MAX_OUTPUTS = 10_000
-"""Rich outputs and shown errors of one execution; the supervisor leaves out the rest."""
+"""Rich outputs and displayed errors per execution; the supervisor drops the rest."""
 
 MAX_NAME = 200
 """Characters of a display's name."""
@@ -53,15 +53,15 @@ MAX_CALL = 1 << 31
 """The highest number of a call."""
 
 MAX_REFUSAL = 64 << 10
-"""Bytes of the message of a call that failed."""
+"""Bytes of the error message of a failed call."""
 
-_OUTPUT = 500  # bytes of memory that an output takes beside its content
+_OUTPUT = 500  # bytes of memory that an output takes in addition to its content
 
 MAX_PIECE = 1 << 20
-"""Bytes of a piece of a copy of a session."""
+"""Bytes per piece of a session copy."""
 
 MAX_LEFT_OUT = 500
-"""Parts of a session that a copy names as left out; it names no more."""
+"""The most parts of a session that a copy lists as left out."""
 
 _FOR_WORKER = ("id", "env", "tools", "call_limit", "call_bytes")  # fields of the host's order to execute
 
@@ -70,7 +70,7 @@ _LENGTHS = struct.Struct(">II")
 
 
 class FrameError(Exception):
-    """The bytes received break the protocol."""
+    """The received bytes violate the protocol."""
 
 
 class Frame(NamedTuple):
@@ -81,7 +81,7 @@ class Frame(NamedTuple):
 
 
 class HostOrder:
-    """Orders of the host to the supervisor. `number` identifies an execution or a request in the answers to it."""
+    """Orders from the host to the supervisor. `number` identifies an execution or a request in the answers to it."""
 
     @staticmethod
     def execute(
@@ -95,10 +95,10 @@ class HostOrder:
         call_limit: int = 0,
         call_bytes: int = 0,
     ) -> Frame:
-        """Run code. Answered by `text`, `output`, `error`, `clear` and `call`, and at last by `done`.
+        """Run code. Answered by `text`, `output`, `error`, `clear` and `call`, and finally by `done`.
 
-        With `tools`, a description of functions, the code can make up to `call_limit` calls, whose arguments have up to
-        `call_bytes` together.
+        With `tools`, a description of functions, the code can make up to `call_limit` calls, whose arguments can
+        have up to `call_bytes` in total.
         """
         variables = _variables(env)
         header = {"op": "execute", "id": number, "text_limit": text_limit, "output_limit": output_limit}
@@ -109,12 +109,12 @@ class HostOrder:
 
     @staticmethod
     def answer(number: int, call: int, content: bytes, *, failed: bool) -> Frame:
-        """Answer a call of an execution: with its result as JSON, or if it `failed`, with a message."""
+        """Answer a call of an execution: with its result as JSON or, if it `failed`, with a message."""
         return Frame({"op": "answer", "id": number, "call": call, "failed": failed}, content)
 
     @staticmethod
     def environment(env: Mapping[str, str]) -> Frame:
-        """Set the session's environment variables, all of them. Not answered."""
+        """Replace all of the session's environment variables. Not answered."""
         return Frame({"op": "environment"}, dumps(dict(env), ensure_ascii=False).encode())
 
     @staticmethod
@@ -126,7 +126,7 @@ class HostOrder:
         text_limit: int,
         env: Mapping[str, str] | None = None,
     ) -> Frame:
-        """Run a command for a shell, or a program with arguments. Answered by `text`, and at last by `done`."""
+        """Run a shell command, or a program with arguments. Answered by `text`, and finally by `done`."""
         argv = not isinstance(command, str)
         variables = _variables(env)
         header = {"op": "shell", "id": number, "text_limit": text_limit}
@@ -136,48 +136,48 @@ class HostOrder:
 
     @staticmethod
     def save(number: int, without: Sequence[str], *, text_limit: int, output_limit: int) -> Frame:
-        """Write the session's files and variables for `take`, without some. An execution, as of `execute`."""
+        """Serialize the session's files and variables for `take`, except for some. An execution, like `execute`."""
         header = {"op": "save", "id": number, "text_limit": text_limit, "output_limit": output_limit}
         return Frame(header, dumps(list(without)).encode())
 
     @staticmethod
     def take(number: int) -> Frame:
-        """Take the next piece of what is saved. The reply's body has it; it is empty when the execution has ended."""
+        """Take the next piece of a `save`. The reply's body has it; it is empty once the execution has ended."""
         return Frame({"op": "take", "id": number})
 
     @staticmethod
     def load(number: int, *, text_limit: int, output_limit: int) -> Frame:
-        """Make files and variables of what `give` gives. An execution, as of `execute`."""
+        """Recreate files and variables from the pieces of `give`. An execution, like `execute`."""
         return Frame({"op": "load", "id": number, "text_limit": text_limit, "output_limit": output_limit})
 
     @staticmethod
     def give(number: int, piece: bytes) -> Frame:
-        """Give the next piece to what is loaded; an empty one ends it. Replied to when the worker takes it."""
+        """Give the next piece to a `load`; an empty one is the end. Replied to when the worker takes it."""
         return Frame({"op": "give", "id": number}, piece)
 
     @staticmethod
     def interrupt(number: int, *, grace: float) -> Frame:
-        """Interrupt an execution, and kill it if it is still running `grace` seconds later. Not answered by itself."""
+        """Interrupt an execution, and kill it if it is still running `grace` seconds later. Not answered itself."""
         return Frame({"op": "interrupt", "id": number, "grace": grace})
 
     @staticmethod
     def preload(modules: Sequence[str]) -> Frame:
-        """Import the modules that are installed. Answered by `preloaded`."""
+        """Import those of the modules that are installed. Answered by `preloaded`."""
         return Frame({"op": "preload"}, dumps(modules).encode())
 
     @staticmethod
     def open(number: int, path: str, mode: Literal["r", "w"]) -> Frame:
-        """Open a file to read it, or a new one that will take its place. The reply has `file`, and if read, `entry`."""
+        """Open a file to read it, or a new one to replace it. The reply has `file` and, for reading, `entry`."""
         return Frame({"op": "open", "id": number, "path": path, "mode": mode})
 
     @staticmethod
     def read(number: int, file: int, size: int) -> Frame:
-        """Read on. The reply's body has up to `size` bytes, none at the end of the file."""
+        """Read the next bytes. The reply's body has up to `size` of them, none at the end of the file."""
         return Frame({"op": "read", "id": number, "file": file, "size": size})
 
     @staticmethod
     def write(number: int, file: int, data: bytes) -> Frame:
-        """Write on."""
+        """Write the next bytes."""
         return Frame({"op": "write", "id": number, "file": file}, data)
 
     @staticmethod
@@ -187,7 +187,7 @@ class HostOrder:
 
     @staticmethod
     def close(number: int, file: int) -> Frame:
-        """Close an open file; one that was written and not finished is dropped."""
+        """Close an open file; one that was written but not finished is deleted."""
         return Frame({"op": "close", "id": number, "file": file})
 
     @staticmethod
@@ -207,11 +207,11 @@ class HostOrder:
 
 
 class HostEvent:
-    """Events of the supervisor for the host. `number` is that of the order that it belongs to."""
+    """Events from the supervisor for the host. `number` is that of the order to which an event belongs."""
 
     @staticmethod
     def ready() -> Frame:
-        """The first event: orders are welcome."""
+        """The first event: the supervisor accepts orders."""
         return Frame({"ev": "ready", "version": VERSION})
 
     @staticmethod
@@ -232,22 +232,22 @@ class HostEvent:
 
     @staticmethod
     def error(number: int, error: Mapping[str, str], *, ends: bool) -> Frame:
-        """An error where the code shows it. If it `ends` the code, it comes again with `done`."""
+        """An error, at the point where the code shows it. If it `ends` the code, it is repeated with `done`."""
         return Frame({"ev": "error", "id": number, "ends": ends}, dumps(error).encode())
 
     @staticmethod
     def clear(number: int, *, wait: bool) -> Frame:
-        """Forget what was shown: now, or if `wait`, when the next output comes."""
+        """Discard the output so far: immediately, or if `wait`, when the next output arrives."""
         return Frame({"ev": "clear", "id": number, "wait": wait})
 
     @staticmethod
     def area(number: int, *, begins: bool) -> Frame:
-        """Until its end, `clear` forgets no more than what was shown since its beginning."""
+        """Until the area ends, `clear` discards only output since its beginning."""
         return Frame({"ev": "area", "id": number, "begins": begins})
 
     @staticmethod
     def call(number: int, call: int, tool: str, arguments: bytes) -> Frame:
-        """A call of one of the execution's tools, with a JSON object of its arguments. Answered by `answer`."""
+        """A call of one of the execution's tools; its arguments are a JSON object. Answered by `answer`."""
         return Frame({"ev": "call", "id": number, "call": call, "tool": tool}, arguments)
 
     @staticmethod
@@ -270,7 +270,7 @@ class HostEvent:
         killed: bool = False,
         out_of_memory: bool = False,
     ) -> Frame:
-        """The end of an execution: its last event, whatever has ended it. The last three are a shell command's."""
+        """The end of an execution: its last event, whatever ended it. The last three fields are for shell commands."""
         header: dict[str, Any] = {
             "ev": "done",
             "id": number,
@@ -294,29 +294,29 @@ class HostEvent:
         entry: Mapping[str, Any] | None = None,
         errno: int | None = None,
     ) -> Frame:
-        """The answer to a request about files; `errno` says that it was refused, and why."""
+        """The answer to a request about files; `errno` means that it was refused, and why."""
         fields = {"file": file, "entry": entry, "errno": errno}
         header = {"ev": "reply", "id": number}
         return Frame(header | {name: value for name, value in fields.items() if value is not None}, body)
 
 
 class WorkerOrder:
-    """Orders of the supervisor to the worker, one at a time but for `answer`. Bodies are those of the host's orders."""
+    """Orders from the supervisor to the worker, one at a time except `answer`. The bodies are those of the host's."""
 
     @staticmethod
     def execute(order: Mapping[str, Any], body: bytes) -> Frame:
-        """Run code that follows variables and tools. Answered by `began`, then what it shows, and `done`."""
+        """Run the code after the variables and tools. Answered by `began`, then the code's output, and `done`."""
         fields = {"env": 0, "tools": 0} | {name: order[name] for name in _FOR_WORKER if name in order}
         return Frame({"op": "execute", **fields}, body)
 
     @staticmethod
     def answer(number: int, call: int, content: bytes, *, failed: bool) -> Frame:
-        """Answer a call of the execution that runs."""
+        """Answer a call of the running execution."""
         return Frame({"op": "answer", "id": number, "call": call, "failed": failed}, content)
 
     @staticmethod
     def save(without: bytes) -> Frame:
-        """Save the session in `piece` after `piece`. Answered by `began`, its result, and `done`."""
+        """Save the session, `piece` after `piece`. Answered by `began`, its result, and `done`."""
         return Frame({"op": "save"}, without)
 
     @staticmethod
@@ -331,21 +331,21 @@ class WorkerOrder:
 
     @staticmethod
     def environment(env: bytes) -> Frame:
-        """Set the session's environment variables, all of them. Not answered."""
+        """Replace all of the session's environment variables. Not answered."""
         return Frame({"op": "environment"}, env)
 
     @staticmethod
     def preload(modules: bytes) -> Frame:
-        """Import the modules that are installed. Answered by `preloaded`."""
+        """Import those of the modules that are installed. Answered by `preloaded`."""
         return Frame({"op": "preload"}, modules)
 
 
 class WorkerEvent:
-    """Events of the worker for the supervisor. All that show are acknowledged with one byte."""
+    """Events from the worker for the supervisor. Each event with output is acknowledged with one byte."""
 
     @staticmethod
     def ready() -> Frame:
-        """The first event: orders are welcome."""
+        """The first event: the worker accepts orders."""
         return Frame({"ev": "ready"})
 
     @staticmethod
@@ -368,22 +368,22 @@ class WorkerEvent:
 
     @staticmethod
     def error(error: Mapping[str, str], *, ends: bool) -> Frame:
-        """An error that the code shows. One that seems to end the code comes again with `done`."""
+        """An error that the code shows. One that appears to end the code is repeated with `done`."""
         return Frame({"ev": "error", "ends": ends}, dumps(error).encode())
 
     @staticmethod
     def clear(*, wait: bool) -> Frame:
-        """Forget what was shown: now, or if `wait`, when the next output comes."""
+        """Discard the output so far: immediately, or if `wait`, when the next output arrives."""
         return Frame({"ev": "clear", "wait": wait})
 
     @staticmethod
     def area(*, begins: bool) -> Frame:
-        """Until its end, `clear` forgets no more than what was shown since its beginning. Areas can be nested."""
+        """Until the area ends, `clear` discards only output since its beginning. Areas can be nested."""
         return Frame({"ev": "area", "begins": begins})
 
     @staticmethod
     def call(number: int, call: int, tool: str, arguments: bytes) -> Frame:
-        """A call of one of the execution's tools; `call` is higher with each. Not acknowledged."""
+        """A call of one of the execution's tools; `call` increases with each. Not acknowledged."""
         return Frame({"ev": "call", "id": number, "call": call, "tool": tool}, arguments)
 
     @staticmethod
@@ -393,12 +393,12 @@ class WorkerEvent:
 
     @staticmethod
     def piece(content: bytes) -> Frame:
-        """The next piece of the session that is saved. Acknowledged when the host has taken it."""
+        """The next piece of the session to save. Acknowledged when the host has taken it."""
         return Frame({"ev": "piece"}, content)
 
     @staticmethod
     def more() -> Frame:
-        """The worker takes the next piece of the session that it loads."""
+        """Ask for the next piece of the session to load."""
         return Frame({"ev": "more"})
 
     @staticmethod
@@ -413,17 +413,17 @@ def bundle(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
 
 
 def file_entry(path: str, *, size: int, modified: int, directory: bool) -> dict[str, Any]:
-    """A file or directory, as lists and replies describe it; `modified` is in nanoseconds since 1970."""
+    """A file or directory in lists and replies; `modified` is in nanoseconds since 1970."""
     return {"path": path, "size": size, "modified": modified, "directory": directory}
 
 
 def crash(code: int, *, killed: bool, out_of_memory: bool) -> dict[str, Any]:
-    """How a worker ended that ran code: its exit code, or minus its signal; killed by the supervisor; out of memory."""
+    """How a worker that ran code ended: its exit code or minus its signal; killed by the supervisor; out of memory."""
     return {"code": code, "killed": killed, "oom": out_of_memory}
 
 
 def output_cost(body: bytes, limit: int) -> int:
-    """Return what an output counts against its execution's limit: the memory it takes where it is kept.
+    """Return what an output counts toward its execution's limit: the memory that it takes where it is kept.
 
     Raises:
         TooDeep: its JSON is nested too deeply.
@@ -444,18 +444,18 @@ def encode(header: dict[str, Any], body: bytes = b"") -> bytes:
 
 
 class Decoder:
-    """Cuts a stream of bytes into frames."""
+    """Splits a stream of bytes into frames."""
 
     def __init__(self, *, max_body: int = MAX_BODY) -> None:
         self._buffer = bytearray()
         self.max_body = max_body
-        """The maximum size of the body of any further frame, in bytes."""
+        """The maximum size in bytes of the body of each further frame."""
 
     def feed(self, data: bytes | memoryview) -> list[Frame]:
-        """Return the frames that are complete with these bytes.
+        """Return the frames that these bytes complete.
 
         Raises:
-            FrameError: the stream breaks the protocol, and cannot be read any further.
+            FrameError: the stream violates the protocol, and cannot be read any further.
         """
         self._buffer += data
         frames: list[Frame] = []
@@ -483,10 +483,10 @@ class Decoder:
 
 
 def _variables(env: Mapping[str, str] | None) -> bytes:
-    """Environment variables at the beginning of a body; nothing if there are none."""
+    """Environment variables at the beginning of a body; empty if there are none."""
     return dumps(dict(env), ensure_ascii=False).encode() if env else b""
 
 
 def _display(name: str | None, *, update: bool) -> dict[str, Any]:
-    """The fields of an output that has a name, under which a later one can replace it."""
+    """The fields of an output with a name, by which a later output can replace it."""
     return {} if name is None else {"display_id": name, "update": update}

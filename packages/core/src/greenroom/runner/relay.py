@@ -1,20 +1,20 @@
 """Connections into and out of a custom container, multiplexed over two byte streams.
 
 Run as a program, it is process 1 of a container without a network, whose namespaces the custom container shares: it
-connects to ports on their loopback for the host, and passes on connections to the port of the proxy, if there is one.
-When its standard input ends, it ends, and the kernel ends every process of its namespace with it. `Link` is the
-protocol, the same on both sides:
+connects to ports on their loopback for the host, and forwards connections to the port of the proxy, if there is one.
+It ends when its standard input does, and the kernel ends every process in its namespace with it. `Link` implements the
+protocol, which is the same on both sides:
 
     frame    kind (1 byte), channel (4 bytes), size (4 bytes), body
-    OPEN     begins a channel; the body is the port, empty for a connection to the proxy
-    OPENED   the channel's connection stands
-    FAILED   it does not; the body is the reason
-    DATA     bytes, at most as many as the receiver gave credit for
-    CREDIT   4 bytes: the receiver takes so many more
+    OPEN     opens a channel; the body is the port, empty for a connection to the proxy
+    OPENED   the channel is connected
+    FAILED   the channel could not be connected; the body is the reason
+    DATA     bytes, at most as many as the receiver has given credit for
+    CREDIT   4 bytes: how many more bytes the receiver accepts
     END      the sender has no more bytes
-    RESET    the channel is gone
+    RESET    the channel is closed in both directions
 
-Channels of the host have odd numbers, those of the container even ones.
+Channels opened by the host have odd numbers, those opened by the container even ones.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ HEADER = struct.Struct(">BII")
 _NUMBER = struct.Struct(">I")
 PORT = struct.Struct(">H")
 MOST_BYTES = 1 << 16
-"""The size of the largest body."""
+"""The maximum size of a body in bytes."""
 WINDOW = 1 << 18
-"""How many bytes of a channel are on the way at most, in each direction."""
+"""The maximum number of bytes in transit per channel and direction."""
 MOST_OPEN = 64
-"""How many channels of each side are open at most; further ones wait."""
-_MOST_WAITING = 128  # connections of the container
+"""The maximum number of open channels per side; further ones wait."""
+_MOST_WAITING = 128  # connections from the container
 
 _PR_SET_DUMPABLE = 4
 
 
 class Violation(Exception):
-    """The other side broke the protocol."""
+    """The other side violated the protocol."""
 
 
 class Channel:
-    """One connection. It is read and written by one task each."""
+    """One connection. One task reads it, and one task writes it."""
 
     def __init__(self, link: Link, number: int) -> None:
         self._link = link
@@ -85,7 +85,7 @@ class Channel:
         return data
 
     async def write(self, data: bytes) -> None:
-        """Send bytes; return when the other side had room for them.
+        """Send bytes; return once the other side has had room for them.
 
         Raises:
             OSError: the connection was reset, or the link has ended.
@@ -103,35 +103,35 @@ class Channel:
             view = view[size:]
 
     async def end(self) -> None:
-        """Send the end of the bytes; reading goes on."""
+        """Send the end of the stream; reading can continue."""
         if self._error is None:
             await self._link.send(END, self._number)
 
     async def close(self) -> None:
-        """Give the connection up. Idempotent, never raises OSError."""
+        """Close the connection. Idempotent, never raises OSError."""
         if self._link.forget(self._number):
             self.fail(ConnectionResetError("The connection was closed."))
             with contextlib.suppress(OSError):
                 await self._link.send(RESET, self._number)
 
     async def opened(self) -> None:
-        """Wait until the other side has the connection.
+        """Wait until the other side has connected.
 
         Raises:
-            OSError: it could not be made.
+            OSError: the other side could not connect.
         """
         await self._opened
 
     async def accept(self) -> None:
-        """Report that the connection stands."""
+        """Report that this side has connected."""
         await self._link.send(OPENED, self._number)
 
     async def refuse(self, reason: str) -> None:
-        """Report that the connection cannot be made."""
+        """Report that this side cannot connect."""
         if self._link.forget(self._number):
             await self._link.send(FAILED, self._number, reason.encode("utf-8", "replace")[:1000])
 
-    # For the link
+    # For use by the link
 
     def take(self, kind: int, body: bytes) -> None:
         if kind == DATA:
@@ -159,7 +159,7 @@ class Channel:
         self._error = self._error or error
         if not self._opened.done():
             self._opened.set_exception(self._error)
-            self._opened.exception()  # there may be no one who waits
+            self._opened.exception()  # possibly, nothing waits for it
         self._changed.set()
         self._given.set()
 
@@ -167,10 +167,10 @@ class Channel:
 class Link:
     """The two streams, with the channels in them.
 
-    Args:
-        write: sends bytes in order; waits while the stream is full.
+    write: sends bytes in order; waits while the stream is full.
+        on_open: called with each channel that the other side opens, and the body of its `OPEN`.
         on_open: called with each channel that the other side begins, and the body of its `OPEN`.
-        first: the number of the first own channel, 1 or 2.
+        first: the number of this side's first channel, 1 or 2.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class Link:
         self._error: OSError | None = None
 
     async def open(self, body: bytes) -> Channel:
-        """Begin a channel, as soon as there is a place; `Channel.opened` waits for its connection.
+        """Open a channel as soon as the limit allows it; `Channel.opened` waits for its connection.
 
         Raises:
             OSError: the link has ended.
@@ -209,10 +209,10 @@ class Link:
             await self._write(HEADER.pack(kind, number, len(body)) + body)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes of the other side.
+        """Process bytes from the other side.
 
         Raises:
-            Violation: they break the protocol.
+            Violation: they violate the protocol.
         """
         buffer = self._buffer
         buffer += data
@@ -247,7 +247,7 @@ class Link:
     def _take(self, kind: int, number: int, body: bytes) -> None:
         if kind != OPEN:
             channel = self._channels.get(number)
-            if channel is not None:  # not for one that was just closed here
+            if channel is not None:  # not for one that this side has just closed
                 channel.take(kind, body)
             return
         theirs = self._count(1 - self._parity)
@@ -289,7 +289,7 @@ async def _relay(proxy_port: int | None) -> None:
 
     async def accepted(from_code: asyncio.StreamReader, to_code: asyncio.StreamWriter) -> None:
         nonlocal accepting
-        if accepting >= MOST_OPEN + _MOST_WAITING:  # each takes memory, also while it waits
+        if accepting >= MOST_OPEN + _MOST_WAITING:  # each takes memory, even while it waits
             to_code.transport.abort()
             return
         accepting += 1
@@ -344,7 +344,7 @@ async def _join(channel: Channel, reader: asyncio.StreamReader, writer: asyncio.
 
 def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries orphans of the container
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps orphans of the container
     with contextlib.suppress(OSError):
         asyncio.run(_relay(json.loads(sys.argv[1])["proxy_port"]))
     os._exit(0)

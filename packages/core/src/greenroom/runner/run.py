@@ -1,4 +1,4 @@
-"""One execution in the supervisor: its output to the host, within its limits, and its end."""
+"""One execution in the supervisor: its output to the host, within limits, and its end."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from .protocol import (
 )
 
 TEXT_PIECE = 1 << 16
-"""Bytes of text at which a piece is sent without waiting for more."""
+"""The size in bytes at which text is sent without waiting for more."""
 
-_MERGE_SECONDS = 0.001  # that text waits for more: print() writes its text and its newline separately
-_SNAPSHOT_LIMIT = 2_000  # entries; where there are more, files count as changed by their time
+_MERGE_SECONDS = 0.001  # how long text waits for more: print() writes its text and its newline separately
+_SNAPSHOT_LIMIT = 2_000  # entries; if there are more, changes are detected by modification time
 _MAX_CHANGED = 100
 _NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
-_CLOCK_TICK = 10_000_000  # nanoseconds by which the clock of files can be behind
+_CLOCK_TICK = 10_000_000  # nanoseconds by which the clock of files can lag
 
 
 class Run:
-    """The execution that the worker is running, within the limits that the host has set for it.
+    """The execution that the worker is running, within the limits that the host has set.
 
     Attributes:
         id: the host's number for it.
-        kill_at: when the worker is to be killed; set when the execution is interrupted.
+        kill_at: when to kill the worker; set when the execution is interrupted.
     """
 
     def __init__(self, order: dict[str, Any], tree: FileTree, send: Callable[[Frame], None]) -> None:
@@ -61,7 +61,7 @@ class Run:
         self._calls_left = int(order.get("call_limit", 0))
         self._call_bytes_left = int(order.get("call_bytes", 0))
         self._last_call = 0
-        self._areas = 0  # that are open
+        self._areas = 0  # number of open ones
         self._truncated = 0
         self._text: list[tuple[str, bytearray]] = []  # waiting to be sent
         self._text_due = 0.0
@@ -77,7 +77,7 @@ class Run:
         return min(times, default=None)
 
     def add_text(self, stream: str, data: bytes) -> None:
-        """Take what the code wrote to a stream; it is sent soon, with what follows it."""
+        """Take the code's output to a stream; it is sent soon, together with what follows it."""
         kept = data[: self._text_left]
         self._text_left -= len(kept)
         self._truncated += len(data) - len(kept)
@@ -93,18 +93,18 @@ class Run:
             self.send_text()
 
     def send_text(self) -> None:
-        """Send the text that waits, before anything that comes after it."""
+        """Send the waiting text, before anything that comes after it."""
         for stream, data in self._text:
             self._send(HostEvent.text(self.id, stream, bytes(data)))
         self._text.clear()
 
     def send_due_text(self, now: float) -> None:
-        """Send the text that waits if it has waited long enough."""
+        """Send the waiting text if it has waited long enough."""
         if self._text and now >= self._text_due:
             self.send_text()
 
     def show(self, header: Mapping[str, Any], body: bytes) -> None:
-        """Send a worker's rich output, or count it as truncated. The code may have written anything into it."""
+        """Send a worker's rich output, or count it as truncated. The code may have put anything into it."""
         name = header.get("display_id")
         display_id = name[:MAX_NAME] if isinstance(name, str) else None
         update = display_id is not None and header.get("update") is True
@@ -116,7 +116,7 @@ class Run:
         self._send(HostEvent.output(self.id, body, result=result, display_id=display_id, update=update))
 
     def _may_show(self, body: bytes, *, update: bool) -> bool:
-        """Whether a rich output is within the limits; if so, it counts."""
+        """Whether a rich output is within the limits; if so, count it."""
         try:
             cost = output_cost(body, self._output_left)
         except TooDeep:
@@ -139,14 +139,14 @@ class Run:
         self._send(frame)
 
     def clear(self, *, wait: bool) -> None:
-        """Have the host forget what was shown."""
+        """Have the host discard the output so far."""
         if not self._areas:
             self._outputs_left = MAX_OUTPUTS
         self.send_text()
         self._send(HostEvent.clear(self.id, wait=wait))
 
     def enter_area(self) -> None:
-        """Begin an area. The host knows the outermost one alone."""
+        """Begin an area. Only the outermost one is reported to the host."""
         self._areas += 1
         if self._areas == 1:
             self.send_text()
@@ -161,10 +161,10 @@ class Run:
                 self._send(HostEvent.area(self.id, begins=False))
 
     def call(self, header: Mapping[str, Any], body: bytes) -> None:
-        """Pass on a call of a tool, after the text before it. One of another execution is dropped.
+        """Pass on a call of a tool, after the text before it. A call of another execution is dropped.
 
         Raises:
-            FrameError: a number is used again, or there are more calls or bytes than the worker may send.
+            FrameError: the number is not new, or there are more calls or bytes than allowed.
         """
         number, tool = header.get("call"), header.get("tool")
         if header.get("id") != self.id:
@@ -182,7 +182,7 @@ class Run:
         self._send(HostEvent.call(self.id, number, tool, body))
 
     def withdraw(self, header: Mapping[str, Any]) -> None:
-        """Pass on that the code no longer waits for the answer to a call, which can have arrived."""
+        """Report that the code no longer waits for the answer to a call, which may already have arrived."""
         number = header.get("call")
         if header.get("id") == self.id and type(number) is int and 0 < number <= self._last_call:
             self._send(HostEvent.withdraw(self.id, number))
@@ -199,11 +199,11 @@ class Run:
         """Send the end, with the files that are new or changed.
 
         Args:
-            duration: seconds that the code took; if unknown, those that have passed.
+            duration: seconds that the code took; if unknown, the time since the beginning.
             error: the code's own error.
             crash: how the worker ended, if it did.
-            state_lost: whether a worker before this execution ended and took the session's variables with it.
-            command: how a shell command ended, as `HostEvent.done` has it.
+            state_lost: whether a worker ended before this execution and took the session's variables with it.
+            command: how a shell command ended, as for `HostEvent.done`.
         """
         if duration is None:
             duration = time.perf_counter() - self._began_at
@@ -224,7 +224,7 @@ class Run:
         )
 
     def _changed_files(self) -> list[dict[str, Any]]:
-        """Return the files that are new or changed, those first that have the fewest like them."""
+        """Return the files that are new or changed, those first that have the fewest with similar names."""
         before = self._files_before
         if before is None or (after := self._tree.snapshot(_SNAPSHOT_LIMIT)) is None:
             changed = self._tree.changed_since(self._began_time)
@@ -243,7 +243,7 @@ class Run:
 
 
 def _name(entry: dict[str, Any]) -> str:
-    """Return the path of a file without what makes it one of a series."""
+    """Return the path of a file with its numbers replaced, so that the files of a series have the same one."""
     return _NUMBER.sub("0", entry["path"])
 
 
@@ -252,10 +252,10 @@ def _suffix(entry: dict[str, Any]) -> str:
 
 
 def parse_error(body: bytes) -> dict[str, str] | None:
-    """Return the error that a worker reports with the end of its code.
+    """Return the error that a worker reports at the end of its code.
 
     Raises:
-        ValueError, KeyError, TypeError, RecursionError: the body is not an error.
+        ValueError, KeyError, TypeError, RecursionError: the body does not describe an error.
     """
     if len(body) > MAX_ENDING:
         raise ValueError(f"an error must have at most {MAX_ENDING} bytes, not {len(body)}")

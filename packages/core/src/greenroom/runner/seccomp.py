@@ -1,11 +1,11 @@
-"""The filter of system calls that every sandbox is under, as a BPF program for the kernel.
+"""The filter of system calls that applies to every sandbox, as a BPF program for the kernel.
 
 It is the same on every engine, in addition to the engine's own measures. It denies system calls that session code never
 needs and that have been ways out of sandboxes: new namespaces, mounts, kernel keyrings, BPF, io_uring, tracing of other
-processes, asynchronous I/O (the machine has few contexts for it), and every kind of socket except Unix, IP and netlink
+processes, asynchronous I/O (a machine has few contexts for it), and every kind of socket except Unix, IP and netlink
 (sockets of virtual machines, for example, ignore network namespaces).
 
-It also protects process 1, the supervisor, which ends the sandbox when the host has gone: code of the same user could
+It also protects process 1, the supervisor, which ends the sandbox when the host is gone: code of the same user could
 stop it (on gVisor) or starve it (everywhere), and the sandbox would outlive its owner.
 """
 
@@ -77,7 +77,7 @@ DENIED: dict[str, tuple[int, int | None]] = {
 }
 _EQUAL, _OTHER = True, False
 _GUARDED: dict[str, tuple[tuple[int, int], tuple[tuple[int, bool, int], ...]]] = {
-    # By call: its numbers, and the conditions that deny it: an argument equals a value, or differs from it.
+    # By call: its numbers, and the conditions under which it is denied: an argument equals a value, or differs from it.
     "fcntl": ((72, 25), ((1, _EQUAL, 10),)),  # F_SETSIG: any signal to any owner of a descriptor
     "ioprio_set": ((251, 30), ((0, _OTHER, 1), (1, _EQUAL, 1))),  # all except IOPRIO_WHO_PROCESS
     "kill": ((62, 129), ((0, _EQUAL, 1),)),
@@ -110,12 +110,12 @@ ATTACHMENTS = (
     50,
     51,
     52,
-)  # SO_ATTACH_FILTER and its kin: the machine has one pool of memory for programs
+)  # SO_ATTACH_FILTER and similar: the machine has a single memory pool for such programs
 FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
-_ARGUMENT = 8  # bytes of each, the lower half first
+_ARGUMENT = 8  # bytes per argument, the lower half first
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 
 
@@ -132,7 +132,7 @@ def _program(architecture: int, column: int) -> Iterator[bytes]:
     yield _instruction(_JUMP_EQUAL, architecture, if_true=1)
     yield _instruction(_RETURN, _KILL)
     yield _instruction(_LOAD, _NUMBER)
-    if column == 0:  # the same calls under other numbers
+    if column == 0:  # the same calls have other numbers
         yield _instruction(_JUMP_GREATER_EQUAL, _X32_BIT, if_false=1)
         yield _instruction(_RETURN, _refuse(errno.ENOSYS))
     for numbers in DENIED.values():
@@ -189,8 +189,8 @@ def lacking(machine: str, *, kernel_filters: bool) -> str | None:
     """Return why a machine cannot have the filter; `None` if it can.
 
     Args:
-        machine: its processor, as in `os.uname().machine`.
-        kernel_filters: whether its kernel filters system calls at all.
+        machine: its processor architecture, as in `os.uname().machine`.
+        kernel_filters: whether its kernel can filter system calls.
     """
     if machine not in _ARCHITECTURES:
         return f"Greenroom has no filter of system calls for the processor {machine}"
@@ -198,7 +198,7 @@ def lacking(machine: str, *, kernel_filters: bool) -> str | None:
 
 
 def kernel_filters() -> bool:
-    """Return whether this machine's kernel filters system calls."""
+    """Return whether this machine's kernel can filter system calls."""
     return bool(ctypes.CDLL(None).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0)
 
 

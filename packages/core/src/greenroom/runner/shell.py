@@ -1,4 +1,4 @@
-"""Shell commands: processes beside the worker, as confined as it is, that neither see nor change its variables."""
+"""Shell commands: processes beside the worker, under the same confinement, that cannot access its variables."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from .run import Run
 from .spawn import NOBODY_THERE, Pipe, output_pipes
 
 NOT_RUN = 126
-"""The exit code of a command that could not be started, as of a shell."""
+"""The exit code of a command that could not be started, as in a shell."""
 
 _CHUNK = 1 << 16
 _LONG = 100_000  # bytes; Linux takes no argument of 128 KiB
-_MAX_LEFT = 256  # pipes of processes in the background that are read, so that writing to them does not end these
+_MAX_LEFT = 256  # pipes of background processes that are still read, as they would end if their writes failed
 
-# The kernel must kill a command rather than the supervisor when memory runs out. Before the exec, it could not say so.
+# If memory runs out, the kernel must kill a command and not the supervisor. A kill before the exec is not reportable.
 _LAUNCH = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"'
 
 
 class Order(NamedTuple):
-    """What the host wants to be run."""
+    """What the host asks to run."""
 
     command: str | list[str]
-    """For bash, or sh where that is missing; or a program and its arguments."""
+    """The command for bash, or for sh if that is missing; or a program and its arguments."""
     stdin: bytes
     environment: Mapping[str, str]
 
     @classmethod
     def parse(cls, header: Mapping[str, Any], body: bytes) -> Order:
-        """Take the parts of the order's body: variables, command, standard input."""
+        """Set the parts from the order's body: variables, command, standard input."""
         begin, end = int(header["env"]), len(body) - int(header["stdin"])
         text = body[begin:end].decode()
         return cls(
@@ -53,7 +53,7 @@ class Order(NamedTuple):
 
 
 class Command:
-    """A command that runs, in a process group of its own."""
+    """A running command, in its own process group."""
 
     def __init__(self, pid: int, pipes: list[Pipe], run: Run) -> None:
         self.pid = pid
@@ -65,7 +65,7 @@ class Command:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended; if it was interrupted, whether its whole group has, or was killed."""
+        """Whether it has ended; if it was interrupted, whether its whole group has ended or was killed."""
         if self.exit_code is None:
             return False
         return self.killed or not self.interrupted or not self.signal(0)
@@ -78,7 +78,7 @@ class Command:
             if self.exit_code is not None:
                 return False
             with contextlib.suppress(PermissionError):
-                os.kill(self.pid, number)  # it has no group of its own yet, and its number is still its own
+                os.kill(self.pid, number)  # it does not have its own group yet, and its process ID has not been reused
         except PermissionError:
             pass
         return True
@@ -88,7 +88,7 @@ class Shell:
     """Runs the host's commands, one at a time.
 
     Attributes:
-        environment: the session's variables, beside those of the sandbox.
+        environment: the session's variables, in addition to those of the sandbox.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Shell:
 
     @property
     def run(self) -> Run | None:
-        """The execution of the command that runs now."""
+        """The execution of the command that is running now."""
         return None if self._command is None else self._command.run
 
     def start(self, header: dict[str, Any], body: bytes) -> None:
@@ -140,7 +140,7 @@ class Shell:
             )
 
     def interrupt(self, number: int, grace: float) -> None:
-        """Stop a command: its process group is asked to end, and killed when the grace period is over."""
+        """Stop a command: its process group is asked to end, and killed after the grace period."""
         command = self._command
         if command is None or command.run.id != number or command.interrupted:
             return
@@ -150,7 +150,7 @@ class Shell:
         command.signal(signal.SIGCONT)
 
     def on_due(self, now: float) -> None:
-        """Do what is due."""
+        """Do whatever is due now."""
         command = self._command
         if command is None:
             return
@@ -161,7 +161,7 @@ class Shell:
             command.signal(signal.SIGKILL)
 
     def on_end(self, pid: int, exit_code: int) -> None:
-        """Note that a process has ended and was waited for."""
+        """Note that a process has ended and was reaped."""
         if self._command is not None and pid == self._command.pid:
             self._command.exit_code = 128 - exit_code if exit_code < 0 else exit_code
 
@@ -171,7 +171,7 @@ class Shell:
         if command is None or not command.over:
             return False
         for pipe in command.pipes:
-            held = pipe.held()  # a process in the background that never stops writing must not keep us here
+            held = pipe.held()  # a background process that never stops writing must not keep us here
             while held > 0 and (data := self._read(pipe)):
                 command.run.add_text(pipe.name, data)
                 held -= len(data)
@@ -193,8 +193,8 @@ class Shell:
             command.run.add_text(pipe.name, data)
 
     def _read(self, pipe: Pipe) -> bytes:
-        """Return what a pipe holds, up to a limit; at its end, close it."""
-        if pipe.closed:  # by an earlier event
+        """Return the contents of a pipe, up to a limit; at its end, close it."""
+        if pipe.closed:  # while an earlier event was handled
             return b""
         try:
             data = os.read(pipe.descriptor, _CHUNK)
@@ -209,10 +209,10 @@ class Shell:
         pipe.close()
 
     def _spawn(self, order: Order, variables: Mapping[str, str], ends: list[int]) -> int:
-        """Start the process of a command; return its number.
+        """Start the process of a command; return its process ID.
 
         Raises:
-            OSError: the session has no room for a further process.
+            OSError: the session has reached its limit of processes.
         """
         pid = os.fork()
         if pid == 0:
@@ -220,7 +220,7 @@ class Shell:
         return pid
 
     def _exec(self, order: Order, variables: Mapping[str, str], ends: list[int]) -> NoReturn:
-        """Become the command. This process is a copy of the supervisor, whose other descriptors end with the exec."""
+        """Become the command. This process is a copy of the supervisor, whose other descriptors close at the exec."""
         try:
             os.setsid()
             for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
@@ -247,7 +247,7 @@ class Shell:
 def _arguments(command: str | list[str], path: str | None) -> list[str]:
     if not isinstance(command, str):
         return command
-    if path is not None:  # the profile of the system sets another
+    if path is not None:  # the system's profile sets another one
         command = f"export PATH={shlex.quote(path)}; {command}"
     bash = shutil.which("bash")
     shell = ["/bin/sh"] if bash is None else [bash, "-l"]
@@ -257,7 +257,7 @@ def _arguments(command: str | list[str], path: str | None) -> list[str]:
 
 
 def _file_of(content: bytes, flags: int) -> int:
-    """Return a descriptor of a file in memory, which programs can read."""
+    """Return a descriptor of a file in memory that programs can read."""
     descriptor = os.memfd_create("greenroom", flags)
     view = memoryview(content)
     while view:

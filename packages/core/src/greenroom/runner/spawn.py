@@ -27,11 +27,11 @@ class Command(NamedTuple):
 
     arguments: list[str]
     environment: dict[str, str]
-    """Variables for this language; those of the sandbox take precedence."""
+    """Environment variables for this language; those of the sandbox take precedence."""
     reserved: int = 0
     """Bytes of memory that it reserves without using them, which `RLIMIT_DATA` counts."""
     out_of_memory: bytes | None = None
-    """What it writes to its standard error before it crashes for lack of memory."""
+    """Text that it writes to its standard error before it crashes for lack of memory."""
 
 
 NOBODY_THERE = {
@@ -43,12 +43,12 @@ NOBODY_THERE = {
         "no person is at this session. Change the file with code.'], '/dev/stderr', 'a') | cquit | endif"
     ),
 }
-"""Variables that keep programs from waiting for somebody at a terminal."""
+"""Environment variables that keep programs from waiting for someone at a terminal."""
 
 _NEEDED = 32 << 20  # bytes without which a worker cannot do anything useful
 
 SHELL = "Shell"
-"""The container type without a worker: all of its code is commands."""
+"""The container type without a worker: all of its code is shell commands."""
 
 
 def _python(step_down: str) -> Command:
@@ -58,12 +58,13 @@ def _python(step_down: str) -> Command:
     )
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment = {
-        # Libraries look here to learn that they draw for a notebook; plotly does not recognize ours by itself. Unlike
-        # a kernel's, text has no colours, as models read it.
+        # Libraries check these to detect that they draw for a notebook; plotly does not recognize ours by itself.
+        # Unlike in a kernel, text has no colours, as models read it.
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PLOTLY_RENDERER": "plotly_mimetype",
         **NOBODY_THERE,
-        # Bytecode names its source by size and second. Code that repairs a module is faster, and would run the old one.
+        # Bytecode is matched to its source by size and time in seconds. Code that repairs a module within a second
+        # would run the old one.
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return Command([sys.executable, "-I", "-B", "-u", "-c", source, home], environment)
@@ -75,8 +76,8 @@ def _node(step_down: str) -> Command:
         shutil.which("node") or "node",
         "--disable-warning=ExperimentalWarning",
         "--expose-internals",  # its parser, and signals in a thread
-        "--experimental-vm-modules",  # `import()` in cells, and the places of errors in modules
-        "--no-force-async-hooks-checks",  # an interrupt leaves calls without their end
+        "--experimental-vm-modules",  # `import()` in cells, and the positions of errors in modules
+        "--no-force-async-hooks-checks",  # an interrupt leaves calls unfinished
         worker,
     ]
     if step_down:
@@ -87,14 +88,14 @@ def _node(step_down: str) -> Command:
 
 
 _COMMANDS: dict[str, Callable[[str], Command]] = {DEFAULT_CONTAINER_TYPE: _python, "NodeLTS": _node}
-"""By container type: from Python source that must run first (empty if there is none), the worker's command."""
+"""By container type: the worker's command, given Python source that must run first (or an empty string)."""
 
 
 def check_container_type(name: str) -> None:
-    """Check that a sandbox can be of a container type.
+    """Check that a sandbox can have a container type.
 
     Raises:
-        ValueError: it is not known here.
+        ValueError: the type is not known here.
     """
     known = (*_COMMANDS, SHELL)
     if name not in known:
@@ -125,10 +126,10 @@ class Pipe:
 
 
 def output_pipes(user: int | None) -> tuple[list[Pipe], list[int]]:
-    """Return pipes for a program's standard output and standard error, and the descriptors of their other ends.
+    """Return pipes for a program's standard output and standard error, and their write ends.
 
     Args:
-        user: the program's user, where the supervisor is root.
+        user: the program's user, if the supervisor is root.
     """
     if user is not None:
         os.seteuid(user)  # otherwise the program could not open /dev/stdout by that name
@@ -141,20 +142,20 @@ def output_pipes(user: int | None) -> tuple[list[Pipe], list[int]]:
 
 
 def close_from(first: int) -> None:
-    """Close all descriptors of this process from a number on."""
+    """Close all descriptors of this process from a number upwards."""
     for number in map(int, os.listdir("/proc/self/fd")):
         if number >= first:
-            with contextlib.suppress(OSError):  # that of the listing
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 os.close(number)
 
 
 def python_environment() -> dict[str, str]:
-    """Return the variables that a worker of Python has beside those of its sandbox."""
+    """Return the variables that a Python worker has in addition to those of its sandbox."""
     return {name: value for name, value in _python("").environment.items() if name not in os.environ}
 
 
 def _spawn(command: Command, ends: list[int]) -> int:
-    """Start a worker's program with these descriptors as the first five; return its process."""
+    """Start a worker's program with these as its first five descriptors; return its process."""
     null, out_write, err_write, orders, acks = ends
     return os.posix_spawn(
         command.arguments[0],
@@ -178,12 +179,12 @@ def _spawn(command: Command, ends: list[int]) -> int:
 
 
 def _fork(environment: dict[str, str], ends: list[int], become: Callable[[int, int], NoReturn], *, needed: int) -> int:
-    """Fork a worker with these descriptors as the only ones; return its process.
+    """Fork a worker with these as its only descriptors; return its process.
 
-    It takes as many bytes of memory as are needed, and gives them back, before it begins: without them, it ends.
+    The child first allocates the memory that a worker needs and frees it; if that fails, the child ends.
 
-    The child keeps all objects of this process, unused: a descriptor of theirs that was closed as one of them ends
-    could be one that code has opened meanwhile. So it must not return from here.
+    The child keeps all objects of this process, unused: if one were garbage-collected, it could close a descriptor that
+    code has since opened under the same number. So the child must not return from here.
     """
     pid = os.fork()
     if pid:
@@ -221,12 +222,12 @@ class WorkerProcess:
     ) -> None:
         """
         Args:
-            container_type: decides which worker it is.
-            user: the user that the worker becomes, where the supervisor is root.
+            container_type: determines the kind of worker.
+            user: the user that the worker becomes, if the supervisor is root.
             rlimits: the worker's resource limits, by name without `RLIMIT_`.
-            become: what a fork of this process becomes the worker with, on these descriptors for orders and for
+            become: turns a fork of this process into the worker, given descriptors for orders and for
                 acknowledgements; by default the worker is a new program.
-            after_lack_of_memory: whether the worker before it was killed for that.
+            after_lack_of_memory: whether the previous worker was killed for lack of memory.
         """
         mine, theirs = socket.socketpair()
         acks_read, self.acks = os.pipe()
@@ -252,13 +253,13 @@ class WorkerProcess:
         self.decoder = Decoder()
         self.outbox = bytearray()
         self.ready = False
-        self.killed = False  # it gets no orders, and what it still says does not count
-        self.used = False  # code of the session has run in it
+        self.killed = False  # it gets no more orders, and its further events do not count
+        self.used = False  # it has run code of the session
         self.reports_lack_of_memory = False
         self._out_of_memory = command.out_of_memory
 
     def flush(self) -> bool:
-        """Write as much of the outbox as the worker accepts; return whether that was all.
+        """Write as much of the outbox as the worker accepts; return whether that was everything.
 
         It never blocks: a worker that reads no orders must not keep the supervisor from reading the host's.
         """
@@ -272,7 +273,7 @@ class WorkerProcess:
         return True
 
     def look_at(self, pipe: Pipe, data: bytes) -> None:
-        """Notice what it writes before it crashes for lack of memory."""
+        """Check its standard error for the text that precedes a crash for lack of memory."""
         if pipe.name == "stderr" and self._out_of_memory is not None and self._out_of_memory in data:
             self.reports_lack_of_memory = True
 

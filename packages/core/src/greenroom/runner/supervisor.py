@@ -1,9 +1,9 @@
-"""The first process of a sandbox: it talks to the host, keeps the files, keeps a worker that runs the code, and starts
-shell commands.
+"""The first process of a sandbox: it talks to the host, manages the files, manages a worker that runs the code, and
+starts shell commands.
 
-It is one loop over file descriptors. The host decides when an execution has used up its time and sends `interrupt`;
-what follows (the grace period, the kill, a new worker) happens here. When standard input ends, the host is gone, and
-the sandbox ends with it. `protocol` lists the messages.
+It is a single loop over file descriptors. The host decides when an execution has used up its time and sends
+`interrupt`; what follows (the grace period, the kill, a new worker) happens here. When standard input ends, the host is
+gone, and the sandbox ends with it. `protocol` lists the messages.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .run import Run, parse_error
 from .shell import Shell
 from .spawn import DEFAULT_CONTAINER_TYPE, SHELL, WorkerProcess, check_container_type
 
-_CHUNK = 1 << 16  # what a pipe holds
-_WIDE = 1 << 18  # what it can hold: a chunk of a file
-_F_SETPIPE_SZ = 1031  # the fcntl module has it on Linux alone
-_FRAMES = 16  # that wait at most to be sent with others
+_CHUNK = 1 << 16  # the default capacity of a pipe
+_WIDE = 1 << 18  # a larger capacity: a chunk of a file
+_F_SETPIPE_SZ = 1031  # the fcntl module has it only on Linux
+_FRAMES = 16  # the most that wait to be sent together
 _MOST_FAILED_STARTS = 3
 _MAX_REAPED = 100  # children per turn of the loop
 _CACHE = "/opt/greenroom/cache"
@@ -45,12 +45,12 @@ _BROKEN = (
     TypeError,
     ValueError,
     OverflowError,
-)  # what the code's own frames raise
-_CRASHES = (-signal.SIGABRT, -signal.SIGILL, -signal.SIGTRAP)  # how a runtime ends itself
+)  # raised for invalid frames, which the code can send
+_CRASHES = (-signal.SIGABRT, -signal.SIGILL, -signal.SIGTRAP)  # signals with which a runtime aborts
 
 
 class Supervisor:
-    """The loop. `serve` returns when the host has gone."""
+    """The event loop. `serve` returns when the host is gone."""
 
     def __init__(
         self,
@@ -64,12 +64,12 @@ class Supervisor:
     ) -> None:
         """
         Args:
-            stdin: from the host.
-            stdout: to the host.
+            stdin: the descriptor that the host writes to.
+            stdout: the descriptor that the host reads from.
             tree: the session's files.
-            spawn: starts a worker, if there is one.
-            user: the user that shell commands become, where the supervisor is root.
-            rlimits: their resource limits, by name without `RLIMIT_`.
+            spawn: starts a worker, if the container type has one.
+            user: the user that shell commands become, if the supervisor is root.
+            rlimits: the resource limits of shell commands, by name without `RLIMIT_`.
         """
         self._spawn = spawn
         self._stdin = stdin
@@ -85,8 +85,8 @@ class Supervisor:
         self._files = Transfers(tree)
         self._pieces = Pieces(self._send)
         self._killed = False
-        self._state_lost = False  # while no code ran: the next execution reports it
-        self._failed_starts = 0  # of workers, one after the other
+        self._state_lost = False  # while no code was running: the next execution reports it
+        self._failed_starts = 0  # consecutive ones
         self._announced = False  # the host knows that a worker is ready
         self._oom = OutOfMemory()
         self._shell = Shell(self._selector, tree, self._send, user=user, rlimits=rlimits)
@@ -104,7 +104,7 @@ class Supervisor:
             self._flush()
 
     def serve(self) -> None:
-        """Work until the host has gone."""
+        """Work until the host is gone."""
         while True:
             times = [run.due() for run in (self._run, self._shell.run) if run is not None]
             due = min((time for time in times if time is not None), default=None)
@@ -112,7 +112,7 @@ class Supervisor:
             if due is not None and time.monotonic() >= due:
                 self._on_due()
                 self._flush()
-            # The host first: the other descriptors can have data without end.
+            # The host comes first: the other descriptors can have data without end.
             for key, _ in sorted(ready, key=lambda item: item[0].fileobj != self._stdin):
                 callback: Callable[[], bool | None] = key.data
                 worker = self._worker
@@ -120,7 +120,7 @@ class Supervisor:
                     return
                 self._flush()
                 if self._worker is not worker:
-                    break  # a new worker can have the other descriptors' numbers
+                    break  # a new worker can have descriptors with the same numbers
 
     def _on_due(self) -> None:
         now = time.monotonic()
@@ -138,7 +138,7 @@ class Supervisor:
     # The host
 
     def _send(self, frame: Frame) -> None:
-        """Send a frame, together with the others of one callback."""
+        """Send a frame, together with other frames of the same callback."""
         self._outbox.append(encode(*frame))
         if len(self._outbox) >= _FRAMES or len(self._outbox[-1]) >= _CHUNK:
             self._flush()
@@ -152,10 +152,10 @@ class Supervisor:
             data = data[os.write(self._stdout, data) :]
 
     def _widen(self, pipe: int) -> None:
-        """Let a pipe of the host hold more than usual: a large message then wakes both ends less often."""
+        """Increase the capacity of a pipe to the host: a large message then wakes both ends less often."""
         if pipe not in self._widened:
             self._widened.add(pipe)
-            with contextlib.suppress(OSError):  # it is no pipe, or this user's pipes hold as much as they may
+            with contextlib.suppress(OSError):  # not a pipe, or this user's pipes have reached their limit
                 fcntl.fcntl(pipe, _F_SETPIPE_SZ, _WIDE)
 
     def _on_host(self) -> bool:
@@ -196,7 +196,7 @@ class Supervisor:
                 self._send(self._files.answer(header, body))
 
     def _pass_on(self, worker: WorkerProcess, order: Frame) -> None:
-        """Give an order of the host to the worker."""
+        """Pass an order from the host to the worker."""
         header, body = order
         if header["op"] == "environment":
             order = WorkerOrder.environment(body)
@@ -218,7 +218,7 @@ class Supervisor:
 
     def _on_worker_writable(self, worker: WorkerProcess) -> None:
         events = selectors.EVENT_READ if worker.flush() else selectors.EVENT_READ | selectors.EVENT_WRITE
-        with contextlib.suppress(KeyError):  # it has closed its end
+        with contextlib.suppress(KeyError):  # the worker has closed its end
             if self._selector.get_key(worker.socket).events != events:
                 self._selector.modify(worker.socket, events, partial(self._on_worker, worker))
 
@@ -235,14 +235,14 @@ class Supervisor:
             return
         run.kill_at = time.monotonic() + grace
         self._pieces.end()
-        worker.signal(signal.SIGINT)  # if the code has not begun: what keeps the worker from it
+        worker.signal(signal.SIGINT)  # if the code has not begun, this interrupts whatever delays it
 
     def _give_piece(self, worker: WorkerProcess, piece: bytes) -> None:
         worker.outbox += encode(*WorkerOrder.piece(piece))
         self._on_worker_writable(worker)
 
     def _answer(self, header: dict[str, Any], body: bytes) -> None:
-        """Give the worker the answer to a call, unless its execution has ended."""
+        """Pass the answer to a call to the worker, unless its execution has ended."""
         run, worker = self._run, self._worker
         if run is not None and worker is not None and run.id == header["id"]:
             worker.outbox += encode(*WorkerOrder.answer(run.id, header["call"], body, failed=header["failed"]))
@@ -269,17 +269,17 @@ class Supervisor:
         except OSError:
             data = b""
         if not data:
-            self._selector.unregister(worker.socket)  # it ends; its exit is what counts
+            self._selector.unregister(worker.socket)  # it is ending; its exit status decides
             return
         try:
             for event in worker.decoder.feed(data):
-                self._read_text(worker)  # what was written before a frame is in the pipes already, and goes first
+                self._read_text(worker)  # text written before a frame is already in the pipes, and goes first
                 self._handle_event(worker, event)
         except _BROKEN:
-            self._kill(worker)  # the code has written on the socket
+            self._kill(worker)  # the code has written to the socket
 
     def _kill(self, worker: WorkerProcess) -> None:
-        """Kill the worker. Its end is the execution's: an end that it still reports would have the next one killed."""
+        """Kill the worker. The execution ends with it: an end that it still reported would get the next one killed."""
         worker.kill()
         with contextlib.suppress(KeyError):  # it has closed its end
             self._selector.unregister(worker.socket)
@@ -353,7 +353,7 @@ class Supervisor:
         self._read_text(worker, once=True)
 
     def _read_text(self, worker: WorkerProcess, *, once: bool = False) -> None:
-        """Read what the worker's pipes hold: all of it, or one piece of each."""
+        """Read from the worker's pipes: everything in them, or one piece of each."""
         for pipe in worker.pipes:
             held = _CHUNK if once else pipe.held()  # a process that never stops writing must not keep us here
             while held > 0:
@@ -394,12 +394,12 @@ class Supervisor:
         self._finish_command()
 
     def _wake_up(self) -> None:
-        """Look for ended processes again with the next turn."""
-        with contextlib.suppress(BlockingIOError):  # full of signals, which wake as well
+        """Check for ended processes again in the next iteration."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full, which wakes us as well
             os.write(self._waker, b"\0")
 
     def _replace(self, worker: WorkerProcess, code: int, spawn: Callable[..., WorkerProcess]) -> WorkerProcess:
-        """Kill all that a worker has left when it ended, report its end, and start another."""
+        """Kill everything that an ended worker has left, report its end, and start another."""
         out_of_memory = self._oom.occurred() and not self._killed
         _kill_all_others()
         with contextlib.suppress(OSError, *_BROKEN):
@@ -410,7 +410,7 @@ class Supervisor:
                         self._handle_event(worker, event)
         self._read_text(worker)
         self._failed_starts = 0 if worker.ready else self._failed_starts + 1
-        # One that could not even start fares no better again, unless code or the lack of memory has ended it.
+        # One that could not even start would fail again, unless code or a lack of memory ended it.
         if self._failed_starts > (_MOST_FAILED_STARTS if self._announced else 0):
             self._flush()
             os.write(2, self._idle.text())
@@ -434,14 +434,14 @@ def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
 
 def _kill_all_others() -> None:
     """Kill every process in the sandbox except this one."""
-    if os.getpid() != 1:  # not in a process namespace of our own: this is not a sandbox
+    if os.getpid() != 1:  # not in our own process namespace, so this is not a sandbox
         return
     with contextlib.suppress(OSError):
         os.kill(-1, signal.SIGKILL)
 
 
 def prepare_home(owner: int | None) -> None:
-    """Make the sandbox a place to work in: its directories, with the files that the image has prepared for them."""
+    """Prepare the sandbox: its directories, with the files that the image provides for them."""
     os.chdir(DATA_DIR)
     home = os.environ["HOME"]
     os.makedirs(home, exist_ok=True)
@@ -456,10 +456,10 @@ def prepare_home(owner: int | None) -> None:
 
 
 def main() -> NoReturn:
-    """Be the supervisor on standard input and output.
+    """Act as the supervisor on standard input and output.
 
-    The only argument is JSON, the engine's settings, all of them optional: `container_type`, `rlimits` of the workers
-    by name without `RLIMIT_`, and `uid` or `worker_uid` and `allow_unfiltered`, which `confine` explains.
+    The only argument is JSON, the engine's settings, all optional: `container_type`, `rlimits` of the workers by
+    name without `RLIMIT_`, and `uid` or `worker_uid` and `allow_unfiltered`, which `confine` explains.
     """
     settings: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     container_type: str = settings.get("container_type", DEFAULT_CONTAINER_TYPE)
@@ -467,7 +467,7 @@ def main() -> NoReturn:
         check_container_type(container_type)
     except ValueError as error:
         sys.exit(str(error))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as all that has no handler: process 1 is immune to the rest
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as is everything without a handler: process 1 is immune
     worker_uid = settings.get("worker_uid")
     try:
         confine(
@@ -482,15 +482,15 @@ def main() -> NoReturn:
 
 
 def supervise(settings: Mapping[str, Any], become: Callable[[int, int], NoReturn] | None = None) -> NoReturn:
-    """Serve the host on standard input and output until it has gone.
+    """Serve the host on standard input and output until it is gone.
 
     Args:
-        settings: the engine's.
-        become: what forks of this process become workers with; by default workers are new programs.
+        settings: the engine's settings.
+        become: turns forks of this process into workers; by default workers are new programs.
     """
     container_type: str = settings.get("container_type", DEFAULT_CONTAINER_TYPE)
     worker_uid = settings.get("worker_uid")
-    # Anything printed here by mistake must not end up among the frames.
+    # Anything printed here by mistake must not be mixed with the frames.
     stdin, stdout = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     null = os.open(os.devnull, os.O_RDONLY)

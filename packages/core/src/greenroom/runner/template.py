@@ -1,10 +1,10 @@
-"""A template: a process that has imported what sandboxes of Python need, and forks them, each as a new sandbox.
+"""A template: a process that has imported what Python sandboxes need, and forks each as a new sandbox.
 
-It never runs a user's code and holds no secret. The host sends it a request for each sandbox, with descriptors: where
-to answer, the sandbox's standard streams, and the files by which it joins its control groups. The answers are `P` with
-a descriptor of the new process, and `I` when that has been isolated; or with a reason, `E` if that has failed, `B` if
-there were too many processes or descriptors or too little memory for it, and `N` if it always would fail. The template
-sends `R` once it has imported everything.
+It never runs a user's code and holds no secrets. For each sandbox, the host sends it a request with descriptors: where
+to answer, the sandbox's standard streams, and the files through which it joins its control groups. The answers are `P`
+with a descriptor of the new process, and then `I` once the process is isolated; or, with a reason, `E` if that failed,
+`B` if processes, descriptors or memory were scarce, and `N` if it would always fail. The template sends `R` once it has
+imported everything.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _MAX_REQUEST = 1 << 16
 _MAX_DESCRIPTORS = 16
 _SNAPSHOT_LIMIT = 8 << 20  # bytes of files below the home directory
 
-_ALIGNMENT, _LARGEST_SMALL = 16, 512  # bytes of objects for which Python's own allocator has pages by size
-_FILLED = 64 << 10  # bytes of objects of each size; more gives no more
+_ALIGNMENT, _LARGEST_SMALL = 16, 512  # sizes of objects, in bytes, for which Python's own allocator has pages
+_FILLED = 64 << 10  # bytes of objects of each size; more has no further effect
 
 _BUSY = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS)
 _DELETED = " (deleted)"
@@ -52,18 +52,18 @@ _FAILING = "1 / 0"
 
 
 class _Unsound(Exception):
-    """What a fork has would undo its isolation, and so it would in every other one."""
+    """Something in the fork would undo its isolation, and that of every other fork."""
 
 
 class Template:
-    """The loop. `serve` returns when the host has gone."""
+    """The event loop. `serve` returns when the host is gone."""
 
     def __init__(self, control: int, settings: dict[str, Any]) -> None:
         """
         Args:
-            control: a socket of the host's, of which each message is a request.
-            settings: what all of its sandboxes have: `network`, `disk`, `shared_memory`, `preload`, modules to
-                import, and `variables`, the names of those that are set before these are imported in a new sandbox.
+            control: a socket to the host, on which each message is a request.
+            settings: common to all of its sandboxes: `network`, `disk`, `shared_memory`, `preload` (modules to import),
+                and `variables` (the names of those that a new sandbox sets before it imports these).
         """
         self._control = socket.socket(fileno=control)
         self._settings = settings
@@ -80,7 +80,7 @@ class Template:
         self._lookups = Lookups()
 
     def serve(self) -> None:
-        """Fork a sandbox for each request until the host has gone."""
+        """Fork a sandbox for each request until the host is gone."""
         for module in self._settings["preload"]:
             if not self._serve_one(wait=False):
                 return
@@ -93,27 +93,27 @@ class Template:
             pass
 
     def _prepare(self) -> None:
-        """Do what sandboxes need not do, once all modules are there."""
+        """Once all modules are imported, do the work that sandboxes then need not do."""
         _warm_up(self._worker)
         self._lookups.end()
         self._home = _files_of_home()
         self._review()
         gc.collect()
         self._fillers = _fill_gaps()
-        gc.freeze()  # collections in a sandbox must not touch, and so copy, what is shared
+        gc.freeze()  # collections in a sandbox must not touch, and so copy, shared pages
 
     def _review(self) -> None:
-        """Decide whether to fork, after modules have been imported: they could have changed what is relied on."""
+        """Decide whether to fork, after modules have been imported: they could have changed what forks rely on."""
         _forget_ended_children()
         self._refusal = self._refusal or self._obstacle()
 
     def _obstacle(self) -> str | None:
-        """Return why forks of this process would not be sound; `None` if they are."""
+        """Return why forks of this process would be unsound; `None` if they are sound."""
         if names := self._lookups.among(self._settings["variables"]):
             return f"the preloaded modules read variables that env sets: {', '.join(names)}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if (pid := os.fork()) == 0:  # before a fork, libraries end the threads that they can start again
+            if (pid := os.fork()) == 0:  # before a fork, libraries end threads that they can restart
                 os._exit(0)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
@@ -133,7 +133,7 @@ class Template:
     def _serve_one(self, *, wait: bool = True) -> bool:
         """Answer one request; return whether the host is still there.
 
-        Without `wait`, only if there is one: its caller needs a sandbox sooner than one with all modules.
+        Without `wait`, only if there is one already: its caller prefers a sandbox now to one with all modules.
         """
         if not wait:
             if not select.select([self._control], [], [], 0)[0]:
@@ -142,7 +142,7 @@ class Template:
         data, descriptors, flags, _ = socket.recv_fds(self._control, _MAX_REQUEST, _MAX_DESCRIPTORS)
         if not data:
             return False
-        if flags & socket.MSG_CTRUNC:  # there are too many open files: the host notices that the answers end
+        if flags & socket.MSG_CTRUNC:  # too many open files: the host notices that the answers end
             for descriptor in descriptors:
                 os.close(descriptor)
             return True
@@ -170,11 +170,11 @@ class Template:
         return True
 
     def _become(self, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-        """Be the supervisor of a new sandbox. As in a worker, nothing may return from here."""
+        """Act as the supervisor of a new sandbox. As in a worker, this must never return."""
         answer = descriptors[0]
         try:
             self._lookups.end()
-            _check_alone()  # modules can do something in every fork
+            _check_alone()  # modules can act in every fork
             isolation.join(descriptors[4:])
             for number, descriptor in enumerate(descriptors[1:4]):
                 os.dup2(descriptor, number)
@@ -191,7 +191,7 @@ class Template:
                 events=request["events"],
                 kept=self._kept,
             )
-            _check_alone()  # as another thread, or another process, would keep its privileges
+            _check_alone()  # another thread or process would keep its privileges
             if user is None:
                 drop_capabilities()
             confine(uid=user, worker_uid=None, allow_unfiltered=request.get("allow_unfiltered", False))
@@ -209,7 +209,7 @@ class Template:
 
 
 class _Nowhere:
-    """A link to no supervisor."""
+    """A link without a supervisor."""
 
     def send(self, frame: Frame, *more: Frame) -> None:
         pass
@@ -230,8 +230,8 @@ def _serve(worker: Worker, orders: int, acks: int) -> NoReturn:
 
 
 def _warm_up(worker: Worker) -> None:
-    """Do what the first code of a session would do for the first time."""
-    renew()  # it takes OpenSSL milliseconds when it does so first
+    """Do what the first code of a session would otherwise do for the first time."""
+    renew()  # OpenSSL's first time takes milliseconds
     seccomp.program()
     lines = dict(linecache.cache)
     worker.attach(_Nowhere())
@@ -242,9 +242,9 @@ def _warm_up(worker: Worker) -> None:
 
 
 def _fill_gaps() -> list[bytes]:
-    """Return objects that fill the gaps between others of their sizes.
+    """Return objects that fill the gaps between others of the same sizes.
 
-    What a fork makes is then together in new pages, where it would otherwise copy a shared page for each gap.
+    New objects in a fork then lie together in new pages, instead of each gap causing a copy of a shared page.
     """
     overhead = sys.getsizeof(b"")
     sizes = range(-overhead % _ALIGNMENT, _LARGEST_SMALL - overhead + 1, _ALIGNMENT)
@@ -277,7 +277,7 @@ def _write_home(files: list[tuple[str, bytes | None]]) -> None:
 
 
 def _keep_only(descriptor: int) -> int:
-    """Close all descriptors but the standard streams and this one; return its new number."""
+    """Close all descriptors except the standard streams and this one; return its new number."""
     os.dup2(descriptor, 3, inheritable=False)
     close_from(4)
     return 3
@@ -289,7 +289,7 @@ def _send(answer: int, data: bytes, *descriptors: int) -> None:
 
 
 def _has_gone(answer: int) -> bool:
-    """Whether the host does not wait for an answer any more."""
+    """Whether the host no longer waits for an answer."""
     waiting = select.poll()
     waiting.register(answer, 0)
     return bool(waiting.poll(0))
@@ -305,7 +305,7 @@ def _failure(error: BaseException) -> bytes:
 
 
 def _check_alone() -> None:
-    """Check that this process has one thread and no child.
+    """Check that this process has a single thread and no children.
 
     Raises:
         _Unsound: it has more.
@@ -325,7 +325,7 @@ def _children() -> set[int]:
 
 
 def _forget_ended_children() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes them from now on
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them from now on
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -336,7 +336,7 @@ def _is_there(process: int) -> bool:
 
 
 def _shared_memory() -> list[str]:
-    """Return what is mapped so that a write in one process is seen in others, now or after a change of protection."""
+    """Return mappings through which writes in one process can be seen in others, now or once made writable."""
     found: list[str] = []
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -348,7 +348,7 @@ def _shared_memory() -> list[str]:
 
 
 def _is_read_only(place: str) -> bool:
-    """Whether it is a file that this process cannot write to, even as root."""
+    """Whether this is a file that this process cannot write to, even as root."""
     return os.path.isfile(place) and not os.access(place, os.W_OK)
 
 
@@ -367,11 +367,11 @@ def _describe(descriptor: int) -> str:
 
 
 def main() -> NoReturn:
-    """Be a template. The last argument is JSON, with the settings and the number of the `control` socket."""
+    """Act as a template. The last argument is JSON: the settings, and the number of the `control` socket."""
     settings: dict[str, Any] = json.loads(sys.argv.pop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _forget_ended_children()
     os.set_inheritable(settings["control"], False)
-    os.dup2(2, 1)  # what modules print as they are imported
+    os.dup2(2, 1)  # output of modules during their import
     Template(settings["control"], settings).serve()
     os._exit(0)
