@@ -1,4 +1,4 @@
-"""Commands of a cell (`!command`): they write to a terminal, as in Jupyter, and nobody types at it."""
+"""Commands in a cell (`!command`): they write to a terminal, as in Jupyter, but nothing can be typed at it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ import time
 from collections.abc import Callable
 from select import select
 
-_POLL = 0.05  # seconds: how soon the end is noticed of a command whose own children keep the terminal
+_POLL = 0.05  # seconds between checks whether a command has ended whose own children keep the terminal open
 _SIZE = 24, 80  # rows and columns
-# Elsewhere they write all without asking, as their output is no terminal.
+# Elsewhere, pagers write everything without waiting, as their output is not a terminal.
 _PAGERS = "".join(
     f'if command -v {name} >/dev/null; then {name}() {{ command {name} "$@" | cat; }}; fi; '
     for name in ("more", "less")
 )
-_GRACE = 1.0  # seconds that an interrupted command has to end by itself
+_GRACE = 1.0  # seconds for an interrupted command to end by itself
 
 
 def run(command: str, write: Callable[[str], object]) -> int:
-    """Run a command in a shell, and write its output as it comes.
+    """Run a command in a shell, and pass on its output as it arrives.
 
-    Its standard input is at its end, and it has no terminal to read from, so nothing waits for an answer. Pagers, which
+    Its standard input is at its end, and it cannot read from a terminal, so nothing waits for input. Pagers, which
     would wait for a key, write everything.
 
     Returns:
-        Its exit code, negative if a signal ended it.
+        Its exit code, negative if it was ended by a signal.
     """
     reader, writer = _terminal()
     shell = os.environ.get("SHELL", "/bin/sh")
@@ -61,11 +61,11 @@ def run(command: str, write: Callable[[str], object]) -> int:
     finally:
         os.close(reader)
     code = process.wait()
-    return 128 - code if code > 128 else code  # a shell reports a signal as 128 and its number
+    return 128 - code if code > 128 else code  # a shell reports a signal as 128 plus its number
 
 
 def _terminal() -> tuple[int, int]:
-    """Return both ends of a terminal that can only be written to; of a pipe, where there are no more terminals."""
+    """Return both ends of a terminal that can only be written to; if no more terminals are available, of a pipe."""
     try:
         reader, terminal = pty.openpty()
     except OSError:
@@ -82,7 +82,7 @@ def _terminal() -> tuple[int, int]:
 
 
 def _copy(process: subprocess.Popen[bytes], reader: int, write: Callable[[bytes], object]) -> None:
-    """Copy what a process writes until it has ended, or nothing more can come."""
+    """Copy a process's output until it has ended, or no more can come."""
     ended = False
     while True:
         if select([reader], [], [], 0 if ended else _POLL)[0]:
@@ -99,7 +99,7 @@ def _copy(process: subprocess.Popen[bytes], reader: int, write: Callable[[bytes]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt the processes of a command, and kill them if they do not end."""
+    """Interrupt the processes of a command, and kill those that do not end."""
     for number in (signal.SIGINT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""Errors of the user's code, described within the limits of the protocol. Their objects can do anything."""
+"""Describes errors of the user's code within the limits of the protocol. Their objects can behave in any way."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _CELL = re.compile(r"<ipython-input-(\d+)-\w+>")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _REMOTE_FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)(?:\n    (.+))?')
 _FILES = "/mnt/data"
-_MAX_ENTRIES = 2_000  # that are searched for a module
+_MAX_ENTRIES = 2_000  # the most that are searched for a module
 _MAX_FRAMES = 12
 _MAX_LINE = 3_000  # characters of an error's own text
 _MAX_SOURCE = 300  # characters of a line of code
-_MAX_ERRORS = 20  # of a chain and its groups that are described
-_LONG_TRACEBACK = 400  # frames; to format more takes seconds, the more modules are loaded
+_MAX_ERRORS = 20  # the most of a chain and its groups that are described
+_LONG_TRACEBACK = 400  # frames; formatting more takes seconds, and longer the more modules are loaded
 _KEPT_FRAMES = 50  # at each end of a long one
 _GROUPS: tuple[type[BaseException], ...] = getattr(builtins, "BaseExceptionGroup", ())  # since Python 3.11
 
@@ -47,9 +47,9 @@ def describe(kind: Any, error: Any, lines: list[str]) -> dict[str, str]:
 
 
 def shorten(error: Any) -> None:
-    """Cut the middle out of long tracebacks of an error and of what led to it.
+    """Cut the middle out of long tracebacks of an error and its causes.
 
-    A recursion that ends after a million frames would otherwise be formatted until its session is killed.
+    A recursion that ends after a million frames would otherwise be formatted until the session is killed.
     """
     for each in _chain(error):
         first = each.__traceback__
@@ -70,7 +70,7 @@ def _links_of_the_user(first: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that led to it, the last one first."""
+    """Yield an error and those that led to it, the most recent one first."""
     seen: set[int] = set()
     while isinstance(error, BaseException) and id(error) not in seen and len(seen) < _MAX_ERRORS:
         seen.add(id(error))
@@ -79,7 +79,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class _Summary:
-    """The text of one summary: errors in the order in which they came, with the frames of the user's own code."""
+    """The text of a summary: errors in chronological order, with the frames of the user's own code."""
 
     def __init__(self) -> None:
         self._left = _MAX_ERRORS
@@ -113,7 +113,7 @@ class _Summary:
 
 
 def _is_repeated(error: BaseException, following: BaseException) -> bool:
-    """Whether an error in a library is in the text of the next one, as with the many layers of network clients."""
+    """Whether the text of the next error includes an error in a library, as with the many layers of network clients."""
     return not (
         any(_links_of_the_user(error.__traceback__))
         or isinstance(error, _GROUPS)
@@ -128,13 +128,13 @@ def _own_line(error: BaseException) -> str:
 
 
 def _notes(error: BaseException) -> list[str]:
-    """Return what an error knows and does not say."""
+    """Return details that an error has but does not print."""
     notes = (_safe_str(lambda: _where_a_module_is(error), ""), _safe_str(lambda: _stderr(error), ""))
     return [note for note in notes if note]
 
 
 def _where_a_module_is(error: BaseException) -> str:
-    """Return where a module of the session is, if Python looks for it elsewhere."""
+    """Return where a module is in the session's files, if Python does not search there."""
     if not isinstance(error, ModuleNotFoundError) or not error.name or "." in error.name:
         return ""
     seen = 0
@@ -150,7 +150,7 @@ def _where_a_module_is(error: BaseException) -> str:
 
 
 def _stderr(error: BaseException) -> str:
-    """Return the end of what a command of `subprocess` had written, if that has been captured."""
+    """Return the end of a `subprocess` command's output, if it was captured."""
     if type(error).__name__ != "CalledProcessError":
         return ""
     text: Any = getattr(error, "stderr", None) or getattr(error, "output", None) or ""
@@ -173,7 +173,7 @@ def _frames(first: TracebackType | None) -> list[str]:
 
 
 def _of_a_worker_process(error: BaseException) -> str | None:
-    """Return what a worker process says of its error: `multiprocessing` and its relatives send it as text."""
+    """Return the text of an error in another process: `multiprocessing` and similar libraries send it as text."""
     if type(error).__name__.lstrip("_") != "RemoteTraceback":
         return None
     text = str(error).strip().strip('"').strip()[-ERROR_LIMITS["traceback"] :]
@@ -194,7 +194,7 @@ def _is_of_the_user(file: str) -> bool:
 
 
 def _cut(text: str, limit: int) -> str:
-    """Return a text without its middle, if that is longer than a limit: both ends of an error tell much."""
+    """Return a text without its middle if it exceeds a limit: both ends of an error are informative."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[3 - limit // 2 :]}"
 
 
@@ -203,7 +203,7 @@ def _cells(text: str) -> str:
 
 
 def _safe_str(make: Callable[[], str], default: str) -> str:
-    """Return a text that the user's objects make, or the default if they raise."""
+    """Return a text that the user's objects produce, or the default if they raise."""
     try:
         return make()
     except BaseException:  # noqa: BLE001  they can raise anything
@@ -211,5 +211,5 @@ def _safe_str(make: Callable[[], str], default: str) -> str:
 
 
 def _plain(text: str, limit: int) -> str:
-    """Return a text without colors or halves of surrogate pairs, cut to a limit."""
+    """Return a text without colors and lone surrogates, cut to a limit."""
     return _ANSI.sub("", text[: 2 * limit]).encode("utf-8", "replace").decode()[:limit]

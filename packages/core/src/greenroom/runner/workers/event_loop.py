@@ -1,8 +1,8 @@
-"""The event loop of a session, which code finds as it does in a notebook, and whose tasks run between cells.
+"""The event loop of a session, which code finds as in a notebook, and whose tasks run between cells.
 
 In a notebook each cell runs within the kernel's running loop: `asyncio.create_task()` works without `await`, and
-`asyncio.run()` is refused. Here both work: while code runs that does not await, the loop is at rest, so that it and
-other loops can be run, but `get_running_loop()` returns it, so that tasks can be created.
+`asyncio.run()` is refused. Here both work: while code that does not await is running, the loop is not, so that it and
+other loops can be run, but `get_running_loop()` still returns it, so that tasks can be created.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import contextvars
 import socket
 from collections.abc import Callable, Coroutine
-from os import getpid  # by name, like the following: code can replace them in their modules
+from os import getpid  # imported by name, like the following: code can replace them in their modules
 from select import POLLIN, poll, select
 from threading import get_ident
 from types import FrameType
@@ -21,7 +21,7 @@ from typing import Any
 
 
 class EventLoop:
-    """The loop that lives as long as its session. Only one can be made in a process."""
+    """The loop of a session, for its whole lifetime. Only one can be created in a process."""
 
     _loop: _Loop
 
@@ -37,12 +37,12 @@ class EventLoop:
             module.set_event_loop = self._set_event_loop
 
     def begin(self) -> None:
-        """Make the loop: the kernel's side of one must not be shared by the forks of a process."""
+        """Create the loop: the kernel's part of it must not be shared by forks of a process."""
         self._owner = getpid(), get_ident()
         self._loop = _Loop()
 
     def end(self) -> None:
-        """Close the loop, before forks of this process begin their own."""
+        """Close the loop, before forks of this process create their own."""
         self._owner = None
         self._loop.close()
 
@@ -51,13 +51,13 @@ class EventLoop:
         return self._loop.is_running()
 
     def restore(self) -> None:
-        """Make it the current loop, whatever earlier code has set; if that has closed it, make a new one."""
+        """Make it the current loop, whatever earlier code has set; if that code has closed it, create a new one."""
         if self._loop.is_closed():
             self._loop = _Loop()
         self._set(self._loop)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a cell that awaits. What it sets in context variables, as the precision of `decimal`, lasts."""
+        """Run a cell that awaits. Context variables that it sets, such as the precision of `decimal`, persist."""
         self.restore()
         context = contextvars.copy_context()
         task = self._loop.create_task(coroutine, context=context)
@@ -79,18 +79,18 @@ class EventLoop:
                 if self._loop.rest_until(source):
                     break
                 self._loop.add_reader(source, self._loop.stop)
-                with contextlib.suppress(KeyboardInterrupt, SystemExit):  # of a task, which keeps it
+                with contextlib.suppress(KeyboardInterrupt, SystemExit):  # from a task, which stores it
                     self._loop.run_forever()
                 self._loop.remove_reader(source)
 
     def ignore(self, _signal: int, _frame: FrameType | None) -> None:
-        """Handle SIGINT while no code runs: it stops a task that blocks the loop; otherwise it is ignored."""
+        """Handle SIGINT while no code is running: it interrupts a task that blocks the loop, or else is ignored."""
         self.was_interrupted = True
         if self._loop.is_running():
             raise KeyboardInterrupt
 
     def _get_running_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running event loop, or the session's loop in code of a cell.
+        """Return the running event loop or, in a cell's code, the session's loop.
 
         Raises:
             RuntimeError: no loop is running in this thread.
@@ -105,9 +105,9 @@ class EventLoop:
         return self._loop
 
     def _set_event_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Set the event loop of this thread; in code of a cell, the session's loop takes the place of none."""
+        """Set the event loop of this thread; in a cell's code, `None` means the session's loop."""
         if loop is None and (getpid(), get_ident()) == self._owner:
-            self.restore()  # asyncio.run() leaves none behind
+            self.restore()  # asyncio.run() leaves no current loop behind
         else:
             self._set(loop)
 
@@ -118,7 +118,7 @@ class _Loop(asyncio.SelectorEventLoop):
     _selector: Any
 
     def rest_until(self, source: socket.socket) -> bool:
-        """Wait without running, if nothing is due; return whether there is something to receive, and nothing to run."""
+        """Wait without running if nothing is due; return whether there is something to receive, and nothing to run."""
         if self._ready or self._scheduled:
             return False
         waiting = poll()
@@ -133,7 +133,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def _complete(loop: asyncio.SelectorEventLoop, future: asyncio.Future[Any]) -> Any:
-    """Run a loop until a future is done. An interrupt cancels it, as otherwise it would go on between the cells."""
+    """Run a loop until a future is done. An interrupt cancels it, as it would otherwise continue between cells."""
     interrupt: BaseException | None = None
     while True:
         try:
@@ -144,7 +144,7 @@ def _complete(loop: asyncio.SelectorEventLoop, future: asyncio.Future[Any]) -> A
                 future.cancel()
                 continue
             if future.done() and not future.cancelled():
-                future.exception()  # it counts as retrieved
+                future.exception()  # marks it as retrieved
             if interrupt is not None and isinstance(error, asyncio.CancelledError):
                 raise interrupt from None
             raise

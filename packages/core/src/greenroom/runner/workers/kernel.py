@@ -1,4 +1,4 @@
-"""What ipykernel adds to IPython's shell, as far as it makes sense without a person at a screen."""
+"""ipykernel's additions to IPython's shell, as far as they are useful without a person at a screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WITHOUT_EFFECT = {
     "qtconsole": "there is no kernel to connect to",
     "subshell": "there are no subshells",
 }
-"""By magic: why. They do not fail, so that notebooks that use them go on."""
+"""The reason per magic. They do not fail, so that notebooks that use them continue."""
 
 
 def _write(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What libraries take for granted of a notebook, provided as they are imported."""
+"""Features of a notebook that libraries rely on, provided when the libraries are imported."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 
 _INLINE = "module://matplotlib_inline.backend_inline"
 
-# The right one, and what code brings itself. matplotlib's own are for a screen, which is not here, or for files, which
-# need no choice.
+# The correct one, and those that code provides itself. matplotlib's own are for screens, which do not exist here, or
+# for files, which need no choice.
 _KEPT_BACKEND = re.compile(r"inline|module://(?!matplotlib[._]|ipympl)")
 
 
@@ -41,25 +41,25 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 def _execute(execute: Callable[[ModuleType], None], adjust: Callable[[Any], None], module: ModuleType) -> None:
     execute(module)
-    with contextlib.suppress(Exception):  # another version of the library: it works as far as it does without
+    with contextlib.suppress(Exception):  # another version of the library: it works as well as without the adjustment
         adjust(module)
 
 
 def _draw_inline(pyplot: Any) -> None:
-    """Show the figures of code that chooses a backend by habit, as figures would be lost with most of them."""
+    """Show the figures of code that chooses a backend out of habit, as most backends would lose them."""
     switch: Callable[[Any], None] = pyplot.switch_backend
 
     @functools.wraps(switch)
     def switch_backend(newbackend: Any) -> None:
         if not isinstance(newbackend, str) or not _KEPT_BACKEND.match(newbackend):
-            newbackend = pyplot.rcParams["backend"] = _INLINE  # before its import, which looks there
+            newbackend = pyplot.rcParams["backend"] = _INLINE  # before its import, which reads this
         switch(newbackend)
 
     pyplot.switch_backend = switch_backend
 
 
 def _draw_without_pyplot(figure: Any) -> None:
-    """Show a figure that is made without pyplot, whose backend prepares IPython for figures."""
+    """Show figures that are made without pyplot, whose backend would prepare IPython for figures."""
     from IPython.core.getipython import get_ipython
 
     shell: Any = get_ipython()
@@ -77,18 +77,18 @@ def _draw_without_pyplot(figure: Any) -> None:
 
 
 def _count_cores(context: Any) -> None:
-    """loky takes the machine's number of cores for its processors, or warns that it does not find them."""
+    """loky takes the machine's number of cores as that of its processors, or warns that it cannot determine it."""
     context.physical_cores_cache = os.cpu_count()
 
 
 def _render_without_nbformat(renderers: Any) -> None:
-    """plotly wants nbformat to be there, and does not use it to make a MIME bundle."""
+    """plotly requires nbformat to be installed, but does not use it to make a MIME bundle."""
     if renderers.nbformat is None:
         renderers.nbformat = SimpleNamespace(__version__="4.2.0")
 
 
 def _show_finished_bars(notebook: Any) -> None:
-    """Show a progress bar again at its end: without a browser, a widget stays what it was when it appeared."""
+    """Show a progress bar again at its end: without a browser, a widget does not change after it is displayed."""
     bar = notebook.tqdm_notebook
     display: Callable[..., Any] = notebook.display
     close: Callable[[Any], None] = bar.close
@@ -108,7 +108,7 @@ def _show_finished_bars(notebook: Any) -> None:
 
 
 def _keep_what_is_not_in_widgets(module: Any) -> None:
-    """Without a browser, an Output widget shows in its cell what it captures, and clears no more than that."""
+    """Without a browser, an Output widget shows what it captures in its cell, and clears only that."""
     from IPython.core.getipython import get_ipython
 
     enter: Callable[..., Any] = module.Output.__enter__

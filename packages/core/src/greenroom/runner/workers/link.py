@@ -7,7 +7,7 @@ import os
 import socket
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Generator
-from os import read  # by name, like the following: code can replace them in their modules
+from os import read  # imported by name, like the following: code can replace them in their modules
 from select import POLLIN, poll
 from signal import SIG_BLOCK, SIGINT, default_int_handler, pthread_sigmask, raise_signal, signal
 from threading import Lock, current_thread, main_thread
@@ -18,7 +18,7 @@ from ..protocol import Decoder, Frame, WorkerEvent, encode
 
 
 class Link(Protocol):
-    """What a worker needs while it runs code."""
+    """The part of the link that a worker needs while it runs code."""
 
     def send(self, frame: Frame, *more: Frame) -> None:
         """Send events that need no acknowledgement."""
@@ -27,15 +27,15 @@ class Link(Protocol):
         """Send an event and wait until it is acknowledged."""
 
     def stop_reading(self) -> None:
-        """End the reading of answers to calls."""
+        """Stop reading answers to calls."""
 
     def receive_piece(self) -> bytes:
-        """Ask for the next piece of a session to load; it is empty if there is none."""
+        """Request the next piece of a session to load; it is empty at the end."""
         raise NotImplementedError
 
 
 class SupervisorLink:
-    """Sends events to the supervisor and receives its orders; answers to calls also while code runs."""
+    """Sends events to the supervisor and receives its orders, and while code runs, answers to calls."""
 
     def __init__(self, orders: socket.socket, acks: int) -> None:
         self._socket = orders
@@ -44,10 +44,10 @@ class SupervisorLink:
         self._pending: list[Frame] = []
         self._lock = Lock()
         self._interrupted = False
-        self._reading: tuple[int, Lock] | None = None  # what stops the thread that reads answers, and its end
+        self._reading: tuple[int, Lock] | None = None  # stops the thread that reads answers; released at its end
 
     def receive(self, wait_for: Callable[[socket.socket], None]) -> Frame:
-        """Wait for the next order, by means of a function; when the supervisor has gone, end this process."""
+        """Wait for the next order by calling a function; when the supervisor is gone, end this process."""
         while not self._pending:
             wait_for(self._socket)
             data = self._socket.recv(1 << 16)
@@ -63,7 +63,7 @@ class SupervisorLink:
             self._socket.sendall(data)
 
     def read_answers(self, take: Callable[[Frame], None]) -> None:
-        """Have a thread read what arrives, and give answers to a function, until `stop_reading`."""
+        """Have a thread read what arrives, and pass answers to a function, until `stop_reading`."""
         if self._reading is None:
             stopped, stop = os.pipe()
             ended = allocate_lock()
@@ -72,7 +72,7 @@ class SupervisorLink:
             start_new_thread(self._read_answers, (take, stopped, ended))
 
     def stop_reading(self) -> None:
-        """End the thread that reads answers; other orders that it has read are received next."""
+        """Stop the thread that reads answers; other orders that it has read are received next."""
         if self._reading is not None:
             stop, ended = self._reading
             self._reading = None
@@ -82,7 +82,7 @@ class SupervisorLink:
     def _read_answers(self, take: Callable[[Frame], None], stopped: int, ended: Lock) -> None:
         pthread_sigmask(SIG_BLOCK, {SIGINT})
         try:
-            waiting = poll()  # select() takes no descriptors from 1024 on
+            waiting = poll()  # select() does not accept descriptors from 1024 upwards
             waiting.register(self._socket, POLLIN)
             waiting.register(stopped, POLLIN)
             while stopped not in {descriptor for descriptor, _ in waiting.poll()}:
@@ -110,7 +110,7 @@ class SupervisorLink:
             read(self._acks, 1)
 
     def receive_piece(self) -> bytes:
-        """Ask for the next piece of a session to load; it is empty if there is none. Other orders are received next."""
+        """Request the next piece of a session to load; it is empty at the end. Other orders are received next."""
         self.send(WorkerEvent.more())
         others: list[Frame] = []
         while (frame := self.receive(lambda _: None)).header["op"] != "piece":
@@ -120,8 +120,8 @@ class SupervisorLink:
 
     @contextlib.contextmanager
     def uninterrupted(self) -> Generator[None, None, None]:
-        """Delay an interrupt until the end, as half a frame would break the protocol. Can be nested."""
-        if current_thread() is not main_thread():  # Python runs signal handlers in the main thread only
+        """Delay an interrupt until the end of the block, as half a frame would violate the protocol. Can be nested."""
+        if current_thread() is not main_thread():  # Python runs signal handlers only in the main thread
             yield
             return
         handler = signal(SIGINT, self._remember)

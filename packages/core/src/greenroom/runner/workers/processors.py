@@ -1,4 +1,4 @@
-"""The number of processors that code finds: its session's, not the machine's."""
+"""The number of processors that code sees: its session's, not the machine's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def count_as_given() -> None:
-    """Have `os.cpu_count()` return what the environment says, as Python does since 3.13, though not with `-I`."""
+    """Make `os.cpu_count()` follow the environment, as Python does since 3.13, though not with `-I`."""
     given = os.environ.get("PYTHON_CPU_COUNT", "")
     if given.isdecimal() and int(given):
 

@@ -1,11 +1,11 @@
 """The worker of Python sessions: runs code in an IPython shell, in a process that the code can destroy.
 
-Orders come from the supervisor over a socket, and events go back over it. Text that the code writes goes straight to
-the process's own standard output and error, which are pipes to the supervisor, so that the text of subprocesses,
+Orders come from the supervisor over a socket, and events are sent back over it. Text that the code writes goes directly
+to the process's own standard output and error, which are pipes to the supervisor, so that the text of subprocesses,
 threads and C code arrives in the order in which it was written.
 
-The code shares this process, so nothing here can rely on the state that it leaves. When the code has broken something
-that the worker needs, the worker ends, and the supervisor starts another.
+The code shares this process, so nothing here can rely on the state that it leaves behind. If the code has broken
+something that the worker needs, the worker ends, and the supervisor starts another.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from json import loads
-from os import getpid  # by name, like the following: code can replace it in its module
+from os import getpid  # imported by name: code can replace it in its module
 from signal import SIGINT, default_int_handler, signal
 from time import perf_counter
 from types import CodeType
@@ -49,15 +49,15 @@ class Worker:
     """An IPython shell whose outputs go to the supervisor, after `attach`."""
 
     _supervisor: Link
-    _process = 0  # in which it is attached
+    _process = 0  # the process in which it is attached
 
     def __init__(self) -> None:
         self._error: dict[str, str] | None = None
         self._cause: BaseException | None = None  # of `_error`
         self._failed_to_display = False
-        self._cell: Any = None  # IPython's result of the cell, since the shell has got as far as running its code
-        self._code: Any = None  # a part of the cell that runs
-        self._result: bytes | None = None  # the cell's, while nothing follows it: sent with the end
+        self._cell: Any = None  # IPython's result of the cell, once the shell has begun to run its code
+        self._code: Any = None  # the part of the cell that is running
+        self._result: bytes | None = None  # the cell's result, while nothing follows it: sent with the end
         self._has_tools = False
         self._streams: list[tuple[str, int, int]] = []
         self._variables = Variables()
@@ -67,7 +67,7 @@ class Worker:
         builtins.input = getpass.getpass = _refuse_input
         sys.breakpointhook = _refuse_debugging
         pdb.Pdb.set_trace = pdb.Pdb.interaction = _refuse_debugging  # IPython's debugger calls them, too
-        self._beginning = dict(self._shell.user_ns), dict(os.environ)  # which a copy of the session has by itself
+        self._beginning = dict(self._shell.user_ns), dict(os.environ)  # a copy of the session has them anyway
         self._baseline = [(names, dict(names)) for names in (builtins.__dict__, sys.modules)]
         self._modules = [name.encode().decode() for name in sys.modules]
 
@@ -79,7 +79,7 @@ class Worker:
         self._loop.begin()
 
     def detach(self) -> None:
-        """Close the descriptors that `attach` has made: a fork attaches itself anew."""
+        """Close the descriptors that `attach` has created: each fork attaches itself."""
         self._loop.end()
         for _, _, descriptor in self._streams:
             os.close(descriptor)
@@ -101,7 +101,7 @@ class Worker:
                         done = self.execute(code.decode(), tools)
                     supervisor.send(*self._take_result(), done)
                 case "answer":
-                    pass  # the code that it is for has ended
+                    pass  # the code for which it was meant has ended
                 case "save" | "load" as op:
                     self._supervisor.send(self._copy(op, body))
                 case "environment":
@@ -122,7 +122,7 @@ class Worker:
         began = perf_counter()
         try:
             signal(SIGINT, default_int_handler)
-            if self._loop.was_interrupted:  # perhaps by a signal that was meant for this code
+            if self._loop.was_interrupted:  # possibly by a signal that was meant for this code
                 self._loop.was_interrupted = False
                 self._supervisor.send(WorkerEvent.began())
             result = self._shell.run_cell(code, store_history=True)
@@ -137,7 +137,7 @@ class Worker:
             with contextlib.suppress(Exception):  # the code may have replaced or closed it
                 stream.flush()
         if getpid() != self._process:
-            os._exit(0)  # a fork that has reached the end of the code: only the original answers
+            os._exit(0)  # a fork that has reached the end of the code: only the original process replies
         if tools is not None:
             self._take_back(tools, hidden)
         return WorkerEvent.done(duration=perf_counter() - began, error=self._error)
@@ -159,7 +159,7 @@ class Worker:
         return done
 
     def _give(self, tools: Tools) -> dict[str, Any]:
-        """Give functions to the code, by their names; return the variables that they hide."""
+        """Provide functions to the code by their names; return the variables that they hide."""
         names = self._shell.user_ns
         hidden = {name: names[name] for name in tools.functions if name in names}
         names.setdefault("ToolError", ToolError)
@@ -167,7 +167,7 @@ class Worker:
         return hidden
 
     def _take_back(self, tools: Tools, hidden: dict[str, Any]) -> None:
-        """Remove the functions, unless the code has given their names to other things."""
+        """Remove the functions, unless the code has bound their names to something else."""
         self._supervisor.stop_reading()
         tools.end()
         names = self._shell.user_ns
@@ -181,7 +181,7 @@ class Worker:
         """Record the error of code that failed, and check that the shell can still run code.
 
         Raises:
-            Exception: it cannot, so this process is useless and must end.
+            Exception: the shell cannot run code, so this process is useless and must end.
         """
         error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
         intact = self._has_baseline(thoroughly=error is not None)
@@ -192,16 +192,16 @@ class Worker:
         if failed_before_cell and intact and not isinstance(error, KeyboardInterrupt):  # which can come at any moment
             raise error  # caused by what earlier code did to the shell: all later code would fail, too
         if error is not self._cause and not (error is None and self._failed_to_display):
-            # IPython has printed an error that is not recorded, as it does its usage errors.
+            # IPython itself has printed any error that is not recorded, such as usage errors.
             self._error = None if error is None else describe(type(error), error, [])
         if error is not None or not intact:
             self._shell.compile.cache(self._shell.transform_cell("0"), 0)
             self._shell.ex("__import__('sys')")
 
     def _has_baseline(self, *, thoroughly: bool) -> bool:
-        """Whether the builtins and the worker's modules are there; thoroughly, whether they are the same modules, too.
+        """Whether the builtins and the worker's modules exist; if thorough, whether they are also the same modules.
 
-        In a fork, to look at a module copies the page that has it. To look for names of our own does not.
+        In a fork, looking at a module copies its page. Looking up our own names does not.
         """
         (builtin, functions), (modules, _) = self._baseline
         if thoroughly:
@@ -223,14 +223,14 @@ class Worker:
         self._loop.restore()
 
     def preload(self, modules: list[str]) -> None:
-        """Import the modules that are installed."""
+        """Import those of the modules that are installed."""
         with self._shell.builtin_trap:  # with `get_ipython`, as when code imports them
             for module in modules:
                 with contextlib.suppress(Exception):  # not installed: code that imports it gets the error
                     importlib.import_module(module)
 
     def rehearse(self, cells: list[str]) -> None:
-        """Run code that is not a session's, and leave no trace of it but what it has imported."""
+        """Run code that is not part of a session, and leave no trace of it except its imports."""
         shell = self._shell
         kept: list[dict[str, Any]] = [shell.user_ns, shell.user_ns_hidden, vars(shell.displayhook)]
         before = [dict(names) for names in kept]
@@ -262,7 +262,7 @@ class Worker:
 
             def quiet(self) -> bool:
                 parsed: list[str] = worker._shell.history_manager.input_hist_parsed
-                return any(";" in cell for cell in parsed[-1:]) and bool(super().quiet())  # which tokenizes the cell
+                return any(";" in cell for cell in parsed[-1:]) and bool(super().quiet())  # this tokenizes the cell
 
             def write_output_prompt(self) -> None:
                 pass
@@ -297,22 +297,22 @@ class Worker:
 
             @contextlib.contextmanager
             def area(self) -> Generator[None, None, None]:
-                """Within it, `clear_output` keeps what was shown before."""
+                """Within it, `clear_output` keeps earlier output."""
                 worker._show(WorkerEvent.area(begins=True))
                 try:
                     yield
                 finally:
                     worker._show(WorkerEvent.area(begins=False))
 
-        class ZMQInteractiveShell(like_ipykernels(InteractiveShell)):  # by this name, libraries know a notebook
+        class ZMQInteractiveShell(like_ipykernels(InteractiveShell)):  # libraries recognize a notebook by this name
             """IPython's shell, without a terminal."""
 
             displayhook_class: Any = Hook
             display_pub_class: Any = Publisher
-            kernel: Any = None  # with it, pandas takes this for a notebook, and does not fit tables to a terminal
+            kernel: Any = None  # pandas takes this for a notebook because of it, and does not fit tables to a terminal
 
             async def run_code(self, code_obj: Any, result: Any = None, **options: Any) -> bool:
-                if worker._cell is None:  # else code of the cell runs other code
+                if worker._cell is None:  # otherwise, code of the cell runs other code
                     worker._cell = result
                     worker._show_error_of_callback()
                 if result is worker._cell:
@@ -334,7 +334,7 @@ class Worker:
                 pass  # this interpreter is the right one
 
             def should_run_async(self, raw_cell: str, *, transformed_cell: str | None = None, **options: Any) -> bool:
-                words = ("await", "async")  # without them, the cell need not be compiled to find out
+                words = ("await", "async")  # without these words, the cell need not be compiled to find out
                 inherited: Any = super()
                 return any(word in (transformed_cell or raw_cell) for word in words) and inherited.should_run_async(
                     raw_cell, transformed_cell=transformed_cell, **options
@@ -356,7 +356,7 @@ class Worker:
         config.InteractiveShell.colors = "nocolor"
         config.InteractiveShell.autocall = 0
         config.InteractiveShell.banner1 = ""
-        with _without_jedi():  # some versions import the completer only now
+        with _without_jedi():  # some versions import the completer only at this point
             shell: Any = ZMQInteractiveShell.instance(config=config)
         shell.loop_runner = self._loop.run
         warnings.filterwarnings("ignore", "To exit: use ", UserWarning)  # advice for a terminal
@@ -369,7 +369,7 @@ class Worker:
             self._supervisor.send_and_wait(frame)
 
     def _show_result(self, content: bytes, shown_by: CodeType) -> None:
-        """Send the value of an expression, with the end of the cell if the cell can write nothing in between.
+        """Send the value of an expression, with the end of the cell if the cell cannot write anything in between.
 
         Args:
             content: a `bundle`.
@@ -378,7 +378,7 @@ class Worker:
         shell = self._shell
         if (
             shown_by is self._code
-            and not self._loop.is_running  # whose tasks can run once more
+            and not self._loop.is_running  # its tasks may run again
             and shell.ast_node_interactivity in {"last_expr", "last_expr_or_assign"}
             and self._hooks == self._hooks_of(shell)
             and not self._has_tools
@@ -389,7 +389,7 @@ class Worker:
 
     @staticmethod
     def _hooks_of(shell: Any) -> list[Any]:
-        """Return what a shell calls after a cell, such as what shows the figures of matplotlib."""
+        """Return the functions that a shell calls after a cell, such as the one that shows matplotlib's figures."""
         callbacks = shell.events.callbacks
         return [*callbacks["post_execute"], *callbacks["post_run_cell"]]
 
@@ -399,14 +399,14 @@ class Worker:
         return [] if content is None else [WorkerEvent.output(content, result=True, last=last)]
 
     def _show_error(self, kind: Any, error: Any, lines: list[str]) -> None:
-        """Send an error that is shown, and keep the one that ends the cell for the end of the execution.
+        """Send an error that is shown, and store the one that ends the cell for the end of the execution.
 
         As in Jupyter, a cell also fails if the value of its last expression cannot be displayed.
         """
         described = describe(kind, error, lines)
         displaying = self._shell.displayhook.is_active
         ends = displaying or self._cell is None or self._cell.error_in_exec is error
-        if self._cell is None:  # either the code cannot run, or it is a callback's
+        if self._cell is None:  # the code cannot run, or the error is a callback's
             self._show_error_of_callback()
         else:
             self._show(WorkerEvent.error(described, ends=ends))
@@ -414,7 +414,7 @@ class Worker:
             self._error, self._cause, self._failed_to_display = described, error, displaying
 
     def _show_error_of_callback(self) -> None:
-        """Send an error that came before the code, which goes on."""
+        """Send an error that came before the code, which still runs."""
         if self._error is not None:
             self._show(WorkerEvent.error(self._error, ends=False))
             self._error = None
@@ -429,7 +429,7 @@ def _refuse_debugging(*_: object, **__: object) -> NoReturn:
 
 
 def _json_safe(value: Any) -> Any:
-    """Convert the content of a MIME bundle to JSON types as Jupyter's messages do, bytes to base64."""
+    """Convert the content of a MIME bundle to JSON types, bytes to base64, as in Jupyter's messages."""
     match value:
         case None | bool() | str():
             return value
@@ -451,7 +451,7 @@ def _json_safe(value: Any) -> Any:
 def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> bytes:
     """Encode a MIME bundle; one that is too large is replaced by a note."""
     size = sum(len(content) for content in data.values() if isinstance(content, str | bytes))
-    if size <= MAX_BODY:  # a larger one might not fit into memory a second time
+    if size <= MAX_BODY:  # a second copy of a larger one might not fit into memory
         body = bundle(_json_safe(data), _json_safe(metadata or {}))
         if (size := len(body)) <= MAX_BODY:
             return body
@@ -461,7 +461,7 @@ def _bundle(data: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> byte
 
 @contextlib.contextmanager
 def _without_jedi() -> Generator[None, None, None]:
-    """Hide jedi from IPython: nothing here completes code, and a start saves megabytes and a sixth of its time."""
+    """Hide jedi from IPython: nothing here completes code, and this saves megabytes and a sixth of the start time."""
     absent: Any = None
     sys.modules["jedi"] = absent
     try:
@@ -471,7 +471,7 @@ def _without_jedi() -> Generator[None, None, None]:
 
 
 def prepare() -> Worker:
-    """Make a worker, and adjust this process to it. Many forks of the process can each serve a supervisor with it."""
+    """Create a worker, and adjust this process to it. Many forks of the process can each serve a supervisor with it."""
     worker = Worker()
     adjust_when_imported()
     count_as_given()

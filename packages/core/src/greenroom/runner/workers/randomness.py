@@ -1,6 +1,6 @@
-"""Randomness of its own for a worker that was forked: what modules have drawn as they were imported is drawn anew.
+"""Fresh randomness for a forked worker: values that modules drew during their import are drawn again.
 
-Process numbers do not show the fork to those that look for it: they repeat in each sandbox.
+Process IDs do not reveal the fork to modules that compare them: they are the same in each sandbox.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def renew() -> None:
     """Replace every random state that modules of the standard library and numpy keep."""
     for name, renew_one in _KEEPERS.items():
         if (module := sys.modules.get(name)) is not None:
-            with contextlib.suppress(AttributeError):  # another version of it, which keeps none
+            with contextlib.suppress(AttributeError):  # another version of it, without a state
                 renew_one(module)
 
 

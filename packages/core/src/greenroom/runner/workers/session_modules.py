@@ -1,4 +1,4 @@
-"""Imports from the session's directory: always of the source as it is now."""
+"""Imports from the session's directory: always from the current source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..files import DATA_DIR
 class _Loader(SourceFileLoader):
     """Compiles a module each time.
 
-    Bytecode names its source by size and second, so that of a module that is corrected at once would still be used.
+    Bytecode is matched to its source by size and time in seconds, so that of a module fixed quickly would still be used.
     """
 
     def path_stats(self, path: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""IPython without its terminal, which a session does not have."""
+"""Imports IPython without its terminal, which a session does not have."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _EMBED = "IPython.terminal.embed"
 
 @contextmanager
 def without_terminal() -> Generator[None, None, None]:
-    """Import IPython without its terminal: a third of a worker's start, for `IPython.embed` alone.
+    """Import IPython without its terminal: that is a third of a worker's start time, only for `IPython.embed`.
 
-    Code that asks for `IPython.embed` gets it, as the import is done then.
+    Code that accesses `IPython.embed` still gets it, as it is imported then.
     """
     placeholder: Any = ModuleType(_EMBED)
     placeholder.embed = object()
@@ -26,7 +26,7 @@ def without_terminal() -> Generator[None, None, None]:
         del sys.modules[_EMBED]
     package: Any = sys.modules["IPython"]
     names: dict[str, Any] = package.__dict__
-    if names.get("embed") is placeholder.embed:  # later versions import it by themselves when code asks for it
+    if names.get("embed") is placeholder.embed:  # later versions import it by themselves when it is accessed
         del package.embed
         package.__getattr__ = _embed
 

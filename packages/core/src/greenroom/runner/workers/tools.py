@@ -1,7 +1,7 @@
 """The application's functions, as the code of one execution sees them.
 
-In code that an event loop runs, a function returns a `Call`, which can be awaited, gathered, and made a task. In all
-other code, also in threads, it waits and returns the value: docs/decisions/0018-functions-that-wait-or-are-awaited.md.
+In code run by an event loop, a function returns a `Call`, which can be awaited, gathered, and wrapped in a task. In
+all other code, also in threads, it waits for the value: docs/decisions/0018-functions-that-wait-or-are-awaited.md.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class ToolError(Exception):
     """A call of one of the application's functions failed; the message is the application's."""
 
 
-ToolError.__module__ = "__main__"  # so that its name alone is shown; the code's module has it
+ToolError.__module__ = "__main__"  # so that only its name is shown; the code's module has it
 
 
 class Link(Protocol):
-    """What sends calls, from any thread, and receives their answers."""
+    """Sends calls, from any thread, and receives their answers."""
 
     def send(self, frame: Frame) -> None:
         """Send an event."""
 
     def read_answers(self, take: Callable[[Frame], None]) -> None:
-        """Give answers to a function as they arrive, in any thread."""
+        """Pass answers to a function as they arrive, in any thread."""
 
     def uninterrupted(self) -> AbstractContextManager[None]:
         """Delay an interrupt of this thread until the end of a block."""
@@ -50,14 +50,14 @@ class Link(Protocol):
 
 
 class Tools:
-    """The functions that code of one execution can call, and its calls."""
+    """The functions that the code of one execution can call, and its calls."""
 
     def __init__(self, order: Mapping[str, Any], described: bytes, link: Link) -> None:
         """
         Args:
             order: the header of the order to execute.
             described: the functions, as JSON.
-            link: to the supervisor.
+            link: the link to the supervisor.
         """
         self._execution: int = order["id"]
         self._calls_left: int = order["call_limit"]
@@ -66,7 +66,7 @@ class Tools:
         self._process = getpid()
         self._lock = allocate_lock()
         self._last = 0
-        self._calls: dict[int, Call] | None = {}  # that are not answered; `None` after the end
+        self._calls: dict[int, Call] | None = {}  # those not yet answered; `None` after the end
         self._limits = f"{self._calls_left:,} calls", f"{self._bytes_left:,} bytes of arguments"
         self.functions: dict[str, Callable[..., Any]] = {
             each["name"]: _function(self, each) for each in loads(described)
@@ -79,7 +79,7 @@ class Tools:
             yield
 
     def call(self, tool: str, arguments: Mapping[str, Any]) -> Any:
-        """Send a call; return its value, or in code that an event loop runs, the call.
+        """Send a call; return its value or, in code run by an event loop, the call.
 
         Raises:
             TypeError: an argument is not JSON.
@@ -92,7 +92,7 @@ class Tools:
         except (TypeError, ValueError, RecursionError) as error:
             raise TypeError(f"The arguments of {tool} must be JSON: {error}") from None
         call = Call(self, tool)
-        with self.locked():  # numbers arrive in their order
+        with self.locked():  # calls must be sent in the order of their numbers
             if self._calls is None:
                 raise ToolError(f"{tool} can only be called while the execution runs that it was given to.")
             if not self._calls_left:
@@ -109,16 +109,16 @@ class Tools:
         return call.wait() if _running_loop() is None else call
 
     def check_process(self, tool: str) -> None:
-        """Check that this is not a fork, which shares the link and cannot use it.
+        """Check that this is not a fork, which shares the link but cannot use it.
 
         Raises:
-            ToolError: it is.
+            ToolError: this is a fork.
         """
         if getpid() != self._process:
             raise ToolError(f"{tool} can only be called in the process that runs the code, not in a child of it.")
 
     def take(self, answer: Frame) -> None:
-        """Take an answer of the host; one that nobody waits for is dropped."""
+        """Take an answer from the host; one that nobody waits for is dropped."""
         header, body = answer
         with self.locked():
             call = (self._calls or {}).pop(header["call"], None) if header["id"] == self._execution else None
@@ -130,13 +130,13 @@ class Tools:
                 value = loads(body, parse_constant=_refuse)
             except MemoryError:
                 call.end(error=f"The result of {call.tool} does not fit into the session's memory.")
-            except (ValueError, RecursionError):  # another client than ours can send anything
+            except (ValueError, RecursionError):  # other clients than ours can send anything
                 call.end(error=f"The result of {call.tool} is not JSON that Python can read.")
             else:
                 call.end(value)
 
     def withdraw(self, call: Call) -> None:
-        """Give up a call."""
+        """Stop waiting for a call."""
         with self.locked():
             waiting = self._calls is not None and self._calls.pop(call.number, None) is not None
             if waiting and getpid() == self._process:
@@ -145,12 +145,12 @@ class Tools:
             call.end(error=f"The call of {call.tool} was given up.")
 
     def settle(self) -> None:
-        """Wait for the calls whose value the code has not asked for, and write the errors that it has not seen."""
+        """Wait for the calls whose values the code has not used, and write the errors that it has not seen."""
         while unused := [call for call in (self._calls or {}).copy().values() if not call.used]:
             unused[0].settle()
 
     def end(self) -> None:
-        """End all calls; from now on there are no more."""
+        """End all calls; from now on none can be made."""
         with self.locked():
             calls, self._calls = self._calls or {}, None
         for call in calls.values():
@@ -158,7 +158,7 @@ class Tools:
 
 
 class Call(Coroutine[Any, Any, Any]):
-    """A call that was sent. Awaiting it returns its value; so does using it as if it were the value, which waits."""
+    """A call that was sent. Awaiting it returns its value; using it as if it were the value waits for the value."""
 
     __slots__ = ("_coroutine", "_done", "_error", "_tools", "_value", "_wakers", "number", "tool", "used")
 
@@ -174,7 +174,7 @@ class Call(Coroutine[Any, Any, Any]):
         self.used = False
 
     def end(self, value: Any = None, *, error: str | None = None) -> None:
-        """Set the value or the error, and wake those who wait."""
+        """Set the value or the error, and wake the waiting code."""
         self._value, self._error = value, error
         with self._tools.locked():
             self._done = True
@@ -183,7 +183,7 @@ class Call(Coroutine[Any, Any, Any]):
             wake()
 
     def wait(self) -> Any:
-        """Return the value; blocks until it is there."""
+        """Return the value; block until it arrives."""
         __tracebackhide__ = True
         self._tools.check_process(self.tool)
         self.used = True
@@ -205,7 +205,7 @@ class Call(Coroutine[Any, Any, Any]):
             print(f"ToolError: {error}", file=sys.stderr)
 
     def _wake(self, wake: Callable[[], object]) -> bool:
-        """Whether the value is still to come; if so, the function is called when it is there, in any thread."""
+        """Whether the value has not arrived yet; if so, the function is called when it does, in any thread."""
         with self._tools.locked():
             if not self._done:
                 self._wakers.append(wake)
@@ -251,7 +251,7 @@ class Call(Coroutine[Any, Any, Any]):
         return self._coroutine.send(value)
 
     def throw(self, kind: Any, *details: Any) -> Any:
-        if self._coroutine is None:  # a task that is cancelled before it begins
+        if self._coroutine is None:  # for a task that is cancelled before it begins
             self._tools.withdraw(self)
             self._coroutine = self._wait()
         return self._coroutine.throw(kind, *details)
@@ -263,23 +263,23 @@ class Call(Coroutine[Any, Any, Any]):
     # As its value, in code that forgets to await it
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(("_", "cr_", "gi_")):  # what libraries look for in any object
+        if name.startswith(("_", "cr_", "gi_")):  # attributes that libraries look for in any object
             raise AttributeError(name)
         return getattr(self.wait(), name)
 
     def __iter__(self) -> Any:
         value = self.wait()
-        if isinstance(value, dict):  # taken for a list of its keys, as by pandas, it would be silently wrong
+        if isinstance(value, dict):  # pandas, for example, would silently take it for a list of its keys
             raise TypeError(f"{self.tool} returns a dict. Await the call: await {self.tool}(...)")
         return iter(value)
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         printer.pretty(self.wait())
 
-    __hash__ = object.__hash__  # gather() asks for it
+    __hash__ = object.__hash__  # gather() requires it
 
 
-Call.__name__ = Call.__qualname__ = "UnawaitedCall"  # a hint, where a library names what it cannot take
+Call.__name__ = Call.__qualname__ = "UnawaitedCall"  # a hint, if a library names the type that it does not accept
 
 
 def _forward(function: Callable[..., Any]) -> Any:
@@ -323,7 +323,7 @@ for _name, _operation in {
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON does not know as one that it knows: numbers, arrays, dates, sets."""
+    """Convert a value that JSON does not support to one that it does: numbers, arrays, dates, sets."""
     if type(value) is Call:
         return value.wait()
     if isinstance(value, Integral):
@@ -350,7 +350,7 @@ class _Annotation(str):
 
 
 def _function(tools: Tools, described: Mapping[str, Any]) -> Callable[..., Any]:
-    """Make a function from its description."""
+    """Create a function from its description."""
     name: str = described["name"]
     parameters = [
         Parameter(

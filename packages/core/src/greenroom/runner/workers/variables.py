@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from os import environ  # by name, like the following: code can replace them in their modules
+from os import environ  # imported by name, like the following: code can replace them in their modules
 from time import tzset
 
 
@@ -17,7 +17,7 @@ class Variables:
         self.of_session: Mapping[str, str] = {}
 
     def set(self, variables: Mapping[str, str]) -> None:
-        """Set the session's variables; those that it had and that are not among them become what they were before."""
+        """Set the session's variables; its previous ones that are not among them are reset to their original values."""
         gone = {name: value for name, value in self._before.items() if name not in variables}
         _change(gone)
         self._before = {name: self._before.get(name, environ.get(name)) for name in variables}
@@ -26,7 +26,7 @@ class Variables:
 
     @contextmanager
     def during(self, variables: Mapping[str, str]) -> Generator[None, None, None]:
-        """Set variables for an execution, and make them afterwards what they were before."""
+        """Set variables for an execution, and reset them afterwards."""
         before = {name: environ.get(name) for name in variables}
         _change(variables)
         try:

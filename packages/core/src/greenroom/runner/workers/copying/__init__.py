@@ -1,2 +1,2 @@
-"""Copies of a session: its files and variables become a stream of bytes in one sandbox, and again files and variables
-in another. Only these two read it; the host passes it on."""
+"""Copies of a session: its files and variables are written as a stream of bytes in one sandbox, and recreated in
+another. Only these two parse the stream; the host passes it on."""

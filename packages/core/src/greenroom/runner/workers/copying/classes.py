@@ -1,8 +1,8 @@
-"""Classes, taken apart and put together again.
+"""Takes classes apart and puts them together again.
 
-A class is made empty, and gets its attributes afterwards, as they can lead to it again. Nothing of the session's own
-code runs meanwhile: the copy of a class does not call its metaclass's `__new__` or its bases' `__init_subclass__` once
-more, which would register it twice or miss their arguments.
+A class is created empty and gets its attributes afterwards, as they can refer to it. Meanwhile, none of the session's
+code runs: copying a class does not call its metaclass's `__new__` or its bases' `__init_subclass__` again,
+which would register it twice or miss their arguments.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 def reduce_class(kind: Any) -> Any:
     if can_be_imported(kind) or kind in {type(None), type(NotImplemented), type(...)}:
         return NotImplemented
-    if not kind.__flags__ & _HEAP:  # of the interpreter itself
+    if not kind.__flags__ & _HEAP:  # one of the interpreter's own classes
         name = next((name for name, value in vars(types).items() if value is kind), None)
         return NotImplemented if name is None else (getattr, (types, name))
     if issubclass(kind, enum.Enum):
@@ -82,7 +82,7 @@ def make_class(metaclasses: tuple[Any, Any], name: str, bases: tuple[type, ...],
 
 @contextlib.contextmanager
 def _silent(bases: tuple[type, ...]) -> Generator[None, None, None]:
-    """Keep classes of the session from learning of a subclass, which they have learnt of before."""
+    """Keep classes of the session from being notified again of a subclass that they already know."""
     hooks = {
         kind: vars(kind)["__init_subclass__"]
         for base in bases

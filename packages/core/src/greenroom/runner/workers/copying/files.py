@@ -1,4 +1,4 @@
-"""The session's files as entries of a stream: directories, files with their modes and times, links."""
+"""The session's files as entries of a stream: directories, files with their modes and times, and links."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...files import DATA_DIR
 
 _CHUNK = 1 << 20
 _ENTRY = 256
-"""Bytes that an entry takes beside its path, and more."""
+"""Bytes that an entry takes in addition to its path, rounded up."""
 _KINDS = {
     stat.S_IFSOCK: "it is a socket",
     stat.S_IFCHR: "it is a device",
@@ -20,7 +20,7 @@ _KINDS = {
 }
 
 LeftOut = Callable[[str, str], None]
-"""Called with a name, and with why it is left out."""
+"""Called with a name, and the reason why it is left out."""
 
 
 def _ignore(_name: str, _reason: str) -> None:
@@ -28,7 +28,7 @@ def _ignore(_name: str, _reason: str) -> None:
 
 
 def size_of_files(root: str = DATA_DIR) -> int:
-    """Return about the bytes that all files take."""
+    """Return approximately how many bytes all files take."""
     return sum(
         _ENTRY + len(path) + (status.st_size if stat.S_ISREG(status.st_mode) else 0)
         for path, status in _walk(root, _ignore)
@@ -36,13 +36,13 @@ def size_of_files(root: str = DATA_DIR) -> int:
 
 
 def write_files(write: Callable[[Any], None], left_out: LeftOut, most: int, root: str = DATA_DIR) -> None:
-    """Write an entry per file, in an order in which they can be made; the contents of a file follow it in pieces.
+    """Write one entry per file, in an order in which they can be created; a file's content follows its entry in pieces.
 
     Args:
         write: writes an entry or a piece.
         left_out: called for each file that is left out.
-        most: the bytes that all contents can have: files can have grown since they were counted.
-        root: what the files are below.
+        most: the maximum total bytes of all contents: files may have grown since they were counted.
+        root: the directory of the files.
     """
     first: dict[tuple[int, int], str] = {}
     for path, status in _walk(root, left_out):
@@ -62,7 +62,7 @@ def write_files(write: Callable[[Any], None], left_out: LeftOut, most: int, root
                 write(entry | {"kind": "same", "target": before})
             else:
                 with open(path, "rb", buffering=0, opener=_open) as file:
-                    size = os.fstat(file.fileno()).st_size  # what is written behind that from now on is not copied
+                    size = os.fstat(file.fileno()).st_size  # anything appended from now on is not copied
                     if size > most:
                         left_out(path, "it is larger than when it was counted")
                         continue
@@ -75,14 +75,14 @@ def write_files(write: Callable[[Any], None], left_out: LeftOut, most: int, root
                 if status.st_nlink > 1:
                     first[status.st_dev, status.st_ino] = name
         except FileNotFoundError:
-            continue  # deleted meanwhile
+            continue  # deleted in the meantime
         except OSError as error:
             left_out(path, _reason(error))
     write(None)
 
 
 def read_files(read: Callable[[], Any], root: str = DATA_DIR) -> None:
-    """Make the files of a stream; a file that is there is replaced."""
+    """Create the files of a stream; existing files are replaced."""
     times: list[dict[str, Any]] = []
     while (entry := read()) is not None:
         path = os.path.join(root, entry["name"])
@@ -111,7 +111,7 @@ def read_files(read: Callable[[], Any], root: str = DATA_DIR) -> None:
                             view = view[file.write(view) :]
                     os.fchmod(file.fileno(), entry["mode"])
         os.utime(path, ns=(entry["modified"], entry["modified"]), follow_symlinks=False)
-    for entry in reversed(times):  # what is in a directory changes its time
+    for entry in reversed(times):  # creating the contents of a directory changes its time
         os.chmod(entry["path"], entry["mode"])
         os.utime(entry["path"], ns=(entry["modified"], entry["modified"]))
 
@@ -130,14 +130,14 @@ def _remove(path: str) -> None:
 
 
 def _walk(root: str, left_out: LeftOut) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every path below a directory, with what is known of it; a directory that cannot be read is left out."""
+    """Yield every path below a directory, with its status; a directory that cannot be read is left out."""
     waiting = [root]
     while waiting:
         directory = waiting.pop()
         try:
             names = sorted(os.listdir(directory))
         except FileNotFoundError:
-            continue  # deleted meanwhile
+            continue  # deleted in the meantime
         except OSError as error:
             left_out(directory, _reason(error))
             continue

@@ -1,4 +1,4 @@
-"""Functions and small objects, taken apart and put together again."""
+"""Takes functions and small objects apart and puts them together again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _ATTRIBUTES = ("__name__", "__qualname__", "__module__", "__doc__", "__defaults_
 def reduce_function(function: types.FunctionType, names: Any) -> tuple[Any, ...]:
     """Take a function apart.
 
-    Its cells come first without their contents, which can lead to the function again; those of other functions that
-    share a cell set the same content again.
+    Its cells come first without their contents, which can refer to the function; other functions that share a
+    cell set the same content again.
     """
     state: dict[str, Any] = {name: getattr(function, name) for name in _ATTRIBUTES}
     annotate = getattr(function, "__annotate__", None)  # since Python 3.14
@@ -47,7 +47,7 @@ def set_function(function: types.FunctionType, parts: tuple[dict[str, Any], dict
 
 
 def content(cell: types.CellType) -> tuple[Any, ...]:
-    """Return what is in a cell; nothing if it is empty."""
+    """Return the content of a cell; nothing if it is empty."""
     try:
         return (cell.cell_contents,)
     except ValueError:
@@ -72,7 +72,7 @@ def call_method(value: Any, name: str) -> Any:
 
 
 def make_cache(function: Any, size: int | None, typed: bool) -> Any:
-    """Make a cache of results again; it begins empty."""
+    """Recreate a cache of results; it begins empty."""
     return functools.lru_cache(size, typed)(function)
 
 

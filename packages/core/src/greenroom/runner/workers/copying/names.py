@@ -1,4 +1,4 @@
-"""What the copy of an object refers to by name: what can be imported, and what each session has of its own."""
+"""Objects that a copy refers to by name: those that can be imported, and those that each session has its own of."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import types
 from typing import Any, cast
 
 OWN_MODULE = "__main__"
-"""Where cells define what they define."""
+"""The module in which cells define things."""
 
 KNOWN: dict[str, Any] = {}
-"""What every session has one of, by a name: its namespace, its shell, its streams."""
+"""Objects that every session has exactly one of, by name: its namespace, its shell, its streams."""
 
 
 class Known:
-    """Stands for something in `KNOWN`."""
+    """Stands for an object in `KNOWN`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,7 +44,7 @@ def names_of_module(name: str) -> dict[str, Any]:
 
 
 def is_module(module: object) -> bool:
-    """Whether it is a module that another process can import, and not one that code has made."""
+    """Whether this is a module that another process can import, not one that code has created."""
     name = getattr(module, "__name__", None)
     if name == OWN_MODULE or not isinstance(name, str) or sys.modules.get(name) is not module:
         return False
@@ -66,7 +66,7 @@ def can_be_imported(value: Any) -> bool:
 
 
 class Sentinels:
-    """Objects that are the ones that a module has, such as `dataclasses.MISSING`."""
+    """Objects that are module attributes, such as `dataclasses.MISSING`."""
 
     def __init__(self) -> None:
         self._plain: dict[Any, bool] = {}
@@ -87,7 +87,7 @@ class Sentinels:
         return self._places.get(id(value))
 
     def _is_plain(self, value: Any) -> bool:
-        """Whether pickle would take an object apart by itself."""
+        """Whether pickle itself would take an object apart."""
         kind = cast("Any", type(value))
         plain = self._plain.get(kind)
         if plain is None:

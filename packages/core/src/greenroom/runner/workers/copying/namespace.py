@@ -1,4 +1,4 @@
-"""What the session's shell holds: variables, inputs and outputs, and what cells have given to IPython."""
+"""The contents of the session's shell: variables, inputs and outputs, and what cells have registered with IPython."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNDERSCORES = ("_", "__", "___")
 
 
 class Item(NamedTuple):
-    """One thing that is copied or left out as a whole."""
+    """Something that is copied or left out as a whole."""
 
     kind: str
     name: str
@@ -19,7 +19,7 @@ class Item(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """Its name for users."""
         match self.kind:
             case "variable":
                 return self.name
@@ -30,10 +30,10 @@ class Item(NamedTuple):
 
 
 def items_of(shell: Any, initial: dict[str, Any]) -> Iterator[Item]:
-    """Yield what is to be copied, in an order in which it can be made: what others need comes first.
+    """Yield what to copy, in an order in which it can be recreated: dependencies come first.
 
     Args:
-        shell: IPython's.
+        shell: IPython's shell.
         initial: the variables that every session begins with.
     """
     names, hidden = shell.user_ns, shell.user_ns_hidden
@@ -41,7 +41,7 @@ def items_of(shell: Any, initial: dict[str, Any]) -> Iterator[Item]:
     yield Item("history", "of cells", _history(shell))
     own = {
         name: value
-        for name, value in list(names.items())  # threads of the session can go on
+        for name, value in list(names.items())  # threads of the session may be running
         if isinstance(name, str)
         and initial.get(name, _NOTHING) is not value
         and hidden.get(name, _NOTHING) is not value
@@ -63,7 +63,7 @@ _NOTHING = object()
 
 
 def _sources(shell: Any) -> Any:
-    """The source of cells, for tracebacks and for `inspect`."""
+    """The source of cells, for tracebacks and `inspect`."""
     compiler = shell.compile
     numbers: dict[str, int] = dict(getattr(compiler, "_filename_map", {}))
     return numbers, {name: linecache.cache[name] for name in numbers if name in linecache.cache}
@@ -159,7 +159,7 @@ def _set_callbacks(shell: Any, _name: str, value: Any) -> None:
 
 
 def forget(shell: Any, initial: dict[str, Any]) -> None:
-    """Make the namespace what it was in the beginning, before it is filled once more."""
+    """Reset the namespace to its initial state, before it is filled again."""
     for magics in shell.magics_manager.magics.values():
         _drop(magics, [name for name, function in magics.items() if _is_of_cells(shell, function)])
     for formatter in shell.display_formatter.formatters.values():

@@ -1,4 +1,4 @@
-"""Carry out the supervisor's orders to save a session and to load one."""
+"""Carries out the supervisor's orders to save and to load a session."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .stream import StreamEnded
 
 
 def carry_out(op: str, body: bytes, link: Link, beginning: Beginning) -> Frame:
-    """Save the session or load one, and return the end of it.
+    """Save or load the session, and return the event that reports the end.
 
     Args:
         op: `save` or `load`.
-        body: the order's.
-        link: to the supervisor.
-        beginning: what a new session has.
+        body: the body of the order.
+        link: the link to the supervisor.
+        beginning: the initial state of a new session.
     """
     began, shell = perf_counter(), beginning.shell
     saving = Saving(beginning, loads(body)) if op == "save" else None

@@ -1,8 +1,8 @@
-"""A pickler for what cells define, too: functions, closures, classes and their instances.
+"""A pickler that also copies what cells define: functions, closures, classes and their instances.
 
-`pickle` knows functions and classes by their modules and names, which the next process cannot import if a cell has
-defined them. Here they are taken apart and put together again: their code belongs to the new session's namespace, and
-what objects share they share again.
+`pickle` refers to functions and classes by module and name, which another process cannot import if a cell has defined
+them. Here they are taken apart and put together again: their code uses the new session's namespace, and objects that
+they share remain shared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROTOCOL = 5
 
 
 class CannotBeCopied(PickleError):
-    """There is an object of a kind that only its own process can have."""
+    """There is an object of a kind that cannot leave its process."""
 
     def __init__(self, kind: str, value: object) -> None:
         super().__init__(kind)
@@ -59,7 +59,7 @@ _MEMORY = (io.BytesIO, io.StringIO)
 
 
 class SessionPickler(Pickler):
-    """Writes values one after the other; what two of them share, they still share when they are read."""
+    """Writes values one after another; objects that they share remain shared when they are read."""
 
     def __init__(self, file: Any) -> None:
         super().__init__(file, PROTOCOL)
@@ -71,16 +71,16 @@ class SessionPickler(Pickler):
         self._begin()
 
     def _begin(self) -> None:
-        """Have what `KNOWN` has stand for the same of the other session, wherever it comes up.
+        """Let the objects in `KNOWN` stand for their counterparts in the other session, wherever they occur.
 
-        The pickler looks an object up in its memo before anything else, a dictionary, too.
+        The pickler looks up every object in its memo before anything else, even a dictionary.
         """
         stand_ins = [Known(name) for name in KNOWN]
         self.dump(stand_ins)
         memo = dict(self.memo.copy())
         for stand_in in stand_ins:
             value = KNOWN[stand_in.name]
-            if id(value) not in memo:  # two names can be of one object; the number of entries must stay
+            if id(value) not in memo:  # two names can refer to one object; the number of entries must stay the same
                 index, _ = memo.pop(id(stand_in))
                 memo[id(value)] = (index, value)
         self.memo = memo

@@ -1,4 +1,4 @@
-"""Write a whole session to a stream, and read one."""
+"""Writes a whole session to a stream, and reads one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .pickling import PROTOCOL, CannotBeCopied, SessionPickler
 from .stream import Counter, Incoming, Outgoing, StreamEnded, TooMuch
 
 _MARGIN = 64 << 20
-"""Bytes that can be written beyond twice those that were counted: files grow, and objects are made anew each time."""
+"""Bytes that can be written beyond twice the counted size: files grow, and objects are rebuilt each time."""
 _MAX_LABEL = 200
 _MAX_REASON = 300
 
@@ -27,14 +27,14 @@ _SETTERS = namespace.SETTERS | settings.SETTERS
 
 
 class Beginning:
-    """What a session has before any cell."""
+    """The state of a session before its first cell."""
 
     def __init__(self, shell: Any, names: dict[str, Any], environment: dict[str, str]) -> None:
         """
         Args:
-            shell: IPython's.
+            shell: IPython's shell.
             names: the variables.
-            environment: the environment variables, the session's own among them.
+            environment: the environment variables, including the session's own.
         """
         self.shell = shell
         self.names = names
@@ -62,13 +62,13 @@ class Beginning:
 
 
 class Saving:
-    """Writes a session. What cannot be copied is found before anything is written."""
+    """Writes a session. Anything that cannot be copied is found before anything is written."""
 
     def __init__(self, beginning: Beginning, without: Sequence[str]) -> None:
         """
         Args:
-            beginning: what the session had before any cell.
-            without: what is to be left out, by its label.
+            beginning: the state of the session before its first cell.
+            without: labels of what to leave out.
         """
         beginning.know()
         self._beginning = beginning
@@ -80,7 +80,7 @@ class Saving:
         """What it is about to write."""
 
     def prepare(self) -> int:
-        """Find out what can be copied; return the bytes that it will take."""
+        """Find out what can be copied; return how many bytes it will take."""
         size = 0
         counter, pickler = self._trial()
         for item in self._all_items():
@@ -95,7 +95,7 @@ class Saving:
             except BaseException as error:  # noqa: BLE001  whatever an object's own methods raise
                 self.leave_out(label, _reason(error, item.value))
                 size += counter.size
-                counter, pickler = self._trial()  # what it had begun to write must not count as written
+                counter, pickler = self._trial()  # what the old one had begun to write must not count
             else:
                 self._items.append(item)
         self.at = "files"
@@ -107,7 +107,7 @@ class Saving:
         """Write everything; `send` gets it in pieces.
 
         Returns:
-            What could not be written this time, and why; the stream is then of no use.
+            What could not be written this time, and why; if there is anything, the stream is unusable.
         """
         stream = Outgoing(send, 2 * self._size + _MARGIN)
         self.at = "files"
@@ -164,13 +164,13 @@ def _reason(error: BaseException, value: object) -> str:
 
 
 def load(beginning: Beginning, receive: Callable[[], bytes]) -> tuple[str, str] | None:
-    """Make this session what a stream says.
+    """Replace this session with the one in a stream.
 
     Returns:
-        What could not be made, and why; the session is then of no use but to read another stream.
+        What could not be recreated, and why; if there is anything, the session can only read another stream.
 
     Raises:
-        StreamEnded: it ended early.
+        StreamEnded: the stream ended early.
     """
     shell = beginning.shell
     namespace.forget(shell, beginning.names)
@@ -178,7 +178,7 @@ def load(beginning: Beginning, receive: Callable[[], bytes]) -> tuple[str, str] 
     stream = Incoming(receive)
     read_files(lambda: Unpickler(stream).load())  # noqa: S301  the session's own, in its sandbox
     unpickler = Unpickler(stream)  # noqa: S301
-    unpickler.load()  # what KNOWN has
+    unpickler.load()  # the objects in KNOWN
     while (key := unpickler.load()) is not None:
         kind, name = key
         try:

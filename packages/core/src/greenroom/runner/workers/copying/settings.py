@@ -1,6 +1,6 @@
-"""Settings that cells make in the process and in libraries, as far as the next cell depends on them.
+"""Settings that cells make in the process and in libraries, if later cells depend on them.
 
-A library's are copied only if the session has imported it.
+Settings of a library are copied only if the session has imported it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class _Setting(NamedTuple):
 
 
 def settings_of(shell: Any, before: dict[str, str]) -> Iterator[Item]:
-    """Yield the settings that come before the variables, which can need them.
+    """Yield the settings to copy before the variables, which may need them.
 
     Args:
-        shell: IPython's.
-        before: the environment variables of a new session, with the session's own.
+        shell: IPython's shell.
+        before: the environment variables of a new session, including the session's own.
     """
     changed: dict[str, str | None] = {name: value for name, value in os.environ.items() if before.get(name) != value}
     changed |= {name: None for name in before if name not in os.environ}
@@ -42,7 +42,7 @@ def settings_of(shell: Any, before: dict[str, str]) -> Iterator[Item]:
 
 
 def late_settings_of(shell: Any) -> Iterator[Item]:
-    """Yield those that come last, since to make the variables can change them."""
+    """Yield the settings to copy last, as recreating the variables can change them."""
     yield Item("settings", "of IPython", _traits(shell))
     yield Item("aliases", "of IPython", list(shell.alias_manager.aliases))
     for name, logger in [("root", logging.root), *logging.root.manager.loggerDict.items()]:
@@ -72,7 +72,7 @@ def _set_environment(_shell: Any, _name: str, changed: dict[str, str | None]) ->
 
 def _set_directory(_shell: Any, _name: str, directory: str | None) -> None:
     if directory is not None:
-        with contextlib.suppress(OSError):  # it was not one of the session's files
+        with contextlib.suppress(OSError):  # not one of the session's files
             os.chdir(directory)
 
 
@@ -206,7 +206,7 @@ def _set_rc_parameters(matplotlib: Any, values: dict[str, Any]) -> None:
 
 
 def _figures(pyplot: Any) -> Any:
-    """Figures that pyplot still knows, by number, the current one last, and those that the cell's end would show."""
+    """pyplot's open figures by number, the current one last, and those that the end of the cell would show."""
     managers = pyplot._pylab_helpers.Gcf.figs  # noqa: SLF001
     inline: Any = sys.modules.get("matplotlib_inline.backend_inline")
     show = None if inline is None else (list(inline.show._to_draw), inline.show._draw_called)  # noqa: SLF001
@@ -214,7 +214,7 @@ def _figures(pyplot: Any) -> Any:
 
 
 def _set_figures(pyplot: Any, value: Any) -> None:
-    """Register figures under their numbers; pyplot has given them others as they were made."""
+    """Register figures under their numbers; pyplot gave them others when they were recreated."""
     numbers, show, interactive = value
     managers = pyplot._pylab_helpers.Gcf.figs  # noqa: SLF001
     managers.clear()
@@ -239,7 +239,7 @@ def _set_plotly_defaults(io: Any, value: Any) -> None:
 
 
 def _calls(module: str, get: str, change: str) -> _Setting:
-    """A setting that a function of a module returns, and another one sets."""
+    """A setting that one function of a module returns and another one sets."""
 
     def call(loaded: Any) -> Any:
         return getattr(loaded, get)()
@@ -261,7 +261,7 @@ _SETTINGS: dict[str, _Setting] = {
     "plotly defaults": _Setting("plotly.io", _plotly_defaults, _set_plotly_defaults),
     "matplotlib figures": _Setting("matplotlib.pyplot", _figures, _set_figures),
     "matplotlib parameters": _Setting("matplotlib", _rc_parameters, _set_rc_parameters),
-    # Last: to make what comes before can draw from them.
+    # Last: recreating the settings before these can use random numbers.
     "numpy random": _calls("numpy.random", "get_state", "set_state"),
     "torch random": _calls("torch", "get_rng_state", "set_rng_state"),
     "random": _calls("random", "getstate", "setstate"),

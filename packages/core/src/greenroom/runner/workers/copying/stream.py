@@ -1,4 +1,4 @@
-"""Files over which a pickler writes and reads: what is written goes on in pieces, and nothing is kept."""
+"""Files that a pickler writes to and reads from: data is passed on in pieces, and nothing is kept."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ...protocol import MAX_PIECE
 
 
 class StreamEnded(BaseException):
-    """The other end has given up. No `except Exception` of the session's own code takes it for something else."""
+    """The other end has stopped. Not an `Exception`, so that the session's own code does not catch it."""
 
 
 class Counter:
-    """Counts what is written."""
+    """Counts the bytes that are written."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -24,20 +24,20 @@ class Counter:
 
 
 class TooMuch(Exception):
-    """More is written than the trial run said."""
+    """More is written than the trial run counted."""
 
 
 class Outgoing:
-    """Passes on what is written.
+    """Passes on the bytes that are written.
 
-    A pickler keeps all that it has written in memory, so an object that never ends would cost the session its own.
+    A pickler keeps everything that it has written in memory, so an endless object would use up the session's memory.
     """
 
     def __init__(self, send: Callable[[bytes], None], most: int) -> None:
         """
         Args:
-            send: gets the pieces.
-            most: the bytes after which writing raises `TooMuch`.
+            send: receives the pieces.
+            most: the number of bytes above which writing raises `TooMuch`.
         """
         self._send = send
         self._left = most
@@ -62,9 +62,9 @@ class Outgoing:
 
 
 class Incoming:
-    """Gives what comes in, piece by piece.
+    """Provides incoming bytes, piece by piece.
 
-    Its methods raise `StreamEnded` when an empty piece comes.
+    Its methods raise `StreamEnded` when an empty piece arrives.
     """
 
     def __init__(self, receive: Callable[[], bytes]) -> None:
