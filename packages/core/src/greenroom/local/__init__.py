@@ -1,4 +1,4 @@
-"""Pools on this machine: sandboxes of one engine, handed out by identifier."""
+"""Pools on this machine: sandboxes of one engine, assigned to sessions by identifier."""
 
 from greenroom.local.settings import AzureRangeWarning, PoolSettings
 

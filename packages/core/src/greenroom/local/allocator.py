@@ -58,7 +58,7 @@ from greenroom.telemetry import (
 _CLOSE_TIMEOUT = 15.0
 _START_TIMEOUT = 60.0
 _HOLD_AFTER_FAILURE = 5.0
-_MAX_REMEMBERED = 10_000  # identifiers whose instance has ended; a few megabytes
+_MAX_REMEMBERED = 10_000  # identifiers whose instances have ended; a few megabytes
 
 
 class _PendingLease:
@@ -69,22 +69,22 @@ class _PendingLease:
         self.since = since
         self.callers = 0
         self.failed_starts = 0
-        """Instances that were to serve it and did not start."""
+        """Instances that were meant to serve it and failed to start."""
 
 
 class Allocator(Generic[InstanceT]):
     """Keeps ready instances, leases one per identifier, and ends those that are due.
 
     Every change of state happens between two awaits, in `_advance`; its side effects run in tasks afterwards, so that
-    no caller waits for another one's instance. Made and used on one event loop.
+    no caller waits for the instance of another caller. Created and used on one event loop.
 
     Args:
-        start: starts an instance, which calls its argument once when it ends by itself. Cancelling it leaves nothing
-            behind.
-        description: names the kind of instance in messages, such as an engine.
-        start_timeout: in seconds; `None` where instances have limits of their own.
-        most_failed_starts: how many can fail for one session if others are under way, before its callers fail.
-        memory: tells how much is left for instances; none starts where it is short.
+        start: starts an instance, which calls its argument once when it ends by itself. If cancelled, it leaves
+            nothing behind.
+        description: the kind of instance for messages, such as the engine's name.
+        start_timeout: in seconds; `None` if instances have their own limits.
+        most_failed_starts: how many starts can fail for one session while others are pending, before its callers fail.
+        memory: measures the memory that is left for instances; none starts while it is short.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Allocator(Generic[InstanceT]):
         self._slots: dict[str, Slot] = {}
         """The leased slots by identifier."""
         self._ended: dict[str, EndCause] = {}
-        """Why the last instance of an identifier ended, the latest one last. Not those that were deleted."""
+        """Why the last instance of each identifier ended, the most recent one last; without deleted sessions."""
         self._pending: dict[str, _PendingLease] = {}
         """The queued sessions by identifier."""
         self._starts: dict[int, asyncio.Task[None]] = {}
@@ -126,7 +126,7 @@ class Allocator(Generic[InstanceT]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._satisfied = False
-        """Whether nothing was waiting for anything when the state was last advanced."""
+        """Whether nothing was waiting when the state was last advanced."""
         self._review(self._clock())
         self._advance()
 
@@ -139,12 +139,12 @@ class Allocator(Generic[InstanceT]):
 
     @contextlib.asynccontextmanager
     async def lease(self, identifier: str, idle_timeout: float | None = None) -> AsyncGenerator[InstanceT, None]:
-        """Hold the instance of an identifier: it does not cool down meanwhile. Any number of callers can hold it.
+        """Hold the instance of an identifier, which keeps it from cooling down. Any number of callers can hold it.
 
         With an `idle_timeout` in seconds, it cools down after that time without use, rather than after the pool's.
 
         Raises:
-            PoolFull: none became free in time.
+            PoolFull: no instance became free in time.
             PoolClosed: the allocator was closed.
             EngineUnavailable: an instance did not start.
         """
@@ -162,22 +162,22 @@ class Allocator(Generic[InstanceT]):
 
     async def _thaw(self, slot: Slot) -> None:
         slot.frozen = False
-        if self._freezing.involves(slot):  # a caller that gives up leaves no step half done
+        if self._freezing.involves(slot):  # if this caller is cancelled, no step is left half done
             thawing = self._spawn(self._freezing.thaw(slot))
             thawing.add_done_callback(lambda task: task.cancelled() or task.exception())
             await asyncio.wait([thawing])
             thawing.result()
 
     def ended(self, identifier: str) -> EndCause | None:
-        """Return why the last instance of an identifier ended, unless the identifier was deleted or is forgotten."""
+        """Return why the last instance of an identifier ended, unless the session was deleted or is forgotten."""
         return self._ended.get(identifier)
 
     def forget_end(self, identifier: str) -> EndCause | None:
-        """As `ended`, once."""
+        """Like `ended`, but only once."""
         return self._ended.pop(identifier, None)
 
     def remember_end(self, identifier: str, cause: EndCause) -> None:
-        """Have `ended` return this for an identifier."""
+        """Make `ended` return this for an identifier."""
         self._ended.pop(identifier, None)
         if cause is EndCause.DELETED:
             return
@@ -186,7 +186,7 @@ class Allocator(Generic[InstanceT]):
             del self._ended[next(iter(self._ended))]
 
     async def end(self, identifier: str) -> None:
-        """End the instance of an identifier, if there is one, and wait until it is gone."""
+        """End the instance of an identifier, if any, and wait until it is gone."""
         self.forget_end(identifier)
         slot = self._slots.get(identifier)
         if slot is not None:
@@ -206,12 +206,12 @@ class Allocator(Generic[InstanceT]):
         return identifier in self._slots or identifier in self._pending
 
     def leased(self) -> dict[str, InstanceT]:
-        """The instances that serve sessions, by identifier; called from any thread."""
+        """The instances that serve sessions, by identifier; can be called from any thread."""
         leased = [(identifier, self._instances.get(slot.number)) for identifier, slot in list(self._slots.items())]
         return {identifier: instance for identifier, instance in leased if instance is not None}
 
     def status(self) -> PoolStatus:
-        """The present state and the statistics; called from any thread.
+        """The current state and the statistics; can be called from any thread.
 
         Raises:
             PoolClosed: the allocator was closed.
@@ -221,7 +221,7 @@ class Allocator(Generic[InstanceT]):
         return self._statistics.status(self._state, self._rules)
 
     def change(self, rules: Rules, *, outdated: bool) -> None:
-        """Follow other rules. Sessions keep their instances and their lifetimes; those over the maximum drain.
+        """Apply other rules. Sessions keep their instances and their lifetimes; those over the maximum drain.
 
         Args:
             rules: the new ones.
@@ -239,11 +239,11 @@ class Allocator(Generic[InstanceT]):
 
     @property
     def generation(self) -> int:
-        """How often `change` has outdated the instances."""
+        """How many calls of `change` have made the instances outdated."""
         return self._rules.generation
 
     def generations(self) -> set[int]:
-        """The generations of the instances that there are."""
+        """The generations of the existing instances."""
         return {slot.generation for slot in self._state.slots.values()}
 
     async def close(self) -> None:
@@ -294,19 +294,19 @@ class Allocator(Generic[InstanceT]):
         except asyncio.CancelledError:
             pending.callers -= 1
             if not pending.place.done():
-                if not pending.callers:  # all callers have given up
+                if not pending.callers:  # all callers were cancelled
                     self._leave_queue(identifier)
                     self._advance()
-            elif pending.place.exception() is None:  # the instance came too late
+            elif pending.place.exception() is None:  # the instance arrived too late
                 self._release(pending.place.result())
             raise
 
     def _release(self, slot: Slot) -> None:
-        """Count a use that has ended, in a time that does not depend on how many other instances there are."""
+        """Count the end of a use, in a time that does not depend on how many other instances there are."""
         slot.users -= 1
         slot.last_used = self._clock()
         if self._rules.max_starts_beside_work is not None and not self._satisfied:
-            self._advance()  # more can start once none works
+            self._advance()  # once nothing runs in it, more can start
         elif not self._state.closing:
             self._wake_at(due_alone(slot, self._rules))
 
@@ -317,7 +317,7 @@ class Allocator(Generic[InstanceT]):
     # State
 
     def _advance(self, now: float | None = None) -> None:
-        """Apply the due actions to the state, start their side effects, and set the timer for the next."""
+        """Apply the due actions to the state, start their side effects, and set the timer for the next ones."""
         now = self._clock() if now is None else now
         if self._timer is not None:
             self._timer.cancel()
@@ -333,7 +333,7 @@ class Allocator(Generic[InstanceT]):
             self._wake_at(next_due(self._state, self._rules, now))
 
     def _wake_at(self, due: float | None) -> None:
-        """Advance at a time, unless that is done before anyway."""
+        """Advance at a certain time, unless that happens earlier anyway."""
         if due is None or (self._timer is not None and self._timer.when() <= due):
             return
         if self._timer is not None:
@@ -346,7 +346,7 @@ class Allocator(Generic[InstanceT]):
         self._state.decision = review(self._state, self._rules, memory, now)
 
     def _read_memory(self) -> Memory | None:
-        """Return how much is left, and note how much of it one more instance needs; at most once a second."""
+        """Return how much memory is left, and record how much one more instance needs; at most once a second."""
         before = self._memory.read_at
         memory = self._memory.latest()
         if self._memory.read_at != before:

@@ -1,4 +1,4 @@
-"""A pool whose settings can change while it serves: sessions keep their sandboxes, later ones get the new kind."""
+"""A pool whose settings can change while it serves: sessions keep their sandboxes, new ones use the new settings."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _TRIAL_TIMEOUT = 300.0
 
 
 class ChangeablePool(ABC, Generic[InstanceT]):
-    """What pools of code and of custom containers have in common. Made and used on one event loop."""
+    """The common part of pools of code and of custom containers. Created and used on one event loop."""
 
     _allocator: Allocator[InstanceT]
 
     def __init__(self, engine: Engine, settings: PoolSettings) -> None:
         self.log: LogFile | None = None
-        """A file of its records; the pool closes it."""
+        """The file for records; the pool closes it."""
         self._engine = engine
         self._engines: dict[int, Engine] = {}
-        """Those that earlier generations of instances still need."""
+        """Engines that earlier generations of instances still need."""
         self._take(settings)
 
     def _take(self, settings: PoolSettings) -> None:
@@ -56,7 +56,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
 
     @property
     def settings(self) -> PoolSettings:
-        """Those of the sandboxes that start now."""
+        """The generation of the sandboxes that start now."""
         return self._settings
 
     @property
@@ -70,7 +70,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
     @staticmethod
     @abstractmethod
     async def _check(engine: Engine, settings: PoolSettings) -> None:
-        """Find out whether an engine can make the instances.
+        """Check that an engine can create the instances.
 
         Raises:
             EngineUnavailable: it cannot.
@@ -84,19 +84,19 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         return await self._launch(self._engine, self._settings, on_lost)
 
     async def change(self, settings: PoolSettings, make_engine: Callable[[], Engine], *, outdated: bool) -> None:
-        """Take other settings, of the same container type.
+        """Apply other settings, of the same container type.
 
-        They hold for sandboxes that start from now on; those that serve a session go on until it ends. If sandboxes
+        They apply to sandboxes that start from now on; those that serve a session continue until it ends. If sandboxes
         will differ, one is tried first, unless none are to be kept ready.
 
         Args:
-            settings: all of them.
-            make_engine: makes the engine for sandboxes that differ: an engine whose check fails closes itself, so that
-                of the present ones is left alone.
-            outdated: whether they differ by more than the settings.
+            settings: all of the settings.
+            make_engine: creates the engine for sandboxes that differ: an engine whose check fails closes itself, so the
+                engine of the current sandboxes must not be used.
+            outdated: whether they differ in more than the settings.
 
         Raises:
-            GreenroomError: the engine cannot make such sandboxes; nothing has changed.
+            GreenroomError: the engine cannot create such sandboxes; nothing has changed.
         """
         outdated = outdated or _sandboxes_of(settings) != _sandboxes_of(self._settings)
         if outdated:
@@ -125,7 +125,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         while (error := self._allocator.start_error) is None:
             status = self._allocator.status()
             if not status.ready_target or status.ready_reason is ReadyReason.MEMORY:
-                return  # none is to be ready now
+                return  # none is needed now
             if status.ready or status.idle or status.executing:
                 return
             if clock() > deadline:
@@ -152,7 +152,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         meter.finish()
 
     def reading(self) -> tuple[PoolStatus, PoolUsage]:
-        """Return the state of the pool at once; called from any thread.
+        """Return the state of the pool without delay; can be called from any thread.
 
         Raises:
             PoolClosed: the pool was closed.
@@ -171,11 +171,11 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         await self._allocator.metering.refresh()
 
     def present_usage(self) -> list[PresentUsage]:
-        """Return what each of the present sandboxes has used, as last sampled."""
+        """Return what each of the current sandboxes has used, according to the last samples."""
         return self._allocator.metering.present()
 
     async def close(self) -> None:
-        async with contextlib.AsyncExitStack() as stack:  # an error of one keeps no other open
+        async with contextlib.AsyncExitStack() as stack:  # an error in one must not keep the others open
             if self.log is not None:
                 stack.push_async_callback(asyncio.to_thread, self.log.close)
             for engine in (self._engine, *self._engines.values()):
@@ -200,7 +200,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
     async def _close_unused_engines(self) -> None:
         used = self._allocator.generations()
         for generation in sorted(self._engines):
-            if not any(each <= generation for each in used):  # it served that generation and some before
+            if not any(each <= generation for each in used):  # it served that generation and earlier ones
                 try:
                     await self._engines.pop(generation).close()
                 except Exception:  # noqa: BLE001  whatever it is, the change is made
@@ -208,5 +208,5 @@ class ChangeablePool(ABC, Generic[InstanceT]):
 
 
 def _sandboxes_of(settings: PoolSettings) -> object:
-    """What a change of requires other sandboxes."""
+    """The settings whose change requires other sandboxes."""
     return settings.spec, settings.env

@@ -1,8 +1,8 @@
-"""The host's end of the conversation with a sandbox's runner.
+"""The host's end of the communication with a sandbox's runner.
 
 All received data can come from hostile code: the type of every field is checked, every amount is counted before it is
-kept, every wait has a time limit, and a violation ends the sandbox without any effect on others. An honest runner keeps
-the same limits by itself, and reports how much it has left out.
+stored, every wait has a time limit, and a violation ends the sandbox without any effect on others. An honest runner
+applies the same limits itself, and reports how much it has left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TURN = 0.002  # seconds after which other sessions get their turn
 _SEND_TIMEOUT = 20.0  # until a runner reads what it is sent; an honest one does so even while its code is busy
 _REPLY_TIMEOUT = 60.0  # for one file operation, which the runner answers immediately
 _PRELOAD_TIMEOUT = 120.0
-_STOP_MARGIN = 10.0  # beyond the grace period, until a runner counts as dead
+_STOP_MARGIN = 10.0  # after the grace period, until a runner is considered dead
 
 
 @dataclass(slots=True)
@@ -65,19 +65,19 @@ class Channel(FileRequests):
         self._modules = preload
         self._memory: int | None = None
         self.environment = env
-        """The session's variables; the runner learns of others before the next execution."""
+        """The session's variables; the runner receives changes before the next execution."""
         self._environment: Environment = NO_VARIABLES
         self._on_lost = on_lost
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._preloaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests: dict[int, _Request] = {}
-        """Requests whose replies are still to come; their callers can have been cancelled."""
+        """Requests whose replies are still to come; their callers may have been cancelled."""
         self._gauge: Gauge | None = None
         self._running: tuple[int, Collector] | None = None
         self._calls: RunningCalls | None = None
-        """Of the execution that runs, if it has tools."""
+        """The calls of the running execution, if it has tools."""
         self.not_carried: tuple[NotCarried, ...] = ()
-        """What the session lacks since it is a copy; its first execution reports it."""
+        """What the session lacks because it is a copy; its first execution reports it."""
         self.state_was_lost = False
         """The session's variables were found to be lost when it was copied; its next execution reports it."""
         self._turn = asyncio.Lock()
@@ -90,10 +90,10 @@ class Channel(FileRequests):
         return self._lost is not None
 
     async def ready(self) -> None:
-        """Wait until the runner takes code.
+        """Wait until the runner accepts code.
 
         Raises:
-            SandboxLost: it ended first; the message has its last output.
+            SandboxLost: the sandbox ended first; the message has its last output.
         """
         await asyncio.shield(self._ready)
         if self._lost is not None:  # lost after it was ready
@@ -137,7 +137,7 @@ class Channel(FileRequests):
 
     @property
     def node_share(self) -> None:
-        """It is no custom container."""
+        """This is not a custom container."""
 
     async def resources(self) -> Resources | None:
         return await self._sandbox.resources()
@@ -162,7 +162,7 @@ class Channel(FileRequests):
         *,
         tools: Toolbox | None = None,
     ) -> Execution:
-        """Run code when those before it are done. Then `restarted` says whether the session had ended before.
+        """Run code after the previous executions. Then `restarted` says whether the session had ended before.
 
         Cancelling interrupts the code; the next execution waits until it has ended.
         """
@@ -184,7 +184,7 @@ class Channel(FileRequests):
         on_event: OnEvent | None,
         restarted: Callable[[], RestartCause | None] = lambda: None,
     ) -> Execution:
-        """As `execute`, for a shell command."""
+        """Like `execute`, for a shell command."""
 
         def order(number: int) -> Frame:
             return HostOrder.shell(
@@ -204,14 +204,14 @@ class Channel(FileRequests):
         prepare: Callable[[], Awaitable[None]],
         begun: Callable[[], None],
     ) -> Execution:
-        """Write the session's files and variables for `take`, when the executions before are done.
+        """Serialize the session's files and variables for `take`, after the previous executions.
 
         Args:
-            limits: of what runs in the sandbox meanwhile.
-            on_event: gets what it reports.
-            without: what is to be left out.
-            prepare: called when it is this one's turn; no other execution comes in between.
-            begun: called when `take` can be.
+            limits: for the code that runs in the sandbox meanwhile.
+            on_event: receives its events.
+            without: what to leave out.
+            prepare: called when it is this operation's turn; no other execution comes in between.
+            begun: called once `take` can be called.
         """
 
         def order(number: int) -> Frame:
@@ -222,16 +222,16 @@ class Channel(FileRequests):
         return execution
 
     async def take(self, timeout: float) -> bytes:
-        """Return the next piece of what `save` writes; it is empty when that has ended.
+        """Return the next piece of a `save`; it is empty when that has ended.
 
-        A runner that has not replied after `timeout` seconds is lost.
+        A runner that has not replied after `timeout` seconds is considered lost.
         """
         order = HostOrder.take(next(self._numbers))
         _, piece = await self._request(None, order, most=MAX_PIECE, timeout=timeout)
         return piece
 
     async def load(self, limits: ExecutionLimits, on_event: OnEvent, begun: Callable[[], None]) -> Execution:
-        """Make files and variables of what `give` gives. The arguments are as for `save`."""
+        """Recreate files and variables from the pieces of `give`. The arguments are those of `save`."""
 
         def order(number: int) -> Frame:
             return HostOrder.load(number, text_limit=limits.text, output_limit=limits.display)
@@ -239,9 +239,9 @@ class Channel(FileRequests):
         return await self._run(order, lambda: Collector(limits, on_event), begun=begun)
 
     async def give(self, piece: bytes, timeout: float) -> None:
-        """Give the next piece to `load`, and wait until it is taken, or `load` has ended. An empty one ends it.
+        """Give the next piece to `load`, and wait until it is taken, or `load` has ended. An empty piece is the end.
 
-        A runner that has not replied after `timeout` seconds is lost.
+        A runner that has not replied after `timeout` seconds is considered lost.
         """
         await self._request(None, HostOrder.give(next(self._numbers), piece), timeout=timeout)
 
@@ -297,7 +297,7 @@ class Channel(FileRequests):
             except FrameError as error:
                 raise self._fail(str(error)) from error
         except asyncio.CancelledError:
-            if self._lost is None and ordered:  # a runner answers nothing about code that it was not sent
+            if self._lost is None and ordered:  # a runner that was not sent the code does not answer
                 self._in_background(self._stop(number, running)).add_done_callback(lambda _: self._turn.release())
             else:
                 self._turn.release()
@@ -315,14 +315,14 @@ class Channel(FileRequests):
         return execution
 
     def _used_since(self, before: float | None) -> dict[str, Any]:
-        """Return what an execution has used, where control groups count it."""
+        """Return what an execution has used, if control groups count it."""
         if self._gauge is None or before is None or (now := self._gauge.cpu()) is None:
             return {}
         peak = self._gauge.take_peak()
         return {"usage_source": UsageSource.CONTROL_GROUPS, "cpu": max(0.0, now - before), "peak_memory": peak}
 
     async def _answer(self, number: int, call: int, answer: ToolAnswer) -> None:
-        """Send the answer to a call of an execution that still runs."""
+        """Send the answer to a call of an execution that is still running."""
         if self._running is not None and self._running[0] == number:
             await self._send(HostOrder.answer(number, call, answer.content, failed=answer.failed))
 
@@ -332,11 +332,11 @@ class Channel(FileRequests):
 
     @property
     def calls(self) -> RunningCalls | None:
-        """Those of the execution that runs, if it has tools."""
+        """The calls of the running execution, if it has tools."""
         return self._calls
 
     async def _stop(self, number: int, running: Collector) -> None:
-        """Interrupt an execution and wait for its end; a runner that does not stop it is lost."""
+        """Interrupt an execution and wait until it ends; if the runner does not stop it, the sandbox is lost."""
         with contextlib.suppress(SandboxLost):
             if not running.done.done():
                 await self._send(HostOrder.interrupt(number, grace=running.limits.grace))
@@ -441,7 +441,7 @@ class Channel(FileRequests):
         match header.get("ev"):
             case "text":
                 stream = header.get("stream")
-                if stream not in ("stdout", "stderr"):  # not a set: it can be of a type that is not hashable
+                if stream not in ("stdout", "stderr"):  # not a set: the value may not be hashable
                     raise FrameError("text of an unknown stream")
                 running.add_text(stream, body)
             case "output":
@@ -482,7 +482,7 @@ class Channel(FileRequests):
 
 
 async def _within(future: asyncio.Future[Any], seconds: float) -> bool:
-    """Whether the future was done in time; raises its exception."""
+    """Return whether the future is done in time; raise its exception if it has one."""
     done, _ = await asyncio.wait([future], timeout=seconds)
     if done:
         future.result()

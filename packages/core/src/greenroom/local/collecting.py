@@ -1,4 +1,4 @@
-"""Collect what one execution writes and shows, within its limits."""
+"""Collect the output of one execution, within its limits."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ from greenroom.runner.protocol import MAX_ENDING, MAX_NAME, MAX_OUTPUTS, Frame, 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """The limits of one execution: seconds, and bytes of text and of rich outputs; and what its pool is known for."""
+    """The limits of one execution: seconds, and bytes of text and of rich outputs; and facts for its messages."""
 
     timeout: float
     grace: float
     text: int
     display: int
     packages_from: PackagesFrom | None = None
-    """How the pool can be given packages."""
+    """How packages can be added to the pool."""
 
 
 class _Text:
-    """One stream as it comes in: pieces of UTF-8 that can break anywhere.
+    """One stream as it arrives: pieces of UTF-8 that can break anywhere.
 
-    It is kept as bytes, since a `str` per small piece would take fifty times the memory.
+    It is stored as bytes, since one `str` per small piece would take fifty times the memory.
     """
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.length = 0
-        """How many characters are complete."""
+        """The number of complete characters."""
 
     def add(self, data: bytes) -> str:
         """The characters that are complete with these bytes."""
@@ -71,12 +71,12 @@ class _Text:
         return text
 
     def mark(self) -> tuple[int, int]:
-        """How much is complete: bytes and characters."""
-        held, _ = self._decoder.getstate()  # the beginning of a character belongs to what follows
+        """The complete part: bytes and characters."""
+        held, _ = self._decoder.getstate()  # the beginning of an incomplete character belongs to what follows
         return len(self._data) - len(held), self.length
 
     def cut(self, mark: tuple[int, int]) -> None:
-        """Forget what is complete since then."""
+        """Discard everything since then."""
         held, _ = self._decoder.getstate()
         size, self.length = mark
         self._data[size:] = held
@@ -93,7 +93,7 @@ class _Shown:
 
 
 class _Mark(NamedTuple):
-    """How much there is at one moment: bytes and characters of text, outputs, places, names of displays."""
+    """The amounts at one moment: bytes and characters of text, outputs, positions, names of displays."""
 
     stdout: tuple[int, int]
     stderr: tuple[int, int]
@@ -126,22 +126,22 @@ class Collector:
         self.texts = {"stdout": _Text(), "stderr": _Text()}
         self.outputs: list[_Shown] = []
         self.places: list[Place] = []
-        self.ending: int | None = None  # the place of the error that seems to have ended the code
+        self.ending: int | None = None  # the position of the error that seems to have ended the code
         self.displays: dict[str, _Shown] = {}
         self.names: list[str] = []  # of the displays, in order
-        self.updates: dict[str, Output] = {}  # of displays of earlier executions, which have been returned already
+        self.updates: dict[str, Output] = {}  # for displays of earlier executions, which have already been returned
         self.text_left = limits.text
         self.display_left = limits.display
         self.places_left = MAX_OUTPUTS
         self.clear_pending = False
         self.beginning = _START
-        """Where `clear` goes back to."""
+        """The point to which `clear` returns."""
         self.not_carried: tuple[NotCarried, ...] = ()
-        """What the session lacks since it is a copy."""
+        """What the session lacks because it is a copy."""
         self.state_was_lost = False
-        """Whether the session lost its variables before, and no execution has reported it."""
+        """Whether the session lost its variables before, and no execution has reported it yet."""
         self.used: Mapping[str, Any] = {}
-        """What it has used, by the names of fields of an execution."""
+        """What it has used, by the names of an execution's fields."""
 
     def add_text(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         self._clear_if_pending()
@@ -182,7 +182,7 @@ class Collector:
             self.on_event(output)
 
     async def add_error(self, header: dict[str, Any], body: bytes) -> None:
-        """Take an error that the code shows. It is text, too, unless it has ended the code."""
+        """Add an error that the code shows. It also becomes text, unless it has ended the code."""
         self._clear_if_pending()
         if len(body) > self.text_left or not self.places_left:
             raise FrameError("more errors than were allowed")
@@ -197,7 +197,7 @@ class Collector:
         self._place(error=error)
 
     def _place(self, *, output: int | None = None, error: ExecutionError | None = None, text: str = "") -> None:
-        """Note that something stands here, followed by the text of an error."""
+        """Record a position in the output, followed by the text of an error."""
         stdout, stderr = self.texts["stdout"].length, self.texts["stderr"].length
         if text:
             text = self.texts["stderr"].add(f"{text}\n".encode())
@@ -206,18 +206,18 @@ class Collector:
         self.places.append(Place(stdout, stderr, output, error, len(text)))
 
     def _repeat_ending(self) -> None:
-        """Make text of the error that seemed to have ended the code."""
+        """Turn the error that seemed to have ended the code into text."""
         if self.ending is not None and (error := self.places[self.ending].error) is not None:
             self._place(text=error.traceback)
 
     def clear(self, *, wait: bool) -> None:
-        """Forget what was shown, now or with the next output, as `clear_output` demands."""
+        """Discard the output so far, now or with the next output, as `clear_output` requires."""
         self.clear_pending = True
         if not wait:
             self._clear_if_pending()
 
     def area(self, *, begins: bool) -> None:
-        """Begin or end an area: within it, `clear` forgets no more than what it has shown."""
+        """Begin or end an area: within it, `clear` discards only the area's own output."""
         if begins:
             self._clear_if_pending()
             self.beginning = self._here()

@@ -1,4 +1,4 @@
-"""What a custom container prints, in lines, and no more of it than a log can keep."""
+"""The output of a custom container, split into lines, and limited to what a log can hold."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 
 _MOST_LINE = 4096
-"""Characters; a longer line becomes several."""
+"""Characters; a longer line is split."""
 _BURST, _RATE = 256 << 10, 64 << 10
-"""Bytes that a container can print at one time, and that it can print per second."""
+"""How many bytes a container can print in a burst, and per second."""
 
 
 class ConsoleLines:
-    """Makes lines of what one container prints. More than the rate allows is left out, and counted in a line."""
+    """Splits a container's output into lines. Output over the rate limit is dropped, and a line reports how much."""
 
     def __init__(self, emit: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic) -> None:
         """
@@ -30,7 +30,7 @@ class ConsoleLines:
         self._rest = {"stdout": "", "stderr": ""}
 
     def feed(self, stream: str, data: bytes) -> None:
-        """Take what was printed."""
+        """Take output of the container."""
         now = self._clock()
         self._allowed = min(_BURST, self._allowed + (now - self._since) * _RATE)
         self._since = now
@@ -50,7 +50,7 @@ class ConsoleLines:
         self._rest[stream] = rest
 
     def close(self) -> None:
-        """Emit what has no end of a line."""
+        """Emit an unfinished line."""
         for stream in self._rest:
             if rest := self._rest[stream] + self._decoders[stream].decode(b"", final=True):
                 self._emit_line(stream, rest)

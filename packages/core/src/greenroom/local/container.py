@@ -20,7 +20,7 @@ _QUICK = 0.02  # seconds between the first attempts
 _LINES, _CHARACTERS = 20, 2000
 _END_TIMEOUT = 1.0  # between the end of a connection and that of its container
 _MOST_REQUESTS = 60
-"""At the same time; further ones wait. It leaves some of a sandbox's connections (`relay.MOST_OPEN`) to the probes."""
+"""At the same time; further ones wait. It reserves some of a sandbox's connections (`relay.MOST_OPEN`) for probes."""
 
 
 class NotListening(ServiceFailed):
@@ -31,11 +31,11 @@ class ContainerInstance:
     """One custom container, ready after its startup probe.
 
     Args:
-        sandbox: started.
-        container: what it was made from.
+        sandbox: the started sandbox.
+        container: its settings.
         on_lost: called once, when it ends by itself or fails its liveness probe.
-        node_share: the part of one of Azure's nodes that it would take.
-        on_line: called with its session, if it has one, the stream and each line that it prints.
+        node_share: the part of an Azure node that it would take.
+        on_line: called with its session (if any), the stream, and each line that it prints.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ContainerInstance:
         self._reason = ""
         self._memory: int | None = None
         self.used = False
-        """Whether a request was sent to it."""
+        """Whether it was sent a request."""
         self.identifier: str | None = None
         """Its session."""
         self._lines: ConsoleLines | None = None
@@ -68,7 +68,7 @@ class ContainerInstance:
         """Wait until the startup probe succeeds.
 
         Raises:
-            EngineUnavailable: it failed, or the container ended; with the last lines that the container printed.
+            EngineUnavailable: it failed, or the container ended; the message has the last lines that it printed.
         """
         probing = asyncio.create_task(self._start_up(self._container.startup or _IMPLICIT))
         try:
@@ -98,7 +98,7 @@ class ContainerInstance:
         return await self._sandbox.resources()
 
     async def warm_up(self) -> None:
-        """Do nothing: the startup probe tells when a container is warm."""
+        """Do nothing: the startup probe determines when a container is warm."""
 
     async def freeze(self) -> bool:
         """Do nothing: its program can work between requests."""
@@ -131,7 +131,7 @@ class ContainerInstance:
 
         Raises:
             NotListening: it does not accept the connection, and nothing was sent.
-            ServiceFailed: it did not respond in time, or not with HTTP, or other requests left no place.
+            ServiceFailed: it did not respond in time or with HTTP, or too many other requests were waiting.
             SandboxLost: it ended.
         """
         try:
@@ -165,7 +165,7 @@ class ContainerInstance:
             raise NotListening(f"The container does not accept connections on port {port}: {error}.") from error
 
     async def _live(self) -> None:
-        """Report its end, and a liveness probe that has failed."""
+        """Report its end, or a failed liveness probe."""
         if self._container.liveness is not None:
             probing = asyncio.create_task(self._liveness(self._container.liveness))
             try:
@@ -177,7 +177,7 @@ class ContainerInstance:
         self._on_lost()
 
     async def _start_up(self, probe: Probe) -> str:
-        """Return why it failed; empty if it succeeded."""
+        """Return why the probe failed; empty if it succeeded."""
         await asyncio.sleep(probe.initial_delay)
         failures = 0
         quick = _QUICK if probe is _IMPLICIT else None

@@ -1,4 +1,4 @@
-"""A pool of custom containers on this machine, whose only verb is `request`."""
+"""A pool of custom containers on this machine, whose only operation is `request`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_TRIED = 3  # ready instances for one request
 
 
 class ContainerPool(ChangeablePool[ContainerInstance]):
-    """A `Backend` of custom containers over one engine. Made and used on one event loop."""
+    """A `Backend` of custom containers on one engine. Created and used on one event loop."""
 
     def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> None:
         super().__init__(engine, settings)
@@ -43,12 +43,12 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
 
     @classmethod
     async def open(cls, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> Self:
-        """Check the engine, pull the image if it is missing, remove what dead owners left, start the first containers.
+        """Check the engine, pull a missing image, remove what dead owners left, and start the first containers.
 
         The arguments are those of `LocalPool.open`.
 
         Raises:
-            EngineUnavailable: no container can be made.
+            EngineUnavailable: no container can be started.
         """
         await cls._check(engine, settings)
         await engine.sweep()
@@ -66,7 +66,7 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
         with self._recorder.executing(identifier, Work.REQUEST) as recorded:
             for attempt in range(1, _MOST_TRIED + 1):
                 async with contextlib.AsyncExitStack() as stack:
-                    with recorded.span.active():  # not while the caller has the response: it can be in another task
+                    with recorded.span.active():  # not while the caller has the response, which can be in another task
                         instance = await stack.enter_async_context(self._lease(identifier))
                         request = traced(request)
                     recorded.began()
@@ -78,7 +78,7 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
                     except (NotListening, SandboxLost):
                         if instance.used or attempt == _MOST_TRIED:
                             raise
-                        instance.give_up()  # no request was ever sent to it, so the session has nothing to lose
+                        instance.give_up()  # it was never sent a request, so the session has nothing to lose
 
     async def delete(self, identifier: str) -> None:
         await self._allocator.end(identifier)
@@ -101,7 +101,7 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
     async def status(self) -> PoolStatus:
         return self._allocator.status()
 
-    # What it does not have
+    # Operations that it does not have
 
     async def execute(self, identifier: str, code: str, **options: Any) -> NoReturn:
         raise _only_requests("execute")
@@ -155,7 +155,7 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
 
 
 def traced(request: HttpRequest) -> HttpRequest:
-    """Tell the container the current span, as a proxy does; without one, what the caller told it stays."""
+    """Pass the current span to the container, as a proxy does; if there is none, keep the caller's header."""
     own = {name.encode(): value.encode() for name, value in tracing.headers().items()}
     if not own:
         return request

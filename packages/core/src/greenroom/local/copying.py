@@ -1,7 +1,7 @@
-"""Copy a session into others: one sandbox writes it, the others read it, and the host passes on bytes it never reads.
+"""Copy a session into others: one sandbox writes it, the others read it, and the host passes on bytes without reading.
 
-The bytes can be anything that the session's own code could make them; they can spoil its copies, which belong to the
-same user, and nothing else. Their number and the time are limited, and one piece at a time is in memory.
+The session's own code can produce any bytes; they can spoil its copies, which belong to the same user, and nothing
+else. Their number and the time are limited, and only one piece at a time is in memory.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from greenroom.runner.protocol import MAX_LEFT_OUT
 from greenroom.untrusted import brief, one_line
 
 _REPORT = 16 << 20
-"""Bytes of memory that the reports of a sandbox about a copy can take."""
+"""Bytes of memory that a sandbox's reports about a copy can take."""
 _MARGIN = 16 << 20
-"""Bytes that can come beyond the size that was reported: files grow."""
+"""Bytes that can arrive beyond the reported size: files grow."""
 _AT_ONCE = 16
 """New sessions that are given a piece at the same time."""
 _MOST_FAILED = 50
-"""Names that a copy does without one after the other, before it is given up."""
+"""How many names can be left out, one attempt after another, before the copy fails."""
 _SILENCE = 30.0
-"""Seconds without a reply, beyond the time limit and the grace period, after which a runner counts as dead."""
+"""Seconds without a reply, after the time limit and the grace period, until a runner is considered dead."""
 _LARGEST = 1 << 62
 _LONGEST_NAME = 200
 _LONGEST_REASON = 300
@@ -38,7 +38,7 @@ class CopyLimits:
     """The limits of a copy."""
 
     seconds: float
-    """From when the sandboxes of the new sessions are there; all attempts together."""
+    """From when the sandboxes of the new sessions have started; for all attempts together."""
     grace: float
     """Seconds from an interrupt to the kill."""
     size: int
@@ -51,15 +51,15 @@ async def copy(
     """Copy a session into others.
 
     Args:
-        parent: has the session.
-        lease: called once, when it is the copy's turn in the session; gives the channels of the new ones.
+        parent: the channel of the session.
+        lease: called once, when it is the copy's turn in the session; returns the channels of the new sessions.
         limits: of the copy.
 
     Returns:
         What was left out.
 
     Raises:
-        ForkFailed: the others cannot be used.
+        ForkFailed: the new sessions cannot be used.
         SandboxLost: the session is lost.
     """
     timing = _Timing(limits)
@@ -96,7 +96,7 @@ async def copy(
 
 
 class _Timing:
-    """The time that all attempts of a copy have together."""
+    """The total time of all attempts of a copy."""
 
     def __init__(self, limits: CopyLimits) -> None:
         self._limits = limits
@@ -112,18 +112,18 @@ class _Timing:
 
     @property
     def execution(self) -> ExecutionLimits:
-        """The limits of what runs in a sandbox from now on."""
+        """The limits of code that runs in a sandbox from now on."""
         seconds = max(self._ends - self._clock(), 0.001)
         return ExecutionLimits(timeout=seconds, grace=self._limits.grace, text=0, display=_REPORT)
 
     @property
     def reply(self) -> float:
-        """Seconds in which a runner replies about a piece: as soon as it is needed, or what runs is stopped."""
+        """Seconds in which a runner replies about a piece: until the piece is needed, or the code is stopped."""
         return max(self._ends - self._clock(), 0) + self._limits.grace + _SILENCE
 
 
 class _Attempt:
-    """Writes and reads once. What cannot be read is found by reading; the next attempt does without it."""
+    """Writes and reads once. What cannot be read is found out by reading; the next attempt leaves it out."""
 
     def __init__(self, parent: Channel, children: list[Channel], limits: CopyLimits, timing: _Timing) -> None:
         self._parent = parent
@@ -145,7 +145,7 @@ class _Attempt:
         return tuple(NotCarried(*pair) for pair in found if pair is not None)
 
     async def run(self, without: Sequence[str], prepare: Callable[[], Awaitable[None]]) -> tuple[str, str] | None:
-        """Copy once; return what could not be copied, and why, if the copy is of no use for that."""
+        """Copy once; return what could not be copied, and why, if that made the copy unusable."""
         options: dict[str, Any] = {"prepare": prepare, "begun": self._begun.set}
         limits = self._timing.execution
         saving = asyncio.create_task(self._parent.save(limits, self._take_report, without, **options))
@@ -162,7 +162,7 @@ class _Attempt:
         loaded = passing.result()
         if self._failed is not None:
             return self._failed
-        if not saving.cancelled():  # because a child has ended early
+        if not saving.cancelled():  # because a child ended early
             _check(saving.result(), self._limits, self._report)
             if (failed := _pair(self._report.get("failed"))) is not None:
                 return failed
@@ -205,7 +205,7 @@ class _Attempt:
                 await _together(self._take(taken), *giving)
                 (piece,) = taken
             await _together(*(self._give(child, b"") for child in self._children))
-            if piece:  # a child has ended early: the rest is of no use
+            if piece:  # a child ended early: the rest is not needed
                 saving.cancel()
             return await asyncio.gather(*loading)
         except SandboxLost as error:
@@ -264,7 +264,7 @@ def _too_large(limit: int, size: str) -> ForkFailed:
 
 
 def _report_in(event: Event) -> dict[str, Any] | None:
-    """Return what a worker reports of a copy, if this event does."""
+    """Return a worker's report about a copy, if this event contains one."""
     if not isinstance(event, Output) or not event.is_result:
         return None
     report: object = event.data.get("application/json")
@@ -272,7 +272,7 @@ def _report_in(event: Event) -> dict[str, Any] | None:
 
 
 def _pair(value: object) -> tuple[str, str] | None:
-    """Return a name and a reason, as a sandbox reports them."""
+    """Return a name and a reason, as a sandbox reports them; `None` if the value is something else."""
     if not isinstance(value, list) or len(cast("list[object]", value)) != 2:
         return None
     name, reason = cast("list[object]", value)

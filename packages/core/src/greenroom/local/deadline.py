@@ -1,4 +1,4 @@
-"""The time limit of an execution, which stands still while the code waits for the host."""
+"""The time limit of an execution, which pauses while the code waits for the host."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import math
 
 
 class Deadline:
-    """Counts the time in which code runs; what it may wait in total has a limit of its own, after which it counts.
+    """Counts the time while code runs. Waiting pauses it, up to a limit in total; after that, waiting counts, too.
 
-    The time in which nobody works on its calls counts for neither: calls have a limit for that.
+    The time while nothing works on its calls counts toward neither: calls have their own limit for that.
     """
 
     def __init__(self, seconds: float, *, waits: float = 0.0) -> None:
         """
         Args:
             seconds: the time limit.
-            waits: for how long it can stand still in total.
+            waits: how long it can pause in total.
         """
         self._loop = asyncio.get_running_loop()
         self._left = seconds
@@ -37,14 +37,14 @@ class Deadline:
             self._count()
 
     def set_parked(self, parked: bool) -> None:
-        """Count nothing while nobody works on a call, or continue."""
+        """Count nothing while nothing works on a call, or continue."""
         if parked != self._parked:
             self._note_time()
             self._parked = parked
             self._count()
 
     def end(self) -> None:
-        """Count no more, even if calls end later."""
+        """Stop counting, even if calls end later."""
         self._left = self._waits_left = math.inf
         if self._timer is not None:
             self._timer.cancel()

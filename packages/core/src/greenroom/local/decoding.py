@@ -23,8 +23,8 @@ from greenroom.runner.protocol import ERROR_LIMITS, MAX_NAME, FrameError, output
 T = TypeVar("T")
 
 _MAX_FILES = 20_000  # the runner does not list more
-_MAX_WEIGHT = 64 << 20  # bytes that a list of files, or the end of an execution, can take in memory
-_LARGE = 256 * 1024  # bytes of JSON that are parsed in another thread
+_MAX_WEIGHT = 64 << 20  # bytes of memory that a list of files, or the end of an execution, can take
+_LARGE = 256 * 1024  # bytes of JSON above which another thread parses it
 _MAX_EXIT_CODE = 255
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
@@ -59,7 +59,7 @@ def output_weight(body: bytes, left: int) -> int:
 
 
 def parse_json(body: bytes, most: int) -> object:
-    """Parsed JSON, without halves of surrogate pairs, which cannot be encoded.
+    """Parsed JSON, without lone surrogates, which cannot be encoded.
 
     Raises:
         FrameError: it is not JSON, has more than `most` bytes, or takes too much memory.
@@ -143,7 +143,7 @@ def decode_exit_code(header: dict[str, Any]) -> int:
 
 
 def decode_command_end(header: dict[str, Any], timeout: float | None) -> ExecutionError | None:
-    """The error of a shell command, which was stopped if there is a time limit here."""
+    """The error of a shell command; if a time limit is given, the command was stopped."""
     if timeout is not None:
         how = "killed, as it did not react" if header.get("killed") is True else "stopped"
         return ExecutionError("TimeoutError", f"The command ran for longer than {timeout:g} seconds and was {how}.")

@@ -1,14 +1,14 @@
-"""How many sandboxes should be ready, from what was observed of the demand. Pure: observations in, a number out.
+"""How many sandboxes should be ready, based on the observed demand. Pure: observations in, a number out.
 
 A ready sandbox that is leased is replaced by one that starts now. So the sessions that a number of ready sandboxes can
-serve without a wait are those that come while the replacements start: a queue, whose servers are the starts that may
-run at the same time. Two forecasts say how many replacements will be under way; the greater one counts:
+serve without a wait are those that arrive while the replacements start: a queue, whose servers are the starts that can
+run at the same time. Two forecasts estimate how many replacements will be pending; the greater one counts:
 
-- by the rate: of M/M/c, at the present rate of arrivals and the time that starts take. It sees a rise at once.
-- by the recent past: the number that would have been enough for the sessions of the last half hour as they came, in
-  bursts or not.
+- from the rate: M/M/c, with the current arrival rate and the duration of starts. It reacts to a rise immediately.
+- from the recent past: the number that would have been enough for the sessions of the last half hour, whether they
+  came in bursts or not.
 
-The number grows at once and shrinks slowly, as a sandbox too many costs a little memory and one too few a wait.
+The number grows immediately and shrinks slowly, as a surplus sandbox costs a little memory and a missing one a wait.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ from greenroom.local.memory import Memory
 from greenroom.models import ReadyReason
 
 QUANTILE = 0.95
-"""The share of sessions for which the wait is to be short enough."""
+"""The share of sessions whose wait must be short enough."""
 HOLD = 60.0
 """How long the number is kept at least after it was last needed, in seconds."""
 STEP = 10.0
-"""The time between two steps down, in seconds; a step is a tenth of the number."""
+"""The time between two steps down, in seconds; each step is a tenth of the number."""
 MOST_ARRIVALS = 500
 """How many arrivals are remembered."""
 
 _FAST, _SLOW, _RECENT = 10.0, 300.0, 1800.0  # seconds: for a rise, for a steady rate, and for bursts
 _REVIEW = 5.0
-"""How often memory is looked at while more are ready than the least, or while it is short; in seconds."""
+"""How often memory is checked while more than the minimum are ready, or while it is short; in seconds."""
 FOOTPRINT = 100 << 20
-"""What one more sandbox is expected to need, in bytes, before others were measured: one of Python has 60 MB."""
+"""The expected memory of one more sandbox, in bytes, before any are measured: a Python sandbox takes 60 MB."""
 LEAST_FOOTPRINT = 16 << 20
-"""The same however little others have: a part of what the kernel keeps for a sandbox is not counted there."""
+"""The minimum, however little others take: part of the kernel's memory for a sandbox is not counted there."""
 QUICK, NO_LONGER_QUICK = 0.10, 0.15
-"""The seconds in which a sandbox becomes warm where none needs to wait, and those from which on some are kept again."""
-_FEWEST = 3  # sandboxes, before which neither their start time nor their memory is known
+"""The seconds of a warm start below which no sandboxes need to be kept ready, and above which they are again."""
+_FEWEST = 3  # sandboxes before their start time or their memory is considered known
 
-_GROW_ABOVE, _SHRINK_BELOW = 0.15, 0.10  # of the memory that there is
+_GROW_ABOVE, _SHRINK_BELOW = 0.15, 0.10  # shares of the machine's memory
 _STALLED, _STALLED_BELOW = 0.10, 0.25
-"""The share of time at which waiting for memory counts, if less than so much is available: without that condition, one
-session at its own limit could keep sandboxes from everyone."""
+"""The share of time spent waiting for memory that counts as a shortage, if less than this share of memory is available:
+without that condition, one session at its own limit could keep everyone from getting sandboxes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyGoal:
-    """What the number of ready sandboxes aims at."""
+    """The goal for the number of ready sandboxes."""
 
     wait: float
-    """What at most one session in twenty should wait longer than, in seconds."""
+    """The wait that at most one session in twenty may exceed, in seconds."""
     floor: int
     ceiling: int
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is known of a pool at one moment. Times are in seconds, on the clock of `decide`."""
+    """The known state of a pool at one moment. Times are in seconds, on the clock of `decide`."""
 
     arrivals: Sequence[float]
-    """When sessions asked for a sandbox, the latest last."""
+    """When sessions requested a sandbox, the most recent last."""
     start_time: float
     """How long a sandbox takes to start; 0 before the first has."""
     starts: int
@@ -73,7 +73,7 @@ class Observed:
     starting: int = 0
     memory: Memory | None = None
     footprint: int = FOOTPRINT
-    """What one more sandbox is expected to need, in bytes."""
+    """The expected memory of one more sandbox, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Decision:
     keep_until: float = -math.inf
     """When the next step down is due."""
     held: bool = False
-    """Whether no sandbox may start that no session waits for, as memory is short."""
+    """Whether memory is so short that sandboxes may start only for waiting sessions."""
     review_at: float | None = field(default=None, compare=False)
     """When to decide again if nothing happens before."""
 
@@ -94,10 +94,10 @@ def decide(before: Decision, observed: Observed, goal: ReadyGoal, now: float) ->
     """Return how many sandboxes should be ready from now on.
 
     Args:
-        before: the last decision.
-        observed: what is known now.
-        goal: what to aim at.
-        now: the time.
+        before: the previous decision.
+        observed: the known state.
+        goal: the goal to reach.
+        now: the current time.
     """
     needed = max(needed_by_rate(observed, goal, now), needed_recently(observed, goal.wait, now))
     wanted = min(max(needed, goal.floor), goal.ceiling)
@@ -115,14 +115,14 @@ def decide(before: Decision, observed: Observed, goal: ReadyGoal, now: float) ->
 
 
 def needed_by_rate(observed: Observed, goal: ReadyGoal, now: float) -> int:
-    """Return how many the present rate of arrivals needs; more than the ceiling if no number is enough."""
+    """Return how many the current arrival rate needs; more than the ceiling if no number is enough."""
     times = observed.arrivals
     rate = 0.0
     for window in (_FAST, _SLOW):
         count = _since(times, now - window)
-        if count == len(times) >= MOST_ARRIVALS:  # those before are forgotten
+        if count == len(times) >= MOST_ARRIVALS:  # earlier ones are forgotten
             window = max(now - times[0], 0.001)  # noqa: PLW2901
-        # One arrival alone is no rate: it would let the number rise and fall with every session of a quiet pool.
+        # A single arrival is not a rate: the number would rise and fall with every session of a quiet pool.
         rate = max(rate, (count - 1 if window < _SLOW else count) / window)
     return _replacements(rate, observed.start_time, goal.wait, observed.starts, goal.ceiling + 1)
 
@@ -130,8 +130,8 @@ def needed_by_rate(observed: Observed, goal: ReadyGoal, now: float) -> int:
 def needed_recently(observed: Observed, wait: float, now: float) -> int:
     """Return how many would have been enough for the sessions of the last half hour.
 
-    A session gets the sandbox that replaces the one of the session as many places before it as were ready, so the
-    number it needed is that of the replacements that were still to come when its wait became too long.
+    If N sandboxes are ready, a session gets the replacement for the session N places before it, so the number that it
+    needed is the number of replacements that were still pending when its wait became too long.
     """
     if not observed.start_time or not observed.arrivals:
         return 0
@@ -141,7 +141,7 @@ def needed_recently(observed: Observed, wait: float, now: float) -> int:
     for time in observed.arrivals:
         end = max(time, free[0]) + observed.start_time
         heapq.heapreplace(free, end)
-        ends.append(end)  # never earlier than the one before
+        ends.append(end)  # never earlier than the previous one
         if time > now - _RECENT:
             needs.append(len(ends) - bisect_right(ends, time + wait))
     needs.sort()
@@ -149,11 +149,11 @@ def needed_recently(observed: Observed, wait: float, now: float) -> int:
 
 
 def is_quick(before: bool, times: Sequence[float]) -> bool:
-    """Return whether sandboxes start so quickly that none needs to wait for sessions.
+    """Return whether sandboxes start so quickly that none need to be kept ready.
 
     Args:
-        before: what was returned last.
-        times: the seconds in which the last sandboxes became warm.
+        before: the previous result.
+        times: the seconds in which the most recent sandboxes became warm.
     """
     if len(times) < _FEWEST:
         return before
@@ -161,11 +161,11 @@ def is_quick(before: bool, times: Sequence[float]) -> bool:
 
 
 def footprint(before: int, used: Sequence[int]) -> int:
-    """Return what one more sandbox is expected to need, in bytes: the median of the others.
+    """Return the expected memory of one more sandbox, in bytes: the median of the others.
 
     Args:
-        before: what was returned last.
-        used: what sandboxes had at most.
+        before: the previous result.
+        used: the peak memory of sandboxes.
     """
     return before if len(used) < _FEWEST else max(LEAST_FOOTPRINT, int(median(used)))
 
@@ -175,8 +175,8 @@ def _since(times: Sequence[float], since: float) -> int:
 
 
 def _replacements(rate: float, start_time: float, wait: float, starts: int, most: int) -> int:
-    """Return the number that replacements under way reach in one case of twenty at most, by M/M/c; `most` if that is
-    less, or if starts cannot keep up. Only what is left of a start after an acceptable wait counts."""
+    """Return the number of pending replacements that is exceeded in at most one of twenty cases, by M/M/c; `most` if
+    that is less, or if starts cannot keep up. Only the part of a start after an acceptable wait counts."""
     load = rate * max(0.0, start_time - wait)
     if load <= 0.0:
         return 0
@@ -186,7 +186,7 @@ def _replacements(rate: float, start_time: float, wait: float, starts: int, most
     for servers in range(1, starts + 1):
         blocking = load * blocking / (servers + load * blocking)
     use = min(load / starts, 1 - 1e-9)
-    at_least = blocking / (1 - use * (1 - blocking))  # Erlang C: the probability that all starts are taken
+    at_least = blocking / (1 - use * (1 - blocking))  # Erlang C: the probability that all starts are busy
     rare = 1 - QUANTILE
     number = starts
     if at_least > rare:
@@ -202,13 +202,13 @@ def _replacements(rate: float, start_time: float, wait: float, starts: int, most
 
 
 def _hold(observed: Observed, now: float) -> float:
-    """How long a number is kept: through two intervals between sessions, or it would rise and fall with each."""
+    """How long a number is kept: two intervals between sessions at least, or it would rise and fall with each."""
     count = _since(observed.arrivals, now - _SLOW)
     return max(HOLD, 2 * _SLOW / count) if count else HOLD
 
 
 def _slowly(target: int, keep_until: float, wanted: int, now: float, hold: float) -> tuple[int, float]:
-    """The next target on the way to the one that is wanted, and until when it is kept."""
+    """The next number on the way to the target, and how long to keep it."""
     if wanted >= target:
         return wanted, now + hold
     while target > wanted and now >= keep_until:
@@ -218,7 +218,7 @@ def _slowly(target: int, keep_until: float, wanted: int, now: float, hold: float
 
 
 def _within_memory(decision: Decision, observed: Observed, goal: ReadyGoal) -> Decision:
-    """The decision as far as there is memory for it: never below the floor, but nothing is started for that either."""
+    """The decision, limited by memory: never below the floor, but nothing is started for the floor either."""
     memory = observed.memory
     if memory is None:
         return decision

@@ -1,4 +1,4 @@
-"""One HTTP request over one connection to a container, which may answer with anything."""
+"""One HTTP request over one connection to a container, which can respond with anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EVENTS_IN_A_TURN = 50
 _MOST_HEAD = 64 * 1024
 _SWITCHING = 101
 
-# Those of one connection, not of the message (RFC 9110, 7.6.1).
+# Headers of the connection, not of the message (RFC 9110, 7.6.1).
 _HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -48,7 +48,7 @@ class ConnectionEnded(ServiceFailed):
 
 
 def end_to_end(headers: RawHeaders) -> RawHeaders:
-    """Return the headers without those of the connection, and without those that `Connection` names."""
+    """Return the headers without those of the connection, and without those that `Connection` lists."""
     named = {
         word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")
     }
@@ -56,7 +56,7 @@ def end_to_end(headers: RawHeaders) -> RawHeaders:
 
 
 def upgrade_of(headers: RawHeaders) -> bytes | None:
-    """Return the protocol that a request asks to switch to."""
+    """Return the protocol to which a request asks to switch."""
     fields = [(name.lower(), value) for name, value in headers]
     asked = any(b"upgrade" in value.lower() for name, value in fields if name == b"connection")
     return next((value for name, value in fields if name == b"upgrade" and asked), None)
@@ -64,7 +64,7 @@ def upgrade_of(headers: RawHeaders) -> bytes | None:
 
 @contextlib.asynccontextmanager
 async def exchange(connection: Connection, request: HttpRequest) -> AsyncGenerator[HttpResponse, None]:
-    """Send a request, and yield its response; the content of the request is sent meanwhile.
+    """Send a request, and yield its response; the content of the request is sent at the same time.
 
     Raises:
         InvalidRequest: the request cannot be sent as HTTP/1.1.
@@ -99,11 +99,11 @@ class _Exchange:
 
     @property
     def rest(self) -> bytes:
-        """What came after the response that switched to another protocol."""
+        """Data that followed the response that switched to another protocol."""
         return bytes(self._http.trailing_data[0])
 
     async def send(self, content: bytes | AsyncIterator[bytes]) -> None:
-        """Send all of the request; whatever fails but the connection, `head` and `content` raise it."""
+        """Send the whole request; `head` and `content` raise every failure except those of the connection."""
         try:
             if not await self._written(self._head):
                 return
@@ -116,7 +116,7 @@ class _Exchange:
             await self._connection.close()
 
     async def _written(self, data: bytes) -> bool:
-        """Write; return whether the container takes more. If not, its response says why."""
+        """Write; return whether the container accepts more. If not, its response says why."""
         try:
             await self._connection.write(data)
         except OSError:
@@ -141,7 +141,7 @@ class _Exchange:
     async def _next(self) -> h11.Event:
         ended = False
         self._events += 1
-        if self._events % _EVENTS_IN_A_TURN == 0:  # small chunks must not keep other sessions waiting
+        if self._events % _EVENTS_IN_A_TURN == 0:  # small chunks must not delay other sessions
             await asyncio.sleep(0)
         try:
             while (event := self._http.next_event()) is h11.NEED_DATA:
@@ -215,7 +215,7 @@ async def _pieces(content: bytes | AsyncIterator[bytes]) -> AsyncGenerator[bytes
 
 
 class _Switched:
-    """A connection whose first bytes came with the response."""
+    """A connection whose first bytes arrived with the response."""
 
     def __init__(self, connection: Connection, first: bytes) -> None:
         self._connection = connection

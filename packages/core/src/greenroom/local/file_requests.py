@@ -1,4 +1,4 @@
-"""The files of a session, as requests to its runner, whose every answer can be hostile."""
+"""The files of a session, as requests to its runner, whose replies can all be hostile."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from greenroom.runner.protocol import MAX_LIST, Frame, FrameError, HostOrder
 
 _CHUNK = 256 * 1024
 _AHEAD = 2
-"""Chunks of one file that are under way at the same time: while one is written, the next one comes."""
+"""Chunks of one file in transit at the same time: while one is written, the next one arrives."""
 
 
 class FileRequests(ABC):
-    """The part of a channel that is about files."""
+    """The part of a channel that file requests need."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -36,7 +36,7 @@ class FileRequests(ABC):
 
     @abstractmethod
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[Any]:
-        """Run a coroutine that the end of the channel cancels."""
+        """Run a coroutine that is cancelled when the channel ends."""
 
     async def upload(
         self, path: str, chunks: AsyncIterator[bytes], limit: int, on_sent: Callable[[int], None] | None = None
@@ -86,7 +86,7 @@ class FileRequests(ABC):
                 raise FileRefused.too_large(path, limit, option="file_limit")
             if on_size is not None:
                 on_size(expected)
-            ahead = 0  # bytes that were asked for
+            ahead = 0  # bytes requested so far
             while True:
                 while not reading or (len(reading) < _AHEAD and ahead < expected):
                     order = HostOrder.read(next(self._numbers), file, _CHUNK)
@@ -97,7 +97,7 @@ class FileRequests(ABC):
                 if not data:
                     break
                 size += len(data)
-                if size > limit:  # the file grows as it is read
+                if size > limit:  # the file grows while it is read
                     raise FileRefused.too_large(path, limit, option="file_limit")
                 yield data
         finally:
@@ -137,7 +137,7 @@ class FileRequests(ABC):
 
 
 async def _cancelled(requests: Collection[asyncio.Task[Any]]) -> None:
-    """Wait no longer for requests: a transfer has failed or was given up."""
+    """Stop waiting for requests: a transfer has failed or was cancelled."""
     for request in requests:
         request.cancel()
     await asyncio.gather(*requests, return_exceptions=True)

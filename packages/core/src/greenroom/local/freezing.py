@@ -1,4 +1,4 @@
-"""Freezes and thaws instances as the plan and their callers want it, one step after the other for each."""
+"""Freezes and thaws instances as the plan and their callers require, one step after another for each."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _RETRY_AFTER = 5.0
 
 
 class Freezing(Generic[InstanceT]):
-    """Makes instances what their slots say. Used on the event loop of the pool.
+    """Brings instances to the state in their slots. Used on the event loop of the pool.
 
     Args:
-        instances: by the number of their slots.
-        clock: tells the time, in seconds.
+        instances: by slot number.
+        clock: returns the time in seconds.
         on_refused: called when an instance was not frozen.
     """
 
@@ -28,7 +28,7 @@ class Freezing(Generic[InstanceT]):
         self._clock = clock
         self._on_refused = on_refused
         self._steps: dict[int, asyncio.Lock] = {}
-        """Held while an instance is frozen or thawed; of those that were ever frozen."""
+        """By slot, for instances that were ever frozen: held while the instance is frozen or thawed."""
         self._frozen: set[int] = set()
 
     async def freeze(self, slot: Slot) -> None:
@@ -48,7 +48,7 @@ class Freezing(Generic[InstanceT]):
         """Thaw the instance of a slot.
 
         Raises:
-            EngineUnavailable: the engine does not answer.
+            EngineUnavailable: the engine does not respond.
         """
         async with self._steps.setdefault(slot.number, asyncio.Lock()):
             if slot.number in self._frozen and (instance := self._instances.get(slot.number)) is not None:
@@ -56,7 +56,7 @@ class Freezing(Generic[InstanceT]):
                 self._frozen.discard(slot.number)
 
     def involves(self, slot: Slot) -> bool:
-        """Return whether the instance of a slot is frozen, or may be in a moment."""
+        """Return whether the instance of a slot is frozen, or may be soon."""
         step = self._steps.get(slot.number)
         return slot.number in self._frozen or (step is not None and step.locked())
 

@@ -10,7 +10,7 @@ from greenroom.telemetry import EndCause, StartFailure
 
 
 class Instance(Measured, Protocol):
-    """A thing that an allocator leases: a code sandbox, a custom container, a fork of a template."""
+    """What an allocator can lease: a code sandbox, a custom container, a fork of a template."""
 
     async def ready(self) -> None:
         """Wait until the instance can be used."""
@@ -25,14 +25,14 @@ class Instance(Measured, Protocol):
         ...
 
     async def freeze(self) -> bool:
-        """Stop its processes until `thaw`, if nothing is under way in it; return whether they are stopped."""
+        """Suspend its processes until `thaw`, if nothing is running in it; return whether they are suspended."""
         ...
 
     async def thaw(self) -> None:
-        """Let its processes go on.
+        """Resume its processes.
 
         Raises:
-            EngineUnavailable: the engine does not answer.
+            EngineUnavailable: the engine does not respond.
         """
         ...
 

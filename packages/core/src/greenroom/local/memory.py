@@ -1,4 +1,4 @@
-"""How much memory this machine has left, or the container that this process runs in."""
+"""How much memory is left on this machine, or in the container in which this process runs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Memory:
 
     total: int
     available: int
-    """What can be used without taking it from a process."""
+    """The bytes that can be used without taking them from a process."""
     stalled: float = 0.0
-    """The share of the last ten seconds in which every process that had work waited for memory, from 0 to 1."""
+    """The share of the last ten seconds in which all processes with work waited for memory, from 0 to 1."""
     limit: str = field(default="this machine", compare=False)
-    """Whose memory that is, for messages."""
+    """Whose memory this is, for messages."""
 
     @property
     def default_reserve(self) -> int:
-        """How many bytes of it no sandbox is started for, by default."""
+        """How many bytes are kept free of sandboxes by default."""
         return min(self.total // 20, _MOST_RESERVED)
 
 
@@ -41,8 +41,8 @@ class MemoryWatch:
     """Reads memory at most once per second.
 
     Args:
-        read: does so.
-        clock: tells the time, in seconds.
+        read: returns the memory.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, read: Callable[[], Memory | None], clock: Callable[[], float]) -> None:
@@ -53,14 +53,14 @@ class MemoryWatch:
         """When it was last read."""
 
     def latest(self) -> Memory | None:
-        """Return the memory of now, or of less than a second ago."""
+        """Return the current memory, at most a second old."""
         if (now := self._clock()) - self.read_at >= READ_INTERVAL:
             self._latest, self.read_at = self._read(), now
         return self._latest
 
 
 def reader(source: MemoryFrom) -> Callable[[], Memory | None]:
-    """Return what reads the memory that sandboxes are made from."""
+    """Return the meter of the memory that sandboxes are taken from."""
     match source:
         case MemoryFrom.THIS_PROCESS:
             return read_memory
@@ -71,10 +71,11 @@ def reader(source: MemoryFrom) -> Callable[[], Memory | None]:
 
 
 def read_memory(root: Path = _ROOT, *, groups: bool = True) -> Memory | None:
-    """Return the memory of this machine, less if a control group above this process has less; `None` without `/proc`.
+    """Return the memory of this machine, or of a control group above this process if that has less; `None` without
+    `/proc`.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: the directory of `proc` and `sys`.
         groups: whether control groups count.
     """
     machine = _machine(root)
@@ -84,7 +85,7 @@ def read_memory(root: Path = _ROOT, *, groups: bool = True) -> Memory | None:
     memory = replace(machine, stalled=stalled)
     for group in _groups(root) if groups else ():
         left = _left(group)
-        if left is not None and left.total < machine.total:  # a limit above the machine's memory is none
+        if left is not None and left.total < machine.total:  # a limit above the machine's memory has no effect
             memory = Memory(
                 min(memory.total, left.total),
                 min(memory.available, left.available),
@@ -101,7 +102,7 @@ def _machine(root: Path) -> Memory | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The control groups of this process that count memory, each with those above it, of version 1 or 2."""
+    """The control groups of this process that count memory, each with its ancestors, of version 1 or 2."""
     mount = root / "sys/fs/cgroup"
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
@@ -110,17 +111,17 @@ def _groups(root: Path) -> Iterator[Path]:
                 continue
             top = mount / "memory" if controllers else mount
             inside = PurePosixPath(path.lstrip("/"))
-            # In a container without a name space for groups, the path is the machine's, and only its top is mounted.
+            # In a container without a namespace for groups, the path is the machine's, and only the top is mounted.
             yield from (top / each for each in (inside, *inside.parents) if (top / each).is_dir())
 
 
 def _left(group: Path) -> Memory | None:
-    """What a group leaves its processes; `None` if it has no limit. Files that are only cached can be dropped."""
+    """The memory that a group has left; `None` if it has no limit. Cached files count as free: they can be dropped."""
     for limit, usage, cached, pressure in (
         ("memory.max", "memory.current", "inactive_file", "memory.pressure"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", ""),
     ):
-        with contextlib.suppress(OSError, ValueError):  # no such file; `max` is no limit
+        with contextlib.suppress(OSError, ValueError):  # no such file, or `max`, which means no limit
             total, used = (int((group / name).read_text()) for name in (limit, usage))
             used -= min(used, _fields(group / "memory.stat").get(cached, 0))
             return Memory(total, max(0, total - used), _stalled(group / pressure) if pressure else 0.0)
@@ -128,7 +129,7 @@ def _left(group: Path) -> Memory | None:
 
 
 def _fields(file: Path) -> dict[str, int]:
-    """The numbers of a file with a name and a number in each line; none if there is no such file."""
+    """The numbers of a file with a name and a number per line; none if the file does not exist."""
     found: dict[str, int] = {}
     with contextlib.suppress(OSError):
         for line in file.read_text().splitlines():
@@ -141,7 +142,7 @@ def _fields(file: Path) -> dict[str, int]:
 
 
 def _stalled(file: Path) -> float:
-    """The line `full` of a file of pressure stall information; 0 where the kernel has none."""
+    """The line `full` of a pressure stall information file; 0 if the kernel has none."""
     with contextlib.suppress(OSError, ValueError):
         for line in file.read_text().splitlines():
             match line.split():

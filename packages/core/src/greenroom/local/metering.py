@@ -1,4 +1,4 @@
-"""What the sandboxes of a pool use: sampled while they work, settled when they are gone."""
+"""Measures what the sandboxes of a pool use: sampled while they work, settled when they are gone."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ _log = logging.getLogger("greenroom")
 _INTERVAL = 10.0
 """Seconds between two samples while an execution runs."""
 _QUICK = 1.0
-"""The interval of those whose resources are read at once."""
+"""The interval for instances whose resources can be read immediately."""
 _MAX_REMEMBERED = 1000
 """Sessions whose usage is kept after their end."""
 
 
 class Measured(Protocol):
-    """An instance, as its meter sees it."""
+    """The part of an instance that its meter needs."""
 
     @property
     def sampling_interval(self) -> float:
-        """The seconds between two readings that are not worth their price more often."""
+        """The shortest interval in seconds at which readings are worth their cost."""
         ...
 
     @property
     def node_share(self) -> float | None:
-        """Of a custom container, the part of one of Azure's nodes that it would take."""
+        """For a custom container, the part of an Azure node that it would take."""
         ...
 
     async def resources(self) -> Resources | None:
-        """Return what it has used so far, after its end what it had used; `None` if that is not known."""
+        """Return what it has used so far (after its end, in total); `None` if unknown."""
         ...
 
 
 @dataclass(slots=True)
 class Meter:
-    """The meter of one sandbox. The times are those of the pool's clock."""
+    """The meter of one sandbox. Times are on the pool's clock."""
 
     began: float
     allocated: float | None = None
-    """When a session got it."""
+    """When a session got the sandbox."""
     executions: int = 0
     uploaded: int = 0
     downloaded: int = 0
     running: int = 0
-    """Executions that have begun and not ended."""
+    """The number of running executions."""
     worked: bool = True
     """Whether it has been used since the last sample."""
     sampled: float | None = None
@@ -63,16 +63,16 @@ class Meter:
     until: float | None = None
     """When its end began."""
     node_share: float | None = None
-    """Of a custom container, the part of one of Azure's nodes that it would take."""
+    """For a custom container, the part of an Azure node that it would take."""
     identifier: str | None = None
-    """The session's."""
+    """The identifier of its session."""
 
     def take(self, resources: Resources | None, now: float, *, ended: bool = False) -> None:
-        """Add a sample. One of a sandbox that has ended has no memory any more, but all of the rest."""
+        """Add a sample. A sandbox that has ended uses no memory any more, but its other values remain."""
         if resources is None:
             return
         if not ended:
-            # Before its first sample, a sandbox is taken to have used as much all the time.
+            # Before its first sample, a sandbox is assumed to have used the same memory all the time.
             since, memory = self.began, resources.memory
             if self.sampled is not None and self.last is not None:
                 since, memory = self.sampled, (self.last.memory + resources.memory) / 2
@@ -105,15 +105,15 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class PresentUsage:
-    """What a sandbox has used that is not gone yet."""
+    """What an existing sandbox has used."""
 
     identifier: str | None
-    """The session's; `None` if it serves none."""
+    """The session's identifier; `None` if it serves none."""
     usage: SessionUsage
     memory: int | None
     """Bytes, as last sampled."""
     running: int
-    """Executions that have begun and not ended."""
+    """The number of running executions."""
 
 
 Entry: TypeAlias = tuple[Meter, Measured]
@@ -127,28 +127,28 @@ class Metering:
         self._meters: dict[int, Entry] = {}
         self._sessions: dict[str, Entry] = {}
         self._ended: dict[str, SessionUsage] = {}
-        """What the last sessions used, the latest one last."""
+        """What the last sessions used, the most recent one last."""
         self._total = PoolUsage()
         self._sampling: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, number: int, instance: Measured, began: float) -> None:
-        """Begin to measure an instance, which was ordered at that time."""
+        """Start to measure an instance, which was ordered at the given time."""
         self._meters[number] = Meter(began, node_share=instance.node_share), instance
 
     def allocate(self, number: int, identifier: str) -> None:
-        """Note that a session has got the instance."""
+        """Record that a session has got the instance."""
         meter, instance = self._meters[number]
         meter.allocated, meter.identifier = self._clock(), identifier
         self._sessions[identifier] = meter, instance
 
     def warmed_up(self, number: int) -> None:
-        """Note that an instance has worked without a session: it started, or imported modules."""
+        """Record that an instance has worked without a session: it started, or imported modules."""
         if (entry := self._meters.get(number)) is not None:
             entry[0].worked = True
 
     def begin(self, identifier: str) -> Entry | None:
-        """Note the beginning of an execution, whose end `leave` or `complete` is to be told."""
+        """Record the beginning of an execution; its end must be reported to `leave` or `complete`."""
         entry = self._sessions.get(identifier)
         if entry is not None:
             entry[0].running += 1
@@ -157,11 +157,11 @@ class Metering:
         return entry
 
     def leave(self, entry: Entry) -> None:
-        """Note that an execution goes elsewhere."""
+        """Record that an execution moves to another instance."""
         entry[0].running -= 1
 
     def complete(self, entry: Entry) -> None:
-        """Note the end of an execution."""
+        """Record the end of an execution."""
         meter, instance = entry
         meter.executions += 1
         meter.running -= 1
@@ -170,7 +170,7 @@ class Metering:
             self._sample_soon()
 
     def transfer(self, identifier: str, direction: Direction, size: int) -> None:
-        """Note a transfer of so many bytes."""
+        """Record a transfer of this many bytes."""
         if (entry := self._sessions.get(identifier)) is not None:
             meter, _ = entry
             meter.worked = True
@@ -188,7 +188,7 @@ class Metering:
             meter.until = self._clock()
 
     async def end(self, number: int, identifier: str | None) -> SessionUsage:
-        """Settle what an instance has used that is gone now."""
+        """Settle the usage of an instance that is gone now."""
         entry = self._meters.get(number)
         if entry is None:  # it never started
             return SessionUsage()
@@ -207,7 +207,7 @@ class Metering:
         return usage
 
     async def session(self, identifier: str) -> SessionUsage | None:
-        """What a session has used until now, or had used when it ended; `None` if it is not known."""
+        """What a session has used until now, or in total if it has ended; `None` if unknown."""
         entry = self._sessions.get(identifier)
         if entry is None:
             return self._ended.get(identifier)
@@ -216,13 +216,13 @@ class Metering:
         return meter.usage(self._clock())
 
     async def refresh(self) -> None:
-        """Sample what has worked since its last sample."""
+        """Sample the instances that have worked since their last sample."""
         self._sample_soon()
         if self._sampling is not None:
             await asyncio.wait([self._sampling])
 
     def pool(self) -> PoolUsage:
-        """What all sandboxes have used, by their last samples."""
+        """What all sandboxes have used, according to their last samples."""
         total, now, memory = self._total, self._clock(), 0
         for meter, _ in list(self._meters.values()):
             total = _added(total, meter, meter.usage(now))
@@ -230,12 +230,12 @@ class Metering:
         return replace(total, memory=memory)
 
     def peaks(self) -> list[int]:
-        """The most bytes that each sandbox had, of those that were sampled."""
+        """The peak bytes of each sandbox that was sampled."""
         return [meter.peak for meter, _ in self._meters.values() if meter.sampled is not None]
 
     def present(self) -> list[PresentUsage]:
-        """What each sandbox has used that is not gone, by its last sample: two can be of one session, of which one
-        ends."""
+        """What each existing sandbox has used, according to its last sample. Two can belong to one session if one of
+        them is ending."""
         now = self._clock()
         return [
             PresentUsage(
@@ -248,7 +248,7 @@ class Metering:
         ]
 
     async def close(self) -> None:
-        """Take no more samples."""
+        """Stop sampling."""
         if self._timer is not None:
             self._timer.cancel()
         if self._sampling is not None:
@@ -260,7 +260,7 @@ class Metering:
     def _tick(self) -> None:
         self._timer = None
         self._sample_soon()
-        if any(meter.running for meter, _ in self._meters.values()):  # an idle pool wakes for nothing
+        if any(meter.running for meter, _ in self._meters.values()):  # an idle pool must not be woken for nothing
             self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self._tick)
 
     def _sample_soon(self) -> None:
@@ -278,7 +278,7 @@ class Metering:
 
 
 async def _read(instance: Measured) -> Resources | None:
-    """Read the resources of an instance. An engine that fails at it, whatever it raises, must not keep its slot."""
+    """Read the resources of an instance. Whatever error an engine raises, the instance must not keep its slot."""
     try:
         return await instance.resources()
     except Exception:  # noqa: BLE001

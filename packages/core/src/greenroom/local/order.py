@@ -1,4 +1,4 @@
-"""The order of the calls of a session, from where they come in until they wait for their turn at the sandbox."""
+"""The order of a session's calls, from when they arrive until they wait for their turn at the sandbox."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Self
 
 
 class Place:
-    """The place of one call in the order. It must be left, whatever becomes of the call; twice does nothing."""
+    """The position of one call in the order. It must be left in any case; leaving it twice has no effect."""
 
     def __init__(self, before: asyncio.Future[None] | None) -> None:
         self._before = before
         self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when this call and all before it have left their places."""
+        """Done when this call and all before it have left their positions."""
 
     async def reach(self) -> None:
-        """Wait until all calls before this one have left their places, then leave this one.
+        """Wait until all calls before this one have left their positions, then leave this one.
 
-        The next call goes on when this one waits again: what comes until then is in order.
+        The next call continues when this one waits again: everything until then happens in order.
         """
         await self.arrive()
         self.leave()
 
     async def arrive(self) -> None:
-        """Wait until all calls before this one have left their places, and keep this one."""
+        """Wait until all calls before this one have left their positions, and keep this one."""
         if self._before is not None and not self._before.done():
             await asyncio.wait([self._before])
 
@@ -33,7 +33,7 @@ class Place:
             return
         if self._before is None or self._before.done():
             self.left.set_result(None)
-        else:  # given up: the next call still waits for those before
+        else:  # cancelled: the next call still waits for those before it
             self._before.add_done_callback(lambda _: self.leave())
 
     def __enter__(self) -> Self:
@@ -44,24 +44,24 @@ class Place:
 
 
 class CallOrder:
-    """The calls that have not reached their sandbox, by session.
+    """The calls that have not reached their sandbox yet, by session.
 
-    A call can wait for a sandbox, or begin in a task of its own, and a later one find the sandbox ready: without an
-    order of their own, the later one would run first.
+    One call can wait for a sandbox, or start in a separate task, while a later one finds the sandbox ready. Without
+    this order, the later one would run first.
     """
 
     def __init__(self) -> None:
         self._last: dict[str, Place] = {}
 
     def take(self, identifier: str) -> Place:
-        """Take the place after all calls of a session so far."""
+        """Take the position after all calls of a session so far."""
         last = self._last.get(identifier)
         place = self._last[identifier] = Place(None if last is None else last.left)
         place.left.add_done_callback(lambda _: self._forget(identifier, place))
         return place
 
     def __contains__(self, identifier: str) -> bool:
-        """Whether a call of this session has not reached its sandbox."""
+        """Whether a call of this session has not reached its sandbox yet."""
         return identifier in self._last
 
     def _forget(self, identifier: str, place: Place) -> None:

@@ -24,7 +24,7 @@ class Lifetime:
     """When a session ends, in seconds."""
 
     cooldown: float | None
-    """From the last use; `None` where a session ends with its sandbox."""
+    """From the last use; `None` if a session ends with its sandbox."""
     maximum_age: float | None
 
 
@@ -44,15 +44,15 @@ class Slot:
     idle_timeout: float | None = None
     """The session's own time without use; `None` for the pool's."""
     began: float = 0.0
-    """When its start was decided."""
+    """When it was decided to start it."""
     generation: int = 0
-    """The rules under which it was started."""
+    """The generation of the rules under which it was started."""
     lifetime: Lifetime | None = None
-    """The session's own, if the pool's has changed since it began."""
+    """The session's own lifetime, if the pool's has changed since the session began."""
     frozen: bool = False
-    """Whether its processes are to be stopped."""
+    """Whether its processes should be suspended."""
     awake_until: float = 0.0
-    """When it can be frozen at the earliest."""
+    """The earliest time at which it can be frozen."""
 
 
 @dataclass(slots=True)
@@ -73,19 +73,19 @@ class State:
     arrivals: deque[float] = field(default_factory=lambda: deque[float](maxlen=MOST_ARRIVALS))
     """When identifiers were queued recently."""
     start_time: float = 0.0
-    """How long a sandbox takes to start, as measured; in seconds."""
+    """The measured duration of a sandbox's start, in seconds."""
     decision: Decision = field(default_factory=Decision)
-    """How many sandboxes should be ready, where that follows demand."""
+    """How many sandboxes should be ready, if that follows demand."""
     memory: Memory | None = None
-    """What is left for sandboxes; `None` if that is not known."""
+    """The memory that is left for sandboxes; `None` if unknown."""
     memory_read_at: float = 0.0
     """When that was read."""
     footprint: int = FOOTPRINT
     """How much of it one more sandbox is expected to need, in bytes."""
     quick: bool = False
-    """Whether sandboxes start so quickly that none needs to wait."""
+    """Whether sandboxes start so quickly that none need to be kept ready."""
     hold_starts_until: float = 0.0
-    """After a failed start that no caller waited for: the earliest time of the next attempt."""
+    """After a failed start that no caller was waiting for: the earliest time of the next attempt."""
 
     def count(self, *phases: str) -> int:
         return sum(slot.phase in phases for slot in self.slots.values())
@@ -97,26 +97,26 @@ class Rules:
 
     maximum: int
     ready: int | ReadyGoal
-    """How many sandboxes wait for sessions, or what their number aims at."""
+    """How many sandboxes are kept ready, or the goal for their number."""
     cooldown: float | None
-    """From the last use; `None` where a session ends with its sandbox."""
+    """From the last use; `None` if a session ends with its sandbox."""
     maximum_age: float | None
     acquire_timeout: float
     max_concurrent_starts: int
     max_starts_beside_work: int | None = None
-    """The same while code runs; `None`: no difference."""
+    """`max_concurrent_starts` while code runs; `None`: no difference."""
     ready_if_quick: int | None = None
-    """The same as `ready` where sandboxes start quickly; `None`: no difference."""
+    """`ready` if sandboxes start quickly; `None`: no difference."""
     idle_after: float | None = None
     """From the last use until a session is frozen; `None`: never."""
     memory_reserve: int | None = None
-    """The bytes of memory that no sandbox is started for; `None`: by default."""
+    """How many bytes of memory are kept free of sandboxes; `None`: the default."""
     generation: int = 0
-    """That of the sandboxes that can serve new sessions; others are ended unless they serve one."""
+    """The generation of sandboxes that can serve new sessions; others are ended unless they serve one."""
 
     @property
     def lifetime(self) -> Lifetime:
-        """That of a session, unless it has its own."""
+        """The lifetime of a session, unless it has its own."""
         return Lifetime(self.cooldown, self.maximum_age)
 
 
@@ -127,7 +127,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Give a ready sandbox to the first in the queue."""
+    """Lease a ready sandbox to the first in the queue."""
 
     slot: int
     identifier: str
@@ -143,7 +143,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """Stop the processes of a session that is not used."""
+    """Suspend the processes of an unused session."""
 
     slot: int
 
@@ -195,7 +195,7 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
     surplus = 0 if waiting else max(0, min(-missing, spare))
     if now < state.hold_starts_until or (state.decision.held and isinstance(rules.ready, ReadyGoal)):
         missing = min(missing, wanted - starting)
-    # Sandboxes that no session waits for are the first that there is no memory for.
+    # If memory is short, sandboxes that no session waits for are the first not to be started.
     missing = min(missing, max(min(wanted - starting, admitted), admissible(state, rules, margin=2)))
     most = rules.max_concurrent_starts
     if rules.max_starts_beside_work is not None and any(slot.users for slot in state.slots.values()):
@@ -207,18 +207,18 @@ def plan(state: State, rules: Rules, now: float) -> list[Action]:
 
 
 def admissible(state: State, rules: Rules, *, margin: int = 1) -> int:
-    """How many further sandboxes there is memory for.
+    """For how many more sandboxes there is memory.
 
     Args:
-        state: the pool's.
-        rules: the pool's.
-        margin: how many times the reserve must be left.
+        state: the pool's state.
+        rules: the pool's rules.
+        margin: how many times the reserve must remain.
     """
     memory = state.memory
     if memory is None:
         return rules.maximum
     left = memory.available - margin * _reserve(memory, rules)
-    # Those that take memory now, or have begun to since it was read.
+    # Those that are using memory now, or have begun to since it was read.
     unseen = sum(slot.phase == "starting" or slot.since >= state.memory_read_at for slot in _alive(state))
     return min(rules.maximum, max(0, left // state.footprint - unseen))
 
@@ -242,15 +242,15 @@ def ready_target(state: State, rules: Rules) -> int:
 
 
 def ready_reason(state: State, rules: Rules) -> ReadyReason:
-    """Why so many."""
+    """The reason for that number."""
     quick = state.quick and rules.ready_if_quick is not None and not isinstance(rules.ready, ReadyGoal)
     return ReadyReason.QUICK if quick else state.decision.reason
 
 
 def next_due(state: State, rules: Rules, now: float) -> float | None:
-    """When `plan` will have the next action if the state does not change before; its actions so far are applied."""
+    """When `plan` will return the next action if the state does not change before; due actions have been applied."""
     times = [due for slot in state.slots.values() if (due := _due(slot, rules)) is not None]
-    # The head of the queue gets the sandboxes that are starting or have room to start, however long that takes.
+    # The first in the queue gets the sandboxes that are starting or can start, however long that takes.
     starting = len(_in_phase(state, "starting", _dropped(state, rules)))
     sure = starting + min(_room(state, rules), admissible(state, rules))
     times += [due for slot in state.slots.values() if (due := _freeze_due(slot, rules)) is not None]
@@ -278,11 +278,11 @@ def is_satisfied(state: State, rules: Rules) -> bool:
 
 
 def full(state: State, rules: Rules, now: float, reason: AllocationRefusal = _POOL_FULL) -> PoolFull:
-    """The error of a caller that got no sandbox, with the time when one may become free."""
+    """The error for a caller that got no sandbox, with the time when one may become free."""
     due = min((at for slot in state.slots.values() if (at := _due(slot, rules)) is not None and at > now), default=None)
     retry_after = None if due is None else due - now
     hint = "" if retry_after is None else f" One may become free in {retry_after:.0f} seconds."
-    # A sandbox that starts for an earlier caller, or that is ending, takes its place too: none is left.
+    # A sandbox that starts for an earlier caller, or that is ending, also takes up a place: none is left.
     sessions = rules.maximum
     if reason is _MEMORY_SHORT and (memory := state.memory) is not None:
         return PoolFull(
@@ -304,7 +304,7 @@ def full(state: State, rules: Rules, now: float, reason: AllocationRefusal = _PO
 
 
 def cooldown(slot: Slot, rules: Rules) -> float | None:
-    """How long a session lasts without use, in seconds; `None` where it ends with its sandbox."""
+    """How long a session lasts without use, in seconds; `None` if it ends with its sandbox."""
     pools = rules.cooldown if slot.lifetime is None else slot.lifetime.cooldown
     return pools if pools is None or slot.idle_timeout is None else min(slot.idle_timeout, pools)
 
@@ -324,7 +324,7 @@ def _in_phase(state: State, phase: str, dropped: Mapping[int, EndCause]) -> list
 
 
 def _dropped(state: State, rules: Rules) -> dict[int, EndCause]:
-    """The sandboxes without a session that a change of the rules leaves no place for: of older rules, or too many."""
+    """The sandboxes without a session that the current rules do not allow: of an older generation, or too many."""
     unused = [slot for phase in ("starting", "ready") for slot in _in_phase(state, phase, {})]
     dropped = {slot.number: EndCause.OUTDATED for slot in unused if slot.generation != rules.generation}
     current = [slot.number for slot in unused if slot.number not in dropped]
@@ -334,7 +334,7 @@ def _dropped(state: State, rules: Rules) -> dict[int, EndCause]:
 
 def _room(state: State, rules: Rules) -> int:
     # A sandbox counts until it is gone, so one that is ending keeps its place.
-    return max(0, rules.maximum - len(state.slots))  # more than the maximum: it was lowered
+    return max(0, rules.maximum - len(state.slots))  # the maximum was lowered if there are more
 
 
 def _alive(state: State) -> Iterable[Slot]:
@@ -360,7 +360,7 @@ def _is_short(state: State, rules: Rules) -> bool:
 
 
 def _freeze_due(slot: Slot, rules: Rules) -> float | None:
-    """When a session is to be frozen; `None` while it is in use or frozen, or if none are."""
+    """When to freeze a session; `None` while it is in use or frozen, or if no sessions are frozen."""
     if rules.idle_after is None or slot.phase != "leased" or slot.users or slot.frozen:
         return None
     return max(slot.last_used + rules.idle_after, slot.awake_until)

@@ -1,4 +1,4 @@
-"""A pool of code sessions on this machine: the allocator leases their sandboxes, channels talk to the runners."""
+"""A pool of code sessions on this machine: the allocator leases their sandboxes, channels connect to the runners."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from greenroom.tools import Toolbox
 
 
 class LocalPool(ChangeablePool[Channel]):
-    """A `Backend` over one engine. Made and used on one event loop."""
+    """A `Backend` on one engine. Created and used on one event loop."""
 
     def __init__(self, engine: Engine, settings: PoolSettings, observer: Observer = ignore, name: str = "") -> None:
         super().__init__(engine, settings)
@@ -58,13 +58,13 @@ class LocalPool(ChangeablePool[Channel]):
         """Check the engine, remove what dead owners left, and start the first sandboxes.
 
         Args:
-            engine: starts them.
-            settings: the pool's.
-            observer: called with its events.
-            name: the pool's in traces; by default the engine's.
+            engine: starts the sandboxes.
+            settings: the pool's settings.
+            observer: called with the pool's events.
+            name: the pool's name in traces; by default the engine's.
 
         Raises:
-            EngineUnavailable: no sandbox can be made, or none of this container type.
+            EngineUnavailable: no sandbox can be started, or none of this container type.
         """
         await cls._check(engine, settings)
         await engine.sweep()
@@ -149,7 +149,7 @@ class LocalPool(ChangeablePool[Channel]):
         own = {each: overrides for each, overrides in forks.items() if overrides is not None}
         made: list[str] = []
         with contextlib.ExitStack() as stack:
-            # Later executions keep behind this place until the end, as a copy can take several attempts.
+            # Later executions stay behind this position until the end, as a copy can take several attempts.
             place = stack.enter_context(self._order.take(identifier))
             for each in identifiers:
                 stack.enter_context(self._order.take(each))
@@ -162,7 +162,7 @@ class LocalPool(ChangeablePool[Channel]):
                     lease = partial(self._lease_all, identifiers, leases, made)
                     not_carried = await copy(parent, lease, self._copy_limits(identifiers, timeout))
                     if ended is not None:
-                        for each in identifiers:  # their first executions report it, as its own does
+                        for each in identifiers:  # their first executions report it, as the parent's does
                             self._allocator.remember_end(each, ended)
                     return not_carried
             except BaseException:
@@ -182,7 +182,7 @@ class LocalPool(ChangeablePool[Channel]):
         """Check that a session can be copied to these identifiers.
 
         Raises:
-            InvalidRequest: it cannot.
+            InvalidRequest: it cannot be copied to them.
         """
         if self.container_type is not ContainerType.PYTHON_LTS or not self._engine.copies_sessions:
             raise InvalidRequest(
@@ -207,10 +207,10 @@ class LocalPool(ChangeablePool[Channel]):
     async def _lease_all(
         self, identifiers: Sequence[str], leases: contextlib.AsyncExitStack, made: list[str]
     ) -> list[Channel]:
-        """Lease new sandboxes at the same time, all or none; `made` gets the identifiers of those that may exist."""
+        """Lease new sandboxes at the same time, all or none; `made` receives the identifiers of any that may exist."""
 
         async def lease(identifier: str, stack: contextlib.AsyncExitStack) -> Channel:
-            self._check_unused(identifier)  # while the fork waited, a transfer of files can have made the session
+            self._check_unused(identifier)  # while the fork waited, a file transfer can have created the session
             made.append(identifier)
             return await stack.enter_async_context(self._channel(identifier))
 
@@ -266,7 +266,7 @@ class LocalPool(ChangeablePool[Channel]):
         limit = self.file_limit
         with self._recorder.transferring(identifier, Direction.DOWNLOAD) as recorded:
             async with contextlib.AsyncExitStack() as stack:
-                with recorded.span.active():  # not while the consumer has a chunk: it can be in another task
+                with recorded.span.active():  # not while the consumer has a chunk, which can be in another task
                     channel = await stack.enter_async_context(self._channel(identifier))
                 chunks = await stack.enter_async_context(contextlib.aclosing(channel.download(path, limit, on_size)))
                 async for chunk in chunks:
@@ -331,7 +331,7 @@ class LocalPool(ChangeablePool[Channel]):
         return Channel(sandbox, on_lost, preload=settings.spec.preload, env=settings.env)
 
     def _restarted(self, identifier: str) -> RestartCause | None:
-        """Return why the session had ended before, for the first execution since."""
+        """Return why the session had ended before, for the first execution since then."""
         return _CAUSES.get(self._allocator.forget_end(identifier))
 
     def _merged(self, env: Environment) -> Environment:
@@ -342,7 +342,7 @@ class LocalPool(ChangeablePool[Channel]):
 
     @contextlib.asynccontextmanager
     async def _channel(self, identifier: str) -> AsyncGenerator[Channel, None]:
-        """Lease the session's sandbox, and give it the limits of its own that the session has."""
+        """Lease the session's sandbox, and apply the session's own limits to it."""
         overrides = self._overrides.get(identifier) or _NO_OVERRIDES
         async with self._allocator.lease(identifier, overrides.idle_timeout) as channel:
             if overrides.env is not None:
@@ -367,7 +367,7 @@ def _used(identifier: str) -> InvalidRequest:
 
 
 def _with_calls(info: SessionInfo, channel: Channel | None) -> SessionInfo:
-    """Return a session with the calls for which its code waits."""
+    """Return a session with the number of calls for which its code waits."""
     calls = channel.calls if channel is not None else None
     return info if calls is None else replace(info, parked_calls=calls.waiting, parked_since=calls.waits_since)
 

@@ -1,4 +1,4 @@
-"""Record the work in a pool's sessions: as events, as spans and in their meters."""
+"""Records the work in a pool's sessions: as events, as spans and in their meters."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Recorder:
     """Records for one pool.
 
     Args:
-        observer: gets the events.
+        observer: receives the events.
         metering: counts the work.
-        name: the pool's, for spans.
-        content: whether spans have the code and its output.
+        name: the pool's name in spans.
+        content: whether spans include the code and its output.
     """
 
     def __init__(self, observer: Observer, metering: Metering, name: str, *, content: bool) -> None:
@@ -52,7 +52,7 @@ class Recorder:
         self._content = content
 
     def executing(self, identifier: str, work: Work, content: str = "") -> RecordedExecution:
-        """Record an execution: a context manager. `content` is what it runs, for a span that may have it."""
+        """Record an execution: a context manager. `content` is the code, for a span that may include it."""
         span = tracing.start(_SPANS[work], tracing.session_attributes(identifier, self._name))
         if self._content and span:
             span.set_content("greenroom.execution.code", content)
@@ -85,7 +85,7 @@ class Recorder:
 
 
 class RecordedExecution:
-    """An execution that is being recorded, until the context is left."""
+    """An execution that is being recorded, until the context ends."""
 
     __slots__ = ("_content", "_identifier", "_metering", "_observer", "_work", "entry", "since", "span")
 
@@ -101,7 +101,7 @@ class RecordedExecution:
         self.since: float | None = None
         """When it got its sandbox."""
         self.entry: Entry | None = None
-        """That of its sandbox in the metering."""
+        """Its sandbox's entry in the metering."""
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +116,7 @@ class RecordedExecution:
             self.span.end()
 
     def began(self) -> None:
-        """Note that it has its sandbox; of a request, perhaps another one than before."""
+        """Record that it has its sandbox; for a request, possibly another one than before."""
         if self.entry is not None:
             self._metering.leave(self.entry)
         self.entry = self._metering.begin(self._identifier)
@@ -125,7 +125,7 @@ class RecordedExecution:
             self._observer(ExecutionBegan(self._identifier, self._work))
 
     def ended(self, execution: Execution) -> Execution:
-        """Note its end, and return it."""
+        """Record its end, and return it."""
         tracing.describe_execution(self.span, execution, content=self._content)
         if self._observer is not ignore:
             error = None if execution.error is None else error_class(execution.error.name)
@@ -134,12 +134,12 @@ class RecordedExecution:
         return execution
 
     def answered(self) -> None:
-        """Note the end of a container's response."""
+        """Record the end of a container's response."""
         if self._observer is not ignore and self.since is not None:
             self._emit("succeeded", time.monotonic() - self.since)
 
     def failed(self, error: BaseException) -> None:
-        """Note that it ended with an exception."""
+        """Record that it ended with an exception."""
         self.span.fail_by(error)
         if self.since is None or self._observer is ignore:
             return
@@ -161,4 +161,4 @@ class RecordedTransfer:
     def __init__(self, span: tracing.Span) -> None:
         self.span = span
         self.size = 0
-        """The bytes so far."""
+        """The number of bytes so far."""

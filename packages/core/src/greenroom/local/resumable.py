@@ -1,4 +1,4 @@
-"""Executions that somebody else can take over, while their pool is open."""
+"""Executions that another caller can take over, while their pool is open."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from greenroom.models import Event, Execution
 from greenroom.tools import PendingCalls, TakenCalls, Toolbox
 
 _MAX_KEPT = 16
-"""Executions that have ended and are remembered; each can have many megabytes of output."""
+"""The maximum number of ended executions to remember; each can have many megabytes of output."""
 
 Work = Callable[[Toolbox | None, OnEvent], asyncio.Task[Execution]]
 
 
 @dataclass(eq=False, slots=True)
 class _Resumable:
-    """An execution, and the one who receives it."""
+    """An execution, and the caller that receives it."""
 
     pending: PendingCalls
     task: asyncio.Task[Execution] = field(init=False)
     on_event: OnEvent | None = None
     taken: TakenCalls | None = None
     replaced: asyncio.Future[None] | None = None
-    """Done when another one receives it."""
+    """Done when another caller takes over."""
 
     def note(self, event: Event) -> None:
         if self.on_event is not None:
@@ -35,7 +35,7 @@ class _Resumable:
 
 
 class ResumableExecutions:
-    """The executions of one pool that have an id: those that run, and the latest that have ended."""
+    """The executions of one pool that have an id: those that are running, and those that ended most recently."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Resumable] = {}
@@ -43,11 +43,11 @@ class ResumableExecutions:
     async def begin(
         self, identifier: str, execution_id: str, work: Work, on_event: OnEvent | None, tools: Toolbox | None
     ) -> Execution:
-        """Execute, until the end or until another one receives the execution.
+        """Execute, until the end or until another caller takes the execution over.
 
         Raises:
             InvalidRequest: the session has an execution with this id.
-            ServiceFailed: another one receives it.
+            ServiceFailed: another caller has taken it over.
         """
         key = (identifier, execution_id)
         if key in self._known:
@@ -65,11 +65,11 @@ class ResumableExecutions:
     async def resume(
         self, identifier: str, execution_id: str, on_event: OnEvent | None, tools: Toolbox | None
     ) -> Execution:
-        """Receive an execution in place of the one before.
+        """Take an execution over from its previous caller.
 
         Raises:
-            SandboxLost: it is not known.
-            ServiceFailed: another one receives it.
+            SandboxLost: the execution is not known.
+            ServiceFailed: another caller has taken it over in turn.
         """
         resumable = self._known.get((identifier, execution_id))
         if resumable is None:
@@ -87,7 +87,7 @@ class ResumableExecutions:
         return await self._receive(resumable, execution_id, on_event, tools)
 
     def forget(self, identifier: str) -> None:
-        """Forget what has ended in a session."""
+        """Forget a session's executions that have ended."""
         for key in [key for key, each in self._known.items() if key[0] == identifier and each.task.done()]:
             del self._known[key]
 
@@ -120,7 +120,7 @@ class ResumableExecutions:
 
     def _ended(self, key: tuple[str, str], resumable: _Resumable) -> None:
         if not resumable.task.cancelled():
-            resumable.task.exception()  # mark it as retrieved: perhaps nobody waits for it
+            resumable.task.exception()  # mark it as retrieved: it may not be awaited
         if self._known.pop(key, None) is not resumable:
             return
         self._known[key] = resumable  # in the order in which they ended

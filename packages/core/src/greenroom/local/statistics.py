@@ -1,4 +1,4 @@
-"""A pool's statistics, in bounded memory: the first consumer of its events."""
+"""A pool's statistics, in bounded memory; computed from its events."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from greenroom.models import PoolStatus
 from greenroom.telemetry import SandboxEnded, SandboxStarted, SessionAllocated, TelemetryEvent
 
 _KEPT = 1000
-_RECENT = 50  # starts: a machine is not always as busy
+_RECENT = 50  # starts: a machine is not always equally busy
 
 
 class Statistics:
-    """Counts and recent times, in seconds."""
+    """Counts and recent durations, in seconds."""
 
     def __init__(self) -> None:
         self._warm = 0
@@ -43,12 +43,12 @@ class Statistics:
                 pass
 
     def warmed_up(self, duration: float, *, prepared: bool) -> bool:
-        """Count a sandbox that can answer; return whether sandboxes start so quickly that none needs to wait.
+        """Count a sandbox that can reply now; return whether sandboxes start so quickly that none need to be kept.
 
         Args:
-            duration: from the order for it.
-            prepared: whether it imported what it should; what a session got before that is no measure of the time
-                unless others are known to be quick.
+            duration: seconds since it was ordered.
+            prepared: whether it finished its preload; if a session got it before, its time only counts if others are
+                known to be quick.
         """
         if prepared or self._quick:
             self._warm_times.append(duration)
@@ -57,12 +57,12 @@ class Statistics:
 
     @property
     def start_time(self) -> float:
-        """The median of the last few starts, 0 before the first."""
+        """The median duration of the most recent starts, 0 before the first."""
         return _median(list(self._starts)[-_RECENT:])
 
     def status(self, state: State, rules: Rules) -> PoolStatus:
-        """Return the counts together with the pool's present state."""
-        # Another thread can be asking.
+        """Return the counts together with the pool's current state."""
+        # Another thread may be asking.
         state = State(slots=dict(state.slots), waiters=list(state.waiters), decision=state.decision, quick=state.quick)
         waits = sorted(self._waits)
         leased = [slot for slot in state.slots.values() if slot.phase == "leased"]

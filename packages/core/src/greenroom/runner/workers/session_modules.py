@@ -15,7 +15,7 @@ from ..files import DATA_DIR
 class _Loader(SourceFileLoader):
     """Compiles a module each time.
 
-    Bytecode is matched to its source by size and time in seconds, so that of a module fixed quickly would still be used.
+    Bytecode is matched to its source by size and time in seconds: a module fixed within a second would run the old one.
     """
 
     def path_stats(self, path: str) -> NoReturn:
