@@ -167,9 +167,9 @@ class Channel:
 class Link:
     """The two streams, with the channels in them.
 
-    write: sends bytes in order; waits while the stream is full.
+    Args:
+        write: sends bytes in order; waits while the stream is full.
         on_open: called with each channel that the other side opens, and the body of its `OPEN`.
-        on_open: called with each channel that the other side begins, and the body of its `OPEN`.
         first: the number of this side's first channel, 1 or 2.
     """
 

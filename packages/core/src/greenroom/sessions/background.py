@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, and the way into it from anywhere."""
+"""An event loop in its own thread that can be called from anywhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class BackgroundLoop:
-    """Runs coroutines on one event loop for blocking code, for any thread and for any other event loop.
+    """Runs coroutines on one event loop, for blocking code, any thread and any other event loop.
 
-    The loop's thread starts with the first call. It is a daemon: everything that must not outlive the process ends by
-    itself with the process, whatever this thread is doing.
+    The loop's thread starts with the first call. It is a daemon: everything that must not outlive the process ends
+    with the process anyway, whatever this thread is doing.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,20 +33,20 @@ class BackgroundLoop:
 
     @property
     def is_of_parent(self) -> bool:
-        """Whether this process is a fork of the one that made the loop."""
+        """Whether this process is a fork of the one that created the loop."""
         return os.getpid() != self._pid
 
     def submit(self, coroutine: Coroutine[Any, Any, T], *, in_context: bool = False) -> Future[T]:
         """Schedule a coroutine; cancelling the future cancels it.
 
         Args:
-            coroutine: what to run.
-            in_context: whether it sees the caller's context variables. By default it sees the caller's trace alone:
-                what it leaves running on this loop, such as a sandbox, would otherwise hold all of them, and with them
-                what a framework or a web server keeps there for one request.
+            coroutine: the coroutine to run.
+            in_context: whether it sees the caller's context variables. By default it sees only the caller's trace:
+                anything that it leaves running on this loop, such as a sandbox, would otherwise keep all of them alive,
+                including what a framework or a web server stores there for one request.
 
         Raises:
-            PoolClosed: the loop was closed, or this is a fork of the process that made it.
+            PoolClosed: the loop was closed, or this is a fork of the process that created it.
         """
         context = copy_context() if in_context else _trace_only()
         try:
@@ -77,7 +77,7 @@ class BackgroundLoop:
 
         Args:
             last: the coroutine function.
-            timeout: seconds to wait for a loop that others can block; its thread then ends when they do.
+            timeout: seconds to wait for a loop that others may block; its thread then ends when they stop.
         """
         with self._lock:
             loop, thread, self._loop, self._closed = self._loop, self._thread, None, True
@@ -117,7 +117,7 @@ class BackgroundLoop:
 
 
 def _trace_only() -> Context:
-    """Return a context that has nothing of the caller's but its trace."""
+    """Return a context that contains only the caller's trace."""
     context = Context()
     opentelemetry = sys.modules.get("opentelemetry.context")
     if opentelemetry is not None:
@@ -126,7 +126,7 @@ def _trace_only() -> Context:
 
 
 class _Threads(ThreadPoolExecutor):
-    """Works in the calling thread once the interpreter exits and starts no more threads: a pool may still be open."""
+    """Falls back to the calling thread once the exiting interpreter starts no threads: a pool may still be open."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         try:

@@ -1,7 +1,7 @@
-"""Whole directories on their way into and out of a session.
+"""Transfers of whole directories to and from a session.
 
-What a session lists can be hostile. A download makes a new directory and new files in it, under names that it checks,
-so that nothing that was there before can lead out of it or be overwritten.
+A session's listing can be hostile. A download creates a new directory and new files in it, under names that it checks,
+so that no existing link can lead out of it and no existing file is overwritten.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from greenroom.sessions.rules import check_file_path
 from greenroom.sessions.transfers import at_most, counted, write_chunks
 
 MAX_FILES = 20_000
-"""Files and directories in one directory, with all below it; a session lists no more."""
+"""The maximum number of files and directories below one directory; a session lists no more."""
 
 DOWNLOAD_LIMIT = 1 << 30
-"""Bytes of all files of a directory that are downloaded unless the caller says otherwise."""
+"""The default limit in bytes of all files in a directory download."""
 
-_MAX_DEPTH = 50  # of a session's lists
+_MAX_DEPTH = 50  # of a session's listings
 
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 
-# Links, devices and pipes, which a directory comes without, and what was replaced since it was listed. Over HTTP there
-# is one error for all of them.
+# Links, devices and pipes, which are left out, and files that were replaced since they were listed. HTTP has a single
+# error for all of them.
 _NO_FILE = {errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR, errno.ENOTDIR, errno.EPERM}
 
 
@@ -55,8 +55,8 @@ class LocalFile(NamedTuple):
 class LocalDirectory:
     """A local directory to upload.
 
-    Symbolic links below it are not followed, as they could lead out of it: neither those that are there, nor those that
-    take the place of a directory or a file while it is uploaded (where the system can open files from a directory).
+    Symbolic links below it are not followed, as they could lead out of it: neither existing ones nor those that replace
+    a directory or a file during the upload (if the system can open files relative to a directory).
 
     Raises:
         InvalidRequest: it cannot be read.
@@ -82,7 +82,7 @@ class LocalDirectory:
         """Return the regular files below it, with their paths in the session.
 
         Raises:
-            InvalidRequest: it cannot be read, has no files or too many, or a name is not possible in a session.
+            InvalidRequest: it cannot be read, has no files or too many, or a name cannot be used in a session.
         """
         directory = self._path
         found: list[LocalFile] = []
@@ -103,7 +103,7 @@ class LocalDirectory:
         """Open one of its files.
 
         Raises:
-            InvalidRequest: it cannot be read, is no longer a regular file, or a link is on the way to it.
+            InvalidRequest: it cannot be read, is no longer a regular file, or its path contains a link.
         """
 
         def opener(name: str, flags: int) -> int:
@@ -127,7 +127,7 @@ def _too_deep(directory: Path) -> InvalidRequest:
 
 
 def _regular(directory: Path, descriptor: int | None, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Yield the names and the size of each regular file below a directory, which `descriptor` has open."""
+    """Yield the names and the size of each regular file below a directory that is open as `descriptor`."""
     try:
         found: list[tuple[str, os.stat_result]] = []
         with os.scandir(directory if descriptor is None else descriptor) as scanned:
@@ -154,11 +154,11 @@ def _regular(directory: Path, descriptor: int | None, parts: tuple[str, ...]) ->
 async def download_directory(
     backend: Backend, identifier: str, remote: str, target: Path, limit: int | None, *, meter: Meter
 ) -> Path:
-    """Download a directory into a new or empty local one, which appears when it is complete.
+    """Download a directory to a new or empty local one, which appears once it is complete.
 
     Raises:
-        FileRefused: the files have more than `limit` bytes, a listed name is not possible, or the local directory
-            cannot be made or is not empty.
+        FileRefused: the files have more than `limit` bytes, a listed name cannot be used, or the local directory
+            cannot be created or is not empty.
     """
     _check_empty(target)
     entries = await backend.files(identifier, remote, recursive=True)
@@ -187,7 +187,7 @@ async def download_directory(
                     path.unlink()
             made = partial.rename(target)
         except BaseException:
-            with contextlib.suppress(asyncio.CancelledError):  # also when it is cancelled again
+            with contextlib.suppress(asyncio.CancelledError):  # even if it is cancelled again
                 await asyncio.shield(asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True))
             raise
     meter.finish()
@@ -212,10 +212,10 @@ def _check_empty(target: Path) -> None:
 
 
 def _parts_below(entry: RemoteFile, directory: str) -> tuple[str, ...]:
-    """Return the names that lead from a directory of a session to what it lists below.
+    """Return the names that lead from a directory of a session to an entry listed below it.
 
     Raises:
-        FileRefused: they lead elsewhere, or cannot be names on this machine.
+        FileRefused: they lead elsewhere, or cannot be file names on this machine.
     """
     path = entry.path
     parts = path.removeprefix(f"{directory}/").split("/") if path.startswith(f"{directory}/") else [""]
@@ -227,7 +227,7 @@ def _parts_below(entry: RemoteFile, directory: str) -> tuple[str, ...]:
 
 
 def _is_name(part: str) -> bool:
-    """Whether a part of a path can be the name of a file here, and of nothing else."""
+    """Whether a part of a path can only be a file name on this machine."""
     if part in {"", ".", ".."} or "\0" in part:
         return False
     if os.sep != "/" and any(each in part for each in (os.sep, ":")):  # it could lead to another drive

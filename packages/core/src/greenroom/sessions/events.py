@@ -16,25 +16,25 @@ from greenroom.models import Event, Execution, Output, StreamText
 from greenroom.sessions.open_pool import OpenPool
 
 _Execute: TypeAlias = Callable[[OnEvent], Coroutine[Any, Any, Execution]]
-"""Begins an execution whose events go to the function."""
+"""Starts an execution whose events are passed to the function."""
 
 OtherT = TypeVar("OtherT")
 
-_MANY = 100  # events that wait for their consumer
+_MANY = 100  # events waiting for their consumer
 
 
 class _Text(NamedTuple):
-    """Text that waits, in pieces."""
+    """Waiting text, in pieces."""
 
     stream: Literal["stdout", "stderr"]
     content: io.StringIO
 
 
 class Events(Generic[OtherT]):
-    """The events of an execution that wait for their consumer; `OtherT` are those that no caller sees.
+    """The events of an execution that wait for their consumer; `OtherT` are internal ones that no caller sees.
 
-    If there are many, a piece of text is joined with the last piece of its stream, so that millions of pieces take no
-    more memory than their text. `on_arrival` is called for each event that `take` will return.
+    If there are many, a piece of text is joined with the previous piece of its stream, so that millions of pieces take
+    no more memory than their text. `on_arrival` is called for each event that `take` will return.
     """
 
     def __init__(self, on_arrival: Callable[[], None]) -> None:
@@ -58,10 +58,10 @@ class Events(Generic[OtherT]):
         self._on_arrival()
 
     def _last_text(self, stream: Literal["stdout", "stderr"]) -> _Text | None:
-        """The waiting text that a further piece of this stream is joined with, if there is one."""
+        """The waiting text to which the next piece of this stream can be added, if any."""
         if len(self._waiting) < _MANY:
             return None
-        recent = (self._waiting[-1], self._waiting[-2])  # two, as code can write to both streams in turn
+        recent = (self._waiting[-1], self._waiting[-2])  # two, as code can alternate between the streams
         return next((event for event in recent if isinstance(event, _Text) and event.stream == stream), None)
 
     def take(self) -> StreamText | OtherT | Output | Future[Execution]:
@@ -71,7 +71,7 @@ class Events(Generic[OtherT]):
 
 
 def streamed(pool: OpenPool, execute: _Execute) -> Generator[Event, None, None]:
-    """Yield the events of an execution, and last the whole of it; leaving early interrupts it."""
+    """Yield the events of an execution, and finally the whole execution; leaving early interrupts it."""
     arrived = threading.Semaphore(0)
     events = Events[Never](arrived.release)
     future = pool.submit(execute(events.put))
@@ -85,12 +85,12 @@ def streamed(pool: OpenPool, execute: _Execute) -> Generator[Event, None, None]:
 
 
 async def astreamed(pool: OpenPool, execute: _Execute) -> AsyncGenerator[Event, None]:
-    """As `streamed`."""
+    """Like `streamed`."""
     loop = asyncio.get_running_loop()
     arrived = asyncio.Semaphore(0)
 
     def release() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
             loop.call_soon_threadsafe(arrived.release)
 
     events = Events[Never](release)

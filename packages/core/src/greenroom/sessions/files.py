@@ -22,7 +22,7 @@ from greenroom.sessions.transfers import Source, at_most, bytes_chunks, chunks_o
 async def upload(
     backend: Backend, identifier: str, source: Source, path: str | None, report: Report = unread
 ) -> RemoteFile:
-    """Carry out `Session.upload`."""
+    """Implement `Session.upload`."""
     if isinstance(source, bytes | bytearray | memoryview):
         if path is None:
             raise InvalidRequest("An upload of bytes must have a path, such as session.upload(b'…', 'data.csv').")
@@ -41,7 +41,7 @@ async def upload(
             f"The source must be a local path, bytes or an open binary file, not {type(source).__name__}."
         )
     if path is None:
-        name = getattr(source, "name", "")  # the name of a temporary file is a number
+        name = getattr(source, "name", "")  # the name of an unnamed temporary file is a number
         path = PurePosixPath(name).name if isinstance(name, str) else ""
     remote = check_file_path(path)
     meter = Meter(report, "upload", _label(remote), total=size_left(source))
@@ -57,7 +57,7 @@ async def download(
     *,
     report: Report = unread,
 ) -> bytes | Path:
-    """Carry out `Session.download`."""
+    """Implement `Session.download`."""
     remote = check_file_path(path) if to is None else check_path(path)
     meter = Meter(report, "download", _label(remote))
     if to is None:
@@ -143,12 +143,12 @@ async def _send(backend: Backend, identifier: str, path: str, chunks: AsyncItera
 
 
 def _label(path: str) -> str:
-    """The name of a file or a directory of a session, as `RemoteFile.name` has it."""
+    """The name of a file or a directory in a session, as in `RemoteFile.name`."""
     return path.removeprefix(f"{DATA_DIR}/")
 
 
 def _check_size(backend: Backend, path: str, size: int) -> None:
-    """Refuse a file over the limit before anything is sent; one that still grows is counted as it is sent."""
+    """Refuse a file over the limit before anything is sent; growing files are also counted as they are sent."""
     if size > backend.file_limit:
         raise FileRefused.too_large(path, backend.file_limit, option="file_limit", size=size)
 
@@ -165,12 +165,12 @@ async def _download_file(
 
 
 def _is_local(error: OSError) -> bool:
-    """Whether the local file system has refused, not the session's."""
+    """Whether the error is from the local file system, not the session's."""
     return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, GreenroomError)
 
 
 async def _is_directory(backend: Backend, identifier: str, path: str) -> bool:
     try:
         return (await backend.file(identifier, path)).is_directory
-    except GreenroomError:  # that of the download is the better one
+    except GreenroomError:  # the download's own error is more useful
         return False

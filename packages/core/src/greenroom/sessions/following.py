@@ -1,4 +1,4 @@
-"""The way of progress from the pool's event loop, where the work is done, to the caller who waits for it."""
+"""Passes progress from the pool's event loop, where the work is done, to the caller that waits for it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from greenroom.progress import OnProgress, Progress, Report, check_callback, unr
 T = TypeVar("T")
 
 _INTERVAL = 0.1  # seconds between two calls of the caller's function
-_CLEAN_UP_TIMEOUT = 10.0  # seconds in which work should end whose caller's function has raised
+_CLEAN_UP_TIMEOUT = 10.0  # seconds for work to end after the caller's function has raised
 
 
 class _Loop(Protocol):
-    """An event loop on a thread of its own: a pool's, or one of a pool that is being opened."""
+    """An event loop in its own thread: a pool's, or that of a pool that is being opened."""
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]: ...
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T: ...
@@ -27,28 +27,28 @@ class _Loop(Protocol):
 
 
 class Following:
-    """Runs work on the pool's event loop, and meanwhile calls a function of the caller's with its progress.
+    """Runs work on the pool's event loop, and calls a function of the caller with its progress meanwhile.
 
     The function is called where the caller waits: on its thread, or in its task. So it needs no locks, it delays
-    neither the work nor other sessions, and its exceptions are the caller's own: they cancel the work. If the values
-    come faster than the function takes them, it gets the latest of each task.
+    neither the work nor other sessions, and its exceptions are the caller's own: they cancel the work. If values
+    arrive faster than the function takes them, it gets only the latest of each task.
     """
 
     def __init__(self, on_progress: OnProgress | None) -> None:
         """
         Raises:
-            InvalidRequest: it is not a function, or it is asynchronous.
+            InvalidRequest: the function is not callable, or is asynchronous.
         """
         self._on_progress = check_callback(on_progress)
         self._lock = threading.Lock()
         self._latest: dict[str, Progress] = {}
         self._wake: Callable[[], object] | None = None
-        """Called when values have come; `None` while nobody follows."""
+        """Called when values have arrived; `None` while nobody follows."""
         self._task: asyncio.Task[Any] | None = None
 
     @property
     def report(self) -> Report:
-        """What the work calls."""
+        """The function that the work calls."""
         return unread if self._on_progress is None else self._post
 
     def run(self, loop: _Loop, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -84,14 +84,14 @@ class Following:
         return result
 
     async def arun(self, loop: _Loop, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """As `run`, from any event loop."""
+        """Like `run`, from any event loop."""
         if self._on_progress is None:
             return await loop.arun(work())
         own = asyncio.get_running_loop()
         arrived = asyncio.Event()
 
         def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
                 own.call_soon_threadsafe(arrived.set)
 
         self._wake = wake
@@ -108,7 +108,7 @@ class Following:
             self._cancel()
             await asyncio.wait([future], timeout=_CLEAN_UP_TIMEOUT)
             if future.done() and not future.cancelled():
-                future.exception()  # asyncio would log one that nobody has asked for
+                future.exception()  # asyncio would log an exception that was not retrieved
             raise
         finally:
             self._wake = None
@@ -122,10 +122,10 @@ class Following:
         return await work()
 
     def _cancel(self) -> None:
-        """Cancel the work. Its future ends when it has cleaned up: to cancel that would be to wait for nothing."""
+        """Cancel the work. Its future ends after the work's clean-up: cancelling that would only wait for nothing."""
         task = self._task
         if task is not None:
-            with contextlib.suppress(RuntimeError):  # the pool was closed meanwhile
+            with contextlib.suppress(RuntimeError):  # the pool was closed in the meantime
                 task.get_loop().call_soon_threadsafe(task.cancel)
 
     def _post(self, progress: Progress) -> None:

@@ -20,9 +20,9 @@ from greenroom.untrusted import brief
 
 
 class ExecutionHandle:
-    """An execution in the background, which continues when the handle is dropped.
+    """An execution in the background, which continues if the handle is dropped.
 
-    Made by `Session.submit` and `Session.resume`.
+    Created by `Session.submit` and `Session.resume`.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class ExecutionHandle:
     ) -> None:
         """
         Args:
-            pool: where it runs.
-            execution_id: its own.
-            execute: begins or resumes it on the pool's event loop, and returns it at its end.
+            pool: the pool in which it runs.
+            execution_id: its identifier.
+            execute: begins or resumes it on the pool's event loop, and returns it when it has ended.
             log: its calls, if it has tools.
             on_event: called on the pool's event loop.
         """
@@ -54,10 +54,10 @@ class ExecutionHandle:
 
     @property
     def status(self) -> Literal["running"] | Status:
-        """`running`, also while it waits for its turn, or how it ended.
+        """`running`, even while it waits for its turn, or how it ended.
 
         Raises:
-            GreenroomError: it could not run, as `result` does.
+            GreenroomError: it could not run, as for `result`.
         """
         return self._future.result().status if self._future.done() else "running"
 
@@ -71,7 +71,7 @@ class ExecutionHandle:
         self._future.add_done_callback(callback)
 
     def result(self, timeout: float | None = None) -> Execution:
-        """Wait for the end of the execution, and return it.
+        """Wait until the execution ends, and return it.
 
         Raises:
             TimeoutError: it has not ended within `timeout` seconds; it continues.
@@ -85,22 +85,22 @@ class ExecutionHandle:
         return self._future.result(min(max(limit, 0), threading.TIMEOUT_MAX))
 
     async def aresult(self) -> Execution:
-        """As `result`. Cancelling the wait does not cancel the execution."""
+        """Like `result`. Cancelling the wait does not cancel the execution."""
         return await asyncio.shield(asyncio.wrap_future(self._future))
 
     def calls(self) -> list[MadeCall]:
         """Return the calls of tools so far, in the order in which the code made them.
 
-        All that wait are among them, and of the others the latest 1,000, with at most 256 KiB of arguments. A resumed
-        execution has those from before, too.
+        These are all waiting calls, and the latest 1,000 of the others, with at most 256 KiB of arguments. A resumed
+        execution also has its earlier calls.
 
         Raises:
-            GreenroomError: it cannot be resumed, as `result` raises it.
+            GreenroomError: it cannot be resumed, as for `result`.
         """
         return self._pool.run(self._calls())
 
     async def acalls(self) -> list[MadeCall]:
-        """As `calls`."""
+        """Like `calls`."""
         return await self._pool.arun(self._calls())
 
     def cancel(self) -> None:
@@ -108,7 +108,7 @@ class ExecutionHandle:
         self._pool.run(self._cancel())
 
     async def acancel(self) -> None:
-        """As `cancel`."""
+        """Like `cancel`."""
         await self._pool.arun(self._cancel())
 
     async def _run(self, execute: Callable[[OnEvent], Coroutine[Any, Any, Execution]]) -> Execution:
@@ -141,7 +141,7 @@ class ExecutionHandle:
         return list(self._log)
 
     def _note(self, event: Event) -> None:
-        """Keep the execution, which comes last and has everything that came before."""
+        """Keep the execution, which comes last and contains everything that came before."""
         if isinstance(event, Execution):
             self._last = event
         if self._on_event is not None:

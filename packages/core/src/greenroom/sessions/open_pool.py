@@ -1,4 +1,4 @@
-"""A backend together with the event loop that it lives on."""
+"""A backend together with its event loop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from greenroom.sessions.following import Following
 
 T = TypeVar("T")
 
-_TOOLS_TIMEOUT = 1.0  # seconds in which the thread of asynchronous tools should end, which they can block
+_TOOLS_TIMEOUT = 1.0  # seconds for the thread of asynchronous tools to end, which they may block
 
 
 class OpenPool:
     """The backend and event loop that a `SessionPool`, its sessions and its handles share.
 
     It closes itself when the last of them is dropped, and when the interpreter exits. In a fork of the process, a pool
-    that had not been used before opens again with its first use, which blocks meanwhile: servers open pools in a
+    that was not used before the fork opens again on its first use, which blocks meanwhile: servers open pools in a
     parent process and use them in its children.
     """
 
@@ -34,9 +34,9 @@ class OpenPool:
 
     @classmethod
     def open(cls, make_backend: Callable[[], Coroutine[Any, Any, Backend]], following: Following | None = None) -> Self:
-        """Make a backend on a new event loop, which every later call uses too; block until it is made.
+        """Create a backend on a new event loop, which every later call uses, too; block until it is ready.
 
-        `following` takes what `make_backend` reports to it.
+        `following` receives the progress that `make_backend` reports.
         """
         opening = _Opening(make_backend)
         opening.open(following or Following(None))
@@ -46,7 +46,7 @@ class OpenPool:
     async def aopen(
         cls, make_backend: Callable[[], Coroutine[Any, Any, Backend]], following: Following | None = None
     ) -> Self:
-        """As `open`, without blocking the caller's event loop."""
+        """Like `open`, without blocking the caller's event loop."""
         opening = _Opening(make_backend)
         await opening.aopen(following or Following(None))
         return cls(opening)
@@ -56,7 +56,7 @@ class OpenPool:
 
     @property
     def container_type(self) -> ContainerType:
-        """That of the backend. To ask for it is not a use of the pool, which can still open again in a fork."""
+        """The backend's container type. Reading it is not a use of the pool, which can still open again in a fork."""
         return self._backend.container_type
 
     @property
@@ -85,7 +85,7 @@ class OpenPool:
         self._make_backend = opening.make_backend
         self._backend, self._loop = opening.backend, opening.loop
         self.tool_loop = BackgroundLoop("greenroom tools")
-        """For asynchronous tools of blocking callers; its thread starts when the first one is called."""
+        """The loop for asynchronous tools of blocking callers; its thread starts when the first tool is called."""
         self._finalizer = weakref.finalize(self, _close, self._backend, self._loop, self.tool_loop)
 
     def _loop_for(self, coroutine: Coroutine[Any, Any, Any]) -> BackgroundLoop:
@@ -104,13 +104,13 @@ class OpenPool:
             if not self._used and self._finalizer.alive and self._loop.is_of_parent:
                 opening = _Opening(self._make_backend)
                 opening.open(Following(None))
-                # The finalizer of before remains: it holds what belongs to the parent, and closes none of it here.
+                # The earlier finalizer remains: it holds what belongs to the parent, and closes nothing of it here.
                 self._adopt(opening)
             self._used = True
 
 
 class _Opening:
-    """A backend that is being made, and can become ready just as its caller gives up."""
+    """A backend that is being created, and can become ready just as its caller is cancelled."""
 
     backend: Backend
 

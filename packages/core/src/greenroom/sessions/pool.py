@@ -17,14 +17,14 @@ from greenroom.sessions.session import Session
 
 
 class SessionPool:
-    """Hands out sessions by identifier. Made by `greenroom.connect`.
+    """Provides sessions by identifier. Created by `greenroom.connect`.
 
     One pool serves blocking code, threads and any number of event loops at the same time. As a context manager it
-    closes itself at the end, and its sessions end; in Azure, sessions with an identifier of the caller's choice cool
-    down instead, as other processes might use them.
+    closes itself at the end, and its sessions end; in Azure, however, sessions whose identifiers the caller chose cool
+    down, as other processes might use them.
 
-    A pool belongs to one process. In a fork of it, as by gunicorn's `--preload`, a pool that was not used before opens
-    again with its first use and has sessions of its own; one that was used raises `PoolClosed` there.
+    A pool belongs to one process. In a fork of it, such as with gunicorn's `--preload`, a pool that was not used before
+    opens again on its first use and has separate sessions; one that was used raises `PoolClosed` there.
     """
 
     def __init__(self, pool: OpenPool) -> None:
@@ -50,15 +50,15 @@ class SessionPool:
             identifier: 4 to 128 characters, by Azure's rule.
             timeout: the time limit of this session's executions in seconds; by default the pool's `timeout`.
             memory: this session's memory limit in bytes, or as `"512Mi"`; at most the pool's `memory`, which is
-                the default. It holds from the next use on, also for a session that has begun.
+                the default. It applies from the next use on, even to a session that has already begun.
             idle_timeout: the seconds without use after which this session ends, at most the pool's `cooldown_period`,
-                which is the default. It holds from the next use on.
+                which is the default. It applies from the next use on.
             env: environment variables of this session, in addition to the pool's `env`, for its code and its shell
-                commands. They hold from the next execution on, in place of those that it had. Greenroom shows their
-                values nowhere.
+                commands. They apply from the next execution on, and replace its previous ones. Greenroom does not show
+                their values anywhere.
 
         Raises:
-            InvalidRequest: a value breaks a rule, or the pool cannot give one session limits or variables of its own.
+            InvalidRequest: a value breaks a rule, or the pool does not support limits or variables per session.
         """
         timeout = check_timeout(timeout)
         if identifier is None:
@@ -81,27 +81,27 @@ class SessionPool:
         return self._pool.run(self._pool.backend.sessions())
 
     async def asessions(self) -> list[SessionInfo]:
-        """As `sessions`."""
+        """Like `sessions`."""
         return await self._pool.arun(self._pool.backend.sessions())
 
     def status(self) -> PoolStatus:
-        """The pool's present state, and its statistics so far."""
+        """The pool's current state, and its statistics so far."""
         return self._pool.run(self._pool.backend.status())
 
     async def astatus(self) -> PoolStatus:
-        """As `status`."""
+        """Like `status`."""
         return await self._pool.arun(self._pool.backend.status())
 
     def usage(self) -> PoolUsage:
         """What all sessions of the pool have used since it was opened.
 
         Raises:
-            InvalidRequest: the pool does not report it, as one in Azure.
+            InvalidRequest: the pool does not report usage, such as a pool in Azure.
         """
         return self._pool.run(self._pool.backend.pool_usage())
 
     async def ausage(self) -> PoolUsage:
-        """As `usage`."""
+        """Like `usage`."""
         return await self._pool.arun(self._pool.backend.pool_usage())
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class SessionPool:
         self._pool.close()
 
     async def aclose(self) -> None:
-        """As `close`."""
+        """Like `close`."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:

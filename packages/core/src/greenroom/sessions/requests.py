@@ -1,4 +1,4 @@
-"""Requests to a custom container, and its responses. Each method that waits has a blocking and an `a…` spelling."""
+"""Requests to a custom container, and its responses. Methods that wait exist in a blocking form and as `a…`."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ Params: TypeAlias = Mapping[str, Any] | Sequence[tuple[str, Any]]
 RequestHeaders: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
 Content: TypeAlias = bytes | str | Iterable[bytes] | AsyncIterable[bytes]
 
-# Not any codec that Python has: some take a time that grows with the square of the text.
+# Not every codec that Python has: some take quadratic time.
 _CHARSET = re.compile(r"""charset\s*=\s*["']?(us-ascii|iso-8859-1|iso-8859-15|windows-1252|utf-16)\b""", re.IGNORECASE)
 _LONGEST_LINE = 1 << 20
 _KEPT_AS_SENT = "/?%:@!$&'()*+,;=~-._[]"
 
 
 class Headers(Mapping[str, str]):
-    """The headers of a response; names are compared without regard to case."""
+    """The headers of a response; names are case-insensitive."""
 
     def __init__(self, raw: RawHeaders) -> None:
         self.raw = raw
-        """As they were sent, in their order."""
+        """The headers as they were sent, in order."""
 
     def __getitem__(self, name: str) -> str:
         found = self.get_list(name)
@@ -81,14 +81,14 @@ class Response:
 
     @property
     def text(self) -> str:
-        """The content as text, in the encoding that the response names, else UTF-8."""
+        """The content as text, in the encoding that the response names, otherwise in UTF-8."""
         return self.content.decode(_charset(self.headers), "replace")
 
     def json(self) -> Any:
-        """The content, which is JSON.
+        """The content, parsed as JSON.
 
         Raises:
-            ServiceFailed: it is not.
+            ServiceFailed: the content is not JSON.
         """
         try:
             return json_module.loads(self.content)
@@ -99,7 +99,7 @@ class Response:
         """Return this response if its status is below 400.
 
         Raises:
-            RequestFailed: it is not.
+            RequestFailed: the status is 400 or above.
         """
         if not self.ok:
             raise RequestFailed(f"The container answered with status {self.status}: {brief(self.text)}", self)
@@ -110,9 +110,9 @@ class Response:
 
 
 class StreamedResponse:
-    """A response that is read as it comes, within its context, which sends the request: `with` or `async with`.
+    """A response that is read as it arrives, in a context that sends the request: `with` or `async with`.
 
-    Made by `Session.stream_request`.
+    Created by `Session.stream_request`.
     """
 
     status: int
@@ -137,19 +137,19 @@ class StreamedResponse:
             yield piece
 
     async def aiter_bytes(self) -> AsyncGenerator[bytes, None]:
-        """As `iter_bytes`."""
+        """Like `iter_bytes`."""
         while (piece := await self._pool.arun(self._next())) is not None:
             yield piece
 
     def iter_lines(self) -> Generator[str, None, None]:
-        """Yield the content in lines without their ends, as of server-sent events."""
+        """Yield the content in lines without line endings, for example for server-sent events."""
         lines = _Lines(_charset(self.headers))
         for piece in self.iter_bytes():
             yield from lines.feed(piece)
         yield from lines.rest()
 
     async def aiter_lines(self) -> AsyncGenerator[str, None]:
-        """As `iter_lines`."""
+        """Like `iter_lines`."""
         lines = _Lines(_charset(self.headers))
         async for piece in self.aiter_bytes():
             for line in lines.feed(piece):
@@ -162,14 +162,14 @@ class StreamedResponse:
         return self._pool.run(self._read())
 
     async def aread(self) -> Response:
-        """As `read`."""
+        """Like `read`."""
         return await self._pool.arun(self._read())
 
     def raise_for_status(self) -> Self:
         """Return this response if its status is below 400.
 
         Raises:
-            RequestFailed: it is not.
+            RequestFailed: the status is 400 or above.
         """
         if not self.ok:
             raise RequestFailed(f"The container answered with status {self.status}.", self)
@@ -219,7 +219,7 @@ _BREAKS = re.compile(rb"[\r\n\0]")
 
 
 class _Lines:
-    """Text in pieces, as lines."""
+    """Turn pieces of text into lines."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
@@ -292,7 +292,7 @@ async def whole_response(backend: Backend, identifier: str, request: HttpRequest
     """Send a request and read its response, both within the time limit."""
     timeout = check_timeout(timeout, most=None)
     try:
-        # The pool's own limit is until the response begins; this one is also for its content.
+        # The pool's own limit applies until the response begins; this one also includes its content.
         async with asyncio.timeout(timeout):
             async with backend.request(identifier, request, timeout=math.inf if timeout else None) as response:
                 content = await _read(response, backend.file_limit)

@@ -34,7 +34,7 @@ def check_identifier(identifier: str) -> str:
     """Return the identifier if it follows Azure's rule.
 
     Raises:
-        InvalidRequest: it does not follow it.
+        InvalidRequest: it does not follow the rule.
     """
     if not isinstance(identifier, str) or not _IDENTIFIER.fullmatch(identifier):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(
@@ -45,9 +45,9 @@ def check_identifier(identifier: str) -> str:
 
 
 def fork_identifiers(parent: str, n: int | None, identifiers: Sequence[str] | None) -> list[str]:
-    """Return the identifiers of the `n` sessions that a fork makes: those given, or random ones.
+    """Return the identifiers of the `n` sessions that a fork creates: the given ones, or random ones.
 
-    Without `n`, there are as many as identifiers, or one.
+    Without `n`, one per given identifier, or a single one.
 
     Raises:
         InvalidRequest: a number or an identifier breaks a rule.
@@ -71,10 +71,10 @@ def fork_identifiers(parent: str, n: int | None, identifiers: Sequence[str] | No
 
 
 def check_execution_id(execution_id: str) -> str:
-    """Return the id of an execution if it can be one.
+    """Return the id of an execution if it is valid.
 
     Raises:
-        InvalidRequest: it cannot.
+        InvalidRequest: it is not valid.
     """
     if not isinstance(execution_id, str) or not _EXECUTION_ID.fullmatch(execution_id):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(
@@ -85,14 +85,14 @@ def check_execution_id(execution_id: str) -> str:
 
 
 def check_path(path: str) -> str:
-    """Return the absolute form of a path in a session: relative paths count from `/mnt/data`.
+    """Return the absolute form of a path in a session: relative paths start at `/mnt/data`.
 
     Raises:
         InvalidRequest: it leads out of `/mnt/data`, or is not a path.
     """
     if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The path must be str, not {type(path).__name__}.")
-    # Half of a surrogate pair, as JSON can have it, is not in any UTF-8.
+    # A lone surrogate, which JSON can contain, cannot be encoded as UTF-8.
     if "\0" in path or len(path) > 4096 or len(path.encode("utf-8", "replace")) > 4096 or _HALF_A_PAIR.search(path):
         raise InvalidRequest(f"The path must have at most 4,096 bytes of UTF-8 without NUL, not {brief(path)}.")
     absolute = PurePosixPath(DATA_DIR) / path
@@ -109,7 +109,7 @@ def check_file_path(path: str) -> str:
 
 
 def check_code(code: str) -> str:
-    """Return the code if a sandbox can take it.
+    """Return the code if a sandbox can accept it.
 
     Raises:
         InvalidRequest: it is empty, over 16 MiB, or not encodable as UTF-8.
@@ -142,12 +142,12 @@ def check_env(env: Mapping[str, str] | None) -> Environment:
 def check_command(
     command: str | Sequence[str], stdin: str | bytes | None, env: Mapping[str, str] | None = None
 ) -> ShellCommand:
-    """Return what a shell is to run: a text for it, or a program and its arguments.
+    """Return what a shell should run: a command text, or a program and its arguments.
 
     Raises:
         InvalidRequest: a part is empty, over 16 MiB, has a NUL, or is not encodable as UTF-8.
     """
-    given: object = command  # a caller without types can give anything
+    given: object = command  # without type checks, a caller can pass anything
     if isinstance(given, bytes | bytearray | memoryview) or not isinstance(given, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The command must be str or a list of str, not {type(given).__name__}.")
     texts: list[str] = []
@@ -214,7 +214,7 @@ def check_limit(limit: int | None) -> int | None:
 
 
 def seconds(value: float) -> float:
-    """Return the number as a float; NaN for anything else, which compares as neither more nor less."""
+    """Return the number as a float; NaN for anything else, so that every comparison is false."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return float("nan")
     try:

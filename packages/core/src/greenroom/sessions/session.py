@@ -1,4 +1,4 @@
-"""A session: variables and files under one identifier. Each method has a blocking and an `a…` spelling."""
+"""A session: variables and files under one identifier. Most methods exist in a blocking form and as `a…`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from greenroom.untrusted import brief
 class Session:
     """Variables and files that persist under one identifier, until it is deleted or cools down.
 
-    Made by `SessionPool.session`; making it costs nothing, its first use allocates a sandbox. Any number of
+    Created by `SessionPool.session`, which costs nothing; the first use allocates a sandbox. Any number of
     `Session` objects can share an identifier: they are the same session. As a context manager it deletes the
     session at the end.
 
@@ -74,7 +74,7 @@ class Session:
         self._pool = pool  # it closes itself when its last holder is dropped
         self._identifier = identifier
         self._timeout = timeout
-        self._overrides = overrides  # they apply for as long as this object holds them
+        self._overrides = overrides  # they apply as long as this object holds them
         self._not_carried: tuple[NotCarried, ...] = ()
 
     @property
@@ -84,7 +84,7 @@ class Session:
 
     @property
     def container_type(self) -> ContainerType:
-        """The kind of program in the session's sandbox: that of its pool."""
+        """The kind of program in the session's sandbox, which is that of its pool."""
         return self._pool.container_type
 
     def __repr__(self) -> str:
@@ -101,19 +101,19 @@ class Session:
         tools: Iterable[ToolLike] | None = None,
         tool_limits: ToolLimits | None = None,
     ) -> Execution:
-        """Run code like a notebook cell, and wait for its end; in a pool of type Shell, it is a command as for `shell`.
+        """Run code like a notebook cell, and wait for its end; in a pool of type Shell, run it as `shell` would.
 
-        Executions of one session run one after the other. The code's own errors come back in the `Execution`.
+        Executions of one session run one after another. Errors in the code are returned in the `Execution`.
 
         Args:
-            code: what to run, at most 16 MiB; magics, `!commands` and top-level `await` work.
+            code: the code, at most 16 MiB; magics, `!commands` and top-level `await` work.
             timeout: seconds until the code is interrupted; by default the pool's `timeout`.
-            env: environment variables that hold during this execution, with what they were before afterwards. The
-                code can print their values; Greenroom shows them nowhere.
-            tools: functions of this application that the code can call by their names while it runs: with annotations
-                and a docstring, synchronous or not, or as `Tool`. Only sessions of type PythonLTS have them. The time
-                limit stands still while the code waits for them.
-            tool_limits: of their calls; by default `ToolLimits()`.
+            env: environment variables during this execution; afterwards they have their previous values again. The code
+                can print their values; Greenroom does not show them anywhere.
+            tools: functions of this application that the code can call by name while it runs: annotated functions with
+                a docstring, synchronous or asynchronous, or `Tool` objects. Only PythonLTS sessions have them. The time
+                limit pauses while the code waits for them.
+            tool_limits: limits for their calls; by default `ToolLimits()`.
         """
         return self._pool.run(self._execute(code, timeout, env, None, self._toolbox(tools, tool_limits)))
 
@@ -126,7 +126,7 @@ class Session:
         tools: Iterable[ToolLike] | None = None,
         tool_limits: ToolLimits | None = None,
     ) -> Execution:
-        """As `execute`. Cancelling it interrupts the code in the sandbox, and cancels its calls.
+        """Like `execute`. Cancelling it interrupts the code in the sandbox, and cancels its calls.
 
         Asynchronous tools run on this event loop.
         """
@@ -143,7 +143,7 @@ class Session:
         tool_limits: ToolLimits | None = None,
         id: str | None = None,  # noqa: A002  the model's own word
     ) -> Generator[Event, None, None]:
-        """Run code and yield its output as it comes; the whole `Execution` comes last.
+        """Run code and yield its output as it arrives, and finally the whole `Execution`.
 
         Leaving the loop early interrupts the code. With an `id`, the execution can be resumed if this process ends.
         """
@@ -162,7 +162,7 @@ class Session:
         tool_limits: ToolLimits | None = None,
         id: str | None = None,  # noqa: A002
     ) -> AsyncGenerator[Event, None]:
-        """As `stream`."""
+        """Like `stream`."""
         log = CallLog() if id is not None else None
         toolbox = self._toolbox(tools, tool_limits, on_callers_loop=True, log=log)
         return astreamed(
@@ -187,28 +187,28 @@ class Session:
             env: as for `execute`.
             tools: as for `execute`. Asynchronous ones run on the caller's event loop, if there is one.
             tool_limits: as for `execute`.
-            id: the execution's, for `resume`: 1 to 128 letters, digits, hyphens and underscores, new in its session;
+            id: the identifier for `resume`: 1 to 128 letters, digits, hyphens and underscores, unique in the session;
                 by default a random one.
         """
         seconds = math.inf if timeout is None else check_timeout(timeout, most=None)
         return self._submit(code, seconds, None, env=env, tools=tools, limits=tool_limits, execution_id=id)
 
     def resume(self, id: str, *, tools: Iterable[ToolLike] | None = None) -> ExecutionHandle:  # noqa: A002
-        """Take over an execution that has an id: of `submit` or `stream`, in this process or in one that has ended.
+        """Take over an execution that has an id: from `submit` or `stream`, in this process or in one that has ended.
 
-        From now on its end, its output and its calls come here, and to nobody else. Calls that wait are delivered to
-        these tools, in the order in which the code made them; `current_call()` tells which somebody had before. An
-        execution of a process that has ended is there only in a pool of `greenroom serve`.
+        From now on its end, its output and its calls are delivered only here. Waiting calls are delivered to these
+        tools in the order in which the code made them; `current_call()` tells which were delivered before. An execution
+        from a process that has ended exists only in a pool of `greenroom serve`.
 
         Args:
-            id: the execution's.
-            tools: the functions that the execution was given, or others of their names, for its further calls. Without
-                them, its calls wait for who resumes it next.
+            id: the identifier of the execution.
+            tools: the functions that the execution was given, or others with their names, for its further calls.
+                Without them, its calls wait until it is resumed again.
 
         Raises:
             InvalidRequest: the id or a tool is not valid.
 
-        The handle's methods raise `SandboxLost` if the session has no such execution, or no longer.
+        The handle's methods raise `SandboxLost` if the session does not have such an execution, or no longer has it.
         """
         return self._resume(id, None, tools)
 
@@ -217,24 +217,24 @@ class Session:
     def fork(
         self, n: int | None = None, identifiers: Sequence[str] | None = None, *, timeout: float | None = None
     ) -> list[Session]:
-        """Begin `n` sessions where this one stands: each has a copy of its variables and files, and goes its own way.
+        """Create `n` sessions from the current state of this one: each has its own copy of the variables and files.
 
-        It waits for its turn after the earlier executions of this session. Either all `n` sessions are made or none.
-        What cannot be copied, such as a generator, an open file or a thread, is left out: `not_carried` of the sessions
-        returned names it, and so does their first execution. If this session has lost its variables since its last
-        execution, as after a cool-down, the first execution of each says so, as this session's own does.
+        The copy starts after the earlier executions of this session. Either all `n` sessions are created or none.
+        Objects that cannot be copied, such as generators, open files or threads, are left out: `not_carried` of the new
+        sessions lists them, and so does their first execution. If this session has lost its variables since its last
+        execution, for example after a cool-down, the first execution of each copy reports that, as this session's does.
 
-        Only pools of type PythonLTS on bubblewrap or Docker can do this, in the process that has opened them.
+        Only pools of type PythonLTS on bubblewrap or Docker support this, in the process that opened them.
 
         Args:
-            n: how many, by default as many as `identifiers`, or one; each counts as one of the pool's
+            n: how many sessions; by default as many as `identifiers`, or one; each counts toward the pool's
                 `max_concurrent_sessions`.
-            identifiers: those of the new sessions, `n` of them and unused; by default random ones.
-            timeout: seconds that the copy can take, from when the sandboxes are there; by default the pool's `timeout`.
+            identifiers: the `n` unused identifiers of the new sessions; by default random ones.
+            timeout: seconds that the copy can take, once the sandboxes are ready; by default the pool's `timeout`.
 
         Raises:
             InvalidRequest: an argument breaks a rule, or the pool cannot copy sessions.
-            ForkFailed: the copy took too long, is over the memory of a session, or failed in a sandbox.
+            ForkFailed: the copy took too long, exceeds a session's memory, or failed in a sandbox.
             PoolFull: not all sandboxes became free in time.
         """
         check_not_held_up(self._itself)
@@ -243,13 +243,13 @@ class Session:
     async def afork(
         self, n: int | None = None, identifiers: Sequence[str] | None = None, *, timeout: float | None = None
     ) -> list[Session]:
-        """As `fork`. Cancelling it ends the new sessions."""
+        """Like `fork`. Cancelling it ends the new sessions."""
         check_not_held_up(self._itself)
         return await self._pool.arun(self._fork(n, identifiers, timeout))
 
     @property
     def not_carried(self) -> tuple[NotCarried, ...]:
-        """What this session does not have of the one that it was forked from, if this object comes from `fork`."""
+        """What could not be copied from the session that this one was forked from, if this object comes from `fork`."""
         return self._not_carried
 
     # Shell commands
@@ -262,17 +262,17 @@ class Session:
         stdin: str | bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Execution:
-        """Run a command in `/mnt/data`, beside the session's code, and wait for its end.
+        """Run a command in `/mnt/data`, separately from the session's code, and wait for its end.
 
-        Each command has a shell of its own: the next one finds its files, not its variables or its directory. Commands
-        and executions of one session run one after the other. A command that fails comes back as an `Execution`, like
-        code that fails: its `exit_code` is not 0, and its error is named `ExitCode`.
+        Each command has its own shell: the next one finds its files, but not its variables or its directory. Commands
+        and executions of one session run one after another. A failed command is returned as an `Execution`, like
+        failed code: its `exit_code` is not 0, and its error is named `ExitCode`.
 
-        What a command leaves in the background continues until the session ends; nothing that it writes after the
-        command's end is kept.
+        Background processes of a command continue until the session ends; their output after the command's end is
+        discarded.
 
         Args:
-            command: for bash as a login shell (sh where it is missing); or a program and its arguments, without a
+            command: for bash as a login shell (sh if bash is missing); or a program and its arguments, without a
                 shell. At most 16 MiB.
             timeout: seconds until the command's processes get SIGTERM, and SIGKILL after the pool's
                 `interrupt_grace`; by default the pool's `timeout`.
@@ -289,7 +289,7 @@ class Session:
         stdin: str | bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Execution:
-        """As `shell`. Cancelling it stops the command."""
+        """Like `shell`. Cancelling it stops the command."""
         return await self._pool.arun(self._shell(self._command(command, stdin, env), timeout, None))
 
     def stream_shell(
@@ -300,7 +300,7 @@ class Session:
         stdin: str | bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Generator[Event, None, None]:
-        """Run a command as `shell` does, and yield its output as it comes; the whole `Execution` comes last.
+        """Run a command like `shell`, and yield its output as it arrives, and finally the whole `Execution`.
 
         Leaving the loop early stops the command.
         """
@@ -314,29 +314,29 @@ class Session:
         stdin: str | bytes | None = None,
         env: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """As `stream_shell`."""
+        """Like `stream_shell`."""
         return astreamed(self._pool, partial(self._shell, self._command(command, stdin, env), timeout))
 
     # Files
 
     def upload(self, source: Source, path: str | None = None, *, on_progress: OnProgress | None = None) -> RemoteFile:
-        """Put a file or a directory into the session; a file appears whole or not at all, and replaces one of its name.
+        """Upload a file or a directory to the session; a file appears only when complete, and replaces an existing one.
 
-        Of a directory, all regular files below it are uploaded, hidden ones too, and nothing else: symbolic links are
-        not followed, and directories without a file are left out. All names and sizes are checked before the first is
-        sent; if the upload ends early, those already sent stay. The value returned has the size of all files together.
+        For a directory, only the regular files below it are uploaded, including hidden ones: symbolic links are
+        not followed, and directories without files are left out. All names and sizes are checked before the first file
+        is sent; if the upload ends early, files already sent stay. The returned value has the total size of all files.
 
         Args:
             source: the local path of a regular file or of a directory, the content as bytes, or an open binary file.
-                This call raises the exceptions of its `read`.
-            path: where to put it, below `/mnt/data`; by default the source's own name. A directory's files can go into
-                `/mnt/data` itself.
-            on_progress: called with a `Progress` up to ten times a second, on this thread, and at last when all is
-                done. If it raises, the upload is cancelled, and this call raises its exception.
+                Exceptions of its `read` are raised by this call.
+            path: the target below `/mnt/data`; by default the source's own name. A directory's files can go directly
+                into `/mnt/data`.
+            on_progress: called with a `Progress` up to ten times a second, on this thread, and once at the end. If it
+                raises, the upload is cancelled, and this call raises its exception.
 
         Raises:
             InvalidRequest: the local file or directory cannot be read, or the directory has no files or over 20,000.
-            FileRefused: it is over the pool's `file_limit`, the session's disk is full, or a directory is in the way.
+            FileRefused: it exceeds the pool's `file_limit`, the session's disk is full, or a directory has that name.
         """
         following = Following(on_progress)
         return following.run(self._pool, lambda: self._upload(source, path, following.report))
@@ -344,7 +344,7 @@ class Session:
     async def aupload(
         self, source: Source, path: str | None = None, *, on_progress: OnProgress | None = None
     ) -> RemoteFile:
-        """As `upload`. The function `on_progress` is called in this task."""
+        """Like `upload`. The function `on_progress` is called in this task."""
         following = Following(on_progress)
         return await following.arun(self._pool, lambda: self._upload(source, path, following.report))
 
@@ -367,23 +367,23 @@ class Session:
         limit: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> bytes | Path:
-        """Return a file's content; with `to`, write a file or a directory to a local one, which appears when complete.
+        """Return a file's content; with `to`, write a file or directory to a local path, where it appears once complete.
 
-        A directory comes with all regular files and directories below it, hidden ones too. Symbolic links and other
-        files that are not regular are left out, and so is what is deleted meanwhile.
+        A directory is downloaded with all regular files and directories below it, including hidden ones. Symbolic links
+        and other files that are not regular are left out, and so are those deleted in the meantime.
 
         Args:
-            path: the file or the directory, below `/mnt/data`; with `to`, also `/mnt/data` itself.
+            path: the file or directory, below `/mnt/data`; with `to`, also `/mnt/data` itself.
             to: the local file; for a directory, the local directory, which must be new or empty.
-            limit: the maximum number of bytes, whatever sizes the session reports; by default there is no limit for a
+            limit: the maximum number of bytes, whatever sizes the session reports; by default unlimited for a
                 file, and 1 GiB for a directory.
-            on_progress: as for `upload`. The total is `None` where the session's pool does not tell it.
+            on_progress: as for `upload`. The total is `None` if the session's pool does not report it.
 
         Raises:
             FileMissing: there is no such file.
-            FileRefused: it is a directory and there is no `to`, not a regular file, or over the limit; or the local
-                file cannot be written, as its directory is missing or the disk is full: the exception has that error's
-                `errno`.
+            FileRefused: it is a directory and `to` is not given, not a regular file, or over the limit; or the local
+                file cannot be written, for example because its directory is missing or the disk is full: `errno` of
+                the exception is that error's.
         """
         following = Following(on_progress)
         return following.run(self._pool, lambda: self._download(path, to, limit, following.report))
@@ -409,7 +409,7 @@ class Session:
         limit: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> bytes | Path:
-        """As `download`. The function `on_progress` is called in this task."""
+        """Like `download`. The function `on_progress` is called in this task."""
         following = Following(on_progress)
         return await following.arun(self._pool, lambda: self._download(path, to, limit, following.report))
 
@@ -422,7 +422,7 @@ class Session:
         return self._pool.run(self._files(path, recursive))
 
     async def afiles(self, path: str = DATA_DIR, *, recursive: bool = False) -> list[RemoteFile]:
-        """As `files`."""
+        """Like `files`."""
         return await self._pool.arun(self._files(path, recursive))
 
     def file(self, path: str) -> RemoteFile:
@@ -434,7 +434,7 @@ class Session:
         return self._pool.run(self._file(path))
 
     async def afile(self, path: str) -> RemoteFile:
-        """As `file`."""
+        """Like `file`."""
         return await self._pool.arun(self._file(path))
 
     def delete_file(self, path: str) -> None:
@@ -447,7 +447,7 @@ class Session:
         self._pool.run(self._delete_file(path))
 
     async def adelete_file(self, path: str) -> None:
-        """As `delete_file`."""
+        """Like `delete_file`."""
         await self._pool.arun(self._delete_file(path))
 
     # Requests, to custom containers only
@@ -470,17 +470,17 @@ class Session:
 
         Args:
             method: such as `"POST"`.
-            path: begins with a slash; it can have a query.
-            params: further fields of the query.
-            headers: sent as they are.
-            content: the body, as bytes, text, or an iterable of bytes that is sent as it comes.
+            path: begins with a slash; it can include a query.
+            params: additional query fields.
+            headers: sent unchanged.
+            content: the body, as bytes, text, or an iterable of bytes that is sent as it arrives.
             data: the fields of a form.
-            json: what is sent as JSON.
+            json: a value that is sent as JSON.
             timeout: seconds until the response is complete; by default the pool's `timeout`.
 
         Raises:
-            InvalidRequest: the pool is not one of custom containers, or an argument breaks a rule.
-            ServiceFailed: the response did not arrive in time, is not HTTP, or is over the pool's `file_limit`.
+            InvalidRequest: the pool does not have custom containers, or an argument breaks a rule.
+            ServiceFailed: the response did not arrive in time, is not HTTP, or exceeds the pool's `file_limit`.
             SandboxLost: the container has ended.
         """
         request = request_of(method, path, params=params, headers=headers, content=content, data=data, json=json)
@@ -498,7 +498,7 @@ class Session:
         json: Any = None,
         timeout: float | None = None,
     ) -> Response:
-        """As `request`."""
+        """Like `request`."""
         request = request_of(method, path, params=params, headers=headers, content=content, data=data, json=json)
         return await self._pool.arun(self._request(request, timeout))
 
@@ -514,9 +514,9 @@ class Session:
         json: Any = None,
         timeout: float | None = None,
     ) -> StreamedResponse:
-        """As `request`, for a response that is read as it comes: `with session.stream_request(…) as response`.
+        """Like `request`, for a response that is read as it arrives: `with session.stream_request(…) as response`.
 
-        The time limit is until the response begins. Leaving the context early closes the connection.
+        The time limit applies until the response begins. Leaving the context early closes the connection.
         """
         request = request_of(method, path, params=params, headers=headers, content=content, data=data, json=json)
         return StreamedResponse(self._pool, self._identifier, request, timeout or self._timeout)
@@ -528,21 +528,21 @@ class Session:
         return self._pool.run(self._pool.backend.session(self._identifier))
 
     async def ainfo(self) -> SessionInfo | None:
-        """As `info`."""
+        """Like `info`."""
         return await self._pool.arun(self._pool.backend.session(self._identifier))
 
     def usage(self) -> SessionUsage | None:
-        """What the session has used so far: time of processors, memory over time, bytes, executions.
+        """What the session has used so far: processor time, memory over time, bytes, executions.
 
-        Of a session that has ended, what it had used; `None` if it has not begun, or ended too long ago.
+        If the session has ended, its total; `None` if it has not begun, or ended too long ago.
 
         Raises:
-            InvalidRequest: the pool does not report it, as one in Azure.
+            InvalidRequest: the pool does not report usage, such as a pool in Azure.
         """
         return self._pool.run(self._pool.backend.usage(self._identifier))
 
     async def ausage(self) -> SessionUsage | None:
-        """As `usage`."""
+        """Like `usage`."""
         return await self._pool.arun(self._pool.backend.usage(self._identifier))
 
     def delete(self) -> None:
@@ -550,7 +550,7 @@ class Session:
         self._pool.run(self._pool.backend.delete(self._identifier))
 
     async def adelete(self) -> None:
-        """As `delete`."""
+        """Like `delete`."""
         await self._pool.arun(self._pool.backend.delete(self._identifier))
 
     close = delete
@@ -580,11 +580,11 @@ class Session:
             if error is None:
                 raise
 
-    # The one implementation of both spellings; all of it runs on the pool's loop.
+    # The shared implementation of both forms; all of it runs on the pool's loop.
 
     @property
     def _itself(self) -> object:
-        """What stands for the session, whichever object it is used through."""
+        """A key that identifies the session, whichever object it is used through."""
         return id(self._pool), self._identifier
 
     def _command(
@@ -718,19 +718,19 @@ def begin(
     id: str | None = None,  # noqa: A002
     waits: bool = False,
 ) -> ExecutionHandle:
-    """Begin an execution as `Session.submit` does, whose events somebody gets.
+    """Begin an execution like `Session.submit`; its events are passed to the caller.
 
     Args:
-        session: where.
+        session: the session.
         code, tools, limits, id: as for `Session.submit`.
-        timeout: as for `Session.execute`; infinity stands for no limit.
+        timeout: as for `Session.execute`; infinity means no limit.
         on_event: called on the pool's event loop.
-        waits: whether the caller waits for its end, as that of `Session.execute` does.
+        waits: whether the caller waits for its end, as `Session.execute` does.
     """
     timeout = timeout if timeout == math.inf else check_timeout(timeout)
     return session._submit(code, timeout, on_event, tools=tools, limits=limits, execution_id=id, waits=waits)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module
 
 
 def resume(session: Session, id: str, on_event: OnEvent, tools: Iterable[ToolLike]) -> ExecutionHandle:  # noqa: A002
-    """As `Session.resume`; `on_event` is called on the pool's event loop."""
+    """Like `Session.resume`; `on_event` is called on the pool's event loop."""
     return session._resume(id, on_event, tools)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  a part of this module

@@ -1,4 +1,4 @@
-"""How many threads of synchronous tools there can be in this process, whatever its pools and executions."""
+"""Limits the threads of synchronous tools in this process, across all pools and executions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MOST = 256
 
 
 class Threads:
-    """Permits for threads, which event loops wait for and the threads give back. Thread-safe.
+    """Permits for threads: event loops wait for them, and the threads return them. Thread-safe.
 
-    Python cannot end a thread, so one of a function that never returns keeps its permit.
+    Python cannot end a thread, so that of a function that never returns keeps its permit.
     """
 
     def __init__(self, most: int) -> None:
@@ -22,13 +22,13 @@ class Threads:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, as in a fork of the process, where no thread is left."""
+        """Reset everything in a fork of the process, where none of the threads exist."""
         self._lock = threading.Lock()
         self._free = self._most
         self._waiting: deque[Future[None]] = deque()
 
     async def acquire(self) -> None:
-        """Wait for a permit, in the order of arrival."""
+        """Wait for a permit, first come, first served."""
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -38,12 +38,12 @@ class Threads:
         try:
             await asyncio.wrap_future(place)
         except BaseException:
-            if not place.cancel() and not place.cancelled():  # it came just now
+            if not place.cancel() and not place.cancelled():  # it arrived just now
                 self.release()
             raise
 
     def release(self) -> None:
-        """Give a permit to the first that waits for one."""
+        """Give a permit to the first waiter."""
         with self._lock:
             while self._waiting:
                 place = self._waiting.popleft()

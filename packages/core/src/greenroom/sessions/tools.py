@@ -1,4 +1,4 @@
-"""Where an application's tools run: each execution remembers where it was begun."""
+"""Where an application's tools run: each execution remembers where it was started."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _Submit: TypeAlias = Callable[[Coroutine[Any, Any, bytes]], Future[bytes]]
 _LARGE = 64 << 10
 """Bytes of arguments from which an event loop does not wait while they are checked."""
 _SHORT = 0.05
-"""Seconds after which it does not wait for the check of smaller ones either."""
+"""Seconds after which it stops waiting for the check of smaller ones, too."""
 
 
 _held_up: ContextVar[frozenset[object]] = ContextVar("_held_up", default=frozenset())
-"""The sessions whose code waits for the function that runs in this context."""
+"""The sessions whose code waits for the function that is running in this context."""
 
 
 class _Failed(Exception):
@@ -40,7 +40,7 @@ class _Failed(Exception):
 
 
 class _Refused(_Failed):
-    """It fails, and nothing was called."""
+    """A call fails, and nothing was called."""
 
 
 def toolbox_of(
@@ -52,21 +52,21 @@ def toolbox_of(
     session: object = None,
     log: CallLog | None = None,
 ) -> Toolbox | None:
-    """Return the tools of an execution that begins now; `None` if there are none.
+    """Return the tools of a new execution; `None` if there are none.
 
-    Synchronous functions run in threads of their own. Asynchronous ones run on the caller's event loop, if the caller
-    does not block it, and otherwise on that of a thread for tools. Both see the caller's context variables.
+    Synchronous functions run in separate threads. Asynchronous ones run on the caller's event loop if the caller
+    does not block it, otherwise on the loop of a thread for tools. Both see the caller's context variables.
 
     Args:
-        tools: functions, or `Tool`s.
-        limits: of their calls; by default `ToolLimits()`.
-        background: the loop of that thread.
-        on_callers_loop: whether the caller leaves its event loop, if one runs, to others.
-        session: what stands for the session, see `check_not_held_up`.
-        log: gets the calls of an execution that can be resumed, which tools can then defer.
+        tools: functions or `Tool` objects.
+        limits: limits for their calls; by default `ToolLimits()`.
+        background: the loop of the thread for tools.
+        on_callers_loop: whether the caller's event loop, if one runs, stays free for other work.
+        session: a key that identifies the session, see `check_not_held_up`.
+        log: receives the calls of an execution that can be resumed, which tools can then defer.
 
     Raises:
-        InvalidRequest: one cannot be a function in a session.
+        InvalidRequest: one of them cannot be a function in a session.
     """
     if limits is not None and not isinstance(limits, ToolLimits):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The tool_limits must be a greenroom.ToolLimits, not {brief(limits)}.")
@@ -75,7 +75,7 @@ def toolbox_of(
         return None
     submit: _Submit = partial(background.submit, in_context=True)
     if on_callers_loop:
-        with contextlib.suppress(RuntimeError):  # no loop runs
+        with contextlib.suppress(RuntimeError):  # no loop is running
             loop = asyncio.get_running_loop()
             submit = lambda coroutine: _submit_to(loop, coroutine)  # noqa: E731
     limits = limits or ToolLimits()
@@ -84,10 +84,10 @@ def toolbox_of(
 
 
 def check_not_held_up(session: object) -> None:
-    """Refuse to wait for new code of a session whose code waits for us: it would wait for us, too.
+    """Refuse to wait for new code of a session whose code waits for us: it would also wait for us.
 
     Raises:
-        InvalidRequest: this is a function that code of the session calls.
+        InvalidRequest: the caller is a function that code of the session calls.
     """
     if session in _held_up.get():
         raise InvalidRequest(
@@ -118,7 +118,7 @@ class _Application:
         self._threads = asyncio.Semaphore(threads)  # those of functions that never return count until they do
 
     async def answer(self, call: ToolCall) -> ToolAnswer:
-        """Call a function; whatever goes wrong is in the answer, and nothing of this process beside its message."""
+        """Call a function; the answer contains any failure, and nothing about this process except its message."""
         attributes = {"greenroom.tool.name": call.tool, "greenroom.tool.call": call.number}
         span = tracing.start(tracing.CALL_TOOL, attributes)
         try:
@@ -176,7 +176,7 @@ class _Application:
             bound = _bound(definition, call)
             with _refusing(definition):
                 value = bound()
-                if inspect.isawaitable(value):  # of a function that does not look asynchronous
+                if inspect.isawaitable(value):  # from a function that does not look asynchronous
                     value = self._submit(_awaited(value)).result()
             return _encoded(definition, call, value)
 
@@ -251,7 +251,7 @@ def _refusing(definition: Definition) -> Generator[None, None, None]:
 
 
 def _message(tool: str, error: BaseException) -> str:
-    """Return the message of an application's exception; the class is in it only where the message says nothing."""
+    """Return the message of an application's exception, with the class only if the message is uninformative."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001  of the application's class

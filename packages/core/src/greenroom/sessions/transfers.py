@@ -1,4 +1,4 @@
-"""Content on its way into and out of a session: in chunks, never blocking the pool's event loop."""
+"""Content in transfer to and from a session: in chunks, never blocking the pool's event loop."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _read_chunk(read: Callable[[int], object]) -> object:
     except BaseException as error:
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             raise
-        # A future cannot hold StopIteration, and the others, such as SystemExit, would end the pool's event loop.
+        # A future cannot hold StopIteration, and others, such as SystemExit, would end the pool's event loop.
         raise InvalidRequest(f"The source's read() must not raise {type(error).__name__}.") from error
 
 
@@ -53,7 +53,7 @@ async def at_most(
 ) -> AsyncIterator[bytes]:
     """Yield the chunks of a file; raise `FileRefused` before the one that exceeds a limit of bytes.
 
-    If the limit is what is left of that of a `whole` directory, the error is about it.
+    If the limit is the remainder of the limit of a `whole` directory, the error says so.
     """
     received = 0
     async for chunk in chunks:
@@ -66,7 +66,7 @@ async def at_most(
 
 
 def counted(chunks: AsyncIterator[bytes], meter: Meter) -> AsyncIterator[bytes]:
-    """Return the chunks; the meter counts each when the next one is asked for."""
+    """Return the chunks; the meter counts each when the next one is requested."""
 
     async def counting() -> AsyncIterator[bytes]:
         async for chunk in chunks:
@@ -77,11 +77,11 @@ def counted(chunks: AsyncIterator[bytes], meter: Meter) -> AsyncIterator[bytes]:
 
 
 def size_left(file: object) -> int | None:
-    """Return the bytes that can be read from an open file, if it tells without being moved.
+    """Return how many bytes can be read from an open file, if it reports that without being moved.
 
-    A file of another kind could decompress: only the usual ones are asked.
+    Files of other kinds may decompress: only the usual kinds are asked.
     """
-    with contextlib.suppress(OSError, ValueError):  # it cannot tell its position, or is closed
+    with contextlib.suppress(OSError, ValueError):  # it does not support positions, or is closed
         if isinstance(file, io.BytesIO):
             return max(file.getbuffer().nbytes - file.tell(), 0)
         if isinstance(file, io.FileIO | io.BufferedReader | io.BufferedRandom):
@@ -95,7 +95,7 @@ async def write_chunks(chunks: AsyncIterator[bytes], path: Path) -> int:
     """Write a new local file; return its size in bytes."""
     size = written = 0
     held: list[bytes] = []  # small chunks are written together
-    with path.open("xb") as file:  # writes of one piece at a time
+    with path.open("xb") as file:  # only one piece is written at a time
         async for chunk in chunks:
             held.append(chunk)
             size += len(chunk)
