@@ -1,4 +1,4 @@
-"""Build the images of Docker's sandboxes from a program."""
+"""Build the images of Docker sandboxes from Python."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def build_image(
     docker_host: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> str:
-    """Build the image of Docker's sandboxes, as `greenroom image build` does; return its name. It blocks for minutes.
+    """Build an image for Docker sandboxes, like `greenroom image build`; return its name. It blocks for minutes.
 
     Args:
         packages: packages in addition to the image's own: requirements in pip's form, paths of requirements files, or
             for NodeLTS the path of a package-lock.json. Nothing is built from source.
-        container_type: what runs in the sandboxes.
+        container_type: the container type of the sandboxes.
         base: the base image: Python 3.11 or 3.12 on Linux with glibc.
-        tag: the new image's name; by default the name of the image that pools use by default.
+        tag: the new image's name; by default the name that pools use by default.
         docker_host: the URL of the Docker engine; by default that of Docker's own command line.
         on_progress: called with a `Progress` when each step starts, and at the end.
 

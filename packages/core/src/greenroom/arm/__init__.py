@@ -1,4 +1,4 @@
-"""Azure Resource Manager's form of session pools, `Microsoft.App/sessionPools`: a codec without I/O.
+"""Session pools in the format of Azure Resource Manager, `Microsoft.App/sessionPools`: a codec without I/O.
 
 The server and clients of the control plane share it.
 """

@@ -9,7 +9,7 @@ class ArmError(InvalidRequest):
     """A request breaks a rule of ARM; nothing was done.
 
     Attributes:
-        code: ARM's word for the rule, such as `InvalidResourceName`.
+        code: ARM's code for the rule, such as `InvalidResourceName`.
         target: the property or parameter that breaks it, if it is a single one.
     """
 

@@ -1,4 +1,4 @@
-"""The names of session pools: their rules, and the paths that they are part of."""
+"""The names of session pools: their rules, and the paths that contain them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOCATION = re.compile(r"[A-Za-z0-9]{1,50}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class PoolId:
-    """What identifies a pool. Two ids that differ in case alone are of the same pool: compare their `key`."""
+    """Identifies a pool. Two ids that differ only in case identify the same pool: compare their `key`."""
 
     subscription: str
     group: str
@@ -52,10 +52,10 @@ class PoolId:
         return cls(match["subscription"], match["group"], match["name"]).checked()
 
     def checked(self) -> Self:
-        """Return this id if each of its names keeps ARM's rules.
+        """Return this id if each of its names follows ARM's rules.
 
         Raises:
-            ArmError: one does not; the message has the rule.
+            ArmError: one does not; the message states the rule.
         """
         check_subscription(self.subscription)
         check_group(self.group)
@@ -75,7 +75,7 @@ class PoolId:
 
     @property
     def signal_name(self) -> str:
-        """The pool's name in metrics, traces and logs: the parts of its id that are not those of declared pools."""
+        """The pool's name in metrics, traces and logs: its id without the subscription and group of declared pools."""
         subscription, group, _ = self.key
         if subscription != LOCAL_SUBSCRIPTION:
             return f"{self.subscription}/{self.group}/{self.name}"
@@ -88,15 +88,15 @@ class PoolId:
 
     @property
     def sessions_path(self) -> str:
-        """The path of the pool's sessions, on the host of its management endpoint."""
+        """The path of the pool's sessions on the host of its management endpoint."""
         group = quote(self.group, safe="()")
         return f"/subscriptions/{self.subscription}/resourceGroups/{group}/sessionPools/{self.name}"
 
     def sessions_url(self, location: str) -> str:
-        """The endpoint of a pool of code interpreters in a region of Azure.
+        """The endpoint of a pool of code interpreters in an Azure region.
 
         Raises:
-            ArmError: the region cannot be a part of a host's name.
+            ArmError: the region cannot be part of a host name.
         """
         if not _LOCATION.fullmatch(location):
             raise ArmError(
@@ -109,7 +109,7 @@ class PoolId:
 
 
 def split_id(path: str) -> tuple[str, PoolId] | None:
-    """Return what stands before the id of a pool in a URL's path, and the id; `None` if the path has none.
+    """Return the part of a URL path before a pool's id, and the id; `None` if the path contains none.
 
     Raises:
         ArmError: a name in the id breaks ARM's rules.
@@ -119,7 +119,7 @@ def split_id(path: str) -> tuple[str, PoolId] | None:
 
 
 def pools_path(subscription: str, group: str | None = None) -> str:
-    """Return the path of the pools of a resource group, or of a subscription.
+    """Return the path of the pools in a resource group or a subscription.
 
     Raises:
         ArmError: one of them breaks ARM's rules.
@@ -129,7 +129,7 @@ def pools_path(subscription: str, group: str | None = None) -> str:
 
 
 def environment_id(subscription: str, group: str, environment: str) -> str:
-    """Return the id of a managed environment that is given by its name or its id.
+    """Return the id of a managed environment, given its name or its id.
 
     Raises:
         ArmError: it is neither.
@@ -152,7 +152,7 @@ def check_subscription(subscription: str) -> str:
     """Return a subscription's id, which must be a GUID.
 
     Raises:
-        ArmError: it is not one.
+        ArmError: it is not a GUID.
     """
     if not _SUBSCRIPTION.fullmatch(subscription):
         raise ArmError(

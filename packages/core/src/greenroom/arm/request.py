@@ -1,4 +1,4 @@
-"""What a person asks of a pool, as the bodies of requests to create it or to change it; options are those of `az`."""
+"""A user's settings for a pool, as the bodies of requests to create or change it; options are those of `az`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Lifecycle(StrEnum):
 
 
 class Network(StrEnum):
-    """Whether sessions reach the network."""
+    """Whether sessions can reach the network."""
 
     ENABLED = "EgressEnabled"
     DISABLED = "EgressDisabled"
@@ -40,9 +40,9 @@ class Network(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """The properties of a pool that a person gave; `None` stands for those that were not given.
+    """The given properties of a pool; `None` means that a property was not given.
 
-    In a list, one empty text stands for an empty list.
+    A list with one empty text means an empty list.
     """
 
     container_type: ContainerType | None = None
@@ -101,14 +101,14 @@ class Wanted:
 
 
 def template_of(content: object, name: str) -> Object:
-    """Return the resource in ARM JSON, which holds it whole or only its `properties`.
+    """Return the resource in ARM JSON that contains the whole resource or only its `properties`.
 
     Args:
         content: the JSON.
-        name: where it is from, for errors.
+        name: where it comes from, for errors.
 
     Raises:
-        InvalidRequest: it is something else.
+        InvalidRequest: it does not have that form.
     """
     if not isinstance(content, dict):
         raise InvalidRequest(f"The template {name!r} must be a JSON object, not {type(content).__name__}.")
@@ -128,13 +128,13 @@ def new_resource(name: str, wanted: Wanted, template: Mapping[str, Any] | None =
     """Return the body of a request that creates a pool.
 
     Args:
-        name: of the pool.
+        name: the name of the pool.
         wanted: takes precedence over the template.
         template: a resource as `template_of` returns it.
         in_azure: whether to add the defaults that `az` adds. A server on this machine has its own.
 
     Raises:
-        InvalidRequest: a property is missing, or they do not fit together.
+        InvalidRequest: a property is missing, or the properties do not fit together.
     """
     wanted.check()
     resource: Object = json.loads(json.dumps(template or {}))  # a copy
@@ -172,8 +172,8 @@ def changes(wanted: Wanted, existing: Mapping[str, Any]) -> Object:
     """Return the body of a request that changes a pool.
 
     Args:
-        wanted: what is to change.
-        existing: the resource as it is. Its lists are sent whole, since a change replaces them.
+        wanted: the properties to change.
+        existing: the current resource. Its lists are sent as a whole, since a change replaces them.
 
     Raises:
         InvalidRequest: the changes do not fit the pool, or there are none.
@@ -227,7 +227,7 @@ def _shared_changes(wanted: Wanted) -> Object:
 
 
 def _add_defaults(properties: Object) -> None:
-    """Add what `az containerapp sessionpool create` sends for options that are not given."""
+    """Add the values that `az containerapp sessionpool create` sends for options that are not given."""
     lifecycle: Object = properties.get("dynamicPoolConfiguration", {}).get("lifecycleConfiguration", {})
     on_exit = lifecycle.get("lifecycleType") == Lifecycle.ON_CONTAINER_EXIT
     period = {"maxAlivePeriodInSeconds": _AZURE_MAX_ALIVE} if on_exit else {"cooldownPeriodInSeconds": _AZURE_COOLDOWN}
@@ -346,7 +346,7 @@ def _variable(name: str, value: str) -> Object:
 
 
 def _pairs(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
-    """Return the names and values of `name=value`; no message shows one, as a value can be a secret."""
+    """Return names and values from `name=value`; no message shows a value, as it can be a secret."""
     pairs: list[tuple[str, str]] = []
     for text in _texts(texts) or ():
         name, equals, value = text.partition("=")
@@ -361,7 +361,7 @@ def _texts(texts: Sequence[str] | None) -> list[str] | None:
 
 
 def _without_none(fields: Object) -> Object:
-    """Return an object without the fields that are `None`, and without objects that are empty then."""
+    """Return an object without the fields that are `None`, and without objects that become empty."""
     found: Object = {}
     for name, value in fields.items():
         if isinstance(value, dict):
@@ -372,7 +372,7 @@ def _without_none(fields: Object) -> Object:
 
 
 def _merge(into: Object, changed: Object) -> None:
-    """Set the fields of an object, and of the objects in it, as ARM applies a PATCH."""
+    """Set fields of an object, and of the objects in it, as ARM applies a PATCH."""
     for name, value in changed.items():
         present = into.get(name)
         if isinstance(value, dict) and isinstance(present, dict):
@@ -383,7 +383,7 @@ def _merge(into: Object, changed: Object) -> None:
 
 def _object(value: object, name: str) -> Object:
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{name} must be a JSON object, not {type(value).__name__}.")  # it can be a secret
+        raise InvalidRequest(f"{name} must be a JSON object, not {type(value).__name__}.")  # the value can be a secret
     return cast("Object", value)
 
 

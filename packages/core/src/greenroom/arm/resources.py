@@ -1,7 +1,7 @@
-"""Session pools as resources: read from a request, patched, and written into a response.
+"""Session pools as resources: read from a request, patched, and written to a response.
 
-A resource is kept as it was given, with two exceptions: a property that is null is not there, and the life cycle has
-the form of the newest version. Values of secrets are kept, and never written.
+A resource is stored as it was given, with two exceptions: properties that are null are removed, and the life cycle has
+the form of the newest version. Values of secrets are stored, but never written to a response.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ ProvisioningState: TypeAlias = Literal["InProgress", "Succeeded", "Failed", "Can
 Properties: TypeAlias = Mapping[str, Any]
 
 ENGINE_TAG = "greenroom:engine"
-"""The tag that names the engine of a pool, a URL such as `docker:?runtime=runsc`."""
+"""The tag with the URL of a pool's engine, such as `docker:?runtime=runsc`."""
 DECLARED_TAG = "greenroom:declared"
-"""The tag of a pool that the server's command line or file declares; it is `true`, and clients cannot set it."""
+"""The tag of a pool declared on the server's command line or in its file; it is `true`, and clients cannot set it."""
 
 _MOST_TAGS, _LONGEST_TAG_NAME, _LONGEST_TAG_VALUE = 50, 512, 256
 _READ_ONLY = ("nodeCount", "poolManagementEndpoint", "provisioningState")
@@ -33,7 +33,7 @@ _PATCHABLE = {
     "dynamicPoolConfiguration",
     "customContainerTemplate",
     "sessionNetworkConfiguration",
-    # In the previews that have them.
+    # Only in some preview versions.
     "managedIdentitySettings",
     "mcpServerSettings",
 }
@@ -41,7 +41,7 @@ _PATCHABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A session pool as it was asked for. No representation has its properties, which have secrets."""
+    """A session pool as requested. Its `repr` omits the properties, which contain secrets."""
 
     properties: Properties = field(repr=False)
     location: str = LOCAL_LOCATION
@@ -54,12 +54,12 @@ class Resource:
 
     @property
     def engine(self) -> str | None:
-        """The URL of the engine that the pool asks for."""
+        """The URL of the engine that the pool requests."""
         return self.tags.get(ENGINE_TAG) or None
 
     @property
     def has_mcp_key(self) -> bool:
-        """Whether its MCP endpoint takes a key of its own."""
+        """Whether its MCP endpoint accepts a separate key."""
         server: Mapping[str, Any] = self.properties.get("mcpServerSettings") or {}
         return not server.get("mcpServerApiKeyDisabled")
 
@@ -69,7 +69,7 @@ class Resource:
         return options_of_template({"properties": self.properties}, {})
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, with the values of its secrets, for the state of a server."""
+        """Return everything, including the values of secrets, for a server's state."""
         return {
             "properties": self.properties,
             "location": self.location,
@@ -85,13 +85,13 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the server knows of a pool, beside what was asked for."""
+    """What the server knows about a pool, in addition to the request."""
 
     state: ProvisioningState
     endpoint: str
-    """Where its sessions are."""
+    """The endpoint of its sessions."""
     error: tuple[str, str] | None = None
-    """The code and the message of the reason for which it is Failed."""
+    """The code and the message of the reason why it is Failed."""
     system_data: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -101,7 +101,7 @@ def decode_resource(body: object, pool: PoolId, known: Resource | None = None) -
     Args:
         body: the resource.
         pool: its id, from the path.
-        known: the resource as it is, whose secrets keep their values where the body has none.
+        known: the existing resource, whose secrets keep their values if the body has none.
 
     Raises:
         InvalidRequest: a property is unknown or breaks a rule; an `ArmError` or `InvalidProperty`, which name it.
@@ -126,7 +126,7 @@ def patched(known: Resource, body: object) -> Resource:
     """Return a resource with the changes of a `PATCH`, a JSON merge patch of its tags, identity and properties.
 
     Raises:
-        InvalidRequest: as `decode_resource`; also if it changes a property that cannot be patched.
+        InvalidRequest: as for `decode_resource`; also if it changes a property that cannot be patched.
     """
     whole = _Read(body)
     given: Mapping[str, Any] = cast("Mapping[str, Any]", body)
@@ -153,7 +153,7 @@ def patched(known: Resource, body: object) -> Resource:
 
 
 def encode_resource(pool: PoolId, resource: Resource, facts: Facts, version: str) -> dict[str, Any]:
-    """Return a resource as ARM writes it in an api-version."""
+    """Return a resource in ARM's format for an api-version."""
     properties = for_version(resource.properties, version)
     if "secrets" in properties:
         properties["secrets"] = [{"name": secret["name"]} for secret in properties["secrets"]]
@@ -179,7 +179,7 @@ def encode_resource(pool: PoolId, resource: Resource, facts: Facts, version: str
 
 
 class _Read:
-    """The body of a request, part by part."""
+    """The parts of a request's body."""
 
     def __init__(self, body: object) -> None:
         self.node = Node(body, "")
@@ -187,7 +187,7 @@ class _Read:
             self.node.ignore(name)
 
     def check_name(self, pool: PoolId) -> None:
-        """Refuse a body that is another pool's."""
+        """Refuse a body that belongs to another pool."""
         for name, value in (("name", pool.name), ("id", pool.path)):
             given = self.node.text(name)
             if given is not None and given.casefold() != value.casefold():
@@ -226,7 +226,7 @@ class _Read:
         if users is not None:
             if not isinstance(users, dict):
                 raise node.invalid("userAssignedIdentities", "must be an object")
-            given = cast("dict[str, Any]", users)  # what is in them is for ARM alone to say
+            given = cast("dict[str, Any]", users)  # only ARM sets their contents
             found["userAssignedIdentities"] = {name: None if each is None else {} for name, each in given.items()}
         return found if nulls else _without_nulls(found)
 
@@ -239,7 +239,7 @@ class _Read:
 
 
 def _check(resource: Resource) -> None:
-    """Check the result of a request: a patch is judged by what it leads to."""
+    """Check the result of a request: a patch is validated by its result."""
     if len(resource.tags) > _MOST_TAGS:
         raise InvalidProperty(f"tags must be at most {_MOST_TAGS}, not {len(resource.tags)}.", "tags")
     for name, value in resource.tags.items():
@@ -249,7 +249,7 @@ def _check(resource: Resource) -> None:
                 f"characters, unlike {name!r:.100}.",
                 "tags",
             )
-    options = resource.options  # which reads all of the properties, so that each has the form that it must have
+    options = resource.options  # this reads all properties, and so validates each
     del options
     names = [secret["name"] for secret in resource.properties.get("secrets", ()) if "name" in secret]
     if len(set(names)) < len(names):
@@ -262,7 +262,7 @@ def _container_type(properties: Properties) -> ContainerType:
 
 
 def _with_known_secrets(properties: Properties, known: Resource | None) -> dict[str, Any]:
-    """Return properties with the values of secrets that were given before, and are now named alone."""
+    """Return properties with the previous values of secrets that are now given by name only."""
     secrets = properties.get("secrets")
     if not isinstance(secrets, list) or known is None:
         return dict(properties)
@@ -297,7 +297,7 @@ def _merged(value: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return JSON without the properties that are null; items of lists stay, so that their reader can refuse them."""
+    """Return JSON without null properties; null items of lists stay, so that their reader can refuse them."""
     if isinstance(value, Mapping):
         items = cast("Mapping[str, Any]", value).items()
         return {name: _without_nulls(each) for name, each in items if each is not None}

@@ -1,4 +1,4 @@
-"""What people read about a pool, from its resource. Anything can be missing from a resource, or of another type."""
+"""A readable summary of a pool's resource. Anything in a resource can be missing or have another type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from greenroom.arm.resources import DECLARED_TAG, ENGINE_TAG
 
 @dataclass(frozen=True, slots=True)
 class PoolSummary:
-    """A pool in words and numbers; texts are empty where the resource does not tell."""
+    """A pool in words and numbers; texts are empty if the resource lacks them."""
 
     name: str
     resource_group: str
@@ -31,7 +31,7 @@ class PoolSummary:
 
 
 def summary_of(resource: Mapping[str, Any]) -> PoolSummary:
-    """Return what there is to say about a resource."""
+    """Return the summary of a resource."""
     properties = _object(resource.get("properties"))
     scale = _object(properties.get("scaleConfiguration"))
     tags = _object(resource.get("tags"))
@@ -58,7 +58,7 @@ def summary_of(resource: Mapping[str, Any]) -> PoolSummary:
 
 
 def _end_of(dynamic: Mapping[str, Any]) -> str:
-    lifecycle = _object(dynamic.get("lifecycleConfiguration")) or dynamic  # the versions of 2024 have none
+    lifecycle = _object(dynamic.get("lifecycleConfiguration")) or dynamic  # not in the versions of 2024
     alive = _text(lifecycle.get("maxAlivePeriodInSeconds"))
     if lifecycle.get("lifecycleType") == "OnContainerExit":
         return f"with its container, or after {alive} s" if alive else "with its container"

@@ -1,7 +1,7 @@
-"""The api-versions of session pools, and what differs between them.
+"""The api-versions of session pools, and their differences.
 
-Until the end of 2024 a pool's life cycle stood in `dynamicPoolConfiguration` itself, with the word `executionType`;
-since 2025 it has an object of its own, which is the form that is kept here.
+Until the end of 2024, `dynamicPoolConfiguration` itself contained a pool's life cycle, under the name `executionType`;
+since 2025 the life cycle is a separate object, which is the form that is stored here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ API_VERSIONS = (
     "2026-03-02-preview",
     "2026-07-01",
 )
-"""Those of the released SDKs, of the CLI and of the templates that people have, the newest last."""
+"""The versions used by the released SDKs, the CLI and existing templates, the newest last."""
 
 LATEST = API_VERSIONS[-1]
 
@@ -58,7 +58,7 @@ def has_flat_lifecycle(version: str) -> bool:
 
 
 def with_lifecycle(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Return properties, or a patch of them, with the life cycle in its present form, whichever it had."""
+    """Return properties, or a patch of them, with the life cycle in its current form, whichever it had."""
     dynamic = properties.get(_DYNAMIC)
     if not isinstance(dynamic, Mapping):
         return dict(properties)
@@ -73,7 +73,7 @@ def with_lifecycle(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def for_version(properties: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """Return properties in the form of a version; what the old form has no place for stays where it is."""
+    """Return properties in the form of a version; anything that the old form cannot express stays where it is."""
     lifecycle = properties.get(_DYNAMIC, {}).get(_LIFECYCLE)
     if lifecycle is None or not has_flat_lifecycle(version):
         return dict(properties)

@@ -1,4 +1,4 @@
-"""What each tool does: in a session of the caller, with a result for the model and one for programs."""
+"""The implementation of each tool: in a session of the caller, with a result for the model and one for programs."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from greenroom.text import shorten
 from greenroom.untrusted import brief, visible
 
 BUDGET = 8_000
-"""Characters of one result that a model reads, as in the adapters."""
+"""Characters of a result that the model reads, as in the adapters."""
 _PROGRAMS_BUDGET = 100_000
 """Characters of each text in the results of Azure's tools, which programs read."""
 _SHARE = BUDGET // 2
-"""Characters of each text in a structured result, which some clients show the model in place of the text."""
+"""Characters of each text in a structured result, which some clients show to the model instead of the text."""
 _MOST_FILES = 20
-"""Files of one execution that are linked."""
+"""The most files of one execution that are linked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known of a request besides its parameters."""
+    """What is known about a request besides its parameters."""
 
     caller: str | None
-    """Whose it is; `None` without authentication."""
+    """The caller's identity; `None` without authentication."""
     version: str
-    """That of the protocol."""
+    """The protocol version."""
     lists: bool = False
     """Whether the caller can list its sessions and their files."""
     azures_tools: bool = False
     notify: Notify | None = None
-    """Sends notifications before the answer; `None` if the client cannot take any."""
+    """Sends notifications before the response; `None` if the client cannot receive any."""
     progress_token: str | int | None = None
     level: str | None = None
     """The lowest level of the log messages to send; `None` for none."""
     reserve: Callable[[int], bool] | None = None
-    """Makes room for so many more bytes in memory, where others need it too; returns whether there is."""
+    """Reserves this many more bytes of memory, if memory is shared with others; returns whether they are available."""
 
     def reporting_to(self, notify: Notify | None) -> Context:
-        """Return this with the way to the client."""
+        """Return this context with a function that sends notifications to the client."""
         return replace(self, notify=notify)
 
 
@@ -67,7 +67,7 @@ class Execute(Protocol):
 
 
 async def execute_directly(identifier: str, work: Callable[[], Awaitable[Execution]]) -> Execution:
-    """Carry out an execution that nobody else has to know about."""
+    """Carry out an execution that is not recorded anywhere."""
     del identifier
     return await work()
 
@@ -82,12 +82,12 @@ class Sessions:
 
 
 def error_result(message: str) -> Json:
-    """Return the result of a call that did not work, which the model can try again in another way."""
+    """Return the result of a failed call, which the model can retry in another way."""
     return {"content": [{"type": "text", "text": shorten(visible(message), BUDGET)}], "isError": True}
 
 
 async def call(sessions: Sessions, context: Context, tool: Tool, arguments: Mapping[str, Json]) -> Json:
-    """Call a tool, and return the result of `tools/call`. An error of this layer is a result, too."""
+    """Call a tool, and return the result of `tools/call`. Errors of this layer are also returned as results."""
     try:
         return await CALLS[tool.does](sessions, context, tool, tool.checked(arguments))
     except UnknownHandle:
@@ -255,7 +255,7 @@ async def _write_file(sessions: Sessions, context: Context, tool: Tool, argument
 def _content(content: str, encoding: str) -> bytes:
     try:
         return base64.b64decode(content, validate=True) if encoding == "base64" else content.encode()
-    except (binascii.Error, ValueError) as error:  # of half a surrogate pair, too
+    except (binascii.Error, ValueError) as error:  # including that of a lone surrogate
         raise InvalidRequest(f"The content must be {encoding}: {error}.") from None
 
 

@@ -1,4 +1,4 @@
-"""Answers requests: which methods each version has, and what they return."""
+"""Handles requests: the methods of each version, and their results."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from greenroom.untrusted import brief
 
 logger = logging.getLogger("greenroom.mcp")
 
-_LONGEST_TOKEN = 1000  # it comes back in each notification
+_LONGEST_TOKEN = 1000  # it is repeated in each notification
 _FRESH = 300_000
-"""Milliseconds for which lists that are the same for every caller can be kept."""
+"""Milliseconds for which lists that are the same for every caller can be cached."""
 _LIST_TIMEOUT = 5.0
-"""Seconds that one session can take to list its files."""
+"""Seconds for one session to list its files."""
 _MOST_RESOURCES = 1000
 _COPIES = 4
-"""Of a file's content while it becomes an answer: as bytes, as text, and twice as JSON."""
+"""Memory per byte of a file that is being returned: as bytes, as text, and twice as JSON."""
 _GROWTH = 64 << 10
 """Bytes by which a file can grow while it is read."""
 _DEFAULT_LEVEL = "info"
@@ -66,16 +66,16 @@ _INSTRUCTIONS = (
 
 @dataclass(eq=False, slots=True)
 class Peer:
-    """What is remembered of a client with a handshake, or of the process at the other end of stdio."""
+    """The state of a client that sent a handshake, or of the process at the other end of stdio."""
 
     version: str | None = None
-    """The version that it negotiated; `None` before."""
+    """The negotiated version; `None` before that."""
     level: str = _DEFAULT_LEVEL
     running: dict[str | int, asyncio.Task[object]] = field(default_factory=dict[str | int, asyncio.Task[object]])
-    """The tasks that answer its requests, by id."""
+    """The tasks that handle its requests, by id."""
 
     def begin(self, request: Request, task: asyncio.Task[object]) -> None:
-        """Note the task that answers a request.
+        """Register the task that handles a request.
 
         Raises:
             ProtocolError: another request with this id is running.
@@ -88,23 +88,23 @@ class Peer:
         self.running.pop(request.id, None)
 
     def cancel(self, params: Mapping[str, Json]) -> None:
-        """Carry out `notifications/cancelled`, which may name a request that has ended, or nothing at all."""
+        """Handle `notifications/cancelled`, which may name a request that has ended or never existed."""
         id_ = params.get("requestId")
         if isinstance(id_, str | int) and not isinstance(id_, bool) and (task := self.running.get(id_)) is not None:
             _cancel(task)
 
 
 def _cancel(task: asyncio.Task[object]) -> None:
-    """Cancel a task once: a second time would interrupt it while it ends what it began, such as a session."""
+    """Cancel a task only once: a second time would interrupt its clean-up, such as ending a session."""
     if not task.cancelling():
         task.cancel()
 
 
 class Peers:
-    """The clients with a handshake over HTTP, by the id that each got then.
+    """The clients that sent a handshake over HTTP, by the id that each received.
 
-    If there are too many, the longest unused one of the caller that has most is forgotten: no caller drives out others.
-    What is remembered makes no difference to what a client can do, so that one which is forgotten just goes on.
+    If there are too many, the least recently used one of the caller with the most is forgotten, so that no caller
+    evicts another's. A forgotten client can simply continue.
     """
 
     def __init__(self, most: int = 10_000) -> None:
@@ -113,7 +113,7 @@ class Peers:
         self._peers: dict[str | None, dict[str, Peer]] = {}
 
     def add(self, caller: str | None, peer: Peer) -> str:
-        """Remember a client, and return its id."""
+        """Add a client, and return its id."""
         if self._count >= self._most:
             largest = max(self._peers, key=lambda each: len(self._peers[each]))
             self._pop(largest, next(iter(self._peers[largest])))
@@ -122,15 +122,15 @@ class Peers:
         return id_
 
     def find(self, caller: str | None, id_: str | None) -> Peer:
-        """Return a client, or a new one if it is not known."""
+        """Return a client, or a new one if it is unknown."""
         peer = self._pop(caller, id_)
         if peer is None or id_ is None:
             return Peer()
-        self._put(caller, id_, peer)  # as the latest
+        self._put(caller, id_, peer)  # as the most recently used
         return peer
 
     def remove(self, caller: str | None, id_: str | None) -> None:
-        """Forget a client, and cancel its requests."""
+        """Remove a client, and cancel its requests."""
         peer = self._pop(caller, id_)
         for task in peer.running.values() if peer is not None else ():
             _cancel(task)
@@ -155,14 +155,14 @@ class Endpoint:
     def __init__(self, backend: Backend, execute: Execute = execute_directly) -> None:
         """
         Args:
-            backend: the pool's, on the running event loop; the caller closes it.
+            backend: the pool's backend, on the running event loop; the caller closes it.
             execute: carries out executions.
         """
         self.container_type = backend.container_type
         self.sessions = Sessions(backend, Handles(backend), execute)
 
     async def exchange(self, request: Request, peer: Peer, context: Context) -> Json | None:
-        """Return the message that answers a request, or `None` if the peer cancelled it meanwhile.
+        """Return the message that answers a request, or `None` if the client cancelled the request.
 
         Cancelling this cancels the request.
 
@@ -192,7 +192,7 @@ class Endpoint:
             return error_message(ProtocolError(INTERNAL_ERROR, str(error)), request.id)
         except ClientGone:
             raise
-        except Exception as error:  # nothing of it goes to a client
+        except Exception as error:  # no details are sent to the client
             logger.error("the request %s failed", brief(request.method), exc_info=error)
             message = "The server failed. Its log has the details."
             return error_message(ProtocolError(INTERNAL_ERROR, message), request.id)
@@ -201,7 +201,7 @@ class Endpoint:
         """Return the result of a request.
 
         Raises:
-            ProtocolError: it has none.
+            ProtocolError: the request fails.
         """
         if self.container_type is ContainerType.CUSTOM_CONTAINER:
             try:
@@ -216,12 +216,12 @@ class Endpoint:
             )
         return await method(self, request, peer, context)
 
-    # The beginning
+    # Initialization
 
     async def initialize(self, request: Request, peer: Peer, context: Context) -> Json:
         del context
         peer.version = negotiated(request)
-        # As Azure answers a client that names no version; others look at the presence of these alone.
+        # As Azure answers a client that names no version; others only check whether these are present.
         tools: Json = {"call": True, "list": True} if "protocolVersion" not in request.params else {}
         return {
             "protocolVersion": peer.version,
@@ -249,7 +249,7 @@ class Endpoint:
         return {}
 
     async def listen(self, request: Request, peer: Peer, context: Context) -> Json:
-        """End a subscription as soon as it began: nothing that can be subscribed to ever changes here."""
+        """End a subscription as soon as it begins: nothing that can be subscribed to ever changes here."""
         del peer
         meta = {f"{PREFIX}subscriptionId": request.id}
         if context.notify is not None:
@@ -364,15 +364,15 @@ _STATELESS: Mapping[str, _Method] = MappingProxyType(
 
 
 def context_of(request: Request, peer: Peer, context: Context) -> Context:
-    """Return the context of a request: its version, and what it wants to know while it runs.
+    """Return the context of a request: its version, and which notifications it asks for.
 
     Args:
         request: the request.
-        peer: who sent it.
-        context: with what the transport knows, and the version of a request that names none.
+        peer: the client that sent it.
+        context: the transport's part, including the version for a request that names none.
 
     Raises:
-        ProtocolError: the request's version is not known, or it lacks what its version requires.
+        ProtocolError: the request's version is unknown, or it lacks a field that its version requires.
     """
     token = request.meta.get("progressToken")
     if not isinstance(token, str | int) or isinstance(token, bool) or len(str(token)) > _LONGEST_TOKEN:

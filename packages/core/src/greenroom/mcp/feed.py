@@ -1,4 +1,4 @@
-"""The output of running code, on its way to a client as progress and log messages."""
+"""Sends the output of running code to a client as progress and log messages."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from greenroom.text import shorten
 from greenroom.untrusted import visible
 
 Notify: TypeAlias = Callable[[str, Json], Awaitable[None]]
-"""Sends a notification: its method and its params. It waits for a client that is slow, or raises `ClientGone`."""
+"""Sends a notification: its method and its params. It waits for a slow client, or raises `ClientGone`."""
 
 _PAUSE = 0.1
-"""Seconds between two rounds of messages: what is written meanwhile is joined."""
+"""Seconds between two rounds of messages: output in between is joined."""
 _HEARTBEAT = 5.0
-"""Seconds of silence after which progress is reported all the same."""
+"""Seconds without output after which progress is reported anyway."""
 _MOST_TEXT = 16_000
-"""Characters of a stream that wait for a round; of more, the middle is left out."""
+"""Characters of a stream that wait for the next round; if there are more, the middle is left out."""
 _MOST_LINE = 200
 """Characters of the last line, which is the message of the progress."""
 
-# The level of the messages with what code writes to each stream.
+# The level of the log messages for each stream.
 _LEVEL: dict[Literal["stdout", "stderr"], str] = {"stdout": "info", "stderr": "warning"}
 
 
@@ -35,17 +35,17 @@ class ClientGone(Exception):
 
 
 class OutputFeed:
-    """Reports what code writes while it runs, to a client that wants to know: `async with OutputFeed(…) as feed`.
+    """Reports the output of running code to a client that asked for it: `async with OutputFeed(…) as feed`.
 
-    A client that reads slowly delays the reports, not the code, and what waits for it is bounded.
+    A slow client delays the reports, not the code, and the waiting output is bounded.
     """
 
     def __init__(self, notify: Notify | None, progress_token: str | int | None, level: str | None) -> None:
         """
         Args:
-            notify: how to reach the client; `None` if that is not possible before the answer.
-            progress_token: the client's name for the progress of this request, if it wants to know it.
-            level: the lowest level of log messages that it wants; `None` for none.
+            notify: sends notifications to the client; `None` if that is not possible before the response.
+            progress_token: the client's name for the progress of this request, if it asked for progress.
+            level: the lowest level of log messages that it asked for; `None` for none.
         """
         self._notify = notify
         self._token = progress_token
@@ -71,7 +71,7 @@ class OutputFeed:
         self._over.set()
         self._wake.set()
         try:
-            if error is None:  # what is left goes before the answer
+            if error is None:  # the rest is sent before the response
                 await asyncio.wait([self._pump])
         finally:
             self._pump.cancel()
@@ -80,7 +80,7 @@ class OutputFeed:
             raise failed
 
     def put(self, event: Event) -> None:
-        """Take an event, on the loop of the client; this never waits."""
+        """Take an event, on the client's event loop; this never waits."""
         if self._pump is None or isinstance(event, Execution):
             return
         if isinstance(event, StreamText):
@@ -115,7 +115,7 @@ class OutputFeed:
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:
-    """Wait for an event, but not longer."""
+    """Wait for an event, up to a time limit."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

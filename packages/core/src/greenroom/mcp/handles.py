@@ -1,6 +1,6 @@
-"""The handles under which clients know their sessions.
+"""The handles by which clients know their sessions.
 
-A handle is unguessable, is not the identifier of its session, which the data plane lists, and ends with its session.
+A handle is unguessable, differs from the identifier that the data plane lists, and ends with its session.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _UNUSED_LIFETIME = 3600.0
 """Seconds after which a handle whose session never began is forgotten."""
 _MOST_OF_A_CALLER = 1000
 _SWEEP = 60.0
-"""Seconds between two looks for handles whose session has ended."""
+"""Seconds between two checks for handles whose sessions have ended."""
 
 
 class UnknownHandle(Exception):
-    """The handle is none of this caller's, or its session has ended: a caller cannot tell which."""
+    """The handle does not belong to this caller, or its session has ended: a caller cannot tell which."""
 
 
 @dataclass(eq=False, slots=True)
@@ -31,14 +31,14 @@ class Handle:
     """A session as its client knows it."""
 
     value: str
-    """What the client passes."""
+    """The value that the client passes."""
     caller: str | None
-    """Whose it is; `None` without authentication."""
+    """The caller's identity; `None` without authentication."""
     identifier: str
-    """That of the session in the pool."""
+    """The identifier of the session in the pool."""
     created: float
     begun: bool = False
-    """Whether the session had a sandbox."""
+    """Whether the session has had a sandbox."""
     in_use: int = 0
     """The number of running calls."""
     ended: bool = False
@@ -57,7 +57,7 @@ class Handles:
         """Return a handle of a new session, which begins with its first use."""
         await self._sweep(now=len(self._of(caller)) >= _MOST_OF_A_CALLER)
         own = self._of(caller)
-        if len(own) >= _MOST_OF_A_CALLER:  # the pool bounds the number of those that have begun
+        if len(own) >= _MOST_OF_A_CALLER:  # the pool limits the number of those that have begun
             unused = next((handle for handle in own if not handle.begun and not handle.in_use), None)
             if unused is not None:
                 self._forget(unused)
@@ -70,7 +70,7 @@ class Handles:
         """Return a caller's own handle.
 
         Raises:
-            UnknownHandle: there is none of that value, it belongs to another caller, or its session has ended.
+            UnknownHandle: there is no such handle, it belongs to another caller, or its session has ended.
         """
         handle = self._handles.get(value)
         if handle is None or handle.caller != caller:
@@ -90,7 +90,7 @@ class Handles:
     async def using(self, handle: Handle, *, is_new: bool = False) -> AsyncGenerator[str, None]:
         """Yield the identifier for a call.
 
-        A call that is the first of a new session and does not return leaves nothing, as no client learns the handle.
+        If the first call of a new session does not return, nothing is kept, as no client learns the handle.
         """
         identifier = handle.identifier
         handle.in_use += 1
@@ -99,7 +99,7 @@ class Handles:
         except BaseException as error:
             handle.in_use -= 1
             if is_new:
-                with suppress(GreenroomError):  # the one of the call counts
+                with suppress(GreenroomError):  # the call's own error is raised
                     await self.end(handle)
             elif isinstance(error, SandboxLost) and handle.identifier == identifier:
                 self._forget(handle)
@@ -115,7 +115,7 @@ class Handles:
             handle.begun = await self._backend.session(identifier) is not None
 
     async def reset(self, handle: Handle) -> None:
-        """End the session; the handle is then that of a new one."""
+        """End the session; the handle then belongs to a new one."""
         identifier = handle.identifier
         self._new_session(handle)
         await self._backend.delete(identifier)
@@ -137,7 +137,7 @@ class Handles:
         self._handles.pop(handle.value, None)
 
     async def _sweep(self, *, now: bool = False) -> None:
-        """Forget the handles of sessions that have ended, and those that nobody used."""
+        """Forget the handles of sessions that have ended, and unused ones."""
         moment = self._clock()
         if not now and moment - self._swept < _SWEEP:
             return

@@ -31,17 +31,17 @@ VERSION_HEADER = "mcp-protocol-version"
 SESSION_HEADER = "mcp-session-id"
 
 _NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-"""The parameter that is also in the header `Mcp-Name`, by method."""
+"""The parameter whose value is also in the header `Mcp-Name`, by method."""
 _ENCODED = ("=?base64?", "?=")
 
 
 def version_from(request: Request, headers: Mapping[str, str], known: str | None) -> str:
-    """Return the version of a request, by its headers; a stateless one must agree with them.
+    """Return the version of a request, according to its headers; those of a stateless request must match its body.
 
     Args:
         request: the request.
-        headers: with names in lower case.
-        known: the version that the client negotiated, if that is known.
+        headers: by names in lower case.
+        known: the version that the client negotiated, if known.
 
     Raises:
         ProtocolError: the version is unknown, or headers and body differ.
@@ -63,7 +63,7 @@ def version_of_header(header: str | None, known: str | None) -> str:
     """Return the version of a message that does not name one itself.
 
     Raises:
-        ProtocolError: the header has one that is unknown, or whose requests carry it themselves.
+        ProtocolError: the header names an unknown version, or one whose requests name it themselves.
     """
     if header == STATELESS:
         raise ProtocolError(
@@ -91,7 +91,7 @@ def _decoded(header: str | None) -> str | None:
 
 
 def status_of(message: Json, version: str) -> int:
-    """Return the status of a response whose body is this message alone."""
+    """Return the status of a response whose body is just this message."""
     if not isinstance(message, dict) or "error" not in message:
         return 200
     code: int = message["error"]["code"]  # pyright: ignore[reportUnknownVariableType]
@@ -101,11 +101,11 @@ def status_of(message: Json, version: str) -> int:
 
 
 def accepts(accept: str | None) -> tuple[bool, bool]:
-    """Return whether a client takes JSON, and whether it asks for events; without the header it takes JSON."""
+    """Return whether a client accepts JSON, and whether it asks for events; without the header it accepts JSON."""
     types = {part.partition(";")[0].strip().lower() for part in (accept or "*/*").split(",")}
     return bool(types & {"application/json", "application/*", "*/*"}), EVENTS in types
 
 
 def event(line: bytes) -> bytes:
-    """Return a message, as a line of JSON, as a server-sent event."""
+    """Return a message, given as a line of JSON, as a server-sent event."""
     return b"event: message\ndata: " + line + b"\n"

@@ -1,7 +1,7 @@
-"""The messages of the Model Context Protocol, and what distinguishes its versions. Pure.
+"""The messages of the Model Context Protocol, and the differences between its versions. Pure.
 
 Contract: modelcontextprotocol.io/specification, the pages of each version. Versions up to 2025-11-25 begin with
-`initialize`; from 2026-07-28 on each request carries its version in `_meta`, and nothing precedes it.
+`initialize`; from 2026-07-28 on each request carries its version in `_meta`, without initialization.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from greenroom.untrusted import brief
 Json: TypeAlias = Any
 
 STATELESS = "2026-07-28"
-"""The version in which each request stands alone."""
+"""The version in which each request is independent."""
 WITH_HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26")
 """The versions that begin with `initialize`."""
 OLDEST = WITH_HANDSHAKE[-1]
@@ -26,7 +26,7 @@ OLDEST = WITH_HANDSHAKE[-1]
 VERSIONS = (STATELESS, *WITH_HANDSHAKE)
 
 PREFIX = "io.modelcontextprotocol/"
-"""That of the protocol's own names in `_meta`."""
+"""The prefix of the protocol's own names in `_meta`."""
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -36,7 +36,7 @@ INTERNAL_ERROR = -32603
 RESOURCE_NOT_FOUND = -32002  # up to 2025-11-25; later `INVALID_PARAMS`
 HEADER_MISMATCH = -32020
 UNSUPPORTED_VERSION = -32022
-TOO_BUSY = 429  # applications have the numbers outside of JSON-RPC's own range
+TOO_BUSY = 429  # applications can use numbers outside JSON-RPC's own range
 
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
@@ -59,14 +59,14 @@ _KINDS = {
 
 
 class ProtocolError(Exception):
-    """A request cannot be answered with a result."""
+    """A request that cannot be answered with a result."""
 
     def __init__(self, code: int, message: str, data: Json = None, *, id: str | int | None = None) -> None:  # noqa: A002
         super().__init__(message)
         self.code = code
         self.data = data
         self.id = id
-        """The request's, where it could be read."""
+        """The request's id, if it could be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A message that expects none."""
+    """A message that expects no answer."""
 
     method: str
     params: Mapping[str, Json]
@@ -95,7 +95,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A client's response; this server asks nothing, so it belongs to no request."""
+    """A client's response; this server sends no requests, so it belongs to none."""
 
 
 Message: TypeAlias = Request | Notification | Answer
@@ -108,7 +108,7 @@ def parse(content: bytes) -> Json:
     """Parse a message or a batch.
 
     Raises:
-        ProtocolError: it is not JSON, or is nested deeper or has more values than any request needs.
+        ProtocolError: it is not JSON, or is nested more deeply or has more values than any request needs.
     """
     most = len(content) + _VALUE * _MOST_VALUES
     try:
@@ -129,7 +129,7 @@ def read(value: Json) -> Message:
     """Return one message.
 
     Raises:
-        ProtocolError: it is not valid; the error has its id if that is.
+        ProtocolError: it is not valid; the error has its id if that is valid.
     """
     if not isinstance(value, dict):
         raise ProtocolError(INVALID_REQUEST, f"A message must be an object, not {_kind(value)}.")
@@ -174,7 +174,7 @@ def _kind(value: Json) -> str:
 
 
 def read_batch(values: list[Json], version_: str) -> list[Message | ProtocolError]:
-    """Return the messages of a batch; an error takes the place of a message that is not valid.
+    """Return the messages of a batch, with an error in place of each invalid message.
 
     Raises:
         ProtocolError: this version has no batches, or the batch is empty or too long.
@@ -207,7 +207,7 @@ def version_of(request: Request) -> str:
     """Return the version that a stateless request names.
 
     Raises:
-        ProtocolError: the server does not have it, or the request lacks a field that it requires.
+        ProtocolError: the server does not support it, or the request lacks a field that it requires.
     """
     named = request.meta[f"{PREFIX}protocolVersion"]
     if not isinstance(named, str):
@@ -222,9 +222,9 @@ def version_of(request: Request) -> str:
 
 
 def negotiated(request: Request) -> str:
-    """Return the version for a client that begins with `initialize`: its own, or else the latest of its kind.
+    """Return the version for a client that begins with `initialize`: its own, or else the latest of that kind.
 
-    One that names none gets 2025-03-26, as from Azure.
+    A client that names none gets 2025-03-26, as from Azure.
     """
     named = request.params.get("protocolVersion")
     if named is None:
@@ -233,7 +233,7 @@ def negotiated(request: Request) -> str:
 
 
 def unsupported(named: str) -> ProtocolError:
-    """Return the error about a version that this server does not have."""
+    """Return the error about a version that this server does not support."""
     return ProtocolError(
         UNSUPPORTED_VERSION, "Unsupported protocol version", {"supported": list(VERSIONS), "requested": named[:100]}
     )
@@ -243,7 +243,7 @@ def log_level(value: Json) -> str:
     """Return a level of `LEVELS`.
 
     Raises:
-        ProtocolError: it is none.
+        ProtocolError: the value is not one of them.
     """
     if value not in LEVELS:
         raise ProtocolError(INVALID_PARAMS, f"The level must be one of {', '.join(LEVELS)}, not {brief(value)}.")
@@ -258,7 +258,7 @@ def server_info() -> Json:
 
 
 def result_message(request: Request, result: Mapping[str, Json], version_: str) -> Json:
-    """Return the answer to a request, with the fields that only its version has."""
+    """Return the response to a request, with the fields that only its version has."""
     if version_ == STATELESS:
         meta = {f"{PREFIX}serverInfo": server_info(), **result.get("_meta", {})}
         return {"jsonrpc": "2.0", "id": request.id, "result": {"resultType": "complete", **result, "_meta": meta}}
@@ -267,9 +267,9 @@ def result_message(request: Request, result: Mapping[str, Json], version_: str) 
 
 
 def error_message(error: ProtocolError, id_: str | int | None = None) -> Json:
-    """Return the error that answers a request, or a message whose id could not be read.
+    """Return the error response to a request, or to a message whose id could not be read.
 
-    Then it has no id: the protocol's schema has none that is `null`, unlike JSON-RPC.
+    In that case it has no id: unlike in JSON-RPC, the protocol's schema does not allow `null`.
     """
     known = error.id if id_ is None else id_
     body: dict[str, Json] = {"code": error.code, "message": str(error)}

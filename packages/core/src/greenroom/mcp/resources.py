@@ -51,7 +51,7 @@ def resource_of(session: str, file: RemoteFile) -> Json:
 
 
 def contents_of(uri: str, file: RemoteFile, content: bytes) -> Json:
-    """Return the content of a file: as text where it is, else in base64."""
+    """Return the content of a file: as text if possible, otherwise in base64."""
     mime = mime_of(file)
     try:
         text = content.decode()

@@ -35,17 +35,17 @@ MOST_BYTES = 32 << 20
 """Bytes of one message: the largest code, written with escapes."""
 _MOST_RUNNING = 100
 _MOST_WAITING = 200
-"""Answers, those of running requests included, after which nothing more is read."""
+"""The most unsent responses, including those of running requests, before reading pauses."""
 _PIECE = 64 * 1024
 _LARGE = 256 * 1024
 _LAST_ANSWERS = 0.5
-"""Seconds for requests to be answered after the client has closed its end; then they are cancelled."""
+"""Seconds for requests to complete after the client has closed its end; then they are cancelled."""
 _LAST_WRITES = 2.0
-"""Seconds for what has been answered to reach the client after it has closed its end."""
+"""Seconds for the remaining responses to reach the client after it has closed its end."""
 
 
 class Stdio:
-    """Serves one client. Its sessions end with it: closing the backend is the caller's part."""
+    """Serves one client. Its sessions end with it: the caller closes the backend."""
 
     def __init__(self, endpoint: Endpoint, reads_from: int, writes_to: int) -> None:
         """Take the descriptors of the two streams, which only this object may use."""
@@ -56,7 +56,7 @@ class Stdio:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
-        """Answer until the client closes its end, or takes nothing more."""
+        """Serve until the client closes its end, or accepts nothing more."""
         self._reader.start()
         self._writer.start()
         broken = asyncio.create_task(self._writer.broken.wait())
@@ -84,7 +84,7 @@ class Stdio:
             await self._writer.close()
 
     async def _take(self, line: bytes | ProtocolError) -> None:
-        """Begin to answer a line. Only `initialize` is answered before the next one is read."""
+        """Start to handle a line. Only `initialize` completes before the next line is read."""
         try:
             if isinstance(line, ProtocolError):
                 raise line
@@ -152,15 +152,15 @@ class Stdio:
 
 
 class _Reader:
-    """Reads lines in a thread of its own: a stream can be a pipe, a file or a terminal.
+    """Reads lines in a separate thread: a stream can be a pipe, a file or a terminal.
 
-    The thread is a daemon, as nothing ends a read of another process's pipe.
+    The thread is a daemon, as a read of another process's pipe cannot be cancelled.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self.lines: asyncio.Queue[bytes | ProtocolError | None] = asyncio.Queue(1)
-        """Lines without their end, or the error that one is; `None` at the end of the stream."""
+        """Lines without line endings, or the error for an invalid line; `None` at the end of the stream."""
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -170,7 +170,7 @@ class _Reader:
         def put(line: bytes | ProtocolError | None) -> None:
             asyncio.run_coroutine_threadsafe(self.lines.put(line), loop).result()
 
-        # The loop ends when the client does not matter any more.
+        # The loop ends when the client no longer matters.
         with contextlib.suppress(RuntimeError, asyncio.CancelledError):
             line, too_long = bytearray(), False
             while piece := self._read():
@@ -189,12 +189,12 @@ class _Reader:
     def _read(self) -> bytes:
         try:
             return os.read(self._descriptor, _PIECE)
-        except OSError:  # of a terminal that was closed
+        except OSError:  # from a terminal that was closed
             return b""
 
 
 class _Writer:
-    """Writes messages in a thread of its own, one after the other, so that a client that takes none blocks nothing."""
+    """Writes messages in a separate thread, in order, so that a client that does not read only delays itself."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -207,7 +207,7 @@ class _Writer:
         threading.Thread(target=self._run, name="greenroom stdout", daemon=True).start()
 
     async def send(self, message: Json) -> None:
-        """Write a message; return when the client, or a pipe to it, has it.
+        """Write a message; return when the client, or a pipe to it, has received it.
 
         Raises:
             ClientGone: the client cannot be reached.
@@ -217,7 +217,7 @@ class _Writer:
         await written
 
     async def close(self) -> None:
-        """Wait a moment for what is being written."""
+        """Wait briefly for a pending write."""
         written = self._loop.create_future()
         self._waiting.put((b"", written))
         self._waiting.put(None)

@@ -19,7 +19,7 @@ from greenroom.untrusted import brief
 
 Kind = Literal["string", "number"]
 
-# Agent Framework keeps an argument named `session` to itself.
+# Agent Framework reserves an argument named `session`.
 SESSION = "The session to work in, as an earlier result named it."
 NEW_SESSION = "The session to continue, as an earlier result named it. Without it, a new session begins."
 _STARTS = "Without a session_id a new session begins, and the result names it."
@@ -35,7 +35,7 @@ class Parameter:
     kind: Kind = "string"
     required: bool = True
     values: tuple[str, ...] = ()
-    """All that it can be; empty for any."""
+    """The possible values; empty for any."""
 
     @property
     def schema(self) -> Json:
@@ -58,7 +58,7 @@ def _is_number(value: Json) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool, and which function of `calls` carries it out."""
+    """A tool, and the function of `calls` that implements it."""
 
     name: str
     title: str
@@ -83,7 +83,7 @@ class Tool:
 
     @property
     def definition(self) -> Json:
-        """The tool as `tools/list` has it."""
+        """The tool as in `tools/list`."""
         return {
             "name": self.name,
             "title": self.title,
@@ -175,12 +175,12 @@ def tools_of(container_type: ContainerType, *, lists_sessions: bool, azures: boo
     """Return the tools of a pool, by name, in the order in which clients see them.
 
     Args:
-        container_type: that of the pool.
+        container_type: the pool's container type.
         lists_sessions: whether the caller can list its sessions.
-        azures: whether Azure's tools are among them.
+        azures: whether to include Azure's tools.
 
     Raises:
-        InvalidRequest: sandboxes of this type run no code.
+        InvalidRequest: sandboxes of this type cannot run code.
     """
     if container_type not in CODE_TOOLS:
         raise InvalidRequest(
@@ -312,7 +312,7 @@ _LISTING = (
 
 
 def _azures(container_type: ContainerType) -> tuple[Tool, ...]:
-    """Azure's tools. It documents two names for the one that launches; both are there."""
+    """Azure's tools. Azure documents two names for the one that launches; both exist."""
     launch = Tool(
         name="launchShell",
         title="Launch an environment",

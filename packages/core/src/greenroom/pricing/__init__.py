@@ -1,4 +1,4 @@
-"""What usage costs, here and in Azure: rules of billing, lists of prices, estimates."""
+"""What usage costs, here and in Azure: billing rules, price lists, estimates."""
 
 from greenroom.pricing.estimate import Estimate, estimate
 from greenroom.pricing.prices import Prices

@@ -1,4 +1,4 @@
-"""What usage costs, by a list of prices."""
+"""Estimates what usage costs, from a price list."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """An amount of money, or the reason for which there is none."""
+    """An amount of money, or the reason why there is none."""
 
     amount: float | None
     reason: str = ""
-    """`no price set`, or `not measured`; empty where there is an amount."""
+    """`no price set`, or `not measured`; empty if there is an amount."""
 
     def __str__(self) -> str:
         """The amount without its currency, or why there is none."""
@@ -40,9 +40,9 @@ class Estimate:
 
     currency: str
     here: float | None
-    """By the time of processors and the memory over time; `None` where these or their prices are not known."""
+    """From processor time and memory over time; `None` if these or their prices are not known."""
     in_azure: float | None
-    """By Azure's rules; `None` where its prices are not known."""
+    """By Azure's rules; `None` if its prices are not known."""
     here_reason: str = ""
     """Why `here` is `None`: `no price set`, or `not measured`."""
     azure_reason: str = ""
@@ -55,14 +55,14 @@ class Estimate:
 
 
 def in_digits(amount: float) -> str:
-    """Return an amount of money without its currency, with two digits that count at least."""
+    """Return an amount of money without its currency, with at least two significant digits."""
     if amount >= 10 or amount == 0:
         return f"{amount:,.2f}"
     return f"{amount:.{max(4, 1 - math.floor(math.log10(amount)))}f}"
 
 
 class Figures(Protocol):
-    """What an estimate is made from."""
+    """The values from which an estimate is made."""
 
     @property
     def cpu(self) -> float | None: ...
@@ -84,16 +84,16 @@ class Sum(Figures, Protocol):
 
 
 def estimate(usage: SessionUsage | PoolUsage, prices: Prices | str | os.PathLike[str] | None = None) -> Estimate:
-    """Return what usage costs: an estimate, as bills have more in them.
+    """Return an estimate of what usage costs; actual bills include more.
 
-    On this machine, it is the time of processors and the memory over time, a pool's spare sandboxes included, each by
-    its price. In Azure, a session that runs code is billed by the hour, each that has begun counting whole; a custom
-    container by its part of the pool's nodes, so at least that much. Azure's ready sessions, plan management and
-    network are not in it.
+    On this machine, that is processor time and memory over time, including a pool's spare sandboxes, each multiplied by
+    its price. In Azure, a session that runs code is billed per started hour; a custom container by its part of the
+    pool's nodes, so the actual cost is at least that. Azure's ready sessions, plan management and network are not
+    included.
 
     Args:
-        usage: as `session.usage()` or `pool.usage()` returns it.
-        prices: a TOML file; by default that of GREENROOM_PRICES, else the list that comes with Greenroom, whose prices
+        usage: the result of `session.usage()` or `pool.usage()`.
+        prices: a TOML file; by default that in GREENROOM_PRICES, otherwise the list included in Greenroom, whose prices
             are not set.
 
     Raises:
@@ -109,11 +109,11 @@ def estimate(usage: SessionUsage | PoolUsage, prices: Prices | str | os.PathLike
 
 
 def pool_costs(prices: Prices, usage: PoolUsage | None) -> tuple[Cost, Cost]:
-    """Return what a pool costs, here and in Azure; its spare sandboxes are part of the first.
+    """Return what a pool costs, here and in Azure; the cost here includes its spare sandboxes.
 
     Args:
-        prices: the list.
-        usage: `None` for a pool that reports none.
+        prices: the price list.
+        usage: `None` for a pool that does not report usage.
     """
     if usage is None:
         return Cost(None, NOT_MEASURED), Cost(None, NOT_MEASURED)
@@ -124,7 +124,7 @@ def pool_costs(prices: Prices, usage: PoolUsage | None) -> tuple[Cost, Cost]:
 
 
 def sum_costs(prices: Prices, added: Sum) -> tuple[Cost, Cost]:
-    """Return what sessions cost together, here and in Azure."""
+    """Return what sessions cost in total, here and in Azure."""
     measured = not added.sessions or added.unmeasured < added.sessions
     return cost_here(prices, added, measured=measured), cost_in_azure(prices, added)
 
@@ -139,7 +139,7 @@ def cost_here(prices: Prices, usage: Figures, *, measured: bool = True) -> Cost:
 
 
 def cost_of_machine(prices: Prices, cpu: float, memory_time: float) -> Cost:
-    """Return the cost of seconds of processors and byte-seconds of memory."""
+    """Return the cost of seconds of processor time and byte-seconds of memory."""
     if prices.here.cpu_hour is None or prices.here.gib_hour is None:
         return Cost(None, NO_PRICE)
     return Cost((cpu * prices.here.cpu_hour + memory_time / _GIB * prices.here.gib_hour) / _HOUR)

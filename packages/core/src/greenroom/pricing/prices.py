@@ -1,4 +1,4 @@
-"""The list of prices: the user's own, or the one that comes with Greenroom."""
+"""The price list: the user's own, or the one included in Greenroom."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _TABLE = "prices"
 
 
 class Priced(BaseModel):
-    """Prices that come from one source."""
+    """Prices from one source."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     source: str | None = Field(default=None, min_length=1)
-    """The page or the document that states them."""
+    """The page or document that states them."""
     date: datetime.date | None = None
-    """That of the source, or when it was read."""
+    """The date of the source, or when it was read."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -43,26 +43,26 @@ class Priced(BaseModel):
 
 
 class CodeInterpreter(Priced):
-    """Azure's price of sessions that run code."""
+    """Azure's price for sessions that run code."""
 
     session_hour: float | None = Field(default=None, ge=0)
 
 
 class Nodes(Priced):
-    """Azure's price of the nodes that run custom containers."""
+    """Azure's price for the nodes that run custom containers."""
 
     node_hour: float | None = Field(default=None, ge=0)
 
 
 class Machine(Priced):
-    """The price of a machine of one's own."""
+    """The price of one's own machine."""
 
     cpu_hour: float | None = Field(default=None, ge=0)
     gib_hour: float | None = Field(default=None, ge=0)
 
 
 class Prices(BaseModel):
-    """A list of prices, all in one currency. Those that are `None` are not set."""
+    """A price list, all in one currency. Prices that are `None` are not set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,8 +73,8 @@ class Prices(BaseModel):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
-        """Return a list: that of a TOML file, else that of the file that `GREENROOM_PRICES` names, else the table
-        [prices] of the file that `GREENROOM_CONFIG` names, else the one that comes with Greenroom.
+        """Return a price list: from a TOML file, else from the file named by `GREENROOM_PRICES`, else from the table
+        [prices] of the file named by `GREENROOM_CONFIG`, else the one included in Greenroom.
 
         Raises:
             InvalidRequest: it cannot be read, or breaks a rule.
@@ -90,10 +90,10 @@ class Prices(BaseModel):
 
     @classmethod
     def parse(cls, content: Any) -> Self:
-        """Return the list in a table.
+        """Return the price list in a table.
 
         Raises:
-            InvalidRequest: it is none, or breaks a rule.
+            InvalidRequest: it is not a price list, or breaks a rule.
         """
         if not isinstance(content, dict):
             raise InvalidRequest(f"The configuration must have a table [{_TABLE}], not {brief(content)}.")

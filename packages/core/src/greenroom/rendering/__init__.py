@@ -1,1 +1,1 @@
-"""The parts of the text that a language model reads. Pure functions; whatever they get can be hostile."""
+"""The parts of the text that a language model reads. Pure functions; all of their input can be hostile."""

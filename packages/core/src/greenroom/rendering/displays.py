@@ -1,4 +1,4 @@
-"""What a model reads in place of a rich output."""
+"""The text that a model reads in place of a rich output."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, cast
 from greenroom.rendering.html import text_of_html
 
 _LARGEST_JSON = 100_000
-"""Characters of JSON that are written; a model reads fewer."""
+"""Characters of JSON that are serialized; a model reads fewer."""
 _LARGEST_SPECIFICATION = 300_000
-"""Characters of a chart's specification that are parsed for its title."""
+"""Characters of a chart's specification that are parsed to find its title."""
 _LONGEST_TITLE = 200
 
-# The `repr` of an object that has no text of its own.
+# The `repr` of an object without its own text form.
 _OPAQUE = re.compile(r"<[^<>\n]*(?: object| at 0x[0-9a-fA-F]+)>")
 _VEGA = re.compile(r"application/vnd\.vega(lite)?\.v\d+\+json")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _UNFINISHED_BAR = re.compile(r"(?:^|[ :])0%\|")
 _LOADS_A_LIBRARY = ("application/vnd.bokehjs_load.v0+json", "application/vnd.holoviews_load.v0+json")
 
-# How the HTML of a library begins to draw. Text of a cell cannot look so, as its "<" is escaped.
+# The beginning of a library's HTML. Text in a cell cannot look like this, as its "<" is escaped.
 _SCRIPTS = {
     "Plotly.newPlot(": "plotly",
     "vegaEmbed": "Vega",
@@ -62,18 +62,18 @@ _ARTISTS = re.compile(
 
 
 def is_artists(text: str) -> bool:
-    """Whether a value is only what matplotlib's functions return beside the figure that they draw."""
+    """Whether a value is just the return value of a matplotlib function that draws a figure."""
     return len(text) < 100_000 and ("<" in text or "Text(" in text) and _ARTISTS.fullmatch(text) is not None
 
 
 def text_of_bundle(data: Mapping[str, Any]) -> str:
-    """Return a text for a MIME bundle, or an empty one where there is none."""
+    """Return a text for a MIME bundle, or an empty one if there is none."""
     chart = _chart(data)
     if chart:
         return chart
     plain = _string(data, "text/plain")
     if _WIDGET in data and _UNFINISHED_BAR.search(plain[:1000]):
-        return ""  # as it was when it appeared; the widget went on without a word
+        return ""  # the widget's initial state; later changes are not shown
     if plain.strip() and not _OPAQUE.fullmatch(plain):
         return plain
     if any(mime in data for mime in _LOADS_A_LIBRARY) or "Loading BokehJS" in _string(data, "text/html")[:2000]:
@@ -124,7 +124,7 @@ def _sentence(library: str, title: object = "", kinds: object = "") -> str:
 
 
 def _one_line(value: object) -> str:
-    """The text of a title, whose HTML or lines are left out."""
+    """The text of a title, without HTML and line breaks."""
     if isinstance(value, list):
         value = " ".join(line for line in cast("list[object]", value)[:10] if isinstance(line, str))
     if not isinstance(value, str):
@@ -147,7 +147,7 @@ def _of_vega(content: object) -> tuple[object, object]:
 
 
 def _text_or_all(content: object, key: str) -> object:
-    """The member of an object, or what stands for it alone."""
+    """The member of an object, or the value itself if it does not have that member."""
     member = _at(content, key)
     return content if member is None else member
 
@@ -183,7 +183,7 @@ def _string(data: Mapping[str, Any], mime: str) -> str:
 
 
 def _json(content: object) -> str:
-    """The beginning of a value as JSON; the rest of a large one is not written at all."""
+    """The beginning of a value as JSON; only that much of a large value is serialized."""
     encode: Callable[[object], Iterator[str]] = json.JSONEncoder(ensure_ascii=False).iterencode
     pieces: list[str] = []
     length = 0

@@ -20,11 +20,11 @@ _NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
 
 
 def list_of_files(files: Sequence[RemoteFile], omitted: int) -> str:
-    """Return a line per file; files whose names differ by a number share one, after those that stand alone.
+    """Return a line per file; files whose names differ only by a number share a line, after the others.
 
     Args:
         files: the reported files.
-        omitted: how many more there are.
+        omitted: how many more files there are.
     """
     kinds: dict[str, list[RemoteFile]] = {}
     for file in files:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _LONGEST = 10_000
 """Characters of each source that are searched."""
 
-# A dotted name is a submodule of a package that is there: Python imports that first.
+# A dotted name is a submodule of a package that exists: Python imports the package first.
 _MISSING_MODULE = re.compile(r"No module named '([A-Za-z]\w*)'(?:$|\n)")
 _MISSING_OPTIONAL = re.compile(
     r"""
@@ -24,7 +24,7 @@ _MISSING_OPTIONAL = re.compile(
     re.VERBOSE,
 )
 
-# A terminal ends the lines of a command with "\r\n", as no text of the code itself and of the files that it prints.
+# A terminal ends the lines of a command with "\r\n", unlike text in the code and in files that it prints.
 _FAILED_INSTALLATION = re.compile(
     r"^ERROR: No matching distribution found for ([A-Za-z0-9][\w.-]{0,99})[^\n]{0,200}\n", re.MULTILINE
 )
@@ -51,7 +51,7 @@ _NETWORK_ERRORS = frozenset(
 )
 _ALWAYS_OF_THE_NETWORK = frozenset(("APIConnectionError", "ConnectTimeout", "NameResolutionError", "gaierror"))
 
-# Of Node.js. A path is a file of the session.
+# From Node.js. A path is a file of the session.
 _MISSING_NODE_PACKAGE = re.compile(r"^Cannot find (?:module|package) '((?:@[\w.-]{1,100}/)?[\w-][\w.-]{0,100})[/']")
 _NPM_COMMAND = re.compile(r"^Command failed: (?:npm|npx|pnpm|yarn|corepack) ")
 _NODE_WITHOUT_NETWORK = re.compile(r"\b(?:EAI_AGAIN|ENETUNREACH|ENOTFOUND)\b")
@@ -62,7 +62,7 @@ _NOT_UTF_8 = re.compile(r"'utf-8' codec can't decode byte 0x([0-9a-f]{2}) in pos
 def hints(execution: Execution) -> Iterator[str]:
     """Yield sentences that say what to do instead."""
     error = execution.error
-    if error is not None and error.name == "ExitCode":  # of a shell command
+    if error is not None and error.name == "ExitCode":  # from a shell command
         output = execution.stderr[-_LONGEST:] + "\n"
     else:
         output = "".join(_COMMAND_LINE.findall(execution.stderr[-_LONGEST:] + "\n" + execution.stdout[-_LONGEST:]))
@@ -94,7 +94,7 @@ def _about_a_package(error: ExecutionError) -> str:
 
 
 def _with_a_way(execution: Execution, hint: str, *, is_node: bool = False) -> str:
-    """Return a hint about packages, and how whoever opens the pool can give it some."""
+    """Return a hint about packages, and how the owner of the pool can add some."""
     if not hint or execution.packages_from is None:
         return hint
     given = "package-lock.json" if is_node else "requirements.txt"
@@ -158,7 +158,7 @@ def _about_an_encoding(error: ExecutionError) -> str:
 
 
 def _about_memory(error: ExecutionError) -> str:
-    # Without a place, the process was killed, and the error says why.
+    # Without a position, the process was killed, and the error says why.
     if error.name.lstrip("_") in {"ArrayMemoryError", "MemoryError"} and (error.summary or error.traceback):
         return "The session's memory is limited. Work on a part of the data at a time."
     return ""

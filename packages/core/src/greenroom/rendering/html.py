@@ -1,4 +1,4 @@
-"""HTML as plain text, in linear time: a parser for pages would be slow on hostile input."""
+"""Converts HTML to plain text in linear time: a full HTML parser would be slow on hostile input."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import html
 import re
 
 _LARGEST = 500_000
-"""Characters of HTML that are read; a table for people is smaller."""
+"""The most characters of HTML to read; a table for people is smaller."""
 _WIDEST = 100
 """Columns and rows that one cell can span."""
 _MOST_BLANKS = 100_000
-"""Cells that can be added to fill up rows."""
+"""The most cells that are added to fill up rows."""
 
-# No quoted value can contain "<", so that each attempt to read a tag ends at the next one.
+# No quoted value may contain "<", so that each attempt to read a tag ends at the next one.
 _TOKEN = re.compile(
     r"""
     <!--.*?(?:-->|\Z)
@@ -41,7 +41,7 @@ _KEPT_SPACE = "\xa0"
 
 
 def text_of_html(source: str) -> str:
-    """Return the text of an HTML document or a piece of one: tables as rows of `a | b`, media by their names."""
+    """Return the text of an HTML document or fragment: tables as rows of `a | b`, media by their names."""
     left_out = max(len(source) - _LARGEST, 0)
     reader = _Reader()
     position = 0
@@ -106,7 +106,7 @@ class _Reader:
     def _write(self, text: str) -> None:
         if self._cell is not None:
             self._cell.append(text)
-        elif self._row is None:  # between the cells of a row is nothing to see
+        elif self._row is None:  # between the cells of a row, nothing is visible
             self._pieces.append(text)
 
     def _end_cell(self) -> None:
@@ -143,7 +143,7 @@ class _Reader:
 def _unescaped(text: str) -> str:
     try:
         return html.unescape(text)
-    except ValueError:  # a number of a character with thousands of digits
+    except ValueError:  # a character number with thousands of digits
         return text
 
 

@@ -10,23 +10,23 @@ from greenroom.untrusted import visible
 
 _DATA_URI = re.compile(r"(data:[\w.+-]+/[\w.+-]+;base64,)[A-Za-z0-9+/=]{80,}")
 
-# Warnings and tracebacks name a cell by the file that IPython makes up for it.
+# Warnings and tracebacks refer to a cell by the file name that IPython invents for it.
 _CELL = re.compile(r"<ipython-input-(\d{1,9})-\w{1,40}>(?::(\d{1,9}):)?")
 
-# What moves the cursor, and the text between.
+# Cursor movements, and the text between them.
 _MOVE = re.compile(r"\n|\r|\x1b\[(?P<up>\d{0,3})A|\x1b\[[0-2]?K|[^\n\r\x1b]+|\x1b")
 _LARGEST_SCREEN = 1_000_000
-"""Characters that are followed move by move; no progress bar writes as many."""
+"""The most characters that are processed movement by movement; progress bars write fewer."""
 
 _REPEATED = re.compile(r"^((?:.*\n){1,6}?)\1{3,}", re.MULTILINE)
 _LARGEST_FOLDED = 4_000_000
 _LONGEST_LOGGED = 1_000
-_PART_OF_A_TIME = re.compile(r":\d\d:")  # which begins with a fixed character, so that most texts are passed quickly
+_PART_OF_A_TIME = re.compile(r":\d\d:")  # it begins with a fixed character, so that most texts are skipped quickly
 _TIME = re.compile(r"(?:\d{4}[-/]\d\d[-/]\d\d[ T])?\b\d\d:\d\d:\d\d(?:[.,]\d{1,9})?")
 
 
 def plain(text: str) -> str:
-    """Return the last state of progress bars, without colours and base64, each repeated line once with its count."""
+    """Return the final state of progress bars, without colours and base64; repeated lines appear once with a count."""
     text = visible(_as_shown(text))
     text = _DATA_URI.sub(lambda uri: f"{uri[1]}… [{len(uri[0]) - len(uri[1])} characters left out]", text)
     text = _CELL.sub(lambda cell: f"Cell {cell[1]}" + (f", line {cell[2]}:" if cell[2] else ""), text)
@@ -35,9 +35,9 @@ def plain(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Return the text with lines that are repeated, or up to six lines in turn, once and with their count.
+    """Return the text with repeated lines, or repeated groups of up to six lines, written once with their count.
 
-    Lines of a log that differ in their times alone are the same.
+    Lines of a log that differ only in their times are considered the same.
     """
     if len(text) > _LARGEST_FOLDED:
         return text
@@ -78,9 +78,9 @@ def _as_shown(text: str) -> str:
 
 
 def _screen(text: str) -> str:
-    """Follow the cursor up and down, as several progress bars move it. What is written after a return replaces a line.
+    """Follow the cursor up and down, as several progress bars move it. Text after a carriage return replaces a line.
 
-    A line is a list of its pieces, so that each is touched once.
+    A line is a list of its pieces, so that each is processed once.
     """
     lines: list[list[str]] = [[]]
     row = 0

@@ -367,7 +367,7 @@ class Session:
         limit: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> bytes | Path:
-        """Return a file's content; with `to`, write a file or directory to a local path, where it appears once complete.
+        """Return a file's content; with `to`, write a file or directory to a local path, where it appears when done.
 
         A directory is downloaded with all regular files and directories below it, including hidden ones. Symbolic links
         and other files that are not regular are left out, and so are those deleted in the meantime.

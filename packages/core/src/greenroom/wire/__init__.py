@@ -1,18 +1,18 @@
-"""The version `greenroom/1` of the HTTP API: values, errors, executions and files as bytes, without I/O.
+"""Version `greenroom/1` of the HTTP API: values, errors, executions and files as bytes, without I/O.
 
-Our client and our server import it, and nothing else speaks it. Azure's contracts are in `greenroom.azure.codecs`.
+Only our client and our server use it. Azure's contracts are in `greenroom.azure.codecs`.
 """
 
 VERSION = "greenroom/1"
 VERSIONS_HEADER = "x-greenroom-versions"
-"""In the response to `GET greenroom`: the versions that the server speaks, separated by commas."""
+"""In the response to `GET greenroom`: the versions that the server supports, separated by commas."""
 TYPE_HEADER = "x-greenroom-container-type"
 """In the same response: the container type of the pool."""
 SIZE_HEADER = "x-greenroom-size"
-"""The header of a response with the expected bytes of the file in it, for those who show its progress."""
+"""The header of a response with the expected bytes of the file in it, for clients that show progress."""
 OVERRIDES_HEADER = "x-greenroom-overrides"
 """In a request: the settings of its session that differ from the pool's, as JSON."""
 STREAM_TYPE = "application/x-ndjson"
 """The media type of an execution."""
 CONTENT_TYPE = "application/x-greenroom-content"
-"""The media type of a file that is downloaded."""
+"""The media type of a downloaded file."""

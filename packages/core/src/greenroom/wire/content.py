@@ -1,4 +1,4 @@
-"""The content of a file: chunks with their size in front, so that an error after some of them is not content."""
+"""The content of a file: chunks with a size prefix, so that an error after some of them is not taken for content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def encode_chunk(chunk: bytes) -> bytes:
 
 
 def encode_content_end(error: GreenroomError | None = None) -> bytes:
-    """Return what follows the last chunk of a file: nothing, or an error."""
+    """Return the end of a file's content: nothing, or an error."""
     if error is None:
         return _HEAD.pack(_END, 0)
     content = dump(encode_error(error))
@@ -33,17 +33,17 @@ class ContentDecoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._left = 0
-        """Bytes of the present chunk."""
+        """Bytes left in the current chunk."""
         self._error = -1
-        """Bytes of the error, once it has begun."""
+        """The error so far, in bytes, once it has begun."""
         self.ended = False
 
     def feed(self, piece: bytes) -> Generator[bytes, None, None]:
-        """Yield the content in a piece of the body.
+        """Yield the file's content in a piece of the body.
 
         Raises:
-            WireError: it has another form.
-            GreenroomError: the error in it.
+            WireError: the piece has another form.
+            GreenroomError: the error that it contains.
         """
         view = memoryview(piece)
         while view:

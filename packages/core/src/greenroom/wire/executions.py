@@ -1,12 +1,12 @@
-"""An execution as lines, sent as they come. Each is empty, or a JSON object with a `type`:
+"""An execution as lines, sent as they are produced. Each is empty, or a JSON object with a `type`:
 
 - `text`, `output`: an event of the running code;
-- `call`, `withdraw`: the code calls a tool, or no longer waits for the answer, which is a request of its own;
-- `made`, `resumed`: a call that has ended before this response, and that all such calls, and those that wait, are sent;
-- `waiting`: the session runs other code first; an empty line: the code runs and has nothing to say;
-- `part`: a part of the execution, of which the last line would be too large; a rich output that was an event before is
-  named by its number, from 0, among the events of this response that were rich outputs;
-- `end`: the execution, without what the parts had; or `error`: an exception.
+- `call`, `withdraw`: the code calls a tool, or no longer waits for the answer, which is sent as a separate request;
+- `made`, `resumed`: a call that ended before this response; and the end of these and of the waiting calls;
+- `waiting`: the session runs other code first; an empty line: the code is running without output;
+- `part`: a part of the execution whose last line would be too large; a rich output that was already sent as an event is
+  referred to by its number, from 0, among the rich outputs that were events of this response;
+- `end`: the execution, without what the parts contained; or `error`: an exception.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ KEEP_ALIVE = b"\n"
 WAITING: Line = {"type": "waiting"}
 
 _MAX_TEXT = 64 << 20
-"""Characters of an execution, and of its events: the most that a local pool can be set to."""
+"""Characters of an execution and of its events: the most that a local pool can be set to."""
 _MAX_REST = 96 << 20
-"""Bytes of memory of everything else in an execution, and in its events: more than twice what a local pool allows."""
+"""Bytes of memory of everything else in an execution and its events: more than twice what a local pool allows."""
 MAX_LINE = 64 << 20
 """Bytes of one line."""
 MAX_LINES = 1 << 30
-"""Bytes of all lines: JSON takes six for some characters. They are counted, and never kept together."""
+"""Bytes of all lines: JSON takes six for some characters. They are counted, but never stored together."""
 _PIECE = 64 << 10
 """Characters of text in one line."""
 
@@ -48,16 +48,16 @@ class Order:
     """A request to execute code or a command."""
 
     id: str
-    """Chosen by the client, which can then cancel the execution before its response."""
+    """Chosen by the client, which can then cancel the execution before the response begins."""
     code: str = ""
     command: tuple[str, ...] = ()
-    """In place of code, for a shell: one text, or with `is_program` a program and its arguments."""
+    """For a shell, instead of code: a command text, or with `is_program` a program and its arguments."""
     is_program: bool = False
     stdin: bytes = b""
-    """Of the command."""
+    """The command's standard input."""
     env: Environment = field(default_factory=Environment)
     timeout: float | None = None
-    """Seconds; `None` for the pool's own limit, infinity for none."""
+    """Seconds; `None` for the pool's own limit, infinity for no limit."""
     stream: bool = False
     """Whether to send events."""
     background: bool = False
@@ -68,7 +68,7 @@ class Order:
 
 
 NOT_WAITING = "CallNotWaiting"
-"""The code of an error: the call that a request answers does not wait for an answer."""
+"""The error code of an answer to a call that does not wait for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,13 @@ class Called:
     call: int
     tool: str
     arguments: bytes
-    """A JSON object, as the code says."""
+    """A JSON object, as the code sent it."""
     most: int
-    """Bytes that its result can have."""
+    """The maximum size of its result in bytes."""
     key: str = ""
-    """The answer must have it: only who receives the execution can answer its calls."""
+    """Required in the answer: only the client that receives the execution can answer its calls."""
     again: bool = False
-    """Whether a client got it before, and neither answered nor deferred it."""
+    """Whether a client received it before, and neither answered nor deferred it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A call that has ended before this client received the execution."""
+    """A call that ended before this client received the execution."""
 
     call: int
     tool: str
@@ -106,7 +106,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """All calls from before this client have been sent."""
+    """All earlier calls have been sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,10 @@ class Answer:
     call: int
     key: str
     content: bytes
-    """The result as JSON, or if the call failed, a message."""
+    """The result as JSON or, if the call failed, a message."""
     failed: bool = False
     deferred: bool = False
-    """Whether the client makes no call now: it waits for the next client."""
+    """Whether the client does not handle the call now: it waits for the next client."""
     refused: bool = False
     """Whether the call failed before anything was called."""
 
@@ -171,14 +171,14 @@ class Assembler:
         self._shown: list[Output] = []
         self._of_events, self._of_parts = _Limits(), _Limits()
         self.waits = False
-        """Whether the execution waits for its session, as far as is known."""
+        """Whether the execution waits for its session, as far as known."""
 
     def add(self, content: bytes) -> StreamText | Output | CallEvent | Execution | None:
-        """Return the event in a line, or the whole execution with its last one.
+        """Return the event in a line, or the whole execution from the last line.
 
         Raises:
-            WireError: it has another form, or there is too much.
-            GreenroomError: it is an error.
+            WireError: the line has another form, or there is too much data.
+            GreenroomError: the line is an error.
         """
         if not content:
             return None
@@ -230,7 +230,7 @@ class Assembler:
 
 
 class _Limits:
-    """How much more can come."""
+    """How much more data can be accepted."""
 
     def __init__(self) -> None:
         self._text, self._rest = _MAX_TEXT, _MAX_REST

@@ -1,4 +1,4 @@
-"""A page of the logs of a server: what is asked, and the records that come back."""
+"""A page of a server's logs: the request, and the returned records."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from greenroom.wire import VERSION
 from greenroom.wire.values import Json, WireError
 
 PATH = f"/{VERSION}/logs"
-"""Below the server, not below a pool: one log has the records of all of them."""
+"""Below the server, not below a pool: one log has the records of all pools."""
 MOST = 1000
-"""Records of one page."""
+"""The maximum number of records per page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Page:
 
     records: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     last: int = 0
-    """What the parameter `after` of the next page must be."""
+    """The value of the parameter `after` for the next page."""
     complete: bool = True
-    """Whether there were no more at the moment."""
+    """Whether there were no more records at that moment."""
 
 
 def encode_page(page: Page) -> Json:
@@ -34,7 +34,7 @@ def decode_page(body: Json) -> Page:
     """Return the page that JSON describes.
 
     Raises:
-        WireError: it has another form.
+        WireError: the JSON has another form.
     """
     fields = cast("dict[str, Json]", body) if isinstance(body, dict) else {}
     records, last, complete = (fields.get(name) for name in ("records", "last", "complete"))

@@ -1,4 +1,4 @@
-"""Exceptions as JSON, so that a caller gets the one that the server's pool raised."""
+"""Exceptions as JSON, so that callers get the same exception that the server's pool raised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from greenroom.models import Execution
 from greenroom.wire.values import Json, WireError, check_number, decode, decode_as, encode
 
 ERROR_KEY = "greenroom"
-"""The member of an error response that has the exception, beside Azure's description."""
+"""The member of an error response with the exception, in addition to Azure's description."""
 
 _KNOWN = {
     name: kind
@@ -22,7 +22,7 @@ _KNOWN = {
 
 
 def encode_error(error: GreenroomError) -> Json:
-    """Return an exception as JSON: its class, or the nearest one of `greenroom.errors`, and its fields."""
+    """Return an exception as JSON: its class, or the nearest one in `greenroom.errors`, and its fields."""
     kind = next(each.__name__ for each in type(error).__mro__ if _KNOWN.get(each.__name__) is each)
     fields: dict[str, Json] = {"type": kind, "message": str(error)}
     if isinstance(error, OSError) and error.errno is not None:
@@ -42,7 +42,7 @@ def decode_error(value: Json) -> GreenroomError:
     """Return the exception; the inverse of `encode_error`.
 
     Raises:
-        WireError: it has another form, or its class is unknown.
+        WireError: the JSON has another form, or the class is unknown.
     """
     fields = decode_as(Mapping[str, Any], value, "error")
     name, message = decode_as(str, fields.get("type"), "type"), decode_as(str, fields.get("message"), "message")

@@ -1,4 +1,4 @@
-"""What a server tells those who manage it: the usage of its sessions added up, and the state of its pools."""
+"""A server's reports for its operators: the total usage of its sessions, and the state of its pools."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ POOLS_PATH = f"/{VERSION}/pools"
 
 
 class GroupBy(StrEnum):
-    """What usage is added up by."""
+    """What usage is grouped by."""
 
     IDENTIFIER = "identifier"
     POOL = "pool"
     DAY = "day"
-    """That on which a session ended, in UTC; present sessions count for today."""
+    """The day on which a session ended, in UTC; running sessions count for today."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What sessions used together; units as in `greenroom.SessionUsage`."""
+    """The total usage of sessions; units as in `greenroom.SessionUsage`."""
 
     name: str = ""
     """An identifier, a pool or a day."""
     sessions: int = 0
     present: int = 0
-    """Those of them that have not ended."""
+    """The number of those that have not ended."""
     wall: float = 0.0
     executions: int = 0
     uploaded: int = 0
@@ -38,28 +38,28 @@ class UsageRow:
     cpu: float = 0.0
     memory_time: float = 0.0
     peak_memory: int = 0
-    """The highest of one session."""
+    """The highest peak of a session."""
     sources: tuple[UsageSource, ...] = ()
-    """Where `cpu` and memory come from."""
+    """Where `cpu` and memory were measured."""
     unmeasured: int = 0
-    """Sessions of which nobody knows these."""
+    """The number of sessions for which these are unknown."""
     session_hours: int = 0
     node_hours: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
-    """The usage of ended and of present sessions, each once."""
+    """The usage of ended and of running sessions, each counted once."""
 
     rows: tuple[UsageRow, ...]
     total: UsageRow
     omitted: int = 0
-    """How many rows there are beside these; the total has what is in them."""
+    """How many more rows there are; the total includes them."""
     spare_cpu: float = 0.0
-    """What sandboxes used that served no session: it is part of no other figure."""
+    """The usage of sandboxes that served no session; no other figure includes it."""
     spare_memory_time: float = 0.0
     dropped: int = 0
-    """Records that could not be written since the server began: ended sessions can be among them."""
+    """Records that could not be written since the server started: ended sessions may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class PoolState:
     """As in metrics and logs."""
     container_type: ContainerType
     status: PoolStatus | None = None
-    """`None` if the pool does not answer."""
+    """`None` if the pool does not respond."""
     usage: PoolUsage | None = None
 
 
@@ -84,12 +84,12 @@ class PresentSession:
     memory: int | None = None
     """Bytes, as last sampled."""
     running: int = 0
-    """Executions that have begun and not ended."""
+    """The number of running executions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The pools of a server, and those sessions that use the most."""
+    """The pools of a server, and the sessions that use the most."""
 
     pools: tuple[PoolState, ...]
     sessions: tuple[PresentSession, ...] = ()

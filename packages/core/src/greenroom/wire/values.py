@@ -1,4 +1,4 @@
-"""Values as JSON, by the fields of their dataclasses, so that a new field is sent without a change here."""
+"""Values as JSON, by the fields of their dataclasses, so that new fields are sent without changes here."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Json: TypeAlias = Any
 
 
 class WireError(ValueError):
-    """Something received does not have the form of this version; the message states the rule."""
+    """Received data does not have the form of this version; the message states the rule."""
 
 
 def dump(value: Json) -> bytes:
     """Return JSON as one line."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and UTF-8 cannot
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can contain but UTF-8 cannot
         return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
@@ -43,7 +43,7 @@ def parse(line: bytes, most: int) -> tuple[dict[str, Json], int]:
     """Return the JSON object in a line, and about how many bytes it takes in memory.
 
     Raises:
-        WireError: it is not an object, takes more than `most`, or is nested too deep.
+        WireError: it is not an object, takes more than `most`, or is nested too deeply.
     """
     weight = _weigh(line, most)
     if weight > most:
@@ -58,7 +58,7 @@ def parse(line: bytes, most: int) -> tuple[dict[str, Json], int]:
 
 
 def _weigh(line: bytes, most: int) -> int:
-    """Return at most twice the memory that the JSON takes, and never much more; text full of commas takes none."""
+    """Return at most twice the memory that the JSON takes, and never much more; commas within text do not count."""
     guess = len(line) + _FIRST_GUESS
     try:
         while (weight := weigh_json(line, min(guess, most))) > guess and guess < most:
@@ -90,7 +90,7 @@ def encode(value: object) -> Json:
 
 
 def decode(kind: type[T], value: Json) -> T:
-    """Return the value of that type; the inverse of `encode`. Unknown fields are passed over.
+    """Return the value of that type; the inverse of `encode`. Unknown fields are ignored.
 
     Raises:
         WireError: it has another form.
@@ -125,12 +125,12 @@ def _fields(kind: type[Any]) -> dict[str, tuple[Any, bool]]:
 
 @functools.cache
 def _form(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
-    """Whether a type is a dataclass, its origin and its arguments."""
+    """Whether a type is a dataclass; its origin and its arguments."""
     return dataclasses.is_dataclass(kind), get_origin(kind), get_args(kind)
 
 
 def decode_as(kind: Any, value: Json, name: str) -> Any:
-    """As `decode`, for any type that a field can have; `name` is that of the value, for the message."""
+    """Like `decode`, for any type that a field can have; `name` is the value's name, for messages."""
     is_dataclass, origin, arguments = _form(kind)
     if is_dataclass:
         return _decode_dataclass(cast("type[Any]", kind), value, name)
