@@ -1,4 +1,4 @@
-"""The common base of backends that are test doubles."""
+"""A common base for backends that are test doubles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from greenroom.models import ContainerType, PoolStatus, PoolUsage, SessionInfo, 
 
 
 class BareBackend:
-    """A backend that holds nothing: the base of test doubles, which override the methods that they need."""
+    """A backend without content: the base of test doubles, which override the methods that they need."""
 
     container_type = ContainerType.PYTHON_LTS
     """The kind of program in its sandboxes."""
@@ -24,7 +24,7 @@ class BareBackend:
         raise InvalidRequest(f"The session {identifier!r} takes no requests: {request.method} {request.target}.")
 
     async def resume(self, identifier: str, execution_id: str, **options: Any) -> NoReturn:
-        """Refuse, as nothing is kept."""
+        """Refuse, as nothing is stored."""
         raise InvalidRequest(f"The session {identifier!r} has no execution {execution_id!r}: {sorted(options)}.")
 
     async def fork(self, identifier: str, forks: Mapping[str, Overrides | None], *, timeout: float | None) -> NoReturn:
@@ -32,23 +32,23 @@ class BareBackend:
         raise InvalidRequest(f"The session {identifier!r} cannot be forked to {list(forks)} in {timeout} seconds.")
 
     async def sessions(self) -> list[SessionInfo]:
-        """None."""
+        """No sessions."""
         return []
 
     async def session(self, identifier: str) -> SessionInfo | None:
-        """None, unless `sessions` has it."""
+        """Return `None`, unless `sessions` contains it."""
         return next((each for each in await self.sessions() if each.identifier == identifier), None)
 
     async def status(self) -> PoolStatus:
-        """The status of an empty pool."""
+        """Return the status of an empty pool."""
         return PoolStatus(limit=0)
 
     async def usage(self, identifier: str) -> SessionUsage | None:
-        """None, as nothing is measured."""
+        """Return `None`, as nothing is measured."""
         return None
 
     async def pool_usage(self) -> PoolUsage:
-        """Nothing."""
+        """Return nothing."""
         return PoolUsage()
 
     def configure(self, identifier: str, overrides: Overrides) -> None:

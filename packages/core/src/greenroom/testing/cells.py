@@ -1,4 +1,4 @@
-"""The conformance suite of cells: code finds what it finds in a notebook. IPython and matplotlib must be there."""
+"""The conformance suite of cells: code finds what it would find in a notebook. IPython and matplotlib are required."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from greenroom.sessions import Session
 from greenroom.testing.suite import Suite
 
-# An Output widget of ipywidgets, which has no browser that captures what it shows.
+# An ipywidgets Output widget, without a browser that captures what it shows.
 _OUTPUT = """
 import os, sys
 os.makedirs('/tmp/stand_in/ipywidgets/widgets', exist_ok=True)
@@ -75,7 +75,7 @@ class CellSuite(Suite):
             "    while True:\n"
             "        ticks += 1\n"
             "        await asyncio.sleep(0.01)\n"
-            "1/0"  # formatting the first error takes time, which is not that of an interrupt
+            "1/0"  # formatting the first error takes time that does not belong to an interrupt
         )
         for code in ("await tick()", "asyncio.run(tick())", "asyncio.get_event_loop().run_until_complete(tick())"):
             assert shared.execute(code, timeout=3).status == "timed_out", code
@@ -165,7 +165,7 @@ class CellSuite(Suite):
             assert shared.execute(code).stdout.count("a line") == 100
         for name in ("clear", "autosave 30", "connect_info", "qtconsole", "edit", "subshell"):
             assert shared.execute(f"%{name}").succeeded, name
-        # Libraries ask for it: where it is another, pandas wraps long lines and rich has no HTML.
+        # Libraries check it: for other shells, pandas wraps long lines and rich produces no HTML.
         assert shared.execute("type(get_ipython()).__name__").result == "'ZMQInteractiveShell'"
         shared.execute("%config ZMQInteractiveShell.ast_node_interactivity = 'all'")
         assert len(shared.execute("1\n2").outputs) == 2

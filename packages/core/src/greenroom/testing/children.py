@@ -1,4 +1,4 @@
-"""Run the Python code of a suite in sessions of another language, as a child process of their code."""
+"""Run a suite's Python code in sessions of another language, as a child process of their code."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from greenroom.models import Event, Execution
 from greenroom.sessions import ExecutionHandle, Session, SessionPool
 
 _SAME = re.compile(r"\w+(?: [=+*] \w+)?")
-"""Code that means the same in both languages."""
+"""Code that has the same effect in both languages."""
 
-# The value of the last expression goes to descriptor 9, and the name of what it raised.
+# Descriptor 9 receives the value of the last expression, and the name of an exception.
 _RUN = """
 import ast, os, sys
 tree = ast.parse(sys.argv[1])
@@ -96,7 +96,7 @@ class _Pool:
 def python_in_children(pool: SessionPool) -> SessionPool:
     """Return a NodeLTS pool whose sessions run Python code, each time in a new child process.
 
-    Suites whose code is Python then test what the sandbox of a NodeLTS session allows. No variable of the code
-    persists. The sandbox needs `python3`.
+    Suites with Python code can thereby test what the sandbox of a NodeLTS session allows. Variables of the code
+    do not persist. The sandbox needs `python3`.
     """
     return cast("SessionPool", _Pool(pool))

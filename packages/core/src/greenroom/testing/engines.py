@@ -15,12 +15,12 @@ from greenroom.sessions import SessionPool
 
 
 def engine_pool(url: str | None, **options: Any) -> SessionPool:
-    """A pool of an engine. Without the engine the test is skipped, and where it is required it fails.
+    """Open a pool of an engine. If the engine is missing, the test is skipped, or fails if the engine is required.
 
     Args:
         url: as for `greenroom.connect`. The engine is required if its scheme is in the environment variable
-            `GREENROOM_REQUIRE_ENGINES`, a list such as `bubblewrap,docker`; without a URL, any engine is if the
-            variable is set.
+            `GREENROOM_REQUIRE_ENGINES`, a list such as `bubblewrap,docker`; without a URL, some engine is required if
+            the variable is set.
         options: as for `greenroom.connect`.
     """
     with skipping_without(url):
@@ -29,7 +29,7 @@ def engine_pool(url: str | None, **options: Any) -> SessionPool:
 
 @contextmanager
 def skipping_without(url: str | None) -> Generator[None, None, None]:
-    """Skip the test where `EngineUnavailable` is raised inside, unless that engine is required."""
+    """Skip the test if `EngineUnavailable` is raised inside, unless that engine is required."""
     try:
         yield
     except EngineUnavailable as error:

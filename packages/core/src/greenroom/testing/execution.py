@@ -85,7 +85,7 @@ class ExecutionSuite(Suite):
     def test_duration_is_that_of_the_code(self, shared: Session) -> None:
         assert shared.execute("import time\ntime.sleep(0.2)").duration >= 0.2
 
-    # Rich outputs: pandas, matplotlib and IPython have to be in the sandbox
+    # Rich outputs: pandas and matplotlib, and IPython itself, must be in the sandbox
 
     def test_a_figure_is_an_image_without_show(self, shared: Session) -> None:
         execution = shared.execute("import matplotlib.pyplot as plt\n_ = plt.plot([1, 3, 2])")
@@ -127,7 +127,7 @@ class ExecutionSuite(Suite):
         assert (execution.stdout, execution.exit_code, execution.state_lost) == ("from the code", 3, False)
         assert shared.execute("x + 1").result == "42"
 
-    # Variables of the environment
+    # Environment variables
 
     def test_variables_are_those_of_the_session_and_of_the_execution(self, pool: SessionPool) -> None:
         show = "import os, time; [os.environ.get(name) for name in 'ABC'], time.strftime('%Z', time.localtime(0))"
@@ -193,7 +193,7 @@ class ExecutionSuite(Suite):
     def test_code_that_does_not_react_is_killed(self, session: Session, code: str) -> None:
         session.upload(b"kept", "kept.txt")
         session.execute("x = 1")
-        execution = session.execute(code, timeout=5)  # by then it runs
+        execution = session.execute(code, timeout=5)  # it is running by then
         assert execution.status == "timed_out"
         assert execution.state_lost
         after = session.execute("'x' in globals(), open('/mnt/data/kept.txt').read()")

@@ -298,7 +298,7 @@ class FileSuite(Suite):
             session.download("out/passwd")
         with pytest.raises(FileRefused):
             session.upload(b"x", "out/new")
-        session.upload(b"mine", "file")  # takes the place of the link
+        session.upload(b"mine", "file")  # replaces the link
         assert session.download("file") == b"mine"
 
     def test_a_directory_comes_without_links_devices_and_pipes(self, session: Session, tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ class FileSuite(Suite):
 
 
 def assert_progress(seen: list[Progress], task: ProgressTask, label: str, size: int) -> None:
-    """Check what was reported of a transfer that has succeeded."""
+    """Check the progress that a successful transfer reported."""
     assert {(each.task, each.label, each.unit) for each in seen} == {(task, label, "bytes")}
     counts = [each.done for each in seen]
     assert counts == sorted(counts)

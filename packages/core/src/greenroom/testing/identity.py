@@ -1,4 +1,4 @@
-"""A managed identity on this machine, so that `DefaultAzureCredential` finds one without Azure."""
+"""A local managed identity, so that `DefaultAzureCredential` finds one without Azure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from urllib.parse import parse_qs, urlsplit
 
 @contextmanager
 def managed_identity() -> Generator[dict[str, str], None, None]:
-    """Give tokens to Azure's clients, by the protocol of an App Service; yield the variables that lead them here.
+    """Give tokens to Azure clients, by the protocol of an App Service; yield the variables that point clients here.
 
-    The tokens are of no use but for a server without authentication.
+    Only a server without authentication accepts the tokens.
     """
     secret = secrets.token_hex()
 

@@ -26,7 +26,7 @@ def _attempt(session: Session, code: str) -> str:
 
 
 class IsolationSuite(Suite):
-    """Isolation: no network, no privilege, nothing of the host, nothing of the neighbour."""
+    """Isolation: no network, no privileges, nothing of the host, nothing of a neighbour."""
 
     def test_there_is_no_network(self, shared: Session) -> None:
         attempt = "import socket\nsocket.create_connection(('1.1.1.1', 53), timeout=3)"
@@ -50,7 +50,7 @@ class IsolationSuite(Suite):
     def test_privileges_cannot_be_gained(self, shared: Session) -> None:
         code = "import ctypes\nprint(json.dumps(ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)))"  # PR_GET_NO_NEW_PRIVS
         assert _value(shared, code) == 1
-        # In a user namespace without a root, there is no such user.
+        # In a user namespace without root, this user does not exist.
         assert _attempt(shared, "import os\nos.setuid(0)") in {"PermissionError", "OSError"}
 
     @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ class JavaScriptSuite(JavaScriptEnds):
         first = session.execute("setTimeout(() => { console.log('late'); throw new Error('of a timer') }, 10)")
         execution = session.execute("await new Promise(r => setTimeout(r, 300)); 1")
         assert first.stdout + execution.stdout == "late\n"
-        if first.error is None and execution.error is None:  # the timer came between them
+        if first.error is None and execution.error is None:  # the timer fired between them
             assert "Uncaught Error: of a timer" in first.stderr + execution.stderr
         assert session.execute("2").result == "2"
 

@@ -1,4 +1,4 @@
-"""The part of the conformance suite of JavaScript that is about errors, interrupts and crashes."""
+"""The part of the JavaScript conformance suite about errors, interrupts and crashes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from greenroom.testing.suite import Suite
 
 
 def results(session: Session, *cells: str) -> list[str | None]:
-    """Run cells that succeed; return their results."""
+    """Run cells that must succeed; return their results."""
     return [session.execute(code).raise_for_error().result for code in cells]
 
 
 def failure(session: Session, code: str) -> tuple[str, str]:
-    """Run code that fails; return its error's name and value."""
+    """Run code that must fail; return its error's name and value."""
     error = session.execute(code).error
     assert error is not None, code
     return error.name, error.value
@@ -163,7 +163,7 @@ class JavaScriptEnds(Suite):
             assert (execution.status, execution.state_lost) == ("timed_out", False), code
             assert "not run" not in execution.stdout
             assert execution.error is not None
-            if "Promise" not in code:  # else no code may run at that moment
+            if "Promise" not in code:  # otherwise, no code may be running at that moment
                 assert "Cell" in execution.error.summary, code
             assert session.execute("kept").result == "7", code
 

@@ -1,4 +1,4 @@
-"""The conformance suite of limits: they hold, they are reported, and the session continues."""
+"""The conformance suite of limits: they are enforced and reported, and the session continues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 
 def fork_bomb(most: int) -> str:
-    """Return code that forks until it cannot, prints the error and whether it had fewer children, and ends them."""
+    """Return code that forks until it fails, prints the error and whether it had fewer children, and ends them."""
     return (
         "import os, time\nchildren = []\ntry:\n    while True:\n        pid = os.fork()\n"
         "        if pid == 0:\n            time.sleep(600)\n        children.append(pid)\n"
@@ -45,7 +45,7 @@ class LimitSuite(Suite):
 
     @pytest.fixture(autouse=True)
     def works_afterwards(self, session: Session) -> Iterator[None]:
-        """Whatever the test did, its session answers."""
+        """Whatever the test did, its session replies."""
         yield
         assert session.execute("6 * 7", timeout=30).result == "42"
 
@@ -70,7 +70,7 @@ class LimitSuite(Suite):
             "with multiprocessing.get_context('fork').Pool(12) as pool:\n"
             "    print(sum(pool.map(take, range(12), chunksize=1)))"
         )
-        with contextlib.suppress(SandboxLost):  # on a slow machine, code at its limit might not notice the interrupt
+        with contextlib.suppress(SandboxLost):  # on a slow machine, code at its limit may not notice the interrupt
             assert session.execute(code, timeout=5).status != "succeeded"
 
     def test_a_fork_bomb_ends_at_the_limit_of_processes(self, session: Session) -> None:
@@ -137,4 +137,4 @@ class LimitSuite(Suite):
             assert execution.error is not None
             assert execution.error.name in {"MemoryError", "TimeoutError"}
         with pytest.raises(InvalidRequest, match="at most the pool's of 512 MiB, not 1 GiB"):
-            pool.session("larger", memory="1Gi").execute("1")  # a server says so at the first use
+            pool.session("larger", memory="1Gi").execute("1")  # a server reports it on first use

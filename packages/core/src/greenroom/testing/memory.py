@@ -14,7 +14,7 @@ def memory_pool(**options: Any) -> SessionPool:
     """A pool whose sessions are ready immediately and run code in this process, without isolation.
 
     It is for tests whose code you wrote yourself. It supports plain Python: no magics, no crashes, and no figures,
-    of which it warns when code imports matplotlib.
+    and warns when code imports matplotlib.
 
     Args:
         options: the settings of any local pool, as for `greenroom.connect`.

@@ -1,8 +1,8 @@
 """An engine for tests of the layers above engines: a runner in this process, quick to start and without isolation.
 
-It has no URL, as it runs code without a sandbox; only `greenroom.testing` makes pools with it. It exchanges the
+It has no URL, as it runs code without a sandbox; only `greenroom.testing` creates pools with it. It exchanges the
 runner's frames over queues and keeps real files in a temporary directory. The code runs in a thread with
-its own builtins: `print`, `open` and `time.sleep` know about the sandbox, the rest of Python does not.
+its own builtins: `print`, `open` and `time.sleep` are adapted to the sandbox, the rest of Python is not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class MemorySandbox(StreamSandbox):
         self._real_open: Callable[..., Any] = builtins.open
         self._thread: threading.Thread | None = None
         self._command: MemoryCommand | None = None
-        self._environment: dict[str, str] = {}  # of commands alone, as code shares that of this process
+        self._environment: dict[str, str] = {}  # only for commands, as code shares this process's environment
         self._tools: Tools | None = None
         self._current = 0
         self._running = self._interrupted = False
@@ -104,7 +104,7 @@ class MemorySandbox(StreamSandbox):
         return ""
 
     def _emit(self, event: Frame) -> None:
-        if self._ended:  # code that is slow to stop can still write, but the host has gone
+        if self._ended:  # slow code can still write, although the host is gone
             return
         frame = encode(*event)
         if threading.current_thread() is self._thread:
@@ -150,9 +150,9 @@ class MemorySandbox(StreamSandbox):
             except BaseException as caught:  # noqa: BLE001  whatever the code raises is its result
                 error = _describe(caught, cell)
             finally:
-                with self._interrupting:  # after this, no more interrupts come
+                with self._interrupting:  # no more interrupts arrive after this
                     self._running = False
-        except KeyboardInterrupt:  # the interrupt came at the last moment
+        except KeyboardInterrupt:  # the interrupt arrived at the last moment
             self._running = False
         if self._tools is not None:
             self._tools.end()
@@ -219,7 +219,7 @@ class MemorySandbox(StreamSandbox):
 
 
 class _Link:
-    """The way of calls out of the code; answers come back by `MemorySandbox.send`."""
+    """Sends calls from the code; answers come back through `MemorySandbox.send`."""
 
     def __init__(self, sandbox: MemorySandbox) -> None:
         self._sandbox = sandbox
@@ -245,7 +245,7 @@ def _import(name: str, *arguments: Any, **options: Any) -> Any:
 
 
 def _sleep(seconds: float) -> None:
-    """Sleep in pieces, as an exception from another thread waits for the next instruction of Python."""
+    """Sleep in pieces, as an exception from another thread waits for Python's next instruction."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(left, 0.01))

@@ -1,4 +1,4 @@
-"""Shell commands of the engine in memory: processes of this machine, without isolation."""
+"""Shell commands for the engine in memory: processes of this machine, without isolation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MemoryCommand:
             _kill(process)
 
     def run(self, directory: str, tree: FileTree, send: Callable[[Frame], None]) -> None:
-        """Run it, and send what it writes and its end."""
+        """Run it, and send its output and its end."""
         run = Run(self._header, tree, send)
         command = self._order.command
         with tempfile.TemporaryFile() as stdin, tempfile.NamedTemporaryFile() as script:
@@ -57,7 +57,7 @@ class MemoryCommand:
                 process = self._process = subprocess.Popen(
                     arguments,
                     cwd=directory,
-                    # Without the home of whoever runs the tests, whose profile a login shell would read.
+                    # Without the tester's home directory, whose profile a login shell would read.
                     env={**os.environ, "HOME": directory, **self._environment, **self._order.environment},
                     stdin=stdin,
                     stdout=subprocess.PIPE,
@@ -76,7 +76,7 @@ class MemoryCommand:
         run.finish(exit_code=128 - code if code < 0 else code, state_lost=False)
 
     def _copy(self, process: subprocess.Popen[bytes], run: Run) -> None:
-        """Pass on what a process writes until it has ended."""
+        """Pass on a process's output until it has ended."""
         with selectors.DefaultSelector() as selector:
             for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
                 if pipe is not None:
@@ -91,7 +91,7 @@ class MemoryCommand:
                     else:
                         selector.unregister(key.fileobj)
                 run.send_due_text(time.monotonic())
-                if ended and not ready:  # processes in the background keep the pipes
+                if ended and not ready:  # background processes keep the pipes open
                     break
                 ended = process.poll() is not None
 

@@ -1,4 +1,4 @@
-"""The conformance suite of executions whose calls wait for somebody: parked, resumed, and ended."""
+"""The conformance suite of executions whose calls wait for someone: parked, resumed, and ended."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Decisions:
 
 
 def parked(session: Session, code: str, count: int = 1, **options: Any) -> ExecutionHandle:
-    """Begin an execution whose calls of `decide` are deferred, and wait until so many wait."""
+    """Begin an execution whose calls of `decide` are deferred, and wait until this many wait."""
     tool = Decisions()
     handle = session.submit(code, tools=[tool.decide], **options)
     _until(lambda: handle.status != "running" or len(tool.seen) >= count)
@@ -72,7 +72,7 @@ class ParkSuite(Suite):
 
     @pytest.fixture(autouse=True)
     def works_afterwards(self, shared: Session) -> Iterator[None]:
-        """Whatever the test did, the session answers, and nothing is parked in it."""
+        """Whatever the test did, the session replies, and nothing in it is parked."""
         yield
         if (info := shared.info()) is not None and info.parked_calls:  # the test has failed
             shared.delete()
@@ -96,7 +96,7 @@ class ParkSuite(Suite):
         assert [call.number for call in waiting] == sorted(call.number for call in waiting)
 
         class OneByOne(Decisions):
-            """Decides the first call that waits, and defers the others."""
+            """Decide the first waiting call, and defer the others."""
 
             def decide(self, number: int) -> int:
                 self.decided = not self.seen
@@ -183,10 +183,10 @@ class ParkSuite(Suite):
             _until(lambda: len(tool.seen) == 1)
             resumed = shared.resume(id_, tools=[Decisions(decided=True).decide])
             assert resumed.result(SAFETY).stdout == "before\n10\n"
-            with contextlib.suppress(ServiceFailed):  # another one receives it
+            with contextlib.suppress(ServiceFailed):  # another caller has taken it over
                 list(events)
 
-    # How it is shown, and what it holds
+    # How it is displayed, and what it holds
 
     def test_it_is_shown_and_does_not_cool_down(self, pool: SessionPool) -> None:
         session = pool.session("parked-session", idle_timeout=5)
@@ -214,7 +214,7 @@ class ParkSuite(Suite):
     def test_it_has_a_limit_of_its_own(self, shared: Session) -> None:
         code = "for n in (1, 2):\n    try:\n        decide(n)\n    except ToolError as error:\n        print(error)"
         tool = Decisions()
-        # Not `parked`: the calls may have ended before they are looked at.
+        # Not `parked`: the calls may have ended before they are checked.
         handle = shared.submit(code, tools=[tool.decide], tool_limits=ToolLimits(parked_timeout=0.5))
         execution = handle.result(SAFETY)
         message = "decide was not answered: no decision was made within 0.5 seconds.\n"
@@ -288,7 +288,7 @@ class ParkSuite(Suite):
         )
         limits = ToolLimits(calls=500, concurrent=4)
         handle = shared.submit(code, tools=[tool.decide, note], tool_limits=limits)
-        # A call whose answer has not arrived would be made again.
+        # A call whose answer has not arrived would otherwise be made again.
         _until(lambda: sum(call.state == "answered" for call in handle.calls()) == 499)
         resumed = shared.resume(handle.id, tools=[Decisions(decided=True).decide, note])
         assert resumed.result(SAFETY).stdout == "2501 10\n"

@@ -1,4 +1,4 @@
-"""A pool without sandboxes that gives a test's own answers, for tests of the layers above pools."""
+"""A pool without sandboxes that returns a test's own answers, for tests of the layers above pools."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RecordedRun(NamedTuple):
 
 
 class ScriptedBackend(BareBackend):
-    """Runs no code: it gives the test's answers, keeps files, and records the requests of each session.
+    """Runs no code: it returns the test's answers, stores files, and records the requests of each session.
 
     ::
 
@@ -42,22 +42,22 @@ class ScriptedBackend(BareBackend):
     """
 
     def __init__(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> None:
-        """Take the type of the sandboxes that it stands for."""
+        """Take the container type to imitate."""
         self.container_type = container_type
         self.answers: dict[str, Execution | Exception] = {}
         """The answer to each code or command: an execution, whose stdout is streamed line by line, or an exception."""
         self.answer: Execution | Exception = Execution("1", "succeeded", stdout="ran\n")
         """The answer to any other code."""
         self.runs: list[RecordedRun] = []
-        """Each execution, as it begins."""
+        """Each execution, added when it begins."""
         self.interrupted: list[str] = []
         """The sessions of executions that were cancelled."""
         self.deleted: list[str] = []
-        """The sessions that were deleted, also those that had never begun."""
+        """The deleted sessions, including those that had never begun."""
         self.contents: dict[str, dict[str, bytes]] = defaultdict(dict)
         """The files, by session and path."""
         self.overrides: dict[str, Overrides] = {}
-        """The latest limits and variables of each session that differs from its pool."""
+        """The latest limits and variables of each session that differ from its pool's."""
 
     @property
     def identifiers(self) -> list[str]:
@@ -108,7 +108,7 @@ class ScriptedBackend(BareBackend):
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             self.interrupted.append(identifier)
-            if on_event is not None:  # as a local pool does: the output so far
+            if on_event is not None:  # the output so far, as from a local pool
                 error = ExecutionError("CancelledError", "The execution was cancelled.")
                 on_event(replace(answer, status="cancelled", error=error))
             raise
@@ -139,7 +139,7 @@ class ScriptedBackend(BareBackend):
         yield self.contents[identifier][path]
 
     async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
-        del recursive  # there are no directories: a name can have slashes
+        del recursive  # there are no directories: a name can contain slashes
         found = [name for name in sorted(self.contents[identifier]) if name.startswith(f"{path}/")]
         return [await self.file(identifier, name) for name in found]
 
@@ -153,7 +153,7 @@ class ScriptedBackend(BareBackend):
         del self.contents[identifier][path]
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
-        """Record what is asked of a session."""
+        """Record a request to a session."""
         self.overrides[identifier] = overrides
 
     async def delete(self, identifier: str) -> None:
@@ -162,7 +162,7 @@ class ScriptedBackend(BareBackend):
 
 
 def scripted_pool(backend: ScriptedBackend) -> SessionPool:
-    """A pool over a scripted backend."""
+    """A pool on a scripted backend."""
 
     async def make() -> ScriptedBackend:
         return backend

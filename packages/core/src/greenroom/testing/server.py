@@ -20,12 +20,12 @@ def serving(url: str | None = None, *, strict: bool = False, **options: Any) -> 
     """Serve a pool on the loopback, without authentication; yield the address, for any Azure client.
 
     Args:
-        url: of the pool, as for `greenroom.connect`.
+        url: the URL of the pool, as for `greenroom.connect`.
         strict: whether to refuse what Azure's specification refuses.
-        options: of the pool.
+        options: the options of the pool.
 
     Raises:
-        EngineUnavailable: no sandbox can be made here.
+        EngineUnavailable: no sandbox can be started here.
     """
     settings = ServerSettings.parse({"port": 0, "strict": strict, "shutdown_grace": 0})
     started: Future[tuple[str, Server, asyncio.AbstractEventLoop]] = Future()

@@ -15,7 +15,7 @@ from greenroom.sessions import Session, SessionPool
 from greenroom.testing.suite import Suite
 
 _SLEEPING = "grep -sxh sleep /proc/[0-9]*/comm"
-"""A command that writes a line for each process of `sleep`."""
+"""A command that writes a line per `sleep` process."""
 
 
 class ShellSuite(Suite):

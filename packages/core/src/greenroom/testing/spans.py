@@ -1,4 +1,4 @@
-"""Record the spans of OpenTelemetry in memory, for tests. Needs its SDK."""
+"""Record OpenTelemetry spans in memory, for tests. Needs its SDK."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCOPE = "greenroom"
 
 
 class RecordedSpans(SpanProcessor):
-    """The spans that have ended while they were recorded."""
+    """The spans that ended during the recording."""
 
     def __init__(self) -> None:
         self.all: list[ReadableSpan] = []
@@ -28,15 +28,15 @@ class RecordedSpans(SpanProcessor):
 
     @property
     def ours(self) -> list[ReadableSpan]:
-        """Greenroom's own, in the order of their ends."""
+        """Greenroom's own spans, in the order in which they ended."""
         return [span for span in self.all if _scope(span) == SCOPE]
 
     def named(self, name: str) -> list[ReadableSpan]:
-        """Return those of a name, whoever made them."""
+        """Return the spans with a name, from any library."""
         return [span for span in self.all if span.name == name]
 
     def one(self, name: str) -> ReadableSpan:
-        """Return the only one of a name."""
+        """Return the only span with a name."""
         (span,) = self.named(name)
         return span
 
@@ -55,7 +55,7 @@ _recorded = RecordedSpans()
 
 @contextlib.contextmanager
 def recorded_spans() -> Generator[RecordedSpans, None, None]:
-    """Record the spans of this process. A process can have one provider of tracers, so it is set up once."""
+    """Record the spans of this process. A process can have one tracer provider, so it is set up only once."""
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
         trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
     provider = trace.get_tracer_provider()
@@ -71,13 +71,13 @@ def recorded_spans() -> Generator[RecordedSpans, None, None]:
 
 @contextlib.contextmanager
 def caller(name: str = "caller") -> Generator[None, None, None]:
-    """Make a span of an application that calls Greenroom."""
+    """Create the span of an application that calls Greenroom."""
     with trace.get_tracer("tests").start_as_current_span(name):
         yield
 
 
 def texts_of(spans: Sequence[ReadableSpan]) -> str:
-    """Return all that spans tell, for a test that something is not in it."""
+    """Return everything in the spans as text, to test that something is not in it."""
     return "\n".join(span.to_json() for span in spans)
 
 

@@ -16,15 +16,15 @@ pytest.register_assert_rewrite("greenroom.testing.attacks")  # so that failures 
 class Suite:
     """A set of tests that a subclass runs on its own subject, which it provides by fixtures.
 
-    A subclass cannot replace a test: where its subject differs, `known_differences` has the reason, and the test is
-    expected to fail, strictly: it must be removed from the list when it passes.
+    A subclass cannot replace a test: if its subject differs, `known_differences` has the reason, and the test is
+    expected to fail, strictly: once it passes, it must be removed from the list.
     """
 
     known_differences: ClassVar[Mapping[str, str]] = {}
-    """By the name of a test, or of one of its cases as `test_name[case]`: the reason why it fails for this subject."""
+    """By the name of a test, or of one of its cases as `test_name[case]`: why it fails for this subject."""
 
     not_run: ClassVar[Mapping[str, str]] = {}
-    """By the name of a test: the reason why it would do harm here, or never end."""
+    """By the name of a test: why it would do harm here, or never end."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -41,7 +41,7 @@ class Suite:
     @pytest.fixture(scope="class")
     @classmethod
     def shared(cls, pool: SessionPool) -> Iterator[Session]:
-        """A session for one test after the other, of those that may find the variables and files of others."""
+        """One session for all tests that accept the variables and files of other tests."""
         with pool.session() as session:
             yield session
 
@@ -67,7 +67,7 @@ class Suite:
 
 
 def _copy(function: types.FunctionType) -> types.FunctionType:
-    """A function of its own, so that a mark does not reach the other subclasses."""
+    """Return a separate function, so that a mark does not reach the other subclasses."""
     copied = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )

@@ -7,7 +7,7 @@ import pytest
 from greenroom.sessions import Session
 from greenroom.testing.suite import Suite
 
-# What a widget of ipywidgets shows where there is no browser.
+# The output of an ipywidgets widget without a browser.
 _WIDGETS = """
 import sys, types
 class Widget:
@@ -24,7 +24,7 @@ sys.modules['ipywidgets'] = types.SimpleNamespace(HTML=Widget, FloatProgress=Wid
 
 
 class TextSuite(Suite):
-    """`Execution.text_for_model()` of what code shows, writes and raises in a sandbox."""
+    """`Execution.text_for_model()` for code that shows, writes and raises things in a sandbox."""
 
     def test_rich_outputs_are_text(self, shared: Session) -> None:
         execution = shared.execute(

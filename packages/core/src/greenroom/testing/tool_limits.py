@@ -30,7 +30,7 @@ class ToolLimitSuite(Suite):
 
     @pytest.fixture(autouse=True)
     def works_afterwards(self, shared: Session) -> Iterator[None]:
-        """Whatever the test did, the session answers."""
+        """Whatever the test did, the session replies."""
         yield
         assert shared.execute("echo(6) * 7", tools=[echo], timeout=30).result == "42"
 
@@ -257,11 +257,11 @@ _FORGING = (
     "    return frame({'ev': 'call', 'id': id, 'call': number, 'tool': tool}, body)\n"
     "link = socket.socket(fileno=os.dup(3))\n"
 )
-"""Code that speaks to its supervisor past the functions that it was given."""
+"""Code that bypasses its functions and communicates directly with its supervisor."""
 
 
 class HostileToolSuite(Suite):
-    """Code that misuses the way of calls. It harms its own session alone.
+    """Code that misuses the protocol of calls. It harms only its own session.
 
     The pool has `HostileToolSuite.options`.
     """
@@ -369,7 +369,7 @@ class HostileToolSuite(Suite):
 
         handle = session.submit(code, tools=[echo], timeout=10, tool_limits=ToolLimits(parked_timeout=30))
         deadline = time.monotonic() + SAFETY
-        while [call.state for call in handle.calls()] != ["deferred"]:  # else it is delivered again
+        while [call.state for call in handle.calls()] != ["deferred"]:  # otherwise it is delivered again
             assert time.monotonic() < deadline
             time.sleep(0.01)
         session.upload(b"", "parked")

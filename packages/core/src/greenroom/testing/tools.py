@@ -21,7 +21,7 @@ from greenroom.testing.suite import Suite
 from greenroom.tools import Tool, ToolLimits
 
 SAFETY = 60.0
-"""Seconds in which whatever waits for another call has met it."""
+"""Seconds within which calls that wait for each other must have met."""
 
 who = contextvars.ContextVar("who", default="nobody")
 
@@ -81,7 +81,7 @@ class Stuck:
         self.cancelled = 0
 
     def check_cancelled(self) -> None:
-        """Check that each call was cancelled, which can come a little after the end of the code."""
+        """Check that each call was cancelled, which can happen shortly after the end of the code."""
         deadline = time.monotonic() + SAFETY
         while self.cancelled < self.begun:
             assert time.monotonic() < deadline
@@ -119,7 +119,7 @@ class ToolSuite(Suite):
 
     @pytest.fixture(autouse=True)
     def works_afterwards(self, shared: Session) -> Iterator[None]:
-        """Whatever the test did, the session answers."""
+        """Whatever the test did, the session replies."""
         yield
         assert shared.execute("echo(6) * 7", tools=[echo], timeout=30).result == "42"
 

@@ -13,7 +13,7 @@ from greenroom.testing.adapters.tracing import TracingTests
 class AdapterSuite(DescriptionTests, SessionTests, ExecutionTests, FileTests, TracingTests):
     """An adapter's tools: their descriptions, sessions and spans, and their results for the model and the application.
 
-    The tests that begin with `test_no_` are about faults that other integrations of code sandboxes have.
+    The tests that begin with `test_no_` cover faults found in other integrations of code sandboxes.
 
     A subject has a driver; its pool can have real sandboxes::
 

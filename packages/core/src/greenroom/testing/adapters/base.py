@@ -1,4 +1,4 @@
-"""Fixtures of the tests of an adapter."""
+"""Fixtures for the tests of an adapter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AdapterSuiteBase(Suite):
         ),
         "a blocking call takes its thread and cannot be cancelled",
     )
-    """`not_run` of a subject whose driver puts blocking calls into threads."""
+    """`not_run` for a subject whose driver runs blocking calls in threads."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -40,7 +40,7 @@ class AdapterSuiteBase(Suite):
 
     @pytest.fixture(autouse=True)
     def leaves_no_session(self, pool: SessionPool) -> Iterator[None]:
-        """Delete the sessions that a test began."""
+        """Delete the sessions that a test started."""
         before = {info.identifier for info in pool.sessions()}
         yield
         for identifier in {info.identifier for info in pool.sessions()} - before:
@@ -58,12 +58,12 @@ class AdapterSuiteBase(Suite):
 
     @pytest.fixture
     def bob(self) -> str:
-        """Another."""
+        """Another conversation."""
         return f"bob-{uuid4().hex}"
 
     @pytest.fixture
     def uploads(self, tmp_path: Path) -> Path:
-        """A directory that holds `sales.csv`, beside a secret file."""
+        """A directory that contains `sales.csv`, next to a secret file."""
         directory = tmp_path / "uploads"
         directory.mkdir()
         (directory / "sales.csv").write_bytes(b"month,sales\n1,10\n")
@@ -77,6 +77,6 @@ class AdapterSuiteBase(Suite):
 
     @pytest.fixture
     def scripted(self, backend: ScriptedBackend) -> Iterator[AdapterDriver]:
-        """The subject over the scripted pool."""
+        """The subject on the scripted pool."""
         with scripted_pool(backend) as pool:
             yield self.driver(pool=pool)

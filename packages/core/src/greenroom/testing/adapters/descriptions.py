@@ -15,10 +15,10 @@ from greenroom.testing.scripted import ScriptedBackend, scripted_pool
 
 
 class DescriptionTests(AdapterSuiteBase):
-    """The tools that are offered, their descriptions and their parameters."""
+    """The tools, their descriptions and their parameters."""
 
     def _described(self, container_type: ContainerType = ContainerType.PYTHON_LTS) -> dict[str, str]:
-        """The descriptions of the tools that are offered where nothing is asked for but an upload directory."""
+        """The descriptions of the tools if only an upload directory is given."""
         described = describe_tools(container_type, figures_seen=self.driver.shows_figures)
         return {name: described[name] for name in offered_tools(container_type, uploads=True)}
 

@@ -1,4 +1,4 @@
-"""The driver with which the suite uses an adapter as its framework does."""
+"""The driver through which the suite uses an adapter as its framework does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ToolDescription:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """The result of a call, taken out of the framework's form."""
+    """The result of a call, extracted from the framework's form."""
 
     text: str
     """The whole text that the model reads."""
@@ -40,16 +40,16 @@ class AdapterDriver(ABC):
     """Uses the tools of an adapter as its framework does; a few lines for each framework."""
 
     shows_figures: ClassVar[bool] = True
-    """Whether results of tools can carry pictures in this framework."""
+    """Whether results of tools can contain pictures in this framework."""
     gives_each_call_a_session: ClassVar[bool] = False
-    """Whether a call has a session of its own where the framework names neither a conversation nor a run."""
+    """Whether each call has its own session if the framework names neither a conversation nor a run."""
     makes_tool_spans: ClassVar[bool] = False
-    """Whether the framework makes a span `execute_tool` of each call of a tool."""
+    """Whether the framework creates a span `execute_tool` for each call of a tool."""
 
     @abstractmethod
     def __init__(self, **options: Any) -> None:
-        """Make the tools, with the options that all adapters know: `pool`, `session`, `session_per_call`,
-        `uploads`, `timeout`, `budget` and `on_output`. Figures are sent to the model where the framework can do so."""
+        """Create the tools, with the options that all adapters have: `pool`, `session`, `session_per_call`,
+        `uploads`, `timeout`, `budget` and `on_output`. Figures are sent to the model if the framework supports that."""
 
     @abstractmethod
     def tools(self) -> Mapping[str, ToolDescription]:
@@ -57,7 +57,7 @@ class AdapterDriver(ABC):
 
     @abstractmethod
     async def call(self, conversation: str | None, tool: str, /, **arguments: str) -> ToolResult:
-        """Call a tool from a conversation; `None` stands for a call that does not name its conversation.
+        """Call a tool from a conversation; `None` means a call that does not name its conversation.
 
         It raises the adapter's errors, without the framework's wrapping.
         """

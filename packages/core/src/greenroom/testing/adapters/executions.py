@@ -1,4 +1,4 @@
-"""Tests of the results for model and application of code that ran, failed or could not run."""
+"""Tests of the results, for the model and the application, of code that ran, failed or could not run."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class ExecutionTests(AdapterSuiteBase):
         self, scripted: AdapterDriver, backend: ScriptedBackend
     ) -> None:
         running = [asyncio.create_task(scripted.run(f"user-{number}", ENDLESS_CODE)) for number in range(50)]
-        await wait_until(lambda: len(backend.runs) == 50)  # more than a default executor has threads
+        await wait_until(lambda: len(backend.runs) == 50)  # more than the number of threads in a default executor
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -254,7 +254,7 @@ def _encoded(data: bytes) -> str:
 
 
 def _shows(*bundles: Mapping[str, str]) -> str:
-    """Code that displays these bundles."""
+    """Return code that displays these bundles."""
     return (
         "class Shown:\n"
         "    def __init__(self, bundle): self.bundle = bundle\n"

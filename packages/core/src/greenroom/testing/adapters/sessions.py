@@ -1,4 +1,4 @@
-"""Tests of the session that a call works in, and of its end."""
+"""Tests of the session in which a call runs, and of its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the spans of a call: below those of the caller and of the framework, and never a second one of a tool."""
+"""Tests of the spans of a call: below those of the caller and of the framework, and never a second one per tool."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from greenroom.testing.adapters.driver import AdapterDriver
 
 
 class TracingTests(AdapterSuiteBase):
-    """The spans that OpenTelemetry records of a tool's work. They need its SDK."""
+    """The spans that OpenTelemetry records for a tool's work. They need its SDK."""
 
     async def test_spans_are_below_those_of_the_caller(self, adapter: AdapterDriver, ann: str) -> None:
         pytest.importorskip("opentelemetry.sdk")
@@ -20,7 +20,7 @@ class TracingTests(AdapterSuiteBase):
                 await adapter.run(ann, "print('a secret of the code')")
                 await adapter.call(ann, "upload_file", name="sales.csv")
             execute, allocate, upload = map(spans.one, ("execute code", "allocate session", "upload file"))
-            # A framework that tells of its tools does so itself.
+            # A framework that traces its tools does so itself.
             for work, tool in ((execute, "run_python"), (upload, "upload_file")):
                 *tools, top = spans.ancestors(work)
                 assert top == "caller"

@@ -17,7 +17,7 @@ _UNCOUNTED = "Linux counts the buffers of netlink towards no control group"
 
 
 class AttackSuite(SystemCallAttacks, HostAttacks, NetworkAttacks, NeighbourAttacks, ExhaustionAttacks, FloodAttacks):
-    """Attempts of hostile code. The pool has `AttackSuite.options`, and is on the machine of the tests."""
+    """Attempts by hostile code. The pool has `AttackSuite.options`, and runs on the machine of the tests."""
 
     shared_by_the_kernel: ClassVar[Mapping[str, str]] = {
         "test_buffers_of_sockets_count_as_memory[netlink]": _UNCOUNTED,

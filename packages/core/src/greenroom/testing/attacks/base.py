@@ -27,10 +27,10 @@ PIDS = 64
 GRACE = 2.0
 
 CALL_MARGIN = 30.0
-"""Seconds after which a call must have ended, beyond its time limit and the grace period."""
+"""Seconds after its time limit and the grace period within which a call must have ended."""
 
 NEIGHBOUR_MARGIN = 20.0
-"""Seconds within which a neighbour must answer, on a busy machine too."""
+"""Seconds within which a neighbour must reply, even on a busy machine."""
 
 PRELUDE = """
 import ctypes, errno, json, os, platform, signal, socket, struct, subprocess, sys, threading, time
@@ -65,7 +65,7 @@ def run(session: Session, code: str, timeout: float = 30) -> Execution:
 
 
 def ask(session: Session, code: str, timeout: float = 30) -> Any:
-    """The value that the code passes to `tell`."""
+    """Run code, and return the value that it passes to `tell`."""
     execution = run(session, code, timeout)
     assert execution.succeeded, execution.text_for_model()
     return json.loads(execution.stdout)
@@ -89,7 +89,7 @@ def in_time(timeout: float, call: Callable[[], T]) -> T:
 
 
 def attack(session: Session, code: str, timeout: float = 5) -> Execution | SandboxLost:
-    """Run code that can do anything. The call always ends in time: with an execution, or with the sandbox."""
+    """Run code that can do anything. The call always ends in time: with an execution, or with a lost sandbox."""
     try:
         return in_time(timeout, lambda: session.execute(PRELUDE + code, timeout=timeout))
     except SandboxLost as lost:
@@ -107,20 +107,20 @@ def answers(session: Session) -> None:
         if execution is not None and execution.result == "42":
             return
         assert time.monotonic() < deadline, execution and execution.text_for_model()
-        time.sleep(0.2)  # processes that the code has left may have to be killed first
+        time.sleep(0.2)  # remaining processes of the code may have to be killed first
 
 
 def works(neighbour: Session) -> None:
-    """Check that a neighbour answers as if nothing had happened, and has kept its variables."""
+    """Check that a neighbour replies as if nothing had happened, and has kept its variables."""
     execution = in_time(NEIGHBOUR_MARGIN, lambda: neighbour.execute("kept + 1", timeout=NEIGHBOUR_MARGIN))
     assert execution.result == "42", execution.text_for_model()
 
 
 @contextmanager
 def while_it_holds(session: Session, code: str, timeout: float = 30) -> Generator[None, None, None]:
-    """Run code that takes as much of a resource as it can, prints `held` and waits; the block runs meanwhile.
+    """Run code that takes as much of a resource as it can, prints `held` and waits; run the block meanwhile.
 
-    The block also runs if the code has ended before: then it did not get the resource.
+    The block also runs if the code has already ended: then it could not keep the resource.
     """
     stream = session.stream(PRELUDE + code + "\nprint('held', flush=True)\ntime.sleep(600)", timeout=timeout)
     try:
@@ -136,13 +136,13 @@ def while_it_holds(session: Session, code: str, timeout: float = 30) -> Generato
 
 
 def resident() -> int:
-    """How many bytes of memory this process has now."""
+    """Return how many bytes of memory this process uses now."""
     return _status("VmRSS")
 
 
 @contextmanager
 def memory_stays_within(limit: int) -> Generator[None, None, None]:
-    """Check that this process, which is the host, never takes more than this many bytes more than before."""
+    """Check that this process, the host, never uses more than this many additional bytes."""
     before = resident()
     Path("/proc/self/clear_refs").write_text("5")
     yield
@@ -185,7 +185,7 @@ class AttackBase(Suite):
     """The pool's options, a session for harmless code, and a neighbour."""
 
     pytestmark: ClassVar[list[pytest.MarkDecorator]] = [
-        # Azure has no sandboxes as small as these, which fill up sooner.
+        # Azure's sandboxes are never this small; these fill up sooner.
         pytest.mark.filterwarnings("ignore::greenroom.local.settings.AzureRangeWarning")
     ]
 
@@ -205,7 +205,7 @@ class AttackBase(Suite):
     @pytest.fixture(scope="class")
     @classmethod
     def victim(cls, pool: SessionPool) -> Iterator[Session]:
-        """A session for one attack after the other; if an attack ends it, it begins anew."""
+        """One session for all attacks; if an attack ends it, it begins anew."""
         with pool.session() as session:
             yield session
 

@@ -207,12 +207,12 @@ def _process(_libc: ctypes.CDLL) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A resource that the kernel counts per machine or per user: how to take all of it, and how to see that some is left."""
+    """A resource that the kernel counts per machine or per user: how to take it all, and how to check what is left."""
 
     take: str
     host: Callable[[ctypes.CDLL], int]
     neighbour: str
-    """An expression that is true where a neighbour gets what it needs; `None` if it does not get it anyway."""
+    """An expression that is true if a neighbour gets what it needs; `None` if it would not get it anyway."""
 
 
 SHARED: Mapping[str, Shared] = {

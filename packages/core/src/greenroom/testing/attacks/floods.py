@@ -1,5 +1,5 @@
 # ruff: noqa: E501  tables of attacks, one line each
-"""Attacks on the host with data of any number, size and shape, as frames of the runner or through IPython."""
+"""Attacks on the host with data of any amount, size and form, as frames of the runner or through IPython."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from greenroom.testing.attacks.base import (
 )
 
 HOST_MEMORY = 64 * MIB
-"""A few times the output limits of one execution and the size of the largest frame."""
+"""A multiple of the output limits of one execution and of the size of the largest frame."""
 
-# A frame is written as the worker does, to the supervisor; and as the supervisor does, to the host, on engines that
-# let code open its descriptors.
+# A frame is written to the supervisor, as the worker does, and on engines that let code open the supervisor's
+# descriptors, to the host, as the supervisor does.
 _FRAMES = """
 def frame(header, body=b''):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -55,7 +55,7 @@ def flood(make, seconds=1.0):
 body = json.dumps({'data': {'text/plain': 'x'}, 'metadata': {}}).encode()
 def output(**header): return {'ev': 'output', 'result': False, 'id': 1, **header}
 """
-# Without it, a flood waits for the acknowledgements that it does not read. It takes the orders of later executions, too.
+# Otherwise, a flood would wait for acknowledgements that it does not read. It also takes orders for later executions.
 _READS = """
 def acknowledged():
     while os.read(4, 65536): pass
@@ -146,7 +146,7 @@ DISPLAYS: Mapping[str, str] = {
     "errors": "raise type('E' * 10**6, (Exception,), {})('\\U0001f98a' * 10**7)",
     "files": "for number in range(20_000): open(str(number), 'w').close()",
 }
-# Each leaves processes that keep process 1 from its work; then the host sends it orders.
+# Each leaves processes that keep process 1 busy; then the host sends it orders.
 DEAF: Mapping[str, str] = {
     "stopped": "attack = lambda: [attempt(os.kill, 1, signal.SIGSTOP) for _ in range(1000)]",
     "starved": (
@@ -166,13 +166,13 @@ DEAF: Mapping[str, str] = {
 
 
 class FloodAttacks(AttackBase):
-    """Whatever a sandbox sends: the host's memory stays small, its calls end, and neighbours are answered."""
+    """Whatever a sandbox sends: the host's memory stays small, its calls end, and neighbours get replies."""
 
     @pytest.mark.parametrize("what", FRAMES)
     def test_frames_by_the_code_do_not_fill_the_host(self, victim: Session, neighbour: Session, what: str) -> None:
         answers(victim)
         with memory_stays_within(HOST_MEMORY), neighbour_works(neighbour):
-            # The next worker gets its acknowledgements, which this one's thread would take.
+            # The next worker receives its acknowledgements, which this one's thread would otherwise take.
             attack(victim, f"{_FRAMES}{_READS}{FRAMES[what]}\nos._exit(1)", timeout=4)
         works(neighbour)
         answers(victim)
@@ -211,7 +211,7 @@ class FloodAttacks(AttackBase):
         )
         for call in calls:
             with contextlib.suppress(GreenroomError):
-                in_time(60, call)  # files have a minute
+                in_time(60, call)  # operations on files have a minute
             works(neighbour)
         answers(session)
 
@@ -248,7 +248,7 @@ class FloodAttacks(AttackBase):
         answers(session)
 
     def test_signals_of_the_host_process_are_its_own(self, session: Session) -> None:
-        """A group of processes that code makes, or joins, is not the host's."""
+        """A process group that code creates or joins is never the host's."""
         attack(session, "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): attempt(os.killpg, 0, number)")
         attack(
             session, "for number in range(2, 100): attempt(os.setpgid, 0, number)\nattempt(os.kill, 0, signal.SIGINT)"

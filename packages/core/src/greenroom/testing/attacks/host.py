@@ -166,7 +166,7 @@ _SECRETS = (
 
 
 class HostAttacks(AttackBase):
-    """Files, processes, devices and names of the host are absent, or cannot be opened."""
+    """Files, processes, devices and names of the host do not exist, or cannot be opened."""
 
     # Processes
 
@@ -242,7 +242,7 @@ class HostAttacks(AttackBase):
     def test_nothing_in_proc_and_sys_is_writable_but_the_codes_own(self, shared: Session) -> None:
         code = (
             "found = []\n"
-            "null = os.stat('/dev/null').st_rdev\n"  # which some engines put over what is to be hidden
+            "null = os.stat('/dev/null').st_rdev\n"  # some engines mount it over what is hidden
             "for top in ('/proc/sys', '/sys', '/proc'):\n"
             "    for directory, names, files in os.walk(top):\n"
             "        if directory == '/proc':\n"
@@ -308,7 +308,7 @@ class HostAttacks(AttackBase):
             "            except OSError: continue\n"
             "            if status.st_mode & 0o6000 and status.st_mode & 0o111: found.append(os.path.realpath(path))\n"
             "seen = []\n"
-            "for path in sorted(set(found))[:20]:\n"  # the loader shows nothing to a program that gains something
+            "for path in sorted(set(found))[:20]:\n"  # the loader reveals nothing for programs that gain privileges
             "    try:\n"
             "        process = subprocess.Popen(\n"
             "            [path, '--help'], env={'LD_SHOW_AUXV': '1'}, stdin=-3, stdout=-1, stderr=-3)\n"
@@ -359,7 +359,7 @@ class HostAttacks(AttackBase):
 
     @pytest.mark.parametrize("directory", ["/home", "/root", "/srv", "/media", "/boot", "/run", "/var/lib", "/var/log"])
     def test_a_directory_has_nothing_of_the_host(self, shared: Session, directory: str) -> None:
-        """Except the interpreter, if it is there, and without anything that is newer than the image."""
+        """Except the interpreter, if it is there, and without anything newer than the image."""
         mark = Path(directory, f".greenroom-{secrets.token_hex(6)}")
         try:
             mark.touch()

@@ -10,7 +10,7 @@ import pytest
 from greenroom.sessions import Session
 from greenroom.testing.attacks.base import AttackBase, answers, ask, attack, works
 
-# By the object that is shared where isolation fails: code that creates it, and code that finds it elsewhere.
+# By the object that would be shared if isolation failed: code that creates it, and code that finds it elsewhere.
 _NAMES: Mapping[str, tuple[str, str]] = {
     "an abstract Unix socket": (
         "kept = socket.socket(socket.AF_UNIX)\nkept.bind('\\0greenroom-attack')\nkept.listen()",
@@ -51,7 +51,7 @@ _NAMES: Mapping[str, tuple[str, str]] = {
 
 
 class NeighbourAttacks(AttackBase):
-    """Files, processes, sockets and names of a neighbour are absent."""
+    """Files, processes, sockets and names of a neighbour do not exist."""
 
     @pytest.mark.parametrize("what", _NAMES)
     def test_neighbours_do_not_share(self, shared: Session, neighbour: Session, what: str) -> None:
@@ -60,7 +60,7 @@ class NeighbourAttacks(AttackBase):
         assert ask(neighbour, f"tell({find})") != "done"
 
     def test_neighbours_are_different_users(self, shared: Session, neighbour: Session) -> None:
-        """The kernel counts many resources per user: a sandbox would take them from another with the same user."""
+        """The kernel counts many resources per user: a sandbox could take them from another with the same user."""
         assert ask(shared, "tell(os.getuid())") != ask(neighbour, "tell(os.getuid())")
 
     def test_processes_of_a_neighbour_can_be_neither_seen_nor_ended(self, session: Session, neighbour: Session) -> None:

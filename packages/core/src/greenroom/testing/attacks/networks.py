@@ -36,7 +36,7 @@ _PROTOCOLS: Mapping[str, str] = {
 
 
 class NetworkAttacks(AttackBase):
-    """Nothing of the host or of the network around it can be reached, by address or by name."""
+    """Nothing on the host or the network around it can be reached, by address or by name."""
 
     @pytest.mark.parametrize("what", _PROTOCOLS)
     def test_there_is_no(self, shared: Session, what: str) -> None:
@@ -148,7 +148,7 @@ def _own_addresses() -> set[str]:
 
 @contextlib.contextmanager
 def _listening(address: str) -> Generator[None, None, None]:
-    """A Unix socket that takes every connection."""
+    """A Unix socket that accepts every connection."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()

@@ -1,4 +1,4 @@
-"""The attacks that a shell command could change, from inside one."""
+"""The attacks whose outcome could differ in a shell command, run from one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from greenroom.testing.attacks.system_calls import SystemCallAttacks
 
 
 class _ShellSession(Session):
-    """A session whose attacks are shell commands: programs of Python. Other code runs as ever."""
+    """A session whose attacks are shell commands: Python programs. Other code runs as usual."""
 
     def __init__(self, session: Session) -> None:
         vars(self).update(vars(session))
@@ -33,12 +33,12 @@ class _ShellSession(Session):
 
 
 class ShellAttackSuite(SystemCallAttacks, HostAttacks, NeighbourAttacks):
-    """As `AttackSuite`, with its options: what attacks is a command beside the session's code."""
+    """Like `AttackSuite`, with its options: the attacker is a command beside the session's code."""
 
     programs_end: ClassVar[Mapping[str, str]] = {
         "test_the_use_of_system_files_by_a_neighbour_cannot_be_watched": "what a command watches ends with it",
     }
-    """Known differences of commands, which keep nothing for the next one."""
+    """Known differences of commands, which keep no state for the next one."""
 
     @pytest.fixture
     def session(self, pool: SessionPool) -> Iterator[Session]:
@@ -49,6 +49,6 @@ class ShellAttackSuite(SystemCallAttacks, HostAttacks, NeighbourAttacks):
     @pytest.fixture(scope="class")
     @classmethod
     def victim(cls, pool: SessionPool) -> Iterator[Session]:
-        """A session for one attack after the other."""
+        """One session for all attacks."""
         with pool.session() as session:
             yield _ShellSession(session)

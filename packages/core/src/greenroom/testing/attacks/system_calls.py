@@ -1,4 +1,4 @@
-"""Attacks by system calls that code in a sandbox cannot make, or cannot direct at other processes."""
+"""Attacks by system calls that code in a sandbox cannot make, or cannot use on other processes."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ _OF_PROCESS_1 = {
     "pidfd_open": (434, 434, "1, 0"),
     "pidfd_send_signal": (424, 424, "os.open('/proc/1', os.O_RDONLY), signal.SIGSTOP, 0, 0"),
 }
-# The kernel takes the lower half of a process's number, so a filter must not look at the upper half.
+# The kernel uses the lower half of a process ID, so a filter must not look at the upper half.
 _HIGH = 1 << 32
 _OF_PROCESS_1_AND_MORE: dict[str, tuple[int | None, int | None, str]] = {
     **_OF_PROCESS_1,
@@ -216,7 +216,7 @@ class SystemCallAttacks(AttackBase):
     @pytest.mark.parametrize("name", CALLS)
     def test_a_system_call_is_refused(self, shared: Session, name: str) -> None:
         call = CALLS[name]
-        # The object of a call can be missing, as in a kernel without namespaces or pidfds.
+        # The object of a call can be missing, for example in a kernel without namespaces or pidfds.
         code = (
             f"{_CHILD}open('/mnt/data/program', 'w').close()\n"
             f"try: answer = {call.code}\n"
@@ -266,7 +266,7 @@ class SystemCallAttacks(AttackBase):
 
     @pytest.mark.parametrize("option", [26, 50, 51, 52], ids=["FILTER", "BPF", "REUSEPORT_CBPF", "REUSEPORT_EBPF"])
     def test_no_program_of_the_kernel_is_attached_to_a_socket(self, shared: Session, option: int) -> None:
-        """The whole machine has one pool of memory for them, and programs outside would find it full."""
+        """The whole machine has one pool of memory for them, so programs outside would find it full."""
         code = (
             "program = ctypes.create_string_buffer(struct.pack('=HBBI', 6, 0, 0, 1))\n"
             "filter = struct.pack('@HxxxxxxP', 1, ctypes.addressof(program))\n"
