@@ -1,7 +1,7 @@
-"""Instructions counted by callgrind: what `telemetry.py --instructions` prints, unmoved by other work on the machine.
+"""Instructions counted by callgrind for `telemetry.py --instructions`, unaffected by other work on the machine.
 
 A second Python under callgrind makes the executions; `callgrind_control` counts them batch by batch. Another pool has
-its runner under callgrind, too, in namespaces of its own, and tells what the sandbox adds. Instructions of the kernel
+its runner under callgrind, too, in separate namespaces, and shows what the sandbox adds. Instructions of the kernel
 are not counted.
 """
 
@@ -29,11 +29,11 @@ from greenroom.sessions import OpenPool, SessionPool
 
 _CALLGRIND = ("valgrind", "--quiet", "--tool=callgrind")
 _START = "import sys; sys.path.insert(0, '/mnt/runner'); from greenroom_runner.supervisor import main; main()"
-_END = 120.0  # seconds for a process under callgrind to write down what it has counted
+_END = 120.0  # seconds for a process under callgrind to write its counts
 
 
 def missing() -> str | None:
-    """Return the program that is needed and not here."""
+    """Return the required program that is missing here."""
     return next((name for name in ("valgrind", "callgrind_control", "bwrap") if shutil.which(name) is None), None)
 
 
@@ -66,8 +66,8 @@ class Counted:
                 self._process.kill()
 
     def count(self, batch: str, size: int) -> float:
-        """Run a batch; return its instructions for each of `size`."""
-        self._order(batch, size)  # the code of the first rounds is compiled by callgrind, and by Python specialized
+        """Run a batch; return its number of instructions, divided by `size`."""
+        self._order(batch, size)  # the code of the first rounds is compiled by callgrind, and specialized by Python
         self._control("--zero")
         self._order(batch, size)
         before = set(self._dumps())
@@ -92,13 +92,13 @@ class Counted:
 
 
 def total(dump: Path) -> int:
-    """Return the instructions in a file of callgrind: none in that of a process that was killed."""
+    """Return the instructions in a callgrind file; a killed process has none."""
     return sum(int(line.split()[1]) for line in dump.read_text().splitlines() if line.startswith("totals:"))
 
 
 class _Sandbox(BubblewrapSandbox):
     async def kill(self) -> None:
-        """Let it end by itself, so that callgrind writes."""
+        """Let it end by itself, so that callgrind writes its file."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -108,7 +108,7 @@ class _Sandbox(BubblewrapSandbox):
 
 
 class _CountedEngine(Engine):
-    """The runner under callgrind: its code is ours, so it has namespaces to be ended with, and no further isolation."""
+    """The runner under callgrind: its code is ours, so namespaces only serve to end it, and it is not isolated."""
 
     name = "counted"
 
@@ -158,5 +158,5 @@ def _of_life(code: str, count: int) -> int:
             session = pool.session()
             for _ in range(count):
                 session.execute(code)
-            session.execute("import os\nos._exit(0)")  # the worker: it would be killed with what it has counted
+            session.execute("import os\nos._exit(0)")  # the worker: if it were killed, its counts would be lost
         return sum(total(dump) for dump in out.iterdir())

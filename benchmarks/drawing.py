@@ -1,4 +1,4 @@
-"""The manner of all figures of the documentation: SVG without a background, readable on light and dark pages."""
+"""The common style of the documentation's figures: SVG without a background, readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _STYLE = {
 
 
 def in_style() -> AbstractContextManager[None]:
-    """Give the figures that are made in this context the common style."""
+    """Apply the common style to the figures that are created in this context."""
     untyped: Any = mpl
     return untyped.rc_context(_STYLE)
 
 
 def svg(figure: Any) -> str:
-    """Return a figure as SVG; the same figure is the same text."""
+    """Return a figure as SVG; the same figure gives the same text."""
     written = io.StringIO()
     figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"

@@ -1,9 +1,9 @@
-"""How fast sandboxes are forked, against an import of pandas on the host, and what many of them cost.
+"""How fast sandboxes are forked, compared with an import of pandas on the host, and what many of them cost.
 
     python benchmarks/forks.py [--sessions 1 100 1000]
 
-The import and the starts take turns, so that other work on the machine meets both. Memory is the share of resident
-pages (PSS) of all processes in sandboxes, the template's included, while so many sessions have pandas in use.
+The import and the starts alternate, so that other work on the machine affects both. Memory is the proportional share
+of resident pages (PSS) of all processes in sandboxes, including the template, while all sessions have pandas loaded.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def seconds(act: Callable[[], object]) -> float:
 
 
 def starts(rounds: int, url: str) -> tuple[list[float], list[float], list[float]]:
-    """Seconds to a new session's first result, to its first of pandas, and to import pandas on the host."""
+    """Seconds to a new session's first result, to its first pandas result, and to import pandas on the host."""
     first: list[float] = []
     pandas: list[float] = []
     imports: list[float] = []
     with greenroom.connect(url, ready_session_instances=0) as pool:
-        for _ in range(5):  # the first ones are forked before the template has its modules
+        for _ in range(5):  # the first ones are forked before the template has imported its modules
             with pool.session() as session:
                 session.execute(PANDAS).raise_for_error()
         for _ in range(rounds):
@@ -48,7 +48,7 @@ def starts(rounds: int, url: str) -> tuple[list[float], list[float], list[float]
 
 
 def memory(count: int, url: str) -> tuple[float, float]:
-    """Megabytes of all sandboxes, and seconds to open them, to use and to close them."""
+    """Megabytes of all sandboxes, and seconds to open, use and close them."""
     with greenroom.connect(url, ready_session_instances=0, max_concurrent_sessions=count + 1) as pool:
         for _ in range(3):
             with pool.session() as session:

@@ -1,9 +1,9 @@
-"""What idle sessions cost: their memory, and the delay of the next call, awake and frozen.
+"""The cost of idle sessions: their memory, and the delay of the next call, awake and frozen.
 
     python benchmarks/idle.py bubblewrap: --sessions 20
 
-As root, under version 2 of control groups, it makes a swap file for the time that it runs, so that the memory of frozen
-sessions can move there: their memory is measured before and after. Elsewhere only the delay is.
+As root, under version 2 of control groups, it makes a swap file for the duration of the run, to which the memory of
+frozen sessions can move: their memory is measured before and after. Elsewhere only the delay is measured.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def groups() -> list[Path]:
 
 
 def memory_per_session(sessions: int) -> float | None:
-    """Megabytes, by the control groups of version 2."""
+    """Megabytes, according to the control groups of version 2."""
     found = [int((group / "memory.current").read_text()) for group in groups()]
     return sum(found) / sessions / 2**20 if found else None
 
 
 def wait_for_reclaim(sessions: int) -> None:
-    """Wait until the memory has not become less for two seconds."""
+    """Wait until the memory has not decreased for two seconds."""
     before = memory_per_session(sessions)
     while before is not None:
         time.sleep(2)
@@ -98,7 +98,7 @@ def wait_for_reclaim(sessions: int) -> None:
 
 @contextlib.contextmanager
 def swap(size: int) -> Generator[None]:
-    """Make a swap file where it has a use."""
+    """Make a swap file if it is useful here."""
     unified = (cgroups.MOUNT / "cgroup.controllers").exists()
     if os.geteuid() != 0 or not unified or measuring.swap_left() >= size:
         yield

@@ -1,7 +1,7 @@
-"""Where the time of `1+1` goes in the core: `python -m benchmarks.profiles`, and the last part of `benchmarks.speed`.
+"""Where the core spends the time of `1+1`: `python -m benchmarks.profiles`, and the last part of `benchmarks.speed`.
 
-The kernel tells the processor time of each process. Then a profiler, which makes all of it slower, divides that of the
-host's event loop and that of the worker by what the functions belong to.
+The kernel reports the processor time of each process. Then a profiler, which makes everything slower, attributes the
+time of the host's event loop and of the worker to the packages of their functions.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def table(url: str) -> Iterator[str]:
     profiler = cProfile.Profile(time.thread_time)
 
     def begin(frame: FrameType, event: str, argument: object) -> None:
-        """Profile the next thread alone: that of the pool's event loop."""
+        """Profile only the next thread: that of the pool's event loop."""
         del frame, event, argument
         threading.setprofile(None)
         profiler.enable()
@@ -73,7 +73,7 @@ def _times() -> dict[str, int]:
     for process in processes():
         status = Path(f"/proc/{process}/status").read_text()
         (numbers,) = (line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
-        if len(numbers) > 1:  # it is in a namespace of its own
+        if len(numbers) > 1:  # it is in a separate namespace
             times["the supervisor" if numbers[-1] == "1" else "the worker"] += _time(process)
     return dict(times)
 
@@ -84,7 +84,7 @@ def _time(process: int) -> int:
 
 
 def _profile(whose: str, places: list[tuple[tuple[str, int, str], float]]) -> Iterator[str]:
-    """Yield the shares of what functions belong to, without waiting."""
+    """Yield the shares by package or module, without waiting time."""
     shares: dict[str, float] = defaultdict(float)
     for (file, _, name), spent in places:
         if not any(word in name for word in ("'poll'", "'select'", "'acquire'", "posix.read", "'recv'")):
@@ -98,7 +98,7 @@ def _profile(whose: str, places: list[tuple[tuple[str, int, str], float]]) -> It
 
 
 def _owner(file: str, name: str) -> str:
-    """Return the package or module of a function; of one in C, its name."""
+    """Return the package or module of a function; for a C function, its name."""
     if file == "~":
         return f"`{name.strip('<>').removeprefix('built-in method ').removeprefix('method ')}`"
     path = Path(file)

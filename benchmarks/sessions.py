@@ -1,8 +1,8 @@
-"""Calls of tools, HTTP, and executions while sandboxes start: `make bench`, or `python benchmarks/sessions.py docker:`.
+"""Tool calls, HTTP, and executions while sandboxes start: `make bench`, or `python benchmarks/sessions.py docker:`.
 
 Each figure is a median over `--rounds` (at least 20). Peers run in the same minutes on the same machine: a bare pipe
-to a process, and an ipykernel on the host. `python -m benchmarks.comparison` measures starts, sessions at once and
-memory, beside more peers.
+to a process, and an ipykernel on the host. `python -m benchmarks.comparison` measures starts, concurrent sessions and
+memory, compared with more peers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def seconds(act: Callable[[], object]) -> float:
 
 
 def wait_until_ready(pool: SessionPool, count: int) -> None:
-    """Until so many sandboxes are warm: a session takes the oldest, and preloading takes its time."""
+    """Wait until this many sandboxes are warm: a session takes the oldest, and preloading takes time."""
     deadline = time.monotonic() + 120
     while pool.status().ready < count and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -44,7 +44,7 @@ def wait_until_ready(pool: SessionPool, count: int) -> None:
 
 
 def beside_starts(url: str, rounds: int) -> tuple[float, float]:
-    """The 95th percentile of the next execution: on a calm pool, and while ten sandboxes start and import."""
+    """The 95th percentile of the next execution: on a quiet pool, and while ten sandboxes start and import."""
     calm: list[float] = []
     busy: list[float] = []
     count = 10
@@ -59,7 +59,7 @@ def beside_starts(url: str, rounds: int) -> tuple[float, float]:
             others = [pool.session() for _ in range(count)]
             for other in others:
                 other.execute("1")
-            imported = None  # when they should have been imported, which a pool does not report
+            imported = None  # when they should have finished their imports, which a pool does not report
             while imported is None or time.monotonic() < imported:
                 busy += [seconds(lambda: session.execute("1+1")) for _ in range(20)]
                 if imported is None and pool.status().ready >= count:
@@ -81,7 +81,7 @@ times
 
 
 def inner_call(url: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Calls of the application's function by code, there and back; and the next executions in the same minutes."""
+    """Round trips of calls from code to an application's function; and the next executions in the same minutes."""
 
     def double(number: int) -> int:
         return 2 * number
@@ -91,7 +91,7 @@ def inner_call(url: str, rounds: int) -> tuple[list[float], list[float]]:
     with greenroom.connect(url, ready_session_instances=0) as pool, pool.session() as session:
         for _ in range(20):
             session.execute("double(1)", tools=[double])
-        for _ in range(rounds):  # in turn, as other work comes and goes
+        for _ in range(rounds):  # alternating, as other work on the machine varies
             outer += [seconds(lambda: session.execute("1+1")) for _ in range(20)]
             result = session.execute(INNER_CALLS.format(count=20), tools=[double]).raise_for_error().result
             inner += json.loads(result or "[]")
@@ -104,7 +104,7 @@ def with_quartiles(times: list[float]) -> str:
 
 
 def over_http(url: str, rounds: int) -> tuple[float, float]:
-    """The next execution through `greenroom serve` in a process of its own, in our version and in Azure's."""
+    """The next execution through `greenroom serve` in a separate process, in our version and in Azure's."""
     command = [sys.executable, "-m", "greenroom", "serve", "--pool", url, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
@@ -114,7 +114,7 @@ def over_http(url: str, rounds: int) -> tuple[float, float]:
                 sessions = ours.session(), azures.session()
                 times = [
                     [seconds(lambda session=session: session.execute("1+1")) for session in sessions]
-                    for _ in range(20 + rounds * 10)  # in turn, as other work comes and goes
+                    for _ in range(20 + rounds * 10)  # alternating, as other work on the machine varies
                 ]
             first, second = zip(*times[20:], strict=True)
             return median(first), median(second)

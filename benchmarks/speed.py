@@ -1,9 +1,9 @@
-"""One execution, output and files beside their peers: a part of `make bench`. `--only http` measures one part alone.
+"""One execution, output and files compared with peers: a part of `make bench`. `--only http` measures a single part.
 
-Every figure stands beside that of its peer, measured in turn in the same run: an ipykernel on the host, `cat` through a
-pipe into the same sandbox, and a route of Starlette that does nothing. Ratios are of medians, and beside them of the
-tenth percentiles, which other work on the machine disturbs less. A run of all parts writes them and a profile of `1+1`
-into docs/performance.md.
+Every figure comes with that of its peer, measured alternately in the same run: an ipykernel on the host, `cat` through
+a pipe into the same sandbox, and an empty Starlette route. Ratios are of medians, and also of the tenth percentiles,
+which other work on the machine disturbs less. A run of all parts writes them and a profile of `1+1` into
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FILE_SIZE = 96 << 20
 CALLERS = (1, 20, 200)
 SESSIONS = 20
 _CALLS = 100
-"""Of all callers; each makes at least one, and several one after the other."""
+"""The total over all callers; each makes at least one, and several one after another."""
 
 _ROUTE = """
 import socket
@@ -61,7 +61,7 @@ uvicorn.Server(uvicorn.Config(application, log_level="critical", access_log=Fals
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured, beside its peer; times in seconds."""
+    """A measurement and that of its peer; times in seconds."""
 
     what: str
     ours: Sequence[float]
@@ -72,7 +72,7 @@ class Row:
 
 
 def in_turn(acts: Mapping[str, Callable[[], object]], rounds: int, batch: int = 1) -> dict[str, list[float]]:
-    """Times of each act, by name: a batch of one, then one of the next, as other work comes and goes."""
+    """Times of each action, by name: a batch of one, then of the next, as other work on the machine varies."""
     times: dict[str, list[float]] = {name: [] for name in acts}
     for _ in range(rounds):
         for name, act in acts.items():
@@ -85,7 +85,7 @@ def checked(session: greenroom.Session, code: str) -> Callable[[], object]:
 
 
 def core(url: str, rounds: int) -> Generator[Row]:
-    """The next execution, and output, beside ipykernel's."""
+    """The next execution, and output, compared with ipykernel's."""
     limits: dict[str, Any] = {"output_limit": "64Mi", "display_limit": "32Mi"}
     with greenroom.connect(url, ready_session_instances=0, preload=(), **limits) as pool, ipykernel() as kernel:
         session = pool.session()
@@ -101,7 +101,7 @@ def core(url: str, rounds: int) -> Generator[Row]:
 
 
 def warm(url: str, rounds: int) -> Generator[Row]:
-    """A new session's first result of pandas from a warm pool, beside ipykernel's `1+1`."""
+    """A new session's first pandas result from a warm pool, compared with ipykernel's `1+1`."""
     ours: list[float] = []
     theirs: list[float] = []
     batch = 5
@@ -122,7 +122,7 @@ def warm(url: str, rounds: int) -> Generator[Row]:
 
 
 def files(url: str, rounds: int) -> Generator[Row]:
-    """A file into a sandbox and out of it, beside `cat` through a pipe into the same sandbox (as root)."""
+    """A file into a sandbox and out of it, compared with `cat` through a pipe into the same sandbox (as root)."""
     with (
         greenroom.connect(url, ready_session_instances=0, preload=()) as pool,
         pool.session() as session,
@@ -154,7 +154,7 @@ def files(url: str, rounds: int) -> Generator[Row]:
 
 @contextmanager
 def served(url: str) -> Generator[str]:
-    """The endpoint of `greenroom serve`, in a process of its own."""
+    """The endpoint of `greenroom serve`, in a separate process."""
     url += f"{'&' if '?' in url else '?'}ready_session_instances=0&preload="
     command = [sys.executable, "-m", "greenroom", "serve", "--pool", url, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
@@ -167,7 +167,7 @@ def served(url: str) -> Generator[str]:
 
 @contextmanager
 def empty_route() -> Generator[str]:
-    """The URL of a route of Starlette that does nothing, in a process of its own."""
+    """The URL of an empty Starlette route, in a separate process."""
     with subprocess.Popen([sys.executable, "-c", _ROUTE], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
@@ -177,7 +177,7 @@ def empty_route() -> Generator[str]:
 
 
 def http(url: str, rounds: int) -> Generator[Row]:
-    """The next execution through `greenroom serve` and its client, beside the core and an empty route of Starlette."""
+    """The next execution through `greenroom serve` and its client, compared with the core and an empty route."""
     with (
         greenroom.connect(url, ready_session_instances=0, preload=()) as local,
         served(url) as endpoint,

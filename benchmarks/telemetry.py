@@ -1,14 +1,14 @@
-"""What signals cost: `1+1` with and without their consumers, in interleaved pairs on pools of one process.
+"""The cost of telemetry: `1+1` with and without its consumers, in interleaved pairs on pools of one process.
 
 `python benchmarks/telemetry.py bubblewrap: --pairs 60`. Each pair is a batch of executions on either pool, in a random
-order, so that other work on the machine meets both. Printed are, each as the median of the pairs with its quartiles,
-the ratio of the times, and the processor time of this process that an execution takes more, which tells something on a
-busy machine, too. The first line compares two pools without consumers: what the measurement can tell. The last lines
-are the processor time of recording an execution by itself, in a loop: the least of ten.
+order, so that other work on the machine affects both. It prints, each as the median of the pairs with its quartiles,
+the ratio of the times, and the additional processor time of this process per execution, which is meaningful on a busy
+machine, too. The first line compares two pools without consumers: the measurement's resolution. The last lines are the
+processor time of recording an execution alone, in a loop: the minimum of ten.
 
-`python benchmarks/telemetry.py --instructions` counts instructions instead, by callgrind (valgrind), which takes some
-minutes: what each consumer adds to the host process, and to all of `1+1` with its sandbox's processes; beside it what
-OpenTelemetry's SDK takes by itself for a span with such attributes that is current for a moment, and for a value.
+`python benchmarks/telemetry.py --instructions` counts instructions instead, with callgrind (valgrind), which takes some
+minutes: what each consumer adds to the host process, and to the whole of `1+1` including its sandbox's processes; and
+what OpenTelemetry's SDK takes alone for a span with such attributes that is current for a moment, and for a value.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from greenroom.telemetry.aggregate import Aggregate
 
 
 class Dropped(SpanProcessor):
-    """Takes spans as an exporter in the background would, and drops them."""
+    """Receives spans like an exporter in the background, and drops them."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Do nothing: the export is not in the caller's way."""
+        """Do nothing: the export does not delay the caller."""
 
 
 @contextmanager
 def log_in(path: Path) -> Generator[LogStore, None, None]:
-    """Yield what keeps a server's log, in a file."""
+    """Yield the consumer that writes a server's log, to a file."""
 
     async def open_store() -> LogStore:
         await (await StateFile.open(path)).close()
@@ -107,7 +107,7 @@ def compare(what: str, plain: Callable[[], Batch], watched: Callable[[], Batch],
 
 
 def record(observer: Observer, rounds: int) -> None:
-    """Record executions with nothing in them."""
+    """Record executions without content."""
     recorder = Recorder(observer, Metering(time.monotonic), "benchmark", content=False)
     execution = Execution("1", "succeeded", result="2")
     for _ in range(rounds):
@@ -117,7 +117,7 @@ def record(observer: Observer, rounds: int) -> None:
 
 
 def alone(observer: Observer, rounds: int = 3000) -> float:
-    """Return the seconds of processors that recording one execution takes."""
+    """Return the seconds of processor time that recording one execution takes."""
 
     def once() -> float:
         began = time.process_time()
@@ -129,34 +129,34 @@ def alone(observer: Observer, rounds: int = 3000) -> float:
 
 @dataclass(frozen=True)
 class Consumer:
-    """What a pool is opened with, and who makes its spans."""
+    """The consumers with which a pool is opened, and its tracer provider."""
 
     observer: Observer = ignore
     tracer: trace.Tracer | None = None
 
     @contextmanager
     def watching(self) -> Generator[None, None, None]:
-        """Make spans with this one's tracer meanwhile, or none."""
+        """Create spans with this one's tracer in the meantime, or none."""
         with patch.object(tracing, "_tracer", lambda: self.tracer):
             yield
 
 
 def open_pool(url: str, consumer: Consumer) -> SessionPool:
     async def backend() -> Backend:
-        with patch.object(python_logging, "observer_of", nobody):  # which a pool of a program has beside others
+        with patch.object(python_logging, "observer_of", nobody):  # a program's pool also has this observer
             return await open_backend(url, consumer.observer, ready_session_instances=0, preload=())
 
     return SessionPool(OpenPool.open(backend))
 
 
 class Consumers:
-    """Those that are compared, the first of which is none; beside them OpenTelemetry's SDK by itself."""
+    """The consumers to compare, starting with none; and OpenTelemetry's SDK alone."""
 
     def __init__(self, store: LogStore) -> None:
-        """Take what keeps a server's log."""
+        """Take the store of a server's log."""
         log = store.observer_of("benchmark")
         self.write = partial(store._writer.flush, 60)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        """Writes the records that wait."""
+        """Writes the waiting records."""
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(Dropped())
         tracer = self._tracer = provider.get_tracer("greenroom")
@@ -205,7 +205,7 @@ def count(url: str, size: int, rounds: int) -> None:
     with all_consumers() as consumers, counting.Counted(__file__, url, "--serve-batches") as counted:
 
         def least(batch: str) -> float:
-            # Timers and other threads only add.
+            # Timers and other threads only add to the counts.
             return min(counted.count(batch, size) for _ in range(rounds)) / 1000
 
         executions = {name: least(name) for name in consumers.all}
@@ -228,9 +228,9 @@ def count(url: str, size: int, rounds: int) -> None:
 
 
 def serve_batches(url: str) -> None:
-    """Run the batches that standard input names, in the process that is counted.
+    """Run the batches named on standard input, in the process whose instructions are counted.
 
-    Everything takes some fifty times longer there but timers: so the log gathers records for as long as a batch takes.
+    Everything except timers takes some fifty times longer there, so the log collects records for the length of a batch.
     """
     writer._GATHER *= 50  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     with all_consumers() as consumers, ExitStack() as stack:
@@ -275,7 +275,7 @@ def main() -> None:
 
 
 def compare_times(url: str, pairs: int, size: int) -> None:
-    """Print what each consumer costs in pairs of batches, and what recording takes by itself."""
+    """Print what each consumer costs in pairs of batches, and what recording takes alone."""
     with all_consumers() as consumers, ExitStack() as stack:
 
         def session_of(consumer: Consumer) -> greenroom.Session:

@@ -1,14 +1,14 @@
-"""What a thousand sessions at once cost, and that nothing is left of them.
+"""The cost of a thousand concurrent sessions, and a check that they leave nothing behind.
 
     python benchmarks/thousand.py [--sessions 1000] [--at-once 4]
 
-Opens as many sessions of bubblewrap as are asked for, with a data frame in each, keeps them all, uses each once more,
-and closes them. It ends with exit code 1 if something is left: a process, a descriptor, a control group, a mount or a
+Opens the requested number of bubblewrap sessions, with a data frame in each, keeps them all, uses each once more, and
+closes them. It exits with code 1 if something is left behind: a process, a descriptor, a control group, a mount or a
 namespace.
 
-Memory is given in three ways. The sum of the shares of resident pages (PSS) is that of all processes in sandboxes, each
-shared page once. The kernel's (page tables, stacks, slabs and what it has for each processor) and what the machine has
-less (MemAvailable) are the whole machine's: they also count namespaces and groups, and whatever else runs meanwhile.
+Memory is reported in three ways. The proportional share (PSS) is that of all processes in sandboxes, with each shared
+page counted once. The kernel's memory (page tables, stacks, slabs, per-processor data) and the decrease of available
+memory (MemAvailable) apply to the whole machine: they include namespaces and groups, and anything else that runs.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ import greenroom
 from greenroom import Session, SessionPool
 
 _AGAIN = "pd.DataFrame({'a': [1, 2, 3]}).a.sum()"
-_WARM_UPS = 6  # sessions until all are forked from a template that has its modules
-_SETTLED = 30.0  # seconds in which the kernel removes what has ended
+_WARM_UPS = 6  # sessions until all are forked from a template that has imported its modules
+_SETTLED = 30.0  # seconds for the kernel to remove what has ended
 _GROUPS = Path("/sys/fs/cgroup")
 _OF_THE_KERNEL = ("KernelStack", "PageTables", "Percpu", "SUnreclaim")
 
 
 class Kept(NamedTuple):
-    """What this process holds of the system."""
+    """The system resources that this process holds."""
 
     processes: int
     descriptors: int
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 
 
 def kept() -> Kept:
-    """Count what this process and those below it hold."""
+    """Count the resources of this process and its descendants."""
     gc.collect()
     below = _below(os.getpid())
     own = re.compile(rf"greenroom-\w+-{os.getpid()}-[^/]+$")
@@ -61,7 +61,7 @@ def kept() -> Kept:
 
 
 def machine() -> tuple[float, float]:
-    """Return the megabytes that this machine could still give to programs, and those that its kernel has in use."""
+    """Return the megabytes available to programs on this machine, and those that its kernel is using."""
     lines = [line.replace(":", "").split() for line in Path("/proc/meminfo").read_text().splitlines()]
     figures = {name: int(value) / 1024 for name, value, *_ in lines}
     return figures["MemAvailable"], sum(figures.get(name, 0) for name in _OF_THE_KERNEL)

@@ -1,9 +1,9 @@
-"""Greenroom beside its peers, and how its price grows: the last part of `make bench`.
+"""Greenroom compared with its peers, and how its costs grow: the last part of `make bench`.
 
 Writes benchmarks/comparison/results.json, and from it the figures and the tables of docs/performance.md. `--redraw`
-does the latter alone. `--quick` measures little, prints the tables and writes nothing there.
+only does the latter. `--quick` measures little, prints the tables and writes nothing there.
 
-Each part has a time limit. What does not fit into it, fails or is missing is named in the tables, and the rest is
+Each part has a time limit. Parts that exceed it, fail or are missing are named in the tables, and the rest is
 measured.
 """
 
@@ -30,7 +30,7 @@ from rich.console import Console
 import greenroom
 
 RESULTS = Path(__file__).with_name("results.json")
-_OF_ALL, _OF_EACH = 8, 2  # parts of every run, and those of each pool
+_OF_ALL, _OF_EACH = 8, 2  # parts of every run, and parts for each pool
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", greenroom.AzureRangeWarning)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))  # so that everything is removed
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))  # so that everything is cleaned up
     into: Path | None = arguments.into
     found = into / "results.json" if into else RESULTS
     if arguments.redraw:

@@ -1,4 +1,4 @@
-"""Greenroom and its peers in the same run, each alternating with the others."""
+"""Greenroom and its peers in the same run, in alternation."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _WARM = 5
 
 
 def quartiles(times: list[float]) -> list[float]:
-    """Return the quartiles of times; of a single one, that one thrice."""
+    """Return the quartiles of times; for a single time, that time three times."""
     return quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
 
 
 def leave_out_unable(everyone: list[Contestant], left_out: dict[str, str], course: Course) -> dict[str, str]:
-    """Have everyone give a result of pandas, so that the rest is measured with warm caches; return their versions."""
+    """Have everyone compute with pandas, so that the rest is measured with warm caches; return their versions."""
 
     def try_out(contestant: Contestant) -> None:
         contestant.open()
@@ -44,7 +44,7 @@ def leave_out_unable(everyone: list[Contestant], left_out: dict[str, str], cours
 def first_and_next(
     everyone: list[Contestant], left_out: dict[str, str], rounds: int, course: Course
 ) -> dict[str, dict[str, list[float]]]:
-    """Measure new sessions, none warm, to their first result and to their first of pandas; and next executions."""
+    """Measure new sessions, none warm, to their first result and their first pandas result; and further executions."""
     times: dict[str, dict[str, list[float]]] = {what: {} for what in ("cold", "pandas", "next")}
 
     def first(contestant: Contestant, what: str, code: str) -> None:
@@ -74,7 +74,7 @@ def first_and_next(
 def at_once(
     everyone: list[Contestant], left_out: dict[str, str], rounds: int, count: int, course: Course
 ) -> dict[str, list[float]]:
-    """Measure so many sessions with 10 executions each, at the same time; in executions per second."""
+    """Measure this many sessions with 10 executions each, at the same time; in executions per second."""
     executions = 10
     taking_part = [each for each in everyone if isinstance(each, Greenroom) or each.name == KERNEL]
     times: dict[str, list[float]] = {}
@@ -100,10 +100,10 @@ def at_once(
 
 
 def warm(pools: list[str], rounds: int, course: Course) -> dict[str, dict[str, list[float]]]:
-    """Measure new sessions' first results of pandas, from warm sandboxes that no longer start or import.
+    """Measure new sessions' first pandas results, from warm sandboxes that no longer start or import.
 
-    The first figures are those of five sessions one after the other, while the pool starts sandboxes in their place;
-    the second are those of a pool that may have no more, so that nothing starts beside them.
+    The first figures are for five sessions one after another, while the pool starts sandboxes to replace them;
+    the second are for a pool that is at its maximum, so that nothing starts at the same time.
     """
     times: dict[str, dict[str, list[float]]] = {"replaced": {}, "calm": {}}
     for number in range(rounds):
@@ -130,14 +130,14 @@ def warm(pools: list[str], rounds: int, course: Course) -> dict[str, dict[str, l
 def printing(
     pools: list[str], peers: list[str], counts: dict[str, int], rounds: int, course: Course
 ) -> dict[str, dict[str, float]]:
-    """Measure short prints and displays; the median seconds by what is printed and name.
+    """Measure short prints and displays; the median seconds by output and contestant.
 
     Args:
-        pools: those of Greenroom.
-        peers: those that keep a session.
-        counts: how many of `PRINTED`.
-        rounds: how often.
-        course: what is told how far it is.
+        pools: Greenroom's pools.
+        peers: the peers that keep a session.
+        counts: how many times each of `PRINTED` is printed.
+        rounds: the number of rounds.
+        course: receives the progress.
     """
     times: dict[str, dict[str, list[float]]] = {what: {} for what in counts}
     left_out: dict[str, str] = {}
@@ -164,10 +164,10 @@ def printing(
 def idle_memory(
     pools: list[str], peers: list[str], count: int, course: Course
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure the bytes that one more idle session costs, bare and with pandas, by name.
+    """Measure the memory of each additional idle session, bare and with pandas, by name.
 
     With pandas, there are two more figures, which show why shared pages are not counted: the proportional share (PSS)
-    of the first session, and that of each one more.
+    of the first session, and of each additional one.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
 

@@ -1,4 +1,4 @@
-"""What a new container costs, step by step: from `docker run` to a Python session's first output."""
+"""The cost of a new container, step by step: from `docker run` to a Python session's first output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.comparison.beside import quartiles
 from benchmarks.comparison.contestants import IMAGE, Greenroom, LeftOut
 from benchmarks.comparison.course import Course
 
-_PYTHON = ("python3", "-I", "-B", "-u", "-c")  # as the worker of a session is started
+_PYTHON = ("python3", "-I", "-B", "-u", "-c")  # as a session's worker is started
 _WORKER = (
     "import sys; sys.path.insert(0, '/opt/greenroom'); from greenroom_runner.workers.python import prepare; prepare()"
 )
@@ -27,10 +27,10 @@ _TIMEOUT = 60.0
 
 
 def new_containers(pool: str, rounds: int, course: Course) -> dict[str, list[float]]:
-    """Measure the quartiles of the seconds to the first output: of `docker run`, and of sessions without a warm one.
+    """Measure the quartiles of the time to the first output: of `docker run`, and of sessions without a warm sandbox.
 
     A shell session has a supervisor and no worker; `docker run` with IPython's shell has a worker's imports and no
-    supervisor. So the steps show what each of them takes.
+    supervisor. So the steps show how long each of them takes.
     """
     times: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:

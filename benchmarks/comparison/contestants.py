@@ -1,4 +1,4 @@
-"""What is compared: Greenroom's engines and its peers, each with the same four verbs."""
+"""The contestants: Greenroom's engines and its peers, each with the same four operations."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from greenroom import Session, SessionPool
 
 ROOT = Path(__file__).parents[2]
 KERNEL = "ipykernel"
-"""The peer to which ratios are given."""
+"""The peer to which ratios are calculated."""
 
 PEERS = (KERNEL, "docker exec", "llm-sandbox", "AutoGen", "smolagents")
 IMAGE = f"greenroom-python:{greenroom.__version__}"
 GATEWAY_IMAGE = f"greenroom-peers:{greenroom.__version__}"
-"""The same image with Jupyter's kernel gateway and a kernel, which smolagents needs."""
+"""The same image with Jupyter's kernel gateway and a kernel, which smolagents requires."""
 
 _PYTHON = ROOT / ".venv-peers/bin/python"
 _WORKER = ROOT / "benchmarks/peers/worker.py"
 _DOCKER_TIMEOUT = 30.0
-_END = 15.0  # seconds for a peer's process to end, with what it has started
+_END = 15.0  # seconds for a peer's process to end, with everything that it has started
 
 
 class LeftOut(Exception):
@@ -39,7 +39,7 @@ class LeftOut(Exception):
 
 
 FAILURES = (LeftOut, greenroom.GreenroomError, OSError)
-"""What a contestant raises that cannot take part any longer."""
+"""The errors of a contestant that cannot continue."""
 
 
 class Contestant(Protocol):
@@ -49,7 +49,7 @@ class Contestant(Protocol):
     version: str
 
     def open(self) -> None:
-        """Open a session; return when it takes code, or before."""
+        """Open a session; return when it accepts code, or earlier."""
         ...
 
     def run(self, code: str) -> None:
@@ -57,7 +57,7 @@ class Contestant(Protocol):
         ...
 
     def run_in_each(self, code: str, times: int) -> None:
-        """Run code so many times in each open session, in all of them at the same time."""
+        """Run code this many times in each open session, in all of them at the same time."""
         ...
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class Contestant(Protocol):
         ...
 
     def leave(self) -> None:
-        """End, with everything that it has started. Idempotent."""
+        """End it, with everything that it has started. Idempotent."""
         ...
 
 
@@ -112,11 +112,11 @@ class Greenroom:
 
 
 class Peer:
-    """A peer, in a process of its own with the peers' environment.
+    """A peer, in a separate process with the peers' environment.
 
     Args:
         name: one of `PEERS`.
-        limit: seconds that it has for an order; one that takes longer is killed.
+        limit: seconds for each order; if one takes longer, the peer is killed.
         python: the interpreter of its process.
         worker: the program that drives it.
     """
@@ -124,7 +124,7 @@ class Peer:
     def __init__(self, name: str, *, limit: float = 90.0, python: Path = _PYTHON, worker: Path = _WORKER) -> None:
         self.name = name
         self._limit = limit
-        self._left: dict[str, str] = {}  # what it leaves if it is killed
+        self._left: dict[str, str] = {}  # what it leaves behind if it is killed
         image = GATEWAY_IMAGE if name == "smolagents" else IMAGE
         if not python.exists():
             raise LeftOut("the peers' environment is missing: make .venv-peers/.ready")
@@ -136,7 +136,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # Ctrl-C is for us, who then end it
+            start_new_session=True,  # Ctrl-C is only for us; we then end it
         )
         try:
             self._left = self._answer()
@@ -159,7 +159,7 @@ class Peer:
 
     def leave(self) -> None:
         with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-            self._process.communicate(timeout=_END)  # the end of its input ends it
+            self._process.communicate(timeout=_END)  # it ends when its input does
         for end in (self._process.terminate, self._process.kill):
             if self._process.poll() is None:
                 end()
@@ -179,7 +179,7 @@ class Peer:
             error = self._answer().get("error")
         except (BrokenPipeError, ValueError):
             raise LeftOut("its process has ended") from None
-        except BaseException:  # its next answer would be that to this order
+        except BaseException:  # its next answer would belong to this order
             self._process.terminate()
             self.leave()
             raise
@@ -199,13 +199,13 @@ class Peer:
 def all_of(
     pools: Iterable[str], peers: Iterable[str], left_out: dict[str, str], **options: Any
 ) -> Generator[list[Contestant], None, None]:
-    """Yield those that can take part here, and have everyone leave at the end.
+    """Yield the contestants that can take part here, and end them all afterwards.
 
     Args:
         pools: URLs of Greenroom's engines.
         peers: names of peers.
-        left_out: takes the reasons why others cannot take part, by their names.
-        options: those of the pools.
+        left_out: receives the reasons why others cannot take part, by name.
+        options: the options of the pools.
     """
     made: list[Contestant] = []
     makers: dict[str, Callable[[], Contestant]] = {
@@ -228,7 +228,7 @@ def all_of(
 def in_turn(
     everyone: list[Contestant], left_out: dict[str, str], course: Course, act: Callable[[Contestant], None]
 ) -> None:
-    """Have everyone act; one that fails takes no further part."""
+    """Call a function for each contestant; one that fails does not take part any longer."""
     for contestant in tuple(everyone):
         course.report(contestant.name)
         try:
@@ -243,7 +243,7 @@ def in_turn(
 
 @contextmanager
 def closed_after(everyone: list[Contestant], left_out: dict[str, str], course: Course) -> Generator[None, None, None]:
-    """Close everyone's sessions at the end, however it comes."""
+    """Close everyone's sessions at the end, even after an error."""
     try:
         yield
     finally:
@@ -251,7 +251,7 @@ def closed_after(everyone: list[Contestant], left_out: dict[str, str], course: C
 
 
 def _remove_containers(prefix: str) -> None:
-    """Remove the containers whose names begin so."""
+    """Remove the containers whose names have this prefix."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         found = _docker("ps", "--all", "--quiet", "--filter", f"name=^{prefix}").stdout.split()
         if found:

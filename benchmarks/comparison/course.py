@@ -1,4 +1,4 @@
-"""How far a run is, and how long each of its parts may take."""
+"""The progress of a run, and the time limits of its parts."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-_GRACE = 60.0  # seconds over its time after which a part is stopped, wherever it is
-_LINES = 2.0  # seconds between two lines where there is no terminal
+_GRACE = 60.0  # seconds over its time limit after which a part is stopped, whatever it is doing
+_LINES = 2.0  # seconds between two lines without a terminal
 
 
 class TimeUp(BaseException):
-    """A part is stopped. It is no `Exception`, so that only the part's end handles it."""
+    """A part is stopped. Not an `Exception`, so that only the end of the part handles it."""
 
 
 class Course:
-    """Tells how far a run is, and ends each part in time.
+    """Reports the progress of a run, and ends each part in time.
 
-    A part that asks `over` between its rounds stops by itself; one that does not is stopped a minute later. A part that
-    fails does not end the run.
+    A part that checks `over` between its rounds stops by itself; one that does not is stopped a minute later. A failed
+    part does not end the run.
 
     Attributes:
         ended_early: the parts that have not measured everything, with the reason.
@@ -32,9 +32,9 @@ class Course:
     def __init__(self, parts: int, console: Console, *, grace: float = _GRACE) -> None:
         """
         Args:
-            parts: how many there will be.
-            console: where to tell.
-            grace: seconds that a part may take longer than its time.
+            parts: the number of parts.
+            console: where to report.
+            grace: seconds that a part may exceed its time limit.
         """
         self.ended_early: dict[str, str] = {}
         self._parts = parts
@@ -58,7 +58,7 @@ class Course:
 
     @contextmanager
     def part(self, title: str, limit: float) -> Generator[None, None, None]:
-        """Do the next part, which may take so many seconds, and what earlier parts have left of theirs."""
+        """Run the next part with this time limit in seconds, plus the time that earlier parts have not used."""
         self._number += 1
         self._title = title
         now = time.monotonic()
@@ -84,22 +84,22 @@ class Course:
 
     @property
     def left(self) -> float:
-        """The seconds that the part may still take."""
+        """The seconds that the part has left."""
         return self._ends - time.monotonic()
 
     def over(self, what: str = "the time was up") -> bool:
-        """Whether the part's time is up; if so, what it leaves out is noted."""
+        """Whether the part's time is up; if so, record what it leaves out."""
         if self.left > 0:
             return False
         self.end_early(what)
         return True
 
     def end_early(self, reason: str) -> None:
-        """Note that the part does not measure everything."""
+        """Record that the part does not measure everything."""
         self.ended_early.setdefault(self._title, reason)
 
     def report(self, what: str) -> None:
-        """Tell what the part is doing."""
+        """Report what the part is doing."""
         description = ": ".join(filter(None, (self._title, what)))
         self._progress.update(self._task, description=description)
         now = time.monotonic()

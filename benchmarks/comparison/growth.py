@@ -1,4 +1,4 @@
-"""How the price grows: with sessions, with output, with files, with cells in one session."""
+"""How costs grow: with sessions, with output, with files, with cells in one session."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ FILES = (1 << 10, 1 << 15, 1 << 20, 1 << 25, 1 << 28, 1 << 30)
 CELLS = (1, 10, 100, 1_000, 10_000)
 
 _MARGIN = 2 << 30  # bytes of memory that stay free
-_ROUNDS, _REPEATED_UP_TO = 5, 1_000_000  # bytes; what is larger is measured once
-_CELLS_TOGETHER = 50  # of one contestant, until it is the other's turn
+_ROUNDS, _REPEATED_UP_TO = 5, 1_000_000  # bytes; larger sizes are measured once
+_CELLS_TOGETHER = 50  # for one contestant, until it is the other's turn
 _LINE = 100
 _FILE = "grown.bin"
 
 
 def sessions(url: str, counts: Sequence[int], course: Course) -> Points:
-    """Open ever more sessions with pandas; rows of their number, seconds and bytes for each one more.
+    """Open more and more sessions with pandas; rows of their number, and seconds and bytes per additional session.
 
-    It ends early when the memory or the time would not suffice.
+    It ends early if the memory or the time would not suffice.
     """
     points: Points = []
     others = processes()
@@ -75,7 +75,7 @@ def sessions(url: str, counts: Sequence[int], course: Course) -> Points:
 
 
 def output(pools: list[str], peers: list[str], sizes: Sequence[int], course: Course) -> dict[str, Points]:
-    """Print ever more, each contestant in turn; rows of bytes and seconds."""
+    """Print more and more, each contestant in turn; rows of bytes and seconds."""
     points: dict[str, Points] = {}
     left_out: dict[str, str] = {}
 
@@ -100,7 +100,7 @@ def output(pools: list[str], peers: list[str], sizes: Sequence[int], course: Cou
 
 
 def files(url: str, sizes: Sequence[int], course: Course) -> Points:
-    """Upload and download ever larger files; rows of bytes, and seconds for each."""
+    """Upload and download larger and larger files; rows of bytes, and seconds for each."""
     options: dict[str, Any] = {"file_limit": "1Gi", "disk": "1100Mi", "memory": "3Gi"}
     points: Points = []
     with (
@@ -123,7 +123,7 @@ def files(url: str, sizes: Sequence[int], course: Course) -> Points:
             try:
                 up = median(seconds(lambda: session.upload(source, _FILE)) for _ in rounds)
                 down = median(seconds(lambda: session.download(_FILE, target)) for _ in rounds)
-                session.delete_file(_FILE)  # the disk would not hold it and the next one
+                session.delete_file(_FILE)  # the disk would not hold both this file and the next
             except greenroom.GreenroomError as error:
                 course.end_early(f"a file of {size:,} bytes: {error}")
                 break
@@ -134,7 +134,7 @@ def files(url: str, sizes: Sequence[int], course: Course) -> Points:
 
 
 def cells(pools: list[str], peers: list[str], counts: Sequence[int], course: Course) -> dict[str, Points]:
-    """Run ever more cells in one session, each contestant in turn; rows of their number, and seconds of the last."""
+    """Run more and more cells in one session, each contestant in turn; rows of their number and the time of the last."""
     points: dict[str, Points] = {}
     left_out: dict[str, str] = {}
     times: dict[str, list[float]] = {}

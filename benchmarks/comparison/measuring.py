@@ -1,4 +1,4 @@
-"""What sandboxes of this process take: memory and processor time, read from the kernel."""
+"""The resources of this process's sandboxes: memory and processor time, read from the kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-_QUIET = 0.05  # seconds of processors in half a second, below which sandboxes count as idle
+_QUIET = 0.05  # seconds of processor time per half second below which sandboxes count as idle
 _HERTZ = os.sysconf("SC_CLK_TCK")
 
 
@@ -27,22 +27,22 @@ class Reading:
     """The memory of processes, in bytes."""
 
     kept: int
-    """What cannot be dropped, each page once: anonymous pages (one that several processes share since a fork counts
-    once), memory in tmpfs that is mapped, and page tables. Pages of files are not in it: all sandboxes share the
-    libraries', which can be read again."""
+    """Memory that cannot be dropped, each page once: anonymous pages (one that several processes share since a fork
+    counts once), mapped memory in tmpfs, and page tables. It excludes pages of files: all sandboxes share those of
+    libraries, which can be read again."""
     pss: int
     """All resident pages, each divided by the number of processes that have it mapped. So a session's figure depends on
-    how many others use the same libraries at the moment: with its first page of pandas, it falls for the others."""
+    how many others use the same libraries at that moment: when one loads pandas, the figure of the others falls."""
 
 
 def reading(others: frozenset[int] = frozenset()) -> Reading | None:
     """Return the memory of all that this process has started for its sandboxes.
 
     Args:
-        others: processes that do not count.
+        others: processes to exclude.
 
     Returns:
-        `None` where the kernel does not show it to this user.
+        `None` if the kernel does not show it to this user.
     """
     found = dict.fromkeys(("Pss", "Pss_Anon", "Pss_Shmem", "VmPTE"), 0)
     for process in _processes():
@@ -64,7 +64,7 @@ def reading(others: frozenset[int] = frozenset()) -> Reading | None:
 
 
 def memory(others: frozenset[int] = frozenset()) -> int | None:
-    """Return the bytes of a `reading` that cannot be dropped."""
+    """Return the bytes in a `reading` that cannot be dropped."""
     taken = reading(others)
     return None if taken is None else taken.kept
 
@@ -72,13 +72,13 @@ def memory(others: frozenset[int] = frozenset()) -> int | None:
 def processes() -> frozenset[int]:
     """Return the processes that belong to this one now.
 
-    They are its descendants, those in its containers, and the shims of containerd that keep these.
+    They are its descendants, the processes in its containers, and the containerd shims that keep these.
     """
     return frozenset(_processes())
 
 
 def wait_until_idle(others: frozenset[int] = frozenset(), timeout: float = 60) -> None:
-    """Wait until sandboxes no longer start or import: until they use next to no processor time."""
+    """Wait until sandboxes no longer start or import: until they use almost no processor time."""
     deadline = time.monotonic() + timeout
     before = _processor_time(others)
     while time.monotonic() < deadline:
@@ -90,13 +90,13 @@ def wait_until_idle(others: frozenset[int] = frozenset(), timeout: float = 60) -
 
 
 def available_memory() -> int:
-    """Return the bytes that the machine can still give."""
+    """Return the bytes that are available on the machine."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def machine() -> dict[str, object]:
-    """Return what the figures depend on."""
+    """Return the conditions on which the figures depend."""
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     return {
         "architecture": os.uname().machine,
@@ -118,7 +118,7 @@ def _processes() -> Iterator[int]:
         try:
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             if containers:
-                # The shim of a container has its id among its arguments, and is not in its control group.
+                # A container's shim has the container's id among its arguments, and is not in its control group.
                 command = (entry / "cmdline").read_bytes().decode(errors="replace")
                 groups[int(entry.name)] = (entry / "cgroup").read_text() + command
         except OSError:
@@ -154,7 +154,7 @@ def _processor_time(others: frozenset[int]) -> float:
 
 
 def as_json(value: object) -> str:
-    """Return a value as the text of a file, with figures that have four digits."""
+    """Return a value as the text of a file, with figures rounded to four digits."""
     return json.dumps(_rounded(value), indent=1) + "\n"
 
 

@@ -17,10 +17,10 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def replaced(page: str, name: str, lines: Iterable[str]) -> str:
-    """Return the page with other lines between the two comments of this name.
+    """Return the page with other lines between the two comments with this name.
 
     Raises:
-        ValueError: the page has no such comments.
+        ValueError: the page does not have these comments.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found, rest = page.partition(begin)
@@ -120,7 +120,7 @@ def _containers(results: Results) -> Iterator[str]:
 
 
 def _budgets(results: Results) -> Iterator[str]:
-    """The budgets of Docker, as far as they were measured."""
+    """The budgets of Docker, if they were measured."""
     warm, at_once, steps = results["warm"], results["at_once"], results.get("cold", {})
     rows: list[tuple[str, str, float]] = []
     for kind, title in (("replaced", "warm session"), ("calm", "warm session, while no other starts in its place")):

@@ -1,9 +1,9 @@
 """One peer, driven over standard input and output: `python worker.py NAME IMAGE`, in the peers' own environment.
 
-The first line that it writes is `{"version": …, "directory": …, "containers": …}`. If it is killed, this directory is
-left, and the containers whose names begin so. Then each line that it reads is an order: `{"do": "open"}`,
+The first line that it writes is `{"version": …, "directory": …, "containers": …}`. If it is killed, it leaves this
+directory, and containers with this name prefix. Then each line that it reads is an order: `{"do": "open"}`,
 `{"do": "run", "code": …}`, `{"do": "run_in_each", "code": …, "times": …}` or `{"do": "close"}`; it answers each with
-`{}`, or with `{"error": …}`. It ends with its standard input, or when SIGTERM tells it to.
+`{}`, or with `{"error": …}`. It ends when its standard input does, or on SIGTERM.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _numbers = itertools.count(1)
 
 
 def new_name():
-    """Return a name for a container: that of the one before can still be taken."""
+    """Return a new name for a container: the previous one can still be in use."""
     return f"{CONTAINERS}{next(_numbers)}"
 
 
@@ -53,7 +53,7 @@ class IPykernel:
         assert reply["content"]["status"] == "ok", reply
 
     def run_in_each(self, code, times):
-        """Have all kernels run the code so many times, at the same time: the requests of all are sent first."""
+        """Have all kernels run the code this many times, at the same time: all requests are sent first."""
         for _ in range(times):
             asked = [(client, client.execute(code)) for _, client in self._opened]
             for client, number in asked:
@@ -99,7 +99,7 @@ class LlmSandbox:
     def open(self):
         from llm_sandbox import InteractiveSandboxSession
 
-        # By default it makes a virtual environment in each new container, which takes it seconds. The image has one.
+        # By default it creates a virtual environment in each new container, which takes seconds. The image has one.
         link = "mkdir -p /sandbox && ln -s /opt/venv /sandbox/.sandbox-venv && exec sleep 3600"
         self._session = InteractiveSandboxSession(
             lang="python",
@@ -109,7 +109,7 @@ class LlmSandbox:
                 "name": new_name(),
                 "user": "root",
                 "command": ["sh", "-c", link],
-                "init": True,  # to end when it is told to
+                "init": True,  # to end on SIGTERM
             },
         )
         self._session.open()
@@ -149,7 +149,7 @@ class AutoGen:
         assert result.exit_code == 0, result
 
     def close(self):
-        # Its shell does not end when it is told to, and Docker would wait for it for ten seconds.
+        # Its shell ignores SIGTERM, and Docker would wait for it for ten seconds.
         subprocess.run(["docker", "kill", self._executor.container_name], check=False, capture_output=True)
         with contextlib.suppress(Exception):
             self._loop.run_until_complete(self._executor.stop())
@@ -206,7 +206,7 @@ PEERS = {
 def main():
     name, image = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a peer prints is no answer
+    os.dup2(2, 1)  # a peer's printed output must not be taken for an answer
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="greenroom-peer-", ignore_cleanup_errors=True) as directory:
         for variable in ("TMPDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
@@ -215,7 +215,7 @@ def main():
 
 
 def serve(name, image, directory, answer):
-    """Carry out orders, until there are no more."""
+    """Carry out orders until there are no more."""
     kind = PEERS[name]
     peer = kind(image)
     installed = "" if kind.package is None else version(kind.package)

@@ -18,14 +18,14 @@ from benchmarks.ready_instances.simulation import Outcome, simulate
 
 
 def run(case: tuple[str, str]) -> Outcome:
-    """Simulate a scenario with a choice, both by their names."""
+    """Simulate a scenario with a choice, both given by name."""
     scenario = next(each for each in SCENARIOS if each.name == case[0])
     choice = next(each for each in CHOICES if each.name == case[1])
     return simulate(scenario.visits(), scenario.start, **choice.options)
 
 
 def outcomes() -> Iterator[tuple[tuple[str, str], Outcome]]:
-    """Yield what each scenario came to with each choice; the longest scenario first, as there are several processes."""
+    """Yield the outcome of each scenario with each choice; the longest scenario first, as processes share the work."""
     cases = [(scenario.name, choice.name) for scenario in reversed(SCENARIOS) for choice in CHOICES]
     with ProcessPoolExecutor() as processes:
         yield from zip(cases, processes.map(run, cases), strict=True)

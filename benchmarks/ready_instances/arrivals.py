@@ -1,4 +1,4 @@
-"""When sessions come, and how long they stay: recorded, steady, in bursts, and over a day."""
+"""When sessions arrive, and how long they stay: recorded, steady, in bursts, and over a day."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from benchmarks.ready_instances.simulation import Start, Visit
 
 RECORDED = Path(__file__).with_name("recorded.csv")
 
-_STAY = 60.0  # seconds, the mean
+_STAY = 60.0  # the mean in seconds
 _HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Sessions over some time."""
+    """The sessions of a period."""
 
     name: str
     description: str
@@ -35,13 +35,13 @@ def recorded() -> list[Visit]:
 
 
 def steady() -> list[Visit]:
-    """Sessions that come independently of each other: one in two seconds on average, for an hour."""
+    """Sessions that arrive independently of each other: one every two seconds on average, for an hour."""
     chance = random.Random(11)
     return _visits(chance, _poisson(chance, lambda _: 0.5, 0.5, _HOUR))
 
 
 def bursty() -> list[Visit]:
-    """A class of 8 to 24 that begins within three seconds, every six minutes on average, and a session a minute."""
+    """A class of 8 to 24 that starts within three seconds, every six minutes on average, plus a session a minute."""
     chance = random.Random(12)
     times = list(_poisson(chance, lambda _: 1 / 60, 1 / 60, 3 * _HOUR))
     for began in _poisson(chance, lambda _: 1 / 360, 1 / 360, 3 * _HOUR):
@@ -50,7 +50,7 @@ def bursty() -> list[Visit]:
 
 
 def daily() -> list[Visit]:
-    """A day and a night: next to nothing at four in the morning, a session in two seconds at four in the afternoon."""
+    """A day and a night: almost nothing at four in the morning, a session every two seconds twelve hours later."""
     chance = random.Random(13)
 
     def rate(time: float) -> float:
@@ -68,7 +68,7 @@ SCENARIOS = (
 
 
 def _poisson(chance: random.Random, rate: Callable[[float], float], most: float, end: float) -> Iterator[float]:
-    """Times of independent events, by thinning those of the highest rate."""
+    """Times of independent events, by thinning events of the highest rate."""
     time = 0.0
     while (time := time + chance.expovariate(most)) < end:
         if chance.random() * most < rate(time):

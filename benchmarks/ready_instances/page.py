@@ -1,4 +1,4 @@
-"""Writes docs/ready-instances.md: page.md.template with the outcomes of the simulation."""
+"""Writes docs/ready-instances.md: page.md.template with the results of the simulation."""
 
 from __future__ import annotations
 

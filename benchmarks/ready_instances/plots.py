@@ -1,4 +1,4 @@
-"""Pictures of the simulation."""
+"""The simulation's figures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from benchmarks.ready_instances.simulation import Outcome
 from matplotlib.figure import Figure
 
 _COLOURS = {"fixed": "#3b8eea", "auto": "#e5702a", "auto, 1 to 50": "#2aa567"}
-_POINTS = 300  # of a line, at most
+_POINTS = 300  # per line, at most
 
 
 def pictures(outcomes: Outcomes) -> Iterator[tuple[str, str]]:
-    """Yield the pictures with their names."""
+    """Yield the figures with their names."""
     with in_style():
         yield "ready-instances-cost.svg", svg(_cost(outcomes))
         yield "ready-instances-day.svg", svg(_over_time(outcomes))
@@ -69,7 +69,7 @@ def _over_time(outcomes: Outcomes) -> Any:
 
 
 def _thinned(outcome: Outcome) -> tuple[list[float], list[float]]:
-    """The mean number of ready sandboxes in equal parts of the time, in hours."""
+    """The mean number of ready sandboxes in equal intervals, in hours."""
     end = outcome.ready[-1][0]
     part = end / _POINTS
     sums = [0.0] * _POINTS

@@ -1,4 +1,4 @@
-"""Record when the sessions of a load test come and how long they stay: that of tests/soak/test_many.py."""
+"""Record when the sessions of a load test arrive and how long they stay, in tests/soak/test_many.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLIENTS = 20
 
 
 class _Recorder:
-    """Keeps when sessions came and ended."""
+    """Records when sessions arrived and ended."""
 
     def __init__(self) -> None:
         self.came: dict[str, float] = {}
@@ -39,7 +39,7 @@ class _Recorder:
 
 
 def record(url: str, count: int, file: Path) -> None:
-    """Run so many sessions of twenty clients, one after the other, and write what came to a file."""
+    """Run this many sessions from twenty clients, one after another per client, and write the recording to a file."""
     recorder = _Recorder()
 
     async def backend() -> Backend:

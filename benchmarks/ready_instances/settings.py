@@ -1,4 +1,4 @@
-"""The settings that are compared: of a pool of 100 sandboxes, so that a percent of the maximum is one of them."""
+"""The settings to compare, for a pool of 100 sandboxes, so that one percent of the maximum is one sandbox."""
 
 from __future__ import annotations
 

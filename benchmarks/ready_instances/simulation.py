@@ -1,4 +1,4 @@
-"""A pool in virtual time: its own allocator and decisions, over instances that only take their time to start."""
+"""A pool in virtual time: the real allocator and decisions, over instances that only take time to start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONCURRENT_STARTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A session that somebody wants. Times are in seconds."""
+    """A requested session. Times are in seconds."""
 
     at: float
     """From the beginning of the scenario."""
@@ -45,11 +45,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a scenario came to with one setting."""
+    """The outcome of a scenario with one setting."""
 
     waits: tuple[float, ...]
     idle: float
-    """Sandboxes that were ready, over time, in sandbox-seconds."""
+    """The integral of ready sandboxes over time, in sandbox-seconds."""
     mean_ready: float
     refused: int
     ready: tuple[tuple[float, int], ...]
@@ -70,7 +70,7 @@ class Outcome:
 
 
 def simulate(visits: Sequence[Visit], start: Start, **options: object) -> Outcome:
-    """Send the visits to a pool with these options. The same arguments have the same outcome."""
+    """Send the visits to a pool with these options. The same arguments give the same outcome."""
     return in_virtual_time(partial(_simulate, visits, start, options))()
 
 
@@ -135,11 +135,11 @@ async def _simulate(visits: Sequence[Visit], start: Start, options: dict[str, ob
     return outcome
 
 
-_SETTLE = 60.0  # a pool is open for a while before the first session comes
+_SETTLE = 60.0  # a pool is open for a while before the first session arrives
 
 
 class _Meter:
-    """Waits, and how many sandboxes are ready."""
+    """Waits, and numbers of ready sandboxes."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []

@@ -39,7 +39,7 @@ def docker(*command: str) -> str:
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """The image, built from Debian's packages; a build that changes nothing takes a moment."""
+    """The image, built from Debian's packages; a build without changes takes a moment."""
     if shutil.which("docker") is None or _fails("version"):
         _cannot("no Docker engine answers")
     if _fails("image", "inspect", BASE):
@@ -50,7 +50,7 @@ def image() -> str:
 
 @pytest.fixture(scope="session")
 def root_image(image: str) -> str:
-    """The same, whose user is root."""
+    """The same image, with root as its user."""
     del image
     _build(ROOT_IMAGE, "--build-arg", "USER=0:0")
     return ROOT_IMAGE
@@ -58,7 +58,7 @@ def root_image(image: str) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_image(image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An image of one program: neither Python nor a shell are in it."""
+    """An image with a single program: it contains neither Python nor a shell."""
     del image
     busybox = shutil.which("busybox")
     if busybox is None:
@@ -83,7 +83,7 @@ def _build(tag: str, *options: str, directory: Path = Path(__file__).parent / "i
 
 
 def template(image: str, **properties: Any) -> dict[str, Any]:
-    """A template of one container of the image; properties replace those of the pool."""
+    """A template with one container of the image; properties replace those of the pool."""
     return {
         "type": "Microsoft.App/sessionPools",
         "apiVersion": "2024-08-02-preview",
@@ -107,7 +107,7 @@ def template(image: str, **properties: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pool(image: str) -> Iterator[SessionPool]:
-    """A pool for tests that change nothing of it."""
+    """A pool for tests that do not change its state."""
     with greenroom.connect("docker:", template=template(image)) as pool:
         yield pool
 

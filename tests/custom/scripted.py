@@ -18,7 +18,7 @@ Program = Callable[["ScriptedContainer", asyncio.StreamReader, asyncio.StreamWri
 
 
 class ScriptedContainer(PortSandbox):
-    """A container whose connections a function serves."""
+    """A container whose connections are served by a function."""
 
     def __init__(self, number: int, program: Program) -> None:
         self.id = f"container-{number}"
@@ -126,7 +126,7 @@ async def scripted_pool(engine: ScriptedContainers, observer: Observer = ignore,
 
 
 async def answer(container: ScriptedContainer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one request with the number of the container, the number of the request, and the head as it came."""
+    """Answer one request with the number of the container, the number of the request, and the head as it arrived."""
     head = await reader.readuntil(b"\r\n\r\n")
     container.requests += 1
     body = f"{container.number} {container.requests}\n".encode() + head

@@ -1,4 +1,4 @@
-"""What custom containers print, kept only if the owner of the pool wants it."""
+"""The output of custom containers, logged only if the owner of the pool wants it."""
 
 from __future__ import annotations
 

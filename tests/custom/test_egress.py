@@ -1,4 +1,4 @@
-"""What containers with egress reach, and what they do not: this machine, its containers, the services of clouds."""
+"""What containers with egress can reach, and what they cannot: this machine, its containers, the services of clouds."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ for target in targets:
 
 @pytest.fixture(scope="module")
 def outside() -> Iterator[str]:
-    """The address of another machine: a network namespace at the end of a cable."""
+    """The address of another machine: a network namespace at the other end of a virtual cable."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("making a network namespace needs root and the command ip")
     name = f"gr-out-{os.getpid()}"
@@ -144,7 +144,7 @@ def test_neither_this_machine_nor_its_containers_are_reached(session: Session, i
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         neighbour = docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", other)
-        assert within(60, lambda: _listens(neighbour, 8080))  # the host does reach it
+        assert within(60, lambda: _listens(neighbour, 8080))  # the host can reach it
         port = server.server_port
         hosts = [gateway, "127.0.0.2", "0.0.0.0", "[::ffff:127.0.0.1]", "[::]", socket.gethostname(), "2130706433"]
         urls = [f"http://{host}:{port}/" for host in hosts]

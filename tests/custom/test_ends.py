@@ -1,4 +1,4 @@
-"""Containers that do not start, that end, and whose owner ends: nothing is left, and the error says why."""
+"""Containers that do not start, that end, and whose owner ends: nothing is left behind, and the error says why."""
 
 from __future__ import annotations
 

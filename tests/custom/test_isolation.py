@@ -1,4 +1,4 @@
-"""Attacks from inside custom containers, whose image's user is root or is not."""
+"""Attacks from inside custom containers, both with root and with another user as the image's user."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def attacker(attackers: SessionPool) -> Iterator[Session]:
 
 
 def run(session: Session, code: str, **values: object) -> str:
-    """What code printed in the container."""
+    """Run code in the container, and return its output."""
     preamble = "".join(f"{name} = {value!r}\n" for name, value in values.items())
     response = session.request("POST", "/run", content=preamble + textwrap.dedent(code), timeout=60)
     return response.raise_for_status().text
@@ -63,7 +63,7 @@ def outcomes(session: Session, code: str, **values: object) -> dict[str, str]:
 
 @contextlib.contextmanager
 def service(family: int, address: Any) -> Generator[Any]:
-    """A service of the host, which counts its callers."""
+    """A service of the host that counts its callers."""
     callers: list[Any] = []
     with socket.socket(family) as listener:
         listener.bind(address)
@@ -249,7 +249,7 @@ def test_limits_hold_for_the_session_alone(attackers: SessionPool) -> None:
         with pytest.raises(GreenroomError) as raised:
             session.request("POST", "/run", content="x = []\nwhile True: x.append(bytearray(1 << 20))", timeout=60)
         assert isinstance(raised.value, SandboxLost), raised.value
-        assert session.request("GET", "/state").json() == {}  # it begins again
+        assert session.request("GET", "/state").json() == {}  # its state is new
     assert neighbour.request("GET", "/state").json() == {"kept": True}
     neighbour.delete()
 

@@ -1,4 +1,4 @@
-"""The link between the pool and a container's relay: how much of it one side can take."""
+"""The link between the pool and a container's relay: how much data one side can take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool of custom containers: which instance a session gets, and what it is told when there is none."""
+"""The pool of custom containers: which instance a session gets, and the error if there is none."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_open_requests_leave_connections_to_the_probe() -> None:
     async def stall(_: ScriptedContainer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal waiting, most
         del writer
-        if await reader.read(1):  # else it was the probe
+        if await reader.read(1):  # otherwise it was the probe
             waiting += 1
             most = max(most, waiting)
             try:

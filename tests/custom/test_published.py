@@ -1,4 +1,4 @@
-"""A pool as its template was published for Azure, with 20 sessions at the same time."""
+"""A pool from a published Azure template, with 20 sessions at the same time."""
 
 from __future__ import annotations
 

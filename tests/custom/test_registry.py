@@ -24,7 +24,7 @@ from .conftest import docker, template
 pytestmark = pytest.mark.slow
 
 USER, PASSWORD = "reader", "secret-of-a-test"
-PASSWORDS = f"{USER}:$2b$05$gMPqvnJZ0AocgfIezrmA..28st6kGBfH3jEm.VsC6QQcPBw78/P8S\n"  # its hash, by bcrypt
+PASSWORDS = f"{USER}:$2b$05$gMPqvnJZ0AocgfIezrmA..28st6kGBfH3jEm.VsC6QQcPBw78/P8S\n"  # its bcrypt hash
 SETTINGS = """
 version: 0.1
 storage: {{filesystem: {{rootdirectory: {directory}/images}}}}
@@ -36,7 +36,7 @@ log: {{level: error}}
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a registry that asks for a password."""
+    """The address of a registry that requires a password."""
     program = shutil.which("docker-registry")
     if program is None:
         reason = "docker-registry is not installed; Debian's package of that name has it"
@@ -75,7 +75,7 @@ def _answers(port: int) -> bool:
 def pushed(registry: str, tiny_image: str, tmp_path: Path) -> Iterator[str]:
     """The image in the registry, and not in Docker."""
     name = f"{registry}/team/custom:1.0"
-    environment = {**os.environ, "DOCKER_CONFIG": str(tmp_path)}  # where its password is kept
+    environment = {**os.environ, "DOCKER_CONFIG": str(tmp_path)}  # where its password is stored
     docker("tag", tiny_image, name)
     login = ["docker", "login", "--username", USER, "--password-stdin", registry]
     subprocess.run(login, input=PASSWORD, env=environment, text=True, capture_output=True, check=True, timeout=60)

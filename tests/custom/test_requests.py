@@ -1,4 +1,4 @@
-"""`session.request` and its twins, with a container of a user's own image."""
+"""`session.request` and its variants, with a container of a user's own image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from greenroom.testing import memory_pool
 
 @pytest.fixture(scope="module")
 def session(pool: SessionPool) -> Iterator[Session]:
-    """For tests that leave its state alone."""
+    """For tests that do not change its state."""
     with pool.session("shared-session") as session:
         yield session
 

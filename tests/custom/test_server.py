@@ -1,4 +1,4 @@
-"""`greenroom serve` over pools of custom containers: requests pass as they are, in both directions, as they come."""
+"""`greenroom serve` over pools of custom containers: requests pass unchanged, in both directions, as they arrive."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def raw(container: ScriptedContainer, reader: Reader, writer: Writer) -> N
             writer.write(b"data: %d\n\n" % number)
             await writer.drain()
             await asyncio.sleep(0.02)
-    elif path == b"/both":  # answers each chunk as it comes
+    elif path == b"/both":  # answers each chunk as it arrives
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while size := int(await reader.readline(), 16):
             writer.write(await reader.readexactly(size))

@@ -21,7 +21,7 @@ _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @pytest.fixture(scope="session")
 def bare_python() -> Iterator[Path]:
-    """An interpreter that every user may read, with Greenroom and IPython as they are installed, without bytecode."""
+    """An interpreter that every user can read, with the installed Greenroom and IPython, without bytecode."""
     base = next((path for path in (Path(sys.executable).resolve(), _of_the_system()) if _is_for_all(path)), None)
     if base is None:
         pytest.skip(f"No Python {_VERSION} here is for other users: {sys.executable} is in a private directory.")
@@ -40,7 +40,7 @@ def bare_python() -> Iterator[Path]:
 
 @pytest.fixture
 def python(bare_python: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An interpreter that can be given modules; its packages stay without bytecode, for other tests."""
+    """An interpreter to which modules can be added; its packages stay without bytecode, for other tests."""
 
     def nothing(_python: str) -> None:
         pass
@@ -58,7 +58,7 @@ def _is_for_all(path: Path) -> bool:
 
 
 def _needed(*names: str) -> set[str]:
-    """Distributions, and all that these need."""
+    """Return distributions with all of their dependencies."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:

@@ -1,4 +1,4 @@
-"""Packages without bytecode are compiled once, on the host's side."""
+"""Packages without bytecode are compiled once, on the host."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def compilers(packages: Path) -> str:
 @pytest.mark.timeout(900)
 def test_an_environment_without_bytecode_is_compiled_while_a_pool_is_open(bare_python: Path) -> None:
     python = str(bare_python)
-    engine_pool("bubblewrap:", ready_session_instances=0).close()  # skips, or fails, where there is no such engine
+    engine_pool("bubblewrap:", ready_session_instances=0).close()  # skips, or fails, if there is no such engine
     command = command_to_compile(python)
     assert command is not None
     packages = Path(command[-1])
     with engine_pool("bubblewrap:", python=python, ready_session_instances=0):
-        pass  # which ends what it has begun
+        pass  # closing it ends what it has begun
     assert compilers(packages) == ""
     with engine_pool("bubblewrap:", python=python, ready_session_instances=0) as pool, pool.session() as session:
         assert session.execute("1 + 1").result == "2"

@@ -207,7 +207,7 @@ class TestAttacksFromAShell(_Docker, ShellAttackSuite):
 
 
 class TestAttacksUnderGVisor(_GVisor, AttackSuite):
-    options: ClassVar[Mapping[str, Any]] = {**AttackSuite.options, "memory": "512Mi"}  # of which its kernel takes some
+    options: ClassVar[Mapping[str, Any]] = {**AttackSuite.options, "memory": "512Mi"}  # gVisor's kernel takes some
     known_differences: ClassVar[Mapping[str, str]] = {
         **{
             f"test_process_1_hides[{name}]": "gVisor tells what process 1 has, and opens none of its pipes"

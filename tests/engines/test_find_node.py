@@ -1,4 +1,4 @@
-"""Which Node.js bubblewrap's sandboxes get."""
+"""Which Node.js bubblewrap sandboxes get."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def program(path: Path, version: str) -> Path:
 
 @pytest.fixture
 def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of `node` on the PATH, where there is no package."""
+    """The path of `node` on the PATH, without the package."""
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setattr(node, "_PACKAGE", "no_such_package")
     return tmp_path / "bin/node"

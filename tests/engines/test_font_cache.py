@@ -1,4 +1,4 @@
-"""The font cache in bubblewrap's sandboxes."""
+"""The font cache in bubblewrap sandboxes."""
 
 from __future__ import annotations
 

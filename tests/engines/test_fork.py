@@ -1,4 +1,4 @@
-"""Sandboxes that are forked from a template are like new ones, share nothing that can be written, and end like them."""
+"""Sandboxes forked from a template are like new ones, share nothing that can be written, and end like new ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from greenroom.engines.bubblewrap import cgroups
 from greenroom.testing import engine_pool
 
 LOOK = Path(__file__).with_name("look.ipy").read_text()
-# Modules that have been imported in a template, as its first code would have done it in a session.
+# Modules imported in a template, as a session's first code would have imported them.
 _EARLY = {"modules"}
 
 RANDOM = """
@@ -71,7 +71,7 @@ def told(session: Session, code: str) -> Any:
 
 
 def templates() -> set[int]:
-    """The templates of this process: programs of bubblewrap's below it."""
+    """The templates of this process: bubblewrap programs below it."""
     found: set[int] = set()
     for started in _children(os.getpid()):
         with contextlib.suppress(OSError):
@@ -95,7 +95,7 @@ def is_forked(session: Session) -> bool:
 
 def test_a_forked_sandbox_is_like_a_new_one(pool: SessionPool, fresh: SessionPool) -> None:
     with pool.session() as first, pool.session() as forked, fresh.session() as new:
-        first.execute("1")  # the first sandbox of a template is forked before the modules are there
+        first.execute("1")  # the first sandbox of a template is forked before the modules are imported
         new.execute("1").raise_for_error()
         forked.execute("1").raise_for_error()
         assert is_forked(forked)
@@ -220,7 +220,7 @@ def test_a_killed_template_takes_its_sessions_along_and_is_replaced(runs: bool) 
             with pytest.raises(SandboxLost):
                 list(events)
         assert within(30, lambda: not Path(f"/proc/{template}").exists())
-        with contextlib.suppress(SandboxLost):  # if nothing has reported it yet
+        with contextlib.suppress(SandboxLost):  # unless something has already reported it
             session.execute("1")
         assert session.execute("'kept' in globals()").result == "False"
         (other,) = templates() - others

@@ -1,4 +1,4 @@
-"""The requests for forked sandboxes, where something is scarce or the engine was closed."""
+"""Requests for forked sandboxes if a resource is scarce or the engine was closed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def groups() -> list[str]:
 
 @contextlib.contextmanager
 def far_end() -> Generator[tuple[Template, socket.socket, socket.socket]]:
-    """A template of which the test is the other side, and the sockets of both."""
+    """A template whose other end is the test, and the sockets of both."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     nothing: Any = None  # it is not ended here

@@ -1,4 +1,4 @@
-"""The variables of a pool and of its sessions count in forked sandboxes as in new ones, and no template has them."""
+"""Variables of a pool and its sessions have the same effect in forked sandboxes as in new ones, not in templates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from greenroom.testing import engine_pool
 
 from .test_fork import is_forked, module, templates, told
 
-# What variables decide when the interpreter, the C library or a module starts, or later.
+# What variables determine when the interpreter, the C library or a module starts, or later.
 LOOK = """
 import json, locale, os, subprocess, sys, time
 import matplotlib, pandas
@@ -43,7 +43,7 @@ STARTED = {
 
 
 def seen(url: str, env: dict[str, str]) -> tuple[Any, bool]:
-    """Return what a session of a pool finds, and whether its sandbox was forked."""
+    """Return what a session of a pool sees, and whether its sandbox was forked."""
     with engine_pool(url, env=env, preload=PRELOAD, ready_session_instances=0) as pool:
         for _ in range(len(PRELOAD) + 1):  # a template can fork one before each module, and one before its rehearsal
             with pool.session() as early:
@@ -90,7 +90,7 @@ def test_a_module_that_goes_through_all_variables_can_have_read_each(
 
 
 def processes(process: int) -> set[int]:
-    """A process and those below it."""
+    """A process and its descendants."""
     found = {process}
     for thread in Path(f"/proc/{process}/task").iterdir():
         for child in (thread / "children").read_text().split():
@@ -99,7 +99,7 @@ def processes(process: int) -> set[int]:
 
 
 def holds(process: int, secret: str) -> bool:
-    """Whether the memory of a process has a text, its environment included."""
+    """Whether the memory of a process, including its environment, contains a text."""
     sought = secret.encode()
     with Path(f"/proc/{process}/mem").open("rb", buffering=0) as memory:
         for line in Path(f"/proc/{process}/maps").read_text().splitlines():

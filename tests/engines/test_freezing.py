@@ -1,4 +1,4 @@
-"""Idle sessions are frozen: nothing of them runs, every use continues them, and they end like others."""
+"""Idle sessions are frozen: nothing in them runs, every use resumes them, and they end like others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tick():
         ticks, longest, last = ticks + 1, max(longest, now - last), now
 threading.Thread(target=tick, daemon=True).start()
 """
-# Children that ignore what they can, make others without end, and stop the processes above them.
+# Children that ignore every signal they can, create others without end, and stop the processes above them.
 HOSTILE = """
 import os, signal, time
 for _ in range(4):
@@ -171,7 +171,7 @@ def test_frozen_sessions_cool_down_and_end_with_their_pool(engine: str) -> None:
 
 @pytest.mark.parametrize("place", ["freezer", "unified", ""])
 def test_processes_in_a_frozen_group_stop_and_are_killed(place: str) -> None:
-    """Under version 1 and 2 of control groups, where this user may make groups."""
+    """Under version 1 and 2 of control groups, if this user can create groups."""
     directory = cgroups.MOUNT / place / f"greenroom-test-{os.getpid()}"
     if not (directory.parent / "cgroup.procs").exists() or (place == "" and (cgroups.MOUNT / "memory").exists()):
         pytest.skip(f"There is no {directory.parent} here.")

@@ -1,4 +1,4 @@
-"""The control groups of bubblewrap's sandboxes: killed as a whole, swept, and small while a sandbox starts."""
+"""The control groups of bubblewrap sandboxes: killed as a whole, swept, and with a small share during the start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from greenroom.engines.base import Limits
 from greenroom.engines.bubblewrap import cgroups
 from greenroom.testing import engine_pool
 
-# Its child joins the group, stays, and ignores what it can.
+# Its child joins the group, stays, and ignores every signal it can.
 _OWNER = """
 import os, signal, sys, time
 from greenroom.engines.bubblewrap import cgroups

@@ -1,4 +1,4 @@
-"""What people and models do by habit, in one session of each engine: it works, or says what to do instead."""
+"""What people and models do out of habit, in one session of each engine: it works, or the error says what to do."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ def test_files_survive_a_worker_that_is_killed_as_it_starts(session: Session) ->
     session.upload(b"precious", "data.txt")
     assert session.execute("import os\nos._exit(1)").state_lost
     session.shell("kill -9 -1")
-    session.execute("0")  # the worker can still be ending
+    session.execute("0")  # the worker may still be ending
     assert session.execute("6 * 7").result == "42"
     assert session.download("data.txt") == b"precious"
 
@@ -328,7 +328,7 @@ def test_one_report_is_told_among_many_files(session: Session, tile: str, report
         f"    path = f'tiles/{tile}'\n"
         "    os.makedirs(os.path.dirname(path), exist_ok=True)\n"
         "    open(path, 'w').close()\n"
-        f"open('{report}', 'w').write('1')"  # in gVisor, to truncate an empty file leaves its time
+        f"open('{report}', 'w').write('1')"  # in gVisor, truncating an empty file does not change its time
     )
     assert execution.files[0].path == f"/mnt/data/{report}"
     assert (len(execution.files), execution.files_omitted) == (100, 301)

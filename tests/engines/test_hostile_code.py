@@ -1,6 +1,6 @@
 """Code that breaks its own process, by mistake or on purpose: it gets an error, and its session continues.
 
-Either the session still has its variables afterwards, or it says that they are gone.
+Afterwards the session either still has its variables, or reports that they are gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from greenroom.testing import engine_pool
 
 @dataclass(frozen=True)
 class Case:
-    """Code, and what is to come of it."""
+    """Code, and its expected effects."""
 
     code: str
     error: str | None = None
@@ -28,7 +28,7 @@ class Case:
     result: str | None = None
     """A pattern; `None` if there is none."""
     lost: bool | None = False
-    """Whether the variables are gone by it, or as soon as the next execution begins; `None` where that is open."""
+    """Whether it loses the variables, immediately or once the next execution begins; `None` if either is possible."""
     timeout: float = 20
 
 
@@ -267,7 +267,7 @@ UNLIKE_LINUX: dict[str, str] = {}
 
 ENGINES = ["bubblewrap:", "docker:", GVISOR]
 OF_THE_KERNEL = {"descriptors and streams", "ends"}
-"""Differences where the code has another kernel; all other results are the same on every engine."""
+"""Differences on another kernel; all other results are the same on every engine."""
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -306,7 +306,7 @@ def test_the_code_gets_an_error_and_the_session_continues(
     assert case.stdout in {None, execution.stdout}
     lost = execution.state_lost
     after = session.execute("print('out')\n'before' in globals()")
-    if after.state_lost:  # it did not end by the code but by what it has left
+    if after.state_lost:  # it was ended by processes or threads that the code had left
         assert not lost, "once is enough"
         lost = True
     if after.error is not None:
@@ -317,7 +317,7 @@ def test_the_code_gets_an_error_and_the_session_continues(
 
 
 def told(execution: Execution) -> str:
-    """The error's name and value, as Python has them."""
+    """The error's name and value, in Python's format."""
     return f"{execution.error.name}: {execution.error.value}" if execution.error is not None else "None"
 
 
@@ -372,7 +372,7 @@ def test_an_alarm_after_the_end_is_reported_by_the_next_execution(session: Sessi
     assert (execution.state_lost, execution.result) == (True, "False")
 
 
-# What a session keeps, however odd
+# Session state, however unusual
 
 
 def test_names_that_hide_the_builtins_are_variables_like_others(session: Session) -> None:
@@ -415,7 +415,7 @@ def test_a_huge_traceback_is_cut(session: Session) -> None:
 
 
 def test_what_is_written_at_once_comes_in_one_piece(session: Session) -> None:
-    """print() writes its text and its newline apart."""
+    """print() writes its text and its newline separately."""
     session.execute("import time")
     pieces = [stream(session, "print('x')") for _ in range(20)]
     assert pieces.count(["x\n"]) > 0, "not each, as the machine may be busy"

@@ -1,4 +1,4 @@
-"""The limit on processors holds for all processes of a sandbox together."""
+"""The limit on processors applies to all processes of a sandbox together."""
 
 from __future__ import annotations
 

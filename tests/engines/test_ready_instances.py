@@ -40,7 +40,7 @@ def test_a_burst_lets_a_real_pool_grow_and_afterwards_it_shrinks() -> None:
 
 
 def burst(pool: SessionPool, count: int) -> list[PoolStatus]:
-    """Sessions that come at the same time and end again; returns what the pool told meanwhile."""
+    """Run sessions at the same time until they end; return what the pool reported meanwhile."""
     seen: list[PoolStatus] = []
 
     def visit(_number: int) -> None:

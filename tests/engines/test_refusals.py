@@ -1,4 +1,4 @@
-"""What bubblewrap says where it cannot make sandboxes, though this is root."""
+"""bubblewrap's errors if it cannot create sandboxes, even as root."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ def test_an_engine_that_is_only_checked_does_not_have_to_be_closed(tmp_path: Pat
         "from greenroom.engines.bubblewrap.engine import BubblewrapEngine\n"
         "asyncio.run(BubblewrapEngine().check())"
     )
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}  # in which everything is to be made
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}  # everything should be created in there
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""`greenroom run` with real sandboxes: how it ends, what a script finds, and the prompt on a terminal."""
+"""`greenroom run` with real sandboxes: how it ends, what a script sees, and the prompt on a terminal."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_script_can_come_through_a_pipe(tmp_path: Path) -> None:
 
 
 class Terminal:
-    """A command on a terminal of its own."""
+    """A command on a separate terminal."""
 
     def __init__(self, *arguments: str) -> None:
         self._end, child = pty.openpty()
@@ -96,7 +96,7 @@ class Terminal:
         os.write(self._end, keys.encode())
 
     def read_until(self, pattern: str) -> str:
-        """What came until now, pattern included; what follows it is kept."""
+        """Return the output so far, including the pattern; what follows is kept."""
         deadline = time.monotonic() + _LIMIT
         while (found := re.search(pattern, self._seen)) is None:
             assert select.select([self._end], [], [], max(deadline - time.monotonic(), 0))[0], self._seen
@@ -105,7 +105,7 @@ class Terminal:
         return before
 
     def answer(self, *lines: str) -> str:
-        """What comes between lines that are typed and the next prompt."""
+        """Return the output between typed lines and the next prompt."""
         for line in lines[:-1]:
             self.type(f"{line}\n")
             self.read_until(r"\.\.\. $")
@@ -155,7 +155,7 @@ def test_a_terminal_is_a_prompt_over_one_session(terminal: Terminal, tmp_path: P
     terminal.type("half a line\x03")
     terminal.read_until(r"KeyboardInterrupt\n>>> $")
     assert terminal.answer("x") == "20"
-    terminal.type("\x10\n")  # Ctrl-P: the line before
+    terminal.type("\x10\n")  # Ctrl-P: the previous line
     assert terminal.read_until(r"\n20\n>>> $")
 
     draw = "import matplotlib.pyplot as plt; _ = plt.plot([{}])"

@@ -1,4 +1,4 @@
-"""Where a filter of system calls is not possible, no sandbox starts unless an option allows it."""
+"""If system calls cannot be filtered, no sandbox starts unless an option allows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True, scope="module")
 def bubblewrap() -> None:
-    """Skip where bubblewrap is missing and need not be there."""
+    """Skip if bubblewrap is missing and not required."""
     with engine_pool("bubblewrap:", ready_session_instances=0):
         pass
 
@@ -38,7 +38,7 @@ except greenroom.EngineUnavailable as error:
 
 
 def run(option: str, *, command: tuple[str, ...] = ("setarch", "linux32")) -> subprocess.CompletedProcess[str]:
-    """Open a pool and a session in a process that, by default, sees a processor that the filter does not know."""
+    """Open a pool and a session in a process that, by default, sees a processor that the filter does not support."""
     program = [*command, sys.executable, "-c", _PROGRAM, option]
     return subprocess.run(program, check=True, capture_output=True, text=True, timeout=120)
 

@@ -1,4 +1,4 @@
-"""bubblewrap for a user without any privilege: the user `nobody`, where the tests run as root."""
+"""bubblewrap for a user without privileges: the user `nobody`, if the tests run as root."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_the_suites_hold_without_privileges(bare_python: Path) -> None:
     directory.mkdir(exist_ok=True)
     suites = directory / "test_suites.py"
     suites.write_text(Path(__file__).with_name("unprivileged_suites.py").read_text())
-    # Every sandbox is the same user here, whose quotas are there for one of them to take.
+    # Every sandbox has the same user here, so one of them can use up that user's quotas.
     left_out = ["-k", "not cannot_take_all"]
     run = subprocess.run(
         [bare_python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-ra", *left_out, suites],

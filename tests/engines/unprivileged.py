@@ -27,7 +27,7 @@ for pid in children:
 
 
 def told(session: Session, code: str, timeout: float = 20) -> str:
-    """The result of code, else what it printed, else the name of its error."""
+    """The result of code, otherwise its output, otherwise the name of its error."""
     execution = session.execute(code, timeout=timeout)
     return execution.result or execution.stdout.strip() or (execution.error.name if execution.error else "")
 

@@ -1,4 +1,4 @@
-"""The isolation and attack suites over bubblewrap, for `test_unprivileged` to run as a user without any privilege."""
+"""The isolation and attack suites over bubblewrap, for `test_unprivileged` to run as a user without privileges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from greenroom.testing import AttackSuite, IsolationSuite, engine_pool
 
 @pytest.fixture(scope="session", autouse=True)
 def kernel_keys() -> None:
-    """Give the user what a login gives: a keyring, which the kernel lists for that user alone."""
+    """Give the user what a login would give: a keyring, which the kernel lists only for that user."""
     getting, of_the_user, created = 0, -4, 1
     ctypes.CDLL(None).syscall({"x86_64": 250, "aarch64": 219}[platform.machine()], getting, of_the_user, created)
     assert Path("/proc/keys").read_text()

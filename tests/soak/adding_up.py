@@ -1,7 +1,7 @@
-"""Whether the usage that a pool tells adds up to what the kernel counted for all of its sandboxes together.
+"""Whether the usage that a pool reports adds up to what the kernel counted for all of its sandboxes together.
 
 `make usage-check`, or `python -m tests.soak.adding_up bubblewrap: 1000`: as root, with control groups of version 1. The
-sandboxes get a parent group of their own, whose `cpuacct.usage` is read once the last one is gone.
+sandboxes get a separate parent group, whose `cpuacct.usage` is read once the last one is gone.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ WORK = (
     "import subprocess\nbusy = subprocess.Popen('while :; do :; done', shell=True)",
     "data = bytearray(20_000_000)\nlen(data)",
 )
-"""What sessions do; most do several of them."""
+"""What sessions do; most do several of these."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Seconds of processors, by three who count."""
+    """Seconds of processor time, from different sources."""
 
     sessions: int
     told: float
-    """By the sessions, one by one after their ends."""
+    """From the sessions, one by one after their ends."""
     pool: float
-    """By the pool: of its sessions, without spare sandboxes."""
+    """From the pool: its sessions, without spare sandboxes."""
     spare: float
-    """By the pool: of its spare sandboxes."""
+    """From the pool: its spare sandboxes."""
     kernel: float
-    """By the kernel, for all of them."""
+    """From the kernel: all of them."""
     source: str
     elapsed: float
-    """Seconds, of a clock."""
+    """Seconds of wall time."""
 
     @property
     def difference(self) -> float:
-        """How far the pool is from the kernel, relative to the kernel."""
+        """The pool's relative deviation from the kernel."""
         return (self.pool + self.spare) / self.kernel - 1
 
 
 def reason_to_skip() -> str | None:
-    """Return why this machine cannot do it."""
+    """Return why this machine does not support it."""
     hierarchy = cgroups.find()
     if hierarchy is None or hierarchy.version is not ControlGroups.VERSION_1:
         return "needs root and control groups of version 1, whose parents count what is gone"
@@ -73,7 +73,7 @@ def reason_to_skip() -> str | None:
 
 @contextlib.contextmanager
 def parent_group(engine: str) -> Generator[Path, None, None]:
-    """Give the sandboxes that are started meanwhile a parent of their own; yields its `cpuacct.usage`."""
+    """Give the sandboxes that start in the meantime a separate parent; yield its `cpuacct.usage`."""
     name = f"greenroom-usage-{secrets.token_hex(4)}"
     own = MOUNT / "cpuacct" / name
     own.mkdir()
@@ -100,7 +100,7 @@ def parent_group(engine: str) -> Generator[Path, None, None]:
 
 
 def measure(engine: str, sessions: int, identifiers: int = IDENTIFIERS) -> Sums:
-    """Run so many sessions, those of one identifier one after the other, those of several at the same time."""
+    """Run this many sessions: those with one identifier one after another, those with different ones concurrently."""
     began = time.monotonic()
     each = sessions // identifiers
     with parent_group(engine) as counter:

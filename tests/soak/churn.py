@@ -1,4 +1,4 @@
-"""Sessions that come and go through a pool that is always full, and what they leave while they do and afterwards.
+"""Sessions that come and go through a pool that is always full, and what they leave behind meanwhile and afterwards.
 
 As a program: `python -m tests.soak.churn bubblewrap: --pool 200 --sessions 100000 --minutes 60`.
 """
@@ -27,13 +27,13 @@ WORKERS = 8
 MOST_MEMORY = 16.0
 """Megabytes by which the host process may grow while sessions come and go."""
 _SAMPLES = 60
-_FEWEST = 3  # sessions for each place of the pool, however slow the machine is
-_SETTLED = 30.0  # seconds within which everything is gone after the end of the pool
+_FEWEST = 3  # sessions per place in the pool, however slow the machine is
+_SETTLED = 30.0  # seconds within which everything is gone after the pool is closed
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What there is at one moment, of this process and those below it."""
+    """The resources of this process and its descendants at one moment."""
 
     memory: float
     """Megabytes of the host process."""
@@ -69,7 +69,7 @@ class Churn:
         return median(values[:third]), median(values[-third:])
 
     def faults(self) -> list[str]:
-        """What has grown, or is left."""
+        """What has grown, or is left behind."""
         found: list[str] = []
         early, late = self.early_and_late("memory")
         if late > early + MOST_MEMORY:
@@ -102,8 +102,8 @@ def take_sample() -> Sample:
 
 
 def churn(engine: str, *, pool_size: int, sessions: int, seconds: float, **options: Any) -> Churn:
-    """Open, use and close so many sessions, or as many as the time allows, in a pool that is full all the while."""
-    engine_pool(engine, ready_session_instances=0).close()  # what is made once, such as a font cache
+    """Open, use and close this many sessions, or as many as the time allows, in a pool that is full all the time."""
+    engine_pool(engine, ready_session_instances=0).close()  # creates everything that is made once, such as a font cache
     gc.collect()
     measured = Churn(take_sample())
     lock, filled, ended = threading.Lock(), threading.Event(), threading.Event()
@@ -206,7 +206,7 @@ def _namespaces(process: int) -> list[str]:
 
 
 def _mounts() -> int:
-    """Those of this process's namespace, without Docker's, which others can make and remove."""
+    """The mounts of this process's namespace, without Docker's, which others can make and remove."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return sum("docker" not in line and "containerd" not in line for line in lines)
 

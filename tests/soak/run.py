@@ -1,4 +1,4 @@
-"""Runs the tests that take minutes, and writes their result to docs/soak.md."""
+"""Runs the tests that take minutes, and writes their results to docs/soak.md."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _figures(cases: list[ElementTree.Element]) -> str:
-    """A table of the properties that tests recorded, a column each."""
+    """A table of the properties that tests recorded, one column per property."""
     found: dict[str, dict[str, str]] = {}
     for case in cases:
         if properties := {each.attrib["name"]: each.attrib["value"] for each in case.iter("property")}:

@@ -1,4 +1,4 @@
-"""Sessions come and go for long through a pool that is always full: nothing grows, nothing is left."""
+"""Sessions come and go for a long time through a pool that is always full: nothing grows, nothing is left behind."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ IMAGE = f"greenroom-python:{greenroom.__version__}"
 
 
 class Daemon:
-    """A Docker engine of the test's own, so that it may be stopped."""
+    """A separate Docker engine, so that the test can stop it."""
 
     def __init__(self, directory: Path) -> None:
         self.url = f"unix://{directory}/docker.sock"
         self._command = [
-            # In a network of its own: without a bridge of its own, it would remove that of the machine's engine.
+            # In a separate network: otherwise, without its own bridge, it would remove that of the machine's engine.
             *("unshare", "--net", "dockerd", "--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec"),
             *("--pidfile", f"{directory}/pid", "--host", self.url, "--bridge", "none", "--iptables=false"),
         ]

@@ -1,4 +1,4 @@
-"""Many sessions over a long time, and a daemon that stops: nothing is mixed up, nothing is left."""
+"""Many sessions over a long time, and a daemon that stops: nothing is mixed up, nothing is left behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = {"preload": (), "ready_session_instances": 0}
 
 
 def descendants() -> set[int]:
-    """The processes below this one."""
+    """The descendants of this process."""
     children: dict[int, list[int]] = {}
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
@@ -91,7 +91,7 @@ def test_a_hundred_live_sessions_answer_in_parallel_and_none_is_mixed_up(engine:
     ],
 )
 def test_many_sessions_through_a_small_pool_leave_nothing_behind(engine: str, count: int) -> None:
-    """Fewer containers, as Docker takes ten times as long for one."""
+    """Fewer containers, as Docker takes ten times as long for each."""
 
     def once(number: int) -> None:
         with pool.session() as session:
@@ -150,7 +150,7 @@ def test_a_killed_neighbour_takes_nothing_of_ours_with_it(engine: str, neighbour
         for _ in range(10):
             assert session.execute("mine").result == "5"
             time.sleep(0.1)
-        with engine_pool(engine, **SMALL) as another, another.session() as second:  # whose start sweeps
+        with engine_pool(engine, **SMALL) as another, another.session() as second:  # its start sweeps
             assert second.execute("1 + 1").result == "2"
         assert session.execute("mine").result == "5"
 

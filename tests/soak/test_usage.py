@@ -1,4 +1,4 @@
-"""The usage that a pool tells is what the kernel counted, for many short sessions of busy and hostile code."""
+"""The usage that a pool reports matches what the kernel counted, for many short sessions of busy and hostile code."""
 
 from __future__ import annotations
 

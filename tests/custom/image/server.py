@@ -1,4 +1,4 @@
-"""A small HTTP server with a state, and with every habit that a test needs of it."""
+"""A small HTTP server with state, and with every behaviour that a test needs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, b"hello")
 
     def on_state(self) -> None:
-        """Keep what is posted, and return all of it."""
+        """Store what is posted, and return everything so far."""
         if self.command == "POST":
             STATE.update(json.loads(self.body()))
         self.json(STATE)
@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def on_events(self) -> None:
-        """Send server-sent events, each when the one before was certainly seen or after a while."""
+        """Send server-sent events, each once the previous one was certainly seen or after a while."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -130,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def on_run(self) -> None:
-        """Run Python code, and return what it printed."""
+        """Run Python code, and return its output."""
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             exec(self.body().decode(), {"__name__": "code"})

@@ -48,7 +48,7 @@ class BareBackend:
         return None
 
     async def pool_usage(self) -> PoolUsage:
-        """Return nothing."""
+        """Return empty usage."""
         return PoolUsage()
 
     def configure(self, identifier: str, overrides: Overrides) -> None:
