@@ -165,8 +165,10 @@ def footprint(before: int, used: Sequence[int]) -> int:
 
     Args:
         before: what was returned last.
-        used: what sandboxes had at most.
+        used: the most memory that each of the present sandboxes has used.
     """
+    if not used:
+        return FOOTPRINT
     return before if len(used) < _FEWEST else max(LEAST_FOOTPRINT, int(median(used)))
 
 

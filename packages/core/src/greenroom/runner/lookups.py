@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 _READ_IN_C = (
+    "ARROW_",
     "BLIS_",
     "GOMP_",
     "GOTO_",
     "KMP_",
-    "LANG",
     "LC_",
     "MKL_",
     "NPY_",
@@ -21,7 +21,10 @@ _READ_IN_C = (
     "RAYON_",
     "VECLIB_",
 )
-"""How the names begin that libraries read with `getenv`, which nothing here notices."""
+"""How the names begin that libraries read with `getenv`, which is not noticed here."""
+
+_LANGUAGES = ("LANG", "LANGUAGE")
+"""As these are read, too; many other names begin with them."""
 
 
 class Lookups:
@@ -40,7 +43,8 @@ class Lookups:
 
     def among(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that have been read, or could have been."""
-        return [name for name in names if self._all or name in self._names or name.startswith(_READ_IN_C)]
+        read = {*self._names, *_LANGUAGES}
+        return [name for name in names if self._all or name in read or name.startswith(_READ_IN_C)]
 
     def _look_up(self, name: object) -> bytes:
         self._names.add(name)
