@@ -129,6 +129,31 @@ async def test_large_ones_are_admitted_by_what_the_others_have_needed() -> None:
 
 
 @in_virtual_time
+async def test_what_others_have_needed_does_not_keep_a_small_one_out() -> None:
+    pool = Pool(16 * GIB, needs=4 * GIB, measured=True, ready_session_instances=0, acquire_timeout=5)
+    for number in range(3):
+        await pool.use(f"large-{number}")
+        await asyncio.sleep(2)
+    assert pool.available == 4 * GIB, "with the reserve, too little for another of these"
+    pool.needs = 0
+    await pool.use("small")
+    await pool.allocator.close()
+
+
+@in_virtual_time
+async def test_a_pool_says_that_memory_is_short_for_its_warm_instances() -> None:
+    pool = Pool(2 * GIB, ready_session_instances=2)
+    await asyncio.sleep(5)
+    status = pool.allocator.status()
+    assert (status.ready, status.starting, status.ready_reason) == (0, 0, ReadyReason.MEMORY)
+    pool.available = 8 * GIB
+    await asyncio.sleep(5)
+    status = pool.allocator.status()
+    assert (status.ready, status.ready_reason) == (2, ReadyReason.FIXED)
+    await pool.allocator.close()
+
+
+@in_virtual_time
 async def test_warm_instances_are_not_replaced_while_sessions_still_begin() -> None:
     pool = Pool(8 * GIB, ready_session_instances=2)
     await asyncio.sleep(5)

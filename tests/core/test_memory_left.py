@@ -13,7 +13,10 @@ from greenroom.local.memory import Memory, read_memory
 MIB = 1 << 20
 GIB = 1 << 30
 MACHINE = "MemTotal:       16777216 kB\nMemFree:         1048576 kB\nMemAvailable:    8388608 kB\nHugePages_Total:  0\n"
-STAT = f"anon 1\ninactive_file {100 * MIB}\ntotal_inactive_file {100 * MIB}\n"
+STAT = (
+    f"anon 1\nactive_file {60 * MIB}\ninactive_file {40 * MIB}\n"
+    f"total_active_file {60 * MIB}\ntotal_inactive_file {40 * MIB}\n"
+)
 
 
 def machine(root: Path, groups: str = "", **files: str) -> Path:

@@ -184,7 +184,10 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         (at(*PROBE, "type", value="Liveness"), "probes must have at most one of each type, not several liveness."),
         (at(*PROBE, "tcpSocket", value={"port": 1}), "probes[0] must have either httpGet or tcpSocket."),
         (at(*PROBE, "httpGet", "scheme", value="HTTPS"), "httpGet.scheme must be HTTP, not 'HTTPS'."),
-        (at(*PROBE, "httpGet", "host", value="x"), "httpGet.host is not available: a probe always connects to its own container."),
+        (
+            at(*PROBE, "httpGet", "host", value="x"),
+            "httpGet.host is not available: a probe always connects to its own container.",
+        ),
         (
             at(*PROBE, "successThreshold", value=2),
             "The option container must have a success_threshold of 1 for its startup probe, not 2.",

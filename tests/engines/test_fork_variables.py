@@ -57,7 +57,7 @@ def seen(url: str, env: dict[str, str]) -> tuple[Any, bool]:
     ("env", "forked"),
     [
         ({}, True),
-        ({"TOKEN": "secret", "TZ": "Asia/Tokyo", "HTTPS_PROXY": "http://proxy:1"}, True),
+        ({"TOKEN": "secret", "TZ": "Asia/Tokyo", "HTTPS_PROXY": "http://proxy:1", "LANGSMITH_API_KEY": "a"}, True),
         (STARTED, True),
         ({"LANG": "C", "LC_ALL": "POSIX"}, False),
         ({"MPLBACKEND": "agg"}, False),

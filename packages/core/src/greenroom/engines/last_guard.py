@@ -15,6 +15,9 @@ import signal
 import sys
 import time
 
+WATCHING = "watching\n"
+"""Its output once it is watching."""
+
 _TRIES, _PAUSE = 100, 1.0  # until nothing is left, on a machine too busy to end all of them in time
 _PATIENCE = 10.0  # seconds after the pipe closes in which the owner must have ended
 
@@ -28,7 +31,7 @@ def main() -> None:
     process = _descriptor(owner)
     if process is not None:  # the pipe alone can be open in a copy of the owner
         poll.register(process, select.POLLIN)
-    print("watching", flush=True)
+    print(WATCHING, end="", flush=True)
     poll.poll()
     deadline = time.monotonic() + _PATIENCE
     while not _is_gone(owner, process):

@@ -12,10 +12,13 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
+import greenroom
 from greenroom.engines import last_guard
 
+_OWN = Path(greenroom.__file__).parents[1]
 _START_TIMEOUT = 5.0  # a caller can wait for it
 _RESTART_AFTER = 5.0
 _log = logging.getLogger(__name__)
@@ -31,7 +34,8 @@ class Watchdog:
     """
 
     def __init__(self, function: str, *arguments: Any) -> None:
-        self._order = json.dumps([os.getpid(), sys.path, function, arguments])
+        path = [str(_OWN), *map(os.path.abspath, sys.path)]  # the process works in another directory
+        self._order = json.dumps([os.getpid(), path, function, arguments])
         self._guard: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._watching = False
@@ -76,7 +80,7 @@ class Watchdog:
         )
         try:
             assert process.stdout is not None  # noqa: S101  a pipe by construction
-            self._watching = bool(await process.stdout.readline())
+            self._watching = await process.stdout.readline() == last_guard.WATCHING.encode()
             self._tried.set()
             await process.wait()
         finally:

@@ -165,8 +165,10 @@ def footprint(before: int, used: Sequence[int]) -> int:
 
     Args:
         before: the previous result.
-        used: the peak memory of sandboxes.
+        used: the peak memory of each current sandbox.
     """
+    if not used:
+        return FOOTPRINT
     return before if len(used) < _FEWEST else max(LEAST_FOOTPRINT, int(median(used)))
 
 

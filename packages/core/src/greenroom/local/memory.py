@@ -118,12 +118,13 @@ def _groups(root: Path) -> Iterator[Path]:
 def _left(group: Path) -> Memory | None:
     """The memory that a group has left; `None` if it has no limit. Cached files count as free: they can be dropped."""
     for limit, usage, cached, pressure in (
-        ("memory.max", "memory.current", "inactive_file", "memory.pressure"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", ""),
+        ("memory.max", "memory.current", ("active_file", "inactive_file"), "memory.pressure"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"), ""),
     ):
         with contextlib.suppress(OSError, ValueError):  # no such file, or `max`, which means no limit
             total, used = (int((group / name).read_text()) for name in (limit, usage))
-            used -= min(used, _fields(group / "memory.stat").get(cached, 0))
+            fields = _fields(group / "memory.stat")
+            used -= min(used, sum(fields.get(name, 0) for name in cached))
             return Memory(total, max(0, total - used), _stalled(group / pressure) if pressure else 0.0)
     return None
 

@@ -218,9 +218,11 @@ def admissible(state: State, rules: Rules, *, margin: int = 1) -> int:
     if memory is None:
         return rules.maximum
     left = memory.available - margin * _reserve(memory, rules)
+    # The memory of earlier sandboxes must not keep the pool empty: a new one shows what it needs itself.
+    each = min(state.footprint, max(FOOTPRINT, left))
     # Those that are using memory now, or have begun to since it was read.
     unseen = sum(slot.phase == "starting" or slot.since >= state.memory_read_at for slot in _alive(state))
-    return min(rules.maximum, max(0, left // state.footprint - unseen))
+    return min(rules.maximum, max(0, left // each - unseen))
 
 
 def review(state: State, rules: Rules, memory: Memory | None, now: float) -> Decision:
@@ -243,8 +245,12 @@ def ready_target(state: State, rules: Rules) -> int:
 
 def ready_reason(state: State, rules: Rules) -> ReadyReason:
     """The reason for that number."""
-    quick = state.quick and rules.ready_if_quick is not None and not isinstance(rules.ready, ReadyGoal)
-    return ReadyReason.QUICK if quick else state.decision.reason
+    if isinstance(rules.ready, ReadyGoal):
+        return state.decision.reason
+    if state.quick and rules.ready_if_quick is not None:
+        return ReadyReason.QUICK
+    lacks_all = ready_target(state, rules) > 0 and not state.count("starting", "ready")
+    return ReadyReason.MEMORY if lacks_all and not admissible(state, rules, margin=2) else state.decision.reason
 
 
 def next_due(state: State, rules: Rules, now: float) -> float | None:

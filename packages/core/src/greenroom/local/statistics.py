@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterable
+from dataclasses import replace
 from statistics import median
 
 from greenroom.local.demand import QUANTILE, is_quick
@@ -63,7 +64,7 @@ class Statistics:
     def status(self, state: State, rules: Rules) -> PoolStatus:
         """Return the counts together with the pool's current state."""
         # Another thread may be asking.
-        state = State(slots=dict(state.slots), waiters=list(state.waiters), decision=state.decision, quick=state.quick)
+        state = replace(state, slots=dict(state.slots), waiters=list(state.waiters))
         waits = sorted(self._waits)
         leased = [slot for slot in state.slots.values() if slot.phase == "leased"]
         executing = sum(slot.users > 0 for slot in leased)

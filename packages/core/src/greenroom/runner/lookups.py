@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 _READ_IN_C = (
+    "ARROW_",
     "BLIS_",
     "GOMP_",
     "GOTO_",
     "KMP_",
-    "LANG",
     "LC_",
     "MKL_",
     "NPY_",
@@ -22,6 +22,9 @@ _READ_IN_C = (
     "VECLIB_",
 )
 """Prefixes of the names that libraries read with `getenv`, which cannot be observed here."""
+
+_LANGUAGES = ("LANG", "LANGUAGE")
+"""Names that are also read in C; they are not prefixes, as many other names begin with them."""
 
 
 class Lookups:
@@ -40,7 +43,8 @@ class Lookups:
 
     def among(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that were read, or may have been."""
-        return [name for name in names if self._all or name in self._names or name.startswith(_READ_IN_C)]
+        read = {*self._names, *_LANGUAGES}
+        return [name for name in names if self._all or name in read or name.startswith(_READ_IN_C)]
 
     def _look_up(self, name: object) -> bytes:
         self._names.add(name)

@@ -425,6 +425,7 @@ class Supervisor:
             self._finish(crash=crash(code, killed=killed, out_of_memory=out_of_memory))
         elif worker.used:
             self._state_lost = True
+        self._flush()  # the end is known, even if no other worker can be started
         return self._start_worker(partial(spawn, after_lack_of_memory=out_of_memory))
 
 

@@ -117,6 +117,7 @@ class BubblewrapEngine(Engine):
         self._packages = ProvidedPackages(packages, self._python)
         self._hierarchy: cgroups.Hierarchy | None = None
         self._watchdog: Watchdog | None = None
+        self._reclaiming_turn = asyncio.Semaphore(1)
         self._executable = ""
         self._checked: set[ContainerType] = set()
         self._node: Path | None = None
@@ -190,7 +191,7 @@ class BubblewrapEngine(Engine):
         except BaseException:
             self._in_background(abandon(start, group))
             raise
-        return BubblewrapSandbox(process, group, self._watchdog)
+        return BubblewrapSandbox(process, group, self._watchdog, self._reclaiming_turn)
 
     async def _start(
         self, spec: SandboxSpec, group: cgroups.Group | None, settings: Mapping[str, object], user: int

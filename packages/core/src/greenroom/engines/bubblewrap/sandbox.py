@@ -87,9 +87,23 @@ class StartedProcess:
 class BubblewrapSandbox(StreamSandbox):
     """The first process of a sandbox, or the bubblewrap that started it, and the processes below it."""
 
-    def __init__(self, process: SandboxProcess, group: cgroups.Group | None, watchdog: Watchdog | None = None) -> None:
+    def __init__(
+        self,
+        process: SandboxProcess,
+        group: cgroups.Group | None,
+        watchdog: Watchdog | None = None,
+        reclaiming_turn: asyncio.Semaphore | None = None,
+    ) -> None:
+        """
+        Args:
+            process: the first process, or the bubblewrap that started it.
+            group: of all processes.
+            watchdog: without one, the sandbox cannot be frozen.
+            reclaiming_turn: limits how many sandboxes move pages to swap at the same time, because each takes a thread.
+        """
         self.id = f"bubblewrap-{process.pid}"
         self._watchdog = watchdog
+        self._reclaiming_turn = reclaiming_turn or asyncio.Semaphore(1)
         self._reclaiming: asyncio.Task[None] | None = None
         self._process = process
         self._group = group
@@ -157,8 +171,10 @@ class BubblewrapSandbox(StreamSandbox):
             self._group.thaw()
 
     async def _reclaim(self, group: cgroups.Group) -> None:
-        while await asyncio.to_thread(group.reclaim):
-            pass
+        more = True
+        while more:
+            async with self._reclaiming_turn:
+                more = await asyncio.to_thread(group.reclaim)
 
     async def diagnosis(self) -> str:
         with contextlib.suppress(TimeoutError):

@@ -87,14 +87,17 @@ async def _update(daemon: Daemon, name: str, settings: Mapping[str, int]) -> Non
 
 
 async def pause(daemon: Daemon, name: str) -> bool:
-    """Suspend a container's processes; return whether they are suspended."""
+    """Suspend a container's processes; return whether they are suspended, or may be: then `unpause` is needed."""
     try:
         await _order(daemon, name, "pause")
     except FAILURES as error:
         _log.debug("The container %s is not paused: %s", name, error)
-        if status_of(error) is None:  # it can be paused later
-            with contextlib.suppress(*FAILURES):
-                await _order(daemon, name, "unpause")
+        if status_of(error) is not None:
+            return "already paused" in str(error)
+        try:
+            await _order(daemon, name, "unpause")  # it can be paused later
+        except FAILURES as unknown:
+            return status_of(unknown) is None
         return False
     return True
 
@@ -108,9 +111,9 @@ async def unpause(daemon: Daemon, name: str) -> None:
     try:
         await _order(daemon, name, "unpause")
     except FAILURES as error:
-        if status_of(error) is None:
+        if status_of(error) != 404 and "is not paused" not in str(error):
             raise daemon.unavailable(error, "continue a sandbox") from error
-        _log.debug("The container %s is not unpaused: %s", name, error)  # it is not paused, or is gone
+        _log.debug("The container %s is not unpaused: %s", name, error)
 
 
 async def _order(daemon: Daemon, name: str, order: str) -> None:

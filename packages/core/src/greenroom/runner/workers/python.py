@@ -151,6 +151,7 @@ class Worker:
         names, environment = self._beginning
         new = environment | dict(self._variables.of_session)
         done = carry_out(op, body, self._supervisor, Beginning(self._shell, names, new))
+        signal(SIGINT, self._loop.ignore)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # the code may have replaced or closed it
                 stream.flush()
