@@ -134,7 +134,7 @@ def files(url: str, sizes: Sequence[int], course: Course) -> Points:
 
 
 def cells(pools: list[str], peers: list[str], counts: Sequence[int], course: Course) -> dict[str, Points]:
-    """Run ever more cells in one session, each contestant in turn: rows of the number and the last one's time."""
+    """Run ever more cells in one session, each contestant in turn; rows of their number and the time of the last."""
     points: dict[str, Points] = {}
     left_out: dict[str, str] = {}
     times: dict[str, list[float]] = {}

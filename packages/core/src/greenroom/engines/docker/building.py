@@ -40,7 +40,7 @@ class ImageOrder:
     packages: Packages = field(default_factory=Packages)
     """Packages added to the image's own: wheels, or the contents of a Node lock file."""
     further: tuple[str, ...] = ()
-    """Requirements that are resolved together with the image's own; sdists may be compiled during the build."""
+    """Requirements that are resolved together with the image's own; sources may be built in the image."""
     wheels: tuple[Path, ...] = ()
     """Local wheels, which are preferred over downloads."""
     network: str = "host"
