@@ -1,4 +1,4 @@
-// What code can show: the value of a cell as Node's REPL prints it, and IJavascript's interface `$$`.
+// What code can display: the value of a cell, as Node's REPL prints it, and IJavascript's interface `$$`.
 "use strict";
 
 const { inspect, types } = require("node:util");
@@ -35,12 +35,12 @@ const METHOD_NAMES = keys(METHODS);
 const KIND_NAMES = keys(KINDS);
 const SETTERS = ["mime", "html", "svg", "png", "jpeg"];
 
-/** Give an object a property of its own, whatever the prototype of all objects has under this name. */
+/** Define an object's own property, whatever the prototype of all objects has under this name. */
 function own(target, name, value) {
   defineProperty(target, name, { __proto__: null, value, writable: true, enumerable: true, configurable: true });
 }
 
-/** Return the functions that a worker needs for displays; `show` sends an output and returns when it is in order. */
+/** Return the functions that a worker needs for displays; `show` sends an output and returns once it is in order. */
 function makeDisplays({ show, current, finish, read }) {
   const seen = new Set(); // names of displays
 
@@ -66,7 +66,7 @@ function makeDisplays({ show, current, finish, read }) {
     return typeof custom === "function" ? custom(value) : defaultMimer(value);
   }
 
-  /** What `$$` is for one cell, as in nel 1.3. */
+  /** The value of `$$` in one cell, as in nel 1.3. */
   class Context {
     constructor(cell) {
       const send = (bundle, keepAlive, isResult) => {
@@ -154,14 +154,14 @@ function makeDisplays({ show, current, finish, read }) {
   return { begin, showResult: (value) => output(mimer(value), { __proto__: null, result: true }) };
 }
 
-/** The bundle of a value: its own methods' as in IJavascript, and what Node's REPL prints. */
+/** The bundle of a value: from its own methods, as in IJavascript, and from Node's REPL. */
 function defaultMimer(value) {
   const bundle = { __proto__: null };
   const call = (name) => {
     try {
       return typeof value?.[name] === "function" ? value[name]() : undefined;
     } catch {
-      return undefined; // a value that cannot be shown so can be shown otherwise
+      return undefined; // the value may still be displayed in another way
     }
   };
   if (!isProxy(value)) {

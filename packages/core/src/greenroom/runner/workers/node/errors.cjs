@@ -1,4 +1,4 @@
-// Errors as the protocol describes them: their traceback as Node prints it, and a summary with the session's own frames.
+// Errors as the protocol describes them: the traceback as Node prints it, and a summary with the session's own frames.
 "use strict";
 
 const fs = require("node:fs");
@@ -27,7 +27,7 @@ function remember(name, source) {
   if (sources.size > MAX_CELLS) sources.delete(sources.keys().next().value);
 }
 
-/** Describe an error, or rather what the main thread has read of it: `{name, value, stack, shown, cause, errors}`. */
+/** Describe an error, as the main thread has read it: `{name, value, stack, shown, cause, errors}`. */
 function describe(error) {
   const parts = {
     name: error.name || "Error",

@@ -1,13 +1,13 @@
-// The thread that talks to the supervisor. Code runs in the main thread and can change every built-in object there; it
-// reaches none of these. This thread reads orders, writes events, prepares cells and describes their errors, and gets
-// SIGINT, whatever the main thread does.
+// The thread that communicates with the supervisor. Code runs in the main thread and can change every built-in object
+// there, but none of those here. This thread reads orders, writes events, prepares cells, describes their errors, and
+// handles SIGINT, whatever the main thread does.
 "use strict";
 
 const inspector = require("node:inspector");
 const net = require("node:net");
 const { performance } = require("node:perf_hooks");
 const { workerData } = require("node:worker_threads");
-process.emitWarning = () => {}; // the next module's, for its name
+process.emitWarning = () => {}; // the next module's warning, about its name
 const { Signal } = require("internal/test/binding").internalBinding("signal_wrap");
 const { describe, remember } = require("./errors.cjs");
 const { rewrite } = require("./rewrite.cjs");
@@ -15,7 +15,7 @@ const { rewrite } = require("./rewrite.cjs");
 const { descriptor, port, interrupted } = workerData;
 const SIGINT = 2;
 const MAX_BODY = 64 << 20;
-const PATIENCE = 50; // milliseconds that the main thread has to react by itself
+const PATIENCE = 50; // milliseconds for the main thread to react by itself
 const RETRY = 100;
 
 const link = new net.Socket({ fd: descriptor, readable: true, writable: true });
@@ -26,8 +26,8 @@ let running = false;
 let isTerminating = false; // until the main thread runs again
 let isInspecting = false; // until the inspector has answered
 let interruptedAt = ""; // the stack of the code that is terminated
-let ending = null; // of a cell whose code is being terminated
-let waiting = null; // an order that came meanwhile
+let ending = null; // the end of a cell whose code is being terminated
+let waiting = null; // an order that arrived meanwhile
 
 link.on("data", (data) => {
   received = received.length ? Buffer.concat([received, data]) : data;
@@ -101,7 +101,7 @@ port.on("message", (message) => {
     send(header, size <= MAX_BODY ? body : JSON.stringify({ data: { "text/plain": note }, metadata: {} }));
   } else if (message.done) {
     if (message.done.number !== number || !running) return;
-    if (isInspecting) ending = message.done; // the inspector has still to say where the code was
+    if (isInspecting) ending = message.done; // the inspector has not yet reported where the code was
     else done(message.done.error);
   } else if (message.stop) {
     terminate();
@@ -112,8 +112,8 @@ port.on("message", (message) => {
   }
 });
 
-// Interrupts. A pending `await` ends by a message. JavaScript that does not return to its event loop is terminated,
-// which no `catch` of it can prevent.
+// Interrupts. A message ends a pending `await`. JavaScript that does not return to its event loop is terminated, which
+// none of its `catch` blocks can prevent.
 
 const signal = new Signal();
 signal.onsignal = () => {
@@ -148,7 +148,7 @@ function terminate() {
   });
 }
 
-/** Wait until the main thread runs again: the termination can hit what it does next. */
+/** Wait until the main thread runs again: the termination can hit whatever it does next. */
 function settle() {
   if (!isTerminating) return;
   port.postMessage({ settle: true });

@@ -1,5 +1,5 @@
-// The worker of NodeLTS sessions. This thread runs the code, which can change every built-in object here: whatever is
-// needed after code has run is taken before. `link.cjs`, in a thread of its own, does all the rest.
+// The worker of NodeLTS sessions. This thread runs the code, which can change every built-in object here: everything
+// needed after code has run is saved before. `link.cjs`, in a separate thread, does all the rest.
 "use strict";
 
 const fs = require("node:fs");
@@ -17,7 +17,7 @@ const { process, console } = globalThis; // code may declare these names
 const [LINK, ACKS] = [3, 4];
 const DATA = "/mnt/data";
 const MAX_TEXT = 200_000; // characters of each text of an error
-const MAX_ERRORS = 20; // of a chain and its groups
+const MAX_ERRORS = 20; // the most of a chain and its groups
 
 const { apply } = Reflect;
 const { isPromise } = types;
@@ -40,9 +40,9 @@ const { port1: port, port2 } = new MessageChannel();
 const post = MessagePort.prototype.postMessage.bind(port);
 const interrupted = new Int32Array(new SharedArrayBuffer(4)); // the number of the last cell that was interrupted
 
-let current = null; // the cell that runs
+let current = null; // the running cell
 
-// Outputs. A termination can come between any two calls, so the byte that answers an output may still be unread.
+// Outputs. A termination can come between any two calls, so the byte that acknowledges an output may still be unread.
 
 const ack = Buffer.alloc(1);
 let unread = 0;
@@ -65,7 +65,7 @@ function settleOutputs() {
   }
 }
 
-// Text. Node's own streams keep what a pipe does not take at once; these wait, so that nothing overtakes it.
+// Text. Node's own streams keep what a pipe does not accept immediately; these wait, so that nothing overtakes it.
 
 const pause = new Int32Array(new SharedArrayBuffer(4));
 const { wait } = Atomics;
@@ -139,10 +139,10 @@ function defineStream(number) {
 // Cells
 
 class Cell {
-  // Its own properties, whatever code has done to the prototype of all objects.
+  // Own properties, whatever code has done to the prototype of all objects.
   number;
   variablesBefore;
-  isAsync = false; // it ends when its code says so, by the functions of `$$`
+  isAsync = false; // if true, the cell ends when its code says so, through the functions of `$$`
   hasResult = false;
   isOver = false;
 
@@ -151,7 +151,7 @@ class Cell {
     this.variablesBefore = variables.change(environment);
   }
 
-  /** Show the value of the code, and end. A promise is waited for, so that its work is part of this execution. */
+  /** Show the value of the code, and end. A promise is awaited, so that its work is part of this execution. */
   conclude(value) {
     if (isPromise(value)) {
       wait_for(this, value);
@@ -173,9 +173,9 @@ class Cell {
     this.end();
   }
 
-  /** End after what is due now: rejections that nothing handles belong to this cell. */
+  /** End after everything that is due now: rejections that nothing handles belong to this cell. */
   end() {
-    later(() => finish(this, null)); // Node would spread further arguments by the iterator of arrays
+    later(() => finish(this, null)); // Node would spread further arguments with the iterator of arrays
   }
 
   fail(error) {
@@ -206,7 +206,7 @@ async function wait_for(cell, promise) {
 async function follow(cell, promise) {
   let box;
   try {
-    defineProperty(promise, "constructor", { __proto__: null, value: NativePromise }); // `await` asks for it
+    defineProperty(promise, "constructor", { __proto__: null, value: NativePromise }); // `await` reads it
     box = await promise;
   } catch (error) {
     cell.fail(error);
@@ -265,7 +265,7 @@ port.on("message", (message) => {
   else if (hasOwn(message, "settle")) post({ settled: true });
 });
 
-// Errors, which can be anything, and whose properties can do anything
+// Errors, which can be any value, and whose properties can have any side effect
 
 function read(error, limit) {
   limit.left -= 1;
@@ -323,7 +323,7 @@ const { slice } = String.prototype;
 
 function failed(error) {
   if (current) current.fail(error);
-  else writeAll(originals[2], Buffer.from(`Uncaught ${shown(error)}\n`)); // of the code of an earlier cell
+  else writeAll(originals[2], Buffer.from(`Uncaught ${shown(error)}\n`)); // from the code of an earlier cell
 }
 
 process.setUncaughtExceptionCaptureCallback((error) => {
@@ -347,7 +347,7 @@ function exit(code) {
   for (;;); // until this thread's JavaScript is terminated
 }
 
-// What code finds
+// The environment of the code
 
 Error.stackTraceLimit = 50; // the session's own frames can be far below those of libraries
 process.exit = exit;
@@ -357,13 +357,13 @@ process.argv = [process.execPath];
 defineProperty(globalThis, "__greenroom", {
   value: Object.freeze({
     __proto__: null,
-    /** Prepare for the termination of the code that runs, and return where it is. */
+    /** Prepare for the termination of the running code, and return where it is. */
     unwind() {
       let frames = "";
       try {
         frames = new NativeError().stack.split("\n").slice(3).join("\n"); // below this call and its evaluation
       } catch {}
-      clearAsyncIdStack(); // Node counts on code to leave its calls, which a termination does not
+      clearAsyncIdStack(); // Node expects code to leave its calls, but a termination does not
       return frames;
     },
     get constant() {

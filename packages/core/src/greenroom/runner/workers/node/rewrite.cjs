@@ -1,6 +1,6 @@
-// Cells as scripts of V8. What a cell declares at its top level becomes a property of the global object: then it may be
-// declared again, as another kind, too, and what earlier cells have defined sees the current binding. A cell that
-// awaits becomes the body of an asynchronous function. No edit changes the number of a line.
+// Cells as V8 scripts. A cell's top-level declarations become properties of the global object, so that they can be
+// declared again, even as another kind, and functions of earlier cells see the current binding. A cell that awaits
+// becomes the body of an asynchronous function. No edit changes the number of a line.
 "use strict";
 
 const acorn = require("internal/deps/acorn/acorn/dist/acorn");
@@ -14,7 +14,7 @@ const END = "\n})()";
 const LITERAL = /^\s*\{/;
 const ENDS_A_STATEMENT = /;\s*$/;
 const NEEDS_ASYNC = /^await is only valid|^Unexpected reserved word/;
-const RETURNS = /^'return' outside of function/; // the parser's words
+const RETURNS = /^'return' outside of function/; // the parser's message
 const NEEDS_A_MODULE = /^Cannot use import statement/;
 const OPTIONS = {
   ecmaVersion: "latest",
@@ -24,11 +24,11 @@ const OPTIONS = {
 
 const constants = new Set(); // the names that no code may assign to
 
-/** Return `{scripts, names, asynchronous}`: what to run in this order, and what it declares; or throw a SyntaxError. */
+/** Return `{scripts, names, asynchronous}`: what to run, in order, and what it declares; or throw a SyntaxError. */
 function rewrite(source, filename) {
   if (source.startsWith("#!")) source = `//${source.slice(2)}`;
   if (LITERAL.test(source) && !ENDS_A_STATEMENT.test(source)) {
-    // An object rather than a block, where it can be one.
+    // As an object rather than a block, if that is possible.
     try {
       return rewriteCode(`(${source}\n)`, filename);
     } catch {}
@@ -48,7 +48,7 @@ function rewriteCode(source, filename) {
   try {
     for (const script of scripts) compile(script, filename);
   } catch (error) {
-    untouched(source, filename); // V8's own error, of the code as it was written
+    untouched(source, filename); // V8's own error, for the unmodified code
     throw error;
   }
   for (const name of cell.names) constants.delete(name);
@@ -56,7 +56,7 @@ function rewriteCode(source, filename) {
   return { scripts, names: [...cell.names], asynchronous: cell.asynchronous };
 }
 
-/** What the parser does not understand is V8's to judge; of a function, `return` would be a part. */
+/** Let V8 judge what the parser does not understand; in a function, however, `return` would be allowed. */
 function untouched(source, filename, returns = false) {
   try {
     compile(source, filename);
@@ -81,7 +81,7 @@ function asFunction(source, filename, original) {
   }
 }
 
-/** The error that a module with this source has, with its place; the given one if it has none. */
+/** The error that a module with this source has, with its position; the given one if it has none. */
 function asModule(source, filename, error) {
   try {
     new vm.SourceTextModule(source, { identifier: filename });
@@ -100,12 +100,12 @@ class Cell {
   constructor(source, tree) {
     this.source = source;
     this.tree = tree;
-    this.isModule = false; // it has what only a module can have
+    this.isModule = false; // whether it contains something that only a module can have
     this.names = new Set();
     this.constants = new Set();
     this.asynchronous = false;
-    this._variables = []; // declarations with `var`, with the innermost loop around each
-    this._functions = []; // in blocks, with whether each is the whole branch of an `if`
+    this._variables = []; // declarations with `var`, each with the innermost loop around it
+    this._functions = []; // functions in blocks, each with whether it is the whole branch of an `if`
     this._edits = [];
     this._imports = "";
     this._look();
@@ -210,7 +210,7 @@ class Cell {
     if (loop?.init !== node && this.source[node.end - 1] !== ";") this._insert(node.end, ";");
   }
 
-  /** As outside of an asynchronous cell, a function in a block is a variable too, from where the block has it. */
+  /** As outside an asynchronous cell, a function in a block is also a variable, set where the block declares it. */
   _hoist(node, isBranch) {
     const { name } = node.id;
     if (!this._canBeVariable(node)) return;
@@ -219,7 +219,7 @@ class Cell {
     if (isBranch) this._insert(node.end, " }");
   }
 
-  /** Whether a variable in place of a function would not be an error: the condition of ECMAScript's annex B.3.2. */
+  /** Whether a variable in place of a function would be allowed: the condition of ECMAScript's annex B.3.2. */
   _canBeVariable(node) {
     const before = this.source.slice(0, node.start);
     try {
@@ -249,7 +249,7 @@ class Cell {
     this._imports += `${namespace}; `;
   }
 
-  /** The value of the last statement is the function's. */
+  /** Return the value of the last statement from the function. */
   _return() {
     const without = new Set(["FunctionDeclaration", "EmptyStatement", "ImportDeclaration"]);
     const last = this.tree.body.filter((node) => !without.has(node.type)).at(-1);
@@ -258,10 +258,10 @@ class Cell {
     this._insert(this.source[last.end - 1] === ";" ? last.end - 1 : last.end, ") }");
   }
 
-  /** An assignment to a constant goes to what refuses it. */
+  /** Redirect an assignment to a constant to code that refuses it. */
   _protectConstants() {
     const own = new Set(this.tree.body);
-    const declared = new Set(); // names within functions and blocks: with these, it could be another variable
+    const declared = new Set(); // names within functions and blocks: a name among these may be another variable
     const targets = [];
     const inner = (pattern) => {
       for (const { node } of identifiers(pattern)) declared.add(node.name);

@@ -6,7 +6,7 @@ const { keys } = Object;
 
 let before = { __proto__: null }; // the values before the session's; undefined for a variable that was not set
 
-/** Set variables; return what they were. */
+/** Set variables; return their previous values. */
 function change(variables) {
   const replaced = { __proto__: null };
   const names = keys(variables);
@@ -14,12 +14,12 @@ function change(variables) {
     const name = names[index];
     replaced[name] = env[name];
     if (variables[name] === undefined) delete env[name];
-    else env[name] = variables[name]; // of TZ, Node takes notice
+    else env[name] = variables[name]; // Node reacts to a change of TZ
   }
   return replaced;
 }
 
-/** Set the session's variables; those that it had and that are not among them become what they were before. */
+/** Set the session's variables; its previous ones that are not among them are reset to their original values. */
 function setForSession(variables) {
   change(before);
   before = change(variables);
