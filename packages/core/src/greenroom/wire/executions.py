@@ -2,10 +2,10 @@
 
 - `text`, `output`: an event of the running code;
 - `call`, `withdraw`: the code calls a tool, or no longer waits for the answer, which is sent as a separate request;
-- `made`, `resumed`: a call that ended before this response; and the end of these and of the waiting calls;
+- `made`: a call that ended before this response; `resumed`: all such calls, and those that wait, have been sent;
 - `waiting`: the session runs other code first; an empty line: the code is running without output;
-- `part`: a part of the execution whose last line would be too large; a rich output that was already sent as an event is
-  referred to by its number, from 0, among the rich outputs that were events of this response;
+- `part`: a part of the execution, if its last line would be too large; a rich output that was already sent as an event
+  is referred to by its number, from 0, among the rich outputs that were events of this response;
 - `end`: the execution, without what the parts contained; or `error`: an exception.
 """
 

@@ -1,6 +1,6 @@
 """The egress of custom containers: an HTTP proxy in this process, as they have no network of their own.
 
-Each connection is made here, to an address that was checked: neither this machine nor one that only it can reach.
+Each connection is made here, to a checked address: neither this machine nor anything that only it can reach.
 A list of allowed domains would be one more check in `_addresses`.
 """
 
