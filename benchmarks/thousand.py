@@ -150,7 +150,7 @@ def _below(process: int) -> list[int]:
 
 def _namespaces(process: int) -> list[str]:
     try:
-        return [os.readlink(place) for place in Path(f"/proc/{process}/ns").iterdir()]  # noqa: PTH115  a name, no path
+        return [os.readlink(place) for place in Path(f"/proc/{process}/ns").iterdir()]  # noqa: PTH115  a name, not a path
     except OSError:
         return []
 

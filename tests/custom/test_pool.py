@@ -21,7 +21,7 @@ async def ask(pool: ContainerPool, identifier: str = "session") -> str:
 
 async def until_ready(pool: ContainerPool, count: int) -> None:
     async with asyncio.timeout(60):
-        while (await pool.status()).ready < count:  # noqa: ASYNC110  it is about what happens elsewhere
+        while (await pool.status()).ready < count:  # noqa: ASYNC110  the condition changes elsewhere
             await asyncio.sleep(0.01)
 
 

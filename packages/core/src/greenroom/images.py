@@ -41,7 +41,7 @@ def build_image(
     return asyncio.run(_build(packages, container_type, base, tag, docker_host, on_progress))
 
 
-async def _build(  # noqa: PLR0917  its one caller names them
+async def _build(  # noqa: PLR0917  its only caller names them
     packages: object,
     container_type: str,
     base: str,

@@ -206,7 +206,7 @@ class Sandbox(ABC):
         """
         raise InvalidRequest(f"The memory of one session cannot differ from its pool's on this engine: {memory} bytes.")
 
-    async def take_full_share(self) -> None:  # noqa: B027  nothing to do where starts do not yield
+    async def take_full_share(self) -> None:  # noqa: B027  nothing to do if starts do not yield
         """Give it the same share of busy processors as the others; until then, its start can yield to running code.
 
         Never raises OSError.
@@ -220,7 +220,7 @@ class Sandbox(ABC):
         """
         return False
 
-    async def thaw(self) -> None:  # noqa: B027  nothing to do where none is frozen
+    async def thaw(self) -> None:  # noqa: B027  nothing to do if none is frozen
         """Resume its processes after `freeze`. Idempotent, bounded in time.
 
         Raises:

@@ -203,7 +203,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
             if not any(each <= generation for each in used):  # it served that generation and earlier ones
                 try:
                     await self._engines.pop(generation).close()
-                except Exception:  # noqa: BLE001  whatever it is, the change is made
+                except Exception:  # noqa: BLE001  the change is made in any case
                     _log.exception("an engine that is no longer needed did not close")
 
 

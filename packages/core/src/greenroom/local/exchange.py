@@ -111,7 +111,7 @@ class _Exchange:
                 if not await self._written(self._bytes(h11.Data(piece))):
                     return
             await self._written(self._bytes(h11.EndOfMessage()))
-        except Exception as error:  # noqa: BLE001  of the caller's content
+        except Exception as error:  # noqa: BLE001  from the caller's content
             self._failure = error
             await self._connection.close()
 

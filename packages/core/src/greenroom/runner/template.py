@@ -201,7 +201,7 @@ class Template:
             _send(answer, b"I")
             os.close(answer)
             supervise(request, partial(_serve, self._worker))
-        except BaseException as error:  # noqa: BLE001  it is the host's to report
+        except BaseException as error:  # noqa: BLE001  the host reports it
             with contextlib.suppress(OSError):
                 _send(answer, _failure(error))
         finally:

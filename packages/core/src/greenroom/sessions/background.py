@@ -135,7 +135,7 @@ class _Threads(ThreadPoolExecutor):
             future: Future[T] = Future()
             try:
                 future.set_result(fn(*args, **kwargs))
-            except Exception as error:  # noqa: BLE001  as in a thread, the future gets it
+            except Exception as error:  # noqa: BLE001  as in a thread, it is stored in the future
                 future.set_exception(error)
             return future
 

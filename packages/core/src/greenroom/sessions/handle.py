@@ -130,7 +130,7 @@ class ExecutionHandle:
     async def _calls(self) -> list[MadeCall]:
         if self._log is None:
             return []
-        assert self._task is not None  # noqa: S101  it was begun before this
+        assert self._task is not None  # noqa: S101  it was started before
         known = asyncio.create_task(self._log.known.wait())
         try:
             await asyncio.wait([self._task, known], return_when=asyncio.FIRST_COMPLETED)

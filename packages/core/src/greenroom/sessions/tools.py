@@ -184,7 +184,7 @@ class _Application:
             try:
                 if future.set_running_or_notify_cancel():
                     future.set_result(context.run(work))
-            except BaseException as error:  # noqa: BLE001  such as SystemExit: it must not end in this thread unseen
+            except BaseException as error:  # noqa: BLE001  such as SystemExit: it must not be lost in this thread
                 future.set_exception(error)
             finally:
                 THREADS.release()
@@ -254,7 +254,7 @@ def _message(tool: str, error: BaseException) -> str:
     """Return the message of an application's exception, with the class only if the message is uninformative."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001  of the application's class
+    except Exception:  # noqa: BLE001  from the application's class
         text = ""
     name = type(error).__name__
     if isinstance(error, KeyError):

@@ -276,7 +276,7 @@ class ToolSuite(Suite):
         execution = shared.execute(code, tools=[note]).raise_for_error()
         day = date(2026, 1, 2)
         assert received == [day, {"a"}, Order(id=1, total=2.5), Place("Rome", date(2025, 1, 1))]
-        assert eval(execution.result or "") == {  # noqa: S307  our own tool's
+        assert eval(execution.result or "") == {  # noqa: S307  from our own tool
             "day": "2026-01-02",
             "tags": ["a"],
             "order": {"id": 1, "total": 2.5},

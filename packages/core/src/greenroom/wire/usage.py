@@ -40,7 +40,7 @@ class UsageRow:
     peak_memory: int = 0
     """The highest peak of a session."""
     sources: tuple[UsageSource, ...] = ()
-    """Where `cpu` and memory were measured."""
+    """The source of `cpu` and memory."""
     unmeasured: int = 0
     """The number of sessions for which these are unknown."""
     session_hours: int = 0

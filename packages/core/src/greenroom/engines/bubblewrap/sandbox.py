@@ -66,7 +66,7 @@ class StartedProcess:
         return await self._process.wait()
 
     def end(self) -> None:
-        # The first process inside ends all others when it ends; once it has changed its user, bubblewrap itself can no
+        # All others end with the first process inside; once it has changed its user, bubblewrap itself can no
         # longer kill it.
         for pid in [*self._children(), self.pid]:
             if self.returncode is None:
@@ -212,7 +212,7 @@ async def abandon(start: asyncio.Task[SandboxProcess], group: cgroups.Group | No
     """Clean up a start whose caller was cancelled: the process may still be created."""
     try:
         process = await start
-    except BaseException:  # noqa: BLE001  it is the caller's, who has it or was cancelled
+    except BaseException:  # noqa: BLE001  the caller has received it or was cancelled
         if group is not None:
             await asyncio.to_thread(group.remove)
     else:

@@ -296,7 +296,7 @@ class CustomContainers:
 
     def _config(self, spec: SandboxSpec, relay_name: str, proxy_port: int | None) -> dict[str, Any]:
         limits, container = spec.limits, spec.container
-        assert container is not None  # noqa: S101  as the caller found
+        assert container is not None  # noqa: S101  checked by the caller
         scratch = f"rw,exec,nosuid,nodev,mode=1777,size={limits.disk}"
         return {
             "Image": container.image,

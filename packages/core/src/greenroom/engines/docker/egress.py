@@ -116,7 +116,7 @@ class Egress:
         """Return the addresses of a host that code may connect to."""
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
-                # In threads of this container alone: names that resolve slowly must not hold up other containers.
+                # In threads only for this container: names that resolve slowly must not hold up other containers.
                 look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
                 found = await asyncio.get_running_loop().run_in_executor(self._look_ups, look_up)
         except (OSError, UnicodeError):

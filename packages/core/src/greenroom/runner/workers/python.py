@@ -269,7 +269,7 @@ class Worker:
                 pass
 
             def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
-                caller = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  of `__call__`
+                caller = sys._getframe(2)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  for `__call__`
                 worker._show_result(_bundle(format_dict, md_dict), caller.f_code)
 
             def finish_displayhook(self) -> None:

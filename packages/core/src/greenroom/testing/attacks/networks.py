@@ -69,7 +69,7 @@ class NetworkAttacks(AttackBase):
 
     def test_services_of_the_host_cannot_be_reached(self, shared: Session) -> None:
         addresses = {"127.0.0.1", "127.0.1.1", "0.0.0.0", "172.17.0.1", "10.0.2.2", "192.168.65.2", *_own_addresses()}  # noqa: S104
-        with socket.create_server(("0.0.0.0", 0)) as server:  # noqa: S104  for a moment, and it sends nothing
+        with socket.create_server(("0.0.0.0", 0)) as server:  # noqa: S104  only briefly, and nothing is sent
             port = server.getsockname()[1]
             code = f"tell([attempt(socket.create_connection, (a, {port}), 2) for a in {sorted(addresses)}])"
             assert "done" not in ask(shared, code)

@@ -9,7 +9,7 @@ import types
 from typing import Any, cast
 
 OWN_MODULE = "__main__"
-"""The module in which cells define things."""
+"""The module in which cells define functions and classes."""
 
 KNOWN: dict[str, Any] = {}
 """Objects that every session has exactly one of, by name: its namespace, its shell, its streams."""

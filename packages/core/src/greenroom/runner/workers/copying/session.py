@@ -176,7 +176,7 @@ def load(beginning: Beginning, receive: Callable[[], bytes]) -> tuple[str, str] 
     namespace.forget(shell, beginning.names)
     beginning.know()
     stream = Incoming(receive)
-    read_files(lambda: Unpickler(stream).load())  # noqa: S301  the session's own, in its sandbox
+    read_files(lambda: Unpickler(stream).load())  # noqa: S301  the session's own data, in its sandbox
     unpickler = Unpickler(stream)  # noqa: S301
     unpickler.load()  # the objects in KNOWN
     while (key := unpickler.load()) is not None:
