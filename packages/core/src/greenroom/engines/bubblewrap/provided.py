@@ -44,7 +44,7 @@ class ProvidedPackages:
             kind = "the path of a package-lock.json" if is_node else "packages of Python, not a lock of Node packages,"
             raise InvalidRequest(f"The option packages must be {kind} for the container type {container_type}.")
         if self._is_node:
-            assert node is not None  # noqa: S101  the engine has checked it
+            assert node is not None  # noqa: S101  the engine has found it
             self._made = await prepare_node(self._packages, node, report)
         else:
             self._made = await prepare_python(self._packages, self._base, _PYTHON, report)
