@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from greenroom.engines.base import SandboxSpec, StreamSandbox
 from greenroom.local import AzureRangeWarning, PoolSettings
 from greenroom.local.pool import LocalPool
 from greenroom.sessions import OpenPool, Session
+from greenroom.sessions.background import BackgroundLoop
 from greenroom.testing import ScriptedBackend, memory_pool, scripted_pool
 from greenroom.testing.memory_engine import MemoryEngine
 
@@ -182,6 +184,36 @@ def test_closing_fails_running_and_waiting_calls() -> None:
     for thread in threads:
         thread.join(60)
     assert {type(error) for error in errors} == {greenroom.SandboxLost, greenroom.PoolClosed}
+
+
+def test_a_loop_that_is_closed_says_so_to_those_that_wait_for_it() -> None:
+    loop = BackgroundLoop("a test")
+    running = threading.Event()
+    errors: list[BaseException] = []
+
+    async def forever() -> None:
+        running.set()
+        await asyncio.sleep(600)
+
+    async def wait_elsewhere() -> None:
+        await loop.arun(forever())
+
+    def wait(how: Callable[[], object]) -> None:
+        try:
+            how()
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads: list[threading.Thread] = []
+    for how in (lambda: loop.run(forever()), lambda: asyncio.run(wait_elsewhere())):
+        running.clear()
+        threads.append(threading.Thread(target=wait, args=(how,)))
+        threads[-1].start()
+        assert running.wait(60)
+    loop.close()
+    for thread in threads:
+        thread.join(60)
+    assert [type(error) for error in errors] == [greenroom.PoolClosed] * 2
 
 
 def test_ctrl_c_interrupts_the_code_and_frees_the_session() -> None:

@@ -51,7 +51,7 @@ def test_an_environment_without_bytecode_is_reported_with_the_fix(
     assert "pip install 'greenroom[data]'" in str(found["bubblewrap: packages"]["next"])
     assert found["Azure"]["detail"] == "not installed"
     missing = str(found["bubblewrap: bytecode"]["next"])
-    command = re.search(r"no bytecode: .* starts slowly\. Fix that with: (.+?) \(uv ", missing)
+    command = re.search(r"no bytecode: .* starts slowly\. Fix this with: (.+?) \(uv ", missing)
     assert command is not None, missing
     subprocess.run(shlex.split(command[1]), check=False)  # it may find a file for another version of Python
     assert doctor()["bubblewrap: bytecode"]["works"]

@@ -77,8 +77,8 @@ def test_nothing_of_an_idle_session_runs_until_its_next_use(pool: SessionPool) -
         session.execute(TICKING).raise_for_error()
         wait_until_frozen(pool)
         assert pool.status().idle == 1
-        time.sleep(1)
-        assert float(session.execute("longest").result or "0") > 0.9, "a thread has run"
+        time.sleep(3)  # an engine can take a moment more until they are
+        assert float(session.execute("longest").result or "0") > 1.5, "a thread has run"
         assert session.execute("before = ticks; time.sleep(0.1); ticks > before").result == "True", "it goes on"
 
 

@@ -153,7 +153,10 @@ def test_the_workers_count_the_requests_of_a_user_together(pool_url: str) -> Non
 
 def test_the_load_test_loses_nothing(pool_url: str) -> None:
     del pool_url
-    result = measure(users=10, seconds=4)
-    assert result.is_sound, result
-    assert result.requests > 10
-    assert result.broken, "the worker that was killed had requests"
+    for _ in range(3):  # the worker can be killed between two requests
+        result = measure(users=10, seconds=4)
+        assert result.is_sound, result
+        assert result.requests > 10
+        if result.broken:
+            return
+    pytest.fail("the worker that was killed never had a request")

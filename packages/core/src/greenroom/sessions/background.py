@@ -7,13 +7,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from greenroom.errors import PoolClosed
 
 T = TypeVar("T")
+
+_CLOSED = "This pool was closed. Make a new one with greenroom.connect()."
 
 
 class BackgroundLoop:
@@ -56,17 +58,36 @@ class BackgroundLoop:
             raise
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Block until the coroutine is done; an interrupt of this thread (Ctrl-C) cancels it."""
+        """Block until the coroutine is done; an interrupt of this thread (Ctrl-C) cancels it.
+
+        Raises:
+            PoolClosed: as with `submit`, or the loop was closed before the coroutine was done.
+        """
         future = self.submit(coroutine)
         try:
             return future.result()
+        except CancelledError as error:
+            if self._closed:
+                raise PoolClosed(_CLOSED) from error
+            raise
         except BaseException:
             future.cancel()
             raise
 
     async def arun(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Wait for the coroutine without blocking the caller's loop; cancelling the caller cancels it."""
-        return await asyncio.wrap_future(self.submit(coroutine))
+        """Wait for the coroutine without blocking the caller's loop; cancelling the caller cancels it.
+
+        Raises:
+            PoolClosed: as with `run`.
+        """
+        waiting = asyncio.wrap_future(self.submit(coroutine))
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is None or caller.cancelling() or not self._closed:
+                raise
+            raise PoolClosed(_CLOSED) from None
 
     def close(
         self, last: Callable[[], Coroutine[Any, Any, None]] | None = None, *, timeout: float | None = None
@@ -104,7 +125,7 @@ class BackgroundLoop:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._closed:
-                raise PoolClosed("This pool was closed. Make a new one with greenroom.connect().")
+                raise PoolClosed(_CLOSED)
             if self.is_of_parent:
                 raise PoolClosed(
                     "A pool that was used does not survive a fork. Call greenroom.connect() in the child process."
