@@ -42,32 +42,34 @@ def connect(
     on_progress: OnProgress | None = None,
     **options: Unpack[PoolOptions],
 ) -> SessionPool:
-    """Open a pool of sessions. It blocks until the pool is open; `aconnect` is for event loops.
+    """Open a pool of sessions, and block until it is open; for event loops, use `aconnect`.
 
-    Options are taken from the arguments, the URL, the configuration file and the environment (`GREENROOM_MEMORY=1Gi`),
-    in this order of precedence.
+    Options come from the arguments, the URL, the configuration file and the environment (`GREENROOM_MEMORY=1Gi`), in
+    this order of precedence.
 
     Args:
         url: `"bubblewrap:"`, `"docker:"`, the scheme of another package's engine, or the management endpoint of a
-            pool in Azure (`"https://eastasia.dynamicsessions.io/subscriptions/…/sessionPools/my-pool"`); options may
-            follow, as in `"docker:?runtime=runsc&memory=1Gi"`. Or a pool's id, alone
-            or after the URL of a server (`"/subscriptions/…/providers/Microsoft.App/sessionPools/my-pool"`): that
-            server, else the option `server`, else Azure, is asked for the endpoint. By default the file's `url`, else
-            the environment variable `GREENROOM_POOL`, else the best engine on this machine: bubblewrap, which needs
-            neither a daemon nor an image, then Docker.
-        config: a TOML file with a table `[pool]`; by default the file in `GREENROOM_CONFIG`.
-        on_progress: called with a `Progress` on this thread, up to ten times a second, while the pool opens: an image
-            is pulled, the first sandbox starts. With it, this call also waits for the first of the sandboxes that are
-            kept ready. If it raises, the pool does not open, and this call raises its exception.
-        options: those of every local pool are the fields of `greenroom.PoolSettings`, and `template`, Azure's JSON of a
-            pool of custom containers, with `secrets`, values of its secrets by name; bubblewrap's is `python`,
-            Docker's are `image`, `runtime` and `docker_host`. Those of a pool in Azure are the fields of
+            pool in Azure (`"https://eastasia.dynamicsessions.io/subscriptions/…/sessionPools/my-pool"`). Options can
+            follow, as in `"docker:?runtime=runsc&memory=1Gi"`. Alternatively, a pool's ID
+            (`"/subscriptions/…/providers/Microsoft.App/sessionPools/my-pool"`), alone or after the URL of a server: the
+            endpoint is then looked up on that server, else on that of the option `server`, else in Azure. By default
+            the file's `url`, else the environment variable `GREENROOM_POOL`, else the best engine on this machine:
+            bubblewrap, which needs neither a daemon nor an image, then Docker.
+        config: a TOML file with a table `[pool]`; by default the file that `GREENROOM_CONFIG` names.
+        on_progress: called with a `Progress` on this thread, up to ten times per second, while the pool opens: while an
+            image is pulled and the first sandbox starts. This call then also waits for the first ready sandbox. If
+            `on_progress` raises, the pool is not opened, and this call raises the same exception.
+        options: for a local pool, the fields of `greenroom.PoolSettings`; `template`, the JSON of a pool as in Azure,
+            with `secrets`, the values of its secrets by name; and the options of the engine, such as `python` for
+            bubblewrap, or `image`, `runtime` and `docker_host` for Docker. For a pool in Azure, the fields of
             `greenroom.azure.settings.AzureSettings`, such as `credential`.
 
     Raises:
         InvalidRequest: the scheme or an option is unknown, or a value breaks a rule.
         EngineUnavailable: no sandbox can be created on this machine; the message lists what was tried and what to
-        install. AccessDenied, ServiceFailed: a pool given by its id cannot be looked up, or is not ready.
+            install.
+        AccessDenied: the credentials do not allow looking up a pool by its ID.
+        ServiceFailed: a pool cannot be looked up by its ID, or is not ready.
     """
     following = Following(on_progress)
     return SessionPool(OpenPool.open(_opener(url, config, options, following), following))
@@ -80,7 +82,7 @@ def aconnect(
     on_progress: OnProgress | None = None,
     **options: Unpack[PoolOptions],
 ) -> OpeningPool:
-    """As `connect`, without blocking the event loop: `async with aconnect() as pool`, or `await aconnect()`.
+    """Like `connect`, without blocking the event loop: `async with aconnect() as pool`, or `await aconnect()`.
 
     `on_progress` is called in the waiting task.
     """
@@ -96,8 +98,8 @@ def session(
 ) -> OneSession:
     """Open a pool for one session: `with greenroom.session() as session`, or `async with`.
 
-    At its end the session is deleted and the pool closed. The arguments are those of `connect`; with `on_progress`, the
-    session's sandbox on this machine starts as the context is entered, not with its first use.
+    At the end of the context, the session is deleted and the pool is closed. The arguments are those of `connect`. With
+    `on_progress`, a sandbox on this machine starts when the context is entered, not when the session is first used.
     """
     return OneSession(url, config, options, on_progress)
 
@@ -212,7 +214,7 @@ def _opener(
 
     Args:
         following: receives the progress.
-        identifier: the session that this sandbox serves; by default it is one of the ready sandboxes.
+        identifier: the session that this sandbox serves; by default, it is one of the ready sandboxes.
     """
     report = following.report
 
@@ -245,12 +247,12 @@ async def open_backend(
     config: str | os.PathLike[str] | None = None,
     **options: Unpack[PoolOptions],
 ) -> Backend:
-    """As `connect`, for callers on one event loop: returns the pool's asynchronous core, on the running loop.
+    """Like `connect`, for callers on one event loop: return the pool's asynchronous core, on the running loop.
 
     Args:
         observer: called with the events of a pool on this machine.
         name: the pool's name in metrics and traces; by default the engine's name, with a number if there are several.
-        report: called with the progress of opening it.
+        report: called with the progress of opening the pool.
     """
     from_file = sources.from_file(config)
     url = _named(url, from_file.pop("url", None))
@@ -267,7 +269,7 @@ def _named(url: str | None, url_of_file: str | None) -> str | None:
 
 
 def _parse(url: str) -> tuple[str, str, dict[str, str]]:
-    """Return the scheme of a pool's URL, the endpoint or id for a pool in Azure, and the options."""
+    """Return the scheme of a pool's URL, the endpoint or ID of a pool in Azure, and the options."""
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The pool must be a URL, not {type(url).__name__}.")
     try:
@@ -295,7 +297,7 @@ def _shown(url: str) -> str:
 
 
 async def _remote(endpoint: str, options: Mapping[str, Any]) -> Backend:
-    """Return the pool of an endpoint, or of an id, whose endpoint is looked up on a server."""
+    """Return the pool with an endpoint, or with an ID, whose endpoint is looked up on a server."""
     try:
         from greenroom.azure.remote import remote_pool  # noqa: PLC0415
     except ImportError as error:
@@ -340,7 +342,7 @@ class LocalChoice:
         """Open the pool on the running event loop. The arguments are those of `open_backend`.
 
         Raises:
-            GreenroomError: as `engine`, or the engine does not work here.
+            GreenroomError: as for `engine`, or the engine does not work here.
         """
         engine = self.engine()
         instruments = meters()
@@ -419,5 +421,5 @@ async def _best(options: Mapping[str, Any], observer: Observer, name: str | None
 
 
 def no_engine(tried: Sequence[str]) -> EngineUnavailable:
-    """The error that none of several engines works; a line for each of them."""
+    """Return the error that no engine works, with one line per engine."""
     return EngineUnavailable("No engine can make sandboxes here.\n" + "\n".join(tried))

@@ -1,19 +1,19 @@
 """The exceptions that Greenroom raises.
 
-An error of the user's code is data (an `Execution` with a status and an error); these are ours::
+Errors in the user's code are data (an `Execution` with a status and an error), not exceptions. The hierarchy::
 
     GreenroomError
     ├── InvalidRequest          a value breaks a rule; also a ValueError
     ├── FileMissing             no such file in the session; also a FileNotFoundError
     ├── FileRefused             the session's file system refused: full, a directory, too large; also an OSError
-    ├── EngineUnavailable       nothing on this machine can make a sandbox
-    │   └── ImageMissing        Docker answers, but the image is not there
-    ├── PoolFull                every session of the pool is taken
+    ├── EngineUnavailable       no engine on this machine can create a sandbox
+    │   └── ImageMissing        Docker responds, but the image is missing
+    ├── PoolFull                all sessions of the pool are taken, or memory is short
     ├── PoolClosed              the pool was closed
-    ├── ForkFailed              a session could not be copied; no copy was left
-    ├── SandboxLost             the sandbox ended or stopped answering; its session is gone
-    ├── AccessDenied            Azure, or a server that speaks its API, does not accept the credentials
-    ├── ServiceFailed           it failed, could not be reached, or sent an unreadable response
+    ├── ForkFailed              a session could not be copied; no copy remains
+    ├── SandboxLost             the sandbox ended or stopped responding; its session is gone
+    ├── AccessDenied            Azure, or a server with its API, does not accept the credentials
+    ├── ServiceFailed           Azure, or such a server, failed, is unreachable, or sent an unreadable response
     ├── RequestFailed           only from `Response.raise_for_status()`
     └── ExecutionFailed         only from `Execution.raise_for_error()`
         ├── ExecutionTimedOut
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AzureDetails:
-    """Azure's own description of an error, for its support and its logs."""
+    """Azure's own description of an error, for requests to its support and for searching its logs."""
 
     status: int
-    """Of HTTP."""
+    """The status code of the HTTP response."""
     code: str
     message: str
     trace_id: str | None = None
@@ -69,35 +69,39 @@ class FileMissing(GreenroomError, FileNotFoundError):
 
 
 class FileRefused(GreenroomError, OSError):
-    """The session's file system refused: it is full, the path is a directory, the file is over the limit.
+    """The session's file system refused: it is full, the path is a directory, or the file exceeds the limit.
 
-    Also raised for the local file system, where a download or a picture is written to a file, with that error's
-    `errno`.
+    Also raised if a download or a picture cannot be written to a local file, with the `errno` of that error.
     """
 
     @classmethod
     def too_large(cls, path: str, limit: int, *, option: str = "", size: int | None = None) -> Self:
-        """Return the error of a file over a limit in bytes; `option` sets the limit, `size` is the file's."""
+        """Return the error for a file that exceeds a limit in bytes.
+
+        Args:
+            option: the option that sets the limit.
+            size: the size of the file in bytes, if known.
+        """
         file = "The file" if size is None else f"The file of {in_units(size)}"
         source = f" (the option {option})" if option else ""
         return cls(errno.EFBIG, f"{file} is over the limit of {in_units(limit)}{source}", path)
 
 
 class EngineUnavailable(GreenroomError):
-    """No sandbox can be made here; the message lists what was tried and what to install."""
+    """No sandbox can be created here; the message lists what was tried and what to install."""
 
 
 class ImageMissing(EngineUnavailable):
-    """Docker answers, but the image is missing or was built for another version of Greenroom."""
+    """Docker responds, but the image is missing or was built for another version of Greenroom."""
 
 
 class PoolFull(GreenroomError):
-    """Every session of the pool is taken, or memory for another one is short, and that did not change in time.
+    """All sessions of the pool are taken, or there is too little memory for another, and this did not change in time.
 
     Attributes:
-        sessions: how many sessions the pool can hold; those that start or end take their places too.
-        retry_after: seconds until the first of them cools down, if that is known.
-        memory: whether memory was short, while the pool had places.
+        sessions: the maximum number of sessions; those that are starting or ending count.
+        retry_after: seconds until the first of them cools down, if known.
+        memory: whether the pool had room for the session, but the machine did not have enough memory.
     """
 
     def __init__(self, message: str, *, sessions: int, retry_after: float | None = None, memory: bool = False) -> None:
@@ -114,31 +118,31 @@ class PoolClosed(GreenroomError):
 class ForkFailed(GreenroomError):
     """A session could not be copied: its variables and files are too large, or the copy took too long.
 
-    No copy was left, and the session goes on; the message says what happened.
+    No copy remains, and the session continues; the message says what happened.
     """
 
 
 class SandboxLost(GreenroomError):
-    """The sandbox ended or stopped answering: its session, variables and files are gone.
+    """The sandbox ended or stopped responding: its session, variables and files are gone.
 
-    The same identifier works again, with a new and empty session. Whether the code ran to its end is
-    unknown, so it is never retried automatically.
+    The next use of the identifier starts a new, empty session. It is unknown whether the code finished, so it is never
+    retried automatically.
     """
 
 
 class AccessDenied(GreenroomError):
-    """Azure, or a server that speaks its API, does not accept the credentials; the message says what to do."""
+    """Azure, or a server with its API, does not accept the credentials; the message says what to do."""
 
 
 class ServiceFailed(GreenroomError):
-    """Azure, or a server that speaks its API, failed, could not be reached, or sent an unreadable response.
+    """Azure, or a server with its API, failed, could not be reached, or sent an unreadable response.
 
-    The message says whether code may have run; it is never retried automatically.
+    The message says whether the code may have run; such code is never retried automatically.
     """
 
 
 class RequestFailed(GreenroomError):
-    """A custom container answered with a status of 400 or more, and the caller asked for an exception.
+    """A custom container responded with a status of 400 or higher, and the caller asked for an exception.
 
     Attributes:
         response: the response; a `StreamedResponse` can still be read while its context lasts.

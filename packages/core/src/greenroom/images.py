@@ -22,20 +22,19 @@ def build_image(
     docker_host: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> str:
-    """Build an image for Docker sandboxes, like `greenroom image build`; return its name. It blocks for minutes.
+    """Build an image for Docker sandboxes, as `greenroom image build` does, and return its name. This takes minutes.
 
     Args:
-        packages: packages in addition to the image's own: requirements in pip's form, paths of requirements files, or
-            for NodeLTS the path of a package-lock.json. Nothing is built from source.
+        packages: packages to add: requirements in pip's form, paths of requirements files, or for NodeLTS the path of a
+            package-lock.json. Nothing is built from source.
         container_type: the container type of the sandboxes.
         base: the base image: Python 3.11 or 3.12 on Linux with glibc.
-        tag: the new image's name; by default the name that pools use by default.
-        docker_host: the URL of the Docker engine; by default that of Docker's own command line.
-        on_progress: called with a `Progress` when each step starts, and at the end.
+        tag: the name of the new image; by default, the one that pools use if they name no image.
+        docker_host: the URL of the Docker engine; by default, that of Docker's own command line.
+        on_progress: called with a `Progress` at the start of each step, and at the end.
 
     Raises:
-        InvalidRequest: a package or `on_progress` cannot be used, or the container type has no image; the message says
-            which.
+        InvalidRequest: a package or `on_progress` cannot be used, or the container type has no image.
         EngineUnavailable: Docker does not respond, the base image cannot be pulled, or a step failed.
     """
     return asyncio.run(_build(packages, container_type, base, tag, docker_host, on_progress))

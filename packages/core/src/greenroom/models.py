@@ -19,7 +19,7 @@ from greenroom.untrusted import brief
 Status: TypeAlias = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
 RestartCause: TypeAlias = Literal["cooled_down", "lost", "limit_reached"]
-"""Why a session ended that was used again: unused for too long, its sandbox ended by itself, or its maximum age."""
+"""Why a session had ended before it was used again: it cooled down, lost its sandbox, or reached its maximum age."""
 
 
 class ContainerType(StrEnum):
@@ -36,8 +36,8 @@ _REPR_LENGTH = 60
 DATA_DIR = "/mnt/data"
 """Where a session keeps its files, as in Azure."""
 
-# By mime type: the extension, and the first bytes of the content. A recipient of a broken picture might refuse
-# everything that comes with it.
+# By MIME type: the extension, and the first bytes of the content. A client that receives a broken picture might reject
+# the whole message.
 _PICTURES = {
     "image/png": ("png", re.compile(rb"\x89PNG\r\n\x1a\n")),
     "image/jpeg": ("jpg", re.compile(rb"\xff\xd8\xff")),
@@ -76,7 +76,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class StreamText:
-    """A piece of text as it was written; only in streams, an `Execution` has it joined."""
+    """A piece of text, in a stream or in `Execution.parts`."""
 
     stream: Literal["stdout", "stderr"]
     text: str
@@ -84,15 +84,15 @@ class StreamText:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One rich output: the mime bundle of a `display(...)`, a figure, or a cell's last expression."""
+    """One rich output: the MIME bundle of a `display(...)`, a figure, or a cell's last expression."""
 
     data: Mapping[str, Any]
-    """By mime type, as in Jupyter: text as `str`, binary as base64 `str`, JSON types as they are."""
+    """Keyed by MIME type, as in Jupyter: text as `str`, binary data as base64 `str`, JSON as Python objects."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     is_result: bool = False
-    """Whether it is the value of the last expression."""
+    """Whether this is the value of the last expression."""
     display_id: str | None = None
-    """The name under which later code can replace it, if it has one (engines on this machine only)."""
+    """The ID by which later code can replace this output, if it has one (engines on this machine only)."""
 
     @property
     def text(self) -> str:
@@ -101,7 +101,7 @@ class Output:
         return text if isinstance(text, str) else ""
 
     def image(self, name: str = "figure") -> Image | None:
-        """The picture in this output, if there is one, in its first form of png, jpeg, gif, webp and svg.
+        """Return the picture in this output, if any, in the first available format of png, jpeg, gif, webp and svg.
 
         Data whose first bytes do not match its image type is ignored.
         """
@@ -165,40 +165,40 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an output or an error stands: after so many characters of each stream."""
+    """The position of an output or an error in the text: how many characters of each stream precede it."""
 
     stdout: int
     stderr: int
     output: int | None = None
-    """The output's index."""
+    """The output's index in `Execution.outputs`."""
     error: ExecutionError | None = None
     repeated: int = 0
-    """How many characters of `stderr` follow that repeat an error."""
+    """How many of the next characters of `stderr` repeat the error."""
 
 
 PackagesFrom: TypeAlias = Literal["option", "image"]
-"""How a pool can be given packages."""
+"""How packages can be added to a pool."""
 
 
 class UsageSource(StrEnum):
-    """Where the figures of processors and memory come from."""
+    """Where the figures for processor time and memory come from."""
 
     CONTROL_GROUPS = "control_groups"
     """The kernel's own count of all processes of a sandbox."""
     DOCKER = "docker"
     """The same, as Docker reports it."""
     PROCESSES = "processes"
-    """An estimate, from the processes that are running: those that ended in between may be missing."""
+    """An estimate from the running processes; processes that ended between two samples may be missing."""
     NONE = "none"
-    """Nothing reports them: `cpu` and `memory_time` are `None`."""
+    """There are no figures: `cpu` and `memory_time` are `None`."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotCarried:
-    """A part of a session that its copy does not have."""
+    """A part of a session that was not copied to its fork."""
 
     name: str
-    """A variable's; `Out[3]`, the path of a file, or what the part is in words."""
+    """The name of a variable, an entry such as `Out[3]`, the path of a file, or a description."""
     reason: str
 
 
@@ -213,41 +213,41 @@ class Execution:
     result: str | None = None
     """The last expression's value as IPython prints it; `None` if there was none."""
     outputs: tuple[Output, ...] = ()
-    """Rich outputs in display order, the result among them."""
+    """Rich outputs in display order, including the result."""
     error: ExecutionError | None = None
-    """Set for each status but `succeeded`."""
+    """Set unless the status is `succeeded`."""
     duration: float = 0.0
-    """Seconds in the sandbox."""
+    """How long it ran in the sandbox, in seconds."""
     files: tuple[RemoteFile, ...] = ()
-    """Files below `/mnt/data` that are new or changed since the code began (engines on this machine only): at most 100,
-    those first that have the fewest like them."""
+    """New and changed files below `/mnt/data` (engines on this machine only): at most 100, beginning with those that
+    have the fewest similar files."""
     files_omitted: int = 0
-    """How many more there are."""
+    """How many more files are new or changed."""
     state_lost: bool = False
-    """Whether the variables of the session are gone, because its worker had to be replaced; files stay, unless
+    """Whether the session's variables are lost because its worker was replaced. Files remain unless
     `session_restarted` is set."""
     session_restarted: RestartCause | None = None
-    """Set for the first execution after the session had ended without being deleted: it began again, without its
-    variables and files. `None` where that is not known, as with a pool in Azure."""
+    """Why the session started again without its variables and files. Set for the first execution after a session ended
+    without being deleted; always `None` where this is unknown, as with a pool in Azure."""
     truncated: int = 0
-    """How many bytes of output were left out because they were over the pool's limit."""
+    """How many bytes of output were dropped because they exceeded the pool's limits."""
     exit_code: int | None = None
-    """Of a shell command that ended by itself; one that a signal ended has 128 and its number."""
+    """The exit code of a shell command that ended by itself; 128 plus the signal's number if a signal ended it."""
     updates: tuple[Output, ...] = ()
-    """New contents of what earlier executions had displayed (engines on this machine only)."""
+    """New contents for outputs of earlier executions (engines on this machine only)."""
     places: tuple[Place, ...] = ()
-    """Where the outputs and errors stand among the text, in order (engines on this machine only)."""
+    """The positions of the outputs and errors in the text, in order (engines on this machine only)."""
     usage_source: UsageSource = UsageSource.NONE
-    """Where the following come from."""
+    """Where `cpu` and `peak_memory` come from."""
     cpu: float | None = None
-    """Seconds of processors that the session's processes used while it ran, those in the background included; `None`
-    where nothing tells it at once."""
+    """The processor time in seconds that the session's processes used during this execution, including background
+    processes; `None` where it cannot be read quickly enough."""
     peak_memory: int | None = None
-    """The most bytes that the session held while it ran, or since its execution before."""
+    """The session's peak memory in bytes, during this execution or since the previous one."""
     packages_from: PackagesFrom | None = None
-    """How its pool can be given packages: by the option `packages`, or in the image; `None` if that is not known."""
+    """How packages can be added to its pool: with the option `packages`, or in the image; `None` if unknown."""
     not_carried: tuple[NotCarried, ...] = ()
-    """What the session does not have of the one that it is a copy of; set for its first execution."""
+    """What was not copied, if the session is a fork; set for its first execution."""
 
     def __repr__(self) -> str:
         parts = [self.status]
@@ -265,13 +265,13 @@ class Execution:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the code ended without an error."""
+        """Whether the status is `succeeded`."""
         return self.status == "succeeded"
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """The pictures among the outputs and updates, in display order; equal ones, as of a figure that was both
-        returned and shown, once."""
+        """The pictures in the outputs and updates, in display order. Identical pictures, such as a figure that was both
+        returned and shown, appear once."""
         found: dict[bytes, Image] = {}
         for output in (*self.outputs, *self.updates):
             if (image := output.image(f"figure-{len(found) + 1}")) is not None:
@@ -280,10 +280,10 @@ class Execution:
 
     @property
     def parts(self) -> tuple[StreamText | Output | ExecutionError, ...]:
-        """Text, outputs and errors in the order in which a notebook has them.
+        """Text, outputs and errors in the order in which a notebook shows them.
 
-        Between two of the others, the text of each stream is in one piece. An error that the code showed and handled is
-        an error here, and text of `stderr`. Without `places` the text comes first, and the error last.
+        Between two outputs or errors, the text of each stream is one piece. An error that the code showed and handled
+        is an error here, and text in `stderr`. Without `places`, all text comes first, and the error last.
         """
         texts: dict[Literal["stdout", "stderr"], list[str]] = {"stdout": [], "stderr": []}
         parts: list[StreamText | Output | ExecutionError] = []
@@ -314,7 +314,8 @@ class Execution:
         """Return this execution if it succeeded.
 
         Raises:
-            ExecutionFailed: it failed; `ExecutionTimedOut` and `ExecutionCancelled` are its special cases.
+            ExecutionFailed: it did not succeed; the subclasses `ExecutionTimedOut` and `ExecutionCancelled` are for
+                the status `timed_out` and `cancelled`.
         """
         match self.status:
             case "succeeded":
@@ -329,10 +330,10 @@ class Execution:
     def text_for_model(self, budget: int = 8_000) -> str:
         """Describe this execution for a language model, in at most `budget` characters of plain text.
 
-        The status comes first if it failed; then stdout, stderr, the result, what was displayed, the error with the
-        user's own frames, new files, and figures by name. Rich outputs are told as text: tables by their cells,
-        charts by library and title. Long parts are cut in the middle, with the number of characters left out;
-        repeated lines are there once, with their count. It never holds control characters or a picture's base64.
+        If it did not succeed, the status comes first. Then follow stdout, stderr, the result, displayed outputs, the
+        error with the frames of the user's own code, new files, and the names of figures. Rich outputs become text:
+        tables as cells, charts as library and title. Long parts are cut in the middle, with the number of characters
+        left out; repeated lines appear once, with a count. The text never contains control characters or base64 images.
 
         Raises:
             InvalidRequest: the budget is not a whole number of at least 200.
@@ -348,30 +349,30 @@ class SessionInfo:
     created: datetime
     last_used: datetime
     expires: datetime | None = None
-    """When it ends if it is not used again; `None` while code runs, or where a session does not expire."""
+    """When it ends if it is not used again; `None` while code runs, or if sessions do not expire."""
     parked_calls: int = 0
-    """Calls of the application's tools for whose answers its code waits."""
+    """The number of calls to the application's tools that its code is waiting for."""
     parked_since: datetime | None = None
-    """Since when its code has waited for at least one of them."""
+    """Since when its code has been waiting for at least one of them."""
 
 
 class ReadyReason(StrEnum):
-    """Why a pool keeps so many sandboxes ready."""
+    """Why a pool keeps its present number of sandboxes ready."""
 
     FIXED = "fixed"
     """`ready_session_instances` is a number."""
     FLOOR = "floor"
-    """The demand needs no more than the least that is kept."""
+    """Demand requires no more than `min_ready_session_instances`."""
     DEMAND = "demand"
-    """So that waits are as short as `ready_wait_target`."""
+    """This number keeps waits within `ready_wait_target`."""
     CEILING = "ceiling"
-    """The demand needs more than the most that is kept."""
+    """Demand requires more than `max_ready_session_instances`."""
     SHRINKING = "shrinking"
-    """The demand has become less, and they end one after the other."""
+    """Demand has fallen, and the surplus sandboxes are ended gradually."""
     QUICK = "quick"
-    """Sandboxes start so quickly that none needs to wait, and the number was not set."""
+    """None: sandboxes start quickly, and `ready_session_instances` was not set."""
     MEMORY = "memory"
-    """The machine, or the container that the pool is in, is short of memory."""
+    """Memory is short on the machine, or in the container in which the pool runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +382,7 @@ class PoolStatus:
     limit: int | None
     """The maximum number of sandboxes at the same time; `None` where the pool does not report it, as in Azure."""
     ready: int = 0
-    """Warm sandboxes that wait for a session."""
+    """Warm sandboxes that no session uses yet."""
     starting: int = 0
     executing: int = 0
     """Sessions with a running call."""
@@ -397,22 +398,22 @@ class PoolStatus:
     """The median wait of the last 1,000 allocations."""
     wait_max: float = 0.0
     start_median: float = 0.0
-    """The median time from the order for a sandbox until it takes code, of the last 1,000 starts."""
+    """The median time from requesting a sandbox until it accepts code, over the last 1,000 starts."""
     start_max: float = 0.0
     evictions: Mapping[str, int] = field(default_factory=dict[str, int])
     """Sandboxes that have ended, by cause."""
     parked: int = 0
-    """Executions whose code waits for answers to calls of the application's tools, such as a person's approval."""
+    """Executions that wait for answers to calls of the application's tools, such as a person's approval."""
     parked_calls: int = 0
-    """Those calls."""
+    """The number of calls that they wait for."""
     parked_since: datetime | None = None
-    """Since when the first of those executions has waited."""
+    """Since when the first of these executions has been waiting."""
     wait_p95: float = 0.0
-    """The wait that 95 of 100 of the last 1,000 allocations did not exceed."""
+    """The 95th percentile of the waits of the last 1,000 allocations."""
     ready_target: int | None = None
-    """How many warm sandboxes should wait for sessions; `None` where the pool does not report it."""
+    """How many warm sandboxes the pool aims to keep; `None` where the pool does not report it."""
     ready_reason: ReadyReason | None = None
-    """Why so many."""
+    """Why the target has this value."""
     frozen: int = 0
     """Idle sessions whose processes are stopped until their next use."""
 
@@ -432,7 +433,7 @@ class PoolStatus:
 
 @dataclass(frozen=True, slots=True)
 class SessionUsage:
-    """What a session has used, from its allocation on; its sandbox's start and preparation count as its own.
+    """What a session has used since its allocation, including the start and preparation of its sandbox.
 
     Times are in seconds, sizes in bytes.
     """
@@ -443,46 +444,52 @@ class SessionUsage:
     uploaded: int = 0
     downloaded: int = 0
     source: UsageSource = UsageSource.NONE
-    """Where the following come from."""
+    """Where `cpu`, `memory_time` and `peak_memory` come from."""
     cpu: float | None = None
-    """Time of processors."""
+    """Processor time."""
     memory_time: float | None = None
-    """Byte-seconds: the memory over time, from samples of it."""
+    """Memory use over time in byte-seconds, from samples."""
     peak_memory: int | None = None
     session_hours: int = 0
-    """What Azure would bill for a session that runs code: hours, each that has begun counted whole."""
+    """The hours that Azure would bill for a session that runs code, each started hour in full."""
     node_hours: float = 0.0
-    """What a custom container would take of Azure's nodes."""
+    """The hours of Azure's nodes that a custom container would use."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolUsage:
-    """What a pool's sandboxes have used since it was opened, those of present sessions included; units as above."""
+    """What a pool's sandboxes have used since it was opened, including those of present sessions.
+
+    Times are in seconds, sizes in bytes. Unless a field says otherwise, it is the sum over all sessions.
+    """
 
     sessions: int = 0
     wall: float = 0.0
-    """The sum over its sessions, as all that follows."""
+    """How long sessions have held their sandboxes."""
     executions: int = 0
     uploaded: int = 0
     downloaded: int = 0
     source: UsageSource = UsageSource.NONE
-    """Where the following come from."""
+    """Where the figures for processor time and memory come from."""
     cpu: float = 0.0
+    """Processor time."""
     memory_time: float = 0.0
+    """Memory use over time in byte-seconds, from samples."""
     peak_memory: int = 0
-    """The highest of one session."""
+    """The highest peak of a single session."""
     spare_cpu: float = 0.0
-    """What sandboxes used that served no session: it is part of no other figure."""
+    """The processor time of sandboxes that served no session; not part of `cpu`."""
     spare_memory_time: float = 0.0
+    """The byte-seconds of sandboxes that served no session; not part of `memory_time`."""
     memory: int = 0
     """The memory of all sandboxes together, as last sampled."""
     unmeasured: int = 0
-    """Sessions whose processor time and memory are not known, and so missing above."""
+    """Sessions whose processor time and memory are unknown and therefore not included."""
     session_hours: int = 0
-    """What Azure would bill for sessions that run code: hours, each that has begun counted whole."""
+    """The hours that Azure would bill for sessions that run code, each started hour in full."""
     node_hours: float = 0.0
-    """What custom containers would take of Azure's nodes."""
+    """The hours of Azure's nodes that custom containers would use."""
 
 
 Event: TypeAlias = StreamText | Output | Execution
-"""An event of a stream: text and rich outputs as they come, and last the whole execution."""
+"""An event of a stream: text and rich outputs as they arrive, then the complete execution."""

@@ -1,4 +1,4 @@
-"""How far long work has got: the value that is reported, and the counting."""
+"""The progress of long operations: the value that is reported, and how it is counted."""
 
 from __future__ import annotations
 
@@ -11,46 +11,45 @@ from greenroom.errors import InvalidRequest
 from greenroom.untrusted import brief
 
 ProgressTask: TypeAlias = Literal["upload", "download", "pull", "build", "install", "start"]
-"""What is done: a transfer, an image that is pulled or built, packages that are installed, a sandbox that starts."""
+"""The operation: transferring a file, pulling or building an image, installing packages, or starting a sandbox."""
 
 ProgressUnit: TypeAlias = Literal["bytes", "steps", "packages", "sandboxes"]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a piece of long work has got, as `on_progress=` receives it.
+    """The progress of a long operation, as `on_progress=` receives it.
 
-    The values of one task never go back. If the work succeeds, the last one has `done == total`.
+    `done` never decreases within a task. If the operation succeeds, the last value has `done == total`.
     """
 
     task: ProgressTask
-    """What is done."""
+    """The kind of operation."""
     label: str
-    """What it is done with: a file, an image, an engine. Code in a session can choose names of files, so the text can
-    have any characters."""
+    """The file, image or engine concerned. Code in a session can choose file names, so the text can contain any
+    characters."""
     done: int
     total: int | None = None
-    """`None` while it is unknown. A session reports the sizes of its files, and a file can change as it is read: then
-    this changes, too."""
+    """`None` while it is unknown. It can change, because a file of a session can change while it is read."""
     unit: ProgressUnit = "bytes"
 
     @property
     def fraction(self) -> float | None:
-        """The part that is done, from 0 to 1; `None` if the total is unknown."""
+        """The completed fraction, from 0 to 1; `None` if the total is unknown."""
         if self.total is None:
             return None
         return min(self.done / self.total, 1.0) if self.total else 1.0
 
 
 OnProgress: TypeAlias = Callable[[Progress], object]
-"""A function of the caller's; its result is ignored."""
+"""The caller's function; its result is ignored."""
 
 Report: TypeAlias = Callable[[Progress], None]
-"""Takes each value where the work is done: on any thread, immediately, without raising."""
+"""Receives each value where the work is done, on any thread; must return immediately and never raise."""
 
 
 def unread(progress: Progress) -> None:
-    """A `Report` that nobody reads."""
+    """A `Report` that discards the values."""
     del progress
 
 

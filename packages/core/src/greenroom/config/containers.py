@@ -16,7 +16,7 @@ _PATH = re.compile("/[!-~]*")
 _HEADER = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _VALUE = re.compile(r"[\t -~\x80-\ud7ff\ue000-\U0010ffff]{0,8000}")
 _FRAMING = frozenset({"connection", "content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"})
-"""Headers that a probe must not have: they belong to the connection or announce a body."""
+"""Headers that a probe must not have, because they concern the connection or a body."""
 
 # What Azure accepts; other values work here, with a warning.
 _AZURE_RANGES = {

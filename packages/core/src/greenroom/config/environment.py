@@ -18,18 +18,18 @@ _LOADER = "LD_"
 
 
 class Environment(Mapping[str, str]):
-    """Names and values of variables. Its representation shows only the names, as values can be secrets."""
+    """Names and values of variables. The `repr` shows only the names, because values can be secrets."""
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         """
         Args:
-            variables: checked before.
+            variables: must have been checked by `parse`.
         """
         self._variables = dict(variables or {})
 
     @classmethod
     def parse(cls, value: object) -> Environment:
-        """Return the variables of a mapping, of JSON, or of text such as `TZ=UTC,LANG=C`.
+        """Return the variables from a mapping, from JSON, or from text such as `TZ=UTC,LANG=C`.
 
         Raises:
             ValueError: a name or a value breaks a rule; the message never shows a value.

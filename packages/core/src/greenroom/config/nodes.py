@@ -57,7 +57,7 @@ class Node:
             )
 
     def values(self) -> dict[str, Any]:
-        """Take all properties, as they are."""
+        """Take and return all remaining properties, unchecked."""
         found, self._left = self._left, {}
         return found
 
@@ -106,7 +106,7 @@ class Node:
         return by_folded[value.casefold()]
 
     def renamed(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """Return the remaining properties, numbers or strings, by the names of options, whose rules then check them."""
+        """Return the remaining properties, numbers or strings, keyed by the options whose rules apply to them."""
         found = {
             option: value
             for name, option in names.items()

@@ -18,7 +18,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 _MOST = (1 << 63) - 1
 _SECRET = {"env", "password", "secrets"}
-"""Options whose values errors do not show."""
+"""Options whose values must not appear in errors."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
@@ -59,7 +59,7 @@ def parse_size(value: int | str, name: str) -> int:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'memory'?` for the known name that is most like this one, or an empty string."""
+    """Return ` Did you mean 'memory'?` with the most similar known name, or an empty string."""
     import difflib  # noqa: PLC0415  only for a message
 
     by_folded = {each.casefold(): each for each in known}

@@ -320,8 +320,8 @@ class Engine(ABC):
     packages_from: PackagesFrom | None = None
     """How packages can be added to its sandboxes."""
     copies_sessions: bool = False
-    """Whether a session in one of its sandboxes can be copied to another: both must have the same system files and our
-    runner."""
+    """Whether a session can be copied from one of its sandboxes to another, which requires the same system files and
+    Greenroom's runner in both."""
     control_groups: ControlGroups = ControlGroups.UNKNOWN
     """The control groups that limit the sandboxes; set by `check`."""
     _report: Report | None = None
@@ -399,8 +399,8 @@ class IsolationOptions(EngineOptions):
     """The options of an engine that runs the runner's supervisor."""
 
     allow_unfiltered: bool = False
-    """Whether sandboxes may run without the runner's filter of system calls, where the kernel or the processor does not
-    support it. All of the kernel is then exposed to their code."""
+    """Whether sandboxes may run without the runner's system call filter if the kernel or the processor does not support
+    it. The whole kernel is then exposed to their code."""
 
 
 OptionsT = TypeVar("OptionsT", bound=EngineOptions)

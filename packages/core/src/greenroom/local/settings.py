@@ -48,14 +48,14 @@ def _count(value: object) -> object:
 
 
 def _words(value: object) -> object:
-    """A list from `numpy,pandas`, the form in URLs and environment variables."""
+    """Return a list from `numpy,pandas`, the form in URLs and environment variables."""
     if isinstance(value, str):
         return tuple(word for word in re.split(r"[,\s]+", value) if word)
     return value
 
 
 def _egress(value: object) -> object:
-    """Accept Azure's own words, and a plain yes or no."""
+    """Return `enabled` or `disabled`, also for Azure's values and for a boolean."""
     words = {"EgressEnabled": "enabled", "EgressDisabled": "disabled", "true": "enabled", "false": "disabled"}
     if isinstance(value, bool):
         return "enabled" if value else "disabled"
@@ -72,7 +72,7 @@ def _file(value: object) -> object:
 
 
 class AzureRangeWarning(UserWarning):
-    """A setting works on this machine but is out of the range that Azure accepts."""
+    """A setting works on this machine but is outside the range that Azure accepts."""
 
 
 _30_YEARS = 1e9  # in seconds; expiry times must be within the calendar
@@ -98,30 +98,31 @@ class PoolSettings(BaseModel):
     ready_session_instances: Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)] = 1
     """How many warm sandboxes are kept ready for new sessions; `"auto"` follows demand."""
     ready_wait_target: float = Field(0.1, ge=0, le=600)
-    """Of `"auto"`: the wait for a sandbox that 95 of 100 sessions must not exceed."""
+    """With `"auto"`: the wait for a sandbox that 95 % of sessions should not exceed."""
     min_ready_session_instances: Annotated[int | None, BeforeValidator(_count)] = None
-    """Of `"auto"`: the least that are kept ready; by default 10 % of the maximum, rounded up."""
+    """With `"auto"`: the minimum number kept ready; by default 10 % of `max_concurrent_sessions`, rounded up."""
     max_ready_session_instances: Annotated[int | None, BeforeValidator(_count)] = None
-    """Of `"auto"`: the most; by default 20 % of the maximum, rounded up, or the least if that is more."""
+    """With `"auto"`: the maximum number kept ready; by default 20 % of `max_concurrent_sessions`, rounded up, or the
+    minimum if that is higher."""
     idle_after: float | None = Field(None, gt=0, le=_30_YEARS)
-    """From the last use until a session's processes are stopped, also threads that run between executions; the next
-    use continues them. `None`: never."""
+    """How long after its last use a session's processes are frozen, including threads that run between executions. The
+    next use resumes them. By default never."""
     memory_reserve: Size | None = Field(None, ge=0)
-    """How much of the machine's memory is kept free: no sandbox starts for which there is no more than that. By default
-    5 %, at most 1 GiB."""
+    """How much of the machine's memory to keep free: no sandbox starts if less would remain. By default 5 % of the
+    memory, at most 1 GiB."""
     lifecycle: Literal["timed", "on_container_exit"] = "timed"
-    """`timed`: a session ends when it has not been used for `cooldown_period`; `on_container_exit`: when its
-    sandbox ends, or after `max_alive_period`."""
+    """`timed`: a session ends after `cooldown_period` without use; `on_container_exit`: it ends when its sandbox ends,
+    or after `max_alive_period`."""
     cooldown_period: float = Field(300, gt=0, le=_30_YEARS)
     """How long after its last use a `timed` session ends."""
     max_alive_period: float = Field(3600, gt=0, le=_30_YEARS)
-    """How long an `on_container_exit` session lives at most."""
+    """The maximum lifetime of an `on_container_exit` session."""
     acquire_timeout: float = Field(30, ge=0)
     """How long a call waits for a sandbox when the pool is full."""
     timeout: float = Field(60, gt=0, le=MAX_TIMEOUT)
     """The default time limit of an execution."""
     interrupt_grace: float = Field(2, ge=0, le=60)
-    """How long interrupted code can continue before it is killed."""
+    """How long interrupted code can keep running before it is killed."""
     network: Annotated[Literal["enabled", "disabled"], BeforeValidator(_egress)] = "disabled"
     """Whether code can reach the network."""
     cpu: float = Field(1.0, gt=0, le=64)
@@ -143,15 +144,17 @@ class PoolSettings(BaseModel):
     env: Annotated[Environment, BeforeValidator(Environment.parse)] = Environment()
     """Environment variables of every session: a mapping, or `TZ=UTC,LANG=C`. Values are never shown or logged."""
     trace_content: bool = False
-    """Whether the spans of OpenTelemetry have the code and what it printed."""
+    """Whether OpenTelemetry spans include the code and its output."""
     log: Annotated[Path | None, BeforeValidator(_file)] = None
-    """A file for records of what happens in the pool, a line of JSON each: with `NAME.1` beside it, at most 20 MiB."""
+    """The file to which the pool logs its events, as one JSON object per line. Together with the older events in
+    `NAME.1`, it takes at most 20 MiB."""
     console_log: bool = False
-    """Whether logs keep what custom containers print: the only output that any of them has."""
+    """Whether logs include the output of custom containers. No other output is ever logged."""
     container: CustomContainer | None = None
-    """What the containers of a pool of type `CustomContainer` are made from."""
+    """The image and settings of the containers, for a pool of type `CustomContainer`."""
     forward_authorization: bool = False
-    """Whether `greenroom serve` passes the header `Authorization`, its own callers' credentials, on to them."""
+    """Whether `greenroom serve` forwards the `Authorization` header, with its callers' credentials, to custom
+    containers."""
 
     @model_validator(mode="after")
     def _ready_within_maximum(self) -> Self:
@@ -169,7 +172,7 @@ class PoolSettings(BaseModel):
 
     @property
     def ready(self) -> int | ReadyGoal:
-        """How many sandboxes are kept ready, or what their number aims at."""
+        """How many sandboxes are kept ready, or the goal that determines their number."""
         if self.ready_session_instances != AUTO:
             return self.ready_session_instances
         floor, ceiling = self.min_ready_session_instances, self.max_ready_session_instances
@@ -196,7 +199,10 @@ class PoolSettings(BaseModel):
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], *, also_known: Iterable[str] = ()) -> Self:
-        """Return settings from options of any source; `also_known` are options of the engine, for the message.
+        """Return settings from options of any source.
+
+        Args:
+            also_known: options of the engine, which the message for an unknown option lists too.
 
         Raises:
             InvalidRequest: an option is unknown or its value breaks a rule; the message names both.
@@ -214,10 +220,10 @@ class PoolSettings(BaseModel):
         return settings
 
     def rules(self, *, starts_give_way: bool, freezes: bool = False) -> Rules:
-        """How many sandboxes the pool has, and when each ends.
+        """Return the rules for how many sandboxes the pool has, and when each ends.
 
         Args:
-            starts_give_way: whether sandboxes that start leave the processors to those that work.
+            starts_give_way: whether starting sandboxes yield busy processors to sandboxes that run code.
             freezes: whether sandboxes can be frozen.
         """
         return Rules(
@@ -234,10 +240,10 @@ class PoolSettings(BaseModel):
         )
 
     def check_limits(self, memory: int | None, idle_timeout: float | None) -> None:
-        """Check the limits of one session: bytes of memory, and seconds without use after which it ends.
+        """Check the limits of one session: its memory in bytes, and after how many seconds without use it ends.
 
         Raises:
-            InvalidRequest: one is not positive or exceeds the pool's, or sessions do not end by it.
+            InvalidRequest: a limit is not positive or exceeds the pool's, or the pool's sessions have no idle timeout.
         """
         if memory is not None and memory < 1:
             raise InvalidRequest(f"The memory of a session must be positive, not {memory} bytes.")

@@ -381,9 +381,9 @@ class Session:
 
         Raises:
             FileMissing: there is no such file.
-            FileRefused: it is a directory and `to` is not given, not a regular file, or over the limit; or the local
-                file cannot be written, for example because its directory is missing or the disk is full: `errno` of
-                the exception is that error's.
+            FileRefused: it is a directory and `to` is not given, it is not a regular file, or it exceeds the limit. Or
+                the local file cannot be written, for example because its directory is missing or the disk is full;
+                the exception then has the `errno` of that error.
         """
         following = Following(on_progress)
         return following.run(self._pool, lambda: self._download(path, to, limit, following.report))

@@ -12,13 +12,13 @@ class BubblewrapOptions(IsolationOptions):
     python: str | None = None
     """The interpreter for the code in sandboxes, which must have IPython; by default the one that runs Greenroom."""
     packages: OptionPackages = Packages()
-    """Packages that sandboxes have beside those of the interpreter: names as pip reads them, paths of requirements
-    files, or for NodeLTS the path of a package-lock.json. The first pool that opens with them installs them."""
+    """Packages in addition to those of the interpreter: requirements in pip's form, paths of requirements files, or for
+    NodeLTS the path of a package-lock.json. They are installed when the first pool with them opens."""
 
     fork: bool = True
-    """Whether sandboxes of Python are forked from a template, a process that has the interpreter and the preloaded
-    modules in its memory. They start fast and share that memory, but also the layout of addresses and Python's secret
-    for hashes. Without it, or with `packages`, each of them is started anew."""
+    """Whether Python sandboxes are forked from a template, a process that has already loaded the interpreter and the
+    preloaded modules. Forks start fast and share that memory, but also the address layout and Python's hash secret.
+    Without this option, or with `packages`, each sandbox is started from scratch."""
 
 
 def _make(options: BubblewrapOptions) -> Engine:

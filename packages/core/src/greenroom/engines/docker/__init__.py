@@ -13,14 +13,15 @@ class DockerOptions(IsolationOptions):
     """The options of `docker:`."""
 
     image: str | None = None
-    """The image of the sandboxes; by default that of this version for the container type, such as
-    `greenroom-python:<version>`. Custom containers have an image of their own; their relay is made from this one."""
+    """The image of the sandboxes; by default this version's image for the container type, such as
+    `greenroom-python:<version>`. For custom containers, which have their own image, this is the image of their
+    relay."""
     runtime: str | None = None
     """The OCI runtime, such as `runsc` for gVisor; by default Docker's own."""
     docker_host: str | None = None
     """The URL of the Docker engine; by default that of Docker's own command line."""
     packages: OptionPackages = Packages()
-    """None: on this engine, packages are part of the image."""
+    """Not available: on this engine, packages are part of the image."""
 
 
 def _make(options: DockerOptions) -> Engine:
