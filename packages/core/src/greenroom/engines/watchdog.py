@@ -15,10 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import greenroom
 from greenroom.engines import last_guard
 
-_OWN = Path(greenroom.__file__).parents[1]
+_OWN = Path(last_guard.__file__).parents[2]
 _START_TIMEOUT = 5.0  # a caller can wait for it
 _RESTART_AFTER = 5.0
 _log = logging.getLogger(__name__)
