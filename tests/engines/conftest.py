@@ -49,6 +49,14 @@ def python(bare_python: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return bare_python
 
 
+@pytest.fixture
+def python_without_bytecode(bare_python: Path) -> Path:
+    """The same interpreter, after others may have compiled its packages."""
+    for cache in bare_python.parent.parent.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    return bare_python
+
+
 def _of_the_system() -> Path:
     return Path(f"/usr/bin/python{_VERSION}")
 

@@ -34,16 +34,19 @@ def _without_azure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_environment_without_bytecode_is_reported_with_the_fix(
-    bare_python: Path, monkeypatch: pytest.MonkeyPatch
+    python_without_bytecode: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()  # skips, or fails, if there is no such engine
-    monkeypatch.setenv("GREENROOM_PYTHON", str(bare_python))
-    packages = next(bare_python.parent.parent.glob("lib/python3*/site-packages"))
+    monkeypatch.setenv("GREENROOM_PYTHON", str(python_without_bytecode))
+    packages = next(python_without_bytecode.parent.parent.glob("lib/python3*/site-packages"))
     packages.chmod(0o555)  # otherwise a pool compiles them itself
     if os.geteuid() == 0:
         os.chown(packages, 65534, 65534)
-    found = doctor()
-    packages.chmod(0o755)
+    try:
+        found = doctor()
+    finally:
+        packages.chmod(0o755)
+        os.chown(packages, os.geteuid(), os.getegid())
     assert str(found["bubblewrap"]["detail"]).startswith("Python 3.")
     assert str(found["bubblewrap: limits"]["detail"]).startswith("control groups: ")
     assert found["bubblewrap: system calls"]["detail"] == "filtered"
