@@ -11,6 +11,7 @@ from greenroom.engines.base import Resources
 from greenroom.models import UsageSource
 
 _MOUNT = Path("/sys/fs/cgroup")
+_MACHINE = Path("/proc/meminfo")
 _COUNTERS = ("cpuacct", "memory", "")
 """The controllers that count usage; the empty name is version 2 of control groups."""
 _MOST_PROCESSES = 1000  # of one sandbox: a fork bomb must not make a reading slow
@@ -78,23 +79,26 @@ class Gauge:
 
 def swap_left() -> int:
     """Return the bytes of free swap space on this machine."""
-    return _of_machine("SwapFree:") or 0
+    return fields_of(_MACHINE).get("SwapFree:", 0) << 10
 
 
 def machine_memory() -> int | None:
     """Return the bytes of memory on this machine; `None` if unknown."""
-    return _of_machine("MemTotal:")
+    kilobytes = fields_of(_MACHINE).get("MemTotal:")
+    return None if kilobytes is None else kilobytes << 10
 
 
-def _of_machine(field: str) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+def fields_of(file: Path) -> dict[str, int]:
+    """Return the numbers of a file with a name and a number per line; none if the file does not exist."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        for line in file.read_text().splitlines():
             match line.split():
-                case [name, kilobytes, *_] if name == field:
-                    return int(kilobytes) << 10
+                case [name, number, *_] if number.isascii() and number.isdigit():
+                    found[name] = int(number)
                 case _:
                     pass
-    return None
+    return found
 
 
 def groups_of(process: int, name: str) -> tuple[Path, ...]:

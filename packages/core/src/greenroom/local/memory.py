@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from greenroom.engines.base import MemoryFrom
+from greenroom.engines.measuring import fields_of
 
 _KIB = 1 << 10
 _ROOT = Path("/")
@@ -96,7 +97,7 @@ def read_memory(root: Path = _ROOT, *, groups: bool = True) -> Memory | None:
 
 
 def _machine(root: Path) -> Memory | None:
-    found = _fields(root / "proc/meminfo")
+    found = fields_of(root / "proc/meminfo")
     total, available = found.get("MemTotal:"), found.get("MemAvailable:")
     return None if not total or available is None else Memory(total * _KIB, available * _KIB)
 
@@ -123,23 +124,10 @@ def _left(group: Path) -> Memory | None:
     ):
         with contextlib.suppress(OSError, ValueError):  # no such file, or `max`, which means no limit
             total, used = (int((group / name).read_text()) for name in (limit, usage))
-            fields = _fields(group / "memory.stat")
+            fields = fields_of(group / "memory.stat")
             used -= min(used, sum(fields.get(name, 0) for name in cached))
             return Memory(total, max(0, total - used), _stalled(group / pressure) if pressure else 0.0)
     return None
-
-
-def _fields(file: Path) -> dict[str, int]:
-    """The numbers of a file with a name and a number per line; none if the file does not exist."""
-    found: dict[str, int] = {}
-    with contextlib.suppress(OSError):
-        for line in file.read_text().splitlines():
-            match line.split():
-                case [name, number, *_] if number.isascii() and number.isdigit():
-                    found[name] = int(number)
-                case _:
-                    pass
-    return found
 
 
 def _stalled(file: Path) -> float:
