@@ -279,7 +279,7 @@ def test_by_default_a_twentieth_of_the_memory_is_kept_free_and_at_most_a_gibibyt
 
 def test_where_sandboxes_start_quickly_none_is_kept_ready_unless_a_number_is_set() -> None:
     state = state_of(ready(1))
-    rules, as_set = rules_of(ready=1, ready_if_quick=0), rules_of(ready=1)
+    rules, as_set = rules_of(ready=1, none_if_quick=True), rules_of(ready=1)
     assert ready_target(state, rules) == 1
     state.quick = True
     assert (ready_target(state, rules), ready_reason(state, rules)) == (0, ReadyReason.QUICK)
@@ -469,10 +469,10 @@ class Pool(RuleBasedStateMachine):
         self.state.memory_read_at = self.now
         self.advance()
 
-    @rule(quick=st.booleans(), instead=st.none() | st.just(0))
-    def starts_become_quick_or_slow(self, quick: bool, instead: int | None) -> None:
+    @rule(quick=st.booleans(), none=st.booleans())
+    def starts_become_quick_or_slow(self, quick: bool, none: bool) -> None:
         self.state.quick = quick
-        self.limits = replace(self.limits, ready_if_quick=instead)
+        self.limits = replace(self.limits, none_if_quick=none)
         self.advance()
 
     @precondition(lambda self: not self.state.closing and self.count > 3)

@@ -417,13 +417,13 @@ class Allocator(Generic[InstanceT]):
         slot.phase, slot.since = "ready", now
         self._review(now)
         self._advance()
-        began = now - slot.began
         if prepared := slot.phase == "ready":
             await instance.warm_up()
             await instance.take_full_share()  # now rather than at the lease, where the session's code would wait for it
         self.metering.warmed_up(slot.number)
-        quick = self._statistics.warmed_up(self._clock() - now + began, prepared=prepared)
-        if quick is not self._state.quick:
+        before = self._state.quick
+        quick = self._statistics.warmed_up(self._clock() - slot.began, prepared=prepared, quick=before)
+        if quick is not before:
             self._state.quick = quick
             if not self._state.closing:
                 self._advance()

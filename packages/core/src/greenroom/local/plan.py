@@ -105,8 +105,8 @@ class Rules:
     max_concurrent_starts: int
     max_starts_beside_work: int | None = None
     """`max_concurrent_starts` while code runs; `None`: no difference."""
-    ready_if_quick: int | None = None
-    """`ready` if sandboxes start quickly; `None`: no difference."""
+    none_if_quick: bool = False
+    """Whether none are kept ready if sandboxes start quickly, instead of a fixed number."""
     idle_after: float | None = None
     """From the last use until a session is frozen; `None`: never."""
     memory_reserve: int | None = None
@@ -240,14 +240,14 @@ def ready_target(state: State, rules: Rules) -> int:
     """How many sandboxes should be ready: as set, or as decided."""
     if isinstance(rules.ready, ReadyGoal):
         return min(state.decision.target, rules.maximum)
-    return rules.ready_if_quick if state.quick and rules.ready_if_quick is not None else rules.ready
+    return 0 if state.quick and rules.none_if_quick else rules.ready
 
 
 def ready_reason(state: State, rules: Rules) -> ReadyReason:
     """The reason for that number."""
     if isinstance(rules.ready, ReadyGoal):
         return state.decision.reason
-    if state.quick and rules.ready_if_quick is not None:
+    if state.quick and rules.none_if_quick:
         return ReadyReason.QUICK
     lacks_all = ready_target(state, rules) > 0 and not state.count("starting", "ready")
     return ReadyReason.MEMORY if lacks_all and not admissible(state, rules, margin=2) else state.decision.reason

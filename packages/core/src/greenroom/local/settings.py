@@ -234,7 +234,7 @@ class PoolSettings(BaseModel):
             acquire_timeout=self.acquire_timeout,
             max_concurrent_starts=max(2, os.cpu_count() or 2),
             max_starts_beside_work=None if starts_give_way else 1,
-            ready_if_quick=None if "ready_session_instances" in self.model_fields_set else 0,
+            none_if_quick="ready_session_instances" not in self.model_fields_set,
             idle_after=self.idle_after if freezes else None,
             memory_reserve=self.memory_reserve,
         )

@@ -26,7 +26,6 @@ class Statistics:
         self._waits: deque[float] = deque(maxlen=_KEPT)
         self._starts: deque[float] = deque(maxlen=_KEPT)
         self._warm_times: deque[float] = deque(maxlen=_RECENT)
-        self._quick = False
         self._evictions: Counter[str] = Counter()
 
     def observe(self, event: TelemetryEvent) -> None:
@@ -43,18 +42,19 @@ class Statistics:
             case _:
                 pass
 
-    def warmed_up(self, duration: float, *, prepared: bool) -> bool:
+    def warmed_up(self, duration: float, *, prepared: bool, quick: bool) -> bool:
         """Count a sandbox that can reply now; return whether sandboxes start so quickly that none need to be kept.
 
         Args:
             duration: seconds since it was ordered.
             prepared: whether it finished its preload; if a session got it before, its time only counts if others are
                 known to be quick.
+            quick: the previous result.
         """
-        if prepared or self._quick:
-            self._warm_times.append(duration)
-            self._quick = is_quick(self._quick, self._warm_times)
-        return self._quick
+        if not prepared and not quick:
+            return quick
+        self._warm_times.append(duration)
+        return is_quick(quick, self._warm_times)
 
     @property
     def start_time(self) -> float:
