@@ -19,7 +19,28 @@ from greenroom.server.transport.multipart import file_parts
 from greenroom.sessions.transfers import at_most
 
 _FRAME = 1 << 20  # bytes that an upload can have in addition to its file
-PIECES = 768 * 1024  # bytes that an upload takes in memory, approximately
+_PIECES = 768 * 1024  # bytes that an upload takes in memory, approximately
+_CHUNKS = 4  # of a download in memory: the one that was read, the one being sent, and two that are on their way
+
+
+def hold_upload(target: Target) -> None:
+    """Reserve memory for an upload.
+
+    Raises:
+        RequestRefused: other requests use too much.
+    """
+    if not target.held.hold(_PIECES):
+        raise no_room("The server's memory for requests is too full to receive this upload. Try again.", CLOSE)
+
+
+def hold_download(target: Target, chunk: int) -> None:
+    """Reserve memory for a download in chunks of this size in bytes.
+
+    Raises:
+        RequestRefused: as with `hold_upload`.
+    """
+    if not target.held.hold(_CHUNKS * chunk):
+        raise no_room("The server's memory for requests is too full to send this file. Try again.")
 
 
 async def list_files(request: Request, target: Target) -> Response:
@@ -36,8 +57,7 @@ async def list_files(request: Request, target: Target) -> Response:
 async def upload_files(request: Request, target: Target) -> Response:
     """`POST files/upload` and `POST files`: write each part `file` of a multipart body as it arrives."""
     identifier, directory, limit = target.identifier, _directory(target), target.settings.max_upload
-    if not target.held.hold(PIECES):
-        raise no_room("The server's memory for requests is too full to receive this upload. Try again.", CLOSE)
+    hold_upload(target)
     uploaded: list[RemoteFile] = []
     body = body_of(request, limit, around=_FRAME)
     async with contextlib.aclosing(
@@ -72,10 +92,8 @@ async def download_file(request: Request, target: Target) -> Response:
     try:
         first = await anext(chunks, b"")
         second = await anext(chunks, None)
-        if second is not None and not target.held.hold(
-            2 * max(len(first), len(second))
-        ):  # a chunk, and the one being sent
-            raise no_room("The server's memory for requests is too full to send this file. Try again.")
+        if second is not None:
+            hold_download(target, max(len(first), len(second)))
     except BaseException:
         await chunks.aclose()
         raise

@@ -26,10 +26,10 @@ from greenroom.models import Event, Execution, Output, StreamText
 from greenroom.server.calls import RemoteCalls
 from greenroom.server.outcomes import Outcome
 from greenroom.server.records import Live, Record
-from greenroom.server.responses import CLOSE, RequestRefused, json_response, no_room
+from greenroom.server.responses import RequestRefused, json_response
 from greenroom.server.routes.bodies import read_json
 from greenroom.server.routes.executions import acknowledge, gone
-from greenroom.server.routes.files import PIECES, body_of
+from greenroom.server.routes.files import body_of, hold_download, hold_upload
 from greenroom.server.routes.target import Target
 from greenroom.server.transport.access_log import Entry
 from greenroom.sessions.events import Events
@@ -431,8 +431,7 @@ def _error_of(record: Record) -> GreenroomError | None:
 async def upload(request: Request, target: Target) -> Response:
     """`PUT greenroom/1/file?path=`: the body is the content."""
     identifier, path, limit = target.identifier, _path(target), target.settings.max_upload
-    if not target.held.hold(PIECES):
-        raise no_room("The server's memory for requests is too full to receive this upload. Try again.", CLOSE)
+    hold_upload(target)
     body = body_of(request, limit)
     try:
         with _configured(target, _overrides(request, target)):
@@ -452,8 +451,7 @@ async def download(request: Request, target: Target) -> Response:
     with _configured(target, overrides):
         try:
             first = await anext(chunks, None)  # an earlier error has its own status
-            if not target.held.hold(4 * len(first or b"")):  # a chunk, the one being sent, and those that come
-                raise no_room("The server's memory for requests is too full to send this file. Try again.")
+            hold_download(target, len(first or b""))
         except BaseException:
             await chunks.aclose()
             raise
