@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.processes import descendants
 
 from greenroom import Session, SessionPool
 from greenroom.testing import engine_pool
@@ -89,15 +90,6 @@ def test_a_module_that_goes_through_all_variables_can_have_read_each(
     assert ["read variables that env sets: TOKEN" in record.getMessage() for record in caplog.records] == [True]
 
 
-def processes(process: int) -> set[int]:
-    """A process and its descendants."""
-    found = {process}
-    for thread in Path(f"/proc/{process}/task").iterdir():
-        for child in (thread / "children").read_text().split():
-            found |= processes(int(child))
-    return found
-
-
 def holds(process: int, secret: str) -> bool:
     """Whether the memory of a process, including its environment, contains a text."""
     sought = secret.encode()
@@ -116,7 +108,7 @@ def holds(process: int, secret: str) -> bool:
 def sandbox_of(session: Session, template: int) -> set[int]:
     """The processes of a forked session, which are below its template."""
     name = told(session, "import json, os\nprint(json.dumps(os.readlink('/proc/self/ns/pid')))")
-    below = processes(template) - {template}
+    below = descendants(template)
     return {each for each in below if str(Path(f"/proc/{each}/ns/pid").readlink()) == name}
 
 

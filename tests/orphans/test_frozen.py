@@ -12,7 +12,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.orphans.test_the_end import alive, below, containers, groups, wait_for
+from tests.orphans.test_the_end import alive, below, groups, wait_for
+from tests.processes import containers
 from tests.waiting import within
 
 from greenroom.engines import last_guard

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.processes import containers
 from tests.waiting import within
 
 from greenroom import SessionPool
@@ -114,13 +114,6 @@ def below(owner: int) -> set[tuple[int, str]]:
 def alive(group: set[tuple[int, str]]) -> set[int]:
     everything = processes()
     return {pid for pid, started in group if pid in everything and everything[pid][1] == started}
-
-
-def containers(owner: int) -> list[str]:
-    if shutil.which("docker") is None:
-        return []
-    command = ["docker", "ps", "-aq", "--filter", f"label=greenroom.owner.pid={owner}"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
 
 
 @pytest.fixture

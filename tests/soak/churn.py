@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import subprocess
 import tempfile
 import threading
 import time
@@ -18,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from tests.processes import containers, descendants
 
 from greenroom import Session, SessionPool
 from greenroom.engines.bubblewrap import cgroups
@@ -85,7 +86,7 @@ class Churn:
 
 
 def take_sample() -> Sample:
-    below = _below(os.getpid())
+    below = descendants(os.getpid())
     namespaces = {link for pid in below for link in _namespaces(pid)} - set(_namespaces(os.getpid()))
     statm = Path("/proc/self/statm").read_text().split()
     return Sample(
@@ -97,7 +98,7 @@ def take_sample() -> Sample:
         groups=_groups(),
         mounts=_mounts(),
         files=sum(1 for _ in Path(tempfile.gettempdir()).iterdir()),
-        containers=_containers(),
+        containers=len(containers(os.getpid())),
     )
 
 
@@ -180,24 +181,6 @@ def _settled(before: Sample) -> Sample:
         time.sleep(0.2)
 
 
-def _below(process: int) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for each in Path("/proc").iterdir():
-        if each.name.isdigit():
-            try:
-                fields = (each / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            children.setdefault(int(fields[1]), []).append(int(each.name))
-    found: set[int] = set()
-    waiting = [process]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found.update(below)
-        waiting += below
-    return found
-
-
 def _namespaces(process: int) -> list[str]:
     try:
         return [str(link.readlink()) for link in Path(f"/proc/{process}/ns").iterdir()]
@@ -215,14 +198,6 @@ def _groups() -> int:
     found = cgroups.find()
     parents = found.parents.values() if found is not None else ()
     return sum(1 for parent in set(parents) for _ in parent.glob(f"*-{os.getpid()}-*-*"))
-
-
-def _containers() -> int:
-    command = ["docker", "ps", "-aq", "--filter", f"label=greenroom.owner.pid={os.getpid()}"]
-    try:
-        return len(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())
-    except FileNotFoundError:
-        return 0
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.processes import containers, descendants
 
 from greenroom import Session
 from greenroom.testing import engine_pool
@@ -21,35 +22,6 @@ pytestmark = pytest.mark.alone
 
 ENGINES = ["bubblewrap:", "docker:"]
 SMALL = {"preload": (), "ready_session_instances": 0}
-
-
-def descendants() -> set[int]:
-    """The descendants of this process."""
-    children: dict[int, list[int]] = {}
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                fields = (process / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            children.setdefault(int(fields[1]), []).append(int(process.name))
-    found: set[int] = set()
-    waiting = [os.getpid()]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found.update(below)
-        waiting += below
-    return found
-
-
-def containers() -> set[str]:
-    output = subprocess.run(
-        ["docker", "ps", "-aq", "--filter", f"label=greenroom.owner.pid={os.getpid()}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return set(output.stdout.split())
 
 
 def descriptors_open() -> int:
@@ -111,9 +83,9 @@ def test_many_sessions_through_a_small_pool_leave_nothing_behind(engine: str, co
         assert pool.status().idle == 0
         assert pool.status().evictions["session deleted"] == count + 20
     deadline = time.monotonic() + 10
-    while (descendants() or containers()) and time.monotonic() < deadline:
+    while (descendants(os.getpid()) or containers(os.getpid())) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not descendants()
+    assert not descendants(os.getpid())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("greenroom")]
 
 
