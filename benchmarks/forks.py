@@ -9,6 +9,7 @@ of resident pages (PSS) of all processes in sandboxes, including the template, w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -61,18 +62,27 @@ def memory(count: int, url: str) -> tuple[float, float]:
 
 def pss() -> float:
     """Megabytes of the processes below this one."""
-    total, waiting = 0, [os.getpid()]
-    while waiting:
-        process = Path("/proc", str(waiting.pop()))
-        try:
-            for thread in (process / "task").iterdir():
-                waiting += map(int, (thread / "children").read_text().split())
-            if process.name != str(os.getpid()):
-                lines = (process / "smaps_rollup").read_text().splitlines()
-                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except OSError:
-            continue
+    total = 0
+    for process in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1024
+
+
+def descendants(process: int) -> list[int]:
+    """Return the descendants of a process."""
+    found: list[int] = []
+    waiting = [process]
+    while waiting:
+        try:
+            for thread in Path(f"/proc/{waiting.pop()}/task").iterdir():
+                children = [int(child) for child in (thread / "children").read_text().split()]
+                found += children
+                waiting += children
+        except OSError:  # it has ended
+            continue
+    return found
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from forks import PANDAS, pss
+from forks import PANDAS, descendants, pss
 
 import greenroom
 from greenroom import Session, SessionPool
@@ -49,7 +49,7 @@ class Kept(NamedTuple):
 def kept() -> Kept:
     """Count the resources of this process and its descendants."""
     gc.collect()
-    below = _below(os.getpid())
+    below = descendants(os.getpid())
     own = re.compile(rf"greenroom-\w+-{os.getpid()}-[^/]+$")
     return Kept(
         processes=len(below),
@@ -132,20 +132,6 @@ def main() -> None:
         print(f"after:    {after}, {pss():,.0f} MB of PSS, this process has {resident() - own:,.1f} MB more")
     if after != before:
         sys.exit("Something is left.")
-
-
-def _below(process: int) -> list[int]:
-    found: list[int] = []
-    waiting = [process]
-    while waiting:
-        try:
-            for thread in Path(f"/proc/{waiting.pop()}/task").iterdir():
-                children = [int(child) for child in (thread / "children").read_text().split()]
-                found += children
-                waiting += children
-        except OSError:  # it has ended
-            continue
-    return found
 
 
 def _namespaces(process: int) -> list[str]:
