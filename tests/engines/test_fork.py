@@ -100,7 +100,22 @@ def test_a_forked_sandbox_is_like_a_new_one(pool: SessionPool, fresh: SessionPoo
         forked.execute("1").raise_for_error()
         assert is_forked(forked)
         assert not is_forked(new)
-        expected, found = told(new, LOOK), told(forked, LOOK)
+        check_looks(told(forked, LOOK), told(new, LOOK))
+
+
+@pytest.mark.parametrize("engine", ["bubblewrap:", "bubblewrap:?fork=off"])
+def test_a_sandbox_that_was_kept_ready_is_like_a_new_one(engine: str, fresh: SessionPool) -> None:
+    with engine_pool(engine, ready_session_instances=1, max_concurrent_sessions=1) as pool, fresh.session() as new:
+        assert within(60, lambda: pool.status().ready == 1)
+        session = pool.session()
+        session.execute("1").raise_for_error()
+        new.execute("1").raise_for_error()
+        assert told(session, "import json, sys; print(json.dumps('pandas' in sys.modules))") is True
+        new.execute("import json, sys").raise_for_error()
+        check_looks(told(session, LOOK), told(new, LOOK))
+
+
+def check_looks(found: dict[str, Any], expected: dict[str, Any]) -> None:
     differing = {
         name: (found[name], expected[name]) for name in expected.keys() - _EARLY if found[name] != expected[name]
     }

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import gc
 import json
-import linecache
 import os
 import select
 import signal
@@ -27,9 +26,9 @@ from . import isolation, seccomp
 from .confine import confine, drop_capabilities
 from .files import DATA_DIR
 from .lookups import Lookups
-from .protocol import Frame
 from .spawn import close_from, python_environment
 from .supervisor import prepare_home, supervise
+from .workers.link import Nowhere
 from .workers.python import Worker, prepare
 from .workers.python import main as serve
 from .workers.randomness import renew
@@ -43,12 +42,6 @@ _FILLED = 64 << 10  # bytes of objects of each size; more has no further effect
 
 _BUSY = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS)
 _DELETED = " (deleted)"
-
-_FIRST_USES = {
-    "pandas": "import pandas\ndisplay(pandas.DataFrame({'a': [1, 2]}).groupby('a').size().to_frame().describe())",
-}
-"""By module: code whose imports would otherwise happen in each sandbox."""
-_FAILING = "1 / 0"
 
 
 class _Unsound(Exception):
@@ -208,22 +201,6 @@ class Template:
             os._exit(1)
 
 
-class _Nowhere:
-    """A link without a supervisor."""
-
-    def send(self, frame: Frame, *more: Frame) -> None:
-        pass
-
-    def send_and_wait(self, frame: Frame) -> None:
-        pass
-
-    def stop_reading(self) -> None:
-        pass
-
-    def receive_piece(self) -> bytes:
-        return b""
-
-
 def _serve(worker: Worker, orders: int, acks: int) -> NoReturn:
     renew()
     serve(orders, acks, lambda: worker)
@@ -233,12 +210,9 @@ def _warm_up(worker: Worker) -> None:
     """Do what the first code of a session would otherwise do for the first time."""
     renew()  # OpenSSL's first time takes milliseconds
     seccomp.program()
-    lines = dict(linecache.cache)
-    worker.attach(_Nowhere())
-    worker.rehearse([_FAILING, *(code for name, code in _FIRST_USES.items() if name in sys.modules)])
+    worker.attach(Nowhere())
+    worker.rehearse()
     worker.detach()
-    linecache.cache.clear()
-    linecache.cache.update(lines)
 
 
 def _fill_gaps() -> list[bytes]:

@@ -34,6 +34,22 @@ class Link(Protocol):
         raise NotImplementedError
 
 
+class Nowhere:
+    """A link that drops everything."""
+
+    def send(self, frame: Frame, *more: Frame) -> None:
+        pass
+
+    def send_and_wait(self, frame: Frame) -> None:
+        pass
+
+    def stop_reading(self) -> None:
+        pass
+
+    def receive_piece(self) -> bytes:
+        return b""
+
+
 class SupervisorLink:
     """Sends events to the supervisor and receives its orders, and while code runs, answers to calls."""
 

@@ -16,6 +16,7 @@ import contextlib
 import getpass
 import importlib
 import io
+import linecache
 import math
 import numbers
 import os
@@ -37,8 +38,9 @@ from .errors import describe, shorten
 from .event_loop import EventLoop
 from .kernel import like_ipykernels
 from .libraries import adjust_when_imported
-from .link import Link, SupervisorLink
+from .link import Link, Nowhere, SupervisorLink
 from .processors import count_as_given
+from .rehearsal import rehearsed
 from .session_modules import find_session_modules
 from .terminal import without_terminal
 from .tools import ToolError, Tools
@@ -108,6 +110,7 @@ class Worker:
                     self._variables.set(loads(body))
                 case "preload":
                     self.preload(loads(body))
+                    self.rehearse()
                     supervisor.send(WorkerEvent.preloaded())
                 case other:
                     raise ValueError(other)
@@ -230,14 +233,25 @@ class Worker:
                 with contextlib.suppress(Exception):  # not installed: code that imports it gets the error
                     importlib.import_module(module)
 
-    def rehearse(self, cells: list[str]) -> None:
-        """Run code that is not part of a session, and leave no trace of it except its imports."""
+    def rehearse(self) -> None:
+        """Run code that is not part of a session, and leave no trace of it except its imports.
+
+        In a fork, it also copies the pages that the session's first code would have to copy.
+        """
         shell = self._shell
-        kept: list[dict[str, Any]] = [shell.user_ns, shell.user_ns_hidden, vars(shell.displayhook)]
+        kept: list[dict[Any, Any]] = [
+            shell.user_ns,
+            shell.user_ns_hidden,
+            shell.user_ns["_oh"],
+            vars(shell.displayhook),
+            linecache.cache,
+        ]
         before = [dict(names) for names in kept]
-        for cell in cells:
+        supervisor, self._supervisor = self._supervisor, Nowhere()
+        for cell in rehearsed():
             with open(os.devnull, "w", encoding="utf-8") as null, contextlib.redirect_stdout(null):
                 shell.run_cell(cell, store_history=False)
+        self._supervisor = supervisor
         for names, content in zip(kept, before, strict=True):
             names.clear()
             names.update(content)
@@ -246,7 +260,7 @@ class Worker:
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):
             if hasattr(sys, name):
                 delattr(sys, name)
-        self._error = self._cause = self._cell = None
+        self._error = self._cause = self._cell = self._result = None
         self._failed_to_display = False
 
     def _make_shell(self) -> Any:
