@@ -54,6 +54,7 @@ async def nothing(_request):
 
 application = Starlette(routes=[Route("/", nothing, methods=["POST"])])
 listener = socket.create_server(("127.0.0.1", 0))
+listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not, for a socket that it did not create
 print(listener.getsockname()[1], flush=True)
 uvicorn.Server(uvicorn.Config(application, log_level="critical", access_log=False)).run([listener])
 """
