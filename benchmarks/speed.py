@@ -1,9 +1,9 @@
 """One execution, output and files compared with peers: a part of `make bench`. `--only http` measures a single part.
 
-Every figure comes with that of its peer, measured alternately in the same run: an ipykernel on the host, `cat` through
-a pipe into the same sandbox, and an empty Starlette route. Ratios are of medians, and also of the tenth percentiles,
-which other work on the machine disturbs less. A run of all parts writes them and a profile of `1+1` into
-docs/performance.md.
+Every figure comes with that of its peer, measured alternately in the same run: an ipykernel on the host, processes that
+only pass a line along, `cat` through a pipe into the same sandbox, and an empty Starlette route. Ratios are of medians,
+and also of the tenth percentiles, which other work on the machine disturbs less. A run of all parts writes them and a
+profile of `1+1` into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 from benchmarks import profiles
+from benchmarks.bare import bare
 from benchmarks.comparison.measuring import machine, processes
 from benchmarks.comparison.page import PATH, replaced
 from benchmarks.sessions import PANDAS, ipykernel, seconds, wait_until_ready
@@ -68,8 +69,8 @@ class Row:
     ours: Sequence[float]
     peer: str
     theirs: Sequence[float]
-    most: float
-    """The highest ratio that is within the budget."""
+    most: float | None = None
+    """The highest ratio that is within the budget, if there is one."""
 
 
 def in_turn(acts: Mapping[str, Callable[[], object]], rounds: int, batch: int = 1) -> dict[str, list[float]]:
@@ -88,15 +89,24 @@ def checked(session: greenroom.Session, code: str) -> Callable[[], object]:
 def core(url: str, rounds: int) -> Generator[Row]:
     """The next execution, and output, compared with ipykernel's."""
     limits: dict[str, Any] = {"output_limit": "64Mi", "display_limit": "32Mi"}
-    with greenroom.connect(url, ready_session_instances=0, preload=(), **limits) as pool, ipykernel() as kernel:
+    with (
+        greenroom.connect(url, ready_session_instances=0, preload=(), **limits) as pool,
+        ipykernel() as kernel,
+        bare() as execute,
+    ):
         session = pool.session()
-        for _ in range(20):
-            session.execute("1+1")
-            kernel("1+1")
-        times = in_turn({"ours": checked(session, "1+1"), "theirs": lambda: kernel("1+1")}, 5 * rounds, batch=10)
+        assert "2" in execute("1+1")
+        acts: dict[str, Callable[[], object]] = {
+            "ours": checked(session, "1+1"),
+            "theirs": lambda: kernel("1+1"),
+            "bare": lambda: execute("1+1"),
+        }
+        in_turn(acts, 20)
+        times = in_turn(acts, 5 * rounds, batch=10)
         yield Row("`1+1`", times["ours"], "ipykernel", times["theirs"], 0.15)
+        yield Row("`1+1`", times["ours"], "`run_cell` behind two pipes", times["bare"])
         for what, code in OUTPUT.items():
-            acts = {"ours": checked(session, code), "theirs": lambda code=code: kernel(code)}
+            acts = {"ours": checked(session, code), "theirs": partial(kernel, code)}
             times = in_turn(acts, max(rounds // 3, 3))
             yield Row(what, times["ours"], "ipykernel", times["theirs"], 1)
 
@@ -253,8 +263,9 @@ def block(url: str, rows: Sequence[Row], rounds: int) -> Iterator[str]:
 
 def _line(row: Row) -> str:
     ours, theirs = (median(row.ours), _low(row.ours)), (median(row.theirs), _low(row.theirs))
+    budget = "" if row.most is None else f"{row.most:g}"
     ratio = " (".join(f"{mine / other:.2f}" for mine, other in zip(ours, theirs, strict=True))
-    return f"| {row.what} | {_time(*ours)} | {row.peer} | {_time(*theirs)} | {ratio}) | {row.most:g} |"
+    return f"| {row.what} | {_time(*ours)} | {row.peer} | {_time(*theirs)} | {ratio}) | {budget} |"
 
 
 def _low(values: Sequence[float]) -> float:
