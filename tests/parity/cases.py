@@ -438,7 +438,7 @@ def an_execution_is_missing(azure: Azure) -> None:
     check_error(azure, 404, "ExecutionNotFound", "GET", "executions/nothing")
 
 
-@case(ERRORS, "any of files", [I, I, I, I, M])
+@case(ERRORS, "any request for files", [I, I, I, I, M])
 def a_file_is_missing(azure: Azure) -> None:
     """A file that does not exist: 404, `FileNotFound`."""
     path = "files/content/nothing" if azure.legacy else "files/nothing/content"
