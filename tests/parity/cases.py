@@ -232,7 +232,7 @@ FILES = "Files"
 
 @case(FILES, "`POST files/upload`, `POST files`", [R, I, R, C, D])
 def a_file_goes_up(azure: Azure) -> None:
-    """The response to an upload describes the file: in a list in the first contract, by itself in the second."""
+    """The response to an upload describes the file: in a list in the older contract, by itself in the newer."""
     answer = azure.upload("sales.csv", b"a,b\n")
     if azure.legacy:
         (answer,) = (entry["properties"] for entry in answer["value"])
@@ -252,7 +252,7 @@ def a_name_may_begin_with_the_data_directory(azure: Azure) -> None:
 
 @case(FILES, "`GET files`", [R, D, R, C, D])
 def files_are_listed(azure: Azure) -> None:
-    """A list has the name, size and modification time of each file, in the second contract also its type."""
+    """A list has the name, size and modification time of each file, in the newer contract also its type."""
     azure.upload("cert.txt", b"testing")
     (file,) = azure.call("GET", "files", query={} if azure.legacy else {"path": ""}).json()["value"]
     if azure.legacy:
