@@ -34,7 +34,7 @@ _END = (
 
 def table(url: str) -> Iterator[str]:
     """Yield the lines of the tables, in Markdown."""
-    yield f"| `1+1` in the core, mean of {_ROUNDS:,}: processor time | µs |"
+    yield f"| processor time of `1+1` in the core, mean of {_ROUNDS:,} | µs |"
     yield "|---|---:|"
     with greenroom.connect(url, ready_session_instances=0, preload=()) as pool, pool.session() as session:
         _repeat(session)
@@ -91,7 +91,7 @@ def _profile(whose: str, places: list[tuple[tuple[str, int, str], float]]) -> It
             shares[_owner(file, name)] += spent
     total = sum(shares.values())
     yield ""
-    yield f"| a profile of {whose} | share |"
+    yield f"| profile of {whose} | share |"
     yield "|---|---:|"
     for owner, spent in sorted(shares.items(), key=lambda item: -item[1])[:_MOST]:
         yield f"| {owner} | {100 * spent / total:.0f} % |"

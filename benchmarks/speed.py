@@ -214,7 +214,7 @@ def http(url: str, rounds: int) -> Generator[Row]:
             times = in_turn(many, max(rounds // 2, 3))
             calls = max(_CALLS, callers)
             each_of = {name: [value / calls for value in values] for name, values in times.items()}
-            what = f"`1+1`, {callers} caller{'s' * (callers > 1)}, each of {calls}: HTTP"
+            what = f"`1+1` over HTTP, {callers} caller{'s' * (callers > 1)}, per call of {calls}"
             yield Row(what, each_of["http"], "core", each_of["core"], 3)
             yield Row(what, each_of["http"], "empty route, httpx", each_of["route"], 3)
 
@@ -251,10 +251,10 @@ def block(url: str, rows: Sequence[Row], rounds: int) -> Iterator[str]:
     yield (
         f"Measured on {datetime.now(UTC).date().isoformat()} on `{url}` with `python -m benchmarks.speed --rounds "
         f"{rounds}`, on {here['processors']} processors, Linux {here['kernel']}; the load was {here['load']:.1f} at "
-        "the start. Times are medians (tenth percentiles), ratios are of both."
+        "the start. Figures in parentheses are of tenth percentiles, all others of medians."
     )
     yield ""
-    yield "| what | Greenroom | peer | | ratio | budget |"
+    yield "| | Greenroom | peer | | ratio | budget |"
     yield "|---|---:|---|---:|---:|---:|"
     yield from map(_line, rows)
     yield ""

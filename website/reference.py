@@ -81,8 +81,8 @@ def _attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _values(field: FieldInfo) -> str:
-    """What a setting accepts: its type and its bounds."""
-    size = any(getattr(item, "func", None) is values._size for item in field.metadata)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    """The values that a setting accepts: its type and its bounds."""
+    size = _is_size(field)
     bounds: list[str] = []
     for item in field.metadata:
         match item:
@@ -95,6 +95,13 @@ def _values(field: FieldInfo) -> str:
             case _:
                 pass
     return ", ".join(["size" if size else _kind(field.annotation), *bounds])
+
+
+def _is_size(field: FieldInfo) -> bool:
+    """Whether a setting is a number of bytes. pydantic moves the annotation of a `Size` into the field's metadata, but
+    leaves that of a `Size | None` in its type."""
+    validator = typing.get_args(values.Size)[1]
+    return validator in field.metadata or values.Size in typing.get_args(field.annotation)
 
 
 def _kind(annotation: Any) -> str:
@@ -130,7 +137,7 @@ def _kind(annotation: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    size = any(getattr(item, "func", None) is values._size for item in field.metadata)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    size = _is_size(field)
     words: Iterable[str] = field.default  # of a tuple; pyright would narrow field.default itself to unknown items
     match field.default:
         case None | frozenset():

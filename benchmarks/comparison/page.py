@@ -44,8 +44,8 @@ def _introduction(results: Results) -> Iterator[str]:
         f"Measured on {results['date']} on {machine['processors']} processors "
         f"({machine['model'] or machine['architecture']}) with {machine['memory'] / 2**30:.0f} GiB, "
         f"Linux {machine['kernel']}, Python {results['python']}; the load was {machine['load']:.1f} at the start. "
-        f"Each figure is a median, with its quartiles in parentheses. A ratio ({_TIMES}) is to {KERNEL}'s figure of "
-        f"the same column in the same run; that of a warm session is to {KERNEL}'s next execution."
+        f"Each figure is a median, with its quartiles in parentheses. Ratios ({_TIMES}) compare it with "
+        f"{KERNEL}'s figure in the same column and run, or for a warm session with {KERNEL}'s next execution."
     )
 
 
@@ -54,7 +54,7 @@ def _times(results: Results) -> Iterator[str]:
     at_once: dict[str, list[float]] = results["at_once"]
     yield (
         "| | new session, first result | first pandas result | the same, warm | next execution | "
-        f"{results['at_once_sessions']} {_TIMES} 10 at once |"
+        f"{results['at_once_sessions']} sessions {_TIMES} 10 executions in parallel |"
     )
     yield "|---|---:|---:|---:|---:|---:|"
     left_out: dict[str, str] = results["left_out"]
@@ -97,7 +97,7 @@ def _memory(results: Results) -> Iterator[str]:
     memory: dict[str, dict[str, dict[str, float]]] = results["memory"]
     if not memory:
         return
-    yield "| memory of one more idle session | bare | pandas loaded | as PSS: the first session | each one more |"
+    yield "| memory of each additional idle session | bare | with pandas | PSS: first session | each additional one |"
     yield "|---|---:|---:|---:|---:|"
     for name in memory:
         cells = [
@@ -113,7 +113,7 @@ def _containers(results: Results) -> Iterator[str]:
     steps: dict[str, list[float]] = results.get("cold", {})
     if not steps:
         return
-    yield "| a new container, to its first output | | to `docker run` |"
+    yield "| time to the first output of a new container | | relative to `docker run` |"
     yield "|---|---:|---:|"
     for what, times in steps.items():
         yield f"| {what} | {_ms(times)} | {times[1] / steps[REFERENCE][1]:.2f} {_TIMES} |"
@@ -123,11 +123,11 @@ def _budgets(results: Results) -> Iterator[str]:
     """The budgets of Docker, if they were measured."""
     warm, at_once, steps = results["warm"], results["at_once"], results.get("cold", {})
     rows: list[tuple[str, str, float]] = []
-    for kind, title in (("replaced", "warm session"), ("calm", "warm session, while no other starts in its place")):
+    for kind, title in (("replaced", "warm session"), ("calm", "warm session, while no replacement starts")):
         if {_BUBBLEWRAP, _DOCKER} <= (of := warm.get(kind, {})).keys():
             rows.append((title, f"≤ 1.5 {_TIMES} bubblewrap's", of[_DOCKER][1] / of[_BUBBLEWRAP][1]))
     if {_DOCKER, KERNEL} <= at_once.keys():
-        rows.append(("sessions at once", f"≥ 2 {_TIMES} {KERNEL}'s", at_once[_DOCKER][1] / at_once[KERNEL][1]))
+        rows.append(("parallel sessions", f"≥ 2 {_TIMES} {KERNEL}'s", at_once[_DOCKER][1] / at_once[KERNEL][1]))
     if PYTHON in steps:
         rows.append(("cold start", f"≤ 1.3 {_TIMES} `docker run`", steps[PYTHON][1] / steps[REFERENCE][1]))
     if rows:
@@ -144,7 +144,7 @@ def _figures(_results: Results) -> Iterator[str]:
 
 def _gaps(results: Results) -> Iterator[str]:
     for title, reason in results["ended_early"].items():
-        yield f"- Not everything was measured of {title}: {reason}."
+        yield f'- The part "{title}" is incomplete: {reason}.'
 
 
 def _against(times: dict[str, list[float]], name: str) -> str:

@@ -22,7 +22,7 @@ def figures(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _beside_peers(times: dict[str, dict[str, list[float]]]) -> Any:
     figure: Any = Figure(figsize=(8, 2.9), layout="constrained")
     axes: Any = figure.subplots(1, 2, sharey=True, squeeze=False).flatten()
-    titles = {"pandas": "a new session, its first result of pandas", "next": "the next execution"}
+    titles = {"pandas": "new session, first pandas result", "next": "next execution"}
     for place, (what, title) in zip(axes, titles.items(), strict=True):
         of = times.get(what, {})
         names = list(reversed(of))
@@ -54,16 +54,16 @@ def _growth(growth: dict[str, Any]) -> Any:
     axes: Any = figure.subplots(3, 2, squeeze=False).flatten()
     sessions, files, cells = growth["sessions"], growth["files"], growth.get("cells", {})
     _lines(axes[0], {name: [[p[0], _times(p[1], 1000)] for p in points] for name, points in sessions.items()})
-    axes[0].set(title="opening sessions with pandas", xlabel="sessions", ylabel="ms for each more")
+    axes[0].set(title="opening sessions with pandas", xlabel="sessions", ylabel="ms for each additional session")
     _lines(axes[1], {name: [[p[0], _times(p[2], 1e-6)] for p in points] for name, points in sessions.items()})
-    axes[1].set(title="their memory", xlabel="sessions", ylabel="MB for each")
+    axes[1].set(title="memory of these sessions", xlabel="sessions", ylabel="MB per session")
     _lines(axes[2], growth.get("output", {}))
     axes[2].set(title="printing", xlabel="bytes", ylabel="seconds")
     _lines(axes[3], {name: [[p[0], p[1]] for p in points] for name, points in files.items()})
     _lines(axes[3], {name: [[p[0], p[2]] for p in points] for name, points in files.items()}, style="s--")
     axes[3].set(title="upload (solid), download (dashed)", xlabel="bytes", ylabel="seconds")
     _lines(axes[4], {name: [[p[0], _times(p[1], 1000)] for p in points] for name, points in cells.items()})
-    axes[4].set(title="cells in one session", xlabel="cells", ylabel="ms for the next")
+    axes[4].set(title="cells in one session", xlabel="cells", ylabel="ms for the next cell")
     for place in axes[:5]:
         place.set(xscale="log")
         place.xaxis.set_minor_formatter("")

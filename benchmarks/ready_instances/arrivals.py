@@ -60,9 +60,9 @@ def daily() -> list[Visit]:
 
 
 SCENARIOS = (
-    Scenario("recorded", "a load test: 400 sessions of 20 clients, in a minute and a half", recorded, Start(0.3)),
-    Scenario("steady", "one session in two seconds, for an hour", steady, Start(0.6)),
-    Scenario("bursty", "a class of 8 to 24 every six minutes, for three hours", bursty, Start(0.6)),
+    Scenario("recorded", "a load test: 400 sessions from 20 clients, in a minute and a half", recorded, Start(0.3)),
+    Scenario("steady", "one session every two seconds, for an hour", steady, Start(0.6)),
+    Scenario("bursty", "a class of 8 to 24 people every six minutes, for three hours", bursty, Start(0.6)),
     Scenario("daily", "from 4 to 1,800 sessions per hour, for a day", daily, Start(0.6)),
 )
 

@@ -75,7 +75,7 @@ def test_a_quick_run_fills_every_table_and_leaves_nothing(tmp_path: Path) -> Non
     assert results["ended_early"] == {}
     assert " 1/10" in told
     assert "10/10" in told
-    for title in ("first pandas result", "100 prints", "3 displays", "0.01 MB of output", "memory of one more"):
+    for title in ("first pandas result", "100 prints", "3 displays", "0.01 MB of output", "memory of each additional"):
         assert title in printed
     assert printed.count("| Greenroom, bubblewrap") == 3
     assert len(results["growth"]["sessions"]["Greenroom, bubblewrap"]) == 2
@@ -173,7 +173,7 @@ def test_the_tables_and_figures_of_a_run_in_which_every_part_failed() -> None:
     }
     block = "\n".join(page.block(results))
     assert "| docker exec | left out: it / failed | | | | |" in block
-    assert "- Not everything was measured of memory: the time was up." in block
+    assert '- The part "memory" is incomplete: the time was up.' in block
     assert [name for name, _ in plots.figures(results)] == ["performance-peers.svg", "performance-growth.svg"]
 
 

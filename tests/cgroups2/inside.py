@@ -24,7 +24,7 @@ SETTINGS = {
     "root": [*_SERVICE, _FILES],
     "root, delegated by systemd": [*_SERVICE, _FILES, "--property=Delegate=yes"],
     "user, delegated by systemd": [*_AS_USER, *_SERVICE, _FILES, "--user", "--property=Delegate=yes"],
-    "user, group handed over": [
+    "user, chowned group": [
         "sh",
         "-ec",
         f'echo 0 > {GROUPS}/handed/cgroup.procs; exec runuser -u {USER} -- "$@"',
@@ -39,8 +39,8 @@ SUITES = {
     "control groups": ["tests/cgroups2"],
     "limits": [_ENGINE, "-k", "TestLimits"],
     "isolation": [_ENGINE, "-k", "TestIsolation"],
-    "attacks on what is shared": [_ENGINE, "-k", "TestAttacks and (taking_all or count_as_memory or process_1_is)"],
-    "the end of the owner": ["tests/orphans/test_the_end.py", "tests/orphans/test_frozen.py", "-k", "not docker"],
+    "attacks on shared resources": [_ENGINE, "-k", "TestAttacks and (taking_all or count_as_memory or process_1_is)"],
+    "clean-up after the owner": ["tests/orphans/test_the_end.py", "tests/orphans/test_frozen.py", "-k", "not docker"],
 }
 EVERYWHERE = {"control groups"}
 """The others run as root, and as a user whose group systemd delegates: an emulated processor takes its time."""

@@ -85,7 +85,7 @@ def _limits(reports: dict[tuple[str, str], Path]) -> Iterator[str]:
                 if item.get("name") == "limits":
                     found[setting] = json.loads(item.get("value") or "")
     names = sorted({name for limits in found.values() for name in limits})
-    rows = [[f"`{name}`", *(found.get(setting, {}).get(name, "not there") for setting in SETTINGS)] for name in names]
+    rows = [[f"`{name}`", *(found.get(setting, {}).get(name, "missing") for setting in SETTINGS)] for name in names]
     return _table(["file", *SETTINGS], rows)
 
 

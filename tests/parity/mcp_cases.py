@@ -30,7 +30,7 @@ def use(azure: Azure, tool: str, **arguments: str) -> Any:
 
 @case(SECTION, "`POST mcp`, `initialize`", IN_PREVIEW)
 def initialize_needs_no_params(azure: Azure) -> None:
-    """Without params, `initialize` answers with 2025-03-26 and the tools' `call` and `list`."""
+    """`initialize` without params returns 2025-03-26 and the tools' capabilities `call` and `list`."""
     answer = ask(azure, "initialize")
     assert answer["protocolVersion"] == "2025-03-26"
     assert answer["capabilities"]["tools"] == {"call": True, "list": True}
@@ -44,7 +44,7 @@ def the_server_has_a_name(azure: Azure) -> None:
 
 @case(SECTION, CALL, IN_PREVIEW)
 def an_environment_runs_python(azure: Azure) -> None:
-    """`launchShell` returns an `environmentId`, in which `runPythonCodeInRemoteEnvironment` answers with `stdout`."""
+    """`launchShell` returns an `environmentId`, in which `runPythonCodeInRemoteEnvironment` runs code."""
     environment = use(azure, "launchShell")["environmentId"]
     ran = use(azure, "runPythonCodeInRemoteEnvironment", environmentId=environment, pythonCode="print('Hello')")
     assert ran["stdout"] == "Hello\n"
@@ -52,7 +52,7 @@ def an_environment_runs_python(azure: Azure) -> None:
 
 @case(SECTION, CALL, IN_PREVIEW)
 def an_environment_runs_commands(azure: Azure) -> None:
-    """`runShellCommandInRemoteEnvironment` answers with `stdout`, in Python pools too."""
+    """`runShellCommandInRemoteEnvironment` runs a command and returns `stdout`, in Python pools too."""
     environment = use(azure, "launchShell")["environmentId"]
     ran = use(azure, "runShellCommandInRemoteEnvironment", environmentId=environment, shellCommand="echo Hello")
     assert ran["stdout"] == "Hello\n"
@@ -60,7 +60,7 @@ def an_environment_runs_commands(azure: Azure) -> None:
 
 @case(SECTION, CALL, IN_PREVIEW)
 def the_former_name_launches_too(azure: Azure) -> None:
-    """`launchPythonEnvironment`, of an earlier tutorial, does what `launchShell` does."""
+    """`launchPythonEnvironment`, from an earlier tutorial, does the same as `launchShell`."""
     assert use(azure, "launchPythonEnvironment")["environmentId"]
 
 

@@ -11,16 +11,17 @@ from load.run import Result
 
 _HEAD = """# A web service under load
 
-Written by `make load` for Greenroom {version} on {date}, on a machine with {processors} processors, which the load test
-itself shares. {users} users of [the example service](../examples/web_service), each with a session of their own on
-bubblewrap, count in it: a request runs `count += 1`, and the next one follows its outcome. {workers} workers of uvicorn
-share the sessions through one `greenroom serve`. In the middle of each run, a worker is killed with SIGKILL; uvicorn
-starts another.
+This page shows the throughput and latency of [the example service](../examples/web_service), and what is lost
+when a worker is killed. `make load` wrote it for Greenroom {version} on {date}, on a machine with {processors}
+processors, which also ran the load test. {users} users each have their own session on bubblewrap. Each request runs
+`count += 1` in it, and each user sends the next request after the outcome of the previous one. {workers} uvicorn
+workers share the sessions through one `greenroom serve`. In the middle of each run, a worker is killed with SIGKILL,
+and uvicorn starts another.
 
 {table}
-A request whose connection broke is sent again with its `Idempotency-Key`, so its code runs once. At the end each
-session's count is compared with the requests that had an outcome: a session is lost if it began again, or if the two
-differ. Latency is that of the user, from the first sending to the outcome.
+A request whose connection breaks is sent again with the same `Idempotency-Key`, so its code runs only once. At the end,
+each session's count is compared with the number of requests that had an outcome. A session counts as lost if it was
+restarted or if the two numbers differ. Latency is measured by the user, from the first attempt to the outcome.
 """
 
 
@@ -43,7 +44,7 @@ _ROWS: Sequence[tuple[str, Callable[[Result], str]]] = (
     ("memory of `greenroom serve`, at most", lambda result: _mebibytes(result.memory_server)),
     ("memory of all sandboxes, at most", lambda result: _mebibytes(result.memory_sandboxes)),
     ("workers killed and replaced", lambda result: f"{result.workers_replaced}"),
-    ("connections broken before an answer", lambda result: f"{result.broken}"),
+    ("connections broken before a response", lambda result: f"{result.broken}"),
     ("requests sent again", lambda result: f"{result.resent}"),
     ("requests without an outcome", lambda result: f"{result.unanswered}"),
     ("sessions lost", lambda result: f"{result.sessions_lost}"),
