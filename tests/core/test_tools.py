@@ -526,7 +526,7 @@ def test_a_process_that_can_start_no_thread_fails_calls_and_no_more(monkeypatch:
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", fail)
             execution = session.execute(code, tools=[work], tool_limits=limits)
-        assert execution.stdout == 3 * "work was not called: the application can start no thread.\n"
+        assert execution.stdout == 3 * "work was not called: the application cannot start a thread.\n"
         assert session.execute(code, tools=[work], tool_limits=limits).stdout == "1\n1\n1\n"
 
 

@@ -131,7 +131,7 @@ class TestEnds:
         supervisor("import os\nos._exit(7)")
         sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b""
-        assert await sandbox.diagnosis() == "it ended with exit code 7"
+        assert await sandbox.diagnosis() == "it exited with code 7"
         await sandbox.kill()
 
     async def test_running_out_of_memory_is_reported(self, engine: DockerEngine, supervisor: Program) -> None:

@@ -181,7 +181,7 @@ class BubblewrapSandbox(StreamSandbox):
             await asyncio.wait_for(asyncio.shield(self._error_reader), 1)
         text = self._errors.decode("utf-8", "replace").strip()
         code = self._process.returncode
-        return text or (f"it ended with exit code {code}" if code is not None else "")
+        return text or (f"it exited with code {code}" if code is not None else "")
 
     async def _kill(self) -> None:
         if self._reclaiming is not None:

@@ -167,7 +167,7 @@ class DockerSandbox(StreamSandbox):
             case "killed", _:
                 return said or "it was killed, probably because it ran out of memory"
             case "exit", code:
-                return said or f"it ended with exit code {code}"
+                return said or f"it exited with code {code}"
             case _:
                 return said
 
