@@ -198,7 +198,7 @@ async def test_a_client_that_answers_with_no_json_fails_the_call_and_not_the_ses
         execution = await pool.execute("s", code, timeout=30, on_event=None, tools=toolbox(answer))
     finally:
         await pool.close()
-    assert execution.stdout == "The result of f is not JSON that Python can read.\n"
+    assert execution.stdout == "The result of f is not valid JSON.\n"
 
 
 @in_virtual_time

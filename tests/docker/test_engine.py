@@ -233,7 +233,7 @@ class TestChangesWhileItRuns:
         engine = await usable(DockerEngine(runtime="runsc"))
         supervisor(ECHO)
         sandbox = await engine.start(SandboxSpec())
-        with pytest.raises(InvalidRequest, match="memory cannot become"):
+        with pytest.raises(InvalidRequest, match="memory limit cannot be set to"):
             await sandbox.limit_memory(512 * MIB)
         await sandbox.kill()
         await engine.close()
@@ -336,7 +336,7 @@ class TestRefusals:
             await container.delete()
             engine = DockerEngine(image="greenroom-test-other")
             try:
-                with pytest.raises(ImageMissing, match=r"not made for this version .*greenroom image build"):
+                with pytest.raises(ImageMissing, match=r"not built for this version .*greenroom image build"):
                     await engine.check()
             finally:
                 await engine.close()

@@ -426,7 +426,7 @@ async def test_a_lost_connection_interrupts_an_execution_in_the_foreground() -> 
             running = run(pool, ENDLESS_CODE, None, events.append)
             await eventually(lambda: bool(events))
             relay.break_all()
-            with pytest.raises(ServiceFailed, match="It is unknown whether it was carried out"):
+            with pytest.raises(ServiceFailed, match="It is unknown whether the request was carried out"):
                 await running
         await eventually(lambda: backend.interrupted == ["session"])
 

@@ -149,7 +149,9 @@ class BubblewrapSandbox(StreamSandbox):
         try:
             self._group.limit_memory(memory)
         except OSError as error:
-            raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {error.strerror}.") from error
+            raise InvalidRequest(
+                f"The session's memory limit cannot be set to {memory} bytes: {error.strerror}."
+            ) from error
 
     async def take_full_share(self) -> None:
         if self._group is not None:
