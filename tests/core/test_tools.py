@@ -183,7 +183,7 @@ async def test_an_application_that_breaks_answers_nevertheless() -> None:
     assert (await executed(runner, toolbox(answer))).succeeded
     assert sorted(answers) == [
         (1, True, b"f failed: ZeroDivisionError."),
-        (2, True, b"This execution has no tool of that name."),
+        (2, True, b"This execution has no tool with that name."),
     ]
 
 
@@ -484,7 +484,7 @@ def test_an_asynchronous_function_that_blocks_its_loop_delays_no_pool() -> None:
         with pool.session() as session:
             execution = session.execute("block()", tools=[block], tool_limits=ToolLimits(timeout=0.2))
             assert execution.error is not None
-            assert "did not answer" in execution.error.value
+            assert "did not return" in execution.error.value
             assert session.execute("1").result == "1"
         pool.close()
         assert not release.is_set()
@@ -569,7 +569,7 @@ def test_functions_that_never_return_stop_no_other_pool(monkeypatch: pytest.Monk
         with memory_pool() as pool, pool.session() as session:
             limits = ToolLimits(timeout=0.2)
             execution = session.execute(code, tools=[hang, work], tool_limits=limits)
-            assert execution.stdout == 3 * "hang did not answer within 0.2 seconds.\n" + "7\n"
+            assert execution.stdout == 3 * "hang did not return within 0.2 seconds.\n" + "7\n"
             running = [thread for thread in threading.enumerate() if thread.name == "greenroom tool hang"]
             assert len(running) == 2
             release.set()

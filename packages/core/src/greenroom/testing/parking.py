@@ -157,7 +157,7 @@ class ParkSuite(Suite):
     def test_a_resumed_execution_has_no_other_tools(self, shared: Session) -> None:
         handle = parked(shared, "try:\n    decide(1)\nexcept ToolError as error:\n    print(error)")
         execution = shared.resume(handle.id, tools=[echo]).result(SAFETY)
-        assert execution.stdout == "This execution has no tool of that name.\n"
+        assert execution.stdout == "This execution has no tool with that name.\n"
 
     async def test_the_asynchronous_spellings_park(self, shared: Session) -> None:
         seen: list[MadeCall] = []

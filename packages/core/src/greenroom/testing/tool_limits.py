@@ -69,7 +69,7 @@ class ToolLimitSuite(Suite):
         sent = shared.execute(large, tools=[note], tool_limits=ToolLimits(argument_bytes=1000))
         assert "this execution is limited to 1,000 bytes of arguments" in (sent.error.value if sent.error else "")
         received = shared.execute(large, tools=[note], tool_limits=ToolLimits(result_bytes=1000))
-        assert "must have at most 398 bytes as JSON" in (received.error.value if received.error else "")
+        assert "must be at most 398 bytes as JSON" in (received.error.value if received.error else "")
 
     def test_calls_wait_for_their_turn(self, shared: Session) -> None:
         running: list[int] = []
@@ -213,7 +213,7 @@ for call in (awaited, blocking):
         await asyncio.sleep(0)  # it is submitted
         assert came.wait(SAFETY), "while the loop is blocked"
         execution = await task
-        assert execution.stdout == "answer did not answer within 5 seconds.\ncame\n"
+        assert execution.stdout == "answer did not return within 5 seconds.\ncame\n"
 
     # Bad input
 
