@@ -102,7 +102,7 @@ class Response:
             RequestFailed: the status is 400 or above.
         """
         if not self.ok:
-            raise RequestFailed(f"The container answered with status {self.status}: {brief(self.text)}", self)
+            raise RequestFailed(f"The container responded with status {self.status}: {brief(self.text)}", self)
         return self
 
     def __repr__(self) -> str:
@@ -172,7 +172,7 @@ class StreamedResponse:
             RequestFailed: the status is 400 or above.
         """
         if not self.ok:
-            raise RequestFailed(f"The container answered with status {self.status}.", self)
+            raise RequestFailed(f"The container responded with status {self.status}.", self)
         return self
 
     def __enter__(self) -> Self:
