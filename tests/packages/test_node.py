@@ -90,7 +90,7 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(lock: Callable[..., Pa
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"integrity": None}, "The package 'words' in the lock must have its hash"),
+        ({"integrity": None}, "The package 'words' in the lock must have a hash"),
         ({"resolved": "git+ssh://git@x.example/a.git#1"}, "The package 'words' in the lock must come from a registry"),
         ({"resolved": "file:../words"}, "The package 'words' in the lock must come from a registry"),
         ({"link": True}, "The package 'words' in the lock must come from a registry, not from a directory"),
