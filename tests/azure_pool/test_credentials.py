@@ -219,7 +219,7 @@ def test_a_server_on_this_machine_gets_no_token_of_azure(url: str, monkeypatch: 
 
 def test_a_host_that_is_not_azures_gets_no_token_by_itself() -> None:
     url = "https://dynamicsessions.io.example.com/subscriptions/s/resourceGroups/g/sessionPools/p"
-    with pytest.raises(InvalidRequest, match="must be Azure's to get an Azure token by default"):
+    with pytest.raises(InvalidRequest, match="must be on an Azure host to get an Azure token by default"):
         greenroom.connect(url)
     credential, azure = Credential(), Azure(executed())
     with pool_of(azure, url, credential=credential) as pool:

@@ -82,7 +82,7 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
         ({**resource(), "tags": {DECLARED_TAG: "true"}}, f"tags.{DECLARED_TAG}", "must be absent"),
         (resource(secrets=[1]), "properties.secrets[0]", "must be an object"),
         (resource(secrets=[{"name": ["a"]}]), "properties.secrets[0].name", "must be a string"),
-        ({**resource(), "tags": {ENGINE_TAG: "https://x"}}, f"tags.{ENGINE_TAG}", "must be one of this machine"),
+        ({**resource(), "tags": {ENGINE_TAG: "https://x"}}, f"tags.{ENGINE_TAG}", "must be a local one"),
         ({**resource(), "tags": {ENGINE_TAG: "rocket:"}}, f"tags.{ENGINE_TAG}", "not 'rocket'"),
         (
             {**resource(), "tags": {ENGINE_TAG: "memory:?template=/etc/passwd"}},

@@ -195,7 +195,7 @@ def test_what_azure_needs_is_said(azure: Azure) -> None:
 
 def test_errors_are_one_line_with_an_exit_code(azure: Azure) -> None:
     error = azure.run("pool", "show", "--name", "ci", *PLACE, code=2)[1]
-    assert error == "There is no pool 'ci' in the resource group 'rg', which has none.\n"
+    assert error == "There is no pool 'ci' in the resource group 'rg', which has no pools.\n"
     azure.arm.answers.append(
         to("PUT", refused(403, "AuthorizationFailed", "The client has no authorization."), times=9)
     )
@@ -213,7 +213,7 @@ def test_a_link_to_another_host_is_not_followed(azure: Azure) -> None:
     link = "https://evil.example/subscriptions/x?api-version=1"
     azure.arm.answers.append(to("GET", (200, {}, {"value": [], "nextLink": link}), times=9))
     error = azure.run("pool", "list", *PLACE, code=70)[1]
-    assert "must lead to https://management.azure.com, not to 'https://evil.example/" in error
+    assert "must point to https://management.azure.com, not to 'https://evil.example/" in error
     assert set(azure.tunnel.hosts) == {"management.azure.com"}
 
 

@@ -103,7 +103,7 @@ async def test_a_service_that_stays_busy_says_when_to_try_again(arm: Arm) -> Non
 
 async def test_a_pool_that_does_not_exist_is_an_error_with_those_that_do(arm: Arm) -> None:
     async with client_of(arm) as client:
-        with pytest.raises(InvalidRequest, match="no pool 'ci' in the resource group 'rg', which has none"):
+        with pytest.raises(InvalidRequest, match="no pool 'ci' in the resource group 'rg', which has no pools"):
             await client.get(CI)
         arm.add("ci2")
         arm.add("other")
@@ -160,7 +160,7 @@ async def test_no_other_host_gets_the_token(arm: Arm, method: str) -> None:
                 "delete": lambda: client.delete(CI),
                 "list": lambda: client.list(SUBSCRIPTION, "rg"),
             }
-            with pytest.raises(ServiceFailed, match=f"must lead to {real}, not to '{thief.url}"):
+            with pytest.raises(ServiceFailed, match=f"must point to {real}, not to '{thief.url}"):
                 await calls[method]()
         assert thief.seen == []
 
@@ -197,7 +197,7 @@ async def test_a_list_that_goes_in_circles_ends(arm: Arm) -> None:
     link = f"{arm.url}{GROUP}?api-version=1"
     arm.answers.append(to("GET", (200, {}, {"value": [], "nextLink": link}), times=99))
     async with client_of(arm) as client:
-        with pytest.raises(ServiceFailed, match="must lead to a new one"):
+        with pytest.raises(ServiceFailed, match="must point to a new page"):
             await client.list(SUBSCRIPTION, "rg")
 
 

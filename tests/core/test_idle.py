@@ -55,7 +55,7 @@ async def test_by_default_and_where_the_engine_cannot_nothing_is_frozen(caplog: 
 
 
 def test_custom_containers_refuse_it() -> None:
-    with pytest.raises(InvalidRequest, match="idle_after must not come with the container type CustomContainer"):
+    with pytest.raises(InvalidRequest, match="idle_after cannot be combined with the container type CustomContainer"):
         PoolSettings.parse({"container": CustomContainer(image="alpine", target_port=80), "idle_after": 10})
 
 

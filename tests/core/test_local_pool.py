@@ -247,8 +247,9 @@ async def test_a_full_pool_raises_and_estimates_when_a_place_becomes_free() -> N
         with pytest.raises(PoolFull) as caught:
             await use(pool, "third")
         assert str(caught.value) == (
-            "The pool is full: 2 of 2 sessions are taken, and none became free within 10 seconds. One may become free "
-            "in 189 seconds. Delete sessions that are done, shorten cooldown_period, or raise max_concurrent_sessions."
+            "The pool is full: 2 of 2 sessions are in use, and none became free within 10 seconds. One may become free "
+            "in 189 seconds. Delete sessions that are no longer needed, shorten cooldown_period, or raise "
+            "max_concurrent_sessions."
         )
         assert caught.value.sessions == 2
         assert caught.value.retry_after == pytest.approx(189)
@@ -262,7 +263,7 @@ async def test_sessions_that_start_or_end_take_their_places_in_a_full_pool() -> 
         await asyncio.gather(use(pool, "held"), use(pool, "ending"))
         ending, starting = asyncio.create_task(pool.delete("ending")), begin(pool, "starting")
         await asyncio.sleep(10)
-        with pytest.raises(PoolFull, match="The pool is full: 3 of 3 sessions are taken") as caught:
+        with pytest.raises(PoolFull, match="The pool is full: 3 of 3 sessions are in use") as caught:
             await use(pool, "late")
         assert caught.value.sessions == 3
         await asyncio.gather(ending, starting)
@@ -462,7 +463,7 @@ async def test_a_session_ends_after_its_own_time_without_use() -> None:
 async def test_a_time_without_use_beyond_the_pools_is_refused() -> None:
     async with pool_of(ScriptedEngine(), cooldown_period=300) as pool:
         pool.configure("user", Overrides(idle_timeout=300))
-        with pytest.raises(InvalidRequest, match=r"at most the pool's cooldown_period of 300 seconds, not 301"):
+        with pytest.raises(InvalidRequest, match=r"at most its pool's cooldown_period of 300 seconds, not 301"):
             pool.configure("user", Overrides(idle_timeout=301))
     async with pool_of(ScriptedEngine(), lifecycle="on_container_exit") as pool:
         with pytest.raises(InvalidRequest, match="lifecycle timed, not on_container_exit"):

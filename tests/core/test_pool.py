@@ -285,7 +285,7 @@ os.wait()
 
 def test_a_pool_survives_a_fork_if_it_was_not_used_before() -> None:
     program = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, timeout=200, check=False)
-    forked, closed = "A pool that was used does not survive a fork", "This pool was closed"
+    forked, closed = "A pool that was used before a fork cannot be used in the child process", "This pool was closed"
     expected = {
         name: ["'" + name + "'", "'" + name + "'", "0", "'parent'" if name == "parent" else forked, closed]
         for name in ("one", "two", "parent")

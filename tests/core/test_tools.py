@@ -183,7 +183,7 @@ async def test_an_application_that_breaks_answers_nevertheless() -> None:
     assert (await executed(runner, toolbox(answer))).succeeded
     assert sorted(answers) == [
         (1, True, b"f failed: ZeroDivisionError."),
-        (2, True, b"This execution has no tool of that name."),
+        (2, True, b"This execution has no tool with that name."),
     ]
 
 
@@ -198,7 +198,7 @@ async def test_a_client_that_answers_with_no_json_fails_the_call_and_not_the_ses
         execution = await pool.execute("s", code, timeout=30, on_event=None, tools=toolbox(answer))
     finally:
         await pool.close()
-    assert execution.stdout == "The result of f is not JSON that Python can read.\n"
+    assert execution.stdout == "The result of f is not valid JSON.\n"
 
 
 @in_virtual_time
@@ -484,7 +484,7 @@ def test_an_asynchronous_function_that_blocks_its_loop_delays_no_pool() -> None:
         with pool.session() as session:
             execution = session.execute("block()", tools=[block], tool_limits=ToolLimits(timeout=0.2))
             assert execution.error is not None
-            assert "did not answer" in execution.error.value
+            assert "did not return" in execution.error.value
             assert session.execute("1").result == "1"
         pool.close()
         assert not release.is_set()
@@ -526,7 +526,7 @@ def test_a_process_that_can_start_no_thread_fails_calls_and_no_more(monkeypatch:
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", fail)
             execution = session.execute(code, tools=[work], tool_limits=limits)
-        assert execution.stdout == 3 * "work was not called: the application can start no thread.\n"
+        assert execution.stdout == 3 * "work was not called: the application cannot start a thread.\n"
         assert session.execute(code, tools=[work], tool_limits=limits).stdout == "1\n1\n1\n"
 
 
@@ -569,7 +569,7 @@ def test_functions_that_never_return_stop_no_other_pool(monkeypatch: pytest.Monk
         with memory_pool() as pool, pool.session() as session:
             limits = ToolLimits(timeout=0.2)
             execution = session.execute(code, tools=[hang, work], tool_limits=limits)
-            assert execution.stdout == 3 * "hang did not answer within 0.2 seconds.\n" + "7\n"
+            assert execution.stdout == 3 * "hang did not return within 0.2 seconds.\n" + "7\n"
             running = [thread for thread in threading.enumerate() if thread.name == "greenroom tool hang"]
             assert len(running) == 2
             release.set()

@@ -58,7 +58,7 @@ class ScriptedContainer(PortSandbox):
         self.print = on_output
 
     async def diagnosis(self) -> str:
-        return "it ended with exit code 3"
+        return "it exited with code 3"
 
     async def kill(self) -> None:
         self.killed = True

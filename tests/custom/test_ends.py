@@ -76,8 +76,8 @@ def test_a_container_that_exits_at_once_is_an_error_with_its_last_lines(image: s
             pool.session().request("GET", "/")
         assert time.monotonic() - began < 60
         message = str(raised.value)
-        assert "ended before it was ready: it ended with exit code 7" in message
-        assert message.endswith("It printed last:\ncannot find the model")
+        assert "ended before it was ready: it exited with code 7" in message
+        assert message.endswith("Its last output:\ncannot find the model")
         assert within(60, nothing_is_left)
 
 
@@ -85,7 +85,7 @@ def test_a_container_that_exits_at_once_is_an_error_with_its_last_lines(image: s
     ("startup", "message"),
     [
         ({"path": "/status/503"}, r"\(GET /status/503 on port 8080\) failed 2 times, the last time with status 503\."),
-        ({"port": 9}, r"\(a connection to port 9\) failed 2 times, the last time so: .* Connection refused\."),
+        ({"port": 9}, r"connection to port 9\) failed 2 times, the last time with the error: .* Connection refused\."),
     ],
 )
 def test_a_container_that_never_answers_its_probe_is_an_error(
@@ -95,7 +95,7 @@ def test_a_container_that_never_answers_its_probe_is_an_error(
     with connect(image, startup={**startup, **later}) as pool:
         with pytest.raises(EngineUnavailable, match=message) as raised:
             pool.session().request("GET", "/")
-        assert "It printed last:\nserving, with arguments ['8080']" in str(raised.value)
+        assert "Its last output:\nserving, with arguments ['8080']" in str(raised.value)
         assert within(60, nothing_is_left)
 
 
@@ -122,9 +122,9 @@ def test_a_container_that_ends_in_a_request_is_a_lost_session(image: str) -> Non
         session = pool.session("lost-0001")
         assert session.request("GET", "/exit").status == 200
         assert within(60, lambda: session.info() is None)
-        with pytest.raises(SandboxLost, match=r"has ended: it ended with exit code 3\. Its state is gone") as raised:
+        with pytest.raises(SandboxLost, match=r"has ended: it exited with code 3\. Its state is gone") as raised:
             session.request("POST", "/run", content="import os\nprint(1, flush=True)\nos._exit(3)")
-        assert "It printed last:" in str(raised.value)
+        assert "Its last output:" in str(raised.value)
         assert session.request("GET", "/state").json() == {}
 
 

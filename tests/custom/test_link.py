@@ -38,6 +38,6 @@ async def test_a_connection_beyond_the_limit_waits_for_a_place_and_harms_no_othe
     assert [task.done() for task in waiting] == [True, True, False]
     await waiting[0].result().write(b"new")
     assert await opened[MOST_OPEN].read() == b"new"
-    host.close("The container was ended.")
-    with pytest.raises(ConnectionResetError, match="was ended"):
+    host.close("The container was stopped.")
+    with pytest.raises(ConnectionResetError, match="was stopped"):
         await waiting[2]

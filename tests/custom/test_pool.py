@@ -47,7 +47,7 @@ async def test_a_session_with_a_state_is_not_replaced_behind_its_back() -> None:
     engine.started[0].refuses = False
     assert await ask(pool) == "1 2"
     engine.started[0].end()
-    with pytest.raises(SandboxLost, match=r"it ended with exit code 3\. .* It printed last:\nthe last line of 1"):
+    with pytest.raises(SandboxLost, match=r"it exited with code 3\. .* Its last output:\nthe last line of 1"):
         await asyncio.gather(*(ask(pool) for _ in range(1)))
     assert await ask(pool) == "2 1"
     await pool.close()
@@ -103,9 +103,9 @@ async def nonsense(_: ScriptedContainer, reader: asyncio.StreamReader, writer: a
     [
         (
             silent,
-            r"GET /ready on port 80\) failed 2 times, the last time without an answer within 0\.2 seconds\. It pr",
+            r"GET /ready on port 80\) failed 2 times, the last time with no response within 0\.2 seconds\. It pr",
         ),
-        (nonsense, r"the last time so: The container sent a response that is not valid HTTP/1\.1: .* It printed last:"),
+        (nonsense, r"with the error: The container sent a response that is not valid HTTP/1\.1: .* Its last output:"),
     ],
 )
 async def test_the_way_in_which_a_probe_fails_is_told(program: Program, message: str) -> None:

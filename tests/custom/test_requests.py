@@ -160,7 +160,7 @@ def test_what_a_container_does_wrong_is_an_error(
         (("GET", b"/"), {}, "The path must be str, not bytes"),
         (("CONNECT", "/"), {}, "other than CONNECT"),
         (("GET /x HTTP/1.1\r\nA: b", "/"), {}, "The method must be"),
-        (("GET", "/"), {"headers": {"A": "b\r\nC: d"}}, "a value of one line; 'A' has not"),
+        (("GET", "/"), {"headers": {"A": "b\r\nC: d"}}, "a one-line value; 'A' does not"),
         (("GET", "/"), {"headers": {"Content-Length": "5"}, "content": b"123456"}, "must be valid HTTP/1.1"),
         (("POST", "/"), {"json": 1, "content": b""}, "one of content, data and json, not content and json"),
         (("POST", "/"), {"json": {1, 2}}, "The argument json must be JSON"),

@@ -213,7 +213,7 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             at("properties", "customContainerTemplate", "registryCredentials", "server", value="other.example"),
-            "must have an image of its registry other.example, not 'registry.example/model:1.0'.",
+            "must have an image from its registry other.example, not 'registry.example/model:1.0'.",
         ),
         (at("properties", "secrets", 0, "value", value=5), "secrets[0].value must be a string, not int."),
         (at("properties", value=[]), "properties must be an object, not []."),

@@ -57,7 +57,7 @@ def test_bubblewrap_runs_in_the_opened_container(server_image: str, options: lis
 def test_it_needs_each_opening(server_image: str, options: list[str], closed: str) -> None:
     code, said = run(server_image, [option for option in options if closed not in option])
     assert code == 1
-    assert "unavailable: bubblewrap is not allowed to make user namespaces here" in said
+    assert "unavailable: bubblewrap is not allowed to create user namespaces here" in said
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ class TestEnds:
         supervisor("import os\nos._exit(7)")
         sandbox = await engine.start(SandboxSpec())
         assert await read_all(sandbox) == b""
-        assert await sandbox.diagnosis() == "it ended with exit code 7"
+        assert await sandbox.diagnosis() == "it exited with code 7"
         await sandbox.kill()
 
     async def test_running_out_of_memory_is_reported(self, engine: DockerEngine, supervisor: Program) -> None:
@@ -233,7 +233,7 @@ class TestChangesWhileItRuns:
         engine = await usable(DockerEngine(runtime="runsc"))
         supervisor(ECHO)
         sandbox = await engine.start(SandboxSpec())
-        with pytest.raises(InvalidRequest, match="memory cannot become"):
+        with pytest.raises(InvalidRequest, match="memory limit cannot be set to"):
             await sandbox.limit_memory(512 * MIB)
         await sandbox.kill()
         await engine.close()
@@ -336,7 +336,7 @@ class TestRefusals:
             await container.delete()
             engine = DockerEngine(image="greenroom-test-other")
             try:
-                with pytest.raises(ImageMissing, match=r"not made for this version .*greenroom image build"):
+                with pytest.raises(ImageMissing, match=r"not built for this version .*greenroom image build"):
                     await engine.check()
             finally:
                 await engine.close()

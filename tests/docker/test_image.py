@@ -159,7 +159,7 @@ class TestBuild:
     async def test_no_engine_says_what_to_do(self, tmp_path: Path) -> None:
         _, error = await self.build(FakeDocker(tmp_path / "nothing.sock"))
         assert isinstance(error, EngineUnavailable)
-        assert "No Docker engine answers" in str(error)
+        assert "cannot be reached. Start Docker" in str(error)
 
 
 class TestContent:

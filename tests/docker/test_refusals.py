@@ -37,7 +37,7 @@ async def never() -> NoReturn:
 class TestCheck:
     async def test_no_engine_at_the_address_says_what_to_do(self, tmp_path: Path) -> None:
         engine = DockerEngine(docker_host=f"unix://{tmp_path}/nothing.sock")
-        message = f"No Docker engine answers at unix://{tmp_path}/nothing.sock. Start Docker, or use greenroom.connect"
+        message = f"The Docker engine at unix://{tmp_path}/nothing.sock cannot be reached. Start Docker, or use"
         with pytest.raises(EngineUnavailable, match=re.escape(message)):
             await engine.check()
 
@@ -74,7 +74,7 @@ class TestCheck:
     ) -> None:
         monkeypatch.setattr(docker, "_CHECK_TIMEOUT", 0.1)
         fake.answers["GET /info"] = never
-        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+        with pytest.raises(EngineUnavailable, match="did not respond in time"):
             await engine.check()
 
     @pytest.mark.parametrize("here", [True, False])
@@ -103,8 +103,8 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("ability", "message"),
         [
-            ({"Architecture": "riscv64"}, "no filter of system calls for the processor riscv64"),
-            ({"SecurityOptions": ["name=apparmor"]}, "built without filters of system calls"),
+            ({"Architecture": "riscv64"}, "no system call filter for the processor riscv64"),
+            ({"SecurityOptions": ["name=apparmor"]}, "built without system call filters"),
         ],
     )
     async def test_an_engine_that_cannot_filter_system_calls_must_be_allowed_by_name(
@@ -162,7 +162,7 @@ class TestStart:
     ) -> None:
         monkeypatch.setattr(docker, "_START_TIMEOUT", 0.1)
         fake.answers["POST /containers/start"] = never
-        with pytest.raises(EngineUnavailable, match="did not answer in time"):
+        with pytest.raises(EngineUnavailable, match="did not respond in time"):
             await engine.start(SandboxSpec())
         assert fake.calls[-1] == "DELETE /containers"
 

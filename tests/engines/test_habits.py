@@ -133,7 +133,7 @@ def test_an_editor_says_that_nobody_can_use_it(session: Session, form: str) -> N
     for command in ("vi edited.txt", "TERM=xterm view edited.txt", git):
         execution = session.execute(form.format(command=command), timeout=30)
         assert execution.status != "timed_out", command
-        assert "no person is at this session" in execution.stdout + execution.stderr, command
+        assert "this session is not interactive" in execution.stdout + execution.stderr, command
     for command in (
         "vi -es -c '%s/one/two/' -c wq",
         "vi -c '%s/two/three/' -c wq",
@@ -165,7 +165,7 @@ def test_a_command_writes_to_a_terminal_and_is_interrupted(session: Session) -> 
 def test_a_debugger_is_refused_with_its_line(session: Session, code: str) -> None:
     text = session.execute(code).text_for_model()
     assert ", line 2" in text
-    assert "no person is at this session" in text
+    assert "this session is not interactive" in text
 
 
 def test_nothing_can_be_installed_and_pip_says_so_at_once(session: Session) -> None:

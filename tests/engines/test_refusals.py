@@ -53,7 +53,7 @@ def test_an_interpreter_that_the_sandboxes_user_cannot_read_is_named(bare_python
 @pytest.mark.parametrize("python", ["/opt/greenroom/bin/python", "/opt/bin/python"])
 def test_an_environment_in_the_place_of_the_runner_is_named(python: str) -> None:
     place = str(Path(python).parent.parent)
-    with pytest.raises(EngineUnavailable, match=rf"must not be {place}: sandboxes have Greenroom's own program at"):
+    with pytest.raises(EngineUnavailable, match=rf"must not be {place}: sandboxes have Greenroom's runner at"):
         greenroom.connect("bubblewrap:", python=python, ready_session_instances=0)
 
 

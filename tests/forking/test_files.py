@@ -43,7 +43,7 @@ def test_a_file_that_has_grown_too_large_is_left_out_alone(tmp_path: Path) -> No
     (tmp_path / "other").write_bytes(b"o")
     contents, left_out = written(tmp_path, 1_000_000)
     assert contents == {"other": b"o"}
-    assert left_out == [(str(tmp_path / "grown"), "it is larger than when it was counted")]
+    assert left_out == [(str(tmp_path / "grown"), "it is larger than first measured")]
 
 
 def test_the_size_covers_what_empty_files_take(tmp_path: Path) -> None:

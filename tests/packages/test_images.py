@@ -111,14 +111,14 @@ def test_a_program_builds_an_image_with_a_lock_of_node_packages(
 
 
 def test_packages_of_an_image_are_not_an_option_of_its_pool() -> None:
-    with pytest.raises(EngineUnavailable, match=r"image build --with 'polars>=1' --tag NAME, then image=NAME"):
+    with pytest.raises(EngineUnavailable, match=r"image build --with 'polars>=1' --tag NAME, then set image=NAME"):
         greenroom.connect("docker:", packages=["polars>=1"])
 
 
 def test_an_image_of_another_type_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="The container type of an image must be PythonLTS or NodeLTS, not Shell"):
         greenroom.build_image(container_type="Shell")  # type: ignore[arg-type]
-    with pytest.raises(InvalidRequest, match="must be packages of Python, not a lock of Node packages, for its type"):
+    with pytest.raises(InvalidRequest, match="must be Python packages, not a lock of Node packages, for its type"):
         greenroom.build_image(packages="package-lock.json")
 
 

@@ -166,13 +166,13 @@ def test_a_package_that_does_not_exist_is_named(index: Index, installer: str) ->
 @pytest.mark.parametrize(
     ("packages", "message"),
     [
-        (5, "must be names of packages"),
-        ([5], "must have names of packages or paths of files, not int"),
+        (5, "must be package names"),
+        ([5], "must contain package names or file paths, not int"),
         ("--index-url=https://x.example", "in pip's form"),
         (["-e", "."], "in pip's form"),
         ("other.json", "with the name package-lock.json"),
-        (["package-lock.json", "polars"], "either a package-lock.json alone"),
-        ("package-lock.json", "must be packages of Python"),
+        (["package-lock.json", "polars"], "either a single package-lock.json"),
+        ("package-lock.json", "must be Python packages"),
         ("missing.txt", "missing.txt cannot be read"),
     ],
 )

@@ -426,7 +426,7 @@ async def test_a_lost_connection_interrupts_an_execution_in_the_foreground() -> 
             running = run(pool, ENDLESS_CODE, None, events.append)
             await eventually(lambda: bool(events))
             relay.break_all()
-            with pytest.raises(ServiceFailed, match="It is unknown whether it was carried out"):
+            with pytest.raises(ServiceFailed, match="It is unknown whether the request was carried out"):
                 await running
         await eventually(lambda: backend.interrupted == ["session"])
 
@@ -469,7 +469,7 @@ async def test_events_come_to_the_latest_of_several_clients_and_wait_for_no_othe
         await asyncio.wait([late])
     assert first[1]["text"] == "one"
     assert first[2]["type"] == "error"
-    assert "a later request receives its lines" in first[2]["error"]["message"]
+    assert "a later request now receives it" in first[2]["error"]["message"]
     assert second[1:] == [{"type": "text", "stream": "stdout", "text": "two"}]
 
 
@@ -781,7 +781,7 @@ async def test_variables_that_no_header_can_hold_are_refused_at_once() -> None:
     ("overrides", "message"),
     [
         ({"memory": -1}, "must be positive, not -1 bytes"),
-        ({"memory": 4 << 30}, "at most the pool's"),
+        ({"memory": 4 << 30}, "at most its pool's"),
         ({"idle_timeout": math.nan}, "positive and finite"),
         ({"idle_timeout": 0}, "positive and finite"),
         ({"env": {"A": 1}}, "values of type str"),

@@ -194,7 +194,7 @@ def test_two_servers_do_not_share_the_users_state(
 
 
 def test_the_engine_of_created_pools_is_one_of_this_machine(refusal: Callable[..., str]) -> None:
-    assert "The engine must be one of this machine" in refusal("--pool", "bubblewrap:", "--engine", "https://x")
+    assert "The engine must be a local one" in refusal("--pool", "bubblewrap:", "--engine", "https://x")
 
 
 def test_a_short_key_is_refused(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

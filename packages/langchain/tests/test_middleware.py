@@ -455,7 +455,7 @@ async def test_limits_hold_for_calls_of_code(sandboxes: SessionPool) -> None:
         "[get_orders(customer=1) for _ in range(9)]", middleware=[middleware], checkpointer=InMemorySaver()
     )
     state = await agent.ainvoke(ask(), of("limits"))
-    assert "this execution can make 2 calls" in results(state)[0].text
+    assert "this execution is limited to 2 calls" in results(state)[0].text
     middleware.tool.delete_session("limits")
 
 

@@ -155,7 +155,7 @@ async def test_limits_hold_for_the_calls_of_one_execution(
 ) -> None:
     spec = GreenroomToolSpec(sandboxes, tools=[get_orders], tool_limits=ToolLimits(calls=2))
     (result,), inner, _ = await played(spec, scripted, "[get_orders(1) for _ in range(5)]")
-    assert "this execution can make 2 calls" in result.tool_output.content
+    assert "this execution is limited to 2 calls" in result.tool_output.content
     assert len(inner) == 4
 
 

@@ -286,7 +286,7 @@ def _parse(url: str) -> tuple[str, str, dict[str, str]]:
         )
     names = [name for name, _ in options]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise InvalidRequest(f"The pool must name each option once, not {', '.join(repeated):.200} twice.")
+        raise InvalidRequest(f"A pool's URL must name each option once, not {', '.join(repeated):.200} twice.")
     return parts.scheme, parts._replace(query="").geturl() if remote else "", dict(options)
 
 
@@ -405,7 +405,7 @@ def read_engine(url: str) -> tuple[str, dict[str, str]]:
     """
     scheme, endpoint, options = _parse(url)
     if endpoint:
-        raise InvalidRequest(f"The engine must be one of this machine, such as 'docker:', not {_shown(url)!r:.200}.")
+        raise InvalidRequest(f"The engine must be a local one, such as 'docker:', not {_shown(url)!r:.200}.")
     registry.plugin(scheme)
     return scheme, options
 
@@ -422,4 +422,4 @@ async def _best(options: Mapping[str, Any], observer: Observer, name: str | None
 
 def no_engine(tried: Sequence[str]) -> EngineUnavailable:
     """Return the error that no engine works, with one line per engine."""
-    return EngineUnavailable("No engine can make sandboxes here.\n" + "\n".join(tried))
+    return EngineUnavailable("No engine can start sandboxes on this machine.\n" + "\n".join(tried))

@@ -70,9 +70,9 @@ async def lines(response: Response, seconds: float, *, longest: int, limit: int)
                 yield bytes(line)
                 line = bytearray(other)
             if len(line) > longest:
-                raise Malformed(f"a line of it must have at most {longest} bytes")
+                raise Malformed(f"a line of it must be at most {longest} bytes long")
     if line:
-        raise Malformed("its body must end with a line")
+        raise Malformed("its body must end with a complete line")
 
 
 async def received(response: Response, budget: TimeBudget, limit: int) -> AsyncGenerator[bytes, None]:
@@ -119,7 +119,7 @@ async def _raw(response: Response, budget: TimeBudget, limit: int) -> AsyncGener
         budget.spend(loop.time() - began, len(chunk))
         size += len(chunk)
         if size > limit:
-            raise Malformed(f"its body must have at most {limit} bytes")
+            raise Malformed(f"its body must be at most {limit} bytes")
         yield chunk
 
 
@@ -131,16 +131,16 @@ async def _decompressed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, N
             try:
                 piece = inflater.decompress(rest, _PIECE)
             except zlib.error as error:
-                raise Malformed(f"its body must be gzip, as its Content-Encoding says: {error}") from None
+                raise Malformed(f"its body must be gzip, to match its Content-Encoding: {error}") from None
             if piece:
                 yield piece
             rest = inflater.unconsumed_tail
             if not rest and len(piece) < _PIECE:
                 break
         if inflater.unused_data:
-            raise Malformed("its body must end where its gzip does")
+            raise Malformed("its body must end with the gzip stream")
     if not inflater.eof:
-        raise Malformed("its body must contain the end of its gzip")
+        raise Malformed("its body must be a complete gzip stream")
 
 
 async def sent(content: AsyncIterator[bytes], seconds: float, timeout: asyncio.Timeout) -> AsyncGenerator[bytes, None]:

@@ -163,7 +163,7 @@ def tokens_for(endpoint: str, settings: AzureSettings) -> Tokens:
         return FixedToken(None)
     if not is_azure(endpoint):
         raise InvalidRequest(
-            f"A pool's host must be Azure's to get an Azure token by default, not that of {endpoint!r:.200}. Pass "
-            "connect() the server's api_key or a credential."
+            f"A pool must be on an Azure host to get an Azure token by default, not at {endpoint!r:.200}. Pass the "
+            "server's api_key or a credential to connect()."
         )
     return CredentialTokens(lambda: default_credential(settings.client_id), owned=True)

@@ -56,7 +56,7 @@ def _check_target(target: str) -> None:
     path, _, query = target.partition("?")
     segments = unquote(path).split("/")
     if {".", ".."} & set(segments):
-        raise InvalidRequest(f"The path must not have the segments . and .., as {brief(path)} has.")
+        raise InvalidRequest(f"The path must not contain the segments . and .., as {brief(path)} does.")
     if segments[1] == ".management":
         raise InvalidRequest(f"The path must not be one that the pool itself serves, as {brief(path)} is.")
     if any(name == "identifier" for name, _ in parse_qsl(query, keep_blank_values=True)):

@@ -208,11 +208,11 @@ class Connection:
             raise ServiceFailed(f"The link to the next page must be a URL, not {link!r:.200}: {error}.") from None
         endpoint = urlsplit(self.endpoint)
         if (address.scheme, address.netloc) != (endpoint.scheme, endpoint.netloc):
-            raise ServiceFailed(f"The link to the next page must be a part of {self.endpoint}, not {link!r:.200}.")
+            raise ServiceFailed(f"The link to the next page must be below {self.endpoint}, not {link!r:.200}.")
         ours = {name: value for name, value in call.query.items() if name in _OURS}
         query = {**call.query, **query, **ours}
         if query == call.query:
-            raise ServiceFailed(f"The link to the next page must lead to a new one, not repeat {link!r:.200}.")
+            raise ServiceFailed(f"The link to the next page must point to a new page, not repeat {link!r:.200}.")
         return replace(call, query=query)
 
     async def _send(self, call: Call, timeout: float, path: str | None, content: Any) -> Response:
@@ -304,7 +304,7 @@ class Connection:
         return ServiceFailed(f"{self.endpoint} cannot be reached: {error}.{nothing}")
 
     def _broken(self, call: Call, error: Exception) -> ServiceFailed:
-        unknown = " It is unknown whether it was carried out." if call.method != "GET" else ""
+        unknown = " It is unknown whether the request was carried out." if call.method != "GET" else ""
         return ServiceFailed(f"The connection to {self.endpoint} broke: {error}.{unknown}")
 
 
@@ -379,7 +379,7 @@ async def _read(response: Response, limit: int, timeout: float) -> bytes:
             async for piece in pieces:
                 content += piece
                 if len(content) > limit:
-                    raise Malformed(f"its body must have at most {limit} bytes")
+                    raise Malformed(f"its body must be at most {limit} bytes")
     except TimeoutError:
         if whole.expired():
             raise TooSlow(f"its body must end within {timeout:g} seconds") from None

@@ -142,7 +142,7 @@ class ManagementClient:
                     if len(found) > _MAX_POOLS:
                         raise ServiceFailed(f"A list of pools must have at most {_MAX_POOLS} entries.")
                     if link is not None and link in seen:
-                        raise ServiceFailed(f"The link to the next page must lead to a new one, not to {link!r:.200}.")
+                        raise ServiceFailed(f"The link to the next page must point to a new page, not {link!r:.200}.")
                     seen.add(link or "")
                     call = None if link is None else Call("GET", self._path_of(link, "The link to the next page"))
         except TimeoutError:
@@ -286,7 +286,7 @@ class ManagementClient:
         """
         path = within(self.server, link)
         if path is None:
-            raise ServiceFailed(f"{what} must lead to {self._http.endpoint}, not to {link!r:.200}.")
+            raise ServiceFailed(f"{what} must point to {self._http.endpoint}, not to {link!r:.200}.")
         return path
 
     async def _missing(self, pool: PoolId, error: InvalidRequest) -> InvalidRequest | None:
@@ -305,7 +305,7 @@ class ManagementClient:
 def missing(name: str, group: str, others: list[str]) -> str:
     """Return the message that there is no pool with this name."""
     if not others:
-        return f"There is no pool {name!r} in the resource group {group!r}, which has none."
+        return f"There is no pool {name!r} in the resource group {group!r}, which has no pools."
     shown = ", ".join(sorted(others)[:_MOST_NAMES]) + (", …" if len(others) > _MOST_NAMES else "")
     return f"There is no pool {name!r} in the resource group {group!r}.{did_you_mean(name, others)} Pools: {shown}."
 
@@ -331,8 +331,8 @@ def _tokens_for(server: str, settings: ManagementSettings) -> Tokens:
     if is_loopback(urlsplit(server).hostname or ""):
         return FixedToken(None)
     raise InvalidRequest(
-        f"A server must be Azure's to get an Azure token by default, not {server!r:.200}. Set GREENROOM_MANAGEMENT_KEY "
-        "to the management key of the server."
+        f"A server must be on an Azure host to get an Azure token by default, not at {server!r:.200}. Set "
+        "GREENROOM_MANAGEMENT_KEY to the management key of the server."
     )
 
 

@@ -265,7 +265,7 @@ class NativePool(Forwarding):
                 for chunk in decoder.feed(piece):
                     yield chunk
         if not decoder.ended:
-            raise WireError("a file must have an end")
+            raise WireError("a file must be complete")
 
     async def files(self, identifier: str, path: str, *, recursive: bool) -> list[RemoteFile]:
         query = {"path": path, **({"recursive": "true"} if recursive else {})}
@@ -415,7 +415,7 @@ class _Running:
                 raise self._too_late() from None
             raise
         if execution is None:
-            raise WireError("the lines of an execution must end with it")
+            raise WireError("the lines of an execution must end with the execution itself")
         return execution
 
     @property

@@ -131,7 +131,7 @@ class CustomContainer(BaseModel):
     @model_validator(mode="after")
     def _image_of_the_registry(self) -> Self:
         if self.registry is not None and not self.image.startswith(f"{self.registry.server}/"):
-            raise ValueError(f"must have an image of its registry {self.registry.server}, not {self.image!r}")
+            raise ValueError(f"must have an image from its registry {self.registry.server}, not {self.image!r}")
         return self
 
     def outside_azure(self) -> Iterator[str]:

@@ -89,8 +89,8 @@ def _check_name(name: object) -> int:
         )
     if name.startswith(_LOADER):
         raise ValueError(
-            f"must not have {brief(name)}: the loader reads its variables when a program starts, and the session's "
-            "program has started. Set it in the shell command that starts another program"
+            f"must not have {brief(name)}: the dynamic loader reads it when a program starts, and the session's "
+            "program is already running. Set it in the shell command that starts another program"
         )
     return len(name) + 2
 
@@ -99,8 +99,8 @@ def _check_value(name: str, content: object) -> int:
     if not isinstance(content, str):
         raise ValueError(f"must have values of type str, not {type(content).__name__} for {brief(name)}")
     if "\0" in content:
-        raise ValueError(f"must have values without NUL, unlike that of {brief(name)}")
+        raise ValueError(f"must have values without NUL characters, unlike that of {brief(name)}")
     try:
         return len(content[: MAX_SIZE + 1].encode())
     except UnicodeEncodeError:
-        raise ValueError(f"must have values that UTF-8 can encode, unlike that of {brief(name)}") from None
+        raise ValueError(f"must have values that are encodable as UTF-8, unlike that of {brief(name)}") from None

@@ -204,7 +204,7 @@ class Sandbox(ABC):
         Raises:
             InvalidRequest: this engine cannot change the limit of a single sandbox.
         """
-        raise InvalidRequest(f"The memory of one session cannot differ from its pool's on this engine: {memory} bytes.")
+        raise InvalidRequest(f"On this engine, the memory of a session cannot differ from its pool's: {memory} bytes.")
 
     async def take_full_share(self) -> None:  # noqa: B027  nothing to do if starts do not yield
         """Give it the same share of busy processors as the others; until then, its start can yield to running code.
@@ -305,10 +305,10 @@ def refuse_unfiltered(reason: str | None, *, allowed: bool) -> None:
         return
     if not allowed:
         raise EngineUnavailable(
-            f"Sandboxes would have no filter of system calls here: {reason}. To run code that you trust, allow it "
-            "with allow_unfiltered=True."
+            f"Sandboxes would run without a system call filter: {reason}. If you trust the code, set "
+            "allow_unfiltered=True."
         )
-    _log.warning("Sandboxes have no filter of system calls: %s.", reason)
+    _log.warning("Sandboxes run without a system call filter: %s.", reason)
 
 
 class Engine(ABC):

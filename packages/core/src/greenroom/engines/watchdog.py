@@ -62,7 +62,7 @@ class Watchdog:
             try:
                 await self._run()
             except OSError as error:
-                _log.warning("Idle sandboxes are not frozen, as no process can be started to watch them: %s", error)
+                _log.warning("Idle sandboxes are not frozen, because their watchdog process cannot start: %s", error)
                 self._tried.set()
             await asyncio.sleep(_RESTART_AFTER)
 

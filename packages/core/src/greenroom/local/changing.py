@@ -49,7 +49,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
         engine, settings = self._engine, self._settings
         if settings.idle_after is not None and not engine.freezes:
             _log.warning(
-                "Idle sessions of %s are not frozen (idle_after): that needs control groups, and there are none here.",
+                "Idle sessions of %s are not frozen (idle_after): that needs control groups, which are not available.",
                 engine.name,
             )
         return settings.rules(starts_give_way=engine.starts_give_way, freezes=engine.freezes)
@@ -204,7 +204,7 @@ class ChangeablePool(ABC, Generic[InstanceT]):
                 try:
                     await self._engines.pop(generation).close()
                 except Exception:  # noqa: BLE001  the change is made in any case
-                    _log.exception("an engine that is no longer needed did not close")
+                    _log.exception("An engine that is no longer needed could not be closed")
 
 
 def _sandboxes_of(settings: PoolSettings) -> object:

@@ -341,7 +341,7 @@ class Channel(FileRequests):
             if not running.done.done():
                 await self._send(HostOrder.interrupt(number, grace=running.limits.grace))
                 if not await _within(running.done, running.limits.grace + _STOP_MARGIN):
-                    self._fail("it did not stop its code after an interrupt")
+                    self._fail("it did not stop the code after an interrupt")
         if running.done.done() and running.done.exception() is not None:
             return
         self._running = self._calls = None
@@ -366,10 +366,10 @@ class Channel(FileRequests):
             async with asyncio.timeout(_REPLY_TIMEOUT if timeout is None else timeout):
                 reply, content = await request.reply
         except TimeoutError:
-            raise self._fail("it did not answer") from None
+            raise self._fail("it did not respond") from None
         code = reply.get("errno")
         if code is not None and path is None:
-            raise self._fail("it violated the protocol: an error of a file that was not asked for")
+            raise self._fail("it violated the protocol: an error for a file that was not requested")
         if code is not None and path is not None:
             raise file_error(code, path)
         return Frame(reply, content)
@@ -381,7 +381,7 @@ class Channel(FileRequests):
             async with asyncio.timeout(_SEND_TIMEOUT):
                 await self._sandbox.send(encode(*order))
         except TimeoutError:
-            raise self._fail("it does not take what it is sent") from None
+            raise self._fail("it does not read its input") from None
         except OSError:
             raise self._fail("it has ended") from None
 
@@ -404,7 +404,7 @@ class Channel(FileRequests):
         except FrameError as error:
             self._fail(f"it violated the protocol: {error}")
         except OSError as error:
-            self._fail(f"the engine lost it: {error}")
+            self._fail(f"the connection to it was lost: {error}")
 
     def _most(self) -> int:
         """The maximum size of a frame's body in bytes, given the requests that are pending."""
@@ -433,7 +433,7 @@ class Channel(FileRequests):
         elif event == "preloaded" and not self._preloaded.done():
             self._preloaded.set_result(None)
         else:
-            raise FrameError("a frame that was not asked for")
+            raise FrameError("a frame that was not requested")
 
     async def _handle_execution_event(self, running: Collector, header: dict[str, Any], body: bytes) -> None:
         if running.done.done():
@@ -442,7 +442,7 @@ class Channel(FileRequests):
             case "text":
                 stream = header.get("stream")
                 if stream not in ("stdout", "stderr"):  # not a set: the value may not be hashable
-                    raise FrameError("text of an unknown stream")
+                    raise FrameError("text on an unknown stream")
                 running.add_text(stream, body)
             case "output":
                 await running.add_output(header, body)
@@ -466,8 +466,8 @@ class Channel(FileRequests):
         if self._lost is None:
             reason = without_controls(reason)  # it can be text that the sandbox wrote
             self._lost = SandboxLost(
-                f"The sandbox {self._sandbox.id} is lost: {reason}. Its session's variables and files are gone; "
-                "the next use of the identifier begins a new session."
+                f"The sandbox {self._sandbox.id} was lost: {reason}. Its session's variables and files are gone; "
+                "the next use of the identifier starts a new session."
             )
             waiting: list[asyncio.Future[Any]] = [self._ready, self._preloaded]
             waiting += [request.reply for request in self._requests.values()]

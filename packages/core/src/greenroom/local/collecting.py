@@ -146,7 +146,7 @@ class Collector:
     def add_text(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         self._clear_if_pending()
         if not 0 < len(data) <= self.text_left:
-            raise FrameError("more text than was allowed, or none")
+            raise FrameError("more text than allowed, or none")
         self.text_left -= len(data)
         if (text := self.texts[stream].add(data)) and self.on_event:
             self.on_event(StreamText(stream, text))
@@ -154,12 +154,12 @@ class Collector:
     async def add_output(self, header: dict[str, Any], body: bytes) -> None:
         display_id, update = header.get("display_id"), header.get("update") is True
         if isinstance(display_id, str) and len(display_id) > MAX_NAME:
-            raise FrameError("the name of a display is too long")
+            raise FrameError("the ID of a display is too long")
         if not update:  # an update does not add an output
             self._clear_if_pending()
         cost = await off_loop(body, lambda: output_weight(body, self.display_left))
         if cost > self.display_left or (not update and not self.places_left):
-            raise FrameError("more output than was allowed")
+            raise FrameError("more output than allowed")
         self.display_left -= cost
         output = await off_loop(body, lambda: decode_output(header, body))
         shown = self.displays.get(display_id) if isinstance(display_id, str) else None
@@ -185,7 +185,7 @@ class Collector:
         """Add an error that the code shows. It also becomes text, unless it has ended the code."""
         self._clear_if_pending()
         if len(body) > self.text_left or not self.places_left:
-            raise FrameError("more errors than were allowed")
+            raise FrameError("more errors than allowed")
         self.text_left -= len(body)
         self.places_left -= 1
         error = await off_loop(body, lambda: decode_shown_error(parse_json(body, MAX_ENDING)))

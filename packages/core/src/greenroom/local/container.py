@@ -154,8 +154,8 @@ class ContainerInstance:
                 raise
             why = f": {self._reason}" if self._reason else await self._how()
             raise SandboxLost(
-                f"The session's container has ended{why}. Its state is gone; the same identifier begins again."
-                f"{self._last_lines()}"
+                f"The session's container has ended{why}. Its state is gone; the next use of the identifier starts a "
+                f"new one.{self._last_lines()}"
             ) from error
 
     async def _connect(self, port: int) -> Connection:
@@ -215,11 +215,11 @@ class ContainerInstance:
                 async with exchange(connection, HttpRequest("GET", probe.path, headers)) as response:
                     return None if 200 <= response.status < 400 else f"the last time with status {response.status}"
         except TimeoutError:
-            return f"the last time without an answer within {probe.timeout:g} seconds"
+            return f"the last time with no response within {probe.timeout:g} seconds"
         except InvalidRequest:
             raise
         except GreenroomError as error:
-            return f"the last time so: {str(error).rstrip('.')}"
+            return f"the last time with the error: {str(error).rstrip('.')}"
 
     async def _how(self) -> str:
         """Return how it ended, as the rest of a sentence."""
@@ -229,7 +229,7 @@ class ContainerInstance:
     def _last_lines(self) -> str:
         lines = without_controls(self._sandbox.output()).strip().splitlines()[-_LINES:]
         text = "\n".join(lines)[-_CHARACTERS:]
-        return f" It printed last:\n{text}" if text else " It printed nothing."
+        return f" Its last output:\n{text}" if text else " It printed nothing."
 
 
 def _name(probe: Probe, container: CustomContainer) -> str:

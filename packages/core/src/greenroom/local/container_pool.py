@@ -86,7 +86,9 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
     def configure(self, identifier: str, overrides: Overrides) -> None:
         self._settings.check_limits(overrides.memory, overrides.idle_timeout)
         if overrides.env is not None:
-            raise InvalidRequest("The env of custom containers must be in their template: it is set as they start.")
+            raise InvalidRequest(
+                "The env of custom containers must be set in their template: containers receive it when they start."
+            )
         self._overrides[identifier] = overrides
 
     def mark_owned(self, identifier: str) -> None:
@@ -112,7 +114,7 @@ class ContainerPool(ChangeablePool[ContainerInstance]):
     async def fork(self, identifier: str, forks: Mapping[str, Overrides | None], **options: Any) -> NoReturn:
         raise InvalidRequest(
             f"A session that is forked must be of type {ContainerType.PYTHON_LTS}, not "
-            f"{ContainerType.CUSTOM_CONTAINER}: Greenroom does not know how to copy a container's state."
+            f"{ContainerType.CUSTOM_CONTAINER}: Greenroom cannot copy a container's state."
         )
 
     async def shell(self, identifier: str, command: ShellCommand, **options: Any) -> NoReturn:
@@ -167,6 +169,6 @@ def traced(request: HttpRequest) -> HttpRequest:
 
 def _only_requests(verb: str) -> InvalidRequest:
     return InvalidRequest(
-        f"A custom container must be used with request(), not with {verb}(), which is for sessions of code: "
+        f"A custom container must be used with request(), not with {verb}(), which is for code sessions: "
         'session.request("POST", "/path", json=…)'
     )

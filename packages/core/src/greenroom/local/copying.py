@@ -255,12 +255,12 @@ def _check(execution: Execution, limits: CopyLimits, report: dict[str, Any]) -> 
 
 
 def _too_late(limits: CopyLimits, at: object) -> ForkFailed:
-    where = f" It was at {one_line(at[:_LONGEST_NAME])} then." if isinstance(at, str) else ""
-    return ForkFailed(f"The session could not be copied in {limits.seconds:g} seconds.{where}")
+    where = f" It was copying {one_line(at[:_LONGEST_NAME])} at that time." if isinstance(at, str) else ""
+    return ForkFailed(f"The session could not be copied within {limits.seconds:g} seconds.{where}")
 
 
 def _too_large(limit: int, size: str) -> ForkFailed:
-    return ForkFailed(f"The session's variables and files must not exceed {in_units(limit)} to be copied, not {size}.")
+    return ForkFailed(f"To be copied, the session's variables and files must be at most {in_units(limit)}, not {size}.")
 
 
 def _report_in(event: Event) -> dict[str, Any] | None:

@@ -33,12 +33,12 @@ _REASONS = {
     errno.EDQUOT: "the session's disk is full",
     errno.EISDIR: "it is a directory",
     errno.ENOTEMPTY: "the directory is not empty",
-    errno.ELOOP: "a symbolic link is in its way",
+    errno.ELOOP: "a symbolic link is in the way",
     errno.EINVAL: "it is not a regular file",
     errno.ENXIO: "it is not a regular file",
-    errno.ENOTDIR: "a file or a symbolic link is in its way",
+    errno.ENOTDIR: "a file or a symbolic link is in the way",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.E2BIG: "there are more files than a list can hold",
+    errno.E2BIG: "there are too many files to list",
 }
 
 
@@ -124,7 +124,7 @@ def decode_error(header: dict[str, Any], fields: dict[str, Any]) -> ExecutionErr
 
 def decode_timeout(header: dict[str, Any], fields: dict[str, Any], timeout: float) -> ExecutionError:
     """The error of code that was stopped at its time limit."""
-    how = "killed, as it did not react" if "crash" in header else "interrupted"
+    how = "killed, because it did not respond to the interrupt" if "crash" in header else "interrupted"
     error = None if "crash" in header else decode_error(header, fields)
     return ExecutionError(
         "TimeoutError",
@@ -145,7 +145,7 @@ def decode_exit_code(header: dict[str, Any]) -> int:
 def decode_command_end(header: dict[str, Any], timeout: float | None) -> ExecutionError | None:
     """The error of a shell command; if a time limit is given, the command was stopped."""
     if timeout is not None:
-        how = "killed, as it did not react" if header.get("killed") is True else "stopped"
+        how = "killed, because it did not respond to SIGTERM" if header.get("killed") is True else "stopped"
         return ExecutionError("TimeoutError", f"The command ran for longer than {timeout:g} seconds and was {how}.")
     code = decode_exit_code(header)
     if code == 0:
@@ -167,7 +167,7 @@ def decode_file(entry: object) -> RemoteFile:
     fields = mapping(entry)
     path = text(fields.get("path"), 8192)
     if not path.startswith(f"{DATA_DIR}/") or ".." in path.split("/"):
-        raise FrameError("a file's entry has no path of a session")
+        raise FrameError("a file's entry has no valid session path")
     seconds = min(number(fields, "modified") / 1e9, 253402300799)
     return RemoteFile(
         path=path,
@@ -190,4 +190,4 @@ def file_error(code: object, path: str) -> GreenroomError:
     if number == errno.ENOENT:
         return FileMissing(number, "The session has no such file", path)
     reason = _REASONS.get(number) or os.strerror(number).lower()
-    return FileRefused(number, f"The session's file system refuses: {reason}", path)
+    return FileRefused(number, f"The session's file system refused the operation: {reason}", path)

@@ -176,7 +176,7 @@ class _Exchange:
 
 def _head(request: HttpRequest) -> h11.Request:
     if not _METHOD.fullmatch(request.method) or request.method == "CONNECT":
-        raise InvalidRequest(f"The method must be one of HTTP's other than CONNECT, not {brief(request.method)}.")
+        raise InvalidRequest(f"The method must be an HTTP method other than CONNECT, not {brief(request.method)}.")
     if not _TARGET.fullmatch(request.target):
         raise InvalidRequest(f"The path must begin with a slash and be percent-encoded, not {brief(request.target)}.")
     headers = list(end_to_end(request.headers))

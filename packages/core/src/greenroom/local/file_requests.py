@@ -110,7 +110,7 @@ class FileRequests(ABC):
         try:
             return await off_loop(body, lambda: decode_files(parse_json(body, MAX_LIST)))
         except FrameError as error:
-            raise self._fail("it sent a broken list of files") from error
+            raise self._fail("it sent an invalid list of files") from error
 
     async def file(self, path: str) -> RemoteFile:
         header, _ = await self._request(path, HostOrder.stat(next(self._numbers), path))
@@ -128,7 +128,7 @@ class FileRequests(ABC):
     def _handle(self, header: dict[str, Any]) -> int:
         file = header.get("file")
         if not isinstance(file, int):
-            raise self._fail("it opened a file without a number for it")
+            raise self._fail("it opened a file without a number")
         return file
 
     async def _forget(self, file: int) -> None:

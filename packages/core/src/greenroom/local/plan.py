@@ -292,17 +292,17 @@ def full(state: State, rules: Rules, now: float, reason: AllocationRefusal = _PO
     sessions = rules.maximum
     if reason is _MEMORY_SHORT and (memory := state.memory) is not None:
         return PoolFull(
-            f"The pool starts no further sandbox, as memory is short: {in_units(memory.available)} of "
-            f"{in_units(memory.total)} of {memory.limit} are available, {in_units(_reserve(memory, rules))} are kept "
-            f"free (memory_reserve), and that did not change within {rules.acquire_timeout:g} seconds. Delete sessions "
-            "that are done, lower max_concurrent_sessions or memory, or lower memory_reserve.",
+            f"The pool cannot start another sandbox, because memory is short: {in_units(memory.available)} of "
+            f"{in_units(memory.total)} of {memory.limit} are available, {in_units(_reserve(memory, rules))} must stay "
+            f"free (memory_reserve), and this did not change within {rules.acquire_timeout:g} seconds. Delete sessions "
+            "that are no longer needed, or lower max_concurrent_sessions, memory or memory_reserve.",
             sessions=sessions,
             retry_after=retry_after,
             memory=True,
         )
     return PoolFull(
-        f"The pool is full: {sessions} of {sessions} sessions are taken, and none became free within "
-        f"{rules.acquire_timeout:g} seconds.{hint} Delete sessions that are done, shorten "
+        f"The pool is full: {sessions} of {sessions} sessions are in use, and none became free within "
+        f"{rules.acquire_timeout:g} seconds.{hint} Delete sessions that are no longer needed, shorten "
         "cooldown_period, or raise max_concurrent_sessions.",
         sessions=sessions,
         retry_after=retry_after,

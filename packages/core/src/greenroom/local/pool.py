@@ -92,7 +92,7 @@ class LocalPool(ChangeablePool[Channel]):
     ) -> Execution:
         if tools is not None and self.container_type is not ContainerType.PYTHON_LTS:
             raise InvalidRequest(
-                f"The tools must be for a session of type {ContainerType.PYTHON_LTS}, not {self.container_type}: only "
+                f"A session with tools must be of type {ContainerType.PYTHON_LTS}, not {self.container_type}: only "
                 "Python code can call functions of the application."
             )
         if self._settings.container_type is ContainerType.SHELL:
@@ -192,8 +192,8 @@ class LocalPool(ChangeablePool[Channel]):
         most = self._settings.max_concurrent_sessions
         if len(identifiers) >= most:
             raise InvalidRequest(
-                f"A fork must make fewer sessions than the pool's {most} (the option max_concurrent_sessions), as the "
-                f"one that is forked is one of them, not {len(identifiers)}."
+                f"A fork must create at most {most - 1} sessions, not {len(identifiers)}: with the original, the pool "
+                f"has at most {most} (the option max_concurrent_sessions)."
             )
         for each in identifiers:
             if each == identifier or each in self._order:
@@ -327,7 +327,7 @@ class LocalPool(ChangeablePool[Channel]):
         sandbox = await engine.start(settings.spec)
         if not isinstance(sandbox, StreamSandbox):
             await sandbox.kill()
-            raise EngineUnavailable(f"The engine {engine.name} must give sandboxes of code two streams.")
+            raise EngineUnavailable(f"The engine {engine.name} must give code sandboxes two streams.")
         return Channel(sandbox, on_lost, preload=settings.spec.preload, env=settings.env)
 
     def _restarted(self, identifier: str) -> RestartCause | None:
@@ -363,7 +363,7 @@ class LocalPool(ChangeablePool[Channel]):
 
 
 def _used(identifier: str) -> InvalidRequest:
-    return InvalidRequest(f"The identifiers of a fork must be unused, and {identifier!r} has a session.")
+    return InvalidRequest(f"The identifiers of a fork must be unused, but {identifier!r} already has a session.")
 
 
 def _with_calls(info: SessionInfo, channel: Channel | None) -> SessionInfo:

@@ -74,8 +74,8 @@ class ResumableExecutions:
         resumable = self._known.get((identifier, execution_id))
         if resumable is None:
             raise SandboxLost(
-                f"The session {identifier!r} has no execution {execution_id!r} here, or no longer. A session of a pool "
-                "on this machine ends with the process that opened the pool, and what it ran ends with it."
+                f"The session {identifier!r} has no execution {execution_id!r}, or no longer. The sessions of a local "
+                "pool, and their executions, end with the process that opened the pool."
             )
         if tools is not None and tools.log is not None:
             for call in resumable.pending.log.ended:
@@ -115,7 +115,10 @@ class ResumableExecutions:
             if taken is not None:
                 taken.end()
         if not resumable.task.done():
-            raise ServiceFailed(f"The execution {execution_id} runs, and who resumed it receives it in place of this.")
+            raise ServiceFailed(
+                f"The execution {execution_id} is still running, but a later caller now receives it instead of "
+                "this one."
+            )
         return resumable.task.result()
 
     def _ended(self, key: tuple[str, str], resumable: _Resumable) -> None:

@@ -190,11 +190,11 @@ class PoolSettings(BaseModel):
         if self.container is not None and self.container_type is not ContainerType.CUSTOM_CONTAINER:
             raise ValueError(f"container must come with the container type CustomContainer, not {self.container_type}")
         if self.idle_after is not None and self.container is not None:
-            raise ValueError("idle_after must not come with the container type CustomContainer")
+            raise ValueError("idle_after cannot be combined with the container type CustomContainer")
         if self.console_log and self.container is None:
             raise ValueError("console_log must come with the container type CustomContainer")
         if self.container is not None and self.env:
-            raise ValueError("env must be in the container for the container type CustomContainer")
+            raise ValueError("env must be set in the container for the container type CustomContainer")
         return self
 
     @classmethod
@@ -249,8 +249,7 @@ class PoolSettings(BaseModel):
             raise InvalidRequest(f"The memory of a session must be positive, not {memory} bytes.")
         if memory is not None and memory > self.memory:
             raise InvalidRequest(
-                f"The memory of a session must be at most the pool's of {in_units(self.memory)}, "
-                f"not {in_units(memory)}."
+                f"The memory of a session must be at most its pool's {in_units(self.memory)}, not {in_units(memory)}."
             )
         if idle_timeout is None:
             return
@@ -258,11 +257,11 @@ class PoolSettings(BaseModel):
             raise InvalidRequest(f"The idle_timeout of a session must be positive and finite, not {idle_timeout:g}.")
         if self.lifecycle != "timed":
             raise InvalidRequest(
-                f"The idle_timeout of a session needs a pool with the lifecycle timed, not {self.lifecycle}."
+                f"The idle_timeout of a session requires a pool with the lifecycle timed, not {self.lifecycle}."
             )
         if idle_timeout > self.cooldown_period:
             raise InvalidRequest(
-                f"The idle_timeout of a session must be at most the pool's cooldown_period of "
+                f"The idle_timeout of a session must be at most its pool's cooldown_period of "
                 f"{self.cooldown_period:g} seconds, not {idle_timeout:g}."
             )
 

@@ -59,7 +59,7 @@ def drop_capabilities() -> None:
     for capability in range(_CAPABILITIES):
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     if libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), bytes(24)):
-        raise OSError(ctypes.get_errno(), "cannot give up its capabilities")
+        raise OSError(ctypes.get_errno(), "cannot drop its capabilities")
 
 
 def confine(*, uid: int | None, worker_uid: int | None, allow_unfiltered: bool = False) -> None:
@@ -89,6 +89,6 @@ def confine(*, uid: int | None, worker_uid: int | None, allow_unfiltered: bool =
     # Without this, code of the same user could stop this process with ptrace, so that the sandbox would not end.
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "cannot give up the ways to new privileges")
+        raise OSError(ctypes.get_errno(), "cannot set no_new_privs")
     with contextlib.suppress(*((OSError,) if allow_unfiltered else ())):
         seccomp.install(libc)

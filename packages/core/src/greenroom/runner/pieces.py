@@ -48,7 +48,7 @@ class Pieces:
             FrameError: the piece is too large or empty, or the worker did not wait for the previous one.
         """
         if not 0 < len(piece) <= MAX_PIECE or self._offered is not None:
-            raise FrameError("a piece of a copy that was not asked for")
+            raise FrameError("a piece of a copy that was not requested")
         if not self._running:
             taken()
             return

@@ -136,13 +136,13 @@ class Channel:
     def take(self, kind: int, body: bytes) -> None:
         if kind == DATA:
             if self._ended or len(self._received) + len(body) > WINDOW:
-                raise Violation("more bytes than were asked for")
+                raise Violation("more bytes than were requested")
             self._received += body
             self._changed.set()
         elif kind == CREDIT:
             self._credit += _NUMBER.unpack(body)[0]
             if self._credit > WINDOW:
-                raise Violation("more credit than there is")
+                raise Violation("more credit than the window allows")
             self._given.set()
         elif kind == END:
             self._ended = True
@@ -252,7 +252,7 @@ class Link:
             return
         theirs = self._count(1 - self._parity)
         if number % 2 == self._parity or number in self._channels or theirs >= MOST_OPEN:
-            raise Violation(f"a channel {number} beside {theirs} others")
+            raise Violation(f"a channel {number} with {theirs} others open")
         channel = self._channels[number] = Channel(self, number)
         self._on_open(channel, body)
 

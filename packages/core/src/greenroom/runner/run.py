@@ -172,9 +172,9 @@ class Run:
         self._calls_left -= 1
         self._call_bytes_left -= len(body)
         if self._calls_left < 0 or self._call_bytes_left < 0:
-            raise FrameError("there are more calls than the worker may send")
+            raise FrameError("the worker sent more calls than allowed")
         if type(number) is not int or not self._last_call < number <= MAX_CALL:
-            raise FrameError("the number of a call must be higher than those before it")
+            raise FrameError("the number of a call must be higher than all earlier ones")
         if not isinstance(tool, str) or len(tool) > MAX_TOOL_NAME:
             raise FrameError("a call must name its tool")
         self._last_call = number

@@ -193,8 +193,8 @@ def lacking(machine: str, *, kernel_filters: bool) -> str | None:
         kernel_filters: whether its kernel can filter system calls.
     """
     if machine not in _ARCHITECTURES:
-        return f"Greenroom has no filter of system calls for the processor {machine}"
-    return None if kernel_filters else "the kernel was built without filters of system calls"
+        return f"Greenroom has no system call filter for the processor {machine}"
+    return None if kernel_filters else "the kernel was built without system call filters"
 
 
 def kernel_filters() -> bool:
@@ -219,8 +219,8 @@ def install(libc: Any) -> None:
     """
     instructions = program()
     if instructions is None:
-        raise OSError(errno.ENOSYS, f"there is no filter of system calls for the processor {os.uname().machine}")
+        raise OSError(errno.ENOSYS, f"there is no system call filter for the processor {os.uname().machine}")
     filter_program = _Filter(len(instructions) // 8, instructions)
     if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(filter_program), 0, 0):
         number = ctypes.get_errno()
-        raise OSError(number, f"cannot install the filter of system calls: {os.strerror(number)}")
+        raise OSError(number, f"cannot install the system call filter: {os.strerror(number)}")

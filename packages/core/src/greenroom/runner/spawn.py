@@ -40,7 +40,7 @@ NOBODY_THERE = {
     # vi would wait for a key that nobody presses. Its commands can still be used without a screen.
     "VIMINIT": (
         "set noswapfile | autocmd VimEnter * if mode(1) !=# 'cv' | call writefile(['An editor cannot be used: "
-        "no person is at this session. Change the file with code.'], '/dev/stderr', 'a') | cquit | endif"
+        "this session is not interactive. Change the file with code.'], '/dev/stderr', 'a') | cquit | endif"
     ),
 }
 """Environment variables that keep programs from waiting for someone at a terminal."""

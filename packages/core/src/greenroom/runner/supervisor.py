@@ -477,7 +477,7 @@ def main() -> NoReturn:
             allow_unfiltered=settings.get("allow_unfiltered", False),
         )
     except OSError as error:
-        sys.exit(f"The sandbox cannot give up its privileges: {error.strerror}.")
+        sys.exit(f"The sandbox cannot drop its privileges: {error.strerror}.")
     prepare_home(worker_uid)
     supervise(settings)
 

@@ -15,7 +15,7 @@ from greenroom.errors import PoolClosed
 
 T = TypeVar("T")
 
-_CLOSED = "This pool was closed. Make a new one with greenroom.connect()."
+_CLOSED = "This pool was closed. Open a new one with greenroom.connect()."
 
 
 class BackgroundLoop:
@@ -128,7 +128,8 @@ class BackgroundLoop:
                 raise PoolClosed(_CLOSED)
             if self.is_of_parent:
                 raise PoolClosed(
-                    "A pool that was used does not survive a fork. Call greenroom.connect() in the child process."
+                    "A pool that was used before a fork cannot be used in the child process. Call greenroom.connect() "
+                    "there."
                 )
             if self._loop is None:
                 loop = self._loop = asyncio.new_event_loop()

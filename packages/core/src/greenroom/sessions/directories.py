@@ -88,14 +88,16 @@ class LocalDirectory:
         found: list[LocalFile] = []
         for parts, size in _regular(directory, self._descriptor, ()):
             if len(found) == MAX_FILES:
-                raise InvalidRequest(f"The local directory {str(directory)!r} must have at most {MAX_FILES:,} files.")
+                raise InvalidRequest(
+                    f"The local directory {str(directory)!r} must contain at most {MAX_FILES:,} files."
+                )
             path_there = PurePosixPath(remote, *parts)
             if len(path_there.parts) - len(PurePosixPath(DATA_DIR).parts) > _MAX_DEPTH:
                 raise _too_deep(directory)
             found.append(LocalFile(directory.joinpath(*parts), parts, check_file_path(str(path_there)), size))
         if not found:
             raise InvalidRequest(
-                f"The local directory {str(directory)!r} must have a file: a session has no directories without one."
+                f"The local directory {str(directory)!r} must contain at least one file: sessions keep no empty ones."
             )
         return found
 
@@ -122,7 +124,8 @@ class LocalDirectory:
 
 def _too_deep(directory: Path) -> InvalidRequest:
     return InvalidRequest(
-        f"A local directory must have no file more than {_MAX_DEPTH} directories deep, not as {str(directory)!r:.200}."
+        f"A local directory must not contain files more than {_MAX_DEPTH} directories deep, as "
+        f"{str(directory)!r:.200} does."
     )
 
 
@@ -201,7 +204,7 @@ def _make(directories: Iterable[Path]) -> None:
 
 def _check_empty(target: Path) -> None:
     if not target.name or target.is_symlink():
-        raise refused(target, errno.EINVAL, "a new or empty directory must have a name, and be no link")
+        raise refused(target, errno.EINVAL, "the directory must have a name and must not be a symbolic link")
     with writing(target):
         try:
             empty = not any(target.iterdir())
@@ -220,9 +223,9 @@ def _parts_below(entry: RemoteFile, directory: str) -> tuple[str, ...]:
     path = entry.path
     parts = path.removeprefix(f"{directory}/").split("/") if path.startswith(f"{directory}/") else [""]
     if not all(map(_is_name, parts)):
-        raise FileRefused(errno.EINVAL, "The session lists a file under a name that is not possible", path)
+        raise FileRefused(errno.EINVAL, "The session lists a file whose name is not valid on this machine", path)
     if len(parts) > _MAX_DEPTH:
-        raise FileRefused(errno.ENAMETOOLONG, "The session lists a file too many directories deep", path)
+        raise FileRefused(errno.ENAMETOOLONG, "The session lists a file that is too many directories deep", path)
     return tuple(parts)
 
 

@@ -102,7 +102,7 @@ class Response:
             RequestFailed: the status is 400 or above.
         """
         if not self.ok:
-            raise RequestFailed(f"The container answered with status {self.status}: {brief(self.text)}", self)
+            raise RequestFailed(f"The container responded with status {self.status}: {brief(self.text)}", self)
         return self
 
     def __repr__(self) -> str:
@@ -172,7 +172,7 @@ class StreamedResponse:
             RequestFailed: the status is 400 or above.
         """
         if not self.ok:
-            raise RequestFailed(f"The container answered with status {self.status}.", self)
+            raise RequestFailed(f"The container responded with status {self.status}.", self)
         return self
 
     def __enter__(self) -> Self:
@@ -195,7 +195,7 @@ class StreamedResponse:
 
     async def _begin(self) -> None:
         if self._response is not None:
-            raise InvalidRequest("A streamed response must be entered once; call stream_request() again.")
+            raise InvalidRequest("A streamed response can be entered only once. Call stream_request() again.")
         entering = self._pool.backend.request(self._identifier, self._request, timeout=self._timeout)
         self._response = await self._stack.enter_async_context(entering)
         self.status, self.headers = self._response.status, Headers(self._response.headers)
@@ -228,7 +228,7 @@ class _Lines:
     def feed(self, piece: bytes) -> list[str]:
         *lines, self._rest = (self._rest + piece).split(b"\n")
         if len(self._rest) > _LONGEST_LINE:
-            raise ServiceFailed(f"A line of the container's response must have at most {in_units(_LONGEST_LINE)}.")
+            raise ServiceFailed(f"A line of the container's response must be at most {in_units(_LONGEST_LINE)}.")
         return [line.removesuffix(b"\r").decode(self._encoding, "replace") for line in lines]
 
     def rest(self) -> list[str]:
@@ -257,11 +257,11 @@ def request_of(
         raise InvalidRequest(f"The path must begin with a slash, not {brief(path)}.")
     if isinstance(data, bytes):
         if content is not None:
-            raise InvalidRequest("A request must have one of content, data and json, not content and data.")
+            raise InvalidRequest("A request must have only one of content, data and json, not content and data.")
         content, data = data, None
     given = [name for name, value in (("content", content), ("data", data), ("json", json)) if value is not None]
     if len(given) > 1:
-        raise InvalidRequest(f"A request must have one of content, data and json, not {' and '.join(given)}.")
+        raise InvalidRequest(f"A request must have only one of content, data and json, not {' and '.join(given)}.")
     body: bytes | AsyncIterator[bytes] = b""
     kind = ""
     if json is not None:
@@ -309,7 +309,7 @@ async def _read(response: HttpResponse, limit: int) -> bytes:
         content += piece
         if len(content) > limit:
             raise ServiceFailed(
-                f"The container's response must have at most {in_units(limit)} (the option file_limit). Read longer "
+                f"The container's response must be at most {in_units(limit)} (the option file_limit). Read longer "
                 "ones with stream_request()."
             )
     return bytes(content)
@@ -334,11 +334,11 @@ def _raw(headers: RequestHeaders | None) -> RawHeaders:
     try:
         raw = tuple((name.encode("ascii"), value.encode("utf-8")) for name, value in pairs)
     except (AttributeError, ValueError) as error:
-        raise InvalidRequest(f"The headers must be names and values as str: {error}.") from None
+        raise InvalidRequest(f"The names and values of headers must be str: {error}.") from None
     for name, value in raw:
         if not _FIELD_NAME.fullmatch(name) or _BREAKS.search(value):
             raise InvalidRequest(
-                f"A header must have a name of HTTP and a value of one line; {brief(name.decode('ascii'))} has not."
+                f"A header must have a valid HTTP name and a one-line value; {brief(name.decode('ascii'))} does not."
             )
     return raw
 

@@ -61,7 +61,7 @@ def fork_identifiers(parent: str, n: int | None, identifiers: Sequence[str] | No
     if identifiers is None:
         return [f"{parent[: _MAX_IDENTIFIER - 33]}-{uuid.uuid4().hex}" for _ in range(n)]
     if len(identifiers) != n:
-        raise InvalidRequest(f"The identifiers of a fork must be a list of {n}, not {brief(identifiers)}.")
+        raise InvalidRequest(f"The identifiers of a fork must be a list of {n} identifiers, not {brief(identifiers)}.")
     found = [check_identifier(identifier) for identifier in identifiers]
     if len(set(found)) != n or parent in found:
         raise InvalidRequest(
@@ -78,7 +78,7 @@ def check_execution_id(execution_id: str) -> str:
     """
     if not isinstance(execution_id, str) or not _EXECUTION_ID.fullmatch(execution_id):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(
-            "The id of an execution must have 1 to 128 letters and digits of ASCII, hyphens and underscores, not "
+            "The id of an execution must have 1 to 128 characters, ASCII letters, digits, hyphens and underscores, not "
             f"{brief(execution_id)}."
         )
     return execution_id
@@ -94,7 +94,7 @@ def check_path(path: str) -> str:
         raise InvalidRequest(f"The path must be str, not {type(path).__name__}.")
     # A lone surrogate, which JSON can contain, cannot be encoded as UTF-8.
     if "\0" in path or len(path) > 4096 or len(path.encode("utf-8", "replace")) > 4096 or _HALF_A_PAIR.search(path):
-        raise InvalidRequest(f"The path must have at most 4,096 bytes of UTF-8 without NUL, not {brief(path)}.")
+        raise InvalidRequest(f"The path must be at most 4,096 bytes of UTF-8 without NUL, not {brief(path)}.")
     absolute = PurePosixPath(DATA_DIR) / path
     if ".." in absolute.parts or not absolute.is_relative_to(DATA_DIR):
         raise InvalidRequest(f"The path must be below {DATA_DIR}, where a session keeps its files, not {brief(path)}.")
@@ -117,7 +117,7 @@ def check_code(code: str) -> str:
     if not isinstance(code, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"The code must be str, not {type(code).__name__}.")
     if _encoded_size(code, "code") > _MAX_CODE:
-        raise InvalidRequest("The code must be at most 16 MiB of UTF-8. Upload what is longer, as a file.")
+        raise InvalidRequest("The code must be at most 16 MiB of UTF-8. Upload longer code as a file.")
     if not code.strip():
         raise InvalidRequest(f"The code must not be empty: {code!r:.50}.")
     return code
@@ -156,11 +156,11 @@ def check_command(
             raise InvalidRequest(f"The command's arguments must be str, not {type(argument).__name__}.")
         texts.append(argument)
     if sum(_encoded_size(text, "command") for text in texts) > _MAX_CODE:
-        raise InvalidRequest("The command must be at most 16 MiB of UTF-8. Upload what is longer, as a file.")
+        raise InvalidRequest("The command must be at most 16 MiB of UTF-8. Upload a longer one as a file.")
     if not texts or not texts[0].strip():
         raise InvalidRequest(f"The command must not be empty: {brief(command)}.")
     if any("\0" in text for text in texts):
-        raise InvalidRequest(f"The command must not have NUL characters: {brief(command)}.")
+        raise InvalidRequest(f"The command must not contain NUL characters: {brief(command)}.")
     return ShellCommand(command if isinstance(command, str) else tuple(texts), _check_stdin(stdin), check_env(env))
 
 
@@ -171,7 +171,7 @@ def _check_stdin(stdin: str | bytes | None) -> bytes:
         raise InvalidRequest(f"The stdin must be str or bytes, not {type(stdin).__name__}.")
     size = _encoded_size(stdin, "stdin") if isinstance(stdin, str) else len(stdin)
     if size > _MAX_CODE:
-        raise InvalidRequest("The stdin must be at most 16 MiB. Upload what is longer, as a file.")
+        raise InvalidRequest("The stdin must be at most 16 MiB. Upload longer input as a file.")
     return stdin.encode() if isinstance(stdin, str) else bytes(stdin)
 
 
@@ -179,7 +179,7 @@ def _encoded_size(text: str, name: str) -> int:
     try:
         return max(len(text), len(text[: _MAX_CODE + 1].encode()))
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"The {name} must be text that UTF-8 can encode: {error}.") from None
+        raise InvalidRequest(f"The {name} must be encodable as UTF-8: {error}.") from None
 
 
 def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT, name: str = "timeout") -> float | None:
@@ -194,7 +194,7 @@ def check_timeout(timeout: float | None, *, most: float | None = MAX_TIMEOUT, na
         raise InvalidRequest(f"The {name} must be a positive number of seconds, not {brief(timeout)}.")
     if most is not None and timeout > most:
         raise InvalidRequest(
-            f"The {name} must be at most {most} seconds, not {brief(timeout)}. In the background it has no limit."
+            f"The {name} must be at most {most} seconds, not {brief(timeout)}. Background executions have no maximum."
         )
     return timeout
 

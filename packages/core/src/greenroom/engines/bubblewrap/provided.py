@@ -41,7 +41,7 @@ class ProvidedPackages:
             return
         is_node = container_type is ContainerType.NODE_LTS
         if is_node is not self._is_node:
-            kind = "the path of a package-lock.json" if is_node else "packages of Python, not a lock of Node packages,"
+            kind = "the path of a package-lock.json" if is_node else "Python packages, not a lock of Node packages,"
             raise InvalidRequest(f"The option packages must be {kind} for the container type {container_type}.")
         if self._is_node:
             assert node is not None  # noqa: S101  the engine has found it

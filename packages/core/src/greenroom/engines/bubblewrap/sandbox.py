@@ -149,7 +149,9 @@ class BubblewrapSandbox(StreamSandbox):
         try:
             self._group.limit_memory(memory)
         except OSError as error:
-            raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {error.strerror}.") from error
+            raise InvalidRequest(
+                f"The session's memory limit cannot be set to {memory} bytes: {error.strerror}."
+            ) from error
 
     async def take_full_share(self) -> None:
         if self._group is not None:
@@ -181,7 +183,7 @@ class BubblewrapSandbox(StreamSandbox):
             await asyncio.wait_for(asyncio.shield(self._error_reader), 1)
         text = self._errors.decode("utf-8", "replace").strip()
         code = self._process.returncode
-        return text or (f"it ended with exit code {code}" if code is not None else "")
+        return text or (f"it exited with code {code}" if code is not None else "")
 
     async def _kill(self) -> None:
         if self._reclaiming is not None:

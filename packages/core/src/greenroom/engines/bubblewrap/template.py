@@ -169,7 +169,7 @@ class Template:
                     return await _forked(answers)
             except TimeoutError as error:
                 if self._prepared:
-                    raise TemplateLost(f"it has not answered for {_TIMEOUT:g} seconds") from error
+                    raise TemplateLost(f"it has not responded for {_TIMEOUT:g} seconds") from error
                 self._slow = True
                 raise NotNow("its modules are still being imported") from error
             except EOFError as error:

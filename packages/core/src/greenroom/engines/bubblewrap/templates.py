@@ -64,14 +64,14 @@ class Templates:
             except TemplateLost as error:
                 self._lose(start, error)
             except NotNow as error:
-                _log.info("A sandbox is started anew instead of forked from a template: %s.", error)
+                _log.info("A sandbox is started from scratch instead of being forked from a template: %s.", error)
                 return None
             except ForkFailed as error:
                 self._failed += 1
                 if error.permanent:
                     self._refused = spec
                 which = "Sandboxes are" if error.permanent or not self._works else "A sandbox is"
-                _log.warning("%s started anew instead of forked from a template: %s.", which, error)
+                _log.warning("%s started from scratch instead of being forked from a template: %s.", which, error)
                 return None
             else:
                 self._lost = self._failed = 0
@@ -114,8 +114,8 @@ class Templates:
             return  # already noted
         self._retire()
         self._lost += 1
-        after = "another one is started" if self._lost < _MOST_LOST else "sandboxes are started anew from now on"
-        _log.warning("The template that sandboxes are forked from was lost, and %s: %s.", after, reason)
+        after = "a new one is started" if self._lost < _MOST_LOST else "sandboxes are started from scratch from now on"
+        _log.warning("The template that sandboxes are forked from was lost; %s: %s.", after, reason)
 
 
 def _is_in_use(start: asyncio.Task[Template]) -> bool:

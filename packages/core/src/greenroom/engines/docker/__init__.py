@@ -30,8 +30,8 @@ def _make(options: DockerOptions) -> Engine:
         kind = " --container-type NodeLTS" if options.packages.node_lock is not None else ""
         given = " ".join(f"--with {shlex.quote(word)}" for word in words)
         raise EngineUnavailable(
-            f"The packages of the engine docker must be in its image, not in the option packages: greenroom image build"
-            f"{kind} {given} --tag NAME, then image=NAME."
+            f"Packages for the engine docker must be in its image, not in the option packages. Run greenroom image "
+            f"build{kind} {given} --tag NAME, then set image=NAME."
         )
     from greenroom.engines.docker.engine import DockerEngine  # noqa: PLC0415  loaded only when used
 

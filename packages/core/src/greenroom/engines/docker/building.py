@@ -60,7 +60,7 @@ class ImageOrder:
             )
         is_node = self.container_type is ContainerType.NODE_LTS
         if self.packages and is_node is (self.packages.node_lock is None):
-            kind = "the path of a package-lock.json" if is_node else "packages of Python, not a lock of Node packages,"
+            kind = "the path of a package-lock.json" if is_node else "Python packages, not a lock of Node packages,"
             raise InvalidRequest(f"The packages of an image must be {kind} for its type {self.container_type}.")
         tag = self.tag or image.default_image(self.container_type)
         return ImageOrder(
@@ -173,8 +173,8 @@ def _named(refused: Sequence[str], error: EngineUnavailable) -> Exception:
     for line in refused:
         if (match := _NO_WHEEL.search(line)) is not None:
             return InvalidRequest(
-                f"The package {match[1]} cannot be found, or has no wheel for the image's Python. Build a wheel of it "
-                f"(pip wheel), or have the image's build do so: --package {match[1]}."
+                f"The package {match[1]} cannot be found, or has no wheel for the image's Python. Build a wheel "
+                f"(pip wheel), or build it with the image: --package {match[1]}."
             )
-        return InvalidRequest(f"A package is not the file that its hash names: {line:.300}")
+        return InvalidRequest(f"A package does not match its hash: {line:.300}")
     return error

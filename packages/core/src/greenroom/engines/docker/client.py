@@ -73,7 +73,7 @@ class Daemon:
     def unavailable(self, error: BaseException, doing: str) -> EngineUnavailable:
         """Return the error to raise for a failed call; `doing` is its purpose, such as `"start a sandbox"`."""
         if isinstance(error, TimeoutError):
-            return EngineUnavailable(f"The Docker engine at {self.address} did not answer in time. Restart Docker.")
+            return EngineUnavailable(f"The Docker engine at {self.address} did not respond in time. Restart Docker.")
         if isinstance(error, aiodocker.DockerError) and error.status != _UNREACHABLE:
             return EngineUnavailable(f"The Docker engine at {self.address} could not {doing}: {error.message}")
         cause = error.__context__ if isinstance(error, aiodocker.DockerError) else error
@@ -84,7 +84,8 @@ class Daemon:
                 'or use greenroom.connect("bubblewrap:").'
             )
         return EngineUnavailable(
-            f'No Docker engine answers at {self.address}. Start Docker, or use greenroom.connect("bubblewrap:").'
+            f"The Docker engine at {self.address} cannot be reached. Start Docker, or use "
+            'greenroom.connect("bubblewrap:").'
         )
 
 

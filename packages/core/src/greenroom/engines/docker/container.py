@@ -44,7 +44,7 @@ async def limit_memory(daemon: Daemon, name: str, memory: int) -> None:
         if status_of(error) is None:
             raise daemon.unavailable(error, "limit the memory of a sandbox") from error
         reason = textwrap.shorten(str(error), 200, placeholder=" …")
-        raise InvalidRequest(f"The session's memory cannot become {memory} bytes: {reason}") from error
+        raise InvalidRequest(f"The session's memory limit cannot be set to {memory} bytes: {reason}") from error
 
 
 async def give_full_share(daemon: Daemon, name: str) -> bool:
@@ -52,7 +52,7 @@ async def give_full_share(daemon: Daemon, name: str) -> bool:
     try:
         await _update(daemon, name, {"CpuShares": FULL_SHARES})
     except FAILURES as error:
-        _log.debug("The container %s keeps its share of the processors: %s", name, error)
+        _log.debug("The CPU share of the container %s could not be changed: %s", name, error)
         return False
     return True
 
@@ -91,7 +91,7 @@ async def pause(daemon: Daemon, name: str) -> bool:
     try:
         await _order(daemon, name, "pause")
     except FAILURES as error:
-        _log.debug("The container %s is not paused: %s", name, error)
+        _log.debug("The container %s could not be paused: %s", name, error)
         if status_of(error) is not None:
             return "already paused" in str(error)
         try:
@@ -112,8 +112,8 @@ async def unpause(daemon: Daemon, name: str) -> None:
         await _order(daemon, name, "unpause")
     except FAILURES as error:
         if status_of(error) != 404 and "is not paused" not in str(error):
-            raise daemon.unavailable(error, "continue a sandbox") from error
-        _log.debug("The container %s is not unpaused: %s", name, error)
+            raise daemon.unavailable(error, "resume a sandbox") from error
+        _log.debug("The container %s could not be unpaused: %s", name, error)
 
 
 async def _order(daemon: Daemon, name: str, order: str) -> None:
@@ -177,4 +177,4 @@ async def remove(container: DockerContainer, name: str) -> None:
                 await container.wait(condition="removed")  # AutoRemove came first, and has not finished
     except FAILURES as error:
         if status_of(error) != 404:
-            _log.warning("The container %s could not be removed: %s", name, error or "Docker did not answer in time")
+            _log.warning("The container %s could not be removed: %s", name, error or "Docker did not respond in time")

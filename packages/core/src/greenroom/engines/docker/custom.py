@@ -129,14 +129,14 @@ class CustomSandbox(PortSandbox):
             case "oom", _:
                 return "it ran out of memory"
             case "killed", _:
-                return "it was killed, perhaps because it ran out of memory"
+                return "it was killed, probably because it ran out of memory"
             case "exit", code:
-                return f"it ended with exit code {code}"
+                return f"it exited with code {code}"
             case _:
                 return ""
 
     async def _kill(self) -> None:
-        self._link.close("The container was ended.")
+        self._link.close("The container was stopped.")
         try:
             async with self._meter.until_removed():
                 await asyncio.gather(*(remove(container, name) for container, name in self._containers))
@@ -158,7 +158,7 @@ class CustomSandbox(PortSandbox):
             self._link.close("The container has ended.")
         except relay.Violation as error:
             _log.warning("The relay of the container %s sent %s.", self.id, error)
-            self._link.close("The relay of the container broke its protocol.")
+            self._link.close("The relay of the container violated its protocol.")
 
     async def _read_output(self) -> None:
         while (piece := await self._program.read()) is not None:
@@ -169,7 +169,7 @@ class CustomSandbox(PortSandbox):
     def _leave(self, channel: relay.Channel, _body: bytes) -> None:
         """Start serving a connection from the container to the proxy."""
         if self._egress is None:
-            raise relay.Violation("a connection, though there is no proxy")
+            raise relay.Violation("a connection, although there is no proxy")
         # Connections that the container has closed count until they end here; later ones wait until there is room.
         serve = self._serve(self._egress, channel) if len(self._leaving) < 2 * _MOST_LEAVING else channel.close()
         task = asyncio.create_task(serve)
@@ -238,8 +238,8 @@ class CustomContainers:
         """Refuse a runtime that might not share the relay's processes: its containers would outlive their owner."""
         if runtime not in _SHARING_RUNTIMES:
             raise EngineUnavailable(
-                f"Custom containers need one of the runtimes {', '.join(_SHARING_RUNTIMES)}, not {runtime!r}, whose "
-                "containers would not end with this process. Leave out the option runtime."
+                f"The runtime of custom containers must be one of {', '.join(_SHARING_RUNTIMES)}, not {runtime!r}, "
+                "whose containers would outlive this process. Omit the option runtime."
             )
 
     def _check_user(self, image: str, user: str) -> None:
@@ -248,7 +248,7 @@ class CustomContainers:
             if number.isascii() and number.isdecimal() and len(number) <= 10 and int(number) in self._users:
                 raise InvalidRequest(
                     f"The image {image!r} must not have the user {user!r}: the users {self._users.start} to "
-                    f"{self._users.stop - 1} are those of Greenroom's own containers. Build it with another USER."
+                    f"{self._users.stop - 1} are reserved for Greenroom's own containers. Build it with another USER."
                 )
 
     async def start(self, daemon: Daemon, spec: SandboxSpec) -> CustomSandbox:
@@ -336,14 +336,14 @@ class CustomContainers:
             if status_of(error) != 404:
                 raise
             raise ImageMissing(
-                f"Docker has no image {self._relay_image!r}, from which custom containers get their relay. "
-                f"Make it: {build_command(self._relay_image)}"
+                f"Docker does not have the image {self._relay_image!r}, which contains the relay of custom containers. "
+                f"Build it: {build_command(self._relay_image)}"
             ) from error
 
 
 def _refusal(daemon: Daemon, error: BaseException) -> GreenroomError:
     if status_of(error) == 400:
-        return InvalidRequest(f"Docker cannot make a container with these settings: {error}.")
+        return InvalidRequest(f"Docker cannot create a container with these settings: {error}.")
     return daemon.unavailable(error, "start a container")
 
 

@@ -107,7 +107,7 @@ class Egress:
                 async with asyncio.timeout(_CONNECT_TIMEOUT):
                     return await asyncio.open_connection(str(address), port)
             except TimeoutError:
-                reason = "it does not answer"
+                reason = "it does not respond"
             except OSError as error:
                 reason = error.strerror or error
         raise _Refused("502 Bad Gateway", f"{host} cannot be reached: {reason}")
@@ -127,7 +127,7 @@ class Egress:
         try:
             networks = await self._inner_networks()
         except self._failures:
-            raise _Refused("502 Bad Gateway", "The networks of this machine's containers are not known") from None
+            raise _Refused("502 Bad Gateway", "The networks of this machine's containers cannot be listed") from None
         if any(address in network for address in addresses for network in networks):
             raise _Refused("403 Forbidden", f"{host} is in a network of this machine's containers")
         return addresses
@@ -167,7 +167,7 @@ async def _read_head(connection: Connection) -> tuple[bytes, bytes]:
     data = b""
     while b"\r\n\r\n" not in data:
         if len(data) > _MOST_HEAD:
-            raise _Refused("431 Request Header Fields Too Large", f"The head must have at most {_MOST_HEAD} bytes")
+            raise _Refused("431 Request Header Fields Too Large", f"The head must be at most {_MOST_HEAD} bytes")
         piece = await connection.read()
         if not piece:
             raise ConnectionResetError
@@ -181,7 +181,7 @@ def _target(head: bytes) -> tuple[str, int, bytes | None]:
     line, *fields = head.split(b"\r\n")
     match = _LINE.fullmatch(line)
     if match is None:
-        raise _Refused("400 Bad Request", "The request must be one to an HTTP proxy")
+        raise _Refused("400 Bad Request", "The request must be an HTTP proxy request")
     method, target = match[1], match[2].decode("ascii")
     tunnel = method == b"CONNECT"
     try:
@@ -191,7 +191,7 @@ def _target(head: bytes) -> tuple[str, int, bytes | None]:
         host = port = None
         parts = None
     if not host or parts is None or (port is None if tunnel else parts.scheme != "http"):
-        raise _Refused("400 Bad Request", "The request must be CONNECT host:port, or have a URL of http")
+        raise _Refused("400 Bad Request", "The request must be CONNECT host:port, or have an http URL")
     if tunnel:
         return host, port or 443, None
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

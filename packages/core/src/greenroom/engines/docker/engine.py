@@ -167,7 +167,7 @@ class DockerSandbox(StreamSandbox):
             case "killed", _:
                 return said or "it was killed, probably because it ran out of memory"
             case "exit", code:
-                return said or f"it ended with exit code {code}"
+                return said or f"it exited with code {code}"
             case _:
                 return said
 
@@ -387,8 +387,8 @@ class DockerEngine(Engine):
         if labels.get(images.RUNNER_LABEL) != images.runner_digest():
             base = labels.get(images.BASE_LABEL, images.BASE_IMAGE)
             raise ImageMissing(
-                f"The image {self._image!r} was not made for this version of Greenroom. "
-                f"Make it again: {images.build_command(self._image, base, self._container_type)}"
+                f"The image {self._image!r} was not built for this version of Greenroom. "
+                f"Rebuild it: {images.build_command(self._image, base, self._container_type)}"
             )
 
     def _check_abilities(self, daemon: Daemon, info: Mapping[str, Any]) -> None:
@@ -405,7 +405,7 @@ class DockerEngine(Engine):
         if lacking:
             raise EngineUnavailable(
                 f"The Docker engine at {daemon.address} cannot limit {' and '.join(lacking)} of a container. "
-                "Let it use control groups (a rootless engine needs version 2 of them, delegated to its user)."
+                "Enable control groups for it (a rootless engine needs version 2, delegated to its user)."
             )
         if self._runtime and self._runtime not in info["Runtimes"] and not self._runtime.startswith("io.containerd."):
             raise self._runtime_missing(daemon, sorted(info["Runtimes"]))
@@ -425,9 +425,9 @@ class DockerEngine(Engine):
         status = status_of(error)
         if status == 404 and "image" in str(error):
             command = images.build_command(self._image, container_type=self._container_type)
-            return ImageMissing(f"Docker has no image {self._image!r}. Make it: {command}")
+            return ImageMissing(f"Docker does not have the image {self._image!r}. Build it: {command}")
         if status == 400:
-            return InvalidRequest(f"Docker cannot make a sandbox with these settings: {error}.")
+            return InvalidRequest(f"Docker cannot create a sandbox with these settings: {error}.")
         return daemon.unavailable(error, doing)
 
     async def _see_through(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -223,7 +223,7 @@ def _build_error(message: str, base: str, instruction: str) -> EngineUnavailable
     if not instruction.startswith("FROM"):
         return EngineUnavailable(f"The image could not be built: {textwrap.shorten(message, 200, placeholder=' …')}")
     return EngineUnavailable(
-        f"The base image {base!r} is not there and cannot be pulled: {message}\n"
-        "Where no registry can be reached, name an image that Docker has, with Python 3.11 or 3.12: "
+        f"The base image {base!r} does not exist on this machine and cannot be pulled: {message}\n"
+        "If no registry can be reached, use an image that Docker already has, with Python 3.11 or 3.12: "
         "greenroom image build --base IMAGE"
     )

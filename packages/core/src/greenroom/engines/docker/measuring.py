@@ -94,7 +94,7 @@ class ContainerMeter:
                     described = json.loads(await response.read())
             return groups_of(int(described["State"]["Pid"]), str(described["Id"]))
         except (*FAILURES, KeyError, TypeError, ValueError) as error:
-            _log.debug("Docker does not describe the container %s: %r", name, error)
+            _log.debug("Docker could not inspect the container %s: %r", name, error)
             return ()
 
     async def _statistics(self, name: str) -> Resources | None:
@@ -109,7 +109,7 @@ class ContainerMeter:
             cpu = int(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
             return Resources(UsageSource.DOCKER, cpu, usage, None if peak is None else int(peak))
         except (*FAILURES, KeyError, TypeError, ValueError) as error:
-            _log.debug("Docker does not tell what the container %s has used: %r", name, error)
+            _log.debug("Docker did not report the usage of the container %s: %r", name, error)
             return None
 
 

@@ -158,7 +158,7 @@ class _Uv(Installer):
             raise _without_wheel(missing[1] or "packages")
         if (missing := _UV_URL.search(output)) is not None:
             raise InvalidRequest(
-                f"The package {missing[1]}, which another needs by its URL, must be named with it and be a wheel. "
+                f"The package {missing[1]}, which another requires by URL, must be named with that URL and be a wheel. "
                 f"{BUILD_A_WHEEL}."
             )
         if (missing := _UV_NOT_FOUND.search(output)) is not None:
@@ -184,8 +184,8 @@ async def find(python: Path, base: Path) -> Installer:
     if uv := shutil.which("uv") or shutil.which("uv", path=str(beside)):
         return _Uv(uv, python, base)
     raise EngineUnavailable(
-        f"Packages for the Python of the sandboxes, {printable(str(base))}, need pip in it, or uv. Install one of "
-        f"them: {base} -m ensurepip, or pip install uv."
+        f"The Python for the sandboxes, {printable(str(base))}, must have pip to install packages, unless uv is "
+        f"installed. Install one of them: {base} -m ensurepip, or pip install uv."
     )
 
 
@@ -225,12 +225,12 @@ def _with_hashes(line: str, asked_for: Mapping[str, frozenset[str]]) -> str:
     if not found:
         raise InvalidRequest(
             f"The package {printable(name)} must have a hash in its index. If the index has none, pip computes it: "
-            "install pip for the Python of the sandboxes."
+            "install pip for the sandboxes' Python."
         )
     wanted = asked_for.get(normalized(name))
     kept = [each.strip() for each in found if wanted is None or each.strip() in wanted]
     if not kept:
-        raise InvalidRequest(f"The package {printable(name)} does not match its hash: nothing was installed.")
+        raise InvalidRequest(f"The package {printable(name)} does not match its hash, so nothing was installed.")
     return " ".join([what, *(f"--hash={each}" for each in kept)])
 
 
@@ -243,8 +243,8 @@ def _explain_hash(output: str) -> None:
 
 def _without_wheel(name: str) -> InvalidRequest:
     return InvalidRequest(
-        f"The package {printable(name)!s:.200} has no wheel for this Python, only its source, and nothing is built on "
-        f"this machine, as a build runs the package's code. {BUILD_A_WHEEL}."
+        f"The package {printable(name)!s:.200} has no wheel for this Python, only source code, and nothing is built on "
+        f"this machine, because a build runs the package's code. {BUILD_A_WHEEL}."
     )
 
 

@@ -18,7 +18,7 @@ from greenroom.untrusted import brief, printable
 
 _VERSION = "1"
 _SCRIPTS = ("preinstall", "install", "postinstall")
-_IMAGE = "Put it into an image (greenroom image build --container-type NodeLTS, and a Dockerfile of your own from it)"
+_IMAGE = "Install it in an image (greenroom image build --container-type NodeLTS, and your own Dockerfile based on it)"
 _OF_THE_ROOT = (
     *("name", "version", "dependencies", "devDependencies", "optionalDependencies", "peerDependencies"),
     *("bundleDependencies", "engines"),
@@ -66,7 +66,7 @@ def checked_lock(file: Path) -> dict[str, Any]:
     packages = found.get("packages")
     if not isinstance(packages, dict) or not isinstance(cast("dict[str, Any]", packages).get(""), dict):
         raise InvalidRequest(
-            f"The lock {printable(str(file))} must have packages, as npm 7 and newer write them. Recreate it with: "
+            f"The lock {printable(str(file))} must have packages in the format of npm 7 or newer. Recreate it with: "
             "npm install --package-lock-only"
         )
     for place, package in cast("dict[str, Any]", packages).items():
@@ -96,7 +96,7 @@ def _check(place: str, package: object) -> None:
     if not isinstance(resolved, str) or not resolved.startswith(("https://", "http://")):
         raise InvalidRequest(f"The package {name} in the lock must come from a registry, not from {brief(resolved)}.")
     if not isinstance(about.get("integrity"), str):
-        raise InvalidRequest(f"The package {name} in the lock must have its hash as integrity.")
+        raise InvalidRequest(f"The package {name} in the lock must have a hash in its field integrity.")
     if about.get("hasInstallScript") is True:
         raise _has_script(name)
 

@@ -76,7 +76,7 @@ class Interpreter:
         if owner not in {0, os.geteuid()}:
             raise EngineUnavailable(
                 f"The Python for the sandboxes, {printable(python)}, belongs to another user, so packages are not "
-                "installed for it: installing runs it outside of sandboxes. Name one of your own with python=…"
+                "installed for it: installing runs it outside sandboxes. Choose one of your own with python=…"
             )
         code, output = await run(program(python, "-I", "-c", _ABOUT), Path("/"), Path("/tmp"))  # noqa: S108
         try:

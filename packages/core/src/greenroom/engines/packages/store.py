@@ -144,13 +144,13 @@ def _explained() -> Generator[None, None, None]:
         if error.errno in _FULL:
             raise _full() from error
         raise EngineUnavailable(
-            f"The packages cannot be kept in {printable(str(place()))}: {error.strerror}. Name another directory with "
-            "XDG_CACHE_HOME."
+            f"The packages cannot be stored in {printable(str(place()))}: {error.strerror}. Choose another directory "
+            "with XDG_CACHE_HOME."
         ) from error
 
 
 def _full() -> EngineUnavailable:
     return EngineUnavailable(
-        f"The disk is full: the packages were not installed in {printable(str(place()))}, and no part of them is "
-        "left. Free some space, or name another directory with XDG_CACHE_HOME."
+        f"The disk is full: the packages were not installed in {printable(str(place()))}, and no partial "
+        "installation is left. Free some space, or choose another directory with XDG_CACHE_HOME."
     )

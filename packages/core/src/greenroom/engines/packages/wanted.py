@@ -18,7 +18,7 @@ from greenroom.untrusted import brief, printable
 
 NODE_LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 BUILD_A_WHEEL = (
-    "Build a wheel of it where you trust it (pip wheel --no-deps) and name the wheel, or build it in an image "
+    "If you trust it, build a wheel (pip wheel --no-deps) and name the wheel, or build it in an image "
     "(greenroom image build --package, for the engine docker)"
 )
 """What to do about a package that has no wheel."""
@@ -67,7 +67,7 @@ class Packages:
         if isinstance(value, os.PathLike):
             value = [cast("os.PathLike[str]", value)]
         if not isinstance(value, Sequence) or isinstance(value, bytes):
-            raise ValueError("must be names of packages, or the path of a requirements file or a package-lock.json")
+            raise ValueError("must be package names, or the path of a requirements file or a package-lock.json")
         requirements: list[str] = []
         files: list[Path] = []
         for item in cast("Sequence[Any]", value):
@@ -80,9 +80,9 @@ class Packages:
             elif isinstance(item, str):
                 requirements.append(_checked(item.strip()))
             else:
-                raise ValueError(f"must have names of packages or paths of files, not {type(item).__name__}")
+                raise ValueError(f"must contain package names or file paths, not {type(item).__name__}")
         if any(file.suffix == ".json" for file in files) and len(files) + len(requirements) > 1:
-            raise ValueError("must be either a package-lock.json alone, or packages of Python")
+            raise ValueError("must be either a single package-lock.json or Python packages")
         return cls(tuple(requirements), tuple(files))
 
     def __bool__(self) -> bool:
@@ -187,9 +187,9 @@ def read_file(file: Path) -> bytes:
         with file.open("rb") as opened:
             content = opened.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise InvalidRequest(f"The file of packages {printable(str(file))} cannot be read: {error.strerror}.") from None
+        raise InvalidRequest(f"The package file {printable(str(file))} cannot be read: {error.strerror}.") from None
     if len(content) > _MOST_BYTES:
-        raise InvalidRequest(f"The file of packages {printable(str(file))} must have at most {_MOST_BYTES:,} bytes.")
+        raise InvalidRequest(f"The package file {printable(str(file))} must be at most {_MOST_BYTES:,} bytes.")
     return content
 
 
@@ -207,8 +207,8 @@ def refuse_source(requirement: str, place: str = "") -> None:
     if target.split("#")[0].split(" ")[0].split("?")[0].endswith(".whl") and not re.match(r"\w+\+", target):
         return
     raise InvalidRequest(
-        f"The package {printable(requirement)!s:.200}{place} must be a wheel: nothing is built on this machine, as a "
-        f"build runs the package's code. {BUILD_A_WHEEL}."
+        f"The package {printable(requirement)!s:.200}{place} must be a wheel: nothing is built on this machine, "
+        f"because a build runs the package's code. {BUILD_A_WHEEL}."
     )
 
 
@@ -235,11 +235,11 @@ def _path(item: str | os.PathLike[str]) -> Path:
     try:
         path = Path(item).expanduser()
     except (RuntimeError, TypeError):
-        raise ValueError("must have paths that can be resolved") from None
+        raise ValueError("must have resolvable paths") from None
     if "\0" in str(path):
-        raise ValueError("must have paths of files without NUL")
+        raise ValueError("must have file paths without NUL characters")
     if path.suffix == ".json" and path.name not in NODE_LOCKS:
-        raise ValueError(f"must have a lock of Node packages with the name {NODE_LOCKS[0]}, not {printable(path.name)}")
+        raise ValueError(f"must have a lock of Node packages named {NODE_LOCKS[0]}, not {printable(path.name)}")
     return path.absolute()
 
 
@@ -258,12 +258,12 @@ def _lines_of(file: Path, seen: list[Path], *, is_constraint: bool = False) -> I
         return
     seen.append(file)
     if len(seen) > _MOST_FILES:
-        raise InvalidRequest(f"The file of packages {printable(file.name)} must include at most {_MOST_FILES} files.")
+        raise InvalidRequest(f"The package file {printable(file.name)} must include at most {_MOST_FILES} files.")
     place = f" in {printable(file.name)}"
     try:
         text = read_file(file).decode("utf-8-sig").replace("\\\r\n", " ").replace("\\\n", " ")
     except UnicodeDecodeError:
-        raise InvalidRequest(f"The file of packages {printable(str(file))} must be text in UTF-8.") from None
+        raise InvalidRequest(f"The package file {printable(str(file))} must be text in UTF-8.") from None
     for line in text.splitlines():
         line = re.sub(r"(?:^|\s)#.*", "", line).strip()  # noqa: PLW2901
         if not line:
@@ -279,6 +279,6 @@ def _lines_of(file: Path, seen: list[Path], *, is_constraint: bool = False) -> I
             yield _Line(line, is_constraint=is_constraint)
         else:
             raise InvalidRequest(
-                f"The line {brief(line)}{place} cannot be used: only wheels are installed, and {name} needs more. "
+                f"The line {brief(line)}{place} cannot be used: only wheels are installed, so {name} is not supported. "
                 f"{BUILD_A_WHEEL}."
             )

@@ -12,11 +12,11 @@ from .commands import run
 _WITHOUT_EFFECT = {
     "autosave": "no notebook is open",
     "connect_info": "there is no kernel to connect to",
-    "debug": "no person is at this session",
+    "debug": "this session is not interactive",
     "edit": "there is no editor",
-    "pdb": "no person is at this session",
+    "pdb": "this session is not interactive",
     "qtconsole": "there is no kernel to connect to",
-    "subshell": "there are no subshells",
+    "subshell": "subshells are not supported",
 }
 """The reason per magic. They do not fail, so that notebooks that use them continue."""
 

@@ -436,11 +436,11 @@ class Worker:
 
 
 def _refuse_input(_prompt: object = "", *_: object, **__: object) -> NoReturn:
-    raise EOFError("input() cannot be answered: no person is at this session. Put the value into the code.")
+    raise EOFError("input() cannot be answered: this session is not interactive. Put the value into the code.")
 
 
 def _refuse_debugging(*_: object, **__: object) -> NoReturn:
-    raise EOFError("breakpoint() cannot be answered: no person is at this session. Print the values instead.")
+    raise EOFError("breakpoint() cannot be used: this session is not interactive. Print the values instead.")
 
 
 def _json_safe(value: Any) -> Any:

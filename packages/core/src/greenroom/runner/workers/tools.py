@@ -94,11 +94,11 @@ class Tools:
         call = Call(self, tool)
         with self.locked():  # calls must be sent in the order of their numbers
             if self._calls is None:
-                raise ToolError(f"{tool} can only be called while the execution runs that it was given to.")
+                raise ToolError(f"{tool} can only be called while the execution that it belongs to is running.")
             if not self._calls_left:
-                raise ToolError(f"{tool} was not called: this execution can make {self._limits[0]}.")
+                raise ToolError(f"{tool} was not called: this execution is limited to {self._limits[0]}.")
             if len(body) > self._bytes_left:
-                raise ToolError(f"{tool} was not called: this execution can send {self._limits[1]}.")
+                raise ToolError(f"{tool} was not called: this execution is limited to {self._limits[1]}.")
             self._link.read_answers(self.take)
             self._calls_left -= 1
             self._bytes_left -= len(body)
@@ -131,7 +131,7 @@ class Tools:
             except MemoryError:
                 call.end(error=f"The result of {call.tool} does not fit into the session's memory.")
             except (ValueError, RecursionError):  # other clients than ours can send anything
-                call.end(error=f"The result of {call.tool} is not JSON that Python can read.")
+                call.end(error=f"The result of {call.tool} is not valid JSON.")
             else:
                 call.end(value)
 
@@ -142,7 +142,7 @@ class Tools:
             if waiting and getpid() == self._process:
                 self._link.send(WorkerEvent.withdraw(self._execution, call.number))
         if waiting:
-            call.end(error=f"The call of {call.tool} was given up.")
+            call.end(error=f"The call to {call.tool} was cancelled.")
 
     def settle(self) -> None:
         """Wait for the calls whose values the code has not used, and write the errors that it has not seen."""
@@ -154,7 +154,7 @@ class Tools:
         with self.locked():
             calls, self._calls = self._calls or {}, None
         for call in calls.values():
-            call.end(error=f"The execution ended before {call.tool} had answered.")
+            call.end(error=f"The execution ended before {call.tool} returned.")
 
 
 class Call(Coroutine[Any, Any, Any]):

@@ -242,7 +242,7 @@ class ExecutionTests(AdapterSuiteBase):
     async def test_a_lost_sandbox_is_a_result_as_the_next_call_begins_a_new_session(
         self, scripted: AdapterDriver, backend: ScriptedBackend
     ) -> None:
-        backend.answer = SandboxLost("The sandbox is lost; the next use of the identifier begins a new session.")
+        backend.answer = SandboxLost("The sandbox was lost; the next use of the identifier starts a new session.")
         result = await scripted.run("ann", "1")
         assert result.text == str(backend.answer)
         assert result.failed is not False

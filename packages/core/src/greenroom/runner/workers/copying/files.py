@@ -64,7 +64,7 @@ def write_files(write: Callable[[Any], None], left_out: LeftOut, most: int, root
                 with open(path, "rb", buffering=0, opener=_open) as file:
                     size = os.fstat(file.fileno()).st_size  # anything appended from now on is not copied
                     if size > most:
-                        left_out(path, "it is larger than when it was counted")
+                        left_out(path, "it is larger than first measured")
                         continue
                     most -= size
                     write(entry | {"kind": "file"})

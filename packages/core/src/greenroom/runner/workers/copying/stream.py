@@ -47,7 +47,7 @@ class Outgoing:
         view = data.raw() if isinstance(data, PickleBuffer) else memoryview(data)
         self._left -= view.nbytes
         if self._left < 0:
-            raise TooMuch("it is larger than when it was counted")
+            raise TooMuch("it is larger than first measured")
         while view.nbytes:
             room = MAX_PIECE - len(self._held)
             self._held += view[:room]

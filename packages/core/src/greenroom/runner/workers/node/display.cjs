@@ -109,7 +109,7 @@ function makeDisplays({ show, current, finish, read }) {
         own(this, KIND_NAMES[index], resolving(handle));
       }
       own(this, "input", () => {
-        throw new NativeError("$$.input() cannot be answered: no person is at this session. Put the value into the code.");
+        throw new NativeError("$$.input() cannot be answered: this session is not interactive. Put the value into the code.");
       });
       own(this, "display", (name) => new Display(name));
       own(this, "clear", (options) => show({ ev: "clear", wait: !!options?.wait }, ""));
