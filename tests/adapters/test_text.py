@@ -175,7 +175,7 @@ KeyError: 'year'""",
         (
             "stdout:\nWARNING: Retrying after … [Errno -3] Temporary failure in name resolution\n"
             "ERROR: No matching distribution found for polars\n\n"
-            "hint:\nThe package 'polars' cannot be installed here. Use the packages that are there. "
+            "hint:\nThe package 'polars' cannot be installed here. Use the installed packages. "
             "This sandbox probably has no network access. Work with the files in /mnt/data."
         ),
     ),
@@ -367,7 +367,7 @@ HINTS: list[tuple[Execution, str]] = [
     (failed("ModuleNotFoundError", "No module named 'polars'"), "The package 'polars' is not installed here."),
     (
         failed("ModuleNotFoundError", "No module named 'polars'", packages_from="option"),
-        'The application can add packages: packages="requirements.txt", where the pool is opened.',
+        'The application can add packages: packages="requirements.txt" when opening the pool.',
     ),
     (
         failed("ModuleNotFoundError", "No module named 'polars'", packages_from="image"),
@@ -379,7 +379,7 @@ HINTS: list[tuple[Execution, str]] = [
     ),
     (
         failed("Error", "Cannot find module 'lodash'\nRequire stack:\n- /mnt/data/cell.js", packages_from="option"),
-        'The application can add packages: packages="package-lock.json", where the pool is opened.',
+        'The application can add packages: packages="package-lock.json" when opening the pool.',
     ),
     (
         failed("Error", "Command failed: npm install lodash\nnpm error code", packages_from="image"),
@@ -432,7 +432,7 @@ HINTS: list[tuple[Execution, str]] = [
     (failed("UnicodeDecodeError", "'utf-8' codec can't decode byte 0x8b in position 1: invalid start byte"), "'gzip'"),
     (
         failed("_ArrayMemoryError", "Unable to allocate 8 GiB", "Cell 1, line 1"),
-        "Work on a part of the data at a time.",
+        "Process the data in parts.",
     ),
     (failed("MemoryError", "The code exceeded the session's memory limit and was killed."), ""),
     (

@@ -76,10 +76,10 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
         ([], "The template", "must be an object"),
         ({}, "properties", "must have properties"),
         ({**resource(), "locaton": "x"}, "locaton", "Did you mean 'location'?"),
-        ({**resource(), "name": "other"}, "name", "must be that in the path, not 'other'"),
+        ({**resource(), "name": "other"}, "name", "must equal that in the path, not 'other'"),
         ({**resource(), "tags": {"a": 1}}, "tags.a", "must be a string"),
-        ({**resource(), "tags": {str(n): "" for n in range(51)}}, "tags", "must be at most 50"),
-        ({**resource(), "tags": {DECLARED_TAG: "true"}}, f"tags.{DECLARED_TAG}", "must be absent"),
+        ({**resource(), "tags": {str(n): "" for n in range(51)}}, "tags", "must have at most 50"),
+        ({**resource(), "tags": {DECLARED_TAG: "true"}}, f"tags.{DECLARED_TAG}", "must not be set"),
         (resource(secrets=[1]), "properties.secrets[0]", "must be an object"),
         (resource(secrets=[{"name": ["a"]}]), "properties.secrets[0].name", "must be a string"),
         ({**resource(), "tags": {ENGINE_TAG: "https://x"}}, f"tags.{ENGINE_TAG}", "must be one of this machine"),
@@ -153,7 +153,7 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
         (
             resource(secrets=[{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]),
             "properties.secrets",
-            "must have each name once",
+            "must not repeat a name",
         ),
     ],
 )

@@ -233,7 +233,7 @@ def _directory(path: Path) -> None:
 
 async def test_a_full_disk_is_named(tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "64k") as disk:
-        with pytest.raises(InvalidRequest, match=r"cannot be used: .* is full\. Make room on its disk") as refused:
+        with pytest.raises(InvalidRequest, match=r"cannot be used: .* is full\. Free space on its disk") as refused:
             await StateFile.open(disk / "state.db")
         assert "--state" in str(refused.value)
 

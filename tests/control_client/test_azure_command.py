@@ -187,7 +187,7 @@ def test_what_azure_needs_is_said(azure: Azure) -> None:
     assert "--resource-group" in azure.run("pool", "show", "--name", "ci", *subscription, code=2)[1]
     assert "must have a --location" in azure.run("pool", "create", "--name", "ci", *PLACE, code=2)[1]
     located = ["--identifier", "abcd", *PLACE, "--session-pool-location", "evil.example/"]
-    assert "The location must be" in azure.run("session", "list-files", "--pool", "ci", *located, code=2)[1]
+    assert "The location must consist of" in azure.run("session", "list-files", "--pool", "ci", *located, code=2)[1]
     custom = ["--container-type", "CustomContainer", "--image", "a", "--target-port", "80", "--location", "eastasia"]
     assert "an --environment" in azure.run("pool", "create", "--name", "ci", *custom, *PLACE, code=2)[1]
     assert azure.arm.seen == []

@@ -257,7 +257,7 @@ WRONG = {
     "no port": (["--container-type", "CustomContainer", "--image", "a"], "must have a --target-port"),
     "a password alone": (["--registry-password", "hunter2"], "must come with --registry-username"),
     "a secret without a name": (["--secrets", "hunter2"], "--secrets must have the form name=value"),
-    "a name": (["-n", "../x"], "the last one no hyphen, not '../x'"),
+    "a name": (["-n", "../x"], "end with a letter or digit, not '../x'"),
     "a group": (["-g", "a/b"], "must not end with a period, not 'a/b'"),
     "a template": (["--template", "/none"], "The template '/none' cannot be read"),
     "a server": (["--server", "http://example.com"], "must begin with https://"),
@@ -305,7 +305,7 @@ def test_a_pool_that_does_not_exist_is_told_with_those_that_do(arm: Arm) -> None
     for command in (["show"], ["update", "--max-sessions", "3"]):
         assert "Did you mean 'cii'? Pools: cii." in error_of(arm, *command, "-n", "ci")
     ended = Ended(arm, "delete", "-n", "ci", "-y")
-    assert (ended.code, ended.errors) == (0, "There was no pool 'ci'.\n")
+    assert (ended.code, ended.errors) == (0, "The pool 'ci' did not exist.\n")
 
 
 def test_a_deletion_must_be_confirmed(arm: Arm) -> None:

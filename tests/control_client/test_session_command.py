@@ -156,7 +156,7 @@ def test_code_in_a_pool_of_shells_is_a_command() -> None:
 
 
 def test_a_shell_without_a_command_needs_a_terminal() -> None:
-    assert "must be given without a terminal" in str(run("shell").exception)
+    assert "Without a terminal, --command must be given" in str(run("shell").exception)
 
 
 def test_what_is_typed_runs_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:

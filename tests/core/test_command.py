@@ -175,7 +175,7 @@ def test_each_end_has_its_exit_code_and_its_line(monkeypatch: pytest.MonkeyPatch
     [
         (PoolFull("The pool is full: 1 of 1 sessions are taken.", sessions=1), 75),
         (SandboxLost("The sandbox ended."), 70),
-        (ServiceFailed("The service does not answer."), 70),
+        (ServiceFailed("The service does not respond."), 70),
         (EngineUnavailable("Nothing works here."), 2),
     ],
 )

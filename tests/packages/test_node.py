@@ -119,4 +119,4 @@ def test_packages_of_python_are_refused() -> None:
 def test_a_missing_package_says_how_to_add_it() -> None:
     with greenroom.connect("bubblewrap:", container_type="NodeLTS", ready_session_instances=0) as pool:
         text = pool.session("a-session").execute("require('lodash')").text_for_model()
-    assert 'The application can add packages: packages="package-lock.json", where the pool is opened.' in text
+    assert 'The application can add packages: packages="package-lock.json" when opening the pool.' in text

@@ -315,4 +315,4 @@ def test_an_interpreter_of_another_user_is_not_run_here(tmp_path: Path, index: I
 def test_a_missing_package_says_how_to_add_it(index: Index) -> None:
     with pool_with(()) as pool:
         text = pool.session("a-session").execute("import words").text_for_model()
-    assert 'The application can add packages: packages="requirements.txt", where the pool is opened.' in text
+    assert 'The application can add packages: packages="requirements.txt" when opening the pool.' in text

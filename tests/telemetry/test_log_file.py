@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_one_is_refused_before_the_pool_opens(tmp_path: Pa
             path.symlink_to(tmp_path / "another")
         case _:
             path = tmp_path / "missing" / "pool.log"
-    with pytest.raises(InvalidRequest, match=r"The option log must name a file that can be written, not"):
+    with pytest.raises(InvalidRequest, match=r"The option log must name a writable file, not"):
         connect(log=path)
     assert not (tmp_path / "another").exists()
 

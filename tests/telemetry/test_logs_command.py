@@ -372,7 +372,7 @@ async def test_sessions_that_end_with_the_server_are_kept(tmp_path: Path) -> Non
         (["--until", "1y"], "--until must be a time such as 2026-11-27T14:03 or a duration"),
         (["--since", "9999999999999999999d"], "--since must be a time"),
         (["--since", "999999999w"], "--since must be a time"),
-        (["--pool", "a b", "--resource-group", "team"], "The name of a session pool must be"),
+        (["--pool", "a b", "--resource-group", "team"], "The name of a session pool must consist of"),
         (["--subscription", "11111111-2222-3333-4444-555555555555"], "The server must be a greenroom serve."),
     ],
 )

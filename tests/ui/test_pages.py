@@ -78,16 +78,16 @@ class Told:
 
 
 class Silent(Told):
-    """A pool that does not answer."""
+    """A pool that does not respond."""
 
     async def sessions(self) -> list[SessionInfo]:
-        raise EngineUnavailable("It does not answer.")
+        raise EngineUnavailable("The pool does not respond.")
 
     async def status(self) -> PoolStatus:
-        raise EngineUnavailable("It does not answer.")
+        raise EngineUnavailable("The pool does not respond.")
 
     async def pool_usage(self) -> PoolUsage:
-        raise EngineUnavailable("It does not answer.")
+        raise EngineUnavailable("The pool does not respond.")
 
 
 def backend(told: Told) -> Backend:
@@ -124,7 +124,7 @@ async def test_the_pools_are_shown_with_their_saturation() -> None:
     async with watched(backends={"ci": backend(Told(status=status)), "gone": backend(Silent())}) as server:
         text = " ".join(" ".join(Read((await server.open()).text).text).split())
         assert f"ci PythonLTS {NOTHING} 7 of 10 120% 3 2 1 5 250.0 ms 0 B" in text
-        assert f"gone PythonLTS {NOTHING} does not answer" in text
+        assert f"gone PythonLTS {NOTHING} does not respond" in text
 
 
 async def test_pools_that_do_not_serve_are_shown_with_the_reason() -> None:
@@ -162,7 +162,7 @@ async def test_waits_are_drawn_and_ends_are_counted() -> None:
         for number in range(3):
             await server.begin(f"user-000{number}")
         page = " ".join(" ".join(Read((await server.open("/ui/pool?pool=ci")).text).text).split())
-        assert "3 in all; 95 % of them ≤ " in page
+        assert "3 in all; 95% of them ≤ " in page
         assert "cold 3" in page
 
 
@@ -193,7 +193,7 @@ async def test_what_the_pools_used_is_shown() -> None:
         text = " ".join(" ".join(Read((await server.open("/ui/usage")).text).text).split())
         assert "ci 1,234 0 0.0 ms 2.0 h 2.00 1.0 GiB" in text
         assert "0.0 ms no price set no price set none" in text
-        assert "gone reports none" in text
+        assert "gone not available" in text
 
 
 PRICES = Prices.parse(
@@ -233,7 +233,7 @@ async def test_a_page_comes_again_if_asked_to() -> None:
         assert "refresh" not in (await server.open("/ui/sessions?find=x")).headers
         page = await server.open("/ui/sessions?find=x&refresh=10&stopped=1")
         assert page.headers["refresh"] == "10"
-        assert '<a href="/ui/sessions?find=x">Stop that</a>' in page.text
+        assert '<a href="/ui/sessions?find=x">Stop refreshing</a>' in page.text
         assert "refresh" not in (await server.open("/ui/sessions?refresh=0")).headers
 
 
@@ -359,7 +359,7 @@ LOST = "ci user-0001 SessionEnded Warning The session has ended: ended by itself
 
 async def test_the_log_is_filtered_and_its_latest_records_come_first() -> None:
     async with watched("ci", "team/ci", with_log=True) as server:
-        assert "There is no such record." in (await server.open("/ui/log")).text
+        assert "No records match these filters." in (await server.open("/ui/log")).text
         happen(
             server,
             "ci",

@@ -186,7 +186,7 @@ def changes(wanted: Wanted, existing: Mapping[str, Any]) -> Object:
         of_pool = _object(existing.get("properties"), "properties")
         kind = of_pool.get("containerType")
         if kind != ContainerType.CUSTOM_CONTAINER:
-            raise InvalidRequest(f"{options[0]} must be for a pool of type CustomContainer, not {brief(kind)}.")
+            raise InvalidRequest(f"{options[0]} must be used with a pool of type CustomContainer, not {brief(kind)}.")
         template = json.loads(json.dumps(of_pool.get("customContainerTemplate") or {}))
         properties["customContainerTemplate"] = template
         _set_container(properties, wanted, str(existing.get("name", "")))
@@ -351,7 +351,7 @@ def _pairs(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
     for text in _texts(texts) or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise InvalidRequest(f"{option} must have the form name=value; one has no name or no equals sign.")
+            raise InvalidRequest(f"{option} must have the form name=value; a value has no name or no equals sign.")
         pairs.append((name, value))
     return pairs
 
