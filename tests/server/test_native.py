@@ -469,7 +469,7 @@ async def test_events_come_to_the_latest_of_several_clients_and_wait_for_no_othe
         await asyncio.wait([late])
     assert first[1]["text"] == "one"
     assert first[2]["type"] == "error"
-    assert "a later request receives its lines" in first[2]["error"]["message"]
+    assert "a later request now receives it" in first[2]["error"]["message"]
     assert second[1:] == [{"type": "text", "stream": "stdout", "text": "two"}]
 
 

@@ -145,7 +145,7 @@ class ParkSuite(Suite):
         assert shared.resume(handle.id, tools=[second.decide]).result(SAFETY).stdout == "10\n"
         assert {call.arguments["number"]: call.delivered_again for call in second.seen} == {0: True, 1: False}
         stuck.check_cancelled()
-        with pytest.raises(ServiceFailed, match="in place of this"):
+        with pytest.raises(ServiceFailed, match="instead of this one"):
             handle.result(SAFETY)
 
     def test_further_calls_go_to_who_resumed(self, shared: Session) -> None:

@@ -269,7 +269,7 @@ class _Feed:
             while not self._waiting:
                 if self._is_replaced:
                     raise ServiceFailed(
-                        "The execution is running, but a later request now receives its events instead of this one."
+                        "The execution is still running, but a later request now receives it instead of this one."
                     )
                 if record.task.done():
                     return None
