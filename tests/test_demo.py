@@ -97,7 +97,7 @@ def test_each_agent_reads_an_error_and_corrects_its_code(demo: Run, agent: str) 
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_each_agent_leaves_a_chart_with_something_on_it(demo: Run, agent: str) -> None:
+def test_each_agent_produces_a_chart_that_is_not_empty(demo: Run, agent: str) -> None:
     chart = demo.charts / f"{agent.lower().replace(' ', '-')}-trend.png"
     assert f"Chart: {chart}" in demo.of(agent)
     with Image.open(chart) as picture:
@@ -147,7 +147,7 @@ def test_agents_that_fail_fail_the_demo(broken_demo: Run) -> None:
 
 
 @pytest.mark.parametrize("agent", BROKEN_AGENTS)
-def test_an_agent_that_fails_says_why(broken_demo: Run, agent: str) -> None:
+def test_a_failed_agent_states_the_reason(broken_demo: Run, agent: str) -> None:
     _, message = BROKEN_AGENTS[agent]
     assert f"The {agent} agent failed." in broken_demo.of(agent)
     assert message in broken_demo.of(agent)

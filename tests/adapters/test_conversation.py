@@ -61,6 +61,6 @@ def test_an_empty_name_is_refused_because_it_could_be_anybodys() -> None:
 
 
 @pytest.mark.parametrize("scope", ["", "lc", "Lang", "lang.chain", "lang~chain", "x" * 33, "1ang"])
-def test_a_scope_that_could_be_taken_for_another_is_refused(scope: str) -> None:
+def test_an_ambiguous_scope_is_refused(scope: str) -> None:
     with pytest.raises(InvalidRequest, match="scope"):
         conversation_identifier(scope, "thread-1")

@@ -463,12 +463,12 @@ def test_a_hint_is_about_the_error_that_ended_the_execution(execution: Execution
 
 
 @pytest.mark.parametrize("name", SNAPSHOTS)
-def test_the_text_is_this(name: str) -> None:
+def test_the_text_matches_the_snapshot(name: str) -> None:
     execution, text = SNAPSHOTS[name]
     assert execution.text_for_model() == text
 
 
-def test_of_a_long_part_the_middle_is_left_out() -> None:
+def test_the_middle_of_a_long_part_is_left_out() -> None:
     text = ran(stdout="<" + "x" * 998 + ">", result="42").text_for_model(300)
     assert 290 < len(text) <= 300
     assert text.startswith("stdout:\n<xxx")
@@ -477,7 +477,7 @@ def test_of_a_long_part_the_middle_is_left_out() -> None:
     assert f"\n… [{left_out} characters left out] …\n" in text
 
 
-def test_what_a_short_part_does_not_need_goes_to_the_long_ones() -> None:
+def test_unused_space_of_a_short_part_goes_to_the_long_ones() -> None:
     text = ran(stdout="o" * 5_000, stderr="e" * 5_000, result="short").text_for_model(2_000)
     assert "result:\nshort" in text
     assert abs(text.count("o") - text.count("e")) < 30
@@ -622,7 +622,7 @@ HOSTILE_OUTPUTS: dict[str, tuple[Output, ...]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE_OUTPUTS)
-def test_no_outputs_take_long_to_describe_or_raise(name: str) -> None:
+def test_describing_any_outputs_is_quick_and_does_not_raise(name: str) -> None:
     outputs = HOSTILE_OUTPUTS[name]
     execution = ran(outputs=outputs)
     began = time.process_time()

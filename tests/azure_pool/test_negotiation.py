@@ -80,7 +80,7 @@ def test_another_server_gets_azures_version_and_is_not_asked_again(answer: Answe
         (Unreachable("refused"), ServiceFailed),
     ],
 )
-def test_what_cannot_be_known_is_an_error_and_asked_again(answer: Scripted, error: type[Exception]) -> None:
+def test_a_failed_discovery_is_an_error_and_is_retried(answer: Scripted, error: type[Exception]) -> None:
     azure = Azure(answer)
     with connected(azure) as pool:
         with pytest.raises(error):
@@ -108,7 +108,7 @@ def test_a_server_whose_version_is_given_is_not_asked(version: str, path: str) -
     assert azure.calls == [f"POST {path}"]
 
 
-def test_a_session_with_a_memory_of_its_own_is_refused_where_the_server_cannot_do_that() -> None:
+def test_a_session_with_its_own_memory_limit_is_refused_where_the_server_has_no_support() -> None:
     azure = Azure(refused(404), executed())
     with connected(azure) as pool:
         session = pool.session("abcd", memory="1Gi")
@@ -151,7 +151,7 @@ def test_a_container_type_that_contradicts_the_servers_is_refused_before_anythin
     assert set(azure.calls) == {"GET greenroom"}
 
 
-def test_a_container_type_that_is_none_is_unreadable() -> None:
+def test_an_unknown_container_type_is_unreadable() -> None:
     with connected(Azure(of_type("Pascal"))) as pool, pytest.raises(ServiceFailed, match="not 'Pascal'"):
         pool.session("abcd").execute("1")
 

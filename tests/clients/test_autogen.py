@@ -49,7 +49,7 @@ async def test_an_exception_is_an_exit_code_with_its_traceback(executor: ACADyna
     assert "NameError" in result.output
 
 
-async def test_a_restart_begins_another_session(executor: ACADynamicSessionsCodeExecutor) -> None:
+async def test_a_restart_starts_another_session(executor: ACADynamicSessionsCodeExecutor) -> None:
     await run(executor, "x = 20")
     await executor.restart()
     assert "NameError" in (await run(executor, "x")).output

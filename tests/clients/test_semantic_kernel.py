@@ -46,7 +46,7 @@ async def test_code_answers_with_its_result_and_what_it_wrote(tool: SessionsPyth
     assert text == "Status:\nSuccess\nResult:\n42\nStdout:\nout\n\nStderr:\nerr\n"
 
 
-async def test_a_kernel_calls_it(tool: SessionsPythonTool) -> None:
+async def test_a_kernel_calls_the_tool(tool: SessionsPythonTool) -> None:
     kernel = Kernel()
     kernel.add_plugin(tool, "sessions")
     assert "Result:\n42" in str(await kernel.invoke(plugin_name="sessions", function_name="execute_code", code="6 * 7"))

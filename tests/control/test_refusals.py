@@ -44,7 +44,7 @@ async def test_names_keep_the_rules_of_arm(server: Control, method: str, path: s
     assert code_and_target(await server.call(method, path, body)) == (400, code, target)
 
 
-async def test_what_is_not_there(server: Control) -> None:
+async def test_missing_resources_and_methods_are_refused(server: Control) -> None:
     other = path_of().replace("sessionPools", "containerApps")
     operation = f"/subscriptions/{'0' * 8}-0000-0000-0000-{'0' * 12}/providers/Microsoft.App/locations/local"
     for method, path, expected in [
@@ -190,7 +190,7 @@ async def test_the_console_is_an_option_of_custom_containers_alone(server: Contr
         await other.done("PUT", CI, resource())
 
 
-async def test_a_pool_stays_of_its_kind(server: Control) -> None:
+async def test_the_kind_of_a_pool_cannot_be_changed(server: Control) -> None:
     await server.done("PUT", CI, resource())
     for method, body, target in (
         ("PUT", resource("Shell"), "properties.containerType"),
@@ -203,7 +203,7 @@ async def test_a_pool_stays_of_its_kind(server: Control) -> None:
     await server.done("PATCH", CI, same)
 
 
-async def test_what_azure_would_refuse_is_a_warning_or_an_error_of_a_strict_server() -> None:
+async def test_values_that_azure_would_refuse_are_warnings_or_errors_of_a_strict_server() -> None:
     body = resource(dynamicPoolConfiguration={"executionType": "Timed", "cooldownPeriodInSeconds": 5})
     target = "properties.dynamicPoolConfiguration.lifecycleConfiguration.cooldownPeriodInSeconds"
     async with control() as server:

@@ -94,7 +94,7 @@ async def test_a_session_with_a_pool_of_its_own_does_not_block() -> None:
         assert (await session.aexecute("1 + 1")).result == "2"
 
 
-def test_a_first_program_has_three_lines() -> None:
+def test_the_first_program_has_three_lines() -> None:
     with greenroom.session("memory:") as session:
         assert session.execute("1 + 1").result == "2"
     assert session.identifier

@@ -67,7 +67,7 @@ def test_checks_take_linear_time(schema: dict[str, Any], arguments: dict[str, An
     assert time.thread_time() - began < 30
 
 
-def test_a_check_that_would_take_for_ever_fails() -> None:
+def test_a_check_that_would_never_finish_fails() -> None:
     with at_most(0.1), pytest.raises(CheckTooLong):
         definition(EXPONENTIAL).bind(nested(150))
 

@@ -160,7 +160,7 @@ def test_the_relay_cannot_be_ended_stopped_or_starved(attacker: Session) -> None
     assert attacker.request("GET", "/").text == "hello"
 
 
-def test_there_are_no_privileges_and_no_way_to_get_any(attacker: Session) -> None:
+def test_privileges_are_missing_and_cannot_be_gained(attacker: Session) -> None:
     found = outcomes(
         attacker,
         """

@@ -161,14 +161,14 @@ async def test_a_client_that_leaves_ends_its_request(server: Server, path: str) 
     await eventually(lambda: not in_flight(server))
 
 
-async def test_a_path_may_look_like_a_pools_in_its_middle(server: Server) -> None:
+async def test_a_path_can_look_like_a_pools_path_in_its_middle(server: Server) -> None:
     path = "/a/subscriptions/x/resourceGroups/y/sessionPools/z/b"
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         response = await client.get(f"{path}?identifier=user-0001")
     assert response.text.startswith(f"GET {path}?")
 
 
-async def test_a_length_beside_chunks_does_not_count(server: Server) -> None:
+async def test_a_content_length_is_ignored_for_chunked_bodies(server: Server) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.get("/chunks?identifier=user-0001")).text == "whole"
         response = await client.get("/hints?identifier=user-0001")
@@ -178,7 +178,7 @@ async def test_a_length_beside_chunks_does_not_count(server: Server) -> None:
 @pytest.mark.parametrize(
     "path", ["/../other", "/a/%2e%2e/b", "/./a", "/.management/listSessions", "/a?identifier=another-one"]
 )
-async def test_a_path_stays_in_its_session_on_every_pool(server: Server, path: str) -> None:
+async def test_a_path_cannot_leave_its_session_on_any_pool(server: Server, path: str) -> None:
     pool = await greenroom.aconnect(server.url)
     async with pool:
         with pytest.raises(InvalidRequest, match="must not"):
@@ -323,7 +323,7 @@ def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_connections_that_are_reset_at_once_leave_no_descriptors(server: Server) -> None:
+async def test_connections_that_are_reset_immediately_leave_no_descriptors(server: Server) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.get("/?identifier=user-0001")).status_code == 200
     before = _descriptors()

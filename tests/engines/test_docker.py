@@ -160,7 +160,7 @@ def test_a_session_begins_without_jedi() -> None:
         assert found.result == "[False, True]", "it completes code, which nobody does, and takes a sixth of a start"
 
 
-def test_gvisor_refuses_a_process_and_lives_on() -> None:
+def test_gvisor_refuses_a_process_and_keeps_running() -> None:
     with engine_pool("docker:?runtime=runsc", preload=(), pids=16, memory="1Gi") as pool:
         session = pool.session("many")
         assert session.execute(fork_bomb(20), timeout=60).stdout == "BlockingIOError True\n"

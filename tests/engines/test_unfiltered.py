@@ -55,7 +55,7 @@ def test_the_option_starts_sandboxes_without_the_filter_and_says_so() -> None:
     assert "Sandboxes have no filter of system calls" in ended.stderr
 
 
-def test_the_option_removes_no_filter_that_there_can_be() -> None:
+def test_the_option_does_not_remove_an_available_filter() -> None:
     ended = run("allow_unfiltered=true", command=())
     assert ended.stdout.split() == ["2", "True"]
     assert "filter" not in ended.stderr

@@ -340,7 +340,7 @@ def test_a_cell_gives_what_it_gives_in_jupyter(same_as_in_jupyter: Callable[...,
     same_as_in_jupyter(*cells)
 
 
-def test_a_traceback_is_what_ipython_makes_of_it(same_as_in_jupyter: Callable[..., None]) -> None:
+def test_a_traceback_is_formatted_by_ipython(same_as_in_jupyter: Callable[..., None]) -> None:
     for case in TOPICS["errors"].values():
         same_as_in_jupyter(*((case,) if isinstance(case, str) else case), tracebacks=True)
 

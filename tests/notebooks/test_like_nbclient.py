@@ -153,7 +153,7 @@ SILENT = {
 
 
 @pytest.mark.parametrize(("cells", "expected"), SILENT.values(), ids=SILENT)
-def test_a_cell_that_falls_silent_has_updated_and_cleared_what_it_has_in_jupyter(
+def test_a_silent_cell_has_the_same_updates_and_clears_as_in_jupyter(
     pool: SessionPool, cells: tuple[str, ...], expected: list[list[str]]
 ) -> None:
     *earlier, last = cells

@@ -43,7 +43,7 @@ def picture(output: Any) -> Image.Image | None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_gives_what_is_committed_of_it(build: Any, bubblewrap: SessionPool, name: str) -> None:
+def test_a_notebook_gives_its_committed_output(build: Any, bubblewrap: SessionPool, name: str) -> None:
     if name == "untrusted_code":
         try:
             bubblewrap.session(memory="512Mi").execute("1")
@@ -77,7 +77,7 @@ def test_an_agent_says_that_its_model_is_scripted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_CHARTS)
-def test_a_chart_is_in_the_notebook_and_something_is_on_it(name: str) -> None:
+def test_a_notebook_contains_a_chart_that_is_not_empty(name: str) -> None:
     (chart,) = filter(None, map(picture, outputs(committed(name))))
     assert chart.format == "PNG"
     assert chart.width >= 500
@@ -105,7 +105,7 @@ def test_an_analysis_prints_the_same_on_a_laptop_and_over_the_api_of_azure() -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_valid_and_holds_nothing_of_the_run_but_its_outputs(name: str) -> None:
+def test_a_notebook_is_valid_and_contains_nothing_of_the_run_but_its_outputs(name: str) -> None:
     notebook = committed(name)
     _nbformat.validate(notebook)
     assert notebook.metadata.keys() == {"kernelspec", "language_info"}

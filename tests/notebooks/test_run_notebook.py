@@ -108,7 +108,7 @@ def test_the_outputs_of_each_cell_are_in_the_notebook_in_the_order_in_which_they
     ]
 
 
-def test_variables_go_from_cell_to_cell_and_stay_in_the_session(session: Session) -> None:
+def test_variables_are_passed_between_cells_and_stay_in_the_session(session: Session) -> None:
     session.execute("start = 40")
     assert outputs(run_notebook(notebook("end = start + 2", "end"), session)) == [[], ["execute_result 42"]]
     assert session.execute("end").result == "42"
@@ -217,7 +217,7 @@ def test_a_notebook_that_keeps_writing_can_take_longer_than_its_idle_timeout(ses
     assert outputs(run_notebook(notebook(talk), session, idle_timeout=6)) == [["stdout 01234567"]]
 
 
-def test_a_notebook_that_falls_silent_ends_with_its_output_so_far(session: Session) -> None:
+def test_a_silent_notebook_ends_with_its_output_so_far(session: Session) -> None:
     runs: list[CellRun] = []
     began = time.monotonic()
     ran = run_notebook(
@@ -244,7 +244,7 @@ def test_progress_is_reported_after_each_cell(session: Session) -> None:
     assert told == [(1, 3, "succeeded", first), (2, 3, "failed", second)]
 
 
-def test_what_the_progress_callback_raises_ends_the_run(session: Session) -> None:
+def test_an_exception_of_the_progress_callback_ends_the_run(session: Session) -> None:
     def refuse(run: CellRun) -> None:
         raise PermissionError(run.number)
 
@@ -394,7 +394,7 @@ def test_invalid_bundles_become_text(scripted: Callable[..., Session]) -> None:
     }
 
 
-def test_a_pool_that_does_not_stream_gives_all_the_same(scripted: Callable[..., Session]) -> None:
+def test_a_pool_that_does_not_stream_gives_the_same_result(scripted: Callable[..., Session]) -> None:
     shown = (Output({"text/plain": "shown"}), Output({"text/plain": "result"}, is_result=True))
     execution = Execution("1", "succeeded", stdout="out", stderr="err", outputs=shown)
     ran = run_notebook(notebook("x"), scripted(Scripted([execution])))
@@ -410,7 +410,7 @@ def test_between_two_displays_each_stream_is_in_one_piece(scripted: Callable[...
     assert outputs(ran) == [["stdout ac", "stderr b", "display_data shown", "stdout e", "stderr d"]]
 
 
-def test_after_a_crash_the_count_begins_anew_as_python_does(scripted: Callable[..., Session]) -> None:
+def test_after_a_crash_the_count_restarts_with_python(scripted: Callable[..., Session]) -> None:
     crash = Execution(
         "1", "failed", stdout="last words", error=ExecutionError("WorkerCrashed", "It is gone."), state_lost=True
     )

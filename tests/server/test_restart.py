@@ -224,7 +224,7 @@ async def test_an_execution_that_cannot_be_kept_is_not_accepted(
     await file.close()
 
 
-async def test_an_end_of_another_version_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_end_of_another_version_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = await StateFile.open(tmp_path / "state.db")
     table = ExecutionTable(file, "p")
     await table.begin("user-1", "one", b'{"form":"unknown"}\n')

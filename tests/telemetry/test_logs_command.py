@@ -167,7 +167,7 @@ async def test_dropped_records_are_a_metric(monkeypatch: pytest.MonkeyPatch) -> 
     assert len([each for each in records if each["OperationName"] == "EngineLost"]) == 10 - store.dropped < 10
 
 
-async def test_a_log_that_cannot_be_read_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_log_has_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(_query: object) -> Page:
         raise sqlite3.OperationalError("disk I/O error")
 
@@ -181,7 +181,7 @@ async def test_a_log_that_cannot_be_read_is_an_error_of_its_own(monkeypatch: pyt
     "body",
     [None, [], {}, {"records": [1], "last": 1, "complete": True}, {"records": [], "last": "1", "complete": True}],
 )
-def test_a_page_that_is_none_is_refused(body: object) -> None:
+def test_an_invalid_page_is_refused(body: object) -> None:
     with pytest.raises(WireError):
         decode_page(body)
 
@@ -197,7 +197,7 @@ HOSTILE = st.text(max_size=50) | st.sampled_from(
     )
 )
 @settings(max_examples=examples(200))
-def test_what_a_terminal_gets_is_one_line_of_text(record: dict[str, str]) -> None:
+def test_text_for_a_terminal_is_one_line(record: dict[str, str]) -> None:
     assert all(cell.isprintable() for cell in command._row(record))  # pyright: ignore[reportPrivateUsage]
 
 
@@ -296,7 +296,7 @@ async def test_the_command_filters_follows_and_finds_what_a_killed_server_wrote(
 
 
 @pytest.mark.slow
-async def test_an_execution_takes_no_notice_of_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+async def test_an_unwritable_log_does_not_affect_executions(tmp_path: Path) -> None:
     plugins, state = install(tmp_path / "plugins"), tmp_path / "state.db"
     async with serving(state, plugins) as (_, url):
         await execute(url, "1", "user-0001")

@@ -168,7 +168,7 @@ def test_the_text_is_valid_and_has_no_identifier_whatever_names_there_are(
     assert not any(category(character) in {"Cc", "Cs"} for character in shown_name.replace("\n", "").replace("\t", ""))
 
 
-def test_open_metrics_is_given_to_who_prefers_it() -> None:
+def test_open_metrics_is_sent_to_clients_that_prefer_it() -> None:
     kind, text = exposition(
         Aggregate(), [PoolReading("a", Aggregate(), STATUS, USAGE)], "application/openmetrics-text; version=1.0.0"
     )

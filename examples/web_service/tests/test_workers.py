@@ -89,7 +89,7 @@ def is_up(http: httpx.Client) -> bool:
         return False
 
 
-def test_a_stop_lets_requests_end_and_leaves_nothing(service: Service) -> None:
+def test_stopping_lets_requests_end_and_leaves_nothing(service: Service) -> None:
     with client(service) as http, ThreadPoolExecutor() as threads:
         last = threads.submit(run, http, COUNT_WHEN_TOLD)
         with client(service) as other:
@@ -130,7 +130,7 @@ def test_without_its_backend_the_service_says_so(service: Service) -> None:
         assert http.get("/healthz").status_code == 200
 
 
-def test_a_full_pool_asks_to_come_back(pool_url: str) -> None:
+def test_a_full_pool_asks_clients_to_retry(pool_url: str) -> None:
     with running(
         f"{pool_url}&max_concurrent_sessions=1&ready_session_instances=0&acquire_timeout=0.5", burst=1000
     ) as service:

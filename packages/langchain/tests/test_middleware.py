@@ -154,7 +154,7 @@ async def test_later_middleware_callbacks_and_the_model_see_what_they_should(
 
 
 @both
-async def test_failures_and_refusals_reach_the_code_and_the_session_lives(
+async def test_failures_and_refusals_reach_the_code_and_the_session_continues(
     sandboxes: SessionPool, asynchronous: bool
 ) -> None:
     @tool
@@ -192,9 +192,7 @@ for call in (lambda: get_orders(customer=99), lambda: get_orders(customer="many"
 
 
 @both
-async def test_what_middleware_answers_or_changes_is_what_the_code_gets(
-    sandboxes: SessionPool, asynchronous: bool
-) -> None:
+async def test_the_code_gets_what_middleware_returns(sandboxes: SessionPool, asynchronous: bool) -> None:
     async def value(change: Callable[[ToolMessage], ToolMessage]) -> ToolMessage:
         agent = make_agent(
             "type(x := get_orders(customer=1, limit=1)).__name__, x",
@@ -383,7 +381,7 @@ async def test_a_new_turn_ends_code_whose_question_nobody_answered(sandboxes: Se
     middleware[0].tool.delete_session(config)
 
 
-async def test_a_session_that_ends_meanwhile_is_told_to_the_model(sandboxes: SessionPool) -> None:
+async def test_a_session_that_ends_meanwhile_is_reported_to_the_model(sandboxes: SessionPool) -> None:
     middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders, send_mail]), per_call("get_orders")]
     agent = make_agent(
         "send_mail(to='ann')\nget_orders(customer=1)", middleware=middleware, checkpointer=InMemorySaver()
@@ -399,7 +397,7 @@ async def test_a_session_that_ends_meanwhile_is_told_to_the_model(sandboxes: Ses
     assert made == ["ann"]
 
 
-async def test_a_person_who_does_not_decide_in_time_refuses(sandboxes: SessionPool) -> None:
+async def test_a_missing_decision_counts_as_a_refusal(sandboxes: SessionPool) -> None:
     middleware: list[Any] = [
         GreenroomMiddleware(pool=sandboxes, tools=[get_orders], approval_timeout=4),
         per_call("get_orders"),

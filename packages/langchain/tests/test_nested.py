@@ -158,7 +158,7 @@ async def test_a_tool_can_ask_itself_too(case: Case) -> None:
     assert len(steps) == 1
 
 
-async def test_a_graph_that_keeps_nothing_cannot_ask(case: Case) -> None:
+async def test_a_graph_without_a_checkpointer_cannot_ask(case: Case) -> None:
     graph = asking_graph(checkpointer=False)
     ask = case.tool_of("ask", graph, lambda text: {"text": text, "answer": ""}, lambda state: state["answer"])
     assert "must keep its state: it must not have checkpointer=False" in await case.run("ask(text='a')", ask)

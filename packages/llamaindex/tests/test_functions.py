@@ -176,7 +176,7 @@ async def test_a_code_act_agent_has_the_functions(
     assert any(isinstance(event, InnerToolCall) for event in events)
 
 
-def test_what_is_no_tool_is_refused(pool: SessionPool) -> None:
+def test_an_object_that_is_not_a_tool_is_refused(pool: SessionPool) -> None:
     for tool in (dict, "get_orders", 7):
         with pytest.raises(InvalidRequest, match="must be a function or a LlamaIndex tool"):
             GreenroomToolSpec(pool, tools=[tool])  # pyright: ignore[reportArgumentType]

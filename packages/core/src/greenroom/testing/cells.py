@@ -93,7 +93,7 @@ class CellSuite(Suite):
         shared.execute("await asyncio.sleep(0)\ndecimal.setcontext(decimal.Context(prec=4))").raise_for_error()
         assert shared.execute("decimal.getcontext().prec").result == "4"
 
-    def test_what_comes_between_executions_belongs_to_the_next(self, shared: Session) -> None:
+    def test_output_between_executions_belongs_to_the_next(self, shared: Session) -> None:
         shared.execute(
             "import asyncio, threading, time\n"
             "shown = threading.Event()\n"

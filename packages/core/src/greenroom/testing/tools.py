@@ -169,7 +169,7 @@ class ToolSuite(Suite):
         )
         assert shared.execute(code, tools=[meet]).stdout == f"{list(range(8))}\n"
 
-    def test_calls_are_tasks_and_can_be_given_up(self, shared: Session) -> None:
+    def test_calls_are_tasks_and_can_be_cancelled(self, shared: Session) -> None:
         stuck = Stuck()
         code = (
             "import asyncio\n"
@@ -216,7 +216,7 @@ class ToolSuite(Suite):
         execution = shared.execute(code, tools=[send])
         assert (execution.status, sent) == ("succeeded", ["a"])
 
-    def test_state_stays_over_calls_and_executions(self, shared: Session) -> None:
+    def test_state_persists_across_calls_and_executions(self, shared: Session) -> None:
         shared.execute(
             "orders = get_orders(1)\ndef total(n):\n    return len(get_orders(n)) + len(orders)", tools=[get_orders]
         )

@@ -342,7 +342,7 @@ class HostAttacks(AttackBase):
     # Files and names
 
     @pytest.mark.parametrize("path", _SECRETS)
-    def test_a_secret_place_of_the_host_is_closed(self, shared: Session, path: str) -> None:
+    def test_a_sensitive_path_of_the_host_is_closed(self, shared: Session, path: str) -> None:
         code = (
             f"path = {path!r}\n"
             "def read(): return open(path, 'rb').read(1)\n"
