@@ -215,7 +215,7 @@ KeyError: 'year'""",
     ),
     "text that is none": (
         ran(outputs=(Output({"text/plain": [["x"] * 9]}), Output({"text/plain": 5}))),
-        "The code ran; what it showed has no text.",
+        "The code ran; its output has no text form.",
     ),
     "empty text": (ran(result="''"), "result:\n''"),
     "output that looks like a part of the text": (

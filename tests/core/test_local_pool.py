@@ -640,7 +640,7 @@ async def test_a_restarted_session_reports_it_once() -> None:
         await asyncio.sleep(1)
         assert (await use(pool, "user")).session_restarted == "lost"
         text = (await use(pool, "user")).text_for_model()
-        assert "began again" not in text
+        assert "started again" not in text
 
 
 @in_virtual_time
@@ -652,7 +652,7 @@ async def test_a_session_that_reached_its_maximum_age_reports_it() -> None:
         execution = await pool.execute("user", "x", timeout=None, on_event=events.append)
         assert execution.session_restarted == "limit_reached"
         assert events[-1] == execution
-        assert execution.text_for_model().startswith("The session reached its maximum age and began again: variables")
+        assert execution.text_for_model().startswith("The session reached its maximum age and started again: its")
 
 
 @in_virtual_time

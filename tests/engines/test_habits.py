@@ -35,13 +35,13 @@ def test_a_missing_file_is_explained_by_the_end_of_its_session(url: str) -> None
     with engine_pool(url, **options) as pool, pool.session() as session:
         session.upload(b"a\n1\n", "in.csv")
         assert within(60, lambda: session.info() is None)
-        with pytest.raises(FileMissing, match=r"had cooled down .* and began again"):
+        with pytest.raises(FileMissing, match=r"cooled down .* and started again"):
             session.download("in.csv")
         text = session.execute("open('in.csv').read()").text_for_model()
         assert text.startswith(
-            "The session had cooled down after a time without use and began again: variables and files are gone. The"
+            "The session cooled down after a period without use and started again: its variables and files are gone."
         )
-        assert "began again" not in session.execute("1").text_for_model()
+        assert "started again" not in session.execute("1").text_for_model()
 
 
 # Modules of the session
