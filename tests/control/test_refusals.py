@@ -137,7 +137,11 @@ async def test_versions_are_those_of_session_pools(server: Control, version: str
             "properties.scaleConfiguration.maxConcurrentSessions",
             "must be a number",
         ),
-        (resource(customContainerTemplate={"containers": []}), "properties.customContainerTemplate", "must come with"),
+        (
+            resource(customContainerTemplate={"containers": []}),
+            "properties.customContainerTemplate",
+            "must be used with",
+        ),
         (resource("CustomContainer"), "properties.customContainerTemplate", "must have"),
         (custom(image="no image"), "properties.customContainerTemplate.containers[0].image", "must be the name of an"),
         (
@@ -185,7 +189,7 @@ async def test_a_body_that_is_not_json(server: Control, content: bytes) -> None:
 async def test_the_console_is_an_option_of_custom_containers_alone(server: Control) -> None:
     refused = await server.call("PUT", CI, {**resource(), "tags": {ENGINE_TAG: "memory:?console_log=true"}})
     assert refused.status_code == 400
-    assert "console_log must come with the container type CustomContainer" in refused.text
+    assert "console_log must be used with the container type CustomContainer" in refused.text
     async with control(engine="memory:?console_log=true") as other:
         await other.done("PUT", CI, resource())
 

@@ -257,7 +257,7 @@ def test_half_an_id_is_refused(url: str) -> None:
 
 def test_a_server_needs_an_id_and_an_id_one_server() -> None:
     for url in ("http://127.0.0.1:9", f"http://127.0.0.1:9{ID}"):
-        with pytest.raises(InvalidRequest, match="server must come with a pool id"):
+        with pytest.raises(InvalidRequest, match="server must be used with a pool id"):
             greenroom.connect(url, server="http://127.0.0.1:8")
 
 

@@ -251,11 +251,11 @@ WRONG = {
     ),
     "an image for code": (
         ["--image", "app:1"],
-        "--image must come with --container-type CustomContainer, not 'PythonLTS'",
+        "--image must be used with --container-type CustomContainer, not 'PythonLTS'",
     ),
     "no image": (["--container-type", "CustomContainer", "--target-port", "80"], "must have an --image"),
     "no port": (["--container-type", "CustomContainer", "--image", "a"], "must have a --target-port"),
-    "a password alone": (["--registry-password", "hunter2"], "must come with --registry-username"),
+    "a password alone": (["--registry-password", "hunter2"], "must be used with --registry-username"),
     "a secret without a name": (["--secrets", "hunter2"], "--secrets must have the form name=value"),
     "a name": (["-n", "../x"], "end with a letter or digit, not '../x'"),
     "a group": (["-g", "a/b"], "must not end with a period, not 'a/b'"),

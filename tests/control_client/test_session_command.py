@@ -207,6 +207,6 @@ def test_a_missing_session_or_file_is_an_error(tmp_path: Path) -> None:
         result = run(*arguments)
         assert result.exit_code != 0
         assert message in str(result.exception), arguments
-    assert "must come with --subscription" in str(run("show", "--session-pool-location", "eastasia").exception)
+    assert "must be used with --subscription" in str(run("show", "--session-pool-location", "eastasia").exception)
     missing = run("execute", "--code", "1", pool="pythn")
     assert "Did you mean 'python'? Pools: python, shell." in str(missing.exception)

@@ -144,7 +144,7 @@ def at(*path: int | str, value: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             at("properties", "containerType", value="PythonLTS"),
-            "properties.customContainerTemplate must come with the type CustomContainer, not PythonLTS.",
+            "properties.customContainerTemplate must be used with the type CustomContainer, not PythonLTS.",
         ),
         (
             at("properties", "containerType", value="JavaLTS"),
@@ -234,7 +234,7 @@ def test_properties_that_azure_does_not_allow_are_named(change: Callable[[dict[s
     [
         ({"template": "/nowhere/custom.json"}, "The template '/nowhere/custom.json' cannot be read: "),
         ({"template": 5}, "The option template must be the path of a JSON file, not 5."),
-        ({"secrets": {"a": "b"}}, "The option secrets must come with a template"),
+        ({"secrets": {"a": "b"}}, "The option secrets must be used with a template"),
         ({"template": {}, "container": {"image": "x"}}, "either a template or a container, not both"),
         ({"template": FULL, "secrets": {"key": 5}}, "The value of the secret 'key' must be str, not int."),
         ({"container": {"image": "x", "prot": 1}}, "Unknown option 'container.prot'. Options: args, command, env, "),
@@ -246,7 +246,7 @@ def test_properties_that_azure_does_not_allow_are_named(change: Callable[[dict[s
         ),
         (
             {"container_type": "PythonLTS", "container": {"image": "x"}},
-            "container must come with the container type CustomContainer, not PythonLTS",
+            "container must be used with the container type CustomContainer, not PythonLTS",
         ),
     ],
 )

@@ -144,7 +144,7 @@ def test_a_refusal_is_a_line_and_an_exit_code() -> None:
     [
         (["--api-key-file", "missing"], "cannot be read"),
         (["--certfile", "missing", "--keyfile", "missing"], "cannot be used"),
-        (["--certfile", "missing"], "certfile must come with keyfile"),
+        (["--certfile", "missing"], "certfile must be used with keyfile"),
         (
             ["--certfile", "a", "--keyfile", "b", "--tls-self-signed"],
             "certfile must not be 'a' if tls_self_signed is set",

@@ -151,8 +151,8 @@ def test_a_list_is_named_by_argument_variable_or_configuration(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[code_interpreter]\nsession_hour = 0.5\n", "must come with source and date"),
-        ("[here]\ncpu_hour = 0.5\nsource = 's'\ndate = 2026-01-31\n", "must come with gib_hour"),
+        ("[code_interpreter]\nsession_hour = 0.5\n", "must be used with source and date"),
+        ("[here]\ncpu_hour = 0.5\nsource = 's'\ndate = 2026-01-31\n", "must be used with gib_hour"),
         ("[code_interpreter]\nsession_hour = -1\nsource = 's'\ndate = 2026-01-31\n", "session_hour must be greater"),
         ("[code_interpreter]\nsession_hour = nan\nsource = 's'\ndate = 2026-01-31\n", "session_hour must be"),
         ("[code_interpreter]\nsesion_hour = 1\n", "Did you mean 'session_hour'"),

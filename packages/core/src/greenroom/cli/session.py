@@ -286,7 +286,7 @@ def _pool(place: Place, name: str, location: str | None) -> Generator[SessionPoo
     url = f"{place.server}{place.pool(name)}"
     if location is not None:
         if not place.in_azure:
-            raise InvalidRequest("--session-pool-location must come with --subscription: it is an Azure region.")
+            raise InvalidRequest("--session-pool-location must be used with --subscription: it is an Azure region.")
         url = place.pool(name).sessions_url(location)
     try:
         with connect(url) as pool:
