@@ -93,7 +93,7 @@ def test_an_exit_code_without_test_failures_fails(judge: Judge) -> None:
     assert judge(".", 2) == (2, "")
 
 
-def test_it_waits_for_the_tests_beside_it(repository: Path) -> None:
+def test_it_waits_for_a_test_run_in_progress(repository: Path) -> None:
     code = failed(repository, ".")
     with (repository / ".venv" / ".ready").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)

@@ -51,7 +51,7 @@ def test_two_conversations_never_share_an_identifier(scope: str, name: str, othe
 
 
 @pytest.mark.parametrize(("name", "other"), [("Ann", "ann"), ("THREAD-1", "Thread-1")])
-def test_names_that_differ_in_case_alone_differ_in_more(name: str, other: str) -> None:
+def test_names_that_differ_only_in_case_become_different_names(name: str, other: str) -> None:
     assert conversation_identifier("langchain", name).lower() != conversation_identifier("langchain", other).lower()
 
 

@@ -130,7 +130,7 @@ async def test_other_errors_are_raised(pool: SessionPool, backend: ScriptedBacke
         await toolset(pool).acall("ann", "run_python", code="1")
 
 
-async def test_on_output_may_be_a_plain_function_or_asynchronous(pool: SessionPool) -> None:
+async def test_on_output_can_be_a_plain_or_an_asynchronous_function(pool: SessionPool) -> None:
     pieces: list[StreamText | Output] = []
 
     async def collect(output: StreamText | Output) -> None:

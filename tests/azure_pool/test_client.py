@@ -485,7 +485,7 @@ def entry(name: str, kind: str = "file") -> dict[str, Any]:
     return {"name": name, "type": kind, "sizeInBytes": 1, "lastModifiedAt": "2024-11-11T09:05:02Z"}
 
 
-def test_versions_without_recursive_lists_are_asked_for_each_directory() -> None:
+def test_versions_without_recursive_lists_list_each_directory() -> None:
     tree = {"": [entry("a.txt"), entry("sub", "directory")], "sub": [entry("b.txt")]}
     azure = Azure(lambda request: answered({"value": tree[request.params.get("path", "")]}))
     with pool_of(azure, api_version="2025-02-02-preview") as pool:
@@ -680,7 +680,7 @@ def test_the_pools_representation_keeps_the_key() -> None:
         assert ENDPOINT in repr(pool)
 
 
-def test_without_httpx_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_httpx_the_message_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("remote", "client", "httpx_transport"):
         monkeypatch.delitem(sys.modules, f"greenroom.azure.{module}", raising=False)
     for library in {"httpx", httpx_transport.httpx.__name__}:  # pyright: ignore[reportPrivateImportUsage]

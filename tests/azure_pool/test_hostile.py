@@ -105,7 +105,7 @@ def test_one_gzip_is_unpacked(contract: Contract) -> None:
         assert pool.session("abcd").download("a") == bytes(3 * _MIB)
 
 
-def test_every_request_asks_for_what_is_not_packed() -> None:
+def test_every_request_asks_for_an_uncompressed_response() -> None:
     azure = Azure(executed())
     with pool_of(azure) as pool:
         pool.session("abcd").execute("1")
@@ -417,7 +417,7 @@ def test_the_id_of_a_running_execution_has_a_limit() -> None:
         pool.session("abcd").execute("1")
 
 
-def test_an_error_is_no_longer_than_it_is_of_use() -> None:
+def test_the_length_of_an_error_is_limited() -> None:
     headers = {"x-ms-error-code": "c" * 50_000, "x-ms-request-id": "r" * 50_000}
     azure = Azure(answered({"error": {"message": "m" * 50_000, "traceId": "t" * 9000}}, 500, **headers))
     with pool_of(azure) as pool, pytest.raises(ServiceFailed) as caught:

@@ -37,7 +37,7 @@ def connected(azure: Azure, endpoint: str = SERVER, **options: object) -> Genera
         yield pool
 
 
-def test_our_server_is_asked_once_and_gets_every_call_in_our_version() -> None:
+def test_a_greenroom_server_is_queried_once_and_gets_every_call_in_its_own_version() -> None:
     azure = Azure(OURS, HI)
     with connected(azure) as pool:
         session = pool.session("abcd")
@@ -61,7 +61,7 @@ def test_our_server_is_asked_once_and_gets_every_call_in_our_version() -> None:
         Answer(204, b"", {wire.VERSIONS_HEADER: "greenroom/2"}),
     ],
 )
-def test_another_server_gets_azures_version_and_is_not_asked_again(answer: Answer) -> None:
+def test_another_server_gets_azures_version_and_is_not_queried_again(answer: Answer) -> None:
     azure = Azure(answer, executed(stdout="hi"))
     with connected(azure) as pool:
         for _ in range(2):
@@ -101,7 +101,7 @@ def test_azure_is_sent_nothing_new(endpoint: str) -> None:
 @pytest.mark.parametrize(
     ("version", "path"), [("2025-02-02-preview", "executions"), (wire.VERSION, "greenroom/1/executions")]
 )
-def test_a_server_whose_version_is_given_is_not_asked(version: str, path: str) -> None:
+def test_a_server_with_a_given_version_is_not_queried(version: str, path: str) -> None:
     azure = Azure(HI if version == wire.VERSION else executed(stdout="hi"))
     with connected(azure, api_version=version) as pool:
         assert pool.session("abcd").execute("1").stdout == "hi"
@@ -156,7 +156,7 @@ def test_an_unknown_container_type_is_unreadable() -> None:
         pool.session("abcd").execute("1")
 
 
-def test_our_server_tells_the_container_type() -> None:
+def test_a_greenroom_server_reports_the_container_type() -> None:
     with (
         serving("bubblewrap:", container_type="Shell", preload=(), ready_session_instances=0) as url,
         greenroom.connect(url) as pool,

@@ -157,7 +157,7 @@ def trusting(certificate: Certificate) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certificate.authority)
 
 
-def test_an_ssl_context_decides_whom_to_trust(serving_tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+def test_an_ssl_context_decides_which_servers_to_trust(serving_tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
     with endpoint(ANSWER, certificate=serving_tls) as url:
         with greenroom.connect(url, api_version="2025-10-02-preview", ssl_context=trusting) as pool:
             assert pool.session("abcd").execute("1").stdout == "hi"

@@ -101,7 +101,7 @@ def test_a_peer_that_does_not_respond_is_ended_and_named(peer: Callable[..., Pee
     assert not alive(stuck)
 
 
-def test_a_peer_that_fails_is_named_and_the_others_go_on(
+def test_a_peer_that_fails_is_named_and_the_others_continue(
     peer: Callable[..., Peer], tmp_path: Path, course: Course
 ) -> None:
     good = peer("print('{}', flush=True)")

@@ -94,7 +94,7 @@ def test_a_memory_limit_below_current_use_is_refused_and_ends_nothing() -> None:
         assert read(group, "memory.max", "memory.high") == {"memory.max": str(256 * MIB), "memory.high": "max"}
 
 
-def test_running_out_of_memory_ends_the_code_and_not_what_runs_it() -> None:
+def test_running_out_of_memory_ends_the_code_and_not_its_supervisor() -> None:
     with engine_pool("bubblewrap:", **OPTIONS) as pool, pool.session() as session:
         session.execute("1").raise_for_error()
         group = group_of_the_sandbox()

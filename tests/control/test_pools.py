@@ -56,7 +56,7 @@ async def test_a_pool_is_created_used_changed_and_deleted(server: Control) -> No
     assert (await server.run("x", pool)).json()["status"] == "Failed", "another pool of that name has other sessions"
 
 
-async def test_the_key_of_a_pools_mcp_server_is_fetched_and_opens_that_alone(server: Control) -> None:
+async def test_the_key_of_a_pools_mcp_server_is_fetched_and_opens_nothing_else(server: Control) -> None:
     pool = await server.done("PUT", CI, resource(mcpServerSettings={"isMcpServerEnabled": True}))
     fetch = f"{CI}/fetchMCPServerCredentials"
     key = (await server.call("POST", fetch)).json()["apiKey"]
@@ -174,7 +174,7 @@ async def test_a_second_change_waits_for_the_end_of_the_first(server: Control) -
     assert (await server.call("GET", CI)).json()["tags"] == taken.json()["tags"]
 
 
-async def test_a_change_whose_client_has_gone_is_not_begun_twice(server: Control) -> None:
+async def test_a_change_whose_client_disconnected_is_not_started_twice(server: Control) -> None:
     released = threading.Event()
     blocked = asyncio.create_task(server.file.read(lambda _: released.wait(60)))  # the next write waits for it
     first = asyncio.create_task(server.call("PUT", CI, resource()))

@@ -186,7 +186,7 @@ async def test_a_body_that_is_not_json(server: Control, content: bytes) -> None:
     assert code_and_target(refused) == (400, "InvalidRequestContent", None)
 
 
-async def test_the_console_is_an_option_of_custom_containers_alone(server: Control) -> None:
+async def test_the_console_is_an_option_only_of_custom_containers(server: Control) -> None:
     refused = await server.call("PUT", CI, {**resource(), "tags": {ENGINE_TAG: "memory:?console_log=true"}})
     assert refused.status_code == 400
     assert "console_log must be used with the container type CustomContainer" in refused.text

@@ -137,7 +137,7 @@ async def test_no_spelling_of_a_path_is_managed_with_a_key_for_sessions(keys: di
         assert [pool["name"] for pool in listed.json()["value"]] == ["default"]
 
 
-async def test_credentials_for_sessions_alone_close_the_control_plane(keys: dict[str, Path]) -> None:
+async def test_credentials_only_for_sessions_close_the_control_plane(keys: dict[str, Path]) -> None:
     async with server(api_key_file=keys["api_key_file"]) as client:
         for key in (USER, MANAGER, None):
             refused = await client.get(CI, params={"api-version": "2026-07-01"}, headers=_with(key) if key else {})

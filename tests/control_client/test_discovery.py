@@ -208,7 +208,7 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("server", "endpoint", "good"), ENDPOINTS)
-def test_sessions_get_credentials_on_hosts_of_their_server_alone(server: str, endpoint: str, good: bool) -> None:
+def test_sessions_get_credentials_only_on_hosts_of_their_server(server: str, endpoint: str, good: bool) -> None:
     resource = {"properties": {"provisioningState": "Succeeded", "poolManagementEndpoint": endpoint}}
     if good:
         assert discovered(resource, server, "ci").endpoint == endpoint

@@ -57,7 +57,7 @@ async def test_a_pool_is_created_changed_and_deleted(arm: Arm, follow: str) -> N
     assert all("api-version=2026-07-01" in seen.target for seen in arm.seen)
 
 
-async def test_the_url_of_an_operation_is_asked_as_it_is(arm: Arm) -> None:
+async def test_the_url_of_an_operation_is_requested_unchanged(arm: Arm) -> None:
     async with client_of(arm) as client:
         await client.create(CI, BODY)
     asked = [seen.target for seen in arm.seen if "/statuses/" in seen.path]
@@ -219,7 +219,7 @@ async def test_a_circular_list_ends(arm: Arm) -> None:
         "/" + "x" * 9000,
     ],
 )
-def test_a_link_to_another_place_has_no_path(link: str) -> None:
+def test_a_link_to_another_endpoint_has_no_path(link: str) -> None:
     assert within("http://127.0.0.1", link) is None
 
 
@@ -318,7 +318,7 @@ def test_a_key_that_no_header_can_hold_is_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_a_server_that_is_not_running_is_told_with_what_starts_it() -> None:
+async def test_a_server_that_is_not_running_is_reported_with_the_command_to_start_it() -> None:
     async with ManagementClient("http://127.0.0.1:9") as client:
         with pytest.raises(ServiceFailed, match=r"No server is running at http://127\.0\.0\.1:9\. .*: greenroom serve"):
             await client.list(SUBSCRIPTION)
@@ -337,7 +337,7 @@ async def test_an_abandoned_call_leaves_nothing_behind(arm: Arm) -> None:
     assert len(asyncio.all_tasks()) == before
 
 
-async def test_a_server_can_have_a_path_of_its_own(arm: Arm) -> None:
+async def test_a_server_can_have_its_own_path(arm: Arm) -> None:
     def moved(seen: Seen) -> Answer | None:
         assert seen.path.startswith("/behind/it/subscriptions/") or "/statuses/" in seen.path
         return (200, {}, {"value": []}) if seen.method == "GET" else None

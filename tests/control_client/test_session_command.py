@@ -83,7 +83,7 @@ def test_variables_and_files_are_kept_until_the_session_is_stopped(tmp_path: Pat
     assert "NameError" in run("execute", "--code", "x").stderr
 
 
-def test_json_is_what_azure_and_az_print(tmp_path: Path) -> None:
+def test_json_is_the_same_as_from_azure_and_az(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     execution = json.loads(output_of("execute", "--code", "print('out')\n6 * 7", "--output", "json"))
     assert execution["identifier"] == "user-0007"

@@ -101,7 +101,7 @@ async def test_sessions_are_admitted_only_as_far_as_memory_goes() -> None:
 
 
 @in_virtual_time
-async def test_many_small_ones_begin_without_waiting_for_readings_of_memory() -> None:
+async def test_many_small_sessions_start_without_waiting_for_memory_readings() -> None:
     """As forks do, 66 in a second: if each were taken for a large one, the starts of a second would need 7 GB."""
     options = {"ready_session_instances": 0, "max_concurrent_sessions": 600, "acquire_timeout": 600}
     durations: list[float] = []
@@ -154,7 +154,7 @@ async def test_a_pool_warns_that_memory_is_short_for_its_warm_instances() -> Non
 
 
 @in_virtual_time
-async def test_warm_instances_are_not_replaced_while_sessions_still_begin() -> None:
+async def test_warm_instances_are_not_replaced_while_sessions_still_start() -> None:
     pool = Pool(8 * GIB, ready_session_instances=2)
     await asyncio.sleep(5)
     assert pool.allocator.status().ready == 2

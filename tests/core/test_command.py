@@ -100,7 +100,7 @@ def test_the_name_of_a_saved_file_is_one_printable_word(
     assert (tmp_path / NAME).exists()
 
 
-def test_each_file_is_saved_once_and_a_long_name_is_no_traceback(
+def test_each_file_is_saved_once_and_a_long_name_causes_no_traceback(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     code, _, error = run(monkeypatch, "-c", "open('😀' * 63, 'w').close()", "-o", str(tmp_path))

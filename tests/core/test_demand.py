@@ -155,7 +155,7 @@ def test_short_memory_lowers_the_number_and_starts_nothing() -> None:
     assert decision.review_at is not None
 
 
-def test_one_session_at_its_own_limit_holds_nothing_back() -> None:
+def test_one_session_at_its_own_limit_blocks_no_other() -> None:
     observed = Observed(every(0.1), 1.0, 2, ready=20, memory=replace(PLENTY, stalled=0.9))
     assert decide(NOTHING, observed, ReadyGoal(0.1, 2, 20), NOW).target == 20
     scarce = replace(observed, memory=Memory(16 * GIB, 3 * GIB, stalled=0.9))

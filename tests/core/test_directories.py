@@ -107,7 +107,7 @@ def test_a_list_that_contradicts_itself_is_refused_or_kept_whole(listed: list[tu
             assert kept >= {name for name, _ in listed}
 
 
-def test_a_directory_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_has_its_own_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directories, "DOWNLOAD_LIMIT", 100)
     backend = Hostile(*(entry(f"/mnt/data/d/{number}") for number in range(50)))
     with scripted_pool(backend) as pool:
@@ -205,7 +205,7 @@ def test_a_link_that_takes_the_place_of_a_directory_is_not_followed(tmp_path: Pa
         assert backend.contents["there"] == {"/mnt/data/there/a": b"first"}
 
 
-def test_the_directory_itself_may_be_a_link_and_stays_what_it_was(tmp_path: Path) -> None:
+def test_the_directory_itself_can_be_a_link_and_is_unchanged(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         for file in ("a", "b"):

@@ -116,7 +116,7 @@ async def test_a_burst_lets_the_pool_grow_for_the_next_one_and_then_it_shrinks()
 
 
 @in_virtual_time
-async def test_it_shrinks_step_by_step_and_says_so() -> None:
+async def test_the_pool_shrinks_step_by_step_and_logs_it() -> None:
     async with following(Machine(), ReadyGoal(0.1, 0, 20)) as allocator:
         await burst(allocator, "session", 20)
         seen: list[int] = []

@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_read_to_its_end_is_named(session: Session) -> Non
         session.upload("/proc/self/mem", "b.txt")
 
 
-def test_a_file_over_the_limit_is_refused_before_a_session_begins(tmp_path: Path) -> None:
+def test_a_file_over_the_limit_is_refused_before_a_session_starts(tmp_path: Path) -> None:
     (tmp_path / "big.csv").touch()
     os.truncate(tmp_path / "big.csv", 200 << 20)
     with memory_pool(file_limit="128Mi") as pool:

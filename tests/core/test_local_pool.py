@@ -310,7 +310,7 @@ async def test_a_waiting_caller_that_gives_up_leaves_no_trace() -> None:
 
 
 @in_virtual_time
-async def test_one_of_two_callers_of_a_session_may_give_up() -> None:
+async def test_one_of_two_callers_of_a_session_can_give_up() -> None:
     async with pool_of(ScriptedEngine()) as pool:
         one, other = begin(pool, "same"), begin(pool, "same")
         await asyncio.sleep(0.5)

@@ -163,7 +163,7 @@ def test_a_session_that_ends_with_its_sandbox_reaches_its_maximum_age_even_in_us
     assert plan(state, rules, NOW + 1) == [End(1, EndCause.MAX_AGE)]
 
 
-def test_a_sandbox_holds_its_place_until_it_is_gone() -> None:
+def test_a_sandbox_keeps_its_place_until_it_is_gone() -> None:
     assert plan(state_of(ending(1), waiting="a"), rules_of(maximum=1), NOW) == []
 
 
@@ -217,7 +217,7 @@ def test_an_idle_session_is_frozen_once() -> None:
     assert plan(state_of(leased(1, idle_for=99)), rules_of(), NOW) == [], "by default none is"
 
 
-def test_a_session_that_could_not_be_frozen_is_left_alone_for_a_while() -> None:
+def test_a_session_that_could_not_be_frozen_is_not_retried_for_a_while() -> None:
     slot = leased(1, idle_for=99)
     slot.awake_until = NOW + 5
     state, rules = state_of(slot), rules_of(idle_after=60)

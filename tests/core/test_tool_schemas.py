@@ -72,7 +72,7 @@ def test_a_check_that_would_never_finish_fails() -> None:
         definition(EXPONENTIAL).bind(nested(150))
 
 
-def test_code_learns_that_its_arguments_take_too_long_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_passes_too_complex_arguments_gets_an_error_and_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.tools.schemas._EFFORT", 0.2)
 
     async def handler(arguments: dict[str, Any]) -> int:

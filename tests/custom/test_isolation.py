@@ -209,7 +209,7 @@ def test_processes_of_others_are_not_visible(attackers: SessionPool, attacker: S
         assert attacker.request("GET", "/state").json() == {}
 
 
-def test_limits_hold_for_the_session_alone(attackers: SessionPool) -> None:
+def test_limits_apply_only_to_the_session(attackers: SessionPool) -> None:
     neighbour = attackers.session("neighbour")
     neighbour.request("POST", "/state", json={"kept": True})
     with attackers.session() as session:

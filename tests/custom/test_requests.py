@@ -94,7 +94,7 @@ async def test_the_asynchronous_methods_work(pool: SessionPool) -> None:
     await session.adelete()
 
 
-async def test_more_requests_at_a_time_than_the_relay_holds_wait_for_a_place(pool: SessionPool) -> None:
+async def test_requests_over_the_limit_of_the_relay_wait_for_a_place(pool: SessionPool) -> None:
     async with asyncio.timeout(120):
         session = pool.session()
         responses = await asyncio.gather(*(session.arequest("GET", "/") for _ in range(200)))
@@ -190,7 +190,7 @@ def test_no_other_verb_works_and_each_names_request(session: Session) -> None:
             call()
 
 
-def test_a_session_of_code_names_what_to_use_instead() -> None:
+def test_a_session_of_code_names_the_methods_to_use_instead() -> None:
     with (
         memory_pool(ready_session_instances=0) as pool,
         pytest.raises(InvalidRequest, match=r"PythonLTS must be used with execute\(\).*not with request\(\)"),

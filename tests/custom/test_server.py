@@ -185,7 +185,7 @@ async def test_a_path_cannot_leave_its_session_on_any_pool(server: Server, path:
             await pool.session("user-0001").arequest("GET", path)
 
 
-async def test_headers_of_one_name_stay_apart_through_our_client(server: Server) -> None:
+async def test_headers_of_one_name_stay_separate_through_the_greenroom_client(server: Server) -> None:
     async with greenroom.aconnect(server.url) as pool:
         response = await pool.session("user-0001").arequest("GET", "/headers")
         assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
@@ -252,7 +252,7 @@ async def test_errors_have_azures_form() -> None:
         assert "does not accept connections on port 80" in response.json()["error"]["message"]
 
 
-async def test_our_client_sends_requests_through_the_server() -> None:
+async def test_the_greenroom_client_sends_requests_through_the_server() -> None:
     async with serving(max_concurrent_sessions=1, acquire_timeout=0) as (server, engine):
         async with greenroom.aconnect(server.url, acquire_timeout=0) as pool:
             session = pool.session("user-0001")
@@ -270,7 +270,7 @@ async def test_our_client_sends_requests_through_the_server() -> None:
         assert len(engine.started) == 1
 
 
-async def test_sessions_are_managed_beside_the_containers_own_paths() -> None:
+async def test_sessions_are_managed_next_to_the_containers_own_paths() -> None:
     async with serving() as (server, engine), httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         query = {"identifier": "user-0001"}
         missing = await client.post("/.management/getSession", params=query)

@@ -48,7 +48,7 @@ def context(**options: Any) -> dict[str, bytes]:
 
 
 class TestContext:
-    def test_it_holds_the_runner_as_it_is_here(self) -> None:
+    def test_the_build_context_contains_the_current_runner(self) -> None:
         sent = context()
         assert sent["runner/supervisor.py"] == (RUNNER_SOURCE / "supervisor.py").read_bytes()
         assert {name.split("/")[0] for name in sent} == {"Dockerfile", "packages", "runner"}
@@ -99,7 +99,7 @@ class TestPipSettings:
         assert files["certificates.pem"] == b"certificate"
         assert "cert = /build/certificates.pem" in files["pip.conf"].decode().splitlines()
 
-    def test_pip_itself_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pips_environment_variables_are_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PIP_RETRIES", "11")
         assert "retries = 11" in pip_config.pip_files("/build")["pip.conf"].decode().splitlines()
 
@@ -135,7 +135,7 @@ class TestBuild:
         assert first == "[2/3] Get the base image"
         assert re.fullmatch(r"Built sandbox:1 from mine:1: 1\.50 GB, in \d+ s\.", last)
 
-    async def test_a_base_that_cannot_be_pulled_says_how_to_name_another(self, fake: FakeDocker) -> None:
+    async def test_a_base_that_cannot_be_pulled_is_an_error_with_advice(self, fake: FakeDocker) -> None:
         self.answer(fake, "\n".join(LOG.strip().splitlines()[:2]), error="lookup registry.example: no such host")
         _, error = await self.build(fake)
         assert isinstance(error, EngineUnavailable)

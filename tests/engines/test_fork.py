@@ -180,7 +180,7 @@ def module(python: Path, name: str) -> Path:
         (STARTS_A_PROCESS, "start 1 processes in each fork"),
     ],
 )
-def test_modules_that_a_fork_would_break_make_sandboxes_start_anew(
+def test_modules_that_a_fork_would_break_prevent_forking(
     code: str, reason: str, python: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module(python, "left_behind").write_text(code)
@@ -282,7 +282,7 @@ def _namespaces(process: Path) -> set[str]:
     return found
 
 
-def test_each_sandbox_has_namespaces_of_its_own() -> None:
+def test_each_sandbox_has_its_own_namespaces() -> None:
     look = f"import json, os\nprint(json.dumps([os.readlink(f'/proc/self/ns/{{kind}}') for kind in {_KINDS}]))"
     others = templates()
     with engine_pool("bubblewrap:", preload=(), ready_session_instances=0) as pool:

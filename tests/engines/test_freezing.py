@@ -233,7 +233,7 @@ def groups() -> list[Path]:
     )
 
 
-def test_where_nothing_can_be_frozen_sessions_work_and_the_log_says_so(
+def test_without_freezing_sessions_work_and_the_log_states_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cgroups, "find", lambda: None)

@@ -49,7 +49,7 @@ def test_an_unknown_processor_is_refused_with_the_option_that_allows_it() -> Non
     assert "allow_unfiltered=True" in refusal
 
 
-def test_the_option_starts_sandboxes_without_the_filter_and_says_so() -> None:
+def test_the_option_starts_sandboxes_without_the_filter_and_warns() -> None:
     ended = run("allow_unfiltered=true")
     assert ended.stdout.split() == ["0", "True"], "no filter, and all other measures"
     assert "Sandboxes have no filter of system calls" in ended.stderr

@@ -336,7 +336,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("cells", CASES)
-def test_a_cell_gives_what_it_gives_in_jupyter(same_as_in_jupyter: Callable[..., None], cells: tuple[str, ...]) -> None:
+def test_a_cell_gives_the_same_result_as_in_jupyter(
+    same_as_in_jupyter: Callable[..., None], cells: tuple[str, ...]
+) -> None:
     same_as_in_jupyter(*cells)
 
 

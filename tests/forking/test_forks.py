@@ -224,7 +224,7 @@ def test_a_function_cannot_fork_the_session_whose_code_calls_it(session: Session
         assert "must not wait for other code of the same session" in execution.error.value
 
 
-def test_without_enough_sandboxes_there_is_no_fork(pool: SessionPool) -> None:
+def test_without_enough_sandboxes_a_fork_fails(pool: SessionPool) -> None:
     with engine_pool("bubblewrap:", ready_session_instances=0, max_concurrent_sessions=3, acquire_timeout=1) as small:
         session, other = small.session("parent"), small.session("other")
         session.execute("x = 1")

@@ -57,7 +57,7 @@ def test_a_notebook_gives_its_committed_output(build: Any, bubblewrap: SessionPo
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_the_first_cell_says_what_to_install(path: Path) -> None:
+def test_the_first_cell_states_what_to_install(path: Path) -> None:
     assert "`pip install " in committed(path.stem).cells[0].source
 
 
@@ -70,7 +70,7 @@ def test_a_notebook_gives_the_same_through_a_server(build: Any, served: str, nam
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_an_agent_says_that_its_model_is_scripted(name: str) -> None:
+def test_an_agent_states_that_its_model_is_scripted(name: str) -> None:
     first = next(cell for cell in committed(name).cells if cell.cell_type == "code")
     assert "a scripted model" in first.outputs[0].text
     assert "GREENROOM_DEMO_MODEL" in first.outputs[0].text
@@ -86,7 +86,7 @@ def test_a_notebook_contains_a_chart_that_is_not_empty(name: str) -> None:
     assert len(colours) > 100, "lines, their labels and their smooth edges"
 
 
-def test_no_answer_to_one_user_holds_the_secret_of_another() -> None:
+def test_no_response_to_one_user_contains_the_secret_of_another() -> None:
     notebook = committed("untrusted_code")
     answers = [line for line in shown_text(notebook).splitlines() if "swordfish" in line]
     assert answers == ["""(200, {'stdout': '', 'result': "'swordfish'", 'images': []})"""], "hers alone"

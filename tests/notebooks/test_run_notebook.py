@@ -172,7 +172,7 @@ def test_an_incomplete_kernelspec_is_completed(session: Session, kernel: dict[st
     assert {"name", "display_name"} <= result.metadata.kernelspec.keys()
 
 
-def test_cells_without_an_identifier_of_their_own_get_one(session: Session) -> None:
+def test_cells_without_an_identifier_get_one(session: Session) -> None:
     given = notebook("1", code("2", id="same"), code("3", id="same"))
     del given["cells"][0]["id"]
     ran = run_notebook(given, session)
@@ -201,7 +201,7 @@ def test_a_timeout_ends_it_whatever_a_tag_announces(session: Session) -> None:
     assert outputs(ran) == [["stdout 1", "error TimeoutError"], []]
 
 
-def test_a_cell_with_the_tag_skip_execution_is_left_as_it_is(session: Session) -> None:
+def test_a_cell_with_the_tag_skip_execution_is_unchanged(session: Session) -> None:
     ran = run_notebook(notebook(code("1 / 0", "skip-execution", **STALE), "print(2)"), session)
     assert outputs(ran) == [["stdout of another day"], ["stdout 2"]]
     assert [cell["execution_count"] for cell in ran["cells"]] == [9, 1]
@@ -324,7 +324,7 @@ def test_an_idle_timeout_is_positive(session: Session, value: float) -> None:
         run_notebook(notebook("1"), session, idle_timeout=value)
 
 
-def test_without_nbformat_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nbformat_the_import_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "greenroom.notebook")
     monkeypatch.setitem(sys.modules, "nbformat", None)
     with pytest.raises(ImportError, match=r"pip install 'greenroom\[notebook\]'"):

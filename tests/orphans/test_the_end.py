@@ -224,7 +224,7 @@ def test_closing_a_pool_ends_its_executions(start_owner: StartOwner, url: str) -
 
 
 @pytest.mark.parametrize("url", ENGINES[:2])
-def test_ctrl_c_in_the_terminal_leaves_the_sandboxes_alone(start_owner: StartOwner, url: str) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_sandboxes(start_owner: StartOwner, url: str) -> None:
     """It goes to the whole group of processes; the pool may live on."""
     owner = start_owner(url, "wait")
     wait_for(owner, "ready")

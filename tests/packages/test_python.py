@@ -126,7 +126,7 @@ def test_pools_share_nothing_and_code_can_change_nothing(greeting: Index, cache:
     assert oct(cache.stat().st_mode & 0o777) == "0o700"
 
 
-def test_wheels_beside_the_interpreters_own_are_not_installed_again(index: Index, cache: Path) -> None:
+def test_wheels_that_the_interpreter_has_are_not_installed_again(index: Index, cache: Path) -> None:
     index.add(wheel("words", code="import numpy\n", requires=["numpy"]))  # the index has no numpy
     with pool_with("words") as pool:
         pool.session("a-session").execute("import words").raise_for_error()

@@ -56,7 +56,7 @@ def test_a_file_of_any_size_is_counted_whole(shared: Session, size: int) -> None
 
 
 @given(sizes=st.lists(st.integers(1, 3 << 20), max_size=6))
-async def test_an_upload_over_http_counts_what_was_taken(sizes: list[int]) -> None:
+async def test_an_upload_over_http_counts_the_accepted_bytes(sizes: list[int]) -> None:
     async def chunks() -> AsyncGenerator[bytes, None]:
         for size in sizes:
             yield bytes(size)

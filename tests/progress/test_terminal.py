@@ -173,7 +173,7 @@ def test_a_large_upload_has_a_bar_that_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_ctrl_c_takes_the_bar_away(
+def test_ctrl_c_removes_the_progress_bar(
     backend: HeldBackend, url: str, terminal: Callable[..., Terminal], tmp_path: Path
 ) -> None:
     (tmp_path / "large.bin").write_bytes(bytes(LARGE))

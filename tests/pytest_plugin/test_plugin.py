@@ -93,7 +93,7 @@ def test_the_pool_can_be_chosen_in_a_conftest(tmp_path: Path) -> None:
     assert (code, "nonsense" in output) == (1, True), output
 
 
-def test_the_environment_is_changed_for_the_test_alone(tmp_path: Path) -> None:
+def test_the_environment_is_changed_only_for_the_test(tmp_path: Path) -> None:
     engine_pool("bubblewrap:", ready_session_instances=0).close()
     (tmp_path / "test_it.py").write_text(
         "import json, os, urllib.request\n"

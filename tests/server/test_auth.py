@@ -69,7 +69,7 @@ async def test_only_a_key_is_accepted() -> None:
     assert len(backend.runs) == 3
 
 
-def test_a_new_key_is_kept_as_its_digest_alone(tmp_path: Path) -> None:
+def test_only_the_digest_of_a_new_key_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     key = new_key(path, "ci")
     assert key not in path.read_text()
@@ -341,7 +341,7 @@ async def test_new_keys_are_found_and_strangers_do_not_make_it_fetch_them(author
         assert authority.fetches == 2
 
 
-async def test_keys_are_used_for_a_day_while_nobody_publishes_them(authority: Authority, clock: Clock) -> None:
+async def test_keys_are_used_for_a_day_when_they_cannot_be_fetched(authority: Authority, clock: Clock) -> None:
     async with guarded(authority, clock) as client:
         assert await status(client, FIRST.sign()) == 200
         authority.content = b"no keys"
@@ -362,9 +362,7 @@ async def test_without_keys_tokens_cannot_be_checked(authority: Authority, clock
 
 
 @pytest.mark.parametrize("coding", ["gzip", "gzip, gzip"])
-async def test_keys_that_are_packed_take_no_more_memory_than_others(
-    authority: Authority, clock: Clock, coding: str
-) -> None:
+async def test_compressed_keys_take_no_more_memory_than_others(authority: Authority, clock: Clock, coding: str) -> None:
     authority.content = gzip.compress(bytes(50 << 20))
     authority.headers = f"Content-Encoding: {coding}\r\n"
     async with guarded(authority, clock) as client:

@@ -388,7 +388,7 @@ async def test_the_length_of_an_identifier_is_azures(client: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize("identifier", ["with space", "tab\there", "umlaut-ä", "null\0byte"])
-async def test_an_identifier_has_no_other_characters_than_azures(client: httpx.AsyncClient, identifier: str) -> None:
+async def test_an_identifier_has_only_azures_characters(client: httpx.AsyncClient, identifier: str) -> None:
     response = await client.post("/executions", params=query(LATEST, identifier), json=current("1"))
     assert response.status_code == 400
 

@@ -55,7 +55,7 @@ async def test_a_session_deleted_under_an_execution_cancels_it() -> None:
     assert backend.interrupted == ["session"] * 3
 
 
-async def test_running_executions_can_end_when_the_server_stops_and_no_more_begin() -> None:
+async def test_running_executions_can_end_when_the_server_stops_and_no_more_start() -> None:
     async with application() as app, client_of(app) as client:
         code = "import time; time.sleep(0.3); print('done')"
         running = asyncio.create_task(client.post("/executions", params=query(LATEST), json=current(code)))
@@ -84,7 +84,7 @@ async def test_executions_that_take_too_long_are_cancelled_when_the_server_stops
     assert backend.interrupted == ["session"]
 
 
-async def test_a_request_whose_body_comes_late_begins_nothing_when_the_server_stops() -> None:
+async def test_a_request_with_a_late_body_starts_nothing_when_the_server_stops() -> None:
     backend = ScriptedBackend()
     arrived = asyncio.Event()
 

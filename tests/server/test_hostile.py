@@ -89,7 +89,7 @@ async def test_the_headers_of_all_parts_have_a_limit() -> None:
     assert "together" in response.text
 
 
-async def test_the_limits_hold_without_those_of_the_multipart_library(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_limits_apply_without_those_of_the_multipart_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("greenroom.server.transport.multipart.MultipartParser", _without_limits())
     for part in (b"X: " + b"x" * 5000 + b"\r\n\r\nx", b"X:\r\n" * 2000 + b"\r\nx"):
         async with served(ScriptedBackend()) as client:
@@ -479,7 +479,7 @@ async def test_a_limit_below_that_of_a_request_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o722])
-def test_no_key_is_taken_from_a_directory_that_others_may_write_to(tmp_path: Path, mode: int) -> None:
+def test_no_key_is_taken_from_a_directory_that_others_can_write_to(tmp_path: Path, mode: int) -> None:
     directory = tmp_path / "tls"
     self_signed(directory, ["localhost"])
     directory.chmod(mode)

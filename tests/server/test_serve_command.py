@@ -204,7 +204,7 @@ def test_a_short_key_is_refused(refusal: Callable[..., str], monkeypatch: pytest
     assert "guess-me" not in message
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+def test_without_the_extra_the_error_names_the_package_to_install(tmp_path: Path) -> None:
     hidden = tmp_path / "starlette"
     hidden.mkdir()
     (hidden / "__init__.py").write_text(

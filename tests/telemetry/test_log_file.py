@@ -69,7 +69,7 @@ def test_code_errors_are_not_warnings_but_a_full_pool_is(caplog: pytest.LogCaptu
     assert messages_of(caplog) == ["SessionRefused memory the-second: The session got no sandbox: pool full."]
 
 
-def test_a_file_has_the_same_records_for_this_user_alone(tmp_path: Path) -> None:
+def test_a_file_has_the_same_records_and_only_this_user_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "pool.log"
     path.touch(mode=0o644)
     with connect(log=str(path)) as pool, pool.session("analysis-001") as session:

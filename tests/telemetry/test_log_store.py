@@ -192,7 +192,7 @@ async def test_logs_are_bounded_by_age(tmp_path: Path) -> None:
         assert [each.identifier for each in (await store.sessions(UsageQuery())).sessions] == ["new"]
 
 
-async def test_a_locked_file_delays_nothing_and_writing_goes_on(
+async def test_a_locked_file_causes_no_delay_and_writing_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "state.db"
@@ -222,7 +222,7 @@ async def test_a_locked_file_delays_nothing_and_writing_goes_on(
     assert [each.log for each in told] == [f"{counted} records could not be written and are missing."]
 
 
-async def test_a_full_disk_drops_records_until_there_is_room(
+async def test_a_full_disk_drops_records_until_there_is_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     connections: list[sqlite3.Connection] = []

@@ -83,7 +83,7 @@ async def served_with_logs(
         await store.close()
 
 
-async def test_a_page_has_azures_columns_and_the_next_one_begins_after_it() -> None:
+async def test_a_page_has_azures_columns_and_the_next_one_starts_after_it() -> None:
     async with served_with_logs() as (client, store):
         observe = store.observer_of("ci")
         for number in range(5):
@@ -314,7 +314,7 @@ async def test_an_unwritable_log_does_not_affect_executions(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-async def test_the_commands_of_the_page_print_what_stands_below_them(tmp_path: Path) -> None:
+async def test_the_commands_of_the_page_print_the_output_shown_below_them(tmp_path: Path) -> None:
     plugins, page = install(tmp_path / "plugins"), (Path(__file__).parents[2] / "docs/logs.md").read_text()
     program = tmp_path / "bin" / "greenroom"
     program.parent.mkdir()
@@ -382,7 +382,7 @@ def test_arguments_that_are_wrong_are_named(arguments: list[str], message: str) 
     assert message in str(result.exception)
 
 
-async def test_the_console_is_a_log_of_its_own() -> None:
+async def test_the_console_is_a_separate_log() -> None:
     async with served_with_logs() as (client, store):
         observe = store.observer_of("ci")
         observe(ConsoleWritten("session-1", "stderr", "a \x1b[31mred\x1b[0m line"))

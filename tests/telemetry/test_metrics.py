@@ -113,7 +113,7 @@ def test_events_are_counted_and_their_times_are_histograms() -> None:
     assert value(text, "greenroom_session_memory_peak_bytes_sum", pool="ci") == 1 << 25
 
 
-def test_the_server_has_metrics_of_its_own() -> None:
+def test_the_server_has_its_own_metrics() -> None:
     aggregate = Aggregate()
     aggregate.observe(RequestEnded("POST /executions", 200, 0.1))
     aggregate.observe(RequestEnded(None, None, 0.1))

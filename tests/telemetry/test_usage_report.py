@@ -196,7 +196,7 @@ async def test_only_managers_see_all_pools(path: str) -> None:
     assert statuses == [401, 403, 200]
 
 
-async def test_the_routes_answer_what_was_asked() -> None:
+async def test_the_routes_return_the_requested_data() -> None:
     async with store() as logs, served(logs, "one") as pools:
         (pool,) = pools
         await pool.backend.execute("user-[bold]1", "1", timeout=10, on_event=None)

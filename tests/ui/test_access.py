@@ -31,7 +31,7 @@ async def test_without_a_key_only_the_sign_in_page_is_served() -> None:
             assert (await server.client.get(f"/ui/{part}")).status_code == 200
 
 
-async def test_signing_in_gives_a_short_lived_cookie_for_the_pages_alone() -> None:
+async def test_signing_in_sets_a_short_lived_cookie_only_for_the_pages() -> None:
     async with guarded() as server:
         answer = await server.sign_in(USER)
         assert (answer.status_code, answer.headers["location"]) == (303, "/ui")
@@ -46,7 +46,7 @@ async def test_signing_in_gives_a_short_lived_cookie_for_the_pages_alone() -> No
         assert elsewhere.status_code == 401, "the cookie opens the pages, and no API"
 
 
-async def test_over_tls_the_cookie_is_for_tls_alone() -> None:
+async def test_over_tls_the_cookie_is_only_for_tls() -> None:
     async with guarded(base_url="https://localhost") as server:
         secure = {**FORM, "origin": "https://localhost"}
         assert "; Secure" in (await server.send("/ui/sign-in", secure, key=USER)).headers["set-cookie"]

@@ -395,7 +395,7 @@ async def test_the_log_comes_in_pages() -> None:
         assert [line.split()[1] for line in found] == [f"user-{number:04}" for number in reversed(range(250))]
 
 
-async def test_the_log_is_for_those_who_manage() -> None:
+async def test_the_log_is_only_for_managers() -> None:
     async with guarded(with_log=True) as server:
         await server.sign_in(USER)
         assert (await server.open("/ui/log")).status_code == 403

@@ -142,7 +142,7 @@ def test_after_a_restart_of_the_service_the_next_cell_reports_it(serving: Servin
         assert notebook.run("3")["notice"] is None
 
 
-def test_a_cell_that_ends_python_says_so(service: TestClient) -> None:
+def test_a_cell_that_ends_python_reports_it(service: TestClient) -> None:
     notebook = Notebook(service)
     notebook.run("x = 1")
     assert "ended Python" in notebook.run("import os\nos._exit(1)")["notice"]

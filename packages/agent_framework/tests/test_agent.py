@@ -128,7 +128,7 @@ async def test_a_stored_session_continues(tools: GreenroomTools, session: AgentS
     assert [found.result for found in executions(client.seen)] == ["7"]
 
 
-async def test_an_agent_of_an_agent_shares_the_session_where_it_is_propagated(
+async def test_a_nested_agent_shares_the_session_where_it_is_propagated(
     tools: GreenroomTools, session: AgentSession
 ) -> None:
     await tools.session_for(session).aexecute("total = 41")

@@ -114,7 +114,7 @@ def test_a_command_without_an_exit_code_is_not_a_success(pool: SessionPool, back
     assert GreenroomSandbox(session=pool.session()).execute("true").exit_code == 126
 
 
-def test_a_command_leaves_the_variables_of_code_alone(sandboxes: SessionPool) -> None:
+def test_a_command_does_not_affect_the_variables_of_code(sandboxes: SessionPool) -> None:
     with sandboxes.session() as session:
         session.execute("x = 41; import subprocess; subprocess.run = None")
         response = GreenroomSandbox(session=session).execute("echo err >&2; echo out; python3 -c 'print(1)'")

@@ -220,7 +220,7 @@ async def test_a_tool_gets_what_is_injected_and_the_name_of_its_call(sandboxes: 
         GreenroomMiddleware(pool=sandboxes, tools=[get_context, tool("get_context")(operator.add)])
 
 
-async def test_the_plain_tool_calls_too_and_refuses_what_has_to_be_approved(sandboxes: SessionPool) -> None:
+async def test_the_plain_tool_also_calls_functions_but_refuses_those_that_need_approval(sandboxes: SessionPool) -> None:
     plain = GreenroomTool(pool=sandboxes, tools=[get_orders, send_mail])
     with plain.conversation() as config:
         assert plain.invoke({"code": "len(get_orders(customer=1))"}, config) == "result:\n2"
@@ -283,7 +283,7 @@ for answer in answers: print(answer)
 
 
 @both
-async def test_fifty_gathered_calls_are_asked_for_one_by_one_and_made_once(
+async def test_fifty_gathered_calls_are_approved_one_by_one_and_made_once(
     sandboxes: SessionPool, asynchronous: bool
 ) -> None:
     code = """
@@ -370,7 +370,7 @@ async def test_code_of_the_same_turn_does_not_wait_for_a_person(sandboxes: Sessi
     middleware[0].tool.delete_session(config)
 
 
-async def test_a_new_turn_ends_code_whose_question_nobody_answered(sandboxes: SessionPool) -> None:
+async def test_a_new_turn_ends_code_with_an_unanswered_question(sandboxes: SessionPool) -> None:
     middleware: list[Any] = [GreenroomMiddleware(pool=sandboxes, tools=[get_orders]), per_call("get_orders")]
     agent = make_agent("x = 1\nget_orders(customer=1)", "x", middleware=middleware, checkpointer=InMemorySaver())
     config = of("abandoned")
@@ -447,7 +447,7 @@ async def test_an_interrupt_without_a_checkpointer_is_an_error_for_the_code(sand
     assert "needs an agent with a checkpointer" in results(await agent.ainvoke(ask()))[0].text
 
 
-async def test_limits_hold_for_calls_of_code(sandboxes: SessionPool) -> None:
+async def test_limits_apply_to_calls_of_code(sandboxes: SessionPool) -> None:
     middleware = GreenroomMiddleware(pool=sandboxes, tools=[get_orders], tool_limits=ToolLimits(calls=2))
     agent = make_agent(
         "[get_orders(customer=1) for _ in range(9)]", middleware=[middleware], checkpointer=InMemorySaver()

@@ -114,7 +114,7 @@ def test_an_image_that_models_cannot_see_is_only_named(pool: SessionPool, backen
     assert message.artifact.images[0].data == b"<svg/>"
 
 
-def test_no_image_reaches_a_model_that_may_refuse_it_unless_asked_for(
+def test_no_image_reaches_a_model_that_may_refuse_it_unless_requested(
     tool: GreenroomTool, backend: ScriptedBackend
 ) -> None:
     backend.answers["plot"] = Execution("1", "succeeded", outputs=(figure(),))

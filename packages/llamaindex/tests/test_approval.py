@@ -74,7 +74,7 @@ async def test_approved_code_runs(
     assert backend.codes == ["pay()"]
 
 
-async def test_code_that_a_person_changed_is_what_runs_and_the_model_knows(
+async def test_code_that_a_person_changed_runs_and_the_model_is_informed(
     pool: SessionPool, backend: ScriptedBackend, scripted: Callable[..., ScriptedModel]
 ) -> None:
     spec = GreenroomToolSpec(pool, approval=True)

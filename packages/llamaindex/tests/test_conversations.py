@@ -62,7 +62,7 @@ async def test_the_runs_of_a_context_share_a_session(agent: FunctionAgent, backe
     assert len(set(backend.identifiers)) == 1
 
 
-async def test_runs_without_a_context_are_conversations_of_their_own(
+async def test_runs_without_a_context_are_separate_conversations(
     agent: FunctionAgent, spec: GreenroomToolSpec, backend: ScriptedBackend
 ) -> None:
     handler = agent.run(user_msg="first")

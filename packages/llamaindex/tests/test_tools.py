@@ -120,7 +120,7 @@ def test_an_application_can_describe_a_tool_in_its_own_words(spec: GreenroomTool
     assert tool.metadata is own
 
 
-def test_an_application_can_add_tools_of_its_own(pool: SessionPool) -> None:
+def test_an_application_can_add_its_own_tools(pool: SessionPool) -> None:
     class Extended(GreenroomToolSpec):
         def today(self) -> str:
             """Say which day it is."""

@@ -30,7 +30,7 @@ def show(text):
 class CellSuite(Suite):
     """Cells: the event loop, what happens between them, the errors that they handle."""
 
-    def test_tasks_begin_without_await_and_run_between_executions(self, shared: Session) -> None:
+    def test_tasks_start_without_await_and_run_between_executions(self, shared: Session) -> None:
         shared.execute(
             "import asyncio\n"
             "async def job(result):\n"

@@ -248,7 +248,7 @@ class JavaScriptEnds(Suite):
             assert failure(session, "throw new TypeError('told')") == ("TypeError", "told"), code
         assert not session.execute("0").state_lost
 
-    def test_return_has_no_meaning_outside_of_a_function(self, shared: Session) -> None:
+    def test_return_is_an_error_outside_a_function(self, shared: Session) -> None:
         for code in ("return 5", "await 1; return 5", "if (await 1) { return 5 }", "for await (const x of []) return"):
             assert failure(shared, code) == ("SyntaxError", "Illegal return statement"), code
         assert results(shared, "await (async () => { return 5 })()") == ["5"]

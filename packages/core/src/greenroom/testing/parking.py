@@ -114,7 +114,7 @@ class ParkSuite(Suite):
         assert execution.stdout == f"{10 * sum(range(50))}\n"
         assert sorted(last.numbers) == list(range(3, 50))
 
-    def test_a_call_that_was_answered_is_not_asked_again(self, shared: Session) -> None:
+    def test_a_call_that_was_answered_is_not_sent_again(self, shared: Session) -> None:
         first, second = Decisions(), Decisions(decided=True)
 
         def decide(number: int) -> int:
@@ -211,7 +211,7 @@ class ParkSuite(Suite):
         assert handle.status == "running"
         assert shared.resume(handle.id, tools=[Decisions(decided=True).decide]).result(SAFETY).stdout == "10\n"
 
-    def test_it_has_a_limit_of_its_own(self, shared: Session) -> None:
+    def test_parked_executions_have_their_own_limit(self, shared: Session) -> None:
         code = "for n in (1, 2):\n    try:\n        decide(n)\n    except ToolError as error:\n        print(error)"
         tool = Decisions()
         # Not `parked`: the calls may have ended before they are checked.
@@ -268,7 +268,7 @@ class ParkSuite(Suite):
 
     # Hostile code
 
-    def test_a_flood_of_calls_beside_a_parked_one_is_within_the_limits(self, shared: Session) -> None:
+    def test_a_flood_of_calls_next_to_a_parked_one_stays_within_the_limits(self, shared: Session) -> None:
         tool, made = Decisions(), list[int]()
 
         def note(number: int) -> None:

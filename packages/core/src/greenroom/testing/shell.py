@@ -43,7 +43,7 @@ class ShellSuite(Suite):
         assert (execution.status, execution.exit_code, execution.result) == ("succeeded", 0, None)
         assert "exit code 0" in execution.text_for_model()
 
-    def test_a_command_runs_in_a_login_shell_of_its_own(self, shared: Session) -> None:
+    def test_a_command_runs_in_its_own_login_shell(self, shared: Session) -> None:
         assert shared.shell("pwd; shopt -q login_shell && echo login").stdout == "/mnt/data\nlogin\n"
         shared.shell("cd /tmp; x=1; export y=2; umask 0; trap 'echo bye' EXIT")
         assert shared.shell('pwd; echo "[$x$y]"').stdout == "/mnt/data\n[]\n"
@@ -204,7 +204,7 @@ class ShellSuite(Suite):
         assert waiting.stdout == "done\n"
         shared.shell("rm noise.txt")
 
-    def test_many_commands_leave_the_background_alone(self, session: Session) -> None:
+    def test_many_commands_do_not_affect_background_processes(self, session: Session) -> None:
         started = [session.shell("sleep 600 & echo $!").stdout.strip() for _ in range(20)]
         # Until the shell in the background has become `sleep`, or has ended.
         wait = f"until [ $({_SLEEPING} | wc -l) = {{}} ]; do sleep 0.05; done"

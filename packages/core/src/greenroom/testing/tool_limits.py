@@ -45,7 +45,7 @@ class ToolLimitSuite(Suite):
         execution = shared.execute("take_time()\nwhile True: pass", tools=[take_time], timeout=0.5)
         assert execution.status == "timed_out"
 
-    def test_the_wait_has_a_limit_of_its_own(self, shared: Session) -> None:
+    def test_the_wait_has_its_own_limit(self, shared: Session) -> None:
         stuck = Stuck()
         limits = ToolLimits(total_timeout=0.3)
         execution = shared.execute("wait()", tools=[stuck.wait], timeout=0.3, tool_limits=limits)

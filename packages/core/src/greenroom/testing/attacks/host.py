@@ -370,7 +370,7 @@ class HostAttacks(AttackBase):
         finally:
             mark.unlink()
 
-    def test_the_interpreter_shows_nothing_beside_it(self, shared: Session) -> None:
+    def test_nothing_next_to_the_interpreter_is_visible(self, shared: Session) -> None:
         home = Path.home()
         code = (
             f"home = {str(home)!r}\nseen = []\n"
