@@ -211,7 +211,7 @@ class ParkSuite(Suite):
         assert handle.status == "running"
         assert shared.resume(handle.id, tools=[Decisions(decided=True).decide]).result(SAFETY).stdout == "10\n"
 
-    def test_parked_executions_have_their_own_limit(self, shared: Session) -> None:
+    def test_parked_calls_have_their_own_time_limit(self, shared: Session) -> None:
         code = "for n in (1, 2):\n    try:\n        decide(n)\n    except ToolError as error:\n        print(error)"
         tool = Decisions()
         # Not `parked`: the calls may have ended before they are checked.
